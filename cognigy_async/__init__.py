@@ -1,0 +1,179 @@
+"""Write dialog state to Cognigy.AI from asyncio and trio programs.
+
+Start with `AsyncStateClient`. Each name brings its module with it when it is first used.
+"""
+
+import importlib
+import logging
+import typing
+
+if typing.TYPE_CHECKING:
+    from .api import StateApi
+    from .api.runtime import RuntimeApi
+    from .auth import OAuthConfig, OAuthTokenProvider
+    from .callbacks import HookOptions
+    from .client import AsyncStateClient
+    from .credentials import AccessToken, ApiKey, TokenProvider
+    from .errors import (
+        AmbiguousUpdateError,
+        AuthenticationError,
+        BadRequestError,
+        CallbackError,
+        ClientClosedError,
+        ClientUsageError,
+        CognigyError,
+        ConfigurationError,
+        DialogNotFoundError,
+        DialogPausedError,
+        Fault,
+        NoResponseError,
+        NotSentError,
+        PayloadTooLargeError,
+        PermissionDeniedError,
+        QueueFullError,
+        RateLimitedError,
+        ServerError,
+        StateConflictError,
+        UnexpectedAnswerError,
+        UpdateError,
+        UpdateValidationError,
+        UpdateWithdrawnError,
+        VariableTypeError,
+    )
+    from .events import DeadLetter, UpdateEvent
+    from .limits import Limits
+    from .messages import Request, Response
+    from .metrics import Distribution, Metrics, MetricsSnapshot
+    from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .pending import PendingUpdate
+    from .retry import RetryPolicy, Verdict
+    from .stream import UpdateStream
+    from .transports import Transport
+    from .transports.httpx import HttpxTransport
+    from .updates import StateUpdate
+
+__all__ = [
+    "AccessToken",
+    "AmbiguousUpdateError",
+    "ApiKey",
+    "AsyncStateClient",
+    "AuthenticationError",
+    "BadRequestError",
+    "CallbackError",
+    "ClientClosedError",
+    "ClientUsageError",
+    "CloseReport",
+    "CognigyError",
+    "ConfigurationError",
+    "DeadLetter",
+    "DialogNotFoundError",
+    "DialogPausedError",
+    "DialogState",
+    "Distribution",
+    "Fault",
+    "HookOptions",
+    "HttpxTransport",
+    "Limits",
+    "Metrics",
+    "MetricsSnapshot",
+    "NoResponseError",
+    "NotSentError",
+    "OAuthConfig",
+    "OAuthTokenProvider",
+    "PayloadTooLargeError",
+    "PendingUpdate",
+    "PermissionDeniedError",
+    "QueueFullError",
+    "RateLimitedError",
+    "Request",
+    "Response",
+    "RetryPolicy",
+    "RuntimeApi",
+    "ServerError",
+    "StateApi",
+    "StateConflictError",
+    "StateUpdate",
+    "TokenProvider",
+    "Transport",
+    "UnexpectedAnswerError",
+    "UpdateError",
+    "UpdateEvent",
+    "UpdateOutcome",
+    "UpdateResult",
+    "UpdateStream",
+    "UpdateValidationError",
+    "UpdateWithdrawnError",
+    "VariableTypeError",
+    "Verdict",
+]
+
+_HOMES = {
+    "AccessToken": "credentials",
+    "AmbiguousUpdateError": "errors",
+    "ApiKey": "credentials",
+    "AsyncStateClient": "client",
+    "AuthenticationError": "errors",
+    "BadRequestError": "errors",
+    "CallbackError": "errors",
+    "ClientClosedError": "errors",
+    "ClientUsageError": "errors",
+    "CloseReport": "models",
+    "CognigyError": "errors",
+    "ConfigurationError": "errors",
+    "DeadLetter": "events",
+    "DialogNotFoundError": "errors",
+    "DialogPausedError": "errors",
+    "DialogState": "models",
+    "Distribution": "metrics",
+    "Fault": "errors",
+    "HookOptions": "callbacks",
+    "HttpxTransport": "transports.httpx",
+    "Limits": "limits",
+    "Metrics": "metrics",
+    "MetricsSnapshot": "metrics",
+    "NoResponseError": "errors",
+    "NotSentError": "errors",
+    "OAuthConfig": "auth",
+    "OAuthTokenProvider": "auth",
+    "PayloadTooLargeError": "errors",
+    "PendingUpdate": "pending",
+    "PermissionDeniedError": "errors",
+    "QueueFullError": "errors",
+    "RateLimitedError": "errors",
+    "Request": "messages",
+    "Response": "messages",
+    "RetryPolicy": "retry",
+    "RuntimeApi": "api.runtime",
+    "ServerError": "errors",
+    "StateApi": "api",
+    "StateConflictError": "errors",
+    "StateUpdate": "updates",
+    "TokenProvider": "credentials",
+    "Transport": "transports",
+    "UnexpectedAnswerError": "errors",
+    "UpdateError": "errors",
+    "UpdateEvent": "events",
+    "UpdateOutcome": "models",
+    "UpdateResult": "models",
+    "UpdateStream": "stream",
+    "UpdateValidationError": "errors",
+    "UpdateWithdrawnError": "errors",
+    "VariableTypeError": "errors",
+    "Verdict": "retry",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -1,0 +1,172 @@
+"""How updates come in: checked, given a place, a name and a number, and put into their lane."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextvars import Context, copy_context
+from typing import Any, Literal, TypeAlias
+
+from .checks import checked_timeout
+from .entries import Entry, Kind, Sink
+from .errors import Fault, UpdateValidationError, VariableTypeError
+from .hooks import Hooks
+from .lanes import LaneState
+from .life import Life
+from .limits import Limits
+from .models import Decide, StateUpdate
+from .retry import RetryPolicy
+from .room import Room
+
+__all__ = ["Admission", "Row"]
+
+Row: TypeAlias = StateUpdate | Mapping[str, Any]
+"""An update, or a mapping of its arguments."""
+
+
+class Admission:
+    """The way into a client.
+
+    Whoever lets an entry in first takes a place in the room; it is given back when the entry
+    settles, or when it is refused.
+    """
+
+    def __init__(
+        self,
+        life: Life,
+        room: Room,
+        hooks: Hooks,
+        limits: Limits,
+        on_failure: Literal["continue", "pause"],
+        timeout: float,
+    ) -> None:
+        self._life = life
+        self._room = room
+        self._hooks = hooks
+        self.limits = limits
+        """What updates are checked against."""
+        self._pauses_dialogs = on_failure == "pause"
+        self._timeout = checked_timeout(timeout)
+        self._ids = secrets.token_hex(8)
+
+    def parse(self, row: Row) -> StateUpdate:
+        """A valid update from what a caller hands over, or an `UpdateValidationError`."""
+        if isinstance(row, StateUpdate):
+            return row.under(self.limits)
+        return StateUpdate.within(self.limits, _mapping(row))
+
+    def check_dialog_id(self, dialog_id: str) -> None:
+        """Raise `UpdateValidationError` for what is no dialog id."""
+        StateUpdate.checked(self.limits, dialog_id, next_step="-")
+
+    def seconds(self, timeout: float | None) -> float:
+        """The timeout of one request."""
+        return self._timeout if timeout is None else checked_timeout(timeout)
+
+    def take_room(self) -> bool:
+        """Take a place if there is one; what a callback calls always finds one."""
+        self._life.check_open()
+        return self.try_take()
+
+    def try_take(self) -> bool:
+        """The same where it is known that the client is open."""
+        if self._hooks.called_us():
+            self._room.take_anyway()
+            return True
+        return self._room.try_take()
+
+    async def wait_for_room(self) -> None:
+        """Take a place, waiting for it.
+
+        Raises:
+            ClientClosedError: the client was closed meanwhile.
+        """
+        await self._room.take()
+        if not self._life.accepting:
+            self._room.give_back()
+            self._life.check_open()
+
+    def give_back(self) -> None:
+        """A place is not needed after all."""
+        self._room.give_back()
+
+    def begin(
+        self,
+        kind: Kind,
+        dialog_id: str,
+        update: StateUpdate | None,
+        policy: RetryPolicy,
+        timeout: float,
+        sink: Sink,
+        *,
+        context: Context | None = None,
+        live: bool = True,
+        held: bool = False,
+        decide: Decide | None = None,
+        index: int = -1,
+    ) -> Entry:
+        """Queue an entry that has its place in the room.
+
+        Callbacks run in `context`, or in that of the caller where it is not given.
+
+        Raises:
+            DialogPausedError: the dialog is paused and the entry would not wait for `resume`.
+        """
+        engine = self._life.engine
+        if self._pauses_dialogs and not held and kind is not Kind.READ:
+            lane = engine.lanes.get(dialog_id)
+            if lane is not None and lane.state is LaneState.PAUSED:
+                self._room.give_back()
+                raise engine.settlement.pause_error(lane)
+        if context is None and (self._hooks.any or decide is not None):
+            context = copy_context()
+        serial = engine.next_serial()
+        named = update.update_id if update is not None else None
+        entry = Entry(
+            kind,
+            dialog_id,
+            named if named is not None else f"{self._ids}-{serial:x}",
+            update,
+            serial,
+            policy,
+            timeout,
+            context,
+            sink,
+            live=live,
+            exempt=self._hooks.called_us(),
+            held=held,
+            decide=decide,
+            index=index,
+        )
+        engine.accept(entry)
+        return entry
+
+    # What a stream needs besides.
+
+    def check_open(self) -> None:
+        """Raise `ClientUsageError` where no updates are taken."""
+        self._life.check_open()
+
+    def hungry(self) -> bool:
+        """Whether more updates would find workers soon."""
+        return self._life.engine.hungry()
+
+
+def kind_of(update: StateUpdate) -> Kind:
+    """What an entry for an update is for."""
+    return Kind.ASSIGN if update.if_match is None else Kind.STRICT
+
+
+def _mapping(row: Any) -> Mapping[str, Any]:
+    if type(row) is dict:
+        return row
+    if isinstance(row, Mapping):
+        try:
+            return dict(row)
+        except Exception as error:
+            problem = f"reading it raised {type(error).__name__}"
+            remedy = "pass a mapping that can be read"
+            raise UpdateValidationError((Fault("update", problem, remedy),)) from error
+    problem = f"is of type {type(row).__name__}"
+    remedy = "pass a StateUpdate, or a mapping of its arguments"
+    raise VariableTypeError((Fault("update", problem, remedy),))

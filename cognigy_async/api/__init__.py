@@ -1,0 +1,61 @@
+"""How an update becomes requests, and an answer a verdict: the `StateApi` protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import UpdateError
+from ..limits import Limits
+from ..models import DialogState, StateUpdate
+from ..retry import Verdict
+
+if TYPE_CHECKING:
+    from ..messages import Request, Response
+
+__all__ = ["StateApi"]
+
+
+class StateApi(Protocol):
+    """One HTTP API of the server. All of it is pure: no network, no clock."""
+
+    @property
+    def limits(self) -> Limits:
+        """What this API accepts unless the client is given other limits."""
+        ...
+
+    @property
+    def honours_idempotency_keys(self) -> bool:
+        """Whether the server applies one `Idempotency-Key` once, so that repeating is harmless."""
+        ...
+
+    def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
+        """The requests that carry an update out, in order, unsigned; the last has the transition.
+
+        Raises:
+            UpdateValidationError: it does not fit into requests of this API.
+        """
+        ...
+
+    def read(self, base_url: str, dialog_id: str) -> Request:
+        """The request that reads a state, unsigned."""
+        ...
+
+    def verdict(self, response: Response) -> Verdict:
+        """What an answer means for the next step."""
+        ...
+
+    def throttles_dialog(self, response: Response) -> bool:
+        """Whether a 429 is the dialog's own, and not the tenant's."""
+        ...
+
+    def error(self, request: Request, response: Response, wall_clock: float) -> UpdateError:
+        """An answer that is no success, as an exception; `wall_clock` is seconds of the epoch."""
+        ...
+
+    def etag(self, response: Response) -> str | None:
+        """The version of the state that an answer tells, as `If-Match` takes it."""
+        ...
+
+    def state(self, dialog_id: str, response: Response) -> DialogState | None:
+        """The state that a successful read tells; None where it is no state."""
+        ...

@@ -1,0 +1,444 @@
+"""Where the credentials of a request come from: an API key, or OAuth 2.0 client credentials.
+
+A refresh of `OAuthTokenProvider` is a *flight*: one at a time, led by one task, shared by all who
+wait. Its state changes in short synchronous sections under a lock, so that callers may come from
+any thread and any event loop; the request itself is awaited outside of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import anyio
+
+from ._exchange import GRACE, Exchange
+from ._flight import Flight, LoopHandle, Stage, SupersededError, Waker
+from ._oauth import Grant, OAuthConfig, TokenEndpoint
+from .background import cancellation_requested
+from .credentials import AccessToken, ApiKey, TokenProvider
+from .errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
+from .transports import Transport
+
+__all__ = [
+    "AccessToken",
+    "ApiKey",
+    "OAuthConfig",
+    "OAuthTokenProvider",
+    "TokenProvider",
+    "TokenStatistics",
+    "background",
+    "only_here",
+]
+
+logger = logging.getLogger("cognigy_async")
+
+Spawn: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+
+background: ContextVar[Spawn | None] = ContextVar("cognigy_async.background", default=None)
+"""How to start a task that outlives its caller, set by a client in its own tasks.
+
+It is called with a function that takes nothing and never raises an `Exception`; where it cannot
+start a task it raises, and the caller does the work. See `only_here`.
+"""
+
+
+def only_here(spawn: Spawn) -> Spawn:
+    """`spawn`, except that it raises RuntimeError when another loop than the present one runs.
+
+    A context is copied into worker threads, and these may run loops of their own.
+    """
+    home = LoopHandle()
+
+    def checked(job: Callable[[], Coroutine[Any, Any, None]]) -> object:
+        if not home.is_same(LoopHandle()):
+            raise RuntimeError("another event loop is running")
+        return spawn(job)
+
+    return checked
+
+
+# Seconds.
+LONGEST_HOLD = 300.0  # after a failure, a Retry-After is believed up to this
+SLACK = 1.0  # what a leader may be late, and how often one who waits looks after it
+OFFER = 1.0  # what a task in the background may take to start
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStatistics:
+    """What an `OAuthTokenProvider` has done and is doing.
+
+    Attributes:
+        refreshes: tokens received.
+        failures: refreshes that ended without one, repeats counted as one.
+        refreshing: whether one is under way.
+        waiting: callers that wait for it.
+        expires_in: seconds that the token still lives; None without a valid one.
+    """
+
+    refreshes: int
+    failures: int
+    refreshing: bool
+    waiting: int
+    expires_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A token and its times on the provider's clock."""
+
+    access: AccessToken
+    refresh_at: float
+    expires_at: float
+
+    @classmethod
+    def of(cls, grant: Grant) -> _Held:
+        expires_at = grant.asked_at + grant.lifetime
+        access = AccessToken("Authorization", f"Bearer {grant.token}")
+        return cls(access, refresh_at=expires_at - grant.margin, expires_at=expires_at)
+
+
+class OAuthTokenProvider:
+    """Tokens by OAuth 2.0 client credentials, refreshed before they expire.
+
+    One token request is under way at a time, whoever asks and whoever is cancelled; all who wait
+    for it share its token or its failure. While the old token is valid, it serves, and a failed
+    refresh does not take it away. May be used from several event loops and threads, unless it is
+    given a transport, which binds it to the loop in which it first refreshes.
+
+    Args:
+        config: what to ask for, and where.
+        transport: used for all token requests and never closed here; by default each refresh opens
+            an `HttpxTransport` of its own.
+        timeout: seconds for one token request; a refresh makes up to three.
+        clock: monotonic seconds.
+
+    Raises:
+        ConfigurationError: the timeout is not a positive number.
+    """
+
+    def __init__(
+        self,
+        config: OAuthConfig,
+        *,
+        transport: Transport | None = None,
+        timeout: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not 0 < timeout < math.inf:
+            raise ConfigurationError(
+                f"OAuthTokenProvider(timeout={timeout!r}): must be positive seconds"
+            )
+        self._endpoint = TokenEndpoint(config)
+        self._transport = transport
+        self._timeout = timeout
+        self._clock = clock
+        # Reentrant, because the garbage collector may close the leader of a dropped event loop
+        # while this thread is inside a section; the sections stand that.
+        self._lock = threading.RLock()
+        self._held: _Held | None = None
+        self._flight: Flight | None = None
+        self._held_off: tuple[float, AuthenticationError] | None = None
+        self._bound_to: LoopHandle | None = None
+        self._closed = False
+        self._refreshes = 0
+        self._failures = 0
+        _providers.add(self)
+
+    async def get_token(self) -> AccessToken:
+        """A token that is valid as far as is known; at once while it is, inside the margin too.
+
+        Raises:
+            AuthenticationError: there is none to be had; `transient` tells whether later may help.
+            ClientClosedError: the provider is closed.
+            ClientUsageError: its transport belongs to another event loop.
+        """
+        held = self._held
+        if held is not None and self._clock() < held.refresh_at:
+            return held.access
+        while True:
+            serve, flight, lead = self._decide()
+            if flight is None:
+                assert serve is not None
+                return serve
+            if lead and not self._started_in_background(flight):
+                await self._lead(flight)
+            elif serve is not None:
+                return serve
+            else:
+                await self._wait_for(flight)
+            if flight.stage is Stage.ABANDONED:
+                continue
+            # A token that came is given to all who waited, even one that was long on its way and
+            # has expired since; only where it was refused meanwhile is another one asked for.
+            held = self._held
+            if flight.error is None:
+                if held is not None:
+                    return held.access
+            elif held is not None and self._clock() < held.expires_at:
+                return held.access
+            else:
+                raise _again(flight.error) from flight.error.__cause__
+
+    def invalidate(self, token: AccessToken) -> None:
+        """The server refused this token: ask for another one, unless that has been done already."""
+        with self._lock:
+            if self._held is not None and self._held.access is token:
+                self._held = None
+
+    async def aclose(self) -> None:
+        """Give no more tokens; who waits for one gets a `ClientClosedError`.
+
+        What a refresh opened it closes itself. A given transport stays open.
+        """
+        with self._lock:
+            self._closed = True
+            self._held = None
+            if self._flight is not None:
+                self._end(self._flight, Stage.ABANDONED)
+
+    @property
+    def token_refreshes(self) -> int:
+        """How many tokens were received."""
+        return self._refreshes
+
+    def statistics(self) -> TokenStatistics:
+        """What it has done and is doing."""
+        with self._lock:
+            left = None if self._held is None else self._held.expires_at - self._clock()
+            return TokenStatistics(
+                refreshes=self._refreshes,
+                failures=self._failures,
+                refreshing=self._flight is not None,
+                waiting=0 if self._flight is None else len(self._flight.waiters),
+                expires_in=left if left is not None and left > 0 else None,
+            )
+
+    def __repr__(self) -> str:
+        doing = "closed" if self._closed else "refreshing" if self._flight else "idle"
+        left = self.statistics().expires_in
+        told = "no valid token" if left is None else f"a token for {left:.0f} s"
+        return f"<OAuthTokenProvider {self._endpoint.place} {doing}, {told}>"
+
+    def _decide(self) -> tuple[AccessToken | None, Flight | None, bool]:
+        """The token that serves meanwhile, the flight to wait for, and whether to lead it."""
+        with self._lock:
+            if self._closed:
+                raise ClientClosedError("the token provider is closed; make a new one")
+            now = self._clock()
+            held = self._held
+            if held is not None and now < held.refresh_at:
+                return held.access, None, False
+            serve = held.access if held is not None and now < held.expires_at else None
+            flight = self._flight
+            if flight is not None and flight.has_lost_its_leader(now):
+                self._end(flight, Stage.ABANDONED)
+                flight = None
+            if flight is not None:
+                return serve, flight, False
+            if serve is None and self._held_off is not None and now < self._held_off[0]:
+                until, error = self._held_off
+                raise _again(error, retry_after=until - now) from error.__cause__
+            if not self._may_lead():
+                if serve is not None:
+                    return serve, None, False
+                raise ClientUsageError(
+                    "this token provider was given a transport and belongs to the event loop that "
+                    "used it first; give each loop its own provider, or leave the transport out"
+                )
+            self._flight = flight = Flight(lease=now + OFFER)
+            return serve, flight, True
+
+    def _may_lead(self) -> bool:
+        if self._transport is None:
+            return True
+        here, bound_to = LoopHandle(), self._bound_to
+        if bound_to is None or not (bound_to.is_same(here) or bound_to.call_soon(_nothing)):
+            self._bound_to = bound_to = here  # the first loop, or the next one when that is over
+        return bound_to.is_same(here)
+
+    def _started_in_background(self, flight: Flight) -> bool:
+        spawn = background.get()
+        if spawn is None:
+            return False
+        try:
+            spawn(partial(self._lead, flight))
+        except Exception as error:
+            logger.debug("no background for a token refresh: %s", type(error).__name__)
+            return False
+        return True
+
+    async def _wait_for(self, flight: Flight) -> None:
+        """Until the flight is over, or its leader is gone without a word."""
+        waker = Waker()
+        with self._lock:
+            flight.waiters.add(waker)
+        try:
+            while flight.under_way:
+                late = self._clock() >= flight.lease
+                with anyio.move_on_after(SLACK):
+                    await waker.wait()
+                now = self._clock()
+                # Overdue before and after a wait: where this very loop was blocked, the leader has
+                # had its turn in between.
+                if flight.has_lost_its_leader(now) or (late and now >= flight.lease):
+                    self._end(flight, Stage.ABANDONED)
+        finally:
+            with self._lock:
+                flight.waiters.discard(waker)
+
+    async def _lead(self, flight: Flight) -> None:
+        """Carry a flight out and tell those who wait; raises nothing but cancellation."""
+        with self._lock:
+            if self._flight is not flight or flight.stage is not Stage.OFFERED:
+                return
+            flight.stage = Stage.LED
+            flight.home = LoopHandle()
+        try:
+            await self._refresh(flight)
+        except AuthenticationError as error:
+            self._end(flight, Stage.FAILED, error=error)
+        except BaseException as error:
+            # The request is over by now: what was awaited has ended. A leader that was superseded
+            # comes by here as well, and has nothing to tell.
+            if not _is_failure(error):
+                self._end(flight, Stage.ABANDONED)
+                raise
+            failure = self._endpoint.failure("could not be asked", cause=error)
+            self._end(flight, Stage.FAILED, error=failure)
+
+    async def _refresh(self, flight: Flight) -> None:
+        self._extend(flight, self._timeout)
+        transport = self._transport
+        if transport is None:
+            # Costly to import, and not needed with a transport of one's own.
+            from .transports.httpx import HttpxTransport
+
+            transport = HttpxTransport()
+        exchange = Exchange(
+            self._endpoint,
+            transport,
+            timeout=self._timeout,
+            clock=self._clock,
+            before=partial(self._extend, flight),
+        )
+        try:
+            grant = await exchange.run()
+            # Before closing: a cancellation there must not cost the token.
+            self._end(flight, Stage.ARRIVED, held=_Held.of(grant))
+        finally:
+            # A coroutine that is closed because its loop is gone cannot await.
+            if transport is not self._transport and not isinstance(sys.exception(), GeneratorExit):
+                await _close(transport)
+
+    def _extend(self, flight: Flight, seconds: float) -> None:
+        """Tell those who wait how long the next step takes.
+
+        Raises:
+            SupersededError: they did not wait for this leader.
+        """
+        with self._lock:
+            if self._flight is not flight:
+                raise SupersededError
+            flight.lease = self._clock() + seconds + SLACK
+
+    def _end(
+        self,
+        flight: Flight,
+        stage: Stage,
+        *,
+        held: _Held | None = None,
+        error: AuthenticationError | None = None,
+    ) -> None:
+        """Take note of what became of a flight, if it is still the provider's, and wake all."""
+        with self._lock:
+            if self._flight is not flight:
+                return
+            self._flight = None
+            flight.error = error
+            if held is not None:
+                self._held = held
+                self._held_off = None
+                self._refreshes += 1
+            elif error is not None:
+                self._failures += 1
+                self._put_off(error)
+            # Last, because who waits looks at it without the lock.
+            flight.stage = stage
+            waiters = tuple(flight.waiters)
+        for waker in waiters:
+            waker.wake()
+        if error is not None:
+            logger.warning(
+                "token refresh failed: %s",
+                error,
+                extra={"status": error.status, "attempts": error.attempts},
+            )
+
+    def _put_off(self, error: AuthenticationError) -> None:
+        """After a failure: when to ask again, while the old token serves and when it does not."""
+        now = self._clock()
+        asked = min(error.retry_after or 0.0, LONGEST_HOLD)
+        if asked:
+            self._held_off = (now + asked, error)
+        if self._held is not None:
+            delay = min(30.0, max(0.25, (self._held.expires_at - now) / 4))
+            later = min(now + max(asked, delay), self._held.expires_at)
+            self._held = replace(self._held, refresh_at=later)
+
+    def _forget_the_parent(self) -> None:
+        """In a forked child: threads that are gone may hold the lock, and lead a flight."""
+        self._lock = threading.RLock()
+        self._flight = None
+        self._bound_to = None
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Rather than a cancellation of the task; a transport may raise a stray one."""
+    if isinstance(error, Exception | GeneratorExit):
+        return isinstance(error, Exception)
+    return isinstance(error, anyio.get_cancelled_exc_class()) and not cancellation_requested()
+
+
+async def _close(transport: Transport) -> None:
+    try:
+        with anyio.move_on_after(GRACE, shield=True):
+            await transport.aclose()
+    except Exception as error:
+        # The token is there, or the failure is known: this changes neither.
+        logger.debug("closing the token transport failed: %s", type(error).__name__)
+
+
+def _again(error: AuthenticationError, **facts: Any) -> AuthenticationError:
+    """A copy for one who waits: an object that many tasks raise would gather their tracebacks."""
+    fresh = copy.copy(error)
+    for name, value in facts.items():
+        setattr(fresh, name, value)
+    return fresh
+
+
+def _nothing() -> None:
+    pass
+
+
+_providers: weakref.WeakSet[OAuthTokenProvider] = weakref.WeakSet()
+
+
+def _forget_the_parent() -> None:
+    for provider in _providers:
+        provider._forget_the_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parent)

@@ -1,0 +1,176 @@
+"""Tasks that outlive the call that needed them, and other dealings with the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import anyio
+import sniffio
+from anyio.abc import TaskGroup
+
+__all__ = [
+    "Signal",
+    "TaskOwner",
+    "cancellation_requested",
+    "forks",
+    "home_of_this_task",
+    "is_failure",
+    "monotonic_clock",
+    "signal_of_this_loop",
+]
+
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+def forks() -> int:
+    """How many forks lie between the first process and this one; asking for a pid costs more."""
+    return _forks
+
+
+class TaskOwner:
+    """Runs one coroutine in the background until it ends by itself.
+
+    On asyncio a task of its own runs it, so that a fixture may enter a client in one task and leave
+    it in another. On trio a nursery does; the coroutine is shielded there, because leaving the
+    nursery by a cancellation must leave it the time to end.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+        self._group: TaskGroup | None = None
+
+    async def start(self, main: Callable[[], Awaitable[None]]) -> None:
+        """Begin to run `main`."""
+
+        async def run() -> None:
+            await main()
+
+        async def shielded() -> None:
+            with anyio.CancelScope(shield=True):
+                await main()
+
+        if sniffio.current_async_library() == "asyncio":
+            self._task = asyncio.create_task(run(), name="cognigy_async client")
+        else:
+            self._group = anyio.create_task_group()
+            await self._group.__aenter__()
+            self._group.start_soon(shielded)
+
+    async def join(self) -> None:
+        """Wait until it has ended; raises what it raised, cancellation aside."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+        if self._group is not None:
+            # A nursery cannot be left inside a scope that was entered after it; what runs in it is
+            # shielded itself, and has ended by now.
+            group, self._group = self._group, None
+            await group.__aexit__(None, None, None)
+
+
+class Signal(Protocol):
+    """Wakes the one task that waits for it, at a third of the price of an event."""
+
+    def notify(self, cause: object, /) -> None:
+        """Wake it, or let it not wait at all; what the cause is does not matter."""
+        ...
+
+    def wait(self) -> Awaitable[object]:
+        """Wait for `notify`; one task does, once."""
+        ...
+
+
+class _AsyncioSignal(asyncio.Future[None]):
+    __slots__ = ()
+
+    def notify(self, cause: object, /) -> None:
+        if not self.done():
+            self.set_result(None)
+
+    def wait(self) -> Awaitable[object]:
+        return self
+
+
+class _EventSignal:
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def notify(self, cause: object, /) -> None:
+        self._event.set()
+
+    def wait(self) -> Awaitable[object]:
+        return self._event.wait()
+
+
+def signal_of_this_loop() -> Callable[[], Signal]:
+    """What makes a `Signal` in the running event loop."""
+    if sniffio.current_async_library() == "asyncio":
+        return functools.partial(_AsyncioSignal, loop=asyncio.get_running_loop())
+    return _EventSignal
+
+
+def cancellation_requested() -> bool:
+    """Whether this task is being cancelled, rather than given a stray `CancelledError`.
+
+    On asyncio whatever awaits a cancelled future raises the same exception.
+    """
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    if sniffio.current_async_library() != "asyncio":
+        return True
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether what other people's code raised is its own failure, and not the end of this task."""
+    if isinstance(error, Exception):
+        return True
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return not cancellation_requested()
+    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
+def monotonic_clock() -> Callable[[], float]:
+    """The clock of the running event loop, in seconds, without the detection at each call.
+
+    uvloop's own clock stands still while a task runs, so that a moment would be taken for earlier
+    than it is; it and the standard library's loops follow `time.monotonic`.
+    """
+    if sniffio.current_async_library() != "asyncio":
+        return anyio.current_time
+    loop = asyncio.get_running_loop()
+    follows_monotonic = (
+        type(loop).time is asyncio.BaseEventLoop.time or type(loop).__module__ == "uvloop"
+    )
+    return time.monotonic if follows_monotonic else loop.time
+
+
+def home_of_this_task() -> Callable[[], Any]:
+    """A function that tells which event loop runs it, and raises RuntimeError where none does."""
+    if sniffio.current_async_library() == "asyncio":
+        return asyncio.get_running_loop
+    import trio
+
+    return trio.lowlevel.current_trio_token

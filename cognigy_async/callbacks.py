@@ -1,0 +1,395 @@
+"""One callback and its queue: in order for each dialog, bounded, with a timeout and retries.
+
+An event has its place in the queue of a callback before its update is sent. It keeps it until the
+callback took it, or until it went to the dead letters.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from typing import Any, Literal, Protocol, TypedDict, cast
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import tenacity
+
+from .background import is_failure
+from .calls import Call, current
+from .errors import CallbackError, ConfigurationError
+from .events import Callback, DeadLetter, DeadLetterHandler, UpdateEvent
+from .metrics import Metrics
+
+__all__ = ["Delivery", "Hook", "HookOptions", "HookOwner"]
+
+logger = logging.getLogger("cognigy_async")
+
+
+_RETRY = tenacity.Retrying()
+_BACKOFF = tenacity.wait_exponential(multiplier=0.25, max=10) + tenacity.wait_random(0, 0.25)
+
+
+class Delivery:
+    """One event on its way to one callback."""
+
+    __slots__ = ("attempts", "context", "event")
+
+    def __init__(self, event: UpdateEvent, context: Context) -> None:
+        self.event = event
+        self.context = context
+        self.attempts = 0
+
+
+class HookOptions(TypedDict, total=False):
+    """How a callback is called.
+
+    Keys:
+        timeout: seconds for one call; 10.
+        retries: further calls after one that fails; 3.
+        concurrency: calls at a time, for different dialogs, threads at a time; 16.
+        max_queue: events that have a place at a time; 10,000.
+        overflow: with a full queue, ``"wait"`` (the default) delays the sending of updates, and
+            ``"dead_letter"`` hands the events over to the dead-letter handler.
+        on_dead_letter: called with a `DeadLetter` for what could not be delivered.
+    """
+
+    timeout: float
+    retries: int
+    concurrency: int
+    max_queue: int
+    overflow: Literal["wait", "dead_letter"]
+    on_dead_letter: DeadLetterHandler | None
+
+
+class HookOwner(Protocol):
+    """Who runs the tasks of the callbacks."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """What is counted."""
+        ...
+
+    @property
+    def open(self) -> bool:
+        """Whether tasks may be started."""
+        ...
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Start a task that delivers."""
+        ...
+
+    def on_room(self) -> None:
+        """A full queue has room again."""
+        ...
+
+    def over(self, delivery: Delivery) -> None:
+        """An event was delivered, or buried for good."""
+        ...
+
+
+class Hook:
+    """One registered callback with its queue.
+
+    Args:
+        callback: an async function, or a plain one, which runs in a worker thread.
+        failures: whether it takes the failed updates, or those that were applied.
+        The others: see `HookOptions`.
+
+    Raises:
+        ConfigurationError: a number out of its range.
+        TypeError: something that cannot be called.
+    """
+
+    def __init__(
+        self,
+        callback: Callback,
+        *,
+        failures: bool,
+        timeout: float = 10.0,
+        retries: int = 3,
+        concurrency: int = 16,
+        max_queue: int = 10_000,
+        overflow: Literal["wait", "dead_letter"] = "wait",
+        on_dead_letter: DeadLetterHandler | None = None,
+    ) -> None:
+        if not callable(callback):
+            raise TypeError(f"a callback must be callable, not {type(callback).__name__}")
+        if on_dead_letter is not None and not callable(on_dead_letter):
+            raise TypeError("on_dead_letter must be callable")
+        if not (timeout > 0 and math.isfinite(timeout)):
+            raise ConfigurationError(f"timeout={timeout!r}: must be a positive number of seconds")
+        if retries < 0 or concurrency < 1 or max_queue < 1:
+            raise ConfigurationError(
+                "retries must be at least 0, concurrency and max_queue at least 1"
+            )
+        if overflow not in ("wait", "dead_letter"):
+            raise ConfigurationError(f'overflow={overflow!r}: must be "wait" or "dead_letter"')
+        self.failures = failures
+        self.waits = overflow == "wait"
+        self._callback = callback
+        self._handler = on_dead_letter
+        self._timeout = timeout
+        self._retries = retries
+        self._concurrency = concurrency
+        self._max_queue = max_queue
+        self._name = getattr(callback, "__qualname__", type(callback).__name__)
+        self._by_dialog: dict[str, deque[Delivery]] = {}
+        self._ready: deque[str] = deque()
+        self._running = 0
+        self._queued = 0
+        self._reserved = 0
+        self._threads: anyio.CapacityLimiter | None = None
+        self._hanging: set[object] = set()
+        self._dead: deque[tuple[Delivery, DeadLetter]] = deque()
+        self.open: set[Delivery] = set()
+        """What is neither delivered nor buried."""
+        self._burying = False
+        self._owner: HookOwner | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Hook {self._name} {self._queued} queued, {self._running} running, "
+            f"{self._reserved} reserved>"
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether every place is taken."""
+        return self._queued + self._reserved >= self._max_queue
+
+    @property
+    def hanging(self) -> int:
+        """Threads that still run past the timeout of their call."""
+        return len(self._hanging)
+
+    def attach(self, owner: HookOwner) -> None:
+        """Deliver through the tasks of `owner`."""
+        self._owner = owner
+        # The number of calls is bounded already, and a thread that hangs must not hold a place.
+        self._threads = anyio.CapacityLimiter(math.inf)
+
+    def reserve(self) -> None:
+        """Take a place for the event of an update that is about to be sent."""
+        self._reserved += 1
+
+    def release(self) -> None:
+        """Give the place back: its event is published, or there will be none."""
+        self._reserved -= 1
+
+    def publish(self, event: UpdateEvent, context: Context, *, exempt: bool) -> None:
+        """Queue an event; `exempt` ones find a place in a full queue."""
+        delivery = Delivery(event, context)
+        if self._queued >= self._max_queue and not self.waits and not exempt:
+            self.open.add(delivery)
+            self._bury(delivery, CallbackError(f"the queue of {self._name} is full"))
+            return
+        self._queued += 1
+        self.open.add(delivery)
+        queue = self._by_dialog.get(event.dialog_id)
+        if queue is None:
+            self._by_dialog[event.dialog_id] = deque((delivery,))
+            self._ready.append(event.dialog_id)
+            self._pump()
+        else:
+            queue.append(delivery)
+
+    def _pump(self) -> None:
+        owner = self._owner
+        while owner is not None and self._running < self._concurrency and self._ready:
+            dialog_id = self._ready.popleft()
+            delivery = self._by_dialog[dialog_id][0]
+            self._running += 1
+            # The task is made inside the context of the caller of `update`, and so inherits it.
+            delivery.context.run(owner.spawn, self._deliver, dialog_id, delivery)
+
+    async def _deliver(self, dialog_id: str, delivery: Delivery) -> None:
+        failure: BaseException | None = None
+        try:
+            # On trio tasks of one round run in any order: the caller of `update` wakes first.
+            await anyio.lowlevel.checkpoint()
+            delivery.attempts += 1
+            await self._call(self._callback, delivery.event)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            failure = error
+        finally:
+            self._running -= 1
+        metrics = self._metrics
+        if failure is None:
+            metrics.events_delivered += 1
+            self._advance(dialog_id)
+            self._over(delivery)
+            return
+        metrics.events_failed += 1
+        kind = type(failure).__name__
+        logger.info(
+            "callback %s failed with %s for dialog %s (attempt %d)",
+            self._name,
+            kind,
+            dialog_id,
+            delivery.attempts,
+            extra={
+                "callback": self._name,
+                "dialog_id": dialog_id,
+                "update_id": delivery.event.update_id,
+                "attempt": delivery.attempts,
+                "error": kind,
+            },
+        )
+        if delivery.attempts > self._retries:
+            undelivered = CallbackError(f"the callback {self._name} failed with {kind}")
+            undelivered.__cause__ = failure
+            self._advance(dialog_id)
+            self._bury(delivery, undelivered)
+            return
+        self._pump()
+        await anyio.sleep(_backoff(delivery.attempts))
+        self._ready.append(dialog_id)
+        self._pump()
+
+    def _advance(self, dialog_id: str) -> None:
+        """The head of a dialog's queue is done with: the next one follows."""
+        queue = self._by_dialog[dialog_id]
+        queue.popleft()
+        if queue:
+            self._ready.append(dialog_id)
+        else:
+            del self._by_dialog[dialog_id]
+        was_full = self.full
+        self._queued -= 1
+        self._pump()
+        if was_full and self._owner is not None:
+            self._owner.on_room()
+
+    def _over(self, delivery: Delivery) -> None:
+        """An event was delivered, or buried for good."""
+        self.open.discard(delivery)
+        if self._owner is not None:
+            self._owner.over(delivery)
+
+    async def _call(self, function: Callable[[Any], object], argument: object) -> None:
+        call = Call(self._owner)
+        mark = current.set(call)
+        try:
+            with anyio.fail_after(self._timeout):
+                result: object
+                if _is_async(function):
+                    result = function(argument)
+                else:
+                    result = await self._in_thread(function, argument)
+                if inspect.isawaitable(result):
+                    await cast("Awaitable[object]", result)
+        finally:
+            call.active = False
+            current.reset(mark)
+
+    async def _in_thread(self, function: Callable[[Any], object], argument: object) -> object:
+        if function is self._callback and len(self._hanging) >= 2 * self._concurrency:
+            raise CallbackError(f"{len(self._hanging)} calls of {self._name} hang in their threads")
+        call = object()
+        begun: list[object] = []
+        ended: list[object] = []
+
+        def run() -> object:
+            begun.append(call)
+            try:
+                return function(argument)
+            finally:
+                ended.append(call)
+                self._hanging.discard(call)
+
+        try:
+            return await anyio.to_thread.run_sync(
+                run, abandon_on_cancel=True, limiter=self._threads
+            )
+        except anyio.get_cancelled_exc_class():
+            if begun and not ended:
+                self._metrics.threads_abandoned += 1
+                self._hanging.add(call)
+                # It may have ended in the meantime, and found nothing to take out.
+                if ended:
+                    self._hanging.discard(call)
+            raise
+
+    def _bury(self, delivery: Delivery, error: CallbackError) -> None:
+        self._metrics.events_dropped += 1
+        event = delivery.event
+        logger.error(
+            "event of update %s of dialog %s was not delivered: %s",
+            event.update_id,
+            event.dialog_id,
+            error,
+            extra={
+                "callback": self._name,
+                "dialog_id": event.dialog_id,
+                "update_id": event.update_id,
+                "attempts": delivery.attempts,
+            },
+        )
+        # Where the handler is slower than the events fail, the newest is lost rather than memory.
+        if self._handler is None or len(self._dead) >= self._max_queue:
+            self._over(delivery)
+            return
+        self._dead.append((delivery, DeadLetter(event, error, delivery.attempts)))
+        if not self._burying and self._owner is not None and self._owner.open:
+            self._burying = True
+            delivery.context.run(self._owner.spawn, self._bury_all)
+
+    async def _bury_all(self) -> None:
+        try:
+            while self._dead:
+                delivery, letter = self._dead[0]
+                try:
+                    await self._call(cast("Callable[[Any], object]", self._handler), letter)
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
+                    # The exception's text is the handler's own and may hold values.
+                    logger.error(  # noqa: TRY400
+                        "the dead-letter handler of %s failed with %s for dialog %s",
+                        self._name,
+                        type(error).__name__,
+                        letter.event.dialog_id,
+                        extra={"callback": self._name, "dialog_id": letter.event.dialog_id},
+                    )
+                self._dead.popleft()
+                self._over(delivery)
+        finally:
+            self._burying = False
+
+    async def bury_rest(self) -> int:
+        """The client closes: what waits goes to the dead letters; how much that was."""
+        rest = [delivery for queue in self._by_dialog.values() for delivery in queue]
+        self._by_dialog.clear()
+        self._ready.clear()
+        self._queued = 0
+        for delivery in rest:
+            self._bury(delivery, CallbackError("the client was closed before the event's turn"))
+        await self._bury_all()
+        return len(rest)
+
+    @property
+    def _metrics(self) -> Metrics:
+        assert self._owner is not None
+        return self._owner.metrics
+
+
+def _backoff(attempts: int) -> float:
+    state = tenacity.RetryCallState(_RETRY, None, (), {})
+    state.attempt_number = attempts
+    return _BACKOFF(state)
+
+
+def _is_async(function: Any) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 (an object may have an async __call__)
+    )

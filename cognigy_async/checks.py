@@ -1,0 +1,44 @@
+"""Arguments that cannot work are refused where they are given."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from .errors import ConfigurationError
+
+__all__ = ["checked_base_url", "checked_count", "checked_timeout"]
+
+
+def checked_timeout(timeout: float) -> float:
+    """A positive, finite number of seconds, or a `ConfigurationError`."""
+    if not timeout > 0 or timeout == float("inf"):
+        raise ConfigurationError(f"timeout={timeout!r}: must be a positive number of seconds")
+    return timeout
+
+
+def checked_count(name: str, number: Any) -> int:
+    """A whole number of at least 1, or a `ConfigurationError`."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ConfigurationError(f"{name}={number!r}: must be an integer of at least 1")
+    return number
+
+
+def checked_base_url(base_url: str) -> str:
+    """An absolute URL without a slash at its end, or a `ConfigurationError`."""
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise ConfigurationError(f"base_url is not a URL: {error}") from None
+    if not usable:
+        raise ConfigurationError(
+            "base_url must be absolute, like https://api.cognigy.ai: it needs a scheme and a host"
+        )
+    if not base_url.isascii() or not base_url.isprintable() or " " in base_url:
+        raise ConfigurationError("base_url must be visible ASCII, without spaces")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("base_url must not hold credentials; give them to auth=")
+    if "?" in base_url or "#" in base_url:
+        raise ConfigurationError("base_url must have neither query nor fragment")
+    return base_url.rstrip("/")

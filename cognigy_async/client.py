@@ -1,0 +1,395 @@
+"""`AsyncStateClient`: the façade, and the life of what stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from .admission import Admission, Row, kind_of
+from .api.runtime import RuntimeApi
+from .background import Signal, signal_of_this_loop
+from .checks import checked_base_url, checked_count, checked_timeout
+from .course import Course
+from .dispatcher import Dispatcher
+from .entries import Entry, Kind
+from .errors import ClientUsageError, ConfigurationError, DialogPausedError, QueueFullError
+from .hooks import Hooks, Register
+from .life import Life
+from .limits import Limits
+from .metrics import Metrics
+from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
+from .pending import PendingUpdate
+from .retry import RetryPolicy
+from .room import Room
+from .stream import UpdateStream
+
+if TYPE_CHECKING:
+    from .api import StateApi
+    from .auth import TokenProvider
+    from .transports import Transport
+
+__all__ = ["AsyncStateClient"]
+
+
+class AsyncStateClient:
+    """Writes dialog state, from many tasks at once.
+
+    Use it as ``async with AsyncStateClient(...) as client``, one for the life of the process. All
+    times are seconds.
+
+    Args:
+        base_url: where the API is, without its path; a trailing slash is fine.
+        auth: where the credentials come from; several clients may share one.
+        api: which API of the server; `RuntimeApi()` by default.
+        max_in_flight: requests at a time, reads included.
+        max_pending: updates accepted and unsettled at a time; then `update` waits its turn.
+        retry: when failed updates are sent again; `RetryPolicy()` by default.
+        limits: what an update may carry; the API's own by default.
+        on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
+        timeout: for one request.
+        transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
+
+    Raises:
+        ConfigurationError: an argument that cannot work.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        auth: TokenProvider,
+        api: StateApi | None = None,
+        max_in_flight: int = 32,
+        max_pending: int = 10_000,
+        retry: RetryPolicy | None = None,
+        limits: Limits | None = None,
+        on_failure: Literal["continue", "pause"] = "continue",
+        timeout: float = 15.0,
+        transport: Transport | None = None,
+    ) -> None:
+        if on_failure not in ("continue", "pause"):
+            raise ConfigurationError(f'on_failure={on_failure!r}: must be "continue" or "pause"')
+        if not hasattr(auth, "get_token"):
+            raise ConfigurationError(
+                "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
+            )
+        self._base_url = checked_base_url(base_url)
+        self._auth = auth
+        self._api: StateApi = api if api is not None else RuntimeApi()
+        self._max_in_flight = checked_count("max_in_flight", max_in_flight)
+        self._max_pending = checked_count("max_pending", max_pending)
+        self._policy = retry if retry is not None else RetryPolicy()
+        self._limits = limits if limits is not None else self._api.limits
+        self._on_failure: Literal["continue", "pause"] = on_failure
+        self._transport = transport
+        self.metrics = Metrics()
+        """Counts and latencies; `metrics.snapshot()` is a frozen copy."""
+        self._hooks = Hooks(self.metrics, self._wake)
+        self._room = Room(self._max_pending)
+        self.on_state_updated = Register(self._hooks, failures=False)
+        """Registers a callback for the updates that were applied; see `Register`."""
+        self.on_update_failed = Register(self._hooks, failures=True)
+        """Registers a callback for the updates that were sent and failed."""
+        self._life = Life(self._hooks, self._room, self.metrics)
+        self._admission = Admission(
+            self._life, self._room, self._hooks, self._limits, on_failure, timeout
+        )
+        self._signal: Callable[[], Signal]
+
+    def __repr__(self) -> str:
+        return f"<AsyncStateClient {self._base_url} {self._life} {self.metrics!r}>"
+
+    # Writing and reading.
+
+    async def update(
+        self,
+        dialog_id: str,
+        *,
+        session: Mapping[str, Any] | None = None,
+        user: Mapping[str, Any] | None = None,
+        next_step: str | None = None,
+        if_match: str | None = None,
+        update_id: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateResult:
+        """Assign variables of one dialog, perhaps move it, and wait until that is done.
+
+        Cancelled before it is sent, the update is never sent. Cancelled after, its request
+        completes, and is not repeated.
+
+        Args:
+            dialog_id, session, user, next_step, if_match, update_id: see `StateUpdate`.
+            retry, timeout: instead of the client's own.
+
+        Raises:
+            UpdateValidationError: bad input; nothing was sent.
+            UpdateError: it was not carried out; the subclasses say why.
+            DialogPausedError: the dialog is paused after a failure.
+            ClientUsageError: the client is closed, or used in another event loop.
+        """
+        admission = self._admission
+        update = StateUpdate.checked(
+            admission.limits, dialog_id, session, user, next_step, if_match, update_id
+        )
+        timeout = admission.seconds(timeout)
+        if not admission.take_room():
+            await admission.wait_for_room()
+        settled = self._signal()
+        entry = admission.begin(
+            kind_of(update),
+            dialog_id,
+            update,
+            retry or self._policy,
+            timeout,
+            settled,
+        )
+        # Thousands may wait here at a time: they hold no more than they need.
+        del update, session, user
+        try:
+            await settled.wait()
+        except BaseException:
+            self._life.engine.cancel(entry)
+            raise
+        if entry.error is not None:
+            raise entry.error
+        assert entry.result is not None
+        return entry.result
+
+    async def submit(
+        self,
+        update: StateUpdate | Mapping[str, Any],
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> PendingUpdate:
+        """Accept an update, waiting for room, and return a handle on it.
+
+        Raises:
+            UpdateValidationError: bad input; nothing was accepted.
+            ClientUsageError: the client is closed, or used in another event loop.
+        """
+        valid = self._admission.parse(update)
+        timeout = self._admission.seconds(timeout)
+        if not self._admission.take_room():
+            await self._admission.wait_for_room()
+        return self._hand_out(valid, retry, timeout)
+
+    def submit_nowait(
+        self,
+        update: StateUpdate | Mapping[str, Any],
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> PendingUpdate:
+        """The same without waiting.
+
+        Raises:
+            QueueFullError: `max_pending` updates are accepted and unsettled.
+            UpdateValidationError, ClientUsageError: as for `submit`.
+        """
+        valid = self._admission.parse(update)
+        timeout = self._admission.seconds(timeout)
+        if not self._admission.take_room():
+            raise QueueFullError(self._max_pending)
+        return self._hand_out(valid, retry, timeout)
+
+    def update_many(
+        self,
+        updates: Iterable[Row] | AsyncIterable[Row],
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateStream:
+        """Carry out many updates; iterate over the outcomes, one for each input.
+
+        Updates of one dialog are sent in the order of the input, those of different dialogs side by
+        side. This is bulk work: it gives way to `update`, and waits for a server that is away.
+
+        Args:
+            updates: `StateUpdate`s, or mappings of its arguments; an iterable or an async iterable.
+            retry, timeout: instead of the client's own.
+
+        Raises:
+            TypeError: the input cannot be iterated.
+            ClientUsageError: while iterating, when the client is not open.
+        """
+        return UpdateStream(
+            self._admission,
+            lambda: self._life.engine,
+            updates,
+            limit=max(1, self._max_pending // 2),
+            policy=retry or self._policy,
+            timeout=self._admission.seconds(timeout),
+        )
+
+    async def get_state(
+        self, dialog_id: str, *, retry: RetryPolicy | None = None, timeout: float | None = None
+    ) -> DialogState:
+        """Read the state of a dialog. It does not queue behind the dialog's writes.
+
+        Raises:
+            UpdateValidationError: no dialog id. UpdateError: it could not be read.
+            ClientUsageError: the client is closed, or used in another event loop.
+        """
+        self._admission.check_dialog_id(dialog_id)
+        timeout = self._admission.seconds(timeout)
+        self._life.check_open()
+        entry = await self._carry_out(Kind.READ, dialog_id, None, retry, timeout)
+        assert entry.state is not None
+        return entry.state
+
+    async def modify(
+        self,
+        dialog_id: str,
+        fn: Decide,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateResult | None:
+        """Read the state, let `fn` decide what to write, and write it if nothing changed meanwhile.
+
+        Otherwise start over. Two `modify` of one dialog never lose an update, wherever they run.
+
+        Args:
+            fn: called with the `DialogState`, perhaps several times, in the event loop; returns a
+                mapping with `session`, `user` or `next_step`, or None for no write.
+
+        Raises:
+            Whatever `fn` raises, and what `update` raises.
+        """
+        if not callable(fn):
+            raise TypeError("modify takes a function of the dialog's state")
+        self._admission.check_dialog_id(dialog_id)
+        timeout = self._admission.seconds(timeout)
+        if not self._admission.take_room():
+            await self._admission.wait_for_room()
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout)
+        return entry.result
+
+    # Looking after it.
+
+    async def flush(self) -> None:
+        """Wait until everything accepted before has settled and callbacks have had their events.
+
+        Updates held by paused dialogs are not waited for.
+
+        Raises:
+            ClientUsageError: called from inside a callback, which it would wait for.
+        """
+        if self._hooks.called_us():
+            raise ClientUsageError("flush() would wait for the callback that calls it")
+        self._life.check_open()
+        await self._life.engine.settlement.flush()
+        await self._hooks.drained()
+
+    def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
+        """The dialogs that wait for `resume`, each with its failure as `__cause__`."""
+        return self._life.engine.settlement.paused() if self._life.was_opened else {}
+
+    def resume(self, dialog_id: str | None = None) -> None:
+        """Let one paused dialog go on, or all of them; nothing for one that is not paused."""
+        self._life.check_open()
+        self._life.engine.settlement.resume(dialog_id)
+        self._life.engine.wake()
+
+    @property
+    def close_report(self) -> CloseReport | None:
+        """What `aclose` returned, None before."""
+        return self._life.report
+
+    async def __aenter__(self) -> Self:
+        if self._transport is None:
+            from .transports.httpx import HttpxTransport
+
+            self._transport = HttpxTransport()
+        self._signal = signal_of_this_loop()
+        await self._life.open(self._engine, self._transport)
+        return self
+
+    def _engine(self) -> Dispatcher:
+        assert self._transport is not None
+        return Dispatcher(
+            course=Course(self._api, self._base_url, self._limits),
+            auth=self._auth,
+            transport=self._transport,
+            policy=self._policy,
+            max_in_flight=self._max_in_flight,
+            on_failure=self._on_failure,
+            metrics=self.metrics,
+            hooks=self._hooks,
+            room=self._room,
+        )
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._life.leave(drain=error is None)
+
+    async def aclose(self, *, drain: bool = True, timeout: float = 30.0) -> CloseReport:
+        """Stop accepting, settle everything, deliver the events, close the connections.
+
+        Args:
+            drain: send what was accepted; otherwise only what is in flight ends.
+            timeout: seconds for all of it. What is in flight then is cut off and ambiguous, what
+                was not sent is returned, and events not delivered go to the dead letters.
+
+        Raises:
+            ClientUsageError: called from inside a callback, which it would wait for.
+        """
+        return await self._life.close(drain=drain, timeout=checked_timeout(timeout))
+
+    def _wake(self) -> None:
+        """A callback has room again."""
+        if self._life.was_opened:
+            self._life.engine.wake()
+
+    async def _carry_out(
+        self,
+        kind: Kind,
+        dialog_id: str,
+        decide: Decide | None,
+        retry: RetryPolicy | None,
+        timeout: float,
+    ) -> Entry:
+        """Accept a read or a `modify` and wait for its outcome; cancelled, it is given up."""
+        settled = self._signal()
+        entry = self._admission.begin(
+            kind,
+            dialog_id,
+            None,
+            retry or self._policy,
+            timeout,
+            settled,
+            decide=decide,
+        )
+        try:
+            await settled.wait()
+        except BaseException:
+            self._life.engine.cancel(entry)
+            raise
+        if entry.error is not None:
+            raise entry.error
+        return entry
+
+    def _hand_out(
+        self, update: StateUpdate, retry: RetryPolicy | None, timeout: float
+    ) -> PendingUpdate:
+        """Accept an update that has its place, and give a handle on it."""
+        pending = PendingUpdate(self._life.engine, self._life.check_home)
+        pending.bind(
+            self._admission.begin(
+                kind_of(update),
+                update.dialog_id,
+                update,
+                retry or self._policy,
+                timeout,
+                pending,
+                held=True,
+            )
+        )
+        return pending

@@ -1,0 +1,48 @@
+"""Waiting until certain things are over, whatever comes after them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
+
+import anyio
+
+__all__ = ["Countdowns"]
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+class Countdowns(Generic[Item]):
+    """Those who wait, each for a set of items of its own."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[set[Item], anyio.Event]] = []
+        self._ended = False
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    async def wait(self, items: Iterable[Item]) -> None:
+        """Wait until each of these items was given to `over`."""
+        left = set(items)
+        if not left or self._ended:
+            return
+        one = (left, anyio.Event())
+        self._waiting.append(one)
+        try:
+            await one[1].wait()
+        finally:
+            self._waiting.remove(one)
+
+    def end(self) -> None:
+        """Nothing will be over any more: nobody waits."""
+        self._ended = True
+        for _, event in self._waiting:
+            event.set()
+
+    def over(self, item: Item) -> None:
+        """Nobody needs to wait for this item any longer."""
+        for left, event in self._waiting:
+            left.discard(item)
+            if not left:
+                event.set()

@@ -1,0 +1,422 @@
+"""Drives lanes through pauses, tokens and the transport, with a fixed number of workers.
+
+A worker makes one request at a time and holds nothing while an update backs off, so the number of
+workers is the bound on requests in flight, reads included. All state is decided in synchronous code
+between two awaits: what a worker finds after a request is what `Course` and the lanes make of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+import anyio.lowlevel
+
+from .auth import background, only_here
+from .background import is_failure, monotonic_clock
+from .course import Backoff, Course, Done, Next, share, withdrawn
+from .entries import Action, Entry, Kind
+from .errors import (
+    AuthenticationError,
+    ClientClosedError,
+    CognigyError,
+    NoResponseError,
+    NotSentError,
+    RateLimitedError,
+    UpdateError,
+)
+from .lanes import Lane, Lanes, LaneState
+from .recovery import Recovery
+from .retry import RetryPolicy, Trouble, Verdict
+from .settlement import Settlement
+from .sleepers import Sleepers
+
+if TYPE_CHECKING:
+    from .auth import AccessToken, TokenProvider
+    from .hooks import Hooks
+    from .metrics import Metrics
+    from .room import Room
+    from .transports import Transport
+
+__all__ = ["Dispatcher"]
+
+logger = logging.getLogger("cognigy_async")
+
+STEPS_BETWEEN_YIELDS = 32
+"""A transport that answers without waiting must not keep the event loop to itself."""
+
+READ_AHEAD = 4
+"""Ready lanes for each worker beyond which a stream takes no further input."""
+
+
+SHARED_BY_BULK = 1.0
+"""Seconds for which a final failure to get a token holds for bulk work accepted after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenFailure:
+    error: AuthenticationError
+    serial: int
+    """Of the last entry that was accepted before it."""
+    at: float
+
+
+class Dispatcher:
+    """The engine of one client."""
+
+    def __init__(
+        self,
+        *,
+        course: Course,
+        auth: TokenProvider,
+        transport: Transport,
+        policy: RetryPolicy,
+        max_in_flight: int,
+        on_failure: Literal["continue", "pause"],
+        metrics: Metrics,
+        hooks: Hooks,
+        room: Room,
+    ) -> None:
+        self._course = course
+        self._api = course.api
+        self._auth = auth
+        self._transport = transport
+        self._workers = max_in_flight
+        self._metrics = metrics
+        self._hooks = hooks
+        self._clock = monotonic_clock()
+        self.lanes = Lanes()
+        self._recovery = Recovery(self.lanes, policy, max_in_flight, self._clock, metrics)
+        self.settlement = Settlement(
+            lanes=self.lanes,
+            course=course,
+            recovery=self._recovery,
+            on_failure=on_failure,
+            metrics=metrics,
+            hooks=hooks,
+            room=room,
+        )
+        self.spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object] = _not_running
+        self.sleepers = Sleepers()
+        self._timer_at = math.inf
+        self._timer: anyio.Event | None = None
+        self._token: AccessToken | None = None
+        self._token_failure: _TokenFailure | None = None
+        self._serial = 0
+        self._stopped = False
+
+    # Accepting and withdrawing: called by the client, synchronous.
+
+    def next_serial(self) -> int:
+        """The number of the next entry; they tell the order of acceptance."""
+        self._serial += 1
+        return self._serial
+
+    def accept(self, entry: Entry) -> None:
+        """Queue an entry at the end of its dialog's lane; a read has a lane of its own."""
+        entry.accepted_at = self._clock()
+        if entry.kind is Kind.READ:
+            lane = Lane(entry.dialog_id)
+            self.settlement.reads.add(lane)
+            self.lanes.accept(entry, lane)
+        else:
+            self._metrics.pending += 1
+            self.lanes.accept(entry)
+        self.sleepers.wake()
+
+    def withdraw(self, entry: Entry) -> bool:
+        """Take an entry back if it was not sent; whether that was so."""
+        if entry.settled or entry.sent_at is not None:
+            return False
+        self.settlement.take_out(entry, withdrawn(entry))
+        self._set_alarm(self._recovery.next_due())
+        self.sleepers.wake()
+        return True
+
+    def cancel(self, entry: Entry) -> None:
+        """The caller of an entry is gone: it is withdrawn, or not sent again."""
+        if self.withdraw(entry) or entry.settled:
+            return
+        entry.abandoned = True
+        lane = entry.lane
+        assert lane is not None
+        if lane.state is LaneState.IN_FLIGHT:
+            return
+        if entry.trouble is not None:
+            self.settlement.give_up(lane)
+        elif entry.kind is Kind.MODIFY:
+            self.settlement.settle(lane, Done(error=withdrawn(entry)))
+        self._set_alarm(self._recovery.next_due())
+        self.sleepers.wake()
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self.sleepers.wake()
+
+    def hungry(self) -> bool:
+        """Whether more input would find workers soon."""
+        return self.lanes.waiting() < READ_AHEAD * self._workers
+
+    # The tasks.
+
+    async def run(self, started: anyio.Event, stop: anyio.Event, cut: anyio.CancelScope) -> None:
+        """Work until `stop` is set, then end the requests in flight; `cut` tears them down.
+
+        Everything is settled when this returns or raises.
+        """
+        try:
+            async with anyio.create_task_group() as keepers:
+                self.spawn = keepers.start_soon
+                background.set(only_here(keepers.start_soon))
+                keepers.start_soon(self._keep_time)
+                with cut:
+                    async with anyio.create_task_group() as workers:
+                        for _ in range(self._workers):
+                            workers.start_soon(self._work)
+                        started.set()
+                        await stop.wait()
+                        self._stopped = self.settlement.closing = True
+                        self.sleepers.end()
+                keepers.cancel_scope.cancel()
+        finally:
+            self._stopped = True
+            self.settlement.close()
+
+    async def _work(self) -> None:
+        steps = 0
+        while not self._stopped:
+            if not self.lanes.waiting():
+                await self.sleepers.sleep()
+                continue
+            steps += 1
+            if steps % STEPS_BETWEEN_YIELDS == 0:
+                await anyio.lowlevel.checkpoint()
+            if self._token_failure is not None and self._fail_older():
+                continue
+            # The token comes before the lane: while it is refreshed nothing is held.
+            try:
+                token = await self._auth.get_token()
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
+                if not self._no_token(error):
+                    await self.sleepers.sleep()
+                continue
+            if token is not self._token:
+                self._metrics.token_refreshes += self._token is not None
+                self._token = token
+                self._token_failure = None
+            lane = self._take()
+            if lane is not None:
+                await self._step(lane, token)
+                if self._recovery.outage.waiting:
+                    self._set_alarm(self._recovery.next_due())
+            else:
+                await self.sleepers.sleep()
+
+    async def _keep_time(self) -> None:
+        """Wake workers when a lane's moment comes, a pause ends or a probe is due."""
+        tenant = self._recovery.tenant
+        while True:
+            now = self._clock()
+            opens = tenant.opens(now) if tenant.active else math.inf
+            if self._recovery.due(now) or opens <= now:
+                self.sleepers.wake()
+            at = min(self._recovery.next_due(), opens if opens > now else math.inf)
+            self._timer_at = at
+            self._timer = anyio.Event()
+            with anyio.move_on_after(None if at == math.inf else max(0.0, at - now)):
+                await self._timer.wait()
+
+    def _set_alarm(self, at: float) -> None:
+        if at < self._timer_at and self._timer is not None:
+            self._timer_at = at
+            self._timer.set()
+
+    # One request: find a token and a lane, send, do what follows.
+
+    def _no_token(self, error: BaseException) -> bool:
+        """There is no token: those who wait share the failure, or try again later.
+
+        Whether there is something to do at once.
+        """
+        failure = error if isinstance(error, AuthenticationError) else None
+        if failure is None:
+            failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
+            failure.__cause__ = error
+        logger.warning("no token: %s", failure, extra={"transient": failure.transient})
+        self._token = None
+        if not failure.transient:
+            self._token_failure = _TokenFailure(failure, self._serial, self._clock())
+            return True
+        lane = self._take()
+        if lane is None:
+            return False
+        self._apply(lane, self._course.unanswered(lane.first, share(failure)), self._clock())
+        return True
+
+    def _fail_older(self) -> bool:
+        """Settle one update that shares the last failure to get a token; whether there was one."""
+        failed = self._token_failure
+        lane = self.lanes.take() if failed is not None else None
+        if failed is None or lane is None:
+            return False
+        entry = lane.first
+        # All that was accepted before waited for that token. Bulk work that is fed in one by one
+        # would otherwise ask for a new one with each row.
+        fresh = not entry.live and self._clock() < failed.at + SHARED_BY_BULK
+        if entry.serial > failed.serial and not fresh:
+            self.lanes.ready(lane, first=True)
+            return False
+        self.settlement.settle(lane, Done(error=self._course.final(entry, share(failed.error))))
+        return True
+
+    def _take(self) -> Lane | None:
+        """A lane whose head may be sent now."""
+        if self._stopped:
+            return None
+        now = self._clock()
+        recovery = self._recovery
+        tenant = recovery.tenant
+        if tenant.active:
+            opens = tenant.opens(now)
+            if opens > now:
+                self._refuse_impatient(tenant.remaining(now))
+                self._set_alarm(opens)
+                return None
+        # With a full queue of events only those go on that have their place, or need none.
+        placed = self._hooks.any and self._hooks.full
+        while True:
+            lane = self.lanes.take(bulk=not recovery.outage.blocks, placed=placed)
+            if lane is None:
+                return None
+            until = recovery.dialogs.until(lane.dialog_id) if recovery.dialogs.any else 0.0
+            if until <= now:
+                break
+            if lane is recovery.outage.probe:
+                recovery.wait_for_server(lane, now)
+            else:
+                self.lanes.wait(lane, until)
+            self._set_alarm(min(until, recovery.next_due()))
+        if tenant.active:
+            tenant.start(now)
+        if self.sleepers.can_wake and self.lanes.waiting():
+            self.sleepers.wake()
+        return lane
+
+    def _refuse_impatient(self, remaining: float) -> None:
+        """Live updates do not wait for a pause that is longer than their policy allows."""
+        while (lane := self.lanes.take_live()) is not None:
+            entry = lane.first
+            if not entry.live or remaining <= entry.policy.max_retry_after:
+                self.lanes.ready(lane, first=True)
+                return
+            message = "The tenant is throttled for longer than the policy waits"
+            error = RateLimitedError(message, status=429, retry_after=remaining)
+            self.settlement.settle(lane, Done(error=self._course.final(entry, error)))
+
+    async def _step(self, lane: Lane, token: AccessToken) -> None:
+        """Make one request of a lane's head, and do what follows from it."""
+        entry = lane.first
+        if token is entry.refused_token:
+            # The provider has nothing better than what the server refused.
+            self.settlement.give_up(lane)
+            return
+        began = self._clock()
+        following: Next
+        try:
+            request = self._course.request(entry)
+            request.headers[token.header] = token.value
+            if entry.sent_at is None:
+                entry.sent_at = began
+                self._recovery.first_attempt(began)
+                if self._hooks.any and entry.kind is not Kind.READ:
+                    entry.reserved = self._hooks.reserve()
+            entry.attempts += 1
+            metrics = self._metrics
+            metrics.requests += 1
+            metrics.in_flight += 1
+            try:
+                response = await self._transport.send(request, timeout=entry.timeout)
+            finally:
+                metrics.in_flight -= 1
+            verdict = self._api.verdict(response)
+            if verdict is Verdict.UNAUTHORIZED:
+                self._unauthorized(lane, token, self._api.error(request, response, 0.0))
+                return
+            entry.refused_token = None
+            if self._recovery.heard(verdict, began):
+                self.sleepers.wake()
+            now = self._clock()
+            following = self._course.answered(entry, verdict, request, response, now, time.time())
+        except (NotSentError, NoResponseError) as error:
+            following = self._course.unanswered(entry, error)
+        except CognigyError as error:
+            following = Done(error=error)
+        except BaseException as error:
+            lost = NoResponseError(f"The request failed with {type(error).__name__}")
+            lost.__cause__ = error
+            if not is_failure(error):
+                self._cut(lane, lost)
+                raise
+            following = self._course.unanswered(entry, lost)
+        self._apply(lane, following, began)
+
+    def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:
+        """Replay the request once with a fresh token."""
+        entry = lane.first
+        self._auth.invalidate(token)
+        self._course.unauthorized(entry, error)
+        if entry.refused_token is not None or entry.abandoned:
+            self.settlement.give_up(lane)
+            return
+        self._recovery.count("unauthorized", entry, 0.0)
+        entry.refused_token = token
+        self._go_on(lane)
+
+    def _apply(self, lane: Lane, following: Next, began: float) -> None:
+        if type(following) is Done:
+            self.settlement.settle(lane, following)
+        elif type(following) is Backoff:
+            self._back_off(lane, following, began)
+        elif lane.first.abandoned and lane.first.trouble is not None:
+            self.settlement.give_up(lane)
+        else:
+            self._go_on(lane)
+
+    def _go_on(self, lane: Lane) -> None:
+        """The next request of the head follows at once; a probe is not held back by the outage."""
+        self.lanes.ready(lane, first=True, urgent=lane is self._recovery.outage.probe)
+
+    def _back_off(self, lane: Lane, failure: Backoff, began: float) -> None:
+        try:
+            waits = self._recovery.failed(lane, failure, began)
+        except Exception as error:
+            # Strategies are the user's own; what they raise ends this update and nothing else.
+            logger.error("the retry policy failed with %s", type(error).__name__)  # noqa: TRY400
+            told = self.settlement.last_error(lane.first)
+            told.__cause__ = error
+            self.settlement.settle(lane, Done(error=told))
+        else:
+            if not waits:
+                self.settlement.give_up(lane)
+        self._set_alarm(self._recovery.next_due())
+
+    def _cut(self, lane: Lane, lost: NoResponseError) -> None:
+        """A request in flight was torn down."""
+        entry = lane.first
+        if entry.trouble is None:
+            entry.trouble = Trouble()
+        if entry.action is Action.WRITE:
+            entry.trouble.lost = entry.trouble.last = lost
+        self._stopped = self.settlement.closing = True
+        self.settlement.give_up(lane)
+
+
+def _not_running(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    raise ClientClosedError("the client is not open: use it inside `async with`")

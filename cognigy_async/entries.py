@@ -1,0 +1,165 @@
+"""One accepted update or read: what it is for, how far it has come, what became of it."""
+
+from __future__ import annotations
+
+import enum
+from contextvars import Context
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .auth import AccessToken
+    from .callbacks import Hook
+    from .lanes import Lane
+    from .messages import Request
+    from .models import Decide, DialogState, StateUpdate, UpdateResult
+    from .retry import RetryPolicy, Trouble
+
+__all__ = ["Action", "Entry", "Kind", "Sink"]
+
+
+class Kind(enum.Enum):
+    """What an entry is for."""
+
+    ASSIGN = "assign"
+    """Variables, perhaps a transition; no precondition of the caller."""
+    STRICT = "strict"
+    """The same with the caller's `if_match`."""
+    MODIFY = "modify"
+    """Read, decide, write if nothing changed meanwhile."""
+    READ = "read"
+
+
+class Action(enum.Enum):
+    """The next request of an entry."""
+
+    WRITE = "write"
+    READ = "read"
+    REBASE = "rebase"
+    """Read the version that the next write is based on, after a conflict."""
+    CONFIRM = "confirm"
+    """Read whether the state changed, after a write without an answer."""
+    REPORT = "report"
+    """Read the version that a strict write ran into."""
+
+
+class Sink(Protocol):
+    """Who is told of the outcome of an entry."""
+
+    def notify(self, entry: Entry, /) -> None:
+        """The entry has its outcome."""
+        ...
+
+
+class Entry:
+    """One accepted update or read, from its acceptance to its outcome.
+
+    Attributes:
+        live: goes before bulk work. exempt: comes from inside a callback, which waits for it.
+        held: waits where its dialog is paused; others fail then.
+        action, part, round: the next request; which part of an update; which try of a `modify`.
+        etag: the version that the next write depends on.
+        known: the version that the state had when a transition was sent, as far as is known.
+        sent_at: seconds of the client's clock at its first request, None before.
+        attempts: requests made. trouble: what went wrong, None while nothing did.
+        refused_token: what its last request was refused with.
+        abandoned: its caller is gone: it is not repeated.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "accepted_at",
+        "action",
+        "attempts",
+        "context",
+        "decide",
+        "dialog_id",
+        "error",
+        "etag",
+        "exempt",
+        "held",
+        "index",
+        "kind",
+        "known",
+        "lane",
+        "live",
+        "part",
+        "policy",
+        "refused_token",
+        "requests",
+        "reserved",
+        "result",
+        "round",
+        "sent_at",
+        "serial",
+        "settled",
+        "sink",
+        "state",
+        "timeout",
+        "trouble",
+        "update",
+        "update_id",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        dialog_id: str,
+        update_id: str,
+        update: StateUpdate | None,
+        serial: int,
+        policy: RetryPolicy,
+        timeout: float,
+        context: Context | None,
+        sink: Sink,
+        *,
+        live: bool,
+        exempt: bool = False,
+        held: bool = False,
+        decide: Decide | None = None,
+        index: int = -1,
+    ) -> None:
+        self.kind = kind
+        self.dialog_id = dialog_id
+        self.update_id = update_id
+        self.update = update
+        self.serial = serial
+        self.policy = policy
+        self.timeout = timeout
+        self.context = context
+        self.sink = sink
+        self.live = live
+        self.exempt = exempt
+        self.held = held
+        self.decide = decide
+        self.index = index
+        self.action = Action.WRITE if update is not None else Action.READ
+        self.etag = None if update is None else update.if_match
+        self.known: str | None = None
+        self.accepted_at = 0.0
+        self.sent_at: float | None = None
+        self.attempts = 0
+        self.part = 0
+        self.round = 0
+        self.requests: list[Request] | None = None
+        self.trouble: Trouble | None = None
+        self.refused_token: AccessToken | None = None
+        self.abandoned = False
+        self.reserved: tuple[Hook, ...] = ()
+        self.settled = False
+        self.lane: Lane | None = None
+        self.result: UpdateResult | None = None
+        self.state: DialogState | None = None
+        self.error: BaseException | None = None
+
+    @property
+    def has_place(self) -> bool:
+        """Whether its event has its place with the callbacks, or there will be none."""
+        return self.sent_at is not None or self.kind is Kind.READ
+
+    @property
+    def has_transition(self) -> bool:
+        """Whether the request at hand moves the dialog, so that repeating it is not harmless."""
+        update = self.update
+        if update is None or update.next_step is None:
+            return False
+        return self.requests is None or self.part == len(self.requests) - 1

@@ -1,0 +1,60 @@
+"""The records that callbacks are given: frozen, one for each settled update."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .errors import CallbackError, CognigyError
+from .models import StateUpdate, UpdateResult
+
+__all__ = ["DeadLetter", "UpdateEvent"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class UpdateEvent:
+    """An update that settled.
+
+    Attributes:
+        dialog_id, update_id: which update.
+        update: what was written; None where a `modify` failed before it decided.
+        result: of an update that was applied, else None.
+        error: of an update that failed, else None.
+    """
+
+    dialog_id: str
+    update_id: str
+    update: StateUpdate | None
+    result: UpdateResult | None
+    error: CognigyError | None
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The object that was sent: `session`, `user`, `transition`. A new copy at each access."""
+        return self.update.payload() if self.update is not None else {}
+
+    def __repr__(self) -> str:
+        told = "applied" if self.error is None else type(self.error).__name__
+        return f"<UpdateEvent {self.update_id} dialog={self.dialog_id!r} {told}>"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that a callback did not take.
+
+    Attributes:
+        event: the event.
+        error: why; its `__cause__` is what the callback raised last, if it was called.
+        attempts: how often the callback was called with it.
+    """
+
+    event: UpdateEvent
+    error: CallbackError
+    attempts: int
+
+
+Callback: TypeAlias = Callable[[UpdateEvent], Awaitable[object] | object]
+"""Called with each event: an async function, or a plain one, which runs in a worker thread."""
+
+DeadLetterHandler: TypeAlias = Callable[[DeadLetter], Awaitable[object] | object]

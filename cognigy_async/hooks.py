@@ -1,0 +1,157 @@
+"""All callbacks of a client: who gets which event, and the tasks that call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, TypeVar, Unpack, overload
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .callbacks import Delivery, Hook, HookOptions
+from .calls import inside_callback
+from .countdown import Countdowns
+from .events import Callback, UpdateEvent
+from .metrics import Metrics
+
+__all__ = ["Hooks", "Register"]
+
+CallbackT = TypeVar("CallbackT", bound=Callback)
+
+BURIAL_TIME = 1.0
+"""Seconds that the dead-letter handlers have in all when a client closes."""
+
+
+class Hooks:
+    """All callbacks of a client, and the tasks that call them."""
+
+    def __init__(self, metrics: Metrics, on_room: Callable[[], None]) -> None:
+        self.metrics = metrics
+        self.on_room = on_room
+        self._hooks: tuple[Hook, ...] = ()
+        self._waiting: tuple[Hook, ...] = ()
+        self._tasks: TaskGroup | None = None
+        self._countdowns: Countdowns[Delivery] = Countdowns()
+        self.open = False
+        self.any = False
+        """Whether there are callbacks at all."""
+
+    def __repr__(self) -> str:
+        return f"<Hooks {list(self._hooks)}>"
+
+    def add(self, hook: Hook) -> None:
+        """Register; before the client is open or while it is."""
+        if self.open:
+            hook.attach(self)
+        self._hooks += (hook,)
+        self.any = True
+        if hook.waits:
+            self._waiting += (hook,)
+
+    @property
+    def full(self) -> bool:
+        """Whether sending has to wait for a callback."""
+        return any(hook.full for hook in self._waiting)
+
+    def reserve(self) -> tuple[Hook, ...]:
+        """Places for the event of an update; give them to `publish`."""
+        for hook in self._waiting:
+            hook.reserve()
+        return self._waiting
+
+    def publish(
+        self,
+        event: UpdateEvent | None,
+        context: Context,
+        reserved: tuple[Hook, ...],
+        *,
+        exempt: bool,
+    ) -> None:
+        """Queue the event of a settled update, if there is one, in the places it reserved."""
+        was_full = bool(reserved) and self.full
+        for hook in reserved:
+            hook.release()
+        if event is not None:
+            failed = event.error is not None
+            for hook in self._hooks:
+                if hook.failures is failed:
+                    hook.publish(event, context, exempt=exempt)
+        if was_full and not self.full:
+            self.on_room()
+
+    def called_us(self) -> bool:
+        """Whether this is called by one of these callbacks, directly or not."""
+        return inside_callback(self)
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Start a task that delivers."""
+        assert self._tasks is not None
+        self._tasks.start_soon(function, *args)
+
+    def over(self, delivery: Delivery) -> None:
+        """An event was delivered, or buried for good."""
+        self._countdowns.over(delivery)
+
+    async def run(self, stop: anyio.Event, started: anyio.Event) -> None:
+        """Own the delivering tasks until `stop` is set and they have ended."""
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self.open = True
+                for hook in self._hooks:
+                    hook.attach(self)
+                started.set()
+                await stop.wait()
+                self._tasks.cancel_scope.cancel()
+        finally:
+            self._countdowns.end()
+
+    async def drained(self) -> None:
+        """Wait until the events that there are now are delivered or buried."""
+        await self._countdowns.wait(delivery for hook in self._hooks for delivery in hook.open)
+
+    async def bury_rest(self) -> int:
+        """After `run`: hand what is left to the dead-letter handlers, within a second."""
+        self.open = False
+        left = 0
+        with anyio.move_on_after(BURIAL_TIME, shield=True):
+            for hook in self._hooks:
+                left += await hook.bury_rest()
+        return left
+
+
+class Register:
+    """Registers callbacks: call it with one, or use it as a decorator, with or without options.
+
+    The callback is an async function, or a plain one, which runs in a worker thread. It is called
+    with an `UpdateEvent`, in order for each dialog, in the background. One that fails or hangs does
+    not fail the update. For the options see `HookOptions`.
+    """
+
+    def __init__(self, hooks: Hooks, *, failures: bool) -> None:
+        self._hooks = hooks
+        self._failures = failures
+
+    @overload
+    def __call__(self, callback: CallbackT, /, **options: Unpack[HookOptions]) -> CallbackT: ...
+
+    @overload
+    def __call__(
+        self, callback: None = None, /, **options: Unpack[HookOptions]
+    ) -> Callable[[CallbackT], CallbackT]: ...
+
+    def __call__(
+        self, callback: CallbackT | None = None, /, **options: Unpack[HookOptions]
+    ) -> CallbackT | Callable[[CallbackT], CallbackT]:
+        """Register a callback, or return what registers one.
+
+        Raises:
+            ConfigurationError: an option out of its range.
+            TypeError: something that cannot be called.
+        """
+
+        def register(function: CallbackT) -> CallbackT:
+            self._hooks.add(Hook(function, failures=self._failures, **options))
+            return function
+
+        return register if callback is None else register(callback)

@@ -1,0 +1,195 @@
+"""From the opening of a client to its close: where it may be used, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from .background import TaskOwner, forks, home_of_this_task
+from .errors import ClientClosedError, ClientUsageError
+from .hooks import Hooks
+from .models import CloseReport
+
+if TYPE_CHECKING:
+    from .dispatcher import Dispatcher
+    from .metrics import Metrics
+    from .room import Room
+    from .transports import Transport
+
+__all__ = ["Life"]
+
+logger = logging.getLogger("cognigy_async")
+
+NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
+
+CLOSING_TIME = 5.0
+"""Seconds that the transport may take to close its connections."""
+
+
+class _Events:
+    """The moments of an open client."""
+
+    def __init__(self) -> None:
+        self.started = anyio.Event()
+        self.stop = anyio.Event()
+        self.worked = anyio.Event()
+        self.stop_hooks = anyio.Event()
+        self.ended = anyio.Event()
+        self.closed = anyio.Event()
+        self.cut = anyio.CancelScope()
+
+
+class Life:
+    """Opens the engine of one client, says where and when it may be used, and closes it."""
+
+    def __init__(self, hooks: Hooks, room: Room, metrics: Metrics) -> None:
+        self._hooks = hooks
+        self._room = room
+        self._metrics = metrics
+        self._owner = TaskOwner()
+        self.engine: Dispatcher
+        """What carries updates out; there once the client is open."""
+        self.was_opened = False
+        self._transport: Transport | None = None
+        self._events: _Events | None = None
+        self._home: Callable[[], Any] | None = None
+        self._loop: Any = None
+        self._forks = 0
+        self._closing = False
+        self.accepting = False
+        """Whether updates are taken."""
+        self.report: CloseReport | None = None
+        """What the close came to, None before."""
+
+    def __str__(self) -> str:
+        return "open" if self.accepting else "closed" if self._closing else "not open"
+
+    def check_home(self) -> None:
+        """Raise `ClientUsageError` in another event loop, thread or process than its own."""
+        if self._forks != forks():
+            raise ClientUsageError(
+                "this client was opened before the process forked; open one in each process"
+            )
+        try:
+            here = self._home() if self._home is not None else None
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            raise ClientUsageError(
+                "this client belongs to another event loop; open one in each event loop"
+            )
+
+    def check_open(self) -> None:
+        """Raise `ClientUsageError` where no updates are taken."""
+        if not self.was_opened:
+            raise ClientClosedError("the client is not open: use it inside `async with`")
+        self.check_home()
+        if not self.accepting:
+            raise ClientClosedError("the client is closed and takes no more updates")
+
+    async def open(self, engine: Callable[[], Dispatcher], transport: Transport) -> None:
+        """Start to work; `engine` is called in the event loop."""
+        if self.was_opened or self._closing:
+            raise ClientUsageError("a client is opened once; make a new one")
+        self._home = home_of_this_task()
+        self._loop = self._home()
+        self._forks = forks()
+        self._transport = transport
+        self.engine = engine()
+        self.was_opened = True
+        self._events = events = _Events()
+        await self._owner.start(partial(self._run, self.engine, events))
+        try:
+            await events.started.wait()
+        except BaseException:
+            await self.leave(drain=False)
+            raise
+        self.accepting = not self._closing
+
+    async def _run(self, engine: Dispatcher, events: _Events) -> None:
+        """What runs in the background from opening to closing."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                hooks_started = anyio.Event()
+                tasks.start_soon(self._hooks.run, events.stop_hooks, hooks_started)
+                await hooks_started.wait()
+                try:
+                    await engine.run(events.started, events.stop, events.cut)
+                finally:
+                    events.worked.set()
+        finally:
+            self.accepting = False
+            for event in (events.started, events.worked, events.ended):
+                event.set()
+
+    async def leave(self, *, drain: bool) -> None:
+        """The end of ``async with``."""
+        try:
+            # What is in flight is given its time even when this task is being cancelled.
+            with anyio.CancelScope(shield=not drain):
+                await self.close(drain=drain, timeout=30.0)
+        finally:
+            await self._owner.join()
+
+    async def close(self, *, drain: bool, timeout: float) -> CloseReport:
+        """Stop accepting and settle everything, within `timeout` seconds; see the client."""
+        if self._hooks.called_us():
+            raise ClientUsageError("aclose() would wait for the callback that calls it")
+        events = self._events
+        if events is None:
+            self._closing = True
+            self.report = self.report or NOTHING_DONE
+            return self.report
+        self.check_home()
+        if self._closing:
+            await events.closed.wait()
+            return self.report or NOTHING_DONE
+        self._closing = True
+        self.accepting = False
+        self._room.close()
+        report = NOTHING_DONE
+        try:
+            with anyio.move_on_after(timeout):
+                if drain:
+                    await self.engine.settlement.flush()
+                events.stop.set()
+                await events.worked.wait()
+                await self._hooks.drained()
+        finally:
+            with anyio.CancelScope(shield=True):
+                self.report = report = await self._finish(self.engine, events)
+        return report
+
+    async def _close_transport(self) -> None:
+        try:
+            if self._transport is not None:
+                await self._transport.aclose()
+        except Exception as error:
+            # Everything is settled; connections that do not close must not hide that.
+            logger.warning("the transport could not be closed: %s", type(error).__name__)
+
+    async def _finish(self, engine: Dispatcher, events: _Events) -> CloseReport:
+        """Cut off what is left, and say what was done."""
+        try:
+            events.stop.set()
+            events.cut.cancel()
+            await events.worked.wait()
+            events.stop_hooks.set()
+            await events.ended.wait()
+            undelivered = await self._hooks.bury_rest()
+            with anyio.move_on_after(CLOSING_TIME):
+                await self._close_transport()
+            metrics = self._metrics
+            return CloseReport(
+                applied=metrics.applied,
+                failed=metrics.failed,
+                ambiguous=metrics.ambiguous,
+                unsent=tuple(engine.settlement.unsent),
+                undelivered=undelivered,
+            )
+        finally:
+            events.closed.set()

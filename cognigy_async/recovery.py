@@ -1,0 +1,178 @@
+"""What a failed request leads to: a wait, a pause of the dialog or the tenant, or the end.
+
+Synchronous; the dispatcher calls it after a request and does what it says.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .entries import Entry, Kind
+from .lanes import Lane, Lanes, LaneState
+from .pacing import DialogPauses, Outage, RepeatBudget, TenantPause
+from .retry import OUTAGE, REPEATED, RetryPolicy, Verdict
+
+if TYPE_CHECKING:
+    from .course import Backoff
+    from .metrics import Metrics
+
+__all__ = ["Recovery"]
+
+logger = logging.getLogger("cognigy_async")
+
+SPARE_REPEATS = 10
+"""Repeats that are allowed beyond one for each worker and the share of first attempts."""
+
+
+FALLBACK_BACKOFF = 5.0
+"""Seconds between probes where the wait strategy fails."""
+
+
+class Recovery:
+    """The pauses, the repeat budget and the outage of one client.
+
+    Args:
+        lanes: where waiting is done.
+        policy: the client's own; what one update is given decides about that update only.
+        max_in_flight: requests at a time.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        policy: RetryPolicy,
+        max_in_flight: int,
+        clock: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._lanes = lanes
+        self._policy = policy
+        self._clock = clock
+        self._metrics = metrics
+        self.tenant = TenantPause(max_in_flight)
+        self.dialogs = DialogPauses()
+        self._budget = RepeatBudget(policy.budget, max_in_flight + SPARE_REPEATS)
+        self.outage: Outage[Lane] = Outage(max_in_flight, self._probe_backoff)
+
+    def first_attempt(self, now: float) -> None:
+        """A request that repeats nothing is about to be sent."""
+        if not self.outage.lasts:
+            self._budget.first_attempt()
+            if self.outage.waiting:
+                self.release(now)
+
+    def heard(self, verdict: Verdict, began: float) -> bool:
+        """An answer to a request that was sent at `began`; whether it ended an outage."""
+        if self.tenant.strikes and verdict is not Verdict.THROTTLED:
+            self.tenant.succeeded(began)
+        if not self.outage.lasts or verdict in REPEATED:
+            return False
+        self.outage.succeeded()
+        return True
+
+    def failed(self, lane: Lane, failure: Backoff, began: float) -> bool:
+        """The head of a lane failed: make the lane wait and return true, or let it be given up."""
+        entry, verdict, error = lane.first, failure.verdict, failure.error
+        trouble = entry.trouble
+        assert trouble is not None
+        now = self._clock()
+        if entry.live or verdict not in OUTAGE:
+            trouble.spent += now - began
+        wait = entry.policy.next_wait(trouble, verdict, error, live=entry.live, now=now)
+        self._throttle(entry, failure, began, now, wait)
+        if wait is None or entry.abandoned:
+            return False
+        if verdict not in REPEATED or (lane is not self.outage.probe and self._budget.take()):
+            self._lanes.wait(lane, now + wait)
+        elif entry.live:
+            return False
+        else:
+            self.wait_for_server(lane, now)
+        self.count(verdict.value, entry, wait)
+        return True
+
+    def wait_for_server(self, lane: Lane, now: float) -> None:
+        """Let a lane wait until it is its turn to probe."""
+        self._lanes.wait(lane, math.inf)
+        self.outage.add(lane, now)
+
+    def _throttle(
+        self, entry: Entry, failure: Backoff, began: float, now: float, wait: float | None
+    ) -> None:
+        """Pause whom the server wants to hear nothing from: a dialog, or the tenant."""
+        named = failure.error.retry_after
+        if failure.dialog_only:
+            if named is None:
+                named = wait if wait is not None else self._policy.backoff(1, failure.error, now)
+            self.dialogs.throttle(entry.dialog_id, now, now + named)
+        elif failure.verdict is Verdict.THROTTLED or (
+            failure.verdict is Verdict.UNAVAILABLE and named is not None
+        ):
+            if named is None:
+                named = self._policy.backoff(self.tenant.strikes + 1, failure.error, now)
+            self.tenant.throttle(now, began, named, random.random())
+            logger.warning(
+                "tenant throttled for %.1f s", named, extra={"seconds": named, "scope": "tenant"}
+            )
+
+    def count(self, reason: str, entry: Entry, wait: float) -> None:
+        """Put a repeat into metrics and log."""
+        self._metrics.retries[reason] += 1
+        what = "a read" if entry.kind is Kind.READ else f"update {entry.update_id}"
+        logger.info(
+            "retry of %s of dialog %s in %.2f s: %s",
+            what,
+            entry.dialog_id,
+            wait,
+            reason,
+            extra={
+                "dialog_id": entry.dialog_id,
+                "update_id": entry.update_id,
+                "attempt": entry.attempts,
+                "reason": reason,
+                "seconds": wait,
+            },
+        )
+
+    # Time.
+
+    def due(self, now: float) -> int:
+        """Make ready what may go on now; how many lanes."""
+        return self._lanes.due(now) + self.release(now)
+
+    def release(self, now: float) -> int:
+        """Let go those that wait for the server, as the budget or the next probe allows."""
+        outage = self.outage
+        if outage.wants_another and now >= outage.opens():
+            fresh = self._lanes.promote_bulk()
+            if fresh is not None:
+                outage.probe_with(fresh, now)
+                return 1
+        count = 0
+        while (lane := outage.release(now, self._budget)) is not None:
+            self._lanes.ready(lane, urgent=True)
+            count += 1
+        return count
+
+    def next_due(self) -> float:
+        """The moment at which `due` will find something, infinite where there is none."""
+        return min(self._lanes.next_due(), self.outage.opens())
+
+    def leave(self, lane: Lane) -> None:
+        """The head of a lane is settled: it neither waits for the server nor probes."""
+        waits = lane.state is LaneState.WAITING and lane.until == math.inf
+        if waits or lane is self.outage.probe:
+            self.outage.discard(lane)
+
+    def _probe_backoff(self, failures: int) -> float:
+        try:
+            return self._policy.backoff(failures, None, self._clock())
+        except Exception as error:
+            # The strategy is the user's own, and the outage is everybody's.
+            logger.error("the wait strategy failed with %s", type(error).__name__)  # noqa: TRY400
+            return FALLBACK_BACKOFF

@@ -1,0 +1,233 @@
+"""What became of a request, and whether and when to make it again.
+
+Nothing here sleeps or reads a clock: the dispatcher asks after each failure, and waits as told.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Literal, TypeVar
+
+import tenacity
+
+from .errors import ConfigurationError, UpdateError
+
+__all__ = ["RetryPolicy", "Verdict"]
+
+
+class Verdict(enum.Enum):
+    """What became of one request, as far as the next step depends on it."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    """400, 403, 404, 413, a redirect and the like: final."""
+    UNAUTHORIZED = "unauthorized"
+    CONFLICT = "conflict"
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+    """503: turned away before anything was done."""
+    FAULT = "fault"
+    """500."""
+    GATEWAY = "gateway"
+    """502, 504 and other 5xx: something on the way gave up."""
+    NOT_SENT = "not_sent"
+    NO_RESPONSE = "no_response"
+
+
+REPEATED = frozenset(
+    {Verdict.NOT_SENT, Verdict.NO_RESPONSE, Verdict.UNAVAILABLE, Verdict.FAULT, Verdict.GATEWAY}
+)
+"""Repeating after these counts as an attempt and costs a token of the repeat budget."""
+
+OUTAGE = REPEATED - {Verdict.FAULT}
+"""The server is away; bulk work waits for it as long as it takes."""
+
+AnswerT = TypeVar("AnswerT", float, bool)
+WaitStrategy = Callable[[tenacity.RetryCallState], float]
+StopStrategy = Callable[[tenacity.RetryCallState], bool]
+
+
+def _default_wait() -> WaitStrategy:
+    return tenacity.wait_random_exponential(multiplier=0.25, max=20)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When an update that failed is sent again.
+
+    Args:
+        max_attempts: attempts that end in 5xx or without an answer; 409, 412 and 429 do not count.
+        wait: a tenacity wait strategy; it sees the number of all failures so far.
+        stop: a tenacity stop strategy besides `max_attempts`; it sees the attempts that count.
+        max_elapsed: seconds from the first request on, without queueing and without pauses that the
+            server named.
+        max_retry_after: seconds that a live update lets the server make it wait, at once or in sum;
+            beyond, it fails with `RateLimitedError`. Bulk work waits.
+        budget: repeats after a 5xx or no answer for each first attempt, over all dialogs; what
+            keeps retries from making an outage worse.
+        ambiguous: what to do when an update of variables was sent and no answer came: ``"retry"``
+            (the same assignment again, with the same key) or ``"raise"``.
+
+    Raises:
+        ConfigurationError: a number out of its range, an unknown word.
+    """
+
+    max_attempts: int = 5
+    wait: WaitStrategy = field(default_factory=_default_wait)
+    stop: StopStrategy | None = None
+    max_elapsed: float = 300.0
+    max_retry_after: float = 600.0
+    budget: float = 0.2
+    ambiguous: Literal["retry", "raise"] = "retry"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int):
+            raise ConfigurationError(f"max_attempts={self.max_attempts!r}: must be an integer")
+        if self.max_attempts < 1:
+            raise ConfigurationError(f"max_attempts={self.max_attempts}: must be at least 1")
+        for name, least in (("max_elapsed", 0.0), ("max_retry_after", 0.0), ("budget", 0.0)):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or not number >= least:
+                raise ConfigurationError(
+                    f"{name}={number!r}: must be a number of at least {least:g}"
+                )
+        if not math.isfinite(self.budget):
+            raise ConfigurationError("budget=inf: without a bound an outage becomes a storm")
+        if self.ambiguous not in ("retry", "raise"):
+            raise ConfigurationError(f'ambiguous={self.ambiguous!r}: must be "retry" or "raise"')
+        for name in ("wait", "stop"):
+            strategy = getattr(self, name)
+            if not callable(strategy) and not (name == "stop" and strategy is None):
+                raise ConfigurationError(
+                    f"{name}={strategy!r}: must be a {name} object of tenacity"
+                )
+
+    def backoff(self, failures: int, error: BaseException | None, now: float) -> float:
+        """The wait after so many failures in a row, in seconds."""
+        return _seconds(self._ask(self.wait, failures, error, now, 0.0, 0.0, 0.0))
+
+    def next_wait(
+        self, trouble: Trouble, verdict: Verdict, error: UpdateError, *, live: bool, now: float
+    ) -> float | None:
+        """Seconds until the update may be sent again, or None to let it fail with `error`.
+
+        `trouble` is brought up to date. Never less than what the server named.
+        """
+        free = verdict in OUTAGE and not live
+        trouble.failures += 1
+        trouble.counted += verdict in REPEATED and not free
+        elapsed = trouble.spent
+        asked = self._ask(self.wait, trouble.failures, error, now, elapsed, trouble.idle, 0.0)
+        own = _seconds(asked)
+        named = error.retry_after or 0.0
+        trouble.named += named
+        if live and trouble.named > self.max_retry_after:
+            return None
+        trouble.idle += max(own, named)
+        if free:
+            return max(own, named)
+        trouble.spent += max(0.0, own - named)
+        if trouble.spent > self.max_elapsed:
+            return None
+        if trouble.counted >= self.max_attempts:
+            return None
+        if self.stop is not None and self._ask(
+            self.stop, trouble.counted, error, now, elapsed, trouble.idle, own
+        ):
+            return None
+        return max(own, named)
+
+    @staticmethod
+    def _ask(
+        strategy: Callable[[tenacity.RetryCallState], AnswerT],
+        number: int,
+        error: BaseException | None,
+        now: float,
+        elapsed: float,
+        idle: float,
+        upcoming: float,
+    ) -> AnswerT:
+        state = tenacity.RetryCallState(_NOBODY, None, (), {})
+        state.attempt_number = number
+        state.start_time = now - elapsed
+        state.outcome_timestamp = now
+        state.idle_for = idle
+        state.upcoming_sleep = upcoming
+        if error is not None:
+            state.outcome = tenacity.Future(number)
+            state.outcome.set_exception(error)
+        return strategy(state)
+
+
+_NOBODY = tenacity.Retrying()
+
+
+def _seconds(answer: float) -> float:
+    if not 0.0 <= answer < math.inf:
+        raise ValueError(f"the wait strategy returned {answer!r}, not a number of seconds")
+    return float(answer)
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What went wrong so far with one update; made at its first failure.
+
+    Attributes:
+        failures: all of them. counted: those that spend attempts.
+        spent: seconds that count against `max_elapsed`.
+        named: seconds that the server told it to wait.
+        idle: seconds waited between attempts.
+        last: the failure to settle with if nothing else happens.
+        lost: the first request that was sent and not answered.
+        uncertain: a request that cannot be repeated harmlessly was answered 500, 502 or 504.
+    """
+
+    failures: int = 0
+    counted: int = 0
+    spent: float = 0.0
+    named: float = 0.0
+    idle: float = 0.0
+    last: UpdateError | None = None
+    lost: UpdateError | None = None
+    uncertain: bool = False
+
+
+def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
+    """Seconds that an answer asks to wait (RFC 9110, 10.2.3): a number, or an HTTP date.
+
+    A date is measured against the answer's own `Date` where it has one, else against `wall_clock`
+    (seconds since the epoch). None where there is nothing sensible: garbage, negative, not finite.
+    A date in the past is 0.
+    """
+    text = headers.get("retry-after", "").strip()
+    if not text:
+        return None
+    try:
+        seconds = float(text) if _is_decimal(text) else _date(text) - _now(headers, wall_clock)
+    except (ValueError, OverflowError, TypeError):
+        return None
+    if not math.isfinite(seconds):
+        return None
+    return max(0.0, seconds)
+
+
+def _is_decimal(text: str) -> bool:
+    return text.isascii() and text.replace(".", "", 1).isdigit()
+
+
+def _now(headers: Mapping[str, str], wall_clock: float) -> float:
+    try:
+        return _date(headers["date"])
+    except (KeyError, ValueError, OverflowError, TypeError):
+        return wall_clock
+
+
+def _date(text: str) -> float:
+    moment = parsedate_to_datetime(text[:64])
+    # The obsolete forms that HTTP still allows name no zone, and mean UTC all the same.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

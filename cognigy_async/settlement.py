@@ -1,0 +1,226 @@
+"""How updates end: outcomes, paused dialogs, `flush`, and what is left when a client closes.
+
+All of it is synchronous but for the waiting of `flush`. Whoever calls decides; this keeps the
+lanes, the room, the metrics and the callbacks in step with the decision.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Literal
+
+from .countdown import Countdowns
+from .course import Course, Done
+from .entries import Entry, Kind
+from .errors import (
+    AmbiguousUpdateError,
+    ClientClosedError,
+    CognigyError,
+    DialogPausedError,
+    UpdateError,
+    UpdateWithdrawnError,
+)
+from .events import UpdateEvent
+from .lanes import Lane, Lanes, LaneState
+
+if TYPE_CHECKING:
+    from .hooks import Hooks
+    from .metrics import Metrics
+    from .models import StateUpdate
+    from .recovery import Recovery
+    from .room import Room
+
+__all__ = ["Settlement"]
+
+logger = logging.getLogger("cognigy_async")
+
+
+class Settlement:
+    """Gives entries their outcomes."""
+
+    def __init__(
+        self,
+        *,
+        lanes: Lanes,
+        course: Course,
+        recovery: Recovery,
+        on_failure: Literal["continue", "pause"],
+        metrics: Metrics,
+        hooks: Hooks,
+        room: Room,
+    ) -> None:
+        self._lanes = lanes
+        self._course = course
+        self._recovery = recovery
+        self._pauses_dialogs = on_failure == "pause"
+        self._metrics = metrics
+        self._hooks = hooks
+        self._room = room
+        self._flushes: Countdowns[int] = Countdowns()
+        self.reads: set[Lane] = set()
+        """The lanes of reads, each of which stands alone."""
+        self.closing = False
+        """Nothing is sent any more, so that pausing a dialog would hold nothing back."""
+        self.unsent: list[StateUpdate] = []
+
+    # Outcomes.
+
+    def last_error(self, entry: Entry) -> UpdateError:
+        """What an entry settles with that is not tried again."""
+        trouble = entry.trouble
+        last = trouble.last if trouble is not None else None
+        if last is None:
+            last = UpdateError("The update was given up before it was complete")
+        return self._course.final(entry, last)
+
+    def give_up(self, lane: Lane) -> None:
+        """The head of a lane is not tried again."""
+        self.settle(lane, Done(error=self.last_error(lane.first)))
+
+    def settle(self, lane: Lane, done: Done) -> None:
+        """The head of a lane has its outcome; the lane goes on, pauses or is forgotten."""
+        entry = lane.first
+        self._recovery.leave(lane)
+        lane.remove(entry)
+        error = done.error
+        if entry.kind is Kind.READ:
+            self.reads.discard(lane)
+            self._lanes.drop(lane)
+        elif self._pauses_dialogs and isinstance(error, UpdateError) and not self.closing:
+            self._pause(lane, error)
+        else:
+            self._lanes.next_or_drop(lane)
+        self._finish(entry, done)
+
+    def take_out(self, entry: Entry, error: CognigyError) -> None:
+        """An entry that was not sent gets its outcome, and its lane goes on without it."""
+        lane = entry.lane
+        assert lane is not None
+        if entry is lane.head:
+            self._recovery.leave(lane)
+        self._lanes.remove(entry)
+        if entry.kind is Kind.READ:
+            self.reads.discard(lane)
+        self._finish(entry, Done(error=error))
+
+    def _finish(self, entry: Entry, done: Done) -> None:
+        """Tell everybody: the caller first."""
+        entry.settled = True
+        entry.result, entry.state, entry.error = done.result, done.state, done.error
+        metrics = self._metrics
+        if entry.kind is Kind.READ:
+            metrics.reads += done.state is not None
+            entry.sink.notify(entry)
+            return
+        metrics.pending -= 1
+        self._room.give_back()
+        result = done.result
+        if result is not None:
+            metrics.applied += 1
+            metrics.latency.record(result.latency)
+            metrics.queued.record(result.queued)
+        elif done.error is not None:
+            self._count_failure(done.error)
+        if self._flushes:
+            self._flushes.over(entry.serial)
+        entry.sink.notify(entry)
+        if result is None or logger.isEnabledFor(logging.DEBUG):
+            _log(entry)
+        if self._hooks.any:
+            self._publish(entry)
+
+    def _count_failure(self, error: BaseException) -> None:
+        if isinstance(error, AmbiguousUpdateError):
+            self._metrics.ambiguous += 1
+        elif isinstance(error, UpdateWithdrawnError):
+            self._metrics.withdrawn += 1
+        elif not isinstance(error, ClientClosedError):
+            self._metrics.failed += 1
+
+    def _publish(self, entry: Entry) -> None:
+        event = None
+        error = entry.error if isinstance(entry.error, UpdateError) else None
+        if entry.result is not None or error is not None:
+            event = UpdateEvent(entry.dialog_id, entry.update_id, entry.update, entry.result, error)
+        # Without one the callback was registered after the update was accepted.
+        context = entry.context if entry.context is not None else copy_context()
+        self._hooks.publish(event, context, entry.reserved, exempt=entry.exempt)
+        entry.reserved = ()
+
+    # Paused dialogs.
+
+    def _pause(self, lane: Lane, error: UpdateError) -> None:
+        self._lanes.pause(lane, error)
+        self._metrics.paused += 1
+        logger.warning(
+            "dialog %s is paused after a failed update",
+            lane.dialog_id,
+            extra={"dialog_id": lane.dialog_id},
+        )
+        for entry in lane.entries:
+            if entry.held:
+                self._flushes.over(entry.serial)
+            else:
+                self.take_out(entry, self.pause_error(lane))
+
+    def paused(self) -> dict[str, DialogPausedError]:
+        """The dialogs that wait for `resume`."""
+        return {
+            lane.dialog_id: self.pause_error(lane)
+            for lane in self._lanes
+            if lane.state is LaneState.PAUSED
+        }
+
+    @staticmethod
+    def pause_error(lane: Lane) -> DialogPausedError:
+        """What a caller is told of a paused dialog."""
+        error = DialogPausedError(lane.dialog_id, len(lane.entries))
+        error.__cause__ = lane.paused_by
+        return error
+
+    def resume(self, dialog_id: str | None) -> None:
+        """Let one paused dialog, or all of them, go on."""
+        for lane in self._lanes if dialog_id is None else [self._lanes.get(dialog_id)]:
+            if lane is not None and lane.state is LaneState.PAUSED:
+                self._lanes.resume(lane)
+                self._metrics.paused -= 1
+
+    # Waiting for all, and closing.
+
+    async def flush(self) -> None:
+        """Wait until what was accepted before has settled, paused dialogs aside."""
+        await self._flushes.wait(
+            entry.serial
+            for lane in self._lanes
+            if lane.state is not LaneState.PAUSED
+            for entry in lane.entries
+        )
+
+    def close(self) -> None:
+        """Nothing is sent any more: everything that is left gets its outcome."""
+        self.closing = True
+        self._room.close()
+        left = [entry for lane in (*self._lanes, *self.reads) for entry in lane.entries]
+        for entry in sorted(left, key=lambda entry: entry.serial):
+            lane = entry.lane
+            assert lane is not None
+            if entry.sent_at is not None:
+                self.give_up(lane)
+                continue
+            if entry.update is not None:
+                self.unsent.append(entry.update)
+            message = f"the client was closed before update {entry.update_id!r} was sent"
+            self.take_out(entry, ClientClosedError(message))
+
+
+def _log(entry: Entry) -> None:
+    fields = {"dialog_id": entry.dialog_id, "update_id": entry.update_id}
+    if entry.result is not None:
+        fields |= {"attempts": str(entry.attempts), "status": str(entry.result.status)}
+        logger.debug("applied %s", entry.result, extra=fields)
+    elif isinstance(entry.error, UpdateError):
+        kind = type(entry.error).__name__
+        fields |= {"attempts": str(entry.attempts), "status": str(entry.error.status)}
+        fields |= {"error": kind}
+        logger.warning("update failed: %s: %s", kind, entry.error, extra=fields)

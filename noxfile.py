@@ -1,0 +1,109 @@
+"""What must pass before a change goes in: lint, types, and the tests on each Python there is.
+
+One of them: ``nox -s lint``, ``nox -s tests-3.11 -- -k order``. All: ``nox -l``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = False
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+PYTHONS = sorted({"3.11", "3.12", "3.13", RUNNING}, key=lambda version: int(version[2:]))
+
+os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+# Settings of whoever runs this must not reach the tests.
+for name in [name for name in os.environ if name.startswith("COGNIGY_")]:
+    del os.environ[name]
+
+
+def group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+def candidates(version: str) -> Iterator[str]:
+    """Where a Python of this version may be: here, on the path, or with pyenv."""
+    yield sys.executable
+    for command in (f"python{version}", "python3", "python"):
+        if found := shutil.which(command):
+            yield found
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    for directory in sorted(root.glob(f"versions/{version}.*"), reverse=True):
+        yield str(directory / "bin" / "python")
+
+
+@functools.cache
+def version_of(python: str) -> str:
+    """What it is when it is run: pyenv has commands for versions that are not switched on."""
+    program = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run(
+            [python, "-c", program], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def interpreter(version: str) -> str | None:
+    return next((path for path in candidates(version) if version_of(path) == version), None)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and which module may import which."""
+    session.install("-q", *group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--cache-dir", ".cache/import_linter")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy and pyright, on the package and on a program that uses it."""
+    # pyright is a program for node, which comes from PyPI where the machine has none.
+    node = [] if shutil.which("node") else ["pyright[nodejs]"]
+    session.install("-q", "-e", ".[all]", *group("types"), *node)
+    session.run("mypy", "cognigy_async", "tests/typing", "tests/virtual_time.py")
+    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+
+
+def add_tests(version: str) -> None:
+    python = interpreter(version)
+
+    @nox.session(name=f"tests-{version}", python=python or False, tags=["tests"])
+    def tests(session: nox.Session) -> None:
+        """The tests, on one Python."""
+        if python is None:
+            session.skip(f"no Python {version} that can make a venv was found")
+        session.install("-q", "-e", ".[all]", *group("test"))
+        session.run("pytest", "-q", *session.posargs)
+
+
+for version in PYTHONS:
+    add_tests(version)
+
+
+@nox.session(default=False)
+def floors(session: nox.Session) -> None:
+    """The tests with the oldest dependencies that pyproject.toml admits."""
+    requirements = [*PROJECT["project"]["dependencies"], *group("test")]
+    extras = PROJECT["project"]["optional-dependencies"]
+    requirements += [*extras["cli"], *extras["emulator"]]
+    lowest = [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in requirements]
+    session.install("-q", "-e", ".", *lowest)
+    session.run("pytest", "-q", *session.posargs)

@@ -1,0 +1,109 @@
+"""Every coroutine test runs on asyncio and on trio, in virtual time unless marked `real_time`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+import trio.testing
+
+from tests.virtual_time import backend_options
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The event loop of a test, with a clock of its own."""
+    if request.node.get_closest_marker("real_time"):
+        return request.param, {}
+    return request.param, backend_options(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _no_task_is_left(request: pytest.FixtureRequest) -> None:
+    """Set up before, and so torn down after, every other asynchronous fixture of a test."""
+    if "anyio_backend" in request.fixturenames:
+        request.getfixturevalue("_tasks_are_gone")
+
+
+@pytest.fixture
+async def _tasks_are_gone(anyio_backend_name: str) -> AsyncIterator[None]:
+    if anyio_backend_name == "asyncio":
+        before = _tasks()
+        yield
+        # What has just ended or been cancelled has its last steps to do.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        left = _tasks() - before
+        assert not left, f"tasks outlive the test: {left}"
+    else:
+        alive = trio.lowlevel.current_statistics().tasks_living
+        yield
+        await trio.testing.wait_all_tasks_blocked()
+        more = trio.lowlevel.current_statistics().tasks_living - alive
+        assert more <= 0, f"{more} tasks outlive the test"
+
+
+def _tasks() -> set[asyncio.Task[Any]]:
+    # anyio has a task of its own for each step of a test.
+    return {task for task in asyncio.all_tasks() if "TestRunner." not in repr(task.get_coro())}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Let a coroutine test fail at half of its timeout, and the others go on.
+
+    pytest-timeout knows no event loop: all that it can do is to end the whole process.
+    """
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        marker = pyfuncitem.get_closest_marker("timeout")
+        seconds = marker.args[0] if marker else float(pyfuncitem.config.getini("timeout"))
+        pyfuncitem.obj = _within(seconds / 2, pyfuncitem.obj)
+
+
+def _within(seconds: float, test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def limited(**fixtures: Any) -> None:
+        scope = anyio.CancelScope()
+        waiting: list[str] = []
+
+        def stop() -> None:
+            waiting.extend(f"\n  {info.name}: {_place(info)}" for info in anyio.get_running_tasks())
+            scope.cancel()
+
+        call_soon = _threadsafe_call()
+        timer = threading.Timer(seconds, call_soon, [contextvars.copy_context().run, stop])
+        timer.daemon = True
+        timer.start()
+        try:
+            with scope:
+                await test(**fixtures)
+        finally:
+            timer.cancel()
+        if scope.cancelled_caught:
+            pytest.fail(f"still running after {seconds:g} real seconds:{''.join(waiting)}")
+
+    return limited
+
+
+def _threadsafe_call() -> Callable[..., object]:
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        return trio.lowlevel.current_trio_token().run_sync_soon
+
+
+def _place(info: anyio.TaskInfo) -> str:
+    """Where a task waits, from the outermost to the innermost function."""
+    places = []
+    step: Any = info.coro
+    while frame := getattr(step, "cr_frame", None):
+        places.append(f"{step.cr_code.co_name} line {frame.f_lineno}")
+        step = step.cr_await
+    return " > ".join(places)

@@ -1,0 +1,307 @@
+"""A program that uses every public signature. Type checkers read it; nothing runs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Literal, assert_type
+
+import httpx
+import tenacity
+from pydantic import SecretStr
+
+import cognigy_async as ca
+
+
+def providers() -> list[ca.TokenProvider]:
+    config = ca.OAuthConfig(
+        token_url="https://api.example/oauth/token",
+        client_id="id",
+        client_secret=SecretStr("secret"),
+        scopes=["runtime:write"],
+    )
+    oauth = ca.OAuthTokenProvider(config, transport=ca.HttpxTransport(), timeout=5.0)
+    ca.OAuthTokenProvider(config, clock=lambda: 0.0)
+    return [oauth, ca.ApiKey("key"), ca.ApiKey(SecretStr("key"), header="X-Key"), OwnProvider()]
+
+
+class OwnProvider:
+    """A token provider of the user's."""
+
+    async def get_token(self) -> ca.AccessToken:
+        return ca.AccessToken("Authorization", "Bearer ...")
+
+    def invalidate(self, token: ca.AccessToken) -> None:
+        assert_type(token.header, str)
+        assert_type(token.value, str)
+
+    async def aclose(self) -> None: ...
+
+
+class OwnTransport:
+    """A transport of the user's."""
+
+    async def send(self, request: ca.Request, *, timeout: float) -> ca.Response:
+        assert_type(request.method, str)
+        assert_type(request.url, str)
+        assert_type(request.content, bytes)
+        request.headers["x-note"] = "1"
+        response = ca.Response(200, {"etag": "1"}, b"{}")
+        assert_type(response.status, int)
+        assert_type(response.headers, Mapping[str, str])
+        assert_type(response.content, bytes)
+        raise ca.NoResponseError("lost", timed_out=True) from ca.NotSentError("refused")
+
+    async def aclose(self) -> None: ...
+
+
+def transports() -> list[ca.Transport]:
+    return [OwnTransport(), ca.HttpxTransport(), ca.HttpxTransport(httpx.AsyncClient())]
+
+
+def apis() -> list[ca.StateApi]:
+    def is_dialogs_own(headers: Mapping[str, str]) -> bool:
+        return "x-dialog" in headers
+
+    return [
+        ca.RuntimeApi(),
+        ca.RuntimeApi(honours_idempotency_keys=True, is_dialog_throttle=is_dialogs_own),
+    ]
+
+
+def client() -> ca.AsyncStateClient:
+    ca.AsyncStateClient("https://api.example", auth=ca.ApiKey("key"))
+    return ca.AsyncStateClient(
+        "https://api.example",
+        auth=providers()[0],
+        api=apis()[0],
+        max_in_flight=8,
+        max_pending=100,
+        retry=policy(),
+        limits=ca.Limits(max_depth=2),
+        on_failure="pause",
+        timeout=5.0,
+        transport=transports()[0],
+    )
+
+
+def policy() -> ca.RetryPolicy:
+    ca.RetryPolicy()
+    retry = ca.RetryPolicy(
+        max_attempts=3,
+        wait=tenacity.wait_fixed(1),
+        stop=tenacity.stop_after_delay(10),
+        max_elapsed=60.0,
+        max_retry_after=60.0,
+        budget=0.1,
+        ambiguous="raise",
+    )
+    assert_type(retry.max_attempts, int)
+    assert_type(retry.ambiguous, Literal["retry", "raise"])
+    return retry
+
+
+def limits() -> None:
+    assert_type(ca.Limits.cognigy_saas(), ca.Limits)
+    assert_type(ca.Limits().max_depth, int)
+    assert_type(ca.Limits().reserved_prefixes, tuple[str, ...])
+
+
+async def writing(client: ca.AsyncStateClient) -> None:
+    result = await client.update(
+        "d-1",
+        session={"cart_total": 149.99, "items": [1, {"a": None}]},
+        user={"lifetime_orders": 12},
+        next_step="process_checkout",
+        if_match='"7"',
+        update_id="u-1",
+        retry=policy(),
+        timeout=3.0,
+    )
+    assert_type(result, ca.UpdateResult)
+    assert_type(result.dialog_id, str)
+    assert_type(result.update_id, str)
+    assert_type(result.status, int)
+    assert_type(result.etag, str | None)
+    assert_type(result.version, int | None)
+    assert_type(result.attempts, int)
+    assert_type(result.latency, float)
+    assert_type(result.queued, float)
+    assert_type(result.body, Any)
+    await client.update("d-1", session=typed_variables())
+
+    update = ca.StateUpdate(dialog_id="d-1", session={"a": 1})
+    assert_type(update.payload(), dict[str, Any])
+    assert_type(update.dialog_id, str)
+    assert_type(update.session, dict[str, Any])
+    assert_type(update.user, dict[str, Any])
+    assert_type(update.next_step, str | None)
+    assert_type(update.if_match, str | None)
+    assert_type(update.update_id, str | None)
+    assert_type(update.fields(), dict[str, Any])
+    assert_type(update.replace(next_step="n"), ca.StateUpdate)
+    assert_type(ca.StateUpdate.within(ca.Limits(), update.fields()), ca.StateUpdate)
+    assert_type(update.under(ca.Limits.cognigy_saas()), ca.StateUpdate)
+
+    pending = await client.submit(update, retry=policy(), timeout=1.0)
+    assert_type(pending, ca.PendingUpdate)
+    assert_type(client.submit_nowait({"dialog_id": "d-1", "next_step": "n"}), ca.PendingUpdate)
+    assert_type(pending.done(), bool)
+    assert_type(pending.withdraw(), bool)
+    assert_type(pending.update_id, str)
+    assert_type(pending.dialog_id, str)
+    assert_type(await pending, ca.UpdateResult)
+
+
+def typed_variables() -> dict[str, int]:
+    return {"visits": 1}
+
+
+async def writing_many(client: ca.AsyncStateClient) -> None:
+    def rows() -> Iterator[ca.StateUpdate | dict[str, Any]]:
+        yield ca.StateUpdate(dialog_id="d-1", user={"a": 1})
+        yield {"dialog_id": "d-1", "user": {"a": 1}}
+
+    async def arriving() -> AsyncIterator[ca.StateUpdate]:
+        yield ca.StateUpdate(dialog_id="d-1", user={"a": 1})
+
+    async with client.update_many(rows(), retry=policy(), timeout=1.0) as outcomes:
+        assert_type(outcomes, ca.UpdateStream)
+        async for outcome in outcomes:
+            assert_type(outcome, ca.UpdateOutcome)
+            assert_type(outcome.index, int)
+            assert_type(outcome.update, ca.StateUpdate | None)
+            assert_type(outcome.update_id, str | None)
+            assert_type(outcome.ok, bool)
+            assert_type(outcome.result, ca.UpdateResult | None)
+            assert_type(outcome.error, ca.CognigyError | None)
+    client.update_many([{"dialog_id": "d-1", "next_step": "n"}])
+    client.update_many({"dialog_id": d, "session": {"a": 1}} for d in ("d-1", "d-2"))
+    stream = client.update_many(arriving())
+    assert_type(await anext(stream), ca.UpdateOutcome)
+    await stream.aclose()
+
+
+async def reading(client: ca.AsyncStateClient) -> None:
+    state = await client.get_state("d-1", retry=policy(), timeout=1.0)
+    assert_type(state, ca.DialogState)
+    assert_type(state.dialog_id, str)
+    assert_type(state.session, Mapping[str, Any])
+    assert_type(state.user, Mapping[str, Any])
+    assert_type(state.next_step, str | None)
+    assert_type(state.etag, str | None)
+    assert_type(state.version, int | None)
+
+    def visit(state: ca.DialogState) -> dict[str, Any] | None:
+        visits = state.session.get("visits", 0)
+        return {"session": {"visits": visits + 1}} if visits < 10 else None
+
+    assert_type(await client.modify("d-1", visit), ca.UpdateResult | None)
+    await client.modify("d-1", lambda s: {"session": {"n": s.version}}, timeout=1.0)
+
+
+def listening(client: ca.AsyncStateClient) -> None:
+    @client.on_state_updated
+    async def sync_crm(event: ca.UpdateEvent) -> None:
+        assert_type(event.dialog_id, str)
+        assert_type(event.update_id, str)
+        assert_type(event.update, ca.StateUpdate | None)
+        assert_type(event.result, ca.UpdateResult | None)
+        assert_type(event.error, ca.CognigyError | None)
+        assert_type(event.payload, dict[str, Any])
+
+    def bury(letter: ca.DeadLetter) -> None:
+        assert_type(letter.event, ca.UpdateEvent)
+        assert_type(letter.error, ca.CallbackError)
+        assert_type(letter.attempts, int)
+
+    @client.on_update_failed(
+        timeout=5.0,
+        retries=1,
+        concurrency=2,
+        max_queue=10,
+        overflow="dead_letter",
+        on_dead_letter=bury,
+    )
+    def note(event: ca.UpdateEvent) -> int:
+        return len(event.update_id)
+
+    # A callback goes on being what it was.
+    assert_type(note(ca.UpdateEvent("d-1", "u-1", None, None, None)), int)
+    client.on_state_updated(sync_crm, retries=0)
+    client.on_update_failed(print)
+    options: ca.HookOptions = {"timeout": 1.0, "overflow": "wait"}
+    client.on_state_updated(sync_crm, **options)
+
+
+async def living() -> None:
+    async with client() as open_client:
+        assert_type(open_client, ca.AsyncStateClient)
+        await open_client.flush()
+        assert_type(open_client.paused_dialogs(), Mapping[str, ca.DialogPausedError])
+        open_client.resume()
+        open_client.resume("d-1")
+        assert_type(open_client.close_report, ca.CloseReport | None)
+        report = await open_client.aclose(drain=False, timeout=1.0)
+    assert_type(report, ca.CloseReport)
+    assert_type(report.applied, int)
+    assert_type(report.unsent, tuple[ca.StateUpdate, ...])
+
+
+def measuring(client: ca.AsyncStateClient) -> None:
+    assert_type(client.metrics, ca.Metrics)
+    assert_type(client.metrics.persistence_rate, float)
+    assert_type(client.metrics.mean_latency, float)
+    snapshot = client.metrics.snapshot()
+    assert_type(snapshot, ca.MetricsSnapshot)
+    assert_type(snapshot.retries, Mapping[str, int])
+    assert_type(snapshot.latency, ca.Distribution)
+    assert_type(snapshot.latency.p99, float)
+
+
+async def failing(client: ca.AsyncStateClient) -> None:
+    try:
+        await client.update("d-1", session={"a": 1})
+    except ca.UpdateValidationError as invalid:
+        assert_type(invalid.faults, tuple[ca.Fault, ...])
+        assert_type(invalid.path, str)
+        as_value_error: ValueError = invalid
+        print(as_value_error, invalid.faults[0].remedy)
+    except ca.StateConflictError as conflict:
+        assert_type(conflict.current_etag, str | None)
+        assert_type(conflict.current_version, int | None)
+    except ca.AuthenticationError as refused:
+        assert_type(refused.transient, bool)
+    except ca.NoResponseError as lost:
+        assert_type(lost.timed_out, bool)
+    except ca.DialogPausedError as paused:
+        assert_type(paused.waiting, int)
+    except (
+        ca.AmbiguousUpdateError,
+        ca.BadRequestError,
+        ca.DialogNotFoundError,
+        ca.NotSentError,
+        ca.PayloadTooLargeError,
+        ca.PermissionDeniedError,
+        ca.RateLimitedError,
+        ca.ServerError,
+        ca.UnexpectedAnswerError,
+        ca.UpdateWithdrawnError,
+    ) as error:
+        some_error: ca.CognigyError = error
+        print(some_error)
+    except ca.UpdateError as failed:
+        assert_type(failed.status, int | None)
+        assert_type(failed.dialog_id, str | None)
+        assert_type(failed.update_id, str | None)
+        assert_type(failed.attempts, int)
+        assert_type(failed.trace_id, str | None)
+        assert_type(failed.retry_after, float | None)
+        assert_type(failed.applied_parts, int)
+        assert_type(failed.detail, str | None)
+    except (ca.ClientClosedError, ca.ClientUsageError, ca.ConfigurationError, ca.CallbackError):
+        raise
+    except ca.QueueFullError as full:
+        assert_type(full.max_pending, int)
+    type_error: type[TypeError] = ca.VariableTypeError
+    verdict: ca.Verdict = ca.RuntimeApi().verdict(ca.Response(200, {}))
+    print(type_error, verdict)

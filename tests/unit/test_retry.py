@@ -1,0 +1,427 @@
+"""When a failed update is sent again, and what `Retry-After` asks for."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import format_datetime, formatdate
+from typing import Any
+
+import pytest
+import tenacity
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cognigy_async import ConfigurationError, RateLimitedError, RetryPolicy, ServerError, Verdict
+from cognigy_async.retry import OUTAGE, REPEATED, Trouble, retry_after
+
+from ._builders import unhurried
+
+NOW = 1_700_000_000.0
+"""14 November 2023, 22:13:20 UTC, a Tuesday."""
+
+
+# What the server asks for.
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        ("1.5", 1.5),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("007", 7.0),
+        (" 30\t", 30.0),
+        ("Tue, 14 Nov 2023 22:14:20 GMT", 60.0),
+        ("Tuesday, 14-Nov-23 22:14:20 GMT", 60.0),
+        ("Tue Nov 14 22:14:20 2023", 60.0),
+        ("Tue, 14 Nov 2023 23:14:20 +0100", 60.0),
+        ("  Tue, 14 Nov 2023 22:14:20 GMT  ", 60.0),
+        ("Tue, 14 Nov 2023 22:13:20 GMT", 0.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("9" * 20, 1e20),
+        ("1" + "0" * 300, 1e300),
+    ],
+)
+def test_seconds_and_dates_are_understood(text: str, seconds: float) -> None:
+    assert retry_after({"retry-after": text}, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "   ", "soon", "-5", "-0", "+5", "1e3", "0x10", "1_000", "5s", "1,5", "1.2.3", "."),
+        *("nan", "inf", "-inf", "Infinity", "\u0665", "²", "9" * 400, "5\x00", "\ud800", "5, 7"),
+        *("Tue", ",", "::", "()", "14 Nov 2023", "Tue, 14 Nov 99999 22:14:20 GMT", "x" * 100_000),
+        "Tue, 99 Nov 2023 22:14:20 GMT",
+        "Tue, 14 Nov 2023 99:99:99 GMT",
+        "Tue, 14 Nov 2023 22:14:20 +9999",
+    ],
+)
+def test_garbage_asks_for_nothing(text: str) -> None:
+    assert retry_after({"retry-after": text}, NOW) is None
+
+
+def test_without_the_header_nothing_is_asked() -> None:
+    assert retry_after({}, NOW) is None
+    assert retry_after({"date": formatdate(NOW)}, NOW) is None
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 86_400.0])
+def test_a_date_is_measured_against_the_clock_of_the_server(ahead: float) -> None:
+    # The clock here may be wrong by any amount when the server tells its own.
+    headers = {
+        "date": "Tue, 14 Nov 2023 22:13:20 GMT",
+        "retry-after": "Tue, 14 Nov 2023 22:13:50 GMT",
+    }
+    assert retry_after(headers, NOW + ahead) == 30.0
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_a_date_without_a_zone_is_utc_wherever_this_runs(
+    zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert retry_after({"retry-after": "Tue Nov 14 22:14:20 2023"}, NOW) == 60.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Tue, 99 Nov 2023 22:13:20 GMT", "1700000000"])
+def test_without_a_good_date_the_clock_here_has_to_do(date: str) -> None:
+    headers = {"date": date, "retry-after": "Tue, 14 Nov 2023 22:13:50 GMT"}
+    assert retry_after(headers, NOW + 10) == 20.0
+
+
+def test_the_date_of_the_answer_does_not_matter_to_seconds() -> None:
+    headers = {"date": "Thu, 01 Jan 1970 00:00:00 GMT", "retry-after": "30"}
+    assert retry_after(headers, NOW) == 30.0
+
+
+ODD_TEXT = st.text(st.characters(exclude_categories=())) | st.text(
+    st.sampled_from("0123456789 .,:;-+()TueNovGMT\t\x00\u0665"), max_size=40
+)
+
+
+@given(text=ODD_TEXT, date=st.none() | ODD_TEXT, now=st.floats(-1e12, 1e12))
+@example(text="Tue, 14 Nov 2023 22:14:20 GMT", date="Mon, 31 Dec 0000 00:00:00 GMT", now=0.0)
+@example(text="Mon, 01 Jan 0001 00:00:00 +2359", date=None, now=0.0)
+@example(text="Fri, 31 Dec 9999 23:59:59 -2359", date=None, now=0.0)
+@unhurried
+def test_no_text_whatsoever_raises(text: str, date: str | None, now: float) -> None:
+    headers = {"retry-after": text} | ({"date": date} if date is not None else {})
+    seconds = retry_after(headers, now)
+    assert seconds is None or (seconds >= 0.0 and math.isfinite(seconds))
+
+
+@given(
+    st.datetimes(datetime(1980, 1, 1), datetime(2099, 1, 1)),
+    st.integers(0, 10**7),
+    st.sampled_from([0, 90, -480]),
+)
+@unhurried
+def test_any_date_comes_out_right(sent: datetime, seconds: int, zone: int) -> None:
+    sent = sent.replace(microsecond=0, tzinfo=UTC)
+    until = (sent + timedelta(seconds=seconds)).astimezone(timezone(timedelta(minutes=zone)))
+    headers = {"date": format_datetime(sent, usegmt=True), "retry-after": format_datetime(until)}
+    assert retry_after(headers, 0.0) == seconds
+
+
+# The policy.
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_attempts": 0},
+        {"max_attempts": -1},
+        {"max_attempts": 2.0},
+        {"max_attempts": True},
+        {"max_attempts": "5"},
+        {"max_attempts": None},
+        {"max_elapsed": -0.1},
+        {"max_elapsed": math.nan},
+        {"max_elapsed": "300"},
+        {"max_elapsed": None},
+        {"max_retry_after": -1},
+        {"max_retry_after": math.nan},
+        {"max_retry_after": None},
+        {"budget": -0.1},
+        {"budget": math.nan},
+        {"budget": math.inf},
+        {"budget": "0.2"},
+        {"ambiguous": "ignore"},
+        {"ambiguous": None},
+        {"wait": 5},
+        {"wait": None},
+        {"stop": 5},
+        {"stop": "never"},
+    ],
+    ids=str,
+)
+def test_a_policy_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    with pytest.raises(ConfigurationError, match=f"^{name}="):
+        RetryPolicy(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"max_attempts": 1},
+        {"max_elapsed": 0},
+        {"max_elapsed": math.inf, "max_retry_after": math.inf},
+        {"budget": 0, "max_retry_after": 0.0},
+        {"ambiguous": "raise"},
+        {"stop": tenacity.stop_after_delay(5) | tenacity.stop_after_attempt(3)},
+        {"wait": tenacity.wait_fixed(1) + tenacity.wait_random(0, 2)},
+    ],
+    ids=str,
+)
+def test_a_policy_that_can_work_is_taken(arguments: dict[str, Any]) -> None:
+    policy = RetryPolicy(**arguments)
+    for name, value in arguments.items():
+        assert getattr(policy, name) == value
+
+
+def test_the_defaults() -> None:
+    policy = RetryPolicy()
+    assert (policy.max_attempts, policy.max_elapsed, policy.max_retry_after) == (5, 300.0, 600.0)
+    assert (policy.budget, policy.stop, policy.ambiguous) == (0.2, None, "retry")
+    waits = [policy.backoff(failures, None, 0.0) for failures in (1, 3, 5, 50) for _ in range(200)]
+    for number, longest in enumerate((0.25, 1.0, 4.0, 20.0)):
+        some = waits[200 * number : 200 * (number + 1)]
+        assert min(some) >= 0.0
+        assert longest / 2 < max(some) <= longest
+
+
+def policy(**arguments: Any) -> RetryPolicy:
+    return RetryPolicy(**({"wait": tenacity.wait_fixed(1.0)} | arguments))
+
+
+def failed(retry_after: float | None = None) -> ServerError:
+    return ServerError("The server failed", status=503, retry_after=retry_after)
+
+
+def waits(
+    of: RetryPolicy, *failures: tuple[Verdict, float | None], live: bool = True
+) -> list[float | None]:
+    """What the policy says to one failure after another of the same update."""
+    trouble = Trouble()
+    return [
+        of.next_wait(trouble, verdict, failed(named), live=live, now=100.0)
+        for verdict, named in failures
+    ]
+
+
+def test_the_wait_is_that_of_the_strategy_or_what_the_server_named() -> None:
+    for verdict in set(Verdict) - {Verdict.APPLIED, Verdict.REFUSED}:
+        for live in (True, False):
+            assert waits(policy(), (verdict, None), live=live) == [1.0]
+            assert waits(policy(), (verdict, 0.0), live=live) == [1.0]
+            assert waits(policy(), (verdict, 0.5), live=live) == [1.0]
+            assert waits(policy(), (verdict, 7.5), live=live) == [7.5]
+
+
+@given(
+    named=st.lists(st.none() | st.floats(0, 1000), max_size=8),
+    own=st.floats(0, 100),
+    live=st.booleans(),
+    verdict=st.sampled_from([*sorted(REPEATED, key=str), Verdict.THROTTLED, Verdict.CONFLICT]),
+)
+@unhurried
+def test_the_wait_is_never_less_than_asked(
+    named: list[float | None], own: float, live: bool, verdict: Verdict
+) -> None:
+    told = waits(
+        policy(wait=tenacity.wait_fixed(own), max_attempts=100),
+        *((verdict, seconds) for seconds in named),
+        live=live,
+    )
+    for wait, seconds in zip(told, named, strict=True):
+        assert wait is None or wait == max(own, seconds or 0.0)
+
+
+@pytest.mark.parametrize("verdict", sorted(REPEATED, key=str))
+def test_a_live_update_gives_up_after_so_many_attempts(verdict: Verdict) -> None:
+    told = waits(policy(max_attempts=3), *[(verdict, None)] * 3)
+    assert told == [1.0, 1.0, None]
+    assert waits(policy(max_attempts=1), (verdict, None)) == [None]
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("verdict", [Verdict.CONFLICT, Verdict.THROTTLED, Verdict.UNAUTHORIZED])
+def test_conflicts_and_throttling_count_against_time_only(verdict: Verdict, live: bool) -> None:
+    told = waits(policy(max_attempts=1, max_elapsed=20.5), *[(verdict, None)] * 21, live=live)
+    assert told == [1.0] * 20 + [None]
+
+
+def test_they_do_not_spend_the_attempts_of_what_counts() -> None:
+    mixed = [(Verdict.CONFLICT, None), (Verdict.THROTTLED, None), (Verdict.FAULT, None)] * 2
+    assert waits(policy(max_attempts=2), *mixed) == [1.0] * 5 + [None]
+
+
+def test_pauses_that_the_server_named_do_not_count_as_time_spent() -> None:
+    told = waits(policy(max_elapsed=0.5), *[(Verdict.THROTTLED, 60.0)] * 9)
+    assert told == [60.0] * 9
+    # Of a wait that is longer than asked, the rest is our own.
+    longer = policy(max_elapsed=10.0, wait=tenacity.wait_fixed(5.0))
+    assert waits(longer, *[(Verdict.THROTTLED, 2.0)] * 5) == [5.0, 5.0, 5.0, None, None]
+
+
+def test_time_spent_on_requests_counts() -> None:
+    trouble = Trouble(spent=9.5)
+    patient = policy(max_elapsed=10.0)
+    assert patient.next_wait(trouble, Verdict.FAULT, failed(), live=True, now=0.0) is None
+    trouble = Trouble(spent=9.0)
+    assert patient.next_wait(trouble, Verdict.FAULT, failed(), live=True, now=0.0) == 1.0
+
+
+def test_a_live_update_does_not_wait_longer_than_it_lets_the_server_make_it() -> None:
+    impatient = policy(max_retry_after=10.0)
+    throttled = Verdict.THROTTLED
+    assert waits(impatient, (throttled, 10.0)) == [10.0]
+    assert waits(impatient, (throttled, 10.1)) == [None]
+    assert waits(impatient, (Verdict.UNAVAILABLE, 10.1)) == [None]
+    assert waits(impatient, *[(throttled, 4.0)] * 3) == [4.0, 4.0, None]
+
+
+def test_bulk_work_waits_as_long_as_the_server_asks() -> None:
+    impatient = policy(max_retry_after=10.0, max_elapsed=5.0)
+    for verdict in (Verdict.THROTTLED, Verdict.UNAVAILABLE):
+        assert waits(impatient, *[(verdict, 3600.0)] * 20, live=False) == [3600.0] * 20
+
+
+@pytest.mark.parametrize("verdict", sorted(OUTAGE, key=str))
+def test_an_outage_costs_bulk_work_neither_attempts_nor_time(verdict: Verdict) -> None:
+    strict = policy(max_attempts=1, max_elapsed=0.5, stop=tenacity.stop_after_attempt(1))
+    trouble = Trouble()
+    for _ in range(100):
+        assert strict.next_wait(trouble, verdict, failed(), live=False, now=0.0) == 1.0
+    assert (trouble.counted, trouble.spent, trouble.failures) == (0, 0.0, 100)
+    assert waits(strict, (verdict, None), live=True) == [None]
+
+
+def test_a_500_costs_bulk_work_attempts_and_time() -> None:
+    assert Verdict.FAULT not in OUTAGE
+    fault = (Verdict.FAULT, None)
+    assert waits(policy(max_attempts=2), fault, fault, live=False) == [1.0, None]
+    assert waits(policy(max_elapsed=1.5), fault, fault, live=False) == [1.0, None]
+
+
+# What tenacity is shown.
+
+
+class Watching:
+    """A strategy that keeps what it saw."""
+
+    def __init__(self, answer: Callable[[tenacity.RetryCallState], Any]) -> None:
+        self.answer = answer
+        self.seen: list[dict[str, Any]] = []
+
+    def __call__(self, state: tenacity.RetryCallState) -> Any:
+        assert state.outcome is not None
+        self.seen.append(
+            {
+                "number": state.attempt_number,
+                "since_start": state.seconds_since_start,
+                "idle": state.idle_for,
+                "upcoming": state.upcoming_sleep,
+                "failed": state.outcome.failed,
+                "error": state.outcome.exception(),
+            }
+        )
+        return self.answer(state)
+
+
+def test_wait_sees_all_failures_and_stop_those_that_count() -> None:
+    wait = Watching(lambda state: float(state.attempt_number))
+    stop = Watching(lambda state: False)
+    watched = RetryPolicy(wait=wait, stop=stop)
+    verdicts = [Verdict.CONFLICT, Verdict.FAULT, Verdict.THROTTLED, Verdict.GATEWAY]
+    assert waits(watched, *((verdict, None) for verdict in verdicts)) == [1.0, 2.0, 3.0, 4.0]
+    assert [seen["number"] for seen in wait.seen] == [1, 2, 3, 4]
+    assert [seen["number"] for seen in stop.seen] == [0, 1, 1, 2]
+    assert [seen["upcoming"] for seen in wait.seen] == [0.0, 0.0, 0.0, 0.0]
+    assert [seen["upcoming"] for seen in stop.seen] == [1.0, 2.0, 3.0, 4.0]
+    # Time since the start is what was spent, and the wait at hand is still to come.
+    assert [seen["since_start"] for seen in wait.seen] == [0.0, 1.0, 3.0, 6.0]
+    assert [seen["since_start"] for seen in stop.seen] == [0.0, 1.0, 3.0, 6.0]
+    assert [seen["idle"] for seen in wait.seen] == [0.0, 1.0, 3.0, 6.0]
+
+
+def test_the_outcome_is_the_failure() -> None:
+    wait = Watching(lambda state: 1.0)
+    error = RateLimitedError("The server throttles", retry_after=3.0)
+    RetryPolicy(wait=wait).next_wait(Trouble(), Verdict.THROTTLED, error, live=True, now=0.0)
+    assert wait.seen[0]["failed"]
+    assert wait.seen[0]["error"] is error
+
+
+def test_a_strategy_may_read_the_failure() -> None:
+    wait = tenacity.wait_exception(lambda error: 9.0 if isinstance(error, ServerError) else 1.0)
+    assert waits(RetryPolicy(wait=wait), (Verdict.FAULT, None)) == [9.0]
+
+
+@pytest.mark.parametrize(
+    ("stop", "told"),
+    [
+        (tenacity.stop_after_attempt(2), [1.0, None, None]),
+        # Time is looked at before the wait: 0, 1 and 2 seconds are spent.
+        (tenacity.stop_after_delay(1.5), [1.0, 1.0, None]),
+        (tenacity.stop_after_delay(1.0), [1.0, None, None]),
+        (tenacity.stop_before_delay(1.5), [1.0, None, None]),
+        (tenacity.stop_never, [1.0, 1.0, 1.0]),
+        (tenacity.stop_any(tenacity.stop_after_attempt(3)), [1.0, 1.0, None]),
+    ],
+)
+def test_the_stops_of_tenacity_work(stop: Any, told: list[float | None]) -> None:
+    assert waits(policy(stop=stop), *[(Verdict.FAULT, None)] * 3) == told
+
+
+def test_a_backoff_counts_failures_in_a_row() -> None:
+    doubling = RetryPolicy(wait=tenacity.wait_exponential(multiplier=1, max=10))
+    told = [doubling.backoff(failures, None, 50.0) for failures in range(1, 6)]
+    assert told == [1.0, 2.0, 4.0, 8.0, 10.0]
+
+
+def test_a_backoff_of_nobodys_update_has_no_history() -> None:
+    wait = Watching(lambda state: 1.0)
+    error = ServerError("failed")
+    RetryPolicy(wait=wait).backoff(3, error, 50.0)
+    assert wait.seen == [
+        {
+            "number": 3,
+            "since_start": 0.0,
+            "idle": 0.0,
+            "upcoming": 0.0,
+            "failed": True,
+            "error": error,
+        }
+    ]
+    without: list[object] = []
+
+    def alone(state: tenacity.RetryCallState) -> float:
+        without.append(state.outcome)
+        return 1.0
+
+    RetryPolicy(wait=alone).backoff(1, None, 50.0)
+    assert without == [None]
+
+
+@pytest.mark.parametrize("answer", [-1.0, -1e-9, math.nan, math.inf])
+def test_a_wait_that_is_no_number_of_seconds_is_an_error(answer: float) -> None:
+    # With one of these an update would wait for a moment that never comes.
+    broken = RetryPolicy(wait=lambda state: answer)
+    with pytest.raises(ValueError, match="the wait strategy returned"):
+        broken.next_wait(Trouble(), Verdict.FAULT, failed(), live=False, now=0.0)
+    with pytest.raises(ValueError, match="the wait strategy returned"):
+        broken.backoff(1, None, 0.0)
