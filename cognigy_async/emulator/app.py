@@ -1,0 +1,262 @@
+"""`Emulator`: the server in one object, which is the ASGI app."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
+
+import httpx
+
+from cognigy_async import Limits
+
+from .answers import Errors
+from .asgi import ClientGoneError, Receive, Request, Scope, Send
+from .control import Control
+from .faults import Faults, FaultSource, Step
+from .oauth import TokenEndpoint
+from .runtime import Rules, RuntimeEndpoint
+from .state import Dialog, Merge
+from .stats import Stats
+from .throttle import RetryAfter, Throttle
+from .tokens import Tokens
+from .watch import Watch
+
+__all__ = ["Emulator"]
+
+DIALOGS = b"/runtime/v2/dialogs/"
+STATE = b"/state"
+TOKEN = b"/oauth/token"
+CONTROL = b"/_emulator/"
+
+
+class Emulator:
+    """Behaves like the runtime API of Cognigy.AI and its token endpoint; an ASGI app.
+
+    Args:
+        client_id, client_secret: who may have a token at ``/oauth/token``.
+        api_key: a value of `X-API-Key` that is accepted too, with all scopes; None for no such.
+        scopes: that a token may have. A PATCH needs ``runtime:write``, a GET that or
+            ``dialog:read``.
+        token_lifetime: seconds that a token is valid, by the clock of the event loop.
+        merge: "replace" assigns a variable whole, "recursive" merges an object into an object.
+        honour_idempotency_keys: whether a write with a key that was applied is answered as it was
+            and not applied again.
+        conflict_status: answers an `If-Match` that does not hold.
+        limits: what a PATCH may carry.
+        flow_nodes: the nodes that a transition may name; None for any.
+        max_body_bytes: a longer body is answered 413.
+        tenant_quota, dialog_quota: (requests, seconds); more of them within a fixed window are
+            answered 429, those of a dialog with ``X-RateLimit-Scope: dialog``.
+        retry_after: how `Retry-After` is written: whole seconds, seconds with three decimals, an
+            HTTP date, or not at all. Rounded up.
+        notice: seconds after a 429 in which requests that arrive are taken to be on their way
+            already, and not counted as early.
+        faults: what goes wrong; change it at any time by assigning to `faults`.
+        seed: of all chance.
+        create_dialogs: whether a dialog exists as soon as it is asked for; else see `add_dialog`.
+        history_limit: entries kept of each dialog's history, and keys remembered; None keeps all.
+        drop_error: what a dropped connection raises where the app is called in the process.
+        wall_clock: seconds since the epoch, for HTTP dates.
+
+    Raises:
+        ValueError: a number that makes no sense.
+
+    Attributes:
+        dialogs: what was written, by dialog id.
+        stats: what was seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_id: str = "emulator-client",
+        client_secret: str = "emulator-secret",
+        api_key: str | None = None,
+        scopes: Collection[str] = ("runtime:write", "session:manage", "dialog:read"),
+        token_lifetime: float = 3600.0,
+        merge: Merge = "replace",
+        honour_idempotency_keys: bool = True,
+        conflict_status: Literal[409, 412] = 409,
+        limits: Limits | None = None,
+        flow_nodes: Collection[str] | None = None,
+        max_body_bytes: int = 1024 * 1024,
+        tenant_quota: tuple[int, float] | None = None,
+        dialog_quota: tuple[int, float] | None = None,
+        retry_after: RetryAfter = "seconds",
+        notice: float = 0.25,
+        faults: Faults | None = None,
+        seed: int = 0,
+        create_dialogs: bool = True,
+        history_limit: int | None = None,
+        drop_error: Callable[[str], Exception] = httpx.RemoteProtocolError,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        _one_of("merge", merge, ("replace", "recursive"))
+        _one_of("conflict_status", conflict_status, (409, 412))
+        _one_of("retry_after", retry_after, ("seconds", "decimal", "date", "none"))
+        _in_range("token_lifetime", token_lifetime, above=0)
+        _in_range("notice", notice, least=0)
+        _in_range("max_body_bytes", max_body_bytes, least=1)
+        if history_limit is not None:
+            _in_range("history_limit", history_limit, least=1)
+        self.stats = Stats()
+        self.dialogs: dict[str, Dialog] = {}
+        self._faults = FaultSource(faults or Faults(), seed)
+        self._tokens = Tokens(client_id, client_secret, api_key, scopes, token_lifetime, seed)
+        self._throttle = Throttle(tenant_quota, dialog_quota, retry_after, notice, wall_clock)
+        self._watch = Watch(self.stats)
+        self._errors = Errors()
+        self._drop_error = drop_error
+        rules = Rules(
+            merge=merge,
+            honour_idempotency_keys=honour_idempotency_keys,
+            conflict_status=conflict_status,
+            limits=limits or Limits(),
+            flow_nodes=flow_nodes,
+            max_body_bytes=max_body_bytes,
+            create_dialogs=create_dialogs,
+            history_limit=history_limit,
+        )
+        self._runtime = RuntimeEndpoint(
+            rules,
+            self.dialogs,
+            self._tokens,
+            self._throttle,
+            self._faults,
+            self._watch,
+            self._errors,
+        )
+        self._token_endpoint = TokenEndpoint(self._tokens, self._faults, self._watch)
+        self._control = Control(self)
+
+    @property
+    def faults(self) -> Faults:
+        """The faults in force; assign others at any time."""
+        return self._faults.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._faults.faults = faults
+
+    def script(
+        self,
+        *steps: Step,
+        dialog_id: str | None = None,
+        method: Literal["PATCH", "GET"] = "PATCH",
+    ) -> None:
+        """Decide what the next requests meet, one step each, instead of chance.
+
+        A step is the name of a fault with a probability, ``"error_500_applied"`` (502, 504) or
+        ``"hang_applied"``, ``"ok"`` for none, or a status from 300 to 599. A request that is
+        refused for its credentials or by a quota takes no step. ``"token_failure"`` goes to the
+        next token request.
+
+        Args:
+            steps: appended to those not yet taken.
+            dialog_id: whose requests take them, before steps for any; None for any dialog's.
+            method: which requests take them.
+
+        Raises:
+            ValueError: there is no such step or method; none of the steps is kept.
+        """
+        self._faults.script(steps, dialog_id, method)
+
+    def add_dialog(
+        self,
+        dialog_id: str,
+        *,
+        session: Mapping[str, Any] | None = None,
+        user: Mapping[str, Any] | None = None,
+        next_step: str | None = None,
+    ) -> Dialog:
+        """Make a dialog exist, at version 0.
+
+        Raises:
+            ValueError: it exists.
+        """
+        if dialog_id in self.dialogs:
+            raise ValueError(f"dialog {dialog_id!r} exists already")
+        dialog = Dialog(
+            dialog_id, session=dict(session or {}), user=dict(user or {}), next_step=next_step
+        )
+        self.dialogs[dialog_id] = dialog
+        return dialog
+
+    def revoke_tokens(self) -> None:
+        """Answer 401 to every token issued so far."""
+        self._tokens.revoke_all()
+
+    def reset(self) -> None:
+        """As newly made: no dialogs, counters, tokens, scripts, pauses; the faults of the start."""
+        self.dialogs.clear()
+        self.stats.reset()
+        for part in (self._faults, self._tokens, self._throttle, self._watch, self._errors):
+            part.reset()
+
+    def __repr__(self) -> str:
+        return f"<Emulator {len(self.dialogs)} dialogs, {self.stats.requests} requests>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        if scope["type"] != "http":
+            raise ValueError(f"the emulator speaks HTTP, not {scope['type']}")
+        request = Request(scope, receive, send, self._drop_error)
+        path = request.path
+        try:
+            if path.startswith(DIALOGS) and path.endswith(STATE):
+                await self._to_dialog(request, path[len(DIALOGS) : -len(STATE)])
+            elif path == TOKEN:
+                await self._token_endpoint.handle(request)
+            elif path.startswith(CONTROL):
+                await self._control.handle(request, path.removeprefix(CONTROL).decode("latin-1"))
+            else:
+                await self._refuse(request, 404, "there is no such path")
+        except ClientGoneError:
+            self.stats.abandoned += 1
+
+    async def _to_dialog(self, request: Request, segment: bytes) -> None:
+        if not segment or b"/" in segment:
+            await self._refuse(request, 404, "there is no such path")
+        elif request.method not in ("GET", "PATCH"):
+            allowed = (b"allow", b"GET, PATCH")
+            await self._refuse(request, 405, "a state takes GET and PATCH", allowed)
+        else:
+            try:
+                dialog_id = (unquote_to_bytes(segment) if b"%" in segment else segment).decode()
+            except UnicodeDecodeError:
+                await self._refuse(request, 400, "the dialog id is not UTF-8")
+            else:
+                await self._runtime.handle(request, dialog_id)
+
+    async def _refuse(
+        self, request: Request, status: int, message: str, *headers: tuple[bytes, bytes]
+    ) -> None:
+        self.stats.requests += 1
+        await self._runtime.send(request, self._errors(status, message, *headers))
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        phase = (await receive())["type"]
+        await send({"type": f"{phase}.complete"})
+        if phase == "lifespan.shutdown":
+            return
+
+
+def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Emulator({name}={value!r}): must be one of {choices}")
+
+
+def _in_range(
+    name: str, value: float, *, least: float = -math.inf, above: float = -math.inf
+) -> None:
+    if not (least <= value < math.inf and value > above):
+        bound = f"at least {least}" if math.isfinite(least) else f"above {above}"
+        raise ValueError(f"Emulator({name}={value!r}): must be {bound} and finite")

@@ -1,0 +1,170 @@
+"""Throttling of the tenant and of single dialogs, and who comes back earlier than told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Literal, TypeAlias
+
+from .expiring import Expiring
+
+__all__ = ["Notice", "RetryAfter", "Throttle"]
+
+RetryAfter: TypeAlias = Literal["seconds", "decimal", "date", "none"]
+Quota: TypeAlias = tuple[int, float]
+
+TIMER_GRACE = 1e-6
+"""Event loops may fire a timer a clock tick early."""
+DATE_GRACE = 0.5
+"""A date is of the wall clock, which is not the clock that the client waits by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What an answer asks for: no request to `subject` before `moment` (None: it names none).
+
+    The subject is the tenant, a dialog, or one update by its `Idempotency-Key`.
+    """
+
+    subject: tuple[Literal["tenant", "dialog", "update"], str | None]
+    moment: float | None
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+class Throttle:
+    """Quotas in fixed windows, pauses that were begun on purpose, and the notices given.
+
+    A window begins with the first request after the last one's end and counts each request.
+
+    Args:
+        tenant_quota, dialog_quota: (requests, seconds), for all dialogs together and for each.
+        style: how `Retry-After` is written.
+        notice: seconds after an answer in which requests may still be on their way, sent before
+            the client could know; they do not count as early.
+        wall_clock: seconds since the epoch, for dates.
+    """
+
+    def __init__(
+        self,
+        tenant_quota: Quota | None,
+        dialog_quota: Quota | None,
+        style: RetryAfter,
+        notice: float,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        for name, quota in (("tenant_quota", tenant_quota), ("dialog_quota", dialog_quota)):
+            if quota is not None and not (quota[0] >= 1 and 0 < quota[1] < math.inf):
+                raise ValueError(f"{name}={quota!r}: must be (requests, seconds), both positive")
+        self._tenant_quota = tenant_quota
+        self._dialog_quota = dialog_quota
+        self._style: RetryAfter = style
+        self._notice = notice
+        self._wall_clock = wall_clock
+        self.reset()
+
+    def reset(self) -> None:
+        """No window begun, no pause, nothing told."""
+        self._windows = Expiring[str | None, tuple[float, int]](_window_is_over)
+        self._pauses: dict[str | None, float] = {}
+        self._told = Expiring[Hashable, list[tuple[float, float]]](_all_are_over)
+
+    def admit(self, dialog_id: str, now: float) -> Notice | None:
+        """Count a request; a notice where it is refused."""
+        return (
+            self._paused(None, now)
+            or self._paused(dialog_id, now)
+            or self._counted(None, self._tenant_quota, now)
+            or self._counted(dialog_id, self._dialog_quota, now)
+        )
+
+    def pause(self, dialog_id: str | None, seconds: float, now: float) -> Notice:
+        """Refuse every request to the dialog (None: to all) for so long."""
+        self._pauses[dialog_id] = now + seconds
+        return self._refusal(dialog_id, seconds, now)
+
+    def repeat_after(self, key: str | None, seconds: float, now: float) -> Notice:
+        """Ask for a single update not to be repeated before so long."""
+        headers, moment = self._written(seconds, now)
+        return Notice(("update", key), moment, headers)
+
+    def tell(self, notice: Notice, now: float) -> None:
+        """The answer with this notice is on its way."""
+        moment = notice.moment
+        if moment is None or notice.subject == ("update", None):
+            return
+        told = [entry for entry in self._told.get(notice.subject, ()) if entry[1] > now]
+        if not any(end >= moment for _, end in told):
+            told.append((now + self._notice, moment))
+        self._told.put(notice.subject, told, now)
+
+    def is_early(self, dialog_id: str, now: float) -> bool:
+        """Whether a request comes before the moment named for its tenant or dialog."""
+        told = self._told
+        return bool(told) and (
+            self._is_early(("tenant", None), now) or self._is_early(("dialog", dialog_id), now)
+        )
+
+    def repeats_early(self, key: str | None, now: float) -> bool:
+        """Whether an update is repeated before the moment named for it."""
+        return bool(self._told) and self._is_early(("update", key), now)
+
+    def _is_early(self, subject: Hashable, now: float) -> bool:
+        return any(known < now < end for known, end in self._told.get(subject, ()))
+
+    def _paused(self, dialog_id: str | None, now: float) -> Notice | None:
+        if not self._pauses:
+            return None
+        end = self._pauses.get(dialog_id)
+        if end is None:
+            return None
+        if now >= end:
+            del self._pauses[dialog_id]
+            return None
+        return self._refusal(dialog_id, end - now, now)
+
+    def _counted(self, dialog_id: str | None, quota: Quota | None, now: float) -> Notice | None:
+        if quota is None:
+            return None
+        most, seconds = quota
+        end, count = self._windows.get(dialog_id, (now, 0))
+        if now >= end:
+            end, count = now + seconds, 0
+        if count >= most:
+            return self._refusal(dialog_id, end - now, now)
+        self._windows.put(dialog_id, (end, count + 1), now)
+        return None
+
+    def _refusal(self, dialog_id: str | None, seconds: float, now: float) -> Notice:
+        headers, moment = self._written(seconds, now)
+        kind: Literal["tenant", "dialog"] = "tenant" if dialog_id is None else "dialog"
+        headers += ((b"x-ratelimit-scope", kind.encode()),)
+        return Notice((kind, dialog_id), moment, headers)
+
+    def _written(
+        self, seconds: float, now: float
+    ) -> tuple[tuple[tuple[bytes, bytes], ...], float | None]:
+        """`Retry-After` in the style chosen, rounded up, and the moment that it thereby names."""
+        if self._style == "none":
+            return (), None
+        if self._style == "date":
+            wall = self._wall_clock()
+            date = math.ceil(wall + seconds)
+            told = formatdate(date, usegmt=True).encode()
+            today = formatdate(math.floor(wall), usegmt=True).encode()
+            return ((b"retry-after", told), (b"date", today)), now + date - wall - DATE_GRACE
+        if self._style == "seconds":
+            whole = math.ceil(seconds)
+            return ((b"retry-after", b"%d" % whole),), now + whole - TIMER_GRACE
+        thousandths = math.ceil(seconds * 1000)
+        text = f"{thousandths / 1000:.3f}".encode()
+        return ((b"retry-after", text),), now + thousandths / 1000 - TIMER_GRACE
+
+
+def _window_is_over(window: tuple[float, int], now: float) -> bool:
+    return window[0] <= now
+
+
+def _all_are_over(told: list[tuple[float, float]], now: float) -> bool:
+    return all(end <= now for _, end in told)

@@ -1,0 +1,193 @@
+"""How the demo judges: it has to see each kind of broken promise, and say so."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from cognigy_async import StateUpdate, UpdateEvent
+from cognigy_async.cli import demo, demo_job, main
+from cognigy_async.cli.demo_verdict import Check, Seen, judge
+from cognigy_async.emulator import Dialog, Emulator, Faults
+
+LIMIT = 16
+
+
+def events(dialog_id: str, seqs: Sequence[int]) -> list[UpdateEvent]:
+    return [
+        UpdateEvent(
+            dialog_id,
+            f"u-{seq}",
+            StateUpdate(dialog_id=dialog_id, session={"seq": seq}),
+            None,
+            None,
+        )
+        for seq in seqs
+    ]
+
+
+def write(dialog: Dialog, **body: Any) -> None:
+    dialog.assign(body, merge="replace", at=0.0)
+
+
+class Job:
+    """Three ordered updates of one dialog, as they should be; tests spoil one thing each."""
+
+    def __init__(self) -> None:
+        self.emulator = Emulator()
+        self.dialog = self.emulator.add_dialog("d-1")
+        for seq in (1, 2, 3):
+            write(self.dialog, session={"seq": seq})
+        self.events = {"d-1": events("d-1", (1, 2, 3))}
+        self.seen = Seen(self.events, updates=3, settled=3)
+        self.seen.applied = [("d-1", 1), ("d-1", 2), ("d-1", 3)]
+
+    def broken(self) -> dict[str, int]:
+        checks = judge(self.emulator, self.seen, LIMIT)
+        return {check.name: check.broken for check in checks if not check.kept}
+
+
+def test_nothing_is_broken() -> None:
+    assert Job().broken() == {}
+
+
+def test_a_harmless_repeat_is_not_broken() -> None:
+    job = Job()
+    write(job.dialog, session={"seq": 3})
+    assert job.broken() == {}
+
+
+def test_what_is_told_as_applied_and_is_not_there_is_lost() -> None:
+    job = Job()
+    job.emulator.dialogs["d-1"] = Dialog("d-1")
+    assert job.broken() == {"lost": 3}
+
+
+def test_a_whole_dialog_is_lost() -> None:
+    job = Job()
+    job.emulator.dialogs.clear()
+    job.seen.moved.append(("d-2", True))
+    job.seen.moved.append(("d-3", False))
+    job.events["d-2"] = events("d-2", ())
+    assert job.broken()["lost"] == 4
+
+
+def test_an_order_that_the_server_has_otherwise() -> None:
+    job = Job()
+    job.dialog.history.reverse()
+    assert job.broken() == {"reordered": 1}
+
+
+def test_a_repeat_that_comes_too_late() -> None:
+    job = Job()
+    write(job.dialog, session={"seq": 2})
+    assert job.broken() == {"reordered": 1}
+
+
+def test_a_transition_made_twice() -> None:
+    job = Job()
+    job.seen.moved.append(("d-1", False))
+    write(job.dialog, transition={"nextStep": "pay"})
+    assert job.broken() == {}
+    write(job.dialog, transition={"nextStep": "pay"})
+    assert job.broken() == {"doubled": 1}
+
+
+@pytest.mark.parametrize(
+    ("counter", "check"),
+    [
+        ("overlapping_writes", "overlapping writes"),
+        ("reordered", "reordered"),
+        ("double_applies", "doubled"),
+        ("early_requests", "early"),
+        ("early_repeats", "early"),
+    ],
+)
+def test_what_the_server_counts(counter: str, check: str) -> None:
+    job = Job()
+    setattr(job.emulator.stats, counter, 2)
+    assert job.broken() == {check: 2}
+
+
+def test_too_much_at_a_time() -> None:
+    job = Job()
+    job.emulator.stats.in_flight_max = LIMIT
+    job.emulator.stats.token_requests_overlapping = 1
+    assert job.broken() == {}
+    job.emulator.stats.in_flight_max = LIMIT + 2
+    job.emulator.stats.token_requests_overlapping = 2
+    assert job.broken() == {"over the limit": 2, "tokens at once": 1}
+
+
+def test_an_update_without_an_outcome() -> None:
+    job = Job()
+    job.seen.updates = 4
+    assert job.broken() == {"unsettled": 1}
+
+
+@pytest.mark.parametrize("seqs", [(1, 2), (1, 3, 2), (1, 2, 2, 3), ()])
+def test_events_that_are_missing_doubled_or_out_of_order(seqs: tuple[int, ...]) -> None:
+    job = Job()
+    job.events["d-1"] = events("d-1", seqs)
+    assert list(job.broken()) == ["misdelivered"]
+
+
+def test_an_event_of_nothing() -> None:
+    job = Job()
+    job.events["d-2"] = events("d-2", (1,))
+    assert job.broken() == {"misdelivered": 1}
+
+
+def run_demo(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["cognigy-async", "demo", *arguments])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    return exited.value.code
+
+
+SMALL = ("--dialogs", "2", "--updates", "2")
+
+
+def test_a_broken_promise_is_told_and_is_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = (Check("lost", 7, "told as applied, and not on the server"),)
+    monkeypatch.setattr(demo_job, "judge", lambda *_: broken)
+    assert run_demo(monkeypatch, *SMALL) == 1
+    out = capsys.readouterr().out
+    assert "lost  7  told as applied" in out
+    assert out.endswith("A promise was broken, or an update failed.\n")
+
+
+def test_an_update_that_fails_is_told_and_is_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = Faults(fail_status=400)
+    monkeypatch.setattr(demo_job, "WEATHER", refused)
+    assert run_demo(monkeypatch, *SMALL) == 1
+    out = capsys.readouterr().out
+    assert "0 applied, 4 failed, 0 ambiguous" in out
+    assert "The server refuses the payload" in out
+    assert out.endswith("A promise was broken, or an update failed.\n")
+
+
+def test_a_demo_that_does_not_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "SECONDS", 0.5)
+    monkeypatch.setattr(demo_job, "WEATHER", Faults(hang=1))
+    assert run_demo(monkeypatch) == 1
+    assert "did not end within 0.5 s" in capsys.readouterr().err
+
+
+def test_a_slow_machine_does_less_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "INPUT_SECONDS", 0.0)
+    assert run_demo(monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert "; not 1,500, so as to end in time" in out
+    assert out.endswith("Every promise was kept.\n")

@@ -1,0 +1,299 @@
+"""`cognigy-async get` and `update` against an emulator: what they print, and their exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from anyio.from_thread import start_blocking_portal
+
+from cognigy_async import AmbiguousUpdateError, ServerError
+from cognigy_async.cli import main
+from cognigy_async.cli.running import reported
+from cognigy_async.emulator import Emulator, Faults, serve
+
+SECRET = "correct-horse-battery-staple"
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Emulator]:
+    """One that the settings of the process lead to."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.upper().startswith("COGNIGY_"):
+            monkeypatch.delenv(name)
+    emulator = Emulator(client_secret=SECRET)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serve(emulator)) as base_url,
+    ):
+        monkeypatch.setenv("COGNIGY_BASE_URL", base_url)
+        monkeypatch.setenv("COGNIGY_CLIENT_ID", "emulator-client")
+        monkeypatch.setenv("COGNIGY_CLIENT_SECRET", SECRET)
+        yield emulator
+
+
+class Command:
+    """Runs the command in this process; keeps what it wrote last."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.out = ""
+        self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        self._monkeypatch.setattr(sys, "argv", ["cognigy-async", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        self.out, self.err = self._capsys.readouterr()
+        assert "Traceback" not in self.err or "--debug" in arguments
+        assert SECRET not in self.out + self.err
+        return exited.value.code if isinstance(exited.value.code, int) else 0
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def told(self) -> str:
+        """What stands on stderr, without the frame that a usage error has."""
+        return " ".join(self.err.replace("│", " ").split())
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capsys)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command is the program; a test run goes on after it."""
+    logger = logging.getLogger("cognigy_async")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
+def test_an_update_and_the_state_after_it(emulator: Emulator, command: Command) -> None:
+    assert command("update", "d-1", "--session", "cart_total=149.99", "--next-step", "pay") == 0
+    assert command.err == ""
+    result = command.json
+    assert list(result) == [
+        "update_id",
+        "dialog_id",
+        "status",
+        "etag",
+        "version",
+        "attempts",
+        "latency",
+    ]
+    assert (result["dialog_id"], result["status"]) == ("d-1", 200)
+    assert (result["etag"], result["version"], result["attempts"]) == ('"1"', 1, 1)
+    assert 0 < result["latency"] < 30
+    assert result["update_id"] == emulator.dialogs["d-1"].history[0].key
+    assert command("get", "d-1") == 0
+    assert command.json == {
+        "dialog_id": "d-1",
+        "session": {"cart_total": 149.99},
+        "user": {},
+        "next_step": "pay",
+        "etag": '"1"',
+        "version": 1,
+    }
+    assert command.err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("-2.5", -2.5),
+        ("true", True),
+        ('"5"', "5"),
+        ('{"a": [null, "ö"]}', {"a": [None, "ö"]}),
+        ("Zoë", "Zoë"),
+        ("", ""),
+        ("a=b", "a=b"),
+        ("True", "True"),
+        ("NaN", "NaN"),
+        ("Infinity", "Infinity"),
+        ("-Infinity", "-Infinity"),
+        ("01", "01"),
+    ],
+)
+def test_a_value_is_json_where_it_parses_as_json(
+    emulator: Emulator, command: Command, text: str, value: object
+) -> None:
+    assert command("update", "d-1", "--user", f"v={text}") == 0
+    written = emulator.dialogs["d-1"].user["v"]
+    assert (type(written), written) == (type(value), value)
+    assert command.err == ""
+
+
+def test_json_that_does_not_parse_is_sent_as_text_and_told(
+    emulator: Emulator, command: Command
+) -> None:
+    assert command("update", "d-1", "--session", "cart={total: 5}") == 0
+    assert emulator.dialogs["d-1"].session["cart"] == "{total: 5}"
+    assert command.told.startswith("Note: --session 'cart' is no valid JSON")
+
+
+def test_several_variables_in_their_order(emulator: Emulator, command: Command) -> None:
+    given = ["--session", "b=1", "--user", "c=3", "--session", "a=2"]
+    assert command("update", "d-1", *given) == 0
+    dialog = emulator.dialogs["d-1"]
+    assert (list(dialog.session.items()), dialog.user) == ([("b", 1), ("a", 2)], {"c": 3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing to write"),
+        (["--if-match", '"1"'], "nothing to write"),
+        (["--session", "a"], "write it as NAME=VALUE"),
+        (["--session", ""], "write it as NAME=VALUE"),
+        (["--session", "=1"], "write it as NAME=VALUE"),
+        (["--session", "a=1", "--session", "a=1"], "--session 'a' is given twice"),
+        (["--user", 'a={"b": 1, "b": 2}'], "--user 'a': an object has the same member twice"),
+        (["--user", "a=" + "[" * 100_000], "--user 'a' is nested too deeply"),
+        (["--session", "a=null"], "session.a: a variable cannot be None"),
+        (["--session", "a=1e999"], "session.a: NaN and infinity are not JSON"),
+        (["--session", "a-b=1"], "session.a-b: a variable's name must be an identifier"),
+        (["--next-step", ""], "next_step: "),
+        (["--session", "a=1", "--if-match", ""], "if_match: "),
+        (["--sesion", "a=1"], "No such option"),
+    ],
+)
+def test_bad_usage_is_told_and_nothing_is_sent(
+    emulator: Emulator, command: Command, arguments: list[str], said: str
+) -> None:
+    assert command("update", "d-1", *arguments) == 2
+    assert said in command.told
+    assert command.out == ""
+    assert emulator.stats.requests == 0
+
+
+def test_a_dialog_without_a_name(emulator: Emulator, command: Command) -> None:
+    assert command("get", "") == 2
+    assert "dialog_id: " in command.told
+    assert command("get") == 2
+    assert "Missing argument 'ID'" in command.told
+
+
+def test_a_condition_that_does_not_hold(emulator: Emulator, command: Command) -> None:
+    assert command("update", "d-1", "--session", "a=1", "--if-match", '"0"') == 0
+    assert command("update", "d-1", "--session", "a=2", "--if-match", '"0"') == 1
+    assert command.err.startswith("StateConflictError: ")
+    for part in ("'d-1'", "HTTP 409", "emulator-1", "Read the state"):
+        assert part in command.err
+    assert command.err.count("\n") == 1
+    assert command.out == ""
+    assert emulator.dialogs["d-1"].session == {"a": 1}
+
+
+def test_a_dialog_that_does_not_exist(emulator: Emulator, command: Command) -> None:
+    emulator.script(404, method="GET")
+    assert command("get", "d-1") == 1
+    assert command.err.startswith("DialogNotFoundError: ")
+
+
+def test_debug_shows_the_traceback_and_the_log(emulator: Emulator, command: Command) -> None:
+    emulator.script(400)
+    assert command("update", "d-1", "--session", f"a={SECRET}", "--debug") == 1
+    assert "WARNING update failed: BadRequestError" in command.err
+    assert "Traceback (most recent call last):" in command.err
+    assert "cognigy_async.errors.BadRequestError: " in command.err
+
+
+def test_a_retry_is_told_and_the_result_is_alone_on_stdout(
+    emulator: Emulator, command: Command
+) -> None:
+    emulator.script(503)
+    assert command("update", "d-1", "--session", "a=1") == 0
+    assert command.json["attempts"] == 2
+    assert command.err.startswith("retry of update ")
+    assert command.err.endswith(": unavailable\n")
+
+
+def test_a_wrong_secret(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_CLIENT_SECRET", f"not-{SECRET}")
+    assert command("get", "d-1") == 1
+    assert command.err.startswith("AuthenticationError: the token endpoint http://127.0.0.1:")
+    assert "invalid_client" in command.err
+
+
+def test_no_settings(emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BASE_URL", "CLIENT_ID", "CLIENT_SECRET"):
+        monkeypatch.delenv(f"COGNIGY_{name}")
+    assert command("get", "d-1") == 2
+    assert command.err.startswith("Error: Settings are missing: COGNIGY_BASE_URL, ")
+
+
+def test_settings_without_effect_are_told(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_RATE_LIMIT", "1/1")
+    assert command("get", "d-1") == 0
+    assert command.err == "COGNIGY_RATE_LIMIT is not a setting and has no effect\n"
+
+
+@pytest.mark.parametrize("oauth", [False, True], ids=["key", "oauth"])
+def test_a_port_where_nobody_listens(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, oauth: bool
+) -> None:
+    # So that it backs off for no time.
+    monkeypatch.setattr("random.uniform", lambda least, most: least)
+    monkeypatch.setenv("COGNIGY_BASE_URL", "http://127.0.0.1:1")
+    if not oauth:
+        monkeypatch.delenv("COGNIGY_CLIENT_ID")
+        monkeypatch.delenv("COGNIGY_CLIENT_SECRET")
+        monkeypatch.setenv("COGNIGY_API_KEY", "k")
+    assert command("update", "d-1", "--session", "a=1") == 1
+    last = command.err.splitlines()[-1]
+    assert last.startswith("AuthenticationError: " if oauth else "NotSentError: ")
+    assert "127.0.0.1:1" in last
+    assert "Connection refused" in last
+
+
+def test_text_beyond_ascii(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.add_dialog("d-1", session={"name": "Zoë"})
+    assert command("get", "d-1") == 0
+    assert '"Zoë"' in command.out
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert command("get", "d-1") == 0
+    assert b'"Zo\\u00eb"' in written.getvalue()
+
+
+def test_what_is_never_answered_can_be_told_from_what_was_refused(
+    emulator: Emulator, command: Command
+) -> None:
+    emulator.faults = Faults(drop_after=1)
+    assert command("update", "d-1", "--session", "a=1", "--next-step", "pay") == 1
+    assert command.err.startswith("AmbiguousUpdateError: ")
+    assert "Read the state" in command.err
+    assert "The cause: No whole answer came" in command.err
+
+
+def test_a_cause_that_the_error_tells_is_not_told_twice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(typer.Exit), reported(debug=False):
+        raise AmbiguousUpdateError("No answer: connection reset") from ServerError(
+            "connection reset"
+        )
+    assert capsys.readouterr().err.count("connection reset") == 1

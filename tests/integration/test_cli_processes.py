@@ -1,0 +1,393 @@
+"""The command as a process: signals, closed pipes, credentials, what stands on which stream."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from cognigy_async.emulator import Emulator, Faults, serve
+
+ROOT = Path(__file__).parents[2]
+SECRET = "correct-horse-battery-staple"
+
+UNSET: Mapping[str, str] = {}
+
+Process = subprocess.Popen[str]
+
+
+class Commands:
+    """Starts the command in a directory of its own, with nothing set but what is given."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self._stack = stack
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("COGNIGY_")
+        }
+        self.environment = kept | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+
+    def start(
+        self, *arguments: str, stdout: int | None = None, variables: Mapping[str, str] = UNSET
+    ) -> Process:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cognigy_async", *arguments],
+            stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            cwd=self.directory,
+            env={**self.environment, **variables},
+        )
+        self._stack.callback(_end, process)
+        return process
+
+    def run(self, *arguments: str, variables: Mapping[str, str] = UNSET) -> tuple[int, str, str]:
+        process = self.start(*arguments, variables=variables)
+        out, err = process.communicate(timeout=50)
+        return process.returncode, out, err
+
+
+def _end(process: Process) -> None:
+    with process:
+        process.kill()
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    with ExitStack() as stack:
+        yield Commands(tmp_path, stack)
+
+
+@pytest.fixture
+def emulator(commands: Commands) -> Iterator[Emulator]:
+    """One that the settings of the commands lead to."""
+    emulator = Emulator(api_key=SECRET)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serve(emulator)) as base_url,
+    ):
+        commands.environment |= {"COGNIGY_BASE_URL": base_url, "COGNIGY_API_KEY": SECRET}
+        yield emulator
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.01)
+
+
+def first_line(process: Process) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+# All of it.
+
+
+def test_the_version(commands: Commands) -> None:
+    status, out, err = commands.run("--version")
+    assert (status, err) == (0, "")
+    assert out.startswith("cognigy-async")
+    assert out.count("\n") == 1
+
+
+def test_without_the_extra_one_is_told_which(commands: Commands) -> None:
+    program = (
+        "import sys; sys.modules['typer'] = None; sys.argv = ['cognigy-async', 'demo']\n"
+        "from cognigy_async.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=commands.environment,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "typer" in done.stderr
+    assert "pip install 'cognigy-async[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["get", "d-1"], ["update", "d-1", "--session", "a=1"]])
+def test_a_reader_that_is_gone_changes_nothing(
+    commands: Commands, emulator: Emulator, arguments: list[str]
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = commands.start(*arguments, stdout=write)
+    os.close(write)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert emulator.stats.requests == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_result_that_cannot_be_written_is_told(commands: Commands, emulator: Emulator) -> None:
+    with open("/dev/full", "w") as full:
+        process = commands.start("get", "d-1", stdout=full.fileno())
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (1, "Error: No space left on device\n")
+
+
+# An interrupt.
+
+
+def test_an_interrupt_while_the_answer_is_awaited(commands: Commands, emulator: Emulator) -> None:
+    emulator.faults = Faults(hang=1)
+    process = commands.start("update", "d-1", "--session", "a=1")
+    wait_for(lambda: emulator.stats.writes == 1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (130, "")
+    assert err == (
+        "The update may have been applied: read the state before sending it again.\nInterrupted.\n"
+    )
+
+
+def test_an_interrupt_lets_a_request_end(commands: Commands, emulator: Emulator) -> None:
+    emulator.faults = Faults(latency=1)
+    process = commands.start("update", "d-1", "--session", "a=1")
+    wait_for(lambda: emulator.stats.writes == 1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (130, "")
+    assert err == "The update was applied.\nInterrupted.\n"
+    assert emulator.dialogs["d-1"].version == 1
+
+
+def test_an_interrupt_between_attempts(commands: Commands, emulator: Emulator) -> None:
+    emulator.faults = Faults(fail_status=503, retry_after_503=30)
+    process = commands.start("update", "d-1", "--session", "a=1")
+    wait_for(lambda: emulator.stats.answers[503] == 1)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (130, "")
+    assert err.endswith("The update was not applied.\nInterrupted.\n")
+    assert emulator.stats.writes == 1
+
+
+def test_an_interrupt_of_a_read(commands: Commands, emulator: Emulator) -> None:
+    emulator.faults = Faults(hang=1)
+    process = commands.start("get", "d-1")
+    wait_for(lambda: emulator.stats.reads == 1)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10) == ("", "Interrupted.\n")
+    assert process.returncode == 130
+
+
+def test_an_interrupt_of_the_demo(commands: Commands) -> None:
+    process = commands.start("demo")
+    assert first_line(process) == "cognigy-async demo\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (130, "Interrupted.\n")
+
+
+# The emulator.
+
+
+def listening(process: Process) -> str:
+    words = first_line(process).split(" ")
+    assert words[:2] == ["listening", "on"]
+    base_url = words[2].removesuffix("\n")
+    assert base_url.startswith("http://127.0.0.1:")
+    return base_url
+
+
+def stop(process: Process, number: signal.Signals = signal.SIGTERM) -> str:
+    """End it; what it wrote to stderr."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (0, "")
+    assert "Traceback" not in err
+    return err
+
+
+def key_works(base_url: str, key: str) -> bool:
+    url = f"{base_url}/runtime/v2/dialogs/d-1/state"
+    return httpx.get(url, headers={"X-API-Key": key}, trust_env=False).status_code == 200
+
+
+def secret_works(base_url: str, client_id: str, secret: str) -> bool:
+    form = {"grant_type": "client_credentials"}
+    url, auth = f"{base_url}/oauth/token", (client_id, secret)
+    return httpx.post(url, data=form, auth=auth, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_emulator_says_where_it_is_and_ends_by_a_signal(
+    commands: Commands, number: signal.Signals
+) -> None:
+    process = commands.start("emulator")
+    base_url = listening(process)
+    assert secret_works(base_url, "emulator-client", "emulator-secret")
+    err = stop(process, number)
+    for line in (
+        f"  COGNIGY_BASE_URL={base_url}",
+        "  COGNIGY_CLIENT_ID=emulator-client",
+        "  COGNIGY_CLIENT_SECRET=emulator-secret",
+        "Stopped. Requests: 0, dialogs: 0.",
+    ):
+        assert line in err.splitlines()
+
+
+def test_the_settings_that_the_emulator_names_are_right(commands: Commands) -> None:
+    process = commands.start("emulator")
+    base_url = listening(process)
+    assert process.stderr is not None
+    lines = [process.stderr.readline() for _ in range(4)]
+    settings = [line.strip() for line in lines[1:]]
+    (commands.directory / ".env").write_text("\n".join(settings))
+    assert settings[0] == f"COGNIGY_BASE_URL={base_url}"
+    status, _, err = commands.run("update", "d-1", "--session", "a=1")
+    assert (status, err) == (0, "")
+
+
+def test_credentials_by_options(commands: Commands) -> None:
+    options = ["--api-key", SECRET, "--client-id", "someone", "--client-secret", f"{SECRET}!"]
+    process = commands.start("emulator", *options, variables={"COGNIGY_API_KEY": "other"})
+    base_url = listening(process)
+    assert key_works(base_url, SECRET)
+    assert not key_works(base_url, "other")
+    assert secret_works(base_url, "someone", f"{SECRET}!")
+    assert not secret_works(base_url, "emulator-client", "emulator-secret")
+    err = stop(process)
+    assert SECRET not in err
+    assert "COGNIGY_API_KEY, as given by the option" in err
+
+
+def test_credentials_of_the_environment_are_accepted_and_not_shown(commands: Commands) -> None:
+    process = commands.start(
+        "emulator",
+        variables={
+            "COGNIGY_API_KEY": SECRET,
+            "COGNIGY_CLIENT_ID": "someone",
+            "COGNIGY_CLIENT_SECRET": f"{SECRET}!",
+        },
+    )
+    base_url = listening(process)
+    assert key_works(base_url, SECRET)
+    assert secret_works(base_url, "someone", f"{SECRET}!")
+    err = stop(process)
+    assert SECRET not in err
+    assert "COGNIGY_API_KEY, as set in the environment or in .env" in err
+    assert "or COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, as set" in err
+
+
+def test_credentials_of_a_file(commands: Commands) -> None:
+    (commands.directory / ".env").write_text(f"COGNIGY_API_KEY={SECRET}\n")
+    process = commands.start("emulator")
+    assert key_works(listening(process), SECRET)
+    assert SECRET not in stop(process)
+
+
+def test_faults_quota_and_lifetime(commands: Commands) -> None:
+    options = ["--fault", "fail_status=503", "--fault", "retry_after_503=7", "--quota", "1/60"]
+    process = commands.start("emulator", "--api-key", "k", "--token-lifetime", "5", *options)
+    base_url = listening(process)
+    url, headers = f"{base_url}/runtime/v2/dialogs/d-1/state", {"X-API-Key": "k"}
+    with httpx.Client(trust_env=False) as http:
+        answer = http.patch(url, json={"session": {"a": 1}}, headers=headers)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "7")
+        http.put(f"{base_url}/_emulator/faults", json={})
+        statuses = [http.get(url, headers=headers).status_code for _ in range(2)]
+        form = {"grant_type": "client_credentials"}
+        auth = ("emulator-client", "emulator-secret")
+        token = http.post(f"{base_url}/oauth/token", data=form, auth=auth).json()
+    assert statuses == [200, 429]
+    assert token["expires_in"] == 5
+    assert "Stopped. Requests: 3" in stop(process)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--fault", "nope=1"], "--fault 'nope': there are latency, "),
+        (["--fault", "error_500=2"], "must be a probability"),
+        (["--fault", "error_500=x"], "must be a number"),
+        (["--fault", "error_500"], "write it as NAME=VALUE"),
+        (["--quota", "5"], "write it as N/SECONDS"),
+        (["--quota", "0/1"], "write it as N/SECONDS"),
+        (["--quota", "1/nan"], "write it as N/SECONDS"),
+        (["--client-id", "someone"], "go together"),
+        (["--client-secret", SECRET], "go together"),
+        (["--api-key", ""], "must not be empty"),
+        (["--token-lifetime", "0"], "token_lifetime"),
+        (["--port", "65536"], "65535"),
+    ],
+)
+def test_bad_usage_of_the_emulator(commands: Commands, options: list[str], said: str) -> None:
+    status, out, err = commands.run("emulator", *options)
+    assert (status, out) == (2, "")
+    assert said in " ".join(err.replace("│", " ").split())
+    assert SECRET not in err
+    assert "Traceback" not in err
+
+
+def test_half_of_a_pair_in_the_environment(commands: Commands) -> None:
+    status, out, err = commands.run("emulator", variables={"COGNIGY_CLIENT_SECRET": SECRET})
+    assert (status, out) == (2, "")
+    assert err == "Error: COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET go together.\n"
+
+
+def test_a_port_that_is_taken(commands: Commands) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, out, err = commands.run("emulator", "--port", str(port))
+    assert (status, out) == (1, "")
+    assert err.startswith(f"Error: cannot listen on 127.0.0.1:{port}: ")
+    assert err.count("\n") == 1
+
+
+# The demo.
+
+
+def test_the_demo_does_the_main_job_in_time(commands: Commands) -> None:
+    began = time.monotonic()
+    status, out, err = commands.run("demo")
+    assert (status, err) == (0, ""), out
+    assert time.monotonic() - began < 20
+    assert out.endswith("\nEvery promise was kept.\n")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    for check in ("overlapping writes", "reordered", "lost", "doubled", "early", "unsettled"):
+        assert any(line.startswith(f"{check} 0 ") for line in lines), check
+    for reason in ("conflict (409)", "no answer", "throttled (429)", "token expired (401)"):
+        assert any(line.endswith(f" {reason}") for line in lines), reason
+    assert "outcome 19 applied, 1 ambiguous" in lines
+
+
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_the_demo_on_narrow_and_on_wide_terminals(commands: Commands, columns: str) -> None:
+    terminal = {"COLUMNS": columns, "TERM": "dumb", "NO_COLOR": "1"}
+    size = ["--dialogs", "2", "--updates", "2"]
+    status, out, _ = commands.run("demo", *size, variables=terminal)
+    assert status == 0
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= min(int(columns), 100)
+    assert all(line == line.rstrip() for line in out.splitlines())
+
+
+def test_the_demo_for_a_reader_that_leaves(commands: Commands) -> None:
+    process = commands.start("demo", "--dialogs", "2", "--updates", "2")
+    assert first_line(process) == "cognigy-async demo\n"
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    assert (process.wait(timeout=30), err) == (0, "")
