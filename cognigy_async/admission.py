@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from contextvars import Context, copy_context
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .checks import checked_timeout
 from .entries import Entry, Kind, Sink
@@ -17,6 +17,9 @@ from .limits import Limits
 from .models import Decide, StateUpdate
 from .retry import RetryPolicy
 from .room import Room
+
+if TYPE_CHECKING:
+    from .events import UpdateWatch
 
 __all__ = ["Admission", "Row"]
 
@@ -104,6 +107,7 @@ class Admission:
         held: bool = False,
         decide: Decide | None = None,
         index: int = -1,
+        watch: UpdateWatch | None = None,
     ) -> Entry:
         """Queue an entry that has its place in the room.
 
@@ -137,6 +141,7 @@ class Admission:
             held=held,
             decide=decide,
             index=index,
+            watch=watch,
         )
         engine.accept(entry)
         return entry

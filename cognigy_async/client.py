@@ -27,6 +27,7 @@ from .stream import UpdateStream
 if TYPE_CHECKING:
     from .api import StateApi
     from .auth import TokenProvider
+    from .events import UpdateWatch
     from .transports import Transport
 
 __all__ = ["AsyncStateClient"]
@@ -201,6 +202,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        watch: UpdateWatch | None = None,
     ) -> UpdateStream:
         """Carry out many updates; iterate over the outcomes, one for each input.
 
@@ -210,6 +212,7 @@ class AsyncStateClient:
         Args:
             updates: `StateUpdate`s, or mappings of its arguments; an iterable or an async iterable.
             retry, timeout: instead of the client's own.
+            watch: looks on while they are under way; see `UpdateWatch`.
 
         Raises:
             TypeError: the input cannot be iterated.
@@ -222,6 +225,7 @@ class AsyncStateClient:
             limit=max(1, self._max_pending // 2),
             policy=retry or self._policy,
             timeout=self._admission.seconds(timeout),
+            watch=watch,
         )
 
     async def get_state(
@@ -269,6 +273,16 @@ class AsyncStateClient:
         return entry.result
 
     # Looking after it.
+
+    @property
+    def on_failure(self) -> Literal["continue", "pause"]:
+        """What follows a failed update of a dialog: the argument."""
+        return self._on_failure
+
+    @property
+    def limits(self) -> Limits:
+        """What updates are checked against."""
+        return self._limits
 
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from .auth import AccessToken
     from .callbacks import Hook
+    from .events import UpdateWatch
     from .lanes import Lane
     from .messages import Request
     from .models import Decide, DialogState, StateUpdate, UpdateResult
@@ -63,6 +64,7 @@ class Entry:
         attempts: requests made. trouble: what went wrong, None while nothing did.
         refused_token: what its last request was refused with.
         abandoned: its caller is gone: it is not repeated.
+        watch: looks on while it is under way.
     """
 
     __slots__ = (
@@ -98,6 +100,7 @@ class Entry:
         "trouble",
         "update",
         "update_id",
+        "watch",
     )
 
     def __init__(
@@ -117,6 +120,7 @@ class Entry:
         held: bool = False,
         decide: Decide | None = None,
         index: int = -1,
+        watch: UpdateWatch | None = None,
     ) -> None:
         self.kind = kind
         self.dialog_id = dialog_id
@@ -132,6 +136,7 @@ class Entry:
         self.held = held
         self.decide = decide
         self.index = index
+        self.watch = watch
         self.action = Action.WRITE if update is not None else Action.READ
         self.etag = None if update is None else update.if_match
         self.known: str | None = None
@@ -155,6 +160,11 @@ class Entry:
     def has_place(self) -> bool:
         """Whether its event has its place with the callbacks, or there will be none."""
         return self.sent_at is not None or self.kind is Kind.READ
+
+    @property
+    def is_delicate(self) -> bool:
+        """Whether the request at hand must not be repeated blindly."""
+        return self.action is Action.WRITE and (self.kind is Kind.STRICT or self.has_transition)
 
     @property
     def has_transition(self) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .errors import CallbackError, CognigyError
 from .models import StateUpdate, UpdateResult
 
-__all__ = ["DeadLetter", "UpdateEvent"]
+__all__ = ["DeadLetter", "UpdateEvent", "UpdateWatch"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,6 +52,32 @@ class DeadLetter:
     event: UpdateEvent
     error: CallbackError
     attempts: int
+
+
+class UpdateWatch(Protocol):
+    """Looks on while the updates of one `update_many` are under way; `index` is their position.
+
+    For programs that keep a record which has to survive them, as a job with a journal does.
+    """
+
+    async def before_send(self, index: int, etag: str | None) -> None:
+        """A request that must not be repeated blindly is about to be sent, and waits for this.
+
+        That is one with a transition, or with `if_match`. It is called before each attempt. What it
+        raises fails the update, which is not sent then; let it be a `CognigyError`.
+
+        Args:
+            etag: the version of the state that is known from before, None where none is. If the
+                state still has it, the request was not applied.
+        """
+        ...
+
+    def retrying(self, index: int, reason: str, seconds: float) -> None:
+        """A request failed and is repeated after so many seconds; `reason` as in `Metrics.retries`.
+
+        It must not raise.
+        """
+        ...
 
 
 Callback: TypeAlias = Callable[[UpdateEvent], Awaitable[object] | object]

@@ -87,6 +87,8 @@ class Sender:
                 self._recovery.first_attempt(began)
                 if self._hooks.any and entry.kind is not Kind.READ:
                     entry.reserved = self._hooks.reserve()
+            if entry.watch is not None and entry.is_delicate:
+                await entry.watch.before_send(entry.index, entry.etag or entry.known)
             entry.attempts += 1
             metrics = self._metrics
             metrics.requests += 1

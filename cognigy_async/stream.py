@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.lowlevel
@@ -27,6 +27,9 @@ from .entries import Entry
 from .errors import ClientClosedError, CognigyError
 from .models import UpdateOutcome
 from .retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from .events import UpdateWatch
 
 __all__ = ["UpdateStream"]
 
@@ -59,12 +62,14 @@ class UpdateStream:
         limit: int,
         policy: RetryPolicy,
         timeout: float,
+        watch: UpdateWatch | None = None,
     ) -> None:
         self._admission = admission
         self._engine = engine
         self._policy = policy
         self._timeout = timeout
         self._limit = limit
+        self._watch = watch
         self._context = copy_context()
         self._rows: Iterator[Row] | None = None
         self._arriving: AsyncIterator[Row] | None = None
@@ -96,7 +101,7 @@ class UpdateStream:
         while True:
             if self._rows is not None and self._wants_input():
                 await self._pull()
-            elif self._arriving is not None and self._fed is None:
+            elif self._arriving is not None and self._fed is None and not self._exhausted:
                 self._start_feeding()
             if self._outcomes:
                 self._held -= 1
@@ -120,6 +125,19 @@ class UpdateStream:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def stop(self) -> None:
+        """Take no more input, withdraw what was not sent, and let what is in flight end.
+
+        The outcomes of all of it are still to be read: what was withdrawn has an
+        `UpdateWithdrawnError`, what waited to be repeated has its last failure.
+        """
+        self._rows = None
+        self._exhausted = True
+        if self._feeder is not None:
+            self._feeder.cancel()
+        self._withdraw()
+        self._wake_reader()
 
     async def aclose(self) -> None:
         """Take no more input and withdraw what was not sent. Outcomes not read are dropped.
@@ -212,6 +230,7 @@ class UpdateStream:
                 context=self._context,
                 live=False,
                 index=index,
+                watch=self._watch,
             )
         except Exception as error:
             if update is None:
@@ -272,6 +291,9 @@ class UpdateStream:
             with self._feeder:
                 async for row in self._arriving:
                     await self._wait_for_room()
+                    if self._feeder.cancel_called:
+                        self._admission.give_back()
+                        return
                     self._take(row)
         except BaseException as error:
             if isinstance(error, Exception):
