@@ -19,6 +19,7 @@ from .life import Life
 from .limits import Limits
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
+from .observing import Observer
 from .pending import PendingUpdate
 from .retry import RetryPolicy
 from .room import Room
@@ -261,7 +262,7 @@ class AsyncStateClient:
                 mapping with `session`, `user` or `next_step`, or None for no write.
 
         Raises:
-            Whatever `fn` raises, and what `update` raises.
+            Exception: whatever `fn` raises, and what `update` raises.
         """
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")
@@ -274,6 +275,7 @@ class AsyncStateClient:
 
     # Looking after it.
 
+<<<<<<< HEAD
     @property
     def on_failure(self) -> Literal["continue", "pause"]:
         """What follows a failed update of a dialog: the argument."""
@@ -283,6 +285,11 @@ class AsyncStateClient:
     def limits(self) -> Limits:
         """What updates are checked against."""
         return self._limits
+=======
+    def add_observer(self, observer: Observer) -> None:
+        """Let `observer` see each update and its requests from now on, as tracing does."""
+        self._admission.observers += (observer,)
+>>>>>>> main
 
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.
