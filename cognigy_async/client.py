@@ -275,21 +275,29 @@ class AsyncStateClient:
 
     # Looking after it.
 
-<<<<<<< HEAD
     @property
-    def on_failure(self) -> Literal["continue", "pause"]:
-        """What follows a failed update of a dialog: the argument."""
-        return self._on_failure
+    def base_url(self) -> str:
+        """Where the API is, without a slash at its end."""
+        return self._base_url
+
+    @property
+    def api(self) -> StateApi:
+        """Which API of the server is used."""
+        return self._api
 
     @property
     def limits(self) -> Limits:
         """What updates are checked against."""
         return self._limits
-=======
+
+    @property
+    def on_failure(self) -> Literal["continue", "pause"]:
+        """What follows a failed update of a dialog: the argument."""
+        return self._on_failure
+
     def add_observer(self, observer: Observer) -> None:
         """Let `observer` see each update and its requests from now on, as tracing does."""
         self._admission.observers += (observer,)
->>>>>>> main
 
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.

@@ -157,7 +157,7 @@ class Dispatcher:
             return
         if entry.trouble is not None:
             self.settlement.give_up(lane)
-        elif entry.kind is Kind.MODIFY:
+        elif entry.kind is Kind.MODIFY or not entry.attempts:
             self.settlement.settle(lane, Done(error=withdrawn(entry)))
         self._set_alarm(self._recovery.next_due())
         self.sleepers.wake()

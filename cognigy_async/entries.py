@@ -66,7 +66,7 @@ class Entry:
         refused_token: what its last request was refused with.
         abandoned: its caller is gone: it is not repeated.
         observations: what looks on; None where nothing does.
-        watch: looks on while it is under way.
+        watch: looks on while it is under way. cleared: it let the next request go.
     """
 
     __slots__ = (
@@ -74,6 +74,7 @@ class Entry:
         "accepted_at",
         "action",
         "attempts",
+        "cleared",
         "context",
         "decide",
         "dialog_id",
@@ -140,6 +141,7 @@ class Entry:
         self.decide = decide
         self.index = index
         self.watch = watch
+        self.cleared = False
         self.action = Action.WRITE if update is not None else Action.READ
         self.etag = None if update is None else update.if_match
         self.known: str | None = None

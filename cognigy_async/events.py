@@ -55,20 +55,22 @@ class DeadLetter:
 
 
 class UpdateWatch(Protocol):
-    """Looks on while the updates of one `update_many` are under way; `index` is their position.
+    """Looks on while the updates of one `update_many` are under way; an index is a position in it.
 
     For programs that keep a record which has to survive them, as a job with a journal does.
     """
 
-    async def before_send(self, index: int, etag: str | None) -> None:
-        """A request that must not be repeated blindly is about to be sent, and waits for this.
+    async def before_send(self, indexes: tuple[int, ...], etag: str | None) -> None:
+        """A request is about to be sent, and waits for this, before each of its attempts.
 
-        That is one with a transition, or with `if_match`. It is called before each attempt. What it
-        raises fails the update, which is not sent then; let it be a `CognigyError`.
+        Called for what must not be repeated blindly, which is a request with a transition or with
+        `if_match`. What it raises fails the update, which is not sent then; let it be a
+        `CognigyError`.
 
         Args:
+            indexes: of the updates that the request carries.
             etag: the version of the state that is known from before, None where none is. If the
-                state still has it, the request was not applied.
+                state still has it later, the request was not applied.
         """
         ...
 

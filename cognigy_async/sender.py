@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .background import is_failure
-from .course import Backoff, Course, Done, Next
-from .entries import Action, Kind
+from .course import Again, Backoff, Course, Done, Next, withdrawn
+from .entries import Action, Entry, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
 from .lanes import Lane, Lanes
 from .recovery import Recovery
@@ -23,6 +23,7 @@ from .sleepers import Sleepers
 
 if TYPE_CHECKING:
     from .credentials import AccessToken, TokenProvider
+    from .events import UpdateWatch
     from .hooks import Hooks
     from .metrics import Metrics
     from .transports import Transport
@@ -79,18 +80,18 @@ class Sender:
             return
         began = self._clock()
         following: Next
+        if entry.watch is not None:
+            if not entry.cleared and entry.is_delicate:
+                await self._clear(lane, entry.watch)
+                return
+            entry.cleared = False
         try:
             request = self._course.request(entry)
             if entry.observations is not None:
                 entry.observations.request_starts(request, entry.attempts + 1)
             request.headers[token.header] = token.value
             if entry.sent_at is None:
-                entry.sent_at = began
-                self._recovery.first_attempt(began)
-                if self._hooks.any and entry.kind is not Kind.READ:
-                    entry.reserved = self._hooks.reserve()
-            if entry.watch is not None and entry.is_delicate:
-                await entry.watch.before_send(entry.index, entry.etag or entry.known)
+                self._begin(entry, began)
             entry.attempts += 1
             metrics = self._metrics
             metrics.requests += 1
@@ -125,6 +126,42 @@ class Sender:
                 self._cut(lane, lost)
                 raise
             following = self._course.unanswered(entry, lost)
+        self.apply(lane, following, began)
+
+    def _begin(self, entry: Entry, began: float) -> None:
+        """The first request of an entry: from now on it counts as sent."""
+        entry.sent_at = began
+        self._recovery.first_attempt(began)
+        if self._hooks.any and entry.kind is not Kind.READ:
+            entry.reserved = self._hooks.reserve()
+
+    async def _clear(self, lane: Lane, watch: UpdateWatch) -> None:
+        """Let what looks on write down that a request is about to be sent.
+
+        That takes its time, so the lane then takes its turn once more, before the others: whether
+        a request may start now is asked where it starts.
+        """
+        entry = lane.first
+        began = self._clock()
+        following: Next = Again()
+        try:
+            self._course.request(entry)
+            if entry.sent_at is None:
+                self._begin(entry, began)
+            if entry.is_delicate:
+                await watch.before_send((entry.index,), entry.etag or entry.known)
+            entry.cleared = True
+        except CognigyError as error:
+            following = Done(error=error)
+        except BaseException as error:
+            if not is_failure(error):
+                self._on_cut()
+                raise
+            told = CognigyError(f"what looks on failed with {type(error).__name__}")
+            told.__cause__ = error
+            following = Done(error=told)
+        if entry.abandoned and not entry.attempts:
+            following = Done(error=withdrawn(entry))
         self.apply(lane, following, began)
 
     def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:

@@ -207,7 +207,7 @@ class Settlement:
         for entry in sorted(left, key=lambda entry: entry.serial):
             lane = entry.lane
             assert lane is not None
-            if entry.sent_at is not None:
+            if entry.attempts:
                 self.give_up(lane)
                 continue
             if entry.update is not None:

@@ -21,7 +21,8 @@ class Watch:
         self.hold: anyio.Event | None = None
         self.fault: Callable[[int], Exception | None] = lambda _: None
 
-    async def before_send(self, index: int, etag: str | None) -> None:
+    async def before_send(self, indexes: tuple[int, ...], etag: str | None) -> None:
+        (index,) = indexes
         self.told.append(("before", index, etag, len(self._wire.writes())))
         if self.hold is not None:
             await self.hold.wait()
@@ -107,6 +108,54 @@ async def test_what_it_raises_fails_the_update_which_is_not_sent_and_holds_up_no
     assert isinstance(outcomes[0].error, FullError)
     assert outcomes[1].ok
     assert [sent.body["transition"]["nextStep"] for sent in wire.writes()] == ["b"]
+
+
+async def test_what_waits_for_it_is_withdrawn_by_stop_and_never_sent() -> None:
+    wire = Wire()
+    watch = Watch(wire)
+    watch.hold = anyio.Event()
+    rows = [{"dialog_id": "d", "next_step": step} for step in "ab"]
+    async with client_of(wire) as client:
+        stream = client.update_many(rows, watch=watch)
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_soon() -> None:
+                await turns(50)
+                stream.stop()
+                await turns(5)
+                assert watch.hold is not None
+                watch.hold.set()
+
+            tasks.start_soon(stop_soon)
+            outcomes = await all_outcomes(stream)
+    assert [type(outcomes[n].error) for n in (0, 1)] == [UpdateWithdrawnError] * 2
+    assert watch.told == [("before", 0, None, 0)]
+    assert wire.sent == []
+
+
+async def test_what_waits_for_it_when_the_client_is_closed_is_returned_unsent() -> None:
+    wire = Wire()
+    watch = Watch(wire)
+    watch.hold = anyio.Event()
+    client = client_of(wire)
+    async with client:
+        stream = client.update_many([{"dialog_id": "d", "next_step": "a"}], watch=watch)
+        with anyio.move_on_after(1.0):
+            await anext(stream)
+        report = await client.aclose(drain=False, timeout=1.0)
+    assert [update.next_step for update in report.unsent] == ["a"]
+    assert (report.failed, report.ambiguous) == (0, 0)
+    assert wire.sent == []
+
+
+async def test_a_watch_that_fails_in_another_way_fails_the_update_alone() -> None:
+    wire = Wire()
+    watch = Watch(wire)
+    watch.fault = lambda _: RuntimeError("a value")
+    async with client_of(wire) as client:
+        stream = client.update_many([{"dialog_id": "d", "next_step": "a"}], watch=watch)
+        outcomes = await all_outcomes(stream)
+    assert str(outcomes[0].error) == "what looks on failed with RuntimeError"
 
 
 async def test_while_one_waits_for_it_other_dialogs_go_on() -> None:
