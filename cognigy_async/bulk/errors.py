@@ -6,7 +6,7 @@
     └── BulkError                  a job that cannot start, or cannot go on
         ├── InputError             the input cannot be read, or is no longer what it was
         └── JournalError           the journal cannot be written: nothing more is sent
-            └── JournalRefusedError: it does not belong to this job, is in use, damaged or not to be made
+            └── JournalRefusedError   it is another job's, in use, damaged, or cannot be made
 """
 
 from __future__ import annotations

@@ -166,9 +166,9 @@ class HashedFile:
         same = self.offset == mark.offset and self._hash.hexdigest() == mark.digest
         if not same or mark.last != at_end:
             raise InputError(
-                f"{self._name} is not the input that this job began with: the difference lies after "
-                f"its first {began:,} bytes. Give the same input, or start a new job with another "
-                "journal."
+                f"{self._name} is not the input that this job began with: the difference lies "
+                f"after its first {began:,} bytes. Give the same input, or start a new job with "
+                "another journal."
             )
         self._known.pop()
         return b"".join(parts)

@@ -158,11 +158,7 @@ class Intake:
     def _pass_over(self, chunk: Chunk, line: int, source: Source, done: Settled) -> None:
         self.count += 1
         chunk.skipped += 1
-        if (
-            NAME in source
-            if isinstance(source, bytes)
-            else source.get("update_id") is not None
-        ):
+        if NAME in source if isinstance(source, bytes) else source.get("update_id") is not None:
             row = parse_row(line, source, self._limits, self._key)
             if row.update is not None:
                 self._ids.first(row.update, line)

@@ -139,7 +139,7 @@ class Journal:
 
     Attributes:
         job_id: names the job, and is part of the keys of its updates.
-        resumed: whether an earlier run wrote to it.
+        resumed: whether an earlier run got so far that anything was sent or refused.
 
     Raises:
         JournalRefusedError: it is in use, damaged, no journal, or cannot be made.
@@ -199,7 +199,8 @@ class Journal:
             if strange:
                 raise _damaged(self.path, f"{strange} of its rows make no sense")
             self.totals()
-        return self.meta_or("input", None) is not None
+        work = "SELECT EXISTS (SELECT 1 FROM outcomes) OR EXISTS (SELECT 1 FROM sends)"
+        return self.meta_or("input", None) is not None and bool(self._one(work))
 
     def _one(self, query: str, values: tuple[Any, ...] = ()) -> Any:
         return self._connection.execute(query, values).fetchone()[0]
@@ -391,8 +392,8 @@ def _shown(value: Any) -> str:
 
 def _damaged(path: Path, problem: object) -> JournalRefusedError:
     return JournalRefusedError(
-        f"journal {path} is damaged: {str(problem).splitlines()[0]}. Restore it from a copy, or move "
-        "it away and start a new job; rows that were applied are applied again then."
+        f"journal {path} is damaged: {str(problem).splitlines()[0]}. Restore it from a copy, or "
+        "move it away and start a new job; rows that were applied are applied again then."
     )
 
 
@@ -407,8 +408,8 @@ def _refusing(path: Path) -> Iterator[None]:
         if "malformed" in told or "no such" in told:
             raise _damaged(path, error) from error
         raise JournalRefusedError(
-            f"journal {path} cannot be made or written: {told}. Choose a folder that can be written "
-            "and has room, with --journal."
+            f"journal {path} cannot be made or written: {told}. Choose a folder that can be "
+            "written and has room, with --journal."
         ) from error
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cognigy_async import CognigyError
+
 from .options import SETTLED_BEFORE_RATE, JobOptions
 
 __all__ = ["JobResult", "Ledger"]
@@ -27,6 +29,8 @@ class JobResult:
         quota_utilisation: the share of the quota that was used, of this run; None without quota.
         ended: ``"complete"``, ``"stopped"`` by itself, or ``"interrupted"`` from outside.
         reason: why it stopped.
+        fault: what it could not get over: an `InputError`, a `JournalError`, an
+            `AuthenticationError`; None where there was no such thing.
         notes: what a user should know of the input.
     """
 
@@ -43,6 +47,7 @@ class JobResult:
     quota_utilisation: float | None
     ended: Ended
     reason: str | None
+    fault: CognigyError | None
     notes: tuple[str, ...]
 
     @property
@@ -115,7 +120,8 @@ class Ledger:
         if options.on_failure == "stop" and self.failed:
             return "a row was not applied, and on_failure is stop"
         if options.max_failures is not None and self.failed > options.max_failures:
-            return f"{self.failed} rows were not applied, more than max_failures={options.max_failures}"
+            most = options.max_failures
+            return f"{self.failed} rows were not applied, more than max_failures={most}"
         if options.rate is None:
             return None
         if self.canary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from json.decoder import scanstring
 
 __all__ = ["column_of"]
 
@@ -47,7 +46,7 @@ def _item(text: str, at: int, path: str) -> int:
 def _member(text: str, at: int, path: str) -> int:
     here = _skip(text, at + 1)
     while text[here] == '"':
-        name, end = scanstring(text, here + 1, False)
+        name, end = DECODER.raw_decode(text, here)
         value = _skip(text, _skip(text, end) + 1)
         rest = path.removeprefix(name)
         if path.startswith(name) and (not rest or rest[0] in ".["):

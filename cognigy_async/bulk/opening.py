@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cognigy_async import ConfigurationError, Limits
+
 from .errors import InputError, JournalRefusedError
 from .fingerprint import Fingerprint, Mark
-from .journal import Batch, Journal, differences
+from .intake import Intake
+from .journal import Batch, Journal, OpenSend, Totals, differences
 from .options import JobOptions
 from .readers import STDIN, Reader, compare, open_input
 
@@ -19,10 +23,20 @@ __all__ = ["Opened", "open_job"]
 
 @dataclass(slots=True)
 class Opened:
-    """A journal and an input that belong together."""
+    """A journal and an input that belong together.
+
+    Attributes:
+        before: what earlier runs came to. last_line: the last one that is done.
+        sends: what they left open.
+        canary: how many rows come first; 0 for none.
+    """
 
     journal: Journal
     reader: Reader
+    before: Totals
+    last_line: int
+    sends: list[OpenSend]
+    canary: int
 
     def close(self) -> None:
         """Close both."""
@@ -58,7 +72,7 @@ def open_job(
             known = journal.marks()
             _compare_options(journal, asked)
             _compare_input(journal, source, known)
-        elif journal.resumed:
+        else:
             journal.forget_marks()
         reader = open_input(
             source, format=options.format, text_columns=tuple(options.text_columns), known=known
@@ -66,16 +80,43 @@ def open_job(
         try:
             found = reader.fingerprint
             identity = {"name": reader.name, "size": found.size, "modified_ns": found.modified_ns}
-            journal.write(
-                Batch(meta={"options": json.dumps(asked), "input": json.dumps(identity)})
+            meta = {"options": json.dumps(asked), "input": json.dumps(identity)}
+            journal.write(Batch(meta=meta))
+            return Opened(
+                journal,
+                reader,
+                journal.totals(),
+                journal.last_line(),
+                journal.open_sends(),
+                _canary(source, options),
             )
         except BaseException:
             reader.close()
             raise
-        return Opened(journal, reader)
     except BaseException:
         journal.close()
         raise
+
+
+def _canary(source: str | Path, options: JobOptions) -> int:
+    """How many rows come first."""
+    first = options.first
+    if first is None:
+        return 0
+    if first.rows is not None:
+        return first.rows
+    if source == STDIN:
+        raise ConfigurationError(
+            "canary: a share needs the number of all rows, which standard input does not tell; "
+            "give a number of rows"
+        )
+    with open_input(
+        source, format=options.format, text_columns=tuple(options.text_columns)
+    ) as reader:
+        intake = Intake(reader, Limits(), options.selection)
+        rows = sum(1 for _ in intake.rows())
+    assert first.share is not None
+    return math.ceil(first.share * rows)
 
 
 def _compare_options(journal: Journal, asked: dict[str, Any]) -> None:
@@ -105,7 +146,7 @@ def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> N
         else:
             return
     raise JournalRefusedError(
-        f"journal {journal.path} belongs to another input: {before['name']} then, {source} now, and "
-        f"{difference}. Give the same input, or another --journal for a new job, or --force to go on "
-        "with this one, line by line as far as the journal says."
+        f"journal {journal.path} belongs to another input: {before['name']} then, {source} now, "
+        f"and {difference}. Give the same input, or another --journal for a new job, or --force to "
+        "go on with this one, which skips the lines that the journal has."
     )

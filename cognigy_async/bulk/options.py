@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cognigy_async import ConfigurationError
 
+from .intake import Selection
 from .readers import STDIN, Format
 
 __all__ = ["JobOptions", "Share"]
@@ -60,8 +61,10 @@ def rate(name: str, text: str | float) -> float:
         ConfigurationError: it is none.
     """
     try:
-        percent = isinstance(text, str) and text.strip().endswith("%")
-        number = float(text.strip()[:-1]) / 100 if isinstance(text, str) and percent else float(text)
+        if isinstance(text, str) and text.strip().endswith("%"):
+            number = float(text.strip()[:-1]) / 100
+        else:
+            number = float(text)
         if 0 <= number <= 1:
             return number
     except ValueError:
@@ -129,6 +132,11 @@ class JobOptions:
         object.__setattr__(
             self, "rate", None if allowed is None else rate("max_failure_rate", allowed)
         )
+
+    @property
+    def selection(self) -> Selection:
+        """Which rows belong to the job."""
+        return Selection(self.limit, frozenset(self.only_dialogs))
 
     def record(self) -> dict[str, Any]:
         """What a resumed run has to have in common with the one before, by name."""

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO, Literal, Self, TypeAlias
 
 from .errors import InputError
-from .fingerprint import Fingerprint, HashedFile, Mark, marks_of
+from .fingerprint import STRETCH, Fingerprint, HashedFile, Mark, marks_of
 from .lines import blocks_of_lines, decompressed
 from .tables import Record, csv_records, parquet_records
 
@@ -80,7 +80,7 @@ class Reader:
 
     def _whole(self, known: Sequence[Mark]) -> None:
         """Parquet is not read from front to back: its hash is taken before."""
-        digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+        digest = _digest(self._file)
         mark = Mark(self._file.tell(), digest, last=True)
         if known and known[-1] != mark:
             raise InputError(
@@ -157,6 +157,13 @@ def compare(source: str | Path, known: Sequence[Mark]) -> None:
             marks_of(file, str(source), known)
     except OSError as error:
         raise InputError(f"{source} cannot be opened: {error.strerror}") from error
+
+
+def _digest(file: BinaryIO) -> str:
+    made = hashlib.sha256()
+    while data := file.read(STRETCH):
+        made.update(data)
+    return made.hexdigest()
 
 
 def _guess(name: str, file: BinaryIO) -> Format:

@@ -46,6 +46,12 @@ class Row:
     repeats: int | None = None
     ordinal: int = 0
 
+    @property
+    def is_delicate(self) -> bool:
+        """Whether it must not be repeated blindly."""
+        update = self.update
+        return update is not None and not (update.next_step is None and update.if_match is None)
+
 
 @dataclass(frozen=True, slots=True)
 class RowFault:

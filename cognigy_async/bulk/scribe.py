@@ -41,7 +41,7 @@ class Scribe:
         letters_path: Path | None,
         *,
         run_record: Callable[[], tuple[Any, ...]],
-        on_failure: Callable[[], None],
+        on_failure: Callable[[JournalError], None],
     ) -> None:
         self._journal = journal
         self._letters = letters
@@ -165,7 +165,7 @@ class Scribe:
             await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
         except JournalError as error:
             self.failure = error
-            self._on_failure()
+            self._on_failure(error)
             # Whoever came meanwhile is not left waiting either.
             waiting += self._waiting
         finally:
