@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from contextvars import Context, copy_context
 from typing import Any, Literal, TypeAlias
 
-from .checks import checked_timeout
+import anyio
+
+from .checks import checked_seconds, checked_timeout
 from .entries import Entry, Kind, Sink
-from .errors import Fault, UpdateValidationError, VariableTypeError
+from .errors import DeadlineExceededError, Fault, UpdateValidationError, VariableTypeError
 from .hooks import Hooks
 from .lanes import LaneState
 from .life import Life
 from .limits import Limits
+from .merging import merges
 from .models import Decide, StateUpdate
 from .retry import RetryPolicy
 from .room import Room
@@ -39,6 +42,8 @@ class Admission:
         limits: Limits,
         on_failure: Literal["continue", "pause"],
         timeout: float,
+        *,
+        coalesce: bool = False,
     ) -> None:
         self._life = life
         self._room = room
@@ -47,6 +52,7 @@ class Admission:
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
         self._timeout = checked_timeout(timeout)
+        self._coalesce = coalesce
         self._ids = secrets.token_hex(8)
 
     def parse(self, row: Row) -> StateUpdate:
@@ -75,16 +81,55 @@ class Admission:
             return True
         return self._room.try_take()
 
-    async def wait_for_room(self) -> None:
+    def deadline(self, seconds: float | None) -> float | None:
+        """The moment of the client's clock that is so many seconds away.
+
+        Raises:
+            ClientUsageError: the client is not open.
+        """
+        if seconds is None:
+            return None
+        seconds = checked_seconds("deadline", seconds)
+        self._life.check_open()
+        return self._life.engine.now() + seconds
+
+    async def wait_for_room(
+        self, deadline: float | None = None, dialog_id: str | None = None
+    ) -> None:
         """Take a place, waiting for it.
 
         Raises:
             ClientClosedError: the client was closed meanwhile.
+            DeadlineExceededError: the deadline passed, or cannot be met.
         """
-        await self._room.take()
+        if deadline is None or dialog_id is None:
+            await self._room.take()
+        else:
+            self._check_deadline(deadline, dialog_id)
+            await self._take_room_by(deadline, dialog_id)
         if not self._life.accepting:
             self._room.give_back()
             self._life.check_open()
+
+    async def _take_room_by(self, deadline: float, dialog_id: str) -> None:
+        seconds = max(0.0, deadline - self._life.engine.now())
+        with anyio.move_on_after(seconds) as waiting:
+            await self._room.take()
+        if waiting.cancelled_caught:
+            message = "The deadline passed before there was room for the update"
+            raise DeadlineExceededError(message, dialog_id=dialog_id)
+
+    def _check_deadline(self, deadline: float, dialog_id: str) -> None:
+        """Refuse at once what cannot be sent in time, as far as is known."""
+        engine = self._life.engine
+        now, earliest = engine.now(), engine.earliest(dialog_id)
+        if deadline <= now:
+            message = "The deadline has passed already"
+            raise DeadlineExceededError(message, dialog_id=dialog_id)
+        if deadline <= earliest:
+            wait = earliest - now
+            message = f"The deadline cannot be met: nothing may be sent for {wait:.1f} s"
+            raise DeadlineExceededError(message, dialog_id=dialog_id, retry_after=wait)
 
     def give_back(self) -> None:
         """A place is not needed after all."""
@@ -104,6 +149,8 @@ class Admission:
         held: bool = False,
         decide: Decide | None = None,
         index: int = -1,
+        deadline: float | None = None,
+        coalesce: bool | None = None,
     ) -> Entry:
         """Queue an entry that has its place in the room.
 
@@ -111,8 +158,16 @@ class Admission:
 
         Raises:
             DialogPausedError: the dialog is paused and the entry would not wait for `resume`.
+            DeadlineExceededError: the deadline passed, or cannot be met.
         """
         engine = self._life.engine
+        if deadline is not None:
+            try:
+                self._check_deadline(deadline, dialog_id)
+            except DeadlineExceededError as error:
+                self._room.give_back()
+                error.update_id = update.update_id if update is not None else None
+                raise
         if self._pauses_dialogs and not held and kind is not Kind.READ:
             lane = engine.lanes.get(dialog_id)
             if lane is not None and lane.state is LaneState.PAUSED:
@@ -122,6 +177,8 @@ class Admission:
             context = copy_context()
         serial = engine.next_serial()
         named = update.update_id if update is not None else None
+        if coalesce is None:
+            coalesce = self._coalesce
         entry = Entry(
             kind,
             dialog_id,
@@ -137,6 +194,8 @@ class Admission:
             held=held,
             decide=decide,
             index=index,
+            deadline=deadline,
+            coalesces=coalesce and update is not None and merges(update),
         )
         engine.accept(entry)
         return entry

@@ -62,6 +62,9 @@ class Entry:
         sent_at: seconds of the client's clock at its first request, None before.
         attempts: requests made. trouble: what went wrong, None while nothing did.
         refused_token: what its last request was refused with.
+        deadline: moment of the client's clock after which nothing of it is sent, None for never.
+        coalesces: may share a request with others of its dialog.
+        members: the entries that this one carries, where it is a group of them.
         abandoned: its caller is gone: it is not repeated.
     """
 
@@ -70,7 +73,9 @@ class Entry:
         "accepted_at",
         "action",
         "attempts",
+        "coalesces",
         "context",
+        "deadline",
         "decide",
         "dialog_id",
         "error",
@@ -82,6 +87,7 @@ class Entry:
         "known",
         "lane",
         "live",
+        "members",
         "part",
         "policy",
         "refused_token",
@@ -117,6 +123,8 @@ class Entry:
         held: bool = False,
         decide: Decide | None = None,
         index: int = -1,
+        deadline: float | None = None,
+        coalesces: bool = False,
     ) -> None:
         self.kind = kind
         self.dialog_id = dialog_id
@@ -132,6 +140,8 @@ class Entry:
         self.held = held
         self.decide = decide
         self.index = index
+        self.deadline = deadline
+        self.coalesces = coalesces
         self.action = Action.WRITE if update is not None else Action.READ
         self.etag = None if update is None else update.if_match
         self.known: str | None = None
@@ -144,6 +154,7 @@ class Entry:
         self.trouble: Trouble | None = None
         self.refused_token: AccessToken | None = None
         self.abandoned = False
+        self.members: tuple[Entry, ...] = ()
         self.reserved: tuple[Hook, ...] = ()
         self.settled = False
         self.lane: Lane | None = None

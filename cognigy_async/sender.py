@@ -15,6 +15,7 @@ from .background import is_failure
 from .course import Backoff, Course, Done, Next
 from .entries import Action, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
+from .groups import MOST_MERGED, gather
 from .lanes import Lane, Lanes
 from .recovery import Recovery
 from .retry import Trouble, Verdict
@@ -78,6 +79,11 @@ class Sender:
             self._settlement.give_up(lane)
             return
         began = self._clock()
+        if entry.deadline is not None and began >= entry.deadline:
+            self._settlement.expire(lane)
+            return
+        if entry.coalesces and lane.behind and entry.sent_at is None:
+            entry = gather(lane, self._course, self._hooks.places(MOST_MERGED))
         following: Next
         try:
             request = self._course.request(entry)
@@ -85,7 +91,10 @@ class Sender:
             if entry.sent_at is None:
                 entry.sent_at = began
                 self._recovery.first_attempt(began)
-                if self._hooks.any and entry.kind is not Kind.READ:
+                for member in entry.members:
+                    member.sent_at = began
+                    member.reserved = self._hooks.reserve()
+                if self._hooks.any and entry.kind is not Kind.READ and not entry.members:
                     entry.reserved = self._hooks.reserve()
             entry.attempts += 1
             metrics = self._metrics
@@ -142,6 +151,9 @@ class Sender:
 
     def _go_on(self, lane: Lane) -> None:
         """The next request of the head follows at once; a probe is not held back by the outage."""
+        if self._is_late(lane):
+            self._settlement.expire(lane)
+            return
         self._lanes.ready(lane, first=True, urgent=lane is self._recovery.outage.probe)
 
     def _back_off(self, lane: Lane, failure: Backoff, began: float) -> None:
@@ -156,7 +168,14 @@ class Sender:
         else:
             if not waits:
                 self._settlement.give_up(lane)
+            elif self._is_late(lane):
+                self._settlement.expire(lane)
         self._set_alarm(self._recovery.next_due())
+
+    def _is_late(self, lane: Lane) -> bool:
+        """Whether the deadline of a head passed while its request was under way."""
+        deadline = lane.first.deadline
+        return deadline is not None and self._clock() >= deadline
 
     def _cut(self, lane: Lane, lost: NoResponseError) -> None:
         """A request in flight was torn down."""

@@ -59,11 +59,15 @@ class UpdateStream:
         limit: int,
         policy: RetryPolicy,
         timeout: float,
+        deadline: float | None,
+        coalesce: bool | None,
     ) -> None:
         self._admission = admission
         self._engine = engine
         self._policy = policy
         self._timeout = timeout
+        self._deadline = deadline
+        self._coalesce = coalesce
         self._limit = limit
         self._context = copy_context()
         self._rows: Iterator[Row] | None = None
@@ -212,6 +216,8 @@ class UpdateStream:
                 context=self._context,
                 live=False,
                 index=index,
+                deadline=self._deadline,
+                coalesce=self._coalesce,
             )
         except Exception as error:
             if update is None:
