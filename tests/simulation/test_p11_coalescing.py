@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, get_args
 
 import anyio
@@ -77,6 +77,13 @@ async def blocked(client: Client, wire: Wire, **options: Any) -> PendingUpdate:
     handle = client.submit_nowait(row(0), **options)
     await until(lambda: wire.in_flight)
     return handle
+
+
+def keeping(events: list[UpdateEvent]) -> Callable[[UpdateEvent], Awaitable[None]]:
+    async def keep(event: UpdateEvent) -> None:
+        events.append(event)
+
+    return keep
 
 
 # What it saves, and what the state is.
@@ -157,7 +164,8 @@ async def test_p11_coalescing_the_final_state_is_that_of_one_by_one(
             assert seen.session == dialog.session
             assert seen.user == dialog.user
             assert seen.next_step == dialog.next_step
-    assert client.metrics.requests < client.metrics.applied
+    carried = [result.carried_by for result in results if isinstance(result, UpdateResult)]
+    assert len(set(carried)) < len(carried)
     assert server.stats.violations() == {}
 
 
@@ -467,7 +475,7 @@ async def test_p11_coalescing_a_member_cancelled_after_the_send_shares_the_outco
     wire = Wire(takes=1)
     events: list[UpdateEvent] = []
     client = coalescing(wire)
-    client.on_state_updated(lambda event: events.append(event))
+    client.on_state_updated(keeping(events))
     async with client, anyio.create_task_group() as tasks:
         await blocked(client, wire)
         wire.script(503)
@@ -545,8 +553,8 @@ async def test_p11_coalescing_hooks_have_one_event_for_each_update_in_order() ->
     events: list[UpdateEvent] = []
     failures: list[UpdateEvent] = []
     client = coalescing(wire)
-    client.on_state_updated(lambda event: events.append(event))
-    client.on_update_failed(lambda event: failures.append(event))
+    client.on_state_updated(keeping(events))
+    client.on_update_failed(keeping(failures))
     async with client:
         await blocked(client, wire)
         submit(client, 1, 2, 3)
@@ -580,9 +588,7 @@ async def test_p11_coalescing_each_member_has_its_place_with_the_callbacks() -> 
     assert client.metrics.events_delivered == 10
 
 
-async def test_p11_coalescing_a_callback_that_updates_its_own_dialog_does_not_wait_for_itself() -> (
-    None
-):
+async def test_p11_coalescing_a_callback_may_update_its_own_dialog() -> None:
     wire = Wire()
     client = coalescing(wire)
 
@@ -638,9 +644,10 @@ async def test_p11_coalescing_does_not_linger_after_waiting_anyway() -> None:
     wire = Wire(takes=2)
     async with coalescing(wire, linger=1.0) as client:
         submit(client, 0)
-        await until(lambda: wire.sent)
+        await anyio.sleep(1.5)
+        assert wire.sent
         submit(client, 1, 2)
-        await client.flush()
+        await anyio.sleep(5)
     assert wire.sent[1].at - wire.sent[0].at == pytest.approx(2, abs=0.01)
 
 
@@ -706,9 +713,7 @@ async def test_p11_coalescing_does_not_linger_where_nothing_more_can_join(
     assert bodies(wire) == [["v0", "v1"], ["v2"]]
 
 
-async def test_p11_coalescing_lingering_goes_on_for_the_next_when_the_oldest_is_taken_back() -> (
-    None
-):
+async def test_p11_coalescing_lingers_for_the_next_when_the_oldest_is_taken_back() -> None:
     wire = Wire()
     async with coalescing(wire, linger=2.0) as client:
         start = anyio.current_time()
