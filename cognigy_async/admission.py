@@ -165,7 +165,8 @@ class Admission:
             try:
                 self._check_deadline(deadline, dialog_id)
             except DeadlineExceededError as error:
-                self._room.give_back()
+                if kind is not Kind.READ:
+                    self._room.give_back()
                 error.update_id = update.update_id if update is not None else None
                 raise
         if self._pauses_dialogs and not held and kind is not Kind.READ:
