@@ -18,6 +18,7 @@ from .life import Life
 from .limits import Limits
 from .merging import merges
 from .models import Decide, StateUpdate
+from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
 from .room import Room
 
@@ -54,6 +55,8 @@ class Admission:
         self._timeout = checked_timeout(timeout)
         self._coalesce = coalesce
         self._ids = secrets.token_hex(8)
+        self.observers: tuple[Observer, ...] = ()
+        """What looks on at every update."""
 
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
@@ -198,6 +201,10 @@ class Admission:
             deadline=deadline,
             coalesces=coalesce and update is not None and merges(update),
         )
+        if self.observers:
+            operation = _OPERATIONS.get(kind, "update")
+            observed = Observations(self.observers, operation, dialog_id, entry.update_id)
+            entry.observations = observed or None
         engine.accept(entry)
         return entry
 
@@ -210,6 +217,9 @@ class Admission:
     def hungry(self) -> bool:
         """Whether more updates would find workers soon."""
         return self._life.engine.hungry()
+
+
+_OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read"}
 
 
 def kind_of(update: StateUpdate) -> Kind:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .messages import Request
     from .models import Decide, DialogState, StateUpdate, UpdateResult
+    from .observing import Observations
     from .retry import RetryPolicy, Trouble
 
 __all__ = ["Action", "Entry", "Kind", "Sink"]
@@ -66,6 +67,7 @@ class Entry:
         coalesces: may share a request with others of its dialog.
         members: the entries that this one carries, where it is a group of them.
         abandoned: its caller is gone: it is not repeated.
+        observations: what looks on; None where nothing does.
     """
 
     __slots__ = (
@@ -88,6 +90,7 @@ class Entry:
         "lane",
         "live",
         "members",
+        "observations",
         "part",
         "policy",
         "refused_token",
@@ -156,6 +159,7 @@ class Entry:
         self.abandoned = False
         self.members: tuple[Entry, ...] = ()
         self.reserved: tuple[Hook, ...] = ()
+        self.observations: Observations | None = None
         self.settled = False
         self.lane: Lane | None = None
         self.result: UpdateResult | None = None

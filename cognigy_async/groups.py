@@ -16,6 +16,7 @@ from .errors import CognigyError, UpdateError, copy_of
 from .lanes import Lane
 from .merging import Merge, key_of
 from .models import StateUpdate
+from .observing import Observations
 
 __all__ = ["MOST_MERGED", "gather", "joins", "outcomes"]
 
@@ -80,6 +81,10 @@ def gather(lane: Lane, course: Course, most: int) -> Entry:
         # What the API cannot carry must not take the others along.
         return head
     group.members = tuple(members)
+    # Backwards, so that the headers that the oldest one's observer sets are those that are sent.
+    looking_on = [each.observations for each in reversed(members) if each.observations is not None]
+    if looking_on:
+        group.observations = Observations.joined(looking_on)
     lane.join(group)
     return group
 

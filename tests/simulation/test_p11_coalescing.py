@@ -21,6 +21,7 @@ from cognigy_async import (
     Limits,
     PendingUpdate,
     Request,
+    Response,
     RetryPolicy,
     RuntimeApi,
     StateUpdate,
@@ -605,6 +606,46 @@ async def test_p11_coalescing_a_callback_may_update_its_own_dialog() -> None:
         await client.flush()
     assert client.metrics.applied == 6
     assert anyio.current_time() < 1
+
+
+class Watching:
+    """Observes one update, and marks its requests."""
+
+    def __init__(self, log: list[tuple[str, str]], update_id: str) -> None:
+        self._log = log
+        self._update_id = update_id
+
+    def request_starts(self, request: Request, attempt: int) -> None:
+        request.headers["x-trace"] = self._update_id
+        self._log.append((self._update_id, f"starts {attempt}"))
+
+    def request_ends(
+        self, request: Request, response: Response | None, error: BaseException | None
+    ) -> None:
+        self._log.append((self._update_id, f"ends {response.status if response else error!r}"))
+
+    def settled(self, error: BaseException | None, attempts: int) -> None:
+        self._log.append((self._update_id, f"settled {attempts}"))
+
+
+async def test_p11_coalescing_observers_see_each_update_on_its_way() -> None:
+    wire = Wire()
+    wire.script(503)
+    log: list[tuple[str, str]] = []
+
+    class Observer:
+        def accepted(self, operation: str, dialog_id: str, update_id: str) -> Watching:
+            return Watching(log, update_id)
+
+    client = coalescing(wire, retry=at_once())
+    client.add_observer(Observer())
+    async with client:
+        submit(client, 0, 1)
+    for seq in (0, 1):
+        seen = [what for update_id, what in log if update_id == f"u{seq}"]
+        assert seen == ["starts 1", "ends 503", "starts 2", "ends 200", "settled 2"]
+    # The request is told as one of the oldest.
+    assert [sent.headers["x-trace"] for sent in wire.sent] == ["u0", "u0"]
 
 
 async def test_p11_coalescing_counts_in_room_and_flush() -> None:
