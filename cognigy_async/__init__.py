@@ -48,6 +48,7 @@ if typing.TYPE_CHECKING:
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
+    from .planning import Plan, plan
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
@@ -89,6 +90,7 @@ __all__ = [
     "PayloadTooLargeError",
     "PendingUpdate",
     "PermissionDeniedError",
+    "Plan",
     "QueueFullError",
     "RateLimitedError",
     "Request",
@@ -111,6 +113,7 @@ __all__ = [
     "UpdateWithdrawnError",
     "VariableTypeError",
     "Verdict",
+    "plan",
 ]
 
 _HOMES = {
@@ -148,6 +151,7 @@ _HOMES = {
     "PayloadTooLargeError": "errors",
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",
+    "Plan": "planning",
     "QueueFullError": "errors",
     "RateLimitedError": "errors",
     "Request": "messages",
@@ -170,6 +174,7 @@ _HOMES = {
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
     "Verdict": "retry",
+    "plan": "planning",
 }
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from contextvars import Context, copy_context
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import anyio
 
 from .checks import checked_seconds, checked_timeout
 from .entries import Entry, Kind, Sink
-from .errors import DeadlineExceededError, Fault, UpdateValidationError, VariableTypeError
+from .errors import DeadlineExceededError
 from .hooks import Hooks
 from .lanes import LaneState
 from .life import Life
@@ -21,11 +21,9 @@ from .models import Decide, StateUpdate
 from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
 from .room import Room
+from .rows import Row, parsed
 
 __all__ = ["Admission", "Row"]
-
-Row: TypeAlias = StateUpdate | Mapping[str, Any]
-"""An update, or a mapping of its arguments."""
 
 
 class Admission:
@@ -60,9 +58,7 @@ class Admission:
 
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
-        if isinstance(row, StateUpdate):
-            return row.under(self.limits)
-        return StateUpdate.within(self.limits, _mapping(row))
+        return parsed(row, self.limits)
 
     def check_dialog_id(self, dialog_id: str) -> None:
         """Raise `UpdateValidationError` for what is no dialog id."""
@@ -225,18 +221,3 @@ _OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read
 def kind_of(update: StateUpdate) -> Kind:
     """What an entry for an update is for."""
     return Kind.ASSIGN if update.if_match is None else Kind.STRICT
-
-
-def _mapping(row: Any) -> Mapping[str, Any]:
-    if type(row) is dict:
-        return row
-    if isinstance(row, Mapping):
-        try:
-            return dict(row)
-        except Exception as error:
-            problem = f"reading it raised {type(error).__name__}"
-            remedy = "pass a mapping that can be read"
-            raise UpdateValidationError((Fault("update", problem, remedy),)) from error
-    problem = f"is of type {type(row).__name__}"
-    remedy = "pass a StateUpdate, or a mapping of its arguments"
-    raise VariableTypeError((Fault("update", problem, remedy),))

@@ -47,6 +47,7 @@ INTERNAL = frozenset(
         "pacing",
         "recovery",
         "room",
+        "rows",
         "sender",
         "settlement",
         "sleepers",
