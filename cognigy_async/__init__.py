@@ -23,6 +23,7 @@ if typing.TYPE_CHECKING:
         ClientUsageError,
         CognigyError,
         ConfigurationError,
+        DeadlineExceededError,
         DialogNotFoundError,
         DialogPausedError,
         Fault,
@@ -47,6 +48,7 @@ if typing.TYPE_CHECKING:
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
+    from .planning import Plan, plan
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
@@ -67,6 +69,7 @@ __all__ = [
     "CognigyError",
     "ConfigurationError",
     "DeadLetter",
+    "DeadlineExceededError",
     "DialogNotFoundError",
     "DialogPausedError",
     "DialogState",
@@ -87,6 +90,7 @@ __all__ = [
     "PayloadTooLargeError",
     "PendingUpdate",
     "PermissionDeniedError",
+    "Plan",
     "QueueFullError",
     "RateLimitedError",
     "Request",
@@ -110,6 +114,7 @@ __all__ = [
     "UpdateWithdrawnError",
     "VariableTypeError",
     "Verdict",
+    "plan",
 ]
 
 _HOMES = {
@@ -126,6 +131,7 @@ _HOMES = {
     "CognigyError": "errors",
     "ConfigurationError": "errors",
     "DeadLetter": "events",
+    "DeadlineExceededError": "errors",
     "DialogNotFoundError": "errors",
     "DialogPausedError": "errors",
     "DialogState": "models",
@@ -146,6 +152,7 @@ _HOMES = {
     "PayloadTooLargeError": "errors",
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",
+    "Plan": "planning",
     "QueueFullError": "errors",
     "RateLimitedError": "errors",
     "Request": "messages",
@@ -169,6 +176,7 @@ _HOMES = {
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
     "Verdict": "retry",
+    "plan": "planning",
 }
 
 

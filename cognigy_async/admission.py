@@ -5,27 +5,28 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
-from .checks import checked_timeout
+import anyio
+
+from .checks import checked_seconds, checked_timeout
 from .entries import Entry, Kind, Sink
-from .errors import Fault, UpdateValidationError, VariableTypeError
+from .errors import DeadlineExceededError
 from .hooks import Hooks
 from .lanes import LaneState
 from .life import Life
 from .limits import Limits
+from .merging import merges
 from .models import Decide, StateUpdate
 from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
 from .room import Room
+from .rows import Row, parsed
 
 if TYPE_CHECKING:
     from .events import UpdateWatch
 
 __all__ = ["Admission", "Row"]
-
-Row: TypeAlias = StateUpdate | Mapping[str, Any]
-"""An update, or a mapping of its arguments."""
 
 
 class Admission:
@@ -43,6 +44,8 @@ class Admission:
         limits: Limits,
         on_failure: Literal["continue", "pause"],
         timeout: float,
+        *,
+        coalesce: bool = False,
     ) -> None:
         self._life = life
         self._room = room
@@ -51,15 +54,14 @@ class Admission:
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
         self._timeout = checked_timeout(timeout)
+        self._coalesce = coalesce
         self._ids = secrets.token_hex(8)
         self.observers: tuple[Observer, ...] = ()
         """What looks on at every update."""
 
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
-        if isinstance(row, StateUpdate):
-            return row.under(self.limits)
-        return StateUpdate.within(self.limits, _mapping(row))
+        return parsed(row, self.limits)
 
     def check_dialog_id(self, dialog_id: str) -> None:
         """Raise `UpdateValidationError` for what is no dialog id."""
@@ -81,16 +83,55 @@ class Admission:
             return True
         return self._room.try_take()
 
-    async def wait_for_room(self) -> None:
+    def deadline(self, seconds: float | None) -> float | None:
+        """The moment of the client's clock that is so many seconds away.
+
+        Raises:
+            ClientUsageError: the client is not open.
+        """
+        if seconds is None:
+            return None
+        seconds = checked_seconds("deadline", seconds)
+        self._life.check_open()
+        return self._life.engine.now() + seconds
+
+    async def wait_for_room(
+        self, deadline: float | None = None, dialog_id: str | None = None
+    ) -> None:
         """Take a place, waiting for it.
 
         Raises:
             ClientClosedError: the client was closed meanwhile.
+            DeadlineExceededError: the deadline passed, or cannot be met.
         """
-        await self._room.take()
+        if deadline is None or dialog_id is None:
+            await self._room.take()
+        else:
+            self._check_deadline(deadline, dialog_id)
+            await self._take_room_by(deadline, dialog_id)
         if not self._life.accepting:
             self._room.give_back()
             self._life.check_open()
+
+    async def _take_room_by(self, deadline: float, dialog_id: str) -> None:
+        seconds = max(0.0, deadline - self._life.engine.now())
+        with anyio.move_on_after(seconds) as waiting:
+            await self._room.take()
+        if waiting.cancelled_caught:
+            message = "The deadline passed before there was room for the update"
+            raise DeadlineExceededError(message, dialog_id=dialog_id)
+
+    def _check_deadline(self, deadline: float, dialog_id: str) -> None:
+        """Refuse at once what cannot be sent in time, as far as is known."""
+        engine = self._life.engine
+        now, earliest = engine.now(), engine.earliest(dialog_id)
+        if deadline <= now:
+            message = "The deadline has passed already"
+            raise DeadlineExceededError(message, dialog_id=dialog_id)
+        if deadline <= earliest:
+            wait = earliest - now
+            message = f"The deadline cannot be met: nothing may be sent for {wait:.1f} s"
+            raise DeadlineExceededError(message, dialog_id=dialog_id, retry_after=wait)
 
     def give_back(self) -> None:
         """A place is not needed after all."""
@@ -111,6 +152,8 @@ class Admission:
         decide: Decide | None = None,
         index: int = -1,
         watch: UpdateWatch | None = None,
+        deadline: float | None = None,
+        coalesce: bool | None = None,
     ) -> Entry:
         """Queue an entry that has its place in the room.
 
@@ -118,8 +161,17 @@ class Admission:
 
         Raises:
             DialogPausedError: the dialog is paused and the entry would not wait for `resume`.
+            DeadlineExceededError: the deadline passed, or cannot be met.
         """
         engine = self._life.engine
+        if deadline is not None:
+            try:
+                self._check_deadline(deadline, dialog_id)
+            except DeadlineExceededError as error:
+                if kind is not Kind.READ:
+                    self._room.give_back()
+                error.update_id = update.update_id if update is not None else None
+                raise
         if self._pauses_dialogs and not held and kind is not Kind.READ:
             lane = engine.lanes.get(dialog_id)
             if lane is not None and lane.state is LaneState.PAUSED:
@@ -129,6 +181,8 @@ class Admission:
             context = copy_context()
         serial = engine.next_serial()
         named = update.update_id if update is not None else None
+        if coalesce is None:
+            coalesce = self._coalesce
         entry = Entry(
             kind,
             dialog_id,
@@ -145,6 +199,8 @@ class Admission:
             decide=decide,
             index=index,
             watch=watch,
+            deadline=deadline,
+            coalesces=coalesce and update is not None and merges(update),
         )
         if self.observers:
             operation = _OPERATIONS.get(kind, "update")
@@ -170,18 +226,3 @@ _OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read
 def kind_of(update: StateUpdate) -> Kind:
     """What an entry for an update is for."""
     return Kind.ASSIGN if update.if_match is None else Kind.STRICT
-
-
-def _mapping(row: Any) -> Mapping[str, Any]:
-    if type(row) is dict:
-        return row
-    if isinstance(row, Mapping):
-        try:
-            return dict(row)
-        except Exception as error:
-            problem = f"reading it raised {type(error).__name__}"
-            remedy = "pass a mapping that can be read"
-            raise UpdateValidationError((Fault("update", problem, remedy),)) from error
-    problem = f"is of type {type(row).__name__}"
-    remedy = "pass a StateUpdate, or a mapping of its arguments"
-    raise VariableTypeError((Fault("update", problem, remedy),))

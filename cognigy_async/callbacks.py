@@ -164,6 +164,11 @@ class Hook:
         return self._queued + self._reserved >= self._max_queue
 
     @property
+    def places(self) -> int:
+        """How many places are free."""
+        return max(0, self._max_queue - self._queued - self._reserved)
+
+    @property
     def hanging(self) -> int:
         """Threads that still run past the timeout of their call."""
         return len(self._hanging)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
 
-__all__ = ["checked_base_url", "checked_count", "checked_timeout"]
+__all__ = ["checked_base_url", "checked_count", "checked_seconds", "checked_timeout"]
 
 
 def checked_timeout(timeout: float) -> float:
@@ -15,6 +16,15 @@ def checked_timeout(timeout: float) -> float:
     if not timeout > 0 or timeout == float("inf"):
         raise ConfigurationError(f"timeout={timeout!r}: must be a positive number of seconds")
     return timeout
+
+
+def checked_seconds(name: str, seconds: Any, *, least: float = -math.inf) -> float:
+    """A finite number of seconds, or a `ConfigurationError`."""
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not number or not math.isfinite(seconds) or seconds < least:
+        wanted = "a finite number" if least == -math.inf else f"a finite number from {least:g} up"
+        raise ConfigurationError(f"{name}={seconds!r}: must be {wanted} of seconds")
+    return float(seconds)
 
 
 def checked_count(name: str, number: Any) -> int:

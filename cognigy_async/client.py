@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from .admission import Admission, Row, kind_of
 from .api.runtime import RuntimeApi
 from .background import Signal, signal_of_this_loop
-from .checks import checked_base_url, checked_count, checked_timeout
+from .checks import checked_base_url, checked_count, checked_seconds, checked_timeout
 from .course import Course
 from .dispatcher import Dispatcher
 from .entries import Entry, Kind
@@ -48,6 +48,10 @@ class AsyncStateClient:
         max_pending: updates accepted and unsettled at a time; then `update` waits its turn.
         retry: when failed updates are sent again; `RetryPolicy()` by default.
         limits: what an update may carry; the API's own by default.
+        coalesce: send updates that wait for the same dialog as one request where the state cannot
+            tell; see ``docs/coalescing.md``.
+        linger: how long a dialog waits for more to coalesce, counted from its oldest update; ended
+            by `flush` and `aclose`.
         on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
         timeout: for one request.
         transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
@@ -66,6 +70,8 @@ class AsyncStateClient:
         max_pending: int = 10_000,
         retry: RetryPolicy | None = None,
         limits: Limits | None = None,
+        coalesce: bool = False,
+        linger: float = 0.0,
         on_failure: Literal["continue", "pause"] = "continue",
         timeout: float = 15.0,
         transport: Transport | None = None,
@@ -83,6 +89,7 @@ class AsyncStateClient:
         self._max_pending = checked_count("max_pending", max_pending)
         self._policy = retry if retry is not None else RetryPolicy()
         self._limits = limits if limits is not None else self._api.limits
+        self._linger = checked_seconds("linger", linger, least=0.0)
         self._on_failure: Literal["continue", "pause"] = on_failure
         self._transport = transport
         self.metrics = Metrics()
@@ -95,7 +102,13 @@ class AsyncStateClient:
         """Registers a callback for the updates that were sent and failed."""
         self._life = Life(self._hooks, self._room, self.metrics)
         self._admission = Admission(
-            self._life, self._room, self._hooks, self._limits, on_failure, timeout
+            self._life,
+            self._room,
+            self._hooks,
+            self._limits,
+            on_failure,
+            timeout,
+            coalesce=coalesce,
         )
         self._signal: Callable[[], Signal]
 
@@ -115,6 +128,8 @@ class AsyncStateClient:
         update_id: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
+        coalesce: bool | None = None,
     ) -> UpdateResult:
         """Assign variables of one dialog, perhaps move it, and wait until that is done.
 
@@ -123,11 +138,14 @@ class AsyncStateClient:
 
         Args:
             dialog_id, session, user, next_step, if_match, update_id: see `StateUpdate`.
-            retry, timeout: instead of the client's own.
+            retry, timeout, coalesce: instead of the client's own.
+            deadline: seconds from this call after which nothing of it is sent, waits of all kinds
+                included. A request under way then ends and counts, and is not followed by another.
 
         Raises:
             UpdateValidationError: bad input; nothing was sent.
             UpdateError: it was not carried out; the subclasses say why.
+            DeadlineExceededError: the deadline passed, or cannot be met as far as is known.
             DialogPausedError: the dialog is paused after a failure.
             ClientUsageError: the client is closed, or used in another event loop.
         """
@@ -136,8 +154,9 @@ class AsyncStateClient:
             admission.limits, dialog_id, session, user, next_step, if_match, update_id
         )
         timeout = admission.seconds(timeout)
+        by = None if deadline is None else admission.deadline(deadline)
         if not admission.take_room():
-            await admission.wait_for_room()
+            await admission.wait_for_room(by, dialog_id)
         settled = self._signal()
         entry = admission.begin(
             kind_of(update),
@@ -146,6 +165,8 @@ class AsyncStateClient:
             retry or self._policy,
             timeout,
             settled,
+            deadline=by,
+            coalesce=coalesce,
         )
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
@@ -165,18 +186,26 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
+        coalesce: bool | None = None,
     ) -> PendingUpdate:
         """Accept an update, waiting for room, and return a handle on it.
 
+        Args:
+            update: a `StateUpdate`, or a mapping of its arguments.
+            retry, timeout, deadline, coalesce: as for `update`.
+
         Raises:
             UpdateValidationError: bad input; nothing was accepted.
+            DeadlineExceededError: as for `update`.
             ClientUsageError: the client is closed, or used in another event loop.
         """
         valid = self._admission.parse(update)
         timeout = self._admission.seconds(timeout)
+        by = self._admission.deadline(deadline)
         if not self._admission.take_room():
-            await self._admission.wait_for_room()
-        return self._hand_out(valid, retry, timeout)
+            await self._admission.wait_for_room(by, valid.dialog_id)
+        return self._hand_out(valid, retry, timeout, by, coalesce)
 
     def submit_nowait(
         self,
@@ -184,18 +213,21 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
+        coalesce: bool | None = None,
     ) -> PendingUpdate:
         """The same without waiting.
 
         Raises:
             QueueFullError: `max_pending` updates are accepted and unsettled.
-            UpdateValidationError, ClientUsageError: as for `submit`.
+            UpdateValidationError, DeadlineExceededError, ClientUsageError: as for `submit`.
         """
         valid = self._admission.parse(update)
         timeout = self._admission.seconds(timeout)
+        by = self._admission.deadline(deadline)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, retry, timeout)
+        return self._hand_out(valid, retry, timeout, by, coalesce)
 
     def update_many(
         self,
@@ -204,6 +236,8 @@ class AsyncStateClient:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         watch: UpdateWatch | None = None,
+        deadline: float | None = None,
+        coalesce: bool | None = None,
     ) -> UpdateStream:
         """Carry out many updates; iterate over the outcomes, one for each input.
 
@@ -212,12 +246,14 @@ class AsyncStateClient:
 
         Args:
             updates: `StateUpdate`s, or mappings of its arguments; an iterable or an async iterable.
-            retry, timeout: instead of the client's own.
+            retry, timeout, coalesce: instead of the client's own.
+            deadline: seconds from this call for all of them, as for `update`; what comes too late
+                becomes an outcome with a `DeadlineExceededError`.
             watch: looks on while they are under way; see `UpdateWatch`.
 
         Raises:
             TypeError: the input cannot be iterated.
-            ClientUsageError: while iterating, when the client is not open.
+            ClientUsageError: while iterating, when the client is not open; at once with a deadline.
         """
         return UpdateStream(
             self._admission,
@@ -227,12 +263,22 @@ class AsyncStateClient:
             policy=retry or self._policy,
             timeout=self._admission.seconds(timeout),
             watch=watch,
+            deadline=self._admission.deadline(deadline),
+            coalesce=coalesce,
         )
 
     async def get_state(
-        self, dialog_id: str, *, retry: RetryPolicy | None = None, timeout: float | None = None
+        self,
+        dialog_id: str,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
     ) -> DialogState:
         """Read the state of a dialog. It does not queue behind the dialog's writes.
+
+        Args:
+            retry, timeout, deadline: as for `update`.
 
         Raises:
             UpdateValidationError: no dialog id. UpdateError: it could not be read.
@@ -240,8 +286,9 @@ class AsyncStateClient:
         """
         self._admission.check_dialog_id(dialog_id)
         timeout = self._admission.seconds(timeout)
+        by = self._admission.deadline(deadline)
         self._life.check_open()
-        entry = await self._carry_out(Kind.READ, dialog_id, None, retry, timeout)
+        entry = await self._carry_out(Kind.READ, dialog_id, None, retry, timeout, by)
         assert entry.state is not None
         return entry.state
 
@@ -252,6 +299,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
     ) -> UpdateResult | None:
         """Read the state, let `fn` decide what to write, and write it if nothing changed meanwhile.
 
@@ -260,6 +308,7 @@ class AsyncStateClient:
         Args:
             fn: called with the `DialogState`, perhaps several times, in the event loop; returns a
                 mapping with `session`, `user` or `next_step`, or None for no write.
+            retry, timeout, deadline: as for `update`.
 
         Raises:
             Exception: whatever `fn` raises, and what `update` raises.
@@ -268,9 +317,10 @@ class AsyncStateClient:
             raise TypeError("modify takes a function of the dialog's state")
         self._admission.check_dialog_id(dialog_id)
         timeout = self._admission.seconds(timeout)
+        by = self._admission.deadline(deadline)
         if not self._admission.take_room():
-            await self._admission.wait_for_room()
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout)
+            await self._admission.wait_for_room(by, dialog_id)
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout, by)
         return entry.result
 
     # Looking after it.
@@ -310,7 +360,7 @@ class AsyncStateClient:
         if self._hooks.called_us():
             raise ClientUsageError("flush() would wait for the callback that calls it")
         self._life.check_open()
-        await self._life.engine.settlement.flush()
+        await self._life.engine.flush()
         await self._hooks.drained()
 
     def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
@@ -349,6 +399,7 @@ class AsyncStateClient:
             metrics=self.metrics,
             hooks=self._hooks,
             room=self._room,
+            linger=self._linger,
         )
 
     async def __aexit__(
@@ -384,6 +435,7 @@ class AsyncStateClient:
         decide: Decide | None,
         retry: RetryPolicy | None,
         timeout: float,
+        deadline: float | None,
     ) -> Entry:
         """Accept a read or a `modify` and wait for its outcome; cancelled, it is given up."""
         settled = self._signal()
@@ -395,6 +447,7 @@ class AsyncStateClient:
             timeout,
             settled,
             decide=decide,
+            deadline=deadline,
         )
         try:
             await settled.wait()
@@ -406,7 +459,12 @@ class AsyncStateClient:
         return entry
 
     def _hand_out(
-        self, update: StateUpdate, retry: RetryPolicy | None, timeout: float
+        self,
+        update: StateUpdate,
+        retry: RetryPolicy | None,
+        timeout: float,
+        deadline: float | None,
+        coalesce: bool | None,
     ) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
         pending = PendingUpdate(self._life.engine, self._life.check_home)
@@ -419,6 +477,8 @@ class AsyncStateClient:
                 timeout,
                 pending,
                 held=True,
+                deadline=deadline,
+                coalesce=coalesce,
             )
         )
         return pending

@@ -14,6 +14,7 @@ from .entries import Action, Entry, Kind
 from .errors import (
     AmbiguousUpdateError,
     AuthenticationError,
+    DeadlineExceededError,
     Fault,
     NoResponseError,
     StateConflictError,
@@ -77,7 +78,7 @@ class Course:
     def __init__(self, api: StateApi, base_url: str, limits: Limits) -> None:
         self.api = api
         self._base_url = base_url
-        self._limits = limits
+        self.limits = limits
         self._etags: dict[str, str | None] = {}
         self._older_etags: dict[str, str | None] = {}
 
@@ -90,9 +91,7 @@ class Course:
         if entry.action is not Action.WRITE:
             return self.api.read(self._base_url, entry.dialog_id)
         if entry.requests is None:
-            assert entry.update is not None
-            key = f"{entry.update_id}/r{entry.round}" if entry.round else entry.update_id
-            entry.requests = self.api.writes(self._base_url, entry.update, key)
+            entry.requests = self.writes(entry)
         request = entry.requests[entry.part]
         if entry.etag is not None:
             request.headers["if-match"] = entry.etag
@@ -100,6 +99,15 @@ class Course:
             # Now, not when the answer is lost: a read meanwhile may see what this write does.
             entry.known = self._known_etag(entry.dialog_id)
         return request
+
+    def writes(self, entry: Entry) -> list[Request]:
+        """All requests of a write, unsigned.
+
+        Raises:
+            UpdateValidationError: the API cannot carry the update.
+        """
+        assert entry.update is not None
+        return self.api.writes(self._base_url, entry.update, _key(entry))
 
     def answered(
         self,
@@ -161,6 +169,18 @@ class Course:
         error.applied_parts = entry.part
         return error
 
+    def expired(self, entry: Entry) -> UpdateError:
+        """What an entry settles with at its deadline."""
+        last = entry.trouble.last if entry.trouble is not None else None
+        if entry.attempts:
+            error = DeadlineExceededError("The deadline passed before this was complete")
+        else:
+            error = DeadlineExceededError("The deadline passed before this was sent")
+        if last is not None:
+            error.status, error.trace_id, error.detail = last.status, last.trace_id, last.detail
+            error.__cause__ = last
+        return self.final(entry, error)
+
     def _applied(self, entry: Entry, response: Response, now: float) -> Next:
         etag = self.api.etag(response)
         self._remember(entry.dialog_id, etag)
@@ -181,6 +201,8 @@ class Course:
                 now - began,
                 began - entry.accepted_at,
                 response.content,
+                1,
+                _key(entry),
             )
         )
 
@@ -246,7 +268,7 @@ class Course:
                 (Fault("modify", problem, remedy),), dialog_id=entry.dialog_id
             )
         fields = {"dialog_id": entry.dialog_id, "if_match": etag, **assignment}
-        return StateUpdate.within(self._limits, fields)
+        return StateUpdate.within(self.limits, fields)
 
     def _failed(self, entry: Entry, verdict: Verdict, error: UpdateError) -> Next:
         if entry.trouble is None:
@@ -308,6 +330,10 @@ class Course:
                 entry.action = Action.CONFIRM
                 return Backoff(Verdict.NO_RESPONSE, error)
         return Done(error=self.final(entry, error))
+
+
+def _key(entry: Entry) -> str:
+    return f"{entry.update_id}/r{entry.round}" if entry.round else entry.update_id
 
 
 def withdrawn(entry: Entry) -> UpdateWithdrawnError:

@@ -19,6 +19,7 @@ import anyio.lowlevel
 from ._flight import background, only_here
 from .background import is_failure, monotonic_clock
 from .course import Course, Done, share, withdrawn
+from .deadlines import Deadlines
 from .entries import Entry, Kind
 from .errors import (
     AuthenticationError,
@@ -26,6 +27,7 @@ from .errors import (
     RateLimitedError,
 )
 from .lanes import Lane, Lanes, LaneState
+from .linger import Linger
 from .recovery import Recovery
 from .retry import RetryPolicy
 from .sender import Sender
@@ -77,6 +79,7 @@ class Dispatcher:
         metrics: Metrics,
         hooks: Hooks,
         room: Room,
+        linger: float = 0.0,
     ) -> None:
         self._course = course
         self._auth = auth
@@ -85,6 +88,8 @@ class Dispatcher:
         self._hooks = hooks
         self._clock = monotonic_clock()
         self.lanes = Lanes()
+        self._linger = Linger(self.lanes, linger) if linger else None
+        self._deadlines = Deadlines()
         self._recovery = Recovery(self.lanes, policy, max_in_flight, self._clock, metrics)
         self.settlement = Settlement(
             lanes=self.lanes,
@@ -135,6 +140,11 @@ class Dispatcher:
         else:
             self._metrics.pending += 1
             self.lanes.accept(entry)
+            if self._linger is not None:
+                self._linger.accepted(entry)
+        if entry.deadline is not None:
+            self._deadlines.add(entry)
+            self._set_alarm(entry.deadline)
         self.sleepers.wake()
 
     def withdraw(self, entry: Entry) -> bool:
@@ -153,14 +163,39 @@ class Dispatcher:
         entry.abandoned = True
         lane = entry.lane
         assert lane is not None
+        head = lane.first
+        if head is not entry:
+            # It is in a group, whose body stays as it is: it goes on while anybody waits for it.
+            if not all(member.abandoned for member in head.members):
+                return
+            head.abandoned = True
         if lane.state is LaneState.IN_FLIGHT:
             return
-        if entry.trouble is not None:
+        if head.trouble is not None:
             self.settlement.give_up(lane)
-        elif entry.kind is Kind.MODIFY or not entry.attempts:
+        elif entry.kind is Kind.MODIFY or not head.attempts:
             self.settlement.settle(lane, Done(error=withdrawn(entry)))
         self._set_alarm(self._recovery.next_due())
         self.sleepers.wake()
+
+    def earliest(self, dialog_id: str) -> float:
+        """The moment before which nothing is sent to a dialog, as far as is known."""
+        now = self._clock()
+        recovery = self._recovery
+        opens = recovery.tenant.opens(now) if recovery.tenant.active else now
+        until = recovery.dialogs.until(dialog_id) if recovery.dialogs.any else now
+        return max(now, opens, until)
+
+    def now(self) -> float:
+        """Seconds of the client's clock."""
+        return self._clock()
+
+    async def flush(self) -> None:
+        """Wait until what was accepted before has settled; nothing of it lingers any more."""
+        if self._linger is not None:
+            self._linger.end(self._serial)
+            self.sleepers.wake()
+        await self.settlement.flush()
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -236,13 +271,27 @@ class Dispatcher:
         while True:
             now = self._clock()
             opens = tenant.opens(now) if tenant.active else math.inf
-            if self._recovery.due(now) or opens <= now:
+            if self._recovery.due(now) or opens <= now or self._expire(now):
                 self.sleepers.wake()
-            at = min(self._recovery.next_due(), opens if opens > now else math.inf)
+            opens = opens if opens > now else math.inf
+            at = min(self._recovery.next_due(), opens, self._deadlines.next())
             self._timer_at = at
             self._timer = anyio.Event()
             with anyio.move_on_after(None if at == math.inf else max(0.0, at - now)):
                 await self._timer.wait()
+
+    def _expire(self, now: float) -> bool:
+        """Settle what waits past its deadline; what is in flight ends first."""
+        late = self._deadlines.due(now)
+        for entry in late:
+            lane = entry.lane
+            if lane is None:
+                continue
+            if entry.sent_at is None:
+                self.settlement.take_out(entry, self._course.expired(entry))
+            elif lane.state is not LaneState.IN_FLIGHT:
+                self.settlement.expire(lane)
+        return bool(late)
 
     def _set_alarm(self, at: float) -> None:
         if at < self._timer_at and self._timer is not None:
@@ -307,6 +356,8 @@ class Dispatcher:
             if lane is None:
                 return None
             until = recovery.dialogs.until(lane.dialog_id) if recovery.dialogs.any else 0.0
+            if self._linger is not None and lane is not recovery.outage.probe:
+                until = max(until, self._linger.until(lane))
             if until <= now:
                 break
             if lane is recovery.outage.probe:

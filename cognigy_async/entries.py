@@ -64,6 +64,9 @@ class Entry:
         sent_at: seconds of the client's clock at its first request, None before.
         attempts: requests made. trouble: what went wrong, None while nothing did.
         refused_token: what its last request was refused with.
+        deadline: moment of the client's clock after which nothing of it is sent, None for never.
+        coalesces: may share a request with others of its dialog.
+        members: the entries that this one carries, where it is a group of them.
         abandoned: its caller is gone: it is not repeated.
         observations: what looks on; None where nothing does.
         watch: looks on while it is under way. cleared: it let the next request go.
@@ -75,7 +78,9 @@ class Entry:
         "action",
         "attempts",
         "cleared",
+        "coalesces",
         "context",
+        "deadline",
         "decide",
         "dialog_id",
         "error",
@@ -87,6 +92,7 @@ class Entry:
         "known",
         "lane",
         "live",
+        "members",
         "observations",
         "part",
         "policy",
@@ -125,6 +131,8 @@ class Entry:
         decide: Decide | None = None,
         index: int = -1,
         watch: UpdateWatch | None = None,
+        deadline: float | None = None,
+        coalesces: bool = False,
     ) -> None:
         self.kind = kind
         self.dialog_id = dialog_id
@@ -142,6 +150,8 @@ class Entry:
         self.index = index
         self.watch = watch
         self.cleared = False
+        self.deadline = deadline
+        self.coalesces = coalesces
         self.action = Action.WRITE if update is not None else Action.READ
         self.etag = None if update is None else update.if_match
         self.known: str | None = None
@@ -154,6 +164,7 @@ class Entry:
         self.trouble: Trouble | None = None
         self.refused_token: AccessToken | None = None
         self.abandoned = False
+        self.members: tuple[Entry, ...] = ()
         self.reserved: tuple[Hook, ...] = ()
         self.observations: Observations | None = None
         self.settled = False
@@ -169,8 +180,10 @@ class Entry:
 
     @property
     def is_delicate(self) -> bool:
-        """Whether the request at hand must not be repeated blindly."""
-        return self.action is Action.WRITE and (self.kind is Kind.STRICT or self.has_transition)
+        """Whether the request at hand must not be repeated blindly, or otherwise than it was."""
+        if self.action is not Action.WRITE:
+            return False
+        return self.kind is Kind.STRICT or bool(self.members) or self.has_transition
 
     @property
     def has_transition(self) -> bool:

@@ -14,6 +14,7 @@
     │   ├── StateConflictError                 409, 412
     │   ├── PayloadTooLargeError               413
     │   ├── RateLimitedError                   429
+    │   ├── DeadlineExceededError              its `deadline` passed, or cannot be met
     │   ├── ServerError                        5xx
     │   ├── UnexpectedAnswerError              a redirect, another 4xx, an answer that is no JSON
     │   ├── NotSentError                       nothing reached the server
@@ -43,6 +44,7 @@ __all__ = [
     "ClientUsageError",
     "CognigyError",
     "ConfigurationError",
+    "DeadlineExceededError",
     "DialogNotFoundError",
     "DialogPausedError",
     "Fault",
@@ -172,6 +174,13 @@ def _restore(
     return error
 
 
+def copy_of(error: CognigyError) -> CognigyError:
+    """Another error that says the same; who raises one object in several tasks mixes them up."""
+    copy = _restore(type(error), error.args, error.__dict__)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
 class BadRequestError(UpdateError):
     """400: the server refuses the payload; never retried."""
 
@@ -241,6 +250,16 @@ class RateLimitedError(UpdateError):
     """429: throttled for longer than the policy waits."""
 
     remedy = "Wait `retry_after` seconds, send less, or raise RetryPolicy(max_retry_after=...)."
+
+
+class DeadlineExceededError(UpdateError):
+    """The `deadline` of a call passed, or cannot be met; nothing of the update is sent any more.
+
+    `__cause__` is the last failure where there was one. `retry_after` is how long what is known to
+    be in the way still lasts, where the call was refused at once for that.
+    """
+
+    remedy = "Allow more time, or send less at a time; call again if it is still wanted."
 
 
 class ServerError(UpdateError):

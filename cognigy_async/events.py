@@ -64,7 +64,8 @@ class UpdateWatch(Protocol):
         """A request is about to be sent, and waits for this, before each of its attempts.
 
         Called for what must not be repeated blindly, which is a request with a transition or with
-        `if_match`. What it raises fails the update, which is not sent then; let it be a
+        `if_match`, and for what has to be repeated as it was: a request that carries several
+        updates. What it raises fails the update, which is not sent then; let it be a
         `CognigyError`.
 
         Args:

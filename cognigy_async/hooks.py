@@ -54,6 +54,10 @@ class Hooks:
         """Whether sending has to wait for a callback."""
         return any(hook.full for hook in self._waiting)
 
+    def places(self, most: int) -> int:
+        """How many events have a place now, at most `most`."""
+        return min((hook.places for hook in self._waiting), default=most)
+
     def reserve(self) -> tuple[Hook, ...]:
         """Places for the event of an update; give them to `publish`."""
         for hook in self._waiting:

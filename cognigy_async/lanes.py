@@ -105,8 +105,10 @@ class Lane:
     @property
     def entries(self) -> list[Entry]:
         """All entries in their order."""
-        head = [self.head] if self.head is not None else []
-        return head + list(self.behind or ())
+        head = self.head
+        if head is None:
+            return []
+        return [*(head.members or (head,)), *(self.behind or ())]
 
     def append(self, entry: Entry) -> None:
         """Put an entry at the end."""
@@ -130,6 +132,20 @@ class Lane:
         entry.lane = None
         self.live -= entry.live
         self.exempt -= entry.exempt
+
+    def join(self, group: Entry) -> None:
+        """Put a group in the place of its members, which are the first entries."""
+        for entry in group.members:
+            self.remove(entry)
+            entry.lane = self
+        group.lane = self
+        self.live += group.live
+        self.exempt += group.exempt
+        if self.head is not None:
+            if self.behind is None:
+                self.behind = deque()
+            self.behind.appendleft(self.head)
+        self.head = group
 
     def move(self, state: LaneState) -> None:
         """Change the state; an illegal change is a bug of this library and says so."""

@@ -155,7 +155,7 @@ class Life:
         try:
             with anyio.move_on_after(timeout):
                 if drain:
-                    await self.engine.settlement.flush()
+                    await self.engine.flush()
                 events.stop.set()
                 await events.worked.wait()
                 await self._hooks.drained()

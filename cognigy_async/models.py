@@ -24,15 +24,19 @@ class UpdateResult:
         attempts: requests made for it, reads included.
         latency: seconds from its first request to its answer, waits between included.
         queued: seconds from its acceptance to its first request.
+        merged: how many updates its request carried, 1 where nothing was coalesced.
+        carried_by: the `Idempotency-Key` of that request, without the number of a part.
     """
 
     __slots__ = (
         "_body",
         "_content",
         "attempts",
+        "carried_by",
         "dialog_id",
         "etag",
         "latency",
+        "merged",
         "queued",
         "status",
         "update_id",
@@ -48,6 +52,8 @@ class UpdateResult:
         latency: float,
         queued: float,
         content: bytes,
+        merged: int = 1,
+        carried_by: str | None = None,
     ) -> None:
         self.dialog_id = dialog_id
         self.update_id = update_id
@@ -56,6 +62,8 @@ class UpdateResult:
         self.attempts = attempts
         self.latency = latency
         self.queued = queued
+        self.merged = merged
+        self.carried_by = carried_by if carried_by is not None else update_id
         self._content: bytes | None = content
         self._body: Any = None
 
@@ -66,6 +74,21 @@ class UpdateResult:
             self._body = parse(self._content)
             self._content = None
         return self._body
+
+    def share(self, update_id: str, queued: float, merged: int) -> UpdateResult:
+        """The same result for one of `merged` updates that its request carried."""
+        return UpdateResult(
+            self.dialog_id,
+            update_id,
+            self.status,
+            self.etag,
+            self.attempts,
+            self.latency,
+            queued,
+            self._content or b"",
+            merged,
+            self.carried_by,
+        )
 
     @property
     def version(self) -> int | None:

@@ -8,7 +8,7 @@ raises is logged and changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -69,6 +69,13 @@ class Observations:
             else:
                 if observation is not None:
                     self._all += (observation,)
+
+    @classmethod
+    def joined(cls, several: Iterable[Observations]) -> Observations:
+        """What looks on at several updates that go into one request."""
+        all_of_them = cls((), "update", "", "")
+        all_of_them._all = tuple(one for each in several for one in each._all)
+        return all_of_them
 
     def __bool__(self) -> bool:
         return bool(self._all)

@@ -15,6 +15,7 @@ from .background import is_failure
 from .course import Again, Backoff, Course, Done, Next, withdrawn
 from .entries import Action, Entry, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
+from .groups import MOST_MERGED, gather
 from .lanes import Lane, Lanes
 from .recovery import Recovery
 from .retry import Trouble, Verdict
@@ -79,6 +80,11 @@ class Sender:
             self._settlement.give_up(lane)
             return
         began = self._clock()
+        if entry.deadline is not None and began >= entry.deadline:
+            self._settlement.expire(lane)
+            return
+        if entry.coalesces and lane.behind and entry.sent_at is None:
+            entry = gather(lane, self._course, self._hooks.places(MOST_MERGED))
         following: Next
         if entry.watch is not None:
             if not entry.cleared and entry.is_delicate:
@@ -132,7 +138,10 @@ class Sender:
         """The first request of an entry: from now on it counts as sent."""
         entry.sent_at = began
         self._recovery.first_attempt(began)
-        if self._hooks.any and entry.kind is not Kind.READ:
+        for member in entry.members:
+            member.sent_at = began
+            member.reserved = self._hooks.reserve()
+        if self._hooks.any and entry.kind is not Kind.READ and not entry.members:
             entry.reserved = self._hooks.reserve()
 
     async def _clear(self, lane: Lane, watch: UpdateWatch) -> None:
@@ -149,7 +158,8 @@ class Sender:
             if entry.sent_at is None:
                 self._begin(entry, began)
             if entry.is_delicate:
-                await watch.before_send((entry.index,), entry.etag or entry.known)
+                indexes = tuple(member.index for member in entry.members) or (entry.index,)
+                await watch.before_send(indexes, entry.etag or entry.known)
             entry.cleared = True
         except CognigyError as error:
             following = Done(error=error)
@@ -189,6 +199,9 @@ class Sender:
 
     def _go_on(self, lane: Lane) -> None:
         """The next request of the head follows at once; a probe is not held back by the outage."""
+        if self._is_late(lane):
+            self._settlement.expire(lane)
+            return
         self._lanes.ready(lane, first=True, urgent=lane is self._recovery.outage.probe)
 
     def _back_off(self, lane: Lane, failure: Backoff, began: float) -> None:
@@ -203,7 +216,14 @@ class Sender:
         else:
             if not waits:
                 self._settlement.give_up(lane)
+            elif self._is_late(lane):
+                self._settlement.expire(lane)
         self._set_alarm(self._recovery.next_due())
+
+    def _is_late(self, lane: Lane) -> bool:
+        """Whether the deadline of a head passed while its request was under way."""
+        deadline = lane.first.deadline
+        return deadline is not None and self._clock() >= deadline
 
     def _cut(self, lane: Lane, lost: NoResponseError) -> None:
         """A request in flight was torn down."""

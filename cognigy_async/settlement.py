@@ -22,6 +22,7 @@ from .errors import (
     UpdateWithdrawnError,
 )
 from .events import UpdateEvent
+from .groups import outcomes
 from .lanes import Lane, Lanes, LaneState
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class Settlement:
         """The head of a lane is not tried again."""
         self.settle(lane, Done(error=self.last_error(lane.first)))
 
+    def expire(self, lane: Lane) -> None:
+        """The head of a lane that was sent before is past its deadline."""
+        self.settle(lane, Done(error=self._course.expired(lane.first)))
+
     def settle(self, lane: Lane, done: Done) -> None:
         """The head of a lane has its outcome; the lane goes on, pauses or is forgotten."""
         entry = lane.first
@@ -91,7 +96,11 @@ class Settlement:
             self._pause(lane, error)
         else:
             self._lanes.next_or_drop(lane)
-        self._finish(entry, done)
+        if not entry.members:
+            self._finish(entry, done)
+            return
+        for member, own in outcomes(entry, done):
+            self._finish(member, own)
 
     def take_out(self, entry: Entry, error: CognigyError) -> None:
         """An entry that was not sent gets its outcome, and its lane goes on without it."""
@@ -206,9 +215,17 @@ class Settlement:
         left = [entry for lane in (*self._lanes, *self.reads) for entry in lane.entries]
         for entry in sorted(left, key=lambda entry: entry.serial):
             lane = entry.lane
-            assert lane is not None
-            if entry.attempts:
+            if lane is None:
+                # A member of a group that was given up.
+                continue
+            head = lane.first
+            if entry.sent_at is not None and head.attempts:
                 self.give_up(lane)
+                continue
+            if entry in head.members:
+                self.unsent.extend(member.update for member in head.members if member.update)
+                told = ClientClosedError("the client was closed before these updates were sent")
+                self.settle(lane, Done(error=told))
                 continue
             if entry.update is not None:
                 self.unsent.append(entry.update)

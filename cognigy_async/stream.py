@@ -63,11 +63,15 @@ class UpdateStream:
         policy: RetryPolicy,
         timeout: float,
         watch: UpdateWatch | None = None,
+        deadline: float | None,
+        coalesce: bool | None,
     ) -> None:
         self._admission = admission
         self._engine = engine
         self._policy = policy
         self._timeout = timeout
+        self._deadline = deadline
+        self._coalesce = coalesce
         self._limit = limit
         self._watch = watch
         self._context = copy_context()
@@ -231,6 +235,8 @@ class UpdateStream:
                 live=False,
                 index=index,
                 watch=self._watch,
+                deadline=self._deadline,
+                coalesce=self._coalesce,
             )
         except Exception as error:
             if update is None:

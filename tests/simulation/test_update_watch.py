@@ -254,3 +254,62 @@ async def test_a_request_that_hangs_still_ends_by_its_timeout_after_stop() -> No
             outcomes = await all_outcomes(stream)
         assert anyio.current_time() == pytest.approx(5.0)
     assert not outcomes[0].ok
+
+
+class GroupWatch(Watch):
+    async def before_send(self, indexes: tuple[int, ...], etag: str | None) -> None:
+        self.told.append(("before", indexes))
+        if self.hold is not None:
+            await self.hold.wait()
+
+
+def rows_of_one_dialog(count: int) -> list[dict[str, Any]]:
+    return [{"dialog_id": "d", "session": {"seq": n}} for n in range(count)]
+
+
+async def test_it_is_asked_for_all_that_share_a_request_which_stays_as_it_was() -> None:
+    wire = Wire()
+    wire.script(DROPPED)
+    watch = GroupWatch(wire)
+    async with client_of(wire, retry=every(1.0)) as client:
+        stream = client.update_many(rows_of_one_dialog(5), coalesce=True, watch=watch)
+        outcomes = await all_outcomes(stream)
+    assert all(outcome.ok for outcome in outcomes.values())
+    told = [asked[1] for asked in watch.told if asked[0] == "before"]
+    assert told[0] == told[1]
+    assert len(told[0]) > 1
+    assert len({sent.key for sent in wire.writes()[:2]}) == 1
+
+
+async def test_a_group_that_waits_for_it_is_withdrawn_by_stop() -> None:
+    wire = Wire()
+    watch = GroupWatch(wire)
+    watch.hold = anyio.Event()
+    async with client_of(wire) as client:
+        stream = client.update_many(rows_of_one_dialog(5), coalesce=True, watch=watch)
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_soon() -> None:
+                await turns(50)
+                stream.stop()
+                assert watch.hold is not None
+                watch.hold.set()
+
+            tasks.start_soon(stop_soon)
+            outcomes = await all_outcomes(stream)
+    assert {type(outcome.error) for outcome in outcomes.values()} == {UpdateWithdrawnError}
+    assert wire.sent == []
+
+
+async def test_a_group_that_waits_for_it_when_the_client_is_closed_is_returned_unsent() -> None:
+    wire = Wire()
+    watch = GroupWatch(wire)
+    watch.hold = anyio.Event()
+    client = client_of(wire)
+    async with client:
+        stream = client.update_many(rows_of_one_dialog(5), coalesce=True, watch=watch)
+        with anyio.move_on_after(1.0):
+            await anext(stream)
+        report = await client.aclose(drain=False, timeout=1.0)
+    assert [update.session["seq"] for update in report.unsent] == list(range(5))
+    assert (report.failed, report.ambiguous) == (0, 0)

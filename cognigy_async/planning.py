@@ -1,0 +1,213 @@
+"""What a job will take, before anything is sent: requests, and time under the quota."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .api.runtime import RuntimeApi
+from .checks import checked_seconds
+from .errors import CognigyError, ConfigurationError
+from .groups import MOST_MERGED
+from .limits import Limits
+from .merging import Merge, merges
+from .rows import Row, parsed
+from .updates import StateUpdate
+
+if TYPE_CHECKING:
+    from .api import StateApi
+
+__all__ = ["Plan", "plan"]
+
+
+class Limit(Protocol):
+    """What is asked of a `RateLimit`."""
+
+    @property
+    def capacity(self) -> int:
+        """Requests in a window, without the reserve."""
+        ...
+
+    @property
+    def per(self) -> float:
+        """Seconds of a window."""
+        ...
+
+    @property
+    def guard(self) -> float:
+        """The share by which a window is longer."""
+        ...
+
+    @property
+    def burst(self) -> int | None:
+        """Requests that may go at once; None for a whole window."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `plan` found.
+
+    Attributes:
+        updates: valid inputs. invalid: the others, which become outcomes with an error.
+        dialogs: different dialogs.
+        requests: the fewest that carry all of it: without repeats, and with all that may share a
+            request waiting at the same time where updates are coalesced.
+        seconds: from the first of them to the last, where the quota is all that takes time; None
+            where no rate limit was given.
+        warning: what to look out for, and what to do; None where there is nothing.
+    """
+
+    updates: int
+    invalid: int
+    dialogs: int
+    requests: int
+    seconds: float | None
+    warning: str | None
+
+
+def plan(
+    updates: Iterable[Row],
+    *,
+    rate_limit: Limit | Sequence[Limit] | None = None,
+    coalesce: bool = False,
+    limits: Limits | None = None,
+    session_ttl: float | None = None,
+    api: StateApi | None = None,
+) -> Plan:
+    """Count what `update_many` would send. Nothing is sent, and no client is needed.
+
+    The input is read once and not kept: memory grows with the number of dialogs, and where updates
+    are coalesced with the number of their variables.
+
+    Args:
+        updates: `StateUpdate`s, or mappings of its arguments.
+        rate_limit, coalesce, limits, api: as the client will have them.
+        session_ttl: seconds that a session lives without being used; a job that lasts longer finds
+            sessions that have ended.
+
+    Raises:
+        ConfigurationError: a rate limit that is none, as ``"auto"``, of which nothing is known yet;
+            a `session_ttl` that is no number of seconds.
+        TypeError: the input cannot be iterated; what the input itself raises.
+    """
+    if session_ttl is not None:
+        session_ttl = checked_seconds("session_ttl", session_ttl, least=0.0)
+    quota = _limits_of(rate_limit)
+    if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
+        raise TypeError(f"plan takes an iterable of updates, not {type(updates).__name__}")
+    count = _Count(api if api is not None else RuntimeApi(), limits, coalesce=coalesce)
+    for row in updates:
+        count.add(row)
+    count.end()
+    seconds = max((_seconds(limit, count.requests) for limit in quota), default=None)
+    return Plan(
+        count.updates,
+        count.invalid,
+        len(count.dialogs),
+        count.requests,
+        seconds,
+        _warning(seconds, session_ttl),
+    )
+
+
+class _Count:
+    """Requests, update by update."""
+
+    def __init__(self, api: StateApi, limits: Limits | None, *, coalesce: bool) -> None:
+        self._api = api
+        self._limits = limits if limits is not None else api.limits
+        self._coalesce = coalesce
+        self._open: dict[str, tuple[Merge, int]] = {}
+        self.dialogs: set[str] = set()
+        self.updates = 0
+        self.invalid = 0
+        self.requests = 0
+
+    def add(self, row: Row) -> None:
+        """Count one input."""
+        try:
+            update = parsed(row, self._limits)
+            alone = self._requests(update)
+        except CognigyError:
+            self.invalid += 1
+            return
+        self.updates += 1
+        self.dialogs.add(update.dialog_id)
+        if not (self._coalesce and self._joins(update)):
+            self.requests += alone
+
+    def end(self) -> None:
+        """Nothing more joins the groups that there are."""
+        for dialog_id in list(self._open):
+            self._close(dialog_id)
+
+    def _joins(self, update: StateUpdate) -> bool:
+        """Whether an update went into the group of its dialog, or began a new one."""
+        dialog_id = update.dialog_id
+        if not merges(update):
+            self._close(dialog_id)
+            return False
+        payload = update.payload()
+        merge, members = self._open.get(dialog_id, (None, 0))
+        if merge is None or members == MOST_MERGED or not merge.take(payload):
+            self._close(dialog_id)
+            merge, members = Merge(self._limits), 0
+            if not merge.take(payload):
+                return False
+        self._open[dialog_id] = (merge, members + 1)
+        return True
+
+    def _close(self, dialog_id: str) -> None:
+        merge, members = self._open.pop(dialog_id, (None, 0))
+        if merge is None:
+            return
+        # Sizes were looked at already; how many requests it takes depends on what is assigned.
+        assigned: dict[str, Any] = {name: dict.fromkeys(of, 0) for name, of in merge.names.items()}
+        try:
+            stand_in = StateUpdate.within(self._limits, {"dialog_id": dialog_id, **assigned})
+            self.requests += self._requests(stand_in)
+        except CognigyError:
+            self.requests += members
+
+    def _requests(self, update: StateUpdate) -> int:
+        return len(self._api.writes("", update, "-"))
+
+
+def _limits_of(rate_limit: Limit | Sequence[Limit] | None) -> Sequence[Limit]:
+    if rate_limit is None:
+        return ()
+    several = rate_limit if isinstance(rate_limit, list | tuple) else (rate_limit,)
+    for limit in several:
+        if not hasattr(limit, "capacity"):
+            raise ConfigurationError(
+                f"rate_limit={limit!r}: a plan needs numbers, for example RateLimit(1000, per=300)"
+            )
+    return several
+
+
+def _seconds(limit: Limit, requests: int) -> float:
+    """From the first request to the last. Bulk work spreads the last tenth of a window over it."""
+    window = limit.per * (1 + limit.guard)
+    capacity = limit.capacity
+    windows, rest = divmod(requests, capacity)
+    tenth = capacity // 10
+    if tenth:
+        seconds = windows * window + max(0, rest - (capacity - tenth)) / tenth * window
+    else:
+        seconds = max(0, math.ceil(requests / capacity) - 1) * window
+    if limit.burst is not None:
+        seconds = max(seconds, (requests - limit.burst) * window / capacity)
+    return seconds
+
+
+def _warning(seconds: float | None, session_ttl: float | None) -> str | None:
+    if seconds is None or session_ttl is None or seconds <= session_ttl:
+        return None
+    return (
+        f"under the quota this takes {seconds:.0f} s, longer than the {session_ttl:.0f} s that a "
+        "session lives: the last updates may find that theirs has ended; coalesce, send less, or "
+        "send sooner what ends sooner"
+    )
