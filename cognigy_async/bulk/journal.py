@@ -151,7 +151,7 @@ class Journal:
         try:
             self._connection = _connect(path)
             try:
-                with _refusing(path):
+                with reading(path):
                     self.resumed = self._prepare()
             except BaseException:
                 self._connection.close()
@@ -209,7 +209,7 @@ class Journal:
 
     def meta(self, key: str) -> str:
         """A text that was stored."""
-        with _refusing(self.path):
+        with reading(self.path):
             found = self.meta_or(key, None)
         if found is None:
             raise _damaged(self.path, f"it has no {key}")
@@ -337,7 +337,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     """
     if not path.is_file():
         raise JournalRefusedError(f"there is no journal {path}")
-    with _refusing(path):
+    with reading(path):
         connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
         try:
             connection.execute("PRAGMA query_only = 1")
@@ -398,7 +398,8 @@ def _damaged(path: Path, problem: object) -> JournalRefusedError:
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises while a journal is read into a `JournalRefusedError`."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -38,8 +38,15 @@ Debug = Annotated[
 
 
 @contextmanager
-def reported(*, debug: bool, news: bool = True) -> Iterator[None]:
-    """Turn an error into one message on stderr and an exit status; `news` tells of retries."""
+def reported(
+    *, debug: bool, news: bool = True, usage: tuple[type[CognigyError], ...] = ()
+) -> Iterator[None]:
+    """Turn an error into one message on stderr and an exit status.
+
+    Args:
+        news: tell of retries.
+        usage: errors that are bad usage as well.
+    """
     if debug or news:
         log_to_stderr(everything=debug)
     try:
@@ -47,7 +54,7 @@ def reported(*, debug: bool, news: bool = True) -> Iterator[None]:
     except KeyboardInterrupt:
         say("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
-    except (ConfigurationError, UpdateValidationError) as error:
+    except (ConfigurationError, UpdateValidationError, *usage) as error:
         raise _told(error, USAGE, debug) from None
     except (CognigyError, OSError, ImportError) as error:
         raise _told(error, NOT_APPLIED, debug) from None
