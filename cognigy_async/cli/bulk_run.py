@@ -15,6 +15,7 @@ import typer
 
 from cognigy_async import (
     AsyncStateClient,
+    CognigyError,
     ConfigurationError,
     RuntimeApi,
     StateApi,
@@ -176,28 +177,31 @@ class _Run:
             on_failure="pause" if pauses else "continue",
         )
         result: JobResult | None = None
+        error: CognigyError | None = None
         async with client, anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen, tasks.cancel_scope)
             tasks.start_soon(Progress(self.job, client).run)
             try:
                 result = await self.job.run(client)
+            except CognigyError as caught:
+                # Raised here it would come out as a group.
+                error = caught
             except anyio.get_cancelled_exc_class():
                 with anyio.CancelScope(shield=True):
                     await client.aclose(drain=False, timeout=CUT_OFF)
                 raise
             finally:
                 tasks.cancel_scope.cancel()
+        if error is not None:
+            raise error
         if result is None:
             raise KeyboardInterrupt
         return result
 
     async def _listen(self, scope: anyio.CancelScope) -> None:
         """The first signal lets what is in flight end, the second does not."""
-        known = [
-            getattr(signal, name)
-            for name in ("SIGINT", "SIGTERM", "SIGHUP")
-            if hasattr(signal, name)
-        ]
+        names = ("SIGINT", "SIGTERM", "SIGHUP")
+        known = [getattr(signal, name) for name in names if hasattr(signal, name)]
         with anyio.open_signal_receiver(*known) as signals:
             first = True
             async for _ in signals:

@@ -54,10 +54,9 @@ def reported(
     except KeyboardInterrupt:
         say("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
-    except (ConfigurationError, UpdateValidationError, *usage) as error:
-        raise _told(error, USAGE, debug) from None
     except (CognigyError, OSError, ImportError) as error:
-        raise _told(error, NOT_APPLIED, debug) from None
+        bad_usage = isinstance(error, (ConfigurationError, UpdateValidationError, *usage))
+        raise _told(error, USAGE if bad_usage else NOT_APPLIED, debug) from None
 
 
 def _told(error: Exception, status: int, debug: bool) -> typer.Exit:
