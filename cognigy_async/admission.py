@@ -215,6 +215,10 @@ class Admission:
         """Raise `ClientUsageError` where no updates are taken."""
         self._life.check_open()
 
+    def coalesces(self, coalesce: bool | None) -> bool:
+        """Whether updates share requests: as a call says, else as the client does."""
+        return self._coalesce if coalesce is None else coalesce
+
     def hungry(self) -> bool:
         """Whether more updates would find workers soon."""
         return self._life.engine.hungry()

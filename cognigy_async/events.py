@@ -60,7 +60,7 @@ class UpdateWatch(Protocol):
     For programs that keep a record which has to survive them, as a job with a journal does.
     """
 
-    async def before_send(self, indexes: tuple[int, ...], etag: str | None) -> None:
+    async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
         """A request is about to be sent, and waits for this, before each of its attempts.
 
         Called for what must not be repeated blindly, which is a request with a transition or with
@@ -70,6 +70,7 @@ class UpdateWatch(Protocol):
 
         Args:
             indexes: of the updates that the request carries.
+            key: its `Idempotency-Key`, without the number of a part.
             etag: the version of the state that is known from before, None where none is. If the
                 state still has it later, the request was not applied.
         """

@@ -159,7 +159,7 @@ class Sender:
                 self._begin(entry, began)
             if entry.is_delicate:
                 indexes = tuple(member.index for member in entry.members) or (entry.index,)
-                await watch.before_send(indexes, entry.etag or entry.known)
+                await watch.before_send(indexes, entry.update_id, entry.etag or entry.known)
             entry.cleared = True
         except CognigyError as error:
             following = Done(error=error)

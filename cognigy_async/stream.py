@@ -49,8 +49,8 @@ class UpdateStream:
     becomes an outcome with an error. What the input itself raises is raised here, after the
     outcomes of what it gave before.
 
-    It takes input as the workers need it, and holds at most `limit` inputs, outcomes not yet read
-    included.
+    It takes input as the workers need it, or where updates are coalesced as much as there is, and
+    holds at most `limit` inputs, outcomes not yet read included.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class UpdateStream:
         self._timeout = timeout
         self._deadline = deadline
         self._coalesce = coalesce
+        # The further it looks ahead, the more it finds that may share a request.
+        self._looks_ahead = admission.coalesces(coalesce)
         self._limit = limit
         self._watch = watch
         self._context = copy_context()
@@ -177,7 +179,10 @@ class UpdateStream:
     # Taking input.
 
     def _wants_input(self) -> bool:
-        return not self._held or (self._held < self._limit and self._admission.hungry())
+        return not self._held or (self._held < self._limit and self._wants_more())
+
+    def _wants_more(self) -> bool:
+        return self._looks_ahead or self._admission.hungry()
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""
@@ -329,7 +334,7 @@ class UpdateStream:
                 self._complaint = error
 
     async def _wait_for_room(self) -> None:
-        while self._held >= self._limit or (self._held and not self._admission.hungry()):
+        while self._held >= self._limit or (self._held and not self._wants_more()):
             self._room_for_one = anyio.Event()
             idlers = self._engine().sleepers.idlers
             idlers.add(self._feed_more)

@@ -16,6 +16,7 @@ from cognigy_async import AsyncStateClient, ConfigurationError
 
 from .doubts import Doubts
 from .errors import InputError, JournalError, JournalRefusedError
+from .groups import Groups
 from .intake import Intake
 from .journal import Batch, Journal, Totals
 from .ledger import Ended, JobResult, Ledger
@@ -206,7 +207,9 @@ class BulkJob:
             scribe,
             ledger,
             Doubts(client, opened.sends),
+            Groups(opened.groups),
             number=journal.run,
+            coalesce=self.options.coalesce,
             pauses_dialogs=self.options.on_failure == "pause-dialog",
             abandons_reads=self.source == STDIN,
         )

@@ -35,7 +35,8 @@ CREATE TABLE outcomes (
     queued REAL, sent REAL, settled REAL NOT NULL, attempts INTEGER NOT NULL, refers INTEGER);
 CREATE TABLE failures (line INTEGER PRIMARY KEY, type TEXT, message TEXT, http INTEGER);
 CREATE TABLE sends (
-    line INTEGER PRIMARY KEY, dialog TEXT, at REAL NOT NULL, etag TEXT, open INTEGER NOT NULL);
+    line INTEGER PRIMARY KEY, dialog TEXT, at REAL NOT NULL, etag TEXT, open INTEGER NOT NULL,
+    carrier TEXT);
 CREATE TABLE events (
     line INTEGER, dialog TEXT, at REAL NOT NULL, what TEXT NOT NULL, seconds REAL NOT NULL);
 CREATE TABLE runs (
@@ -255,6 +256,14 @@ class Journal:
         )
         return [OpenSend(*row) for row in rows]
 
+    def open_groups(self) -> dict[int, str]:
+        """Rows that were sent together and are not settled: by line the key of their request."""
+        rows = self._connection.execute(
+            "SELECT line, carrier FROM sends LEFT JOIN outcomes USING (line)"
+            " WHERE carrier IS NOT NULL AND status IS NULL"
+        )
+        return dict(rows.fetchall())
+
     def totals(self) -> Totals:
         """Counts of all runs."""
         return totals_of(self._connection)
@@ -288,7 +297,7 @@ class Journal:
             rows = ((mark.offset, mark.last, mark.digest) for mark in batch.marks)
             many("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", rows)
         if batch.sends:
-            many("INSERT OR REPLACE INTO sends VALUES (?, ?, ?, ?, ?)", batch.sends)
+            many("INSERT OR REPLACE INTO sends VALUES (?, ?, ?, ?, ?, ?)", batch.sends)
         if batch.outcomes:
             many(
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", batch.outcomes

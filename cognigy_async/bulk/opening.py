@@ -27,7 +27,7 @@ class Opened:
 
     Attributes:
         before: what earlier runs came to. last_line: the last one that is done.
-        sends: what they left open.
+        sends, groups: what they left open.
         canary: how many rows come first; 0 for none.
     """
 
@@ -36,6 +36,7 @@ class Opened:
     before: Totals
     last_line: int
     sends: list[OpenSend]
+    groups: dict[int, str]
     canary: int
 
     def close(self) -> None:
@@ -88,6 +89,7 @@ def open_job(
                 journal.totals(),
                 journal.last_line(),
                 journal.open_sends(),
+                journal.open_groups(),
                 _canary(source, options),
             )
         except BaseException:

@@ -36,6 +36,7 @@ class Row:
         dialog_id: the dialog it names, as far as it names one.
         repeats: the line that holds the same update with the same `update_id` already.
         ordinal: its number among the rows of the job, from 1.
+        leader: the first line of those that were sent as one request with it.
     """
 
     line: int
@@ -45,6 +46,7 @@ class Row:
     dialog_id: str | None
     repeats: int | None = None
     ordinal: int = 0
+    leader: int | None = None
 
     @property
     def is_delicate(self) -> bool:

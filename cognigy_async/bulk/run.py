@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -21,17 +22,20 @@ from cognigy_async import (
     DialogNotFoundError,
     DialogPausedError,
     PayloadTooLargeError,
+    PendingUpdate,
     PermissionDeniedError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
     UpdateOutcome,
+    UpdateResult,
     UpdateStream,
     UpdateWithdrawnError,
 )
 
 from .doubts import Doubts, conflicted
 from .errors import InputError, JournalError
+from .groups import Groups
 from .intake import Intake
 from .journal import Failure, Status
 from .ledger import Ended, Ledger
@@ -74,8 +78,10 @@ class Run:
         scribe: Scribe,
         ledger: Ledger,
         doubts: Doubts,
+        groups: Groups,
         *,
         number: int,
+        coalesce: bool,
         pauses_dialogs: bool,
         abandons_reads: bool,
     ) -> None:
@@ -84,6 +90,10 @@ class Run:
         self._scribe = scribe
         self._ledger = ledger
         self._doubts = doubts
+        self._groups = groups
+        self._coalesce = coalesce
+        self._again: list[PendingUpdate] = []
+        self._side: TaskGroup | None = None
         self._pauses_dialogs = pauses_dialogs
         self._abandons_reads = abandons_reads
         self._rows: dict[int, Row] = {}
@@ -115,7 +125,16 @@ class Run:
 
     async def carry_out(self) -> None:
         """Until there is nothing left to do, or the run is stopped."""
-        async with self._client.update_many(self._feed(), watch=self) as stream:
+        async with anyio.create_task_group() as side:
+            self._side = side
+            await self._carry_out_stream()
+            if self.ended != "complete":
+                # Groups that are sent again and do not come to an end are there for the next run.
+                side.cancel_scope.cancel()
+
+    async def _carry_out_stream(self) -> None:
+        stream = self._client.update_many(self._feed(), coalesce=self._coalesce, watch=self)
+        async with stream:
             self._stream = stream
             if self.ended != "complete":
                 return
@@ -133,6 +152,8 @@ class Run:
         self._canary_done.set()
         if self._stream is not None:
             self._stream.stop()
+        for pending in self._again:
+            pending.withdraw()
 
     # Rows in.
 
@@ -160,6 +181,8 @@ class Run:
                     self._ledger.hold(row.ordinal)
                 elif row.repeats is not None:
                     self._repeat(row)
+                elif len(self._groups) and self._groups.has(row):
+                    await self._send_again(row)
                 else:
                     if len(self._doubts):
                         resolved = await self._doubts.resolve(row)
@@ -176,6 +199,33 @@ class Run:
                 if self.ended != "complete":
                     return
         self._canary_is_over()
+
+    async def _send_again(self, row: Row) -> None:
+        """Send a group as it was sent before, once all of its rows are there.
+
+        What follows in the same dialog is accepted after it, and so sent after it.
+        """
+        complete = self._groups.add(row, self._client.limits)
+        if complete is None:
+            return
+        update, rows = complete
+        pending = await self._client.submit(update, coalesce=False)
+        self._again.append(pending)
+        assert self._side is not None
+        self._side.start_soon(self._wait_for, pending, rows)
+
+    async def _wait_for(self, pending: PendingUpdate, rows: list[Row]) -> None:
+        try:
+            result = await pending
+        except CognigyError as error:
+            for row in rows:
+                self._take_failure(row, -1, error)
+        else:
+            for row in rows:
+                row.leader = rows[0].line
+                self._succeed(row, result)
+        self._again.remove(pending)
+        self._judge()
 
     async def _wait_for_canary(self) -> None:
         if not self._ledger.canary_is_done:
@@ -206,18 +256,7 @@ class Run:
         row = self._rows.pop(outcome.index)
         result = outcome.result
         if result is not None:
-            at = self.now()
-            sent = at - result.latency
-            self._scribe.settled(
-                row.line,
-                row.dialog_id,
-                Status.SUCCEEDED,
-                at,
-                queued=sent - result.queued,
-                sent=sent,
-                attempts=result.attempts,
-            )
-            self._ledger.settled(row.ordinal, ok=True)
+            self._succeed(row, result)
         else:
             assert outcome.error is not None
             self._take_failure(row, outcome.index, outcome.error)
@@ -226,6 +265,21 @@ class Run:
         if self._lost:
             self._lost.discard(outcome.index)
         self._judge()
+
+    def _succeed(self, row: Row, result: UpdateResult) -> None:
+        at = self.now()
+        sent = at - result.latency
+        self._scribe.settled(
+            row.line,
+            row.dialog_id,
+            Status.SUCCEEDED,
+            at,
+            queued=sent - result.queued,
+            sent=sent,
+            attempts=result.attempts,
+            refers=row.leader,
+        )
+        self._ledger.settled(row.ordinal, ok=True)
 
     def _take_failure(self, row: Row, index: int, error: CognigyError) -> None:
         if isinstance(error, NOT_SENT):
@@ -275,12 +329,18 @@ class Run:
 
     # What the client tells on the way.
 
-    async def before_send(self, indexes: tuple[int, ...], etag: str | None) -> None:
+    async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
         """As `UpdateWatch` says."""
-        for index in indexes:
-            row = self._rows[index]
-            self._lost.discard(index)
-            await self._scribe.sent(row.line, row.dialog_id or "", self.now(), etag)
+        rows = [self._rows[index] for index in indexes]
+        first = rows[0]
+        if len(rows) == 1:
+            self._lost.discard(indexes[0])
+            await self._scribe.sent(first.line, first.dialog_id or "", self.now(), etag)
+            return
+        for row in rows:
+            row.leader = first.line
+        lines = [row.line for row in rows]
+        await self._scribe.sent_together(lines, first.dialog_id or "", self.now(), key)
 
     def retrying(self, index: int, reason: str, seconds: float) -> None:
         """As `UpdateWatch` says."""

@@ -107,7 +107,7 @@ class Scribe:
 
     def rejected(self, line: int, dialog_id: str, at: float) -> None:
         """The server turned a row away that was sent: it may be sent again."""
-        self._batch.sends.append((line, dialog_id, at, None, 0))
+        self._batch.sends.append((line, dialog_id, at, None, 0, None))
         self._noted.set()
 
     async def sent(self, line: int, dialog_id: str, at: float, etag: str | None) -> None:
@@ -116,8 +116,21 @@ class Scribe:
         Raises:
             JournalError: it cannot be written.
         """
-        self._batch.sends.append((line, dialog_id, at, etag, 1))
+        self._batch.sends.append((line, dialog_id, at, etag, 1, None))
         self._batch.durable = True
+        await self._written()
+
+    async def sent_together(self, lines: list[int], dialog_id: str, at: float, key: str) -> None:
+        """Rows are about to be sent as one request, which is repeated as it is or not at all.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        self._batch.sends.extend((line, dialog_id, at, None, 0, key) for line in lines)
+        await self._written()
+
+    async def _written(self) -> None:
+        """Wait until what was noted is written."""
         written = anyio.Event()
         self._waiting.append(written)
         self._noted.set()

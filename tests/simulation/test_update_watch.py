@@ -1,4 +1,4 @@
-"""`UpdateWatch`, and `UpdateStream.stop`: what a program needs that keeps a record of its updates."""
+"""`UpdateWatch` and `UpdateStream.stop`: what a program needs that keeps a record of updates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Watch:
         self.hold: anyio.Event | None = None
         self.fault: Callable[[int], Exception | None] = lambda _: None
 
-    async def before_send(self, indexes: tuple[int, ...], etag: str | None) -> None:
+    async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
         (index,) = indexes
         self.told.append(("before", index, etag, len(self._wire.writes())))
         if self.hold is not None:
@@ -165,12 +165,14 @@ async def test_while_one_waits_for_it_other_dialogs_go_on() -> None:
     rows = [{"dialog_id": "slow", "next_step": "a"}] + [
         {"dialog_id": f"d-{n}", "session": {"seq": n}} for n in range(20)
     ]
-    async with client_of(wire, max_in_flight=4) as client:
-        async with client.update_many(rows, watch=watch) as stream:
-            seen = [(await anext(stream)).index for _ in range(20)]
-            assert sorted(seen) == list(range(1, 21))
-            watch.hold.set()
-            assert (await anext(stream)).index == 0
+    async with (
+        client_of(wire, max_in_flight=4) as client,
+        client.update_many(rows, watch=watch) as stream,
+    ):
+        seen = [(await anext(stream)).index for _ in range(20)]
+        assert sorted(seen) == list(range(1, 21))
+        watch.hold.set()
+        assert (await anext(stream)).index == 0
 
 
 @pytest.mark.parametrize("how", ["list", "async"])
@@ -233,11 +235,10 @@ async def test_stop_while_the_input_waits_for_more() -> None:
         yield {"dialog_id": "d", "session": {"seq": 1}}
         await anyio.sleep_forever()
 
-    async with client_of(wire) as client:
-        async with client.update_many(arriving()) as stream:
-            assert (await anext(stream)).ok
-            stream.stop()
-            assert await all_outcomes(stream) == {}
+    async with client_of(wire) as client, client.update_many(arriving()) as stream:
+        assert (await anext(stream)).ok
+        stream.stop()
+        assert await all_outcomes(stream) == {}
 
 
 async def test_a_request_that_hangs_still_ends_by_its_timeout_after_stop() -> None:
@@ -257,8 +258,13 @@ async def test_a_request_that_hangs_still_ends_by_its_timeout_after_stop() -> No
 
 
 class GroupWatch(Watch):
-    async def before_send(self, indexes: tuple[int, ...], etag: str | None) -> None:
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self.keys: list[str] = []
+
+    async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
         self.told.append(("before", indexes))
+        self.keys.append(key)
         if self.hold is not None:
             await self.hold.wait()
 
@@ -278,7 +284,8 @@ async def test_it_is_asked_for_all_that_share_a_request_which_stays_as_it_was() 
     told = [asked[1] for asked in watch.told if asked[0] == "before"]
     assert told[0] == told[1]
     assert len(told[0]) > 1
-    assert len({sent.key for sent in wire.writes()[:2]}) == 1
+    assert [sent.key for sent in wire.writes()[:2]] == watch.keys[:2]
+    assert watch.keys[0] == watch.keys[1]
 
 
 async def test_a_group_that_waits_for_it_is_withdrawn_by_stop() -> None:
