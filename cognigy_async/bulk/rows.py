@@ -16,7 +16,16 @@ from cognigy_async import CognigyError, Fault, Limits, StateUpdate, UpdateValida
 
 from .locate import column_of
 
-__all__ = ["Row", "RowFault", "Source", "dead_letter", "error_record", "faults_of", "parse_row"]
+__all__ = [
+    "PlacedFault",
+    "Row",
+    "RowFault",
+    "Source",
+    "dead_letter",
+    "error_record",
+    "faults_of",
+    "parse_row",
+]
 
 Source = bytes | dict[str, Any]
 """A line as it was read, or the fields of a row of a table."""
@@ -118,16 +127,16 @@ def _no_json(source: bytes, error: ValueError) -> Fault:
         source.decode()
     except UnicodeDecodeError as broken:
         problem = f"is not UTF-8: byte {broken.start + 1} is 0x{source[broken.start]:02x}"
-        return _At("row", problem, "save the file as UTF-8", broken.start + 1)
+        return PlacedFault("row", problem, "save the file as UTF-8", broken.start + 1)
     told = str(error)
     found = AT.search(told)
     problem = f"is not JSON: {AT.sub('', told)}"
     remedy = "write one object on one line"
-    return _At("row", problem, remedy, int(found[1]) if found else 1)
+    return PlacedFault("row", problem, remedy, int(found[1]) if found else 1)
 
 
 @dataclass(frozen=True, slots=True)
-class _At(Fault):
+class PlacedFault(Fault):
     """A fault that knows its column."""
 
     column: int
@@ -144,7 +153,7 @@ def faults_of(row: Row) -> list[RowFault]:
 
 
 def _column(source: Source, fault: Fault) -> int:
-    if isinstance(fault, _At):
+    if isinstance(fault, PlacedFault):
         return fault.column
     if isinstance(source, bytes):
         return column_of(source, fault.path)

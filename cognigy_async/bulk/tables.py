@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from cognigy_async import Fault
 
 from .errors import InputError
-from .rows import Source
+from .rows import PlacedFault, Source
 
 __all__ = ["Record", "csv_records", "parquet_records"]
 
@@ -156,12 +156,12 @@ def _fault_of_cells(cells: list[str], names: Sequence[str]) -> Fault | None:
     if len(cells) != len(names):
         problem = f"has {len(cells)} cells, and the header has {len(names)}"
         return Fault("row", problem, "quote cells that hold commas or newlines")
-    for name, cell in zip(names, cells, strict=True):
+    for number, (name, cell) in enumerate(zip(names, cells, strict=True), 1):
         if not cell.isascii():
             try:
                 cell.encode()
             except UnicodeEncodeError:
-                return Fault(name, "is not UTF-8", "save the file as UTF-8")
+                return PlacedFault(name, "is not UTF-8", "save the file as UTF-8", number)
     return None
 
 
