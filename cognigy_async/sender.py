@@ -114,7 +114,8 @@ class Sender:
                 entry.observations.request_ends(request, response, None)
             verdict = self._api.verdict(response)
             if verdict is Verdict.UNAUTHORIZED:
-                self._unauthorized(lane, token, self._api.error(request, response, 0.0))
+                refusal = self._api.error(request, response, 0.0)
+                self._unauthorized(lane, token, refusal, began)
                 return
             entry.refused_token = None
             if self._recovery.heard(verdict, began):
@@ -174,13 +175,19 @@ class Sender:
             following = Done(error=withdrawn(entry))
         self.apply(lane, following, began)
 
-    def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:
-        """Replay the request once with a fresh token."""
+    def _unauthorized(
+        self, lane: Lane, token: AccessToken, error: UpdateError, began: float
+    ) -> None:
+        """Replay the request once with a fresh token; bulk work has patience after that, too."""
         entry = lane.first
         self._auth.invalidate(token)
         self._course.unauthorized(entry, error)
-        if entry.refused_token is not None or entry.abandoned:
+        if entry.abandoned or (entry.live and entry.refused_token is not None):
             self._settlement.give_up(lane)
+            return
+        if entry.refused_token is not None:
+            entry.refused_token = token
+            self._back_off(lane, Backoff(Verdict.UNAUTHORIZED, error), began)
             return
         self._recovery.count("unauthorized", entry, 0.0)
         entry.refused_token = token
