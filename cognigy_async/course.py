@@ -91,7 +91,9 @@ class Course:
         if entry.action is not Action.WRITE:
             return self.api.read(self._base_url, entry.dialog_id)
         if entry.requests is None:
-            entry.requests = self.writes(entry)
+            assert entry.update is not None
+            key = f"{entry.update_id}/r{entry.round}" if entry.round else entry.update_id
+            entry.requests = self.api.writes(self._base_url, entry.update, key)
         request = entry.requests[entry.part]
         if entry.etag is not None:
             request.headers["if-match"] = entry.etag
@@ -99,15 +101,6 @@ class Course:
             # Now, not when the answer is lost: a read meanwhile may see what this write does.
             entry.known = self._known_etag(entry.dialog_id)
         return request
-
-    def writes(self, entry: Entry) -> list[Request]:
-        """All requests of a write, unsigned.
-
-        Raises:
-            UpdateValidationError: the API cannot carry the update.
-        """
-        assert entry.update is not None
-        return self.api.writes(self._base_url, entry.update, _key(entry))
 
     def answered(
         self,
@@ -202,7 +195,7 @@ class Course:
                 began - entry.accepted_at,
                 response.content,
                 1,
-                _key(entry),
+                f"{entry.update_id}/r{entry.round}" if entry.round else None,
             )
         )
 
@@ -330,10 +323,6 @@ class Course:
                 entry.action = Action.CONFIRM
                 return Backoff(Verdict.NO_RESPONSE, error)
         return Done(error=self.final(entry, error))
-
-
-def _key(entry: Entry) -> str:
-    return f"{entry.update_id}/r{entry.round}" if entry.round else entry.update_id
 
 
 def withdrawn(entry: Entry) -> UpdateWithdrawnError:

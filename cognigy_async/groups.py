@@ -76,7 +76,7 @@ def gather(lane: Lane, course: Course, most: int) -> Entry:
     )
     group.accepted_at = head.accepted_at
     try:
-        group.requests = course.writes(group)
+        course.request(group)
     except CognigyError:
         # What the API cannot carry must not take the others along.
         return head

@@ -25,14 +25,13 @@ class UpdateResult:
         latency: seconds from its first request to its answer, waits between included.
         queued: seconds from its acceptance to its first request.
         merged: how many updates its request carried, 1 where nothing was coalesced.
-        carried_by: the `Idempotency-Key` of that request, without the number of a part.
     """
 
     __slots__ = (
         "_body",
+        "_carried_by",
         "_content",
         "attempts",
-        "carried_by",
         "dialog_id",
         "etag",
         "latency",
@@ -63,7 +62,7 @@ class UpdateResult:
         self.latency = latency
         self.queued = queued
         self.merged = merged
-        self.carried_by = carried_by if carried_by is not None else update_id
+        self._carried_by = carried_by
         self._content: bytes | None = content
         self._body: Any = None
 
@@ -74,6 +73,11 @@ class UpdateResult:
             self._body = parse(self._content)
             self._content = None
         return self._body
+
+    @property
+    def carried_by(self) -> str:
+        """The `Idempotency-Key` of its request, without the number of a part."""
+        return self._carried_by if self._carried_by is not None else self.update_id
 
     def share(self, update_id: str, queued: float, merged: int) -> UpdateResult:
         """The same result for one of `merged` updates that its request carried."""

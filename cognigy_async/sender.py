@@ -93,10 +93,11 @@ class Sender:
             if entry.sent_at is None:
                 entry.sent_at = began
                 self._recovery.first_attempt(began)
-                for member in entry.members:
-                    member.sent_at = began
-                    member.reserved = self._hooks.reserve()
-                if self._hooks.any and entry.kind is not Kind.READ and not entry.members:
+                if entry.members:
+                    for member in entry.members:
+                        member.sent_at = began
+                        member.reserved = self._hooks.reserve()
+                elif self._hooks.any and entry.kind is not Kind.READ:
                     entry.reserved = self._hooks.reserve()
             entry.attempts += 1
             metrics = self._metrics
