@@ -179,11 +179,11 @@ class _Count:
 def _limits_of(rate_limit: Limit | Sequence[Limit] | None) -> Sequence[Limit]:
     if rate_limit is None:
         return ()
-    several = rate_limit if isinstance(rate_limit, list | tuple) else (rate_limit,)
+    several = rate_limit if isinstance(rate_limit, Sequence) else (rate_limit,)
     for limit in several:
         if not hasattr(limit, "capacity"):
             raise ConfigurationError(
-                f"rate_limit={limit!r}: a plan needs numbers, for example RateLimit(1000, per=300)"
+                f"rate_limit={rate_limit!r}: a plan needs numbers, for example RateLimit(1000, per=300)"
             )
     return several
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal, assert_type
 
@@ -98,6 +99,8 @@ def client() -> ca.AsyncStateClient:
         retry=policy(),
         limits=ca.Limits(max_depth=2),
         on_failure="pause",
+        coalesce=True,
+        linger=0.05,
         timeout=5.0,
         transport=transports()[0],
     )
@@ -135,8 +138,12 @@ async def writing(client: ca.AsyncStateClient) -> None:
         update_id="u-1",
         retry=policy(),
         timeout=3.0,
+        deadline=10.0,
+        coalesce=True,
     )
     assert_type(result, ca.UpdateResult)
+    assert_type(result.merged, int)
+    assert_type(result.carried_by, str)
     assert_type(result.dialog_id, str)
     assert_type(result.update_id, str)
     assert_type(result.status, int)
@@ -198,6 +205,31 @@ async def writing_many(client: ca.AsyncStateClient) -> None:
     stream = client.update_many(arriving())
     assert_type(await anext(stream), ca.UpdateOutcome)
     await stream.aclose()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tenant:
+    capacity: int = 1000
+    per: float = 300.0
+    guard: float = 0.005
+    burst: int | None = None
+
+
+def planning() -> None:
+    found = ca.plan(
+        [ca.StateUpdate("d-1", session={"a": 1}), {"dialog_id": "d-2", "session": {"a": 1}}],
+        rate_limit=Tenant(),
+        coalesce=True,
+        limits=ca.Limits(),
+        session_ttl=1800.0,
+        api=ca.RuntimeApi(),
+    )
+    assert_type(found, ca.Plan)
+    assert_type(found.requests, int)
+    assert_type(found.dialogs, int)
+    assert_type(found.seconds, float | None)
+    assert_type(found.warning, str | None)
+    ca.plan([], rate_limit=[Tenant(), Tenant()])
 
 
 async def reading(client: ca.AsyncStateClient) -> None:
@@ -293,6 +325,8 @@ async def failing(client: ca.AsyncStateClient) -> None:
         assert_type(refused.transient, bool)
     except ca.NoResponseError as lost:
         assert_type(lost.timed_out, bool)
+    except ca.DeadlineExceededError as late:
+        assert_type(late.retry_after, float | None)
     except ca.DialogPausedError as paused:
         assert_type(paused.waiting, int)
     except (
