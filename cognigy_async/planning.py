@@ -183,7 +183,8 @@ def _limits_of(rate_limit: Limit | Sequence[Limit] | None) -> Sequence[Limit]:
     for limit in several:
         if not hasattr(limit, "capacity"):
             raise ConfigurationError(
-                f"rate_limit={rate_limit!r}: a plan needs numbers, for example RateLimit(1000, per=300)"
+                f"rate_limit={rate_limit!r}: a plan needs numbers, "
+                "for example RateLimit(1000, per=300)"
             )
     return several
 
