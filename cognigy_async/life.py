@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,6 +12,7 @@ import anyio
 from .background import TaskOwner, forks, home_of_this_task
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
+from .logs import log
 from .models import CloseReport
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from .transports import Transport
 
 __all__ = ["Life"]
-
-logger = logging.getLogger("cognigy_async")
 
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
 
@@ -170,7 +169,7 @@ class Life:
                 await self._transport.aclose()
         except Exception as error:
             # Everything is settled; connections that do not close must not hide that.
-            logger.warning("the transport could not be closed: %s", type(error).__name__)
+            log(WARNING, "the transport could not be closed: %s", type(error).__name__)
 
     async def _finish(self, engine: Dispatcher, events: _Events) -> CloseReport:
         """Cut off what is left, and say what was done."""

@@ -6,8 +6,8 @@ lanes, the room, the metrics and the callbacks in step with the decision.
 
 from __future__ import annotations
 
-import logging
 from contextvars import copy_context
+from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING, Literal
 
 from .countdown import Countdowns
@@ -23,6 +23,7 @@ from .errors import (
 )
 from .events import UpdateEvent
 from .lanes import Lane, Lanes, LaneState
+from .logs import is_told, log
 
 if TYPE_CHECKING:
     from .hooks import Hooks
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from .room import Room
 
 __all__ = ["Settlement"]
-
-logger = logging.getLogger("cognigy_async")
 
 
 class Settlement:
@@ -127,7 +126,7 @@ class Settlement:
         if self._flushes:
             self._flushes.over(entry.serial)
         entry.sink.notify(entry)
-        if result is None or logger.isEnabledFor(logging.DEBUG):
+        if result is None or is_told(DEBUG):
             _log(entry)
         if self._hooks.any:
             self._publish(entry)
@@ -155,11 +154,8 @@ class Settlement:
     def _pause(self, lane: Lane, error: UpdateError) -> None:
         self._lanes.pause(lane, error)
         self._metrics.paused += 1
-        logger.warning(
-            "dialog %s is paused after a failed update",
-            lane.dialog_id,
-            extra={"dialog_id": lane.dialog_id},
-        )
+        told = "dialog %r is paused after a failed update"
+        log(WARNING, told, lane.dialog_id, dialog_id=lane.dialog_id)
         for entry in lane.entries:
             if entry.held:
                 self._flushes.over(entry.serial)
@@ -220,9 +216,9 @@ def _log(entry: Entry) -> None:
     fields = {"dialog_id": entry.dialog_id, "update_id": entry.update_id}
     if entry.result is not None:
         fields |= {"attempts": str(entry.attempts), "status": str(entry.result.status)}
-        logger.debug("applied %s", entry.result, extra=fields)
+        log(DEBUG, "applied %s", entry.result, **fields)
     elif isinstance(entry.error, UpdateError):
         kind = type(entry.error).__name__
         fields |= {"attempts": str(entry.attempts), "status": str(entry.error.status)}
         fields |= {"error": kind}
-        logger.warning("update failed: %s: %s", kind, entry.error, extra=fields)
+        log(WARNING, "update failed: %s: %s", kind, entry.error, **fields)

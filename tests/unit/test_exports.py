@@ -40,6 +40,7 @@ INTERNAL = frozenset(
         "hooks",
         "lanes",
         "life",
+        "logs",
         "pacing",
         "recovery",
         "room",
