@@ -29,6 +29,10 @@ INTERNAL = frozenset(
         "_flight",
         "_oauth",
         "admission",
+        "audit.chain",
+        "audit.channel",
+        "audit.slots",
+        "audit.trail",
         "background",
         "calls",
         "checks",
@@ -39,6 +43,7 @@ INTERNAL = frozenset(
         "hooks",
         "lanes",
         "life",
+        "metadata",
         "pacing",
         "recovery",
         "room",
@@ -49,6 +54,7 @@ INTERNAL = frozenset(
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
+    "audit.records": {"canonical", "record_of"},
     "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
