@@ -14,7 +14,7 @@ from weakref import WeakSet
 from ..checks import checked_count
 from ..errors import AuditError, ConfigurationError
 from . import AuditSink
-from .chain import START, Link, Position, is_torn, key_bytes, link, read_line
+from .chain import START, Position, is_torn, key_bytes, link, read_line
 from .slots import Slot, take_slot
 
 if TYPE_CHECKING:
@@ -229,15 +229,25 @@ class JsonLinesAudit(AuditSink):
 
     def _end_of_chain(self) -> Position:
         """Where the chain of the files that are there has got to, with its end mended."""
-        assert self._file is not None
         last, torn = _last_line(self.path)
-        if torn:
-            link = self._whole(torn)
-            if link is not None:
-                self._append(b"\n")
-                return link.after
-            if not is_torn(torn):
-                raise self._foreign("it does not end with a whole line")
+        if torn and not is_torn(torn):
+            raise self._foreign("it does not end with a whole line")
+        if not last and (numbers := self._numbers()):
+            last, _ = _last_line(Path(f"{self.path}.{max(numbers)}"))
+        position = START
+        if last:
+            try:
+                position = read_line(last, self._key).after
+            except ValueError as error:
+                raise self._foreign(f"of its last line, {error}") from None
+        return self._mend(position, torn) if torn else position
+
+    def _mend(self, position: Position, torn: bytes) -> Position:
+        """Make what was not written to its end a line, if only that is missing, or cut it off."""
+        assert self._file is not None
+        try:
+            whole = read_line(torn + b"\n", self._key)
+        except ValueError:
             logger.warning(
                 "audit file %s: %d bytes of a record that was not written to its end are cut off",
                 self.path,
@@ -245,21 +255,9 @@ class JsonLinesAudit(AuditSink):
             )
             os.ftruncate(self._file, self._size - len(torn))
             self._size -= len(torn)
-        if not last and (numbers := self._numbers()):
-            last, _ = _last_line(Path(f"{self.path}.{max(numbers)}"))
-        if not last:
-            return START
-        try:
-            return read_line(last, self._key).after
-        except ValueError as error:
-            raise self._foreign(f"of its last line, {error}") from None
-
-    def _whole(self, torn: bytes) -> Link | None:
-        """A record that lacks nothing but the end of its line."""
-        try:
-            return read_line(torn + b"\n", self._key)
-        except ValueError:
-            return None
+            return position
+        self._append(b"\n")
+        return whole.after
 
     def _foreign(self, problem: str) -> AuditError:
         return AuditError(

@@ -86,6 +86,8 @@ class AuditTrail:
 
     def settled(self, entry: Entry) -> None:
         """Take down an entry that has its outcome."""
+        # Signed requests are nothing to keep until a thread has the time, nor cheap to keep.
+        entry.requests = None
         draft = Draft(entry, time.time(), self._clock())
         for channel in self._channels:
             channel.put(draft)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextvars import copy_context
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import settings
@@ -70,7 +70,7 @@ def entry(
 def audit_record(number: int = 0, /, **changes: Any) -> AuditRecord:
     """A record as a client makes it."""
     fields: dict[str, Any] = {
-        "timestamp": datetime(2026, 1, 2, 3, 4, 5, number, timezone.utc),
+        "timestamp": datetime(2026, 1, 2, 3, 4, 5, number, UTC),
         "update_id": f"u-{number}",
         "dialog_id": "d-1",
         "outcome": "applied",
