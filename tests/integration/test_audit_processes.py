@@ -119,7 +119,8 @@ def test_forked_workers_have_files_of_their_own(path: Path, start: Callable[...,
     report = verify_audit(files)
     assert (report.faults, report.torn, report.records) == ((), (), 120)
     assert len(set(ids(*files))) == 120
-    assert [one for one in ids(path) if one.startswith("parent")] == ids(path)
+    # A child that came late may have found the parent gone.
+    assert ids(path)[:30] == [f"parent-{number}" for number in range(30)]
     # Their places are free again, the parent's as well.
     lines_of(start(3))
     assert ids(path)[-1] == "plain-2"
