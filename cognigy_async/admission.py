@@ -18,6 +18,7 @@ from .life import Life
 from .limits import Limits
 from .metadata import NO_METADATA
 from .models import Decide, StateUpdate
+from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
 from .room import Room
 
@@ -59,6 +60,8 @@ class Admission:
         self._timeout = checked_timeout(timeout)
         self._audit = audit
         self._ids = secrets.token_hex(8)
+        self.observers: tuple[Observer, ...] = ()
+        """What looks on at every update."""
 
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
@@ -162,6 +165,10 @@ class Admission:
             index=index,
             metadata=metadata,
         )
+        if self.observers:
+            operation = _OPERATIONS.get(kind, "update")
+            observed = Observations(self.observers, operation, dialog_id, entry.update_id)
+            entry.observations = observed or None
         engine.accept(entry)
         return entry
 
@@ -188,6 +195,9 @@ class Admission:
 
     def _audit_is_slow(self) -> bool:
         return self._audit is not None and self._audit.slow
+
+
+_OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read"}
 
 
 def kind_of(update: StateUpdate) -> Kind:

@@ -20,6 +20,7 @@ from .limits import Limits
 from .metadata import NO_METADATA
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
+from .observing import Observer
 from .pending import PendingUpdate
 from .retry import RetryPolicy
 from .room import Room
@@ -271,7 +272,7 @@ class AsyncStateClient:
             metadata: as for `update`.
 
         Raises:
-            Whatever `fn` raises, and what `update` raises.
+            Exception: whatever `fn` raises, and what `update` raises.
         """
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")
@@ -283,6 +284,10 @@ class AsyncStateClient:
         return entry.result
 
     # Looking after it.
+
+    def add_observer(self, observer: Observer) -> None:
+        """Let `observer` see each update and its requests from now on, as tracing does."""
+        self._admission.observers += (observer,)
 
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.

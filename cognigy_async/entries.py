@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .messages import Request
     from .models import Decide, DialogState, StateUpdate, UpdateResult
+    from .observing import Observations
     from .retry import RetryPolicy, Trouble
 
 __all__ = ["Action", "Entry", "Kind", "Sink"]
@@ -67,6 +68,7 @@ class Entry:
         refused_token: what its last request was refused with.
         abandoned: its caller is gone: it is not repeated.
         headers: of the answer that said that it was applied.
+        observations: what looks on; None where nothing does.
     """
 
     __slots__ = (
@@ -88,6 +90,7 @@ class Entry:
         "lane",
         "live",
         "metadata",
+        "observations",
         "part",
         "policy",
         "refused_token",
@@ -153,6 +156,7 @@ class Entry:
         self.refused_token: AccessToken | None = None
         self.abandoned = False
         self.reserved: tuple[Hook, ...] = ()
+        self.observations: Observations | None = None
         self.settled = False
         self.lane: Lane | None = None
         self.result: UpdateResult | None = None

@@ -33,6 +33,7 @@ class AuditSink(Protocol):
 
     def open(self) -> None:
         """Get ready to write; called when a client opens."""
+        return
 
     def write(self, records: Sequence[AuditRecord], /) -> None:
         """Write records, in order of settlement: all of them, or none and raise."""
@@ -40,3 +41,4 @@ class AuditSink(Protocol):
 
     def close(self) -> None:
         """Write out what is kept back; called when a client closes. There may be further calls."""
+        return
