@@ -26,6 +26,7 @@ from .lanes import Lane, Lanes, LaneState
 from .logs import is_told, log
 
 if TYPE_CHECKING:
+    from .audit.trail import AuditTrail
     from .hooks import Hooks
     from .metrics import Metrics
     from .models import StateUpdate
@@ -62,6 +63,7 @@ class Settlement:
         self.closing = False
         """Nothing is sent any more, so that pausing a dialog would hold nothing back."""
         self.unsent: list[StateUpdate] = []
+        self.audit: AuditTrail | None = None
 
     # Outcomes.
 
@@ -130,6 +132,8 @@ class Settlement:
             _log(entry)
         if self._hooks.any:
             self._publish(entry)
+        if self.audit is not None:
+            self.audit.settled(entry)
 
     def _count_failure(self, error: BaseException) -> None:
         if isinstance(error, AmbiguousUpdateError):
@@ -143,7 +147,14 @@ class Settlement:
         event = None
         error = entry.error if isinstance(entry.error, UpdateError) else None
         if entry.result is not None or error is not None:
-            event = UpdateEvent(entry.dialog_id, entry.update_id, entry.update, entry.result, error)
+            event = UpdateEvent(
+                entry.dialog_id,
+                entry.update_id,
+                entry.update,
+                entry.result,
+                error,
+                dict(entry.metadata),
+            )
         # Without one the callback was registered after the update was accepted.
         context = entry.context if entry.context is not None else copy_context()
         self._hooks.publish(event, context, entry.reserved, exempt=entry.exempt)

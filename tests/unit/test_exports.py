@@ -30,6 +30,10 @@ INTERNAL = frozenset(
         "_flight",
         "_oauth",
         "admission",
+        "audit.chain",
+        "audit.channel",
+        "audit.slots",
+        "audit.trail",
         "background",
         "calls",
         "checks",
@@ -41,6 +45,7 @@ INTERNAL = frozenset(
         "lanes",
         "life",
         "logs",
+        "metadata",
         "pacing",
         "recovery",
         "room",
@@ -51,6 +56,7 @@ INTERNAL = frozenset(
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
+    "audit.records": {"canonical", "record_of"},
     "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
