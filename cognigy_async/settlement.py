@@ -212,6 +212,14 @@ class Settlement:
                 self.unsent.append(entry.update)
             message = f"the client was closed before update {entry.update_id!r} was sent"
             self.take_out(entry, ClientClosedError(message))
+            if entry.kind is not Kind.READ:
+                fields = {"dialog_id": entry.dialog_id, "update_id": entry.update_id}
+                logger.warning(
+                    "update %s of dialog %s was not sent: the client was closed",
+                    entry.update_id,
+                    entry.dialog_id,
+                    extra=fields,
+                )
 
 
 def _log(entry: Entry) -> None:
