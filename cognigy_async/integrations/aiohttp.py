@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -75,8 +76,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         problem = problem_of(error)
         if problem is None:
             raise
-        return web.json_response(
-            problem.content,
+        # As bytes: given a text, aiohttp would name a charset, which this type does not have.
+        return web.Response(
+            body=json.dumps(problem.content).encode(),
             status=problem.status,
             headers=problem.headers,
             content_type=MEDIA_TYPE,
