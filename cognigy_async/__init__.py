@@ -45,6 +45,7 @@ if typing.TYPE_CHECKING:
     from .messages import Request, Response
     from .metrics import Distribution, Metrics, MetricsSnapshot
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
@@ -80,6 +81,9 @@ __all__ = [
     "NotSentError",
     "OAuthConfig",
     "OAuthTokenProvider",
+    "Observation",
+    "Observer",
+    "Operation",
     "PayloadTooLargeError",
     "PendingUpdate",
     "PermissionDeniedError",
@@ -135,6 +139,9 @@ _HOMES = {
     "NotSentError": "errors",
     "OAuthConfig": "auth",
     "OAuthTokenProvider": "auth",
+    "Observation": "observing",
+    "Observer": "observing",
+    "Operation": "observing",
     "PayloadTooLargeError": "errors",
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",

@@ -17,6 +17,7 @@ EXTRAS = (
     "fastapi",
     "httptools",
     "httpx2",
+    "opentelemetry",
     "pydantic_settings",
     "rich",
     "starlette",
@@ -43,15 +44,17 @@ INTERNAL = frozenset(
         "pacing",
         "recovery",
         "room",
+        "sender",
         "settlement",
         "sleepers",
     }
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
-    "auth": {"TokenStatistics", "background", "only_here"},
+    "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
+    "observing": {"Observations"},
 }
 """Single names of that kind in modules that have public ones as well."""
 
