@@ -104,7 +104,7 @@ class Crm:
     async def _take(self, request: web.Request) -> web.Response:
         payload = await request.json()
         await asyncio.sleep(self.latency)
-        self.keys.append(request.headers["Idempotency-Key"])
+        self.keys.append(request.headers.get("Idempotency-Key", ""))
         self.by_dialog.setdefault(request.match_info["dialog_id"], []).append(payload)
         return web.Response(status=204)
 
