@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -102,12 +103,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--reuse-port", action="store_true", help="share the port: several workers")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
     web.run_app(
         make_app(),
         host=options.host,
         port=options.port,
         reuse_port=options.reuse_port,
-        shutdown_timeout=5.0,
+        # aiohttp waits for it twice: before it cancels a handler, and after.
+        shutdown_timeout=2.5,
     )
 
 

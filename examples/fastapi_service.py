@@ -8,6 +8,7 @@ there is no CRM.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +29,9 @@ from cognigy_async.integrations.fastapi import (
     health,
 )
 from cognigy_async.settings import Settings
+
+# uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.
+logging.basicConfig(level=logging.WARNING)
 
 
 class Change(BaseModel):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -21,6 +22,9 @@ from pydantic import BaseModel, SecretStr
 from cognigy_async import AsyncStateClient, RetryPolicy
 from cognigy_async.integrations.fastapi import StateClient, add_error_handlers, client_lifespan
 from cognigy_async.settings import Settings
+
+# uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.
+logging.basicConfig(level=logging.WARNING)
 
 
 class CrmEvent(BaseModel):

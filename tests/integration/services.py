@@ -21,7 +21,7 @@ import httpx
 from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from cognigy_async.emulator import Emulator, Faults, serve
+from cognigy_async.emulator import Emulator, Faults, Stats, serve
 
 ROOT = Path(__file__).parents[2]
 CLIENT_ID = "the-service"
@@ -39,7 +39,7 @@ import sys, uvloop
 from aiohttp import web
 from examples.aiohttp_service import make_app
 loop = uvloop.new_event_loop()
-web.run_app(make_app(), host="{HOST}", port=int(sys.argv[1]), loop=loop, shutdown_timeout={GRACE})
+web.run_app(make_app(), host="{HOST}", port=int(sys.argv[1]), loop=loop, shutdown_timeout=2.5)
 """
 
 
@@ -275,7 +275,7 @@ async def call_together(
     *,
     callers: int,
     impatient: bool = False,
-    terminate_after: int | None = None,
+    terminate_when: Callable[[Stats], bool] | None = None,
 ) -> Answers:
     """Many callers at once.
 
@@ -283,7 +283,7 @@ async def call_together(
         service, surroundings: whom they call, and what that talks to.
         callers: how many.
         impatient: half of them go away at a random moment.
-        terminate_after: SIGTERM is sent as soon as so many updates are applied.
+        terminate_when: SIGTERM is sent as soon as this is so on the server.
     """
     answers = Answers()
     chance = random.Random(7)
@@ -310,8 +310,8 @@ async def call_together(
             for number in range(callers):
                 leaves = impatient and chance.random() < 0.5
                 tasks.create_task(call(number, chance.uniform(0.0, 1.0) if leaves else None))
-            if terminate_after is not None:
-                while surroundings.emulator.stats.applied < terminate_after:  # noqa: ASYNC110
+            if terminate_when is not None:
+                while not terminate_when(surroundings.emulator.stats):  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
                 answers.applied_before = surroundings.emulator.stats.applied
                 answers.terminated_at = time.monotonic()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +40,12 @@ def test_sigterm_amid_requests_whose_callers_leave(kind: Kind, tmp_path: Path) -
 
 def terminate_amid_requests(kind: Kind, tmp_path: Path, *, impatient: bool) -> None:
     with world(latency=0.1) as surroundings, running(kind, surroundings, tmp_path) as service:
-        call = partial(call_together, callers=200, impatient=impatient, terminate_after=20)
+        call = partial(
+            call_together,
+            callers=200,
+            impatient=impatient,
+            terminate_when=lambda stats: stats.applied >= 20,
+        )
         answers = surroundings.portal.call(call, service, surroundings)
         statuses = service.wait_until(answers.terminated_at + 10)
         log = service.told()
@@ -57,6 +64,38 @@ def terminate_amid_requests(kind: Kind, tmp_path: Path, *, impatient: bool) -> N
         assert stats.abandoned == 0, "no request was torn down"
         for trouble in ("Traceback", "was not sent", "not delivered", SECRET):
             assert trouble not in log
+
+
+def test_a_service_ends_in_time_although_the_server_hangs(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        calls = []
+        for kind in ALONE:
+            surroundings = stack.enter_context(world())
+            directory = tmp_path / kind.name
+            directory.mkdir()
+            service = stack.enter_context(running(kind, surroundings, directory))
+            surroundings.emulator.faults = Faults(hang=1.0)
+            call = partial(
+                call_together,
+                callers=60,
+                # As many as the client has in flight.
+                terminate_when=lambda stats: stats.writes >= 32,
+            )
+            calls.append(
+                (service, surroundings.portal.start_task_soon(call, service, surroundings))
+            )
+        for service, call_of_all in calls:
+            answers = call_of_all.result()
+            statuses = service.wait_until(answers.terminated_at + 10)
+            log = service.told()
+            assert statuses in ([0], [-15]), log
+            assert answers.succeeded == []
+            # What was under way is told by its id.
+            told = re.findall(
+                r"^WARNING:cognigy_async:.*'(d-\d+)', update '([^']+)'", log, re.MULTILINE
+            )
+            assert len({update_id for _, update_id in told}) >= 32, log
+            assert SECRET not in log
 
 
 @pytest.fixture
