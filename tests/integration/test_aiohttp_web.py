@@ -179,7 +179,9 @@ async def test_errors_are_answered_with_problem_details() -> None:
         assert CANARY not in await answer.text()
 
 
-async def test_a_mistake_in_the_service_is_left_to_aiohttp() -> None:
+async def test_a_mistake_in_the_service_is_left_to_aiohttp(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def fail(request: web.Request) -> web.Response:
         raise ConfigurationError(CANARY)
 
@@ -189,6 +191,8 @@ async def test_a_mistake_in_the_service_is_left_to_aiohttp() -> None:
         answer = await http.get("/")
         assert answer.status == 500
         assert CANARY not in await answer.text()
+    logged = [each.exc_info[0] for each in caplog.records if each.exc_info]
+    assert logged == [ConfigurationError]
 
 
 async def test_health_is_told_of_the_client() -> None:

@@ -240,6 +240,19 @@ async def test_an_application_that_fails_sends_nothing_more_and_cuts_nothing_off
     assert server.stats.abandoned == 0
 
 
+async def test_an_application_that_is_cancelled_gives_what_is_in_flight_its_time() -> None:
+    server = emulator(faults=Faults(latency=1.0))
+    app = background_service(client_lifespan(maker(server, max_in_flight=1)))
+    with anyio.move_on_after(0.5) as scope:
+        async with served(app) as http:
+            for n in range(3):
+                await http.post(f"/dialogs/d-{n}", json={"a": n})
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert list(server.dialogs) == ["d-0"]
+    assert server.stats.abandoned == 0
+
+
 async def test_a_shutdown_that_is_cancelled_ends_at_once_and_settles_everything() -> None:
     server = emulator(faults=Faults(hang=1.0))
     clients: list[AsyncStateClient] = []
