@@ -4,7 +4,7 @@
 
 The CRM signs the body: `X-Signature` is its HMAC-SHA-256 in hexadecimal. Its event id names the
 update, so that an event that comes twice has the same `Idempotency-Key`. It is answered when the
-update is applied; after anything else but 204 the CRM sends it again.
+update is applied; after 429 or 5xx the CRM sends it again.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ app = FastAPI(title="CRM bridge", lifespan=client_lifespan(make_client, drain_ti
 add_error_handlers(app)
 
 
-@app.post("/webhooks/crm", status_code=204, dependencies=[Depends(signed)])
-async def contact_changed(event: CrmEvent, client: StateClient) -> None:
-    await client.update(
+@app.post("/webhooks/crm", dependencies=[Depends(signed)])
+async def contact_changed(event: CrmEvent, client: StateClient) -> dict[str, str]:
+    result = await client.update(
         event.dialog_id,
         user={"crm_contact": event.contact},
         next_step=event.next_step,
         update_id=event.event_id,
     )
+    return {"update_id": result.update_id}

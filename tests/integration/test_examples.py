@@ -58,7 +58,7 @@ def test_a_webhook_becomes_an_update_once(bridge: httpx.Client, surroundings: Wo
         "contact": {"name": "Ada", "tier": "gold"},
         "next_step": "greet_again",
     }
-    assert [deliver(bridge, event).status_code for _ in range(2)] == [204, 204]
+    assert [deliver(bridge, event).status_code for _ in range(2)] == [200, 200]
     dialog = surroundings.emulator.dialogs["d-1"]
     assert dialog.user == {"crm_contact": {"name": "Ada", "tier": "gold"}}
     assert dialog.next_step == "greet_again"
@@ -71,7 +71,11 @@ def test_a_webhook_with_a_wrong_signature_is_refused(
 ) -> None:
     event = {"event_id": "e-1", "dialog_id": "d-1", "contact": {"name": "Ada"}}
     assert deliver(bridge, event, secret="guessed").status_code == 401
-    answer = bridge.post("/webhooks/crm", json=event, headers={"X-Signature": b"\xe9"})
+    answer = bridge.post(
+        "/webhooks/crm",
+        json=event,
+        headers=httpx.Headers({"X-Signature": "\xe9"}, encoding="latin-1"),
+    )
     assert answer.status_code == 401
     assert bridge.post("/webhooks/crm", json=event).status_code == 422
     assert surroundings.emulator.stats.requests == 0
