@@ -99,6 +99,14 @@ for version in PYTHONS:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The documentation as pages, into .cache/site; a dead link is an error."""
+    session.install("-q", "-e", ".[all]", *group("docs"))
+    # Material announces its successor in the log, which --strict would count.
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session(default=False)
 def floors(session: nox.Session) -> None:
     """The tests with the oldest dependencies that pyproject.toml admits."""
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]

@@ -258,7 +258,7 @@ class AsyncStateClient:
                 mapping with `session`, `user` or `next_step`, or None for no write.
 
         Raises:
-            Whatever `fn` raises, and what `update` raises.
+            Exception: whatever `fn` raises, and what `update` raises.
         """
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")

@@ -47,6 +47,7 @@ from cognigy_async import (
     RuntimeApi,
     StateApi,
     TokenProvider,
+    Transport,
 )
 
 __all__ = ["ClientArguments", "Credentials", "Settings"]
@@ -159,11 +160,15 @@ class Settings(Credentials):
         # Type checkers make one from the fields unless the class has its own.
         def __init__(self, *, env_file: str | Path | None = ".env") -> None: ...
 
-    def token_provider(self) -> TokenProvider:
-        """What gives the client its credentials; a new one at each call."""
+    def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
+        """What gives the client its credentials; a new one at each call.
+
+        Args:
+            transport: what token requests are sent with, as for `OAuthTokenProvider`.
+        """
         if self.api_key is not None:
             return ApiKey(self.api_key)
-        return OAuthTokenProvider(OAuthConfig(**self._oauth()))
+        return OAuthTokenProvider(OAuthConfig(**self._oauth()), transport=transport)
 
     def client_arguments(self) -> ClientArguments:
         """The arguments of `AsyncStateClient`, with a token provider of its own."""
