@@ -107,6 +107,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def package(session: nox.Session) -> None:
+    """Wheel and sdist, installed into empty environments with each extra alone."""
+    session.install("-q", *group("package"))
+    session.run("pytest", "-q", "tests/packaging", *session.posargs)
+
+
+@nox.session(default=False)
 def floors(session: nox.Session) -> None:
     """The tests with the oldest dependencies that pyproject.toml admits."""
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]
