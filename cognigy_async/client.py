@@ -316,6 +316,11 @@ class AsyncStateClient:
         self._life.engine.wake()
 
     @property
+    def is_open(self) -> bool:
+        """Whether it takes updates: from its opening to the beginning of its close."""
+        return self._life.accepting
+
+    @property
     def close_report(self) -> CloseReport | None:
         """What `aclose` returned, None before."""
         return self._life.report

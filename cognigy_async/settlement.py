@@ -221,6 +221,16 @@ class Settlement:
                 self.unsent.append(entry.update)
             message = f"the client was closed before update {entry.update_id!r} was sent"
             self.take_out(entry, ClientClosedError(message))
+            # Whoever reads a stream has the outcomes of its rows, which may be thousands.
+            if entry.kind is not Kind.READ and entry.index < 0:
+                log(
+                    WARNING,
+                    "update %s of dialog %r was not sent: the client was closed",
+                    entry.update_id,
+                    entry.dialog_id,
+                    dialog_id=entry.dialog_id,
+                    update_id=entry.update_id,
+                )
 
 
 def _log(entry: Entry) -> None:

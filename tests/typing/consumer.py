@@ -317,6 +317,7 @@ async def living() -> None:
         assert_type(open_client.paused_dialogs(), Mapping[str, ca.DialogPausedError])
         open_client.resume()
         open_client.resume("d-1")
+        assert_type(open_client.is_open, bool)
         assert_type(open_client.close_report, ca.CloseReport | None)
         report = await open_client.aclose(drain=False, timeout=1.0)
     assert_type(report, ca.CloseReport)

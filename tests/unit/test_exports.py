@@ -14,6 +14,7 @@ import cognigy_async
 
 EXTRAS = (
     "aiohttp",
+    "fastapi",
     "httptools",
     "httpx2",
     "opentelemetry",
