@@ -5,25 +5,32 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from contextvars import Context, copy_context
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 
 from .checks import checked_seconds, checked_timeout
 from .entries import Entry, Kind, Sink
-from .errors import DeadlineExceededError
+from .errors import AuditError, DeadlineExceededError
 from .hooks import Hooks
 from .lanes import LaneState
 from .life import Life
 from .limits import Limits
 from .merging import merges
+from .metadata import NO_METADATA
 from .models import Decide, StateUpdate
 from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
 from .room import Room
 from .rows import Row, parsed
 
+if TYPE_CHECKING:
+    from .audit.trail import AuditTrail
+
 __all__ = ["Admission", "Row"]
+
+AUDIT_PAUSE = 0.02
+"""Seconds before bulk work looks again whether the audit has caught up."""
 
 
 class Admission:
@@ -41,6 +48,7 @@ class Admission:
         limits: Limits,
         on_failure: Literal["continue", "pause"],
         timeout: float,
+        audit: AuditTrail | None,
         *,
         coalesce: bool = False,
     ) -> None:
@@ -52,6 +60,7 @@ class Admission:
         self._pauses_dialogs = on_failure == "pause"
         self._timeout = checked_timeout(timeout)
         self._coalesce = coalesce
+        self._audit = audit
         self._ids = secrets.token_hex(8)
         self.observers: tuple[Observer, ...] = ()
         """What looks on at every update."""
@@ -60,9 +69,13 @@ class Admission:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
         return parsed(row, self.limits)
 
-    def check_dialog_id(self, dialog_id: str) -> None:
-        """Raise `UpdateValidationError` for what is no dialog id."""
-        StateUpdate.checked(self.limits, dialog_id, next_step="-")
+    def check_dialog_id(
+        self, dialog_id: str, metadata: Mapping[str, str] | None = None
+    ) -> Mapping[str, str]:
+        """A copy of the metadata; raises `UpdateValidationError` for what is no dialog id."""
+        return StateUpdate.checked(
+            self.limits, dialog_id, next_step="-", metadata=metadata
+        )._metadata
 
     def seconds(self, timeout: float | None) -> float:
         """The timeout of one request."""
@@ -150,6 +163,7 @@ class Admission:
         index: int = -1,
         deadline: float | None = None,
         coalesce: bool | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> Entry:
         """Queue an entry that has its place in the room.
 
@@ -158,8 +172,15 @@ class Admission:
         Raises:
             DialogPausedError: the dialog is paused and the entry would not wait for `resume`.
             DeadlineExceededError: the deadline passed, or cannot be met.
+            AuditError: a strict audit sink takes no records.
         """
         engine = self._life.engine
+        if self._audit is not None and kind is not Kind.READ:
+            try:
+                self._audit.check()
+            except AuditError:
+                self._room.give_back()
+                raise
         if deadline is not None:
             try:
                 self._check_deadline(deadline, dialog_id)
@@ -196,6 +217,7 @@ class Admission:
             index=index,
             deadline=deadline,
             coalesces=coalesce and update is not None and merges(update),
+            metadata=metadata,
         )
         if self.observers:
             operation = _OPERATIONS.get(kind, "update")
@@ -213,6 +235,20 @@ class Admission:
     def hungry(self) -> bool:
         """Whether more updates would find workers soon."""
         return self._life.engine.hungry()
+
+    def try_take_for_bulk(self) -> bool:
+        """Take a place if there is one, and the audit keeps up."""
+        return not self._audit_is_slow() and self.try_take()
+
+    async def wait_for_bulk_room(self) -> None:
+        """Take a place when the audit has caught up, waiting for it; see `wait_for_room`."""
+        # It catches up in threads that know nothing of the event loop.
+        while self._audit_is_slow() and self._life.accepting:  # noqa: ASYNC110
+            await anyio.sleep(AUDIT_PAUSE)
+        await self.wait_for_room()
+
+    def _audit_is_slow(self) -> bool:
+        return self._audit is not None and self._audit.slow
 
 
 _OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read"}

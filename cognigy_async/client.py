@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -17,6 +17,7 @@ from .errors import ClientUsageError, ConfigurationError, DialogPausedError, Que
 from .hooks import Hooks, Register
 from .life import Life
 from .limits import Limits
+from .metadata import NO_METADATA
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
 from .observing import Observer
@@ -27,6 +28,8 @@ from .stream import UpdateStream
 
 if TYPE_CHECKING:
     from .api import StateApi
+    from .audit import AuditSink
+    from .audit.trail import AuditTrail
     from .auth import TokenProvider
     from .transports import Transport
 
@@ -53,6 +56,7 @@ class AsyncStateClient:
             by `flush` and `aclose`.
         on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
         timeout: for one request.
+        audit: where a record of each settled update goes, for example `JsonLinesAudit(path)`.
         transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
 
     Raises:
@@ -73,6 +77,7 @@ class AsyncStateClient:
         linger: float = 0.0,
         on_failure: Literal["continue", "pause"] = "continue",
         timeout: float = 15.0,
+        audit: AuditSink | Sequence[AuditSink] | None = None,
         transport: Transport | None = None,
     ) -> None:
         if on_failure not in ("continue", "pause"):
@@ -99,7 +104,12 @@ class AsyncStateClient:
         """Registers a callback for the updates that were applied; see `Register`."""
         self.on_update_failed = Register(self._hooks, failures=True)
         """Registers a callback for the updates that were sent and failed."""
-        self._life = Life(self._hooks, self._room, self.metrics)
+        self._audit: AuditTrail | None = None
+        if audit is not None:
+            from .audit.trail import AuditTrail
+
+            self._audit = AuditTrail(audit, self.metrics)
+        self._life = Life(self._hooks, self._room, self.metrics, self._audit)
         self._admission = Admission(
             self._life,
             self._room,
@@ -107,6 +117,7 @@ class AsyncStateClient:
             self._limits,
             on_failure,
             timeout,
+            self._audit,
             coalesce=coalesce,
         )
         self._signal: Callable[[], Signal]
@@ -129,6 +140,7 @@ class AsyncStateClient:
         timeout: float | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult:
         """Assign variables of one dialog, perhaps move it, and wait until that is done.
 
@@ -136,7 +148,7 @@ class AsyncStateClient:
         completes, and is not repeated.
 
         Args:
-            dialog_id, session, user, next_step, if_match, update_id: see `StateUpdate`.
+            dialog_id, session, user, next_step, if_match, update_id, metadata: see `StateUpdate`.
             retry, timeout, coalesce: instead of the client's own.
             deadline: seconds from this call after which nothing of it is sent, waits of all kinds
                 included. A request under way then ends and counts, and is not followed by another.
@@ -146,11 +158,12 @@ class AsyncStateClient:
             UpdateError: it was not carried out; the subclasses say why.
             DeadlineExceededError: the deadline passed, or cannot be met as far as is known.
             DialogPausedError: the dialog is paused after a failure.
+            AuditError: a strict audit sink takes no records; nothing was sent.
             ClientUsageError: the client is closed, or used in another event loop.
         """
         admission = self._admission
         update = StateUpdate.checked(
-            admission.limits, dialog_id, session, user, next_step, if_match, update_id
+            admission.limits, dialog_id, session, user, next_step, if_match, update_id, metadata
         )
         timeout = admission.seconds(timeout)
         by = None if deadline is None else admission.deadline(deadline)
@@ -296,6 +309,7 @@ class AsyncStateClient:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult | None:
         """Read the state, let `fn` decide what to write, and write it if nothing changed meanwhile.
 
@@ -304,19 +318,19 @@ class AsyncStateClient:
         Args:
             fn: called with the `DialogState`, perhaps several times, in the event loop; returns a
                 mapping with `session`, `user` or `next_step`, or None for no write.
-            retry, timeout, deadline: as for `update`.
+            retry, timeout, deadline, metadata: as for `update`.
 
         Raises:
             Exception: whatever `fn` raises, and what `update` raises.
         """
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")
-        self._admission.check_dialog_id(dialog_id)
+        metadata = self._admission.check_dialog_id(dialog_id, metadata)
         timeout = self._admission.seconds(timeout)
         by = self._admission.deadline(deadline)
         if not self._admission.take_room():
             await self._admission.wait_for_room(by, dialog_id)
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout, by)
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout, by, metadata)
         return entry.result
 
     # Looking after it.
@@ -328,7 +342,7 @@ class AsyncStateClient:
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.
 
-        Updates held by paused dialogs are not waited for.
+        Updates held by paused dialogs are not waited for, and audit sinks at most five seconds.
 
         Raises:
             ClientUsageError: called from inside a callback, which it would wait for.
@@ -338,6 +352,8 @@ class AsyncStateClient:
         self._life.check_open()
         await self._life.engine.flush()
         await self._hooks.drained()
+        if self._audit is not None:
+            await self._audit.flush()
 
     def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
         """The dialogs that wait for `resume`, each with its failure as `__cause__`."""
@@ -348,6 +364,11 @@ class AsyncStateClient:
         self._life.check_open()
         self._life.engine.settlement.resume(dialog_id)
         self._life.engine.wake()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes updates: from its opening to the beginning of its close."""
+        return self._life.accepting
 
     @property
     def close_report(self) -> CloseReport | None:
@@ -412,6 +433,7 @@ class AsyncStateClient:
         retry: RetryPolicy | None,
         timeout: float,
         deadline: float | None,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> Entry:
         """Accept a read or a `modify` and wait for its outcome; cancelled, it is given up."""
         settled = self._signal()
@@ -424,6 +446,7 @@ class AsyncStateClient:
             settled,
             decide=decide,
             deadline=deadline,
+            metadata=metadata,
         )
         try:
             await settled.wait()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
+
+from .metadata import NO_METADATA
 
 if TYPE_CHECKING:
     from .auth import AccessToken
@@ -67,6 +70,7 @@ class Entry:
         coalesces: may share a request with others of its dialog.
         members: the entries that this one carries, where it is a group of them.
         abandoned: its caller is gone: it is not repeated.
+        headers: of the answer that said that it was applied.
         observations: what looks on; None where nothing does.
     """
 
@@ -83,6 +87,7 @@ class Entry:
         "error",
         "etag",
         "exempt",
+        "headers",
         "held",
         "index",
         "kind",
@@ -90,6 +95,7 @@ class Entry:
         "lane",
         "live",
         "members",
+        "metadata",
         "observations",
         "part",
         "policy",
@@ -128,6 +134,7 @@ class Entry:
         index: int = -1,
         deadline: float | None = None,
         coalesces: bool = False,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> None:
         self.kind = kind
         self.dialog_id = dialog_id
@@ -147,6 +154,7 @@ class Entry:
         self.coalesces = coalesces
         self.action = Action.WRITE if update is not None else Action.READ
         self.etag = None if update is None else update.if_match
+        self.metadata = metadata if update is None else update._metadata
         self.known: str | None = None
         self.accepted_at = 0.0
         self.sent_at: float | None = None
@@ -163,6 +171,7 @@ class Entry:
         self.settled = False
         self.lane: Lane | None = None
         self.result: UpdateResult | None = None
+        self.headers: Mapping[str, str] | None = None
         self.state: DialogState | None = None
         self.error: BaseException | None = None
 

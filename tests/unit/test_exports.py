@@ -14,6 +14,7 @@ import cognigy_async
 
 EXTRAS = (
     "aiohttp",
+    "fastapi",
     "httptools",
     "httpx2",
     "opentelemetry",
@@ -30,6 +31,10 @@ INTERNAL = frozenset(
         "_flight",
         "_oauth",
         "admission",
+        "audit.chain",
+        "audit.channel",
+        "audit.slots",
+        "audit.trail",
         "background",
         "calls",
         "checks",
@@ -44,6 +49,8 @@ INTERNAL = frozenset(
         "life",
         "linger",
         "merging",
+        "logs",
+        "metadata",
         "pacing",
         "recovery",
         "room",
@@ -55,6 +62,7 @@ INTERNAL = frozenset(
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
+    "audit.records": {"canonical", "record_of"},
     "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
