@@ -49,11 +49,13 @@ if typing.TYPE_CHECKING:
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
+    from .transports.aiohttp import AiohttpTransport
     from .transports.httpx import HttpxTransport
     from .updates import StateUpdate
 
 __all__ = [
     "AccessToken",
+    "AiohttpTransport",
     "AmbiguousUpdateError",
     "ApiKey",
     "AsyncStateClient",
@@ -109,6 +111,7 @@ __all__ = [
 
 _HOMES = {
     "AccessToken": "credentials",
+    "AiohttpTransport": "transports.aiohttp",
     "AmbiguousUpdateError": "errors",
     "ApiKey": "credentials",
     "AsyncStateClient": "client",

@@ -1,0 +1,480 @@
+"""What every transport makes of servers that behave and of servers that do not, over sockets.
+
+The expectations are the same for all of them, so that one may take the place of another.
+"""
+
+from __future__ import annotations
+
+import gzip
+import random
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import aiohttp
+import anyio
+import httpx
+import httpx2
+import pytest
+
+from cognigy_async import (
+    AiohttpTransport,
+    HttpxTransport,
+    NoResponseError,
+    NotSentError,
+    Request,
+    Response,
+    Transport,
+)
+from tests.integration.transport_servers import (
+    CANARY,
+    CONTENT,
+    OK,
+    TLS,
+    Connection,
+    Server,
+    all_can_be_served,
+    answering,
+    answers,
+    answers_and_closes,
+    failure,
+    patch,
+    serving,
+    until,
+)
+
+pytestmark = pytest.mark.real_time
+
+LIBRARIES = {"httpx client": httpx, "httpx2 client": httpx2}
+KINDS = ("httpx", *LIBRARIES, "aiohttp", "aiohttp session")
+
+
+class Case(NamedTuple):
+    """A transport on an event loop."""
+
+    backend: str
+    kind: str
+
+
+CASES = [Case("asyncio", kind) for kind in KINDS] + [
+    Case("trio", kind) for kind in KINDS if not kind.startswith("aiohttp")
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case.backend}-{case.kind}".replace(" ", "-"))
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def anyio_backend(case: Case) -> tuple[str, dict[str, Any]]:
+    return case.backend, {}
+
+
+@pytest.fixture
+async def transport(case: Case) -> AsyncIterator[Transport]:
+    made: Transport
+    if case.kind == "httpx":
+        made = HttpxTransport()
+        yield made
+        await made.aclose()
+    elif case.kind == "aiohttp":
+        made = AiohttpTransport()
+        yield made
+        await made.aclose()
+    elif case.kind == "aiohttp session":
+        # What its owner has set must not reach a request.
+        session = aiohttp.ClientSession(
+            "http://elsewhere.invalid/",
+            cookies={"sid": "1"},
+            raise_for_status=True,
+            timeout=aiohttp.ClientTimeout(total=0.001),
+        )
+        async with session:
+            made = AiohttpTransport(session)
+            yield made
+            await made.aclose()
+            assert not session.closed
+            assert session.connector is not None
+            assert not session.connector.closed
+    else:
+        library = LIBRARIES[case.kind]
+        async with library.AsyncClient(
+            auth=("somebody", "else"), follow_redirects=True, params={"page": "3"}, verify=TLS
+        ) as client:
+            made = HttpxTransport(client)
+            yield made
+            await made.aclose()
+            assert not client.is_closed
+
+
+@pytest.fixture
+def owned(case: Case) -> bool:
+    """Whether the connections belong to the transport."""
+    return case.kind in ("httpx", "aiohttp")
+
+
+class TestAnswers:
+    async def test_status_headers_and_content_come_back(self, transport: Transport) -> None:
+        answer = (
+            b"HTTP/1.1 409 Conflict\r\nETag: W/x\r\nX-Note: a\r\nx-note: b\r\n"
+            b"Content-Length: 4\r\n\r\nbody"
+        )
+        async with serving(answers(answer)) as server:
+            response = await transport.send(patch(server), timeout=5)
+        assert (response.status, response.content) == (409, b"body")
+        assert response.headers["etag"] == "W/x"
+        assert response.headers["x-note"] == "a, b"
+
+    async def test_the_request_arrives_as_it_was_given(self, transport: Transport) -> None:
+        path = "/dialogs/%2E%2E/%2Fx%20%C3%A9/state?q=%2B"
+        async with serving(answering) as server:
+            await transport.send(patch(server, path, **{"idempotency-key": "k-1"}), timeout=5)
+        head, _, content = server.requests[0].partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")
+        headers = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines[1:]}
+        assert lines[0] == f"PATCH {path} HTTP/1.1"
+        assert content == CONTENT
+        assert headers["host"] == server.url.removeprefix("http://")
+        assert headers["authorization"] == f"Bearer {CANARY}"
+        assert headers["idempotency-key"] == "k-1"
+        assert headers["content-length"] == str(len(CONTENT))
+        assert len(headers) == len(lines) - 1, "no header twice"
+
+    async def test_a_read_has_no_content(self, transport: Transport) -> None:
+        async with serving(answering) as server:
+            await transport.send(Request("GET", f"{server.url}/state", {}), timeout=5)
+        assert server.requests[0].startswith(b"GET /state HTTP/1.1\r\n")
+        assert b"content-length" not in server.requests[0].lower()
+
+    async def test_a_compressed_answer_is_decoded(self, transport: Transport) -> None:
+        content = gzip.compress(b'{"version": 3}')
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+        async with serving(answers(head % len(content) + content)) as server:
+            response = await transport.send(patch(server), timeout=5)
+        assert response.content == b'{"version": 3}'
+        assert b"gzip" in server.requests[0]
+
+    async def test_a_chunked_answer_in_pieces_is_put_together(self, transport: Transport) -> None:
+        pieces = (b"HTTP/1.1 200 OK\r\nTransfer-", b"Encoding: chunked\r\n\r\n3\r", b"\n[1,\r\n")
+        async with serving(answers(*pieces, b"2\r\n2]\r\n0\r\n\r\n")) as server:
+            assert (await transport.send(patch(server), timeout=5)).content == b"[1,2]"
+
+    async def test_a_preliminary_answer_is_passed_over(self, transport: Transport) -> None:
+        async with serving(answers(b"HTTP/1.1 100 Continue\r\n\r\n", OK)) as server:
+            assert (await transport.send(patch(server), timeout=5)).status == 200
+
+    async def test_an_early_refusal_of_a_large_request_is_heard(self, transport: Transport) -> None:
+        async def refuses(connection: Connection, server: Server) -> None:
+            await connection.stream.receive(1000)
+            await connection.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            await connection.until_closed()
+
+        async with serving(refuses) as server:
+            request = Request("PATCH", server.url, {}, b"x" * 1_000_000)
+            assert (await transport.send(request, timeout=5)).status == 413
+
+    @pytest.mark.parametrize("location", [b"/elsewhere", b"https://[bad", b"http://x.invalid/"])
+    async def test_a_redirect_is_an_answer(self, transport: Transport, location: bytes) -> None:
+        answer = b"HTTP/1.1 307 Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % location
+        async with serving(answers(answer)) as server:
+            try:
+                response = await transport.send(patch(server), timeout=5)
+            except NoResponseError:
+                # A client of the user's looks at where it leads, and may not understand it.
+                assert case.kind in LIBRARIES
+                assert location == b"https://[bad"
+            else:
+                assert response.status == 307
+        assert len(server.requests) == 1
+
+    async def test_cookies_are_not_kept(self, transport: Transport) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=1; Path=/\r\nContent-Length: 0\r\n\r\n"
+        async with serving(answers(answer)) as server:
+            await transport.send(patch(server), timeout=5)
+            await transport.send(patch(server), timeout=5)
+        assert len(server.requests) == 2
+        assert b"cookie" not in server.requests[1].lower()
+
+    async def test_a_connection_is_used_again(self, transport: Transport) -> None:
+        async with serving(answering) as server:
+            for _ in range(5):
+                await transport.send(patch(server), timeout=5)
+        assert (server.connections, len(server.requests)) == (1, 5)
+
+    async def test_a_connection_that_the_server_closed_is_not(self, transport: Transport) -> None:
+        async with serving(answers_and_closes(OK)) as server:
+            for _ in range(3):
+                assert (await transport.send(patch(server), timeout=5)).status == 200
+                await until(lambda: server.open == 0)
+                # The event loop is told of it in one of its next turns.
+                await anyio.sleep(0.02)
+        assert (server.connections, len(server.requests)) == (3, 3)
+
+    async def test_many_at_once(self, transport: Transport) -> None:
+        async def slow(connection: Connection, server: Server) -> None:
+            while request := await connection.request():
+                server.requests.append(request)
+                await until(lambda: len(server.requests) == 60)
+                await connection.send(OK)
+
+        async with serving(slow) as server, anyio.create_task_group() as group:
+            for _ in range(60):
+                group.start_soon(lambda: transport.send(patch(server), timeout=20))
+        assert server.connections == 60
+
+
+class TestNothingWasSent:
+    async def test_nobody_listens(self, transport: Transport, free_tcp_port: int) -> None:
+        error = await failure(transport, patch(f"http://127.0.0.1:{free_tcp_port}"))
+        assert isinstance(error, NotSentError)
+        assert f"127.0.0.1:{free_tcp_port}: Connection refused" in str(error)
+        assert error.__cause__ is not None
+
+    @pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'a' * 64}.invalid"])
+    async def test_the_name_is_not_known(self, transport: Transport, host: str) -> None:
+        error = await failure(transport, patch(f"http://{host}:8080"))
+        assert isinstance(error, NotSentError)
+        assert host in str(error)
+
+    async def test_no_tls(self, transport: Transport) -> None:
+        async def plain(connection: Connection, server: Server) -> None:
+            await connection.stream.receive()
+            await connection.send(b"HTTP/1.1 400 Bad\r\n\r\n")
+
+        async with serving(plain) as server:
+            error = await failure(transport, patch(server.url.replace("http:", "https:")))
+        assert isinstance(error, NotSentError)
+        assert "SSL" in str(error)
+
+    async def test_a_server_that_never_completes_tls(self, transport: Transport) -> None:
+        async def silent(connection: Connection, server: Server) -> None:
+            await connection.until_closed()
+
+        async with serving(silent) as server:
+            error = await failure(transport, patch(server.url.replace("http:", "https:")), 0.6)
+        assert isinstance(error, NotSentError)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "ftp://127.0.0.1/",
+            "/relative",
+            "http://",
+            "http://[::1",
+            "http://127.0.0.1:99999/",
+            "h\n",
+        ],
+    )
+    async def test_the_url_is_none(self, transport: Transport, url: str) -> None:
+        assert isinstance(await failure(transport, patch(url, "")), NotSentError)
+
+    @pytest.mark.parametrize(
+        "headers", [{"x-note": "a\nb: c"}, {"x-note": "é\ud800"}, {"a b": "c"}], ids=ascii
+    )
+    async def test_a_header_is_none(self, transport: Transport, headers: dict[str, str]) -> None:
+        async with serving(answering) as server:
+            headers = {name: value + CANARY for name, value in headers.items()}
+            assert isinstance(await failure(transport, patch(server, **headers)), NotSentError)
+        assert server.requests == []
+
+    async def test_what_is_wrong_with_a_header_is_said_without_it(
+        self, transport: Transport
+    ) -> None:
+        async with serving(answering) as server:
+            error = await failure(transport, patch(server, **{"x-note": f"{CANARY}\n"}))
+        assert "the URL or a header is not valid in HTTP" in str(error)
+
+    async def test_user_and_password_of_an_url_are_not_told(
+        self, transport: Transport, free_tcp_port: int
+    ) -> None:
+        error = await failure(transport, patch(f"http://me:{CANARY}@127.0.0.1:{free_tcp_port}"))
+        assert f"to 127.0.0.1:{free_tcp_port}" in str(error)
+
+    async def test_the_transport_is_closed(self, transport: Transport) -> None:
+        async with serving(answering) as server:
+            await transport.send(patch(server), timeout=5)
+            await transport.aclose()
+            await transport.aclose()
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NotSentError)
+        assert "closed" in str(error)
+        assert len(server.requests) == 1
+
+
+class TestItMayHaveBeenApplied:
+    @pytest.mark.parametrize(
+        ("answer", "told"),
+        [
+            (b"", "disconnected"),
+            (b"HTTP/1.1 200 OK\r\nContent-", ""),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}", ""),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", ""),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\n{}", ""),
+            (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", ""),
+            (f"garbage {CANARY}\r\n\r\n".encode(), ""),
+            (f"HTTP/1.1 200 OK\r\nno header {CANARY}\r\n\r\n".encode(), ""),
+        ],
+    )
+    async def test_no_whole_answer(self, transport: Transport, answer: bytes, told: str) -> None:
+        async with serving(answers_and_closes(answer)) as server:
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NoResponseError)
+        assert not error.timed_out
+        assert server.url.removeprefix("http://") in str(error)
+        assert told in str(error)
+        assert len(server.requests) == 1, "not repeated"
+
+    async def test_the_connection_is_reset(self, transport: Transport) -> None:
+        async def resets(connection: Connection, server: Server) -> None:
+            await connection.stream.receive(1)
+            # Closed with unread data, which the peer is told by a reset.
+
+        async with serving(resets) as server:
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NoResponseError)
+        assert not error.timed_out
+
+    async def test_it_is_closed_before_the_request_is_read(self, transport: Transport) -> None:
+        async def closes(connection: Connection, server: Server) -> None:
+            pass
+
+        async with serving(closes) as server:
+            # By the time that the system says so, a part may have left, or none.
+            await failure(transport, patch(server))
+
+    async def test_no_answer_in_time(self, transport: Transport) -> None:
+        async with serving(answers()) as server:
+            with anyio.fail_after(2):
+                error = await failure(transport, patch(server), timeout=0.1)
+            assert isinstance(error, NoResponseError)
+            assert error.timed_out
+            assert "within 0.1 s" in str(error)
+            await until(lambda: server.open == 0)
+
+    @pytest.mark.parametrize(
+        "start", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"]
+    )
+    async def test_an_answer_that_trickles_in_is_cut_off(
+        self, transport: Transport, start: bytes
+    ) -> None:
+        async def trickles(connection: Connection, server: Server) -> None:
+            await connection.request()
+            await connection.send(start)
+            while True:
+                await anyio.sleep(0.02)
+                await connection.send(b"x")
+
+        async with serving(trickles) as server:
+            begun = anyio.current_time()
+            error = await failure(transport, patch(server), timeout=0.2)
+            assert 0.1 < anyio.current_time() - begun < 1
+        assert isinstance(error, NoResponseError)
+        assert error.timed_out
+
+    async def test_the_time_holds_for_the_whole_and_not_for_each_step(
+        self, transport: Transport
+    ) -> None:
+        async def dawdles(connection: Connection, server: Server) -> None:
+            await connection.request()
+            await connection.send(b"HTTP/1.1 200 OK\r\n")
+            await anyio.sleep(0.15)
+            await connection.send(b"Content-Length: 2\r\n\r\n")
+            await anyio.sleep(0.15)
+            await connection.send(b"{}")
+
+        async with serving(dawdles) as server:
+            begun = anyio.current_time()
+            assert isinstance(await failure(transport, patch(server), 0.2), NoResponseError)
+            assert anyio.current_time() - begun < 0.25
+            assert (await transport.send(patch(server), timeout=2)).content == b"{}"
+
+    async def test_a_server_that_does_not_read_a_large_request(self, transport: Transport) -> None:
+        async def deaf(connection: Connection, server: Server) -> None:
+            await anyio.sleep_forever()
+
+        async with serving(deaf) as server:
+            request = Request("PATCH", server.url, {}, b"x" * 30_000_000)
+            error = await failure(transport, request, timeout=0.3)
+        assert isinstance(error, NoResponseError)
+        assert error.timed_out
+
+    async def test_what_is_under_way_when_the_transport_closes(self, transport: Transport) -> None:
+        if not owned:
+            return  # What is the user's stays open.
+        async with serving(answers()) as server, anyio.create_task_group() as group:
+
+            async def close() -> None:
+                await until(lambda: bool(server.requests))
+                await transport.aclose()
+
+            group.start_soon(close)
+            assert isinstance(await failure(transport, patch(server)), NoResponseError)
+
+
+class TestConnectionsStayHealthy:
+    async def test_after_random_cancellation(self, transport: Transport, owned: bool) -> None:
+        chance = random.Random(5)
+
+        async def dawdles(connection: Connection, server: Server) -> None:
+            while request := await connection.request():
+                server.requests.append(request)
+                if chance.random() < 0.5:
+                    await anyio.sleep(chance.random() * 0.004)
+                await connection.send(OK[:30])
+                if chance.random() < 0.3:
+                    await anyio.sleep(0.001)
+                await connection.send(OK[30:])
+
+        async def cut_off(server: Server, seconds: float) -> None:
+            with anyio.move_on_after(seconds):
+                await transport.send(patch(server), timeout=5)
+
+        async with serving(dawdles) as server:
+            for _ in range(200):
+                async with anyio.create_task_group() as group:
+                    for _ in range(4):
+                        group.start_soon(cut_off, server, chance.random() * 0.006)
+            await all_can_be_served(transport, server, owned)
+
+    async def test_others_go_on_when_one_is_cancelled(
+        self, transport: Transport, owned: bool
+    ) -> None:
+        async def dawdles(connection: Connection, server: Server) -> None:
+            while request := await connection.request():
+                server.requests.append(request)
+                await anyio.sleep(0.05)
+                await connection.send(OK)
+
+        async with serving(dawdles) as server:
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(lambda: transport.send(patch(server), timeout=5))
+                await until(lambda: len(server.requests) == 3)
+                with anyio.move_on_after(0.01):
+                    await transport.send(patch(server), timeout=5)
+            await all_can_be_served(transport, server, owned)
+
+    async def test_after_timeouts(self, transport: Transport, owned: bool) -> None:
+        silent = True
+
+        async def moody(connection: Connection, server: Server) -> None:
+            while request := await connection.request():
+                server.requests.append(request)
+                if not silent:
+                    await connection.send(OK)
+
+        async with serving(moody) as server:
+            async with anyio.create_task_group() as group:
+                for _ in range(30):
+                    group.start_soon(failure, transport, patch(server), 0.1)
+            silent = False
+            await all_can_be_served(transport, server, owned)
+
+
+def test_it_is_made_outside_of_an_event_loop_and_opens_nothing() -> None:
+    assert repr(HttpxTransport()) == "<HttpxTransport with its own connections>"
+    assert repr(AiohttpTransport()) == "<AiohttpTransport with its own connections>"
+
+
+def test_a_response_says_nothing_of_its_content() -> None:
+    assert repr(Response(200, {"x": CANARY}, CANARY.encode())) == "<Response 200 15 bytes>"
