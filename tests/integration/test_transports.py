@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import gzip
 import random
-from collections.abc import AsyncIterator
+import socket
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -18,6 +22,7 @@ import pytest
 
 from cognigy_async import (
     AiohttpTransport,
+    ConfigurationError,
     HttpxTransport,
     NoResponseError,
     NotSentError,
@@ -25,6 +30,7 @@ from cognigy_async import (
     Response,
     Transport,
 )
+from tests.integration.tls import server_context, trusting_context
 from tests.integration.transport_servers import (
     CANARY,
     CONTENT,
@@ -46,6 +52,7 @@ pytestmark = pytest.mark.real_time
 
 LIBRARIES = {"httpx client": httpx, "httpx2 client": httpx2}
 KINDS = ("httpx", *LIBRARIES, "aiohttp", "aiohttp session")
+OWNED = ("httpx", "aiohttp")
 
 
 class Case(NamedTuple):
@@ -53,6 +60,11 @@ class Case(NamedTuple):
 
     backend: str
     kind: str
+
+
+def raw_deflate(content: bytes) -> bytes:
+    machine = zlib.compressobj(wbits=-15)
+    return machine.compress(content) + machine.flush()
 
 
 CASES = [Case("asyncio", kind) for kind in KINDS] + [
@@ -70,27 +82,30 @@ def anyio_backend(case: Case) -> tuple[str, dict[str, Any]]:
     return case.backend, {}
 
 
-@pytest.fixture
-async def transport(case: Case) -> AsyncIterator[Transport]:
+@asynccontextmanager
+async def opened(
+    case: Case,
+    *,
+    trusts: ssl.SSLContext | None = None,
+    connections: int = 100,
+    **options: Any,
+) -> AsyncIterator[Transport]:
+    """A transport of this kind; what its owner has set must not reach a request."""
     made: Transport
-    if case.kind == "httpx":
-        made = HttpxTransport()
-        yield made
-        await made.aclose()
-    elif case.kind == "aiohttp":
-        made = AiohttpTransport()
+    if case.kind in OWNED:
+        made = HttpxTransport(**options) if case.kind == "httpx" else AiohttpTransport(**options)
         yield made
         await made.aclose()
     elif case.kind == "aiohttp session":
-        # What its owner has set must not reach a request.
         session = aiohttp.ClientSession(
             "http://elsewhere.invalid/",
+            connector=aiohttp.TCPConnector(ssl=trusts or True, limit=connections),
             cookies={"sid": "1"},
             raise_for_status=True,
             timeout=aiohttp.ClientTimeout(total=0.001),
         )
         async with session:
-            made = AiohttpTransport(session)
+            made = AiohttpTransport(session, **options)
             yield made
             await made.aclose()
             assert not session.closed
@@ -99,18 +114,28 @@ async def transport(case: Case) -> AsyncIterator[Transport]:
     else:
         library = LIBRARIES[case.kind]
         async with library.AsyncClient(
-            auth=("somebody", "else"), follow_redirects=True, params={"page": "3"}, verify=TLS
+            auth=("somebody", "else"),
+            follow_redirects=True,
+            params={"page": "3"},
+            verify=trusts or TLS,
+            limits=library.Limits(max_connections=connections),
         ) as client:
-            made = HttpxTransport(client)
+            made = HttpxTransport(client, **options)
             yield made
             await made.aclose()
             assert not client.is_closed
 
 
 @pytest.fixture
+async def transport(case: Case) -> AsyncIterator[Transport]:
+    async with opened(case) as made:
+        yield made
+
+
+@pytest.fixture
 def owned(case: Case) -> bool:
     """Whether the connections belong to the transport."""
-    return case.kind in ("httpx", "aiohttp")
+    return case.kind in OWNED
 
 
 class TestAnswers:
@@ -162,6 +187,48 @@ class TestAnswers:
     async def test_a_preliminary_answer_is_passed_over(self, transport: Transport) -> None:
         async with serving(answers(b"HTTP/1.1 100 Continue\r\n\r\n", OK)) as server:
             assert (await transport.send(patch(server), timeout=5)).status == 200
+
+    @pytest.mark.parametrize("deflated", [zlib.compress, raw_deflate], ids=["zlib", "raw"])
+    async def test_both_things_that_are_called_deflate(
+        self, transport: Transport, deflated: Callable[[bytes], bytes]
+    ) -> None:
+        content = deflated(b'{"version": 3}')
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Length: %d\r\n\r\n"
+        async with serving(answers(head % len(content) + content)) as server:
+            response = await transport.send(patch(server), timeout=5)
+        assert response.content == b'{"version": 3}'
+
+    async def test_an_answer_that_ends_with_the_connection(self, transport: Transport) -> None:
+        async with serving(answers_and_closes(b"HTTP/1.1 200 OK\r\n\r\n{}")) as server:
+            assert (await transport.send(patch(server), timeout=5)).content == b"{}"
+
+    async def test_an_answer_byte_by_byte(self, transport: Transport) -> None:
+        async with serving(answers(*(bytes([byte]) for byte in OK))) as server:
+            for _ in range(2):
+                assert (await transport.send(patch(server), timeout=5)).content == b"{}"
+        assert server.connections == 1
+
+    async def test_long_headers(self, transport: Transport) -> None:
+        answer = OK.replace(b"ETag: 7", b"ETag: 7\r\nX-Note: " + b"x" * 30_000)
+        async with serving(answers(answer)) as server:
+            response = await transport.send(patch(server), timeout=5)
+        assert len(response.headers["x-note"]) == 30_000
+
+    async def test_several_preliminary_answers(self, transport: Transport) -> None:
+        early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        async with serving(answers(b"HTTP/1.1 100 Continue\r\n\r\n", early, early, OK)) as server:
+            assert (await transport.send(patch(server), timeout=5)).headers["etag"] == "7"
+
+    async def test_tls(self, case: Case) -> None:
+        if case.kind in OWNED:
+            return  # It trusts the authorities that httpx brings, and nobody else.
+        async with (
+            opened(case, trusts=trusting_context()) as transport,
+            serving(answering, server_context()) as server,
+        ):
+            for _ in range(2):
+                assert (await transport.send(patch(server), timeout=5)).status == 200
+        assert (server.connections, len(server.requests)) == (1, 2)
 
     async def test_an_early_refusal_of_a_large_request_is_heard(self, transport: Transport) -> None:
         async def refuses(connection: Connection, server: Server) -> None:
@@ -245,6 +312,42 @@ class TestNothingWasSent:
             error = await failure(transport, patch(server.url.replace("http:", "https:")))
         assert isinstance(error, NotSentError)
         assert "SSL" in str(error)
+
+    async def test_a_certificate_that_is_not_trusted(self, transport: Transport) -> None:
+        async with serving(answering, server_context()) as server:
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NotSentError)
+        assert "certificate" in str(error).lower()
+        assert server.requests == []
+
+    @pytest.mark.parametrize("method", ["PATCH", "GET"])
+    async def test_no_connection_in_time(self, transport: Transport, method: str) -> None:
+        # Linux drops who comes when the queue is full, so that connecting takes for ever.
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with socket.create_connection(listener.getsockname()):
+                request = Request(method, url, {}, CONTENT if method == "PATCH" else b"")
+                with anyio.fail_after(2):
+                    error = await failure(transport, request, timeout=0.2)
+        assert isinstance(error, NotSentError)
+        assert "within 0.2 s" in str(error)
+
+    async def test_no_connection_is_free_in_time(self, case: Case) -> None:
+        if case.kind in OWNED:
+            return  # It opens as many as are asked for.
+        async with (
+            serving(answers()) as server,
+            opened(case, connections=1) as transport,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(failure, transport, patch(server), 1.0)
+            await until(lambda: bool(server.requests))
+            error = await failure(transport, patch(server), timeout=0.1)
+            assert isinstance(error, NotSentError)
+            assert "within 0.1 s" in str(error)
+        assert len(server.requests) == 1
 
     async def test_a_server_that_never_completes_tls(self, transport: Transport) -> None:
         async def silent(connection: Connection, server: Server) -> None:
@@ -409,6 +512,178 @@ class TestItMayHaveBeenApplied:
 
             group.start_soon(close)
             assert isinstance(await failure(transport, patch(server)), NoResponseError)
+
+    async def test_endless_headers(self, transport: Transport) -> None:
+        async def talks(connection: Connection, server: Server) -> None:
+            server.requests.append(await connection.request())
+            await connection.send(b"HTTP/1.1 200 OK\r\nX-Note: ")
+            for _ in range(100):
+                await connection.send(b"x" * 10_000)
+            await connection.until_closed()
+
+        async with serving(talks) as server:
+            error = await failure(transport, patch(server))
+            assert isinstance(error, NoResponseError)
+            assert not error.timed_out
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("method", ["PATCH", "GET", "PUT", "DELETE", "POST"])
+    @pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
+    async def test_a_kept_connection_that_closes_under_a_request(
+        self, transport: Transport, method: str, reads: bool
+    ) -> None:
+        async def fails_later(connection: Connection, server: Server) -> None:
+            server.requests.append(await connection.request())
+            await connection.send(OK)
+            if reads:
+                server.requests.append(await connection.request())
+            else:
+                server.requests.append(await connection.stream.receive(1))
+
+        content = CONTENT if method in ("PATCH", "PUT", "POST") else b""
+        async with serving(fails_later) as server:
+            request = Request(method, f"{server.url}/state", {}, content)
+            await transport.send(request, timeout=5)
+            error = await failure(transport, request)
+        assert isinstance(error, NoResponseError)
+        assert len(server.requests) == 2, "not repeated"
+
+    async def test_more_content_than_announced_is_not_the_next_answer(
+        self, transport: Transport, case: Case
+    ) -> None:
+        if not case.kind.startswith("aiohttp"):
+            return  # httpx keeps for the next answer what comes with the end of one.
+        stray = b"HTTP/1.1 500 Stray\r\nContent-Length: 0\r\n\r\n"
+        first = True
+
+        async def babbles(connection: Connection, server: Server) -> None:
+            nonlocal first
+            while request := await connection.request():
+                server.requests.append(request)
+                await connection.send(OK + stray if first else OK)
+                first = False
+
+        async with serving(babbles) as server:
+            statuses = [(await transport.send(patch(server), timeout=5)).status for _ in range(3)]
+        assert statuses == [200, 200, 200]
+
+    async def test_an_answer_to_no_request_is_not_that_to_the_next(
+        self, transport: Transport
+    ) -> None:
+        stray = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+
+        async def gives_up(connection: Connection, server: Server) -> None:
+            first = not server.requests
+            while request := await connection.request():
+                server.requests.append(request)
+                await connection.send(OK)
+                if first:
+                    await anyio.sleep(0.02)
+                    await connection.send(stray)
+
+        async with serving(gives_up) as server:
+            await transport.send(patch(server), timeout=5)
+            await anyio.sleep(0.1)
+            with suppress(NotSentError):
+                assert (await transport.send(patch(server), timeout=5)).status == 200
+            assert (await transport.send(patch(server), timeout=5)).status == 200
+
+
+class TestAnswersAreBounded:
+    LIMIT = 10_000
+
+    @pytest.mark.parametrize(
+        ("head", "content"),
+        [
+            (b"Content-Length: %d\r\n" % 10_001, b"x" * 10_001),
+            (b"Content-Length: %d\r\n" % 10**30, b"x"),
+            (b"Transfer-Encoding: chunked\r\n", b"2711\r\n" + b"x" * 10_001 + b"\r\n0\r\n\r\n"),
+            (b"", b"x" * 10_001),
+            (b"Content-Encoding: gzip\r\n", gzip.compress(bytes(5_000_000))),
+            (b"Content-Encoding: deflate\r\n", zlib.compress(bytes(5_000_000))),
+            (b"Content-Encoding: gzip, gzip\r\n", gzip.compress(gzip.compress(bytes(5_000_000)))),
+        ],
+        ids=["announced", "astronomic", "chunked", "unannounced", "gzip", "deflate", "twice"],
+    )
+    async def test_one_that_is_too_large(self, case: Case, head: bytes, content: bytes) -> None:
+        answer = b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + content
+        async with (
+            serving(answers_and_closes(answer)) as server,
+            opened(case, max_response_bytes=self.LIMIT) as transport,
+        ):
+            error = await failure(transport, patch(server))
+            assert isinstance(error, NoResponseError)
+            if b"%d" % 10**30 not in head:
+                assert "larger than max_response_bytes=10000" in str(error)
+            await until(lambda: server.open == 0)
+        assert len(server.requests) == 1
+
+    async def test_an_endless_one_is_not_read_on(self, case: Case) -> None:
+        sent = 0
+
+        async def talks(connection: Connection, server: Server) -> None:
+            nonlocal sent
+            server.requests.append(await connection.request())
+            await connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            while sent < 100_000_000:
+                await connection.send(b"x" * 100_000)
+                sent += 100_000
+
+        async with (
+            serving(talks) as server,
+            opened(case, max_response_bytes=self.LIMIT) as transport,
+        ):
+            assert isinstance(await failure(transport, patch(server)), NoResponseError)
+            await until(lambda: server.open == 0)
+        assert sent < 50_000_000
+
+    @pytest.mark.parametrize(
+        ("head", "content"),
+        [
+            (b"Content-Length: 10000\r\n", b"x" * 10_000),
+            (b"Transfer-Encoding: chunked\r\n", b"2710\r\n" + b"x" * 10_000 + b"\r\n0\r\n\r\n"),
+            (b"Content-Encoding: gzip\r\n", gzip.compress(b"x" * 10_000)),
+        ],
+        ids=["announced", "chunked", "gzip"],
+    )
+    async def test_one_that_just_fits(self, case: Case, head: bytes, content: bytes) -> None:
+        answer = b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + content
+        async with (
+            serving(answers_and_closes(answer)) as server,
+            opened(case, max_response_bytes=self.LIMIT) as transport,
+        ):
+            response = await transport.send(patch(server), timeout=5)
+        assert response.content == b"x" * 10_000
+
+    @pytest.mark.parametrize(
+        ("encoding", "content"),
+        [
+            (b"br", b"x"),
+            (b"gzip, gzip, gzip", gzip.compress(b"{}")),
+            (b"gzip", gzip.compress(b"{}")[:-4]),
+            (b"gzip", gzip.compress(b"{}") + b"more"),
+            (b"deflate", b"\x78\x9c nonsense"),
+        ],
+    )
+    async def test_one_that_cannot_be_unpacked(
+        self, transport: Transport, encoding: bytes, content: bytes
+    ) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\n\r\n" % encoding + content
+        async with serving(answers_and_closes(answer)) as server:
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NoResponseError)
+        assert "encoded" in str(error)
+
+    async def test_no_content_needs_no_unpacking(self, transport: Transport) -> None:
+        answer = b"HTTP/1.1 204 No Content\r\nContent-Encoding: gzip\r\n\r\n"
+        async with serving(answers(answer)) as server:
+            assert (await transport.send(patch(server), timeout=5)).content == b""
+
+    @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "1"])
+    def test_a_limit_that_cannot_work(self, limit: Any) -> None:
+        for kind in (HttpxTransport, AiohttpTransport):
+            with pytest.raises(ConfigurationError, match="max_response_bytes"):
+                kind(max_response_bytes=limit)
 
 
 class TestConnectionsStayHealthy:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.abc
 import httpx
 import pytest
+from anyio.streams.tls import TLSListener
 
 from cognigy_async import NoResponseError, NotSentError, Request, Transport, UpdateError
 
@@ -24,7 +27,7 @@ PACKAGES = ("cognigy_async", "httpx", "httpcore", "aiohttp")
 class Connection:
     """One connection of the server: reads whole requests, writes what a test wants."""
 
-    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+    def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self.stream = stream
         self._unread = b""
 
@@ -61,8 +64,8 @@ class Connection:
 class Server:
     """Where it listens, and what it has seen."""
 
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, port: int, scheme: str = "http") -> None:
+        self.url = f"{scheme}://127.0.0.1:{port}"
         self.requests: list[bytes] = []
         self.connections = 0
         self.open = 0
@@ -71,12 +74,18 @@ class Server:
 @asynccontextmanager
 async def serving(
     behaviour: Callable[[Connection, Server], Awaitable[None]],
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Server]:
     """A server in which `behaviour` has each connection; it is closed when that returns."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    server = Server(listener.extra(anyio.abc.SocketAttribute.local_port))
+    plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    server = Server(
+        plain.extra(anyio.abc.SocketAttribute.local_port), "http" if tls is None else "https"
+    )
+    listener: anyio.abc.Listener[Any] = plain
+    if tls is not None:
+        listener = TLSListener(plain, tls, standard_compatible=False)
 
-    async def handle(stream: anyio.abc.SocketStream) -> None:
+    async def handle(stream: anyio.abc.ByteStream) -> None:
         server.connections += 1
         server.open += 1
         try:
