@@ -10,7 +10,7 @@ import random
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -53,6 +53,7 @@ pytestmark = pytest.mark.real_time
 LIBRARIES = {"httpx client": httpx, "httpx2 client": httpx2}
 KINDS = ("httpx", *LIBRARIES, "aiohttp", "aiohttp session")
 OWNED = ("httpx", "aiohttp")
+THEIRS = tuple(kind for kind in KINDS if kind not in OWNED)
 
 
 class Case(NamedTuple):
@@ -67,18 +68,32 @@ def raw_deflate(content: bytes) -> bytes:
     return machine.compress(content) + machine.flush()
 
 
-CASES = [Case("asyncio", kind) for kind in KINDS] + [
-    Case("trio", kind) for kind in KINDS if not kind.startswith("aiohttp")
+CASES = [
+    *[Case("asyncio", kind) for kind in KINDS],
+    *[Case("trio", kind) for kind in KINDS if not kind.startswith("aiohttp")],
+    Case("uvloop", "aiohttp"),
 ]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case.backend}-{case.kind}".replace(" ", "-"))
+def name_of(case: Case) -> str:
+    return f"{case.backend}-{case.kind}".replace(" ", "-")
+
+
+def only(kinds: Iterable[str]) -> pytest.MarkDecorator:
+    """For a test that has no meaning for the other transports."""
+    cases = [case for case in CASES if case.kind in kinds]
+    return pytest.mark.parametrize("case", cases, ids=name_of)
+
+
+@pytest.fixture(params=CASES, ids=name_of)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
 @pytest.fixture
 def anyio_backend(case: Case) -> tuple[str, dict[str, Any]]:
+    if case.backend == "uvloop":
+        return "asyncio", {"use_uvloop": True}
     return case.backend, {}
 
 
@@ -219,9 +234,8 @@ class TestAnswers:
         async with serving(answers(b"HTTP/1.1 100 Continue\r\n\r\n", early, early, OK)) as server:
             assert (await transport.send(patch(server), timeout=5)).headers["etag"] == "7"
 
+    @only(THEIRS)
     async def test_tls(self, case: Case) -> None:
-        if case.kind in OWNED:
-            return  # It trusts the authorities that httpx brings, and nobody else.
         async with (
             opened(case, trusts=trusting_context()) as transport,
             serving(answering, server_context()) as server,
@@ -334,9 +348,8 @@ class TestNothingWasSent:
         assert isinstance(error, NotSentError)
         assert "within 0.2 s" in str(error)
 
+    @only(THEIRS)
     async def test_no_connection_is_free_in_time(self, case: Case) -> None:
-        if case.kind in OWNED:
-            return  # It opens as many as are asked for.
         async with (
             serving(answers()) as server,
             opened(case, connections=1) as transport,
@@ -501,9 +514,8 @@ class TestItMayHaveBeenApplied:
         assert isinstance(error, NoResponseError)
         assert error.timed_out
 
+    @only(OWNED)
     async def test_what_is_under_way_when_the_transport_closes(self, transport: Transport) -> None:
-        if not owned:
-            return  # What is the user's stays open.
         async with serving(answers()) as server, anyio.create_task_group() as group:
 
             async def close() -> None:
@@ -548,11 +560,11 @@ class TestItMayHaveBeenApplied:
         assert isinstance(error, NoResponseError)
         assert len(server.requests) == 2, "not repeated"
 
+    # httpx keeps for the next answer what comes with the end of one.
+    @only(("aiohttp", "aiohttp session"))
     async def test_more_content_than_announced_is_not_the_next_answer(
-        self, transport: Transport, case: Case
+        self, transport: Transport
     ) -> None:
-        if not case.kind.startswith("aiohttp"):
-            return  # httpx keeps for the next answer what comes with the end of one.
         stray = b"HTTP/1.1 500 Stray\r\nContent-Length: 0\r\n\r\n"
         first = True
 
