@@ -150,7 +150,6 @@ class AiohttpTransport:
             headers=headers,
             data=content,
             allow_redirects=False,
-            raise_for_status=False,
             timeout=tools.within(timeout),
             middlewares=(tools.once,) if request.method in REPEATED else None,
         )

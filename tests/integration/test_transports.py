@@ -271,8 +271,10 @@ class TestAnswers:
     async def test_cookies_are_not_kept(self, transport: Transport) -> None:
         answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=1; Path=/\r\nContent-Length: 0\r\n\r\n"
         async with serving(answers(answer)) as server:
-            await transport.send(patch(server), timeout=5)
-            await transport.send(patch(server), timeout=5)
+            # Some keep none for an address.
+            url = server.url.replace("127.0.0.1", "localhost")
+            await transport.send(patch(url), timeout=5)
+            await transport.send(patch(url), timeout=5)
         assert len(server.requests) == 2
         assert b"cookie" not in server.requests[1].lower()
 
