@@ -103,7 +103,7 @@ def floors(session: nox.Session) -> None:
     """The tests with the oldest dependencies that pyproject.toml admits."""
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]
     extras = PROJECT["project"]["optional-dependencies"]
-    requirements += [*extras["cli"], *extras["emulator"]]
-    lowest = [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in requirements]
+    requirements += [item for name in extras if name != "all" for item in extras[name]]
+    lowest = [re.sub(r">=([^,;]+)[^;]*", r"==\1", requirement) for requirement in requirements]
     session.install("-q", "-e", ".", *lowest)
     session.run("pytest", "-q", *session.posargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal, assert_type
 
+import aiohttp
 import httpx
 import tenacity
 from pydantic import SecretStr
@@ -55,7 +56,13 @@ class OwnTransport:
 
 
 def transports() -> list[ca.Transport]:
-    return [OwnTransport(), ca.HttpxTransport(), ca.HttpxTransport(httpx.AsyncClient())]
+    return [
+        OwnTransport(),
+        ca.HttpxTransport(),
+        ca.HttpxTransport(httpx.AsyncClient(), max_response_bytes=1_000_000),
+        ca.AiohttpTransport(),
+        ca.AiohttpTransport(aiohttp.ClientSession(), max_response_bytes=1_000_000),
+    ]
 
 
 def apis() -> list[ca.StateApi]:
