@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
@@ -114,7 +115,7 @@ class AiohttpTransport:
         """
         content = tools.Content(request.content) if request.content else None
         try:
-            return await self._read(await self._send(request, content, timeout))
+            return await self._read(await self._started(request, content, timeout))
         except ClientUsageError:
             raise
         except Exception as error:
@@ -130,9 +131,9 @@ class AiohttpTransport:
         if session is not None:
             await session.close()
 
-    async def _send(
+    def _started(
         self, request: Request, content: tools.Content | None, timeout: float
-    ) -> aiohttp.ClientResponse:
+    ) -> Awaitable[aiohttp.ClientResponse]:
         session = self._session
         if session is None or self._loop is not asyncio.get_running_loop():
             session = self._opened()
@@ -144,7 +145,7 @@ class AiohttpTransport:
         if not "".join(headers.values()).isascii():
             # aiohttp would send half of a character.
             "".join(headers.values()).encode()
-        return await session.request(
+        return session.request(
             request.method,
             tools.parsed_url(request.url),
             headers=headers,
