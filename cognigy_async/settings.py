@@ -16,6 +16,7 @@ COGNIGY_CLIENT_ID      or these two: OAuth client credentials
 COGNIGY_CLIENT_SECRET
 COGNIGY_TOKEN_URL      where tokens are asked for; `{COGNIGY_BASE_URL}/oauth/token` by default
 COGNIGY_SCOPES         separated by spaces; `runtime:write session:manage dialog:read` by default
+COGNIGY_AUDIT_KEY      the key of audit files, for `cognigy-async audit verify`
 ====================== =====================================================================
 
 The environment goes before the file. An empty variable counts as not set. Needs the extra ``cli``.
@@ -47,6 +48,7 @@ from cognigy_async import (
     RuntimeApi,
     StateApi,
     TokenProvider,
+    Transport,
 )
 
 __all__ = ["ClientArguments", "Credentials", "Settings"]
@@ -107,6 +109,7 @@ class Credentials(BaseSettings):
     client_id: Annotated[str | None, _variable("CLIENT_ID")] = None
     client_secret: Annotated[SecretStr | None, _variable("CLIENT_SECRET")] = None
     api_key: Annotated[SecretStr | None, _variable("API_KEY")] = None
+    audit_key: Annotated[SecretStr | None, _variable("AUDIT_KEY")] = None
 
     def __init__(self, *, env_file: str | Path | None = ".env") -> None:
         faults: list[str] = []
@@ -159,11 +162,15 @@ class Settings(Credentials):
         # Type checkers make one from the fields unless the class has its own.
         def __init__(self, *, env_file: str | Path | None = ".env") -> None: ...
 
-    def token_provider(self) -> TokenProvider:
-        """What gives the client its credentials; a new one at each call."""
+    def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
+        """What gives the client its credentials; a new one at each call.
+
+        Args:
+            transport: what token requests are sent with, as for `OAuthTokenProvider`.
+        """
         if self.api_key is not None:
             return ApiKey(self.api_key)
-        return OAuthTokenProvider(OAuthConfig(**self._oauth()))
+        return OAuthTokenProvider(OAuthConfig(**self._oauth()), transport=transport)
 
     def client_arguments(self) -> ClientArguments:
         """The arguments of `AsyncStateClient`, with a token provider of its own."""

@@ -14,8 +14,10 @@ import cognigy_async
 
 EXTRAS = (
     "aiohttp",
+    "fastapi",
     "httptools",
     "httpx2",
+    "opentelemetry",
     "pydantic_settings",
     "rich",
     "starlette",
@@ -29,6 +31,10 @@ INTERNAL = frozenset(
         "_flight",
         "_oauth",
         "admission",
+        "audit.chain",
+        "audit.channel",
+        "audit.slots",
+        "audit.trail",
         "background",
         "calls",
         "checks",
@@ -39,9 +45,12 @@ INTERNAL = frozenset(
         "hooks",
         "lanes",
         "life",
+        "logs",
+        "metadata",
         "pacing",
         "recovery",
         "room",
+        "sender",
         "settlement",
         "sleepers",
         "transports._aiohttp_session",
@@ -51,9 +60,11 @@ INTERNAL = frozenset(
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
-    "auth": {"TokenStatistics", "background", "only_here"},
+    "audit.records": {"canonical", "record_of"},
+    "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
+    "observing": {"Observations"},
 }
 """Single names of that kind in modules that have public ones as well."""
 
