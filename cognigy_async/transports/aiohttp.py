@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
@@ -19,17 +20,13 @@ from ._content import (
 )
 from ._failures import INVALID, NotBegun, failure, host_of, reason_of
 
+INSTALLED = find_spec("aiohttp") is not None
+
 if TYPE_CHECKING:
     import aiohttp
 
-try:
+if TYPE_CHECKING or INSTALLED:
     from . import _aiohttp_session as tools
-except ModuleNotFoundError as error:
-    if error.name != "aiohttp":
-        raise
-    INSTALLED = False
-else:
-    INSTALLED = True
 
 __all__ = ["AiohttpTransport"]
 
