@@ -119,6 +119,6 @@ def floors(session: nox.Session) -> None:
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]
     extras = PROJECT["project"]["optional-dependencies"]
     requirements += [each for name, extra in extras.items() if name != "all" for each in extra]
-    lowest = [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in requirements]
+    lowest = [re.sub(r">=([^,;]+)[^;]*", r"==\1", requirement) for requirement in requirements]
     session.install("-q", "-e", ".", *lowest)
     session.run("pytest", "-q", *session.posargs)

@@ -58,11 +58,13 @@ if typing.TYPE_CHECKING:
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
+    from .transports.aiohttp import AiohttpTransport
     from .transports.httpx import HttpxTransport
     from .updates import StateUpdate
 
 __all__ = [
     "AccessToken",
+    "AiohttpTransport",
     "AmbiguousUpdateError",
     "ApiKey",
     "AsyncStateClient",
@@ -134,6 +136,7 @@ __all__ = [
 
 _HOMES = {
     "AccessToken": "credentials",
+    "AiohttpTransport": "transports.aiohttp",
     "AmbiguousUpdateError": "errors",
     "ApiKey": "credentials",
     "AsyncStateClient": "client",

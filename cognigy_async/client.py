@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -9,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from .admission import Admission, Row, kind_of
 from .api.runtime import RuntimeApi
 from .background import Signal, signal_of_this_loop
-from .checks import checked_base_url, checked_count, checked_seconds, checked_timeout
+from .checks import (
+    checked_base_url,
+    checked_count,
+    checked_seconds,
+    checked_timeout,
+    checked_type,
+)
 from .course import Course
 from .dispatcher import Dispatcher
 from .entries import Entry, Kind
@@ -82,6 +89,10 @@ class AsyncStateClient:
     ) -> None:
         if on_failure not in ("continue", "pause"):
             raise ConfigurationError(f'on_failure={on_failure!r}: must be "continue" or "pause"')
+        if transport is not None and not hasattr(transport, "send"):
+            raise ConfigurationError("transport must have a method send, as HttpxTransport() has")
+        if api is not None and not hasattr(api, "writes"):
+            raise ConfigurationError("api must be a StateApi, such as RuntimeApi()")
         if not hasattr(auth, "get_token"):
             raise ConfigurationError(
                 "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
@@ -91,8 +102,8 @@ class AsyncStateClient:
         self._api: StateApi = api if api is not None else RuntimeApi()
         self._max_in_flight = checked_count("max_in_flight", max_in_flight)
         self._max_pending = checked_count("max_pending", max_pending)
-        self._policy = retry if retry is not None else RetryPolicy()
-        self._limits = limits if limits is not None else self._api.limits
+        self._policy = checked_type("retry", retry or RetryPolicy(), RetryPolicy)
+        self._limits = checked_type("limits", limits or self._api.limits, Limits)
         self._linger = checked_seconds("linger", linger, least=0.0)
         self._on_failure: Literal["continue", "pause"] = on_failure
         self._transport = transport
@@ -165,7 +176,7 @@ class AsyncStateClient:
         update = StateUpdate.checked(
             admission.limits, dialog_id, session, user, next_step, if_match, update_id, metadata
         )
-        timeout = admission.seconds(timeout)
+        timeout, policy = admission.seconds(timeout), self._retry(retry)
         by = None if deadline is None else admission.deadline(deadline)
         if not admission.take_room():
             await admission.wait_for_room(by, dialog_id)
@@ -174,7 +185,7 @@ class AsyncStateClient:
             kind_of(update),
             dialog_id,
             update,
-            retry or self._policy,
+            policy,
             timeout,
             settled,
             deadline=by,
@@ -213,11 +224,11 @@ class AsyncStateClient:
             ClientUsageError: the client is closed, or used in another event loop.
         """
         valid = self._admission.parse(update)
-        timeout = self._admission.seconds(timeout)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         by = self._admission.deadline(deadline)
         if not self._admission.take_room():
             await self._admission.wait_for_room(by, valid.dialog_id)
-        return self._hand_out(valid, retry, timeout, by, coalesce)
+        return self._hand_out(valid, policy, timeout, by, coalesce)
 
     def submit_nowait(
         self,
@@ -235,11 +246,11 @@ class AsyncStateClient:
             UpdateValidationError, DeadlineExceededError, ClientUsageError: as for `submit`.
         """
         valid = self._admission.parse(update)
-        timeout = self._admission.seconds(timeout)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         by = self._admission.deadline(deadline)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, retry, timeout, by, coalesce)
+        return self._hand_out(valid, policy, timeout, by, coalesce)
 
     def update_many(
         self,
@@ -270,7 +281,7 @@ class AsyncStateClient:
             lambda: self._life.engine,
             updates,
             limit=max(1, self._max_pending // 2),
-            policy=retry or self._policy,
+            policy=self._retry(retry),
             timeout=self._admission.seconds(timeout),
             deadline=self._admission.deadline(deadline),
             coalesce=coalesce,
@@ -293,11 +304,11 @@ class AsyncStateClient:
             UpdateValidationError: no dialog id. UpdateError: it could not be read.
             ClientUsageError: the client is closed, or used in another event loop.
         """
-        self._admission.check_dialog_id(dialog_id)
-        timeout = self._admission.seconds(timeout)
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         by = self._admission.deadline(deadline)
         self._life.check_open()
-        entry = await self._carry_out(Kind.READ, dialog_id, None, retry, timeout, by)
+        entry = await self._carry_out(Kind.READ, dialog_id, None, policy, timeout, by)
         assert entry.state is not None
         return entry.state
 
@@ -323,14 +334,15 @@ class AsyncStateClient:
         Raises:
             Exception: whatever `fn` raises, and what `update` raises.
         """
-        if not callable(fn):
-            raise TypeError("modify takes a function of the dialog's state")
-        metadata = self._admission.check_dialog_id(dialog_id, metadata)
-        timeout = self._admission.seconds(timeout)
+        given: Any = fn
+        if not callable(given) or inspect.iscoroutinefunction(given):
+            raise TypeError("modify takes a plain function of the dialog's state, not an async one")
+        dialog_id, metadata = self._admission.check_dialog_id(dialog_id, metadata)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         by = self._admission.deadline(deadline)
         if not self._admission.take_room():
             await self._admission.wait_for_room(by, dialog_id)
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout, by, metadata)
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, policy, timeout, by, metadata)
         return entry.result
 
     # Looking after it.
@@ -420,6 +432,9 @@ class AsyncStateClient:
         """
         return await self._life.close(drain=drain, timeout=checked_timeout(timeout))
 
+    def _retry(self, retry: RetryPolicy | None) -> RetryPolicy:
+        return self._policy if retry is None else checked_type("retry", retry, RetryPolicy)
+
     def _wake(self) -> None:
         """A callback has room again."""
         if self._life.was_opened:
@@ -430,7 +445,7 @@ class AsyncStateClient:
         kind: Kind,
         dialog_id: str,
         decide: Decide | None,
-        retry: RetryPolicy | None,
+        policy: RetryPolicy,
         timeout: float,
         deadline: float | None,
         metadata: Mapping[str, str] = NO_METADATA,
@@ -441,7 +456,7 @@ class AsyncStateClient:
             kind,
             dialog_id,
             None,
-            retry or self._policy,
+            policy,
             timeout,
             settled,
             decide=decide,
@@ -460,7 +475,7 @@ class AsyncStateClient:
     def _hand_out(
         self,
         update: StateUpdate,
-        retry: RetryPolicy | None,
+        policy: RetryPolicy,
         timeout: float,
         deadline: float | None,
         coalesce: bool | None,
@@ -472,7 +487,7 @@ class AsyncStateClient:
                 kind_of(update),
                 update.dialog_id,
                 update,
-                retry or self._policy,
+                policy,
                 timeout,
                 pending,
                 held=True,

@@ -266,6 +266,10 @@ class StateUpdate:
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
             if faults:
                 raise _refused(faults, dialog_id)
+            # A subclass may format itself as something else: an enum tells its name.
+            dialog_id, next_step, if_match, update_id = map(
+                _plain_text, (dialog_id, next_step, if_match, update_id)
+            )
         wire: dict[str, Any] = {}
         if session:
             wire["session"] = session
@@ -342,6 +346,10 @@ def _fault_of_text(name: str, text: Any) -> Fault | None:
         problem = "has a lone surrogate, which UTF-8 cannot carry"
         return Fault(name, problem, "decode it properly, or replace the character")
     return None
+
+
+def _plain_text(text: str | None) -> str | None:
+    return text if text is None else str.__str__(text)
 
 
 def _no_text(name: str, value: object) -> Fault:

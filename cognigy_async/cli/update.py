@@ -10,7 +10,7 @@ from cognigy_async import AsyncStateClient, UpdateResult
 
 from .assignments import parse_assignments
 from .output import write_json
-from .running import Debug, reported, with_client
+from .running import Debug, Loop, Over, reported, with_client
 
 __all__ = ["update"]
 
@@ -40,6 +40,8 @@ def update(
             help="Write only if the state still has this etag, as `get` tells it, with its quotes.",
         ),
     ] = None,
+    transport: Over = None,
+    loop: Loop = None,
     debug: Debug = False,
 ) -> None:
     """Assign variables of a dialog, perhaps move it, and print the result as JSON."""
@@ -58,7 +60,7 @@ def update(
         )
 
     with reported(debug=debug):
-        result = with_client(write)
+        result = with_client(write, transport, loop)
         write_json(
             {
                 "update_id": result.update_id,

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
+import aiohttp
 import httpx
 import tenacity
 from pydantic import SecretStr
@@ -77,7 +78,13 @@ class Looks:
 
 
 def transports() -> list[ca.Transport]:
-    return [OwnTransport(), ca.HttpxTransport(), ca.HttpxTransport(httpx.AsyncClient())]
+    return [
+        OwnTransport(),
+        ca.HttpxTransport(),
+        ca.HttpxTransport(httpx.AsyncClient(), max_response_bytes=1_000_000),
+        ca.AiohttpTransport(),
+        ca.AiohttpTransport(aiohttp.ClientSession(), max_response_bytes=1_000_000),
+    ]
 
 
 def apis() -> list[ca.StateApi]:

@@ -58,6 +58,9 @@ INTERNAL = frozenset(
         "sender",
         "settlement",
         "sleepers",
+        "transports._aiohttp_session",
+        "transports._content",
+        "transports._failures",
     }
 )
 """Core modules all of whose names are for the other modules of the library."""
