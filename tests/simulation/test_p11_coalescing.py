@@ -34,6 +34,7 @@ from cognigy_async import (
 )
 from cognigy_async.emulator import Emulator, Faults
 from cognigy_async.emulator.state import Dialog, Merge
+from cognigy_async.observing import Observations
 from tests.chance import Chance
 from tests.simulation.world import (
     BASE_URL,
@@ -773,6 +774,38 @@ async def test_p11_coalescing_flush_leaves_no_lingering_behind_what_is_in_flight
         start = anyio.current_time()
         await client.flush()
         assert anyio.current_time() - start < 3
+
+
+async def test_p11_coalescing_a_close_does_not_linger_for_what_callbacks_write() -> None:
+    wire = Wire()
+    client = coalescing(wire, linger=5.0)
+
+    @client.on_state_updated
+    async def hook(event: UpdateEvent) -> None:
+        if event.update_id == "u0":
+            await client.update("e", session={"seen": 1})
+
+    async with client:
+        submit(client, 0)
+        start = anyio.current_time()
+    assert anyio.current_time() - start < 1
+    assert client.metrics.applied == 2
+
+
+async def test_p11_coalescing_what_breaks_at_one_member_keeps_no_other_from_its_outcome() -> None:
+    wire = Wire()
+
+    class Broken(Observations):
+        def settled(self, error: BaseException | None, attempts: int) -> None:
+            raise ZeroDivisionError
+
+    async with coalescing(wire) as client:
+        first, second, third = submit(client, 0, 1, 2)
+        second.entry.observations = Broken((), "update", "d", "u1")
+        assert isinstance(await first, UpdateResult)
+        assert isinstance(await third, UpdateResult)
+        assert second.done()
+        assert isinstance(await client.update("d", session={"a": 1}), UpdateResult)
 
 
 @pytest.mark.parametrize("apart", [{"next_step": "s"}, {"if_match": '"0"'}], ids=str)
