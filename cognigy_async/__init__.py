@@ -10,6 +10,7 @@ import typing
 if typing.TYPE_CHECKING:
     from .api import StateApi
     from .api.runtime import RuntimeApi
+    from .api.sessions import SessionsApi
     from .auth import OAuthConfig, OAuthTokenProvider
     from .callbacks import HookOptions
     from .client import AsyncStateClient
@@ -35,6 +36,7 @@ if typing.TYPE_CHECKING:
         ServerError,
         StateConflictError,
         UnexpectedAnswerError,
+        UnsupportedByApiError,
         UpdateError,
         UpdateValidationError,
         UpdateWithdrawnError,
@@ -90,12 +92,14 @@ __all__ = [
     "RetryPolicy",
     "RuntimeApi",
     "ServerError",
+    "SessionsApi",
     "StateApi",
     "StateConflictError",
     "StateUpdate",
     "TokenProvider",
     "Transport",
     "UnexpectedAnswerError",
+    "UnsupportedByApiError",
     "UpdateError",
     "UpdateEvent",
     "UpdateOutcome",
@@ -145,12 +149,14 @@ _HOMES = {
     "RetryPolicy": "retry",
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
+    "SessionsApi": "api.sessions",
     "StateApi": "api",
     "StateConflictError": "errors",
     "StateUpdate": "updates",
     "TokenProvider": "credentials",
     "Transport": "transports",
     "UnexpectedAnswerError": "errors",
+    "UnsupportedByApiError": "errors",
     "UpdateError": "errors",
     "UpdateEvent": "events",
     "UpdateOutcome": "models",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from contextvars import Context, copy_context
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .checks import checked_timeout
 from .entries import Entry, Kind, Sink
@@ -17,6 +17,10 @@ from .limits import Limits
 from .models import Decide, StateUpdate
 from .retry import RetryPolicy
 from .room import Room
+
+if TYPE_CHECKING:
+    from .api import StateApi
+    from .messages import Request
 
 __all__ = ["Admission", "Row"]
 
@@ -36,6 +40,7 @@ class Admission:
         life: Life,
         room: Room,
         hooks: Hooks,
+        api: StateApi,
         limits: Limits,
         on_failure: Literal["continue", "pause"],
         timeout: float,
@@ -43,6 +48,8 @@ class Admission:
         self._life = life
         self._room = room
         self._hooks = hooks
+        self.check = api.check
+        """Raises `UpdateValidationError` for what the API cannot carry."""
         self.limits = limits
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
@@ -52,8 +59,11 @@ class Admission:
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
         if isinstance(row, StateUpdate):
-            return row.under(self.limits)
-        return StateUpdate.within(self.limits, _mapping(row))
+            update = row.under(self.limits)
+        else:
+            update = StateUpdate.within(self.limits, _mapping(row))
+        self.check(update)
+        return update
 
     def check_dialog_id(self, dialog_id: str) -> None:
         """Raise `UpdateValidationError` for what is no dialog id."""
@@ -103,6 +113,7 @@ class Admission:
         live: bool = True,
         held: bool = False,
         decide: Decide | None = None,
+        requests: list[Request] | None = None,
         index: int = -1,
     ) -> Entry:
         """Queue an entry that has its place in the room.
@@ -136,6 +147,7 @@ class Admission:
             exempt=self._hooks.called_us(),
             held=held,
             decide=decide,
+            requests=requests,
             index=index,
         )
         engine.accept(entry)

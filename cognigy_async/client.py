@@ -27,6 +27,7 @@ from .stream import UpdateStream
 if TYPE_CHECKING:
     from .api import StateApi
     from .auth import TokenProvider
+    from .messages import Request
     from .transports import Transport
 
 __all__ = ["AsyncStateClient"]
@@ -49,6 +50,7 @@ class AsyncStateClient:
         on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
         timeout: for one request.
         transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
+        allow_insecure: take a base URL with ``http://`` whose host is not this machine.
 
     Raises:
         ConfigurationError: an argument that cannot work.
@@ -67,6 +69,7 @@ class AsyncStateClient:
         on_failure: Literal["continue", "pause"] = "continue",
         timeout: float = 15.0,
         transport: Transport | None = None,
+        allow_insecure: bool = False,
     ) -> None:
         if on_failure not in ("continue", "pause"):
             raise ConfigurationError(f'on_failure={on_failure!r}: must be "continue" or "pause"')
@@ -74,7 +77,7 @@ class AsyncStateClient:
             raise ConfigurationError(
                 "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
             )
-        self._base_url = checked_base_url(base_url)
+        self._base_url = checked_base_url(base_url, allow_insecure=allow_insecure)
         self._auth = auth
         self._api: StateApi = api if api is not None else RuntimeApi()
         self._max_in_flight = checked_count("max_in_flight", max_in_flight)
@@ -93,7 +96,7 @@ class AsyncStateClient:
         """Registers a callback for the updates that were sent and failed."""
         self._life = Life(self._hooks, self._room, self.metrics)
         self._admission = Admission(
-            self._life, self._room, self._hooks, self._limits, on_failure, timeout
+            self._life, self._room, self._hooks, self._api, self._limits, on_failure, timeout
         )
         self._signal: Callable[[], Signal]
 
@@ -111,6 +114,8 @@ class AsyncStateClient:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        user_id: str | None = None,
+        profile_id: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
     ) -> UpdateResult:
@@ -120,19 +125,30 @@ class AsyncStateClient:
         completes, and is not repeated.
 
         Args:
-            dialog_id, session, user, next_step, if_match, update_id: see `StateUpdate`.
+            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id: see
+                `StateUpdate`.
             retry, timeout: instead of the client's own.
 
         Raises:
-            UpdateValidationError: bad input; nothing was sent.
+            UpdateValidationError: bad input, or (`UnsupportedByApiError`) something that the API
+                does not have; nothing was sent.
             UpdateError: it was not carried out; the subclasses say why.
             DialogPausedError: the dialog is paused after a failure.
             ClientUsageError: the client is closed, or used in another event loop.
         """
         admission = self._admission
         update = StateUpdate.checked(
-            admission.limits, dialog_id, session, user, next_step, if_match, update_id
+            admission.limits,
+            dialog_id,
+            session,
+            user,
+            next_step,
+            if_match,
+            update_id,
+            user_id,
+            profile_id,
         )
+        admission.check(update)
         timeout = admission.seconds(timeout)
         if not admission.take_room():
             await admission.wait_for_room()
@@ -230,9 +246,11 @@ class AsyncStateClient:
         """Read the state of a dialog. It does not queue behind the dialog's writes.
 
         Raises:
-            UpdateValidationError: no dialog id. UpdateError: it could not be read.
+            UpdateValidationError: no dialog id. UnsupportedByApiError: this API reads no states.
+            UpdateError: it could not be read.
             ClientUsageError: the client is closed, or used in another event loop.
         """
+        self._api.check_use("get_state")
         self._admission.check_dialog_id(dialog_id)
         timeout = self._admission.seconds(timeout)
         self._life.check_open()
@@ -257,15 +275,76 @@ class AsyncStateClient:
                 mapping with `session`, `user` or `next_step`, or None for no write.
 
         Raises:
-            Whatever `fn` raises, and what `update` raises.
+            UnsupportedByApiError: this API has no versions. Whatever `fn` raises, and what `update`
+            raises.
         """
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")
+        self._api.check_use("modify")
         self._admission.check_dialog_id(dialog_id)
         timeout = self._admission.seconds(timeout)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
         entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout)
+        return entry.result
+
+    async def reset_context(
+        self,
+        dialog_id: str,
+        *,
+        user_id: str | None = None,
+        flow_reference_id: str | None = None,
+        entrypoint: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateResult:
+        """Put the context of a session back to its beginning, after what was accepted before.
+
+        A reset that was sent and not answered is not repeated: it may wipe out what the flow has
+        written since.
+
+        Args:
+            user_id: as for `update`.
+            flow_reference_id, entrypoint: the ids of the flow whose context it is, and of the
+                project or snapshot that it is in; sent where given, and the server may insist.
+            retry, timeout: instead of the client's own.
+
+        Raises:
+            UnsupportedByApiError: this API has no resets. Otherwise what `update` raises.
+        """
+        self._admission.check_dialog_id(dialog_id)
+        request = self._api.reset(
+            self._base_url, dialog_id, "context", user_id, flow_reference_id, entrypoint
+        )
+        return await self._reset(dialog_id, request, retry, timeout)
+
+    async def reset_state(
+        self,
+        dialog_id: str,
+        *,
+        user_id: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateResult:
+        """Put the state of a session's flow back to its default; see `reset_context`."""
+        self._admission.check_dialog_id(dialog_id)
+        request = self._api.reset(self._base_url, dialog_id, "state", user_id)
+        return await self._reset(dialog_id, request, retry, timeout)
+
+    async def _reset(
+        self,
+        dialog_id: str,
+        request: Request,
+        retry: RetryPolicy | None,
+        timeout: float | None,
+    ) -> UpdateResult:
+        timeout = self._admission.seconds(timeout)
+        if not self._admission.take_room():
+            await self._admission.wait_for_room()
+        entry = await self._carry_out(
+            Kind.RESET, dialog_id, None, retry, timeout, requests=[request]
+        )
+        assert entry.result is not None
         return entry.result
 
     # Looking after it.
@@ -355,8 +434,10 @@ class AsyncStateClient:
         decide: Decide | None,
         retry: RetryPolicy | None,
         timeout: float,
+        *,
+        requests: list[Request] | None = None,
     ) -> Entry:
-        """Accept a read or a `modify` and wait for its outcome; cancelled, it is given up."""
+        """Accept all but an update and wait for its outcome; cancelled, it is given up."""
         settled = self._signal()
         entry = self._admission.begin(
             kind,
@@ -366,6 +447,7 @@ class AsyncStateClient:
             timeout,
             settled,
             decide=decide,
+            requests=requests,
         )
         try:
             await settled.wait()

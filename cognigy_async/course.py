@@ -96,7 +96,7 @@ class Course:
         request = entry.requests[entry.part]
         if entry.etag is not None:
             request.headers["if-match"] = entry.etag
-        elif entry.has_transition:
+        elif not request.idempotent:
             # Now, not when the answer is lost: a read meanwhile may see what this write does.
             entry.known = self._known_etag(entry.dialog_id)
         return request
@@ -150,6 +150,7 @@ class Course:
                 trace_id=error.trace_id,
                 retry_after=error.retry_after,
                 detail=error.detail,
+                code=error.code,
             )
             told.__cause__ = error
             error = told
@@ -181,6 +182,7 @@ class Course:
                 now - began,
                 began - entry.accepted_at,
                 response.content,
+                versioned=self.api.has_versions,
             )
         )
 
@@ -263,7 +265,7 @@ class Course:
             if verdict is Verdict.NO_RESPONSE:
                 return self._lost(entry, trouble, error)
             if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not self._harmless(entry):
-                if entry.has_transition:
+                if not entry.idempotent:
                     trouble.lost = trouble.last = error
                     return Done(error=self.final(entry, error))
                 trouble.uncertain = True
@@ -275,9 +277,13 @@ class Course:
         """Whether the write at hand may be applied twice without anybody noticing."""
         if self.api.honours_idempotency_keys:
             return True
-        return entry.kind is Kind.ASSIGN and not entry.has_transition
+        return entry.kind is Kind.ASSIGN and entry.idempotent
 
     def _conflict(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
+        if not self.api.has_versions:
+            # There is no version to read and to demand: it is only the turn of somebody else.
+            trouble.last = error
+            return Backoff(Verdict.CONFLICT, error)
         if not self.api.honours_idempotency_keys:
             if trouble.uncertain and trouble.lost is None:
                 trouble.lost = trouble.last

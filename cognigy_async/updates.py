@@ -20,8 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["StateUpdate"]
 
-FIELDS = ("dialog_id", "session", "user", "next_step", "if_match", "update_id")
+FIELDS = (
+    "dialog_id",
+    "session",
+    "user",
+    "next_step",
+    "if_match",
+    "update_id",
+    "user_id",
+    "profile_id",
+)
 LONGEST_STEP = 1024
+LONGEST_USER_ID = 256
 HEADER_TEXT = re.compile(r"[\x21-\x7e]{1,512}").fullmatch
 
 
@@ -38,13 +48,24 @@ class StateUpdate:
         if_match: write only if the state still has this etag.
         update_id: names the update in logs and results and is its `Idempotency-Key`: visible ASCII,
             unique. The client makes one where there is none.
+        user_id: who the session belongs to, for `SessionsApi`.
+        profile_id: the contact profile that `user` is written to, for `SessionsApi`.
 
     Raises:
         UpdateValidationError: with every fault of the input. An update made here is checked against
             `Limits()`, and again against the client's own limits where those differ.
     """
 
-    __slots__ = ("_body", "_dialog_id", "_if_match", "_limits", "_next_step", "_update_id")
+    __slots__ = (
+        "_body",
+        "_dialog_id",
+        "_if_match",
+        "_limits",
+        "_next_step",
+        "_profile_id",
+        "_update_id",
+        "_user_id",
+    )
 
     def __init__(
         self,
@@ -55,8 +76,20 @@ class StateUpdate:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        user_id: str | None = None,
+        profile_id: str | None = None,
     ) -> None:
-        self._fill(DEFAULT_LIMITS, dialog_id, session, user, next_step, if_match, update_id)
+        self._fill(
+            DEFAULT_LIMITS,
+            dialog_id,
+            session,
+            user,
+            next_step,
+            if_match,
+            update_id,
+            user_id,
+            profile_id,
+        )
 
     @classmethod
     def within(cls, limits: Limits, fields: Mapping[str, Any]) -> Self:
@@ -76,6 +109,8 @@ class StateUpdate:
             get("next_step"),
             get("if_match"),
             get("update_id"),
+            get("user_id"),
+            get("profile_id"),
         )
 
     @classmethod
@@ -88,6 +123,8 @@ class StateUpdate:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        user_id: str | None = None,
+        profile_id: str | None = None,
     ) -> Self:
         """An update from its arguments, checked against other limits.
 
@@ -95,7 +132,9 @@ class StateUpdate:
             UpdateValidationError: with every fault of the input.
         """
         update = cls.__new__(cls)
-        update._fill(limits, dialog_id, session, user, next_step, if_match, update_id)
+        update._fill(
+            limits, dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id
+        )
         return update
 
     def under(self, limits: Limits) -> Self:
@@ -148,6 +187,16 @@ class StateUpdate:
         """The name that the caller gave it."""
         return self._update_id
 
+    @property
+    def user_id(self) -> str | None:
+        """Who the session belongs to."""
+        return self._user_id
+
+    @property
+    def profile_id(self) -> str | None:
+        """The contact profile that `user` is written to."""
+        return self._profile_id
+
     def payload(self) -> dict[str, Any]:
         """The object that goes over the wire: `session`, `user` and `transition` where they carry
         something. A new copy at each call.
@@ -167,7 +216,14 @@ class StateUpdate:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        return (self._dialog_id, self._body, self._if_match, self._update_id)
+        return (
+            self._dialog_id,
+            self._body,
+            self._if_match,
+            self._update_id,
+            self._user_id,
+            self._profile_id,
+        )
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
@@ -220,6 +276,8 @@ class StateUpdate:
         next_step: Any,
         if_match: Any,
         update_id: Any,
+        user_id: Any,
+        profile_id: Any,
     ) -> None:
         # This runs for every update, and most are plain: a glance, and a closer look at the others.
         if not (
@@ -232,8 +290,11 @@ class StateUpdate:
             and next_step is None
             and if_match is None
             and update_id is None
+            and user_id is None
+            and profile_id is None
         ):
             faults = _faults_of_names(limits, dialog_id, next_step, if_match, update_id)
+            faults += _faults_of_people(user_id, profile_id)
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
             if faults:
                 raise _refused(faults, dialog_id)
@@ -259,6 +320,8 @@ class StateUpdate:
         self._next_step: str | None = next_step
         self._if_match: str | None = if_match
         self._update_id: str | None = update_id
+        self._user_id: str | None = user_id
+        self._profile_id: str | None = profile_id
         self._body = body
         self._limits = limits
 
@@ -285,7 +348,7 @@ def _faults_of_names(
     faults = [
         fault
         for name, text in texts
-        if (text is not None or name == "dialog_id") and (fault := _fault_of_text(name, text))
+        if (text is not None or name == "dialog_id") and (fault := fault_of_text(name, text))
     ]
     if isinstance(dialog_id, str) and len(dialog_id) > limits.max_dialog_id_length:
         problem = f"has {len(dialog_id)} characters, more than {limits.max_dialog_id_length}"
@@ -302,7 +365,20 @@ def _faults_of_names(
     return faults
 
 
-def _fault_of_text(name: str, text: Any) -> Fault | None:
+def _faults_of_people(user_id: Any, profile_id: Any) -> list[Fault]:
+    faults = [
+        fault
+        for name, text in (("user_id", user_id), ("profile_id", profile_id))
+        if text is not None and (fault := fault_of_text(name, text))
+    ]
+    if isinstance(user_id, str) and len(user_id) > LONGEST_USER_ID:
+        problem = f"has {len(user_id)} characters, more than {LONGEST_USER_ID}"
+        faults.append(Fault("user_id", problem, "use the id that the endpoint gave the user"))
+    return faults
+
+
+def fault_of_text(name: str, text: Any) -> Fault | None:
+    """What is wrong with a text that must say something, or None."""
     if not isinstance(text, str):
         return _no_text(name, text)
     if not text or text.isspace():

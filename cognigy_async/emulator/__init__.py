@@ -9,7 +9,7 @@ and on trio::
         emulator = Emulator(api_key="k")
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app=emulator))
         async with http, AsyncStateClient(
-            "http://emulator", auth=ApiKey("k"), transport=HttpxTransport(http)
+            "http://localhost", auth=ApiKey("k"), transport=HttpxTransport(http)
         ) as client:
             yield emulator, client
 

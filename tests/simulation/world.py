@@ -29,7 +29,7 @@ from cognigy_async import (
 )
 from cognigy_async.emulator import Emulator, HistoryEntry
 
-BASE_URL = "http://emulator"
+BASE_URL = "http://127.0.0.1"
 KEY = "the-key"
 
 T = TypeVar("T")
