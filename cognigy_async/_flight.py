@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import anyio
 import sniffio
 
 from .errors import AuthenticationError
 
-__all__ = ["Flight", "LoopHandle", "Stage", "SupersededError", "Waker"]
+__all__ = [
+    "Flight",
+    "LoopHandle",
+    "Stage",
+    "SupersededError",
+    "Waker",
+    "background",
+    "only_here",
+]
 
 
 class LoopHandle:
@@ -133,3 +143,28 @@ class Flight:
 
 class SupersededError(Exception):
     """The leader's flight is no longer the provider's: nobody waits for it any more."""
+
+
+Spawn: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+
+background: ContextVar[Spawn | None] = ContextVar("cognigy_async.background", default=None)
+"""How to start a task that outlives its caller, set by a client in its own tasks.
+
+It is called with a function that takes nothing and never raises an `Exception`; where it cannot
+start a task it raises, and the caller does the work. See `only_here`.
+"""
+
+
+def only_here(spawn: Spawn) -> Spawn:
+    """`spawn`, except that it raises RuntimeError when another loop than the present one runs.
+
+    A context is copied into worker threads, and these may run loops of their own.
+    """
+    home = LoopHandle()
+
+    def checked(job: Callable[[], Coroutine[Any, Any, None]]) -> object:
+        if not home.is_same(LoopHandle()):
+            raise RuntimeError("another event loop is running")
+        return spawn(job)
+
+    return checked

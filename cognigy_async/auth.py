@@ -15,19 +15,18 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 
 from ._exchange import GRACE, Exchange
-from ._flight import Flight, LoopHandle, Stage, SupersededError, Waker
+from ._flight import Flight, LoopHandle, Stage, SupersededError, Waker, background
 from ._oauth import Grant, OAuthConfig, TokenEndpoint
 from .background import cancellation_requested
-from .credentials import AccessToken, ApiKey, TokenProvider
+from .credentials import AccessToken, ApiKey, TokenProvider, TokenStatistics
 from .errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
 from .transports import Transport
 
@@ -37,61 +36,14 @@ __all__ = [
     "OAuthConfig",
     "OAuthTokenProvider",
     "TokenProvider",
-    "TokenStatistics",
-    "background",
-    "only_here",
 ]
 
 logger = logging.getLogger("cognigy_async")
-
-Spawn: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
-
-background: ContextVar[Spawn | None] = ContextVar("cognigy_async.background", default=None)
-"""How to start a task that outlives its caller, set by a client in its own tasks.
-
-It is called with a function that takes nothing and never raises an `Exception`; where it cannot
-start a task it raises, and the caller does the work. See `only_here`.
-"""
-
-
-def only_here(spawn: Spawn) -> Spawn:
-    """`spawn`, except that it raises RuntimeError when another loop than the present one runs.
-
-    A context is copied into worker threads, and these may run loops of their own.
-    """
-    home = LoopHandle()
-
-    def checked(job: Callable[[], Coroutine[Any, Any, None]]) -> object:
-        if not home.is_same(LoopHandle()):
-            raise RuntimeError("another event loop is running")
-        return spawn(job)
-
-    return checked
-
 
 # Seconds.
 LONGEST_HOLD = 300.0  # after a failure, a Retry-After is believed up to this
 SLACK = 1.0  # what a leader may be late, and how often one who waits looks after it
 OFFER = 1.0  # what a task in the background may take to start
-
-
-@dataclass(frozen=True, slots=True)
-class TokenStatistics:
-    """What an `OAuthTokenProvider` has done and is doing.
-
-    Attributes:
-        refreshes: tokens received.
-        failures: refreshes that ended without one, repeats counted as one.
-        refreshing: whether one is under way.
-        waiting: callers that wait for it.
-        expires_in: seconds that the token still lives; None without a valid one.
-    """
-
-    refreshes: int
-    failures: int
-    refreshing: bool
-    waiting: int
-    expires_in: float | None
 
 
 @dataclass(frozen=True, slots=True)

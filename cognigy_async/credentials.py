@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from ._oauth import VISIBLE
 from .errors import ConfigurationError
 
-__all__ = ["AccessToken", "ApiKey", "TokenProvider"]
+__all__ = ["AccessToken", "ApiKey", "TokenProvider", "TokenStatistics"]
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -46,6 +46,25 @@ class TokenProvider(Protocol):
     async def aclose(self) -> None:
         """Give no more tokens."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStatistics:
+    """What an `OAuthTokenProvider` has done and is doing.
+
+    Attributes:
+        refreshes: tokens received.
+        failures: refreshes that ended without one, repeats counted as one.
+        refreshing: whether one is under way.
+        waiting: callers that wait for it.
+        expires_in: seconds that the token still lives; None without a valid one.
+    """
+
+    refreshes: int
+    failures: int
+    refreshing: bool
+    waiting: int
+    expires_in: float | None
 
 
 class ApiKey:

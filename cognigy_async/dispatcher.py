@@ -1,15 +1,14 @@
-"""Drives lanes through pauses, tokens and the transport, with a fixed number of workers.
+"""A fixed number of workers: whose turn it is, and with which token.
 
 A worker makes one request at a time and holds nothing while an update backs off, so the number of
-workers is the bound on requests in flight, reads included. All state is decided in synchronous code
-between two awaits: what a worker finds after a request is what `Course` and the lanes make of it.
+workers is the bound on requests in flight, reads included. What a request leads to is the matter of
+`Sender`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,22 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 import anyio.lowlevel
 
-from .auth import background, only_here
+from ._flight import background, only_here
 from .background import is_failure, monotonic_clock
-from .course import Backoff, Course, Done, Next, share, withdrawn
-from .entries import Action, Entry, Kind
+from .course import Course, Done, share, withdrawn
+from .entries import Entry, Kind
 from .errors import (
     AuthenticationError,
     ClientClosedError,
-    CognigyError,
-    NoResponseError,
-    NotSentError,
     RateLimitedError,
-    UpdateError,
 )
 from .lanes import Lane, Lanes, LaneState
 from .recovery import Recovery
-from .retry import RetryPolicy, Trouble, Verdict
+from .retry import RetryPolicy
+from .sender import Sender
 from .settlement import Settlement
 from .sleepers import Sleepers
 
@@ -83,9 +79,7 @@ class Dispatcher:
         room: Room,
     ) -> None:
         self._course = course
-        self._api = course.api
         self._auth = auth
-        self._transport = transport
         self._workers = max_in_flight
         self._metrics = metrics
         self._hooks = hooks
@@ -103,6 +97,20 @@ class Dispatcher:
         )
         self.spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object] = _not_running
         self.sleepers = Sleepers()
+        self._sender = Sender(
+            course=course,
+            auth=auth,
+            transport=transport,
+            lanes=self.lanes,
+            recovery=self._recovery,
+            settlement=self.settlement,
+            metrics=metrics,
+            hooks=hooks,
+            sleepers=self.sleepers,
+            clock=self._clock,
+            set_alarm=self._set_alarm,
+            on_cut=self._stop,
+        )
         self._timer_at = math.inf
         self._timer: anyio.Event | None = None
         self._token: AccessToken | None = None
@@ -180,12 +188,15 @@ class Dispatcher:
                             workers.start_soon(self._work)
                         started.set()
                         await stop.wait()
-                        self._stopped = self.settlement.closing = True
+                        self._stop()
                         self.sleepers.end()
                 keepers.cancel_scope.cancel()
         finally:
             self._stopped = True
             self.settlement.close()
+
+    def _stop(self) -> None:
+        self._stopped = self.settlement.closing = True
 
     async def _work(self) -> None:
         steps = 0
@@ -213,7 +224,7 @@ class Dispatcher:
                 self._token_failure = None
             lane = self._take()
             if lane is not None:
-                await self._step(lane, token)
+                await self._sender.send(lane, token)
                 if self._recovery.outage.waiting:
                     self._set_alarm(self._recovery.next_due())
             else:
@@ -238,7 +249,7 @@ class Dispatcher:
             self._timer_at = at
             self._timer.set()
 
-    # One request: find a token and a lane, send, do what follows.
+    # What a worker does next: a token, then a lane.
 
     def _no_token(self, error: BaseException) -> bool:
         """There is no token: those who wait share the failure, or try again later.
@@ -257,7 +268,7 @@ class Dispatcher:
         lane = self._take()
         if lane is None:
             return False
-        self._apply(lane, self._course.unanswered(lane.first, share(failure)), self._clock())
+        self._sender.apply(lane, self._course.unanswered(lane.first, share(failure)), self._clock())
         return True
 
     def _fail_older(self) -> bool:
@@ -319,103 +330,6 @@ class Dispatcher:
             message = "The tenant is throttled for longer than the policy waits"
             error = RateLimitedError(message, status=429, retry_after=remaining)
             self.settlement.settle(lane, Done(error=self._course.final(entry, error)))
-
-    async def _step(self, lane: Lane, token: AccessToken) -> None:
-        """Make one request of a lane's head, and do what follows from it."""
-        entry = lane.first
-        if token is entry.refused_token:
-            # The provider has nothing better than what the server refused.
-            self.settlement.give_up(lane)
-            return
-        began = self._clock()
-        following: Next
-        try:
-            request = self._course.request(entry)
-            request.headers[token.header] = token.value
-            if entry.sent_at is None:
-                entry.sent_at = began
-                self._recovery.first_attempt(began)
-                if self._hooks.any and entry.kind is not Kind.READ:
-                    entry.reserved = self._hooks.reserve()
-            entry.attempts += 1
-            metrics = self._metrics
-            metrics.requests += 1
-            metrics.in_flight += 1
-            try:
-                response = await self._transport.send(request, timeout=entry.timeout)
-            finally:
-                metrics.in_flight -= 1
-            verdict = self._api.verdict(response)
-            if verdict is Verdict.UNAUTHORIZED:
-                self._unauthorized(lane, token, self._api.error(request, response, 0.0))
-                return
-            entry.refused_token = None
-            if self._recovery.heard(verdict, began):
-                self.sleepers.wake()
-            now = self._clock()
-            following = self._course.answered(entry, verdict, request, response, now, time.time())
-        except (NotSentError, NoResponseError) as error:
-            following = self._course.unanswered(entry, error)
-        except CognigyError as error:
-            following = Done(error=error)
-        except BaseException as error:
-            lost = NoResponseError(f"The request failed with {type(error).__name__}")
-            lost.__cause__ = error
-            if not is_failure(error):
-                self._cut(lane, lost)
-                raise
-            following = self._course.unanswered(entry, lost)
-        self._apply(lane, following, began)
-
-    def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:
-        """Replay the request once with a fresh token."""
-        entry = lane.first
-        self._auth.invalidate(token)
-        self._course.unauthorized(entry, error)
-        if entry.refused_token is not None or entry.abandoned:
-            self.settlement.give_up(lane)
-            return
-        self._recovery.count("unauthorized", entry, 0.0)
-        entry.refused_token = token
-        self._go_on(lane)
-
-    def _apply(self, lane: Lane, following: Next, began: float) -> None:
-        if type(following) is Done:
-            self.settlement.settle(lane, following)
-        elif type(following) is Backoff:
-            self._back_off(lane, following, began)
-        elif lane.first.abandoned and lane.first.trouble is not None:
-            self.settlement.give_up(lane)
-        else:
-            self._go_on(lane)
-
-    def _go_on(self, lane: Lane) -> None:
-        """The next request of the head follows at once; a probe is not held back by the outage."""
-        self.lanes.ready(lane, first=True, urgent=lane is self._recovery.outage.probe)
-
-    def _back_off(self, lane: Lane, failure: Backoff, began: float) -> None:
-        try:
-            waits = self._recovery.failed(lane, failure, began)
-        except Exception as error:
-            # Strategies are the user's own; what they raise ends this update and nothing else.
-            logger.error("the retry policy failed with %s", type(error).__name__)  # noqa: TRY400
-            told = self.settlement.last_error(lane.first)
-            told.__cause__ = error
-            self.settlement.settle(lane, Done(error=told))
-        else:
-            if not waits:
-                self.settlement.give_up(lane)
-        self._set_alarm(self._recovery.next_due())
-
-    def _cut(self, lane: Lane, lost: NoResponseError) -> None:
-        """A request in flight was torn down."""
-        entry = lane.first
-        if entry.trouble is None:
-            entry.trouble = Trouble()
-        if entry.action is Action.WRITE:
-            entry.trouble.lost = entry.trouble.last = lost
-        self._stopped = self.settlement.closing = True
-        self.settlement.give_up(lane)
 
 
 def _not_running(function: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -18,7 +18,7 @@ __all__ = ["demo"]
 DIALOGS = 150
 UPDATES = 10
 
-INPUT_SECONDS = 8.0
+INPUT_SECONDS = 7.0
 """On a slow machine the demo of the default size does less, not longer."""
 SECONDS = 19.0
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from tenacity import wait_random_exponential
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -17,6 +18,7 @@ from cognigy_async import (
     MetricsSnapshot,
     OAuthConfig,
     OAuthTokenProvider,
+    RetryPolicy,
     UpdateEvent,
     UpdateResult,
 )
@@ -27,6 +29,8 @@ from .demo_verdict import Check, Seen, judge
 __all__ = ["FanOut", "Plan", "Story", "Transitions", "run_job"]
 
 MAX_IN_FLIGHT = 16
+RETRY = RetryPolicy(wait=wait_random_exponential(multiplier=0.1, max=1.0))
+"""This server recovers at once, and the demo ends within its time."""
 DIALOG = "d-8f3a"
 NODE = "process_checkout"
 TOKEN_LIFETIME = 3.0
@@ -194,7 +198,7 @@ class _Job:
 
     def _client(self) -> AsyncStateClient:
         client = AsyncStateClient(
-            self._story.base_url, auth=self._auth, max_in_flight=MAX_IN_FLIGHT
+            self._story.base_url, auth=self._auth, max_in_flight=MAX_IN_FLIGHT, retry=RETRY
         )
         client.on_state_updated(self._crm.upsert)
         return client

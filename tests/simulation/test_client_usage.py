@@ -141,7 +141,7 @@ async def test_usage_in_another_event_loop_says_so(call: str, backend: Any) -> N
 @pytest.mark.real_time
 async def test_usage_a_handle_in_another_event_loop_does_not_hang() -> None:
     wire = Wire(answer=never)
-    client = client_of(wire, timeout=0.5)
+    client = client_of(wire, timeout=0.2, retry=at_once(max_attempts=1))
 
     async def elsewhere(handle: PendingUpdate) -> object:
         with anyio.fail_after(5):

@@ -673,7 +673,7 @@ async def test_p9_hooks_calls_from_inside_are_exempt_and_nothing_else_is() -> No
 
 async def test_p9_hooks_tasks_that_a_callback_starts_are_not_inside_it() -> None:
     wire = Wire()
-    client = client_of(wire, max_pending=1, max_in_flight=1)
+    client = client_of(wire, max_pending=1, max_in_flight=1, retry=every(0.5))
     order: list[str] = []
     async with anyio.create_task_group() as tasks:
 

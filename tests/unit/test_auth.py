@@ -26,14 +26,13 @@ from anyio.abc import TaskGroup
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from cognigy_async import auth
+from cognigy_async._flight import background, only_here
 from cognigy_async.auth import (
     AccessToken,
     ApiKey,
     OAuthConfig,
     OAuthTokenProvider,
     TokenProvider,
-    background,
-    only_here,
 )
 from cognigy_async.errors import (
     AuthenticationError,

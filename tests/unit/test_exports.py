@@ -42,13 +42,14 @@ INTERNAL = frozenset(
         "pacing",
         "recovery",
         "room",
+        "sender",
         "settlement",
         "sleepers",
     }
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
-    "auth": {"TokenStatistics", "background", "only_here"},
+    "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
 }

@@ -1,0 +1,169 @@
+"""One request of a lane's head: made, sent, and what follows from its answer.
+
+Whatever happens, the head ends up settled, waiting, or ready for its next request. All of it is
+decided in synchronous code after the one await.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .background import is_failure
+from .course import Backoff, Course, Done, Next
+from .entries import Action, Kind
+from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
+from .lanes import Lane, Lanes
+from .recovery import Recovery
+from .retry import Trouble, Verdict
+from .settlement import Settlement
+from .sleepers import Sleepers
+
+if TYPE_CHECKING:
+    from .credentials import AccessToken, TokenProvider
+    from .hooks import Hooks
+    from .metrics import Metrics
+    from .transports import Transport
+
+__all__ = ["Sender"]
+
+logger = logging.getLogger("cognigy_async")
+
+
+class Sender:
+    """Makes the requests of one client.
+
+    Args:
+        set_alarm: told the moment at which something waits for its turn.
+        on_cut: told when a request in flight was torn down, so that no further one is made.
+    """
+
+    def __init__(
+        self,
+        *,
+        course: Course,
+        auth: TokenProvider,
+        transport: Transport,
+        lanes: Lanes,
+        recovery: Recovery,
+        settlement: Settlement,
+        metrics: Metrics,
+        hooks: Hooks,
+        sleepers: Sleepers,
+        clock: Callable[[], float],
+        set_alarm: Callable[[float], None],
+        on_cut: Callable[[], None],
+    ) -> None:
+        self._course = course
+        self._api = course.api
+        self._auth = auth
+        self._transport = transport
+        self._lanes = lanes
+        self._recovery = recovery
+        self._settlement = settlement
+        self._metrics = metrics
+        self._hooks = hooks
+        self._sleepers = sleepers
+        self._clock = clock
+        self._set_alarm = set_alarm
+        self._on_cut = on_cut
+
+    async def send(self, lane: Lane, token: AccessToken) -> None:
+        """Make one request of a lane's head, and do what follows from it."""
+        entry = lane.first
+        if token is entry.refused_token:
+            # The provider has nothing better than what the server refused.
+            self._settlement.give_up(lane)
+            return
+        began = self._clock()
+        following: Next
+        try:
+            request = self._course.request(entry)
+            request.headers[token.header] = token.value
+            if entry.sent_at is None:
+                entry.sent_at = began
+                self._recovery.first_attempt(began)
+                if self._hooks.any and entry.kind is not Kind.READ:
+                    entry.reserved = self._hooks.reserve()
+            entry.attempts += 1
+            metrics = self._metrics
+            metrics.requests += 1
+            metrics.in_flight += 1
+            try:
+                response = await self._transport.send(request, timeout=entry.timeout)
+            finally:
+                metrics.in_flight -= 1
+            verdict = self._api.verdict(response)
+            if verdict is Verdict.UNAUTHORIZED:
+                self._unauthorized(lane, token, self._api.error(request, response, 0.0))
+                return
+            entry.refused_token = None
+            if self._recovery.heard(verdict, began):
+                self._sleepers.wake()
+            now = self._clock()
+            following = self._course.answered(entry, verdict, request, response, now, time.time())
+        except (NotSentError, NoResponseError) as error:
+            following = self._course.unanswered(entry, error)
+        except CognigyError as error:
+            following = Done(error=error)
+        except BaseException as error:
+            lost = NoResponseError(f"The request failed with {type(error).__name__}")
+            lost.__cause__ = error
+            if not is_failure(error):
+                self._cut(lane, lost)
+                raise
+            following = self._course.unanswered(entry, lost)
+        self.apply(lane, following, began)
+
+    def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:
+        """Replay the request once with a fresh token."""
+        entry = lane.first
+        self._auth.invalidate(token)
+        self._course.unauthorized(entry, error)
+        if entry.refused_token is not None or entry.abandoned:
+            self._settlement.give_up(lane)
+            return
+        self._recovery.count("unauthorized", entry, 0.0)
+        entry.refused_token = token
+        self._go_on(lane)
+
+    def apply(self, lane: Lane, following: Next, began: float) -> None:
+        """Do what a request that began at that moment leads to."""
+        if type(following) is Done:
+            self._settlement.settle(lane, following)
+        elif type(following) is Backoff:
+            self._back_off(lane, following, began)
+        elif lane.first.abandoned and lane.first.trouble is not None:
+            self._settlement.give_up(lane)
+        else:
+            self._go_on(lane)
+
+    def _go_on(self, lane: Lane) -> None:
+        """The next request of the head follows at once; a probe is not held back by the outage."""
+        self._lanes.ready(lane, first=True, urgent=lane is self._recovery.outage.probe)
+
+    def _back_off(self, lane: Lane, failure: Backoff, began: float) -> None:
+        try:
+            waits = self._recovery.failed(lane, failure, began)
+        except Exception as error:
+            # Strategies are the user's own; what they raise ends this update and nothing else.
+            logger.error("the retry policy failed with %s", type(error).__name__)  # noqa: TRY400
+            told = self._settlement.last_error(lane.first)
+            told.__cause__ = error
+            self._settlement.settle(lane, Done(error=told))
+        else:
+            if not waits:
+                self._settlement.give_up(lane)
+        self._set_alarm(self._recovery.next_due())
+
+    def _cut(self, lane: Lane, lost: NoResponseError) -> None:
+        """A request in flight was torn down."""
+        entry = lane.first
+        if entry.trouble is None:
+            entry.trouble = Trouble()
+        if entry.action is Action.WRITE:
+            entry.trouble.lost = entry.trouble.last = lost
+        self._on_cut()
+        self._settlement.give_up(lane)
