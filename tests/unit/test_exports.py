@@ -29,6 +29,7 @@ INTERNAL = frozenset(
         "_flight",
         "_oauth",
         "admission",
+        "api.answers",
         "background",
         "calls",
         "checks",
