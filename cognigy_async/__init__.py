@@ -48,6 +48,7 @@ if typing.TYPE_CHECKING:
     from .metrics import Distribution, Metrics, MetricsSnapshot
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .pending import PendingUpdate
+    from .probe import Injection, probe_inject
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
@@ -75,6 +76,7 @@ __all__ = [
     "Fault",
     "HookOptions",
     "HttpxTransport",
+    "Injection",
     "Limits",
     "Metrics",
     "MetricsSnapshot",
@@ -109,6 +111,7 @@ __all__ = [
     "UpdateWithdrawnError",
     "VariableTypeError",
     "Verdict",
+    "probe_inject",
 ]
 
 _HOMES = {
@@ -132,6 +135,7 @@ _HOMES = {
     "Fault": "errors",
     "HookOptions": "callbacks",
     "HttpxTransport": "transports.httpx",
+    "Injection": "probe",
     "Limits": "limits",
     "Metrics": "metrics",
     "MetricsSnapshot": "metrics",
@@ -166,6 +170,7 @@ _HOMES = {
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
     "Verdict": "retry",
+    "probe_inject": "probe",
 }
 
 

@@ -83,7 +83,7 @@ class SessionsApi:
         is_dialog_throttle: Callable[[Mapping[str, str]], bool] = throttled_by_scope,
     ) -> None:
         if user_id is not None and (fault := fault_of_text("user_id", user_id)):
-            raise ConfigurationError(f"SessionsApi({fault})")
+            raise ConfigurationError(f"SessionsApi: {fault}")
         if inject not in ("merge", "replace"):
             raise ConfigurationError(f'inject={inject!r}: must be "merge" or "replace"')
         self.user_id = user_id

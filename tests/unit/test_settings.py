@@ -192,7 +192,7 @@ def test_a_key_and_half_of_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_api_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY)
     monkeypatch.setenv("COGNIGY_API", SECRET)
-    assert refusal() == "COGNIGY_API: must be 'runtime', or left out."
+    assert refusal() == "COGNIGY_API: must be 'runtime' or 'sessions', or left out."
 
 
 @pytest.mark.parametrize(
