@@ -281,8 +281,12 @@ class Course:
 
     def _conflict(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
         if not self.api.has_versions:
-            # There is no version to read and to demand: it is only the turn of somebody else.
+            # There is no version to read and to demand. It may be only the turn of somebody else;
+            # if it is not, no time that passes will help.
             trouble.last = error
+            entry.round += 1
+            if entry.round >= entry.policy.max_attempts:
+                return Done(error=self.final(entry, error))
             return Backoff(Verdict.CONFLICT, error)
         if not self.api.honours_idempotency_keys:
             if trouble.uncertain and trouble.lost is None:

@@ -59,7 +59,8 @@ class Entry:
         live: goes before bulk work. exempt: comes from inside a callback, which waits for it.
         held: waits where its dialog is paused; others fail then.
         requests: what carries it out, in order; made when the first is needed.
-        action, part, round: the next request; which part of an update; which try of a `modify`.
+        action, part, round: the next request; which part of an update; conflicts that led to another
+            try, of a `modify` or where there are no versions.
         etag: the version that the next write depends on.
         known: the version that the state had when a transition was sent, as far as is known.
         sent_at: seconds of the client's clock at its first request, None before.

@@ -17,6 +17,8 @@ __all__ = ["Answer", "Errors", "Header", "Problems", "answer_json"]
 Header: TypeAlias = tuple[bytes, bytes]
 
 STATUSES = frozenset(HTTPStatus)
+CODES = {404: 1002, 405: 1013, 409: 1004, 500: 1008}
+"""Statuses whose errors have a code of their own in the sessions API."""
 
 JSON: Header = (b"content-type", b"application/json")
 
@@ -75,7 +77,8 @@ class Errors:
 class Problems(Errors):
     """The same by RFC 7807, with the members that the sessions API adds.
 
-    `code` is the status where the members do not say otherwise, the trace id ``api--emulator-<n>``.
+    `code` is that of the status where the members do not say otherwise, the trace id
+    ``api--emulator-<n>``.
     """
 
     def _body(self, status: int, message: str, number: int) -> dict[str, object]:
@@ -86,7 +89,7 @@ class Problems(Errors):
             "status": status,
             "detail": message,
             "instance": "/new/v2.0",
-            "code": status,
+            "code": CODES.get(status, status),
             "traceId": f"api--emulator-{number}",
             "details": {},
         }

@@ -20,7 +20,7 @@ from .faults import Faults, FaultSource, Step
 from .oauth import TokenEndpoint
 from .profiles import Profile, Profiles
 from .runtime import RuntimeEndpoint
-from .sessions import METHODS, Operation, SessionsEndpoint
+from .sessions import BELOW_A_SESSION, Operation, SessionsEndpoint
 from .state import Dialog, Merge
 from .stats import Stats
 from .throttle import RetryAfter, Throttle
@@ -270,9 +270,7 @@ class Emulator:
             segment, operation = path[len(PROFILES) :], "profile"
         else:
             segment, _, rest = path[len(SESSIONS) :].partition(b"/")
-            named = rest.decode("latin-1")
-            below = (each for each in METHODS if each == named and each != "profile")
-            operation = next(below, None)
+            operation = BELOW_A_SESSION.get(rest.decode("latin-1"))
         subject = _decoded(segment)
         if operation is None or not segment or b"/" in segment:
             await self._sessions.refuse(request, 404, "there is no such path")

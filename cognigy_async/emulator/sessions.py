@@ -22,7 +22,7 @@ from .payload import parse
 from .profiles import Profiles
 from .state import Dialog, sequence_number
 
-__all__ = ["SessionsEndpoint"]
+__all__ = ["BELOW_A_SESSION", "Operation", "SessionsEndpoint"]
 
 MISSING_ARGUMENT = 1000
 INVALID_ARGUMENT = 1005
@@ -39,6 +39,11 @@ METHODS: dict[Operation, tuple[str, ...]] = {
     "state": ("GET",),
     "profile": ("GET", "PATCH"),
 }
+
+BELOW_A_SESSION: dict[str, Operation] = {
+    operation: operation for operation in METHODS if operation != "profile"
+}
+"""Operations by the path below ``/new/v2.0/sessions/{id}/``."""
 
 
 class SessionCall(Call):
@@ -94,12 +99,12 @@ class SessionsEndpoint(Endpoint[SessionCall]):
         if call.problem is not None:
             return self._invalid(call.problem)
         if fault == "conflict":
-            return self._error(409, "somebody else is writing it", members={"code": 1004})
+            return self._error(409, "somebody else is writing it")
         if call.operation == "profile":
             return self._profile(call)
         dialog = self._dialog(call.subject)
         if dialog is None:
-            return self._error(404, "there is no such session", members={"code": 1002})
+            return self._error(404, "there is no such session")
         if not call.writes:
             return self._read(dialog)
         user_id = call.body.get("userId")
@@ -178,7 +183,7 @@ class SessionsEndpoint(Endpoint[SessionCall]):
     def _profile(self, call: SessionCall) -> Answer:
         profile = self._profiles.find(call.subject, create=self._rules.create_dialogs)
         if profile is None:
-            return self._error(404, "there is no such profile", members={"code": 1002})
+            return self._error(404, "there is no such profile")
         if not call.writes:
             return answer_json(200, profile.as_dict())
         problem = self._profiles.patch(profile, call.body)

@@ -21,6 +21,7 @@ from cognigy_async import (
     RateLimitedError,
     ServerError,
     SessionsApi,
+    StateConflictError,
     UnsupportedByApiError,
     UpdateEvent,
     UpdateResult,
@@ -144,6 +145,14 @@ async def test_sessions_a_repeat_goes_on_with_the_part_that_failed(
         assert outcome.attempts == 4
         names.insert(part, names[part])
     assert parts(wire) == [*names, "context"]
+
+
+async def test_sessions_a_conflict_that_stays_ends_by_its_attempts() -> None:
+    wire = Wire(answer=status(409, code=1004))
+    async with sessions(wire, retry=every(1, max_attempts=3)) as client:
+        with pytest.raises(StateConflictError, match="Somebody else is writing") as caught:
+            await client.update("s", session={"a": 1})
+    assert caught.value.attempts == len(wire.sent) == 3
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
