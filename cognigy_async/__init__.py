@@ -47,6 +47,7 @@ if typing.TYPE_CHECKING:
     from .messages import Request, Response
     from .metrics import Distribution, Metrics, MetricsSnapshot
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .probe import Injection, probe_inject
     from .retry import RetryPolicy, Verdict
@@ -84,6 +85,9 @@ __all__ = [
     "NotSentError",
     "OAuthConfig",
     "OAuthTokenProvider",
+    "Observation",
+    "Observer",
+    "Operation",
     "PayloadTooLargeError",
     "PendingUpdate",
     "PermissionDeniedError",
@@ -143,6 +147,9 @@ _HOMES = {
     "NotSentError": "errors",
     "OAuthConfig": "auth",
     "OAuthTokenProvider": "auth",
+    "Observation": "observing",
+    "Observer": "observing",
+    "Operation": "observing",
     "PayloadTooLargeError": "errors",
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",

@@ -19,6 +19,7 @@ from .life import Life
 from .limits import Limits
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
+from .observing import Observer
 from .pending import PendingUpdate
 from .retry import RetryPolicy
 from .room import Room
@@ -275,8 +276,8 @@ class AsyncStateClient:
                 mapping with `session`, `user` or `next_step`, or None for no write.
 
         Raises:
-            UnsupportedByApiError: this API has no versions. Whatever `fn` raises, and what `update`
-            raises.
+            UnsupportedByApiError: this API has no versions.
+            Exception: whatever `fn` raises, and what `update` raises.
         """
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")
@@ -348,6 +349,10 @@ class AsyncStateClient:
         return entry.result
 
     # Looking after it.
+
+    def add_observer(self, observer: Observer) -> None:
+        """Let `observer` see each update and its requests from now on, as tracing does."""
+        self._admission.observers += (observer,)
 
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .messages import Request
     from .models import Decide, DialogState, StateUpdate, UpdateResult
+    from .observing import Observations
     from .retry import RetryPolicy, Trouble
 
 __all__ = ["Action", "Entry", "Kind", "Sink"]
@@ -59,14 +60,15 @@ class Entry:
         live: goes before bulk work. exempt: comes from inside a callback, which waits for it.
         held: waits where its dialog is paused; others fail then.
         requests: what carries it out, in order; made when the first is needed.
-        action, part, round: the next request; which part of an update; conflicts that led to another
-            try, of a `modify` or where there are no versions.
+        action, part, round: the next request; which part of an update; conflicts that led to
+            another try, of a `modify` or where there are no versions.
         etag: the version that the next write depends on.
         known: the version that the state had when a transition was sent, as far as is known.
         sent_at: seconds of the client's clock at its first request, None before.
         attempts: requests made. trouble: what went wrong, None while nothing did.
         refused_token: what its last request was refused with.
         abandoned: its caller is gone: it is not repeated.
+        observations: what looks on; None where nothing does.
     """
 
     __slots__ = (
@@ -86,6 +88,7 @@ class Entry:
         "known",
         "lane",
         "live",
+        "observations",
         "part",
         "policy",
         "refused_token",
@@ -151,6 +154,7 @@ class Entry:
         self.refused_token: AccessToken | None = None
         self.abandoned = False
         self.reserved: tuple[Hook, ...] = ()
+        self.observations: Observations | None = None
         self.settled = False
         self.lane: Lane | None = None
         self.result: UpdateResult | None = None

@@ -81,6 +81,8 @@ class Sender:
         following: Next
         try:
             request = self._course.request(entry)
+            if entry.observations is not None:
+                entry.observations.request_starts(request, entry.attempts + 1)
             request.headers[token.header] = token.value
             if entry.sent_at is None:
                 entry.sent_at = began
@@ -93,8 +95,14 @@ class Sender:
             metrics.in_flight += 1
             try:
                 response = await self._transport.send(request, timeout=entry.timeout)
+            except BaseException as error:
+                if entry.observations is not None:
+                    entry.observations.request_ends(request, None, error)
+                raise
             finally:
                 metrics.in_flight -= 1
+            if entry.observations is not None:
+                entry.observations.request_ends(request, response, None)
             verdict = self._api.verdict(response)
             if verdict is Verdict.UNAUTHORIZED:
                 self._unauthorized(lane, token, self._api.error(request, response, 0.0))

@@ -60,6 +60,7 @@ from cognigy_async import (
     SessionsApi,
     StateApi,
     TokenProvider,
+    Transport,
 )
 
 __all__ = ["ClientArguments", "Credentials", "Settings"]
@@ -184,11 +185,15 @@ class Settings(Credentials):
         # Type checkers make one from the fields unless the class has its own.
         def __init__(self, *, env_file: str | Path | None = ".env") -> None: ...
 
-    def token_provider(self) -> TokenProvider:
-        """What gives the client its credentials; a new one at each call."""
+    def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
+        """What gives the client its credentials; a new one at each call.
+
+        Args:
+            transport: what token requests are sent with, as for `OAuthTokenProvider`.
+        """
         if self.api_key is not None:
             return ApiKey(self.api_key)
-        return OAuthTokenProvider(OAuthConfig(**self._oauth()))
+        return OAuthTokenProvider(OAuthConfig(**self._oauth()), transport=transport)
 
     def client_arguments(self) -> ClientArguments:
         """The arguments of `AsyncStateClient`, with a token provider of its own."""
@@ -209,15 +214,20 @@ class Settings(Credentials):
             reads_state=bool(self.reads_state),
         )
 
+    @property
+    def asked_scopes(self) -> tuple[str, ...]:
+        """The scopes that a token is asked for; none leaves the choice to the server."""
+        chosen = self.api == "runtime" or "scopes" in self.model_fields_set
+        return self.scopes if chosen else ()
+
     def _oauth(self) -> dict[str, Any]:
         runtime = self.api == "runtime"
         path = "/oauth/token" if runtime else "/auth/oauth2/token"
-        chosen = runtime or "scopes" in self.model_fields_set
         return {
             "token_url": self.token_url or self.base_url.rstrip("/") + path,
             "client_id": self.client_id,
             "client_secret": self.client_secret,
-            "scopes": self.scopes if chosen else (),
+            "scopes": self.asked_scopes,
             "client_auth": "basic" if runtime else "post",
         }
 
