@@ -188,6 +188,14 @@ def test_a_variable_that_fits_no_request_is_refused() -> None:
     assert (fault.path, fault.dialog_id) == ("update", "s")
 
 
+def test_a_user_id_counts_as_it_is_sent() -> None:
+    limits = Limits(safe_payload_bytes=300)
+    fields = {"session": {"a": "x" * 150}}
+    assert len(writes(limits, user_id="u" * 40, **fields)) == 1
+    # Six bytes for each of its characters.
+    assert refused(API, limits, user_id="\x01" * 40, **fields).path == "update"
+
+
 def test_what_is_replaced_whole_cannot_be_split() -> None:
     api = SessionsApi(user_id="u", inject="replace")
     fault = refused(api, session={f"v{n}": "x" * 1000 for n in range(60)})
