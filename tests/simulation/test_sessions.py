@@ -147,6 +147,14 @@ async def test_sessions_a_repeat_goes_on_with_the_part_that_failed(
     assert parts(wire) == [*names, "context"]
 
 
+async def test_sessions_an_ambiguous_update_tells_what_support_asks_for() -> None:
+    wire = Wire(answer=status(500, code=1008, traceId="api--5"))
+    async with sessions(wire) as client:
+        with pytest.raises(AmbiguousUpdateError) as caught:
+            await client.update("s", next_step="pay")
+    assert (caught.value.code, caught.value.trace_id) == (1008, "api--5")
+
+
 async def test_sessions_a_conflict_that_stays_ends_by_its_attempts() -> None:
     wire = Wire(answer=status(409, code=1004))
     async with sessions(wire, retry=every(1, max_attempts=3)) as client:
@@ -432,7 +440,12 @@ async def test_sessions_the_probe_says_when_it_cannot_tell() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://api.example.com", "http://10.0.0.7:8080", "http://localhost.example.com", "http://0"],
+    [
+        "http://api.example.com",
+        "http://10.0.0.7:8080",
+        "http://localhost.example.com",
+        "http://notlocalhost",
+    ],
 )
 def test_sessions_credentials_are_not_sent_in_the_clear(url: str) -> None:
     with pytest.raises(ConfigurationError, match="allow_insecure=True"):
