@@ -11,8 +11,8 @@ from ..errors import ConfigurationError, Fault, UnsupportedByApiError, UpdateVal
 from ..limits import Limits, encode
 from ..messages import Request
 from ..models import DialogState, StateUpdate, parse
+from ..names import fault_of_text
 from ..retry import Verdict, retry_after
-from ..updates import fault_of_text
 from .answers import refusal, said, segment, throttled_by_scope, verdict_of
 
 if TYPE_CHECKING:

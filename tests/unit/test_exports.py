@@ -41,6 +41,7 @@ INTERNAL = frozenset(
         "hooks",
         "lanes",
         "life",
+        "names",
         "pacing",
         "recovery",
         "room",
