@@ -11,12 +11,18 @@ if typing.TYPE_CHECKING:
     from .api import StateApi
     from .api.runtime import RuntimeApi
     from .api.sessions import SessionsApi
+    from .audit import AuditSink
+    from .audit.file import JsonLinesAudit
+    from .audit.records import AuditRecord
+    from .audit.sinks import LoggingAudit, MemoryAudit
+    from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
     from .auth import OAuthConfig, OAuthTokenProvider
     from .callbacks import HookOptions
     from .client import AsyncStateClient
     from .credentials import AccessToken, ApiKey, TokenProvider
     from .errors import (
         AmbiguousUpdateError,
+        AuditError,
         AuthenticationError,
         BadRequestError,
         CallbackError,
@@ -61,6 +67,11 @@ __all__ = [
     "AmbiguousUpdateError",
     "ApiKey",
     "AsyncStateClient",
+    "AuditError",
+    "AuditFault",
+    "AuditRecord",
+    "AuditReport",
+    "AuditSink",
     "AuthenticationError",
     "BadRequestError",
     "CallbackError",
@@ -78,7 +89,10 @@ __all__ = [
     "HookOptions",
     "HttpxTransport",
     "Injection",
+    "JsonLinesAudit",
     "Limits",
+    "LoggingAudit",
+    "MemoryAudit",
     "Metrics",
     "MetricsSnapshot",
     "NoResponseError",
@@ -116,6 +130,8 @@ __all__ = [
     "VariableTypeError",
     "Verdict",
     "probe_inject",
+    "read_audit",
+    "verify_audit",
 ]
 
 _HOMES = {
@@ -123,6 +139,11 @@ _HOMES = {
     "AmbiguousUpdateError": "errors",
     "ApiKey": "credentials",
     "AsyncStateClient": "client",
+    "AuditError": "errors",
+    "AuditFault": "audit.verify",
+    "AuditRecord": "audit.records",
+    "AuditReport": "audit.verify",
+    "AuditSink": "audit",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
     "CallbackError": "errors",
@@ -140,7 +161,10 @@ _HOMES = {
     "HookOptions": "callbacks",
     "HttpxTransport": "transports.httpx",
     "Injection": "probe",
+    "JsonLinesAudit": "audit.file",
     "Limits": "limits",
+    "LoggingAudit": "audit.sinks",
+    "MemoryAudit": "audit.sinks",
     "Metrics": "metrics",
     "MetricsSnapshot": "metrics",
     "NoResponseError": "errors",
@@ -178,6 +202,8 @@ _HOMES = {
     "VariableTypeError": "errors",
     "Verdict": "retry",
     "probe_inject": "probe",
+    "read_audit": "audit.verify",
+    "verify_audit": "audit.verify",
 }
 
 

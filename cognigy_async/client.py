@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -17,6 +17,7 @@ from .errors import ClientUsageError, ConfigurationError, DialogPausedError, Que
 from .hooks import Hooks, Register
 from .life import Life
 from .limits import Limits
+from .metadata import NO_METADATA
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
 from .observing import Observer
@@ -27,6 +28,8 @@ from .stream import UpdateStream
 
 if TYPE_CHECKING:
     from .api import StateApi
+    from .audit import AuditSink
+    from .audit.trail import AuditTrail
     from .auth import TokenProvider
     from .messages import Request
     from .transports import Transport
@@ -50,6 +53,7 @@ class AsyncStateClient:
         limits: what an update may carry; the API's own by default.
         on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
         timeout: for one request.
+        audit: where a record of each settled update goes, for example `JsonLinesAudit(path)`.
         transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
         allow_insecure: take a base URL with ``http://`` whose host is not this machine.
 
@@ -69,6 +73,7 @@ class AsyncStateClient:
         limits: Limits | None = None,
         on_failure: Literal["continue", "pause"] = "continue",
         timeout: float = 15.0,
+        audit: AuditSink | Sequence[AuditSink] | None = None,
         transport: Transport | None = None,
         allow_insecure: bool = False,
     ) -> None:
@@ -95,9 +100,21 @@ class AsyncStateClient:
         """Registers a callback for the updates that were applied; see `Register`."""
         self.on_update_failed = Register(self._hooks, failures=True)
         """Registers a callback for the updates that were sent and failed."""
-        self._life = Life(self._hooks, self._room, self.metrics)
+        self._audit: AuditTrail | None = None
+        if audit is not None:
+            from .audit.trail import AuditTrail
+
+            self._audit = AuditTrail(audit, self.metrics)
+        self._life = Life(self._hooks, self._room, self.metrics, self._audit)
         self._admission = Admission(
-            self._life, self._room, self._hooks, self._api, self._limits, on_failure, timeout
+            self._life,
+            self._room,
+            self._hooks,
+            self._api,
+            self._limits,
+            on_failure,
+            timeout,
+            self._audit,
         )
         self._signal: Callable[[], Signal]
 
@@ -119,6 +136,7 @@ class AsyncStateClient:
         profile_id: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult:
         """Assign variables of one dialog, perhaps move it, and wait until that is done.
 
@@ -126,8 +144,8 @@ class AsyncStateClient:
         completes, and is not repeated.
 
         Args:
-            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id: see
-                `StateUpdate`.
+            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata:
+                see `StateUpdate`.
             retry, timeout: instead of the client's own.
 
         Raises:
@@ -135,6 +153,7 @@ class AsyncStateClient:
                 does not have; nothing was sent.
             UpdateError: it was not carried out; the subclasses say why.
             DialogPausedError: the dialog is paused after a failure.
+            AuditError: a strict audit sink takes no records; nothing was sent.
             ClientUsageError: the client is closed, or used in another event loop.
         """
         admission = self._admission
@@ -148,6 +167,7 @@ class AsyncStateClient:
             update_id,
             user_id,
             profile_id,
+            metadata,
         )
         admission.check(update)
         timeout = admission.seconds(timeout)
@@ -266,6 +286,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult | None:
         """Read the state, let `fn` decide what to write, and write it if nothing changed meanwhile.
 
@@ -274,6 +295,7 @@ class AsyncStateClient:
         Args:
             fn: called with the `DialogState`, perhaps several times, in the event loop; returns a
                 mapping with `session`, `user` or `next_step`, or None for no write.
+            metadata: as for `update`.
 
         Raises:
             UnsupportedByApiError: this API has no versions.
@@ -282,11 +304,11 @@ class AsyncStateClient:
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")
         self._api.check_use("modify")
-        self._admission.check_dialog_id(dialog_id)
+        metadata = self._admission.check_dialog_id(dialog_id, metadata)
         timeout = self._admission.seconds(timeout)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout)
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout, metadata)
         return entry.result
 
     async def reset_context(
@@ -357,7 +379,7 @@ class AsyncStateClient:
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.
 
-        Updates held by paused dialogs are not waited for.
+        Updates held by paused dialogs are not waited for, and audit sinks at most five seconds.
 
         Raises:
             ClientUsageError: called from inside a callback, which it would wait for.
@@ -367,6 +389,8 @@ class AsyncStateClient:
         self._life.check_open()
         await self._life.engine.settlement.flush()
         await self._hooks.drained()
+        if self._audit is not None:
+            await self._audit.flush()
 
     def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
         """The dialogs that wait for `resume`, each with its failure as `__cause__`."""
@@ -377,6 +401,11 @@ class AsyncStateClient:
         self._life.check_open()
         self._life.engine.settlement.resume(dialog_id)
         self._life.engine.wake()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes updates: from its opening to the beginning of its close."""
+        return self._life.accepting
 
     @property
     def close_report(self) -> CloseReport | None:
@@ -439,6 +468,7 @@ class AsyncStateClient:
         decide: Decide | None,
         retry: RetryPolicy | None,
         timeout: float,
+        metadata: Mapping[str, str] = NO_METADATA,
         *,
         requests: list[Request] | None = None,
     ) -> Entry:
@@ -453,6 +483,7 @@ class AsyncStateClient:
             settled,
             decide=decide,
             requests=requests,
+            metadata=metadata,
         )
         try:
             await settled.wait()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
+
+from .metadata import NO_METADATA
 
 if TYPE_CHECKING:
     from .auth import AccessToken
@@ -68,6 +71,7 @@ class Entry:
         attempts: requests made. trouble: what went wrong, None while nothing did.
         refused_token: what its last request was refused with.
         abandoned: its caller is gone: it is not repeated.
+        headers: of the answer that said that it was applied.
         observations: what looks on; None where nothing does.
     """
 
@@ -82,12 +86,14 @@ class Entry:
         "error",
         "etag",
         "exempt",
+        "headers",
         "held",
         "index",
         "kind",
         "known",
         "lane",
         "live",
+        "metadata",
         "observations",
         "part",
         "policy",
@@ -125,6 +131,7 @@ class Entry:
         decide: Decide | None = None,
         requests: list[Request] | None = None,
         index: int = -1,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> None:
         self.kind = kind
         self.dialog_id = dialog_id
@@ -143,6 +150,7 @@ class Entry:
         writes = update is not None or requests is not None
         self.action = Action.WRITE if writes else Action.READ
         self.etag = None if update is None else update.if_match
+        self.metadata = metadata if update is None else update._metadata
         self.known: str | None = None
         self.accepted_at = 0.0
         self.sent_at: float | None = None
@@ -158,6 +166,7 @@ class Entry:
         self.settled = False
         self.lane: Lane | None = None
         self.result: UpdateResult | None = None
+        self.headers: Mapping[str, str] | None = None
         self.state: DialogState | None = None
         self.error: BaseException | None = None
 

@@ -19,6 +19,7 @@ COGNIGY_TOKEN_URL      where tokens are asked for; by default `{COGNIGY_BASE_URL
 COGNIGY_SCOPES         separated by spaces; by default `runtime:write session:manage dialog:read`,
                        for `sessions` what the server gives
 COGNIGY_ALLOW_INSECURE `true` takes a base URL with http:// that leads to another machine
+COGNIGY_AUDIT_KEY      the key of audit files, for `cognigy-async audit verify`
 ====================== =====================================================================
 
 For `sessions` alone:
@@ -129,6 +130,7 @@ class Credentials(BaseSettings):
     client_id: Annotated[str | None, _variable("CLIENT_ID")] = None
     client_secret: Annotated[SecretStr | None, _variable("CLIENT_SECRET")] = None
     api_key: Annotated[SecretStr | None, _variable("API_KEY")] = None
+    audit_key: Annotated[SecretStr | None, _variable("AUDIT_KEY")] = None
 
     def __init__(self, *, env_file: str | Path | None = ".env") -> None:
         faults: list[str] = []

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError, core_schema, from_json
 
 from .errors import Fault, UpdateValidationError, VariableTypeError
 from .limits import DEFAULT_LIMITS, Limits, TypeFault, encode, shown
+from .metadata import NO_METADATA, read_metadata
 from .names import faults_of_names, faults_of_people
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ FIELDS = (
     "update_id",
     "user_id",
     "profile_id",
+    "metadata",
 )
 
 
@@ -47,6 +49,8 @@ class StateUpdate:
             unique. The client makes one where there is none.
         user_id: who the session belongs to, for `SessionsApi`.
         profile_id: the contact profile that `user` is written to, for `SessionsApi`.
+        metadata: texts by name, for callbacks and the audit; never sent. At most 32, of at most
+            1,024 characters.
 
     Raises:
         UpdateValidationError: with every fault of the input. An update made here is checked against
@@ -58,6 +62,7 @@ class StateUpdate:
         "_dialog_id",
         "_if_match",
         "_limits",
+        "_metadata",
         "_next_step",
         "_profile_id",
         "_update_id",
@@ -75,6 +80,7 @@ class StateUpdate:
         update_id: str | None = None,
         user_id: str | None = None,
         profile_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._fill(
             DEFAULT_LIMITS,
@@ -86,6 +92,7 @@ class StateUpdate:
             update_id,
             user_id,
             profile_id,
+            metadata,
         )
 
     @classmethod
@@ -108,6 +115,7 @@ class StateUpdate:
             get("update_id"),
             get("user_id"),
             get("profile_id"),
+            get("metadata"),
         )
 
     @classmethod
@@ -122,6 +130,7 @@ class StateUpdate:
         update_id: str | None = None,
         user_id: str | None = None,
         profile_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Self:
         """An update from its arguments, checked against other limits.
 
@@ -130,7 +139,16 @@ class StateUpdate:
         """
         update = cls.__new__(cls)
         update._fill(
-            limits, dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id
+            limits,
+            dialog_id,
+            session,
+            user,
+            next_step,
+            if_match,
+            update_id,
+            user_id,
+            profile_id,
+            metadata,
         )
         return update
 
@@ -194,6 +212,11 @@ class StateUpdate:
         """The contact profile that `user` is written to."""
         return self._profile_id
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the caller says about it. A new copy at each access."""
+        return dict(self._metadata)
+
     def payload(self) -> dict[str, Any]:
         """The object that goes over the wire: `session`, `user` and `transition` where they carry
         something. A new copy at each call.
@@ -213,14 +236,9 @@ class StateUpdate:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        return (
-            self._dialog_id,
-            self._body,
-            self._if_match,
-            self._update_id,
-            self._user_id,
-            self._profile_id,
-        )
+        told = frozenset(self._metadata.items())
+        people = (self._user_id, self._profile_id)
+        return (self._dialog_id, self._body, self._if_match, self._update_id, people, told)
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
@@ -244,7 +262,8 @@ class StateUpdate:
     ) -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
         variables = {"type": "object", "description": "variables by name"}
-        kinds = {"session": variables, "user": variables}
+        texts = {"type": "object", "additionalProperties": {"type": "string"}}
+        kinds = {"session": variables, "user": variables, "metadata": texts}
         return {
             "title": "StateUpdate",
             "type": "object",
@@ -275,7 +294,9 @@ class StateUpdate:
         update_id: Any,
         user_id: Any,
         profile_id: Any,
+        metadata: Any,
     ) -> None:
+        self._metadata = NO_METADATA
         # This runs for every update, and most are plain: a glance, and a closer look at the others.
         if not (
             (session is None or (type(session) is dict and limits.are_flat(session)))
@@ -289,9 +310,13 @@ class StateUpdate:
             and update_id is None
             and user_id is None
             and profile_id is None
+            and metadata is None
         ):
             faults = faults_of_names(limits, dialog_id, next_step, if_match, update_id)
             faults += faults_of_people(user_id, profile_id)
+            if metadata is not None:
+                self._metadata, more = read_metadata(metadata)
+                faults += more
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
             if faults:
                 raise _refused(faults, dialog_id)

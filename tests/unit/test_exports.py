@@ -14,6 +14,7 @@ import cognigy_async
 
 EXTRAS = (
     "aiohttp",
+    "fastapi",
     "httptools",
     "httpx2",
     "opentelemetry",
@@ -31,6 +32,10 @@ INTERNAL = frozenset(
         "_oauth",
         "admission",
         "api.answers",
+        "audit.chain",
+        "audit.channel",
+        "audit.slots",
+        "audit.trail",
         "background",
         "calls",
         "checks",
@@ -41,6 +46,8 @@ INTERNAL = frozenset(
         "hooks",
         "lanes",
         "life",
+        "logs",
+        "metadata",
         "names",
         "pacing",
         "recovery",
@@ -52,6 +59,7 @@ INTERNAL = frozenset(
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
+    "audit.records": {"canonical", "record_of"},
     "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
