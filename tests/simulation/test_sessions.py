@@ -16,6 +16,7 @@ from cognigy_async import (
     ClientClosedError,
     ConfigurationError,
     DialogPausedError,
+    MemoryAudit,
     NoResponseError,
     PermissionDeniedError,
     RateLimitedError,
@@ -323,6 +324,27 @@ async def test_sessions_a_reset_with_bad_input_is_not_sent(arguments: dict[str, 
         # Nothing is held that the next one would wait for.
         assert client.metrics.pending == 0
     assert wire.sent == []
+
+
+async def test_sessions_the_audit_has_resets_and_no_value_of_a_context() -> None:
+    server = emulator()
+    audit = MemoryAudit()
+    async with sessions(server, audit=audit) as client:
+        await client.update("s", session={"version": 7_654_321}, metadata={"by": "me"})
+        await client.reset_context("s")
+        server.script(409, 409, 409, 409, 409)
+        await outcome_of(client.update("s", session={"a": 7_654_321}))
+    written, reset, failed = audit.records
+    assert (written.outcome, written.variables, written.version) == (
+        "applied",
+        ("session.version",),
+        None,
+    )
+    assert (reset.outcome, reset.variables, reset.payload_sha256) == ("applied", (), None)
+    assert (failed.outcome, failed.status) == ("failed", 409)
+    assert failed.trace_id is not None
+    assert failed.trace_id.startswith("api--")
+    assert "7654321" not in repr(audit.records)
 
 
 # What is not there, or not said.
