@@ -79,11 +79,10 @@ class Admission:
 
     def check_dialog_id(
         self, dialog_id: str, metadata: Mapping[str, str] | None = None
-    ) -> Mapping[str, str]:
-        """A copy of the metadata; raises `UpdateValidationError` for what is no dialog id."""
-        return StateUpdate.checked(
-            self.limits, dialog_id, next_step="-", metadata=metadata
-        )._metadata
+    ) -> tuple[str, Mapping[str, str]]:
+        """Both as plain copies; raises `UpdateValidationError` for what is no dialog id."""
+        update = StateUpdate.checked(self.limits, dialog_id, next_step="-", metadata=metadata)
+        return update.dialog_id, update.metadata
 
     def seconds(self, timeout: float | None) -> float:
         """The timeout of one request."""

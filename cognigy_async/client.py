@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from .admission import Admission, Row, kind_of
 from .api.runtime import RuntimeApi
 from .background import Signal, signal_of_this_loop
-from .checks import checked_base_url, checked_count, checked_timeout
+from .checks import checked_base_url, checked_count, checked_timeout, checked_type
 from .course import Course
 from .dispatcher import Dispatcher
 from .entries import Entry, Kind
@@ -79,6 +80,10 @@ class AsyncStateClient:
     ) -> None:
         if on_failure not in ("continue", "pause"):
             raise ConfigurationError(f'on_failure={on_failure!r}: must be "continue" or "pause"')
+        if transport is not None and not hasattr(transport, "send"):
+            raise ConfigurationError("transport must have a method send, as HttpxTransport() has")
+        if api is not None and not hasattr(api, "writes"):
+            raise ConfigurationError("api must be a StateApi, such as RuntimeApi()")
         if not hasattr(auth, "get_token"):
             raise ConfigurationError(
                 "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
@@ -88,8 +93,8 @@ class AsyncStateClient:
         self._api: StateApi = api if api is not None else RuntimeApi()
         self._max_in_flight = checked_count("max_in_flight", max_in_flight)
         self._max_pending = checked_count("max_pending", max_pending)
-        self._policy = retry if retry is not None else RetryPolicy()
-        self._limits = limits if limits is not None else self._api.limits
+        self._policy = checked_type("retry", retry or RetryPolicy(), RetryPolicy)
+        self._limits = checked_type("limits", limits or self._api.limits, Limits)
         self._on_failure: Literal["continue", "pause"] = on_failure
         self._transport = transport
         self.metrics = Metrics()
@@ -170,7 +175,7 @@ class AsyncStateClient:
             metadata,
         )
         admission.check(update)
-        timeout = admission.seconds(timeout)
+        timeout, policy = admission.seconds(timeout), self._retry(retry)
         if not admission.take_room():
             await admission.wait_for_room()
         settled = self._signal()
@@ -178,7 +183,7 @@ class AsyncStateClient:
             kind_of(update),
             dialog_id,
             update,
-            retry or self._policy,
+            policy,
             timeout,
             settled,
         )
@@ -208,10 +213,10 @@ class AsyncStateClient:
             ClientUsageError: the client is closed, or used in another event loop.
         """
         valid = self._admission.parse(update)
-        timeout = self._admission.seconds(timeout)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
-        return self._hand_out(valid, retry, timeout)
+        return self._hand_out(valid, policy, timeout)
 
     def submit_nowait(
         self,
@@ -227,10 +232,10 @@ class AsyncStateClient:
             UpdateValidationError, ClientUsageError: as for `submit`.
         """
         valid = self._admission.parse(update)
-        timeout = self._admission.seconds(timeout)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, retry, timeout)
+        return self._hand_out(valid, policy, timeout)
 
     def update_many(
         self,
@@ -257,7 +262,7 @@ class AsyncStateClient:
             lambda: self._life.engine,
             updates,
             limit=max(1, self._max_pending // 2),
-            policy=retry or self._policy,
+            policy=self._retry(retry),
             timeout=self._admission.seconds(timeout),
         )
 
@@ -272,10 +277,10 @@ class AsyncStateClient:
             ClientUsageError: the client is closed, or used in another event loop.
         """
         self._api.check_use("get_state")
-        self._admission.check_dialog_id(dialog_id)
-        timeout = self._admission.seconds(timeout)
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         self._life.check_open()
-        entry = await self._carry_out(Kind.READ, dialog_id, None, retry, timeout)
+        entry = await self._carry_out(Kind.READ, dialog_id, None, policy, timeout)
         assert entry.state is not None
         return entry.state
 
@@ -301,14 +306,15 @@ class AsyncStateClient:
             UnsupportedByApiError: this API has no versions.
             Exception: whatever `fn` raises, and what `update` raises.
         """
-        if not callable(fn):
-            raise TypeError("modify takes a function of the dialog's state")
+        given: Any = fn
+        if not callable(given) or inspect.iscoroutinefunction(given):
+            raise TypeError("modify takes a plain function of the dialog's state, not an async one")
         self._api.check_use("modify")
-        metadata = self._admission.check_dialog_id(dialog_id, metadata)
-        timeout = self._admission.seconds(timeout)
+        dialog_id, metadata = self._admission.check_dialog_id(dialog_id, metadata)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout, metadata)
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, policy, timeout, metadata)
         return entry.result
 
     async def reset_context(
@@ -335,7 +341,7 @@ class AsyncStateClient:
         Raises:
             UnsupportedByApiError: this API has no resets. Otherwise what `update` raises.
         """
-        self._admission.check_dialog_id(dialog_id)
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
         request = self._api.reset(
             self._base_url, dialog_id, "context", user_id, flow_reference_id, entrypoint
         )
@@ -350,7 +356,7 @@ class AsyncStateClient:
         timeout: float | None = None,
     ) -> UpdateResult:
         """Put the state of a session's flow back to its default; see `reset_context`."""
-        self._admission.check_dialog_id(dialog_id)
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
         request = self._api.reset(self._base_url, dialog_id, "state", user_id)
         return await self._reset(dialog_id, request, retry, timeout)
 
@@ -361,11 +367,11 @@ class AsyncStateClient:
         retry: RetryPolicy | None,
         timeout: float | None,
     ) -> UpdateResult:
-        timeout = self._admission.seconds(timeout)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
         entry = await self._carry_out(
-            Kind.RESET, dialog_id, None, retry, timeout, requests=[request]
+            Kind.RESET, dialog_id, None, policy, timeout, requests=[request]
         )
         assert entry.result is not None
         return entry.result
@@ -456,6 +462,9 @@ class AsyncStateClient:
         """
         return await self._life.close(drain=drain, timeout=checked_timeout(timeout))
 
+    def _retry(self, retry: RetryPolicy | None) -> RetryPolicy:
+        return self._policy if retry is None else checked_type("retry", retry, RetryPolicy)
+
     def _wake(self) -> None:
         """A callback has room again."""
         if self._life.was_opened:
@@ -466,7 +475,7 @@ class AsyncStateClient:
         kind: Kind,
         dialog_id: str,
         decide: Decide | None,
-        retry: RetryPolicy | None,
+        policy: RetryPolicy,
         timeout: float,
         metadata: Mapping[str, str] = NO_METADATA,
         *,
@@ -478,7 +487,7 @@ class AsyncStateClient:
             kind,
             dialog_id,
             None,
-            retry or self._policy,
+            policy,
             timeout,
             settled,
             decide=decide,
@@ -494,9 +503,7 @@ class AsyncStateClient:
             raise entry.error
         return entry
 
-    def _hand_out(
-        self, update: StateUpdate, retry: RetryPolicy | None, timeout: float
-    ) -> PendingUpdate:
+    def _hand_out(self, update: StateUpdate, policy: RetryPolicy, timeout: float) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
         pending = PendingUpdate(self._life.engine, self._life.check_home)
         pending.bind(
@@ -504,7 +511,7 @@ class AsyncStateClient:
                 kind_of(update),
                 update.dialog_id,
                 update,
-                retry or self._policy,
+                policy,
                 timeout,
                 pending,
                 held=True,

@@ -6,6 +6,7 @@ says that the update may go on later, and the retry policy decides when and whet
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -230,6 +231,9 @@ class Course:
         try:
             assert entry.context is not None
             assignment = entry.context.run(entry.decide, state)
+            if inspect.iscoroutine(assignment):
+                assignment.close()
+                raise TypeError("modify takes a plain function, not an async one")
             if assignment is None:
                 return Done()
             entry.update = self._assignment(entry, assignment, state.etag)
@@ -267,8 +271,8 @@ class Course:
                 return self._conflict(entry, trouble, error)
             if verdict is Verdict.NO_RESPONSE:
                 return self._lost(entry, trouble, error)
-            if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not self._harmless(entry):
-                if not entry.idempotent:
+            if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not _assigns_only(entry):
+                if not entry.idempotent and not self._harmless(entry):
                     trouble.lost = trouble.last = error
                     return Done(error=self.final(entry, error))
                 trouble.uncertain = True
@@ -278,9 +282,7 @@ class Course:
 
     def _harmless(self, entry: Entry) -> bool:
         """Whether the write at hand may be applied twice without anybody noticing."""
-        if self.api.honours_idempotency_keys:
-            return True
-        return entry.kind is Kind.ASSIGN and entry.idempotent
+        return self.api.honours_idempotency_keys or _assigns_only(entry)
 
     def _conflict(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
         if not self.api.has_versions:
@@ -291,10 +293,11 @@ class Course:
             if entry.round >= entry.policy.max_attempts:
                 return Done(error=self.final(entry, error))
             return Backoff(Verdict.CONFLICT, error)
-        if not self.api.honours_idempotency_keys:
+        # A server that honours keys may look at the precondition first, which our own write broke.
+        if not self.api.honours_idempotency_keys or entry.etag is not None:
             if trouble.uncertain and trouble.lost is None:
                 trouble.lost = trouble.last
-            if trouble.lost is not None and not self._harmless(entry):
+            if trouble.lost is not None and not _assigns_only(entry):
                 return Done(error=self.final(entry, error))
         trouble.last = error
         if entry.kind is Kind.STRICT:
@@ -321,6 +324,11 @@ class Course:
                 entry.action = Action.CONFIRM
                 return Backoff(Verdict.NO_RESPONSE, error)
         return Done(error=self.final(entry, error))
+
+
+def _assigns_only(entry: Entry) -> bool:
+    """Whether it says the same however often it is said."""
+    return entry.kind is Kind.ASSIGN and entry.idempotent
 
 
 def withdrawn(entry: Entry) -> UpdateWithdrawnError:

@@ -66,6 +66,10 @@ __all__ = [
 ]
 
 
+FAULTS_TOLD = 20
+"""How many faults of one input a message tells; `faults` has the others."""
+
+
 class CognigyError(Exception):
     """Base of every exception that this library raises."""
 
@@ -99,7 +103,9 @@ class UpdateValidationError(CognigyError, ValueError):
         self.faults = faults
         self.path = faults[0].path
         self.dialog_id = dialog_id
-        text = " | ".join(map(str, faults))
+        text = " | ".join(map(str, faults[:FAULTS_TOLD]))
+        if len(faults) > FAULTS_TOLD:
+            text += f" | and {len(faults) - FAULTS_TOLD} more"
         super().__init__(f"dialog {dialog_id!r}: {text}" if dialog_id else text)
 
     def __reduce__(self) -> tuple[Any, ...]:

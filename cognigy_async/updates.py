@@ -320,6 +320,10 @@ class StateUpdate:
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
             if faults:
                 raise _refused(faults, dialog_id)
+            # A subclass may format itself as something else: an enum tells its name.
+            dialog_id, next_step, if_match, update_id, user_id, profile_id = map(
+                _plain_text, (dialog_id, next_step, if_match, update_id, user_id, profile_id)
+            )
         wire: dict[str, Any] = {}
         if session:
             wire["session"] = session
@@ -361,6 +365,10 @@ def _faults_of_keys(fields: Mapping[str, Any]) -> list[Fault]:
     if "dialog_id" not in fields:
         faults.append(Fault("dialog_id", "is missing", "every update names its dialog"))
     return faults
+
+
+def _plain_text(text: str | None) -> str | None:
+    return text if text is None else str.__str__(text)
 
 
 def _faults_in(limits: Limits, context: str, variables: Any) -> list[Fault]:
