@@ -91,6 +91,8 @@ def add_tests(version: str) -> None:
         if python is None:
             session.skip(f"no Python {version} that can make a venv was found")
         session.install("-q", "-e", ".[all]", *group("test"))
+        # The official JavaScript client, for tests/interop: not within the time of a test.
+        session.run("python", "-m", "tests.interop.official")
         session.run("pytest", "-q", *session.posargs)
 
 

@@ -10,6 +10,7 @@ import typing
 if typing.TYPE_CHECKING:
     from .api import StateApi
     from .api.runtime import RuntimeApi
+    from .api.sessions import SessionsApi
     from .audit import AuditSink
     from .audit.file import JsonLinesAudit
     from .audit.records import AuditRecord
@@ -42,6 +43,7 @@ if typing.TYPE_CHECKING:
         ServerError,
         StateConflictError,
         UnexpectedAnswerError,
+        UnsupportedByApiError,
         UpdateError,
         UpdateValidationError,
         UpdateWithdrawnError,
@@ -55,6 +57,7 @@ if typing.TYPE_CHECKING:
     from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .planning import Plan, plan
+    from .probe import Injection, probe_inject
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
@@ -90,6 +93,7 @@ __all__ = [
     "Fault",
     "HookOptions",
     "HttpxTransport",
+    "Injection",
     "JsonLinesAudit",
     "Limits",
     "LoggingAudit",
@@ -114,12 +118,14 @@ __all__ = [
     "RetryPolicy",
     "RuntimeApi",
     "ServerError",
+    "SessionsApi",
     "StateApi",
     "StateConflictError",
     "StateUpdate",
     "TokenProvider",
     "Transport",
     "UnexpectedAnswerError",
+    "UnsupportedByApiError",
     "UpdateError",
     "UpdateEvent",
     "UpdateOutcome",
@@ -130,6 +136,7 @@ __all__ = [
     "VariableTypeError",
     "Verdict",
     "plan",
+    "probe_inject",
     "read_audit",
     "verify_audit",
 ]
@@ -162,6 +169,7 @@ _HOMES = {
     "Fault": "errors",
     "HookOptions": "callbacks",
     "HttpxTransport": "transports.httpx",
+    "Injection": "probe",
     "JsonLinesAudit": "audit.file",
     "Limits": "limits",
     "LoggingAudit": "audit.sinks",
@@ -186,12 +194,14 @@ _HOMES = {
     "RetryPolicy": "retry",
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
+    "SessionsApi": "api.sessions",
     "StateApi": "api",
     "StateConflictError": "errors",
     "StateUpdate": "updates",
     "TokenProvider": "credentials",
     "Transport": "transports",
     "UnexpectedAnswerError": "errors",
+    "UnsupportedByApiError": "errors",
     "UpdateError": "errors",
     "UpdateEvent": "events",
     "UpdateOutcome": "models",
@@ -202,6 +212,7 @@ _HOMES = {
     "VariableTypeError": "errors",
     "Verdict": "retry",
     "plan": "planning",
+    "probe_inject": "probe",
     "read_audit": "audit.verify",
     "verify_audit": "audit.verify",
 }

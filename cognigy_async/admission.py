@@ -25,7 +25,9 @@ from .room import Room
 from .rows import Row, parsed
 
 if TYPE_CHECKING:
+    from .api import StateApi
     from .audit.trail import AuditTrail
+    from .messages import Request
 
 __all__ = ["Admission", "Row"]
 
@@ -45,6 +47,7 @@ class Admission:
         life: Life,
         room: Room,
         hooks: Hooks,
+        api: StateApi,
         limits: Limits,
         on_failure: Literal["continue", "pause"],
         timeout: float,
@@ -55,6 +58,8 @@ class Admission:
         self._life = life
         self._room = room
         self._hooks = hooks
+        self.check = api.check
+        """Raises `UpdateValidationError` for what the API cannot carry."""
         self.limits = limits
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
@@ -67,7 +72,9 @@ class Admission:
 
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
-        return parsed(row, self.limits)
+        update = parsed(row, self.limits)
+        self.check(update)
+        return update
 
     def check_dialog_id(
         self, dialog_id: str, metadata: Mapping[str, str] | None = None
@@ -159,6 +166,7 @@ class Admission:
         live: bool = True,
         held: bool = False,
         decide: Decide | None = None,
+        requests: list[Request] | None = None,
         index: int = -1,
         deadline: float | None = None,
         coalesce: bool | None = None,
@@ -213,6 +221,7 @@ class Admission:
             exempt=self._hooks.called_us(),
             held=held,
             decide=decide,
+            requests=requests,
             index=index,
             deadline=deadline,
             coalesces=coalesce and update is not None and merges(update),
@@ -250,7 +259,11 @@ class Admission:
         return self._audit is not None and self._audit.slow
 
 
-_OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read"}
+_OPERATIONS: Mapping[Kind, Operation] = {
+    Kind.MODIFY: "modify",
+    Kind.READ: "read",
+    Kind.RESET: "reset",
+}
 
 
 def kind_of(update: StateUpdate) -> Kind:

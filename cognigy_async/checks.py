@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -52,7 +53,7 @@ def checked_type(name: str, value: object, kind: type[T]) -> T:
     return value
 
 
-def checked_base_url(base_url: str) -> str:
+def checked_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
     """An absolute URL without a slash at its end, or a `ConfigurationError`."""
     checked_type("base_url", base_url, str)
     try:
@@ -70,4 +71,22 @@ def checked_base_url(base_url: str) -> str:
         raise ConfigurationError("base_url must not hold credentials; give them to auth=")
     if "?" in base_url or "#" in base_url:
         raise ConfigurationError("base_url must have neither query nor fragment")
+    if parts.scheme == "http" and not allow_insecure and not is_loopback(parts.hostname):
+        raise ConfigurationError(
+            "base_url begins with http://, so that everybody on the way could read credentials and "
+            "variables; use https://, or allow_insecure=True where nobody else is on the way"
+        )
     return base_url.rstrip("/")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host is this machine: `localhost`, a name below it, or a loopback address."""
+    if not host:
+        return False
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

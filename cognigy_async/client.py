@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .audit import AuditSink
     from .audit.trail import AuditTrail
     from .auth import TokenProvider
+    from .messages import Request
     from .transports import Transport
 
 __all__ = ["AsyncStateClient"]
@@ -65,6 +66,7 @@ class AsyncStateClient:
         timeout: for one request.
         audit: where a record of each settled update goes, for example `JsonLinesAudit(path)`.
         transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
+        allow_insecure: take a base URL with ``http://`` whose host is not this machine.
 
     Raises:
         ConfigurationError: an argument that cannot work.
@@ -86,6 +88,7 @@ class AsyncStateClient:
         timeout: float = 15.0,
         audit: AuditSink | Sequence[AuditSink] | None = None,
         transport: Transport | None = None,
+        allow_insecure: bool = False,
     ) -> None:
         if on_failure not in ("continue", "pause"):
             raise ConfigurationError(f'on_failure={on_failure!r}: must be "continue" or "pause"')
@@ -97,7 +100,7 @@ class AsyncStateClient:
             raise ConfigurationError(
                 "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
             )
-        self._base_url = checked_base_url(base_url)
+        self._base_url = checked_base_url(base_url, allow_insecure=allow_insecure)
         self._auth = auth
         self._api: StateApi = api if api is not None else RuntimeApi()
         self._max_in_flight = checked_count("max_in_flight", max_in_flight)
@@ -125,6 +128,7 @@ class AsyncStateClient:
             self._life,
             self._room,
             self._hooks,
+            self._api,
             self._limits,
             on_failure,
             timeout,
@@ -147,6 +151,8 @@ class AsyncStateClient:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        user_id: str | None = None,
+        profile_id: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
@@ -159,13 +165,15 @@ class AsyncStateClient:
         completes, and is not repeated.
 
         Args:
-            dialog_id, session, user, next_step, if_match, update_id, metadata: see `StateUpdate`.
+            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata:
+                see `StateUpdate`.
             retry, timeout, coalesce: instead of the client's own.
             deadline: seconds from this call after which nothing of it is sent, waits of all kinds
                 included. A request under way then ends and counts, and is not followed by another.
 
         Raises:
-            UpdateValidationError: bad input; nothing was sent.
+            UpdateValidationError: bad input, or (`UnsupportedByApiError`) something that the API
+                does not have; nothing was sent.
             UpdateError: it was not carried out; the subclasses say why.
             DeadlineExceededError: the deadline passed, or cannot be met as far as is known.
             DialogPausedError: the dialog is paused after a failure.
@@ -174,8 +182,18 @@ class AsyncStateClient:
         """
         admission = self._admission
         update = StateUpdate.checked(
-            admission.limits, dialog_id, session, user, next_step, if_match, update_id, metadata
+            admission.limits,
+            dialog_id,
+            session,
+            user,
+            next_step,
+            if_match,
+            update_id,
+            user_id,
+            profile_id,
+            metadata,
         )
+        admission.check(update)
         timeout, policy = admission.seconds(timeout), self._retry(retry)
         by = None if deadline is None else admission.deadline(deadline)
         if not admission.take_room():
@@ -301,9 +319,11 @@ class AsyncStateClient:
             retry, timeout, deadline: as for `update`.
 
         Raises:
-            UpdateValidationError: no dialog id. UpdateError: it could not be read.
+            UpdateValidationError: no dialog id. UnsupportedByApiError: this API reads no states.
+            UpdateError: it could not be read.
             ClientUsageError: the client is closed, or used in another event loop.
         """
+        self._api.check_use("get_state")
         dialog_id, _ = self._admission.check_dialog_id(dialog_id)
         timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         by = self._admission.deadline(deadline)
@@ -332,17 +352,78 @@ class AsyncStateClient:
             retry, timeout, deadline, metadata: as for `update`.
 
         Raises:
+            UnsupportedByApiError: this API has no versions.
             Exception: whatever `fn` raises, and what `update` raises.
         """
         given: Any = fn
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise TypeError("modify takes a plain function of the dialog's state, not an async one")
+        self._api.check_use("modify")
         dialog_id, metadata = self._admission.check_dialog_id(dialog_id, metadata)
         timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         by = self._admission.deadline(deadline)
         if not self._admission.take_room():
             await self._admission.wait_for_room(by, dialog_id)
         entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, policy, timeout, by, metadata)
+        return entry.result
+
+    async def reset_context(
+        self,
+        dialog_id: str,
+        *,
+        user_id: str | None = None,
+        flow_reference_id: str | None = None,
+        entrypoint: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateResult:
+        """Put the context of a session back to its beginning, after what was accepted before.
+
+        A reset that was sent and not answered is not repeated: it may wipe out what the flow has
+        written since.
+
+        Args:
+            user_id: as for `update`.
+            flow_reference_id, entrypoint: the ids of the flow whose context it is, and of the
+                project or snapshot that it is in; sent where given, and the server may insist.
+            retry, timeout: instead of the client's own.
+
+        Raises:
+            UnsupportedByApiError: this API has no resets. Otherwise what `update` raises.
+        """
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
+        request = self._api.reset(
+            self._base_url, dialog_id, "context", user_id, flow_reference_id, entrypoint
+        )
+        return await self._reset(dialog_id, request, retry, timeout)
+
+    async def reset_state(
+        self,
+        dialog_id: str,
+        *,
+        user_id: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateResult:
+        """Put the state of a session's flow back to its default; see `reset_context`."""
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
+        request = self._api.reset(self._base_url, dialog_id, "state", user_id)
+        return await self._reset(dialog_id, request, retry, timeout)
+
+    async def _reset(
+        self,
+        dialog_id: str,
+        request: Request,
+        retry: RetryPolicy | None,
+        timeout: float | None,
+    ) -> UpdateResult:
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
+        if not self._admission.take_room():
+            await self._admission.wait_for_room()
+        entry = await self._carry_out(
+            Kind.RESET, dialog_id, None, policy, timeout, requests=[request]
+        )
+        assert entry.result is not None
         return entry.result
 
     # Looking after it.
@@ -447,10 +528,12 @@ class AsyncStateClient:
         decide: Decide | None,
         policy: RetryPolicy,
         timeout: float,
-        deadline: float | None,
+        deadline: float | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
+        *,
+        requests: list[Request] | None = None,
     ) -> Entry:
-        """Accept a read or a `modify` and wait for its outcome; cancelled, it is given up."""
+        """Accept all but an update and wait for its outcome; cancelled, it is given up."""
         settled = self._signal()
         entry = self._admission.begin(
             kind,
@@ -461,6 +544,7 @@ class AsyncStateClient:
             settled,
             decide=decide,
             deadline=deadline,
+            requests=requests,
             metadata=metadata,
         )
         try:

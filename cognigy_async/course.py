@@ -98,7 +98,7 @@ class Course:
         request = entry.requests[entry.part]
         if entry.etag is not None:
             request.headers["if-match"] = entry.etag
-        elif entry.has_transition:
+        elif not request.idempotent:
             # Now, not when the answer is lost: a read meanwhile may see what this write does.
             entry.known = self._known_etag(entry.dialog_id)
         return request
@@ -152,6 +152,7 @@ class Course:
                 trace_id=error.trace_id,
                 retry_after=error.retry_after,
                 detail=error.detail,
+                code=error.code,
             )
             told.__cause__ = error
             error = told
@@ -198,6 +199,7 @@ class Course:
                 response.content,
                 1,
                 f"{entry.update_id}/r{entry.round}" if entry.round else None,
+                versioned=self.api.has_versions,
             )
         )
 
@@ -285,7 +287,7 @@ class Course:
             if verdict is Verdict.NO_RESPONSE:
                 return self._lost(entry, trouble, error)
             if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not _assigns_only(entry):
-                if entry.has_transition and not self._harmless(entry):
+                if not entry.idempotent and not self._harmless(entry):
                     trouble.lost = trouble.last = error
                     return Done(error=self.final(entry, error))
                 trouble.uncertain = True
@@ -298,6 +300,14 @@ class Course:
         return self.api.honours_idempotency_keys or _assigns_only(entry)
 
     def _conflict(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
+        if not self.api.has_versions:
+            # There is no version to read and to demand. It may be only the turn of somebody else;
+            # if it is not, no time that passes will help.
+            trouble.last = error
+            entry.round += 1
+            if entry.round >= entry.policy.max_attempts:
+                return Done(error=self.final(entry, error))
+            return Backoff(Verdict.CONFLICT, error)
         # A server that honours keys may look at the precondition first, which our own write broke.
         if not self.api.honours_idempotency_keys or entry.etag is not None:
             if trouble.uncertain and trouble.lost is None:
@@ -333,7 +343,7 @@ class Course:
 
 def _assigns_only(entry: Entry) -> bool:
     """Whether it says the same however often it is said."""
-    return entry.kind is Kind.ASSIGN and not entry.has_transition
+    return entry.kind is Kind.ASSIGN and entry.idempotent
 
 
 def withdrawn(entry: Entry) -> UpdateWithdrawnError:

@@ -5,7 +5,8 @@
     CognigyError
     ├── ConfigurationError (ValueError)        an argument or a setting that cannot work
     ├── UpdateValidationError (ValueError)     bad input; nothing was sent
-    │   └── VariableTypeError (TypeError)      a value of a type that JSON does not have
+    │   ├── VariableTypeError (TypeError)      a value of a type that JSON does not have
+    │   └── UnsupportedByApiError              the API of the client has no such thing
     ├── UpdateError                            an update or a read that was not carried out
     │   ├── BadRequestError                    400
     │   ├── AuthenticationError                401, or no token to be had
@@ -59,6 +60,7 @@ __all__ = [
     "ServerError",
     "StateConflictError",
     "UnexpectedAnswerError",
+    "UnsupportedByApiError",
     "UpdateError",
     "UpdateValidationError",
     "UpdateWithdrawnError",
@@ -116,6 +118,13 @@ class VariableTypeError(UpdateValidationError, TypeError):
     """A value has a type that is neither string, integer, float, boolean, list nor object."""
 
 
+class UnsupportedByApiError(UpdateValidationError):
+    """The API that the client was given has no such thing; nothing was sent.
+
+    The text names the alternative.
+    """
+
+
 class UpdateError(CognigyError):
     """An update or a read that was not carried out.
 
@@ -125,8 +134,10 @@ class UpdateError(CognigyError):
         attempts: requests made for it.
         trace_id: the server's name for the request, which vendor support asks for.
         retry_after: seconds that the server asked to wait.
-        applied_parts: how many parts of a split update were applied before this failure.
+        applied_parts: how many requests of an update that takes several were applied before this
+            failure, in their order.
         detail: what the server said, shortened, without values of the update.
+        code: the number that the public REST API gives its errors, besides the status.
     """
 
     remedy: str = "See the cause."
@@ -144,6 +155,7 @@ class UpdateError(CognigyError):
         retry_after: float | None = None,
         applied_parts: int = 0,
         detail: str | None = None,
+        code: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -155,12 +167,14 @@ class UpdateError(CognigyError):
         self.retry_after = retry_after
         self.applied_parts = applied_parts
         self.detail = detail
+        self.code = code
 
     def __str__(self) -> str:
         facts = [
             f"dialog {self.dialog_id!r}" if self.dialog_id is not None else "",
             f"update {self.update_id!r}" if self.update_id is not None else "",
             f"HTTP {self.status}" if self.status is not None else "",
+            f"code {self.code}" if self.code not in (None, self.status) else "",
             f"{self.attempts} attempts" if self.attempts > 1 else "",
             f"applied parts: {self.applied_parts}" if self.applied_parts else "",
             f"trace id {self.trace_id}" if self.trace_id else "",
@@ -305,7 +319,10 @@ class NoResponseError(UpdateError):
 class AmbiguousUpdateError(UpdateError):
     """The update was sent and nobody can tell whether it was applied; see `__cause__`."""
 
-    remedy = "Read the state to see whether it was applied before sending it again."
+    remedy = (
+        "Read the state, or look at the conversation where the API cannot read it, before sending "
+        "it again."
+    )
 
 
 class QueueFullError(CognigyError):

@@ -31,6 +31,7 @@ class UpdateResult:
         "_body",
         "_carried_by",
         "_content",
+        "_versioned",
         "attempts",
         "dialog_id",
         "etag",
@@ -53,6 +54,8 @@ class UpdateResult:
         content: bytes,
         merged: int = 1,
         carried_by: str | None = None,
+        *,
+        versioned: bool = True,
     ) -> None:
         self.dialog_id = dialog_id
         self.update_id = update_id
@@ -65,10 +68,11 @@ class UpdateResult:
         self._carried_by = carried_by
         self._content: bytes | None = content
         self._body: Any = None
+        self._versioned = versioned
 
     @property
     def body(self) -> Any:
-        """The parsed answer; None where it is empty or no JSON."""
+        """The parsed answer, to the last request of several; None where it is empty or no JSON."""
         if self._content is not None:
             self._body = parse(self._content)
             self._content = None
@@ -92,12 +96,14 @@ class UpdateResult:
             self._content or b"",
             merged,
             self.carried_by,
+            versioned=self._versioned,
         )
 
     @property
     def version(self) -> int | None:
         """The state's version number after the update, where the server tells it."""
-        return version_in(self.body)
+        # Elsewhere a variable may have that name.
+        return version_in(self.body) if self._versioned else None
 
     def __repr__(self) -> str:
         return (

@@ -42,6 +42,22 @@ def update(
     ] = None,
     transport: Over = None,
     loop: Loop = None,
+    user_id: Annotated[
+        str | None,
+        typer.Option(
+            "--user-id",
+            metavar="USER",
+            help="Whose session it is; with COGNIGY_API=sessions, instead of COGNIGY_USER_ID.",
+        ),
+    ] = None,
+    profile_id: Annotated[
+        str | None,
+        typer.Option(
+            "--profile-id",
+            metavar="PROFILE",
+            help="The contact profile that --user is written to; with COGNIGY_API=sessions.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Assign variables of a dialog, perhaps move it, and print the result as JSON."""
@@ -57,6 +73,8 @@ def update(
             user=user_variables or None,
             next_step=next_step,
             if_match=if_match,
+            user_id=user_id,
+            profile_id=profile_id,
         )
 
     with reported(debug=debug):

@@ -274,3 +274,28 @@ def test_what_is_chosen_and_not_installed_is_told(
     assert command("get", "d-1") == 0
     assert command("get", "d-1", "--loop", "uvloop") == 2
     assert "cognigy-async[uvloop]" in command.told
+
+
+# The sessions API.
+
+
+def test_update_and_get_of_a_session(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", "sessions")
+    profile = "0123456789abcdef01234567"
+    arguments = ["s-1", "--session", "a=1", "--user", "b=2", "--next-step", "pay"]
+    assert command("update", *arguments, "--profile-id", profile) == 2
+    assert "user_id: is missing" in command.told
+    assert command("update", *arguments, "--user-id", "u-1") == 2
+    assert "user: variables of a user are kept in a contact profile" in command.told
+    assert emulator.stats.requests == 0
+    assert command("update", *arguments, "--user-id", "u-1", "--profile-id", profile) == 0
+    assert (command.json["status"], command.json["attempts"]) == (204, 3)
+    assert emulator.dialogs["s-1"].user_id == "u-1"
+    assert emulator.profiles[profile].profile == {"b": 2}
+    assert command("get", "s-1") == 2
+    assert "get_state(): is not documented" in command.told
+    monkeypatch.setenv("COGNIGY_READS_STATE", "true")
+    assert command("get", "s-1") == 0
+    assert (command.json["session"], command.json["next_step"]) == ({"a": 1}, "pay")

@@ -25,6 +25,7 @@ from cognigy_async import (
     RetryPolicy,
     RuntimeApi,
     ServerError,
+    SessionsApi,
     StateUpdate,
     UpdateError,
     UpdateEvent,
@@ -287,6 +288,16 @@ async def test_p11_coalescing_needs_the_same_terms() -> None:
             assert [outcome.ok async for outcome in outcomes] == [True, True]
     expected = ["v0"], ["v1", "v2", "v3"], ["v4"], ["v5"], ["v6", "v7"], ["v8"]
     assert bodies(wire) == [*expected, ["v11"], ["v10", "v9"]]
+
+
+async def test_p11_coalescing_needs_the_same_user_and_profile() -> None:
+    wire = Wire()
+    async with coalescing(wire, api=SessionsApi()) as client:
+        for seq, user in enumerate(("u-1", "u-1", "u-2", "u-2", "u-1")):
+            client.submit_nowait(row(seq, user_id=user))
+        await client.flush()
+    sent = [(body["userId"], sorted(body["context"])) for body in (one.body for one in wire.sent)]
+    assert sent == [("u-1", ["v0", "v1"]), ("u-2", ["v2", "v3"]), ("u-1", ["v4"])]
 
 
 async def test_p11_coalescing_equal_policies_are_the_same_terms() -> None:

@@ -270,7 +270,7 @@ async def test_a_second_close_may_be_in_a_greater_hurry(drain: bool) -> None:
 )
 def test_arguments_of_a_wrong_kind_are_refused(arguments: Any) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(arguments))):
-        AsyncStateClient(**{"base_url": "http://h", "auth": ApiKey(KEY)} | arguments)
+        AsyncStateClient(**{"base_url": "http://localhost", "auth": ApiKey(KEY)} | arguments)
 
 
 async def test_a_policy_of_a_wrong_kind_is_refused_before_anything_is_accepted() -> None:
