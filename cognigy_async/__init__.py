@@ -10,12 +10,19 @@ import typing
 if typing.TYPE_CHECKING:
     from .api import StateApi
     from .api.runtime import RuntimeApi
+    from .api.sessions import SessionsApi
+    from .audit import AuditSink
+    from .audit.file import JsonLinesAudit
+    from .audit.records import AuditRecord
+    from .audit.sinks import LoggingAudit, MemoryAudit
+    from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
     from .auth import OAuthConfig, OAuthTokenProvider
     from .callbacks import HookOptions
     from .client import AsyncStateClient
     from .credentials import AccessToken, ApiKey, TokenProvider
     from .errors import (
         AmbiguousUpdateError,
+        AuditError,
         AuthenticationError,
         BadRequestError,
         CallbackError,
@@ -36,6 +43,7 @@ if typing.TYPE_CHECKING:
         ServerError,
         StateConflictError,
         UnexpectedAnswerError,
+        UnsupportedByApiError,
         UpdateError,
         UpdateValidationError,
         UpdateWithdrawnError,
@@ -49,17 +57,25 @@ if typing.TYPE_CHECKING:
     from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .planning import Plan, plan
+    from .probe import Injection, probe_inject
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
+    from .transports.aiohttp import AiohttpTransport
     from .transports.httpx import HttpxTransport
     from .updates import StateUpdate
 
 __all__ = [
     "AccessToken",
+    "AiohttpTransport",
     "AmbiguousUpdateError",
     "ApiKey",
     "AsyncStateClient",
+    "AuditError",
+    "AuditFault",
+    "AuditRecord",
+    "AuditReport",
+    "AuditSink",
     "AuthenticationError",
     "BadRequestError",
     "CallbackError",
@@ -77,7 +93,11 @@ __all__ = [
     "Fault",
     "HookOptions",
     "HttpxTransport",
+    "Injection",
+    "JsonLinesAudit",
     "Limits",
+    "LoggingAudit",
+    "MemoryAudit",
     "Metrics",
     "MetricsSnapshot",
     "NoResponseError",
@@ -98,12 +118,14 @@ __all__ = [
     "RetryPolicy",
     "RuntimeApi",
     "ServerError",
+    "SessionsApi",
     "StateApi",
     "StateConflictError",
     "StateUpdate",
     "TokenProvider",
     "Transport",
     "UnexpectedAnswerError",
+    "UnsupportedByApiError",
     "UpdateError",
     "UpdateEvent",
     "UpdateOutcome",
@@ -115,13 +137,22 @@ __all__ = [
     "VariableTypeError",
     "Verdict",
     "plan",
+    "probe_inject",
+    "read_audit",
+    "verify_audit",
 ]
 
 _HOMES = {
     "AccessToken": "credentials",
+    "AiohttpTransport": "transports.aiohttp",
     "AmbiguousUpdateError": "errors",
     "ApiKey": "credentials",
     "AsyncStateClient": "client",
+    "AuditError": "errors",
+    "AuditFault": "audit.verify",
+    "AuditRecord": "audit.records",
+    "AuditReport": "audit.verify",
+    "AuditSink": "audit",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
     "CallbackError": "errors",
@@ -139,7 +170,11 @@ _HOMES = {
     "Fault": "errors",
     "HookOptions": "callbacks",
     "HttpxTransport": "transports.httpx",
+    "Injection": "probe",
+    "JsonLinesAudit": "audit.file",
     "Limits": "limits",
+    "LoggingAudit": "audit.sinks",
+    "MemoryAudit": "audit.sinks",
     "Metrics": "metrics",
     "MetricsSnapshot": "metrics",
     "NoResponseError": "errors",
@@ -160,12 +195,14 @@ _HOMES = {
     "RetryPolicy": "retry",
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
+    "SessionsApi": "api.sessions",
     "StateApi": "api",
     "StateConflictError": "errors",
     "StateUpdate": "updates",
     "TokenProvider": "credentials",
     "Transport": "transports",
     "UnexpectedAnswerError": "errors",
+    "UnsupportedByApiError": "errors",
     "UpdateError": "errors",
     "UpdateEvent": "events",
     "UpdateOutcome": "models",
@@ -177,6 +214,9 @@ _HOMES = {
     "VariableTypeError": "errors",
     "Verdict": "retry",
     "plan": "planning",
+    "probe_inject": "probe",
+    "read_audit": "audit.verify",
+    "verify_audit": "audit.verify",
 }
 
 

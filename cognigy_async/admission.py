@@ -11,12 +11,13 @@ import anyio
 
 from .checks import checked_seconds, checked_timeout
 from .entries import Entry, Kind, Sink
-from .errors import DeadlineExceededError
+from .errors import AuditError, DeadlineExceededError
 from .hooks import Hooks
 from .lanes import LaneState
 from .life import Life
 from .limits import Limits
 from .merging import merges
+from .metadata import NO_METADATA
 from .models import Decide, StateUpdate
 from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
@@ -24,9 +25,15 @@ from .room import Room
 from .rows import Row, parsed
 
 if TYPE_CHECKING:
+    from .api import StateApi
+    from .audit.trail import AuditTrail
     from .events import UpdateWatch
+    from .messages import Request
 
 __all__ = ["Admission", "Row"]
+
+AUDIT_PAUSE = 0.02
+"""Seconds before bulk work looks again whether the audit has caught up."""
 
 
 class Admission:
@@ -41,31 +48,41 @@ class Admission:
         life: Life,
         room: Room,
         hooks: Hooks,
+        api: StateApi,
         limits: Limits,
         on_failure: Literal["continue", "pause"],
         timeout: float,
+        audit: AuditTrail | None,
         *,
         coalesce: bool = False,
     ) -> None:
         self._life = life
         self._room = room
         self._hooks = hooks
+        self.check = api.check
+        """Raises `UpdateValidationError` for what the API cannot carry."""
         self.limits = limits
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
         self._timeout = checked_timeout(timeout)
         self._coalesce = coalesce
+        self._audit = audit
         self._ids = secrets.token_hex(8)
         self.observers: tuple[Observer, ...] = ()
         """What looks on at every update."""
 
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
-        return parsed(row, self.limits)
+        update = parsed(row, self.limits)
+        self.check(update)
+        return update
 
-    def check_dialog_id(self, dialog_id: str) -> None:
-        """Raise `UpdateValidationError` for what is no dialog id."""
-        StateUpdate.checked(self.limits, dialog_id, next_step="-")
+    def check_dialog_id(
+        self, dialog_id: str, metadata: Mapping[str, str] | None = None
+    ) -> tuple[str, Mapping[str, str]]:
+        """Both as plain copies; raises `UpdateValidationError` for what is no dialog id."""
+        update = StateUpdate.checked(self.limits, dialog_id, next_step="-", metadata=metadata)
+        return update.dialog_id, update.metadata
 
     def seconds(self, timeout: float | None) -> float:
         """The timeout of one request."""
@@ -150,10 +167,12 @@ class Admission:
         live: bool = True,
         held: bool = False,
         decide: Decide | None = None,
+        requests: list[Request] | None = None,
         index: int = -1,
         watch: UpdateWatch | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> Entry:
         """Queue an entry that has its place in the room.
 
@@ -162,8 +181,15 @@ class Admission:
         Raises:
             DialogPausedError: the dialog is paused and the entry would not wait for `resume`.
             DeadlineExceededError: the deadline passed, or cannot be met.
+            AuditError: a strict audit sink takes no records.
         """
         engine = self._life.engine
+        if self._audit is not None and kind is not Kind.READ:
+            try:
+                self._audit.check()
+            except AuditError:
+                self._room.give_back()
+                raise
         if deadline is not None:
             try:
                 self._check_deadline(deadline, dialog_id)
@@ -197,10 +223,12 @@ class Admission:
             exempt=self._hooks.called_us(),
             held=held,
             decide=decide,
+            requests=requests,
             index=index,
             watch=watch,
             deadline=deadline,
             coalesces=coalesce and update is not None and merges(update),
+            metadata=metadata,
         )
         if self.observers:
             operation = _OPERATIONS.get(kind, "update")
@@ -223,8 +251,26 @@ class Admission:
         """Whether more updates would find workers soon."""
         return self._life.engine.hungry()
 
+    def try_take_for_bulk(self) -> bool:
+        """Take a place if there is one, and the audit keeps up."""
+        return not self._audit_is_slow() and self.try_take()
 
-_OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read"}
+    async def wait_for_bulk_room(self) -> None:
+        """Take a place when the audit has caught up, waiting for it; see `wait_for_room`."""
+        # It catches up in threads that know nothing of the event loop.
+        while self._audit_is_slow() and self._life.accepting:  # noqa: ASYNC110
+            await anyio.sleep(AUDIT_PAUSE)
+        await self.wait_for_room()
+
+    def _audit_is_slow(self) -> bool:
+        return self._audit is not None and self._audit.slow
+
+
+_OPERATIONS: Mapping[Kind, Operation] = {
+    Kind.MODIFY: "modify",
+    Kind.READ: "read",
+    Kind.RESET: "reset",
+}
 
 
 def kind_of(update: StateUpdate) -> Kind:

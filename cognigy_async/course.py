@@ -6,6 +6,7 @@ says that the update may go on later, and the retry policy decides when and whet
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -91,23 +92,16 @@ class Course:
         if entry.action is not Action.WRITE:
             return self.api.read(self._base_url, entry.dialog_id)
         if entry.requests is None:
-            entry.requests = self.writes(entry)
+            assert entry.update is not None
+            key = f"{entry.update_id}/r{entry.round}" if entry.round else entry.update_id
+            entry.requests = self.api.writes(self._base_url, entry.update, key)
         request = entry.requests[entry.part]
         if entry.etag is not None:
             request.headers["if-match"] = entry.etag
-        elif entry.has_transition:
+        elif not request.idempotent:
             # Now, not when the answer is lost: a read meanwhile may see what this write does.
             entry.known = self._known_etag(entry.dialog_id)
         return request
-
-    def writes(self, entry: Entry) -> list[Request]:
-        """All requests of a write, unsigned.
-
-        Raises:
-            UpdateValidationError: the API cannot carry the update.
-        """
-        assert entry.update is not None
-        return self.api.writes(self._base_url, entry.update, _key(entry))
 
     def answered(
         self,
@@ -158,6 +152,7 @@ class Course:
                 trace_id=error.trace_id,
                 retry_after=error.retry_after,
                 detail=error.detail,
+                code=error.code,
             )
             told.__cause__ = error
             error = told
@@ -190,6 +185,7 @@ class Course:
             # Each part starts afresh: what happened to the one before is over.
             entry.etag = entry.trouble = None
             return Again()
+        entry.headers = response.headers
         began = entry.sent_at if entry.sent_at is not None else now
         return Done(
             UpdateResult(
@@ -202,7 +198,8 @@ class Course:
                 began - entry.accepted_at,
                 response.content,
                 1,
-                _key(entry),
+                f"{entry.update_id}/r{entry.round}" if entry.round else None,
+                versioned=self.api.has_versions,
             )
         )
 
@@ -249,6 +246,9 @@ class Course:
         try:
             assert entry.context is not None
             assignment = entry.context.run(entry.decide, state)
+            if inspect.iscoroutine(assignment):
+                assignment.close()
+                raise TypeError("modify takes a plain function, not an async one")
             if assignment is None:
                 return Done()
             entry.update = self._assignment(entry, assignment, state.etag)
@@ -268,6 +268,8 @@ class Course:
                 (Fault("modify", problem, remedy),), dialog_id=entry.dialog_id
             )
         fields = {"dialog_id": entry.dialog_id, "if_match": etag, **assignment}
+        if entry.metadata:
+            fields["metadata"] = entry.metadata
         return StateUpdate.within(self.limits, fields)
 
     def _failed(self, entry: Entry, verdict: Verdict, error: UpdateError) -> Next:
@@ -284,8 +286,8 @@ class Course:
                 return self._conflict(entry, trouble, error)
             if verdict is Verdict.NO_RESPONSE:
                 return self._lost(entry, trouble, error)
-            if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not self._harmless(entry):
-                if entry.has_transition:
+            if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not _assigns_only(entry):
+                if not entry.idempotent and not self._harmless(entry):
                     trouble.lost = trouble.last = error
                     return Done(error=self.final(entry, error))
                 trouble.uncertain = True
@@ -295,15 +297,22 @@ class Course:
 
     def _harmless(self, entry: Entry) -> bool:
         """Whether the write at hand may be applied twice without anybody noticing."""
-        if self.api.honours_idempotency_keys:
-            return True
-        return entry.kind is Kind.ASSIGN and not entry.has_transition
+        return self.api.honours_idempotency_keys or _assigns_only(entry)
 
     def _conflict(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
-        if not self.api.honours_idempotency_keys:
+        if not self.api.has_versions:
+            # There is no version to read and to demand. It may be only the turn of somebody else;
+            # if it is not, no time that passes will help.
+            trouble.last = error
+            entry.round += 1
+            if entry.round >= entry.policy.max_attempts:
+                return Done(error=self.final(entry, error))
+            return Backoff(Verdict.CONFLICT, error)
+        # A server that honours keys may look at the precondition first, which our own write broke.
+        if not self.api.honours_idempotency_keys or entry.etag is not None:
             if trouble.uncertain and trouble.lost is None:
                 trouble.lost = trouble.last
-            if trouble.lost is not None and not self._harmless(entry):
+            if trouble.lost is not None and not _assigns_only(entry):
                 return Done(error=self.final(entry, error))
         trouble.last = error
         if entry.kind is Kind.STRICT:
@@ -332,8 +341,9 @@ class Course:
         return Done(error=self.final(entry, error))
 
 
-def _key(entry: Entry) -> str:
-    return f"{entry.update_id}/r{entry.round}" if entry.round else entry.update_id
+def _assigns_only(entry: Entry) -> bool:
+    """Whether it says the same however often it is said."""
+    return entry.kind is Kind.ASSIGN and entry.idempotent
 
 
 def withdrawn(entry: Entry) -> UpdateWithdrawnError:

@@ -7,10 +7,10 @@ workers is the bound on requests in flight, reads included. What a request leads
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -28,6 +28,7 @@ from .errors import (
 )
 from .lanes import Lane, Lanes, LaneState
 from .linger import Linger
+from .logs import log
 from .recovery import Recovery
 from .retry import RetryPolicy
 from .sender import Sender
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from .transports import Transport
 
 __all__ = ["Dispatcher"]
-
-logger = logging.getLogger("cognigy_async")
 
 STEPS_BETWEEN_YIELDS = 32
 """A transport that answers without waiting must not keep the event loop to itself."""
@@ -90,7 +89,9 @@ class Dispatcher:
         self.lanes = Lanes()
         self._linger = Linger(self.lanes, linger) if linger else None
         self._deadlines = Deadlines()
-        self._recovery = Recovery(self.lanes, policy, max_in_flight, self._clock, metrics)
+        self._recovery = Recovery(
+            self.lanes, policy, max_in_flight, self._clock, metrics, lambda: hooks.full
+        )
         self.settlement = Settlement(
             lanes=self.lanes,
             course=course,
@@ -121,6 +122,8 @@ class Dispatcher:
         self._token: AccessToken | None = None
         self._token_failure: _TokenFailure | None = None
         self._serial = 0
+        self._asking: set[anyio.CancelScope] = set()
+        """Of the workers that wait for a token, who hold nothing."""
         self._stopped = False
 
     # Accepting and withdrawing: called by the client, synchronous.
@@ -197,6 +200,13 @@ class Dispatcher:
             self.sleepers.wake()
         await self.settlement.flush()
 
+    def linger_no_more(self) -> None:
+        """Send what waits for more to share its request, now and from now on."""
+        if self._linger is not None:
+            self._linger.end(self._serial)
+            self._linger = None
+            self.sleepers.wake()
+
     def wake(self) -> None:
         """There may be something to do."""
         self.sleepers.wake()
@@ -210,30 +220,38 @@ class Dispatcher:
     async def run(self, started: anyio.Event, stop: anyio.Event, cut: anyio.CancelScope) -> None:
         """Work until `stop` is set, then end the requests in flight; `cut` tears them down.
 
-        Everything is settled when this returns or raises.
+        However this ends, call `close` after it.
         """
-        try:
-            async with anyio.create_task_group() as keepers:
-                self.spawn = keepers.start_soon
-                background.set(only_here(keepers.start_soon))
-                keepers.start_soon(self._keep_time)
-                with cut:
-                    async with anyio.create_task_group() as workers:
-                        for _ in range(self._workers):
-                            workers.start_soon(self._work)
-                        started.set()
-                        await stop.wait()
-                        self._stop()
-                        self.sleepers.end()
-                keepers.cancel_scope.cancel()
-        finally:
-            self._stopped = True
-            self.settlement.close()
+        async with anyio.create_task_group() as keepers:
+            self.spawn = keepers.start_soon
+            background.set(only_here(keepers.start_soon))
+            keepers.start_soon(self._keep_time)
+            with cut:
+                async with anyio.create_task_group() as workers:
+                    for _ in range(self._workers):
+                        workers.start_soon(self._work)
+                    started.set()
+                    await stop.wait()
+                    self._stop()
+                    self.sleepers.end()
+                    for scope in self._asking:
+                        scope.cancel()
+            keepers.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Give everything that is left its outcome; nothing may be accepted any more."""
+        self._stopped = True
+        self.settlement.close()
 
     def _stop(self) -> None:
         self._stopped = self.settlement.closing = True
 
     async def _work(self) -> None:
+        with anyio.CancelScope() as scope:
+            await self._work_within(scope)
+
+    async def _work_within(self, scope: anyio.CancelScope) -> None:
+        """Work; `scope` may be cancelled while this asks for a token."""
         steps = 0
         while not self._stopped:
             if not self.lanes.waiting():
@@ -245,6 +263,7 @@ class Dispatcher:
             if self._token_failure is not None and self._fail_older():
                 continue
             # The token comes before the lane: while it is refreshed nothing is held.
+            self._asking.add(scope)
             try:
                 token = await self._auth.get_token()
             except BaseException as error:
@@ -253,6 +272,8 @@ class Dispatcher:
                 if not self._no_token(error):
                     await self.sleepers.sleep()
                 continue
+            finally:
+                self._asking.discard(scope)
             if token is not self._token:
                 self._metrics.token_refreshes += self._token is not None
                 self._token = token
@@ -309,7 +330,7 @@ class Dispatcher:
         if failure is None:
             failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
             failure.__cause__ = error
-        logger.warning("no token: %s", failure, extra={"transient": failure.transient})
+        log(WARNING, "no token: %s", failure, transient=failure.transient)
         self._token = None
         if not failure.transient:
             self._token_failure = _TokenFailure(failure, self._serial, self._clock())

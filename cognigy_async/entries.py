@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
+
+from .metadata import NO_METADATA
 
 if TYPE_CHECKING:
     from .auth import AccessToken
@@ -29,6 +32,8 @@ class Kind(enum.Enum):
     MODIFY = "modify"
     """Read, decide, write if nothing changed meanwhile."""
     READ = "read"
+    RESET = "reset"
+    """Put the context or the state of a session back to its beginning."""
 
 
 class Action(enum.Enum):
@@ -58,7 +63,9 @@ class Entry:
     Attributes:
         live: goes before bulk work. exempt: comes from inside a callback, which waits for it.
         held: waits where its dialog is paused; others fail then.
-        action, part, round: the next request; which part of an update; which try of a `modify`.
+        requests: what carries it out, in order; made when the first is needed.
+        action, part, round: the next request; which part of an update; conflicts that led to
+            another try, of a `modify` or where there are no versions.
         etag: the version that the next write depends on.
         known: the version that the state had when a transition was sent, as far as is known.
         sent_at: seconds of the client's clock at its first request, None before.
@@ -68,6 +75,7 @@ class Entry:
         coalesces: may share a request with others of its dialog.
         members: the entries that this one carries, where it is a group of them.
         abandoned: its caller is gone: it is not repeated.
+        headers: of the answer that said that it was applied.
         observations: what looks on; None where nothing does.
         watch: looks on while it is under way. cleared: it let the next request go.
     """
@@ -86,6 +94,7 @@ class Entry:
         "error",
         "etag",
         "exempt",
+        "headers",
         "held",
         "index",
         "kind",
@@ -93,6 +102,7 @@ class Entry:
         "lane",
         "live",
         "members",
+        "metadata",
         "observations",
         "part",
         "policy",
@@ -129,10 +139,12 @@ class Entry:
         exempt: bool = False,
         held: bool = False,
         decide: Decide | None = None,
+        requests: list[Request] | None = None,
         index: int = -1,
         watch: UpdateWatch | None = None,
         deadline: float | None = None,
         coalesces: bool = False,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> None:
         self.kind = kind
         self.dialog_id = dialog_id
@@ -152,15 +164,17 @@ class Entry:
         self.cleared = False
         self.deadline = deadline
         self.coalesces = coalesces
-        self.action = Action.WRITE if update is not None else Action.READ
+        writes = update is not None or requests is not None
+        self.action = Action.WRITE if writes else Action.READ
         self.etag = None if update is None else update.if_match
+        self.metadata = metadata if update is None else update._metadata
         self.known: str | None = None
         self.accepted_at = 0.0
         self.sent_at: float | None = None
         self.attempts = 0
         self.part = 0
         self.round = 0
-        self.requests: list[Request] | None = None
+        self.requests = requests
         self.trouble: Trouble | None = None
         self.refused_token: AccessToken | None = None
         self.abandoned = False
@@ -170,6 +184,7 @@ class Entry:
         self.settled = False
         self.lane: Lane | None = None
         self.result: UpdateResult | None = None
+        self.headers: Mapping[str, str] | None = None
         self.state: DialogState | None = None
         self.error: BaseException | None = None
 
@@ -183,12 +198,13 @@ class Entry:
         """Whether the request at hand must not be repeated blindly, or otherwise than it was."""
         if self.action is not Action.WRITE:
             return False
-        return self.kind is Kind.STRICT or bool(self.members) or self.has_transition
+        if self.kind is Kind.STRICT or self.members:
+            return True
+        if self.requests is None:
+            return self.update is not None and self.update.next_step is not None
+        return not self.requests[self.part].idempotent
 
     @property
-    def has_transition(self) -> bool:
-        """Whether the request at hand moves the dialog, so that repeating it is not harmless."""
-        update = self.update
-        if update is None or update.next_step is None:
-            return False
-        return self.requests is None or self.part == len(self.requests) - 1
+    def idempotent(self) -> bool:
+        """Whether the request at hand does no harm when it is carried out twice."""
+        return self.requests is None or self.requests[self.part].idempotent

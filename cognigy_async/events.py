@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from .errors import CallbackError, CognigyError
@@ -18,9 +18,10 @@ class UpdateEvent:
 
     Attributes:
         dialog_id, update_id: which update.
-        update: what was written; None where a `modify` failed before it decided.
+        update: what was written; None for a reset, and where a `modify` failed before it decided.
         result: of an update that was applied, else None.
         error: of an update that failed, else None.
+        metadata: what the caller said about it.
     """
 
     dialog_id: str
@@ -28,6 +29,7 @@ class UpdateEvent:
     update: StateUpdate | None
     result: UpdateResult | None
     error: CognigyError | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def payload(self) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from .course import Course, Done
 from .entries import Entry, Kind
 from .errors import CognigyError, UpdateError, copy_of
 from .lanes import Lane
-from .merging import Merge, key_of
-from .models import StateUpdate
+from .merging import Merge, concern_the_same, key_of, together
 from .observing import Observations
 
 __all__ = ["MOST_MERGED", "gather", "joins", "outcomes"]
@@ -46,11 +45,15 @@ def gather(lane: Lane, course: Course, most: int) -> Entry:
     Returns the new head: the group, or the old one where nothing joins it. At most `most` join.
     """
     head = lane.first
+    first = head.update
+    assert first is not None
     merge = Merge(course.limits)
     assigned: dict[str, dict[str, Any]] = {}
     members: list[Entry] = []
     for entry in islice(chain((head,), lane.behind or ()), min(most, MOST_MERGED)):
         if entry.update is None or not joins(head, entry):
+            break
+        if not concern_the_same(first, entry.update):
             break
         payload = entry.update.payload()
         if not merge.take(payload):
@@ -60,7 +63,7 @@ def gather(lane: Lane, course: Course, most: int) -> Entry:
         members.append(entry)
     if len(members) < 2:
         return head
-    update = StateUpdate.within(course.limits, {"dialog_id": head.dialog_id, **assigned})
+    update = together(course.limits, first, assigned)
     group = Entry(
         Kind.ASSIGN,
         head.dialog_id,
@@ -79,7 +82,8 @@ def gather(lane: Lane, course: Course, most: int) -> Entry:
     )
     group.accepted_at = head.accepted_at
     try:
-        group.requests = course.writes(group)
+        course.api.check(update)
+        course.request(group)
     except CognigyError:
         # What the API cannot carry must not take the others along.
         return head

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .background import TaskOwner, forks, home_of_this_task
+from .background import TaskOwner, forks, home_of_this_task, monotonic_clock
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
+from .logs import log
 from .models import CloseReport
 
 if TYPE_CHECKING:
+    from .audit.trail import AuditTrail
     from .dispatcher import Dispatcher
     from .metrics import Metrics
     from .room import Room
     from .transports import Transport
 
 __all__ = ["Life"]
-
-logger = logging.getLogger("cognigy_async")
 
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
 
@@ -41,15 +41,20 @@ class _Events:
         self.ended = anyio.Event()
         self.closed = anyio.Event()
         self.cut = anyio.CancelScope()
+        self.closing = anyio.CancelScope()
+        self.draining = anyio.CancelScope()
 
 
 class Life:
     """Opens the engine of one client, says where and when it may be used, and closes it."""
 
-    def __init__(self, hooks: Hooks, room: Room, metrics: Metrics) -> None:
+    def __init__(
+        self, hooks: Hooks, room: Room, metrics: Metrics, audit: AuditTrail | None
+    ) -> None:
         self._hooks = hooks
         self._room = room
         self._metrics = metrics
+        self._audit = audit
         self._owner = TaskOwner()
         self.engine: Dispatcher
         """What carries updates out; there once the client is open."""
@@ -60,6 +65,7 @@ class Life:
         self._loop: Any = None
         self._forks = 0
         self._closing = False
+        self._draining = False
         self.accepting = False
         """Whether updates are taken."""
         self.report: CloseReport | None = None
@@ -88,7 +94,7 @@ class Life:
         if not self.was_opened:
             raise ClientClosedError("the client is not open: use it inside `async with`")
         self.check_home()
-        if not self.accepting:
+        if not self.accepting and not (self._draining and self._hooks.called_us()):
             raise ClientClosedError("the client is closed and takes no more updates")
 
     async def open(self, engine: Callable[[], Dispatcher], transport: Transport) -> None:
@@ -100,11 +106,16 @@ class Life:
         self._forks = forks()
         self._transport = transport
         self.engine = engine()
+        if self._audit is not None:
+            self.engine.settlement.audit = self._audit
+            self._audit.start(monotonic_clock())
         self.was_opened = True
         self._events = events = _Events()
         await self._owner.start(partial(self._run, self.engine, events))
         try:
             await events.started.wait()
+            if self._audit is not None:
+                await self._audit.ready()
         except BaseException:
             await self.leave(drain=False)
             raise
@@ -120,9 +131,12 @@ class Life:
                 try:
                     await engine.run(events.started, events.stop, events.cut)
                 finally:
+                    # First: who is woken by an outcome must not come in again.
+                    self.accepting = self._draining = False
+                    engine.close()
                     events.worked.set()
         finally:
-            self.accepting = False
+            self.accepting = self._draining = False
             for event in (events.started, events.worked, events.ended):
                 event.set()
 
@@ -146,23 +160,45 @@ class Life:
             return self.report
         self.check_home()
         if self._closing:
-            await events.closed.wait()
-            return self.report or NOTHING_DONE
+            return await self._hasten(events, drain=drain, timeout=timeout)
         self._closing = True
         self.accepting = False
         self._room.close()
         report = NOTHING_DONE
+        deadline = events.closing.deadline = anyio.current_time() + timeout
         try:
-            with anyio.move_on_after(timeout):
+            with events.closing:
                 if drain:
-                    await self.engine.flush()
+                    with events.draining:
+                        await self._drain()
+                self._draining = False
                 events.stop.set()
                 await events.worked.wait()
                 await self._hooks.drained()
         finally:
             with anyio.CancelScope(shield=True):
-                self.report = report = await self._finish(self.engine, events)
+                self.report = report = await self._finish(self.engine, events, deadline)
         return report
+
+    async def _drain(self) -> None:
+        """Until everything is settled and delivered, what callbacks write meanwhile included."""
+        self._draining = True
+        settlement, hooks = self.engine.settlement, self._hooks
+        self.engine.linger_no_more()
+        while settlement.busy or hooks.busy:
+            await settlement.flush()
+            await hooks.drained()
+
+    async def _hasten(self, events: _Events, *, drain: bool, timeout: float) -> CloseReport:
+        """Wait for a close that is under way, and let it take no longer than is asked for now."""
+        if not drain:
+            events.draining.cancel()
+        with anyio.move_on_after(timeout):
+            await events.closed.wait()
+        if not events.closed.is_set():
+            events.closing.cancel()
+            await events.closed.wait()
+        return self.report or NOTHING_DONE
 
     async def _close_transport(self) -> None:
         try:
@@ -170,9 +206,9 @@ class Life:
                 await self._transport.aclose()
         except Exception as error:
             # Everything is settled; connections that do not close must not hide that.
-            logger.warning("the transport could not be closed: %s", type(error).__name__)
+            log(WARNING, "the transport could not be closed: %s", type(error).__name__)
 
-    async def _finish(self, engine: Dispatcher, events: _Events) -> CloseReport:
+    async def _finish(self, engine: Dispatcher, events: _Events, deadline: float) -> CloseReport:
         """Cut off what is left, and say what was done."""
         try:
             events.stop.set()
@@ -180,7 +216,9 @@ class Life:
             await events.worked.wait()
             events.stop_hooks.set()
             await events.ended.wait()
-            undelivered = await self._hooks.bury_rest()
+            await self._hooks.bury_rest()
+            if self._audit is not None:
+                await self._audit.close(deadline - anyio.current_time())
             with anyio.move_on_after(CLOSING_TIME):
                 await self._close_transport()
             metrics = self._metrics
@@ -189,7 +227,7 @@ class Life:
                 failed=metrics.failed,
                 ambiguous=metrics.ambiguous,
                 unsent=tuple(engine.settlement.unsent),
-                undelivered=undelivered,
+                undelivered=metrics.events_dropped,
             )
         finally:
             events.closed.set()

@@ -14,7 +14,7 @@ from typing import Any
 from .limits import ENVELOPE, Limits, encode
 from .updates import StateUpdate
 
-__all__ = ["Merge", "key_of", "merges"]
+__all__ = ["Merge", "concern_the_same", "key_of", "merges", "together"]
 
 
 def merges(update: StateUpdate) -> bool:
@@ -24,6 +24,21 @@ def merges(update: StateUpdate) -> bool:
     be repeated blindly, and that would hold for all the variables sent with it.
     """
     return update.next_step is None and update.if_match is None
+
+
+def concern_the_same(one: StateUpdate, other: StateUpdate) -> bool:
+    """Whether two updates of a dialog name the same user and the same profile."""
+    return one.user_id == other.user_id and one.profile_id == other.profile_id
+
+
+def together(limits: Limits, first: StateUpdate, assigned: Mapping[str, Any]) -> StateUpdate:
+    """The update that assigns what several do, of which this is the first.
+
+    Raises:
+        UpdateValidationError: it cannot be.
+    """
+    people = {"user_id": first.user_id, "profile_id": first.profile_id}
+    return StateUpdate.within(limits, {"dialog_id": first.dialog_id, **people, **assigned})
 
 
 def key_of(update_ids: Iterable[str]) -> str:

@@ -104,6 +104,9 @@ class MetricsSnapshot:
         events_delivered, events_failed, events_dropped: calls of callbacks that worked, that did
             not, and events that went to the dead letters.
         threads_abandoned: synchronous callbacks that still run past their timeout.
+        audit_written, audit_failed, audit_dropped: records that sinks took, that they failed with
+            for good, and that found their queue full or were left over when the client closed;
+            each sink counts for itself.
     """
 
     applied: int
@@ -124,6 +127,9 @@ class MetricsSnapshot:
     events_failed: int
     events_dropped: int
     threads_abandoned: int
+    audit_written: int
+    audit_failed: int
+    audit_dropped: int
 
 
 class Metrics:
@@ -147,6 +153,9 @@ class Metrics:
         self.events_failed = 0
         self.events_dropped = 0
         self.threads_abandoned = 0
+        self.audit_written = 0
+        self.audit_failed = 0
+        self.audit_dropped = 0
 
     @property
     def persistence_rate(self) -> float:
@@ -180,6 +189,9 @@ class Metrics:
             events_failed=self.events_failed,
             events_dropped=self.events_dropped,
             threads_abandoned=self.threads_abandoned,
+            audit_written=self.audit_written,
+            audit_failed=self.audit_failed,
+            audit_dropped=self.audit_dropped,
         )
 
     def __repr__(self) -> str:

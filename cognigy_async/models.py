@@ -25,14 +25,14 @@ class UpdateResult:
         latency: seconds from its first request to its answer, waits between included.
         queued: seconds from its acceptance to its first request.
         merged: how many updates its request carried, 1 where nothing was coalesced.
-        carried_by: the `Idempotency-Key` of that request, without the number of a part.
     """
 
     __slots__ = (
         "_body",
+        "_carried_by",
         "_content",
+        "_versioned",
         "attempts",
-        "carried_by",
         "dialog_id",
         "etag",
         "latency",
@@ -54,6 +54,8 @@ class UpdateResult:
         content: bytes,
         merged: int = 1,
         carried_by: str | None = None,
+        *,
+        versioned: bool = True,
     ) -> None:
         self.dialog_id = dialog_id
         self.update_id = update_id
@@ -63,17 +65,23 @@ class UpdateResult:
         self.latency = latency
         self.queued = queued
         self.merged = merged
-        self.carried_by = carried_by if carried_by is not None else update_id
+        self._carried_by = carried_by
         self._content: bytes | None = content
         self._body: Any = None
+        self._versioned = versioned
 
     @property
     def body(self) -> Any:
-        """The parsed answer; None where it is empty or no JSON."""
+        """The parsed answer, to the last request of several; None where it is empty or no JSON."""
         if self._content is not None:
             self._body = parse(self._content)
             self._content = None
         return self._body
+
+    @property
+    def carried_by(self) -> str:
+        """The `Idempotency-Key` of its request, without the number of a part."""
+        return self._carried_by if self._carried_by is not None else self.update_id
 
     def share(self, update_id: str, queued: float, merged: int) -> UpdateResult:
         """The same result for one of `merged` updates that its request carried."""
@@ -88,12 +96,14 @@ class UpdateResult:
             self._content or b"",
             merged,
             self.carried_by,
+            versioned=self._versioned,
         )
 
     @property
     def version(self) -> int | None:
         """The state's version number after the update, where the server tells it."""
-        return version_in(self.body)
+        # Elsewhere a variable may have that name.
+        return version_in(self.body) if self._versioned else None
 
     def __repr__(self) -> str:
         return (

@@ -12,7 +12,7 @@ from .checks import checked_seconds
 from .errors import CognigyError, ConfigurationError
 from .groups import MOST_MERGED
 from .limits import Limits
-from .merging import Merge, merges
+from .merging import Merge, concern_the_same, merges, together
 from .rows import Row, parsed
 from .updates import StateUpdate
 
@@ -120,7 +120,7 @@ class _Count:
         self._api = api
         self._limits = limits if limits is not None else api.limits
         self._coalesce = coalesce
-        self._open: dict[str, tuple[Merge, int]] = {}
+        self._open: dict[str, tuple[Merge, int, StateUpdate]] = {}
         self.dialogs: set[str] = set()
         self.updates = 0
         self.invalid = 0
@@ -130,6 +130,7 @@ class _Count:
         """Count one input."""
         try:
             update = parsed(row, self._limits)
+            self._api.check(update)
             alone = self._requests(update)
         except CognigyError:
             self.invalid += 1
@@ -151,23 +152,28 @@ class _Count:
             self._close(dialog_id)
             return False
         payload = update.payload()
-        merge, members = self._open.get(dialog_id, (None, 0))
-        if merge is None or members == MOST_MERGED or not merge.take(payload):
+        merge, members, first = self._open.get(dialog_id, (Merge(self._limits), 0, update))
+        apart = members == MOST_MERGED or not concern_the_same(first, update)
+        if apart or not merge.take(payload):
             self._close(dialog_id)
-            merge, members = Merge(self._limits), 0
+            merge, members, first = Merge(self._limits), 0, update
             if not merge.take(payload):
                 return False
-        self._open[dialog_id] = (merge, members + 1)
+        if not members:
+            # Of the first one no values are kept.
+            first = together(self._limits, update, {"next_step": "-"})
+        self._open[dialog_id] = (merge, members + 1, first)
         return True
 
     def _close(self, dialog_id: str) -> None:
-        merge, members = self._open.pop(dialog_id, (None, 0))
-        if merge is None:
+        if dialog_id not in self._open:
             return
+        merge, members, first = self._open.pop(dialog_id)
         # Sizes were looked at already; how many requests it takes depends on what is assigned.
         assigned: dict[str, Any] = {name: dict.fromkeys(of, 0) for name, of in merge.names.items()}
         try:
-            stand_in = StateUpdate.within(self._limits, {"dialog_id": dialog_id, **assigned})
+            stand_in = together(self._limits, first, assigned)
+            self._api.check(stand_in)
             self.requests += self._requests(stand_in)
         except CognigyError:
             self.requests += members
@@ -179,11 +185,12 @@ class _Count:
 def _limits_of(rate_limit: Limit | Sequence[Limit] | None) -> Sequence[Limit]:
     if rate_limit is None:
         return ()
-    several = rate_limit if isinstance(rate_limit, list | tuple) else (rate_limit,)
+    several = rate_limit if isinstance(rate_limit, Sequence) else (rate_limit,)
     for limit in several:
         if not hasattr(limit, "capacity"):
             raise ConfigurationError(
-                f"rate_limit={limit!r}: a plan needs numbers, for example RateLimit(1000, per=300)"
+                f"rate_limit={rate_limit!r}: a plan needs numbers, "
+                "for example RateLimit(1000, per=300)"
             )
     return several
 

@@ -5,14 +5,15 @@ Synchronous; the dispatcher calls it after a request and does what it says.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable
+from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .entries import Entry, Kind
 from .lanes import Lane, Lanes, LaneState
+from .logs import log
 from .pacing import DialogPauses, Outage, RepeatBudget, TenantPause
 from .retry import OUTAGE, REPEATED, RetryPolicy, Verdict
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from .metrics import Metrics
 
 __all__ = ["Recovery"]
-
-logger = logging.getLogger("cognigy_async")
 
 SPARE_REPEATS = 10
 """Repeats that are allowed beyond one for each worker and the share of first attempts."""
@@ -40,6 +39,7 @@ class Recovery:
         policy: the client's own; what one update is given decides about that update only.
         max_in_flight: requests at a time.
         clock: seconds, monotonic.
+        no_places: whether updates not yet sent would find no place for their events.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class Recovery:
         max_in_flight: int,
         clock: Callable[[], float],
         metrics: Metrics,
+        no_places: Callable[[], bool],
     ) -> None:
         self._lanes = lanes
         self._policy = policy
         self._clock = clock
         self._metrics = metrics
+        self._no_places = no_places
         self.tenant = TenantPause(max_in_flight)
         self.dialogs = DialogPauses()
         self._budget = RepeatBudget(policy.budget, max_in_flight + SPARE_REPEATS)
@@ -116,9 +118,7 @@ class Recovery:
             if named is None:
                 named = self._policy.backoff(self.tenant.strikes + 1, failure.error, now)
             self.tenant.throttle(now, began, named, random.random())
-            logger.warning(
-                "tenant throttled for %.1f s", named, extra={"seconds": named, "scope": "tenant"}
-            )
+            log(WARNING, "tenant throttled for %.1f s", named, seconds=named, scope="tenant")
 
     def count(self, reason: str, entry: Entry, wait: float) -> None:
         """Put a repeat into metrics and log."""
@@ -126,19 +126,18 @@ class Recovery:
         if entry.watch is not None:
             entry.watch.retrying(entry.index, reason, wait)
         what = "a read" if entry.kind is Kind.READ else f"update {entry.update_id}"
-        logger.info(
-            "retry of %s of dialog %s in %.2f s: %s",
+        log(
+            INFO,
+            "retry of %s of dialog %r in %.2f s: %s",
             what,
             entry.dialog_id,
             wait,
             reason,
-            extra={
-                "dialog_id": entry.dialog_id,
-                "update_id": entry.update_id,
-                "attempt": entry.attempts,
-                "reason": reason,
-                "seconds": wait,
-            },
+            dialog_id=entry.dialog_id,
+            update_id=entry.update_id,
+            attempt=entry.attempts,
+            reason=reason,
+            seconds=wait,
         )
 
     # Time.
@@ -150,7 +149,8 @@ class Recovery:
     def release(self, now: float) -> int:
         """Let go those that wait for the server, as the budget or the next probe allows."""
         outage = self.outage
-        if outage.wants_another and now >= outage.opens():
+        # Those that wait for the server have their places; a fresh one could not be sent without.
+        if outage.wants_another and now >= outage.opens() and not self._no_places():
             fresh = self._lanes.promote_bulk()
             if fresh is not None:
                 outage.probe_with(fresh, now)
@@ -176,5 +176,5 @@ class Recovery:
             return self._policy.backoff(failures, None, self._clock())
         except Exception as error:
             # The strategy is the user's own, and the outage is everybody's.
-            logger.error("the wait strategy failed with %s", type(error).__name__)  # noqa: TRY400
+            log(ERROR, "the wait strategy failed with %s", type(error).__name__)
             return FALLBACK_BACKOFF

@@ -6,9 +6,9 @@ decided in synchronous code after the one await.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
+from logging import ERROR
 from typing import TYPE_CHECKING
 
 from .background import is_failure
@@ -17,6 +17,7 @@ from .entries import Action, Entry, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
 from .groups import MOST_MERGED, gather
 from .lanes import Lane, Lanes
+from .logs import log
 from .recovery import Recovery
 from .retry import Trouble, Verdict
 from .settlement import Settlement
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from .transports import Transport
 
 __all__ = ["Sender"]
-
-logger = logging.getLogger("cognigy_async")
 
 
 class Sender:
@@ -83,66 +82,82 @@ class Sender:
         if entry.deadline is not None and began >= entry.deadline:
             self._settlement.expire(lane)
             return
-        if entry.coalesces and lane.behind and entry.sent_at is None:
-            entry = gather(lane, self._course, self._hooks.places(MOST_MERGED))
         following: Next
-        if entry.watch is not None:
-            if not entry.cleared and entry.is_delicate:
-                await self._clear(lane, entry.watch)
-                return
-            entry.cleared = False
         try:
-            request = self._course.request(entry)
-            if entry.observations is not None:
-                entry.observations.request_starts(request, entry.attempts + 1)
-            request.headers[token.header] = token.value
-            if entry.sent_at is None:
-                self._begin(entry, began)
-            entry.attempts += 1
-            metrics = self._metrics
-            metrics.requests += 1
-            metrics.in_flight += 1
+            if entry.coalesces and lane.behind and entry.sent_at is None:
+                entry = gather(lane, self._course, self._hooks.places(MOST_MERGED))
+            if entry.watch is not None:
+                if not entry.cleared and entry.is_delicate:
+                    await self._clear(lane, entry.watch)
+                    return
+                entry.cleared = False
             try:
-                response = await self._transport.send(request, timeout=entry.timeout)
-            except BaseException as error:
+                request = self._course.request(entry)
                 if entry.observations is not None:
-                    entry.observations.request_ends(request, None, error)
-                raise
-            finally:
-                metrics.in_flight -= 1
-            if entry.observations is not None:
-                entry.observations.request_ends(request, response, None)
-            verdict = self._api.verdict(response)
-            if verdict is Verdict.UNAUTHORIZED:
-                refusal = self._api.error(request, response, 0.0)
-                self._unauthorized(lane, token, refusal, began)
-                return
-            entry.refused_token = None
-            if self._recovery.heard(verdict, began):
-                self._sleepers.wake()
-            now = self._clock()
-            following = self._course.answered(entry, verdict, request, response, now, time.time())
-        except (NotSentError, NoResponseError) as error:
-            following = self._course.unanswered(entry, error)
-        except CognigyError as error:
-            following = Done(error=error)
-        except BaseException as error:
-            lost = NoResponseError(f"The request failed with {type(error).__name__}")
-            lost.__cause__ = error
-            if not is_failure(error):
-                self._cut(lane, lost)
-                raise
-            following = self._course.unanswered(entry, lost)
-        self.apply(lane, following, began)
+                    entry.observations.request_starts(request, entry.attempts + 1)
+                request.headers[token.header] = token.value
+                if entry.sent_at is None:
+                    self._begin(entry, began)
+                entry.attempts += 1
+                metrics = self._metrics
+                metrics.requests += 1
+                metrics.in_flight += 1
+                try:
+                    response = await self._transport.send(request, timeout=entry.timeout)
+                except BaseException as error:
+                    if entry.observations is not None:
+                        entry.observations.request_ends(request, None, error)
+                    raise
+                finally:
+                    metrics.in_flight -= 1
+                if entry.observations is not None:
+                    entry.observations.request_ends(request, response, None)
+                verdict = self._api.verdict(response)
+                if verdict is Verdict.UNAUTHORIZED:
+                    refusal = self._api.error(request, response, 0.0)
+                    self._unauthorized(lane, token, refusal, began)
+                    return
+                entry.refused_token = None
+                if self._recovery.heard(verdict, began):
+                    self._sleepers.wake()
+                now = self._clock()
+                following = self._course.answered(
+                    entry, verdict, request, response, now, time.time()
+                )
+            except (NotSentError, NoResponseError) as error:
+                following = self._course.unanswered(entry, error)
+            except CognigyError as error:
+                following = Done(error=error)
+            except BaseException as error:
+                lost = NoResponseError(f"The request failed with {type(error).__name__}")
+                lost.__cause__ = error
+                if not is_failure(error):
+                    self._cut(lane, lost)
+                    raise
+                following = self._course.unanswered(entry, lost)
+            self.apply(lane, following, began)
+        except Exception as error:
+            self._break_off(entry, error)
+
+    def _break_off(self, entry: Entry, error: Exception) -> None:
+        """Something failed that must not: this update bears it, and nobody else."""
+        log(ERROR, "update %s broke off: %r", entry.update_id, type(error).__name__)
+        if entry.settled or entry.lane is None:
+            return
+        lost = NoResponseError(f"The update broke off with {type(error).__name__}")
+        lost.__cause__ = error
+        self._lose(entry, lost)
+        self._settlement.give_up(entry.lane)
 
     def _begin(self, entry: Entry, began: float) -> None:
         """The first request of an entry: from now on it counts as sent."""
         entry.sent_at = began
         self._recovery.first_attempt(began)
-        for member in entry.members:
-            member.sent_at = began
-            member.reserved = self._hooks.reserve()
-        if self._hooks.any and entry.kind is not Kind.READ and not entry.members:
+        if entry.members:
+            for member in entry.members:
+                member.sent_at = began
+                member.reserved = self._hooks.reserve()
+        elif self._hooks.any and entry.kind is not Kind.READ:
             entry.reserved = self._hooks.reserve()
 
     async def _clear(self, lane: Lane, watch: UpdateWatch) -> None:
@@ -216,7 +231,7 @@ class Sender:
             waits = self._recovery.failed(lane, failure, began)
         except Exception as error:
             # Strategies are the user's own; what they raise ends this update and nothing else.
-            logger.error("the retry policy failed with %s", type(error).__name__)  # noqa: TRY400
+            log(ERROR, "the retry policy failed with %s", type(error).__name__)
             told = self._settlement.last_error(lane.first)
             told.__cause__ = error
             self._settlement.settle(lane, Done(error=told))
@@ -234,10 +249,16 @@ class Sender:
 
     def _cut(self, lane: Lane, lost: NoResponseError) -> None:
         """A request in flight was torn down."""
-        entry = lane.first
+        self._lose(lane.first, lost)
+        self._on_cut()
+        self._settlement.give_up(lane)
+
+    @staticmethod
+    def _lose(entry: Entry, lost: NoResponseError) -> None:
+        """Nobody will know what became of the request at hand."""
         if entry.trouble is None:
             entry.trouble = Trouble()
         if entry.action is Action.WRITE:
             entry.trouble.lost = entry.trouble.last = lost
-        self._on_cut()
-        self._settlement.give_up(lane)
+        elif entry.trouble.last is None:
+            entry.trouble.last = lost

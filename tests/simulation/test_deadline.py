@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import anyio
 import pytest
+import sniffio
+import trio
+import trio.testing
 
 from cognigy_async import (
+    AccessToken,
     AmbiguousUpdateError,
+    ApiKey,
     AsyncStateClient,
     BadRequestError,
     ClientClosedError,
@@ -37,6 +43,7 @@ from tests.simulation.world import (
     turns,
     until,
 )
+from tests.virtual_time import VirtualClockLoop
 
 
 def row(seq: int, dialog_id: str = "d", **fields: Any) -> dict[str, Any]:
@@ -47,6 +54,18 @@ async def waited_for(call: Any) -> tuple[float, Any]:
     start = anyio.current_time()
     outcome = await outcome_of(call)
     return anyio.current_time() - start, outcome
+
+
+def jump(seconds: float) -> None:
+    """As if something had blocked the event loop."""
+    if sniffio.current_async_library() == "trio":
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.jump(seconds)
+    else:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualClockLoop)
+        loop.jump(seconds)
 
 
 def about(seconds: float) -> Any:
@@ -188,6 +207,33 @@ async def test_deadline_settles_what_waits_for_room() -> None:
         await first
         await client.update("e", session={"a": 1}, deadline=20)
     assert [sent.dialog_id for sent in wire.sent] == ["d", "e"]
+
+
+async def test_deadline_that_a_pause_does_not_allow_does_not_wait_for_room() -> None:
+    wire = Wire()
+    wire.script(throttled("60"))
+    async with client_of(wire, max_pending=1) as client:
+        client.submit_nowait(row(0))
+        await until(lambda: wire.sent)
+        await turns(20)
+        seconds, error = await waited_for(client.update("e", session={"a": 1}, deadline=30))
+    assert seconds == 0
+    assert isinstance(error, DeadlineExceededError)
+
+
+async def test_deadline_that_passes_while_the_event_loop_is_blocked() -> None:
+    """Nothing had its turn in time, and still nothing is sent too late."""
+
+    class Blocking(ApiKey):
+        async def get_token(self) -> AccessToken:
+            jump(3)
+            return await super().get_token()
+
+    wire = Wire()
+    async with client_of(wire, auth=Blocking("key")) as client:
+        error = await outcome_of(client.update("d", session={"a": 1}, deadline=2))
+        assert isinstance(error, DeadlineExceededError)
+    assert not wire.sent
 
 
 async def test_deadline_settles_what_waits_for_a_token() -> None:

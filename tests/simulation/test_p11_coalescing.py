@@ -24,6 +24,8 @@ from cognigy_async import (
     Response,
     RetryPolicy,
     RuntimeApi,
+    ServerError,
+    SessionsApi,
     StateUpdate,
     UpdateError,
     UpdateEvent,
@@ -33,6 +35,7 @@ from cognigy_async import (
 )
 from cognigy_async.emulator import Emulator, Faults
 from cognigy_async.emulator.state import Dialog, Merge
+from cognigy_async.observing import Observations
 from tests.chance import Chance
 from tests.simulation.world import (
     BASE_URL,
@@ -280,10 +283,21 @@ async def test_p11_coalescing_needs_the_same_terms() -> None:
         submit(client, 5, timeout=2)
         submit(client, 6, 7, deadline=60)
         submit(client, 8, deadline=61)
+        submit(client, 11)
         async with client.update_many([row(9), row(10)]) as outcomes:
             assert [outcome.ok async for outcome in outcomes] == [True, True]
-    expected = ["v0"], ["v1", "v2", "v3"], ["v4"], ["v5"], ["v6", "v7"], ["v8"], ["v10", "v9"]
-    assert bodies(wire) == list(expected)
+    expected = ["v0"], ["v1", "v2", "v3"], ["v4"], ["v5"], ["v6", "v7"], ["v8"]
+    assert bodies(wire) == [*expected, ["v11"], ["v10", "v9"]]
+
+
+async def test_p11_coalescing_needs_the_same_user_and_profile() -> None:
+    wire = Wire()
+    async with coalescing(wire, api=SessionsApi()) as client:
+        for seq, user in enumerate(("u-1", "u-1", "u-2", "u-2", "u-1")):
+            client.submit_nowait(row(seq, user_id=user))
+        await client.flush()
+    sent = [(body["userId"], sorted(body["context"])) for body in (one.body for one in wire.sent)]
+    assert sent == [("u-1", ["v0", "v1"]), ("u-2", ["v2", "v3"]), ("u-1", ["v4"])]
 
 
 async def test_p11_coalescing_equal_policies_are_the_same_terms() -> None:
@@ -546,6 +560,21 @@ async def test_p11_coalescing_a_group_that_is_cut_off_is_ambiguous_and_the_rest_
     assert [update.update_id for update in report.unsent] == ["u3", "u4"]
 
 
+async def test_p11_coalescing_a_group_that_backs_off_is_settled_by_a_close() -> None:
+    wire = Wire()
+    wire.script(503)
+    async with coalescing(wire, retry=every(60)) as client:
+        group = submit(client, 0, 1)
+        await anyio.sleep(1)
+        rest = submit(client, 2)
+        report = await client.aclose(drain=False)
+        errors = [await outcome_of(handle) for handle in group]
+        assert [type(error) for error in errors] == [ServerError] * 2
+        assert isinstance(await outcome_of(rest[0]), ClientClosedError)
+    assert (report.failed, len(report.unsent)) == (2, 1)
+    assert client.metrics.pending == 0
+
+
 # One record for each update.
 
 
@@ -606,6 +635,25 @@ async def test_p11_coalescing_a_callback_may_update_its_own_dialog() -> None:
         await client.flush()
     assert client.metrics.applied == 6
     assert anyio.current_time() < 1
+
+
+async def test_p11_coalescing_places_with_the_callbacks_are_taken_when_a_group_is_sent() -> None:
+    wire = Wire(takes=1)
+    client = coalescing(wire)
+    held = anyio.Event()
+
+    @client.on_state_updated(max_queue=5, timeout=1000)
+    async def hook(_: UpdateEvent) -> None:
+        await held.wait()
+
+    async with client:
+        for dialog_id in "de":
+            for seq in range(3):
+                client.submit_nowait(row(seq, dialog_id))
+        await anyio.sleep(0.5)
+        # The group of the first dialog has three places before any of its events is there.
+        assert bodies(wire) == [["v0", "v1", "v2"], ["v0", "v1"]]
+        held.set()
 
 
 class Watching:
@@ -737,6 +785,38 @@ async def test_p11_coalescing_flush_leaves_no_lingering_behind_what_is_in_flight
         start = anyio.current_time()
         await client.flush()
         assert anyio.current_time() - start < 3
+
+
+async def test_p11_coalescing_a_close_does_not_linger_for_what_callbacks_write() -> None:
+    wire = Wire()
+    client = coalescing(wire, linger=5.0)
+
+    @client.on_state_updated
+    async def hook(event: UpdateEvent) -> None:
+        if event.update_id == "u0":
+            await client.update("e", session={"seen": 1})
+
+    async with client:
+        submit(client, 0)
+        start = anyio.current_time()
+    assert anyio.current_time() - start < 1
+    assert client.metrics.applied == 2
+
+
+async def test_p11_coalescing_what_breaks_at_one_member_keeps_no_other_from_its_outcome() -> None:
+    wire = Wire()
+
+    class Broken(Observations):
+        def settled(self, error: BaseException | None, attempts: int) -> None:
+            raise ZeroDivisionError
+
+    async with coalescing(wire) as client:
+        first, second, third = submit(client, 0, 1, 2)
+        second.entry.observations = Broken((), "update", "d", "u1")
+        assert isinstance(await first, UpdateResult)
+        assert isinstance(await third, UpdateResult)
+        assert second.done()
+        assert isinstance(await client.update("d", session={"a": 1}), UpdateResult)
 
 
 @pytest.mark.parametrize("apart", [{"next_step": "s"}, {"if_match": '"0"'}], ids=str)

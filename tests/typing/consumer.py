@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+import dataclasses
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, assert_type
 
+import aiohttp
 import httpx
 import tenacity
 from pydantic import SecretStr
@@ -60,7 +64,7 @@ class Looks:
     def accepted(
         self, operation: ca.Operation, dialog_id: str, update_id: str
     ) -> ca.Observation | None:
-        assert_type(operation, Literal["update", "modify", "read"])
+        assert_type(operation, Literal["update", "modify", "read", "reset"])
         return self
 
     def request_starts(self, request: ca.Request, attempt: int) -> None:
@@ -74,7 +78,13 @@ class Looks:
 
 
 def transports() -> list[ca.Transport]:
-    return [OwnTransport(), ca.HttpxTransport(), ca.HttpxTransport(httpx.AsyncClient())]
+    return [
+        OwnTransport(),
+        ca.HttpxTransport(),
+        ca.HttpxTransport(httpx.AsyncClient(), max_response_bytes=1_000_000),
+        ca.AiohttpTransport(),
+        ca.AiohttpTransport(aiohttp.ClientSession(), max_response_bytes=1_000_000),
+    ]
 
 
 def apis() -> list[ca.StateApi]:
@@ -84,6 +94,10 @@ def apis() -> list[ca.StateApi]:
     return [
         ca.RuntimeApi(),
         ca.RuntimeApi(honours_idempotency_keys=True, is_dialog_throttle=is_dialogs_own),
+        ca.SessionsApi(),
+        ca.SessionsApi(
+            user_id="u-1", inject="replace", reads_state=True, is_dialog_throttle=is_dialogs_own
+        ),
     ]
 
 
@@ -98,9 +112,64 @@ def client() -> ca.AsyncStateClient:
         retry=policy(),
         limits=ca.Limits(max_depth=2),
         on_failure="pause",
+        coalesce=True,
+        linger=0.05,
         timeout=5.0,
+        audit=sinks(),
         transport=transports()[0],
+        allow_insecure=True,
     )
+
+
+class OwnSink:
+    """An audit sink of the user's."""
+
+    strict = False
+    max_queue = 100
+
+    def open(self) -> None: ...
+
+    def write(self, records: Sequence[ca.AuditRecord], /) -> None:
+        for record in records:
+            assert_type(record.timestamp, datetime)
+            assert_type(record.payload_sha256, str | None)
+            assert_type(record.variables, tuple[str, ...])
+            assert_type(record.metadata, Mapping[str, str])
+
+    def close(self) -> None: ...
+
+
+class ShortSink(ca.AuditSink):
+    """Another one."""
+
+    def write(self, records: Sequence[ca.AuditRecord], /) -> None:
+        print(len(records))
+
+
+def sinks() -> list[ca.AuditSink]:
+    file = ca.JsonLinesAudit(
+        Path("audit.jsonl"),
+        key=SecretStr("key"),
+        max_bytes=1_000_000,
+        fsync=True,
+        strict=True,
+        max_queue=1000,
+    )
+    assert_type(file.head, str | None)
+    assert_type(file.path, Path)
+    memory = ca.MemoryAudit(100)
+    assert_type(memory.records, tuple[ca.AuditRecord, ...])
+    ca.AsyncStateClient("https://api.example", auth=ca.ApiKey("key"), audit=OwnSink())
+    return [file, memory, ca.LoggingAudit("audit", level=10), OwnSink(), ShortSink()]
+
+
+def verifying() -> None:
+    report = ca.verify_audit(["audit.jsonl"], key="key", heads=["0" * 64], after=None)
+    assert_type(report, ca.AuditReport)
+    assert_type(report.ok, bool)
+    assert_type(report.faults, tuple[ca.AuditFault, ...])
+    for record in ca.read_audit("audit.jsonl"):
+        assert_type(record, ca.AuditRecord)
 
 
 def policy() -> ca.RetryPolicy:
@@ -133,10 +202,17 @@ async def writing(client: ca.AsyncStateClient) -> None:
         next_step="process_checkout",
         if_match='"7"',
         update_id="u-1",
+        user_id="u-1",
+        profile_id="0123456789abcdef01234567",
         retry=policy(),
         timeout=3.0,
+        deadline=10.0,
+        coalesce=True,
+        metadata={"actor": "agent-7"},
     )
     assert_type(result, ca.UpdateResult)
+    assert_type(result.merged, int)
+    assert_type(result.carried_by, str)
     assert_type(result.dialog_id, str)
     assert_type(result.update_id, str)
     assert_type(result.status, int)
@@ -156,6 +232,9 @@ async def writing(client: ca.AsyncStateClient) -> None:
     assert_type(update.next_step, str | None)
     assert_type(update.if_match, str | None)
     assert_type(update.update_id, str | None)
+    assert_type(update.user_id, str | None)
+    assert_type(update.profile_id, str | None)
+    assert_type(update.metadata, dict[str, str])
     assert_type(update.fields(), dict[str, Any])
     assert_type(update.replace(next_step="n"), ca.StateUpdate)
     assert_type(ca.StateUpdate.within(ca.Limits(), update.fields()), ca.StateUpdate)
@@ -200,6 +279,46 @@ async def writing_many(client: ca.AsyncStateClient) -> None:
     await stream.aclose()
 
 
+@dataclasses.dataclass(frozen=True)
+class Tenant:
+    capacity: int = 1000
+    per: float = 300.0
+    guard: float = 0.005
+    burst: int | None = None
+
+
+def planning() -> None:
+    found = ca.plan(
+        [ca.StateUpdate("d-1", session={"a": 1}), {"dialog_id": "d-2", "session": {"a": 1}}],
+        rate_limit=Tenant(),
+        coalesce=True,
+        limits=ca.Limits(),
+        session_ttl=1800.0,
+        api=ca.RuntimeApi(),
+    )
+    assert_type(found, ca.Plan)
+    assert_type(found.requests, int)
+    assert_type(found.dialogs, int)
+    assert_type(found.seconds, float | None)
+    assert_type(found.warning, str | None)
+    ca.plan([], rate_limit=[Tenant(), Tenant()])
+
+
+async def resetting(client: ca.AsyncStateClient) -> None:
+    reset = await client.reset_context(
+        "s-1",
+        user_id="u-1",
+        flow_reference_id="f",
+        entrypoint="e",
+        retry=policy(),
+        timeout=1.0,
+    )
+    assert_type(reset, ca.UpdateResult)
+    assert_type(await client.reset_state("s-1", user_id="u-1"), ca.UpdateResult)
+    found: ca.Injection | None = await ca.probe_inject(client, "s-1", user_id="u-1")
+    assert_type(found, Literal["merge", "merge recursively", "replace"] | None)
+
+
 async def reading(client: ca.AsyncStateClient) -> None:
     state = await client.get_state("d-1", retry=policy(), timeout=1.0)
     assert_type(state, ca.DialogState)
@@ -216,6 +335,7 @@ async def reading(client: ca.AsyncStateClient) -> None:
 
     assert_type(await client.modify("d-1", visit), ca.UpdateResult | None)
     await client.modify("d-1", lambda s: {"session": {"n": s.version}}, timeout=1.0)
+    await client.modify("d-1", visit, metadata={"actor": "agent-7"})
 
 
 def listening(client: ca.AsyncStateClient) -> None:
@@ -227,6 +347,7 @@ def listening(client: ca.AsyncStateClient) -> None:
         assert_type(event.result, ca.UpdateResult | None)
         assert_type(event.error, ca.CognigyError | None)
         assert_type(event.payload, dict[str, Any])
+        assert_type(event.metadata, Mapping[str, str])
 
     def bury(letter: ca.DeadLetter) -> None:
         assert_type(letter.event, ca.UpdateEvent)
@@ -259,6 +380,7 @@ async def living() -> None:
         assert_type(open_client.paused_dialogs(), Mapping[str, ca.DialogPausedError])
         open_client.resume()
         open_client.resume("d-1")
+        assert_type(open_client.is_open, bool)
         assert_type(open_client.close_report, ca.CloseReport | None)
         report = await open_client.aclose(drain=False, timeout=1.0)
     assert_type(report, ca.CloseReport)
@@ -276,11 +398,14 @@ def measuring(client: ca.AsyncStateClient) -> None:
     assert_type(snapshot.retries, Mapping[str, int])
     assert_type(snapshot.latency, ca.Distribution)
     assert_type(snapshot.latency.p99, float)
+    assert_type(snapshot.audit_dropped, int)
 
 
 async def failing(client: ca.AsyncStateClient) -> None:
     try:
         await client.update("d-1", session={"a": 1})
+    except ca.UnsupportedByApiError as unsupported:
+        assert_type(unsupported.path, str)
     except ca.UpdateValidationError as invalid:
         assert_type(invalid.faults, tuple[ca.Fault, ...])
         assert_type(invalid.path, str)
@@ -293,6 +418,8 @@ async def failing(client: ca.AsyncStateClient) -> None:
         assert_type(refused.transient, bool)
     except ca.NoResponseError as lost:
         assert_type(lost.timed_out, bool)
+    except ca.DeadlineExceededError as late:
+        assert_type(late.retry_after, float | None)
     except ca.DialogPausedError as paused:
         assert_type(paused.waiting, int)
     except (
@@ -318,8 +445,11 @@ async def failing(client: ca.AsyncStateClient) -> None:
         assert_type(failed.retry_after, float | None)
         assert_type(failed.applied_parts, int)
         assert_type(failed.detail, str | None)
+        assert_type(failed.code, int | None)
     except (ca.ClientClosedError, ca.ClientUsageError, ca.ConfigurationError, ca.CallbackError):
         raise
+    except ca.AuditError as unaudited:
+        print(unaudited)
     except ca.QueueFullError as full:
         assert_type(full.max_pending, int)
     type_error: type[TypeError] = ca.VariableTypeError

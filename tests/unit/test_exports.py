@@ -14,6 +14,7 @@ import cognigy_async
 
 EXTRAS = (
     "aiohttp",
+    "fastapi",
     "httptools",
     "httpx2",
     "opentelemetry",
@@ -30,6 +31,11 @@ INTERNAL = frozenset(
         "_flight",
         "_oauth",
         "admission",
+        "api.answers",
+        "audit.chain",
+        "audit.channel",
+        "audit.slots",
+        "audit.trail",
         "background",
         "calls",
         "checks",
@@ -44,6 +50,9 @@ INTERNAL = frozenset(
         "life",
         "linger",
         "merging",
+        "logs",
+        "metadata",
+        "names",
         "pacing",
         "recovery",
         "room",
@@ -51,10 +60,14 @@ INTERNAL = frozenset(
         "sender",
         "settlement",
         "sleepers",
+        "transports._aiohttp_session",
+        "transports._content",
+        "transports._failures",
     }
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
+    "audit.records": {"canonical", "record_of"},
     "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from cognigy_async import ServerError
-from cognigy_async.entries import Kind
+from cognigy_async.entries import Entry, Kind
 from cognigy_async.lanes import Lane, Lanes, LaneState
 
 from ._builders import entry
@@ -27,6 +27,13 @@ from ._lanes import (
     settle_and_pause,
     take,
 )
+
+
+def group_of(*members: Entry) -> Entry:
+    group = entry(live=members[0].live, exempt=any(member.exempt for member in members))
+    group.members = members
+    return group
+
 
 MOVES = {
     IDLE: {READY},
@@ -481,3 +488,21 @@ def test_the_repr_counts_by_state() -> None:
     lanes.wait(take(lanes), 1.0)
     assert "2 READY" in repr(lanes)
     assert "1 WAITING" in repr(lanes)
+
+
+@pytest.mark.parametrize("behind", [0, 2])
+def test_a_group_stands_for_its_members(behind: int) -> None:
+    lanes = Lanes()
+    members = [accept(lanes, "d", live=True, exempt=serial == 1) for serial in range(3)]
+    rest = [accept(lanes, "d") for _ in range(behind)]
+    lane = take(lanes)
+    group = group_of(*members)
+    lane.join(group)
+    assert lane.first is group
+    assert lane.entries == [*members, *rest]
+    assert {one.lane for one in (*lane.entries, group)} == {lane}
+    # One head, whatever it carries.
+    assert (lane.live, lane.exempt) == (1, 1)
+    lane.remove(group)
+    assert (lane.live, lane.exempt) == (0, 0)
+    assert lane.entries == rest
