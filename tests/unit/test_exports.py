@@ -32,6 +32,7 @@ INTERNAL = frozenset(
         "_oauth",
         "admission",
         "api.answers",
+        "api.privacy",
         "audit.chain",
         "audit.channel",
         "audit.slots",
