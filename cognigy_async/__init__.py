@@ -46,6 +46,7 @@ if typing.TYPE_CHECKING:
     from .metrics import Distribution, Metrics, MetricsSnapshot
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .pending import PendingUpdate
+    from .quota import RateLimit
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
@@ -84,6 +85,7 @@ __all__ = [
     "PendingUpdate",
     "PermissionDeniedError",
     "QueueFullError",
+    "RateLimit",
     "RateLimitedError",
     "Request",
     "Response",
@@ -139,6 +141,7 @@ _HOMES = {
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",
     "QueueFullError": "errors",
+    "RateLimit": "quota",
     "RateLimitedError": "errors",
     "Request": "messages",
     "Response": "messages",
