@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py              # a table on stdout
     python benchmarks/overhead.py --json       # the same as JSON
+    python benchmarks/overhead.py --rate-limit # with a rate limit that is never reached
     python benchmarks/overhead.py --check      # exit status 1 where a limit is exceeded
 
 CPU time of this process, medians of interleaved runs. The calibration is the least that any client
@@ -20,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-from cognigy_async import ApiKey, AsyncStateClient, Request, Response, StateUpdate
+from cognigy_async import ApiKey, AsyncStateClient, RateLimit, Request, Response, StateUpdate
 
 MANY_LIMIT = 15.0
 LIVE_LIMIT = 25.0
@@ -30,6 +31,8 @@ MEMORY_LIMIT = 30.0
 """Megabytes that a million updates to a million dialogs may add."""
 
 IN_FLIGHT = 32
+
+rate_limit: RateLimit | None = None
 
 
 class NullTransport:
@@ -60,6 +63,7 @@ def client(max_pending: int = 10_000) -> AsyncStateClient:
         transport=NullTransport(),
         max_in_flight=IN_FLIGHT,
         max_pending=max_pending,
+        rate_limit=rate_limit,
     )
 
 
@@ -133,7 +137,18 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=1_000_000, help="updates; 0 to leave it out")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--rate-limit",
+        nargs="?",
+        const=1_000_000,
+        type=int,
+        metavar="N",
+        help="requests in a second; up to 10000 they are remembered one by one",
+    )
     options = parser.parse_args()
+    if options.rate_limit is not None:
+        global rate_limit
+        rate_limit = RateLimit(options.rate_limit, per=1)
     kinds = {"calibration": calibration, "update_many": many, "update": live}
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(options.rounds):

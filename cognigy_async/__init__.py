@@ -43,10 +43,10 @@ if typing.TYPE_CHECKING:
     from .events import DeadLetter, UpdateEvent
     from .limits import Limits
     from .messages import Request, Response
-    from .metrics import Distribution, Metrics, MetricsSnapshot
+    from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .pending import PendingUpdate
-    from .quota import RateLimit
+    from .rate import RateLimit
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
@@ -85,6 +85,7 @@ __all__ = [
     "PendingUpdate",
     "PermissionDeniedError",
     "QueueFullError",
+    "QuotaUse",
     "RateLimit",
     "RateLimitedError",
     "Request",
@@ -141,7 +142,8 @@ _HOMES = {
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",
     "QueueFullError": "errors",
-    "RateLimit": "quota",
+    "QuotaUse": "metrics",
+    "RateLimit": "rate",
     "RateLimitedError": "errors",
     "Request": "messages",
     "Response": "messages",

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from .checks import checked_timeout
 from .entries import Entry, Kind, Sink
-from .errors import Fault, UpdateValidationError, VariableTypeError
+from .errors import ConfigurationError, Fault, UpdateValidationError, VariableTypeError
 from .hooks import Hooks
 from .lanes import LaneState
 from .life import Life
@@ -18,7 +18,10 @@ from .models import Decide, StateUpdate
 from .retry import RetryPolicy
 from .room import Room
 
-__all__ = ["Admission", "Row"]
+__all__ = ["Admission", "Priority", "Row", "is_live", "kind_of"]
+
+Priority: TypeAlias = Literal["live", "bulk"]
+"""Live work goes before bulk work, which gives way and has patience."""
 
 Row: TypeAlias = StateUpdate | Mapping[str, Any]
 """An update, or a mapping of its arguments."""
@@ -147,14 +150,21 @@ class Admission:
         """Raise `ClientUsageError` where no updates are taken."""
         self._life.check_open()
 
-    def hungry(self) -> bool:
-        """Whether more updates would find workers soon."""
-        return self._life.engine.hungry()
+    def hungry(self, *, live: bool) -> bool:
+        """Whether more updates of that class would find workers soon."""
+        return self._life.engine.hungry(live=live)
 
 
 def kind_of(update: StateUpdate) -> Kind:
     """What an entry for an update is for."""
     return Kind.ASSIGN if update.if_match is None else Kind.STRICT
+
+
+def is_live(priority: Priority) -> bool:
+    """Whether it is the class that goes first; a `ConfigurationError` for what is no class."""
+    if priority not in ("live", "bulk"):
+        raise ConfigurationError(f'priority={priority!r}: must be "live" or "bulk"')
+    return priority == "live"
 
 
 def _mapping(row: Any) -> Mapping[str, Any]:

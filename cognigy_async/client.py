@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from .admission import Admission, Row, kind_of
+from .admission import Admission, Priority, Row, is_live, kind_of
 from .api.runtime import RuntimeApi
 from .background import Signal, signal_of_this_loop
 from .checks import checked_base_url, checked_count, checked_timeout
@@ -16,10 +16,12 @@ from .entries import Entry, Kind
 from .errors import ClientUsageError, ConfigurationError, DialogPausedError, QueueFullError
 from .hooks import Hooks, Register
 from .life import Life
+from .limiters import RateLimits, quota_of
 from .limits import Limits
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
 from .pending import PendingUpdate
+from .quota import QuotaState
 from .retry import RetryPolicy
 from .room import Room
 from .stream import UpdateStream
@@ -44,6 +46,8 @@ class AsyncStateClient:
         api: which API of the server; `RuntimeApi()` by default.
         max_in_flight: requests at a time, reads included.
         max_pending: updates accepted and unsettled at a time; then `update` waits its turn.
+        rate_limit: requests in a window of time, all kinds but for tokens; one `RateLimit`, several
+            that hold at once, or ``"auto"``, which learns from the server's headers and its 429s.
         retry: when failed updates are sent again; `RetryPolicy()` by default.
         limits: what an update may carry; the API's own by default.
         on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
@@ -62,6 +66,7 @@ class AsyncStateClient:
         api: StateApi | None = None,
         max_in_flight: int = 32,
         max_pending: int = 10_000,
+        rate_limit: RateLimits = None,
         retry: RetryPolicy | None = None,
         limits: Limits | None = None,
         on_failure: Literal["continue", "pause"] = "continue",
@@ -79,6 +84,7 @@ class AsyncStateClient:
         self._api: StateApi = api if api is not None else RuntimeApi()
         self._max_in_flight = checked_count("max_in_flight", max_in_flight)
         self._max_pending = checked_count("max_pending", max_pending)
+        self._quota = quota_of(rate_limit)
         self._policy = retry if retry is not None else RetryPolicy()
         self._limits = limits if limits is not None else self._api.limits
         self._on_failure: Literal["continue", "pause"] = on_failure
@@ -113,6 +119,7 @@ class AsyncStateClient:
         update_id: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        priority: Priority = "live",
     ) -> UpdateResult:
         """Assign variables of one dialog, perhaps move it, and wait until that is done.
 
@@ -122,6 +129,7 @@ class AsyncStateClient:
         Args:
             dialog_id, session, user, next_step, if_match, update_id: see `StateUpdate`.
             retry, timeout: instead of the client's own.
+            priority: ``"bulk"`` gives way to live work, and waits for a server that is away.
 
         Raises:
             UpdateValidationError: bad input; nothing was sent.
@@ -134,6 +142,7 @@ class AsyncStateClient:
             admission.limits, dialog_id, session, user, next_step, if_match, update_id
         )
         timeout = admission.seconds(timeout)
+        live = is_live(priority)
         if not admission.take_room():
             await admission.wait_for_room()
         settled = self._signal()
@@ -144,6 +153,7 @@ class AsyncStateClient:
             retry or self._policy,
             timeout,
             settled,
+            live=live,
         )
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
@@ -163,6 +173,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        priority: Priority = "live",
     ) -> PendingUpdate:
         """Accept an update, waiting for room, and return a handle on it.
 
@@ -172,9 +183,10 @@ class AsyncStateClient:
         """
         valid = self._admission.parse(update)
         timeout = self._admission.seconds(timeout)
+        live = is_live(priority)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
-        return self._hand_out(valid, retry, timeout)
+        return self._hand_out(valid, retry, timeout, live)
 
     def submit_nowait(
         self,
@@ -182,6 +194,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        priority: Priority = "live",
     ) -> PendingUpdate:
         """The same without waiting.
 
@@ -191,9 +204,10 @@ class AsyncStateClient:
         """
         valid = self._admission.parse(update)
         timeout = self._admission.seconds(timeout)
+        live = is_live(priority)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, retry, timeout)
+        return self._hand_out(valid, retry, timeout, live)
 
     def update_many(
         self,
@@ -201,15 +215,19 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        priority: Priority = "bulk",
     ) -> UpdateStream:
         """Carry out many updates; iterate over the outcomes, one for each input.
 
         Updates of one dialog are sent in the order of the input, those of different dialogs side by
         side. This is bulk work: it gives way to `update`, and waits for a server that is away.
+        It leaves the last tenth of each window of a rate limit to be used bit by bit, so that
+        `update` finds a place in it soon.
 
         Args:
             updates: `StateUpdate`s, or mappings of its arguments; an iterable or an async iterable.
             retry, timeout: instead of the client's own.
+            priority: ``"live"`` makes it like as many `update` calls.
 
         Raises:
             TypeError: the input cannot be iterated.
@@ -222,6 +240,7 @@ class AsyncStateClient:
             limit=max(1, self._max_pending // 2),
             policy=retry or self._policy,
             timeout=self._admission.seconds(timeout),
+            live=is_live(priority),
         )
 
     async def get_state(
@@ -294,6 +313,23 @@ class AsyncStateClient:
         self._life.engine.settlement.resume(dialog_id)
         self._life.engine.wake()
 
+    def quota_state(self) -> QuotaState:
+        """The requests that still count, as JSON: what a process that restarts must not forget.
+
+        Nothing is in it of limits that are shared by a file, which is read again anyway.
+        """
+        self._life.check_open()
+        return self._life.engine.save_quota()
+
+    def restore_quota(self, state: QuotaState) -> None:
+        """Count what `quota_state` told, perhaps in another process before this one.
+
+        Raises:
+            ConfigurationError: it is something else.
+        """
+        self._life.check_open()
+        self._life.engine.restore_quota(state)
+
     @property
     def close_report(self) -> CloseReport | None:
         """What `aclose` returned, None before."""
@@ -320,6 +356,7 @@ class AsyncStateClient:
             metrics=self.metrics,
             hooks=self._hooks,
             room=self._room,
+            quota=self._quota,
         )
 
     async def __aexit__(
@@ -377,7 +414,7 @@ class AsyncStateClient:
         return entry
 
     def _hand_out(
-        self, update: StateUpdate, retry: RetryPolicy | None, timeout: float
+        self, update: StateUpdate, retry: RetryPolicy | None, timeout: float, live: bool
     ) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
         pending = PendingUpdate(self._life.engine, self._life.check_home)
@@ -389,6 +426,7 @@ class AsyncStateClient:
                 retry or self._policy,
                 timeout,
                 pending,
+                live=live,
                 held=True,
             )
         )

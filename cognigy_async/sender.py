@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .credentials import AccessToken, TokenProvider
     from .hooks import Hooks
     from .metrics import Metrics
+    from .quota import Quota
     from .transports import Transport
 
 __all__ = ["Sender"]
@@ -36,6 +37,7 @@ class Sender:
     """Makes the requests of one client.
 
     Args:
+        quota: told of each request; None for no limit.
         set_alarm: told the moment at which something waits for its turn.
         on_cut: told when a request in flight was torn down, so that no further one is made.
     """
@@ -52,6 +54,7 @@ class Sender:
         metrics: Metrics,
         hooks: Hooks,
         sleepers: Sleepers,
+        quota: Quota | None,
         clock: Callable[[], float],
         set_alarm: Callable[[float], None],
         on_cut: Callable[[], None],
@@ -66,6 +69,7 @@ class Sender:
         self._metrics = metrics
         self._hooks = hooks
         self._sleepers = sleepers
+        self._quota = quota
         self._clock = clock
         self._set_alarm = set_alarm
         self._on_cut = on_cut
@@ -91,10 +95,15 @@ class Sender:
             metrics = self._metrics
             metrics.requests += 1
             metrics.in_flight += 1
+            quota = self._quota
+            if quota is not None:
+                quota.start(began, bulk=not lane.live)
             try:
                 response = await self._transport.send(request, timeout=entry.timeout)
             finally:
                 metrics.in_flight -= 1
+                if quota is not None:
+                    quota.answered(began, self._clock())
             verdict = self._api.verdict(response)
             if verdict is Verdict.UNAUTHORIZED:
                 self._unauthorized(lane, token, self._api.error(request, response, 0.0))

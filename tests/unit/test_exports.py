@@ -39,12 +39,15 @@ INTERNAL = frozenset(
         "hooks",
         "lanes",
         "life",
+        "limiters",
         "pacing",
+        "quota",
         "recovery",
         "room",
         "sender",
         "settlement",
         "sleepers",
+        "window",
     }
 )
 """Core modules all of whose names are for the other modules of the library."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from bisect import bisect_right
@@ -12,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import ConfigurationError, RateLimit
-from cognigy_async.quota import Quota, Window
+from cognigy_async.quota import Quota
+from cognigy_async.window import Window
 
 LARGE = 50_000
 """More than are remembered one by one."""
 
 
-def busy(window: Window | Quota, count: int, *, latency: float = 0.0, bulk: bool = False) -> list[float]:
+def busy(
+    window: Window | Quota, count: int, *, latency: float = 0.0, bulk: bool = False
+) -> list[float]:
     """The starts of so many requests, each as early as it may be."""
     now, starts = 0.0, []
     under_way: list[float] = []
@@ -36,6 +40,10 @@ def busy(window: Window | Quota, count: int, *, latency: float = 0.0, bulk: bool
         else:
             now = max(now, at)
     return starts
+
+
+def quota_of(*limits: RateLimit) -> Quota:
+    return Quota([Window(limit) for limit in limits])
 
 
 def opens(window: Window | Quota, now: float) -> float:
@@ -58,6 +66,7 @@ class Model:
         self.counted: list[float] = []
         self.open: list[float] = []
         self.cold = (-1.0, -1.0)
+        self.last = -math.inf
 
     def used(self, now: float) -> int:
         length = self.limit.length
@@ -69,8 +78,9 @@ class Model:
         return min(late, default=math.inf)
 
     def start(self, now: float) -> None:
-        if not self.used(now):
+        if not self.used(now) and now > self.last + 2 * self.limit.length:
             self.cold = (now, now + self.limit.length)
+        self.last = now
         if now < self.cold[1]:
             self.open.append(now)
         else:
@@ -89,7 +99,9 @@ class Model:
     guard=st.sampled_from([0.0, 0.005, 0.25]),
     steps=st.lists(
         st.one_of(
-            st.just("start"), st.just("answer"), st.floats(0, 3).map(lambda number: round(number, 2))
+            st.just("start"),
+            st.just("answer"),
+            st.floats(0, 3).map(lambda number: round(number, 2)),
         ),
         max_size=120,
     ),
@@ -170,7 +182,7 @@ def test_the_reserve_is_left_to_others() -> None:
 
 def test_a_burst_of_one_is_even() -> None:
     starts = busy(Window(RateLimit(100, per=10, burst=1)), 500)
-    gaps = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(starts)]
     assert min(gaps) == pytest.approx(0.1005)
     assert max(gaps) == pytest.approx(0.1005)
 
@@ -200,7 +212,7 @@ def test_what_starts_a_little_late_does_not_delay_the_others() -> None:
 def test_bulk_work_spreads_the_last_tenth() -> None:
     starts = busy(Window(RateLimit(1000, per=300)), 2000, bulk=True)
     assert starts.count(0.0) == 901
-    gaps = [after - before for before, after in zip(starts, starts[1:], strict=False) if after > before]
+    gaps = [after - before for before, after in itertools.pairwise(starts) if after > before]
     assert max(gaps) < 3.2
     assert most(starts, 300.0) <= 1000
 
@@ -243,7 +255,7 @@ def test_a_live_request_finds_a_place_soon_at_any_moment(
 
 
 def test_each_of_several_limits_holds() -> None:
-    quota = Quota([RateLimit(10, per=1), RateLimit(60, per=20), RateLimit(100, per=7, burst=2)])
+    quota = quota_of(RateLimit(10, per=1), RateLimit(60, per=20), RateLimit(100, per=7, burst=2))
     starts = busy(quota, 200)
     assert most(starts, 1.0) <= 10
     assert most(starts, 20.0) == 60
@@ -275,24 +287,24 @@ def test_requests_of_others_count_until_the_moment_that_the_server_named() -> No
 
 
 def test_what_is_saved_counts_after_a_restart() -> None:
-    before = Quota([RateLimit(10, per=10), RateLimit(4, per=1)])
+    before = quota_of(RateLimit(10, per=10), RateLimit(4, per=1))
     for now in (100.0, 101.0, 109.5):
         assert before.opens(now, True) == now
         before.start(now, bulk=False)
         if now < 109:
             before.answered(now, now)
     state = json.loads(json.dumps(before.save(110.0, 5000.0)))
-    after = Quota([RateLimit(3, per=10), RateLimit(4, per=1)])
+    after = quota_of(RateLimit(3, per=10), RateLimit(4, per=1))
     after.restore(state, 7.0, 5000.5)
     # Those of 10.5, 9.5 and, as it was under way, 0.5 seconds ago.
-    assert [window.used for window in after.windows] == [2, 1]
+    assert [use.used for use in after.use(7.0)] == [2, 1]
     assert after.opens(7.0, True) == 7.0
     after.start(7.0, bulk=False)
     assert after.opens(7.0, True) == pytest.approx(7.0 - 9.5 + 10.05)
 
 
 def test_a_clock_that_was_set_back_makes_nothing_younger() -> None:
-    quota = Quota([RateLimit(1, per=10, guard=0.0)])
+    quota = quota_of(RateLimit(1, per=10, guard=0.0))
     quota.restore({"at": 5000.0, "starts": [[2.0, 1]]}, 0.0, 1000.0)
     assert quota.opens(0.0, True) == 8.0
 
@@ -310,7 +322,7 @@ def test_a_clock_that_was_set_back_makes_nothing_younger() -> None:
     ],
 )
 def test_what_was_not_saved_is_refused(state: Any) -> None:
-    quota = Quota([RateLimit(1, per=10)])
+    quota = quota_of(RateLimit(1, per=10))
     with pytest.raises(ConfigurationError, match=r"quota_state\(\)"):
         quota.restore(state, 0.0, 5.0)
 
