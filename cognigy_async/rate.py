@@ -21,8 +21,8 @@ class RateLimit:
         reserve: the share that is left to other users of the tenant, from 0 to below 1.
         burst: so many at once, and then evenly: 1 spreads all requests. By default a window in
             which nothing was sent yet may go at once.
-        guard: the window is longer by this share of `per`, since requests that leave in time may
-            come closer to each other on their way.
+        guard: a window is longer by this share of `per`, on the average, since requests that leave
+            in time may come closer to each other on their way.
         shared: a file by which the processes of one host keep one limit together; it is made if it
             is not there. All of them have to give the same numbers.
 
@@ -67,11 +67,6 @@ class RateLimit:
         """What is left of `n` without the reserve."""
         # 1 - 0.9 is a little less than 0.1.
         return math.floor(self.n * (1 - self.reserve) + 1e-9)
-
-    @property
-    def length(self) -> float:
-        """Seconds that a request counts: `per` with its guard."""
-        return self.per * (1 + self.guard)
 
 
 def _is_number(value: object) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from .metrics import QuotaUse
 from .rate import RateLimit
+from .underway import UnderWay
 
 __all__ = ["Window"]
 
@@ -24,9 +25,8 @@ SLOWER = 1.02
 """It takes these places a little slower than they come back, so that a live update finds one."""
 LATE = 0.1
 """A start that is late by no more than this share of the gap does not delay those after it."""
-
-IDLE = 2
-"""After so many windows without a request connections have gone cold."""
+SLACK = 0.8
+"""Of the guard: for counting requests from their answers. The rest makes the window longer."""
 
 
 class _Starts:
@@ -41,16 +41,15 @@ class _Starts:
 
 
 class Window:
-    """One limit: a sliding window over the starts of requests.
-
-    In the first window, and in the first one after a long idle time, connections are cold and
-    requests may be on their way for long: there each one counts from its answer.
-    """
+    """One limit: a sliding window over the starts of requests, which count as `UnderWay` says."""
 
     def __init__(self, limit: RateLimit) -> None:
         self.limit = limit
         self.capacity = limit.capacity
-        self._length = limit.length
+        slack = SLACK * limit.guard * limit.per
+        self._length = limit.per + limit.guard * limit.per - slack
+        # What is saved up for slow requests is at most a quarter of a window, and not needed later.
+        self._under_way = UnderWay(self._length, slack, min(slack * self.capacity, limit.per / 4))
         self._grain = 0.0 if limit.n <= EXACT else limit.per / GRAINS
         self._starts: deque[_Starts] = deque()
         self.used = 0
@@ -60,15 +59,14 @@ class Window:
         self._pace = SLOWER * self._length / self._tenth if self._tenth else 0.0
         self._next_paced = -math.inf
         self._gap = self._length / self.capacity if limit.burst is not None else 0.0
-        self._credit = self._gap * ((limit.burst or 1) - 1)
+        # A little more than it is, because sums of gaps are not exact.
+        self._credit = self._gap * ((limit.burst or 1) - 1) * (1 + 1e-9)
         self._full_at = -math.inf
-        self._cold_from = self._cold_until = -math.inf
-        self._open_paced = 0
+        self._under_way_paced = 0
         self._others = 0
         self._others_until = -math.inf
         self._started = 0
-        self._first = 0.0
-        self._last = -math.inf
+        self._first = self._last = 0.0
 
     def __repr__(self) -> str:
         return f"<Window {self.used} of {self.capacity} per {self.limit.per:g} s>"
@@ -78,6 +76,7 @@ class Window:
         another one can make room. It is the same for all work.
         """
         starts, length = self._starts, self._length
+        self._count_overdue(now)
         while starts and starts[0].last + length <= now:
             over = starts.popleft()
             self.used -= over.count
@@ -104,7 +103,8 @@ class Window:
             excess -= each.count
             if excess < 0:
                 return at
-        return self._others_until if others > excess else math.inf
+        at = self._under_way.first_counts_at() + self._length
+        return min(at, self._others_until) if others > excess else at
 
     def bulk_opens(self, now: float) -> float:
         """The same for bulk work, right after `opens` said that a request may start."""
@@ -132,33 +132,35 @@ class Window:
         if not self._started:
             self._first = now
         self._started += 1
-        if not self.used and now > self._last + IDLE * self._length:
-            self._cold_from = now
-            self._cold_until = now + self._length
         self._last = now
+        self._under_way.start(now, empty=not self.used)
         self.used += 1
         self._paced += paced
-        if now < self._cold_until:
-            self._open_paced += paced
-        else:
-            self._count(now, paced)
+        self._under_way_paced += paced
 
     def answered(self, began: float, now: float) -> None:
         """The request that started at `began` is over."""
-        if self._cold_from <= began < self._cold_until:
-            paced = 1 if self._open_paced else 0
-            self._open_paced -= paced
-            self._count(now, paced)
+        self._count_overdue(now)
+        if self._under_way.answered(began, now):
+            self._count(now)
 
-    def _count(self, now: float, paced: int) -> None:
+    def _count_overdue(self, now: float) -> None:
+        while (counts_from := self._under_way.overdue(now)) is not None:
+            self._count(counts_from)
+
+    def _count(self, at: float) -> None:
+        """A request that was under way counts from a moment on."""
+        # Which one does not matter, but how many of them do.
+        paced = 1 if self._under_way_paced else 0
+        self._under_way_paced -= paced
         starts = self._starts
-        if starts and now - starts[-1].first <= self._grain:
-            last = starts[-1]
-            last.last = now
+        last = starts[-1] if starts else None
+        if last is not None and at - last.first <= self._grain:
+            last.last = max(at, last.last)
             last.count += 1
             last.paced += paced
         else:
-            starts.append(_Starts(now, 1, paced))
+            starts.append(_Starts(at, 1, paced))
 
     def empty_burst(self, now: float) -> None:
         """What was saved up while nothing was sent is not to be sent at once."""
@@ -181,8 +183,7 @@ class Window:
     def save(self, now: float) -> list[tuple[float, int]]:
         """How long ago requests were started, and how many then; those under way are of now."""
         told = [(now - each.last, each.count) for each in self._starts]
-        under_way = self.used - self._others - sum(count for _, count in told)
-        return [*told, (0.0, under_way)] if under_way else told
+        return [*told, (0.0, len(self._under_way))] if self._under_way else told
 
     def restore(self, now: float, saved: Iterable[tuple[float, int]]) -> None:
         """Take over what another window was told of."""

@@ -56,14 +56,14 @@ async def test_p6_quota_a_long_run_is_never_over_and_uses_99_percent(
 ) -> None:
     wire = Wire(takes=latency)
     async with client_of(wire, rate_limit=RateLimit(1000, per=300)) as client:
-        await bulk(client, 10_000, priority=priority)
+        await bulk(client, 5_000, priority=priority)
         assert client.metrics.quota[0].utilisation >= 0.99
     assert most(wire, 300) <= 1000
     last = wire.sent[-1].at
-    assert last / 300 * 1000 <= 10_000 / 0.99
+    assert last / 300 * 1000 <= 5_000 / 0.99
     if priority == "live":
         # In the first window the requests of a worker follow each other.
-        assert last <= (10_000 / 1000 - 1) * 300 / 0.99 + 1000 / 32 * latency
+        assert last <= 4 * 300 / 0.99 + 1000 / 32 * latency
 
 
 async def test_p6_quota_calls_of_update_share_it() -> None:
@@ -150,7 +150,7 @@ async def test_p6_quota_the_reserve_is_left_and_a_burst_of_one_is_even() -> None
     assert most(wire, 10) == 80
     gaps = [b.at - a.at for a, b in zip(wire.sent, wire.sent[1:], strict=False)]
     assert min(gaps) >= 10 / 80
-    assert max(gaps) == pytest.approx(10.05 / 80)
+    assert max(gaps) == pytest.approx(10.01 / 80)
 
 
 # In the first window, requests count from their answers.
@@ -162,7 +162,7 @@ async def test_p6_quota_in_the_first_window_a_request_counts_from_its_answer() -
     async with client_of(wire, rate_limit=RateLimit(4, per=10)) as client:
         await bulk(client, 12, priority="live")
     at = [round(sent.at, 2) for sent in wire.sent]
-    assert at == [0.0] * 4 + [13.05] * 4 + [23.1] * 4
+    assert at == [0.0] * 4 + [13.01] * 4 + [23.06] * 4
 
 
 async def test_p6_quota_a_request_that_is_never_answered_holds_its_place_while_it_lasts() -> None:
@@ -174,7 +174,7 @@ async def test_p6_quota_a_request_that_is_never_answered_holds_its_place_while_i
             *(partial(client.update, f"d-{n}", session={"a": 1}) for n in (1, 2))
         )
     assert sum(isinstance(outcome, Exception) for outcome in outcomes) == 1
-    assert wire.sent[1].at == pytest.approx(10.05)
+    assert wire.sent[1].at == pytest.approx(10.01)
 
 
 # What holds no quota, and no worker.
@@ -251,7 +251,7 @@ async def test_p6_quota_a_process_that_restarts_does_not_forget(
         await all_of(*(partial(client.update, f"d-{n}", session={"a": 1}) for n in range(7)))
     assert most(wire, 100) == 10
     assert wire.sent[9].at == 30
-    assert wire.sent[10].at == pytest.approx(100.5)
+    assert wire.sent[10].at == pytest.approx(100.1)
 
 
 async def test_p6_quota_the_state_belongs_to_an_open_client() -> None:

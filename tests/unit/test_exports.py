@@ -47,6 +47,7 @@ INTERNAL = frozenset(
         "sender",
         "settlement",
         "sleepers",
+        "underway",
         "window",
     }
 )
