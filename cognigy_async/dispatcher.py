@@ -91,7 +91,8 @@ class Dispatcher:
         if quota is not None:
             metrics.ask_quota = lambda: quota.use(self._clock())
         self.lanes = Lanes()
-        self._recovery = Recovery(self.lanes, policy, max_in_flight, self._clock, metrics)
+        learned = quota.learned if quota is not None else None
+        self._recovery = Recovery(self.lanes, policy, max_in_flight, self._clock, metrics, learned)
         self.settlement = Settlement(
             lanes=self.lanes,
             course=course,

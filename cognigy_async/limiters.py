@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from .errors import ConfigurationError
+from .learned import Learned
 from .quota import Limiter, Quota
 from .rate import RateLimit
 from .window import Window
@@ -22,6 +23,8 @@ def quota_of(rate_limit: RateLimits) -> Quota | None:
     Raises:
         ConfigurationError: it is something else.
     """
+    if rate_limit == "auto":
+        return Quota([Learned()])
     return None if rate_limit is None else Quota([_limiter(one) for one in _several(rate_limit)])
 
 

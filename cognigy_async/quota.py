@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 from .errors import ConfigurationError
+from .learned import Learned
 from .metrics import QuotaUse
 from .window import Window
 
@@ -40,8 +41,8 @@ class Limiter(Protocol):
         """The request that started at `began` is over, whatever became of it."""
         ...
 
-    def use(self, now: float) -> QuotaUse:
-        """For the metrics."""
+    def use(self, now: float) -> QuotaUse | None:
+        """For the metrics; None while there is no limit yet."""
         ...
 
 
@@ -50,6 +51,8 @@ class Quota:
 
     def __init__(self, limiters: Sequence[Limiter]) -> None:
         self.limiters = limiters
+        self.learned = next((each for each in limiters if isinstance(each, Learned)), None)
+        """The limit that has to be told what the server answers."""
 
     def __repr__(self) -> str:
         return f"<Quota {' '.join(map(repr, self.limiters))}>"
@@ -84,7 +87,8 @@ class Quota:
 
     def use(self, now: float) -> tuple[QuotaUse, ...]:
         """How much of each limit is used."""
-        return tuple(limiter.use(now) for limiter in self.limiters)
+        uses = (limiter.use(now) for limiter in self.limiters)
+        return tuple(use for use in uses if use is not None)
 
     def _windows(self) -> list[Window]:
         """Those that are kept here; others are kept in a file, and so is what they know."""

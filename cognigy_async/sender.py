@@ -24,6 +24,8 @@ from .sleepers import Sleepers
 if TYPE_CHECKING:
     from .credentials import AccessToken, TokenProvider
     from .hooks import Hooks
+    from .learned import Learned
+    from .messages import Response
     from .metrics import Metrics
     from .quota import Quota
     from .transports import Transport
@@ -70,6 +72,7 @@ class Sender:
         self._hooks = hooks
         self._sleepers = sleepers
         self._quota = quota
+        self._learned = quota.learned if quota is not None else None
         self._clock = clock
         self._set_alarm = set_alarm
         self._on_cut = on_cut
@@ -105,6 +108,8 @@ class Sender:
                 if quota is not None:
                     quota.answered(began, self._clock())
             verdict = self._api.verdict(response)
+            if self._learned is not None:
+                self._learn(self._learned, response, verdict, began)
             if verdict is Verdict.UNAUTHORIZED:
                 self._unauthorized(lane, token, self._api.error(request, response, 0.0))
                 return
@@ -125,6 +130,11 @@ class Sender:
                 raise
             following = self._course.unanswered(entry, lost)
         self.apply(lane, following, began)
+
+    def _learn(self, learned: Learned, response: Response, verdict: Verdict, began: float) -> None:
+        learned.heard(response.headers, self._clock(), time.time(), self._metrics.in_flight)
+        if verdict is not Verdict.THROTTLED:
+            learned.accepted(began)
 
     def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:
         """Replay the request once with a fresh token."""

@@ -13,7 +13,7 @@ from .metrics import QuotaUse
 from .rate import RateLimit
 from .underway import UnderWay
 
-__all__ = ["Window"]
+__all__ = ["Window", "following"]
 
 EXACT = 10_000
 """Up to so many requests for each window are remembered one by one."""
@@ -126,9 +126,9 @@ class Window:
         paced = 0
         if bulk and now >= self._next_paced and self._tenth:
             paced = 1
-            self._next_paced = _next(self._next_paced, now, self._pace)
+            self._next_paced = following(self._next_paced, now, self._pace)
         if self._gap:
-            self._full_at = _next(self._full_at, now, self._gap)
+            self._full_at = following(self._full_at, now, self._gap)
         if not self._started:
             self._first = now
         self._started += 1
@@ -171,6 +171,11 @@ class Window:
         self.used += count - self._others
         self._others, self._others_until = count, until
 
+    @property
+    def own(self) -> int:
+        """Requests that count and are ours, as of the last question."""
+        return self.used - self._others
+
     def use(self, now: float, *, learned: bool = False) -> QuotaUse:
         """For the metrics."""
         self.opens(now)
@@ -193,6 +198,6 @@ class Window:
         self._starts = deque(sorted([*starts, *self._starts], key=lambda each: each.last))
 
 
-def _next(planned: float, now: float, gap: float) -> float:
+def following(planned: float, now: float, gap: float) -> float:
     """The moment after this one, where one was planned and it is now."""
     return (planned if now - planned <= LATE * gap else now) + gap
