@@ -203,6 +203,8 @@ class Dispatcher:
                 self.spawn = keepers.start_soon
                 background.set(only_here(keepers.start_soon))
                 keepers.start_soon(self._keep_time)
+                for task in self._quota.tasks() if self._quota is not None else ():
+                    keepers.start_soon(task, self._clock, self.sleepers.wake)
                 with cut:
                     async with anyio.create_task_group() as workers:
                         for _ in range(self._workers):

@@ -21,7 +21,7 @@ __all__ = ["Learned"]
 FIRST_RATE = 50.0
 """Requests in a second to begin with."""
 LEAST_RATE = 1e-3
-GROWTH = 0.02
+GROWTH = 0.05
 """Of the rate that was too high, in one unit of time at full use."""
 CAREFUL = 0.002
 """The same close to that rate: each time it is exceeded costs a pause."""

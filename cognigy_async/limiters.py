@@ -9,6 +9,7 @@ from .errors import ConfigurationError
 from .learned import Learned
 from .quota import Limiter, Quota
 from .rate import RateLimit
+from .sharing import SharedWindow
 from .window import Window
 
 __all__ = ["RateLimits", "quota_of"]
@@ -41,4 +42,4 @@ def _several(given: object) -> list[RateLimit]:
 
 
 def _limiter(limit: RateLimit) -> Limiter:
-    return Window(limit)
+    return Window(limit) if limit.shared is None else SharedWindow(limit)

@@ -6,8 +6,8 @@ Everything takes `now` (seconds of a monotonic clock that never goes back) as an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .errors import ConfigurationError
 from .learned import Learned
@@ -46,6 +46,17 @@ class Limiter(Protocol):
         ...
 
 
+Task: TypeAlias = Callable[[Callable[[], float], Callable[[], None]], Coroutine[Any, Any, None]]
+"""Given the clock of the client and what to call when a request may start."""
+
+
+@runtime_checkable
+class Running(Protocol):
+    """A limiter that has to run in the background."""
+
+    run: Task
+
+
 class Quota:
     """Several limits at once, each of which has to allow a request."""
 
@@ -53,6 +64,10 @@ class Quota:
         self.limiters = limiters
         self.learned = next((each for each in limiters if isinstance(each, Learned)), None)
         """The limit that has to be told what the server answers."""
+
+    def tasks(self) -> list[Task]:
+        """What has to run while the quota is in use."""
+        return [each.run for each in self.limiters if isinstance(each, Running)]
 
     def __repr__(self) -> str:
         return f"<Quota {' '.join(map(repr, self.limiters))}>"
