@@ -36,6 +36,7 @@ class Learned:
     def __init__(self) -> None:
         self._window: Window | None = None
         self._longest_reset = 0.0
+        self._heard_at = -math.inf
         self._rate = FIRST_RATE
         self._ceiling = math.inf
         self._unit = 1.0
@@ -67,16 +68,16 @@ class Learned:
 
     def start(self, now: float, *, bulk: bool) -> None:
         """See `Limiter`."""
+        recent = self._recent
+        recent.append(now)
+        while recent[0] <= now - self._unit:
+            recent.popleft()
         if self._window is not None:
             self._window.start(now, bulk=bulk)
             return
         if math.isnan(self._since):
             self._since = now
         self._next = following(self._next, now, 1 / self._rate)
-        recent = self._recent
-        recent.append(now)
-        while recent[0] <= now - self._unit:
-            recent.popleft()
 
     def answered(self, began: float, now: float) -> None:
         """See `Limiter`."""
@@ -96,9 +97,13 @@ class Learned:
     # What the server says.
 
     def heard(
-        self, headers: Mapping[str, str], now: float, wall_clock: float, in_flight: int
+        self,
+        headers: Mapping[str, str],
+        began: float,
+        now: float,
+        wall_clock: float,
     ) -> None:
-        """An answer, whatever its status, while so many other requests are under way."""
+        """An answer, whatever its status, to a request that began at that moment."""
         advice = advice_in(headers, wall_clock)
         if advice is None:
             return
@@ -115,16 +120,23 @@ class Learned:
             if window is not None:
                 self._window.restore(now, window.save(now))
         assert self._window is not None
-        self._count_others(self._window, advice, now, in_flight)
+        self._count_others(self._window, advice, began, now)
 
-    @staticmethod
-    def _count_others(window: Window, advice: Advice, now: float, in_flight: int) -> None:
+    def _count_others(self, window: Window, advice: Advice, began: float, now: float) -> None:
         """What the server counts beyond our own requests is of others, or of before we knew."""
         if advice.remaining is None or advice.reset is None:
             return
         window.opens(now)
-        unknown = advice.limit - advice.remaining - (window.own - in_flight)
-        window.others(max(0, unknown), now + advice.reset)
+        later = 0
+        for start in reversed(self._recent):
+            if start <= began:
+                break
+            later += 1
+        unknown = max(0, advice.limit - advice.remaining - (window.own - later))
+        # Of answers that may have overtaken each other the one that counts most is right.
+        if began > self._heard_at or unknown >= window.foreign:
+            window.others(unknown, now + advice.reset)
+        self._heard_at = now
 
     def accepted(self, began: float) -> None:
         """A request that was not throttled."""

@@ -132,7 +132,7 @@ class Sender:
         self.apply(lane, following, began)
 
     def _learn(self, learned: Learned, response: Response, verdict: Verdict, began: float) -> None:
-        learned.heard(response.headers, self._clock(), time.time(), self._metrics.in_flight)
+        learned.heard(response.headers, began, self._clock(), time.time())
         if verdict is not Verdict.THROTTLED:
             learned.accepted(began)
 

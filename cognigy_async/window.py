@@ -176,6 +176,11 @@ class Window:
         """Requests that count and are ours, as of the last question."""
         return self.used - self._others
 
+    @property
+    def foreign(self) -> int:
+        """Requests that count and are not ours, as of the last question."""
+        return self._others
+
     def use(self, now: float, *, learned: bool = False) -> QuotaUse:
         """For the metrics."""
         self.opens(now)

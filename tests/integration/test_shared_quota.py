@@ -157,7 +157,7 @@ async def test_a_file_that_is_taken_away_only_delays(
     folder.rmdir()
     async with client:
         handle = await client.submit({"dialog_id": "d", "session": {"n": 1}})
-        while "the shared quota cannot be used" not in caplog.text:
+        while "the shared quota cannot be used" not in caplog.text:  # noqa: ASYNC110
             await anyio.sleep(0.01)
         folder.mkdir()
         await handle
