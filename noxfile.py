@@ -99,11 +99,26 @@ for version in PYTHONS:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The documentation as pages, into .cache/site; a dead link is an error."""
+    session.install("-q", "-e", ".[all]", *group("docs"))
+    # Material announces its successor in the log, which --strict would count.
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session(default=False)
+def package(session: nox.Session) -> None:
+    """Wheel and sdist, installed into empty environments with each extra alone."""
+    session.install("-q", *group("package"))
+    session.run("pytest", "-q", "tests/packaging", *session.posargs)
+
+
+@nox.session(default=False)
 def floors(session: nox.Session) -> None:
     """The tests with the oldest dependencies that pyproject.toml admits."""
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]
     extras = PROJECT["project"]["optional-dependencies"]
-    requirements += [*extras["cli"], *extras["emulator"]]
+    requirements += [*extras["cli"], *extras["emulator"], *extras["otel"]]
     lowest = [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in requirements]
     session.install("-q", "-e", ".", *lowest)
     session.run("pytest", "-q", *session.posargs)

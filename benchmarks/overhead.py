@@ -4,6 +4,7 @@
     python benchmarks/overhead.py --json       # the same as JSON
     python benchmarks/overhead.py --rate-limit # with a rate limit that is never reached
     python benchmarks/overhead.py --check      # exit status 1 where a limit is exceeded
+    python benchmarks/overhead.py --otel       # besides: traced by OpenTelemetry without an SDK
 
 CPU time of this process, medians of interleaved runs. The calibration is the least that any client
 does: a queue, workers, JSON, a send, a result. Compare ratios to it between machines.
@@ -95,6 +96,17 @@ async def many(count: int) -> None:
         raise RuntimeError(f"{applied} of {count} were applied")
 
 
+async def many_traced(count: int) -> None:
+    from cognigy_async.integrations.opentelemetry import instrument
+
+    one = client()
+    instrument(one)
+    async with one, one.update_many(updates(count)) as outcomes:
+        async for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+
+
 async def live(count: int) -> None:
     async with client(max_pending=count + 100) as one:
         calls = [one.update(f"d{n}", session={"n": n, "tag": "x"}) for n in range(count)]
@@ -135,6 +147,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=int, default=1_000_000, help="updates; 0 to leave it out")
+    parser.add_argument("--otel", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument(
@@ -150,6 +163,8 @@ def main() -> int:
         global rate_limit
         rate_limit = RateLimit(options.rate_limit, per=1)
     kinds = {"calibration": calibration, "update_many": many, "update": live}
+    if options.otel:
+        kinds["traced"] = many_traced
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(options.rounds):
         for name, run in kinds.items():

@@ -45,6 +45,7 @@ if typing.TYPE_CHECKING:
     from .messages import Request, Response
     from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .rate import RateLimit
     from .retry import RetryPolicy, Verdict
@@ -81,6 +82,9 @@ __all__ = [
     "NotSentError",
     "OAuthConfig",
     "OAuthTokenProvider",
+    "Observation",
+    "Observer",
+    "Operation",
     "PayloadTooLargeError",
     "PendingUpdate",
     "PermissionDeniedError",
@@ -138,6 +142,9 @@ _HOMES = {
     "NotSentError": "errors",
     "OAuthConfig": "auth",
     "OAuthTokenProvider": "auth",
+    "Observation": "observing",
+    "Observer": "observing",
+    "Operation": "observing",
     "PayloadTooLargeError": "errors",
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",

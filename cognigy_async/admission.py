@@ -15,6 +15,7 @@ from .lanes import LaneState
 from .life import Life
 from .limits import Limits
 from .models import Decide, StateUpdate
+from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
 from .room import Room
 
@@ -51,6 +52,8 @@ class Admission:
         self._pauses_dialogs = on_failure == "pause"
         self._timeout = checked_timeout(timeout)
         self._ids = secrets.token_hex(8)
+        self.observers: tuple[Observer, ...] = ()
+        """What looks on at every update."""
 
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
@@ -141,6 +144,10 @@ class Admission:
             decide=decide,
             index=index,
         )
+        if self.observers:
+            operation = _OPERATIONS.get(kind, "update")
+            observed = Observations(self.observers, operation, dialog_id, entry.update_id)
+            entry.observations = observed or None
         engine.accept(entry)
         return entry
 
@@ -153,6 +160,9 @@ class Admission:
     def hungry(self, *, live: bool) -> bool:
         """Whether more updates of that class would find workers soon."""
         return self._life.engine.hungry(live=live)
+
+
+_OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read"}
 
 
 def kind_of(update: StateUpdate) -> Kind:

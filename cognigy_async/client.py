@@ -20,6 +20,7 @@ from .limiters import RateLimits, quota_of
 from .limits import Limits
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
+from .observing import Observer
 from .pending import PendingUpdate
 from .quota import QuotaState
 from .retry import RetryPolicy
@@ -276,7 +277,7 @@ class AsyncStateClient:
                 mapping with `session`, `user` or `next_step`, or None for no write.
 
         Raises:
-            Whatever `fn` raises, and what `update` raises.
+            Exception: whatever `fn` raises, and what `update` raises.
         """
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")
@@ -288,6 +289,10 @@ class AsyncStateClient:
         return entry.result
 
     # Looking after it.
+
+    def add_observer(self, observer: Observer) -> None:
+        """Let `observer` see each update and its requests from now on, as tracing does."""
+        self._admission.observers += (observer,)
 
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .messages import Request
     from .models import Decide, DialogState, StateUpdate, UpdateResult
+    from .observing import Observations
     from .retry import RetryPolicy, Trouble
 
 __all__ = ["Action", "Entry", "Kind", "Sink"]
@@ -63,6 +64,7 @@ class Entry:
         attempts: requests made. trouble: what went wrong, None while nothing did.
         refused_token: what its last request was refused with.
         abandoned: its caller is gone: it is not repeated.
+        observations: what looks on; None where nothing does.
     """
 
     __slots__ = (
@@ -82,6 +84,7 @@ class Entry:
         "known",
         "lane",
         "live",
+        "observations",
         "part",
         "policy",
         "refused_token",
@@ -145,6 +148,7 @@ class Entry:
         self.refused_token: AccessToken | None = None
         self.abandoned = False
         self.reserved: tuple[Hook, ...] = ()
+        self.observations: Observations | None = None
         self.settled = False
         self.lane: Lane | None = None
         self.result: UpdateResult | None = None

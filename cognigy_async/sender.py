@@ -88,6 +88,8 @@ class Sender:
         following: Next
         try:
             request = self._course.request(entry)
+            if entry.observations is not None:
+                entry.observations.request_starts(request, entry.attempts + 1)
             request.headers[token.header] = token.value
             if entry.sent_at is None:
                 entry.sent_at = began
@@ -103,10 +105,16 @@ class Sender:
                 quota.start(began, bulk=not lane.live)
             try:
                 response = await self._transport.send(request, timeout=entry.timeout)
+            except BaseException as error:
+                if entry.observations is not None:
+                    entry.observations.request_ends(request, None, error)
+                raise
             finally:
                 metrics.in_flight -= 1
                 if quota is not None:
                     quota.answered(began, self._clock())
+            if entry.observations is not None:
+                entry.observations.request_ends(request, response, None)
             verdict = self._api.verdict(response)
             if self._learned is not None:
                 self._learn(self._learned, response, verdict, began)

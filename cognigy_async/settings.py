@@ -16,6 +16,7 @@ COGNIGY_CLIENT_ID      or these two: OAuth client credentials
 COGNIGY_CLIENT_SECRET
 COGNIGY_TOKEN_URL      where tokens are asked for; `{COGNIGY_BASE_URL}/oauth/token` by default
 COGNIGY_SCOPES         separated by spaces; `runtime:write session:manage dialog:read` by default
+COGNIGY_RATE_LIMIT     requests in seconds, as in `1000/300`; several after spaces; or `auto`
 ====================== =====================================================================
 
 The environment goes before the file. An empty variable counts as not set. Needs the extra ``cli``.
@@ -44,9 +45,11 @@ from cognigy_async import (
     ConfigurationError,
     OAuthConfig,
     OAuthTokenProvider,
+    RateLimit,
     RuntimeApi,
     StateApi,
     TokenProvider,
+    Transport,
 )
 
 __all__ = ["ClientArguments", "Credentials", "Settings"]
@@ -73,6 +76,22 @@ def _words(text: object) -> object:
     return tuple(text.split()) if isinstance(text, str) else text
 
 
+def _rate_limits(text: object) -> object:
+    """One limit, several, or "auto"; what is wrong is told without the text itself."""
+    if not isinstance(text, str) or text == "auto":
+        return text
+    limits = []
+    for part in text.split():
+        n, _, per = part.partition("/")
+        try:
+            limits.append(RateLimit(int(n), per=float(per)))
+        except ValueError:
+            raise ValueError(
+                "must be requests/seconds, for example 1000/300, both positive, or auto"
+            ) from None
+    return tuple(limits)
+
+
 def _as_variable(argument: re.Match[str]) -> str:
     return f"{argument[1]}{PREFIX}{argument[2].upper()}: "
 
@@ -83,6 +102,7 @@ class ClientArguments(TypedDict):
     base_url: str
     auth: TokenProvider
     api: StateApi
+    rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None
 
 
 class Credentials(BaseSettings):
@@ -154,20 +174,35 @@ class Settings(Credentials):
     scopes: Annotated[tuple[str, ...], _variable("SCOPES"), NoDecode, BeforeValidator(_words)] = (
         SCOPES
     )
+    rate_limit: Annotated[
+        tuple[RateLimit, ...] | Literal["auto"] | None,
+        _variable("RATE_LIMIT"),
+        NoDecode,
+        BeforeValidator(_rate_limits),
+    ] = None
 
     if TYPE_CHECKING:
         # Type checkers make one from the fields unless the class has its own.
         def __init__(self, *, env_file: str | Path | None = ".env") -> None: ...
 
-    def token_provider(self) -> TokenProvider:
-        """What gives the client its credentials; a new one at each call."""
+    def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
+        """What gives the client its credentials; a new one at each call.
+
+        Args:
+            transport: what token requests are sent with, as for `OAuthTokenProvider`.
+        """
         if self.api_key is not None:
             return ApiKey(self.api_key)
-        return OAuthTokenProvider(OAuthConfig(**self._oauth()))
+        return OAuthTokenProvider(OAuthConfig(**self._oauth()), transport=transport)
 
     def client_arguments(self) -> ClientArguments:
         """The arguments of `AsyncStateClient`, with a token provider of its own."""
-        return {"base_url": self.base_url, "auth": self.token_provider(), "api": RuntimeApi()}
+        return {
+            "base_url": self.base_url,
+            "auth": self.token_provider(),
+            "api": RuntimeApi(),
+            "rate_limit": self.rate_limit,
+        }
 
     def _oauth(self) -> dict[str, Any]:
         token_url = self.token_url or f"{self.base_url.rstrip('/')}/oauth/token"

@@ -109,6 +109,8 @@ class Settlement:
         entry.settled = True
         entry.result, entry.state, entry.error = done.result, done.state, done.error
         metrics = self._metrics
+        if entry.observations is not None:
+            entry.observations.settled(done.error, entry.attempts)
         if entry.kind is Kind.READ:
             metrics.reads += done.state is not None
             entry.sink.notify(entry)

@@ -127,7 +127,7 @@ class UpdateStream:
         """Take no more input and withdraw what was not sent. Outcomes not read are dropped.
 
         Raises:
-            What the input raises when it is closed, after all this is done.
+            Exception: what the input raises when it is closed, after all this is done.
         """
         self._exhausted = True
         rows, self._rows = self._rows, None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, emulator, get, update
+from . import demo, doctor, emulator, get, update
 from .output import write_result
 
 __all__ = ["app"]
@@ -21,7 +21,7 @@ app = typer.Typer(
         "Exit status: 0 applied, 1 not applied, 2 bad usage or settings, 130 interrupted."
     ),
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     # A traceback that shows local variables could show a secret.
     pretty_exceptions_enable=False,
 )
@@ -47,6 +47,7 @@ def _root(
 
 
 app.command(name="demo")(demo.demo)
+app.command(name="doctor")(doctor.doctor)
 app.command(name="emulator")(emulator.emulator)
 app.command(name="get")(get.get)
 app.command(name="update")(update.update)

@@ -102,7 +102,8 @@ class RuntimeEndpoint:
         arrival = self._arrives(request, dialog_id, write)
         try:
             answer, fault = self._at_the_gate(request, dialog_id, write)
-            delay = self._faults.delay() / 2
+            told = self._throttle.headers(request.address, anyio.current_time())
+            delay = self._faults.delay(anyio.current_time()) / 2
             await self._travel(request, delay)
             if answer is None and fault not in NOT_EVEN_TRIED:
                 answer = self._carried_out(dialog_id, write, fault)
@@ -123,6 +124,7 @@ class RuntimeEndpoint:
             return
         if not awaited:
             self._watch.stats.abandoned += 1
+        answer.headers += told
         await self.send(request, answer)
 
     async def send(self, request: Request, answer: Answer) -> None:
@@ -135,7 +137,7 @@ class RuntimeEndpoint:
     def _arrives(self, request: Request, dialog_id: str, write: Write | None) -> Arrival:
         now = anyio.current_time()
         stats = self._watch.stats
-        if self._throttle.is_early(dialog_id, now):
+        if self._throttle.is_early(dialog_id, now, request.address):
             stats.early_requests += 1
         if write is None:
             return self._watch.read_arrives(request.connection)
@@ -164,10 +166,10 @@ class RuntimeEndpoint:
         if "runtime:write" not in scopes and (write is not None or "dialog:read" not in scopes):
             needed = "dialog:read or runtime:write" if write is None else "runtime:write"
             return self._error(403, f"this needs the scope {needed}"), None
-        notice = self._throttle.admit(dialog_id, now)
+        notice = self._throttle.admit(dialog_id, now, request.address)
         if notice is not None:
             return self._throttled(notice), None
-        fault = self._faults.of(request.method, dialog_id)
+        fault = self._faults.of(request.method, dialog_id, now)
         if fault is None:
             return None, None
         self._watch.stats.faults[str(fault)] += 1

@@ -54,6 +54,25 @@ class OwnTransport:
     async def aclose(self) -> None: ...
 
 
+class Looks:
+    """An observer of the user's, and what it makes of each update."""
+
+    def accepted(
+        self, operation: ca.Operation, dialog_id: str, update_id: str
+    ) -> ca.Observation | None:
+        assert_type(operation, Literal["update", "modify", "read"])
+        return self
+
+    def request_starts(self, request: ca.Request, attempt: int) -> None:
+        request.headers["x-attempt"] = str(attempt)
+
+    def request_ends(
+        self, request: ca.Request, response: ca.Response | None, error: BaseException | None
+    ) -> None: ...
+
+    def settled(self, error: BaseException | None, attempts: int) -> None: ...
+
+
 def transports() -> list[ca.Transport]:
     return [OwnTransport(), ca.HttpxTransport(), ca.HttpxTransport(httpx.AsyncClient())]
 
@@ -248,6 +267,7 @@ async def living() -> None:
 
 
 def measuring(client: ca.AsyncStateClient) -> None:
+    client.add_observer(Looks())
     assert_type(client.metrics, ca.Metrics)
     assert_type(client.metrics.persistence_rate, float)
     assert_type(client.metrics.mean_latency, float)

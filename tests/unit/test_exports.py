@@ -16,6 +16,7 @@ EXTRAS = (
     "aiohttp",
     "httptools",
     "httpx2",
+    "opentelemetry",
     "pydantic_settings",
     "rich",
     "starlette",
@@ -60,6 +61,7 @@ INTERNAL_NAMES = {
     "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
+    "observing": {"Observations"},
 }
 """Single names of that kind in modules that have public ones as well."""
 

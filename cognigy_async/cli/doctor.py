@@ -1,0 +1,70 @@
+"""`cognigy-async doctor`: what is wrong between here and the server, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated
+
+import anyio
+import typer
+
+from cognigy_async import ConfigurationError
+from cognigy_async.settings import Settings
+
+from .checkup import Finding, examine
+from .output import console, write_json
+from .running import NOT_APPLIED, USAGE, Debug, reported
+
+__all__ = ["doctor"]
+
+MARKS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+
+
+def doctor(
+    dialog_id: Annotated[
+        str, typer.Option("--dialog", metavar="ID", help="The dialog that is read.")
+    ] = "cognigy-async-doctor",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check settings, DNS, TLS, token, one read, the clock and throttling. Writes nothing.
+
+    Exit status: 0 all well, 1 something failed, 2 bad settings.
+    """
+    tell = _nothing if as_json else _tell
+    with reported(debug=debug, news=False):
+        try:
+            settings = Settings()
+        except ConfigurationError as error:
+            findings, status = [Finding("settings", "failed", str(error))], USAGE
+            tell(findings[0])
+        else:
+            findings = anyio.run(_examine, settings, dialog_id, tell)
+            failed = any(finding.status == "failed" for finding in findings)
+            status = NOT_APPLIED if failed else 0
+        if as_json:
+            write_json({"ok": status == 0, "checks": [asdict(finding) for finding in findings]})
+    raise typer.Exit(status)
+
+
+async def _examine(
+    settings: Settings, dialog_id: str, tell: Callable[[Finding], None]
+) -> list[Finding]:
+    findings = []
+    async for finding in examine(settings, dialog_id):
+        findings.append(finding)
+        tell(finding)
+    return findings
+
+
+def _nothing(_: Finding) -> None:
+    pass
+
+
+def _tell(finding: Finding) -> None:
+    out = console()
+    out.print(f"{finding.status:8}", style=MARKS[finding.status], end="", markup=False)
+    out.print(f"{finding.check:11}{finding.detail}", markup=False, soft_wrap=True)
+    if finding.remedy:
+        out.print(f"{'':19}{finding.remedy}", markup=False, soft_wrap=True)

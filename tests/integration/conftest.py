@@ -1,0 +1,80 @@
+"""The command in this process, and an emulator that its settings lead to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from cognigy_async.cli import main
+from cognigy_async.emulator import Emulator, serve
+
+SECRET = "correct-horse-battery-staple"
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Emulator]:
+    """One that the settings of the process lead to."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.upper().startswith("COGNIGY_"):
+            monkeypatch.delenv(name)
+    emulator = Emulator(client_secret=SECRET)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serve(emulator)) as base_url,
+    ):
+        monkeypatch.setenv("COGNIGY_BASE_URL", base_url)
+        monkeypatch.setenv("COGNIGY_CLIENT_ID", "emulator-client")
+        monkeypatch.setenv("COGNIGY_CLIENT_SECRET", SECRET)
+        yield emulator
+
+
+class Command:
+    """Runs the command in this process; keeps what it wrote last."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.out = ""
+        self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        self._monkeypatch.setattr(sys, "argv", ["cognigy-async", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        self.out, self.err = self._capsys.readouterr()
+        assert "Traceback" not in self.err or "--debug" in arguments
+        assert SECRET not in self.out + self.err
+        return exited.value.code if isinstance(exited.value.code, int) else 0
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def told(self) -> str:
+        """What stands on stderr, without the frame that a usage error has."""
+        return " ".join(self.err.replace("│", " ").split())
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capsys)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command is the program; a test run goes on after it."""
+    logger = logging.getLogger("cognigy_async")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
