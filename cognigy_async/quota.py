@@ -125,6 +125,7 @@ class Quota:
         Raises:
             ConfigurationError: it is not what `save` gives.
         """
+        saved: list[tuple[float, int]] = []
         try:
             # A clock that was set back must not make requests younger than they are.
             since = max(0.0, wall_clock - float(state["at"]))

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 
 import anyio
 import anyio.to_thread
@@ -75,14 +76,12 @@ class SharedWindow:
         self._cold_until = -math.inf
         self._event: anyio.Event | None = None
         self._clock: Callable[[], float] = time.monotonic
-        try:
-            import fcntl  # noqa: F401
-
-            os.close(self._open())
-        except ImportError:
+        if find_spec("fcntl") is None:
             raise ConfigurationError(
                 "RateLimit(shared=...): this system has no file locks; give each process its share"
-            ) from None
+            )
+        try:
+            os.close(self._open())
         except OSError as error:
             raise ConfigurationError(
                 f"RateLimit(shared=...): the file cannot be used: {error.strerror}; "
