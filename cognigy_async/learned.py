@@ -25,9 +25,13 @@ GROWTH = 0.05
 """Of the rate that was too high, in one unit of time at full use."""
 CAREFUL = 0.002
 """The same close to that rate: each time it is exceeded costs a pause."""
-NEAR, BEYOND = 0.97, 1.05
+NEAR, BEYOND = 0.93, 1.05
 """Between these shares of the rate that was too high it grows carefully. Beyond, it was another."""
-SHRINKS_LEAST, SHRINKS_MOST = 0.98, 0.8
+SHRINKS, SHRINKS_AGAIN = 0.95, 0.8
+"""The latter where the last time was less than `SOON` units ago: there is much less than before."""
+SOON = 3
+LATE = 0.5
+"""A start that is late by this share of the gap delays no other: the rate itself is what counts."""
 
 
 class Learned:
@@ -77,7 +81,7 @@ class Learned:
             return
         if math.isnan(self._since):
             self._since = now
-        self._next = following(self._next, now, 1 / self._rate)
+        self._next = following(self._next, now, 1 / self._rate, LATE)
 
     def answered(self, began: float, now: float) -> None:
         """See `Limiter`."""
@@ -169,14 +173,12 @@ class Learned:
 
     def _shrink(self, until: float) -> None:
         span = max(until - self._since, 1e-3)
-        measured = self._accepted / span
         if self._ceiling == math.inf:
             self._unit = max(1.0, span)
-            self._rate = measured
+            self._rate = self._accepted / span
             # The pause may have been rounded up by a second.
             self._ceiling = self._accepted / max(span - 1.0, span / 2)
         else:
             self._ceiling = self._rate
-            least, most = SHRINKS_MOST * self._rate, SHRINKS_LEAST * self._rate
-            self._rate = min(most, max(measured, least))
+            self._rate *= SHRINKS if span > SOON * self._unit else SHRINKS_AGAIN
         self._rate = max(LEAST_RATE, self._rate)

@@ -203,6 +203,6 @@ class Window:
         self._starts = deque(sorted([*starts, *self._starts], key=lambda each: each.last))
 
 
-def following(planned: float, now: float, gap: float) -> float:
+def following(planned: float, now: float, gap: float, late: float = LATE) -> float:
     """The moment after this one, where one was planned and it is now."""
-    return (planned if now - planned <= LATE * gap else now) + gap
+    return (planned if now - planned <= late * gap else now) + gap
