@@ -78,7 +78,7 @@ def types(session: nox.Session) -> None:
     # pyright is a program for node, which comes from PyPI where the machine has none.
     node = [] if shutil.which("node") else ["pyright[nodejs]"]
     session.install("-q", "-e", ".[all]", *group("types"), *node)
-    session.run("mypy", "cognigy_async", "tests/typing", "tests/virtual_time.py")
+    session.run("mypy", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
@@ -118,7 +118,7 @@ def floors(session: nox.Session) -> None:
     """The tests with the oldest dependencies that pyproject.toml admits."""
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]
     extras = PROJECT["project"]["optional-dependencies"]
-    requirements += [*extras["cli"], *extras["emulator"], *extras["otel"]]
+    requirements += [each for name, extra in extras.items() if name != "all" for each in extra]
     lowest = [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in requirements]
     session.install("-q", "-e", ".", *lowest)
     session.run("pytest", "-q", *session.posargs)

@@ -4,6 +4,7 @@
     python benchmarks/overhead.py --json       # the same as JSON
     python benchmarks/overhead.py --rate-limit # with a rate limit that is never reached
     python benchmarks/overhead.py --check      # exit status 1 where a limit is exceeded
+    python benchmarks/overhead.py --audit      # instead: what an audit adds to the loop's thread
     python benchmarks/overhead.py --otel       # besides: traced by OpenTelemetry without an SDK
 
 CPU time of this process, medians of interleaved runs. The calibration is the least that any client
@@ -18,11 +19,21 @@ import json
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-from cognigy_async import ApiKey, AsyncStateClient, RateLimit, Request, Response, StateUpdate
+from cognigy_async import (
+    ApiKey,
+    AsyncStateClient,
+    AuditSink,
+    JsonLinesAudit,
+    RateLimit,
+    Request,
+    Response,
+    StateUpdate,
+)
 
 MANY_LIMIT = 15.0
 LIVE_LIMIT = 25.0
@@ -30,6 +41,9 @@ LIVE_LIMIT = 25.0
 
 MEMORY_LIMIT = 30.0
 """Megabytes that a million updates to a million dialogs may add."""
+
+AUDIT_LIMIT = 5.0
+"""Microseconds of CPU that an audit may add to an update on the event loop's thread."""
 
 IN_FLIGHT = 32
 
@@ -57,7 +71,7 @@ def updates(count: int) -> Iterator[StateUpdate]:
         yield StateUpdate(dialog_id=f"d{number}", session={"n": number, "tag": "x"})
 
 
-def client(max_pending: int = 10_000) -> AsyncStateClient:
+def client(max_pending: int = 10_000, audit: AuditSink | None = None) -> AsyncStateClient:
     return AsyncStateClient(
         "http://localhost",
         auth=ApiKey("key"),
@@ -65,6 +79,7 @@ def client(max_pending: int = 10_000) -> AsyncStateClient:
         max_in_flight=IN_FLIGHT,
         max_pending=max_pending,
         rate_limit=rate_limit,
+        audit=audit,
     )
 
 
@@ -87,8 +102,8 @@ async def calibration(count: int) -> None:
     await asyncio.gather(*[worker() for _ in range(IN_FLIGHT)])
 
 
-async def many(count: int) -> None:
-    async with client() as one, one.update_many(updates(count)) as outcomes:
+async def many(count: int, audit: AuditSink | None = None) -> None:
+    async with client(audit=audit) as one, one.update_many(updates(count)) as outcomes:
         applied = 0
         async for outcome in outcomes:
             applied += outcome.ok
@@ -107,8 +122,8 @@ async def many_traced(count: int) -> None:
                 raise outcome.error
 
 
-async def live(count: int) -> None:
-    async with client(max_pending=count + 100) as one:
+async def live(count: int, audit: AuditSink | None = None) -> None:
+    async with client(max_pending=count + 100, audit=audit) as one:
         calls = [one.update(f"d{n}", session={"n": n, "tag": "x"}) for n in range(count)]
         await asyncio.gather(*calls)
 
@@ -122,6 +137,47 @@ def cpu(run: Callable[[int], Awaitable[None]], count: int) -> float:
         return time.process_time() - began
 
     return asyncio.run(main()) / count * 1e6
+
+
+def on_the_loop(
+    run: Callable[[int, AuditSink | None], Awaitable[None]], count: int, directory: str | None
+) -> float:
+    """Microseconds of CPU for one update on the event loop's thread, closing included."""
+    audit = None
+    if directory is not None:
+        # None is dropped, which would cost less than to take it down.
+        audit = JsonLinesAudit(Path(directory, "audit.jsonl"), max_queue=count)
+
+    async def main() -> float:
+        began = time.thread_time()
+        await run(count, audit)
+        return time.thread_time() - began
+
+    return asyncio.run(main()) / count * 1e6
+
+
+def audit_cost(count: int, rounds: int) -> dict[str, list[float]]:
+    """What a file adds to an update, by kind: one difference for each of the interleaved rounds."""
+    kinds = {"update_many": many, "update": live}
+    added: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        for name, run in kinds.items():
+            without = on_the_loop(run, count, None)
+            with tempfile.TemporaryDirectory() as directory:
+                added[name].append(on_the_loop(run, count, directory) - without)
+    return added
+
+
+def report_audit(options: argparse.Namespace) -> int:
+    added = audit_cost(options.count, options.rounds)
+    medians = {name: statistics.median(values) for name, values in added.items()}
+    if options.json:
+        print(json.dumps({name: round(value, 2) for name, value in medians.items()}, indent=2))
+    else:
+        print(f"{'audit adds':12} {'CPU us':>8} {'lowest':>8} {'highest':>8}")
+        for name, values in added.items():
+            print(f"{name:12} {medians[name]:8.2f} {min(values):8.2f} {max(values):8.2f}")
+    return int(options.check and max(medians.values()) > AUDIT_LIMIT)
 
 
 def resident() -> float:
@@ -158,10 +214,13 @@ def main() -> int:
         metavar="N",
         help="requests in a second; up to 10000 they are remembered one by one",
     )
+    parser.add_argument("--audit", action="store_true")
     options = parser.parse_args()
     if options.rate_limit is not None:
         global rate_limit
         rate_limit = RateLimit(options.rate_limit, per=1)
+    if options.audit:
+        return report_audit(options)
     kinds = {"calibration": calibration, "update_many": many, "update": live}
     if options.otel:
         kinds["traced"] = many_traced

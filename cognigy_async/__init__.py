@@ -10,12 +10,18 @@ import typing
 if typing.TYPE_CHECKING:
     from .api import StateApi
     from .api.runtime import RuntimeApi
+    from .audit import AuditSink
+    from .audit.file import JsonLinesAudit
+    from .audit.records import AuditRecord
+    from .audit.sinks import LoggingAudit, MemoryAudit
+    from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
     from .auth import OAuthConfig, OAuthTokenProvider
     from .callbacks import HookOptions
     from .client import AsyncStateClient
     from .credentials import AccessToken, ApiKey, TokenProvider
     from .errors import (
         AmbiguousUpdateError,
+        AuditError,
         AuthenticationError,
         BadRequestError,
         CallbackError,
@@ -59,6 +65,11 @@ __all__ = [
     "AmbiguousUpdateError",
     "ApiKey",
     "AsyncStateClient",
+    "AuditError",
+    "AuditFault",
+    "AuditRecord",
+    "AuditReport",
+    "AuditSink",
     "AuthenticationError",
     "BadRequestError",
     "CallbackError",
@@ -75,7 +86,10 @@ __all__ = [
     "Fault",
     "HookOptions",
     "HttpxTransport",
+    "JsonLinesAudit",
     "Limits",
+    "LoggingAudit",
+    "MemoryAudit",
     "Metrics",
     "MetricsSnapshot",
     "NoResponseError",
@@ -112,6 +126,8 @@ __all__ = [
     "UpdateWithdrawnError",
     "VariableTypeError",
     "Verdict",
+    "read_audit",
+    "verify_audit",
 ]
 
 _HOMES = {
@@ -119,6 +135,11 @@ _HOMES = {
     "AmbiguousUpdateError": "errors",
     "ApiKey": "credentials",
     "AsyncStateClient": "client",
+    "AuditError": "errors",
+    "AuditFault": "audit.verify",
+    "AuditRecord": "audit.records",
+    "AuditReport": "audit.verify",
+    "AuditSink": "audit",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
     "CallbackError": "errors",
@@ -135,7 +156,10 @@ _HOMES = {
     "Fault": "errors",
     "HookOptions": "callbacks",
     "HttpxTransport": "transports.httpx",
+    "JsonLinesAudit": "audit.file",
     "Limits": "limits",
+    "LoggingAudit": "audit.sinks",
+    "MemoryAudit": "audit.sinks",
     "Metrics": "metrics",
     "MetricsSnapshot": "metrics",
     "NoResponseError": "errors",
@@ -172,6 +196,8 @@ _HOMES = {
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
     "Verdict": "retry",
+    "read_audit": "audit.verify",
+    "verify_audit": "audit.verify",
 }
 
 

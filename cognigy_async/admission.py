@@ -5,24 +5,39 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from contextvars import Context, copy_context
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import anyio
 
 from .checks import checked_timeout
 from .entries import Entry, Kind, Sink
-from .errors import ConfigurationError, Fault, UpdateValidationError, VariableTypeError
+from .errors import (
+    AuditError,
+    ConfigurationError,
+    Fault,
+    UpdateValidationError,
+    VariableTypeError,
+)
 from .hooks import Hooks
 from .lanes import LaneState
 from .life import Life
 from .limits import Limits
+from .metadata import NO_METADATA
 from .models import Decide, StateUpdate
 from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
 from .room import Room
 
+if TYPE_CHECKING:
+    from .audit.trail import AuditTrail
+
 __all__ = ["Admission", "Priority", "Row", "is_live", "kind_of"]
 
 Priority: TypeAlias = Literal["live", "bulk"]
 """Live work goes before bulk work, which gives way and has patience."""
+
+AUDIT_PAUSE = 0.02
+"""Seconds before bulk work looks again whether the audit has caught up."""
 
 Row: TypeAlias = StateUpdate | Mapping[str, Any]
 """An update, or a mapping of its arguments."""
@@ -43,6 +58,7 @@ class Admission:
         limits: Limits,
         on_failure: Literal["continue", "pause"],
         timeout: float,
+        audit: AuditTrail | None,
     ) -> None:
         self._life = life
         self._room = room
@@ -51,6 +67,7 @@ class Admission:
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
         self._timeout = checked_timeout(timeout)
+        self._audit = audit
         self._ids = secrets.token_hex(8)
         self.observers: tuple[Observer, ...] = ()
         """What looks on at every update."""
@@ -61,9 +78,13 @@ class Admission:
             return row.under(self.limits)
         return StateUpdate.within(self.limits, _mapping(row))
 
-    def check_dialog_id(self, dialog_id: str) -> None:
-        """Raise `UpdateValidationError` for what is no dialog id."""
-        StateUpdate.checked(self.limits, dialog_id, next_step="-")
+    def check_dialog_id(
+        self, dialog_id: str, metadata: Mapping[str, str] | None = None
+    ) -> Mapping[str, str]:
+        """A copy of the metadata; raises `UpdateValidationError` for what is no dialog id."""
+        return StateUpdate.checked(
+            self.limits, dialog_id, next_step="-", metadata=metadata
+        )._metadata
 
     def seconds(self, timeout: float | None) -> float:
         """The timeout of one request."""
@@ -110,6 +131,7 @@ class Admission:
         held: bool = False,
         decide: Decide | None = None,
         index: int = -1,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> Entry:
         """Queue an entry that has its place in the room.
 
@@ -117,8 +139,15 @@ class Admission:
 
         Raises:
             DialogPausedError: the dialog is paused and the entry would not wait for `resume`.
+            AuditError: a strict audit sink takes no records.
         """
         engine = self._life.engine
+        if self._audit is not None and kind is not Kind.READ:
+            try:
+                self._audit.check()
+            except AuditError:
+                self._room.give_back()
+                raise
         if self._pauses_dialogs and not held and kind is not Kind.READ:
             lane = engine.lanes.get(dialog_id)
             if lane is not None and lane.state is LaneState.PAUSED:
@@ -143,6 +172,7 @@ class Admission:
             held=held,
             decide=decide,
             index=index,
+            metadata=metadata,
         )
         if self.observers:
             operation = _OPERATIONS.get(kind, "update")
@@ -160,6 +190,20 @@ class Admission:
     def hungry(self, *, live: bool) -> bool:
         """Whether more updates of that class would find workers soon."""
         return self._life.engine.hungry(live=live)
+
+    def try_take_for_bulk(self) -> bool:
+        """Take a place if there is one, and the audit keeps up."""
+        return not self._audit_is_slow() and self.try_take()
+
+    async def wait_for_bulk_room(self) -> None:
+        """Take a place when the audit has caught up, waiting for it; see `wait_for_room`."""
+        # It catches up in threads that know nothing of the event loop.
+        while self._audit_is_slow() and self._life.accepting:  # noqa: ASYNC110
+            await anyio.sleep(AUDIT_PAUSE)
+        await self.wait_for_room()
+
+    def _audit_is_slow(self) -> bool:
+        return self._audit is not None and self._audit.slow
 
 
 _OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read"}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
+from logging import ERROR, INFO
 from typing import Any, Literal, Protocol, TypedDict, cast
 
 import anyio
@@ -24,11 +24,10 @@ from .background import is_failure
 from .calls import Call, current
 from .errors import CallbackError, ConfigurationError
 from .events import Callback, DeadLetter, DeadLetterHandler, UpdateEvent
+from .logs import log
 from .metrics import Metrics
 
 __all__ = ["Delivery", "Hook", "HookOptions", "HookOwner"]
-
-logger = logging.getLogger("cognigy_async")
 
 
 _RETRY = tenacity.Retrying()
@@ -229,19 +228,18 @@ class Hook:
             return
         metrics.events_failed += 1
         kind = type(failure).__name__
-        logger.info(
-            "callback %s failed with %s for dialog %s (attempt %d)",
+        log(
+            INFO,
+            "callback %s failed with %s for dialog %r (attempt %d)",
             self._name,
             kind,
             dialog_id,
             delivery.attempts,
-            extra={
-                "callback": self._name,
-                "dialog_id": dialog_id,
-                "update_id": delivery.event.update_id,
-                "attempt": delivery.attempts,
-                "error": kind,
-            },
+            callback=self._name,
+            dialog_id=dialog_id,
+            update_id=delivery.event.update_id,
+            attempt=delivery.attempts,
+            error=kind,
         )
         if delivery.attempts > self._retries:
             undelivered = CallbackError(f"the callback {self._name} failed with {kind}")
@@ -321,17 +319,16 @@ class Hook:
     def _bury(self, delivery: Delivery, error: CallbackError) -> None:
         self._metrics.events_dropped += 1
         event = delivery.event
-        logger.error(
-            "event of update %s of dialog %s was not delivered: %s",
+        log(
+            ERROR,
+            "event of update %s of dialog %r was not delivered: %s",
             event.update_id,
             event.dialog_id,
             error,
-            extra={
-                "callback": self._name,
-                "dialog_id": event.dialog_id,
-                "update_id": event.update_id,
-                "attempts": delivery.attempts,
-            },
+            callback=self._name,
+            dialog_id=event.dialog_id,
+            update_id=event.update_id,
+            attempts=delivery.attempts,
         )
         # Where the handler is slower than the events fail, the newest is lost rather than memory.
         if self._handler is None or len(self._dead) >= self._max_queue:
@@ -352,12 +349,14 @@ class Hook:
                     if not is_failure(error):
                         raise
                     # The exception's text is the handler's own and may hold values.
-                    logger.error(  # noqa: TRY400
-                        "the dead-letter handler of %s failed with %s for dialog %s",
+                    log(
+                        ERROR,
+                        "the dead-letter handler of %s failed with %s for dialog %r",
                         self._name,
                         type(error).__name__,
                         letter.event.dialog_id,
-                        extra={"callback": self._name, "dialog_id": letter.event.dialog_id},
+                        callback=self._name,
+                        dialog_id=letter.event.dialog_id,
                     )
                 self._dead.popleft()
                 self._over(delivery)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,6 +18,7 @@ from .hooks import Hooks, Register
 from .life import Life
 from .limiters import RateLimits, quota_of
 from .limits import Limits
+from .metadata import NO_METADATA
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
 from .observing import Observer
@@ -29,6 +30,8 @@ from .stream import UpdateStream
 
 if TYPE_CHECKING:
     from .api import StateApi
+    from .audit import AuditSink
+    from .audit.trail import AuditTrail
     from .auth import TokenProvider
     from .transports import Transport
 
@@ -53,6 +56,7 @@ class AsyncStateClient:
         limits: what an update may carry; the API's own by default.
         on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
         timeout: for one request.
+        audit: where a record of each settled update goes, for example `JsonLinesAudit(path)`.
         transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
 
     Raises:
@@ -72,6 +76,7 @@ class AsyncStateClient:
         limits: Limits | None = None,
         on_failure: Literal["continue", "pause"] = "continue",
         timeout: float = 15.0,
+        audit: AuditSink | Sequence[AuditSink] | None = None,
         transport: Transport | None = None,
     ) -> None:
         if on_failure not in ("continue", "pause"):
@@ -98,9 +103,14 @@ class AsyncStateClient:
         """Registers a callback for the updates that were applied; see `Register`."""
         self.on_update_failed = Register(self._hooks, failures=True)
         """Registers a callback for the updates that were sent and failed."""
-        self._life = Life(self._hooks, self._room, self.metrics)
+        self._audit: AuditTrail | None = None
+        if audit is not None:
+            from .audit.trail import AuditTrail
+
+            self._audit = AuditTrail(audit, self.metrics)
+        self._life = Life(self._hooks, self._room, self.metrics, self._audit)
         self._admission = Admission(
-            self._life, self._room, self._hooks, self._limits, on_failure, timeout
+            self._life, self._room, self._hooks, self._limits, on_failure, timeout, self._audit
         )
         self._signal: Callable[[], Signal]
 
@@ -121,6 +131,7 @@ class AsyncStateClient:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         priority: Priority = "live",
+        metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult:
         """Assign variables of one dialog, perhaps move it, and wait until that is done.
 
@@ -128,7 +139,7 @@ class AsyncStateClient:
         completes, and is not repeated.
 
         Args:
-            dialog_id, session, user, next_step, if_match, update_id: see `StateUpdate`.
+            dialog_id, session, user, next_step, if_match, update_id, metadata: see `StateUpdate`.
             retry, timeout: instead of the client's own.
             priority: ``"bulk"`` gives way to live work, and waits for a server that is away.
 
@@ -136,11 +147,12 @@ class AsyncStateClient:
             UpdateValidationError: bad input; nothing was sent.
             UpdateError: it was not carried out; the subclasses say why.
             DialogPausedError: the dialog is paused after a failure.
+            AuditError: a strict audit sink takes no records; nothing was sent.
             ClientUsageError: the client is closed, or used in another event loop.
         """
         admission = self._admission
         update = StateUpdate.checked(
-            admission.limits, dialog_id, session, user, next_step, if_match, update_id
+            admission.limits, dialog_id, session, user, next_step, if_match, update_id, metadata
         )
         timeout = admission.seconds(timeout)
         live = is_live(priority)
@@ -267,6 +279,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult | None:
         """Read the state, let `fn` decide what to write, and write it if nothing changed meanwhile.
 
@@ -275,17 +288,18 @@ class AsyncStateClient:
         Args:
             fn: called with the `DialogState`, perhaps several times, in the event loop; returns a
                 mapping with `session`, `user` or `next_step`, or None for no write.
+            metadata: as for `update`.
 
         Raises:
             Exception: whatever `fn` raises, and what `update` raises.
         """
         if not callable(fn):
             raise TypeError("modify takes a function of the dialog's state")
-        self._admission.check_dialog_id(dialog_id)
+        metadata = self._admission.check_dialog_id(dialog_id, metadata)
         timeout = self._admission.seconds(timeout)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout)
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout, metadata)
         return entry.result
 
     # Looking after it.
@@ -297,7 +311,7 @@ class AsyncStateClient:
     async def flush(self) -> None:
         """Wait until everything accepted before has settled and callbacks have had their events.
 
-        Updates held by paused dialogs are not waited for.
+        Updates held by paused dialogs are not waited for, and audit sinks at most five seconds.
 
         Raises:
             ClientUsageError: called from inside a callback, which it would wait for.
@@ -307,6 +321,8 @@ class AsyncStateClient:
         self._life.check_open()
         await self._life.engine.settlement.flush()
         await self._hooks.drained()
+        if self._audit is not None:
+            await self._audit.flush()
 
     def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
         """The dialogs that wait for `resume`, each with its failure as `__cause__`."""
@@ -334,6 +350,11 @@ class AsyncStateClient:
         """
         self._life.check_open()
         self._life.engine.restore_quota(state)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes updates: from its opening to the beginning of its close."""
+        return self._life.accepting
 
     @property
     def close_report(self) -> CloseReport | None:
@@ -397,6 +418,7 @@ class AsyncStateClient:
         decide: Decide | None,
         retry: RetryPolicy | None,
         timeout: float,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> Entry:
         """Accept a read or a `modify` and wait for its outcome; cancelled, it is given up."""
         settled = self._signal()
@@ -408,6 +430,7 @@ class AsyncStateClient:
             timeout,
             settled,
             decide=decide,
+            metadata=metadata,
         )
         try:
             await settled.wait()

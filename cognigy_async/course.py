@@ -170,6 +170,7 @@ class Course:
             # Each part starts afresh: what happened to the one before is over.
             entry.etag = entry.trouble = None
             return Again()
+        entry.headers = response.headers
         began = entry.sent_at if entry.sent_at is not None else now
         return Done(
             UpdateResult(
@@ -246,6 +247,8 @@ class Course:
                 (Fault("modify", problem, remedy),), dialog_id=entry.dialog_id
             )
         fields = {"dialog_id": entry.dialog_id, "if_match": etag, **assignment}
+        if entry.metadata:
+            fields["metadata"] = entry.metadata
         return StateUpdate.within(self._limits, fields)
 
     def _failed(self, entry: Entry, verdict: Verdict, error: UpdateError) -> Next:

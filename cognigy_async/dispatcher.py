@@ -7,11 +7,11 @@ workers is the bound on requests in flight, reads included. What a request leads
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -27,6 +27,7 @@ from .errors import (
     RateLimitedError,
 )
 from .lanes import Lane, Lanes, LaneState
+from .logs import log
 from .quota import Quota, QuotaState
 from .recovery import Recovery
 from .retry import RetryPolicy
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from .transports import Transport
 
 __all__ = ["Dispatcher"]
-
-logger = logging.getLogger("cognigy_async")
 
 STEPS_BETWEEN_YIELDS = 32
 """A transport that answers without waiting must not keep the event loop to itself."""
@@ -286,7 +285,7 @@ class Dispatcher:
         if failure is None:
             failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
             failure.__cause__ = error
-        logger.warning("no token: %s", failure, extra={"transient": failure.transient})
+        log(WARNING, "no token: %s", failure, transient=failure.transient)
         self._token = None
         if not failure.transient:
             self._token_failure = _TokenFailure(failure, self._serial, self._clock())

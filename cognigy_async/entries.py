@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol
+
+from .metadata import NO_METADATA
 
 if TYPE_CHECKING:
     from .auth import AccessToken
@@ -64,6 +67,7 @@ class Entry:
         attempts: requests made. trouble: what went wrong, None while nothing did.
         refused_token: what its last request was refused with.
         abandoned: its caller is gone: it is not repeated.
+        headers: of the answer that said that it was applied.
         observations: what looks on; None where nothing does.
     """
 
@@ -78,12 +82,14 @@ class Entry:
         "error",
         "etag",
         "exempt",
+        "headers",
         "held",
         "index",
         "kind",
         "known",
         "lane",
         "live",
+        "metadata",
         "observations",
         "part",
         "policy",
@@ -120,6 +126,7 @@ class Entry:
         held: bool = False,
         decide: Decide | None = None,
         index: int = -1,
+        metadata: Mapping[str, str] = NO_METADATA,
     ) -> None:
         self.kind = kind
         self.dialog_id = dialog_id
@@ -137,6 +144,7 @@ class Entry:
         self.index = index
         self.action = Action.WRITE if update is not None else Action.READ
         self.etag = None if update is None else update.if_match
+        self.metadata = metadata if update is None else update._metadata
         self.known: str | None = None
         self.accepted_at = 0.0
         self.sent_at: float | None = None
@@ -152,6 +160,7 @@ class Entry:
         self.settled = False
         self.lane: Lane | None = None
         self.result: UpdateResult | None = None
+        self.headers: Mapping[str, str] | None = None
         self.state: DialogState | None = None
         self.error: BaseException | None = None
 

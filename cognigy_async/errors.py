@@ -23,6 +23,7 @@
     ├── UpdateWithdrawnError                   it was taken back before it was sent
     ├── DialogPausedError                      the dialog waits for `resume` after a failure
     ├── CallbackError                          a callback could not be given its event
+    ├── AuditError                             an audit cannot be written, continued or read
     └── ClientUsageError (RuntimeError)        the client is used where it cannot work
         └── ClientClosedError                  before `async with`, or after `aclose`
 
@@ -36,6 +37,7 @@ from typing import Any
 
 __all__ = [
     "AmbiguousUpdateError",
+    "AuditError",
     "AuthenticationError",
     "BadRequestError",
     "CallbackError",
@@ -327,6 +329,14 @@ class UpdateWithdrawnError(CognigyError):
 
 class CallbackError(CognigyError):
     """A callback was not given its event, or failed with it; the update itself is not affected."""
+
+
+class AuditError(CognigyError):
+    """An audit cannot be written, continued or read.
+
+    A client raises it instead of accepting an update while a sink with `strict=True` takes no
+    records. Updates are accepted again as soon as the sink does.
+    """
 
 
 class ClientUsageError(CognigyError, RuntimeError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from .errors import CallbackError, CognigyError
@@ -21,6 +21,7 @@ class UpdateEvent:
         update: what was written; None where a `modify` failed before it decided.
         result: of an update that was applied, else None.
         error: of an update that failed, else None.
+        metadata: what the caller said about it.
     """
 
     dialog_id: str
@@ -28,6 +29,7 @@ class UpdateEvent:
     update: StateUpdate | None
     result: UpdateResult | None
     error: CognigyError | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def payload(self) -> dict[str, Any]:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .background import TaskOwner, forks, home_of_this_task
+from .background import TaskOwner, forks, home_of_this_task, monotonic_clock
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
+from .logs import log
 from .models import CloseReport
 
 if TYPE_CHECKING:
+    from .audit.trail import AuditTrail
     from .dispatcher import Dispatcher
     from .metrics import Metrics
     from .room import Room
     from .transports import Transport
 
 __all__ = ["Life"]
-
-logger = logging.getLogger("cognigy_async")
 
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
 
@@ -46,10 +46,13 @@ class _Events:
 class Life:
     """Opens the engine of one client, says where and when it may be used, and closes it."""
 
-    def __init__(self, hooks: Hooks, room: Room, metrics: Metrics) -> None:
+    def __init__(
+        self, hooks: Hooks, room: Room, metrics: Metrics, audit: AuditTrail | None
+    ) -> None:
         self._hooks = hooks
         self._room = room
         self._metrics = metrics
+        self._audit = audit
         self._owner = TaskOwner()
         self.engine: Dispatcher
         """What carries updates out; there once the client is open."""
@@ -100,11 +103,16 @@ class Life:
         self._forks = forks()
         self._transport = transport
         self.engine = engine()
+        if self._audit is not None:
+            self.engine.settlement.audit = self._audit
+            self._audit.start(monotonic_clock())
         self.was_opened = True
         self._events = events = _Events()
         await self._owner.start(partial(self._run, self.engine, events))
         try:
             await events.started.wait()
+            if self._audit is not None:
+                await self._audit.ready()
         except BaseException:
             await self.leave(drain=False)
             raise
@@ -152,6 +160,7 @@ class Life:
         self.accepting = False
         self._room.close()
         report = NOTHING_DONE
+        deadline = anyio.current_time() + timeout
         try:
             with anyio.move_on_after(timeout):
                 if drain:
@@ -161,7 +170,7 @@ class Life:
                 await self._hooks.drained()
         finally:
             with anyio.CancelScope(shield=True):
-                self.report = report = await self._finish(self.engine, events)
+                self.report = report = await self._finish(self.engine, events, deadline)
         return report
 
     async def _close_transport(self) -> None:
@@ -170,9 +179,9 @@ class Life:
                 await self._transport.aclose()
         except Exception as error:
             # Everything is settled; connections that do not close must not hide that.
-            logger.warning("the transport could not be closed: %s", type(error).__name__)
+            log(WARNING, "the transport could not be closed: %s", type(error).__name__)
 
-    async def _finish(self, engine: Dispatcher, events: _Events) -> CloseReport:
+    async def _finish(self, engine: Dispatcher, events: _Events, deadline: float) -> CloseReport:
         """Cut off what is left, and say what was done."""
         try:
             events.stop.set()
@@ -181,6 +190,8 @@ class Life:
             events.stop_hooks.set()
             await events.ended.wait()
             undelivered = await self._hooks.bury_rest()
+            if self._audit is not None:
+                await self._audit.close(deadline - anyio.current_time())
             with anyio.move_on_after(CLOSING_TIME):
                 await self._close_transport()
             metrics = self._metrics

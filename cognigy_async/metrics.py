@@ -128,6 +128,9 @@ class MetricsSnapshot:
         threads_abandoned: synchronous callbacks that still run past their timeout.
         quota: each rate limit, in the order given; none where the client has none, or has not yet
             learned one.
+        audit_written, audit_failed, audit_dropped: records that sinks took, that they failed with
+            for good, and that found their queue full or were left over when the client closed;
+            each sink counts for itself.
     """
 
     applied: int
@@ -149,6 +152,9 @@ class MetricsSnapshot:
     events_dropped: int
     threads_abandoned: int
     quota: tuple[QuotaUse, ...]
+    audit_written: int
+    audit_failed: int
+    audit_dropped: int
 
 
 class Metrics:
@@ -172,6 +178,9 @@ class Metrics:
         self.events_failed = 0
         self.events_dropped = 0
         self.threads_abandoned = 0
+        self.audit_written = 0
+        self.audit_failed = 0
+        self.audit_dropped = 0
         self.ask_quota: Callable[[], tuple[QuotaUse, ...]] = _no_quota
         """Set by the client that has a quota."""
 
@@ -213,6 +222,9 @@ class Metrics:
             events_dropped=self.events_dropped,
             threads_abandoned=self.threads_abandoned,
             quota=self.quota,
+            audit_written=self.audit_written,
+            audit_failed=self.audit_failed,
+            audit_dropped=self.audit_dropped,
         )
 
     def __repr__(self) -> str:

@@ -7,16 +7,16 @@ raises is logged and changes nothing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from logging import ERROR
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from .logs import log
 
 if TYPE_CHECKING:
     from .messages import Request, Response
 
 __all__ = ["Observation", "Observations", "Observer", "Operation"]
-
-logger = logging.getLogger("cognigy_async")
 
 
 Operation: TypeAlias = Literal["update", "modify", "read"]
@@ -103,4 +103,4 @@ class Observations:
 def _complain(method: Callable[..., object], error: Exception) -> None:
     # The text of the exception is the observer's own and may hold values.
     name = getattr(method, "__qualname__", repr(method))
-    logger.error("the observer's %s failed with %s", name, type(error).__name__)
+    log(ERROR, "the observer's %s failed with %s", name, type(error).__name__)

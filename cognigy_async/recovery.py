@@ -5,14 +5,15 @@ Synchronous; the dispatcher calls it after a request and does what it says.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable
+from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .entries import Entry, Kind
 from .lanes import Lane, Lanes, LaneState
+from .logs import log
 from .pacing import DialogPauses, Outage, RepeatBudget, TenantPause
 from .retry import OUTAGE, REPEATED, RetryPolicy, Verdict
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from .metrics import Metrics
 
 __all__ = ["Recovery"]
-
-logger = logging.getLogger("cognigy_async")
 
 SPARE_REPEATS = 10
 """Repeats that are allowed beyond one for each worker and the share of first attempts."""
@@ -122,27 +121,24 @@ class Recovery:
             self.tenant.throttle(now, began, named, random.random())
             if self._learned is not None and failure.verdict is Verdict.THROTTLED:
                 self._learned.throttled(now, began, named)
-            logger.warning(
-                "tenant throttled for %.1f s", named, extra={"seconds": named, "scope": "tenant"}
-            )
+            log(WARNING, "tenant throttled for %.1f s", named, seconds=named, scope="tenant")
 
     def count(self, reason: str, entry: Entry, wait: float) -> None:
         """Put a repeat into metrics and log."""
         self._metrics.retries[reason] += 1
         what = "a read" if entry.kind is Kind.READ else f"update {entry.update_id}"
-        logger.info(
-            "retry of %s of dialog %s in %.2f s: %s",
+        log(
+            INFO,
+            "retry of %s of dialog %r in %.2f s: %s",
             what,
             entry.dialog_id,
             wait,
             reason,
-            extra={
-                "dialog_id": entry.dialog_id,
-                "update_id": entry.update_id,
-                "attempt": entry.attempts,
-                "reason": reason,
-                "seconds": wait,
-            },
+            dialog_id=entry.dialog_id,
+            update_id=entry.update_id,
+            attempt=entry.attempts,
+            reason=reason,
+            seconds=wait,
         )
 
     # Time.
@@ -180,5 +176,5 @@ class Recovery:
             return self._policy.backoff(failures, None, self._clock())
         except Exception as error:
             # The strategy is the user's own, and the outage is everybody's.
-            logger.error("the wait strategy failed with %s", type(error).__name__)  # noqa: TRY400
+            log(ERROR, "the wait strategy failed with %s", type(error).__name__)
             return FALLBACK_BACKOFF

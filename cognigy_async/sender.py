@@ -6,9 +6,9 @@ decided in synchronous code after the one await.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
+from logging import ERROR
 from typing import TYPE_CHECKING
 
 from .background import is_failure
@@ -16,6 +16,7 @@ from .course import Backoff, Course, Done, Next
 from .entries import Action, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
 from .lanes import Lane, Lanes
+from .logs import log
 from .recovery import Recovery
 from .retry import Trouble, Verdict
 from .settlement import Settlement
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from .transports import Transport
 
 __all__ = ["Sender"]
-
-logger = logging.getLogger("cognigy_async")
 
 
 class Sender:
@@ -176,7 +175,7 @@ class Sender:
             waits = self._recovery.failed(lane, failure, began)
         except Exception as error:
             # Strategies are the user's own; what they raise ends this update and nothing else.
-            logger.error("the retry policy failed with %s", type(error).__name__)  # noqa: TRY400
+            log(ERROR, "the retry policy failed with %s", type(error).__name__)
             told = self._settlement.last_error(lane.first)
             told.__cause__ = error
             self._settlement.settle(lane, Done(error=told))

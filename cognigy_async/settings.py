@@ -17,6 +17,7 @@ COGNIGY_CLIENT_SECRET
 COGNIGY_TOKEN_URL      where tokens are asked for; `{COGNIGY_BASE_URL}/oauth/token` by default
 COGNIGY_SCOPES         separated by spaces; `runtime:write session:manage dialog:read` by default
 COGNIGY_RATE_LIMIT     requests in seconds, as in `1000/300`; several after spaces; or `auto`
+COGNIGY_AUDIT_KEY      the key of audit files, for `cognigy-async audit verify`
 ====================== =====================================================================
 
 The environment goes before the file. An empty variable counts as not set. Needs the extra ``cli``.
@@ -127,6 +128,7 @@ class Credentials(BaseSettings):
     client_id: Annotated[str | None, _variable("CLIENT_ID")] = None
     client_secret: Annotated[SecretStr | None, _variable("CLIENT_SECRET")] = None
     api_key: Annotated[SecretStr | None, _variable("API_KEY")] = None
+    audit_key: Annotated[SecretStr | None, _variable("AUDIT_KEY")] = None
 
     def __init__(self, *, env_file: str | Path | None = ".env") -> None:
         faults: list[str] = []

@@ -6,8 +6,8 @@ lanes, the room, the metrics and the callbacks in step with the decision.
 
 from __future__ import annotations
 
-import logging
 from contextvars import copy_context
+from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING, Literal
 
 from .countdown import Countdowns
@@ -23,8 +23,10 @@ from .errors import (
 )
 from .events import UpdateEvent
 from .lanes import Lane, Lanes, LaneState
+from .logs import is_told, log
 
 if TYPE_CHECKING:
+    from .audit.trail import AuditTrail
     from .hooks import Hooks
     from .metrics import Metrics
     from .models import StateUpdate
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from .room import Room
 
 __all__ = ["Settlement"]
-
-logger = logging.getLogger("cognigy_async")
 
 
 class Settlement:
@@ -63,6 +63,7 @@ class Settlement:
         self.closing = False
         """Nothing is sent any more, so that pausing a dialog would hold nothing back."""
         self.unsent: list[StateUpdate] = []
+        self.audit: AuditTrail | None = None
 
     # Outcomes.
 
@@ -127,10 +128,12 @@ class Settlement:
         if self._flushes:
             self._flushes.over(entry.serial)
         entry.sink.notify(entry)
-        if result is None or logger.isEnabledFor(logging.DEBUG):
+        if result is None or is_told(DEBUG):
             _log(entry)
         if self._hooks.any:
             self._publish(entry)
+        if self.audit is not None:
+            self.audit.settled(entry)
 
     def _count_failure(self, error: BaseException) -> None:
         if isinstance(error, AmbiguousUpdateError):
@@ -144,7 +147,14 @@ class Settlement:
         event = None
         error = entry.error if isinstance(entry.error, UpdateError) else None
         if entry.result is not None or error is not None:
-            event = UpdateEvent(entry.dialog_id, entry.update_id, entry.update, entry.result, error)
+            event = UpdateEvent(
+                entry.dialog_id,
+                entry.update_id,
+                entry.update,
+                entry.result,
+                error,
+                dict(entry.metadata),
+            )
         # Without one the callback was registered after the update was accepted.
         context = entry.context if entry.context is not None else copy_context()
         self._hooks.publish(event, context, entry.reserved, exempt=entry.exempt)
@@ -155,11 +165,8 @@ class Settlement:
     def _pause(self, lane: Lane, error: UpdateError) -> None:
         self._lanes.pause(lane, error)
         self._metrics.paused += 1
-        logger.warning(
-            "dialog %s is paused after a failed update",
-            lane.dialog_id,
-            extra={"dialog_id": lane.dialog_id},
-        )
+        told = "dialog %r is paused after a failed update"
+        log(WARNING, told, lane.dialog_id, dialog_id=lane.dialog_id)
         for entry in lane.entries:
             if entry.held:
                 self._flushes.over(entry.serial)
@@ -214,15 +221,25 @@ class Settlement:
                 self.unsent.append(entry.update)
             message = f"the client was closed before update {entry.update_id!r} was sent"
             self.take_out(entry, ClientClosedError(message))
+            # Whoever reads a stream has the outcomes of its rows, which may be thousands.
+            if entry.kind is not Kind.READ and entry.index < 0:
+                log(
+                    WARNING,
+                    "update %s of dialog %r was not sent: the client was closed",
+                    entry.update_id,
+                    entry.dialog_id,
+                    dialog_id=entry.dialog_id,
+                    update_id=entry.update_id,
+                )
 
 
 def _log(entry: Entry) -> None:
     fields = {"dialog_id": entry.dialog_id, "update_id": entry.update_id}
     if entry.result is not None:
         fields |= {"attempts": str(entry.attempts), "status": str(entry.result.status)}
-        logger.debug("applied %s", entry.result, extra=fields)
+        log(DEBUG, "applied %s", entry.result, **fields)
     elif isinstance(entry.error, UpdateError):
         kind = type(entry.error).__name__
         fields |= {"attempts": str(entry.attempts), "status": str(entry.error.status)}
         fields |= {"error": kind}
-        logger.warning("update failed: %s: %s", kind, entry.error, extra=fields)
+        log(WARNING, "update failed: %s: %s", kind, entry.error, **fields)

@@ -172,10 +172,10 @@ class UpdateStream:
             return
         while self._wants_input():
             for _ in range(min(CHUNK, self._limit - self._held)):
-                if not admission.try_take():
+                if not admission.try_take_for_bulk():
                     if self._held:
                         return
-                    await admission.wait_for_room()
+                    await admission.wait_for_bulk_room()
                 if not self._next_row(rows):
                     return
             if self._outcomes:
@@ -316,8 +316,9 @@ class UpdateStream:
             finally:
                 self._room_for_one = None
                 idlers.discard(self._feed_more)
-        if not self._admission.take_room():
-            await self._admission.wait_for_room()
+        self._admission.check_open()
+        if not self._admission.try_take_for_bulk():
+            await self._admission.wait_for_bulk_room()
 
 
 def _iterator(updates: Any) -> Iterator[Row]:

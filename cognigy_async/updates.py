@@ -14,13 +14,14 @@ from pydantic_core import PydanticCustomError, core_schema, from_json
 
 from .errors import Fault, UpdateValidationError, VariableTypeError
 from .limits import DEFAULT_LIMITS, Limits, TypeFault, encode, shown
+from .metadata import NO_METADATA, read_metadata
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 __all__ = ["StateUpdate"]
 
-FIELDS = ("dialog_id", "session", "user", "next_step", "if_match", "update_id")
+FIELDS = ("dialog_id", "session", "user", "next_step", "if_match", "update_id", "metadata")
 LONGEST_STEP = 1024
 HEADER_TEXT = re.compile(r"[\x21-\x7e]{1,512}").fullmatch
 
@@ -38,13 +39,23 @@ class StateUpdate:
         if_match: write only if the state still has this etag.
         update_id: names the update in logs and results and is its `Idempotency-Key`: visible ASCII,
             unique. The client makes one where there is none.
+        metadata: texts by name, for callbacks and the audit; never sent. At most 32, of at most
+            1,024 characters.
 
     Raises:
         UpdateValidationError: with every fault of the input. An update made here is checked against
             `Limits()`, and again against the client's own limits where those differ.
     """
 
-    __slots__ = ("_body", "_dialog_id", "_if_match", "_limits", "_next_step", "_update_id")
+    __slots__ = (
+        "_body",
+        "_dialog_id",
+        "_if_match",
+        "_limits",
+        "_metadata",
+        "_next_step",
+        "_update_id",
+    )
 
     def __init__(
         self,
@@ -55,8 +66,11 @@ class StateUpdate:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        self._fill(DEFAULT_LIMITS, dialog_id, session, user, next_step, if_match, update_id)
+        self._fill(
+            DEFAULT_LIMITS, dialog_id, session, user, next_step, if_match, update_id, metadata
+        )
 
     @classmethod
     def within(cls, limits: Limits, fields: Mapping[str, Any]) -> Self:
@@ -76,6 +90,7 @@ class StateUpdate:
             get("next_step"),
             get("if_match"),
             get("update_id"),
+            get("metadata"),
         )
 
     @classmethod
@@ -88,6 +103,7 @@ class StateUpdate:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Self:
         """An update from its arguments, checked against other limits.
 
@@ -95,7 +111,7 @@ class StateUpdate:
             UpdateValidationError: with every fault of the input.
         """
         update = cls.__new__(cls)
-        update._fill(limits, dialog_id, session, user, next_step, if_match, update_id)
+        update._fill(limits, dialog_id, session, user, next_step, if_match, update_id, metadata)
         return update
 
     def under(self, limits: Limits) -> Self:
@@ -148,6 +164,11 @@ class StateUpdate:
         """The name that the caller gave it."""
         return self._update_id
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the caller says about it. A new copy at each access."""
+        return dict(self._metadata)
+
     def payload(self) -> dict[str, Any]:
         """The object that goes over the wire: `session`, `user` and `transition` where they carry
         something. A new copy at each call.
@@ -167,7 +188,8 @@ class StateUpdate:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        return (self._dialog_id, self._body, self._if_match, self._update_id)
+        told = frozenset(self._metadata.items())
+        return (self._dialog_id, self._body, self._if_match, self._update_id, told)
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
@@ -191,7 +213,8 @@ class StateUpdate:
     ) -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
         variables = {"type": "object", "description": "variables by name"}
-        kinds = {"session": variables, "user": variables}
+        texts = {"type": "object", "additionalProperties": {"type": "string"}}
+        kinds = {"session": variables, "user": variables, "metadata": texts}
         return {
             "title": "StateUpdate",
             "type": "object",
@@ -220,7 +243,9 @@ class StateUpdate:
         next_step: Any,
         if_match: Any,
         update_id: Any,
+        metadata: Any,
     ) -> None:
+        self._metadata = NO_METADATA
         # This runs for every update, and most are plain: a glance, and a closer look at the others.
         if not (
             (session is None or (type(session) is dict and limits.are_flat(session)))
@@ -232,8 +257,12 @@ class StateUpdate:
             and next_step is None
             and if_match is None
             and update_id is None
+            and metadata is None
         ):
             faults = _faults_of_names(limits, dialog_id, next_step, if_match, update_id)
+            if metadata is not None:
+                self._metadata, more = read_metadata(metadata)
+                faults += more
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
             if faults:
                 raise _refused(faults, dialog_id)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, doctor, emulator, get, update
+from . import audit, demo, doctor, emulator, get, update
 from .output import write_result
 
 __all__ = ["app"]
@@ -46,6 +46,7 @@ def _root(
     """Write dialog state to Cognigy.AI."""
 
 
+app.add_typer(audit.app, name="audit")
 app.command(name="demo")(demo.demo)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="emulator")(emulator.emulator)

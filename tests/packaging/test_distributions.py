@@ -25,6 +25,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "": ("cognigy_async", "cognigy_async.emulator"),
     "cli": ("cognigy_async.cli.app", "cognigy_async.settings"),
     "emulator": ("cognigy_async.emulator.sockets",),
+    "aiohttp-web": ("cognigy_async.integrations.aiohttp",),
+    "fastapi": ("cognigy_async.integrations.fastapi",),
     "otel": ("cognigy_async.integrations.opentelemetry",),
     "all": ("cognigy_async.cli.app",),
 }

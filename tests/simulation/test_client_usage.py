@@ -78,6 +78,7 @@ async def test_usage_before_the_client_is_open(call: str) -> None:
     assert "not open" in repr(client)
     assert client.paused_dialogs() == {}
     assert client.close_report is None
+    assert not client.is_open
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -85,8 +86,10 @@ async def test_usage_after_it_is_closed(call: str) -> None:
     wire = Wire()
     client = client_of(wire)
     async with client:
+        assert client.is_open
         await client.update("d", session={"a": 1})
         await client.aclose()
+        assert not client.is_open
         with pytest.raises(ClientClosedError, match="closed"):
             await CALLS[call](client)
     with pytest.raises(ClientClosedError, match="closed"):

@@ -486,6 +486,42 @@ def _holds(error: BaseException, kind: type[BaseException]) -> bool:
     return isinstance(error, kind)
 
 
+async def test_p4_settled_what_was_not_sent_is_logged_by_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    canary = "canary-4711"
+    client = client_of(Wire(takes=1), max_in_flight=1)
+    row = {"dialog_id": "d-bulk", "session": {"a": canary}}
+    async with client, anyio.create_task_group() as tasks:
+        first = await client.submit({"dialog_id": "d-1", "session": {"a": canary}})
+        second = await client.submit({"dialog_id": "d-1", "session": {"a": canary}})
+        named = {"dialog_id": "d-2", "session": {"a": canary}, "update_id": "named"}
+        third = await client.submit(named)
+        for call in (
+            lambda: client.modify("d-3", lambda state: row),
+            lambda: client.get_state("d-4"),
+            lambda: anext(client.update_many([row])),
+        ):
+            tasks.start_soon(_closed, call)
+        await anyio.sleep(0.5)
+        await client.aclose(drain=False)
+    assert first.done()
+    records = [each for each in caplog.records if "was not sent" in each.getMessage()]
+    assert {each.levelname for each in records} == {"WARNING"}
+    told = [(vars(each)["dialog_id"], vars(each)["update_id"]) for each in records]
+    # Neither reads nor the rows of a stream, whose reader has their outcomes.
+    assert told[:2] == [("d-1", second.update_id), ("d-2", third.update_id)]
+    assert [dialog_id for dialog_id, _ in told[2:]] == ["d-3"]
+    assert canary not in caplog.text
+
+
+async def _closed(call: Callable[[], Any]) -> None:
+    try:
+        await call()
+    except ClientClosedError:
+        return
+
+
 async def test_p4_settled_keys_of_unsent_updates_never_reached_the_server() -> None:
     server = emulator(faults=Faults(latency=0.2))
     async with client_of(server, max_in_flight=3) as client:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, assert_type
 
 import httpx
@@ -100,6 +102,7 @@ def client() -> ca.AsyncStateClient:
         limits=ca.Limits(max_depth=2),
         on_failure="pause",
         timeout=5.0,
+        audit=sinks(),
         transport=transports()[0],
     )
 
@@ -119,6 +122,57 @@ def quota(client: ca.AsyncStateClient) -> None:
     for use in client.metrics.snapshot().quota:
         assert_type((use.n, use.per, use.used), tuple[int, float, int])
         assert_type((use.utilisation, use.learned), tuple[float, bool])
+
+
+class OwnSink:
+    """An audit sink of the user's."""
+
+    strict = False
+    max_queue = 100
+
+    def open(self) -> None: ...
+
+    def write(self, records: Sequence[ca.AuditRecord], /) -> None:
+        for record in records:
+            assert_type(record.timestamp, datetime)
+            assert_type(record.payload_sha256, str | None)
+            assert_type(record.variables, tuple[str, ...])
+            assert_type(record.metadata, Mapping[str, str])
+
+    def close(self) -> None: ...
+
+
+class ShortSink(ca.AuditSink):
+    """Another one."""
+
+    def write(self, records: Sequence[ca.AuditRecord], /) -> None:
+        print(len(records))
+
+
+def sinks() -> list[ca.AuditSink]:
+    file = ca.JsonLinesAudit(
+        Path("audit.jsonl"),
+        key=SecretStr("key"),
+        max_bytes=1_000_000,
+        fsync=True,
+        strict=True,
+        max_queue=1000,
+    )
+    assert_type(file.head, str | None)
+    assert_type(file.path, Path)
+    memory = ca.MemoryAudit(100)
+    assert_type(memory.records, tuple[ca.AuditRecord, ...])
+    ca.AsyncStateClient("https://api.example", auth=ca.ApiKey("key"), audit=OwnSink())
+    return [file, memory, ca.LoggingAudit("audit", level=10), OwnSink(), ShortSink()]
+
+
+def verifying() -> None:
+    report = ca.verify_audit(["audit.jsonl"], key="key", heads=["0" * 64], after=None)
+    assert_type(report, ca.AuditReport)
+    assert_type(report.ok, bool)
+    assert_type(report.faults, tuple[ca.AuditFault, ...])
+    for record in ca.read_audit("audit.jsonl"):
+        assert_type(record, ca.AuditRecord)
 
 
 def policy() -> ca.RetryPolicy:
@@ -154,6 +208,7 @@ async def writing(client: ca.AsyncStateClient) -> None:
         retry=policy(),
         timeout=3.0,
         priority="bulk",
+        metadata={"actor": "agent-7"},
     )
     assert_type(result, ca.UpdateResult)
     assert_type(result.dialog_id, str)
@@ -175,6 +230,7 @@ async def writing(client: ca.AsyncStateClient) -> None:
     assert_type(update.next_step, str | None)
     assert_type(update.if_match, str | None)
     assert_type(update.update_id, str | None)
+    assert_type(update.metadata, dict[str, str])
     assert_type(update.fields(), dict[str, Any])
     assert_type(update.replace(next_step="n"), ca.StateUpdate)
     assert_type(ca.StateUpdate.within(ca.Limits(), update.fields()), ca.StateUpdate)
@@ -235,6 +291,7 @@ async def reading(client: ca.AsyncStateClient) -> None:
 
     assert_type(await client.modify("d-1", visit), ca.UpdateResult | None)
     await client.modify("d-1", lambda s: {"session": {"n": s.version}}, timeout=1.0)
+    await client.modify("d-1", visit, metadata={"actor": "agent-7"})
 
 
 def listening(client: ca.AsyncStateClient) -> None:
@@ -246,6 +303,7 @@ def listening(client: ca.AsyncStateClient) -> None:
         assert_type(event.result, ca.UpdateResult | None)
         assert_type(event.error, ca.CognigyError | None)
         assert_type(event.payload, dict[str, Any])
+        assert_type(event.metadata, Mapping[str, str])
 
     def bury(letter: ca.DeadLetter) -> None:
         assert_type(letter.event, ca.UpdateEvent)
@@ -278,6 +336,7 @@ async def living() -> None:
         assert_type(open_client.paused_dialogs(), Mapping[str, ca.DialogPausedError])
         open_client.resume()
         open_client.resume("d-1")
+        assert_type(open_client.is_open, bool)
         assert_type(open_client.close_report, ca.CloseReport | None)
         report = await open_client.aclose(drain=False, timeout=1.0)
     assert_type(report, ca.CloseReport)
@@ -295,6 +354,7 @@ def measuring(client: ca.AsyncStateClient) -> None:
     assert_type(snapshot.retries, Mapping[str, int])
     assert_type(snapshot.latency, ca.Distribution)
     assert_type(snapshot.latency.p99, float)
+    assert_type(snapshot.audit_dropped, int)
 
 
 async def failing(client: ca.AsyncStateClient) -> None:
@@ -339,6 +399,8 @@ async def failing(client: ca.AsyncStateClient) -> None:
         assert_type(failed.detail, str | None)
     except (ca.ClientClosedError, ca.ClientUsageError, ca.ConfigurationError, ca.CallbackError):
         raise
+    except ca.AuditError as unaudited:
+        print(unaudited)
     except ca.QueueFullError as full:
         assert_type(full.max_pending, int)
     type_error: type[TypeError] = ca.VariableTypeError

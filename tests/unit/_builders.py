@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from contextvars import copy_context
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from cognigy_async import Request, Response, RetryPolicy, StateUpdate
+from cognigy_async import AuditRecord, Request, Response, RetryPolicy, StateUpdate
 from cognigy_async.entries import Entry, Kind
 from cognigy_async.models import Decide
 
@@ -64,6 +65,25 @@ def entry(
         exempt=exempt,
         decide=decide,
     )
+
+
+def audit_record(number: int = 0, /, **changes: Any) -> AuditRecord:
+    """A record as a client makes it."""
+    fields: dict[str, Any] = {
+        "timestamp": datetime(2026, 1, 2, 3, 4, 5, number, UTC),
+        "update_id": f"u-{number}",
+        "dialog_id": "d-1",
+        "outcome": "applied",
+        "payload_sha256": "ab" * 32,
+        "payload_bytes": 20,
+        "variables": ("session.a",),
+        "status": 200,
+        "attempts": 1,
+        "latency_ms": 1.5,
+        "summary": "applied",
+        "metadata": {"who": "me"},
+    }
+    return AuditRecord(**fields | changes)
 
 
 def response(status: int = 200, body: object = None, /, **headers: str) -> Response:

@@ -14,6 +14,7 @@ import cognigy_async
 
 EXTRAS = (
     "aiohttp",
+    "fastapi",
     "httptools",
     "httpx2",
     "opentelemetry",
@@ -31,6 +32,10 @@ INTERNAL = frozenset(
         "_oauth",
         "admission",
         "advice",
+        "audit.chain",
+        "audit.channel",
+        "audit.slots",
+        "audit.trail",
         "background",
         "calls",
         "checks",
@@ -44,6 +49,8 @@ INTERNAL = frozenset(
         "ledger",
         "life",
         "limiters",
+        "logs",
+        "metadata",
         "pacing",
         "quota",
         "recovery",
@@ -58,6 +65,7 @@ INTERNAL = frozenset(
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
+    "audit.records": {"canonical", "record_of"},
     "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},

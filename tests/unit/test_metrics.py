@@ -125,7 +125,7 @@ def test_the_mean_latency_is_that_of_the_requests() -> None:
 COUNTERS = (
     *("applied", "failed", "ambiguous", "withdrawn", "reads", "requests", "in_flight", "pending"),
     *("paused", "token_refreshes", "events_delivered", "events_failed", "events_dropped"),
-    "threads_abandoned",
+    *("threads_abandoned", "audit_written", "audit_failed", "audit_dropped"),
 )
 
 

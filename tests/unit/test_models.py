@@ -240,7 +240,9 @@ def test_the_json_schema_tells_what_an_update_is() -> None:
         "next_step",
         "if_match",
         "update_id",
+        "metadata",
     }
+    assert properties["metadata"]["additionalProperties"] == {"type": "string"}
     assert properties["session"]["type"] == properties["user"]["type"] == "object"
     assert properties["dialog_id"]["type"] == "string"
     assert Order.model_json_schema()["properties"]["updates"]["type"] == "array"

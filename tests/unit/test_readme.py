@@ -16,11 +16,13 @@ from anyio.from_thread import start_blocking_portal
 
 import cognigy_async
 from cognigy_async.emulator import Emulator, serve
+from cognigy_async.integrations import aiohttp, fastapi
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-INTERNAL = {"LaneState"}
-"""Names of the code that the page about its design may use."""
+NAMES = {*cognigy_async.__all__, *aiohttp.__all__, *fastapi.__all__}
+ALSO = {"FastAPI", "LaneState", "TestClient"}
+"""What else pages may name: of the code, the page about its design; and of FastAPI."""
 PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 
 
@@ -107,7 +109,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_names_of_the_library_exist(page: Path) -> None:
     for name in re.findall(r"`([A-Z][a-z]+[A-Z]\w+)[`(]", text_of(page)):
-        assert name in {*cognigy_async.__all__, *INTERNAL, *vars(builtins)}, name
+        assert name in {*NAMES, *ALSO, *vars(builtins)}, name
 
 
 def test_the_map_is_the_one_that_imports_are_held_to() -> None:

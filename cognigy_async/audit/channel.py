@@ -1,0 +1,238 @@
+"""One sink: its queue, and the thread that makes records of what is queued and gives it batches."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CognigyError
+from .records import record_of
+
+if TYPE_CHECKING:
+    from ..entries import Entry
+    from ..metrics import Metrics
+    from . import AuditSink
+    from .records import AuditRecord
+
+__all__ = ["Channel", "Draft"]
+
+logger = logging.getLogger("cognigy_async")
+
+BATCH = 64
+"""Records that are written at once."""
+
+LINGER = 0.01
+"""Seconds that a thread waits for more to write, so that it is not woken by every update."""
+
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds before a call that failed is repeated; with `strict`, the last one without end."""
+
+QUIET_TIME = 3600.0
+"""Seconds in which one cause is logged once."""
+
+
+class Draft:
+    """An update that settled; its record is made when a thread first asks for it."""
+
+    __slots__ = ("_at", "_entry", "_now", "_record")
+
+    def __init__(self, entry: Entry, at: float, now: float) -> None:
+        self._entry = entry
+        self._at = at
+        self._now = now
+        self._record: AuditRecord | None = None
+
+    def record(self) -> AuditRecord:
+        """The same for every sink; made twice where two threads ask at once, which does no harm."""
+        record = self._record
+        if record is None:
+            record = self._record = record_of(self._entry, self._at, self._now)
+        return record
+
+
+class Channel:
+    """One sink, its queue and its thread."""
+
+    def __init__(self, sink: AuditSink, metrics: Metrics, counting: threading.Lock) -> None:
+        self.sink = sink
+        self.strict = bool(sink.strict)
+        self._most = sink.max_queue
+        self._metrics = metrics
+        self._counting = counting
+        self._queue: SimpleQueue[Draft | threading.Event | None] = SimpleQueue()
+        self._taken = 0
+        self._settled = 0
+        self._trouble = ""
+        self._told: dict[str, float] = {}
+        self._closing = threading.Event()
+        self.opened = threading.Event()
+        self.abandoned = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"cognigy_async audit {sink!r}", daemon=True
+        )
+
+    # In the event loop's thread.
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, draft: Draft) -> None:
+        """Queue what settled; with `strict` always, since nothing new is accepted meanwhile."""
+        if self.full and not self.strict:
+            self._count(dropped=1)
+            self._tell("its queue is full", "Records are dropped; use a faster sink.")
+            return
+        self._taken += 1
+        self._queue.put(draft)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the sink's last call failed."""
+        return bool(self._trouble)
+
+    @property
+    def refusal(self) -> str:
+        """Why no updates may be taken; empty where they may."""
+        if not self.strict:
+            return ""
+        if self._trouble:
+            return self._trouble
+        if not self.opened.is_set():
+            return "it is still opening"
+        return "its queue is full" if self.full else ""
+
+    @property
+    def full(self) -> bool:
+        """Whether as many records wait as may."""
+        return self._queue.qsize() >= self._most
+
+    # In a thread that may wait.
+
+    def flush(self, deadline: float) -> None:
+        """Wait until what is queued now has been dealt with."""
+        reached = threading.Event()
+        self._queue.put(reached)
+        reached.wait(max(0.0, deadline - time.monotonic()))
+
+    def stop(self) -> None:
+        """Write what is queued, then end; nothing is repeated any more."""
+        self._closing.set()
+        self._queue.put(None)
+
+    def join(self, deadline: float) -> None:
+        """Wait for the end; what is not written by then is dropped."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        with self._counting:
+            self.abandoned = True
+            lost = self._taken - self._settled
+            self._settled = self._taken
+            self._metrics.audit_dropped += lost
+        if lost:
+            self._tell(
+                "it did not take everything in the time that closing had",
+                f"{lost} records are lost; give aclose() more time, or use a faster sink.",
+            )
+
+    # In the sink's thread.
+
+    def _run(self) -> None:
+        try:
+            self._call(self.sink.open)
+            self.opened.set()
+            self._work()
+        finally:
+            self.opened.set()
+            self._call(self.sink.close)
+
+    def _work(self) -> None:
+        while not self.abandoned:
+            batch, mark = self._gather()
+            if batch:
+                self._deliver(batch)
+            if isinstance(mark, threading.Event):
+                mark.set()
+            elif mark is None:
+                return
+
+    def _gather(self) -> tuple[list[Draft], Draft | threading.Event | None]:
+        """Up to a batch, and the mark that it ends with; a draft is no mark."""
+        item = self._queue.get()
+        batch: list[Draft] = []
+        if isinstance(item, Draft) and self._queue.qsize() < BATCH:
+            self._closing.wait(LINGER)
+        while isinstance(item, Draft):
+            batch.append(item)
+            if len(batch) == BATCH:
+                break
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                break
+        return batch, item
+
+    def _deliver(self, batch: Sequence[Draft]) -> None:
+        records: list[AuditRecord] = []
+        for draft in batch:
+            try:
+                records.append(draft.record())
+            except Exception as error:
+                self._tell(_cause(error), "A record could not be made and is lost.")
+                self._count(failed=1, settled=1)
+        pauses = iter(PAUSES)
+        while not self._call(self.sink.write, records):
+            pause = next(pauses, PAUSES[-1] if self.strict else None)
+            if self._closing.is_set() or pause is None:
+                self._count(failed=len(records), settled=len(records))
+                return
+            self._closing.wait(pause)
+        self._trouble = ""
+        self._count(written=len(records), settled=len(records))
+
+    def _call(self, function: Callable[..., object], *args: Any) -> bool:
+        """Whether it works; what sinks raise ends here, whatever it is."""
+        try:
+            function(*args)
+        except BaseException as error:
+            self._trouble = _cause(error)
+            self._tell(
+                self._trouble,
+                "Updates are refused until it works."
+                if self.strict
+                else "Updates go on; mend it, or make it strict.",
+            )
+            return False
+        return True
+
+    def _count(
+        self, *, written: int = 0, failed: int = 0, dropped: int = 0, settled: int = 0
+    ) -> None:
+        with self._counting:
+            if self.abandoned:
+                return
+            self._settled += settled
+            self._metrics.audit_written += written
+            self._metrics.audit_failed += failed
+            self._metrics.audit_dropped += dropped
+
+    def _tell(self, cause: str, consequence: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(cause, -QUIET_TIME) < QUIET_TIME:
+            return
+        if len(self._told) >= BATCH:
+            self._told.clear()
+        self._told[cause] = now
+        logger.error("audit sink %r: %s. %s", self.sink, cause, consequence)
+
+
+def _cause(error: BaseException) -> str:
+    """What may be told of an error; an exception of somebody else's may name anything."""
+    if isinstance(error, CognigyError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"it raised {type(error).__name__}"

@@ -1,0 +1,118 @@
+"""An aiohttp.web service that changes dialogs and keeps a CRM in step.
+
+    CRM_URL=https://crm.example python examples/aiohttp_service.py --port 8080
+
+The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
+there is no CRM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from urllib.parse import quote
+
+import aiohttp
+from aiohttp import web
+
+from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
+from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
+from cognigy_async.settings import Settings
+
+CRM = web.AppKey("crm", aiohttp.ClientSession)
+
+
+async def crm_session(app: web.Application) -> AsyncIterator[None]:
+    """What the callbacks need: it is closed after the last of them."""
+    async with aiohttp.ClientSession(
+        os.environ.get("CRM_URL"),
+        timeout=aiohttp.ClientTimeout(total=5.0),
+    ) as session:
+        app[CRM] = session
+        yield
+
+
+def make_client(app: web.Application) -> AsyncStateClient:
+    # Callers wait for the answer: a 503 in time is better than a success that nobody hears.
+    retry = RetryPolicy(max_elapsed=4.0, max_retry_after=4.0)
+    client = AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
+
+    async def sync_crm(event: UpdateEvent) -> None:
+        async with app[CRM].put(
+            f"/dialogs/{quote(event.dialog_id, safe='')}",
+            json=event.payload,
+            headers={"Idempotency-Key": event.update_id},
+        ) as answer:
+            answer.raise_for_status()
+
+    if os.environ.get("CRM_URL"):
+        client.on_state_updated(sync_crm)
+    return client
+
+
+async def change_dialog(request: web.Request) -> web.Response:
+    try:
+        change = await request.json()
+    except json.JSONDecodeError:
+        raise web.HTTPBadRequest(text="the body is no JSON") from None
+    if not isinstance(change, dict):
+        raise web.HTTPBadRequest(text="the body is no object")
+    result = await request.config_dict[CLIENT].update(
+        request.match_info["dialog_id"],
+        session=change.get("session"),
+        user=change.get("user"),
+        next_step=change.get("next_step"),
+        if_match=request.headers.get("If-Match"),
+    )
+    applied = {"update_id": result.update_id, "etag": result.etag, "version": result.version}
+    return web.json_response(applied)
+
+
+async def live(request: web.Request) -> web.Response:
+    told = health(request.config_dict[CLIENT])
+    return web.json_response(asdict(told), status=200 if told.alive else 503)
+
+
+async def ready(request: web.Request) -> web.Response:
+    told = health(request.config_dict[CLIENT])
+    return web.json_response(asdict(told), status=200 if told.ready else 503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    return web.json_response(asdict(request.config_dict[CLIENT].metrics.snapshot()))
+
+
+def make_app() -> web.Application:
+    app = web.Application(middlewares=[error_middleware])
+    # They end in reverse: the client first, and then what its callbacks need.
+    app.cleanup_ctx.extend([crm_session, client_ctx(make_client, drain_timeout=4.0)])
+    app.router.add_post("/dialogs/{dialog_id}", change_dialog)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Changes dialogs and keeps a CRM in step.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--reuse-port", action="store_true", help="share the port: several workers")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    web.run_app(
+        make_app(),
+        host=options.host,
+        port=options.port,
+        reuse_port=options.reuse_port,
+        # aiohttp waits for it twice: before it cancels a handler, and after.
+        shutdown_timeout=2.5,
+    )
+
+
+if __name__ == "__main__":
+    main()

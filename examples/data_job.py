@@ -1,0 +1,83 @@
+"""A data job: a Polars frame of orders becomes one update for each dialog.
+
+    python examples/data_job.py orders.parquet --failed failed.parquet
+
+The frame (Parquet or CSV) has the columns `dialog_id`, `amount` and `ordered_at`. What was not
+applied is written to another frame, with the reason. The settings of the client are in the
+environment: see `cognigy_async.settings`. Exit status 1 if something was not applied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cognigy_async import AsyncStateClient
+from cognigy_async.settings import Settings
+
+FAILURES = {"dialog_id": pl.String, "error": pl.String, "message": pl.String}
+
+
+def totals(orders: Path) -> pl.DataFrame:
+    """What each dialog is told of its orders."""
+    scan = pl.scan_csv if orders.suffix == ".csv" else pl.scan_parquet
+    return (
+        scan(orders)
+        .group_by("dialog_id", maintain_order=True)
+        .agg(
+            lifetime_orders=pl.len(),
+            lifetime_value=pl.col("amount").sum().round(2),
+            last_order=pl.col("ordered_at").max().cast(pl.String),
+        )
+        .collect()
+    )
+
+
+def updates(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Row by row, so that only what is under way is held twice."""
+    for row in frame.iter_rows(named=True):
+        dialog_id = row.pop("dialog_id")
+        yield {"dialog_id": dialog_id, "user": row}
+
+
+async def write(frame: pl.DataFrame) -> pl.DataFrame:
+    """Write all of it; what was not applied."""
+    async with (
+        AsyncStateClient(**Settings().client_arguments()) as client,
+        client.update_many(updates(frame)) as outcomes,
+    ):
+        failures = [
+            {
+                "dialog_id": frame["dialog_id"][outcome.index],
+                "error": type(outcome.error).__name__,
+                "message": str(outcome.error),
+            }
+            async for outcome in outcomes
+            if outcome.error is not None
+        ]
+    return pl.DataFrame(failures, schema=FAILURES)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Writes what dialogs ordered to their users.")
+    parser.add_argument("orders", type=Path)
+    parser.add_argument("--failed", type=Path, default=Path("failed.parquet"))
+    options = parser.parse_args()
+    frame = totals(options.orders)
+    failures = asyncio.run(write(frame))
+    print(f"{frame.height - failures.height} applied, {failures.height} not")
+    if failures.is_empty():
+        return 0
+    failures.write_parquet(options.failed)
+    print(f"see {options.failed}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

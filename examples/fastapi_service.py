@@ -1,0 +1,115 @@
+"""A FastAPI service that changes dialogs and keeps a CRM in step.
+
+    CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 5
+
+The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
+there is no CRM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import httpx
+from fastapi import FastAPI, Header, Response
+from pydantic import BaseModel
+
+from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
+from cognigy_async.integrations.fastapi import (
+    Health,
+    StateClient,
+    add_error_handlers,
+    client_lifespan,
+    health,
+)
+from cognigy_async.settings import Settings
+
+# uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.
+logging.basicConfig(level=logging.WARNING)
+
+
+class Change(BaseModel):
+    session: dict[str, Any] = {}
+    user: dict[str, Any] = {}
+    next_step: str | None = None
+
+
+class Applied(BaseModel):
+    update_id: str
+    etag: str | None
+    version: int | None
+
+
+@asynccontextmanager
+async def resources(app: FastAPI) -> AsyncIterator[dict[str, httpx.AsyncClient]]:
+    """What the callbacks need: it is closed after the last of them."""
+    async with httpx.AsyncClient(base_url=os.environ.get("CRM_URL", ""), timeout=5.0) as crm:
+        yield {"crm": crm}
+
+
+def make_client(state: Mapping[str, Any]) -> AsyncStateClient:
+    # Callers wait for the answer: a 503 in time is better than a success that nobody hears.
+    retry = RetryPolicy(max_elapsed=4.0, max_retry_after=4.0)
+    client = AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
+    crm: httpx.AsyncClient = state["crm"]
+
+    async def sync_crm(event: UpdateEvent) -> None:
+        answer = await crm.put(
+            f"/dialogs/{quote(event.dialog_id, safe='')}",
+            json=event.payload,
+            headers={"Idempotency-Key": event.update_id},
+        )
+        answer.raise_for_status()
+
+    if crm.base_url.host:
+        client.on_state_updated(sync_crm)
+    return client
+
+
+app = FastAPI(
+    title="Dialogs",
+    lifespan=client_lifespan(make_client, lifespan=resources, drain_timeout=4.0),
+)
+add_error_handlers(app)
+
+
+@app.post("/dialogs/{dialog_id}")
+async def change_dialog(
+    dialog_id: str,
+    change: Change,
+    client: StateClient,
+    if_match: Annotated[str | None, Header()] = None,
+) -> Applied:
+    result = await client.update(
+        dialog_id,
+        session=change.session,
+        user=change.user,
+        next_step=change.next_step,
+        if_match=if_match,
+    )
+    return Applied(update_id=result.update_id, etag=result.etag, version=result.version)
+
+
+@app.get("/health/live")
+async def live(client: StateClient, response: Response) -> Health:
+    told = health(client)
+    response.status_code = 200 if told.alive else 503
+    return told
+
+
+@app.get("/health/ready")
+async def ready(client: StateClient, response: Response) -> Health:
+    told = health(client)
+    response.status_code = 200 if told.ready else 503
+    return told
+
+
+@app.get("/metrics")
+async def metrics(client: StateClient) -> dict[str, Any]:
+    return asdict(client.metrics.snapshot())

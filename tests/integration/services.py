@@ -1,0 +1,319 @@
+"""The example services as processes, between callers and what they talk to: emulator and CRM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+from aiohttp import web
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from cognigy_async.emulator import Emulator, Faults, Stats, serve
+
+ROOT = Path(__file__).parents[2]
+CLIENT_ID = "the-service"
+SECRET = "correct-horse-battery-staple"
+
+HOST = "127.0.0.1"
+GRACE = "5"
+"""Seconds that a server gives its requests after SIGTERM; the drain of the client comes after."""
+
+UVICORN = ["-m", "uvicorn", "--host", HOST, "--timeout-graceful-shutdown", GRACE]
+FASTAPI = "examples.fastapi_service:app"
+HYPERCORN = ["-m", "hypercorn", "-k", "trio", "--graceful-timeout", GRACE]
+ON_UVLOOP = f"""
+import sys, uvloop
+from aiohttp import web
+from examples.aiohttp_service import make_app
+loop = uvloop.new_event_loop()
+web.run_app(make_app(), host="{HOST}", port=int(sys.argv[1]), loop=loop, shutdown_timeout=2.5)
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a service is run; `{port}` stands for its port.
+
+    Attributes:
+        started: what it prints where one worker is ready.
+        workers: how many there are; in one process each where `processes` says so.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    started: str
+    workers: int = 1
+    processes: int = 1
+
+
+STARTUP = "Application startup complete."
+KINDS = [
+    Kind("uvicorn", [*UVICORN, "--port", "{port}", "--loop", "asyncio", FASTAPI], STARTUP),
+    Kind("uvicorn-uvloop", [*UVICORN, "--port", "{port}", "--loop", "uvloop", FASTAPI], STARTUP),
+    Kind(
+        "uvicorn-2-workers",
+        [*UVICORN, "--port", "{port}", "--workers", "2", FASTAPI],
+        STARTUP,
+        workers=2,
+    ),
+    Kind(
+        "hypercorn-trio",
+        [*HYPERCORN, "-b", f"{HOST}:{{port}}", FASTAPI],
+        "Running on",
+    ),
+    Kind("aiohttp", ["examples/aiohttp_service.py", "--port", "{port}"], "Running on"),
+    Kind("aiohttp-uvloop", ["-c", ON_UVLOOP, "{port}"], "Running on"),
+    Kind(
+        "aiohttp-2-workers",
+        ["examples/aiohttp_service.py", "--port", "{port}", "--reuse-port"],
+        "Running on",
+        workers=2,
+        processes=2,
+    ),
+]
+
+
+@dataclass
+class Crm:
+    """Takes what the callbacks of a service send it, each time after `latency` seconds."""
+
+    latency: float = 0.0
+    keys: list[str] = field(default_factory=list)
+    by_dialog: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    base_url: str = ""
+
+    @property
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_put("/dialogs/{dialog_id}", self._take)
+        return app
+
+    async def _take(self, request: web.Request) -> web.Response:
+        payload = await request.json()
+        await asyncio.sleep(self.latency)
+        self.keys.append(request.headers.get("Idempotency-Key", ""))
+        self.by_dialog.setdefault(request.match_info["dialog_id"], []).append(payload)
+        return web.Response(status=204)
+
+
+@dataclass
+class World:
+    """What a service talks to, all of it in the event loop of one thread."""
+
+    portal: BlockingPortal
+    emulator: Emulator
+    crm: Crm
+    environment: dict[str, str]
+
+    def applied(self) -> set[str]:
+        """The ids of all updates that the server has applied."""
+        dialogs = self.emulator.dialogs.values()
+        return {str(entry.key) for dialog in dialogs for entry in dialog.history}
+
+
+@contextmanager
+def world(latency: float = 0.0, token_latency: float = 0.0) -> Iterator[World]:
+    """Everything around a service; the server and the CRM take some seconds for an answer."""
+    emulator = Emulator(
+        client_id=CLIENT_ID,
+        client_secret=SECRET,
+        faults=Faults(latency=latency, token_latency=token_latency),
+    )
+    crm = Crm(latency / 2)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serve(emulator)) as base_url,
+    ):
+        runner = web.AppRunner(crm.app)
+        portal.call(runner.setup)
+        site = web.TCPSite(runner, HOST, 0)
+        portal.call(site.start)
+        port = runner.addresses[0][1]
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("COGNIGY_")
+        }
+        environment = inherited | {
+            "COGNIGY_BASE_URL": base_url,
+            "COGNIGY_CLIENT_ID": CLIENT_ID,
+            "COGNIGY_CLIENT_SECRET": SECRET,
+            "CRM_URL": f"http://{HOST}:{port}",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            # Proxies are for the world outside.
+            "NO_PROXY": "*",
+        }
+        try:
+            yield World(portal, emulator, crm, environment)
+        finally:
+            portal.call(runner.cleanup)
+
+
+@dataclass
+class Service:
+    """A running service, which may be several processes."""
+
+    base_url: str
+    processes: list[subprocess.Popen[bytes]]
+    log: Path
+
+    def terminate(self) -> None:
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+
+    def wait_until(self, end: float) -> list[int]:
+        """The exit statuses.
+
+        Raises:
+            subprocess.TimeoutExpired: it is still running at that moment of the monotonic clock.
+        """
+        return [process.wait(max(0.0, end - time.monotonic())) for process in self.processes]
+
+    def told(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def running(kind: Kind, surroundings: World, directory: Path) -> Iterator[Service]:
+    """The service, once it answers; whatever is left of it at the end is killed."""
+    port = free_port()
+    log = directory / "service.log"
+    arguments = [argument.replace("{port}", str(port)) for argument in kind.arguments]
+    with log.open("wb") as out:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=surroundings.environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                # Its workers are of its group, and end with it.
+                start_new_session=True,
+            )
+            for _ in range(kind.processes)
+        ]
+    service = Service(f"http://{HOST}:{port}", processes, log)
+    try:
+        wait_for(lambda: _is_up(service, kind), service.told)
+        yield service
+    finally:
+        for process in processes:
+            with process:
+                _kill(process)
+
+
+def _is_up(service: Service, kind: Kind) -> bool:
+    for process in service.processes:
+        assert process.poll() is None, service.told()
+    if service.told().count(kind.started) < kind.workers:
+        return False
+    with httpx.Client(trust_env=False) as http:
+        try:
+            answer = http.get(f"{service.base_url}/openapi.json")
+        except httpx.TransportError:
+            return False
+    return answer.status_code in (200, 404)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], bool], told: Callable[[], str] = str) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, f"it does not happen: {told()}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Answers:
+    """What callers got.
+
+    Attributes:
+        succeeded: the ids of the updates that were answered with success.
+        refused: other answers, by status.
+        cut: callers whose connection was refused or closed.
+        left: callers that went away before the answer.
+        applied_before: updates that were applied when SIGTERM was sent.
+        terminated_at: when that was, on the monotonic clock.
+    """
+
+    succeeded: list[str] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    cut: int = 0
+    left: int = 0
+    applied_before: int = 0
+    terminated_at: float = 0.0
+
+
+async def call_together(
+    service: Service,
+    surroundings: World,
+    *,
+    callers: int,
+    impatient: bool = False,
+    terminate_when: Callable[[Stats], bool] | None = None,
+) -> Answers:
+    """Many callers at once.
+
+    Args:
+        service, surroundings: whom they call, and what that talks to.
+        callers: how many.
+        impatient: half of them go away at a random moment.
+        terminate_when: SIGTERM is sent as soon as this is so on the server.
+    """
+    answers = Answers()
+    chance = random.Random(7)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(service.base_url, connector=connector) as http:
+
+        async def call(number: int, patience: float | None) -> None:
+            url = f"/dialogs/d-{number % 40}"
+            change = {"session": {f"n{number}": number}}
+            try:
+                async with asyncio.timeout(patience), http.post(url, json=change) as answer:
+                    told = await answer.json()
+            except TimeoutError:
+                answers.left += 1
+            except aiohttp.ClientError:
+                answers.cut += 1
+            else:
+                if answer.status == 200:
+                    answers.succeeded.append(told["update_id"])
+                else:
+                    answers.refused.append(answer.status)
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(callers):
+                leaves = impatient and chance.random() < 0.5
+                tasks.create_task(call(number, chance.uniform(0.0, 1.0) if leaves else None))
+            if terminate_when is not None:
+                while not terminate_when(surroundings.emulator.stats):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                answers.applied_before = surroundings.emulator.stats.applied
+                answers.terminated_at = time.monotonic()
+                service.terminate()
+    return answers

@@ -1,0 +1,206 @@
+"""The client inside an aiohttp.web application, over sockets; aiohttp runs on asyncio alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from cognigy_async import AsyncStateClient, ConfigurationError, UpdateEvent
+from cognigy_async.emulator import Emulator, Faults
+from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
+from tests.simulation.world import applied, client_of, emulator
+
+pytestmark = pytest.mark.real_time
+
+CANARY = "canary-4711"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def maker(server: Emulator, **options: Any) -> Callable[[web.Application], AsyncStateClient]:
+    return lambda app: client_of(server, **options)
+
+
+async def change(request: web.Request) -> web.Response:
+    result = await request.config_dict[CLIENT].update(
+        request.match_info["dialog_id"], session=await request.json()
+    )
+    return web.json_response(result.update_id)
+
+
+async def accept(request: web.Request) -> web.Response:
+    """Answers as soon as the update is accepted."""
+    update = {"dialog_id": request.match_info["dialog_id"], "session": await request.json()}
+    pending = await request.config_dict[CLIENT].submit(update)
+    return web.json_response(pending.update_id, status=202)
+
+
+def service(*contexts: Any) -> web.Application:
+    app = web.Application(middlewares=[error_middleware])
+    app.cleanup_ctx.extend(contexts)
+    app.router.add_post("/dialogs/{dialog_id}", change)
+    app.router.add_post("/later/{dialog_id}", accept)
+    return app
+
+
+@asynccontextmanager
+async def served(app: web.Application, **options: Any) -> AsyncIterator[aiohttp.ClientSession]:
+    runner = web.AppRunner(app, access_log=None, **options)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+            yield http
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_handler_has_the_client_in_an_inner_application_too() -> None:
+    server = emulator()
+    inner = web.Application()
+    inner.router.add_post("/dialogs/{dialog_id}", change)
+    app = service(client_ctx(maker(server)))
+    app.add_subapp("/inner", inner)
+    async with served(app) as http:
+        for path in ("/dialogs/d-1", "/inner/dialogs/d-2"):
+            answer = await http.post(path, json={"a": 1})
+            assert answer.status == 200
+            (entry,) = applied(server, path[-3:])
+            assert (entry.key, entry.body) == (await answer.json(), {"session": {"a": 1}})
+
+
+async def test_what_began_before_is_there_for_the_last_callback() -> None:
+    server = emulator()
+    events: list[str] = []
+
+    async def crm(app: web.Application) -> AsyncIterator[None]:
+        events.append("crm begins")
+        yield
+        events.append("crm ends")
+
+    def make(app: web.Application) -> AsyncStateClient:
+        client = client_of(server)
+
+        @client.on_state_updated
+        async def sync_crm(event: UpdateEvent) -> None:
+            await asyncio.sleep(0.2)
+            events.append(f"synced {event.dialog_id}")
+
+        return client
+
+    async with served(service(crm, client_ctx(make))) as http:
+        await http.post("/dialogs/d-1", json={"a": 1})
+        events.append("shutdown")
+    assert events == ["crm begins", "shutdown", "synced d-1", "crm ends"]
+
+
+async def test_the_shutdown_sends_what_was_accepted() -> None:
+    server = emulator(faults=Faults(latency=0.1))
+    async with served(service(client_ctx(maker(server, max_in_flight=2)))) as http:
+        ids = [await (await http.post(f"/later/d-{n}", json={"a": n})).json() for n in range(6)]
+    assert [applied(server, f"d-{n}")[0].key for n in range(6)] == ids
+
+
+async def test_what_cannot_be_sent_within_the_deadline_is_logged_by_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = emulator(faults=Faults(hang=1.0))
+    make = maker(server, max_in_flight=1)
+    async with served(service(client_ctx(make, drain_timeout=0.2))) as http:
+        ids = [
+            await (await http.post(f"/later/d-{n}", json={"secret": CANARY})).json()
+            for n in range(2)
+        ]
+        while server.stats.requests == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    told = {
+        (vars(each)["update_id"], vars(each)["dialog_id"])
+        for each in caplog.records
+        if each.levelno == logging.WARNING and each.name == "cognigy_async"
+    }
+    assert told == {(ids[0], "d-0"), (ids[1], "d-1")}
+    assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [0, float("inf")])
+def test_a_deadline_that_cannot_work_is_refused_before_it_is_needed(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match="drain_timeout="):
+        client_ctx(maker(emulator()), drain_timeout=seconds)
+
+
+async def test_a_caller_that_disconnects_tears_no_write_down() -> None:
+    server = emulator(faults=Faults(latency=0.3))
+    cancelled: list[str] = []
+
+    async def watched(request: web.Request) -> web.Response:
+        try:
+            return await change(request)
+        except asyncio.CancelledError:
+            cancelled.append(request.match_info["dialog_id"])
+            raise
+
+    app = service(client_ctx(maker(server)))
+    app.router.add_post("/watched/{dialog_id}", watched)
+    async with served(app, handler_cancellation=True) as http:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await http.post("/watched/d-1", json={"a": 1})
+        while not cancelled:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert cancelled == ["d-1"]
+    assert len(applied(server, "d-1")) == 1
+    assert server.stats.abandoned == 0
+
+
+async def test_errors_are_answered_with_problem_details() -> None:
+    server = emulator()
+    async with served(service(client_ctx(maker(server)))) as http:
+        answer = await http.post("/dialogs/d-1", json={"a-b": CANARY})
+        assert answer.status == 400
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        told = await answer.json(content_type="application/problem+json")
+        assert [fault["path"] for fault in told["faults"]] == ["session.a-b"]
+        assert CANARY not in await answer.text()
+
+        server.faults = Faults(throttle_tenant=1.0, throttle_seconds=3600.0)
+        answer = await http.post("/dialogs/d-1", json={"a": CANARY})
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "3600")
+        assert CANARY not in await answer.text()
+
+
+async def test_a_mistake_in_the_service_is_left_to_aiohttp(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(request: web.Request) -> web.Response:
+        raise ConfigurationError(CANARY)
+
+    app = web.Application(middlewares=[error_middleware])
+    app.router.add_get("/", fail)
+    async with served(app) as http:
+        answer = await http.get("/")
+        assert answer.status == 500
+        assert CANARY not in await answer.text()
+    logged = [each.exc_info[0] for each in caplog.records if each.exc_info]
+    assert logged == [ConfigurationError]
+
+
+async def test_health_is_told_of_the_client() -> None:
+    async def ready(request: web.Request) -> web.Response:
+        return web.json_response(health(request.config_dict[CLIENT]).ready)
+
+    app = service(client_ctx(maker(emulator())))
+    app.router.add_get("/ready", ready)
+    async with served(app) as http:
+        assert await (await http.get("/ready")).json() is True
+    assert not health(app[CLIENT]).alive

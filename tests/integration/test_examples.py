@@ -1,0 +1,203 @@
+"""The other examples and the programs of the documentation against the emulator, over real HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+
+from cognigy_async.emulator import Faults
+from tests.unit.test_readme import blocks
+
+from .services import ROOT, STARTUP, UVICORN, Kind, World, running, world
+
+BRIDGE = Kind("bridge", [*UVICORN, "--port", "{port}", "examples.webhook_bridge:app"], "Uvicorn")
+WEBHOOK_SECRET = "webhook-canary"
+
+
+@pytest.fixture
+def surroundings() -> Iterator[World]:
+    with world() as surroundings:
+        yield surroundings
+
+
+# The webhook bridge.
+
+
+@pytest.fixture
+def bridge(surroundings: World, tmp_path: Path) -> Iterator[httpx.Client]:
+    surroundings.environment["WEBHOOK_SECRET"] = WEBHOOK_SECRET
+    with (
+        running(BRIDGE, surroundings, tmp_path) as service,
+        httpx.Client(base_url=service.base_url, trust_env=False) as http,
+    ):
+        yield http
+        assert WEBHOOK_SECRET not in service.told()
+
+
+def deliver(http: httpx.Client, event: object, *, secret: str = WEBHOOK_SECRET) -> httpx.Response:
+    body = json.dumps(event).encode()
+    signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    headers = {"X-Signature": signature, "Content-Type": "application/json"}
+    return http.post("/webhooks/crm", content=body, headers=headers)
+
+
+def test_a_webhook_becomes_an_update_once(bridge: httpx.Client, surroundings: World) -> None:
+    event = {
+        "event_id": "e-1",
+        "dialog_id": "d-1",
+        "contact": {"name": "Ada", "tier": "gold"},
+        "next_step": "greet_again",
+    }
+    assert [deliver(bridge, event).status_code for _ in range(2)] == [200, 200]
+    dialog = surroundings.emulator.dialogs["d-1"]
+    assert dialog.user == {"crm_contact": {"name": "Ada", "tier": "gold"}}
+    assert dialog.next_step == "greet_again"
+    assert [entry.key for entry in dialog.history] == ["e-1"]
+    assert surroundings.emulator.stats.replayed == 1
+
+
+def test_a_webhook_with_a_wrong_signature_is_refused(
+    bridge: httpx.Client, surroundings: World
+) -> None:
+    event = {"event_id": "e-1", "dialog_id": "d-1", "contact": {"name": "Ada"}}
+    assert deliver(bridge, event, secret="guessed").status_code == 401
+    answer = bridge.post(
+        "/webhooks/crm",
+        json=event,
+        headers=httpx.Headers({"X-Signature": "\xe9"}, encoding="latin-1"),
+    )
+    assert answer.status_code == 401
+    assert bridge.post("/webhooks/crm", json=event).status_code == 422
+    assert surroundings.emulator.stats.requests == 0
+
+
+def test_the_crm_is_told_what_to_do_with_a_webhook(
+    bridge: httpx.Client, surroundings: World
+) -> None:
+    # Not again: it will never work.
+    answer = deliver(bridge, {"event_id": "e 1", "dialog_id": "d-1", "contact": {"name": None}})
+    assert answer.status_code == 400
+    assert [fault["path"] for fault in answer.json()["faults"]] == ["update_id"]
+    # Again, and when.
+    surroundings.emulator.faults = Faults(throttle_tenant=1.0, throttle_seconds=60.0)
+    answer = deliver(bridge, {"event_id": "e-1", "dialog_id": "d-1", "contact": {"name": "Ada"}})
+    assert answer.status_code == 429
+    assert int(answer.headers["Retry-After"]) <= 60
+
+
+def test_the_bridge_does_not_start_without_its_secret(surroundings: World) -> None:
+    done = subprocess.run(
+        [sys.executable, *UVICORN, "--port", "0", "examples.webhook_bridge:app"],
+        cwd=ROOT,
+        env=surroundings.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "set WEBHOOK_SECRET" in done.stderr
+
+
+# The data job.
+
+ORDERS = pl.DataFrame(
+    {
+        "dialog_id": ["d-1", "d-2", "d-1", "", "d-1"],
+        "amount": [10.0, 5.5, 20.25, 1.0, 0.5],
+        "ordered_at": ["2026-01-03", "2026-01-01", "2026-02-01", "2026-01-01", "2026-01-31"],
+    }
+)
+
+
+def run_job(surroundings: World, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "examples/data_job.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=surroundings.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_frame_becomes_one_update_for_each_dialog(
+    surroundings: World, tmp_path: Path, suffix: str
+) -> None:
+    orders = tmp_path / f"orders{suffix}"
+    good = ORDERS.filter(pl.col("dialog_id") != "")
+    if suffix == ".csv":
+        good.write_csv(orders)
+    else:
+        good.write_parquet(orders)
+    done = run_job(surroundings, orders)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 applied, 0 not\n", "")
+    dialogs = surroundings.emulator.dialogs
+    assert dialogs["d-1"].user == {
+        "lifetime_orders": 3,
+        "lifetime_value": 30.75,
+        "last_order": "2026-02-01",
+    }
+    assert dialogs["d-2"].user["lifetime_orders"] == 1
+    assert surroundings.emulator.stats.writes == 2
+
+
+def test_what_was_not_applied_is_written_with_the_reason(
+    surroundings: World, tmp_path: Path
+) -> None:
+    orders, failed = tmp_path / "orders.parquet", tmp_path / "failed.parquet"
+    ORDERS.write_parquet(orders)
+    surroundings.emulator.script(400, dialog_id="d-2")
+    done = run_job(surroundings, orders, "--failed", failed)
+    assert (done.returncode, done.stdout) == (1, "1 applied, 2 not\n")
+    rows = pl.read_parquet(failed).sort("dialog_id").rows(named=True)
+    assert [(row["dialog_id"], row["error"]) for row in rows] == [
+        ("", "UpdateValidationError"),
+        ("d-2", "BadRequestError"),
+    ]
+    assert "is empty" in rows[0]["message"]
+
+
+# The programs in the documentation.
+
+TOTAL = "/dialogs/d-1/cart?total=149.99"
+
+
+@pytest.mark.parametrize("page", ["fastapi", "aiohttp"])
+def test_the_program_of_a_page_runs(surroundings: World, tmp_path: Path, page: str) -> None:
+    (program,) = blocks("python", ROOT / "docs" / f"{page}.md")
+    # It names a CRM and a port that are not to be had here.
+    program = program.replace("https://crm.example", surroundings.environment["CRM_URL"])
+    (tmp_path / "page.py").write_text(program.replace("port=8080", "port=int(sys.argv[1])"))
+    kind = {
+        "fastapi": Kind(
+            "page", [*UVICORN, "--port", "{port}", "--app-dir", str(tmp_path), "page:app"], STARTUP
+        ),
+        "aiohttp": Kind("page", ["-c", RUN, str(tmp_path / "page.py"), "{port}"], "Running on"),
+    }[page]
+    with running(kind, surroundings, tmp_path) as service:
+        answer = httpx.post(f"{service.base_url}{TOTAL}", trust_env=False)
+        assert answer.status_code == 200
+        assert surroundings.emulator.dialogs["d-1"].session == {"cart_total": 149.99}
+        service.terminate()
+        service.wait_until(time.monotonic() + 20)
+    assert surroundings.crm.by_dialog == {"d-1": [{"session": {"cart_total": 149.99}}]}
+
+
+RUN = """
+import runpy, sys
+del sys.argv[0]
+runpy.run_path(sys.argv[0], {"sys": sys}, run_name="__main__")
+"""

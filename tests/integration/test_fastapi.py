@@ -1,0 +1,523 @@
+"""The client inside a FastAPI application, on both event loops and in virtual time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import anyio
+import httpx
+import pytest
+from fastapi import Depends, FastAPI, Request, WebSocket
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message
+
+from cognigy_async import (
+    AsyncStateClient,
+    ClientClosedError,
+    ClientUsageError,
+    ConfigurationError,
+    StateConflictError,
+    UpdateEvent,
+    UpdateResult,
+    UpdateValidationError,
+)
+from cognigy_async.emulator import Faults
+from cognigy_async.integrations.fastapi import (
+    Health,
+    StateClient,
+    add_error_handlers,
+    client_lifespan,
+    get_client,
+    health,
+)
+from tests.integration.applications import maker, served, started
+from tests.simulation.world import applied, client_of, emulator, oauth
+
+CANARY = "canary-4711"
+
+
+def service(lifespan: Any) -> FastAPI:
+    """One that writes what it is sent to a dialog."""
+    app = FastAPI(lifespan=lifespan)
+    add_error_handlers(app)
+
+    @app.post("/dialogs/{dialog_id}")
+    async def change(dialog_id: str, session: dict[str, Any], client: StateClient) -> str:
+        result = await client.update(dialog_id, session=session)
+        return result.update_id
+
+    return app
+
+
+# The lifespan.
+
+
+async def test_a_handler_is_given_the_client() -> None:
+    server = emulator()
+    async with served(service(client_lifespan(maker(server)))) as http:
+        answer = await http.post("/dialogs/d-1", json={"a": 1})
+        assert answer.status_code == 200
+    (entry,) = applied(server, "d-1")
+    assert (entry.key, entry.body) == (answer.json(), {"session": {"a": 1}})
+
+
+async def test_an_own_lifespan_is_around_the_client_and_keeps_its_state() -> None:
+    server = emulator()
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        events.append("own begins")
+        yield {"crm": events, "other": 7}
+        events.append("own ends")
+
+    def make(state: Mapping[str, Any]) -> AsyncStateClient:
+        client = client_of(server)
+        crm = state["crm"]
+        crm.append("made")
+
+        @client.on_state_updated
+        async def sync_crm(event: UpdateEvent) -> None:
+            await anyio.sleep(1)
+            crm.append(f"synced {event.dialog_id}")
+
+        return client
+
+    app = service(client_lifespan(make, lifespan=own))
+
+    @app.get("/state")
+    async def state(request: Request) -> tuple[bool, int]:
+        return request.state.crm is events, request.state.other
+
+    async with served(app) as http:
+        assert (await http.get("/state")).json() == [True, 7]
+        await http.post("/dialogs/d-1", json={"a": 1})
+        events.append("shutdown")
+    assert events == ["own begins", "made", "shutdown", "synced d-1", "own ends"]
+
+
+async def test_an_own_lifespan_may_yield_nothing() -> None:
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    async with served(service(client_lifespan(maker(emulator()), lifespan=own))) as http:
+        assert (await http.post("/dialogs/d-1", json={"a": 1})).status_code == 200
+
+
+async def test_an_application_may_be_started_again() -> None:
+    server = emulator()
+    app = service(client_lifespan(maker(server)))
+    for number in (1, 2):
+        async with served(app) as http:
+            await http.post("/dialogs/d-1", json={"a": number})
+    assert len(applied(server, "d-1")) == 2
+
+
+async def test_a_client_that_cannot_be_made_stops_the_start_and_ends_the_own_lifespan() -> None:
+    events = []
+
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            events.append("own ends")
+
+    def make(state: Mapping[str, Any]) -> AsyncStateClient:
+        raise ConfigurationError("no settings")
+
+    with pytest.raises(ConfigurationError, match="no settings"):
+        async with served(service(client_lifespan(make, lifespan=own))):
+            pass
+    assert events == ["own ends"]
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("inf"), float("nan")])
+def test_a_deadline_that_cannot_work_is_refused_before_it_is_needed(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match="drain_timeout="):
+        client_lifespan(maker(emulator()), drain_timeout=seconds)
+
+
+async def test_without_the_lifespan_one_is_told_what_to_do() -> None:
+    app = service(None)
+    async with served(app) as http:
+        with pytest.raises(ClientUsageError, match="lifespan=client_lifespan"):
+            await http.post("/dialogs/d-1", json={"a": 1})
+
+
+async def test_a_test_may_put_another_client_in_its_place() -> None:
+    server, other = emulator(), emulator()
+    app = service(client_lifespan(maker(server)))
+    async with client_of(other) as client, served(app) as http:
+        app.dependency_overrides[get_client] = lambda: client
+        await http.post("/dialogs/d-1", json={"a": 1})
+    assert not applied(server, "d-1")
+    assert len(applied(other, "d-1")) == 1
+
+
+async def visits(client: StateClient) -> int:
+    state = await client.get_state("d-1")
+    return int(state.session.get("visits", 0))
+
+
+async def test_a_dependency_may_build_on_the_client() -> None:
+    server = emulator()
+    app = service(client_lifespan(maker(server)))
+
+    @app.get("/visits")
+    async def show(count: Annotated[int, Depends(visits)]) -> int:
+        return count
+
+    async with served(app) as http:
+        await http.post("/dialogs/d-1", json={"visits": 3})
+        assert (await http.get("/visits")).json() == 3
+
+
+# Shutting down.
+
+
+def background_service(lifespan: Any) -> FastAPI:
+    """One that answers as soon as an update is accepted."""
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/dialogs/{dialog_id}", status_code=202)
+    async def change(dialog_id: str, session: dict[str, Any], client: StateClient) -> str:
+        pending = await client.submit({"dialog_id": dialog_id, "session": session})
+        return pending.update_id
+
+    return app
+
+
+async def test_the_shutdown_sends_what_was_accepted() -> None:
+    server = emulator(faults=Faults(latency=1.0))
+    app = background_service(client_lifespan(maker(server, max_in_flight=2)))
+    async with served(app) as http:
+        ids = [(await http.post(f"/dialogs/d-{n}", json={"a": n})).json() for n in range(10)]
+        assert not server.dialogs
+    assert [applied(server, f"d-{n}")[0].key for n in range(10)] == ids
+
+
+async def test_what_cannot_be_sent_within_the_deadline_is_logged_by_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = emulator(faults=Faults(hang=1.0))
+    make = maker(server, max_in_flight=1)
+    app = background_service(client_lifespan(make, drain_timeout=5.0))
+    async with served(app) as http:
+        ids = [
+            (await http.post(f"/dialogs/d-{n}", json={"secret": CANARY})).json() for n in range(3)
+        ]
+        await anyio.sleep(0.1)
+        before = anyio.current_time()
+    assert anyio.current_time() - before == pytest.approx(5.0, abs=0.5)
+
+    warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert {each.name for each in warnings} == {"cognigy_async"}
+    told = {(vars(each)["update_id"], vars(each)["dialog_id"]): each for each in warnings}
+    assert told.keys() == {(ids[n], f"d-{n}") for n in range(3)}
+    # The first one was under way, and nobody knows whether it was applied.
+    texts = [told[ids[n], f"d-{n}"].getMessage() for n in range(3)]
+    assert "AmbiguousUpdateError" in texts[0]
+    assert texts[1] == f"update {ids[1]} of dialog d-1 was not sent: the client was closed"
+    assert texts[2] == f"update {ids[2]} of dialog d-2 was not sent: the client was closed"
+    assert CANARY not in caplog.text
+
+
+async def test_an_application_that_fails_sends_nothing_more_and_cuts_nothing_off() -> None:
+    server = emulator(faults=Faults(latency=1.0))
+    app = background_service(client_lifespan(maker(server, max_in_flight=1)))
+    with pytest.raises(ZeroDivisionError):
+        async with served(app) as http:
+            for n in range(3):
+                await http.post(f"/dialogs/d-{n}", json={"a": n})
+            await anyio.sleep(0.5)
+            raise ZeroDivisionError
+    assert list(server.dialogs) == ["d-0"]
+    assert server.stats.abandoned == 0
+
+
+async def test_an_application_that_is_cancelled_gives_what_is_in_flight_its_time() -> None:
+    server = emulator(faults=Faults(latency=1.0))
+    app = background_service(client_lifespan(maker(server, max_in_flight=1)))
+    with anyio.move_on_after(0.5) as scope:
+        async with served(app) as http:
+            for n in range(3):
+                await http.post(f"/dialogs/d-{n}", json={"a": n})
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert list(server.dialogs) == ["d-0"]
+    assert server.stats.abandoned == 0
+
+
+async def test_a_shutdown_that_is_cancelled_ends_at_once_and_settles_everything() -> None:
+    server = emulator(faults=Faults(hang=1.0))
+    clients: list[AsyncStateClient] = []
+
+    def make(state: Mapping[str, Any]) -> AsyncStateClient:
+        clients.append(client_of(server))
+        return clients[0]
+
+    app = background_service(client_lifespan(make, drain_timeout=1000.0))
+    with anyio.move_on_after(2.0) as scope:
+        async with served(app) as http:
+            await http.post("/dialogs/d-1", json={"a": 1})
+            await anyio.sleep(0.1)
+    assert scope.cancelled_caught
+    assert anyio.current_time() < 20
+    report = clients[0].close_report
+    assert report is not None
+    assert (report.ambiguous, report.unsent) == (1, ())
+
+
+# Callers that go away.
+
+
+async def test_a_caller_that_disconnects_tears_no_write_down() -> None:
+    server = emulator(faults=Faults(latency=1.0))
+    synced: list[str] = []
+
+    def make(state: Mapping[str, Any]) -> AsyncStateClient:
+        client = client_of(server)
+
+        @client.on_state_updated
+        async def sync_crm(event: UpdateEvent) -> None:
+            synced.append(event.dialog_id)
+
+        return client
+
+    app = FastAPI(lifespan=client_lifespan(make))
+    ended: list[str] = []
+
+    @app.post("/dialogs/{dialog_id}")
+    async def change(dialog_id: str, request: Request, client: StateClient) -> None:
+        """Give up when the caller does, as some middleware makes every handler do."""
+        async with anyio.create_task_group() as tasks:
+
+            async def write() -> None:
+                try:
+                    await client.update(dialog_id, session={"a": 1})
+                finally:
+                    ended.append(dialog_id)
+
+            tasks.start_soon(write)
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+    async with started(app) as running:
+        await call_and_leave(running, "/dialogs/d-1")
+        assert ended == ["d-1"]
+        assert not server.dialogs, "it is still under way"
+    assert len(applied(server, "d-1")) == 1
+    assert synced == ["d-1"]
+    assert server.stats.abandoned == 0
+
+
+async def call_and_leave(app: ASGIApp, path: str) -> None:
+    """A POST whose caller closes the connection after a quarter of a second."""
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await anyio.sleep(0.25)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+        "client": ("127.0.0.1", 1),
+        "server": ("service", 80),
+    }
+    await app(scope, receive, send)
+
+
+async def test_a_thousand_handlers_make_one_token_request() -> None:
+    server = emulator(api_key=None, faults=Faults(token_latency=3.0))
+    # Two applications share the provider.
+    provider = oauth(server)
+    app = service(client_lifespan(maker(server, auth=provider)))
+    other = service(client_lifespan(maker(server, auth=provider)))
+    statuses: list[int] = []
+
+    async def call(http: httpx.AsyncClient, n: int) -> None:
+        answer = await http.post(f"/dialogs/d-{n % 100}", json={f"n{n}": n})
+        statuses.append(answer.status_code)
+
+    async with served(app) as http, served(other) as second, anyio.create_task_group() as tasks:
+        for n in range(500):
+            tasks.start_soon(call, http, n)
+            tasks.start_soon(call, second, 500 + n)
+    assert statuses == [200] * 1000
+    assert server.stats.token_requests == 1
+    assert server.stats.applied == 1000
+
+
+# Errors.
+
+
+async def test_a_fault_is_answered_with_its_path() -> None:
+    server = emulator()
+    async with served(service(client_lifespan(maker(server)))) as http:
+        answer = await http.post("/dialogs/d-1", json={"a-b": CANARY, "fine": CANARY})
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert [fault["path"] for fault in answer.json()["faults"]] == ["session.a-b"]
+    assert CANARY not in answer.text
+    assert server.stats.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "status", "retry_after"),
+    [
+        (Faults(throttle_tenant=1.0, throttle_seconds=3600.0), 429, "3600"),
+        (Faults(error_503=1.0, retry_after_503=3600.0), 503, "3600"),
+        (Faults(fail_status=500), 502, None),
+        (Faults(fail_status=403), 502, None),
+        (Faults(fail_status=404), 404, None),
+        (Faults(hang=1.0), 504, None),
+        (Faults(drop_before=1.0), 504, None),
+    ],
+    ids=str,
+)
+async def test_what_the_server_does_is_answered(
+    faults: Faults, status: int, retry_after: str | None
+) -> None:
+    server = emulator(faults=faults)
+    async with served(service(client_lifespan(maker(server)))) as http:
+        answer = await http.post("/dialogs/d-1", json={"secret": CANARY})
+    assert answer.status_code == status
+    assert answer.headers.get("retry-after") == retry_after
+    assert answer.json()["dialog_id"] == "d-1"
+    assert CANARY not in answer.text
+
+
+async def test_an_own_handler_for_one_error_goes_before() -> None:
+    app = FastAPI(lifespan=client_lifespan(maker(emulator())))
+    add_error_handlers(app)
+
+    @app.exception_handler(StateConflictError)
+    async def conflict(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"own": True}, 418)
+
+    @app.post("/dialogs/{dialog_id}")
+    async def change(dialog_id: str, client: StateClient) -> None:
+        await client.update(dialog_id, session={"a": 1}, if_match='"7"')
+
+    async with served(app) as http:
+        assert (await http.post("/dialogs/d-1")).status_code == 418
+
+
+async def test_a_mistake_in_the_service_is_left_to_the_server() -> None:
+    app = FastAPI()
+    add_error_handlers(app)
+
+    @app.get("/")
+    async def fail() -> None:
+        raise ConfigurationError(CANARY)
+
+    async with served(app) as http:
+        with pytest.raises(ConfigurationError):
+            await http.get("/")
+        quiet = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=quiet, base_url="http://service") as caller:
+            answer = await caller.get("/")
+    assert answer.status_code == 500
+    assert CANARY not in answer.text
+
+
+async def test_a_websocket_has_the_client_and_its_errors_are_left_to_the_server() -> None:
+    server = emulator()
+    app = FastAPI(lifespan=client_lifespan(maker(server)))
+    add_error_handlers(app)
+
+    @app.websocket("/ws")
+    async def talk(socket: WebSocket, client: StateClient) -> None:
+        await socket.accept()
+        result: UpdateResult = await client.update("d-1", session={"a": 1})
+        await socket.send_text(result.update_id)
+        await client.update("d-1", session={"a-b": 1})
+
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "websocket",
+        "path": "/ws",
+        "query_string": b"",
+        "headers": [],
+        "subprotocols": [],
+    }
+    async with started(app) as running:
+        with pytest.raises(UpdateValidationError):
+            await running(scope, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send"]
+    assert len(applied(server, "d-1")) == 1
+
+
+# Health.
+
+
+async def test_health_follows_the_client() -> None:
+    server = emulator(faults=Faults(hang=1.0))
+    client = client_of(server)
+    assert health(client) == Health(False, False, 0, 0, 0, 0.0)
+    async with client:
+        assert health(client) == Health(True, True, 0, 0, 0, 0.0)
+        pending = await client.submit({"dialog_id": "d-1", "session": {"a": 1}})
+        await anyio.sleep(0.1)
+        assert health(client, max_pending=2) == Health(True, True, 1, 1, 0, 0.0)
+        assert health(client, max_pending=1) == Health(True, False, 1, 1, 0, 0.0)
+        server.faults = Faults()
+        await pending
+        assert health(client, max_pending=1) == Health(True, True, 0, 0, 0, 1.0)
+    assert health(client) == Health(False, False, 0, 0, 0, 1.0)
+
+
+async def test_health_while_the_client_drains() -> None:
+    server = emulator(faults=Faults(latency=1.0))
+    async with client_of(server) as client, anyio.create_task_group() as tasks:
+        await client.submit({"dialog_id": "d-1", "session": {"a": 1}})
+        tasks.start_soon(client.aclose)
+        await anyio.sleep(0.1)
+        assert not health(client).ready
+        with pytest.raises(ClientClosedError):
+            await client.update("d-2", session={"a": 1})
+
+
+async def test_health_is_a_response_model() -> None:
+    app = FastAPI(lifespan=client_lifespan(maker(emulator())))
+
+    @app.get("/health")
+    async def ready(client: StateClient) -> Health:
+        return health(client)
+
+    async with served(app) as http:
+        assert (await http.get("/health")).json() == {
+            "alive": True,
+            "ready": True,
+            "pending": 0,
+            "in_flight": 0,
+            "paused": 0,
+            "persistence_rate": 0.0,
+        }

@@ -1,0 +1,171 @@
+"""The example services as processes, over real HTTP: what they answer, and how they end."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cognigy_async.emulator import Faults
+
+from .services import KINDS, SECRET, Kind, call_together, running, world
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
+
+ALONE = [kind for kind in KINDS if kind.name in ("uvicorn", "hypercorn-trio", "aiohttp")]
+"""One of each framework and event loop."""
+
+VALUE = "the-value-of-a-variable"
+
+
+def name(kind: Kind) -> str:
+    return kind.name
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=name)
+def test_sigterm_amid_requests_loses_nothing(kind: Kind, tmp_path: Path) -> None:
+    terminate_amid_requests(kind, tmp_path, impatient=False)
+
+
+@pytest.mark.parametrize("kind", ALONE, ids=name)
+def test_sigterm_amid_requests_whose_callers_leave(kind: Kind, tmp_path: Path) -> None:
+    terminate_amid_requests(kind, tmp_path, impatient=True)
+
+
+def terminate_amid_requests(kind: Kind, tmp_path: Path, *, impatient: bool) -> None:
+    with world(latency=0.1) as surroundings, running(kind, surroundings, tmp_path) as service:
+        call = partial(
+            call_together,
+            callers=200,
+            impatient=impatient,
+            terminate_when=lambda stats: stats.applied >= 20,
+        )
+        answers = surroundings.portal.call(call, service, surroundings)
+        statuses = service.wait_until(answers.terminated_at + 10)
+        log = service.told()
+
+        assert set(statuses) <= {0, -15}, log
+        applied = surroundings.applied()
+        assert 20 <= answers.applied_before < len(applied), "SIGTERM came amid the work"
+        assert set(answers.succeeded) <= applied
+        assert set(surroundings.crm.keys) == applied
+        assert set(answers.refused) <= {503}
+        assert len(answers.succeeded) >= 20
+        assert bool(answers.left) == impatient
+        stats = surroundings.emulator.stats
+        # Each worker keeps the order of its own updates; they know nothing of each other.
+        assert stats.violations().keys() <= ({"overlapping_writes"} if kind.workers > 1 else set())
+        assert stats.abandoned == 0, "no request was torn down"
+        for trouble in ("Traceback", "was not sent", "not delivered", SECRET):
+            assert trouble not in log
+
+
+def test_a_service_ends_in_time_although_the_server_hangs(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        calls = []
+        for kind in ALONE:
+            surroundings = stack.enter_context(world())
+            directory = tmp_path / kind.name
+            directory.mkdir()
+            service = stack.enter_context(running(kind, surroundings, directory))
+            surroundings.emulator.faults = Faults(hang=1.0)
+            call = partial(
+                call_together,
+                callers=60,
+                # As many as the client has in flight.
+                terminate_when=lambda stats: stats.writes >= 32,
+            )
+            calls.append(
+                (service, surroundings.portal.start_task_soon(call, service, surroundings))
+            )
+        for service, call_of_all in calls:
+            answers = call_of_all.result()
+            statuses = service.wait_until(answers.terminated_at + 10)
+            log = service.told()
+            assert statuses in ([0], [-15]), log
+            assert answers.succeeded == []
+            # What was under way is told by its id.
+            told = re.findall(
+                r"^WARNING:cognigy_async:.*'(d-\d+)', update '([^']+)'", log, re.MULTILINE
+            )
+            assert len({update_id for _, update_id in told}) >= 32, log
+            assert SECRET not in log
+
+
+@pytest.fixture
+def _many_files() -> Iterator[None]:
+    """A thousand connections have two ends, one of them here."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip(f"a process may open {hard} files, and 4,096 are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("_many_files")
+@pytest.mark.parametrize("kind", [ALONE[0], ALONE[-1]], ids=name)
+def test_a_thousand_handlers_make_one_token_request(kind: Kind, tmp_path: Path) -> None:
+    # The token takes its time, so that callers pile up behind it.
+    with (
+        world(token_latency=0.5) as surroundings,
+        running(kind, surroundings, tmp_path) as service,
+    ):
+        call = partial(call_together, callers=1000)
+        answers = surroundings.portal.call(call, service, surroundings)
+        assert len(set(answers.succeeded)) == 1000
+        assert surroundings.applied() == set(answers.succeeded)
+        assert surroundings.emulator.stats.token_requests == 1
+        assert surroundings.emulator.stats.violations() == {}
+
+
+@pytest.mark.parametrize("kind", ALONE, ids=name)
+def test_what_a_service_answers(kind: Kind, tmp_path: Path) -> None:
+    with (
+        world() as surroundings,
+        running(kind, surroundings, tmp_path) as service,
+        httpx.Client(base_url=service.base_url, trust_env=False) as http,
+    ):
+        for path in ("/health/live", "/health/ready"):
+            answer = http.get(path)
+            assert answer.status_code == 200
+            assert answer.json()["alive"] is answer.json()["ready"] is True
+
+        answer = http.post(
+            "/dialogs/d-1",
+            json={"session": {"cart": [1]}, "user": {"name": VALUE}, "next_step": "checkout"},
+        )
+        assert answer.status_code == 200
+        assert (answer.json()["version"], answer.json()["etag"]) == (1, '"1"')
+        dialog = surroundings.emulator.dialogs["d-1"]
+        assert (dialog.session, dialog.user) == ({"cart": [1]}, {"name": VALUE})
+        assert dialog.next_step == "checkout"
+
+        answer = http.post("/dialogs/d-1", json={"session": {"_cognigy_x": VALUE, "a-b": VALUE}})
+        assert answer.status_code == 400
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        paths = [fault["path"] for fault in answer.json()["faults"]]
+        assert paths == ["session._cognigy_x", "session.a-b"]
+        assert VALUE not in answer.text
+
+        stale = {"If-Match": '"0"'}
+        answer = http.post("/dialogs/d-1", json={"user": {"name": VALUE}}, headers=stale)
+        assert (answer.status_code, answer.json()["current_etag"]) == (409, '"1"')
+
+        surroundings.emulator.faults = Faults(throttle_tenant=1.0, throttle_seconds=30.0)
+        answer = http.post("/dialogs/d-1", json={"user": {"name": VALUE}})
+        assert answer.status_code == 429
+        assert 1 <= int(answer.headers["Retry-After"]) <= 30
+        assert VALUE not in answer.text
+
+        metrics = http.get("/metrics").json()
+        assert (metrics["applied"], metrics["failed"], metrics["pending"]) == (1, 2, 0)
+        assert metrics["latency"]["count"] == 1
