@@ -21,6 +21,10 @@ GRAINS = 400
 """Beyond, those of one 400th of the window are remembered as if all came when the last one did."""
 SPREAD = 10
 """Bulk work spreads the last tenth of a window over it."""
+SHORT = 6.0
+"""Seconds. In so short a window nobody waits long: there it does so only after live work."""
+REMEMBERED = 10
+"""For so many windows."""
 SLOWER = 1.02
 """It takes these places a little slower than they come back, so that a live update finds one."""
 LATE = 0.1
@@ -58,6 +62,8 @@ class Window:
         self._tenth = self.capacity // SPREAD
         self._pace = SLOWER * self._length / self._tenth if self._tenth else 0.0
         self._next_paced = -math.inf
+        # In a short window the first live update waits no longer than it takes.
+        self._spreads_until = math.inf if limit.per > SHORT else -math.inf
         self._gap = self._length / self.capacity if limit.burst is not None else 0.0
         # A little more than it is, because sums of gaps are not exact.
         self._credit = self._gap * ((limit.burst or 1) - 1) * (1 + 1e-9)
@@ -108,6 +114,8 @@ class Window:
 
     def bulk_opens(self, now: float) -> float:
         """The same for bulk work, right after `opens` said that a request may start."""
+        if now > self._spreads_until:
+            return now
         excess = self.used - self._paced - (self.capacity - self._tenth)
         paced = self._next_paced
         if excess < 0 or paced <= now:
@@ -124,6 +132,8 @@ class Window:
     def start(self, now: float, *, bulk: bool) -> None:
         """A request starts."""
         paced = 0
+        if not bulk:
+            self._spreads_until = max(self._spreads_until, now + REMEMBERED * self._length)
         if bulk and now >= self._next_paced and self._tenth:
             paced = 1
             self._next_paced = following(self._next_paced, now, self._pace)
