@@ -61,6 +61,7 @@ class UpdateStream:
         timeout: float,
         deadline: float | None,
         coalesce: bool | None,
+        live: bool,
     ) -> None:
         self._admission = admission
         self._engine = engine
@@ -68,6 +69,7 @@ class UpdateStream:
         self._timeout = timeout
         self._deadline = deadline
         self._coalesce = coalesce
+        self._live = live
         self._limit = limit
         self._context = copy_context()
         self._rows: Iterator[Row] | None = None
@@ -159,7 +161,9 @@ class UpdateStream:
     # Taking input.
 
     def _wants_input(self) -> bool:
-        return not self._held or (self._held < self._limit and self._admission.hungry())
+        return not self._held or (
+            self._held < self._limit and self._admission.hungry(live=self._live)
+        )
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""
@@ -214,7 +218,7 @@ class UpdateStream:
                 self._timeout,
                 self,
                 context=self._context,
-                live=False,
+                live=self._live,
                 index=index,
                 deadline=self._deadline,
                 coalesce=self._coalesce,
@@ -307,7 +311,9 @@ class UpdateStream:
                 self._complaint = error
 
     async def _wait_for_room(self) -> None:
-        while self._held >= self._limit or (self._held and not self._admission.hungry()):
+        while self._held >= self._limit or (
+            self._held and not self._admission.hungry(live=self._live)
+        ):
             self._room_for_one = anyio.Event()
             idlers = self._engine().sleepers.idlers
             idlers.add(self._feed_more)
