@@ -52,12 +52,13 @@ if typing.TYPE_CHECKING:
     from .events import DeadLetter, UpdateEvent, UpdateWatch
     from .limits import Limits
     from .messages import Request, Response
-    from .metrics import Distribution, Metrics, MetricsSnapshot
+    from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .planning import Plan, plan
     from .probe import Injection, probe_inject
+    from .rate import RateLimit
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
@@ -112,6 +113,8 @@ __all__ = [
     "PermissionDeniedError",
     "Plan",
     "QueueFullError",
+    "QuotaUse",
+    "RateLimit",
     "RateLimitedError",
     "Request",
     "Response",
@@ -189,6 +192,8 @@ _HOMES = {
     "PermissionDeniedError": "errors",
     "Plan": "planning",
     "QueueFullError": "errors",
+    "QuotaUse": "metrics",
+    "RateLimit": "rate",
     "RateLimitedError": "errors",
     "Request": "messages",
     "Response": "messages",

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from .admission import Admission, Row, kind_of
+from .admission import Admission, Priority, Row, is_live, kind_of
 from .api.runtime import RuntimeApi
 from .background import Signal, signal_of_this_loop
 from .checks import (
@@ -23,12 +23,14 @@ from .entries import Entry, Kind
 from .errors import ClientUsageError, ConfigurationError, DialogPausedError, QueueFullError
 from .hooks import Hooks, Register
 from .life import Life
+from .limiters import RateLimits, quota_of
 from .limits import Limits
 from .metadata import NO_METADATA
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
 from .observing import Observer
 from .pending import PendingUpdate
+from .quota import QuotaState
 from .retry import RetryPolicy
 from .room import Room
 from .stream import UpdateStream
@@ -57,6 +59,8 @@ class AsyncStateClient:
         api: which API of the server; `RuntimeApi()` by default.
         max_in_flight: requests at a time, reads included.
         max_pending: updates accepted and unsettled at a time; then `update` waits its turn.
+        rate_limit: requests in a window of time, all kinds but for tokens; one `RateLimit`, several
+            that hold at once, or ``"auto"``, which learns from the server's headers and its 429s.
         retry: when failed updates are sent again; `RetryPolicy()` by default.
         limits: what an update may carry; the API's own by default.
         coalesce: send updates that wait for the same dialog as one request where the state cannot
@@ -81,6 +85,7 @@ class AsyncStateClient:
         api: StateApi | None = None,
         max_in_flight: int = 32,
         max_pending: int = 10_000,
+        rate_limit: RateLimits = None,
         retry: RetryPolicy | None = None,
         limits: Limits | None = None,
         coalesce: bool = False,
@@ -106,6 +111,7 @@ class AsyncStateClient:
         self._api: StateApi = api if api is not None else RuntimeApi()
         self._max_in_flight = checked_count("max_in_flight", max_in_flight)
         self._max_pending = checked_count("max_pending", max_pending)
+        self._quota = quota_of(rate_limit)
         self._policy = checked_type("retry", retry or RetryPolicy(), RetryPolicy)
         self._limits = checked_type("limits", limits or self._api.limits, Limits)
         self._linger = checked_seconds("linger", linger, least=0.0)
@@ -158,6 +164,7 @@ class AsyncStateClient:
         timeout: float | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
+        priority: Priority = "live",
         metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult:
         """Assign variables of one dialog, perhaps move it, and wait until that is done.
@@ -171,6 +178,7 @@ class AsyncStateClient:
             retry, timeout, coalesce: instead of the client's own.
             deadline: seconds from this call after which nothing of it is sent, waits of all kinds
                 included. A request under way then ends and counts, and is not followed by another.
+            priority: ``"bulk"`` gives way to live work, and waits for a server that is away.
 
         Raises:
             UpdateValidationError: bad input, or (`UnsupportedByApiError`) something that the API
@@ -197,6 +205,7 @@ class AsyncStateClient:
         admission.check(update)
         timeout, policy = admission.seconds(timeout), self._retry(retry)
         by = None if deadline is None else admission.deadline(deadline)
+        live = is_live(priority)
         if not admission.take_room():
             await admission.wait_for_room(by, dialog_id)
         settled = self._signal()
@@ -209,6 +218,7 @@ class AsyncStateClient:
             settled,
             deadline=by,
             coalesce=coalesce,
+            live=live,
         )
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
@@ -230,6 +240,7 @@ class AsyncStateClient:
         timeout: float | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
+        priority: Priority = "live",
     ) -> PendingUpdate:
         """Accept an update, waiting for room, and return a handle on it.
 
@@ -244,10 +255,11 @@ class AsyncStateClient:
         """
         valid = self._admission.parse(update)
         timeout, policy = self._admission.seconds(timeout), self._retry(retry)
+        live = is_live(priority)
         by = self._admission.deadline(deadline)
         if not self._admission.take_room():
             await self._admission.wait_for_room(by, valid.dialog_id)
-        return self._hand_out(valid, policy, timeout, by, coalesce)
+        return self._hand_out(valid, policy, timeout, by, coalesce, live=live)
 
     def submit_nowait(
         self,
@@ -257,6 +269,7 @@ class AsyncStateClient:
         timeout: float | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
+        priority: Priority = "live",
     ) -> PendingUpdate:
         """The same without waiting.
 
@@ -266,10 +279,11 @@ class AsyncStateClient:
         """
         valid = self._admission.parse(update)
         timeout, policy = self._admission.seconds(timeout), self._retry(retry)
+        live = is_live(priority)
         by = self._admission.deadline(deadline)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, policy, timeout, by, coalesce)
+        return self._hand_out(valid, policy, timeout, by, coalesce, live=live)
 
     def update_many(
         self,
@@ -280,11 +294,14 @@ class AsyncStateClient:
         watch: UpdateWatch | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
+        priority: Priority = "bulk",
     ) -> UpdateStream:
         """Carry out many updates; iterate over the outcomes, one for each input.
 
         Updates of one dialog are sent in the order of the input, those of different dialogs side by
         side. This is bulk work: it gives way to `update`, and waits for a server that is away.
+        It leaves the last tenth of each window of a rate limit to be used bit by bit, so that
+        `update` finds a place in it soon.
 
         Args:
             updates: `StateUpdate`s, or mappings of its arguments; an iterable or an async iterable.
@@ -292,6 +309,7 @@ class AsyncStateClient:
             deadline: seconds from this call for all of them, as for `update`; what comes too late
                 becomes an outcome with a `DeadlineExceededError`.
             watch: looks on while they are under way; see `UpdateWatch`.
+            priority: ``"live"`` makes it like as many `update` calls.
 
         Raises:
             TypeError: the input cannot be iterated.
@@ -307,6 +325,7 @@ class AsyncStateClient:
             watch=watch,
             deadline=self._admission.deadline(deadline),
             coalesce=coalesce,
+            live=is_live(priority),
         )
 
     async def get_state(
@@ -482,6 +501,23 @@ class AsyncStateClient:
         self._life.engine.settlement.resume(dialog_id)
         self._life.engine.wake()
 
+    def quota_state(self) -> QuotaState:
+        """The requests that still count, as JSON: what a process that restarts must not forget.
+
+        Nothing is in it of limits that are shared by a file, which is read again anyway.
+        """
+        self._life.check_open()
+        return self._life.engine.save_quota()
+
+    def restore_quota(self, state: QuotaState) -> None:
+        """Count what `quota_state` told, perhaps in another process before this one.
+
+        Raises:
+            ConfigurationError: it is something else.
+        """
+        self._life.check_open()
+        self._life.engine.restore_quota(state)
+
     @property
     def is_open(self) -> bool:
         """Whether it takes updates: from its opening to the beginning of its close."""
@@ -514,6 +550,7 @@ class AsyncStateClient:
             hooks=self._hooks,
             room=self._room,
             linger=self._linger,
+            quota=self._quota,
         )
 
     async def __aexit__(
@@ -587,6 +624,8 @@ class AsyncStateClient:
         timeout: float,
         deadline: float | None,
         coalesce: bool | None,
+        *,
+        live: bool,
     ) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
         pending = PendingUpdate(self._life.engine, self._life.check_home)
@@ -598,6 +637,7 @@ class AsyncStateClient:
                 policy,
                 timeout,
                 pending,
+                live=live,
                 held=True,
                 deadline=deadline,
                 coalesce=coalesce,

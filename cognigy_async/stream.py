@@ -65,6 +65,7 @@ class UpdateStream:
         watch: UpdateWatch | None = None,
         deadline: float | None,
         coalesce: bool | None,
+        live: bool,
     ) -> None:
         self._admission = admission
         self._engine = engine
@@ -74,6 +75,7 @@ class UpdateStream:
         self._coalesce = coalesce
         # The further it looks ahead, the more it finds that may share a request.
         self._looks_ahead = admission.coalesces(coalesce)
+        self._live = live
         self._limit = limit
         self._watch = watch
         self._context = copy_context()
@@ -182,7 +184,7 @@ class UpdateStream:
         return not self._held or (self._held < self._limit and self._wants_more())
 
     def _wants_more(self) -> bool:
-        return self._looks_ahead or self._admission.hungry()
+        return self._looks_ahead or self._admission.hungry(live=self._live)
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""
@@ -237,7 +239,7 @@ class UpdateStream:
                 self._timeout,
                 self,
                 context=self._context,
-                live=False,
+                live=self._live,
                 index=index,
                 watch=self._watch,
                 deadline=self._deadline,

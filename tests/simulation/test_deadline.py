@@ -23,6 +23,7 @@ from cognigy_async import (
     DialogPausedError,
     DialogState,
     Limits,
+    RateLimit,
     ServerError,
     UpdateError,
     UpdateEvent,
@@ -145,6 +146,30 @@ async def test_deadline_that_a_pause_does_not_allow_is_refused_at_once(scope: st
         assert other is None or isinstance(await other, UpdateResult)
         await first
     assert client.metrics.failed == 0
+
+
+async def test_deadline_that_the_quota_does_not_allow_is_refused_at_once() -> None:
+    wire = Wire()
+    async with client_of(wire, rate_limit=RateLimit(2, per=60)) as client:
+        for seq in range(2):
+            await client.update(f"d{seq}", session={"a": 1})
+        seconds, error = await waited_for(client.update("d", session={"a": 1}, deadline=30))
+        assert seconds == 0
+        assert isinstance(error, DeadlineExceededError)
+        assert error.retry_after == pytest.approx(60, abs=1)
+        assert isinstance(await client.update("d", session={"a": 1}, deadline=90), UpdateResult)
+    assert len(wire.sent) == 3
+
+
+async def test_deadline_settles_what_waits_for_the_quota() -> None:
+    wire = Wire()
+    async with client_of(wire, rate_limit=RateLimit(1, per=60)) as client:
+        handles = [client.submit_nowait(row(seq, f"d{seq}"), deadline=90) for seq in range(3)]
+        start = anyio.current_time()
+        outcomes = [await outcome_of(handle) for handle in handles]
+        assert anyio.current_time() - start == about(90)
+        assert isinstance(outcomes[2], DeadlineExceededError)
+    assert len(wire.sent) == 2
 
 
 async def test_deadline_settles_what_waits_behind_another() -> None:

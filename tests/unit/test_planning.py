@@ -13,6 +13,7 @@ from cognigy_async import (
     Fault,
     Limits,
     Plan,
+    RateLimit,
     Request,
     RuntimeApi,
     StateUpdate,
@@ -158,6 +159,11 @@ async def test_it_is_what_a_client_sends(seed: int, coalesce: bool) -> None:
 )
 def test_time_under_the_quota(limit: Limit, requests: int, seconds: float) -> None:
     assert plan(rows(requests, 5000), rate_limit=limit).seconds == pytest.approx(seconds)
+
+
+def test_a_rate_limit_of_a_client() -> None:
+    limit = RateLimit(1000, per=300, reserve=0.2, guard=0.01)
+    assert plan(rows(8000), rate_limit=limit).seconds == pytest.approx(10 * 303)
 
 
 def test_of_several_limits_the_slowest_counts() -> None:
