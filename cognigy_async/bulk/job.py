@@ -22,6 +22,7 @@ from .journal import Batch, Journal, Totals
 from .ledger import Ended, JobResult, Ledger
 from .opening import Opened, open_job
 from .options import JobOptions, default_journal, default_letters
+from .quota import QuotaKeeper, utilisation
 from .readers import STDIN
 from .run import Run
 from .scribe import Scribe
@@ -182,6 +183,8 @@ class BulkJob:
         self, client: AsyncStateClient, opened: Opened, letters: BinaryIO
     ) -> JobResult:
         journal, before = opened.journal, opened.before
+        keeper = QuotaKeeper(client)
+        keeper.restore(opened.quota)
         self._opened = opened
         intake = self._intake = Intake(
             opened.reader,
@@ -199,6 +202,7 @@ class BulkJob:
             letters,
             self.dead_letters,
             run_record=lambda: run.record(),  # noqa: PLW0108 - it is made later
+            quota=lambda: keeper.state(run.now()),
             on_failure=lambda error: run.stop("stopped", str(error), error),
         )
         run = self._run = Run(
@@ -239,7 +243,7 @@ class BulkJob:
             retries=sum(totals.retries.values()),
             retries_by_reason=totals.retries,
             elapsed=totals.elapsed,
-            quota_utilisation=None,
+            quota_utilisation=utilisation(client),
             ended=run.ended,
             reason=run.reason,
             fault=run.fault,

@@ -28,6 +28,7 @@ class Opened:
     Attributes:
         before: what earlier runs came to. last_line: the last one that is done.
         sends, groups: what they left open.
+        quota: its window, as it was saved last.
         canary: how many rows come first; 0 for none.
     """
 
@@ -37,6 +38,7 @@ class Opened:
     last_line: int
     sends: list[OpenSend]
     groups: dict[int, str]
+    quota: str | None
     canary: int
 
     def close(self) -> None:
@@ -90,6 +92,7 @@ def open_job(
                 journal.last_line(),
                 journal.open_sends(),
                 journal.open_groups(),
+                journal.meta_or("quota", None),
                 _canary(source, options),
             )
         except BaseException:

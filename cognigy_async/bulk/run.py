@@ -209,7 +209,7 @@ class Run:
         if complete is None:
             return
         update, rows = complete
-        pending = await self._client.submit(update, coalesce=False)
+        pending = await self._client.submit(update, coalesce=False, priority="bulk")
         self._again.append(pending)
         assert self._side is not None
         self._side.start_soon(self._wait_for, pending, rows)
