@@ -70,7 +70,8 @@ def dry_run(
         InputError: it cannot be read.
     """
     reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
-    intake = Intake(reader, limits if limits is not None else api.limits, options.selection)
+    checked = limits if limits is not None else api.limits
+    intake = Intake(reader, checked, options.selection, api=api)
     count = _Count(intake, on_fault)
     try:
         if options.coalesce:
@@ -126,5 +127,5 @@ class _Count:
 
     @staticmethod
     def requests(update: StateUpdate, api: StateApi) -> int:
-        """How many one of them takes; what the API cannot carry is told by the run."""
+        """How many one of them takes."""
         return len(api.writes("", update, "-"))

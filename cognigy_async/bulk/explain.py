@@ -92,4 +92,5 @@ def _waits(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
         "SELECT line, at, what, seconds FROM events WHERE dialog = ?", (dialog_id,)
     )
     for line, at, what, seconds in rows:
-        yield Moment(at, line, WAITS.get(what, what), at + seconds)
+        reason = str(what)
+        yield Moment(at, line, WAITS.get(reason, reason), at + seconds)

@@ -122,7 +122,9 @@ class HashedFile:
 
     def _raw(self, size: int) -> bytes:
         try:
-            data = self._file.read1(size) if hasattr(self._file, "read1") else self._file.read(size)
+            # A pipe gives what it has; waiting for more would keep rows back.
+            read = getattr(self._file, "read1", self._file.read)
+            data: bytes = read(size)
         except OSError as error:
             raise InputError(f"{self._name}: cannot be read: {error.strerror}") from error
         self._look()

@@ -190,6 +190,7 @@ class BulkJob:
             opened.reader,
             client.limits,
             self.options.selection,
+            api=client.api,
             key=lambda line: f"{journal.job_id}-{line}",
             settled=journal.settled,
             last_settled=opened.last_line,

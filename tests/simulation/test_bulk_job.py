@@ -11,7 +11,14 @@ from typing import Any
 import anyio
 import pytest
 
-from cognigy_async import ConfigurationError, Request, Response, RuntimeApi
+from cognigy_async import (
+    ConfigurationError,
+    RateLimit,
+    Request,
+    Response,
+    RuntimeApi,
+    SessionsApi,
+)
 from cognigy_async.bulk import (
     BulkJob,
     InputError,
@@ -19,6 +26,8 @@ from cognigy_async.bulk import (
     JobResult,
     JournalError,
     JournalRefusedError,
+    RowFault,
+    dry_run,
     explain_dialog,
     read_summary,
 )
@@ -669,3 +678,38 @@ async def test_no_value_of_a_variable_is_in_the_journal(folder: Folder) -> None:
     for file in folder.journal.parent.glob("job.journal*"):
         assert canary.encode() not in file.read_bytes()
     assert canary in folder.dead.read_text()
+
+
+# Quotas and other APIs.
+
+
+async def test_what_an_earlier_run_used_of_the_quota_counts(folder: Folder) -> None:
+    folder.write(rows_of(40, dialogs=40))
+    limit = RateLimit(10, per=100.0)
+    wire = Wire()
+    await folder.cut_off(wire, 10, client={"rate_limit": limit})
+    again = Wire()
+    async with client_of(again, rate_limit=limit) as client:
+        job = folder.job()
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_soon() -> None:
+                await anyio.sleep(50.0)
+                job.stop()
+
+            tasks.start_soon(stop_soon)
+            result = await job.run(client)
+    # The clock of the machine hardly moved since, so the window is still used up.
+    assert (result.ended, len(again.sent)) == ("interrupted", 0)
+    assert result.quota_utilisation is not None
+
+
+async def test_rows_that_the_api_cannot_carry_are_faults_of_both_runs(folder: Folder) -> None:
+    folder.write([{"dialog_id": "d", "session": {"n": 1}}, {"dialog_id": "d", "user": {"n": 1}}])
+    api = SessionsApi(user_id="u-1")
+    faults: list[RowFault] = []
+    found = dry_run(folder.rows, JobOptions(), api=api, on_fault=faults.append)
+    assert (found.faulty, [fault.line for fault in faults]) == (1, [2])
+    result = await folder.run(Wire(), client={"api": api})
+    assert (result.inputs, result.failed) == (2, 1)
+    assert folder.letters[0]["_error"]["line"] == 2
