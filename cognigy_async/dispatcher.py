@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 import anyio.lowlevel
 
-from ._flight import background, only_here
 from .background import is_failure, monotonic_clock
 from .course import Course, Done, share, withdrawn
 from .entries import Entry, Kind
@@ -179,7 +178,6 @@ class Dispatcher:
         try:
             async with anyio.create_task_group() as keepers:
                 self.spawn = keepers.start_soon
-                background.set(only_here(keepers.start_soon))
                 keepers.start_soon(self._keep_time)
                 with cut:
                     async with anyio.create_task_group() as workers:
