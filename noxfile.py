@@ -91,6 +91,8 @@ def add_tests(version: str) -> None:
         if python is None:
             session.skip(f"no Python {version} that can make a venv was found")
         session.install("-q", "-e", ".[all]", *group("test"))
+        # The official JavaScript client, for tests/interop: not within the time of a test.
+        session.run("python", "-m", "tests.interop.official")
         session.run("pytest", "-q", *session.posargs)
 
 
@@ -119,6 +121,6 @@ def floors(session: nox.Session) -> None:
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]
     extras = PROJECT["project"]["optional-dependencies"]
     requirements += [each for name, extra in extras.items() if name != "all" for each in extra]
-    lowest = [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in requirements]
+    lowest = [re.sub(r">=([^,;]+)[^;]*", r"==\1", requirement) for requirement in requirements]
     session.install("-q", "-e", ".", *lowest)
     session.run("pytest", "-q", *session.posargs)

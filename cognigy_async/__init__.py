@@ -10,6 +10,7 @@ import typing
 if typing.TYPE_CHECKING:
     from .api import StateApi
     from .api.runtime import RuntimeApi
+    from .api.sessions import SessionsApi
     from .audit import AuditSink
     from .audit.file import JsonLinesAudit
     from .audit.records import AuditRecord
@@ -41,6 +42,7 @@ if typing.TYPE_CHECKING:
         ServerError,
         StateConflictError,
         UnexpectedAnswerError,
+        UnsupportedByApiError,
         UpdateError,
         UpdateValidationError,
         UpdateWithdrawnError,
@@ -53,14 +55,17 @@ if typing.TYPE_CHECKING:
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
+    from .probe import Injection, probe_inject
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
+    from .transports.aiohttp import AiohttpTransport
     from .transports.httpx import HttpxTransport
     from .updates import StateUpdate
 
 __all__ = [
     "AccessToken",
+    "AiohttpTransport",
     "AmbiguousUpdateError",
     "ApiKey",
     "AsyncStateClient",
@@ -85,6 +90,7 @@ __all__ = [
     "Fault",
     "HookOptions",
     "HttpxTransport",
+    "Injection",
     "JsonLinesAudit",
     "Limits",
     "LoggingAudit",
@@ -108,12 +114,14 @@ __all__ = [
     "RetryPolicy",
     "RuntimeApi",
     "ServerError",
+    "SessionsApi",
     "StateApi",
     "StateConflictError",
     "StateUpdate",
     "TokenProvider",
     "Transport",
     "UnexpectedAnswerError",
+    "UnsupportedByApiError",
     "UpdateError",
     "UpdateEvent",
     "UpdateOutcome",
@@ -123,12 +131,14 @@ __all__ = [
     "UpdateWithdrawnError",
     "VariableTypeError",
     "Verdict",
+    "probe_inject",
     "read_audit",
     "verify_audit",
 ]
 
 _HOMES = {
     "AccessToken": "credentials",
+    "AiohttpTransport": "transports.aiohttp",
     "AmbiguousUpdateError": "errors",
     "ApiKey": "credentials",
     "AsyncStateClient": "client",
@@ -153,6 +163,7 @@ _HOMES = {
     "Fault": "errors",
     "HookOptions": "callbacks",
     "HttpxTransport": "transports.httpx",
+    "Injection": "probe",
     "JsonLinesAudit": "audit.file",
     "Limits": "limits",
     "LoggingAudit": "audit.sinks",
@@ -176,12 +187,14 @@ _HOMES = {
     "RetryPolicy": "retry",
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
+    "SessionsApi": "api.sessions",
     "StateApi": "api",
     "StateConflictError": "errors",
     "StateUpdate": "updates",
     "TokenProvider": "credentials",
     "Transport": "transports",
     "UnexpectedAnswerError": "errors",
+    "UnsupportedByApiError": "errors",
     "UpdateError": "errors",
     "UpdateEvent": "events",
     "UpdateOutcome": "models",
@@ -191,6 +204,7 @@ _HOMES = {
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
     "Verdict": "retry",
+    "probe_inject": "probe",
     "read_audit": "audit.verify",
     "verify_audit": "audit.verify",
 }

@@ -23,7 +23,9 @@ from .retry import RetryPolicy
 from .room import Room
 
 if TYPE_CHECKING:
+    from .api import StateApi
     from .audit.trail import AuditTrail
+    from .messages import Request
 
 __all__ = ["Admission", "Row"]
 
@@ -46,6 +48,7 @@ class Admission:
         life: Life,
         room: Room,
         hooks: Hooks,
+        api: StateApi,
         limits: Limits,
         on_failure: Literal["continue", "pause"],
         timeout: float,
@@ -54,6 +57,8 @@ class Admission:
         self._life = life
         self._room = room
         self._hooks = hooks
+        self.check = api.check
+        """Raises `UpdateValidationError` for what the API cannot carry."""
         self.limits = limits
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
@@ -66,16 +71,18 @@ class Admission:
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
         if isinstance(row, StateUpdate):
-            return row.under(self.limits)
-        return StateUpdate.within(self.limits, _mapping(row))
+            update = row.under(self.limits)
+        else:
+            update = StateUpdate.within(self.limits, _mapping(row))
+        self.check(update)
+        return update
 
     def check_dialog_id(
         self, dialog_id: str, metadata: Mapping[str, str] | None = None
-    ) -> Mapping[str, str]:
-        """A copy of the metadata; raises `UpdateValidationError` for what is no dialog id."""
-        return StateUpdate.checked(
-            self.limits, dialog_id, next_step="-", metadata=metadata
-        )._metadata
+    ) -> tuple[str, Mapping[str, str]]:
+        """Both as plain copies; raises `UpdateValidationError` for what is no dialog id."""
+        update = StateUpdate.checked(self.limits, dialog_id, next_step="-", metadata=metadata)
+        return update.dialog_id, update.metadata
 
     def seconds(self, timeout: float | None) -> float:
         """The timeout of one request."""
@@ -121,6 +128,7 @@ class Admission:
         live: bool = True,
         held: bool = False,
         decide: Decide | None = None,
+        requests: list[Request] | None = None,
         index: int = -1,
         metadata: Mapping[str, str] = NO_METADATA,
     ) -> Entry:
@@ -162,6 +170,7 @@ class Admission:
             exempt=self._hooks.called_us(),
             held=held,
             decide=decide,
+            requests=requests,
             index=index,
             metadata=metadata,
         )
@@ -197,7 +206,11 @@ class Admission:
         return self._audit is not None and self._audit.slow
 
 
-_OPERATIONS: Mapping[Kind, Operation] = {Kind.MODIFY: "modify", Kind.READ: "read"}
+_OPERATIONS: Mapping[Kind, Operation] = {
+    Kind.MODIFY: "modify",
+    Kind.READ: "read",
+    Kind.RESET: "reset",
+}
 
 
 def kind_of(update: StateUpdate) -> Kind:

@@ -27,6 +27,7 @@ from ._oauth import Grant, OAuthConfig, TokenEndpoint
 from .background import is_failure, start_on_its_own, task_to_keep
 from .credentials import AccessToken, ApiKey, TokenProvider, TokenStatistics
 from .errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
+from .logs import log
 from .transports import Transport
 
 __all__ = [
@@ -36,8 +37,6 @@ __all__ = [
     "OAuthTokenProvider",
     "TokenProvider",
 ]
-
-logger = logging.getLogger("cognigy_async")
 
 # Seconds.
 LONGEST_HOLD = 300.0  # after a failure, a Retry-After is believed up to this
@@ -333,11 +332,8 @@ class OAuthTokenProvider:
         if stage is Stage.ABANDONED and not flight.home.call_soon(flight.scope.cancel):
             flight.task = None  # dropped by its loop, and now closed
         if error is not None:
-            logger.warning(
-                "token refresh failed: %s",
-                error,
-                extra={"status": error.status, "attempts": error.attempts},
-            )
+            facts = {"status": error.status, "attempts": error.attempts}
+            log(logging.WARNING, "token refresh failed: %s", error, **facts)
 
     def _put_off(self, error: AuthenticationError) -> None:
         """After a failure: when to ask again, while the old token serves and when it does not."""
@@ -365,7 +361,7 @@ async def _close(transport: Transport) -> None:
             await transport.aclose()
     except Exception as error:
         # The token is there, or the failure is known: this changes neither.
-        logger.debug("closing the token transport failed: %s", type(error).__name__)
+        log(logging.DEBUG, "closing the token transport failed: %s", type(error).__name__)
 
 
 def _again(error: AuthenticationError, **facts: Any) -> AuthenticationError:

@@ -95,6 +95,9 @@ class _OwnTask(asyncio.Task[None]):
     """One that nobody can be blamed for leaving behind, because nobody was given it."""
 
     def __del__(self) -> None:
+        if self.done():
+            super().__del__()
+            return
         # A loop that is closed early drops its tasks. Of this one nobody needs to be told, neither
         # that it did not end nor that it did not begin.
         with contextlib.suppress(ValueError):  # its coroutine is being closed already

@@ -363,8 +363,8 @@ class Hook:
         finally:
             self._burying = False
 
-    async def bury_rest(self) -> int:
-        """The client closes: what waits goes to the dead letters; how much that was."""
+    async def bury_rest(self) -> None:
+        """The client closes: what waits goes to the dead letters."""
         rest = [delivery for queue in self._by_dialog.values() for delivery in queue]
         self._by_dialog.clear()
         self._ready.clear()
@@ -372,7 +372,6 @@ class Hook:
         for delivery in rest:
             self._bury(delivery, CallbackError("the client was closed before the event's turn"))
         await self._bury_all()
-        return len(rest)
 
     @property
     def _metrics(self) -> Metrics:

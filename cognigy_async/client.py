@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from .admission import Admission, Row, kind_of
 from .api.runtime import RuntimeApi
 from .background import Signal, signal_of_this_loop
-from .checks import checked_base_url, checked_count, checked_timeout
+from .checks import checked_base_url, checked_count, checked_timeout, checked_type
 from .course import Course
 from .dispatcher import Dispatcher
 from .entries import Entry, Kind
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .audit import AuditSink
     from .audit.trail import AuditTrail
     from .auth import TokenProvider
+    from .messages import Request
     from .transports import Transport
 
 __all__ = ["AsyncStateClient"]
@@ -54,6 +56,7 @@ class AsyncStateClient:
         timeout: for one request.
         audit: where a record of each settled update goes, for example `JsonLinesAudit(path)`.
         transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
+        allow_insecure: take a base URL with ``http://`` whose host is not this machine.
 
     Raises:
         ConfigurationError: an argument that cannot work.
@@ -73,20 +76,25 @@ class AsyncStateClient:
         timeout: float = 15.0,
         audit: AuditSink | Sequence[AuditSink] | None = None,
         transport: Transport | None = None,
+        allow_insecure: bool = False,
     ) -> None:
         if on_failure not in ("continue", "pause"):
             raise ConfigurationError(f'on_failure={on_failure!r}: must be "continue" or "pause"')
+        if transport is not None and not hasattr(transport, "send"):
+            raise ConfigurationError("transport must have a method send, as HttpxTransport() has")
+        if api is not None and not hasattr(api, "writes"):
+            raise ConfigurationError("api must be a StateApi, such as RuntimeApi()")
         if not hasattr(auth, "get_token"):
             raise ConfigurationError(
                 "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
             )
-        self._base_url = checked_base_url(base_url)
+        self._base_url = checked_base_url(base_url, allow_insecure=allow_insecure)
         self._auth = auth
         self._api: StateApi = api if api is not None else RuntimeApi()
         self._max_in_flight = checked_count("max_in_flight", max_in_flight)
         self._max_pending = checked_count("max_pending", max_pending)
-        self._policy = retry if retry is not None else RetryPolicy()
-        self._limits = limits if limits is not None else self._api.limits
+        self._policy = checked_type("retry", retry or RetryPolicy(), RetryPolicy)
+        self._limits = checked_type("limits", limits or self._api.limits, Limits)
         self._on_failure: Literal["continue", "pause"] = on_failure
         self._transport = transport
         self.metrics = Metrics()
@@ -104,7 +112,14 @@ class AsyncStateClient:
             self._audit = AuditTrail(audit, self.metrics)
         self._life = Life(self._hooks, self._room, self.metrics, self._audit)
         self._admission = Admission(
-            self._life, self._room, self._hooks, self._limits, on_failure, timeout, self._audit
+            self._life,
+            self._room,
+            self._hooks,
+            self._api,
+            self._limits,
+            on_failure,
+            timeout,
+            self._audit,
         )
         self._signal: Callable[[], Signal]
 
@@ -122,6 +137,8 @@ class AsyncStateClient:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        user_id: str | None = None,
+        profile_id: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -132,11 +149,13 @@ class AsyncStateClient:
         completes, and is not repeated.
 
         Args:
-            dialog_id, session, user, next_step, if_match, update_id, metadata: see `StateUpdate`.
+            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata:
+                see `StateUpdate`.
             retry, timeout: instead of the client's own.
 
         Raises:
-            UpdateValidationError: bad input; nothing was sent.
+            UpdateValidationError: bad input, or (`UnsupportedByApiError`) something that the API
+                does not have; nothing was sent.
             UpdateError: it was not carried out; the subclasses say why.
             DialogPausedError: the dialog is paused after a failure.
             AuditError: a strict audit sink takes no records; nothing was sent.
@@ -144,9 +163,19 @@ class AsyncStateClient:
         """
         admission = self._admission
         update = StateUpdate.checked(
-            admission.limits, dialog_id, session, user, next_step, if_match, update_id, metadata
+            admission.limits,
+            dialog_id,
+            session,
+            user,
+            next_step,
+            if_match,
+            update_id,
+            user_id,
+            profile_id,
+            metadata,
         )
-        timeout = admission.seconds(timeout)
+        admission.check(update)
+        timeout, policy = admission.seconds(timeout), self._retry(retry)
         if not admission.take_room():
             await admission.wait_for_room()
         settled = self._signal()
@@ -154,7 +183,7 @@ class AsyncStateClient:
             kind_of(update),
             dialog_id,
             update,
-            retry or self._policy,
+            policy,
             timeout,
             settled,
         )
@@ -184,10 +213,10 @@ class AsyncStateClient:
             ClientUsageError: the client is closed, or used in another event loop.
         """
         valid = self._admission.parse(update)
-        timeout = self._admission.seconds(timeout)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
-        return self._hand_out(valid, retry, timeout)
+        return self._hand_out(valid, policy, timeout)
 
     def submit_nowait(
         self,
@@ -203,10 +232,10 @@ class AsyncStateClient:
             UpdateValidationError, ClientUsageError: as for `submit`.
         """
         valid = self._admission.parse(update)
-        timeout = self._admission.seconds(timeout)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, retry, timeout)
+        return self._hand_out(valid, policy, timeout)
 
     def update_many(
         self,
@@ -233,7 +262,7 @@ class AsyncStateClient:
             lambda: self._life.engine,
             updates,
             limit=max(1, self._max_pending // 2),
-            policy=retry or self._policy,
+            policy=self._retry(retry),
             timeout=self._admission.seconds(timeout),
         )
 
@@ -243,13 +272,15 @@ class AsyncStateClient:
         """Read the state of a dialog. It does not queue behind the dialog's writes.
 
         Raises:
-            UpdateValidationError: no dialog id. UpdateError: it could not be read.
+            UpdateValidationError: no dialog id. UnsupportedByApiError: this API reads no states.
+            UpdateError: it could not be read.
             ClientUsageError: the client is closed, or used in another event loop.
         """
-        self._admission.check_dialog_id(dialog_id)
-        timeout = self._admission.seconds(timeout)
+        self._api.check_use("get_state")
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         self._life.check_open()
-        entry = await self._carry_out(Kind.READ, dialog_id, None, retry, timeout)
+        entry = await self._carry_out(Kind.READ, dialog_id, None, policy, timeout)
         assert entry.state is not None
         return entry.state
 
@@ -272,15 +303,77 @@ class AsyncStateClient:
             metadata: as for `update`.
 
         Raises:
+            UnsupportedByApiError: this API has no versions.
             Exception: whatever `fn` raises, and what `update` raises.
         """
-        if not callable(fn):
-            raise TypeError("modify takes a function of the dialog's state")
-        metadata = self._admission.check_dialog_id(dialog_id, metadata)
-        timeout = self._admission.seconds(timeout)
+        given: Any = fn
+        if not callable(given) or inspect.iscoroutinefunction(given):
+            raise TypeError("modify takes a plain function of the dialog's state, not an async one")
+        self._api.check_use("modify")
+        dialog_id, metadata = self._admission.check_dialog_id(dialog_id, metadata)
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, retry, timeout, metadata)
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, policy, timeout, metadata)
+        return entry.result
+
+    async def reset_context(
+        self,
+        dialog_id: str,
+        *,
+        user_id: str | None = None,
+        flow_reference_id: str | None = None,
+        entrypoint: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateResult:
+        """Put the context of a session back to its beginning, after what was accepted before.
+
+        A reset that was sent and not answered is not repeated: it may wipe out what the flow has
+        written since.
+
+        Args:
+            user_id: as for `update`.
+            flow_reference_id, entrypoint: the ids of the flow whose context it is, and of the
+                project or snapshot that it is in; sent where given, and the server may insist.
+            retry, timeout: instead of the client's own.
+
+        Raises:
+            UnsupportedByApiError: this API has no resets. Otherwise what `update` raises.
+        """
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
+        request = self._api.reset(
+            self._base_url, dialog_id, "context", user_id, flow_reference_id, entrypoint
+        )
+        return await self._reset(dialog_id, request, retry, timeout)
+
+    async def reset_state(
+        self,
+        dialog_id: str,
+        *,
+        user_id: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> UpdateResult:
+        """Put the state of a session's flow back to its default; see `reset_context`."""
+        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
+        request = self._api.reset(self._base_url, dialog_id, "state", user_id)
+        return await self._reset(dialog_id, request, retry, timeout)
+
+    async def _reset(
+        self,
+        dialog_id: str,
+        request: Request,
+        retry: RetryPolicy | None,
+        timeout: float | None,
+    ) -> UpdateResult:
+        timeout, policy = self._admission.seconds(timeout), self._retry(retry)
+        if not self._admission.take_room():
+            await self._admission.wait_for_room()
+        entry = await self._carry_out(
+            Kind.RESET, dialog_id, None, policy, timeout, requests=[request]
+        )
+        assert entry.result is not None
         return entry.result
 
     # Looking after it.
@@ -369,6 +462,9 @@ class AsyncStateClient:
         """
         return await self._life.close(drain=drain, timeout=checked_timeout(timeout))
 
+    def _retry(self, retry: RetryPolicy | None) -> RetryPolicy:
+        return self._policy if retry is None else checked_type("retry", retry, RetryPolicy)
+
     def _wake(self) -> None:
         """A callback has room again."""
         if self._life.was_opened:
@@ -379,20 +475,23 @@ class AsyncStateClient:
         kind: Kind,
         dialog_id: str,
         decide: Decide | None,
-        retry: RetryPolicy | None,
+        policy: RetryPolicy,
         timeout: float,
         metadata: Mapping[str, str] = NO_METADATA,
+        *,
+        requests: list[Request] | None = None,
     ) -> Entry:
-        """Accept a read or a `modify` and wait for its outcome; cancelled, it is given up."""
+        """Accept all but an update and wait for its outcome; cancelled, it is given up."""
         settled = self._signal()
         entry = self._admission.begin(
             kind,
             dialog_id,
             None,
-            retry or self._policy,
+            policy,
             timeout,
             settled,
             decide=decide,
+            requests=requests,
             metadata=metadata,
         )
         try:
@@ -404,9 +503,7 @@ class AsyncStateClient:
             raise entry.error
         return entry
 
-    def _hand_out(
-        self, update: StateUpdate, retry: RetryPolicy | None, timeout: float
-    ) -> PendingUpdate:
+    def _hand_out(self, update: StateUpdate, policy: RetryPolicy, timeout: float) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
         pending = PendingUpdate(self._life.engine, self._life.check_home)
         pending.bind(
@@ -414,7 +511,7 @@ class AsyncStateClient:
                 kind_of(update),
                 update.dialog_id,
                 update,
-                retry or self._policy,
+                policy,
                 timeout,
                 pending,
                 held=True,

@@ -17,7 +17,8 @@ class Countdowns(Generic[Item]):
 
     def __init__(self) -> None:
         self._waiting: list[tuple[set[Item], anyio.Event]] = []
-        self._ended = False
+        self.ended = False
+        """Nothing will be over any more."""
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -25,7 +26,7 @@ class Countdowns(Generic[Item]):
     async def wait(self, items: Iterable[Item]) -> None:
         """Wait until each of these items was given to `over`."""
         left = set(items)
-        if not left or self._ended:
+        if not left or self.ended:
             return
         one = (left, anyio.Event())
         self._waiting.append(one)
@@ -36,7 +37,7 @@ class Countdowns(Generic[Item]):
 
     def end(self) -> None:
         """Nothing will be over any more: nobody waits."""
-        self._ended = True
+        self.ended = True
         for _, event in self._waiting:
             event.set()
 

@@ -6,6 +6,7 @@ says that the update may go on later, and the retry policy decides when and whet
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -96,7 +97,7 @@ class Course:
         request = entry.requests[entry.part]
         if entry.etag is not None:
             request.headers["if-match"] = entry.etag
-        elif entry.has_transition:
+        elif not request.idempotent:
             # Now, not when the answer is lost: a read meanwhile may see what this write does.
             entry.known = self._known_etag(entry.dialog_id)
         return request
@@ -150,6 +151,7 @@ class Course:
                 trace_id=error.trace_id,
                 retry_after=error.retry_after,
                 detail=error.detail,
+                code=error.code,
             )
             told.__cause__ = error
             error = told
@@ -182,6 +184,7 @@ class Course:
                 now - began,
                 began - entry.accepted_at,
                 response.content,
+                versioned=self.api.has_versions,
             )
         )
 
@@ -228,6 +231,9 @@ class Course:
         try:
             assert entry.context is not None
             assignment = entry.context.run(entry.decide, state)
+            if inspect.iscoroutine(assignment):
+                assignment.close()
+                raise TypeError("modify takes a plain function, not an async one")
             if assignment is None:
                 return Done()
             entry.update = self._assignment(entry, assignment, state.etag)
@@ -265,8 +271,8 @@ class Course:
                 return self._conflict(entry, trouble, error)
             if verdict is Verdict.NO_RESPONSE:
                 return self._lost(entry, trouble, error)
-            if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not self._harmless(entry):
-                if entry.has_transition:
+            if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not _assigns_only(entry):
+                if not entry.idempotent and not self._harmless(entry):
                     trouble.lost = trouble.last = error
                     return Done(error=self.final(entry, error))
                 trouble.uncertain = True
@@ -276,15 +282,22 @@ class Course:
 
     def _harmless(self, entry: Entry) -> bool:
         """Whether the write at hand may be applied twice without anybody noticing."""
-        if self.api.honours_idempotency_keys:
-            return True
-        return entry.kind is Kind.ASSIGN and not entry.has_transition
+        return self.api.honours_idempotency_keys or _assigns_only(entry)
 
     def _conflict(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
-        if not self.api.honours_idempotency_keys:
+        if not self.api.has_versions:
+            # There is no version to read and to demand. It may be only the turn of somebody else;
+            # if it is not, no time that passes will help.
+            trouble.last = error
+            entry.round += 1
+            if entry.round >= entry.policy.max_attempts:
+                return Done(error=self.final(entry, error))
+            return Backoff(Verdict.CONFLICT, error)
+        # A server that honours keys may look at the precondition first, which our own write broke.
+        if not self.api.honours_idempotency_keys or entry.etag is not None:
             if trouble.uncertain and trouble.lost is None:
                 trouble.lost = trouble.last
-            if trouble.lost is not None and not self._harmless(entry):
+            if trouble.lost is not None and not _assigns_only(entry):
                 return Done(error=self.final(entry, error))
         trouble.last = error
         if entry.kind is Kind.STRICT:
@@ -311,6 +324,11 @@ class Course:
                 entry.action = Action.CONFIRM
                 return Backoff(Verdict.NO_RESPONSE, error)
         return Done(error=self.final(entry, error))
+
+
+def _assigns_only(entry: Entry) -> bool:
+    """Whether it says the same however often it is said."""
+    return entry.kind is Kind.ASSIGN and entry.idempotent
 
 
 def withdrawn(entry: Entry) -> UpdateWithdrawnError:

@@ -83,7 +83,9 @@ class Dispatcher:
         self._hooks = hooks
         self._clock = monotonic_clock()
         self.lanes = Lanes()
-        self._recovery = Recovery(self.lanes, policy, max_in_flight, self._clock, metrics)
+        self._recovery = Recovery(
+            self.lanes, policy, max_in_flight, self._clock, metrics, lambda: hooks.full
+        )
         self.settlement = Settlement(
             lanes=self.lanes,
             course=course,
@@ -114,6 +116,8 @@ class Dispatcher:
         self._token: AccessToken | None = None
         self._token_failure: _TokenFailure | None = None
         self._serial = 0
+        self._asking: set[anyio.CancelScope] = set()
+        """Of the workers that wait for a token, who hold nothing."""
         self._stopped = False
 
     # Accepting and withdrawing: called by the client, synchronous.
@@ -173,29 +177,37 @@ class Dispatcher:
     async def run(self, started: anyio.Event, stop: anyio.Event, cut: anyio.CancelScope) -> None:
         """Work until `stop` is set, then end the requests in flight; `cut` tears them down.
 
-        Everything is settled when this returns or raises.
+        However this ends, call `close` after it.
         """
-        try:
-            async with anyio.create_task_group() as keepers:
-                self.spawn = keepers.start_soon
-                keepers.start_soon(self._keep_time)
-                with cut:
-                    async with anyio.create_task_group() as workers:
-                        for _ in range(self._workers):
-                            workers.start_soon(self._work)
-                        started.set()
-                        await stop.wait()
-                        self._stop()
-                        self.sleepers.end()
-                keepers.cancel_scope.cancel()
-        finally:
-            self._stopped = True
-            self.settlement.close()
+        async with anyio.create_task_group() as keepers:
+            self.spawn = keepers.start_soon
+            keepers.start_soon(self._keep_time)
+            with cut:
+                async with anyio.create_task_group() as workers:
+                    for _ in range(self._workers):
+                        workers.start_soon(self._work)
+                    started.set()
+                    await stop.wait()
+                    self._stop()
+                    self.sleepers.end()
+                    for scope in self._asking:
+                        scope.cancel()
+            keepers.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Give everything that is left its outcome; nothing may be accepted any more."""
+        self._stopped = True
+        self.settlement.close()
 
     def _stop(self) -> None:
         self._stopped = self.settlement.closing = True
 
     async def _work(self) -> None:
+        with anyio.CancelScope() as scope:
+            await self._work_within(scope)
+
+    async def _work_within(self, scope: anyio.CancelScope) -> None:
+        """Work; `scope` may be cancelled while this asks for a token."""
         steps = 0
         while not self._stopped:
             if not self.lanes.waiting():
@@ -207,6 +219,7 @@ class Dispatcher:
             if self._token_failure is not None and self._fail_older():
                 continue
             # The token comes before the lane: while it is refreshed nothing is held.
+            self._asking.add(scope)
             try:
                 token = await self._auth.get_token()
             except BaseException as error:
@@ -215,6 +228,8 @@ class Dispatcher:
                 if not self._no_token(error):
                     await self.sleepers.sleep()
                 continue
+            finally:
+                self._asking.discard(scope)
             if token is not self._token:
                 self._metrics.token_refreshes += self._token is not None
                 self._token = token

@@ -31,6 +31,8 @@ class Kind(enum.Enum):
     MODIFY = "modify"
     """Read, decide, write if nothing changed meanwhile."""
     READ = "read"
+    RESET = "reset"
+    """Put the context or the state of a session back to its beginning."""
 
 
 class Action(enum.Enum):
@@ -60,7 +62,9 @@ class Entry:
     Attributes:
         live: goes before bulk work. exempt: comes from inside a callback, which waits for it.
         held: waits where its dialog is paused; others fail then.
-        action, part, round: the next request; which part of an update; which try of a `modify`.
+        requests: what carries it out, in order; made when the first is needed.
+        action, part, round: the next request; which part of an update; conflicts that led to
+            another try, of a `modify` or where there are no versions.
         etag: the version that the next write depends on.
         known: the version that the state had when a transition was sent, as far as is known.
         sent_at: seconds of the client's clock at its first request, None before.
@@ -125,6 +129,7 @@ class Entry:
         exempt: bool = False,
         held: bool = False,
         decide: Decide | None = None,
+        requests: list[Request] | None = None,
         index: int = -1,
         metadata: Mapping[str, str] = NO_METADATA,
     ) -> None:
@@ -142,7 +147,8 @@ class Entry:
         self.held = held
         self.decide = decide
         self.index = index
-        self.action = Action.WRITE if update is not None else Action.READ
+        writes = update is not None or requests is not None
+        self.action = Action.WRITE if writes else Action.READ
         self.etag = None if update is None else update.if_match
         self.metadata = metadata if update is None else update._metadata
         self.known: str | None = None
@@ -151,7 +157,7 @@ class Entry:
         self.attempts = 0
         self.part = 0
         self.round = 0
-        self.requests: list[Request] | None = None
+        self.requests = requests
         self.trouble: Trouble | None = None
         self.refused_token: AccessToken | None = None
         self.abandoned = False
@@ -170,9 +176,6 @@ class Entry:
         return self.sent_at is not None or self.kind is Kind.READ
 
     @property
-    def has_transition(self) -> bool:
-        """Whether the request at hand moves the dialog, so that repeating it is not harmless."""
-        update = self.update
-        if update is None or update.next_step is None:
-            return False
-        return self.requests is None or self.part == len(self.requests) - 1
+    def idempotent(self) -> bool:
+        """Whether the request at hand does no harm when it is carried out twice."""
+        return self.requests is None or self.requests[self.part].idempotent

@@ -5,7 +5,8 @@
     CognigyError
     ├── ConfigurationError (ValueError)        an argument or a setting that cannot work
     ├── UpdateValidationError (ValueError)     bad input; nothing was sent
-    │   └── VariableTypeError (TypeError)      a value of a type that JSON does not have
+    │   ├── VariableTypeError (TypeError)      a value of a type that JSON does not have
+    │   └── UnsupportedByApiError              the API of the client has no such thing
     ├── UpdateError                            an update or a read that was not carried out
     │   ├── BadRequestError                    400
     │   ├── AuthenticationError                401, or no token to be had
@@ -57,11 +58,16 @@ __all__ = [
     "ServerError",
     "StateConflictError",
     "UnexpectedAnswerError",
+    "UnsupportedByApiError",
     "UpdateError",
     "UpdateValidationError",
     "UpdateWithdrawnError",
     "VariableTypeError",
 ]
+
+
+FAULTS_TOLD = 20
+"""How many faults of one input a message tells; `faults` has the others."""
 
 
 class CognigyError(Exception):
@@ -97,7 +103,9 @@ class UpdateValidationError(CognigyError, ValueError):
         self.faults = faults
         self.path = faults[0].path
         self.dialog_id = dialog_id
-        text = " | ".join(map(str, faults))
+        text = " | ".join(map(str, faults[:FAULTS_TOLD]))
+        if len(faults) > FAULTS_TOLD:
+            text += f" | and {len(faults) - FAULTS_TOLD} more"
         super().__init__(f"dialog {dialog_id!r}: {text}" if dialog_id else text)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -106,6 +114,13 @@ class UpdateValidationError(CognigyError, ValueError):
 
 class VariableTypeError(UpdateValidationError, TypeError):
     """A value has a type that is neither string, integer, float, boolean, list nor object."""
+
+
+class UnsupportedByApiError(UpdateValidationError):
+    """The API that the client was given has no such thing; nothing was sent.
+
+    The text names the alternative.
+    """
 
 
 class UpdateError(CognigyError):
@@ -117,8 +132,10 @@ class UpdateError(CognigyError):
         attempts: requests made for it.
         trace_id: the server's name for the request, which vendor support asks for.
         retry_after: seconds that the server asked to wait.
-        applied_parts: how many parts of a split update were applied before this failure.
+        applied_parts: how many requests of an update that takes several were applied before this
+            failure, in their order.
         detail: what the server said, shortened, without values of the update.
+        code: the number that the public REST API gives its errors, besides the status.
     """
 
     remedy: str = "See the cause."
@@ -136,6 +153,7 @@ class UpdateError(CognigyError):
         retry_after: float | None = None,
         applied_parts: int = 0,
         detail: str | None = None,
+        code: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -147,12 +165,14 @@ class UpdateError(CognigyError):
         self.retry_after = retry_after
         self.applied_parts = applied_parts
         self.detail = detail
+        self.code = code
 
     def __str__(self) -> str:
         facts = [
             f"dialog {self.dialog_id!r}" if self.dialog_id is not None else "",
             f"update {self.update_id!r}" if self.update_id is not None else "",
             f"HTTP {self.status}" if self.status is not None else "",
+            f"code {self.code}" if self.code not in (None, self.status) else "",
             f"{self.attempts} attempts" if self.attempts > 1 else "",
             f"applied parts: {self.applied_parts}" if self.applied_parts else "",
             f"trace id {self.trace_id}" if self.trace_id else "",
@@ -280,7 +300,10 @@ class NoResponseError(UpdateError):
 class AmbiguousUpdateError(UpdateError):
     """The update was sent and nobody can tell whether it was applied; see `__cause__`."""
 
-    remedy = "Read the state to see whether it was applied before sending it again."
+    remedy = (
+        "Read the state, or look at the conversation where the API cannot read it, before sending "
+        "it again."
+    )
 
 
 class QueueFullError(CognigyError):

@@ -18,7 +18,7 @@ class UpdateEvent:
 
     Attributes:
         dialog_id, update_id: which update.
-        update: what was written; None where a `modify` failed before it decided.
+        update: what was written; None for a reset, and where a `modify` failed before it decided.
         result: of an update that was applied, else None.
         error: of an update that failed, else None.
         metadata: what the caller said about it.

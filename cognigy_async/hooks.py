@@ -106,18 +106,21 @@ class Hooks:
         finally:
             self._countdowns.end()
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are events that are neither delivered nor buried."""
+        return not self._countdowns.ended and any(hook.open for hook in self._hooks)
+
     async def drained(self) -> None:
         """Wait until the events that there are now are delivered or buried."""
         await self._countdowns.wait(delivery for hook in self._hooks for delivery in hook.open)
 
-    async def bury_rest(self) -> int:
+    async def bury_rest(self) -> None:
         """After `run`: hand what is left to the dead-letter handlers, within a second."""
         self.open = False
-        left = 0
         with anyio.move_on_after(BURIAL_TIME, shield=True):
             for hook in self._hooks:
-                left += await hook.bury_rest()
-        return left
+                await hook.bury_rest()
 
 
 class Register:

@@ -41,6 +41,8 @@ class _Events:
         self.ended = anyio.Event()
         self.closed = anyio.Event()
         self.cut = anyio.CancelScope()
+        self.closing = anyio.CancelScope()
+        self.draining = anyio.CancelScope()
 
 
 class Life:
@@ -63,6 +65,7 @@ class Life:
         self._loop: Any = None
         self._forks = 0
         self._closing = False
+        self._draining = False
         self.accepting = False
         """Whether updates are taken."""
         self.report: CloseReport | None = None
@@ -91,7 +94,7 @@ class Life:
         if not self.was_opened:
             raise ClientClosedError("the client is not open: use it inside `async with`")
         self.check_home()
-        if not self.accepting:
+        if not self.accepting and not (self._draining and self._hooks.called_us()):
             raise ClientClosedError("the client is closed and takes no more updates")
 
     async def open(self, engine: Callable[[], Dispatcher], transport: Transport) -> None:
@@ -128,9 +131,12 @@ class Life:
                 try:
                     await engine.run(events.started, events.stop, events.cut)
                 finally:
+                    # First: who is woken by an outcome must not come in again.
+                    self.accepting = self._draining = False
+                    engine.close()
                     events.worked.set()
         finally:
-            self.accepting = False
+            self.accepting = self._draining = False
             for event in (events.started, events.worked, events.ended):
                 event.set()
 
@@ -154,17 +160,18 @@ class Life:
             return self.report
         self.check_home()
         if self._closing:
-            await events.closed.wait()
-            return self.report or NOTHING_DONE
+            return await self._hasten(events, drain=drain, timeout=timeout)
         self._closing = True
         self.accepting = False
         self._room.close()
         report = NOTHING_DONE
-        deadline = anyio.current_time() + timeout
+        deadline = events.closing.deadline = anyio.current_time() + timeout
         try:
-            with anyio.move_on_after(timeout):
+            with events.closing:
                 if drain:
-                    await self.engine.settlement.flush()
+                    with events.draining:
+                        await self._drain()
+                self._draining = False
                 events.stop.set()
                 await events.worked.wait()
                 await self._hooks.drained()
@@ -172,6 +179,25 @@ class Life:
             with anyio.CancelScope(shield=True):
                 self.report = report = await self._finish(self.engine, events, deadline)
         return report
+
+    async def _drain(self) -> None:
+        """Until everything is settled and delivered, what callbacks write meanwhile included."""
+        self._draining = True
+        settlement, hooks = self.engine.settlement, self._hooks
+        while settlement.busy or hooks.busy:
+            await settlement.flush()
+            await hooks.drained()
+
+    async def _hasten(self, events: _Events, *, drain: bool, timeout: float) -> CloseReport:
+        """Wait for a close that is under way, and let it take no longer than is asked for now."""
+        if not drain:
+            events.draining.cancel()
+        with anyio.move_on_after(timeout):
+            await events.closed.wait()
+        if not events.closed.is_set():
+            events.closing.cancel()
+            await events.closed.wait()
+        return self.report or NOTHING_DONE
 
     async def _close_transport(self) -> None:
         try:
@@ -189,7 +215,7 @@ class Life:
             await events.worked.wait()
             events.stop_hooks.set()
             await events.ended.wait()
-            undelivered = await self._hooks.bury_rest()
+            await self._hooks.bury_rest()
             if self._audit is not None:
                 await self._audit.close(deadline - anyio.current_time())
             with anyio.move_on_after(CLOSING_TIME):
@@ -200,7 +226,7 @@ class Life:
                 failed=metrics.failed,
                 ambiguous=metrics.ambiguous,
                 unsent=tuple(engine.settlement.unsent),
-                undelivered=undelivered,
+                undelivered=metrics.events_dropped,
             )
         finally:
             events.closed.set()

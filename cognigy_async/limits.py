@@ -23,6 +23,9 @@ MEBIBYTE = 1024 * KIBIBYTE
 DEEPEST = 64
 """`Limits(max_depth=...)` stays below this: the walk over a value is recursive."""
 
+MOST_FAULTS = 1000
+"""After so many a value is not looked at any further."""
+
 ENVELOPE = len('{"session":{},"user":{},"transition":{"nextStep":""}}')
 """What a payload takes besides its variables and its step."""
 
@@ -135,6 +138,8 @@ class Limits:
         faults: list[Fault],
     ) -> None:
         for key, value in members:
+            if len(faults) >= MOST_FAULTS:
+                return
             kind = type(value)
             if kind is str:
                 if not value.isascii() and _has_surrogate(value):

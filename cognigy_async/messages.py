@@ -10,12 +10,18 @@ __all__ = ["Request", "Response"]
 
 @dataclass(slots=True, repr=False, eq=False)
 class Request:
-    """One HTTP request. Its repr has neither headers nor content, which may hold secrets."""
+    """One HTTP request. Its repr has neither headers nor content, which may hold secrets.
+
+    Attributes:
+        idempotent: carried out twice in a row, it leaves what it leaves once, so that it may be
+            repeated when its answer is lost.
+    """
 
     method: str
     url: str
     headers: dict[str, str]
     content: bytes = b""
+    idempotent: bool = True
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url} {len(self.content)} bytes>"

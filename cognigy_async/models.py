@@ -29,6 +29,7 @@ class UpdateResult:
     __slots__ = (
         "_body",
         "_content",
+        "_versioned",
         "attempts",
         "dialog_id",
         "etag",
@@ -48,6 +49,8 @@ class UpdateResult:
         latency: float,
         queued: float,
         content: bytes,
+        *,
+        versioned: bool = True,
     ) -> None:
         self.dialog_id = dialog_id
         self.update_id = update_id
@@ -58,10 +61,11 @@ class UpdateResult:
         self.queued = queued
         self._content: bytes | None = content
         self._body: Any = None
+        self._versioned = versioned
 
     @property
     def body(self) -> Any:
-        """The parsed answer; None where it is empty or no JSON."""
+        """The parsed answer, to the last request of several; None where it is empty or no JSON."""
         if self._content is not None:
             self._body = parse(self._content)
             self._content = None
@@ -70,7 +74,8 @@ class UpdateResult:
     @property
     def version(self) -> int | None:
         """The state's version number after the update, where the server tells it."""
-        return version_in(self.body)
+        # Elsewhere a variable may have that name.
+        return version_in(self.body) if self._versioned else None
 
     def __repr__(self) -> str:
         return (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Observation", "Observations", "Observer", "Operation"]
 
 
-Operation: TypeAlias = Literal["update", "modify", "read"]
+Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
 """What is observed; ``"read"`` is `get_state`."""
 
 

@@ -39,6 +39,7 @@ class Recovery:
         policy: the client's own; what one update is given decides about that update only.
         max_in_flight: requests at a time.
         clock: seconds, monotonic.
+        no_places: whether updates not yet sent would find no place for their events.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Recovery:
         max_in_flight: int,
         clock: Callable[[], float],
         metrics: Metrics,
+        no_places: Callable[[], bool],
     ) -> None:
         self._lanes = lanes
         self._policy = policy
         self._clock = clock
         self._metrics = metrics
+        self._no_places = no_places
         self.tenant = TenantPause(max_in_flight)
         self.dialogs = DialogPauses()
         self._budget = RepeatBudget(policy.budget, max_in_flight + SPARE_REPEATS)
@@ -144,7 +147,8 @@ class Recovery:
     def release(self, now: float) -> int:
         """Let go those that wait for the server, as the budget or the next probe allows."""
         outage = self.outage
-        if outage.wants_another and now >= outage.opens():
+        # Those that wait for the server have their places; a fresh one could not be sent without.
+        if outage.wants_another and now >= outage.opens() and not self._no_places():
             fresh = self._lanes.promote_bulk()
             if fresh is not None:
                 outage.probe_with(fresh, now)

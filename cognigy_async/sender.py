@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .background import is_failure
 from .course import Backoff, Course, Done, Next
-from .entries import Action, Kind
+from .entries import Action, Entry, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
 from .lanes import Lane, Lanes
 from .logs import log
@@ -79,50 +79,65 @@ class Sender:
         began = self._clock()
         following: Next
         try:
-            request = self._course.request(entry)
-            if entry.observations is not None:
-                entry.observations.request_starts(request, entry.attempts + 1)
-            request.headers[token.header] = token.value
-            if entry.sent_at is None:
-                entry.sent_at = began
-                self._recovery.first_attempt(began)
-                if self._hooks.any and entry.kind is not Kind.READ:
-                    entry.reserved = self._hooks.reserve()
-            entry.attempts += 1
-            metrics = self._metrics
-            metrics.requests += 1
-            metrics.in_flight += 1
             try:
-                response = await self._transport.send(request, timeout=entry.timeout)
-            except BaseException as error:
+                request = self._course.request(entry)
                 if entry.observations is not None:
-                    entry.observations.request_ends(request, None, error)
-                raise
-            finally:
-                metrics.in_flight -= 1
-            if entry.observations is not None:
-                entry.observations.request_ends(request, response, None)
-            verdict = self._api.verdict(response)
-            if verdict is Verdict.UNAUTHORIZED:
-                self._unauthorized(lane, token, self._api.error(request, response, 0.0))
-                return
-            entry.refused_token = None
-            if self._recovery.heard(verdict, began):
-                self._sleepers.wake()
-            now = self._clock()
-            following = self._course.answered(entry, verdict, request, response, now, time.time())
-        except (NotSentError, NoResponseError) as error:
-            following = self._course.unanswered(entry, error)
-        except CognigyError as error:
-            following = Done(error=error)
-        except BaseException as error:
-            lost = NoResponseError(f"The request failed with {type(error).__name__}")
-            lost.__cause__ = error
-            if not is_failure(error):
-                self._cut(lane, lost)
-                raise
-            following = self._course.unanswered(entry, lost)
-        self.apply(lane, following, began)
+                    entry.observations.request_starts(request, entry.attempts + 1)
+                request.headers[token.header] = token.value
+                if entry.sent_at is None:
+                    entry.sent_at = began
+                    self._recovery.first_attempt(began)
+                    if self._hooks.any and entry.kind is not Kind.READ:
+                        entry.reserved = self._hooks.reserve()
+                entry.attempts += 1
+                metrics = self._metrics
+                metrics.requests += 1
+                metrics.in_flight += 1
+                try:
+                    response = await self._transport.send(request, timeout=entry.timeout)
+                except BaseException as error:
+                    if entry.observations is not None:
+                        entry.observations.request_ends(request, None, error)
+                    raise
+                finally:
+                    metrics.in_flight -= 1
+                if entry.observations is not None:
+                    entry.observations.request_ends(request, response, None)
+                verdict = self._api.verdict(response)
+                if verdict is Verdict.UNAUTHORIZED:
+                    self._unauthorized(lane, token, self._api.error(request, response, 0.0))
+                    return
+                entry.refused_token = None
+                if self._recovery.heard(verdict, began):
+                    self._sleepers.wake()
+                now = self._clock()
+                following = self._course.answered(
+                    entry, verdict, request, response, now, time.time()
+                )
+            except (NotSentError, NoResponseError) as error:
+                following = self._course.unanswered(entry, error)
+            except CognigyError as error:
+                following = Done(error=error)
+            except BaseException as error:
+                lost = NoResponseError(f"The request failed with {type(error).__name__}")
+                lost.__cause__ = error
+                if not is_failure(error):
+                    self._cut(lane, lost)
+                    raise
+                following = self._course.unanswered(entry, lost)
+            self.apply(lane, following, began)
+        except Exception as error:
+            self._break_off(entry, error)
+
+    def _break_off(self, entry: Entry, error: Exception) -> None:
+        """Something failed that must not: this update bears it, and nobody else."""
+        log(ERROR, "update %s broke off: %r", entry.update_id, type(error).__name__)
+        if entry.settled or entry.lane is None:
+            return
+        lost = NoResponseError(f"The update broke off with {type(error).__name__}")
+        lost.__cause__ = error
+        self._lose(entry, lost)
+        self._settlement.give_up(entry.lane)
 
     def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:
         """Replay the request once with a fresh token."""
@@ -167,10 +182,16 @@ class Sender:
 
     def _cut(self, lane: Lane, lost: NoResponseError) -> None:
         """A request in flight was torn down."""
-        entry = lane.first
+        self._lose(lane.first, lost)
+        self._on_cut()
+        self._settlement.give_up(lane)
+
+    @staticmethod
+    def _lose(entry: Entry, lost: NoResponseError) -> None:
+        """Nobody will know what became of the request at hand."""
         if entry.trouble is None:
             entry.trouble = Trouble()
         if entry.action is Action.WRITE:
             entry.trouble.lost = entry.trouble.last = lost
-        self._on_cut()
-        self._settlement.give_up(lane)
+        elif entry.trouble.last is None:
+            entry.trouble.last = lost

@@ -10,13 +10,24 @@
 variable               meaning
 ====================== =====================================================================
 COGNIGY_BASE_URL       where the API is, without its path
-COGNIGY_API            which API of it: `runtime`, the default
+COGNIGY_API            which API of it: `runtime`, the default, or `sessions`
 COGNIGY_API_KEY        either this,
 COGNIGY_CLIENT_ID      or these two: OAuth client credentials
 COGNIGY_CLIENT_SECRET
-COGNIGY_TOKEN_URL      where tokens are asked for; `{COGNIGY_BASE_URL}/oauth/token` by default
-COGNIGY_SCOPES         separated by spaces; `runtime:write session:manage dialog:read` by default
+COGNIGY_TOKEN_URL      where tokens are asked for; by default `{COGNIGY_BASE_URL}/oauth/token`,
+                       for `sessions` `{COGNIGY_BASE_URL}/auth/oauth2/token`
+COGNIGY_SCOPES         separated by spaces; by default `runtime:write session:manage dialog:read`,
+                       for `sessions` what the server gives
+COGNIGY_ALLOW_INSECURE `true` takes a base URL with http:// that leads to another machine
 COGNIGY_AUDIT_KEY      the key of audit files, for `cognigy-async audit verify`
+====================== =====================================================================
+
+For `sessions` alone:
+
+====================== =====================================================================
+COGNIGY_USER_ID        whose sessions these are, where an update does not say so
+COGNIGY_INJECT         whether the server's inject does `merge`, the default, or `replace`
+COGNIGY_READS_STATE    `true` where the installation can read the state of a session
 ====================== =====================================================================
 
 The environment goes before the file. An empty variable counts as not set. Needs the extra ``cli``.
@@ -42,10 +53,12 @@ from pydantic_settings import (
 
 from cognigy_async import (
     ApiKey,
+    AsyncStateClient,
     ConfigurationError,
     OAuthConfig,
     OAuthTokenProvider,
     RuntimeApi,
+    SessionsApi,
     StateApi,
     TokenProvider,
     Transport,
@@ -60,6 +73,13 @@ SCOPES = ("runtime:write", "session:manage", "dialog:read")
 REMEDY = "Set them in the environment, or in a file .env in the working directory."
 ARGUMENT = re.compile(r"(^|; )(client_id|client_secret|scopes|token_url)[.\d]*: ")
 """Where a message of `OAuthConfig` names what it is about."""
+
+AS_VARIABLES = {
+    "base_url": f"{PREFIX}BASE_URL",
+    "allow_insecure=True": f"{PREFIX}ALLOW_INSECURE=true",
+    "SessionsApi: user_id": f"{PREFIX}USER_ID",
+}
+"""Arguments of the client, as its messages name them."""
 
 KNOWN: set[str] = set()
 """Every variable that is a setting."""
@@ -85,6 +105,7 @@ class ClientArguments(TypedDict):
     base_url: str
     auth: TokenProvider
     api: StateApi
+    allow_insecure: bool
 
 
 class Credentials(BaseSettings):
@@ -152,11 +173,15 @@ class Settings(Credentials):
     """What a client needs, from the environment or a file; see the module for the variables."""
 
     base_url: Annotated[str, _variable("BASE_URL")] = ""
-    api: Annotated[Literal["runtime"], _variable("API")] = "runtime"
+    api: Annotated[Literal["runtime", "sessions"], _variable("API")] = "runtime"
     token_url: Annotated[str | None, _variable("TOKEN_URL")] = None
     scopes: Annotated[tuple[str, ...], _variable("SCOPES"), NoDecode, BeforeValidator(_words)] = (
         SCOPES
     )
+    allow_insecure: Annotated[bool, _variable("ALLOW_INSECURE")] = False
+    user_id: Annotated[str | None, _variable("USER_ID")] = None
+    inject: Annotated[Literal["merge", "replace"] | None, _variable("INJECT")] = None
+    reads_state: Annotated[bool | None, _variable("READS_STATE")] = None
 
     if TYPE_CHECKING:
         # Type checkers make one from the fields unless the class has its own.
@@ -174,15 +199,38 @@ class Settings(Credentials):
 
     def client_arguments(self) -> ClientArguments:
         """The arguments of `AsyncStateClient`, with a token provider of its own."""
-        return {"base_url": self.base_url, "auth": self.token_provider(), "api": RuntimeApi()}
+        return {
+            "base_url": self.base_url,
+            "auth": self.token_provider(),
+            "api": self.state_api(),
+            "allow_insecure": self.allow_insecure,
+        }
+
+    def state_api(self) -> StateApi:
+        """The API that the client is to speak."""
+        if self.api == "runtime":
+            return RuntimeApi()
+        return SessionsApi(
+            user_id=self.user_id,
+            inject=self.inject or "merge",
+            reads_state=bool(self.reads_state),
+        )
+
+    @property
+    def asked_scopes(self) -> tuple[str, ...]:
+        """The scopes that a token is asked for; none leaves the choice to the server."""
+        chosen = self.api == "runtime" or "scopes" in self.model_fields_set
+        return self.scopes if chosen else ()
 
     def _oauth(self) -> dict[str, Any]:
-        token_url = self.token_url or f"{self.base_url.rstrip('/')}/oauth/token"
+        runtime = self.api == "runtime"
+        path = "/oauth/token" if runtime else "/auth/oauth2/token"
         return {
-            "token_url": token_url,
+            "token_url": self.token_url or self.base_url.rstrip("/") + path,
             "client_id": self.client_id,
             "client_secret": self.client_secret,
-            "scopes": self.scopes,
+            "scopes": self.asked_scopes,
+            "client_auth": "basic" if runtime else "post",
         }
 
     def _faults(self) -> Iterator[str]:
@@ -192,6 +240,7 @@ class Settings(Credentials):
         if self.base_url and (problem := _problem_of_url(self.base_url)):
             yield f"COGNIGY_BASE_URL {problem}."
             return
+        yield from self._faults_of_client()
         oauth = [
             f"{PREFIX}{name.upper()}"
             for name in ("client_id", "client_secret")
@@ -206,6 +255,32 @@ class Settings(Credentials):
             yield from self._faults_of_key(self.api_key)
         elif not missing:
             yield from self._faults_of_oauth()
+
+    def _faults_of_client(self) -> Iterator[str]:
+        """What the client itself has against the URL or the API."""
+        if not self.base_url:
+            return
+        try:
+            AsyncStateClient(
+                self.base_url,
+                auth=ApiKey("none"),
+                api=self.state_api(),
+                allow_insecure=self.allow_insecure,
+            )
+        except ConfigurationError as error:
+            told = str(error)
+            for argument, variable in AS_VARIABLES.items():
+                told = told.replace(argument, variable)
+            yield f"{told}."
+        if self.api == "runtime":
+            for name in ("user_id", "inject", "reads_state"):
+                if getattr(self, name) is not None:
+                    variable = f"{PREFIX}{name.upper()}"
+                    logger.warning(
+                        "%s has no effect without COGNIGY_API=sessions",
+                        variable,
+                        extra={"variable": variable},
+                    )
 
     def _missing(self) -> Iterator[str]:
         if not self.base_url:

@@ -6,6 +6,7 @@ lanes, the room, the metrics and the callbacks in step with the decision.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextvars import copy_context
 from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING, Literal
@@ -197,14 +198,21 @@ class Settlement:
 
     # Waiting for all, and closing.
 
+    def _open(self) -> Iterator[int]:
+        """What has no outcome yet, paused dialogs aside."""
+        for lane in self._lanes:
+            if lane.state is not LaneState.PAUSED:
+                for entry in lane.entries:
+                    yield entry.serial
+
+    @property
+    def busy(self) -> bool:
+        """Whether `flush` would wait."""
+        return any(True for _ in self._open())
+
     async def flush(self) -> None:
         """Wait until what was accepted before has settled, paused dialogs aside."""
-        await self._flushes.wait(
-            entry.serial
-            for lane in self._lanes
-            if lane.state is not LaneState.PAUSED
-            for entry in lane.entries
-        )
+        await self._flushes.wait(self._open())
 
     def close(self) -> None:
         """Nothing is sent any more: everything that is left gets its outcome."""

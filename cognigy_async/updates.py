@@ -6,7 +6,6 @@ encoding, so nothing that happens to the caller's objects afterwards changes an 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,15 +14,24 @@ from pydantic_core import PydanticCustomError, core_schema, from_json
 from .errors import Fault, UpdateValidationError, VariableTypeError
 from .limits import DEFAULT_LIMITS, Limits, TypeFault, encode, shown
 from .metadata import NO_METADATA, read_metadata
+from .names import faults_of_names, faults_of_people
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 __all__ = ["StateUpdate"]
 
-FIELDS = ("dialog_id", "session", "user", "next_step", "if_match", "update_id", "metadata")
-LONGEST_STEP = 1024
-HEADER_TEXT = re.compile(r"[\x21-\x7e]{1,512}").fullmatch
+FIELDS = (
+    "dialog_id",
+    "session",
+    "user",
+    "next_step",
+    "if_match",
+    "update_id",
+    "user_id",
+    "profile_id",
+    "metadata",
+)
 
 
 class StateUpdate:
@@ -39,6 +47,8 @@ class StateUpdate:
         if_match: write only if the state still has this etag.
         update_id: names the update in logs and results and is its `Idempotency-Key`: visible ASCII,
             unique. The client makes one where there is none.
+        user_id: who the session belongs to, for `SessionsApi`.
+        profile_id: the contact profile that `user` is written to, for `SessionsApi`.
         metadata: texts by name, for callbacks and the audit; never sent. At most 32, of at most
             1,024 characters.
 
@@ -54,7 +64,9 @@ class StateUpdate:
         "_limits",
         "_metadata",
         "_next_step",
+        "_profile_id",
         "_update_id",
+        "_user_id",
     )
 
     def __init__(
@@ -66,10 +78,21 @@ class StateUpdate:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        user_id: str | None = None,
+        profile_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._fill(
-            DEFAULT_LIMITS, dialog_id, session, user, next_step, if_match, update_id, metadata
+            DEFAULT_LIMITS,
+            dialog_id,
+            session,
+            user,
+            next_step,
+            if_match,
+            update_id,
+            user_id,
+            profile_id,
+            metadata,
         )
 
     @classmethod
@@ -90,6 +113,8 @@ class StateUpdate:
             get("next_step"),
             get("if_match"),
             get("update_id"),
+            get("user_id"),
+            get("profile_id"),
             get("metadata"),
         )
 
@@ -103,6 +128,8 @@ class StateUpdate:
         next_step: str | None = None,
         if_match: str | None = None,
         update_id: str | None = None,
+        user_id: str | None = None,
+        profile_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Self:
         """An update from its arguments, checked against other limits.
@@ -111,7 +138,18 @@ class StateUpdate:
             UpdateValidationError: with every fault of the input.
         """
         update = cls.__new__(cls)
-        update._fill(limits, dialog_id, session, user, next_step, if_match, update_id, metadata)
+        update._fill(
+            limits,
+            dialog_id,
+            session,
+            user,
+            next_step,
+            if_match,
+            update_id,
+            user_id,
+            profile_id,
+            metadata,
+        )
         return update
 
     def under(self, limits: Limits) -> Self:
@@ -165,6 +203,16 @@ class StateUpdate:
         return self._update_id
 
     @property
+    def user_id(self) -> str | None:
+        """Who the session belongs to."""
+        return self._user_id
+
+    @property
+    def profile_id(self) -> str | None:
+        """The contact profile that `user` is written to."""
+        return self._profile_id
+
+    @property
     def metadata(self) -> dict[str, str]:
         """What the caller says about it. A new copy at each access."""
         return dict(self._metadata)
@@ -189,7 +237,8 @@ class StateUpdate:
 
     def _key(self) -> tuple[object, ...]:
         told = frozenset(self._metadata.items())
-        return (self._dialog_id, self._body, self._if_match, self._update_id, told)
+        people = (self._user_id, self._profile_id)
+        return (self._dialog_id, self._body, self._if_match, self._update_id, people, told)
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
@@ -243,6 +292,8 @@ class StateUpdate:
         next_step: Any,
         if_match: Any,
         update_id: Any,
+        user_id: Any,
+        profile_id: Any,
         metadata: Any,
     ) -> None:
         self._metadata = NO_METADATA
@@ -257,15 +308,22 @@ class StateUpdate:
             and next_step is None
             and if_match is None
             and update_id is None
+            and user_id is None
+            and profile_id is None
             and metadata is None
         ):
-            faults = _faults_of_names(limits, dialog_id, next_step, if_match, update_id)
+            faults = faults_of_names(limits, dialog_id, next_step, if_match, update_id)
+            faults += faults_of_people(user_id, profile_id)
             if metadata is not None:
                 self._metadata, more = read_metadata(metadata)
                 faults += more
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
             if faults:
                 raise _refused(faults, dialog_id)
+            # A subclass may format itself as something else: an enum tells its name.
+            dialog_id, next_step, if_match, update_id, user_id, profile_id = map(
+                _plain_text, (dialog_id, next_step, if_match, update_id, user_id, profile_id)
+            )
         wire: dict[str, Any] = {}
         if session:
             wire["session"] = session
@@ -288,6 +346,8 @@ class StateUpdate:
         self._next_step: str | None = next_step
         self._if_match: str | None = if_match
         self._update_id: str | None = update_id
+        self._user_id: str | None = user_id
+        self._profile_id: str | None = profile_id
         self._body = body
         self._limits = limits
 
@@ -307,45 +367,8 @@ def _faults_of_keys(fields: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
-def _faults_of_names(
-    limits: Limits, dialog_id: Any, next_step: Any, if_match: Any, update_id: Any
-) -> list[Fault]:
-    texts = (("dialog_id", dialog_id), ("next_step", next_step))
-    faults = [
-        fault
-        for name, text in texts
-        if (text is not None or name == "dialog_id") and (fault := _fault_of_text(name, text))
-    ]
-    if isinstance(dialog_id, str) and len(dialog_id) > limits.max_dialog_id_length:
-        problem = f"has {len(dialog_id)} characters, more than {limits.max_dialog_id_length}"
-        faults.append(Fault("dialog_id", problem, "use the id that the server gave the dialog"))
-    if isinstance(next_step, str) and len(next_step) > LONGEST_STEP:
-        problem = f"has {len(next_step)} characters, more than {LONGEST_STEP}"
-        faults.append(Fault("next_step", problem, "use the id of a node of the flow"))
-    for name, text in (("if_match", if_match), ("update_id", update_id)):
-        if text is not None and not isinstance(text, str):
-            faults.append(_no_text(name, text))
-        elif text is not None and not HEADER_TEXT(text):
-            problem = "is no text that a header can carry"
-            faults.append(Fault(name, problem, "use 1 to 512 visible ASCII characters, no spaces"))
-    return faults
-
-
-def _fault_of_text(name: str, text: Any) -> Fault | None:
-    if not isinstance(text, str):
-        return _no_text(name, text)
-    if not text or text.isspace():
-        return Fault(name, "is empty", "pass a text, or leave it out if it is optional")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        problem = "has a lone surrogate, which UTF-8 cannot carry"
-        return Fault(name, problem, "decode it properly, or replace the character")
-    return None
-
-
-def _no_text(name: str, value: object) -> Fault:
-    return TypeFault(name, f"is of type {type(value).__name__}", "pass a str")
+def _plain_text(text: str | None) -> str | None:
+    return text if text is None else str.__str__(text)
 
 
 def _faults_in(limits: Limits, context: str, variables: Any) -> list[Fault]:

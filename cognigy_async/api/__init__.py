@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from ..errors import UpdateError
 from ..limits import Limits
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..messages import Request, Response
 
 __all__ = ["StateApi"]
+
+Use: TypeAlias = Literal["get_state", "modify"]
+Reset: TypeAlias = Literal["context", "state"]
 
 
 class StateApi(Protocol):
@@ -28,11 +31,43 @@ class StateApi(Protocol):
         """Whether the server applies one `Idempotency-Key` once, so that repeating is harmless."""
         ...
 
+    @property
+    def has_versions(self) -> bool:
+        """Whether a state has a version that can be read (`ETag`) and demanded (`If-Match`)."""
+        ...
+
+    def check_use(self, use: Use) -> None:
+        """Raise `UnsupportedByApiError` for a method of the client that cannot work."""
+        ...
+
+    def check(self, update: StateUpdate) -> None:
+        """Raise `UpdateValidationError` for an update that this API cannot carry.
+
+        It was checked against the limits already.
+        """
+        ...
+
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
-        """The requests that carry an update out, in order, unsigned; the last has the transition.
+        """The requests that carry an update out, in order, unsigned.
 
         Raises:
             UpdateValidationError: it does not fit into requests of this API.
+        """
+        ...
+
+    def reset(
+        self,
+        base_url: str,
+        dialog_id: str,
+        what: Reset,
+        user_id: str | None = None,
+        flow_reference_id: str | None = None,
+        entrypoint: str | None = None,
+    ) -> Request:
+        """The request that puts the context or the state of a session back, unsigned.
+
+        Raises:
+            UnsupportedByApiError: this API has no resets. UpdateValidationError: bad input.
         """
         ...
 

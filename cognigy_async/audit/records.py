@@ -155,6 +155,8 @@ def _outcome(
 
 
 def _version(result: UpdateResult) -> int | None:
+    if not result._versioned:
+        return None
     # `result.body` replaces what it has not yet parsed, and its owner may do so at this moment.
     content = result._content
     return version_in(parse(content) if content is not None else result._body)

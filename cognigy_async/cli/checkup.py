@@ -26,6 +26,7 @@ from cognigy_async import (
     Response,
     RetryPolicy,
     Transport,
+    probe_inject,
 )
 from cognigy_async.settings import Settings
 
@@ -85,12 +86,15 @@ class _Listener:
         await self.inner.aclose()
 
 
-async def examine(settings: Settings, dialog_id: str) -> AsyncIterator[Finding]:
+async def examine(
+    settings: Settings, dialog_id: str, session_id: str | None = None
+) -> AsyncIterator[Finding]:
     """Look at one thing after the other; what depends on a failure is skipped.
 
     Args:
         settings: valid ones.
         dialog_id: the dialog that is read.
+        session_id: the session that is written to, to see what inject does; None writes nothing.
     """
     places = _places(settings)
     yield Finding("settings", "ok", f"{settings.base_url}, {_credentials(settings)}")
@@ -111,8 +115,16 @@ async def examine(settings: Settings, dialog_id: str) -> AsyncIterator[Finding]:
         yield token
         if token.check == "token" and token.status == "failed":
             yield Finding("read", "skipped", "there is no token")
+        elif settings.api == "sessions" and not settings.reads_state:
+            remedy = "Use --probe-session ID with a session to spare, which it writes to."
+            detail = "this API reads no state, so that nothing shows whether the server accepts us"
+            yield Finding("read", "skipped", detail, None if session_id else remedy)
         else:
             yield await _read(settings, listener, dialog_id)
+        if session_id is not None and token.status == "ok":
+            # The client before has closed its transport.
+            listener = _Listener()
+            yield await _inject(settings, listener, session_id)
     finally:
         with anyio.CancelScope(shield=True):
             await listener.aclose()
@@ -123,7 +135,7 @@ async def examine(settings: Settings, dialog_id: str) -> AsyncIterator[Finding]:
 def _credentials(settings: Settings) -> str:
     if settings.api_key is not None:
         return "an API key"
-    return f"OAuth client credentials for {' '.join(settings.scopes) or 'no named scope'}"
+    return f"OAuth client credentials for {' '.join(settings.asked_scopes) or 'no named scope'}"
 
 
 def _places(settings: Settings) -> list[tuple[str, str, int]]:
@@ -227,21 +239,16 @@ def _scopes(settings: Settings, response: Response | None) -> Finding:
     if not isinstance(told, str):
         # RFC 6749, 5.1: it may be left out where it is what was asked for.
         return Finding("token", "ok", "there is one; the server grants what was asked for")
-    missing = [scope for scope in settings.scopes if scope not in told.split()]
+    missing = [scope for scope in settings.asked_scopes if scope not in told.split()]
     if missing:
         remedy = "Grant them to the client id, or take them out of COGNIGY_SCOPES."
         return Finding("scopes", "failed", f"not granted: {' '.join(missing)}", remedy)
-    return Finding("token", "ok", f"there is one, for {' '.join(settings.scopes)}")
+    return Finding("token", "ok", f"there is one, for {told}")
 
 
 async def _read(settings: Settings, listener: _Listener, dialog_id: str) -> Finding:
-    arguments = settings.client_arguments()
-    patient = RetryPolicy(max_attempts=1, max_retry_after=0.0)
-    client = AsyncStateClient(
-        **arguments, transport=listener, max_in_flight=1, retry=patient, timeout=PATIENCE
-    )
     try:
-        async with client:
+        async with _client(settings, listener) as client:
             state = await client.get_state(dialog_id)
     except DialogNotFoundError:
         remedy = "Give one that there is with --dialog, to be sure that this is the API."
@@ -249,10 +256,36 @@ async def _read(settings: Settings, listener: _Listener, dialog_id: str) -> Find
     except CognigyError as error:
         return Finding("read", "failed", *_of_error(error))
     detail = f"dialog {dialog_id} could be read"
-    if state.etag is None:
+    if state.etag is None and settings.api == "runtime":
         remedy = "modify() and if_match need versions, and do not work with this server."
         return Finding("read", "warning", f"{detail}, and the answer has no ETag", remedy)
     return Finding("read", "ok", detail)
+
+
+def _client(settings: Settings, listener: _Listener) -> AsyncStateClient:
+    patient = RetryPolicy(max_attempts=1, max_retry_after=0.0)
+    return AsyncStateClient(
+        **settings.client_arguments(),
+        transport=listener,
+        max_in_flight=1,
+        retry=patient,
+        timeout=PATIENCE,
+    )
+
+
+async def _inject(settings: Settings, listener: _Listener, session_id: str) -> Finding:
+    try:
+        async with _client(settings, listener) as client:
+            found = await probe_inject(client, session_id)
+    except CognigyError as error:
+        return Finding("inject", "failed", *_of_error(error))
+    if found is None:
+        return Finding("inject", "warning", "the answers do not tell the context")
+    wanted = "replace" if found == "replace" else "merge"
+    detail = f"the server's inject does {found}"
+    if wanted == (settings.inject or "merge"):
+        return Finding("inject", "ok", detail)
+    return Finding("inject", "failed", detail, f"Set COGNIGY_INJECT={wanted}.")
 
 
 def _of_error(error: CognigyError) -> tuple[str, str | None]:

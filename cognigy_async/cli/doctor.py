@@ -25,10 +25,21 @@ def doctor(
     dialog_id: Annotated[
         str, typer.Option("--dialog", metavar="ID", help="The dialog that is read.")
     ] = "cognigy-async-doctor",
+    session_id: Annotated[
+        str | None,
+        typer.Option(
+            "--probe-session",
+            metavar="ID",
+            help="With COGNIGY_API=sessions: write to this session, which nobody must need, and "
+            "see whether inject merges or replaces.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Check settings, DNS, TLS, token, one read, the clock and throttling. Writes nothing.
+    """Check settings, DNS, TLS, token, one read, the clock and throttling.
+
+    Without --probe-session nothing is written.
 
     Exit status: 0 all well, 1 something failed, 2 bad settings.
     """
@@ -40,7 +51,9 @@ def doctor(
             findings, status = [Finding("settings", "failed", str(error))], USAGE
             tell(findings[0])
         else:
-            findings = anyio.run(_examine, settings, dialog_id, tell)
+            if session_id is not None and settings.api != "sessions":
+                raise typer.BadParameter("--probe-session is for COGNIGY_API=sessions")
+            findings = anyio.run(_examine, settings, dialog_id, session_id, tell)
             failed = any(finding.status == "failed" for finding in findings)
             status = NOT_APPLIED if failed else 0
         if as_json:
@@ -49,10 +62,13 @@ def doctor(
 
 
 async def _examine(
-    settings: Settings, dialog_id: str, tell: Callable[[Finding], None]
+    settings: Settings,
+    dialog_id: str,
+    session_id: str | None,
+    tell: Callable[[Finding], None],
 ) -> list[Finding]:
     findings = []
-    async for finding in examine(settings, dialog_id):
+    async for finding in examine(settings, dialog_id, session_id):
         findings.append(finding)
         tell(finding)
     return findings

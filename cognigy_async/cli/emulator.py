@@ -49,7 +49,7 @@ def emulator(
     seed: Annotated[int, typer.Option(metavar="N", help="Of all chance.")] = 0,
     debug: Debug = False,
 ) -> None:
-    """Serve an emulator of the runtime API; its first line on stdout says where.
+    """Serve an emulator of the runtime and the sessions API; its first line on stdout says where.
 
     Without credentials it accepts those of the settings, else its own, and says which.
     """
@@ -75,6 +75,7 @@ def emulator(
             say(f"A client needs these settings:\n  COGNIGY_BASE_URL={base_url}")
             for line in accepted.advice:
                 say(f"  {line}")
+            say("  COGNIGY_API=sessions and COGNIGY_USER_ID, for the sessions API")
             say("Ctrl-C stops it.")
 
         run(app, host=host, port=port, on_listening=announce)

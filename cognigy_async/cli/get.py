@@ -9,13 +9,15 @@ import typer
 from cognigy_async import AsyncStateClient, DialogState
 
 from .output import write_json
-from .running import Debug, reported, with_client
+from .running import Debug, Loop, Over, reported, with_client
 
 __all__ = ["get"]
 
 
 def get(
     dialog_id: Annotated[str, typer.Argument(metavar="ID", help="The dialog.")],
+    transport: Over = None,
+    loop: Loop = None,
     debug: Debug = False,
 ) -> None:
     """Print the state of a dialog as JSON."""
@@ -24,7 +26,7 @@ def get(
         return await client.get_state(dialog_id)
 
     with reported(debug=debug):
-        state = with_client(read)
+        state = with_client(read, transport, loop)
         write_json(
             {
                 "dialog_id": state.dialog_id,

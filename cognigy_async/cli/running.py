@@ -1,19 +1,24 @@
-"""From what happened to a message and an exit status."""
+"""How a command runs: over what, and from what happened to a message and an exit status."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
+from importlib.util import find_spec
 from typing import Annotated, TypeVar
 
 import anyio
 import typer
 
 from cognigy_async import (
+    AiohttpTransport,
     AsyncStateClient,
     CognigyError,
     ConfigurationError,
+    HttpxTransport,
+    Transport,
     UpdateError,
     UpdateValidationError,
 )
@@ -21,7 +26,18 @@ from cognigy_async.settings import Settings
 
 from .output import log_to_stderr, say
 
-__all__ = ["INTERRUPTED", "NOT_APPLIED", "USAGE", "Debug", "reported", "with_client"]
+__all__ = [
+    "INTERRUPTED",
+    "NOT_APPLIED",
+    "USAGE",
+    "Debug",
+    "Loop",
+    "LoopName",
+    "Over",
+    "TransportName",
+    "reported",
+    "with_client",
+]
 
 NOT_APPLIED = 1
 USAGE = 2
@@ -34,6 +50,32 @@ T = TypeVar("T")
 
 Debug = Annotated[
     bool, typer.Option("--debug", help="Log everything, and show the traceback of an error.")
+]
+
+
+class TransportName(StrEnum):
+    """What sends the requests."""
+
+    HTTPX = "httpx"
+    AIOHTTP = "aiohttp"
+
+
+class LoopName(StrEnum):
+    """What runs the tasks."""
+
+    ASYNCIO = "asyncio"
+    UVLOOP = "uvloop"
+
+
+Over = Annotated[
+    TransportName | None,
+    typer.Option(
+        "--transport", help="What sends the requests; aiohttp where it is installed, else httpx."
+    ),
+]
+Loop = Annotated[
+    LoopName | None,
+    typer.Option("--loop", help="The event loop; uvloop where it is installed, else asyncio."),
 ]
 
 
@@ -77,15 +119,26 @@ def _kind(error: Exception) -> str:
     return type(error).__name__ if named else "Error"
 
 
-def with_client(use: Callable[[AsyncStateClient], Awaitable[T]]) -> T:
+def with_client(
+    use: Callable[[AsyncStateClient], Awaitable[T]],
+    over: TransportName | None = None,
+    loop: LoopName | None = None,
+) -> T:
     """Run `use` with a client made of the settings.
 
     Interrupted, it gives a request in flight a moment to end, and says what became of an update.
+
+    Raises:
+        ConfigurationError: the settings cannot work, or what was chosen is not installed.
     """
     settings = Settings()
+    transport = _transport(over)
+    options = {"use_uvloop": _wants_uvloop(loop)}
 
     async def run() -> T:
-        client = AsyncStateClient(**settings.client_arguments(), max_in_flight=1)
+        client = AsyncStateClient(
+            **settings.client_arguments(), max_in_flight=1, transport=transport
+        )
         try:
             async with client:
                 try:
@@ -98,7 +151,23 @@ def with_client(use: Callable[[AsyncStateClient], Awaitable[T]]) -> T:
             _say_what_became(client)
             raise
 
-    return anyio.run(run)
+    return anyio.run(run, backend_options=options)
+
+
+def _transport(name: TransportName | None) -> Transport:
+    if name is None:
+        name = TransportName.AIOHTTP if find_spec("aiohttp") else TransportName.HTTPX
+    return AiohttpTransport() if name is TransportName.AIOHTTP else HttpxTransport()
+
+
+def _wants_uvloop(name: LoopName | None) -> bool:
+    installed = find_spec("uvloop") is not None
+    if name is LoopName.UVLOOP and not installed:
+        raise ConfigurationError(
+            "--loop uvloop needs uvloop, which comes with an extra: "
+            "pip install 'cognigy-async[uvloop]'"
+        )
+    return installed if name is None else name is LoopName.UVLOOP
 
 
 def _say_what_became(client: AsyncStateClient) -> None:

@@ -10,7 +10,7 @@ from cognigy_async import AsyncStateClient, UpdateResult
 
 from .assignments import parse_assignments
 from .output import write_json
-from .running import Debug, reported, with_client
+from .running import Debug, Loop, Over, reported, with_client
 
 __all__ = ["update"]
 
@@ -40,6 +40,24 @@ def update(
             help="Write only if the state still has this etag, as `get` tells it, with its quotes.",
         ),
     ] = None,
+    transport: Over = None,
+    loop: Loop = None,
+    user_id: Annotated[
+        str | None,
+        typer.Option(
+            "--user-id",
+            metavar="USER",
+            help="Whose session it is; with COGNIGY_API=sessions, instead of COGNIGY_USER_ID.",
+        ),
+    ] = None,
+    profile_id: Annotated[
+        str | None,
+        typer.Option(
+            "--profile-id",
+            metavar="PROFILE",
+            help="The contact profile that --user is written to; with COGNIGY_API=sessions.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Assign variables of a dialog, perhaps move it, and print the result as JSON."""
@@ -55,10 +73,12 @@ def update(
             user=user_variables or None,
             next_step=next_step,
             if_match=if_match,
+            user_id=user_id,
+            profile_id=profile_id,
         )
 
     with reported(debug=debug):
-        result = with_client(write)
+        result = with_client(write, transport, loop)
         write_json(
             {
                 "update_id": result.update_id,

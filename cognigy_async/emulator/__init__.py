@@ -1,4 +1,4 @@
-"""A server that behaves like Cognigy.AI's runtime API, for tests and demonstrations.
+"""A server that behaves like Cognigy.AI's APIs, for tests and demonstrations.
 
 It has versions and etags, scopes, quotas, idempotency keys and the constraints on variables; it
 fails on demand; and it tells what no client may do. In a test it runs in the process, on asyncio
@@ -9,7 +9,7 @@ and on trio::
         emulator = Emulator(api_key="k")
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app=emulator))
         async with http, AsyncStateClient(
-            "http://emulator", auth=ApiKey("k"), transport=HttpxTransport(http)
+            "http://localhost", auth=ApiKey("k"), transport=HttpxTransport(http)
         ) as client:
             yield emulator, client
 
@@ -26,6 +26,7 @@ Over real sockets it runs in asyncio by `serve`, in the foreground by `run`; bot
 
 from .app import Emulator
 from .faults import Fault, Faults, Step
+from .profiles import Profile
 from .serve import run, serve
 from .state import Dialog, HistoryEntry
 from .stats import Stats
@@ -36,6 +37,7 @@ __all__ = [
     "Fault",
     "Faults",
     "HistoryEntry",
+    "Profile",
     "Stats",
     "Step",
     "run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import count
 from typing import TypeAlias
 
@@ -11,9 +12,13 @@ from pydantic_core import to_json
 
 from .throttle import Notice
 
-__all__ = ["Answer", "Errors", "Header", "answer_json"]
+__all__ = ["Answer", "Errors", "Header", "Problems", "answer_json"]
 
 Header: TypeAlias = tuple[bytes, bytes]
+
+STATUSES = frozenset(HTTPStatus)
+CODES = {404: 1002, 405: 1013, 409: 1004, 500: 1008}
+"""Statuses whose errors have a code of their own in the sessions API."""
 
 JSON: Header = (b"content-type", b"application/json")
 
@@ -56,12 +61,35 @@ class Errors:
         members: Mapping[str, object] | None = None,
     ) -> Answer:
         """An error answer; `members` stand in the body besides the message."""
-        trace_id = f"emulator-{next(self._numbers)}"
-        body = {"message": message, "traceId": trace_id, **(members or {})}
-        answer = answer_json(status, body, *headers)
+        body = self._body(status, message, next(self._numbers))
+        answer = answer_json(status, {**body, **(members or {})}, *headers)
         if 300 <= status < 400:
             answer.headers += ((b"location", b"/elsewhere"),)
         if notice is not None:
             answer.headers += notice.headers
             answer.notice = notice
         return answer
+
+    def _body(self, status: int, message: str, number: int) -> dict[str, object]:
+        return {"message": message, "traceId": f"emulator-{number}"}
+
+
+class Problems(Errors):
+    """The same by RFC 7807, with the members that the sessions API adds.
+
+    `code` is that of the status where the members do not say otherwise, the trace id
+    ``api--emulator-<n>``.
+    """
+
+    def _body(self, status: int, message: str, number: int) -> dict[str, object]:
+        title = HTTPStatus(status).phrase if status in STATUSES else "Error"
+        return {
+            "type": title,
+            "title": title,
+            "status": status,
+            "detail": message,
+            "instance": "/new/v2.0",
+            "code": CODES.get(status, status),
+            "traceId": f"api--emulator-{number}",
+            "details": {},
+        }

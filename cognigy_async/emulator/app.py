@@ -12,12 +12,15 @@ import httpx
 
 from cognigy_async import Limits
 
-from .answers import Errors
+from .answers import Errors, Problems
 from .asgi import ClientGoneError, Receive, Request, Scope, Send
 from .control import Control
+from .endpoint import Rules, Server
 from .faults import Faults, FaultSource, Step
 from .oauth import TokenEndpoint
-from .runtime import Rules, RuntimeEndpoint
+from .profiles import Profile, Profiles
+from .runtime import RuntimeEndpoint
+from .sessions import BELOW_A_SESSION, Operation, SessionsEndpoint
 from .state import Dialog, Merge
 from .stats import Stats
 from .throttle import RetryAfter, Throttle
@@ -28,26 +31,34 @@ __all__ = ["Emulator"]
 
 DIALOGS = b"/runtime/v2/dialogs/"
 STATE = b"/state"
-TOKEN = b"/oauth/token"
+TOKENS = (b"/oauth/token", b"/auth/oauth2/token")
+SESSIONS = b"/new/v2.0/sessions/"
+PROFILES = b"/new/v2.0/profiles/"
 CONTROL = b"/_emulator/"
 
 
 class Emulator:
-    """Behaves like the runtime API of Cognigy.AI and its token endpoint; an ASGI app.
+    """Behaves like the runtime and the sessions API of Cognigy.AI and their token endpoints.
+
+    It is an ASGI app. A session is a dialog too: what one API writes the other one reads.
 
     Args:
-        client_id, client_secret: who may have a token at ``/oauth/token``.
+        client_id, client_secret: who may have a token, at ``/oauth/token`` and at
+            ``/auth/oauth2/token``.
         api_key: a value of `X-API-Key` that is accepted too, with all scopes; None for no such.
-        scopes: that a token may have. A PATCH needs ``runtime:write``, a GET that or
-            ``dialog:read``.
+        scopes: that a token may have. In the runtime API a PATCH needs ``runtime:write``, a GET
+            that or ``dialog:read``; the sessions API asks for none.
         token_lifetime: seconds that a token is valid, by the clock of the event loop.
         merge: "replace" assigns a variable whole, "recursive" merges an object into an object.
+        inject: what a context/inject does with the variables that it does not name: "merge" keeps
+            them, "replace" drops them.
         honour_idempotency_keys: whether a write with a key that was applied is answered as it was
             and not applied again.
         conflict_status: answers an `If-Match` that does not hold.
         limits: what a PATCH may carry.
         flow_nodes: the nodes that a transition may name; None for any.
-        max_body_bytes: a longer body is answered 413.
+        max_body_bytes: a longer body is answered 413 by the runtime API.
+        max_payload_bytes: the same for the sessions API.
         tenant_quota, dialog_quota: (requests, seconds); more of them within a fixed window are
             answered 429, those of a dialog with ``X-RateLimit-Scope: dialog``.
         retry_after: how `Retry-After` is written: whole seconds, seconds with three decimals, an
@@ -56,7 +67,8 @@ class Emulator:
             already, and not counted as early.
         faults: what goes wrong; change it at any time by assigning to `faults`.
         seed: of all chance.
-        create_dialogs: whether a dialog exists as soon as it is asked for; else see `add_dialog`.
+        create_dialogs: whether a dialog, session or profile exists as soon as it is asked for; else
+            see `add_dialog` and `add_profile`.
         history_limit: entries kept of each dialog's history, and keys remembered; None keeps all.
         drop_error: what a dropped connection raises where the app is called in the process.
         wall_clock: seconds since the epoch, for HTTP dates.
@@ -65,7 +77,8 @@ class Emulator:
         ValueError: a number that makes no sense.
 
     Attributes:
-        dialogs: what was written, by dialog id.
+        dialogs: what was written, by dialog or session id.
+        profiles: contact profiles that were written, by id.
         stats: what was seen.
     """
 
@@ -78,11 +91,13 @@ class Emulator:
         scopes: Collection[str] = ("runtime:write", "session:manage", "dialog:read"),
         token_lifetime: float = 3600.0,
         merge: Merge = "replace",
+        inject: Literal["merge", "replace"] = "merge",
         honour_idempotency_keys: bool = True,
         conflict_status: Literal[409, 412] = 409,
         limits: Limits | None = None,
         flow_nodes: Collection[str] | None = None,
         max_body_bytes: int = 1024 * 1024,
+        max_payload_bytes: int = 60_000,
         tenant_quota: tuple[int, float] | None = None,
         dialog_quota: tuple[int, float] | None = None,
         retry_after: RetryAfter = "seconds",
@@ -95,23 +110,28 @@ class Emulator:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         _one_of("merge", merge, ("replace", "recursive"))
+        _one_of("inject", inject, ("merge", "replace"))
         _one_of("conflict_status", conflict_status, (409, 412))
         _one_of("retry_after", retry_after, ("seconds", "decimal", "date", "none"))
         _in_range("token_lifetime", token_lifetime, above=0)
         _in_range("notice", notice, least=0)
         _in_range("max_body_bytes", max_body_bytes, least=1)
+        _in_range("max_payload_bytes", max_payload_bytes, least=1)
         if history_limit is not None:
             _in_range("history_limit", history_limit, least=1)
         self.stats = Stats()
         self.dialogs: dict[str, Dialog] = {}
+        self.profiles = Profiles()
         self._faults = FaultSource(faults or Faults(), seed)
         self._tokens = Tokens(client_id, client_secret, api_key, scopes, token_lifetime, seed)
         self._throttle = Throttle(tenant_quota, dialog_quota, retry_after, notice, wall_clock)
         self._watch = Watch(self.stats)
         self._errors = Errors()
+        self._problems = Problems()
         self._drop_error = drop_error
         rules = Rules(
             merge=merge,
+            inject=inject,
             honour_idempotency_keys=honour_idempotency_keys,
             conflict_status=conflict_status,
             limits=limits or Limits(),
@@ -120,15 +140,11 @@ class Emulator:
             create_dialogs=create_dialogs,
             history_limit=history_limit,
         )
-        self._runtime = RuntimeEndpoint(
-            rules,
-            self.dialogs,
-            self._tokens,
-            self._throttle,
-            self._faults,
-            self._watch,
-            self._errors,
+        server = Server(
+            rules, self.dialogs, self._tokens, self._throttle, self._faults, self._watch
         )
+        self._runtime = RuntimeEndpoint(server, self._errors)
+        self._sessions = SessionsEndpoint(server, self._problems, self.profiles, max_payload_bytes)
         self._token_endpoint = TokenEndpoint(self._tokens, self._faults, self._watch)
         self._control = Control(self)
 
@@ -157,7 +173,7 @@ class Emulator:
         Args:
             steps: appended to those not yet taken.
             dialog_id: whose requests take them, before steps for any; None for any dialog's.
-            method: which requests take them.
+            method: which requests take them; "PATCH" stands for the POST of the sessions API too.
 
         Raises:
             ValueError: there is no such step or method; none of the steps is kept.
@@ -185,6 +201,17 @@ class Emulator:
         self.dialogs[dialog_id] = dialog
         return dialog
 
+    def add_profile(self, profile_id: str, *, profile: Mapping[str, Any] | None = None) -> Profile:
+        """Make a contact profile exist.
+
+        Raises:
+            ValueError: it exists.
+        """
+        if profile_id in self.profiles:
+            raise ValueError(f"profile {profile_id!r} exists already")
+        self.profiles[profile_id] = made = Profile(profile_id, dict(profile or {}))
+        return made
+
     def revoke_tokens(self) -> None:
         """Answer 401 to every token issued so far."""
         self._tokens.revoke_all()
@@ -192,9 +219,12 @@ class Emulator:
     def reset(self) -> None:
         """As newly made: no dialogs, counters, tokens, scripts, pauses; the faults of the start."""
         self.dialogs.clear()
+        self.profiles.clear()
         self.stats.reset()
-        for part in (self._faults, self._tokens, self._throttle, self._watch, self._errors):
+        for part in (self._faults, self._tokens, self._throttle, self._watch):
             part.reset()
+        for errors in (self._errors, self._problems):
+            errors.reset()
 
     def __repr__(self) -> str:
         return f"<Emulator {len(self.dialogs)} dialogs, {self.stats.requests} requests>"
@@ -211,34 +241,51 @@ class Emulator:
         try:
             if path.startswith(DIALOGS) and path.endswith(STATE):
                 await self._to_dialog(request, path[len(DIALOGS) : -len(STATE)])
-            elif path == TOKEN:
+            elif path.startswith((SESSIONS, PROFILES)):
+                await self._to_session(request, path)
+            elif path in TOKENS:
                 await self._token_endpoint.handle(request)
             elif path.startswith(CONTROL):
                 await self._control.handle(request, path.removeprefix(CONTROL).decode("latin-1"))
             else:
-                await self._refuse(request, 404, "there is no such path")
+                await self._runtime.refuse(request, 404, "there is no such path")
         except ClientGoneError:
             self.stats.abandoned += 1
 
     async def _to_dialog(self, request: Request, segment: bytes) -> None:
+        dialog_id = _decoded(segment)
         if not segment or b"/" in segment:
-            await self._refuse(request, 404, "there is no such path")
+            await self._runtime.refuse(request, 404, "there is no such path")
         elif request.method not in ("GET", "PATCH"):
             allowed = (b"allow", b"GET, PATCH")
-            await self._refuse(request, 405, "a state takes GET and PATCH", allowed)
+            await self._runtime.refuse(request, 405, "a state takes GET and PATCH", allowed)
+        elif dialog_id is None:
+            await self._runtime.refuse(request, 400, "the dialog id is not UTF-8")
         else:
-            try:
-                dialog_id = (unquote_to_bytes(segment) if b"%" in segment else segment).decode()
-            except UnicodeDecodeError:
-                await self._refuse(request, 400, "the dialog id is not UTF-8")
-            else:
-                await self._runtime.handle(request, dialog_id)
+            await self._runtime.handle(request, dialog_id)
 
-    async def _refuse(
-        self, request: Request, status: int, message: str, *headers: tuple[bytes, bytes]
-    ) -> None:
-        self.stats.requests += 1
-        await self._runtime.send(request, self._errors(status, message, *headers))
+    async def _to_session(self, request: Request, path: bytes) -> None:
+        operation: Operation | None
+        if path.startswith(PROFILES):
+            segment, operation = path[len(PROFILES) :], "profile"
+        else:
+            segment, _, rest = path[len(SESSIONS) :].partition(b"/")
+            operation = BELOW_A_SESSION.get(rest.decode("latin-1"))
+        subject = _decoded(segment)
+        if operation is None or not segment or b"/" in segment:
+            await self._sessions.refuse(request, 404, "there is no such path")
+        elif subject is None:
+            await self._sessions.refuse(request, 400, "the id is not UTF-8")
+        else:
+            await self._sessions.handle(request, operation, subject)
+
+
+def _decoded(segment: bytes) -> str | None:
+    """The text of a segment of a path; None where it is not UTF-8."""
+    try:
+        return (unquote_to_bytes(segment) if b"%" in segment else segment).decode()
+    except UnicodeDecodeError:
+        return None
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -87,13 +87,11 @@ class Request:
 
     async def answer(self, answer: Answer) -> None:
         """Send the answer."""
-        length = b"%d" % len(answer.content)
+        headers = list(answer.headers)
+        if answer.status != 204:
+            headers.insert(0, (b"content-length", b"%d" % len(answer.content)))
         await self._send(
-            {
-                "type": "http.response.start",
-                "status": answer.status,
-                "headers": [(b"content-length", length), *answer.headers],
-            }
+            {"type": "http.response.start", "status": answer.status, "headers": headers}
         )
         await self._send({"type": "http.response.body", "body": answer.content})
 

@@ -26,7 +26,7 @@ class Control:
     - ``GET stats``: `Stats.as_dict`.
     - ``GET faults``, ``PUT faults``: the fields of `Faults`; what is not named takes its default.
     - ``POST script``: ``{"steps": [...], "dialog_id": ..., "method": ...}``, see `Emulator.script`.
-    - ``GET dialogs/{id}``: the state with its history.
+    - ``GET dialogs/{id}``: the state of a dialog or session, with its history.
     - ``POST revoke``: no token is valid any longer. ``POST reset``: as newly made.
     """
 

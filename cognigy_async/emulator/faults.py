@@ -60,7 +60,8 @@ class Faults:
     """Faults on demand: probabilities for each request between 0 and 1, times in seconds.
 
     A request meets at most one of the faults that have a probability. They are drawn in the order
-    of `Chance`; reads meet neither `conflict` nor `competitor`.
+    of `Chance`; reads meet neither `conflict` nor `competitor`. Where PATCH is named, the POST of
+    the sessions API is meant as well.
 
     Args:
         latency: how long each answer takes at least, half of it before the update is applied.

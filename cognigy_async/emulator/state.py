@@ -57,6 +57,7 @@ class Dialog:
     Attributes:
         session, user: variables by name.
         next_step: where the last transition went.
+        user_id: whose it is, where a request to the sessions API has said so.
         history: one entry for each version, the oldest first.
     """
 
@@ -65,6 +66,7 @@ class Dialog:
     session: dict[str, Any] = field(default_factory=dict)
     user: dict[str, Any] = field(default_factory=dict)
     next_step: str | None = None
+    user_id: str | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     identities: dict[str | int, HistoryEntry] = field(default_factory=dict, repr=False)
     """Entries by what tells whether an update is the same: its key, its sequence number."""

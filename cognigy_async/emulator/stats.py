@@ -32,7 +32,7 @@ class Stats:
     flight, even if the server is still at work on it.
 
     Attributes:
-        requests: to the API, all kinds; `reads` and `writes` are GET and PATCH of a state.
+        requests: to the API, all kinds; `reads` are GET, `writes` PATCH and POST.
         applied: writes of clients that made a new version.
         replayed: writes answered from memory because their `Idempotency-Key` was applied before.
         answers: API answers by status.

@@ -64,10 +64,12 @@ class Watch:
         return self._arrives(Arrival(connection))
 
     def write_arrives(
-        self, connection: Connection | None, dialog_id: str, seq: int | None
+        self, connection: Connection | None, dialog_id: str | None, seq: int | None
     ) -> Arrival:
-        """A PATCH is whole."""
+        """A write is whole: to a dialog, or (None) to what is no dialog's own."""
         self.stats.writes += 1
+        if dialog_id is None:
+            return self._arrives(Arrival(connection))
         arrival = Arrival(connection, dialog_id)
         others = self._writes.get(dialog_id)
         if others is None:

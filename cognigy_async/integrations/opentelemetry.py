@@ -83,6 +83,7 @@ SPAN_NAMES: Mapping[Operation, str] = {
     "update": "cognigy update",
     "modify": "cognigy modify",
     "read": "cognigy read",
+    "reset": "cognigy reset",
 }
 
 

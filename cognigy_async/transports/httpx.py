@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import functools
-import os
-import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 import anyio
 import httpx
 
-from ..errors import NoResponseError, NotSentError, UpdateError
+from ..errors import NotSentError, UpdateError
 from ..messages import Request, Response
+from ._content import (
+    ACCEPTED_ENCODINGS,
+    MAX_RESPONSE_BYTES,
+    UnusableAnswer,
+    checked_length,
+    checked_limit,
+    decoded,
+    too_large,
+)
+from ._failures import INVALID, NotBegun, failure, host_of, reason_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -27,11 +34,9 @@ KEEPALIVE = 30.0
 """Seconds for which a connection of the transport's own is kept idle; a connection that the server
 has closed meanwhile is noticed before it is used."""
 
-OWN_HEADERS = [(b"accept-encoding", b"gzip, deflate"), (b"user-agent", b"cognigy-async")]
-LONGEST_REASON = 160
-DEEPEST_CAUSE = 12
+OWN_HEADERS = [(b"user-agent", b"cognigy-async")]
 FIXED_REASONS = {
-    "LocalProtocolError": "the URL or a header is not valid in HTTP",
+    "LocalProtocolError": INVALID,
     "UnsupportedProtocol": "the URL must begin with http:// or https://",
 }
 
@@ -39,22 +44,33 @@ FIXED_REASONS = {
 class HttpxTransport:
     """Sends with httpx or httpx2, on asyncio and on trio.
 
-    Without a client it opens connections of its own: as many as are asked for at once, with the
-    certificates that httpx brings, and regardless of proxies and certificates in the environment.
+    Without a client it opens connections of its own: as many as are asked for at once, which are
+    never more than the `max_in_flight` of the client that sends, with the certificates that httpx
+    brings, and regardless of proxies and certificates in the environment.
 
     With a client, its proxies, certificates, limits, event hooks and default headers hold (headers
     of the request go first), and it stays open when the transport is closed. Its `auth`, redirects,
-    cookies, query parameters and timeouts do not apply: each request is sent as it is, once.
+    cookies, query parameters, timeouts and ``Accept-Encoding`` do not apply: each request is sent
+    as it is, once.
     `max_connections` of that client should not be below `max_in_flight` of whoever sends.
 
     Args:
         client: an `httpx.AsyncClient` or `httpx2.AsyncClient`.
+        max_response_bytes: how large an answer may be, after it is decompressed; a larger one is
+            not read to its end and counts as none.
 
     Raises:
         TypeError: for anything else as a client.
+        ConfigurationError: `max_response_bytes` is no whole number above 0.
     """
 
-    def __init__(self, client: httpx.AsyncClient | httpx2.AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
+        *,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> None:
+        self._limit = checked_limit(max_response_bytes)
         self._toolkit = _toolkit("httpx" if client is None else _library_of(client))
         # The two libraries have the same interface; to a type checker one stands for both.
         self._client = cast("httpx.AsyncClient | None", client)
@@ -95,7 +111,7 @@ class HttpxTransport:
 
     async def _send(self, request: Request, body: _Content, timeout: float) -> Response:
         if self._closed or (self._client is not None and self._client.is_closed):
-            raise _NotBegun("The transport is closed")
+            raise NotBegun("The transport is closed")
         outgoing = self._built(request, body)
         # The library limits the time of each operation, so each is told what is left of the whole.
         # That ends a request which gets no answer, and leaves the connections in order. The scope
@@ -109,7 +125,7 @@ class HttpxTransport:
             answer = await self._client.send(
                 outgoing, auth=no_auth, follow_redirects=False, stream=True
             )
-            return await _read(answer)
+            return await self._read(answer)
         raise TimeoutError
 
     async def _send_on_own(self, outgoing: httpx.Request) -> Response:
@@ -119,7 +135,7 @@ class HttpxTransport:
         pool.users += 1
         cancelled = True
         try:
-            response = await _read(await pool.transport.handle_async_request(outgoing))
+            response = await self._read(await pool.transport.handle_async_request(outgoing))
             cancelled = False
         except Exception:
             cancelled = False
@@ -139,45 +155,84 @@ class HttpxTransport:
     def _built(self, request: Request, body: _Content) -> httpx.Request:
         try:
             url = self._toolkit.url(request.url)
-            given = {name.lower() for name in request.headers}
+            given = {name.lower() for name in request.headers} | {"accept-encoding"}
             headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
             defaults = OWN_HEADERS if self._client is None else self._client.headers.raw
             headers += [item for item in defaults if item[0].decode().lower() not in given]
             if "host" not in given:
                 headers.insert(0, (b"Host", url.netloc))
+            # Decoded here, and not by the library, which may know more encodings.
+            headers.append((b"Accept-Encoding", ACCEPTED_ENCODINGS.encode()))
             if request.content or request.method in ("POST", "PUT", "PATCH"):
                 headers.append((b"Content-Length", b"%d" % len(request.content)))
             return self._toolkit.request(request.method, url, headers=headers, stream=body)
         except (ValueError, self._toolkit.invalid_url):
-            raise _NotBegun("The URL or a header is not valid") from None
+            raise NotBegun("The URL or a header is not valid") from None
 
     def _failed(
         self, error: Exception, request: Request, body: _Content, timeout: float
     ) -> tuple[UpdateError, Exception | None]:
         """What is raised instead of the library's error, and its cause."""
-        if isinstance(error, _NotBegun):
+        host = host_of(request.url)
+        if isinstance(error, NotBegun):
             return NotSentError(str(error)), None
         tools = self._toolkit
-        host = _host(request.url)
-        reason = _reason(error)
+        reason = self._reason(error)
         known = next((kind for kind in type(error).__mro__ if kind in tools.errors), None)
-        cause = known(reason) if known else None
-        timed_out = isinstance(error, tools.timeouts)
-        told = f"{host} within {timeout:g} s" if timed_out else f"{host}: {reason}"
         # A claim that nothing was sent is believed if the content was not begun. Some transports
         # say so of a connection that was lost afterwards. One that has no cause was not translated
         # from another library's: then a transport for tests was told to raise it.
         claimed = isinstance(error, tools.not_sent)
-        if claimed and not (body.begun and error.__cause__):
-            return NotSentError(f"No connection to {told}"), cause
-        # A request without the content that it announces cannot be carried out.
-        if request.content and not body.begun:
-            return NotSentError(f"The request could not be sent to {told}"), cause
-        return NoResponseError(f"No whole answer came from {told}", timed_out=timed_out), cause
+        told = failure(
+            host=host,
+            reason=reason,
+            timeout=timeout if isinstance(error, tools.timeouts) else None,
+            refused=claimed and not (body.begun and error.__cause__),
+            # A request without the content that it announces cannot be carried out.
+            begun=body.begun or not request.content,
+        )
+        return told, known(reason) if known else None
 
+    def _reason(self, error: Exception) -> str:
+        told = FIXED_REASONS.get(type(error).__name__, "")
+        if isinstance(error, UnusableAnswer):
+            told = str(error)
+        elif not told and type(error).__module__.partition(".")[0] == self._toolkit.name:
+            # After a colon it may quote a header.
+            told = str(error).partition(":")[0].rstrip(".")
+        return reason_of(error, told)
 
-class _NotBegun(Exception):  # noqa: N818
-    """Nothing of the request was given to the library."""
+    async def _read(self, answer: httpx.Response) -> Response:
+        limit = self._limit
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in answer.headers.raw:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if answer.is_closed:
+            # A hook of the client has read it.
+            if len(answer.content) > limit:
+                raise too_large(limit)
+            return Response(answer.status_code, headers, answer.content)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            checked_length(headers.get("content-length"), limit)
+            # An error between two chunks would leave generators of the library unfinished, which
+            # is a warning on trio. A cancellation ends them, where they wait for more.
+            with anyio.CancelScope() as enough:
+                async for chunk in cast("httpx.AsyncByteStream", answer.stream):
+                    size += len(chunk)
+                    if size > limit:
+                        chunks.clear()
+                        enough.cancel()
+                    else:
+                        chunks.append(chunk)
+            if size > limit:
+                raise too_large(limit)
+        finally:
+            await answer.aclose()
+        # Decoded when it is complete: then no generator is left behind by an error either.
+        return Response(answer.status_code, headers, decoded(b"".join(chunks), headers, limit))
 
 
 class _Pool:
@@ -190,7 +245,7 @@ class _Pool:
     def __init__(self) -> None:
         self.users = 0
         self.transport = httpx.AsyncHTTPTransport(
-            verify=_ssl_context(),
+            verify=ssl_context(),
             trust_env=False,
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
@@ -199,7 +254,8 @@ class _Pool:
 
 
 @functools.cache
-def _ssl_context() -> ssl.SSLContext:
+def ssl_context() -> ssl.SSLContext:
+    """The certificates that httpx brings, read once; the environment has no say."""
     # Reading the certificates takes longer than many requests.
     return httpx.create_ssl_context(trust_env=False)
 
@@ -316,54 +372,3 @@ def _toolkit(name: str) -> _Toolkit:
         ),
         timeouts=(library.TimeoutException, TimeoutError),
     )
-
-
-async def _read(answer: httpx.Response) -> Response:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in answer.headers.raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if answer.is_closed:
-        # A hook of the client has read it.
-        return Response(answer.status_code, headers, answer.content)
-    try:
-        stream = cast("httpx.AsyncByteStream", answer.stream)
-        content = b"".join([chunk async for chunk in stream])
-    finally:
-        await answer.aclose()
-    if "content-encoding" in headers:
-        # Decoded when it is complete: an error in the midst of the stream would leave generators
-        # of the library unfinished, which is a warning on trio.
-        whole = type(answer)(answer.status_code, headers=answer.headers, content=content)
-        content = whole.content
-    return Response(answer.status_code, headers, content)
-
-
-def _host(url: str) -> str:
-    """Host and port, without what else an URL may hold."""
-    try:
-        return urlsplit(url).netloc.rpartition("@")[2] or "the server"
-    except ValueError:
-        return "the server"
-
-
-def _reason(error: Exception) -> str:
-    """What happened, in words that hold no part of the request.
-
-    Those of the operating system where there are any, as they say most. Else what the library says
-    before a colon: after it, or in an error of our own making, it may quote a header.
-    """
-    told = FIXED_REASONS.get(type(error).__name__, "")
-    found: object = error
-    for _ in range(DEEPEST_CAUSE):
-        if isinstance(found, OSError) and found.errno is not None:
-            named = isinstance(found, ssl.SSLError | socket.gaierror)
-            told = str(found.strerror) if named else os.strerror(found.errno)
-        if isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        elif isinstance(found, BaseException):
-            # The connection pool cuts off causes, but an error that it translated is an argument.
-            found = found.__cause__ or next(iter(found.args), None)
-    if not told and type(error).__module__.partition(".")[0] in ("httpx", "httpx2"):
-        told = str(error).partition(":")[0].rstrip(".")
-    return (told or type(error).__name__)[:LONGEST_REASON]

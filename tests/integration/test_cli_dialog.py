@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
 
 import pytest
 import typer
 
-from cognigy_async import AmbiguousUpdateError, ServerError
+from cognigy_async import (
+    AiohttpTransport,
+    AmbiguousUpdateError,
+    Request,
+    Response,
+    ServerError,
+)
+from cognigy_async.cli import running
 from cognigy_async.cli.running import reported
 from cognigy_async.emulator import Emulator, Faults
 
@@ -228,3 +236,66 @@ def test_a_cause_that_the_error_tells_is_not_told_twice(
             "connection reset"
         )
     assert capsys.readouterr().err.count("connection reset") == 1
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
+def test_over_each_transport_and_loop(
+    emulator: Emulator, command: Command, transport: str, loop: str
+) -> None:
+    chosen = ("--transport", transport, "--loop", loop)
+    assert command("update", "d-1", "--session", "a=1", *chosen) == 0
+    assert command("get", "d-1", *chosen) == 0
+    assert command.json["session"] == {"a": 1}
+
+
+def test_aiohttp_and_uvloop_are_the_default_where_they_are_installed(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str]] = []
+    send = AiohttpTransport.send
+
+    async def noted(self: AiohttpTransport, request: Request, *, timeout: float) -> Response:
+        seen.append((request.method, type(asyncio.get_running_loop()).__module__))
+        return await send(self, request, timeout=timeout)
+
+    monkeypatch.setattr(AiohttpTransport, "send", noted)
+    assert command("get", "d-1") == 0
+    assert seen == [("GET", "uvloop")]
+    seen.clear()
+    assert command("get", "d-1", "--transport", "httpx") == 0
+    assert seen == []
+
+
+def test_what_is_chosen_and_not_installed_is_told(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    assert command("get", "d-1") == 0
+    assert command("get", "d-1", "--loop", "uvloop") == 2
+    assert "cognigy-async[uvloop]" in command.told
+
+
+# The sessions API.
+
+
+def test_update_and_get_of_a_session(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", "sessions")
+    profile = "0123456789abcdef01234567"
+    arguments = ["s-1", "--session", "a=1", "--user", "b=2", "--next-step", "pay"]
+    assert command("update", *arguments, "--profile-id", profile) == 2
+    assert "user_id: is missing" in command.told
+    assert command("update", *arguments, "--user-id", "u-1") == 2
+    assert "user: variables of a user are kept in a contact profile" in command.told
+    assert emulator.stats.requests == 0
+    assert command("update", *arguments, "--user-id", "u-1", "--profile-id", profile) == 0
+    assert (command.json["status"], command.json["attempts"]) == (204, 3)
+    assert emulator.dialogs["s-1"].user_id == "u-1"
+    assert emulator.profiles[profile].profile == {"b": 2}
+    assert command("get", "s-1") == 2
+    assert "get_state(): is not documented" in command.told
+    monkeypatch.setenv("COGNIGY_READS_STATE", "true")
+    assert command("get", "s-1") == 0
+    assert (command.json["session"], command.json["next_step"]) == ({"a": 1}, "pay")

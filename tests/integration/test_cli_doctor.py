@@ -120,7 +120,7 @@ def test_nobody_listens(
 def test_a_host_without_an_address(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COGNIGY_BASE_URL", "http://no-such-host.invalid")
+    monkeypatch.setenv("COGNIGY_BASE_URL", "https://no-such-host.invalid")
     told = findings(command)
     assert told["dns"]["status"] == "failed"
     assert told["dns"]["detail"] == "no-such-host.invalid has no address"
@@ -247,3 +247,64 @@ async def test_limits_that_the_server_tells() -> None:
 def test_no_check_shows_the_secret(emulator: Emulator, command: Command) -> None:
     command("doctor", "--json", "--debug")
     assert SECRET not in json.dumps(command.json) + command.err
+
+
+# The sessions API.
+
+
+@pytest.fixture
+def on_sessions(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    monkeypatch.setenv("COGNIGY_API", "sessions")
+    monkeypatch.setenv("COGNIGY_USER_ID", "u-1")
+    return emulator
+
+
+def test_a_session_is_neither_read_nor_written_unasked(
+    on_sessions: Emulator, command: Command
+) -> None:
+    assert command("doctor") == 0
+    told = findings(command)
+    assert list(told) == ALL
+    assert told["token"]["detail"].startswith("there is one")
+    assert told["read"]["status"] == "skipped"
+    assert "--probe-session" in told["read"]["remedy"]
+    assert on_sessions.stats.requests == 0
+
+
+def test_a_session_is_read_where_that_is_set(
+    on_sessions: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_READS_STATE", "true")
+    assert findings(command)["read"]["status"] == "ok"
+    assert on_sessions.dialogs == {}
+
+
+def test_the_probe_tells_what_inject_does(
+    on_sessions: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = findings(command, "--probe-session", "s-1")
+    assert (told["inject"]["status"], told["inject"]["detail"]) == (
+        "ok",
+        "the server's inject does merge",
+    )
+    assert told["read"]["remedy"] is None
+    assert list(on_sessions.dialogs) == ["s-1"]
+    monkeypatch.setenv("COGNIGY_INJECT", "replace")
+    told = findings(command, "--probe-session", "s-1")
+    assert told["inject"]["status"] == "failed"
+    assert told["inject"]["remedy"] == "Set COGNIGY_INJECT=merge."
+    assert command("doctor", "--probe-session", "s-1") == 1
+
+
+def test_the_probe_may_fail(on_sessions: Emulator, command: Command) -> None:
+    on_sessions.faults = Faults(fail_status=403)
+    told = findings(command, "--probe-session", "s-1")
+    assert told["inject"]["status"] == "failed"
+    assert "HTTP 403" in told["inject"]["detail"]
+    assert told["inject"]["remedy"]
+
+
+def test_the_probe_is_of_the_sessions_api(emulator: Emulator, command: Command) -> None:
+    assert command("doctor", "--probe-session", "s-1") == 2
+    assert "COGNIGY_API=sessions" in command.told
+    assert emulator.stats.requests == 0

@@ -222,8 +222,8 @@ async def test_what_cannot_be_sent_within_the_deadline_is_logged_by_id(
     # The first one was under way, and nobody knows whether it was applied.
     texts = [told[ids[n], f"d-{n}"].getMessage() for n in range(3)]
     assert "AmbiguousUpdateError" in texts[0]
-    assert texts[1] == f"update {ids[1]} of dialog d-1 was not sent: the client was closed"
-    assert texts[2] == f"update {ids[2]} of dialog d-2 was not sent: the client was closed"
+    assert texts[1] == f"update {ids[1]} of dialog 'd-1' was not sent: the client was closed"
+    assert texts[2] == f"update {ids[2]} of dialog 'd-2' was not sent: the client was closed"
     assert CANARY not in caplog.text
 
 

@@ -111,8 +111,8 @@ async def test_an_update_is_a_span_with_a_child_for_each_request(sdk: Sdk) -> No
         assert span.kind is SpanKind.CLIENT
     assert facts(first) == {
         "http.request.method": "PATCH",
-        "url.full": "http://emulator/runtime/v2/dialogs/d/state",
-        "server.address": "emulator",
+        "url.full": "http://127.0.0.1/runtime/v2/dialogs/d/state",
+        "server.address": "127.0.0.1",
         "server.port": 80,
         "http.response.status_code": 503,
         "error.type": "503",

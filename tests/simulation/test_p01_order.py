@@ -24,6 +24,7 @@ from tests.simulation.world import (
     named,
     never,
     oauth,
+    on_each_api,
     outcome_of,
     seqs,
     throttled,
@@ -69,6 +70,7 @@ def check_the_server(server: Emulator, updates: int) -> None:
     assert stats.repeat_applies > 0
 
 
+@on_each_api
 async def test_p1_order_of_bulk_under_faults_nothing_overlaps_or_is_lost() -> None:
     server = emulator(faults=STORMY, honour_idempotency_keys=False)
     policy = RetryPolicy(max_attempts=12)
@@ -83,6 +85,7 @@ async def test_p1_order_of_bulk_under_faults_nothing_overlaps_or_is_lost() -> No
     assert client.metrics.failed == client.metrics.ambiguous == 0
 
 
+@on_each_api
 async def test_p1_order_of_live_updates_under_faults_nothing_overlaps_or_is_lost() -> None:
     server = emulator(faults=STORMY, honour_idempotency_keys=False, seed=1)
     policy = RetryPolicy(max_attempts=12)
@@ -109,6 +112,7 @@ FAILURES: list[Reply] = [
 ]
 
 
+@on_each_api
 @pytest.mark.parametrize("failure", FAILURES, ids=named)
 async def test_p1_order_nothing_overtakes_what_backs_off(failure: Reply) -> None:
     wire = Wire()
@@ -127,6 +131,7 @@ async def test_p1_order_nothing_overtakes_what_backs_off(failure: Reply) -> None
     assert wire.peak == 1
 
 
+@on_each_api
 @pytest.mark.parametrize("failure", [400, 403, 404, 413, 301, 418])
 async def test_p1_order_goes_on_after_a_refusal(failure: int) -> None:
     wire = Wire()
@@ -140,6 +145,7 @@ async def test_p1_order_goes_on_after_a_refusal(failure: int) -> None:
     assert [sent.seq for sent in wire.writes()] == [0, 1, 2]
 
 
+@on_each_api
 async def test_p1_order_holds_through_a_refused_token() -> None:
     server = emulator(faults=Faults(token_expiry=0.2, latency=0.01))
     async with client_of(server, auth=oauth(server), max_in_flight=8) as client:
@@ -189,6 +195,7 @@ async def test_p1_order_is_that_of_acceptance_whoever_asks() -> None:
     assert wire.peak == 1
 
 
+@on_each_api
 async def test_p1_order_of_those_who_wait_for_room_is_that_of_their_calls() -> None:
     wire = Wire(takes=1)
     async with client_of(wire, max_pending=2) as client:
@@ -220,6 +227,7 @@ async def test_p1_order_of_the_parts_of_a_split_update() -> None:
     assert [("transition" in sent.body) for sent in wire.applied] == [False] * 3 + [True, False]
 
 
+@on_each_api
 async def test_p1_order_a_read_does_not_queue_behind_writes() -> None:
     wire = Wire()
     wire.script(503)
@@ -246,6 +254,7 @@ async def test_p1_order_two_clients_in_one_process_do_not_mix_up_their_updates()
     assert seqs(server, "a") == seqs(server, "b") == list(range(20))
 
 
+@on_each_api
 async def test_p1_order_a_request_that_timed_out_is_in_flight_no_longer() -> None:
     """What the promise does not cover: it may still land on the server."""
     wire = Wire()

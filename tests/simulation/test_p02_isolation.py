@@ -18,6 +18,7 @@ from tests.simulation.world import (
     client_of,
     every,
     named,
+    on_each_api,
     throttled,
     until,
 )
@@ -26,6 +27,7 @@ WORKERS = 2
 TROUBLE: list[Reply] = [500, 503, 409, DROPPED, REFUSED, throttled("3600", dialog=True)]
 
 
+@on_each_api
 @pytest.mark.parametrize("trouble", TROUBLE, ids=named)
 async def test_p2_isolation_dialogs_that_back_off_hold_no_worker(trouble: Reply) -> None:
     wire = Wire(takes=0.1)
@@ -46,6 +48,7 @@ async def test_p2_isolation_dialogs_that_back_off_hold_no_worker(trouble: Reply)
         await client.aclose(drain=False)
 
 
+@on_each_api
 async def test_p2_isolation_a_throttled_dialog_takes_nobody_with_it() -> None:
     wire = Wire()
     wire.script(throttled("60", dialog=True), dialog_id="hot")
@@ -69,6 +72,7 @@ async def test_p2_isolation_a_throttled_dialog_takes_nobody_with_it() -> None:
         ]
 
 
+@on_each_api
 async def test_p2_isolation_a_paused_dialog_takes_nobody_with_it() -> None:
     wire = Wire()
     wire.script(400, dialog_id="ill")
@@ -84,6 +88,7 @@ async def test_p2_isolation_a_paused_dialog_takes_nobody_with_it() -> None:
             await handle
 
 
+@on_each_api
 async def test_p2_isolation_a_hot_dialog_does_not_starve_a_cold_one() -> None:
     wire = Wire(takes=1)
     async with client_of(wire, max_in_flight=1) as client:
@@ -96,6 +101,7 @@ async def test_p2_isolation_a_hot_dialog_does_not_starve_a_cold_one() -> None:
         await client.aclose(drain=False)
 
 
+@on_each_api
 async def test_p2_isolation_dialogs_take_turns() -> None:
     wire = Wire(takes=1)
     async with client_of(wire, max_in_flight=3) as client:
@@ -108,6 +114,7 @@ async def test_p2_isolation_dialogs_take_turns() -> None:
     assert rounds == sorted(rounds)
 
 
+@on_each_api
 async def test_p2_isolation_bulk_dialogs_take_turns_too() -> None:
     wire = Wire(takes=1)
     rows = [
@@ -124,6 +131,7 @@ async def test_p2_isolation_bulk_dialogs_take_turns_too() -> None:
     assert order.index("cool") <= 3
 
 
+@on_each_api
 async def test_p2_isolation_reads_of_one_dialog_do_not_wait_for_another() -> None:
     wire = Wire()
     wire.script(503, method="GET", dialog_id="ill")
@@ -139,6 +147,7 @@ async def test_p2_isolation_reads_of_one_dialog_do_not_wait_for_another() -> Non
     assert anyio.current_time() == pytest.approx(60, abs=1)
 
 
+@on_each_api
 async def test_p2_isolation_an_impatient_update_of_one_dialog_does_not_end_others() -> None:
     wire = Wire()
     wire.script(throttled("700", dialog=True), dialog_id="ill")
@@ -153,6 +162,7 @@ async def test_p2_isolation_an_impatient_update_of_one_dialog_does_not_end_other
         assert not isinstance(well, Exception)
 
 
+@on_each_api
 async def test_p2_isolation_attempts_of_one_dialog_are_its_own() -> None:
     wire = Wire()
     wire.script(*[500] * 10, dialog_id="ill")

@@ -20,6 +20,7 @@ from tests.simulation.world import (
     client_of,
     emulator,
     every,
+    on_each_api,
     outcome_of,
     state,
     status,
@@ -56,6 +57,7 @@ async def busy(client: AsyncStateClient, dialogs: int, updates: int) -> list[Any
     return await all_of(bulk, *(partial(live, number) for number in range(dialogs)))
 
 
+@on_each_api
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("scope", ["tenant", "dialog"])
 async def test_p5_never_early_on_the_clock_of_the_server(style: Any, scope: str) -> None:
@@ -70,6 +72,7 @@ async def test_p5_never_early_on_the_clock_of_the_server(style: Any, scope: str)
     assert client.metrics.retries["throttled"] >= 5
 
 
+@on_each_api
 @pytest.mark.parametrize("style", STYLES)
 async def test_p5_never_early_under_a_quota_that_is_too_small(style: Any) -> None:
     server = throttling(
@@ -82,6 +85,7 @@ async def test_p5_never_early_under_a_quota_that_is_too_small(style: Any) -> Non
     assert server.stats.answers[429] > 10
 
 
+@on_each_api
 @pytest.mark.parametrize("style", STYLES)
 async def test_p5_never_early_after_a_503_that_names_a_moment(style: Any) -> None:
     faults = Faults(latency=0.02, error_503=0.05, retry_after_503=3)
@@ -156,6 +160,7 @@ async def test_p5_never_early_garbage_is_no_moment(text: str, number: int) -> No
     assert 2 <= wire.sent[1].at - wire.sent[0].at <= 3.1
 
 
+@on_each_api
 @pytest.mark.parametrize("kind", ["live", "bulk"])
 async def test_p5_never_early_and_no_burst_afterwards(kind: str) -> None:
     wire = Wire(takes=0.001)
@@ -232,6 +237,7 @@ async def test_p5_never_early_after_an_update_that_failed_at_once() -> None:
     assert wire.sent[1].at >= 20
 
 
+@on_each_api
 @pytest.mark.parametrize("dialog", [True, False])
 async def test_p5_never_early_with_reads(dialog: bool) -> None:
     wire = Wire()

@@ -34,6 +34,7 @@ from tests.simulation.world import (
     named,
     never,
     oauth,
+    on_each_api,
     throttled,
 )
 
@@ -62,6 +63,7 @@ def repeats_of(server: Emulator, first: int) -> int:
     return server.stats.writes - first
 
 
+@on_each_api
 @pytest.mark.parametrize("outage", OUTAGES)
 async def test_p14_no_storm_of_live_updates_in_a_total_outage(outage: str) -> None:
     server = emulator(**OUTAGES[outage])
@@ -117,6 +119,7 @@ async def test_p14_no_storm_of_reads_either() -> None:
     assert len(wire.sent) - 200 <= bound(200, 4)
 
 
+@on_each_api
 async def test_p14_no_storm_faults_here_and_there_are_repeated_as_they_should() -> None:
     server = emulator(faults=Faults(error_503=0.1, latency=0.01))
     policy = RetryPolicy(max_attempts=12)
@@ -142,6 +145,7 @@ async def read_all(client: AsyncStateClient, rows: Iterator[dict[str, Any]]) -> 
         return Counter([type(outcome.error).__name__ async for outcome in outcomes])
 
 
+@on_each_api
 @pytest.mark.parametrize("outage", ["502", "503", "504", "dropped", "refused", "silent"])
 async def test_p14_no_storm_bulk_waits_for_a_server_that_is_away(outage: str) -> None:
     options = OUTAGES[outage]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from urllib.parse import unquote
 import anyio
 import anyio.lowlevel
 import httpx
+import pytest
 from tenacity import wait_fixed, wait_none
 
 from cognigy_async import (
@@ -26,13 +28,31 @@ from cognigy_async import (
     Request,
     Response,
     RetryPolicy,
+    RuntimeApi,
+    SessionsApi,
+    StateApi,
 )
 from cognigy_async.emulator import Emulator, HistoryEntry
 
-BASE_URL = "http://emulator"
+BASE_URL = "http://127.0.0.1"
 KEY = "the-key"
 
 T = TypeVar("T")
+
+APIS: Mapping[str, Callable[[], StateApi]] = {
+    "runtime": RuntimeApi,
+    "sessions": lambda: SessionsApi(user_id="u-1", reads_state=True),
+}
+
+
+class Spoken:
+    """The API that clients speak for which a test names none; see `each_api` in conftest.py."""
+
+    api: Callable[[], StateApi] = RuntimeApi
+
+
+on_each_api = pytest.mark.usefixtures("each_api")
+"""A test that holds whichever API is spoken."""
 
 
 def emulator(**options: Any) -> Emulator:
@@ -48,7 +68,7 @@ def transport_to(server: Emulator) -> HttpxTransport:
 def client_of(server: Emulator | Wire, **options: Any) -> AsyncStateClient:
     """A client that is not yet open."""
     transport = server if isinstance(server, Wire) else transport_to(server)
-    given: dict[str, Any] = {"auth": ApiKey(KEY), "transport": transport}
+    given: dict[str, Any] = {"auth": ApiKey(KEY), "transport": transport, "api": Spoken.api()}
     return AsyncStateClient(BASE_URL, **given | options)
 
 
@@ -88,6 +108,8 @@ def seqs(server: Emulator, dialog_id: str) -> list[int | None]:
 
 # A scripted transport.
 
+DIALOG_IN = re.compile(r".*/(?:dialogs|sessions|profiles)/([^/]+)").match
+
 Reply: TypeAlias = "int | Response | Exception | Callable[[Request], Awaitable[Response]]"
 
 
@@ -109,7 +131,18 @@ class Sent:
     @property
     def seq(self) -> Any:
         """The session variable `seq` of a write."""
-        return self.body.get("session", {}).get("seq")
+        return self.session.get("seq")
+
+    @property
+    def session(self) -> dict[str, Any]:
+        """The session variables of a write, as either API carries them."""
+        session: dict[str, Any] = self.body.get("session") or self.body.get("context") or {}
+        return session
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is a write that moves the dialog."""
+        return "transition" in self.body or "state" in self.body
 
 
 class Wire:
@@ -140,7 +173,7 @@ class Wire:
         self.closed = 0
 
     def script(self, *replies: Reply, dialog_id: str | None = None, method: str = "PATCH") -> None:
-        """What the next requests get, those of a dialog or of any."""
+        """What the next requests get, those of a dialog or of any; PATCH stands for every write."""
         self._scripts.setdefault((method, dialog_id), deque()).extend(replies)
 
     def answers(self, reply: Reply | None) -> None:
@@ -148,16 +181,16 @@ class Wire:
         self._answer = reply
 
     def writes(self, dialog_id: str | None = None) -> list[Sent]:
-        """The PATCHes, all or those of a dialog."""
+        """PATCH or POST, all or those of a dialog."""
         return [
             sent
             for sent in self.sent
-            if sent.method == "PATCH" and dialog_id in (None, sent.dialog_id)
+            if sent.method != "GET" and dialog_id in (None, sent.dialog_id)
         ]
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """As the protocol says."""
-        dialog_id = unquote(request.url.split("/")[-2])
+        dialog_id = unquote(DIALOG_IN(request.url)[1])  # type: ignore[index]
         body = json.loads(request.content) if request.content else {}
         sent = Sent(anyio.current_time(), request.method, dialog_id, dict(request.headers), body)
         self.sent.append(sent)
@@ -194,14 +227,15 @@ class Wire:
 
     def _next(self, sent: Sent) -> Reply | None:
         for dialog_id in (sent.dialog_id, None):
-            replies = self._scripts.get((sent.method, dialog_id))
+            method = "GET" if sent.method == "GET" else "PATCH"
+            replies = self._scripts.get((method, dialog_id))
             if replies:
                 return replies.popleft()
         return self._answer
 
     def _succeed(self, sent: Sent) -> Response:
         version = self.versions.get(sent.dialog_id, 0)
-        if sent.method == "PATCH":
+        if sent.method != "GET":
             version += 1
             self.versions[sent.dialog_id] = version
             self.applied.append(sent)
@@ -229,7 +263,7 @@ def throttled(retry_after: str | None, *, dialog: bool = False) -> Response:
 
 def state(version: int, **session: Any) -> Response:
     """A success: of a write, or of a read."""
-    body = {"version": version, "session": session, "user": {}}
+    body = {"version": version, "session": session, "context": session, "user": {}}
     return Response(200, {"etag": f'"{version}"'}, json.dumps(body).encode())
 
 

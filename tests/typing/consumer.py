@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
+import aiohttp
 import httpx
 import tenacity
 from pydantic import SecretStr
@@ -62,7 +63,7 @@ class Looks:
     def accepted(
         self, operation: ca.Operation, dialog_id: str, update_id: str
     ) -> ca.Observation | None:
-        assert_type(operation, Literal["update", "modify", "read"])
+        assert_type(operation, Literal["update", "modify", "read", "reset"])
         return self
 
     def request_starts(self, request: ca.Request, attempt: int) -> None:
@@ -76,7 +77,13 @@ class Looks:
 
 
 def transports() -> list[ca.Transport]:
-    return [OwnTransport(), ca.HttpxTransport(), ca.HttpxTransport(httpx.AsyncClient())]
+    return [
+        OwnTransport(),
+        ca.HttpxTransport(),
+        ca.HttpxTransport(httpx.AsyncClient(), max_response_bytes=1_000_000),
+        ca.AiohttpTransport(),
+        ca.AiohttpTransport(aiohttp.ClientSession(), max_response_bytes=1_000_000),
+    ]
 
 
 def apis() -> list[ca.StateApi]:
@@ -86,6 +93,10 @@ def apis() -> list[ca.StateApi]:
     return [
         ca.RuntimeApi(),
         ca.RuntimeApi(honours_idempotency_keys=True, is_dialog_throttle=is_dialogs_own),
+        ca.SessionsApi(),
+        ca.SessionsApi(
+            user_id="u-1", inject="replace", reads_state=True, is_dialog_throttle=is_dialogs_own
+        ),
     ]
 
 
@@ -103,6 +114,7 @@ def client() -> ca.AsyncStateClient:
         timeout=5.0,
         audit=sinks(),
         transport=transports()[0],
+        allow_insecure=True,
     )
 
 
@@ -187,6 +199,8 @@ async def writing(client: ca.AsyncStateClient) -> None:
         next_step="process_checkout",
         if_match='"7"',
         update_id="u-1",
+        user_id="u-1",
+        profile_id="0123456789abcdef01234567",
         retry=policy(),
         timeout=3.0,
         metadata={"actor": "agent-7"},
@@ -211,6 +225,8 @@ async def writing(client: ca.AsyncStateClient) -> None:
     assert_type(update.next_step, str | None)
     assert_type(update.if_match, str | None)
     assert_type(update.update_id, str | None)
+    assert_type(update.user_id, str | None)
+    assert_type(update.profile_id, str | None)
     assert_type(update.metadata, dict[str, str])
     assert_type(update.fields(), dict[str, Any])
     assert_type(update.replace(next_step="n"), ca.StateUpdate)
@@ -254,6 +270,21 @@ async def writing_many(client: ca.AsyncStateClient) -> None:
     stream = client.update_many(arriving())
     assert_type(await anext(stream), ca.UpdateOutcome)
     await stream.aclose()
+
+
+async def resetting(client: ca.AsyncStateClient) -> None:
+    reset = await client.reset_context(
+        "s-1",
+        user_id="u-1",
+        flow_reference_id="f",
+        entrypoint="e",
+        retry=policy(),
+        timeout=1.0,
+    )
+    assert_type(reset, ca.UpdateResult)
+    assert_type(await client.reset_state("s-1", user_id="u-1"), ca.UpdateResult)
+    found: ca.Injection | None = await ca.probe_inject(client, "s-1", user_id="u-1")
+    assert_type(found, Literal["merge", "merge recursively", "replace"] | None)
 
 
 async def reading(client: ca.AsyncStateClient) -> None:
@@ -341,6 +372,8 @@ def measuring(client: ca.AsyncStateClient) -> None:
 async def failing(client: ca.AsyncStateClient) -> None:
     try:
         await client.update("d-1", session={"a": 1})
+    except ca.UnsupportedByApiError as unsupported:
+        assert_type(unsupported.path, str)
     except ca.UpdateValidationError as invalid:
         assert_type(invalid.faults, tuple[ca.Fault, ...])
         assert_type(invalid.path, str)
@@ -378,6 +411,7 @@ async def failing(client: ca.AsyncStateClient) -> None:
         assert_type(failed.retry_after, float | None)
         assert_type(failed.applied_parts, int)
         assert_type(failed.detail, str | None)
+        assert_type(failed.code, int | None)
     except (ca.ClientClosedError, ca.ClientUsageError, ca.ConfigurationError, ca.CallbackError):
         raise
     except ca.AuditError as unaudited:

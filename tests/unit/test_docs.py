@@ -57,7 +57,7 @@ async def test_blocks_run_in_their_order(
     def transport() -> HttpxTransport:
         return HttpxTransport(httpx.AsyncClient(transport=httpx.ASGITransport(app=emulator)))
 
-    arguments: dict[str, Any] = {"base_url": "http://emulator", "auth": ApiKey("k")}
+    arguments: dict[str, Any] = {"base_url": "http://localhost", "auth": ApiKey("k")}
     names = {name: getattr(cognigy_async, name) for name in cognigy_async.__all__}
     async with AsyncStateClient(**arguments, transport=transport()) as client:
         names |= {"client": client, "emulator": emulator, "__name__": page.stem}

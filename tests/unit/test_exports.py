@@ -31,6 +31,7 @@ INTERNAL = frozenset(
         "_flight",
         "_oauth",
         "admission",
+        "api.answers",
         "audit.chain",
         "audit.channel",
         "audit.slots",
@@ -47,12 +48,16 @@ INTERNAL = frozenset(
         "life",
         "logs",
         "metadata",
+        "names",
         "pacing",
         "recovery",
         "room",
         "sender",
         "settlement",
         "sleepers",
+        "transports._aiohttp_session",
+        "transports._content",
+        "transports._failures",
     }
 )
 """Core modules all of whose names are for the other modules of the library."""

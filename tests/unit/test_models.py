@@ -240,6 +240,8 @@ def test_the_json_schema_tells_what_an_update_is() -> None:
         "next_step",
         "if_match",
         "update_id",
+        "user_id",
+        "profile_id",
         "metadata",
     }
     assert properties["metadata"]["additionalProperties"] == {"type": "string"}

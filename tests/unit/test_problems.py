@@ -33,6 +33,7 @@ from cognigy_async import (
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
+    UnsupportedByApiError,
     UpdateError,
     UpdateValidationError,
     UpdateWithdrawnError,
@@ -48,6 +49,7 @@ FAULTS = (Fault("session.a-b", "is no name", "use letters"), Fault("user", "is e
 CASES: list[tuple[CognigyError, int, str | None]] = [
     (UpdateValidationError(FAULTS), 400, None),
     (VariableTypeError(FAULTS), 400, None),
+    (UnsupportedByApiError(FAULTS), 400, None),
     (BadRequestError("m", status=400), 400, None),
     (DialogNotFoundError("m", status=404), 404, None),
     (StateConflictError("m", status=412), 409, None),

@@ -128,6 +128,7 @@ def test_a_payload_at_the_threshold_is_one_request_and_above_it_several() -> Non
         {"session": {"b": "y" * 30}, "transition": {"nextStep": "s"}},
     ]
     assert [part.headers["idempotency-key"] for part in several] == ["u-1/0", "u-1/1"]
+    assert [part.idempotent for part in several] == [True, False]
     assert {part.url for part in several} == {f"{BASE}/runtime/v2/dialogs/d/state"}
 
 

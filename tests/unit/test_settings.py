@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cognigy_async import ApiKey, AsyncStateClient, ConfigurationError, OAuthTokenProvider
+from cognigy_async import (
+    ApiKey,
+    AsyncStateClient,
+    ConfigurationError,
+    OAuthTokenProvider,
+    RuntimeApi,
+    SessionsApi,
+)
 from cognigy_async.settings import Credentials, Settings
 
 SECRET = "correct-horse-battery-staple"
@@ -81,6 +88,67 @@ def test_the_arguments_make_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, OAUTH)
     client = AsyncStateClient(**Settings().client_arguments(), max_in_flight=4)
     assert "https://api.example.com not open" in repr(client)
+
+
+def test_the_sessions_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, OAUTH | {"COGNIGY_API": "sessions"})
+    settings = Settings()
+    assert " https://api.example.com/auth/oauth2/token " in repr(settings.token_provider())
+    # What scopes it has is not documented: the server gives what there is.
+    assert settings._oauth()["scopes"] == ()
+    assert settings._oauth()["client_auth"] == "post"
+    api = settings.client_arguments()["api"]
+    assert isinstance(api, SessionsApi)
+    assert (api.user_id, api.inject) == (None, "merge")
+    put(
+        monkeypatch,
+        {
+            "COGNIGY_USER_ID": "u-1",
+            "COGNIGY_INJECT": "replace",
+            "COGNIGY_READS_STATE": "true",
+            "COGNIGY_SCOPES": "a b",
+        },
+    )
+    settings = Settings()
+    api = settings.client_arguments()["api"]
+    assert isinstance(api, SessionsApi)
+    assert (api.user_id, api.inject) == ("u-1", "replace")
+    api.check_use("get_state")
+    assert settings._oauth()["scopes"] == ("a", "b")
+
+
+def test_what_is_of_the_sessions_api_has_no_effect_on_the_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_USER_ID": "u-1"})
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(Settings().client_arguments()["api"], RuntimeApi)
+    assert caplog.messages == ["COGNIGY_USER_ID has no effect without COGNIGY_API=sessions"]
+
+
+def test_a_url_in_the_clear_has_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_BASE_URL": "http://api.example.com"})
+    told = refusal()
+    assert told.startswith("COGNIGY_BASE_URL begins with http://")
+    assert "COGNIGY_ALLOW_INSECURE=true" in told
+    monkeypatch.setenv("COGNIGY_ALLOW_INSECURE", "true")
+    AsyncStateClient(**Settings().client_arguments())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("COGNIGY_USER_ID", " ", "COGNIGY_USER_ID: is empty"),
+        ("COGNIGY_INJECT", "deep", "COGNIGY_INJECT: must be 'merge' or 'replace', or left out"),
+        ("COGNIGY_READS_STATE", "perhaps", "COGNIGY_READS_STATE: "),
+        ("COGNIGY_ALLOW_INSECURE", "perhaps", "COGNIGY_ALLOW_INSECURE: "),
+    ],
+)
+def test_settings_of_the_sessions_api_that_cannot_work(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_API": "sessions", variable: value})
+    assert refusal().startswith(said)
 
 
 def test_each_provider_is_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +260,7 @@ def test_a_key_and_half_of_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_api_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY)
     monkeypatch.setenv("COGNIGY_API", SECRET)
-    assert refusal() == "COGNIGY_API: must be 'runtime', or left out."
+    assert refusal() == "COGNIGY_API: must be 'runtime' or 'sessions', or left out."
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,769 @@
+"""What every transport makes of servers that behave and of servers that do not, over sockets.
+
+The expectations are the same for all of them, so that one may take the place of another.
+"""
+
+from __future__ import annotations
+
+import gzip
+import random
+import socket
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
+
+import aiohttp
+import anyio
+import httpx
+import httpx2
+import pytest
+
+from cognigy_async import (
+    AiohttpTransport,
+    ConfigurationError,
+    HttpxTransport,
+    NoResponseError,
+    NotSentError,
+    Request,
+    Response,
+    Transport,
+)
+from tests.integration.tls import server_context, trusting_context
+from tests.integration.transport_servers import (
+    CANARY,
+    CONTENT,
+    OK,
+    TLS,
+    Connection,
+    Server,
+    all_can_be_served,
+    answering,
+    answers,
+    answers_and_closes,
+    failure,
+    patch,
+    serving,
+    until,
+)
+
+pytestmark = pytest.mark.real_time
+
+LIBRARIES = {"httpx client": httpx, "httpx2 client": httpx2}
+KINDS = ("httpx", *LIBRARIES, "aiohttp", "aiohttp session")
+OWNED = ("httpx", "aiohttp")
+THEIRS = tuple(kind for kind in KINDS if kind not in OWNED)
+
+
+class Case(NamedTuple):
+    """A transport on an event loop."""
+
+    backend: str
+    kind: str
+
+
+def raw_deflate(content: bytes) -> bytes:
+    machine = zlib.compressobj(wbits=-15)
+    return machine.compress(content) + machine.flush()
+
+
+CASES = [
+    *[Case("asyncio", kind) for kind in KINDS],
+    *[Case("trio", kind) for kind in KINDS if not kind.startswith("aiohttp")],
+    Case("uvloop", "aiohttp"),
+]
+
+
+def name_of(case: Case) -> str:
+    return f"{case.backend}-{case.kind}".replace(" ", "-")
+
+
+def only(kinds: Iterable[str]) -> pytest.MarkDecorator:
+    """For a test that has no meaning for the other transports."""
+    cases = [case for case in CASES if case.kind in kinds]
+    return pytest.mark.parametrize("case", cases, ids=name_of)
+
+
+@pytest.fixture(params=CASES, ids=name_of)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def anyio_backend(case: Case) -> tuple[str, dict[str, Any]]:
+    if case.backend == "uvloop":
+        return "asyncio", {"use_uvloop": True}
+    return case.backend, {}
+
+
+@asynccontextmanager
+async def opened(
+    case: Case,
+    *,
+    trusts: ssl.SSLContext | None = None,
+    connections: int = 100,
+    **options: Any,
+) -> AsyncIterator[Transport]:
+    """A transport of this kind; what its owner has set must not reach a request."""
+    made: Transport
+    if case.kind in OWNED:
+        made = HttpxTransport(**options) if case.kind == "httpx" else AiohttpTransport(**options)
+        yield made
+        await made.aclose()
+    elif case.kind == "aiohttp session":
+        session = aiohttp.ClientSession(
+            "http://elsewhere.invalid/",
+            connector=aiohttp.TCPConnector(ssl=trusts or True, limit=connections),
+            cookies={"sid": "1"},
+            raise_for_status=True,
+            timeout=aiohttp.ClientTimeout(total=0.001),
+        )
+        async with session:
+            made = AiohttpTransport(session, **options)
+            yield made
+            await made.aclose()
+            assert not session.closed
+            assert session.connector is not None
+            assert not session.connector.closed
+    else:
+        library = LIBRARIES[case.kind]
+        async with library.AsyncClient(
+            auth=("somebody", "else"),
+            follow_redirects=True,
+            params={"page": "3"},
+            verify=trusts or TLS,
+            limits=library.Limits(max_connections=connections),
+        ) as client:
+            made = HttpxTransport(client, **options)
+            yield made
+            await made.aclose()
+            assert not client.is_closed
+
+
+@pytest.fixture
+async def transport(case: Case) -> AsyncIterator[Transport]:
+    async with opened(case) as made:
+        yield made
+
+
+@pytest.fixture
+def owned(case: Case) -> bool:
+    """Whether the connections belong to the transport."""
+    return case.kind in OWNED
+
+
+class TestAnswers:
+    async def test_status_headers_and_content_come_back(self, transport: Transport) -> None:
+        answer = (
+            b"HTTP/1.1 409 Conflict\r\nETag: W/x\r\nX-Note: a\r\nx-note: b\r\n"
+            b"Content-Length: 4\r\n\r\nbody"
+        )
+        async with serving(answers(answer)) as server:
+            response = await transport.send(patch(server), timeout=5)
+        assert (response.status, response.content) == (409, b"body")
+        assert response.headers["etag"] == "W/x"
+        assert response.headers["x-note"] == "a, b"
+
+    async def test_the_request_arrives_as_it_was_given(self, transport: Transport) -> None:
+        path = "/dialogs/%2E%2E/%2Fx%20%C3%A9/state?q=%2B"
+        async with serving(answering) as server:
+            await transport.send(patch(server, path, **{"idempotency-key": "k-1"}), timeout=5)
+        head, _, content = server.requests[0].partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")
+        headers = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines[1:]}
+        assert lines[0] == f"PATCH {path} HTTP/1.1"
+        assert content == CONTENT
+        assert headers["host"] == server.url.removeprefix("http://")
+        assert headers["authorization"] == f"Bearer {CANARY}"
+        assert headers["idempotency-key"] == "k-1"
+        assert headers["content-length"] == str(len(CONTENT))
+        assert len(headers) == len(lines) - 1, "no header twice"
+
+    async def test_a_read_has_no_content(self, transport: Transport) -> None:
+        async with serving(answering) as server:
+            await transport.send(Request("GET", f"{server.url}/state", {}), timeout=5)
+        assert server.requests[0].startswith(b"GET /state HTTP/1.1\r\n")
+        assert b"content-length" not in server.requests[0].lower()
+
+    async def test_a_compressed_answer_is_decoded(self, transport: Transport) -> None:
+        content = gzip.compress(b'{"version": 3}')
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+        async with serving(answers(head % len(content) + content)) as server:
+            response = await transport.send(patch(server), timeout=5)
+        assert response.content == b'{"version": 3}'
+        assert b"gzip" in server.requests[0]
+
+    async def test_a_chunked_answer_in_pieces_is_put_together(self, transport: Transport) -> None:
+        pieces = (b"HTTP/1.1 200 OK\r\nTransfer-", b"Encoding: chunked\r\n\r\n3\r", b"\n[1,\r\n")
+        async with serving(answers(*pieces, b"2\r\n2]\r\n0\r\n\r\n")) as server:
+            assert (await transport.send(patch(server), timeout=5)).content == b"[1,2]"
+
+    async def test_a_preliminary_answer_is_passed_over(self, transport: Transport) -> None:
+        async with serving(answers(b"HTTP/1.1 100 Continue\r\n\r\n", OK)) as server:
+            assert (await transport.send(patch(server), timeout=5)).status == 200
+
+    @pytest.mark.parametrize("deflated", [zlib.compress, raw_deflate], ids=["zlib", "raw"])
+    async def test_both_things_that_are_called_deflate(
+        self, transport: Transport, deflated: Callable[[bytes], bytes]
+    ) -> None:
+        content = deflated(b'{"version": 3}')
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Length: %d\r\n\r\n"
+        async with serving(answers(head % len(content) + content)) as server:
+            response = await transport.send(patch(server), timeout=5)
+        assert response.content == b'{"version": 3}'
+
+    async def test_an_answer_that_ends_with_the_connection(self, transport: Transport) -> None:
+        async with serving(answers_and_closes(b"HTTP/1.1 200 OK\r\n\r\n{}")) as server:
+            assert (await transport.send(patch(server), timeout=5)).content == b"{}"
+
+    async def test_an_answer_byte_by_byte(self, transport: Transport) -> None:
+        async with serving(answers(*(bytes([byte]) for byte in OK))) as server:
+            for _ in range(2):
+                assert (await transport.send(patch(server), timeout=5)).content == b"{}"
+        assert server.connections == 1
+
+    async def test_long_headers(self, transport: Transport) -> None:
+        answer = OK.replace(b"ETag: 7", b"ETag: 7\r\nX-Note: " + b"x" * 30_000)
+        async with serving(answers(answer)) as server:
+            response = await transport.send(patch(server), timeout=5)
+        assert len(response.headers["x-note"]) == 30_000
+
+    async def test_several_preliminary_answers(self, transport: Transport) -> None:
+        early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        async with serving(answers(b"HTTP/1.1 100 Continue\r\n\r\n", early, early, OK)) as server:
+            assert (await transport.send(patch(server), timeout=5)).headers["etag"] == "7"
+
+    @only(THEIRS)
+    async def test_tls(self, case: Case) -> None:
+        async with (
+            opened(case, trusts=trusting_context()) as transport,
+            serving(answering, server_context()) as server,
+        ):
+            for _ in range(2):
+                assert (await transport.send(patch(server), timeout=5)).status == 200
+        assert (server.connections, len(server.requests)) == (1, 2)
+
+    async def test_an_early_refusal_of_a_large_request_is_heard(self, transport: Transport) -> None:
+        async def refuses(connection: Connection, server: Server) -> None:
+            await connection.stream.receive(1000)
+            await connection.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            await connection.until_closed()
+
+        async with serving(refuses) as server:
+            request = Request("PATCH", server.url, {}, b"x" * 1_000_000)
+            assert (await transport.send(request, timeout=5)).status == 413
+
+    @pytest.mark.parametrize("location", [b"/elsewhere", b"https://[bad", b"http://x.invalid/"])
+    async def test_a_redirect_is_an_answer(self, transport: Transport, location: bytes) -> None:
+        answer = b"HTTP/1.1 307 Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % location
+        async with serving(answers(answer)) as server:
+            try:
+                response = await transport.send(patch(server), timeout=5)
+            except NoResponseError:
+                # A client of the user's looks at where it leads, and may not understand it.
+                assert case.kind in LIBRARIES
+                assert location == b"https://[bad"
+            else:
+                assert response.status == 307
+        assert len(server.requests) == 1
+
+    async def test_cookies_are_not_kept(self, transport: Transport) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=1; Path=/\r\nContent-Length: 0\r\n\r\n"
+        async with serving(answers(answer)) as server:
+            # Some keep none for an address.
+            url = server.url.replace("127.0.0.1", "localhost")
+            await transport.send(patch(url), timeout=5)
+            await transport.send(patch(url), timeout=5)
+        assert len(server.requests) == 2
+        assert b"cookie" not in server.requests[1].lower()
+
+    async def test_a_connection_is_used_again(self, transport: Transport) -> None:
+        async with serving(answering) as server:
+            for _ in range(5):
+                await transport.send(patch(server), timeout=5)
+        assert (server.connections, len(server.requests)) == (1, 5)
+
+    async def test_a_connection_that_the_server_closed_is_not(self, transport: Transport) -> None:
+        async with serving(answers_and_closes(OK)) as server:
+            for _ in range(3):
+                assert (await transport.send(patch(server), timeout=5)).status == 200
+                await until(lambda: server.open == 0)
+                # The event loop is told of it in one of its next turns.
+                await anyio.sleep(0.02)
+        assert (server.connections, len(server.requests)) == (3, 3)
+
+    async def test_many_at_once(self, transport: Transport) -> None:
+        async def slow(connection: Connection, server: Server) -> None:
+            while request := await connection.request():
+                server.requests.append(request)
+                await until(lambda: len(server.requests) == 60)
+                await connection.send(OK)
+
+        async with serving(slow) as server, anyio.create_task_group() as group:
+            for _ in range(60):
+                group.start_soon(lambda: transport.send(patch(server), timeout=20))
+        assert server.connections == 60
+
+
+class TestNothingWasSent:
+    async def test_nobody_listens(self, transport: Transport, free_tcp_port: int) -> None:
+        error = await failure(transport, patch(f"http://127.0.0.1:{free_tcp_port}"))
+        assert isinstance(error, NotSentError)
+        assert f"127.0.0.1:{free_tcp_port}: Connection refused" in str(error)
+        assert error.__cause__ is not None
+
+    @pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'a' * 64}.invalid"])
+    async def test_the_name_is_not_known(self, transport: Transport, host: str) -> None:
+        error = await failure(transport, patch(f"http://{host}:8080"))
+        assert isinstance(error, NotSentError)
+        assert host in str(error)
+
+    async def test_no_tls(self, transport: Transport) -> None:
+        async def plain(connection: Connection, server: Server) -> None:
+            await connection.stream.receive()
+            await connection.send(b"HTTP/1.1 400 Bad\r\n\r\n")
+
+        async with serving(plain) as server:
+            error = await failure(transport, patch(server.url.replace("http:", "https:")))
+        assert isinstance(error, NotSentError)
+        assert "SSL" in str(error)
+
+    async def test_a_certificate_that_is_not_trusted(self, transport: Transport) -> None:
+        async with serving(answering, server_context()) as server:
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NotSentError)
+        assert "certificate" in str(error).lower()
+        assert server.requests == []
+
+    @pytest.mark.parametrize("method", ["PATCH", "GET"])
+    async def test_no_connection_in_time(self, transport: Transport, method: str) -> None:
+        # Linux drops who comes when the queue is full, so that connecting takes for ever.
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with socket.create_connection(listener.getsockname()):
+                request = Request(method, url, {}, CONTENT if method == "PATCH" else b"")
+                with anyio.fail_after(2):
+                    error = await failure(transport, request, timeout=0.2)
+        assert isinstance(error, NotSentError)
+        assert "within 0.2 s" in str(error)
+
+    @only(THEIRS)
+    async def test_no_connection_is_free_in_time(self, case: Case) -> None:
+        async with (
+            serving(answers()) as server,
+            opened(case, connections=1) as transport,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(failure, transport, patch(server), 1.0)
+            await until(lambda: bool(server.requests))
+            error = await failure(transport, patch(server), timeout=0.1)
+            assert isinstance(error, NotSentError)
+            assert "within 0.1 s" in str(error)
+        assert len(server.requests) == 1
+
+    async def test_a_server_that_never_completes_tls(self, transport: Transport) -> None:
+        async def silent(connection: Connection, server: Server) -> None:
+            await connection.until_closed()
+
+        async with serving(silent) as server:
+            error = await failure(transport, patch(server.url.replace("http:", "https:")), 0.6)
+        assert isinstance(error, NotSentError)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "ftp://127.0.0.1/",
+            "/relative",
+            "http://",
+            "http://[::1",
+            "http://127.0.0.1:99999/",
+            "h\n",
+        ],
+    )
+    async def test_the_url_is_none(self, transport: Transport, url: str) -> None:
+        assert isinstance(await failure(transport, patch(url, "")), NotSentError)
+
+    @pytest.mark.parametrize(
+        "headers", [{"x-note": "a\nb: c"}, {"x-note": "é\ud800"}, {"a b": "c"}], ids=ascii
+    )
+    async def test_a_header_is_none(self, transport: Transport, headers: dict[str, str]) -> None:
+        async with serving(answering) as server:
+            headers = {name: value + CANARY for name, value in headers.items()}
+            assert isinstance(await failure(transport, patch(server, **headers)), NotSentError)
+        assert server.requests == []
+
+    async def test_what_is_wrong_with_a_header_is_said_without_it(
+        self, transport: Transport
+    ) -> None:
+        async with serving(answering) as server:
+            error = await failure(transport, patch(server, **{"x-note": f"{CANARY}\n"}))
+        assert "the URL or a header is not valid in HTTP" in str(error)
+
+    async def test_user_and_password_of_an_url_are_not_told(
+        self, transport: Transport, free_tcp_port: int
+    ) -> None:
+        error = await failure(transport, patch(f"http://me:{CANARY}@127.0.0.1:{free_tcp_port}"))
+        assert f"to 127.0.0.1:{free_tcp_port}" in str(error)
+
+    async def test_the_transport_is_closed(self, transport: Transport) -> None:
+        async with serving(answering) as server:
+            await transport.send(patch(server), timeout=5)
+            await transport.aclose()
+            await transport.aclose()
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NotSentError)
+        assert "closed" in str(error)
+        assert len(server.requests) == 1
+
+
+class TestItMayHaveBeenApplied:
+    @pytest.mark.parametrize(
+        ("answer", "told"),
+        [
+            (b"", "disconnected"),
+            (b"HTTP/1.1 200 OK\r\nContent-", ""),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}", ""),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", ""),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\n{}", ""),
+            (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope", ""),
+            (f"garbage {CANARY}\r\n\r\n".encode(), ""),
+            (f"HTTP/1.1 200 OK\r\nno header {CANARY}\r\n\r\n".encode(), ""),
+        ],
+    )
+    async def test_no_whole_answer(self, transport: Transport, answer: bytes, told: str) -> None:
+        async with serving(answers_and_closes(answer)) as server:
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NoResponseError)
+        assert not error.timed_out
+        assert server.url.removeprefix("http://") in str(error)
+        assert told in str(error)
+        assert len(server.requests) == 1, "not repeated"
+
+    async def test_the_connection_is_reset(self, transport: Transport) -> None:
+        async def resets(connection: Connection, server: Server) -> None:
+            await connection.stream.receive(1)
+            # Closed with unread data, which the peer is told by a reset.
+
+        async with serving(resets) as server:
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NoResponseError)
+        assert not error.timed_out
+
+    async def test_it_is_closed_before_the_request_is_read(self, transport: Transport) -> None:
+        async def closes(connection: Connection, server: Server) -> None:
+            pass
+
+        async with serving(closes) as server:
+            # By the time that the system says so, a part may have left, or none.
+            await failure(transport, patch(server))
+
+    async def test_no_answer_in_time(self, transport: Transport) -> None:
+        async with serving(answers()) as server:
+            with anyio.fail_after(2):
+                error = await failure(transport, patch(server), timeout=0.1)
+            assert isinstance(error, NoResponseError)
+            assert error.timed_out
+            assert "within 0.1 s" in str(error)
+            await until(lambda: server.open == 0)
+
+    @pytest.mark.parametrize(
+        "start", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"]
+    )
+    async def test_an_answer_that_trickles_in_is_cut_off(
+        self, transport: Transport, start: bytes
+    ) -> None:
+        async def trickles(connection: Connection, server: Server) -> None:
+            await connection.request()
+            await connection.send(start)
+            while True:
+                await anyio.sleep(0.02)
+                await connection.send(b"x")
+
+        async with serving(trickles) as server:
+            begun = anyio.current_time()
+            error = await failure(transport, patch(server), timeout=0.2)
+            assert 0.1 < anyio.current_time() - begun < 1
+        assert isinstance(error, NoResponseError)
+        assert error.timed_out
+
+    async def test_the_time_holds_for_the_whole_and_not_for_each_step(
+        self, transport: Transport
+    ) -> None:
+        async def dawdles(connection: Connection, server: Server) -> None:
+            await connection.request()
+            await connection.send(b"HTTP/1.1 200 OK\r\n")
+            await anyio.sleep(0.15)
+            await connection.send(b"Content-Length: 2\r\n\r\n")
+            await anyio.sleep(0.15)
+            await connection.send(b"{}")
+
+        async with serving(dawdles) as server:
+            begun = anyio.current_time()
+            assert isinstance(await failure(transport, patch(server), 0.2), NoResponseError)
+            assert anyio.current_time() - begun < 0.25
+            assert (await transport.send(patch(server), timeout=2)).content == b"{}"
+
+    async def test_a_server_that_does_not_read_a_large_request(self, transport: Transport) -> None:
+        async def deaf(connection: Connection, server: Server) -> None:
+            await anyio.sleep_forever()
+
+        async with serving(deaf) as server:
+            request = Request("PATCH", server.url, {}, b"x" * 30_000_000)
+            error = await failure(transport, request, timeout=0.3)
+        assert isinstance(error, NoResponseError)
+        assert error.timed_out
+
+    @only(OWNED)
+    async def test_what_is_under_way_when_the_transport_closes(self, transport: Transport) -> None:
+        async with serving(answers()) as server, anyio.create_task_group() as group:
+
+            async def close() -> None:
+                await until(lambda: bool(server.requests))
+                await transport.aclose()
+
+            group.start_soon(close)
+            assert isinstance(await failure(transport, patch(server)), NoResponseError)
+
+    async def test_endless_headers(self, transport: Transport) -> None:
+        async def talks(connection: Connection, server: Server) -> None:
+            server.requests.append(await connection.request())
+            await connection.send(b"HTTP/1.1 200 OK\r\nX-Note: ")
+            for _ in range(100):
+                await connection.send(b"x" * 10_000)
+            await connection.until_closed()
+
+        async with serving(talks) as server:
+            error = await failure(transport, patch(server))
+            assert isinstance(error, NoResponseError)
+            assert not error.timed_out
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("method", ["PATCH", "GET", "PUT", "DELETE", "POST"])
+    @pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
+    async def test_a_kept_connection_that_closes_under_a_request(
+        self, transport: Transport, method: str, reads: bool
+    ) -> None:
+        async def fails_later(connection: Connection, server: Server) -> None:
+            server.requests.append(await connection.request())
+            await connection.send(OK)
+            if reads:
+                server.requests.append(await connection.request())
+            else:
+                server.requests.append(await connection.stream.receive(1))
+
+        content = CONTENT if method in ("PATCH", "PUT", "POST") else b""
+        async with serving(fails_later) as server:
+            request = Request(method, f"{server.url}/state", {}, content)
+            await transport.send(request, timeout=5)
+            error = await failure(transport, request)
+        assert isinstance(error, NoResponseError)
+        assert len(server.requests) == 2, "not repeated"
+
+    # httpx keeps for the next answer what comes with the end of one.
+    @only(("aiohttp", "aiohttp session"))
+    async def test_more_content_than_announced_is_not_the_next_answer(
+        self, transport: Transport
+    ) -> None:
+        stray = b"HTTP/1.1 500 Stray\r\nContent-Length: 0\r\n\r\n"
+        first = True
+
+        async def babbles(connection: Connection, server: Server) -> None:
+            nonlocal first
+            while request := await connection.request():
+                server.requests.append(request)
+                await connection.send(OK + stray if first else OK)
+                first = False
+
+        async with serving(babbles) as server:
+            statuses = [(await transport.send(patch(server), timeout=5)).status for _ in range(3)]
+        assert statuses == [200, 200, 200]
+
+    async def test_an_answer_to_no_request_is_not_that_to_the_next(
+        self, transport: Transport
+    ) -> None:
+        stray = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+
+        async def gives_up(connection: Connection, server: Server) -> None:
+            first = not server.requests
+            while request := await connection.request():
+                server.requests.append(request)
+                await connection.send(OK)
+                if first:
+                    await anyio.sleep(0.02)
+                    await connection.send(stray)
+
+        async with serving(gives_up) as server:
+            await transport.send(patch(server), timeout=5)
+            await anyio.sleep(0.1)
+            with suppress(NotSentError):
+                assert (await transport.send(patch(server), timeout=5)).status == 200
+            assert (await transport.send(patch(server), timeout=5)).status == 200
+
+
+class TestAnswersAreBounded:
+    LIMIT = 10_000
+
+    @pytest.mark.parametrize(
+        ("head", "content"),
+        [
+            (b"Content-Length: %d\r\n" % 10_001, b"x" * 10_001),
+            (b"Content-Length: %d\r\n" % 10**30, b"x"),
+            (b"Transfer-Encoding: chunked\r\n", b"2711\r\n" + b"x" * 10_001 + b"\r\n0\r\n\r\n"),
+            (b"", b"x" * 10_001),
+            (b"Content-Encoding: gzip\r\n", gzip.compress(bytes(5_000_000))),
+            (b"Content-Encoding: deflate\r\n", zlib.compress(bytes(5_000_000))),
+            (b"Content-Encoding: gzip, gzip\r\n", gzip.compress(gzip.compress(bytes(5_000_000)))),
+        ],
+        ids=["announced", "astronomic", "chunked", "unannounced", "gzip", "deflate", "twice"],
+    )
+    async def test_one_that_is_too_large(self, case: Case, head: bytes, content: bytes) -> None:
+        answer = b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + content
+        async with (
+            serving(answers_and_closes(answer)) as server,
+            opened(case, max_response_bytes=self.LIMIT) as transport,
+        ):
+            error = await failure(transport, patch(server))
+            assert isinstance(error, NoResponseError)
+            if b"%d" % 10**30 not in head:
+                assert "larger than max_response_bytes=10000" in str(error)
+            await until(lambda: server.open == 0)
+        assert len(server.requests) == 1
+
+    async def test_an_endless_one_is_not_read_on(self, case: Case) -> None:
+        sent = 0
+
+        async def talks(connection: Connection, server: Server) -> None:
+            nonlocal sent
+            server.requests.append(await connection.request())
+            await connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            while sent < 100_000_000:
+                await connection.send(b"x" * 100_000)
+                sent += 100_000
+
+        async with (
+            serving(talks) as server,
+            opened(case, max_response_bytes=self.LIMIT) as transport,
+        ):
+            assert isinstance(await failure(transport, patch(server)), NoResponseError)
+            await until(lambda: server.open == 0)
+        assert sent < 50_000_000
+
+    @pytest.mark.parametrize(
+        ("head", "content"),
+        [
+            (b"Content-Length: 10000\r\n", b"x" * 10_000),
+            (b"Transfer-Encoding: chunked\r\n", b"2710\r\n" + b"x" * 10_000 + b"\r\n0\r\n\r\n"),
+            (b"Content-Encoding: gzip\r\n", gzip.compress(b"x" * 10_000)),
+        ],
+        ids=["announced", "chunked", "gzip"],
+    )
+    async def test_one_that_just_fits(self, case: Case, head: bytes, content: bytes) -> None:
+        answer = b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + content
+        async with (
+            serving(answers_and_closes(answer)) as server,
+            opened(case, max_response_bytes=self.LIMIT) as transport,
+        ):
+            response = await transport.send(patch(server), timeout=5)
+        assert response.content == b"x" * 10_000
+
+    @pytest.mark.parametrize(
+        ("encoding", "content"),
+        [
+            (b"br", b"x"),
+            (b"gzip, gzip, gzip", gzip.compress(b"{}")),
+            (b"gzip", gzip.compress(b"{}")[:-4]),
+            (b"gzip", gzip.compress(b"{}") + b"more"),
+            (b"deflate", b"\x78\x9c nonsense"),
+        ],
+    )
+    async def test_one_that_cannot_be_unpacked(
+        self, transport: Transport, encoding: bytes, content: bytes
+    ) -> None:
+        answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\n\r\n" % encoding + content
+        async with serving(answers_and_closes(answer)) as server:
+            error = await failure(transport, patch(server))
+        assert isinstance(error, NoResponseError)
+        assert "encoded" in str(error)
+
+    async def test_no_content_needs_no_unpacking(self, transport: Transport) -> None:
+        answer = b"HTTP/1.1 204 No Content\r\nContent-Encoding: gzip\r\n\r\n"
+        async with serving(answers(answer)) as server:
+            assert (await transport.send(patch(server), timeout=5)).content == b""
+
+    @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "1"])
+    def test_a_limit_that_cannot_work(self, limit: Any) -> None:
+        for kind in (HttpxTransport, AiohttpTransport):
+            with pytest.raises(ConfigurationError, match="max_response_bytes"):
+                kind(max_response_bytes=limit)
+
+
+class TestConnectionsStayHealthy:
+    async def test_after_random_cancellation(self, transport: Transport, owned: bool) -> None:
+        chance = random.Random(5)
+
+        async def dawdles(connection: Connection, server: Server) -> None:
+            while request := await connection.request():
+                server.requests.append(request)
+                if chance.random() < 0.5:
+                    await anyio.sleep(chance.random() * 0.004)
+                await connection.send(OK[:30])
+                if chance.random() < 0.3:
+                    await anyio.sleep(0.001)
+                await connection.send(OK[30:])
+
+        async def cut_off(server: Server, seconds: float) -> None:
+            with anyio.move_on_after(seconds):
+                await transport.send(patch(server), timeout=5)
+
+        async with serving(dawdles) as server:
+            for _ in range(200):
+                async with anyio.create_task_group() as group:
+                    for _ in range(4):
+                        group.start_soon(cut_off, server, chance.random() * 0.006)
+            await all_can_be_served(transport, server, owned)
+
+    async def test_others_go_on_when_one_is_cancelled(
+        self, transport: Transport, owned: bool
+    ) -> None:
+        async def dawdles(connection: Connection, server: Server) -> None:
+            while request := await connection.request():
+                server.requests.append(request)
+                await anyio.sleep(0.05)
+                await connection.send(OK)
+
+        async with serving(dawdles) as server:
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(lambda: transport.send(patch(server), timeout=5))
+                await until(lambda: len(server.requests) == 3)
+                with anyio.move_on_after(0.01):
+                    await transport.send(patch(server), timeout=5)
+            await all_can_be_served(transport, server, owned)
+
+    async def test_after_timeouts(self, transport: Transport, owned: bool) -> None:
+        silent = True
+
+        async def moody(connection: Connection, server: Server) -> None:
+            while request := await connection.request():
+                server.requests.append(request)
+                if not silent:
+                    await connection.send(OK)
+
+        async with serving(moody) as server:
+            async with anyio.create_task_group() as group:
+                for _ in range(30):
+                    group.start_soon(failure, transport, patch(server), 0.1)
+            silent = False
+            await all_can_be_served(transport, server, owned)
+
+
+def test_it_is_made_outside_of_an_event_loop_and_opens_nothing() -> None:
+    assert repr(HttpxTransport()) == "<HttpxTransport with its own connections>"
+    assert repr(AiohttpTransport()) == "<AiohttpTransport with its own connections>"
+
+
+def test_a_response_says_nothing_of_its_content() -> None:
+    assert repr(Response(200, {"x": CANARY}, CANARY.encode())) == "<Response 200 15 bytes>"
