@@ -50,13 +50,6 @@ class LoopHandle:
         """Whether both are the same run of the same loop."""
         return self._native is other._native
 
-    def runs_here(self) -> bool:
-        """Whether this is the loop that runs the present task."""
-        try:
-            return self.is_same(LoopHandle())
-        except RuntimeError:  # none does: sniffio's error, or asyncio's
-            return False
-
     def call_soon(self, callback: Callable[[], object]) -> bool:
         """Call `callback`, which must not raise, in the loop; False when the loop is over."""
         try:

@@ -260,10 +260,6 @@ class OAuthTokenProvider:
             self._end(flight, Stage.SETTLED, error=error)
         except BaseException as error:
             # The request is over by now: what was awaited has ended.
-            if not flight.home.runs_here():
-                # Collected with its loop; anyio makes something else out of the GeneratorExit.
-                self._end(flight, Stage.ABANDONED)
-                return
             if not is_failure(error):
                 self._end(flight, Stage.ABANDONED)
                 raise
@@ -290,9 +286,8 @@ class OAuthTokenProvider:
         try:
             return await exchange.run()
         finally:
-            # Before anybody is told, so that who has its token leaves no task behind. What was
-            # collected with its loop cannot await.
-            if transport is not self._transport and flight.home.runs_here():
+            # Before anybody is told, so that who has its token leaves no task behind.
+            if transport is not self._transport:
                 await _close(transport)
 
     def _extend(self, flight: Flight, seconds: float) -> None:
@@ -329,8 +324,8 @@ class OAuthTokenProvider:
             # Last, because who waits looks at it without the lock.
             flight.stage = stage
         flight.over.open()
-        if stage is Stage.ABANDONED and not flight.home.call_soon(flight.scope.cancel):
-            flight.task = None  # dropped by its loop, and now closed
+        if stage is Stage.ABANDONED:
+            flight.home.call_soon(flight.scope.cancel)
         if error is not None:
             facts = {"status": error.status, "attempts": error.attempts}
             log(logging.WARNING, "token refresh failed: %s", error, **facts)

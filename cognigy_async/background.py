@@ -194,9 +194,9 @@ def is_failure(error: BaseException) -> bool:
     """Whether what other people's code raised is its own failure, and not the end of this task."""
     if isinstance(error, Exception):
         return True
-    if isinstance(error, anyio.get_cancelled_exc_class()):
-        return not cancellation_requested()
-    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        return False
+    return not (isinstance(error, anyio.get_cancelled_exc_class()) and cancellation_requested())
 
 
 def monotonic_clock() -> Callable[[], float]:
