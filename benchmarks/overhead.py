@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py              # a table on stdout
     python benchmarks/overhead.py --json       # the same as JSON
+    python benchmarks/overhead.py --rate-limit # with a rate limit that is never reached
     python benchmarks/overhead.py --check      # exit status 1 where a limit is exceeded
     python benchmarks/overhead.py --audit      # instead: what an audit adds to the loop's thread
     python benchmarks/overhead.py --otel       # besides: traced by OpenTelemetry without an SDK
@@ -28,6 +29,7 @@ from cognigy_async import (
     AsyncStateClient,
     AuditSink,
     JsonLinesAudit,
+    RateLimit,
     Request,
     Response,
     StateUpdate,
@@ -44,6 +46,8 @@ AUDIT_LIMIT = 5.0
 """Microseconds of CPU that an audit may add to an update on the event loop's thread."""
 
 IN_FLIGHT = 32
+
+rate_limit: RateLimit | None = None
 
 
 class NullTransport:
@@ -74,6 +78,7 @@ def client(max_pending: int = 10_000, audit: AuditSink | None = None) -> AsyncSt
         transport=NullTransport(),
         max_in_flight=IN_FLIGHT,
         max_pending=max_pending,
+        rate_limit=rate_limit,
         audit=audit,
     )
 
@@ -201,8 +206,19 @@ def main() -> int:
     parser.add_argument("--otel", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--rate-limit",
+        nargs="?",
+        const=1_000_000,
+        type=int,
+        metavar="N",
+        help="requests in a second; up to 10000 they are remembered one by one",
+    )
     parser.add_argument("--audit", action="store_true")
     options = parser.parse_args()
+    if options.rate_limit is not None:
+        global rate_limit
+        rate_limit = RateLimit(options.rate_limit, per=1)
     if options.audit:
         return report_audit(options)
     kinds = {"calibration": calibration, "update_many": many, "update": live}

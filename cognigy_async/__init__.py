@@ -51,11 +51,12 @@ if typing.TYPE_CHECKING:
     from .events import DeadLetter, UpdateEvent
     from .limits import Limits
     from .messages import Request, Response
-    from .metrics import Distribution, Metrics, MetricsSnapshot
+    from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
     from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .probe import Injection, probe_inject
+    from .rate import RateLimit
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports import Transport
@@ -108,6 +109,8 @@ __all__ = [
     "PendingUpdate",
     "PermissionDeniedError",
     "QueueFullError",
+    "QuotaUse",
+    "RateLimit",
     "RateLimitedError",
     "Request",
     "Response",
@@ -181,6 +184,8 @@ _HOMES = {
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",
     "QueueFullError": "errors",
+    "QuotaUse": "metrics",
+    "RateLimit": "rate",
     "RateLimitedError": "errors",
     "Request": "messages",
     "Response": "messages",

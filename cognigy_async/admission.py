@@ -11,7 +11,13 @@ import anyio
 
 from .checks import checked_timeout
 from .entries import Entry, Kind, Sink
-from .errors import AuditError, Fault, UpdateValidationError, VariableTypeError
+from .errors import (
+    AuditError,
+    ConfigurationError,
+    Fault,
+    UpdateValidationError,
+    VariableTypeError,
+)
 from .hooks import Hooks
 from .lanes import LaneState
 from .life import Life
@@ -27,7 +33,10 @@ if TYPE_CHECKING:
     from .audit.trail import AuditTrail
     from .messages import Request
 
-__all__ = ["Admission", "Row"]
+__all__ = ["Admission", "Priority", "Row", "is_live", "kind_of"]
+
+Priority: TypeAlias = Literal["live", "bulk"]
+"""Live work goes before bulk work, which gives way and has patience."""
 
 AUDIT_PAUSE = 0.02
 """Seconds before bulk work looks again whether the audit has caught up."""
@@ -187,9 +196,9 @@ class Admission:
         """Raise `ClientUsageError` where no updates are taken."""
         self._life.check_open()
 
-    def hungry(self) -> bool:
-        """Whether more updates would find workers soon."""
-        return self._life.engine.hungry()
+    def hungry(self, *, live: bool) -> bool:
+        """Whether more updates of that class would find workers soon."""
+        return self._life.engine.hungry(live=live)
 
     def try_take_for_bulk(self) -> bool:
         """Take a place if there is one, and the audit keeps up."""
@@ -216,6 +225,13 @@ _OPERATIONS: Mapping[Kind, Operation] = {
 def kind_of(update: StateUpdate) -> Kind:
     """What an entry for an update is for."""
     return Kind.ASSIGN if update.if_match is None else Kind.STRICT
+
+
+def is_live(priority: Priority) -> bool:
+    """Whether it is the class that goes first; a `ConfigurationError` for what is no class."""
+    if priority not in ("live", "bulk"):
+        raise ConfigurationError(f'priority={priority!r}: must be "live" or "bulk"')
+    return priority == "live"
 
 
 def _mapping(row: Any) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from .admission import Admission, Row, kind_of
+from .admission import Admission, Priority, Row, is_live, kind_of
 from .api.runtime import RuntimeApi
 from .background import Signal, signal_of_this_loop
 from .checks import checked_base_url, checked_count, checked_timeout, checked_type
@@ -17,12 +17,14 @@ from .entries import Entry, Kind
 from .errors import ClientUsageError, ConfigurationError, DialogPausedError, QueueFullError
 from .hooks import Hooks, Register
 from .life import Life
+from .limiters import RateLimits, quota_of
 from .limits import Limits
 from .metadata import NO_METADATA
 from .metrics import Metrics
 from .models import CloseReport, Decide, DialogState, StateUpdate, UpdateResult
 from .observing import Observer
 from .pending import PendingUpdate
+from .quota import QuotaState
 from .retry import RetryPolicy
 from .room import Room
 from .stream import UpdateStream
@@ -50,6 +52,8 @@ class AsyncStateClient:
         api: which API of the server; `RuntimeApi()` by default.
         max_in_flight: requests at a time, reads included.
         max_pending: updates accepted and unsettled at a time; then `update` waits its turn.
+        rate_limit: requests in a window of time, all kinds but for tokens; one `RateLimit`, several
+            that hold at once, or ``"auto"``, which learns from the server's headers and its 429s.
         retry: when failed updates are sent again; `RetryPolicy()` by default.
         limits: what an update may carry; the API's own by default.
         on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
@@ -70,6 +74,7 @@ class AsyncStateClient:
         api: StateApi | None = None,
         max_in_flight: int = 32,
         max_pending: int = 10_000,
+        rate_limit: RateLimits = None,
         retry: RetryPolicy | None = None,
         limits: Limits | None = None,
         on_failure: Literal["continue", "pause"] = "continue",
@@ -93,6 +98,7 @@ class AsyncStateClient:
         self._api: StateApi = api if api is not None else RuntimeApi()
         self._max_in_flight = checked_count("max_in_flight", max_in_flight)
         self._max_pending = checked_count("max_pending", max_pending)
+        self._quota = quota_of(rate_limit)
         self._policy = checked_type("retry", retry or RetryPolicy(), RetryPolicy)
         self._limits = checked_type("limits", limits or self._api.limits, Limits)
         self._on_failure: Literal["continue", "pause"] = on_failure
@@ -141,6 +147,7 @@ class AsyncStateClient:
         profile_id: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        priority: Priority = "live",
         metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult:
         """Assign variables of one dialog, perhaps move it, and wait until that is done.
@@ -152,6 +159,7 @@ class AsyncStateClient:
             dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata:
                 see `StateUpdate`.
             retry, timeout: instead of the client's own.
+            priority: ``"bulk"`` gives way to live work, and waits for a server that is away.
 
         Raises:
             UpdateValidationError: bad input, or (`UnsupportedByApiError`) something that the API
@@ -176,6 +184,7 @@ class AsyncStateClient:
         )
         admission.check(update)
         timeout, policy = admission.seconds(timeout), self._retry(retry)
+        live = is_live(priority)
         if not admission.take_room():
             await admission.wait_for_room()
         settled = self._signal()
@@ -186,6 +195,7 @@ class AsyncStateClient:
             policy,
             timeout,
             settled,
+            live=live,
         )
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
@@ -205,6 +215,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        priority: Priority = "live",
     ) -> PendingUpdate:
         """Accept an update, waiting for room, and return a handle on it.
 
@@ -214,9 +225,10 @@ class AsyncStateClient:
         """
         valid = self._admission.parse(update)
         timeout, policy = self._admission.seconds(timeout), self._retry(retry)
+        live = is_live(priority)
         if not self._admission.take_room():
             await self._admission.wait_for_room()
-        return self._hand_out(valid, policy, timeout)
+        return self._hand_out(valid, policy, timeout, live)
 
     def submit_nowait(
         self,
@@ -224,6 +236,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        priority: Priority = "live",
     ) -> PendingUpdate:
         """The same without waiting.
 
@@ -233,9 +246,10 @@ class AsyncStateClient:
         """
         valid = self._admission.parse(update)
         timeout, policy = self._admission.seconds(timeout), self._retry(retry)
+        live = is_live(priority)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, policy, timeout)
+        return self._hand_out(valid, policy, timeout, live)
 
     def update_many(
         self,
@@ -243,15 +257,19 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        priority: Priority = "bulk",
     ) -> UpdateStream:
         """Carry out many updates; iterate over the outcomes, one for each input.
 
         Updates of one dialog are sent in the order of the input, those of different dialogs side by
         side. This is bulk work: it gives way to `update`, and waits for a server that is away.
+        It leaves the last tenth of each window of a rate limit to be used bit by bit, so that
+        `update` finds a place in it soon.
 
         Args:
             updates: `StateUpdate`s, or mappings of its arguments; an iterable or an async iterable.
             retry, timeout: instead of the client's own.
+            priority: ``"live"`` makes it like as many `update` calls.
 
         Raises:
             TypeError: the input cannot be iterated.
@@ -264,6 +282,7 @@ class AsyncStateClient:
             limit=max(1, self._max_pending // 2),
             policy=self._retry(retry),
             timeout=self._admission.seconds(timeout),
+            live=is_live(priority),
         )
 
     async def get_state(
@@ -408,6 +427,23 @@ class AsyncStateClient:
         self._life.engine.settlement.resume(dialog_id)
         self._life.engine.wake()
 
+    def quota_state(self) -> QuotaState:
+        """The requests that still count, as JSON: what a process that restarts must not forget.
+
+        Nothing is in it of limits that are shared by a file, which is read again anyway.
+        """
+        self._life.check_open()
+        return self._life.engine.save_quota()
+
+    def restore_quota(self, state: QuotaState) -> None:
+        """Count what `quota_state` told, perhaps in another process before this one.
+
+        Raises:
+            ConfigurationError: it is something else.
+        """
+        self._life.check_open()
+        self._life.engine.restore_quota(state)
+
     @property
     def is_open(self) -> bool:
         """Whether it takes updates: from its opening to the beginning of its close."""
@@ -439,6 +475,7 @@ class AsyncStateClient:
             metrics=self.metrics,
             hooks=self._hooks,
             room=self._room,
+            quota=self._quota,
         )
 
     async def __aexit__(
@@ -503,7 +540,9 @@ class AsyncStateClient:
             raise entry.error
         return entry
 
-    def _hand_out(self, update: StateUpdate, policy: RetryPolicy, timeout: float) -> PendingUpdate:
+    def _hand_out(
+        self, update: StateUpdate, policy: RetryPolicy, timeout: float, live: bool
+    ) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
         pending = PendingUpdate(self._life.engine, self._life.check_home)
         pending.bind(
@@ -514,6 +553,7 @@ class AsyncStateClient:
                 policy,
                 timeout,
                 pending,
+                live=live,
                 held=True,
             )
         )

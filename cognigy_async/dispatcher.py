@@ -8,6 +8,7 @@ workers is the bound on requests in flight, reads included. What a request leads
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from logging import WARNING
@@ -26,6 +27,7 @@ from .errors import (
 )
 from .lanes import Lane, Lanes, LaneState
 from .logs import log
+from .quota import Quota, QuotaState
 from .recovery import Recovery
 from .retry import RetryPolicy
 from .sender import Sender
@@ -75,6 +77,7 @@ class Dispatcher:
         metrics: Metrics,
         hooks: Hooks,
         room: Room,
+        quota: Quota | None,
     ) -> None:
         self._course = course
         self._auth = auth
@@ -82,9 +85,13 @@ class Dispatcher:
         self._metrics = metrics
         self._hooks = hooks
         self._clock = monotonic_clock()
+        self._quota = quota
+        if quota is not None:
+            metrics.ask_quota = lambda: quota.use(self._clock())
         self.lanes = Lanes()
+        learned = quota.learned if quota is not None else None
         self._recovery = Recovery(
-            self.lanes, policy, max_in_flight, self._clock, metrics, lambda: hooks.full
+            self.lanes, policy, max_in_flight, self._clock, metrics, lambda: hooks.full, learned
         )
         self.settlement = Settlement(
             lanes=self.lanes,
@@ -107,10 +114,12 @@ class Dispatcher:
             metrics=metrics,
             hooks=hooks,
             sleepers=self.sleepers,
+            quota=quota,
             clock=self._clock,
             set_alarm=self._set_alarm,
             on_cut=self._stop,
         )
+        self._quota_opens = math.inf
         self._timer_at = math.inf
         self._timer: anyio.Event | None = None
         self._token: AccessToken | None = None
@@ -168,9 +177,21 @@ class Dispatcher:
         """There may be something to do."""
         self.sleepers.wake()
 
-    def hungry(self) -> bool:
-        """Whether more input would find workers soon."""
-        return self.lanes.waiting() < READ_AHEAD * self._workers
+    def hungry(self, *, live: bool) -> bool:
+        """Whether more input of that class would find workers soon."""
+        lanes = self.lanes
+        waiting = lanes.waiting_before_bulk() if live else lanes.waiting()
+        return waiting < READ_AHEAD * self._workers
+
+    def save_quota(self) -> QuotaState:
+        """What the quota has to know after a restart."""
+        quota = self._quota if self._quota is not None else Quota(())
+        return quota.save(self._clock(), time.time())
+
+    def restore_quota(self, state: QuotaState) -> None:
+        """Take that over."""
+        if self._quota is not None:
+            self._quota.restore(state, self._clock(), time.time())
 
     # The tasks.
 
@@ -182,6 +203,8 @@ class Dispatcher:
         async with anyio.create_task_group() as keepers:
             self.spawn = keepers.start_soon
             keepers.start_soon(self._keep_time)
+            for task in self._quota.tasks() if self._quota is not None else ():
+                keepers.start_soon(task, self._clock, self.sleepers.wake)
             with cut:
                 async with anyio.create_task_group() as workers:
                     for _ in range(self._workers):
@@ -234,7 +257,7 @@ class Dispatcher:
                 self._metrics.token_refreshes += self._token is not None
                 self._token = token
                 self._token_failure = None
-            lane = self._take()
+            lane = self._take(self._quota)
             if lane is not None:
                 await self._sender.send(lane, token)
                 if self._recovery.outage.waiting:
@@ -243,14 +266,17 @@ class Dispatcher:
                 await self.sleepers.sleep()
 
     async def _keep_time(self) -> None:
-        """Wake workers when a lane's moment comes, a pause ends or a probe is due."""
+        """Wake workers when a lane, a pause, the quota or a probe has come to its moment."""
         tenant = self._recovery.tenant
         while True:
             now = self._clock()
             opens = tenant.opens(now) if tenant.active else math.inf
-            if self._recovery.due(now) or opens <= now:
+            quota_opens = self._quota_opens
+            if self._recovery.due(now) or opens <= now or quota_opens <= now:
                 self.sleepers.wake()
-            at = min(self._recovery.next_due(), opens if opens > now else math.inf)
+            if quota_opens <= now:
+                self._quota_opens = quota_opens = math.inf
+            at = min(self._recovery.next_due(), opens if opens > now else math.inf, quota_opens)
             self._timer_at = at
             self._timer = anyio.Event()
             with anyio.move_on_after(None if at == math.inf else max(0.0, at - now)):
@@ -277,7 +303,7 @@ class Dispatcher:
         if not failure.transient:
             self._token_failure = _TokenFailure(failure, self._serial, self._clock())
             return True
-        lane = self._take()
+        lane = self._take(None)
         if lane is None:
             return False
         self._sender.apply(lane, self._course.unanswered(lane.first, share(failure)), self._clock())
@@ -299,8 +325,8 @@ class Dispatcher:
         self.settlement.settle(lane, Done(error=self._course.final(entry, share(failed.error))))
         return True
 
-    def _take(self) -> Lane | None:
-        """A lane whose head may be sent now."""
+    def _take(self, quota: Quota | None) -> Lane | None:
+        """A lane whose head may be sent now; the quota has room for it."""
         if self._stopped:
             return None
         now = self._clock()
@@ -314,9 +340,22 @@ class Dispatcher:
                 return None
         # With a full queue of events only those go on that have their place, or need none.
         placed = self._hooks.any and self._hooks.full
+        bulk = not recovery.outage.blocks
+        bulk_opens = 0.0
+        if quota is not None:
+            live = self.lanes.waiting_before_bulk() > 0
+            opens = quota.opens(now, live)
+            if opens > now:
+                self._wait_for_quota(opens)
+                return None
+            bulk_opens = quota.bulk_opens(now)
+            if bulk_opens > now and not (live and self.lanes.bulk_is_due):
+                bulk = False
         while True:
-            lane = self.lanes.take(bulk=not recovery.outage.blocks, placed=placed)
+            lane = self.lanes.take(bulk=bulk, placed=placed)
             if lane is None:
+                if bulk_opens > now:
+                    self._wait_for_quota(bulk_opens)
                 return None
             until = recovery.dialogs.until(lane.dialog_id) if recovery.dialogs.any else 0.0
             if until <= now:
@@ -331,6 +370,11 @@ class Dispatcher:
         if self.sleepers.can_wake and self.lanes.waiting():
             self.sleepers.wake()
         return lane
+
+    def _wait_for_quota(self, until: float) -> None:
+        """Have a worker woken then; nobody holds anything meanwhile."""
+        self._quota_opens = until
+        self._set_alarm(until)
 
     def _refuse_impatient(self, remaining: float) -> None:
         """Live updates do not wait for a pause that is longer than their policy allows."""

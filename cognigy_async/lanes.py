@@ -158,7 +158,7 @@ class Lanes:
         self._bulk: deque[Lane] = deque()
         self._timers: list[tuple[float, int, Lane]] = []
         self._ties = 0
-        self._turn = 0
+        self._since_bulk = 0
         self._sweep_at = 1024
 
     def __len__(self) -> int:
@@ -224,6 +224,10 @@ class Lanes:
         """How many lanes are ready, or were."""
         return len(self._live) + len(self._bulk) + len(self._urgent)
 
+    def waiting_before_bulk(self) -> int:
+        """How many of them go before bulk work."""
+        return len(self._live) + len(self._urgent)
+
     def take(self, *, bulk: bool = True, placed: bool = False) -> Lane | None:
         """The lane whose turn it is, now in flight.
 
@@ -235,15 +239,25 @@ class Lanes:
             return self._take_placed(bulk=bulk)
         lane = self._next(self._urgent) if self._urgent else None
         if lane is None:
-            self._turn += 1
-            bulk_first = bulk and self._turn % self.BULK_TURN == 0
-            if self._live and not (bulk_first and self._bulk):
-                lane = self._next(self._live)
+            due = self._since_bulk >= self.BULK_TURN - 1
+            if self._live and not (bulk and due and self._bulk):
+                lane = self._next_live()
             if lane is None and bulk and self._bulk:
                 lane = self._next(self._bulk)
-            if lane is None and bulk_first and self._live:
-                lane = self._next(self._live)
+                if lane is not None:
+                    self._since_bulk = 0
+            if lane is None and bulk and due and self._live:
+                lane = self._next_live()
         return lane
+
+    def _next_live(self) -> Lane | None:
+        self._since_bulk += 1
+        return self._next(self._live)
+
+    @property
+    def bulk_is_due(self) -> bool:
+        """Whether so much live work went before bulk work that it is the turn of that."""
+        return self._since_bulk >= self.BULK_TURN - 1 and bool(self._bulk)
 
     def _take_placed(self, *, bulk: bool) -> Lane | None:
         for queue in (self._urgent, self._live, self._bulk) if bulk else (self._urgent, self._live):

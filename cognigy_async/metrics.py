@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Distribution", "Histogram", "Metrics", "MetricsSnapshot"]
+__all__ = ["Distribution", "Histogram", "Metrics", "MetricsSnapshot", "QuotaUse"]
 
 STEPS = 32
 """Buckets for each doubling: 1/32 wide, so their middle is wrong by less than 1.6%."""
@@ -85,6 +85,28 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaUse:
+    """How one rate limit stands.
+
+    Attributes:
+        n, per: requests that the client may start in so many seconds, without what is reserved.
+        used: requests that count at this moment.
+        utilisation: of what the limit allowed from the first request to the last, 0 to 1.
+        learned: whether the limit is an estimate, of ``rate_limit="auto"``.
+    """
+
+    n: int
+    per: float
+    used: int
+    utilisation: float
+    learned: bool
+
+
+def _no_quota() -> tuple[QuotaUse, ...]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsSnapshot:
     """The metrics at one moment.
 
@@ -104,6 +126,8 @@ class MetricsSnapshot:
         events_delivered, events_failed, events_dropped: calls of callbacks that worked, that did
             not, and events that went to the dead letters.
         threads_abandoned: synchronous callbacks that still run past their timeout.
+        quota: each rate limit, in the order given; none where the client has none, or has not yet
+            learned one.
         audit_written, audit_failed, audit_dropped: records that sinks took, that they failed with
             for good, and that found their queue full or were left over when the client closed;
             each sink counts for itself.
@@ -127,6 +151,7 @@ class MetricsSnapshot:
     events_failed: int
     events_dropped: int
     threads_abandoned: int
+    quota: tuple[QuotaUse, ...]
     audit_written: int
     audit_failed: int
     audit_dropped: int
@@ -156,6 +181,13 @@ class Metrics:
         self.audit_written = 0
         self.audit_failed = 0
         self.audit_dropped = 0
+        self.ask_quota: Callable[[], tuple[QuotaUse, ...]] = _no_quota
+        """Set by the client that has a quota."""
+
+    @property
+    def quota(self) -> tuple[QuotaUse, ...]:
+        """How each rate limit stands."""
+        return self.ask_quota()
 
     @property
     def persistence_rate(self) -> float:
@@ -189,6 +221,7 @@ class Metrics:
             events_failed=self.events_failed,
             events_dropped=self.events_dropped,
             threads_abandoned=self.threads_abandoned,
+            quota=self.quota,
             audit_written=self.audit_written,
             audit_failed=self.audit_failed,
             audit_dropped=self.audit_dropped,

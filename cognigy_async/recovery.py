@@ -19,6 +19,7 @@ from .retry import OUTAGE, REPEATED, RetryPolicy, Verdict
 
 if TYPE_CHECKING:
     from .course import Backoff
+    from .learned import Learned
     from .metrics import Metrics
 
 __all__ = ["Recovery"]
@@ -40,6 +41,7 @@ class Recovery:
         max_in_flight: requests at a time.
         clock: seconds, monotonic.
         no_places: whether updates not yet sent would find no place for their events.
+        learned: told of each 429 of the tenant; None where the limit is known or there is none.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Recovery:
         clock: Callable[[], float],
         metrics: Metrics,
         no_places: Callable[[], bool],
+        learned: Learned | None,
     ) -> None:
         self._lanes = lanes
         self._policy = policy
         self._clock = clock
         self._metrics = metrics
         self._no_places = no_places
+        self._learned = learned
         self.tenant = TenantPause(max_in_flight)
         self.dialogs = DialogPauses()
         self._budget = RepeatBudget(policy.budget, max_in_flight + SPARE_REPEATS)
@@ -118,6 +122,8 @@ class Recovery:
             if named is None:
                 named = self._policy.backoff(self.tenant.strikes + 1, failure.error, now)
             self.tenant.throttle(now, began, named, random.random())
+            if self._learned is not None and failure.verdict is Verdict.THROTTLED:
+                self._learned.throttled(now, began, named)
             log(WARNING, "tenant throttled for %.1f s", named, seconds=named, scope="tenant")
 
     def count(self, reason: str, entry: Entry, wait: float) -> None:

@@ -25,7 +25,10 @@ from .sleepers import Sleepers
 if TYPE_CHECKING:
     from .credentials import AccessToken, TokenProvider
     from .hooks import Hooks
+    from .learned import Learned
+    from .messages import Response
     from .metrics import Metrics
+    from .quota import Quota
     from .transports import Transport
 
 __all__ = ["Sender"]
@@ -35,6 +38,7 @@ class Sender:
     """Makes the requests of one client.
 
     Args:
+        quota: told of each request; None for no limit.
         set_alarm: told the moment at which something waits for its turn.
         on_cut: told when a request in flight was torn down, so that no further one is made.
     """
@@ -51,6 +55,7 @@ class Sender:
         metrics: Metrics,
         hooks: Hooks,
         sleepers: Sleepers,
+        quota: Quota | None,
         clock: Callable[[], float],
         set_alarm: Callable[[float], None],
         on_cut: Callable[[], None],
@@ -65,6 +70,8 @@ class Sender:
         self._metrics = metrics
         self._hooks = hooks
         self._sleepers = sleepers
+        self._quota = quota
+        self._learned = quota.learned if quota is not None else None
         self._clock = clock
         self._set_alarm = set_alarm
         self._on_cut = on_cut
@@ -93,6 +100,9 @@ class Sender:
                 metrics = self._metrics
                 metrics.requests += 1
                 metrics.in_flight += 1
+                quota = self._quota
+                if quota is not None:
+                    quota.start(began, bulk=not lane.live)
                 try:
                     response = await self._transport.send(request, timeout=entry.timeout)
                 except BaseException as error:
@@ -101,9 +111,13 @@ class Sender:
                     raise
                 finally:
                     metrics.in_flight -= 1
+                    if quota is not None:
+                        quota.answered(began, self._clock())
                 if entry.observations is not None:
                     entry.observations.request_ends(request, response, None)
                 verdict = self._api.verdict(response)
+                if self._learned is not None:
+                    self._learn(self._learned, response, verdict, began)
                 if verdict is Verdict.UNAUTHORIZED:
                     self._unauthorized(lane, token, self._api.error(request, response, 0.0))
                     return
@@ -138,6 +152,11 @@ class Sender:
         lost.__cause__ = error
         self._lose(entry, lost)
         self._settlement.give_up(entry.lane)
+
+    def _learn(self, learned: Learned, response: Response, verdict: Verdict, began: float) -> None:
+        learned.heard(response.headers, began, self._clock(), time.time())
+        if verdict is not Verdict.THROTTLED:
+            learned.accepted(began)
 
     def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:
         """Replay the request once with a fresh token."""

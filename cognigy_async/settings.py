@@ -18,6 +18,7 @@ COGNIGY_TOKEN_URL      where tokens are asked for; by default `{COGNIGY_BASE_URL
                        for `sessions` `{COGNIGY_BASE_URL}/auth/oauth2/token`
 COGNIGY_SCOPES         separated by spaces; by default `runtime:write session:manage dialog:read`,
                        for `sessions` what the server gives
+COGNIGY_RATE_LIMIT     requests in seconds, as in `1000/300`; several after spaces; or `auto`
 COGNIGY_ALLOW_INSECURE `true` takes a base URL with http:// that leads to another machine
 COGNIGY_AUDIT_KEY      the key of audit files, for `cognigy-async audit verify`
 ====================== =====================================================================
@@ -57,6 +58,7 @@ from cognigy_async import (
     ConfigurationError,
     OAuthConfig,
     OAuthTokenProvider,
+    RateLimit,
     RuntimeApi,
     SessionsApi,
     StateApi,
@@ -95,6 +97,22 @@ def _words(text: object) -> object:
     return tuple(text.split()) if isinstance(text, str) else text
 
 
+def _rate_limits(text: object) -> object:
+    """One limit, several, or "auto"; what is wrong is told without the text itself."""
+    if not isinstance(text, str) or text == "auto":
+        return text
+    limits = []
+    for part in text.split():
+        n, _, per = part.partition("/")
+        try:
+            limits.append(RateLimit(int(n), per=float(per)))
+        except ValueError:
+            raise ValueError(
+                "must be requests/seconds, for example 1000/300, both positive, or auto"
+            ) from None
+    return tuple(limits)
+
+
 def _as_variable(argument: re.Match[str]) -> str:
     return f"{argument[1]}{PREFIX}{argument[2].upper()}: "
 
@@ -106,6 +124,7 @@ class ClientArguments(TypedDict):
     auth: TokenProvider
     api: StateApi
     allow_insecure: bool
+    rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None
 
 
 class Credentials(BaseSettings):
@@ -182,6 +201,12 @@ class Settings(Credentials):
     user_id: Annotated[str | None, _variable("USER_ID")] = None
     inject: Annotated[Literal["merge", "replace"] | None, _variable("INJECT")] = None
     reads_state: Annotated[bool | None, _variable("READS_STATE")] = None
+    rate_limit: Annotated[
+        tuple[RateLimit, ...] | Literal["auto"] | None,
+        _variable("RATE_LIMIT"),
+        NoDecode,
+        BeforeValidator(_rate_limits),
+    ] = None
 
     if TYPE_CHECKING:
         # Type checkers make one from the fields unless the class has its own.
@@ -204,6 +229,7 @@ class Settings(Credentials):
             "auth": self.token_provider(),
             "api": self.state_api(),
             "allow_insecure": self.allow_insecure,
+            "rate_limit": self.rate_limit,
         }
 
     def state_api(self) -> StateApi:

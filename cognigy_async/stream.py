@@ -59,11 +59,13 @@ class UpdateStream:
         limit: int,
         policy: RetryPolicy,
         timeout: float,
+        live: bool,
     ) -> None:
         self._admission = admission
         self._engine = engine
         self._policy = policy
         self._timeout = timeout
+        self._live = live
         self._limit = limit
         self._context = copy_context()
         self._rows: Iterator[Row] | None = None
@@ -155,7 +157,9 @@ class UpdateStream:
     # Taking input.
 
     def _wants_input(self) -> bool:
-        return not self._held or (self._held < self._limit and self._admission.hungry())
+        return not self._held or (
+            self._held < self._limit and self._admission.hungry(live=self._live)
+        )
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""
@@ -210,7 +214,7 @@ class UpdateStream:
                 self._timeout,
                 self,
                 context=self._context,
-                live=False,
+                live=self._live,
                 index=index,
             )
         except Exception as error:
@@ -301,7 +305,9 @@ class UpdateStream:
                 self._complaint = error
 
     async def _wait_for_room(self) -> None:
-        while self._held >= self._limit or (self._held and not self._admission.hungry()):
+        while self._held >= self._limit or (
+            self._held and not self._admission.hungry(live=self._live)
+        ):
             self._room_for_one = anyio.Event()
             idlers = self._engine().sleepers.idlers
             idlers.add(self._feed_more)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from .. import errors
 from ..models import parse
 from ..retry import Verdict
+from .privacy import Private
 
 if TYPE_CHECKING:
     from ..messages import Request, Response
@@ -19,8 +20,6 @@ __all__ = ["Said", "refusal", "said", "segment", "throttled_by_scope", "verdict_
 LONGEST_DETAIL = 200
 UNRESERVED = re.compile(r"[A-Za-z0-9_~-]+").fullmatch
 HEADER_TEXT = re.compile(r"[\x21-\x7e]{1,512}").fullmatch
-VARIABLES = ("session", "user", "context", "profile")
-"""The members of a body that hold variables."""
 
 VERDICTS = {
     401: Verdict.UNAUTHORIZED,
@@ -75,8 +74,10 @@ def said(request: Request, response: Response) -> Said:
     """What an answer says, shortened, and without what the request keeps private."""
     body = parse(response.content[:65_536])
     told = body if isinstance(body, dict) else {}
-    private = _private(request)
-    return Said(told, _trace_id(told, response, private), _detail(told, private))
+    private = Private(request)
+    # What a read could repeat is the state, which is not known here.
+    detail = None if request.method == "GET" else _detail(told, private)
+    return Said(told, _trace_id(told, response, private), detail)
 
 
 def refusal(request: Request, status: int, context: dict[str, Any]) -> errors.UpdateError:
@@ -122,20 +123,20 @@ def _of_credentials(request: Request, status: int, context: dict[str, Any]) -> e
     return error
 
 
-def _trace_id(told: Mapping[str, Any], response: Response, private: set[str]) -> str | None:
+def _trace_id(told: Mapping[str, Any], response: Response, private: Private) -> str | None:
     headers = response.headers
     trace_id = told.get("traceId") or headers.get("x-trace-id") or headers.get("x-request-id")
     if not isinstance(trace_id, str) or len(trace_id) > 128 or not HEADER_TEXT(trace_id):
         return None
-    return None if any(text in trace_id for text in private) else trace_id
+    return None if private.is_in(trace_id) else trace_id
 
 
-def _detail(told: Mapping[str, Any], private: set[str]) -> str | None:
+def _detail(told: Mapping[str, Any], private: Private) -> str | None:
     text = told.get("message") or told.get("detail") or told.get("error_description")
     if not isinstance(text, str):
         return None
-    plain = _plain(text)
-    if any(text in plain for text in private):
+    plain = _plain(text[: 2 * LONGEST_DETAIL])
+    if private.is_in(plain):
         return "[withheld, because it repeats values of the request]"
     return plain if len(plain) <= LONGEST_DETAIL else plain[: LONGEST_DETAIL - 3] + "..."
 
@@ -143,33 +144,3 @@ def _detail(told: Mapping[str, Any], private: set[str]) -> str | None:
 def _plain(text: str) -> str:
     """Printable, with single spaces."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-
-
-def _private(request: Request) -> set[str]:
-    """Beginnings of the texts of a request that must not come back in a message."""
-    open_headers = ("accept", "content-type", "idempotency-key", "if-match")
-    # Of credentials with a scheme, as in "Bearer ...", the scheme is no secret.
-    found = {
-        value.split(" ", 1)[-1]
-        for name, value in request.headers.items()
-        if name.lower() not in open_headers
-    }
-    sent = parse(request.content)
-    for context in VARIABLES:
-        variables = sent.get(context) if isinstance(sent, dict) else None
-        for value in variables.values() if isinstance(variables, dict) else ():
-            found.update(_leaves(value))
-    return {plain[:24] for text in found if len(plain := _plain(text)) >= 4}
-
-
-def _leaves(value: object) -> Iterator[str]:
-    """The texts in a variable's value, the keys of its objects included."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield name
-            yield from _leaves(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner)
-    elif value is not None and not isinstance(value, bool):
-        yield str(value)

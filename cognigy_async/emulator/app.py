@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import unquote_to_bytes
 
 import httpx
@@ -23,7 +23,7 @@ from .runtime import RuntimeEndpoint
 from .sessions import BELOW_A_SESSION, Operation, SessionsEndpoint
 from .state import Dialog, Merge
 from .stats import Stats
-from .throttle import RetryAfter, Throttle
+from .throttle import QuotaHeaders, RetryAfter, Throttle
 from .tokens import Tokens
 from .watch import Watch
 
@@ -61,6 +61,10 @@ class Emulator:
         max_payload_bytes: the same for the sessions API.
         tenant_quota, dialog_quota: (requests, seconds); more of them within a fixed window are
             answered 429, those of a dialog with ``X-RateLimit-Scope: dialog``.
+        address_quota: the same for each calling address, as shared hosts count.
+        quota_headers: how every answer tells what is left: ``"ietf"`` (`RateLimit-Policy` and
+            `RateLimit`), ``"ietf-early"`` (`RateLimit-Limit`, `-Remaining` and `-Reset`), ``"x"``
+            (the same with `X-`), or ``"none"``. Seconds are rounded up.
         retry_after: how `Retry-After` is written: whole seconds, seconds with three decimals, an
             HTTP date, or not at all. Rounded up.
         notice: seconds after a 429 in which requests that arrive are taken to be on their way
@@ -100,6 +104,8 @@ class Emulator:
         max_payload_bytes: int = 60_000,
         tenant_quota: tuple[int, float] | None = None,
         dialog_quota: tuple[int, float] | None = None,
+        address_quota: tuple[int, float] | None = None,
+        quota_headers: QuotaHeaders = "none",
         retry_after: RetryAfter = "seconds",
         notice: float = 0.25,
         faults: Faults | None = None,
@@ -113,6 +119,7 @@ class Emulator:
         _one_of("inject", inject, ("merge", "replace"))
         _one_of("conflict_status", conflict_status, (409, 412))
         _one_of("retry_after", retry_after, ("seconds", "decimal", "date", "none"))
+        _one_of("quota_headers", quota_headers, get_args(QuotaHeaders))
         _in_range("token_lifetime", token_lifetime, above=0)
         _in_range("notice", notice, least=0)
         _in_range("max_body_bytes", max_body_bytes, least=1)
@@ -124,7 +131,15 @@ class Emulator:
         self.profiles = Profiles()
         self._faults = FaultSource(faults or Faults(), seed)
         self._tokens = Tokens(client_id, client_secret, api_key, scopes, token_lifetime, seed)
-        self._throttle = Throttle(tenant_quota, dialog_quota, retry_after, notice, wall_clock)
+        self._throttle = Throttle(
+            tenant_quota,
+            dialog_quota,
+            retry_after,
+            notice,
+            wall_clock,
+            address_quota=address_quota,
+            quota_headers=quota_headers,
+        )
         self._watch = Watch(self.stats)
         self._errors = Errors()
         self._problems = Problems()

@@ -47,12 +47,23 @@ class ClientGoneError(Exception):
 class Request:
     """One HTTP request and the way back to who sent it."""
 
-    __slots__ = ("_drop_error", "_receive", "_send", "connection", "headers", "method", "path")
+    __slots__ = (
+        "_drop_error",
+        "_receive",
+        "_send",
+        "address",
+        "connection",
+        "headers",
+        "method",
+        "path",
+    )
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, drop_error: Callable[[str], Exception]
     ) -> None:
         self.method: str = scope["method"]
+        client = scope.get("client")
+        self.address: str | None = client[0] if client else None
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path = _raw_path(scope)
         extensions = scope.get("extensions")

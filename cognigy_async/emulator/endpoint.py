@@ -115,7 +115,8 @@ class Endpoint(ABC, Generic[CallT]):
         arrival = self._arrives(request, call)
         try:
             answer, fault = self._at_the_gate(request, call)
-            delay = self._faults.delay() / 2
+            told = self._throttle.headers(request.address, anyio.current_time())
+            delay = self._faults.delay(anyio.current_time()) / 2
             await self._travel(request, delay)
             if answer is None and fault not in NOT_EVEN_TRIED:
                 answer = self._carried_out(call, fault)
@@ -136,6 +137,7 @@ class Endpoint(ABC, Generic[CallT]):
             return
         if not awaited:
             self._watch.stats.abandoned += 1
+        answer.headers += told
         await self.send(request, answer)
 
     async def send(self, request: Request, answer: Answer) -> None:
@@ -155,7 +157,7 @@ class Endpoint(ABC, Generic[CallT]):
     def _arrives(self, request: Request, call: CallT) -> Arrival:
         now = anyio.current_time()
         stats = self._watch.stats
-        if self._throttle.is_early(call.subject, now):
+        if self._throttle.is_early(call.subject, now, request.address):
             stats.early_requests += 1
         if not call.writes:
             return self._watch.read_arrives(request.connection)
@@ -182,10 +184,10 @@ class Endpoint(ABC, Generic[CallT]):
         refusal = self._not_allowed(call, scopes)
         if refusal is not None:
             return refusal, None
-        notice = self._throttle.admit(call.subject, now)
+        notice = self._throttle.admit(call.subject, now, request.address)
         if notice is not None:
             return self._throttled(notice), None
-        fault = self._faults.of("PATCH" if call.writes else "GET", call.subject)
+        fault = self._faults.of("PATCH" if call.writes else "GET", call.subject, now)
         if fault is None:
             return None, None
         self._watch.stats.faults[str(fault)] += 1

@@ -51,7 +51,9 @@ NAMES: Final = frozenset(
         "token_failure",
     )
 )
-PROBABILITIES: Final = frozenset((*CHANCES, "error_applies", "token_failure"))
+PROBABILITIES: Final = frozenset(
+    (*CHANCES, "error_applies", "token_failure", "brown_out", "brown_out_errors")
+)
 STATUSES: Final = range(300, 600)
 
 
@@ -83,6 +85,11 @@ class Faults:
         malformed: applied and answered 200, with JSON that is cut off.
         hang: never answered.
         hang_applies: whether a request that is never answered is applied.
+        brown_out: a brown-out begins: for `brown_out_seconds` the server is slow and fails now and
+            then. The request that begins it is the first to meet it.
+        brown_out_seconds: how long it lasts.
+        brown_out_latency: how much longer each answer takes meanwhile.
+        brown_out_errors: the share of requests that are answered 503 meanwhile.
         fail_status: every request to the API is answered with this status, from 300 to 599; None
             for no such outage.
 
@@ -111,6 +118,10 @@ class Faults:
     malformed: float = 0.0
     hang: float = 0.0
     hang_applies: bool = False
+    brown_out: float = 0.0
+    brown_out_seconds: float = 5.0
+    brown_out_latency: float = 1.0
+    brown_out_errors: float = 0.5
     fail_status: int | None = None
 
     def __post_init__(self) -> None:
@@ -164,6 +175,7 @@ class FaultSource:
         """As at the beginning: no scripts, the first faults, the seed's first number."""
         self._random = Random(self._seed)
         self._scripts: dict[tuple[str, str | None], deque[Step]] = {}
+        self._brown_out_ends = -math.inf
         self.faults = self._initial
 
     @property
@@ -199,10 +211,12 @@ class FaultSource:
             queue = ("POST", None) if step == "token_failure" else (method, dialog_id)
             self._scripts.setdefault(queue, deque()).append(step)
 
-    def of(self, method: str, dialog_id: str) -> Fault | None:
+    def of(self, method: str, dialog_id: str, now: float) -> Fault | None:
         """The fault that the next request with this method to this dialog meets."""
         step = self._next(method, dialog_id) or self._next(method, None)
         if step is None:
+            if self._browned_out(now) and self._hits(self._faults.brown_out_errors):
+                return "error_503"
             return self._drawn(method)
         return None if step == "ok" or step == "token_failure" else step
 
@@ -210,11 +224,19 @@ class FaultSource:
         """Whether the next token request fails."""
         return self._next("POST", None) is not None or self._hits(self._faults.token_failure)
 
-    def delay(self) -> float:
+    def delay(self, now: float) -> float:
         """Seconds that the next answer takes."""
         faults = self._faults
         jitter = faults.latency_jitter
-        return faults.latency + self._random.uniform(0, jitter) if jitter else faults.latency
+        seconds = faults.latency + self._random.uniform(0, jitter) if jitter else faults.latency
+        return seconds + faults.brown_out_latency if now < self._brown_out_ends else seconds
+
+    def _browned_out(self, now: float) -> bool:
+        """Whether a brown-out lasts; it may begin now."""
+        faults = self._faults
+        if now >= self._brown_out_ends and self._hits(faults.brown_out):
+            self._brown_out_ends = now + faults.brown_out_seconds
+        return now < self._brown_out_ends
 
     def _next(self, method: str, dialog_id: str | None) -> Step | None:
         if not self._scripts:

@@ -10,9 +10,10 @@ from typing import Literal, TypeAlias
 
 from .expiring import Expiring
 
-__all__ = ["Notice", "RetryAfter", "Throttle"]
+__all__ = ["Notice", "QuotaHeaders", "RetryAfter", "Throttle"]
 
 RetryAfter: TypeAlias = Literal["seconds", "decimal", "date", "none"]
+QuotaHeaders: TypeAlias = Literal["none", "ietf", "ietf-early", "x"]
 Quota: TypeAlias = tuple[int, float]
 
 TIMER_GRACE = 1e-6
@@ -25,10 +26,10 @@ DATE_GRACE = 0.5
 class Notice:
     """What an answer asks for: no request to `subject` before `moment` (None: it names none).
 
-    The subject is the tenant, a dialog, or one update by its `Idempotency-Key`.
+    The subject is the tenant, a calling address, a dialog, or one update by its `Idempotency-Key`.
     """
 
-    subject: tuple[Literal["tenant", "dialog", "update"], str | None]
+    subject: tuple[Literal["tenant", "address", "dialog", "update"], str | None]
     moment: float | None
     headers: tuple[tuple[bytes, bytes], ...]
 
@@ -40,6 +41,9 @@ class Throttle:
 
     Args:
         tenant_quota, dialog_quota: (requests, seconds), for all dialogs together and for each.
+        address_quota: the same for each calling address.
+        quota_headers: which headers tell how the quota stands: that of the address where there is
+            one, else that of the tenant.
         style: how `Retry-After` is written.
         notice: seconds after an answer in which requests may still be on their way, sent before
             the client could know; they do not count as early.
@@ -53,12 +57,21 @@ class Throttle:
         style: RetryAfter,
         notice: float,
         wall_clock: Callable[[], float],
+        *,
+        address_quota: Quota | None = None,
+        quota_headers: QuotaHeaders = "none",
     ) -> None:
-        for name, quota in (("tenant_quota", tenant_quota), ("dialog_quota", dialog_quota)):
+        for name, quota in (
+            ("tenant_quota", tenant_quota),
+            ("dialog_quota", dialog_quota),
+            ("address_quota", address_quota),
+        ):
             if quota is not None and not (quota[0] >= 1 and 0 < quota[1] < math.inf):
                 raise ValueError(f"{name}={quota!r}: must be (requests, seconds), both positive")
         self._tenant_quota = tenant_quota
         self._dialog_quota = dialog_quota
+        self._address_quota = address_quota
+        self._quota_headers: QuotaHeaders = quota_headers
         self._style: RetryAfter = style
         self._notice = notice
         self._wall_clock = wall_clock
@@ -67,17 +80,39 @@ class Throttle:
     def reset(self) -> None:
         """No window begun, no pause, nothing told."""
         self._windows = Expiring[str | None, tuple[float, int]](_window_is_over)
+        self._addresses = Expiring[str | None, tuple[float, int]](_window_is_over)
         self._pauses: dict[str | None, float] = {}
         self._told = Expiring[Hashable, list[tuple[float, float]]](_all_are_over)
 
-    def admit(self, dialog_id: str, now: float) -> Notice | None:
+    def admit(self, dialog_id: str, now: float, address: str | None = None) -> Notice | None:
         """Count a request; a notice where it is refused."""
         return (
             self._paused(None, now)
             or self._paused(dialog_id, now)
+            or self._counted_for(address, now)
             or self._counted(None, self._tenant_quota, now)
             or self._counted(dialog_id, self._dialog_quota, now)
         )
+
+    def headers(self, address: str | None, now: float) -> tuple[tuple[bytes, bytes], ...]:
+        """How the quota stands after a request, as headers of its answer."""
+        quota, windows, key = self._address_quota, self._addresses, address
+        if quota is None:
+            quota, windows, key = self._tenant_quota, self._windows, None
+        if quota is None or self._quota_headers == "none":
+            return ()
+        most, seconds = quota
+        end, count = windows.get(key, (now + seconds, 0))
+        left = most - count if end > now else most
+        reset = math.ceil(end - now) if end > now else math.ceil(seconds)
+        if self._quota_headers == "ietf":
+            return (
+                (b"ratelimit-policy", b'"default";q=%d;w=%d' % (most, math.ceil(seconds))),
+                (b"ratelimit", b'"default";r=%d;t=%d' % (left, reset)),
+            )
+        prefix = b"x-" if self._quota_headers == "x" else b""
+        numbers = ((b"limit", most), (b"remaining", left), (b"reset", reset))
+        return tuple((prefix + b"ratelimit-" + name, b"%d" % number) for name, number in numbers)
 
     def pause(self, dialog_id: str | None, seconds: float, now: float) -> Notice:
         """Refuse every request to the dialog (None: to all) for so long."""
@@ -99,11 +134,13 @@ class Throttle:
             told.append((now + self._notice, moment))
         self._told.put(notice.subject, told, now)
 
-    def is_early(self, dialog_id: str, now: float) -> bool:
-        """Whether a request comes before the moment named for its tenant or dialog."""
+    def is_early(self, dialog_id: str, now: float, address: str | None = None) -> bool:
+        """Whether a request comes before the moment named for its tenant, address or dialog."""
         told = self._told
         return bool(told) and (
-            self._is_early(("tenant", None), now) or self._is_early(("dialog", dialog_id), now)
+            self._is_early(("tenant", None), now)
+            or self._is_early(("address", address), now)
+            or self._is_early(("dialog", dialog_id), now)
         )
 
     def repeats_early(self, key: str | None, now: float) -> bool:
@@ -125,16 +162,15 @@ class Throttle:
         return self._refusal(dialog_id, end - now, now)
 
     def _counted(self, dialog_id: str | None, quota: Quota | None, now: float) -> Notice | None:
-        if quota is None:
+        wait = _count(self._windows, dialog_id, quota, now)
+        return None if wait is None else self._refusal(dialog_id, wait, now)
+
+    def _counted_for(self, address: str | None, now: float) -> Notice | None:
+        wait = _count(self._addresses, address, self._address_quota, now)
+        if wait is None:
             return None
-        most, seconds = quota
-        end, count = self._windows.get(dialog_id, (now, 0))
-        if now >= end:
-            end, count = now + seconds, 0
-        if count >= most:
-            return self._refusal(dialog_id, end - now, now)
-        self._windows.put(dialog_id, (end, count + 1), now)
-        return None
+        headers, moment = self._written(wait, now)
+        return Notice(("address", address), moment, headers)
 
     def _refusal(self, dialog_id: str | None, seconds: float, now: float) -> Notice:
         headers, moment = self._written(seconds, now)
@@ -160,6 +196,25 @@ class Throttle:
         thousandths = math.ceil(seconds * 1000)
         text = f"{thousandths / 1000:.3f}".encode()
         return ((b"retry-after", text),), now + thousandths / 1000 - TIMER_GRACE
+
+
+def _count(
+    windows: Expiring[str | None, tuple[float, int]],
+    key: str | None,
+    quota: Quota | None,
+    now: float,
+) -> float | None:
+    """Count a request in its window; seconds to the end of it where it does not fit."""
+    if quota is None:
+        return None
+    most, seconds = quota
+    end, count = windows.get(key, (now, 0))
+    if now >= end:
+        end, count = now + seconds, 0
+    if count >= most:
+        return end - now
+    windows.put(key, (end, count + 1), now)
+    return None
 
 
 def _window_is_over(window: tuple[float, int], now: float) -> bool:

@@ -183,9 +183,9 @@ def test_no_settings(emulator: Emulator, command: Command, monkeypatch: pytest.M
 def test_settings_without_effect_are_told(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COGNIGY_RATE_LIMIT", "1/1")
+    monkeypatch.setenv("COGNIGY_COLOUR", "1/1")
     assert command("get", "d-1") == 0
-    assert command.err == "COGNIGY_RATE_LIMIT is not a setting and has no effect\n"
+    assert command.err == "COGNIGY_COLOUR is not a setting and has no effect\n"
 
 
 @pytest.mark.parametrize("oauth", [False, True], ids=["key", "oauth"])

@@ -108,6 +108,7 @@ def client() -> ca.AsyncStateClient:
         api=apis()[0],
         max_in_flight=8,
         max_pending=100,
+        rate_limit=limits_of_rate(),
         retry=policy(),
         limits=ca.Limits(max_depth=2),
         on_failure="pause",
@@ -116,6 +117,23 @@ def client() -> ca.AsyncStateClient:
         transport=transports()[0],
         allow_insecure=True,
     )
+
+
+def limits_of_rate() -> list[ca.RateLimit]:
+    ca.AsyncStateClient("https://api.example", auth=ca.ApiKey("key"), rate_limit="auto")
+    ca.AsyncStateClient(
+        "https://api.example", auth=ca.ApiKey("key"), rate_limit=ca.RateLimit(1000, per=300)
+    )
+    assert_type(ca.RateLimit(10, per=1.0).capacity, int)
+    return [ca.RateLimit(1000, per=300, reserve=0.2, burst=1, guard=0.01, shared="quota")]
+
+
+def quota(client: ca.AsyncStateClient) -> None:
+    client.restore_quota(client.quota_state())
+    assert_type(client.metrics.quota, tuple[ca.QuotaUse, ...])
+    for use in client.metrics.snapshot().quota:
+        assert_type((use.n, use.per, use.used), tuple[int, float, int])
+        assert_type((use.utilisation, use.learned), tuple[float, bool])
 
 
 class OwnSink:
@@ -203,6 +221,7 @@ async def writing(client: ca.AsyncStateClient) -> None:
         profile_id="0123456789abcdef01234567",
         retry=policy(),
         timeout=3.0,
+        priority="bulk",
         metadata={"actor": "agent-7"},
     )
     assert_type(result, ca.UpdateResult)

@@ -1198,7 +1198,7 @@ async def test_p7_each_refresh_opens_a_transport_and_closes_it(opened: Opened) -
     assert [endpoint.closed for endpoint in opened] == [True] * 3
 
 
-async def test_p7_a_leader_whose_loop_stands_still_is_replaced(opened: Opened) -> None:
+async def test_p7_a_refresh_whose_loop_stands_still_is_replaced(opened: Opened) -> None:
     tokens = OAuthTokenProvider(config(), timeout=10, clock=clock_of_this_loop())
     other = OtherLoop(tokens)
     try:
@@ -1213,18 +1213,18 @@ async def test_p7_a_leader_whose_loop_stands_still_is_replaced(opened: Opened) -
         assert len(opened) == 2
     finally:
         other.end()
-    # The leader that comes back finds that nobody waits for it, and changes nothing.
+    # The refresh that comes back finds that nobody waits for it, and changes nothing.
     assert await value_of(tokens) == "Bearer t2"
     assert tokens.token_refreshes == 1
 
 
-async def test_p7_a_loop_that_was_blocked_does_not_replace_its_own_leader(
+async def test_p7_a_loop_that_was_blocked_does_not_replace_its_own_refresh(
     anyio_backend_name: str,
 ) -> None:
     endpoint = Endpoint(takes=5, teardown=0.5)
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        leader = Caller(group, tokens)
+        first = Caller(group, tokens)
         await anyio.wait_all_tasks_blocked()
         callers = [Caller(group, tokens) for _ in range(5)]
         await anyio.sleep(2.5)
@@ -1233,13 +1233,13 @@ async def test_p7_a_loop_that_was_blocked_does_not_replace_its_own_leader(
         except RuntimeError:
             loop = trio.lowlevel.current_clock()
         loop.jump(60)
-    assert {caller.value for caller in [leader, *callers]} == {"Bearer t1"}
+    assert {caller.value for caller in [first, *callers]} == {"Bearer t1"}
     assert endpoint.peak == 1
-    # On trio the leader finds that its time is over, and asks again.
+    # On trio the refresh finds that its time is over, and asks again.
     assert len(endpoint.requests) == (1 if anyio_backend_name == "asyncio" else 2)
 
 
-async def test_p7_a_leader_that_comes_back_does_not_ask_again(
+async def test_p7_a_refresh_that_comes_back_does_not_ask_again(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cognigy_async._exchange.GRACE", 0.0)
@@ -1254,7 +1254,7 @@ async def test_p7_a_leader_that_comes_back_does_not_ask_again(
     other.end()
 
 
-async def test_p7_who_waits_sees_that_the_loop_of_the_leader_is_closed(opened: Opened) -> None:
+async def test_p7_who_waits_sees_that_the_loop_of_the_refresh_is_closed(opened: Opened) -> None:
     tokens = OAuthTokenProvider(config(), clock=clock_of_this_loop())
     other = OtherLoop(tokens)
     async with anyio.create_task_group() as group:
@@ -1266,7 +1266,7 @@ async def test_p7_who_waits_sees_that_the_loop_of_the_leader_is_closed(opened: O
     await tokens.aclose()
 
 
-async def test_p7_a_leader_whose_loop_is_closed_hands_over(opened: Opened) -> None:
+async def test_p7_a_refresh_whose_loop_is_closed_is_begun_again(opened: Opened) -> None:
     tokens = OAuthTokenProvider(config(), clock=clock_of_this_loop())
     other = OtherLoop(tokens)
     async with anyio.create_task_group() as group:
@@ -1296,7 +1296,7 @@ async def test_p7_a_refresh_of_a_closed_loop_is_begun_again_inside_the_margin(
     assert await value_of(tokens) == "Bearer t3"
 
 
-async def test_p7_a_leader_that_is_collected_hands_over(
+async def test_p7_a_refresh_whose_loop_is_collected_is_begun_again(
     opened: Opened, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened.coming = [Endpoint(answer(503, {"retry-after": "20"}))]

@@ -427,3 +427,51 @@ def test_another_predicate_decides_whose_limit_it_is() -> None:
 def test_whether_keys_are_honoured_is_said_by_the_user() -> None:
     assert not API.honours_idempotency_keys
     assert RuntimeApi(honours_idempotency_keys=True).honours_idempotency_keys
+
+
+LONG = "CANARYVALUE-0123456789-abcdefghijklmnop-TAILSECRET"
+KEY = "sk-APIKEYCANARY-0123456789abcdef"
+REPEATED: list[tuple[Any, str]] = [
+    (LONG, f"bad value ...{LONG[-20:]}"),
+    (LONG, f"at offset 12: {LONG[12:40]}"),
+    (LONG, f"bad value {LONG[:11]}..."),
+    (LONG, f"bad value {LONG.upper()}"),
+    ('ca"nary"quoted-secret', r"bad value \"ca\"nary\"quoted-secret\""),
+    ("Zürich-geheim", r"bad value \"Z\u00fcrich-geheim\""),
+    ("a&b-secretcanary", "bad value a&amp;b-secretcanary"),
+    ("ab cd-secretcanary", "bad value ab%20cd-secretcanary"),
+    ("canaryzw-secret", "bad c\u200banaryzw-secret"),
+    ("q7Z", "bad value q7Z"),
+    (123, "bad value 123"),
+    (5000.0, "bad value 5000"),
+    (149.99, "bad value 149.990"),
+    ([1, {"k": "deep-canary"}], "bad value deep-canary"),
+    (1, f"key {KEY[:16]}... is not valid"),
+    (1, f"the key that ends with {KEY[-12:]} is not valid"),
+]
+
+
+@pytest.mark.parametrize(("value", "said"), REPEATED)
+def test_a_part_of_a_value_or_a_key_in_any_form_is_withheld(value: Any, said: str) -> None:
+    (sent,) = API.writes(BASE, update(session={"a": value}), "u")
+    sent.headers["X-API-Key"] = KEY
+    error = API.error(sent, response(400, {"message": said}), NOW)
+    assert error.detail == "[withheld, because it repeats values of the request]"
+
+
+def test_a_part_of_a_value_is_no_trace_id() -> None:
+    (sent,) = API.writes(BASE, update(session={"a": LONG}), "u")
+    error = API.error(sent, response(400, {"message": "x", "traceId": LONG[-20:]}), NOW)
+    assert (error.trace_id, error.detail) == (None, "x")
+
+
+def test_what_is_said_of_a_read_may_be_the_state_and_is_withheld() -> None:
+    error = API.error(API.read(BASE, "d"), response(400, {"message": LONG}), NOW)
+    assert error.detail is None
+
+
+@pytest.mark.parametrize("said", ["invalid payload structure", "unknown node", "line 3 is bad"])
+def test_a_message_of_the_servers_own_is_told(said: str) -> None:
+    (sent,) = API.writes(BASE, update(session={"a": LONG, "b": 42, "c": True, "d": ""}), "u")
+    error = API.error(sent, response(400, {"message": said}), NOW)
+    assert error.detail == said

@@ -13,6 +13,7 @@ from cognigy_async import (
     AsyncStateClient,
     ConfigurationError,
     OAuthTokenProvider,
+    RateLimit,
     RuntimeApi,
     SessionsApi,
 )
@@ -217,12 +218,12 @@ def test_a_name_that_is_no_setting_is_told_and_its_value_is_not(
 ) -> None:
     put(monkeypatch, KEY)
     monkeypatch.setenv("COGNIGY_APIKEY", SECRET)
-    (tmp_path / ".env").write_text(f"COGNIGY_RATE_LIMIT={SECRET}\nSOMETHING_ELSE=1\n")
+    (tmp_path / ".env").write_text(f"COGNIGY_PASSWORD={SECRET}\nSOMETHING_ELSE=1\n")
     with caplog.at_level(logging.WARNING, "cognigy_async"):
         Settings()
     assert [record.getMessage() for record in caplog.records] == [
         "COGNIGY_APIKEY is not a setting and has no effect",
-        "COGNIGY_RATE_LIMIT is not a setting and has no effect",
+        "COGNIGY_PASSWORD is not a setting and has no effect",
     ]
 
 
@@ -322,3 +323,25 @@ def test_credentials_alone_need_nothing_else(monkeypatch: pytest.MonkeyPatch) ->
     credentials = Credentials()
     assert credentials.client_id == "someone"
     assert SECRET not in repr(credentials)
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("", None),
+        ("auto", "auto"),
+        ("1000/300", (RateLimit(1000, per=300),)),
+        (" 60/2  1000/300 ", (RateLimit(60, per=2), RateLimit(1000, per=300))),
+        ("5/0.5", (RateLimit(5, per=0.5),)),
+    ],
+)
+def test_the_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str, limits: object) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_RATE_LIMIT": text})
+    assert Settings().client_arguments()["rate_limit"] == limits
+    AsyncStateClient(**Settings().client_arguments())
+
+
+@pytest.mark.parametrize("text", [SECRET, "1000", "0/300", "10/-1", "1.5/2", "10/nan", "10/x"])
+def test_what_is_no_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_RATE_LIMIT": text})
+    assert "COGNIGY_RATE_LIMIT: must be requests/seconds, for example 1000/300" in refusal()

@@ -1,0 +1,129 @@
+"""What a file says of one limit that several processes share: who holds how many places, and since
+when they count. Times are seconds of the machine's monotonic clock, given as arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .rate import RateLimit
+from .window import SLOWER, SPREAD, following
+
+__all__ = ["Grant", "Ledger", "Report"]
+
+LEASE = 0.02
+"""Of a window: how long a place may be kept before it is used. Then it is given back."""
+BATCHES = 20
+"""A process takes at most this fraction of a window at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a batch.
+
+    Attributes:
+        batch: which one. count: places of it that were or will be used.
+        age: seconds since the last of them began to count; negative for a moment to come.
+    """
+
+    batch: str
+    count: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Places that were given, perhaps none.
+
+    Attributes:
+        wait: seconds until asking again may help, where there are none.
+    """
+
+    count: int
+    wait: float = 0.0
+
+
+class Ledger:
+    """The places of one limit, read from a file and written back to it.
+
+    Args:
+        content: of the file; empty for a new one. One that cannot be read, because a process died
+            while it was written, is taken for a window that is used up.
+        offset: seconds from the monotonic clock to the wall clock, which goes on across a restart
+            of the machine.
+    """
+
+    def __init__(self, limit: RateLimit, content: bytes, now: float, offset: float) -> None:
+        self._limit = limit
+        self._length = limit.per * (1 + limit.guard)
+        self._offset = offset
+        self._batches: dict[str, list[float]] = {}
+        self._next_paced = -math.inf
+        if content:
+            self._read(content, now)
+
+    def _read(self, content: bytes, now: float) -> None:
+        try:
+            told = json.loads(content)
+            # Beyond the drift of clocks the machine was started again.
+            shift = float(told["offset"]) - self._offset
+            if all(at <= now + self._length for _, at, _ in told["batches"].values()):
+                shift = 0.0
+            self._batches = {
+                str(name): [int(count), float(at) + shift, int(paced)]
+                for name, (count, at, paced) in told["batches"].items()
+            }
+            self._next_paced = float(told["next_paced"]) + shift
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self._batches = {"unreadable": [self._limit.capacity, now, 0]}
+        gone = [name for name, batch in self._batches.items() if batch[1] + self._length <= now]
+        for name in gone:
+            del self._batches[name]
+
+    def content(self) -> bytes:
+        """For the file."""
+        next_paced = max(self._next_paced, -1e300)
+        told = {"offset": self._offset, "next_paced": next_paced, "batches": self._batches}
+        return json.dumps(told).encode()
+
+    @property
+    def used(self) -> int:
+        """Places that count, or are kept."""
+        return int(sum(count for count, _, _ in self._batches.values()))
+
+    def report(self, reports: Iterable[Report], now: float) -> None:
+        """Put right what was assumed of batches."""
+        for told in reports:
+            if told.count:
+                paced = self._batches.get(told.batch, [0, 0, 0])[2]
+                self._batches[told.batch] = [told.count, now - told.age, paced]
+            else:
+                self._batches.pop(told.batch, None)
+
+    def take(self, batch: str, want: int, now: float, *, live: bool) -> Grant:
+        """Take a batch of places, which count from the end of their lease until more is known."""
+        limit = self._limit
+        free = limit.capacity - self.used
+        count = min(want, free, max(1, limit.capacity // BATCHES))
+        paced = 0
+        tenth = limit.capacity // SPREAD
+        if not live and tenth and count > 0:
+            spread = sum(int(each[2]) for each in self._batches.values())
+            room = limit.capacity - tenth - (self.used - spread)
+            if now >= self._next_paced:
+                count = paced = 1
+                pace = SLOWER * self._length / tenth
+                self._next_paced = following(self._next_paced, now, pace)
+            else:
+                count = min(count, room)
+        if count > 0:
+            self._batches[batch] = [count, now + LEASE * limit.per, paced]
+            return Grant(count)
+        frees = min((at for _, at, _ in self._batches.values()), default=now) + self._length - now
+        if free > 0:
+            frees = min(frees, self._next_paced - now)
+        # What others report may free places earlier than it seems.
+        return Grant(0, max(0.001, min(frees, LEASE * limit.per)))

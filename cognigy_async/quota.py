@@ -1,0 +1,139 @@
+"""Several limits at once: when the next request may start, and who takes the places.
+
+Everything takes `now` (seconds of a monotonic clock that never goes back) as an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from .errors import ConfigurationError
+from .learned import Learned
+from .metrics import QuotaUse
+from .window import Window
+
+__all__ = ["Limiter", "Quota", "QuotaState"]
+
+QuotaState: TypeAlias = dict[str, Any]
+"""What `Quota.save` gives: JSON that `Quota.restore` takes."""
+
+
+class Limiter(Protocol):
+    """One limit, wherever it is kept."""
+
+    def opens(self, now: float, live: bool) -> float:
+        """When a request may start, a moment not after `now` for at once, infinite where something
+        else has to happen first. `live` says whether live work waits.
+        """
+        ...
+
+    def bulk_opens(self, now: float) -> float:
+        """The same for bulk work, where `opens` said that a request may start."""
+        ...
+
+    def start(self, now: float, *, bulk: bool) -> None:
+        """A request starts."""
+        ...
+
+    def answered(self, began: float, now: float) -> None:
+        """The request that started at `began` is over, whatever became of it."""
+        ...
+
+    def use(self, now: float) -> QuotaUse | None:
+        """For the metrics; None while there is no limit yet."""
+        ...
+
+
+Task: TypeAlias = Callable[[Callable[[], float], Callable[[], None]], Coroutine[Any, Any, None]]
+"""Given the clock of the client and what to call when a request may start."""
+
+
+@runtime_checkable
+class Running(Protocol):
+    """A limiter that has to run in the background."""
+
+    run: Task
+
+
+class Quota:
+    """Several limits at once, each of which has to allow a request."""
+
+    def __init__(self, limiters: Sequence[Limiter]) -> None:
+        self.limiters = limiters
+        self.learned = next((each for each in limiters if isinstance(each, Learned)), None)
+        """The limit that has to be told what the server answers."""
+
+    def tasks(self) -> list[Task]:
+        """What has to run while the quota is in use."""
+        return [each.run for each in self.limiters if isinstance(each, Running)]
+
+    def __repr__(self) -> str:
+        return f"<Quota {' '.join(map(repr, self.limiters))}>"
+
+    def opens(self, now: float, live: bool) -> float:
+        """See `Limiter`."""
+        at = now
+        for limiter in self.limiters:
+            opens = limiter.opens(now, live)
+            if opens > at:
+                at = opens
+        return at
+
+    def bulk_opens(self, now: float) -> float:
+        """See `Limiter`."""
+        at = now
+        for limiter in self.limiters:
+            opens = limiter.bulk_opens(now)
+            if opens > at:
+                at = opens
+        return at
+
+    def start(self, now: float, *, bulk: bool) -> None:
+        """See `Limiter`."""
+        for limiter in self.limiters:
+            limiter.start(now, bulk=bulk)
+
+    def answered(self, began: float, now: float) -> None:
+        """See `Limiter`."""
+        for limiter in self.limiters:
+            limiter.answered(began, now)
+
+    def use(self, now: float) -> tuple[QuotaUse, ...]:
+        """How much of each limit is used."""
+        uses = (limiter.use(now) for limiter in self.limiters)
+        return tuple(use for use in uses if use is not None)
+
+    def _windows(self) -> list[Window]:
+        """Those that are kept here; others are kept in a file, and so is what they know."""
+        return [each for each in self.limiters if isinstance(each, Window)]
+
+    def save(self, now: float, wall_clock: float) -> QuotaState:
+        """What has to be known after a restart, as JSON; `wall_clock` is seconds of the epoch."""
+        windows = self._windows()
+        starts: list[tuple[float, int]] = []
+        if windows:
+            longest = max(windows, key=lambda window: window.limit.per)
+            longest.opens(now)
+            starts = longest.save(now)
+        return {"at": wall_clock, "starts": starts}
+
+    def restore(self, state: QuotaState, now: float, wall_clock: float) -> None:
+        """Take over what was saved.
+
+        Raises:
+            ConfigurationError: it is not what `save` gives.
+        """
+        saved: list[tuple[float, int]] = []
+        try:
+            # A clock that was set back must not make requests younger than they are.
+            since = max(0.0, wall_clock - float(state["at"]))
+            saved = [(max(0.0, float(ago)) + since, int(count)) for ago, count in state["starts"]]
+            usable = all(count > 0 and math.isfinite(ago) for ago, count in saved)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            usable = False
+        if not usable:
+            raise ConfigurationError("the saved quota cannot be read: use what quota_state() gave")
+        for window in self._windows():
+            window.restore(now, saved)

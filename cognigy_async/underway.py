@@ -1,0 +1,80 @@
+"""From which moment on a request counts: the server sees it some time after it was started.
+
+A window that begins with the start of a request and ends before the server has seen it may look
+over-full there. So a request counts from its answer, by which the server has certainly seen it, as
+far as that costs no more than the guard of the limit: on the average of all requests, so that a few
+slow ones may take longer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+__all__ = ["UnderWay"]
+
+IDLE = 2
+"""After so many windows without a request connections have gone cold."""
+
+
+class UnderWay:
+    """The requests that were started and do not yet count by a moment of their own.
+
+    In the first window, and in the first one after a long idle time, connections are cold and
+    requests may be on their way for long: those are waited for whatever it takes.
+
+    Args:
+        length: seconds of a window.
+        share: seconds that a request may count later than it was started, on the average.
+        most: seconds that may be saved up for slow ones.
+    """
+
+    def __init__(self, length: float, share: float, most: float) -> None:
+        self._length = length
+        self._share = share
+        self._most = most
+        self._saved = 0.0
+        self._cold: deque[float] = deque()
+        self._starts: deque[float] = deque()
+        self._cold_until = -math.inf
+        self._last = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._cold) + len(self._starts)
+
+    def start(self, now: float, *, empty: bool) -> None:
+        """A request starts; `empty` says that no other one counts."""
+        if empty and now > self._last + IDLE * self._length:
+            self._cold_until = now + self._length
+        self._last = now
+        if now < self._cold_until:
+            self._cold.append(now)
+        else:
+            self._starts.append(now)
+
+    def answered(self, began: float, now: float) -> bool:
+        """Whether the request that started at `began` counts from now on; it may do so already."""
+        if self._cold and began in self._cold:
+            self._cold.remove(began)
+            return True
+        if began not in self._starts:
+            return False
+        self._starts.remove(began)
+        self._spend(now - began)
+        return True
+
+    def overdue(self, now: float) -> float | None:
+        """From when on the oldest one counts although it is not answered, if that moment came."""
+        starts = self._starts
+        if not starts or starts[0] + self._share + self._saved > now:
+            return None
+        at = starts[0] + self._share + self._saved
+        self._spend(at - starts.popleft())
+        return at
+
+    def first_counts_at(self) -> float:
+        """The moment by which the oldest one counts, infinite where only answers tell."""
+        return self._starts[0] + self._share + self._saved if self._starts else math.inf
+
+    def _spend(self, seconds: float) -> None:
+        self._saved = min(self._most, max(0.0, self._saved + self._share - seconds))

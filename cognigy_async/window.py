@@ -1,0 +1,218 @@
+"""One sliding window: how many requests were started in it, and when the next one may be.
+
+Everything takes `now` (seconds of a monotonic clock that never goes back) as an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+
+from .metrics import QuotaUse
+from .rate import RateLimit
+from .underway import UnderWay
+
+__all__ = ["Window", "following"]
+
+EXACT = 10_000
+"""Up to so many requests for each window are remembered one by one."""
+GRAINS = 400
+"""Beyond, those of one 400th of the window are remembered as if all came when the last one did."""
+SPREAD = 10
+"""Bulk work spreads the last tenth of a window over it."""
+SHORT = 6.0
+"""Seconds. In so short a window nobody waits long: there it does so only after live work."""
+REMEMBERED = 10
+"""For so many windows."""
+SLOWER = 1.02
+"""It takes these places a little slower than they come back, so that a live update finds one."""
+LATE = 0.1
+"""A start that is late by no more than this share of the gap does not delay those after it."""
+SLACK = 0.8
+"""Of the guard: for counting requests from their answers. The rest makes the window longer."""
+
+
+class _Starts:
+    """Requests that count as started at the same time."""
+
+    __slots__ = ("count", "first", "last", "paced")
+
+    def __init__(self, now: float, count: int, paced: int) -> None:
+        self.first = self.last = now
+        self.count = count
+        self.paced = paced
+
+
+class Window:
+    """One limit: a sliding window over the starts of requests, which count as `UnderWay` says."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self.limit = limit
+        self.capacity = limit.capacity
+        slack = SLACK * limit.guard * limit.per
+        self._length = limit.per + limit.guard * limit.per - slack
+        # What is saved up for slow requests is at most a quarter of a window, and not needed later.
+        self._under_way = UnderWay(self._length, slack, min(slack * self.capacity, limit.per / 4))
+        self._grain = 0.0 if limit.n <= EXACT else limit.per / GRAINS
+        self._starts: deque[_Starts] = deque()
+        self.used = 0
+        """Requests that count now, as of the last question."""
+        self._paced = 0
+        self._tenth = self.capacity // SPREAD
+        self._pace = SLOWER * self._length / self._tenth if self._tenth else 0.0
+        self._next_paced = -math.inf
+        # In a short window the first live update waits no longer than it takes.
+        self._spreads_until = math.inf if limit.per > SHORT else -math.inf
+        self._gap = self._length / self.capacity if limit.burst is not None else 0.0
+        # A little more than it is, because sums of gaps are not exact.
+        self._credit = self._gap * ((limit.burst or 1) - 1) * (1 + 1e-9)
+        self._full_at = -math.inf
+        self._under_way_paced = 0
+        self._others = 0
+        self._others_until = -math.inf
+        self._started = 0
+        self._first = self._last = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Window {self.used} of {self.capacity} per {self.limit.per:g} s>"
+
+    def opens(self, now: float, live: bool = True) -> float:
+        """When a request may start: not after `now` for at once, infinite where only an answer to
+        another one can make room. It is the same for all work.
+        """
+        starts, length = self._starts, self._length
+        self._count_overdue(now)
+        while starts and starts[0].last + length <= now:
+            over = starts.popleft()
+            self.used -= over.count
+            self._paced -= over.paced
+        if self._others and self._others_until <= now:
+            self.used -= self._others
+            self._others = 0
+        at = now if self.used < self.capacity else self._frees()
+        if self._gap and self._full_at - self._credit > at:
+            return self._full_at - self._credit
+        return at
+
+    def _frees(self) -> float:
+        """When the first place becomes free; infinite while only answers can free one."""
+        excess = self.used - self.capacity
+        others = self._others
+        for each in self._starts:
+            at = each.last + self._length
+            if others and self._others_until <= at:
+                excess -= others
+                others = 0
+                if excess < 0:
+                    return self._others_until
+            excess -= each.count
+            if excess < 0:
+                return at
+        at = self._under_way.first_counts_at() + self._length
+        return min(at, self._others_until) if others > excess else at
+
+    def bulk_opens(self, now: float) -> float:
+        """The same for bulk work, right after `opens` said that a request may start."""
+        if now > self._spreads_until:
+            return now
+        excess = self.used - self._paced - (self.capacity - self._tenth)
+        paced = self._next_paced
+        if excess < 0 or paced <= now:
+            return now
+        for each in self._starts:
+            at = each.last + self._length
+            if at >= paced:
+                break
+            excess -= each.count - each.paced
+            if excess < 0:
+                return at
+        return paced
+
+    def start(self, now: float, *, bulk: bool) -> None:
+        """A request starts."""
+        paced = 0
+        if not bulk:
+            self._spreads_until = max(self._spreads_until, now + REMEMBERED * self._length)
+        if bulk and now >= self._next_paced and self._tenth:
+            paced = 1
+            self._next_paced = following(self._next_paced, now, self._pace)
+        if self._gap:
+            self._full_at = following(self._full_at, now, self._gap)
+        if not self._started:
+            self._first = now
+        self._started += 1
+        self._last = now
+        self._under_way.start(now, empty=not self.used)
+        self.used += 1
+        self._paced += paced
+        self._under_way_paced += paced
+
+    def answered(self, began: float, now: float) -> None:
+        """The request that started at `began` is over."""
+        self._count_overdue(now)
+        if self._under_way.answered(began, now):
+            self._count(now)
+
+    def _count_overdue(self, now: float) -> None:
+        while (counts_from := self._under_way.overdue(now)) is not None:
+            self._count(counts_from)
+
+    def _count(self, at: float) -> None:
+        """A request that was under way counts from a moment on."""
+        # Which one does not matter, but how many of them do.
+        paced = 1 if self._under_way_paced else 0
+        self._under_way_paced -= paced
+        starts = self._starts
+        last = starts[-1] if starts else None
+        if last is not None and at - last.first <= self._grain:
+            last.last = max(at, last.last)
+            last.count += 1
+            last.paced += paced
+        else:
+            starts.append(_Starts(at, 1, paced))
+
+    def empty_burst(self, now: float) -> None:
+        """What was saved up while nothing was sent is not to be sent at once."""
+        self._full_at = max(self._full_at, now + self._credit)
+
+    def others(self, count: int, until: float) -> None:
+        """The server counts so many requests that are not ours, until a moment."""
+        self.used += count - self._others
+        self._others, self._others_until = count, until
+
+    @property
+    def own(self) -> int:
+        """Requests that count and are ours, as of the last question."""
+        return self.used - self._others
+
+    @property
+    def foreign(self) -> int:
+        """Requests that count and are not ours, as of the last question."""
+        return self._others
+
+    def use(self, now: float, *, learned: bool = False) -> QuotaUse:
+        """For the metrics."""
+        self.opens(now)
+        windows = max(1.0, (self._last - self._first) / self.limit.per)
+        share = min(1.0, self._started / (self.capacity * windows))
+        return QuotaUse(self.capacity, self.limit.per, self.used, share, learned)
+
+    # Across a restart.
+
+    def save(self, now: float) -> list[tuple[float, int]]:
+        """How long ago requests were started, and how many then; those under way are of now."""
+        told = [(now - each.last, each.count) for each in self._starts]
+        return [*told, (0.0, len(self._under_way))] if self._under_way else told
+
+    def restore(self, now: float, saved: Iterable[tuple[float, int]]) -> None:
+        """Take over what another window was told of."""
+        taken = [(now - ago, count) for ago, count in saved if ago < self._length]
+        self.used += sum(count for _, count in taken)
+        starts = [_Starts(at, count, 0) for at, count in taken]
+        self._starts = deque(sorted([*starts, *self._starts], key=lambda each: each.last))
+
+
+def following(planned: float, now: float, gap: float, late: float = LATE) -> float:
+    """The moment after this one, where one was planned and it is now."""
+    return (planned if now - planned <= late * gap else now) + gap

@@ -1,0 +1,147 @@
+"""P6: a limit that nobody stated is learned, from headers or from 429s."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import anyio
+import pytest
+
+from cognigy_async import AsyncStateClient, Request, Response
+from tests.simulation.test_p06_quota import most
+from tests.simulation.world import Wire, client_of, state, status
+
+N, PER = 60, 2.0
+
+
+class Server:
+    """Allows `N` requests in `PER` seconds, in fixed windows or in a sliding one."""
+
+    def __init__(self, *, sliding: bool, retry_after: str, headers: str = "none") -> None:
+        self.sliding = sliding
+        self.retry_after = retry_after
+        self.headers = headers
+        self.counted: deque[float] = deque()
+        self.window = -math.inf
+        self.log: list[tuple[float, bool]] = []
+
+    async def __call__(self, request: Request) -> Response:
+        now = anyio.current_time()
+        if self.sliding:
+            while self.counted and self.counted[0] + PER <= now:
+                self.counted.popleft()
+        elif now >= self.window + PER:
+            self.window = now
+            self.counted.clear()
+        fits = len(self.counted) < N
+        if fits:
+            self.counted.append(now)
+        self.log.append((now, fits))
+        reset = (self.counted[0] if self.sliding else self.window) + PER - now
+        told = self._told(N - len(self.counted), reset)
+        if fits:
+            answer = state(1)
+            return Response(200, {**answer.headers, **told}, answer.content)
+        if self.retry_after == "rounded":
+            told["retry-after"] = str(int(reset) + 1)
+        elif self.retry_after == "exact":
+            told["retry-after"] = f"{reset:.3f}"
+        return status(429, told)
+
+    def _told(self, left: int, reset: float) -> dict[str, str]:
+        if self.headers == "ietf":
+            return {
+                "ratelimit-policy": f'"default";q={N};w={PER:.0f}',
+                "ratelimit": f'"default";r={left};t={math.ceil(reset)}',
+            }
+        if self.headers == "x":
+            return {
+                "x-ratelimit-limit": str(N),
+                "x-ratelimit-remaining": str(left),
+                "x-ratelimit-reset": str(math.ceil(reset)),
+            }
+        return {}
+
+    def after(self, moment: float) -> tuple[float, float]:
+        """The share of the quota that was used after a moment, and the share answered 429."""
+        end = self.log[-1][0]
+        answers = [fits for at, fits in self.log if at >= moment]
+        used = sum(answers) / (N * (end - moment) / PER)
+        return used, 1 - sum(answers) / len(answers)
+
+
+async def run(client: AsyncStateClient, count: int, **options: Any) -> None:
+    rows = ({"dialog_id": f"d-{number}", "session": {"a": 1}} for number in range(count))
+    async with client.update_many(rows, **options) as outcomes:
+        async for outcome in outcomes:
+            assert outcome.ok
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+@pytest.mark.parametrize("retry_after", ["rounded", "exact", "none"])
+async def test_p6_auto_without_headers_it_learns_from_429s(sliding: bool, retry_after: str) -> None:
+    server = Server(sliding=sliding, retry_after=retry_after)
+    wire = Wire(takes=0.01, answer=server)
+    async with client_of(wire, rate_limit="auto") as client:
+        assert client.metrics.quota == ()
+        await run(client, 1800)
+        [use] = client.metrics.quota
+    used, refused = server.after(10 * PER)
+    assert used >= 0.9
+    assert refused <= 0.02
+    assert use.learned
+    assert use.n / use.per == pytest.approx(N / PER, rel=0.1)
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+@pytest.mark.parametrize("headers", ["ietf", "x"])
+async def test_p6_auto_headers_are_kept_like_a_limit_that_was_stated(
+    sliding: bool, headers: str
+) -> None:
+    server = Server(sliding=sliding, retry_after="exact", headers=headers)
+    wire = Wire(takes=0.01, answer=server)
+    async with client_of(wire, rate_limit="auto") as client:
+        await run(client, 1200, priority="live")
+        [use] = client.metrics.quota
+    used, _ = server.after(PER)
+    assert all(fits for _, fits in server.log)
+    assert used >= 0.93
+    assert (use.n, use.per, use.learned) == (N, PER, True)
+    assert most(wire, PER) <= N
+
+
+async def test_p6_auto_what_others_use_is_seen_in_what_remains() -> None:
+    server = Server(sliding=False, retry_after="exact", headers="ietf")
+    wire = Wire(takes=0.01, answer=server)
+    async with client_of(wire, rate_limit="auto") as client, anyio.create_task_group() as tasks:
+
+        async def others() -> None:
+            while True:
+                await anyio.sleep(0.1)
+                await server(Request("GET", "", {}))
+
+        tasks.start_soon(others)
+        await run(client, 600, priority="live")
+        tasks.cancel_scope.cancel()
+    ours = len(wire.sent)
+    assert client.metrics.retries["throttled"] <= 0.12 * ours
+
+
+async def test_p6_auto_a_pause_shrinks_the_rate_once() -> None:
+    """All that were under way when it began are of the same pause."""
+    server = Server(sliding=False, retry_after="rounded")
+    wire = Wire(takes=0.3, answer=server)
+    async with client_of(wire, rate_limit="auto", max_in_flight=60) as client:
+        await run(client, 600)
+        [use] = client.metrics.quota
+    assert sum(not fits for _, fits in server.log) > 3
+    assert use.n / use.per >= 0.5 * N / PER
+
+
+async def test_p6_auto_a_tenant_without_a_limit_is_not_held_back_for_long() -> None:
+    wire = Wire(takes=0.01)
+    async with client_of(wire, rate_limit="auto") as client:
+        await run(client, 3000)
+    assert wire.sent[-1].at < 8

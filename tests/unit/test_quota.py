@@ -1,0 +1,425 @@
+"""RateLimit, one window and several, against the plainest model there is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from bisect import bisect_right
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cognigy_async import ConfigurationError, RateLimit
+from cognigy_async.quota import Quota
+from cognigy_async.underway import UnderWay
+from cognigy_async.window import Window
+
+LARGE = 50_000
+"""More than are remembered one by one."""
+
+
+def busy(
+    window: Window | Quota, count: int, *, latency: float = 0.0, bulk: bool = False
+) -> list[float]:
+    """The starts of so many requests, each as early as it may be."""
+    now, starts = 0.0, []
+    under_way: list[float] = []
+    while len(starts) < count:
+        at = opens(window, now)
+        if at <= now and bulk:
+            at = window.bulk_opens(now)
+        if at <= now:
+            window.start(now, bulk=bulk)
+            starts.append(now)
+            under_way.append(now)
+        if under_way and (at > now or not latency) and under_way[0] + latency <= at:
+            now = max(now, under_way[0] + latency)
+            window.answered(under_way.pop(0), now)
+        else:
+            now = max(now, at)
+    return starts
+
+
+def quota_of(*limits: RateLimit) -> Quota:
+    return Quota([Window(limit) for limit in limits])
+
+
+def opens(window: Window | Quota, now: float) -> float:
+    return window.opens(now, True) if isinstance(window, Quota) else window.opens(now)
+
+
+def most(starts: list[float], per: float) -> int:
+    """How many lie in one window, its end not included."""
+    return max(bisect_right(starts, at + per - 1e-9) - index for index, at in enumerate(starts))
+
+
+# The plainest model.
+
+
+class Model:
+    """Every request by itself."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self.limit = limit
+        self.counted: list[float] = []
+        self.open: list[float] = []
+        self.cold = (-1.0, -1.0)
+        self.last = -math.inf
+
+    def used(self, now: float) -> int:
+        length = self.limit.per
+        return len(self.open) + sum(at + length > now for at in self.counted)
+
+    def opens(self, now: float) -> float:
+        moments = [now, *(at + self.limit.per for at in self.counted)]
+        late = [at for at in moments if at >= now and self.used(at) < self.limit.capacity]
+        return min(late, default=math.inf)
+
+    def start(self, now: float) -> None:
+        if not self.used(now) and now > self.last + 2 * self.limit.per:
+            self.cold = (now, now + self.limit.per)
+        self.last = now
+        if now < self.cold[1]:
+            self.open.append(now)
+        else:
+            self.counted.append(now)
+
+    def answered(self, began: float, now: float) -> None:
+        if began in self.open:
+            self.open.remove(began)
+            self.counted.append(now)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    n=st.integers(1, 12),
+    reserve=st.sampled_from([0.0, 0.3, 0.5]),
+    steps=st.lists(
+        st.one_of(
+            st.just("start"),
+            st.just("answer"),
+            st.floats(0, 3).map(lambda number: round(number, 2)),
+        ),
+        max_size=120,
+    ),
+)
+def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps: list[Any]) -> None:
+    try:
+        limit = RateLimit(n, per=2, reserve=reserve, guard=0.0)
+    except ConfigurationError:
+        return
+    window, model = Window(limit), Model(limit)
+    now, under_way = 0.0, []
+    for step in steps:
+        if step == "start":
+            if window.opens(now) <= now:
+                window.start(now, bulk=False)
+                model.start(now)
+                under_way.append(now)
+        elif step == "answer":
+            if under_way:
+                began = under_way.pop(0)
+                window.answered(began, now)
+                model.answered(began, now)
+        else:
+            now += step
+        assert window.opens(now) == model.opens(now)
+        assert window.used == model.used(now)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 40),
+    latency=st.floats(0, 1.5),
+    burst=st.one_of(st.none(), st.integers(1, 50)),
+    bulk=st.booleans(),
+)
+def test_no_window_is_ever_over(n: int, latency: float, burst: int | None, bulk: bool) -> None:
+    window = Window(RateLimit(n, per=2, burst=burst))
+    starts = busy(window, 6 * n, latency=latency, bulk=bulk)
+    assert most(starts, 2.0) <= n
+
+
+# When a request counts.
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data(), n=st.integers(1, 8))
+def test_the_server_never_sees_too_many_while_answers_are_quick(
+    data: st.DataObject, n: int
+) -> None:
+    """Whenever between its start and its answer it sees a request."""
+    window = Window(RateLimit(n, per=2, guard=0.01))
+    arrivals: list[float] = []
+    now = 0.0
+    for _ in range(6 * n):
+        now = max(now, window.opens(now))
+        window.start(now, bulk=False)
+        seen = data.draw(st.floats(0, 0.016))
+        arrivals.append(now + seen)
+        began, now = now, now + data.draw(st.floats(seen, 0.016))
+        window.answered(began, now)
+    assert most(sorted(arrivals), 2.0) <= n
+
+
+def test_slow_answers_cost_no_more_than_the_guard() -> None:
+    window = Window(RateLimit(10, per=2, guard=0.01))
+    starts = busy(window, 1000, latency=0.5)
+    # The first window waits for its answers, the others for a hundredth of their length.
+    assert starts[-1] == pytest.approx(0.5 + 99 * 2.02, abs=0.1)
+
+
+def test_what_quick_answers_save_covers_a_slow_one() -> None:
+    under_way = UnderWay(2.0, 0.01, 0.1)
+    for number in range(20):
+        under_way.start(10.0 + number, empty=not number)
+        assert under_way.answered(10.0 + number, 10.0 + number)
+    under_way.start(100.0, empty=False)
+    assert under_way.first_counts_at() == pytest.approx(100.11)
+    assert under_way.overdue(100.1) is None
+    assert under_way.overdue(100.2) == pytest.approx(100.11)
+    assert not under_way.answered(100.0, 100.2)
+    under_way.start(101.0, empty=False)
+    assert under_way.first_counts_at() == pytest.approx(101.01)
+
+
+@pytest.mark.parametrize(("idle", "cold"), [(3.9, False), (4.1, True)])
+def test_after_a_long_idle_time_connections_are_cold_again(idle: float, cold: bool) -> None:
+    under_way = UnderWay(2.0, 0.01, 0.1)
+    for now in (0.0, 5.0 + idle):
+        under_way.start(now, empty=True)
+        if now:
+            assert (under_way.first_counts_at() == math.inf) is cold
+        else:
+            under_way.start(5.0, empty=False)
+            under_way.answered(0.0, 5.0)
+            under_way.answered(5.0, 5.0)
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+@pytest.mark.parametrize("n", [30, 1000, LARGE])
+def test_a_busy_client_uses_at_least_99_percent(n: int, bulk: bool) -> None:
+    window = Window(RateLimit(n, per=300))
+    count = 20 * n
+    starts = busy(window, count, bulk=bulk)
+    assert most(starts, 300.0) <= n
+    assert count / (starts[-1] / 300 + (not bulk)) >= 0.99 * n
+
+
+def test_large_numbers_cost_little_memory_and_are_never_over() -> None:
+    window = Window(RateLimit(LARGE, per=10, guard=0.0))
+    now, starts = 0.0, []
+    while len(starts) < 3 * LARGE:
+        at = window.opens(now)
+        if at > now:
+            now = at
+        else:
+            window.start(now, bulk=False)
+            window.answered(now, now)
+            starts.append(now)
+            now += 10 / (1.3 * LARGE)
+    assert most(starts, 10.0) <= LARGE
+    assert len(window.save(now)) <= 402
+    assert starts[-1] <= 1.01 * 2 * 10 + 10
+
+
+# Reserve and burst.
+
+
+def test_the_reserve_is_left_to_others() -> None:
+    assert most(busy(Window(RateLimit(100, per=10, reserve=0.2)), 500), 10.0) == 80
+    assert RateLimit(10, per=1, reserve=0.9).capacity == 1
+
+
+def test_a_burst_of_one_is_even() -> None:
+    starts = busy(Window(RateLimit(100, per=10, burst=1)), 500)
+    gaps = [after - before for before, after in itertools.pairwise(starts)]
+    assert min(gaps) == pytest.approx(0.1001)
+    assert max(gaps) == pytest.approx(0.1001)
+
+
+def test_a_burst_goes_at_once_and_the_rest_evenly() -> None:
+    starts = busy(Window(RateLimit(100, per=10, burst=7)), 50)
+    assert starts[:8] == [0.0] * 7 + [pytest.approx(0.1001)]
+    assert starts[-1] == pytest.approx(43 * 0.1001)
+
+
+def test_what_starts_a_little_late_does_not_delay_the_others() -> None:
+    window = Window(RateLimit(10, per=10, burst=1, guard=0.0))
+    window.opens(0.0)
+    window.start(0.0, bulk=False)
+    window.answered(0.0, 0.0)
+    assert window.opens(1.09) == 1.09
+    window.start(1.09, bulk=False)
+    assert window.opens(1.1) == 2.0
+    window.opens(2.5)
+    window.start(2.5, bulk=False)
+    assert window.opens(2.6) == 3.5
+
+
+# Bulk and live.
+
+
+def test_bulk_work_spreads_the_last_tenth() -> None:
+    starts = busy(Window(RateLimit(1000, per=300)), 2000, bulk=True)
+    assert starts.count(0.0) == 901
+    gaps = [after - before for before, after in itertools.pairwise(starts) if after > before]
+    assert max(gaps) < 3.2
+    assert most(starts, 300.0) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("n", "per", "apart", "longest"), [(1000, 300.0, 21.93, 3.1), (30, 1.0, 0.731, 0.36)]
+)
+def test_a_live_request_finds_a_place_soon_at_any_moment(
+    n: int, per: float, apart: float, longest: float
+) -> None:
+    """Bulk work takes what it may; now and then a live request comes."""
+    window = Window(RateLimit(n, per=per))
+    now, starts = 0.0, []
+    arrivals = [apart * number for number in range(1, 100)]
+    arrivals = [at for number, at in enumerate(arrivals) if number % 3]
+    waits = []
+    while arrivals:
+        at = window.opens(now)
+        if at <= now and arrivals[0] <= now:
+            waits.append(now - arrivals.pop(0))
+            window.start(now, bulk=False)
+            window.answered(now, now)
+            starts.append(now)
+            continue
+        if at <= now:
+            at = window.bulk_opens(now)
+        if at <= now:
+            window.start(now, bulk=True)
+            window.answered(now, now)
+            starts.append(now)
+        elif arrivals[0] > now:
+            now = min(at, arrivals[0])
+        else:
+            now = window.opens(now)
+    # In a short window bulk work leaves places free only once it has seen live work.
+    assert waits[0] <= (per if per <= 6 else longest)
+    assert max(waits[1:]) <= longest
+    assert most(starts, per) <= n
+
+
+def test_in_a_short_window_bulk_work_alone_takes_all_places_at_once() -> None:
+    assert busy(Window(RateLimit(60, per=2.0)), 480, bulk=True)[-1] < 14.2
+    assert busy(Window(RateLimit(60, per=7.0)), 480, bulk=True)[-1] > 49.5
+
+
+# Several limits.
+
+
+def test_each_of_several_limits_holds() -> None:
+    quota = quota_of(RateLimit(10, per=1), RateLimit(60, per=20), RateLimit(100, per=7, burst=2))
+    starts = busy(quota, 200)
+    assert most(starts, 1.0) <= 10
+    assert most(starts, 20.0) == 60
+    assert "60 per 20 s" in repr(quota)
+
+
+# Requests of others, which the server told of.
+
+
+def test_requests_of_others_count_until_the_moment_that_the_server_named() -> None:
+    window = Window(RateLimit(10, per=10, guard=0.0))
+    window.opens(0.0)
+    for _ in range(4):
+        window.start(0.0, bulk=False)
+        window.answered(0.0, 0.0)
+    window.others(6, 3.0)
+    assert (window.used, window.opens(1.0)) == (10, 3.0)
+    window.others(5, 4.0)
+    assert window.opens(1.0) == 1.0
+    window.others(8, 12.0)
+    assert window.opens(1.0) == 10.0
+    window.others(10, 12.0)
+    assert window.opens(1.0) == 12.0
+    assert window.opens(12.0) == 12.0
+    assert window.used == 0
+
+
+# Across a restart.
+
+
+def test_what_is_saved_counts_after_a_restart() -> None:
+    before = quota_of(RateLimit(10, per=10), RateLimit(4, per=1))
+    for now in (100.0, 101.0, 109.5):
+        assert before.opens(now, True) == now
+        before.start(now, bulk=False)
+        if now < 109:
+            before.answered(now, now)
+    state = json.loads(json.dumps(before.save(110.0, 5000.0)))
+    after = quota_of(RateLimit(3, per=10), RateLimit(4, per=1))
+    after.restore(state, 7.0, 5000.5)
+    # Those of 10.5, 9.5 and, as it was under way, 0.5 seconds ago.
+    assert [use.used for use in after.use(7.0)] == [2, 1]
+    assert after.opens(7.0, True) == 7.0
+    after.start(7.0, bulk=False)
+    assert after.opens(7.0, True) == pytest.approx(7.0 - 9.5 + 10.01)
+
+
+def test_a_clock_that_was_set_back_makes_nothing_younger() -> None:
+    quota = quota_of(RateLimit(1, per=10, guard=0.0))
+    quota.restore({"at": 5000.0, "starts": [[2.0, 1]]}, 0.0, 1000.0)
+    assert quota.opens(0.0, True) == 8.0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"at": 1.0},
+        {"at": 1.0, "starts": [[1.0]]},
+        {"at": 1.0, "starts": [[1.0, -1]]},
+        {"at": math.nan, "starts": [[math.inf, 1]]},
+        {"at": "x", "starts": []},
+        [],
+    ],
+)
+def test_what_was_not_saved_is_refused(state: Any) -> None:
+    quota = quota_of(RateLimit(1, per=10))
+    with pytest.raises(ConfigurationError, match=r"quota_state\(\)"):
+        quota.restore(state, 0.0, 5.0)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"n": 0}, "at least 1"),
+        ({"n": 0, "per": 300}, "at least 1"),
+        ({"n": -5, "per": 300}, "at least 1"),
+        ({"n": math.nan, "per": 300}, "must be an integer"),
+        ({"n": 1.5, "per": 300}, "must be an integer"),
+        ({"n": True, "per": 300}, "must be an integer"),
+        ({"n": 10}, "positive number of seconds"),
+        ({"n": 10, "per": 0}, "positive number of seconds"),
+        ({"n": 10, "per": -1.0}, "positive number of seconds"),
+        ({"n": 10, "per": math.nan}, "positive number of seconds"),
+        ({"n": 10, "per": math.inf}, "positive number of seconds"),
+        ({"n": 10, "per": "300"}, "positive number of seconds"),
+        ({"n": 10, "per": 1, "reserve": 1.0}, "below 1"),
+        ({"n": 10, "per": 1, "reserve": -0.1}, "below 1"),
+        ({"n": 10, "per": 1, "reserve": math.nan}, "below 1"),
+        ({"n": 10, "per": 1, "reserve": 0.95}, "reserve less"),
+        ({"n": 10, "per": 1, "guard": -0.1}, "below 1"),
+        ({"n": 10, "per": 1, "guard": math.nan}, "below 1"),
+        ({"n": 10, "per": 1, "burst": 0}, "burst=0"),
+        ({"n": 10, "per": 1, "burst": 2.5}, "or None"),
+        ({"n": 10, "per": 1, "shared": 5}, "must be a path"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused_with_a_remedy(
+    arguments: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        RateLimit(**arguments)
+    assert isinstance(caught.value, ValueError)
