@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 import anyio.lowlevel
 
-from ._flight import background, only_here
 from .background import is_failure, monotonic_clock
 from .course import Course, Done, share, withdrawn
 from .deadlines import Deadlines
@@ -249,7 +248,6 @@ class Dispatcher:
         """
         async with anyio.create_task_group() as keepers:
             self.spawn = keepers.start_soon
-            background.set(only_here(keepers.start_soon))
             keepers.start_soon(self._keep_time)
             for task in self._quota.tasks() if self._quota is not None else ():
                 keepers.start_soon(task, self._clock, self.sleepers.wake)
