@@ -68,6 +68,7 @@ class Admission:
         self._pauses_dialogs = on_failure == "pause"
         self._timeout = checked_timeout(timeout)
         self._coalesce = coalesce
+        self._mergeable = api.keeps_other_variables
         self._audit = audit
         self._ids = secrets.token_hex(8)
         self.observers: tuple[Observer, ...] = ()
@@ -227,7 +228,7 @@ class Admission:
             requests=requests,
             index=index,
             deadline=deadline,
-            coalesces=coalesce and update is not None and merges(update),
+            coalesces=coalesce and self._mergeable and update is not None and merges(update),
             metadata=metadata,
         )
         if self.observers:
