@@ -93,11 +93,18 @@ def add_tests(version: str) -> None:
         session.install("-q", "-e", ".[all]", *group("test"))
         # The official JavaScript client, for tests/interop: not within the time of a test.
         session.run("python", "-m", "tests.interop.official")
-        session.run("pytest", "-q", *session.posargs)
+        session.run("pytest", "-q", "-m", "not browser", *session.posargs)
 
 
 for version in PYTHONS:
     add_tests(version)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """What reports look like in Chromium; skipped where there is none."""
+    session.install("-q", "-e", ".[all]", *group("test"))
+    session.run("pytest", "-q", "-m", "browser", *session.posargs)
 
 
 @nox.session(default=False)

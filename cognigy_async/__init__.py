@@ -49,7 +49,7 @@ if typing.TYPE_CHECKING:
         UpdateWithdrawnError,
         VariableTypeError,
     )
-    from .events import DeadLetter, UpdateEvent
+    from .events import DeadLetter, UpdateEvent, UpdateWatch
     from .limits import Limits
     from .messages import Request, Response
     from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
@@ -135,6 +135,7 @@ __all__ = [
     "UpdateResult",
     "UpdateStream",
     "UpdateValidationError",
+    "UpdateWatch",
     "UpdateWithdrawnError",
     "VariableTypeError",
     "Verdict",
@@ -213,6 +214,7 @@ _HOMES = {
     "UpdateResult": "models",
     "UpdateStream": "stream",
     "UpdateValidationError": "errors",
+    "UpdateWatch": "events",
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
     "Verdict": "retry",

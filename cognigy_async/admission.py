@@ -27,6 +27,7 @@ from .rows import Row, parsed
 if TYPE_CHECKING:
     from .api import StateApi
     from .audit.trail import AuditTrail
+    from .events import UpdateWatch
     from .messages import Request
 
 __all__ = ["Admission", "Priority", "Row", "is_live", "kind_of"]
@@ -172,6 +173,7 @@ class Admission:
         decide: Decide | None = None,
         requests: list[Request] | None = None,
         index: int = -1,
+        watch: UpdateWatch | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
@@ -227,6 +229,7 @@ class Admission:
             decide=decide,
             requests=requests,
             index=index,
+            watch=watch,
             deadline=deadline,
             coalesces=coalesce and self._mergeable and update is not None and merges(update),
             metadata=metadata,
@@ -243,6 +246,10 @@ class Admission:
     def check_open(self) -> None:
         """Raise `ClientUsageError` where no updates are taken."""
         self._life.check_open()
+
+    def coalesces(self, coalesce: bool | None) -> bool:
+        """Whether updates share requests: as a call says, else as the client does."""
+        return self._coalesce if coalesce is None else coalesce
 
     def hungry(self, *, live: bool) -> bool:
         """Whether more updates of that class would find workers soon."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .audit import AuditSink
     from .audit.trail import AuditTrail
     from .auth import TokenProvider
+    from .events import UpdateWatch
     from .messages import Request
     from .transports import Transport
 
@@ -290,6 +291,7 @@ class AsyncStateClient:
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        watch: UpdateWatch | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
         priority: Priority = "bulk",
@@ -306,6 +308,7 @@ class AsyncStateClient:
             retry, timeout, coalesce: instead of the client's own.
             deadline: seconds from this call for all of them, as for `update`; what comes too late
                 becomes an outcome with a `DeadlineExceededError`.
+            watch: looks on while they are under way; see `UpdateWatch`.
             priority: ``"live"`` makes it like as many `update` calls.
 
         Raises:
@@ -319,6 +322,7 @@ class AsyncStateClient:
             limit=max(1, self._max_pending // 2),
             policy=self._retry(retry),
             timeout=self._admission.seconds(timeout),
+            watch=watch,
             deadline=self._admission.deadline(deadline),
             coalesce=coalesce,
             live=is_live(priority),
@@ -446,6 +450,26 @@ class AsyncStateClient:
         return entry.result
 
     # Looking after it.
+
+    @property
+    def base_url(self) -> str:
+        """Where the API is, without a slash at its end."""
+        return self._base_url
+
+    @property
+    def api(self) -> StateApi:
+        """Which API of the server is used."""
+        return self._api
+
+    @property
+    def limits(self) -> Limits:
+        """What updates are checked against."""
+        return self._limits
+
+    @property
+    def on_failure(self) -> Literal["continue", "pause"]:
+        """What follows a failed update of a dialog: the argument."""
+        return self._on_failure
 
     def add_observer(self, observer: Observer) -> None:
         """Let `observer` see each update and its requests from now on, as tracing does."""

@@ -184,7 +184,7 @@ class Dispatcher:
             return
         if head.trouble is not None:
             self.settlement.give_up(lane)
-        elif entry.kind is Kind.MODIFY:
+        elif entry.kind is Kind.MODIFY or not head.attempts:
             self.settlement.settle(lane, Done(error=withdrawn(entry)))
         self._set_alarm(self._recovery.next_due())
         self.sleepers.wake()

@@ -12,6 +12,7 @@ from .metadata import NO_METADATA
 if TYPE_CHECKING:
     from .auth import AccessToken
     from .callbacks import Hook
+    from .events import UpdateWatch
     from .lanes import Lane
     from .messages import Request
     from .models import Decide, DialogState, StateUpdate, UpdateResult
@@ -76,6 +77,7 @@ class Entry:
         abandoned: its caller is gone: it is not repeated.
         headers: of the answer that said that it was applied.
         observations: what looks on; None where nothing does.
+        watch: looks on while it is under way. cleared: it let the next request go.
     """
 
     __slots__ = (
@@ -83,6 +85,7 @@ class Entry:
         "accepted_at",
         "action",
         "attempts",
+        "cleared",
         "coalesces",
         "context",
         "deadline",
@@ -117,6 +120,7 @@ class Entry:
         "trouble",
         "update",
         "update_id",
+        "watch",
     )
 
     def __init__(
@@ -137,6 +141,7 @@ class Entry:
         decide: Decide | None = None,
         requests: list[Request] | None = None,
         index: int = -1,
+        watch: UpdateWatch | None = None,
         deadline: float | None = None,
         coalesces: bool = False,
         metadata: Mapping[str, str] = NO_METADATA,
@@ -155,6 +160,8 @@ class Entry:
         self.held = held
         self.decide = decide
         self.index = index
+        self.watch = watch
+        self.cleared = False
         self.deadline = deadline
         self.coalesces = coalesces
         writes = update is not None or requests is not None
@@ -185,6 +192,17 @@ class Entry:
     def has_place(self) -> bool:
         """Whether its event has its place with the callbacks, or there will be none."""
         return self.sent_at is not None or self.kind is Kind.READ
+
+    @property
+    def is_delicate(self) -> bool:
+        """Whether the request at hand must not be repeated blindly, or otherwise than it was."""
+        if self.action is not Action.WRITE:
+            return False
+        if self.kind is Kind.STRICT or self.members:
+            return True
+        if self.requests is None:
+            return self.update is not None and self.update.next_step is not None
+        return not self.requests[self.part].idempotent
 
     @property
     def idempotent(self) -> bool:

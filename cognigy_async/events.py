@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .errors import CallbackError, CognigyError
 from .models import StateUpdate, UpdateResult
 
-__all__ = ["DeadLetter", "UpdateEvent"]
+__all__ = ["DeadLetter", "UpdateEvent", "UpdateWatch"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,6 +54,36 @@ class DeadLetter:
     event: UpdateEvent
     error: CallbackError
     attempts: int
+
+
+class UpdateWatch(Protocol):
+    """Looks on while the updates of one `update_many` are under way; an index is a position in it.
+
+    For programs that keep a record which has to survive them, as a job with a journal does.
+    """
+
+    async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
+        """A request is about to be sent, and waits for this, before each of its attempts.
+
+        Called for what must not be repeated blindly, which is a request with a transition or with
+        `if_match`, and for what has to be repeated as it was: a request that carries several
+        updates. What it raises fails the update, which is not sent then; let it be a
+        `CognigyError`.
+
+        Args:
+            indexes: of the updates that the request carries.
+            key: its `Idempotency-Key`, without the number of a part.
+            etag: the version of the state that is known from before, None where none is. If the
+                state still has it later, the request was not applied.
+        """
+        ...
+
+    def retrying(self, index: int, reason: str, seconds: float) -> None:
+        """A request failed and is repeated after so many seconds; `reason` as in `Metrics.retries`.
+
+        It must not raise.
+        """
+        ...
 
 
 Callback: TypeAlias = Callable[[UpdateEvent], Awaitable[object] | object]

@@ -32,6 +32,7 @@ def joins(head: Entry, entry: Entry) -> bool:
     return (
         entry.coalesces
         and entry.live is head.live
+        and entry.watch is head.watch
         and entry.deadline == head.deadline
         and entry.timeout == head.timeout
         and (entry.policy is head.policy or entry.policy == head.policy)
@@ -76,6 +77,8 @@ def gather(lane: Lane, course: Course, most: int) -> Entry:
         live=head.live,
         exempt=any(entry.exempt for entry in members),
         deadline=head.deadline,
+        index=head.index,
+        watch=head.watch,
     )
     group.accepted_at = head.accepted_at
     try:

@@ -129,6 +129,8 @@ class Recovery:
     def count(self, reason: str, entry: Entry, wait: float) -> None:
         """Put a repeat into metrics and log."""
         self._metrics.retries[reason] += 1
+        if entry.watch is not None:
+            entry.watch.retrying(entry.index, reason, wait)
         what = "a read" if entry.kind is Kind.READ else f"update {entry.update_id}"
         log(
             INFO,

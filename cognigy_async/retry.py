@@ -44,6 +44,9 @@ REPEATED = frozenset(
 )
 """Repeating after these counts as an attempt and costs a token of the repeat budget."""
 
+COUNTED = REPEATED | {Verdict.UNAUTHORIZED}
+"""These spend attempts; the first refusal of a token is replayed without asking."""
+
 OUTAGE = REPEATED - {Verdict.FAULT}
 """The server is away; bulk work waits for it as long as it takes."""
 
@@ -120,7 +123,7 @@ class RetryPolicy:
         """
         free = verdict in OUTAGE and not live
         trouble.failures += 1
-        trouble.counted += verdict in REPEATED and not free
+        trouble.counted += verdict in COUNTED and not free
         elapsed = trouble.spent
         asked = self._ask(self.wait, trouble.failures, error, now, elapsed, trouble.idle, 0.0)
         own = _seconds(asked)

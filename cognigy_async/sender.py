@@ -12,7 +12,7 @@ from logging import ERROR
 from typing import TYPE_CHECKING
 
 from .background import is_failure
-from .course import Backoff, Course, Done, Next
+from .course import Again, Backoff, Course, Done, Next, withdrawn
 from .entries import Action, Entry, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
 from .groups import MOST_MERGED, gather
@@ -25,6 +25,7 @@ from .sleepers import Sleepers
 
 if TYPE_CHECKING:
     from .credentials import AccessToken, TokenProvider
+    from .events import UpdateWatch
     from .hooks import Hooks
     from .learned import Learned
     from .messages import Response
@@ -92,20 +93,18 @@ class Sender:
         try:
             if entry.coalesces and lane.behind and entry.sent_at is None:
                 entry = gather(lane, self._course, self._hooks.places(MOST_MERGED))
+            if entry.watch is not None:
+                if not entry.cleared and entry.is_delicate:
+                    await self._clear(lane, entry.watch)
+                    return
+                entry.cleared = False
             try:
                 request = self._course.request(entry)
                 if entry.observations is not None:
                     entry.observations.request_starts(request, entry.attempts + 1)
                 request.headers[token.header] = token.value
                 if entry.sent_at is None:
-                    entry.sent_at = began
-                    self._recovery.first_attempt(began)
-                    if entry.members:
-                        for member in entry.members:
-                            member.sent_at = began
-                            member.reserved = self._hooks.reserve()
-                    elif self._hooks.any and entry.kind is not Kind.READ:
-                        entry.reserved = self._hooks.reserve()
+                    self._begin(entry, began)
                 entry.attempts += 1
                 metrics = self._metrics
                 metrics.requests += 1
@@ -129,7 +128,8 @@ class Sender:
                 if self._learned is not None:
                     self._learn(self._learned, response, verdict, began)
                 if verdict is Verdict.UNAUTHORIZED:
-                    self._unauthorized(lane, token, self._api.error(request, response, 0.0))
+                    refusal = self._api.error(request, response, 0.0)
+                    self._unauthorized(lane, token, refusal, began)
                     return
                 entry.refused_token = None
                 if self._recovery.heard(verdict, began):
@@ -168,13 +168,60 @@ class Sender:
         if verdict is not Verdict.THROTTLED:
             learned.accepted(began)
 
-    def _unauthorized(self, lane: Lane, token: AccessToken, error: UpdateError) -> None:
-        """Replay the request once with a fresh token."""
+    def _begin(self, entry: Entry, began: float) -> None:
+        """The first request of an entry: from now on it counts as sent."""
+        entry.sent_at = began
+        self._recovery.first_attempt(began)
+        if entry.members:
+            for member in entry.members:
+                member.sent_at = began
+                member.reserved = self._hooks.reserve()
+        elif self._hooks.any and entry.kind is not Kind.READ:
+            entry.reserved = self._hooks.reserve()
+
+    async def _clear(self, lane: Lane, watch: UpdateWatch) -> None:
+        """Let what looks on write down that a request is about to be sent.
+
+        That takes its time, so the lane then takes its turn once more, before the others: whether
+        a request may start now is asked where it starts.
+        """
+        entry = lane.first
+        began = self._clock()
+        following: Next = Again()
+        try:
+            self._course.request(entry)
+            if entry.sent_at is None:
+                self._begin(entry, began)
+            if entry.is_delicate:
+                indexes = tuple(member.index for member in entry.members) or (entry.index,)
+                await watch.before_send(indexes, entry.update_id, entry.etag or entry.known)
+            entry.cleared = True
+        except CognigyError as error:
+            following = Done(error=error)
+        except BaseException as error:
+            if not is_failure(error):
+                self._on_cut()
+                raise
+            told = CognigyError(f"what looks on failed with {type(error).__name__}")
+            told.__cause__ = error
+            following = Done(error=told)
+        if entry.abandoned and not entry.attempts:
+            following = Done(error=withdrawn(entry))
+        self.apply(lane, following, began)
+
+    def _unauthorized(
+        self, lane: Lane, token: AccessToken, error: UpdateError, began: float
+    ) -> None:
+        """Replay the request once with a fresh token; bulk work has patience after that, too."""
         entry = lane.first
         self._auth.invalidate(token)
         self._course.unauthorized(entry, error)
-        if entry.refused_token is not None or entry.abandoned:
+        if entry.abandoned or (entry.live and entry.refused_token is not None):
             self._settlement.give_up(lane)
+            return
+        if entry.refused_token is not None:
+            entry.refused_token = token
+            self._back_off(lane, Backoff(Verdict.UNAUTHORIZED, error), began)
             return
         self._recovery.count("unauthorized", entry, 0.0)
         entry.refused_token = token

@@ -240,8 +240,14 @@ class Settlement:
             if lane is None:
                 # A member of a group that was given up.
                 continue
-            if entry.sent_at is not None:
+            head = lane.first
+            if entry.sent_at is not None and head.attempts:
                 self.give_up(lane)
+                continue
+            if entry in head.members:
+                self.unsent.extend(member.update for member in head.members if member.update)
+                told = ClientClosedError("the client was closed before these updates were sent")
+                self.settle(lane, Done(error=told))
                 continue
             if entry.update is not None:
                 self.unsent.append(entry.update)

@@ -15,7 +15,7 @@ from collections.abc import (
 )
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.lowlevel
@@ -27,6 +27,9 @@ from .entries import Entry
 from .errors import ClientClosedError, CognigyError
 from .models import UpdateOutcome
 from .retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from .events import UpdateWatch
 
 __all__ = ["UpdateStream"]
 
@@ -46,8 +49,8 @@ class UpdateStream:
     becomes an outcome with an error. What the input itself raises is raised here, after the
     outcomes of what it gave before.
 
-    It takes input as the workers need it, and holds at most `limit` inputs, outcomes not yet read
-    included.
+    It takes input as the workers need it, or where updates are coalesced as much as there is, and
+    holds at most `limit` inputs, outcomes not yet read included.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class UpdateStream:
         limit: int,
         policy: RetryPolicy,
         timeout: float,
+        watch: UpdateWatch | None = None,
         deadline: float | None,
         coalesce: bool | None,
         live: bool,
@@ -69,8 +73,11 @@ class UpdateStream:
         self._timeout = timeout
         self._deadline = deadline
         self._coalesce = coalesce
+        # The further it looks ahead, the more it finds that may share a request.
+        self._looks_ahead = admission.coalesces(coalesce)
         self._live = live
         self._limit = limit
+        self._watch = watch
         self._context = copy_context()
         self._rows: Iterator[Row] | None = None
         self._arriving: AsyncIterator[Row] | None = None
@@ -102,7 +109,7 @@ class UpdateStream:
         while True:
             if self._rows is not None and self._wants_input():
                 await self._pull()
-            elif self._arriving is not None and self._fed is None:
+            elif self._arriving is not None and self._fed is None and not self._exhausted:
                 self._start_feeding()
             if self._outcomes:
                 self._held -= 1
@@ -126,6 +133,19 @@ class UpdateStream:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def stop(self) -> None:
+        """Take no more input, withdraw what was not sent, and let what is in flight end.
+
+        The outcomes of all of it are still to be read: what was withdrawn has an
+        `UpdateWithdrawnError`, what waited to be repeated has its last failure.
+        """
+        self._rows = None
+        self._exhausted = True
+        if self._feeder is not None:
+            self._feeder.cancel()
+        self._withdraw()
+        self._wake_reader()
 
     async def aclose(self) -> None:
         """Take no more input and withdraw what was not sent. Outcomes not read are dropped.
@@ -161,9 +181,10 @@ class UpdateStream:
     # Taking input.
 
     def _wants_input(self) -> bool:
-        return not self._held or (
-            self._held < self._limit and self._admission.hungry(live=self._live)
-        )
+        return not self._held or (self._held < self._limit and self._wants_more())
+
+    def _wants_more(self) -> bool:
+        return self._looks_ahead or self._admission.hungry(live=self._live)
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""
@@ -220,6 +241,7 @@ class UpdateStream:
                 context=self._context,
                 live=self._live,
                 index=index,
+                watch=self._watch,
                 deadline=self._deadline,
                 coalesce=self._coalesce,
             )
@@ -282,6 +304,9 @@ class UpdateStream:
             with self._feeder:
                 async for row in self._arriving:
                     await self._wait_for_room()
+                    if self._feeder.cancel_called:
+                        self._admission.give_back()
+                        return
                     self._take(row)
         except BaseException as error:
             if isinstance(error, Exception):
@@ -311,9 +336,7 @@ class UpdateStream:
                 self._complaint = error
 
     async def _wait_for_room(self) -> None:
-        while self._held >= self._limit or (
-            self._held and not self._admission.hungry(live=self._live)
-        ):
+        while self._held >= self._limit or (self._held and not self._wants_more()):
             self._room_for_one = anyio.Event()
             idlers = self._engine().sleepers.idlers
             idlers.add(self._feed_more)

@@ -80,8 +80,15 @@ Loop = Annotated[
 
 
 @contextmanager
-def reported(*, debug: bool, news: bool = True) -> Iterator[None]:
-    """Turn an error into one message on stderr and an exit status; `news` tells of retries."""
+def reported(
+    *, debug: bool, news: bool = True, usage: tuple[type[CognigyError], ...] = ()
+) -> Iterator[None]:
+    """Turn an error into one message on stderr and an exit status.
+
+    Args:
+        news: tell of retries.
+        usage: errors that are bad usage as well.
+    """
     if debug or news:
         log_to_stderr(everything=debug)
     try:
@@ -89,10 +96,9 @@ def reported(*, debug: bool, news: bool = True) -> Iterator[None]:
     except KeyboardInterrupt:
         say("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
-    except (ConfigurationError, UpdateValidationError) as error:
-        raise _told(error, USAGE, debug) from None
     except (CognigyError, OSError, ImportError) as error:
-        raise _told(error, NOT_APPLIED, debug) from None
+        bad_usage = isinstance(error, (ConfigurationError, UpdateValidationError, *usage))
+        raise _told(error, USAGE if bad_usage else NOT_APPLIED, debug) from None
 
 
 def _told(error: Exception, status: int, debug: bool) -> typer.Exit:

@@ -258,10 +258,15 @@ def test_a_live_update_gives_up_after_so_many_attempts(verdict: Verdict) -> None
 
 
 @pytest.mark.parametrize("live", [True, False])
-@pytest.mark.parametrize("verdict", [Verdict.CONFLICT, Verdict.THROTTLED, Verdict.UNAUTHORIZED])
+@pytest.mark.parametrize("verdict", [Verdict.CONFLICT, Verdict.THROTTLED])
 def test_conflicts_and_throttling_count_against_time_only(verdict: Verdict, live: bool) -> None:
     told = waits(policy(max_attempts=1, max_elapsed=20.5), *[(verdict, None)] * 21, live=live)
     assert told == [1.0] * 20 + [None]
+
+
+def test_a_token_that_is_refused_again_and_again_spends_attempts() -> None:
+    told = waits(policy(max_attempts=3), *[(Verdict.UNAUTHORIZED, None)] * 3, live=False)
+    assert told == [1.0, 1.0, None]
 
 
 def test_they_do_not_spend_the_attempts_of_what_counts() -> None:

@@ -1,0 +1,118 @@
+"""The dry run: everything that is wrong with an input, and what it would take. Nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cognigy_async import Limits, StateApi, StateUpdate, plan
+
+from .intake import Intake
+from .options import JobOptions
+from .readers import open_input
+from .rows import RowFault, faults_of
+from .seen import Distinct
+
+__all__ = ["DryRun", "dry_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a dry run found.
+
+    Attributes:
+        rows: of the job. faulty: those of them that are not valid. faults: what is wrong with them.
+        dialogs: different ones, of the valid rows.
+        requests: that carry the valid rows, without repeats.
+        seconds: that those take under the quota; None where no quota was given.
+        notes: what a user should know of the input.
+    """
+
+    rows: int
+    faulty: int
+    faults: int
+    dialogs: int
+    requests: int
+    seconds: float | None
+    notes: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """As `bulk run --dry-run --json` prints it."""
+        return {
+            "rows": self.rows,
+            "faulty": self.faulty,
+            "faults": self.faults,
+            "dialogs": self.dialogs,
+            "requests": self.requests,
+            "seconds": self.seconds,
+        }
+
+
+def dry_run(
+    source: str | Path,
+    options: JobOptions,
+    *,
+    api: StateApi,
+    limits: Limits | None = None,
+    on_fault: Callable[[RowFault], object],
+) -> DryRun:
+    """Read an input the way a job does.
+
+    Args:
+        on_fault: called with each fault of each row, in order.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
+    intake = Intake(reader, limits if limits is not None else api.limits, options.selection)
+    count = _Count(intake, on_fault)
+    try:
+        if options.coalesce:
+            requests = plan(count.updates(), coalesce=True, limits=limits, api=api).requests
+        else:
+            requests = sum(count.requests(update, api) for update in count.updates())
+    finally:
+        intake.close()
+    notes = list(reader.notes)
+    if not intake.count:
+        notes.append("The input has no rows.")
+    return DryRun(
+        rows=intake.count,
+        faulty=count.faulty,
+        faults=count.faults,
+        dialogs=count.dialogs.count(),
+        requests=requests,
+        seconds=None,
+        notes=tuple(notes),
+    )
+
+
+class _Count:
+    def __init__(self, intake: Intake, on_fault: Callable[[RowFault], object]) -> None:
+        self._intake = intake
+        self._on_fault = on_fault
+        self.faulty = 0
+        self.faults = 0
+        self.dialogs = Distinct()
+
+    def updates(self) -> Iterator[StateUpdate]:
+        """The valid ones that would be sent."""
+        for row in self._intake.rows():
+            if row.error is not None:
+                found = faults_of(row)
+                self.faulty += 1
+                self.faults += len(found)
+                for fault in found:
+                    self._on_fault(fault)
+            elif row.update is not None:
+                self.dialogs.add(row.update.dialog_id)
+                if row.repeats is None:
+                    yield row.update
+
+    @staticmethod
+    def requests(update: StateUpdate, api: StateApi) -> int:
+        """How many one of them takes; what the API cannot carry is told by the run."""
+        return len(api.writes("", update, "-"))

@@ -1,0 +1,95 @@
+"""The timeline of one dialog, from a journal."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from .journal import Status, connect_to_read, reading
+
+__all__ = ["Moment", "explain"]
+
+WAITS = {
+    "conflict": "conflict: somebody else wrote the dialog",
+    "fault": "500",
+    "gateway": "502 or 504",
+    "no_response": "no answer",
+    "not_sent": "the server could not be reached",
+    "throttled": "429",
+    "unauthorized": "401: the token was refused",
+    "unavailable": "503",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened to a row. `at` is seconds of the epoch."""
+
+    at: float
+    line: int
+    what: str
+    until: float | None = None
+    """When it goes on, as a moment; None where nothing is waited for."""
+
+
+def explain(path: Path, dialog_id: str) -> list[Moment]:
+    """What happened to the rows of one dialog, in order.
+
+    Raises:
+        JournalRefusedError: there is no such journal, or it is damaged.
+    """
+    with closing(connect_to_read(path)) as connection, reading(path):
+        moments = [*_outcomes(connection, dialog_id), *_sends(connection, dialog_id)]
+        moments += _waits(connection, dialog_id)
+    order = {"queued": 0, "sent": 1}
+    return sorted(moments, key=lambda one: (one.at, one.line, order.get(one.what, 2)))
+
+
+def _outcomes(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
+    rows = connection.execute(
+        "SELECT line, status, queued, sent, settled, attempts, refers, type, http"
+        " FROM outcomes LEFT JOIN failures USING (line) WHERE dialog = ?",
+        (dialog_id,),
+    )
+    for line, status, queued, sent, settled, attempts, refers, kind, http in rows:
+        if queued is not None:
+            yield Moment(queued, line, "queued")
+        merged = "" if refers is None or status == Status.REPEATED else f", with line {refers}"
+        if sent is not None:
+            yield Moment(sent, line, f"sent{merged}")
+        yield Moment(settled, line, _settled(status, attempts, refers, kind, http))
+
+
+def _settled(
+    status: int, attempts: int, refers: int | None, kind: str | None, http: int | None
+) -> str:
+    requests = "" if attempts == 1 else f" after {attempts} requests" if attempts else ", not sent"
+    if status == Status.SUCCEEDED:
+        return f"settled: applied{requests}"
+    if status == Status.REPEATED:
+        return f"settled: the same update as line {refers}"
+    told = "ambiguous" if status == Status.AMBIGUOUS else "failed"
+    code = "" if http is None else f" {http}"
+    return f"settled: {told}, {kind}{code}{requests}"
+
+
+def _sends(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
+    """Rows that were sent and have no outcome: in flight, or cut off."""
+    rows = connection.execute(
+        "SELECT line, sends.at FROM sends LEFT JOIN outcomes USING (line)"
+        " WHERE sends.dialog = ? AND open AND status IS NULL",
+        (dialog_id,),
+    )
+    for line, at in rows:
+        yield Moment(at, line, "sent, and no outcome is recorded")
+
+
+def _waits(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
+    rows = connection.execute(
+        "SELECT line, at, what, seconds FROM events WHERE dialog = ?", (dialog_id,)
+    )
+    for line, at, what, seconds in rows:
+        yield Moment(at, line, WAITS.get(what, what), at + seconds)

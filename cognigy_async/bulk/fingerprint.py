@@ -1,0 +1,187 @@
+"""What an input was: size, time and a hash of what was read, taken while it is read.
+
+The hash is noted at certain places. Read again by a job that is resumed, each stretch between two
+of them is compared before anything of it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from .errors import InputError
+
+__all__ = ["Fingerprint", "HashedFile", "Mark", "marks_of"]
+
+FIRST_STRETCHES = (4096, 65_536, 262_144)
+STRETCH = 1 << 20
+"""Bytes between two marks; fewer at the beginning, so that a short input has some too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The hash of everything before `offset`; `last` where the input ends there."""
+
+    offset: int
+    digest: str
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What is known of an input before it is read; None for a pipe."""
+
+    size: int | None
+    modified_ns: int | None
+
+    @classmethod
+    def of(cls, file: BinaryIO) -> Fingerprint:
+        """Of an open file."""
+        return cls.from_stat(os.fstat(file.fileno()))
+
+    @classmethod
+    def from_stat(cls, found: os.stat_result) -> Fingerprint:
+        """Of a file that was looked at."""
+        if not stat.S_ISREG(found.st_mode):
+            return cls(None, None)
+        return cls(found.st_size, found.st_mtime_ns)
+
+    def change(self, now: Fingerprint) -> str | None:
+        """What is different now, None where nothing is."""
+        if self == now:
+            return None
+        if self.size != now.size:
+            return f"its size went from {_size(self.size)} to {_size(now.size)}"
+        return "it was written to"
+
+
+def _size(size: int | None) -> str:
+    return "unknown" if size is None else f"{size:,} bytes"
+
+
+def _boundaries() -> Iterator[int]:
+    yield from FIRST_STRETCHES
+    offset = STRETCH
+    while True:
+        yield offset
+        offset += STRETCH
+
+
+class HashedFile:
+    """Reads a binary file and hashes it.
+
+    Args:
+        known: the marks of an earlier reading, in order; what differs from them raises.
+        watched: whether the file is looked at for changes while it is read.
+    """
+
+    def __init__(
+        self, file: BinaryIO, name: str, known: Sequence[Mark] = (), *, watched: bool = True
+    ) -> None:
+        self._file = file
+        self._name = name
+        self._known = list(reversed(known))
+        self._compared = 0
+        self.fingerprint = Fingerprint.of(file)
+        self._watched = watched and self.fingerprint.size is not None
+        self._hash = hashlib.sha256()
+        self._boundaries = _boundaries()
+        self._boundary = next(self._boundaries)
+        self._buffer = b""
+        self.offset = 0
+        """Bytes read so far."""
+        self.marks: list[Mark] = []
+        """Marks of this reading that nobody has taken yet."""
+        self.ended = False
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes, at least one unless the file has ended.
+
+        Raises:
+            InputError: the file changed since it was opened, or differs from the earlier reading.
+        """
+        if size < 0:
+            size = STRETCH
+        if not self._buffer:
+            self._fill(size)
+        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return taken
+
+    def _fill(self, size: int) -> None:
+        if self.ended:
+            return
+        if self._known:
+            # Nothing of a stretch is used before all of it was compared.
+            self._buffer = self._stretch(self._known[-1])
+            return
+        self._buffer = self._raw(size)
+
+    def _raw(self, size: int) -> bytes:
+        try:
+            data = self._file.read1(size) if hasattr(self._file, "read1") else self._file.read(size)
+        except OSError as error:
+            raise InputError(f"{self._name}: cannot be read: {error.strerror}") from error
+        self._look()
+        self._update(data)
+        return data
+
+    def _look(self) -> None:
+        if not self._watched:
+            return
+        change = self.fingerprint.change(Fingerprint.of(self._file))
+        if change is not None:
+            raise InputError(
+                f"{self._name} changed while it was being read: {change}. Nothing more of it is "
+                "used; start a new job with a file that nobody writes to."
+            )
+
+    def _update(self, data: bytes) -> None:
+        if not data:
+            self.ended = True
+            self.marks.append(Mark(self.offset, self._hash.hexdigest(), last=True))
+            return
+        view = memoryview(data)
+        while view:
+            part = view[: self._boundary - self.offset]
+            view = view[len(part) :]
+            self._hash.update(part)
+            self.offset += len(part)
+            if self.offset == self._boundary:
+                self.marks.append(Mark(self.offset, self._hash.hexdigest(), last=False))
+                self._boundary = next(self._boundaries)
+
+    def _stretch(self, mark: Mark) -> bytes:
+        began = self.offset
+        parts = []
+        while self.offset < mark.offset:
+            data = self._raw(mark.offset - self.offset)
+            if not data:
+                break
+            parts.append(data)
+        at_end = mark.last and self.offset == mark.offset and not self._raw(1)
+        same = self.offset == mark.offset and self._hash.hexdigest() == mark.digest
+        if not same or mark.last != at_end:
+            raise InputError(
+                f"{self._name} is not the input that this job began with: the difference lies "
+                f"after its first {began:,} bytes. Give the same input, or start a new job with "
+                "another journal."
+            )
+        self._known.pop()
+        return b"".join(parts)
+
+
+def marks_of(file: BinaryIO, name: str, known: Sequence[Mark]) -> None:
+    """Compare the beginning of a file with an earlier reading, and go back to its start.
+
+    Raises:
+        InputError: it differs.
+    """
+    hashed = HashedFile(file, name, known)
+    while hashed._known:
+        hashed._buffer = b""
+        hashed._fill(STRETCH)
+    file.seek(0)

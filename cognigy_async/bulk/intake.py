@@ -1,0 +1,193 @@
+"""From an input to the rows of a job, in chunks: what is done already, repeats, a selection.
+
+Runs in a worker thread, one chunk at a time: crossing threads for each row would cost more than the
+row, and a whole block at once would keep the interpreter from the event loop for too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from cognigy_async import Fault, Limits, UpdateValidationError
+
+from .fingerprint import Mark
+from .journal import Settled, Status
+from .readers import Reader
+from .rows import Row, Source, dead_letter, parse_row
+from .seen import UpdateIds
+from .tables import Record
+
+__all__ = ["Chunk", "Intake", "Selection"]
+
+ROWS = 128
+"""Rows in a chunk."""
+LINES = 20_000
+"""Lines that are passed over in a chunk at most."""
+PAGE = 4096
+"""Lines of which it is asked at once whether they are done."""
+
+NAME = b'"update_id"'
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of the input belong to the job.
+
+    Args:
+        limit: so many from the beginning; None for all.
+        dialogs: those of these dialogs; none for all.
+    """
+
+    limit: int | None = None
+    dialogs: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Some rows, and what was passed over on the way to them.
+
+    Attributes:
+        skipped: rows that were done before. failed: those of them that were not applied.
+        letters: the dead letters of those.
+        paused: dialogs with a failure in the pass that this run continues.
+        marks: hashes of the input up to here.
+        position: bytes of the input that were read.
+        last: there is no more.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    skipped: int = 0
+    failed: int = 0
+    letters: list[bytes] = field(default_factory=list)
+    paused: list[str] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    position: int = 0
+    last: bool = False
+
+
+class Intake:
+    """The rows of one input, in order.
+
+    Args:
+        key: makes the `update_id` of a row that has none.
+        settled: what is known of a range of lines; asked up to `last_settled`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        limits: Limits,
+        selection: Selection,
+        *,
+        key: Callable[[int], str] | None = None,
+        settled: Callable[[int, int], dict[int, Settled]] | None = None,
+        last_settled: int = 0,
+    ) -> None:
+        self._reader = reader
+        self._limits = limits
+        self._selection = selection
+        self._key = key
+        self._settled = settled
+        self._last_settled = last_settled
+        self._page: dict[int, Settled] = {}
+        self._page_end = 0
+        self._ids = UpdateIds()
+        self._records: Iterator[Record] = (record for block in reader for record in block)
+        self.count = 0
+        """Rows of the job that were seen so far."""
+
+    def next_chunk(self) -> Chunk:
+        """The next rows.
+
+        Raises:
+            InputError: there are none to be had.
+        """
+        chunk = Chunk()
+        lines = 0
+        for line, source, fault in self._records:
+            if not self._wants_more():
+                chunk.last = True
+                break
+            lines += 1
+            if line <= self._last_settled and (done := self._done(line)) is not None:
+                self._pass_over(chunk, line, source, done)
+            else:
+                row = self._check(parse_row(line, source, self._limits, self._key, fault))
+                if not self._is_of(row.dialog_id):
+                    continue
+                self.count += 1
+                row.ordinal = self.count
+                chunk.rows.append(row)
+            if len(chunk.rows) >= ROWS or lines >= LINES:
+                break
+        else:
+            chunk.last = True
+        chunk.marks = self._reader.take_marks()
+        chunk.position = self._reader.bytes_read
+        return chunk
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, where no thread has to be crossed."""
+        while True:
+            chunk = self.next_chunk()
+            yield from chunk.rows
+            if chunk.last:
+                return
+
+    def close(self) -> None:
+        """Close the input."""
+        self._ids.close()
+        self._reader.close()
+
+    def _wants_more(self) -> bool:
+        limit = self._selection.limit
+        return limit is None or self.count < limit
+
+    def _is_of(self, dialog_id: str | None) -> bool:
+        dialogs = self._selection.dialogs
+        return not dialogs or dialog_id in dialogs
+
+    def _done(self, line: int) -> Settled | None:
+        assert self._settled is not None
+        if line > self._page_end:
+            self._page_end = line + PAGE
+            self._page = self._settled(line, self._page_end)
+        return self._page.get(line)
+
+    def _pass_over(self, chunk: Chunk, line: int, source: Source, done: Settled) -> None:
+        self.count += 1
+        chunk.skipped += 1
+        if NAME in source if isinstance(source, bytes) else source.get("update_id") is not None:
+            row = parse_row(line, source, self._limits, self._key)
+            if row.update is not None:
+                self._ids.first(row.update, line)
+        failure = done.failure
+        if done.status not in (Status.FAILED, Status.AMBIGUOUS) or failure is None:
+            return
+        chunk.failed += 1
+        told = {"type": failure.type, "message": failure.message, "status": failure.status}
+        chunk.letters.append(dead_letter(line, source, told))
+        if done.this_pass and done.dialog_id is not None:
+            chunk.paused.append(done.dialog_id)
+
+    def _check(self, row: Row) -> Row:
+        """Look for an earlier row with the same `update_id`."""
+        update = row.update
+        if update is None or update.update_id is None:
+            return row
+        if self._key is not None and update.update_id == self._key(row.line):
+            return row
+        before = self._ids.first(update, row.line)
+        if before is None:
+            return row
+        line, same = before
+        if same:
+            row.repeats = line
+            return row
+        problem = f"is that of line {line} too, which is another update"
+        remedy = "give each update an id of its own, or leave it out"
+        fault = Fault("update_id", problem, remedy)
+        row.error = UpdateValidationError((fault,), dialog_id=update.dialog_id)
+        row.update = None
+        return row

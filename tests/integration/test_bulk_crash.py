@@ -1,0 +1,260 @@
+"""`bulk run` as a process: killed, interrupted, started twice, with a disk that is full."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from cognigy_async.emulator import Emulator, Faults, serve
+
+SECRET = "correct-horse-battery-staple"
+ROWS, DIALOGS = 1200, 60
+
+Process = subprocess.Popen[str]
+
+
+class Jobs:
+    """Runs `bulk run rows.jsonl` in processes of their own, against an emulator."""
+
+    def __init__(self, folder: Path, base_url: str, stack: ExitStack) -> None:
+        self.folder = folder
+        self._stack = stack
+        self._variables = {
+            name: value for name, value in os.environ.items() if not name.startswith("COGNIGY_")
+        } | {
+            "COGNIGY_BASE_URL": base_url,
+            "COGNIGY_CLIENT_ID": "emulator-client",
+            "COGNIGY_CLIENT_SECRET": SECRET,
+        }
+
+    def write(self, count: int = ROWS, dialogs: int = DIALOGS, every: int = 0) -> None:
+        rows = []
+        for number in range(count):
+            row: dict[str, Any] = {"dialog_id": f"d{number % dialogs}", "session": {"seq": number}}
+            if every and number % every == 0:
+                row["next_step"] = f"s{number}"
+            rows.append(json.dumps(row) + "\n")
+        (self.folder / "rows.jsonl").write_text("".join(rows))
+
+    def start(self, *options: str, under: tuple[str, ...] = ()) -> Process:
+        command = [sys.executable, "-m", "cognigy_async", "bulk", "run", "rows.jsonl", "--json"]
+        process = subprocess.Popen(
+            [*under, *command, "--journal", "job", *options],
+            cwd=self.folder,
+            env=self._variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._stack.callback(_end, process)
+        return process
+
+    def finish(self, *options: str) -> tuple[int, dict[str, Any], str]:
+        return self.result(self.start(*options))
+
+    @staticmethod
+    def result(process: Process) -> tuple[int, dict[str, Any], str]:
+        out, err = process.communicate(timeout=50)
+        assert "Traceback" not in err, err
+        return process.returncode, json.loads(out) if out.strip() else {}, err
+
+
+def _end(process: Process) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    return Emulator(client_secret=SECRET)
+
+
+@pytest.fixture
+def jobs(emulator: Emulator, tmp_path: Path) -> Iterator[Jobs]:
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serve(emulator)) as base_url,
+        ExitStack() as stack,
+    ):
+        yield Jobs(tmp_path, base_url, stack)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up, "it does not come about"
+        time.sleep(0.005)
+
+
+def written(emulator: Emulator) -> int:
+    return sum(len(dialog.history) for dialog in list(emulator.dialogs.values()))
+
+
+def wait_for_writes(emulator: Emulator, more: int) -> None:
+    before = written(emulator)
+    wait_for(lambda: written(emulator) >= before + more)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("faults", "options"),
+    [
+        (Faults(latency=0.01), []),
+        (Faults(latency=0.01, drop_before=0.03, drop_after=0.03), []),
+        (Faults(latency=0.01), ["--coalesce"]),
+    ],
+    ids=["plain", "dropping", "coalescing"],
+)
+def test_kill_and_resume_until_all_is_applied(
+    jobs: Jobs, emulator: Emulator, faults: Faults, options: list[str]
+) -> None:
+    jobs.write()
+    emulator.faults = faults
+    options = [*options, "--max-in-flight", "8"]
+    chance = random.Random(3)
+    for _ in range(4):
+        process = jobs.start(*options)
+        most = 3 if "--coalesce" in options else 250
+        wait_for_writes(emulator, chance.randrange(1, most))
+        process.kill()
+        process.wait()
+    status, result, _ = jobs.finish(*options)
+    assert status == 0
+    assert (result["inputs"], result["succeeded"]) == (ROWS, ROWS)
+    for number in range(DIALOGS):
+        seqs = [entry.seq for entry in emulator.dialogs[f"d{number}"].history]
+        assert seqs == sorted(seqs, key=lambda seq: seq or 0)
+        assert seqs[-1] == ROWS - DIALOGS + number
+    assert emulator.stats.overlapping_writes == emulator.stats.reordered == 0
+    assert emulator.stats.reused_keys == 0
+    keys = Counter(entry.key for dialog in emulator.dialogs.values() for entry in dialog.history)
+    assert set(keys.values()) == {1}
+
+
+@pytest.mark.real_time
+def test_transitions_are_not_repeated_blindly(jobs: Jobs, emulator: Emulator) -> None:
+    jobs.write(400, 40, every=2)
+    emulator.faults = Faults(latency=0.02)
+    emulator.honour_idempotency_keys = False
+    for _ in range(3):
+        process = jobs.start("--max-in-flight", "8")
+        wait_for_writes(emulator, 60)
+        process.kill()
+        process.wait()
+    status, result, _ = jobs.finish("--max-in-flight", "8")
+    assert result["inputs"] == result["succeeded"] + result["ambiguous"] == 400
+    assert status == (1 if result["ambiguous"] else 0)
+    assert result["ambiguous"] <= 3 * 8
+    for dialog in emulator.dialogs.values():
+        steps = [entry.seq for entry in dialog.history if entry.seq and entry.seq % 2 == 0]
+        assert len(steps) == len(set(steps))
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_what_is_in_flight_end(
+    jobs: Jobs, emulator: Emulator, number: signal.Signals
+) -> None:
+    jobs.write()
+    emulator.faults = Faults(latency=0.1)
+    process = jobs.start()
+    wait_for(lambda: written(emulator) > 20)
+    process.send_signal(number)
+    status, result, err = jobs.result(process)
+    assert status == 130
+    assert result["ended"] == "interrupted"
+    assert "cognigy-async bulk run rows.jsonl --journal job" in err
+    assert result["succeeded"] == written(emulator)
+    emulator.faults = Faults()
+    status, again, _ = jobs.finish()
+    assert (status, again["skipped"]) == (0, result["succeeded"])
+    assert written(emulator) == ROWS
+
+
+@pytest.mark.real_time
+def test_a_second_interrupt_stops_at_once(jobs: Jobs, emulator: Emulator) -> None:
+    jobs.write()
+    emulator.faults = Faults(latency=0.02)
+    process = jobs.start()
+    wait_for(lambda: written(emulator) > 20)
+    emulator.faults = Faults(hang=1.0)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    status, _, err = jobs.result(process)
+    assert status == 130
+    assert time.monotonic() - began < 10
+    assert "To go on:" in err
+    emulator.faults = Faults()
+    status, result, _ = jobs.finish()
+    assert (status, result["succeeded"]) == (0, ROWS)
+
+
+@pytest.mark.real_time
+def test_a_second_run_is_refused_and_status_works_meanwhile(jobs: Jobs, emulator: Emulator) -> None:
+    jobs.write()
+    emulator.faults = Faults(latency=0.1)
+    process = jobs.start()
+    wait_for(lambda: written(emulator) > 20)
+    status, _, err = jobs.finish()
+    assert status == 2
+    assert f"in use by process {process.pid} on host" in err
+    told = subprocess.run(
+        [sys.executable, "-m", "cognigy_async", "bulk", "status", "job"],
+        cwd=jobs.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"running: process {process.pid}" in told.stdout
+    process.send_signal(signal.SIGINT)
+    assert jobs.result(process)[0] == 130
+
+
+@pytest.mark.real_time
+def test_a_full_disk_stops_the_job_and_loses_nothing(jobs: Jobs, emulator: Emulator) -> None:
+    jobs.write(6000, 300)
+
+    # No file of the process may be longer than 300 kB.
+    under = ("sh", "-c", "trap '' XFSZ; ulimit -f 600; exec \"$@\"", "sh")
+    status, result, err = jobs.result(jobs.start(under=under))
+    assert status == 1
+    assert "journal job cannot be written" in err
+    assert result["failed"] == 0
+    assert written(emulator) < 6000
+    status, result, _ = jobs.finish()
+    assert (status, result["succeeded"]) == (0, 6000)
+    for number in range(300):
+        seqs = [entry.seq for entry in emulator.dialogs[f"d{number}"].history]
+        assert seqs == sorted(set(seqs))  # type: ignore[type-var]
+
+
+@pytest.mark.real_time
+def test_a_file_that_changes_under_a_running_job_is_told(jobs: Jobs, emulator: Emulator) -> None:
+    jobs.write()
+    emulator.faults = Faults(latency=0.1)
+    process = jobs.start()
+    wait_for(lambda: written(emulator) > 20)
+    with (jobs.folder / "rows.jsonl").open("a") as file:
+        file.write('{"dialog_id": "late", "session": {"n": 1}}\n')
+    status, result, err = jobs.result(process)
+    assert (status, result["succeeded"]) == (0, ROWS)
+    assert "rows.jsonl changed while the job ran: its size went from" in err
+    assert "late" not in emulator.dialogs
+    assert jobs.finish()[0] == 2

@@ -1,0 +1,162 @@
+"""`cognigy-async bulk` in this process, against an emulator."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from cognigy_async.emulator import Emulator, Faults
+
+from .conftest import Command
+
+BAD = [
+    b"this is no JSON",
+    b'{"dialog_id": "x", "session": {"n": 1}',
+    b'["dialog_id"]',
+    b'"x"',
+    b'{"session": {"n": 1}}',
+    b'{"dialog_id": "", "session": {"n": 1}}',
+    b'{"dialog_id": "x", "session": {"_cognigy_n": 1}}',
+    b'{"dialog_id": "x", "session": {"a-b": 1}}',
+    b'{"dialog_id": "x", "session": {"n": 9007199254740992}}',
+    b'{"dialog_id": "x", "session": {"a": {"b": {"c": {"d": {"e": 1}}}}}}',
+    b'{"dialog_id": "x"}',
+    b'{"dialog_id": "x", "session": {"n": "\xff"}}',
+]
+
+
+def write_rows(count: int, dialogs: int = 20, name: str = "rows.jsonl") -> Path:
+    path = Path(name)
+    path.write_text(
+        "".join(
+            json.dumps({"dialog_id": f"d{n % dialogs}", "session": {"seq": n}}) + "\n"
+            for n in range(count)
+        )
+    )
+    return path
+
+
+def test_a_run_its_status_and_its_end(emulator: Emulator, command: Command) -> None:
+    write_rows(100)
+    assert command("bulk", "run", "rows.jsonl", "--json") == 0
+    result = command.json
+    fields = "inputs succeeded failed ambiguous skipped requests retries elapsed quota_utilisation"
+    assert set(fields.split()) <= set(result)
+    assert (result["inputs"], result["succeeded"], result["requests"]) == (100, 100, 100)
+    assert not Path("rows.dead.jsonl").exists()
+    assert command("bulk", "status", "rows.jsonl.journal") == 0
+    assert "100 applied, 0 failed, 0 ambiguous" in command.out
+    assert "the last run ended: complete" in command.out
+    assert command("bulk", "status", "rows.jsonl.journal", "--json") == 0
+    assert command.json["succeeded"] == 100
+    assert command("bulk", "explain", "rows.jsonl.journal", "d7") == 0
+    assert command.out.count("settled: applied") == 5
+    assert command("bulk", "explain", "rows.jsonl.journal", "nobody") == 1
+    assert command("bulk", "run", "rows.jsonl") == 0
+    assert "100 of 100 rows applied, 100 done before" in command.out
+
+
+def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command) -> None:
+    good = write_rows(40).read_bytes().splitlines()
+    lines: list[bytes] = []
+    bad_at = []
+    for number, row in enumerate(good):
+        if number % 3 == 1 and len(bad_at) < len(BAD):
+            lines.append(BAD[len(bad_at)])
+            bad_at.append(len(lines))
+        lines.append(row)
+    Path("mixed.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    assert command("bulk", "run", "mixed.jsonl", "--dry-run") == 1
+    told = [line for line in command.out.splitlines() if line.startswith("line ")]
+    assert sorted({int(line.split()[1].rstrip(",")) for line in told}) == bad_at
+    assert "52 rows, 20 dialogs, 40 requests; 12 rows with 12 faults" in command.out
+    assert not Path("mixed.jsonl.journal").exists()
+    assert emulator.stats.requests == 0
+    assert command("bulk", "run", "mixed.jsonl", "--dead-letters", "dead.jsonl", "--json") == 1
+    result = command.json
+    assert (result["inputs"], result["succeeded"], result["failed"]) == (52, 40, 12)
+    letters = [json.loads(line) for line in Path("dead.jsonl").read_text().splitlines()]
+    assert sorted(letter["_error"]["line"] for letter in letters) == bad_at
+    assert sum("_raw" in letter for letter in letters) == 5
+    assert command("bulk", "run", "dead.jsonl", "--json") == 1
+    assert command.json["failed"] == 12
+
+
+def test_three_percent_of_each_fault_lose_nothing(emulator: Emulator, command: Command) -> None:
+    share = 0.03
+    emulator.faults = Faults(
+        error_500=share,
+        error_503=share,
+        drop_before=share,
+        drop_after=share,
+        conflict=share,
+        token_expiry=share,
+    )
+    write_rows(400, dialogs=50)
+    assert command("bulk", "run", "rows.jsonl", "--json") == 0
+    assert command.json["succeeded"] == 400
+    for dialog in range(50):
+        assert emulator.dialogs[f"d{dialog}"].session["seq"] == 350 + dialog
+    assert emulator.stats.overlapping_writes == 0
+
+
+def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
+    write_rows(1)
+    for arguments, said in (
+        (["no-such-file"], "no-such-file cannot be opened"),
+        (["rows.jsonl", "--journal", "rows.jsonl"], "the input and the journal are one file"),
+        (["rows.jsonl", "--dead-letters", "rows.jsonl"], "are one file"),
+        (["rows.jsonl", "--report", "rows.jsonl"], "are one file"),
+        (["rows.jsonl", "--report", "no/r.html"], "no such folder"),
+        (["rows.jsonl", "--canary", "x"], "canary='x': must be a share"),
+        (["rows.jsonl", "--max-failure-rate", "2"], "must be a share like 5%"),
+        (["rows.jsonl", "--text-column", "a"], "no CSV file"),
+        (["rows.jsonl", "--on-failure", "explode"], "Invalid value for '--on-failure'"),
+    ):
+        assert command("bulk", "run", *arguments) == 2, arguments
+        assert said in command.told, arguments
+    assert command("bulk", "status", "none") == 2
+    assert emulator.stats.requests == 0
+
+
+def test_other_options_are_refused_and_forced(emulator: Emulator, command: Command) -> None:
+    write_rows(10)
+    assert command("bulk", "run", "rows.jsonl") == 0
+    assert command("bulk", "run", "rows.jsonl", "--max-in-flight", "3") == 2
+    assert "max_in_flight: 32 before, 3 now" in command.told
+    assert command("bulk", "run", "rows.jsonl", "--max-in-flight", "3", "--force") == 0
+
+
+def test_csv_from_standard_input(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("in.csv").write_text("dialog_id,session.zip,session.n\nd-1,01234,5\nd-2,,\n")
+    with Path("in.csv").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        arguments = ["bulk", "run", "-", "--format", "csv", "--text-column", "session.zip"]
+        assert command(*arguments, "--journal", "j", "--json") == 1
+    assert emulator.dialogs["d-1"].session == {"zip": "01234", "n": 5}
+    (letter,) = map(json.loads, Path("j.dead.jsonl").read_text().splitlines())
+    assert (letter["dialog_id"], letter["_error"]["line"]) == ("d-2", 3)
+
+
+def test_an_empty_file_says_so(emulator: Emulator, command: Command) -> None:
+    Path("rows.jsonl").write_text("")
+    assert command("bulk", "run", "rows.jsonl") == 0
+    assert "The input has no rows." in command.told
+
+
+def test_without_settings_a_dry_run_says_what_is_missing(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(3)
+    assert command("bulk", "run", "rows.jsonl", "--dry-run") == 0
+    assert "Settings are missing: COGNIGY_BASE_URL" in command.told
+    assert "3 rows, 3 dialogs, 3 requests; 0 rows with 0 faults" in command.out
+    assert command("bulk", "run", "rows.jsonl", "--dry-run", "--json") == 0
+    assert command.json["rows"] == 3
+    assert command("bulk", "run", "rows.jsonl") == 2

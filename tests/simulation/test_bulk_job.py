@@ -1,0 +1,671 @@
+"""`BulkJob` in virtual time: what is applied, remembered and refused, run by run."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from cognigy_async import ConfigurationError, Request, Response, RuntimeApi
+from cognigy_async.bulk import (
+    BulkJob,
+    InputError,
+    JobOptions,
+    JobResult,
+    JournalError,
+    JournalRefusedError,
+    explain_dialog,
+    read_summary,
+)
+from cognigy_async.bulk.journal import Batch, Journal
+from tests.simulation.world import DROPPED, Wire, client_of, every, never, status, throttled
+
+Row = dict[str, Any]
+
+
+class Folder:
+    """An input, its journal and its dead letters."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = path / "rows.jsonl"
+        self.journal = path / "job.journal"
+        self.dead = path / "dead.jsonl"
+
+    def write(self, rows: list[Row]) -> None:
+        self.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def job(self, *, force: bool = False, **options: Any) -> BulkJob:
+        return BulkJob(
+            self.rows,
+            journal=self.journal,
+            dead_letters=self.dead,
+            options=JobOptions(**options),
+            force=force,
+        )
+
+    async def run(
+        self,
+        wire: Wire,
+        *,
+        force: bool = False,
+        client: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> JobResult:
+        pauses = options.get("on_failure", "continue") != "continue"
+        made = {"on_failure": "pause" if pauses else "continue"} | (client or {})
+        async with client_of(wire, **made) as opened:
+            return await self.job(force=force, **options).run(opened)
+
+    async def cut_off(
+        self, wire: Wire, requests: int, *, client: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """A run that is torn down a little after so many requests were sent."""
+        pauses = options.get("on_failure", "continue") != "continue"
+        made = {"on_failure": "pause" if pauses else "continue"} | (client or {})
+        async with client_of(wire, **made) as opened, anyio.create_task_group() as tasks:
+
+            async def run() -> None:
+                await self.job(**options).run(opened)
+                raise AssertionError("it was not cut off")
+
+            tasks.start_soon(run)
+            await sent(wire, requests)
+            await anyio.sleep(0.3)
+            tasks.cancel_scope.cancel()
+
+    @property
+    def letters(self) -> list[Row]:
+        return [json.loads(line) for line in self.dead.read_text().splitlines()]
+
+
+async def sent(wire: Wire, requests: int) -> None:
+    """Until so many were sent. Threads open files, and virtual time does not wait for them."""
+    while len(wire.sent) < requests:  # noqa: ASYNC110 - the wire has no event for it
+        await anyio.sleep(0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def rows_of(count: int, dialogs: int = 10, **more: Any) -> list[Row]:
+    return [{"dialog_id": f"d{n % dialogs}", "session": {"seq": n}, **more} for n in range(count)]
+
+
+def counts(result: JobResult) -> tuple[int, int, int, int, int]:
+    return (
+        result.inputs,
+        result.succeeded,
+        result.failed,
+        result.ambiguous,
+        result.pending,
+    )
+
+
+def refusing(*numbers: int) -> Callable[[Request], Any]:
+    """Answers 400 to the rows with these numbers, and 200 to the others."""
+
+    async def answer(request: Request) -> Response:
+        seq = json.loads(request.content).get("session", {}).get("seq")
+        return status(400, message="no") if seq in numbers else status(200, version=1)
+
+    return answer
+
+
+async def test_all_rows_are_applied_in_the_order_of_each_dialog(folder: Folder) -> None:
+    wire = Wire()
+    folder.write(rows_of(500))
+    result = await folder.run(wire)
+    assert counts(result) == (500, 500, 0, 0, 0)
+    assert result.ok
+    assert (result.ended, result.skipped, result.requests) == ("complete", 0, 500)
+    for dialog in range(10):
+        seqs = [sent.seq for sent in wire.writes(f"d{dialog}")]
+        assert seqs == list(range(dialog, 500, 10))
+    assert folder.letters == []
+
+
+async def test_a_job_that_is_done_does_nothing_when_it_is_run_again(folder: Folder) -> None:
+    folder.write(rows_of(50))
+    await folder.run(Wire())
+    wire = Wire()
+    result = await folder.run(wire)
+    assert counts(result) == (50, 50, 0, 0, 0)
+    assert (result.skipped, result.requests, wire.sent) == (50, 50, [])
+
+
+async def test_rows_without_update_id_have_keys_that_stay_the_same(folder: Folder) -> None:
+    folder.write([*rows_of(3), {"dialog_id": "x", "session": {"seq": 9}, "update_id": "mine"}])
+    wire = Wire()
+    await folder.run(wire)
+    with Journal(folder.journal) as journal:
+        names = [f"{journal.job_id}-{line}" for line in (1, 2, 3)]
+    assert sorted(str(sent.key) for sent in wire.sent) == sorted([*names, "mine"])
+
+
+async def test_what_was_in_flight_when_a_run_was_cut_off_is_sent_again_with_its_key(
+    folder: Folder,
+) -> None:
+    folder.write(rows_of(40))
+    wire = Wire(takes=1.0)
+    await folder.cut_off(wire, 12, client={"max_in_flight": 4})
+    before = {sent.key for sent in wire.sent}
+    again = Wire()
+    result = await folder.run(again)
+    assert counts(result) == (40, 40, 0, 0, 0)
+    repeated = {sent.key for sent in again.sent} & before
+    assert len(repeated) == 4
+    assert result.skipped == 8
+    assert len(again.sent) == 32
+
+
+async def test_a_refused_row_becomes_a_dead_letter_that_stays_one(folder: Folder) -> None:
+    folder.write([*rows_of(5), {"dialog_id": "bad", "session": {"a-b": 1}, "_note": "kept"}])
+    wire = Wire(answer=refusing(3))
+    for _ in range(2):
+        result = await folder.run(wire)
+        assert counts(result) == (6, 4, 2, 0, 0)
+        assert not result.ok
+        by_line = {letter["_error"]["line"]: letter for letter in folder.letters}
+        assert by_line.keys() == {4, 6}
+        assert by_line[4]["session"] == {"seq": 3}
+        error = by_line[4]["_error"]
+        assert (error["type"], error["status"]) == ("BadRequestError", 400)
+        assert by_line[6]["_note"] == "kept"
+        assert by_line[6]["_error"]["type"] == "UpdateValidationError"
+    assert len(wire.writes()) == 5
+
+
+async def test_the_dead_letters_run_again_as_they_are(folder: Folder, tmp_path: Path) -> None:
+    folder.write(rows_of(20))
+    await folder.run(Wire(answer=refusing(3, 7)))
+    second = Folder(tmp_path / "second")
+    second.rows.parent.mkdir()
+    second.rows.write_bytes(folder.dead.read_bytes())
+    wire = Wire()
+    assert counts(await second.run(wire)) == (2, 2, 0, 0, 0)
+    assert sorted(sent.seq for sent in wire.writes()) == [3, 7]
+
+
+# Failures.
+
+
+async def test_pause_dialog_holds_back_what_follows_until_the_next_run(folder: Folder) -> None:
+    folder.write(rows_of(30, dialogs=3))
+    wire = Wire(answer=refusing(4))
+    result = await folder.run(wire, on_failure="pause-dialog")
+    assert counts(result) == (30, 21, 1, 0, 8)
+    assert [letter["_error"]["line"] for letter in folder.letters] == [5]
+    assert [sent.seq for sent in wire.writes("d1")] == [1, 4]
+    again = Wire()
+    result = await folder.run(again, on_failure="pause-dialog")
+    assert counts(result) == (30, 29, 1, 0, 0)
+    assert [sent.seq for sent in again.writes()] == list(range(7, 30, 3))
+
+
+async def test_a_row_that_is_not_valid_pauses_its_dialog_too(folder: Folder) -> None:
+    rows = rows_of(9, dialogs=3)
+    rows[3]["session"] = {"a-b": 1}
+    folder.write(rows)
+    result = await folder.run(Wire(), on_failure="pause-dialog")
+    assert counts(result) == (9, 7, 1, 0, 1)
+
+
+async def test_a_pause_outlives_a_run_that_is_cut_off(folder: Folder) -> None:
+    folder.write(rows_of(40, dialogs=2))
+
+    async def answer(request: Request) -> Response:
+        await anyio.sleep(1.0)
+        return await refusing(0)(request)  # type: ignore[no-any-return]
+
+    wire = Wire(answer=answer)
+    await folder.cut_off(wire, 5, client={"max_in_flight": 2}, on_failure="pause-dialog")
+    again = Wire()
+    result = await folder.run(again, on_failure="pause-dialog")
+    assert {sent.dialog_id for sent in again.writes()} == {"d1"}
+    assert counts(result) == (40, 20, 1, 0, 19)
+
+
+async def test_stop_ends_the_job_at_the_first_failure(folder: Folder) -> None:
+    folder.write(rows_of(1000))
+    wire = Wire(answer=refusing(30))
+    result = await folder.run(wire, on_failure="stop")
+    assert result.ended == "stopped"
+    assert result.reason == "a row was not applied, and on_failure is stop"
+    assert result.failed == 1
+    assert len(wire.writes()) < 200
+    assert 40 not in [sent.seq for sent in wire.writes()]
+
+
+async def test_options_that_need_a_pausing_client_say_so(folder: Folder) -> None:
+    folder.write(rows_of(1))
+    async with client_of(Wire()) as client:
+        with pytest.raises(ConfigurationError, match='on_failure="pause"'):
+            await folder.job(on_failure="stop").run(client)
+
+
+async def test_more_failures_than_allowed_stop_the_job(folder: Folder) -> None:
+    folder.write(rows_of(1000, dialogs=1000))
+    result = await folder.run(Wire(answer=refusing(*range(100, 900))), max_failures=5)
+    assert result.ended == "stopped"
+    assert 6 <= result.failed <= 6 + 2 * 32
+    assert str(result.reason).endswith("more than max_failures=5")
+
+
+@pytest.mark.parametrize(("bad", "ended"), [(1, "stopped"), (0, "complete")])
+async def test_the_canary_goes_first_and_alone(folder: Folder, bad: int, ended: str) -> None:
+    folder.write(rows_of(1000, dialogs=1000))
+    wire = Wire(answer=refusing(*range(bad)))
+    result = await folder.run(wire, canary="1%")
+    assert result.ended == ended
+    assert len(wire.writes()) == (10 if bad else 1000)
+    assert "the canary" in str(result.reason) or not bad
+
+
+async def test_a_canary_may_fail_as_much_as_it_is_allowed_to(folder: Folder) -> None:
+    folder.write(rows_of(1000, dialogs=1000))
+    result = await folder.run(Wire(answer=refusing(0)), canary=10, max_failure_rate="10%")
+    assert (result.ended, result.failed, result.succeeded) == ("complete", 1, 999)
+
+
+async def test_a_failure_rate_without_a_canary_is_that_of_all_rows(folder: Folder) -> None:
+    folder.write(rows_of(1000, dialogs=1000))
+    wire = Wire(answer=refusing(*range(0, 1000, 4)))
+    result = await folder.run(wire, max_failure_rate=0.2)
+    assert result.ended == "stopped"
+    assert 100 <= result.succeeded + result.failed < 400
+
+
+async def test_no_access_stops_the_job_and_fails_no_row(folder: Folder) -> None:
+    folder.write(rows_of(100))
+    result = await folder.run(Wire(answer=401))
+    assert (result.ended, result.succeeded, result.failed) == ("stopped", 0, 0)
+    assert type(result.fault).__name__ == "AuthenticationError"
+    assert counts(await folder.run(Wire())) == (100, 100, 0, 0, 0)
+
+
+async def test_a_server_that_is_away_for_five_minutes_is_waited_for(folder: Folder) -> None:
+    folder.write(rows_of(300))
+
+    async def answer(request: Request) -> Response:
+        await anyio.sleep(0.1)
+        down = 2.0 < anyio.current_time() < 302.0
+        return status(503) if down else status(200, version=1)
+
+    result = await folder.run(Wire(answer=answer))
+    assert counts(result) == (300, 300, 0, 0, 0)
+    assert result.elapsed > 300
+    assert folder.letters == []
+
+
+# Selections.
+
+
+async def test_limit_and_only_dialogs_select_rows(folder: Folder) -> None:
+    folder.write(rows_of(100))
+    wire = Wire()
+    result = await folder.run(wire, only_dialogs=("d3", "d4"), limit=5)
+    assert counts(result) == (5, 5, 0, 0, 0)
+    assert sorted(sent.seq for sent in wire.writes()) == [3, 4, 13, 14, 23]
+    again = await folder.run(Wire(), only_dialogs=("d3", "d4"), limit=5)
+    assert (again.inputs, again.skipped) == (5, 5)
+
+
+async def test_the_same_update_twice_is_sent_once(folder: Folder) -> None:
+    row = {"dialog_id": "d", "session": {"seq": 1}, "update_id": "u"}
+    folder.write([row, row, {**row, "session": {"seq": 2}}])
+    wire = Wire()
+    result = await folder.run(wire)
+    assert counts(result) == (3, 2, 1, 0, 0)
+    assert len(wire.writes()) == 1
+    assert "is that of line 1 too" in folder.letters[0]["_error"]["message"]
+
+
+# Transitions.
+
+
+async def test_a_transition_is_recorded_as_sent_before_it_is_sent(folder: Folder) -> None:
+    folder.write([{"dialog_id": "d", "next_step": "go"}])
+    seen: list[Any] = []
+
+    async def answer(_: Request) -> Response:
+        with sqlite3.connect(folder.journal) as connection:
+            seen.extend(connection.execute("SELECT line, dialog, open FROM sends"))
+        connection.close()
+        return status(200, version=1)
+
+    await folder.run(Wire(answer=answer))
+    assert seen == [(1, "d", 1)]
+
+
+async def cut_off_in_a_transition(folder: Folder, *, etag_known: bool) -> None:
+    rows: list[Row] = [{"dialog_id": "d", "next_step": "go"}]
+    if etag_known:
+        rows.insert(0, {"dialog_id": "d", "session": {"seq": 0}})
+    folder.write([*rows, {"dialog_id": "d", "session": {"seq": 9}}])
+    wire = Wire()
+
+    async def first(_: Request) -> Response:
+        return Response(200, {"etag": '"7"'}, b"{}")
+
+    wire.script(*([first] if etag_known else []), never)
+    await folder.cut_off(wire, 2 if etag_known else 1)
+
+
+async def test_a_transition_that_was_cut_off_is_sent_on_condition_where_nothing_changed(
+    folder: Folder,
+) -> None:
+    await cut_off_in_a_transition(folder, etag_known=True)
+    wire = Wire()
+    wire.versions["d"] = 7
+    result = await folder.run(wire)
+    assert counts(result) == (3, 3, 0, 0, 0)
+    read, moved, last = wire.sent
+    assert read.method == "GET"
+    assert moved.headers["if-match"] == '"7"'
+    assert last.seq == 9
+
+
+async def test_it_is_ambiguous_where_the_state_changed(folder: Folder) -> None:
+    await cut_off_in_a_transition(folder, etag_known=True)
+    wire = Wire()
+    wire.versions["d"] = 8
+    result = await folder.run(wire)
+    assert counts(result) == (3, 2, 0, 1, 0)
+    assert [sent.method for sent in wire.sent] == ["GET", "PATCH"]
+    assert folder.letters[0]["_error"]["type"] == "AmbiguousUpdateError"
+
+
+async def test_it_is_ambiguous_where_somebody_is_faster_than_the_condition(
+    folder: Folder,
+) -> None:
+    await cut_off_in_a_transition(folder, etag_known=True)
+    wire = Wire()
+    wire.versions["d"] = 7
+    wire.script(412)
+    assert counts(await folder.run(wire)) == (3, 2, 0, 1, 0)
+
+
+async def test_it_is_ambiguous_where_no_version_was_known(folder: Folder) -> None:
+    await cut_off_in_a_transition(folder, etag_known=False)
+    wire = Wire()
+    assert counts(await folder.run(wire)) == (2, 1, 0, 1, 0)
+    assert [sent.seq for sent in wire.sent] == [9]
+
+
+async def test_it_is_sent_again_where_the_server_honours_keys(folder: Folder) -> None:
+    await cut_off_in_a_transition(folder, etag_known=False)
+    wire = Wire()
+    api = RuntimeApi(honours_idempotency_keys=True)
+    assert counts(await folder.run(wire, client={"api": api})) == (2, 2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("reply", [503, throttled("100"), 409])
+async def test_one_that_the_server_turned_away_is_simply_sent_again(
+    folder: Folder, reply: Any
+) -> None:
+    folder.write([{"dialog_id": "d", "next_step": "go"}])
+    wire = Wire()
+    wire.script(reply)
+    await folder.cut_off(wire, 1, client={"retry": every(100.0)})
+    again = Wire()
+    assert counts(await folder.run(again)) == (1, 1, 0, 0, 0)
+    assert [sent.method for sent in again.sent] == ["PATCH"]
+
+
+async def test_reading_the_state_waits_for_a_server_that_is_away(folder: Folder) -> None:
+    await cut_off_in_a_transition(folder, etag_known=True)
+    wire = Wire()
+    wire.versions["d"] = 7
+    wire.script(*[DROPPED] * 30, method="GET")
+    assert counts(await folder.run(wire)) == (3, 3, 0, 0, 0)
+
+
+# Groups.
+
+
+async def test_a_group_that_was_cut_off_is_sent_again_as_it_was(folder: Folder) -> None:
+    folder.write(rows_of(60, dialogs=3))
+    wire = Wire(answer=never)
+    await folder.cut_off(wire, 2, client={"max_in_flight": 2}, coalesce=True)
+    before = {request.key: request.body for request in wire.writes()}
+    assert len(before) == 2
+    again = Wire()
+    result = await folder.run(again, coalesce=True, client={"max_in_flight": 2})
+    assert counts(result) == (60, 60, 0, 0, 0)
+    bodies = {request.key: request.body for request in again.writes()}
+    for key, body in before.items():
+        assert bodies[key] == body
+    for dialog in range(3):
+        seqs = [request.seq for request in again.writes(f"d{dialog}")]
+        assert seqs == sorted(seqs)
+        assert seqs[-1] == 57 + dialog
+
+
+# Stopping.
+
+
+async def test_stop_lets_what_is_in_flight_end(folder: Folder) -> None:
+    folder.write(rows_of(500))
+    wire = Wire(takes=1.0)
+    async with client_of(wire, max_in_flight=5) as client:
+        job = folder.job()
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_soon() -> None:
+                await sent(wire, 10)
+                job.stop()
+
+            tasks.start_soon(stop_soon)
+            result = await job.run(client)
+    assert (result.ended, result.succeeded, result.failed) == ("interrupted", 10, 0)
+    assert len(wire.sent) == 10
+    again = Wire()
+    assert counts(await folder.run(again)) == (500, 500, 0, 0, 0)
+    assert len(again.sent) == 490
+
+
+async def test_what_waits_to_be_repeated_is_left_for_the_next_run(folder: Folder) -> None:
+    folder.write(rows_of(3, dialogs=3))
+    wire = Wire(answer=503)
+    async with client_of(wire, retry=every(1000.0)) as client:
+        job = folder.job()
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_soon() -> None:
+                await sent(wire, 3)
+                await anyio.sleep(1.0)
+                job.stop()
+
+            tasks.start_soon(stop_soon)
+            result = await job.run(client)
+    assert counts(result)[1:] == (0, 0, 0, 3)
+    assert folder.letters == []
+    assert counts(await folder.run(Wire())) == (3, 3, 0, 0, 0)
+
+
+# Journals that cannot be used.
+
+
+async def test_another_input_is_refused_with_the_difference(folder: Folder) -> None:
+    folder.write(rows_of(10))
+    await folder.run(Wire())
+    folder.write(rows_of(11))
+    wire = Wire()
+    with pytest.raises(JournalRefusedError, match=r"another input: .* its size went from"):
+        await folder.run(wire)
+    assert wire.sent == []
+    assert counts(await folder.run(wire, force=True)) == (11, 11, 0, 0, 0)
+    assert [sent.seq for sent in wire.sent] == [10]
+
+
+async def test_an_input_of_the_same_size_is_compared_by_its_content(folder: Folder) -> None:
+    rows = rows_of(10)
+    folder.write(rows)
+    await folder.run(Wire())
+    folder.write(rows[::-1])
+    with pytest.raises(JournalRefusedError, match="its content differs"):
+        await folder.run(Wire())
+    folder.write(rows)
+    assert (await folder.run(Wire())).ok
+
+
+async def test_other_options_are_refused_by_name(folder: Folder) -> None:
+    folder.write(rows_of(10))
+    await folder.run(Wire(answer=refusing(3)), max_failures=5)
+    wire = Wire()
+    said = r"other options: coalesce: false before, true now; max_failures: 5 before, not set now"
+    with pytest.raises(JournalRefusedError, match=said):
+        await folder.run(wire, coalesce=True)
+    assert (await folder.run(wire, coalesce=True, force=True)).inputs == 10
+    assert wire.sent == []
+
+
+async def test_a_second_run_on_a_journal_is_refused_at_once(folder: Folder) -> None:
+    folder.write(rows_of(10))
+    with (
+        Journal(folder.journal),
+        pytest.raises(JournalRefusedError, match=r"in use by process \d+ on host .* since"),
+    ):
+        await folder.run(Wire())
+    assert (await folder.run(Wire())).ok
+    assert not folder.journal.with_name("job.journal.lock").exists()
+
+
+@pytest.mark.parametrize("damage", ["header", "middle", "cut"])
+async def test_a_damaged_journal_is_named(folder: Folder, damage: str) -> None:
+    folder.write(rows_of(3000))
+    await folder.run(Wire())
+    content = bytearray(folder.journal.read_bytes())
+    if damage == "header":
+        content[:100] = bytes(100)
+    elif damage == "middle":
+        content[20_000:24_000] = b"\xa5" * 4000
+    else:
+        del content[len(content) // 2 :]
+    folder.journal.write_bytes(content)
+    wire = Wire()
+    with pytest.raises(JournalRefusedError, match=r"job\.journal is damaged"):
+        await folder.run(wire)
+    assert wire.sent == []
+
+
+async def test_another_database_is_no_journal(folder: Folder) -> None:
+    folder.write(rows_of(1))
+    connection = sqlite3.connect(folder.journal)
+    connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    with pytest.raises(JournalRefusedError, match="no journal of a job"):
+        await folder.run(Wire())
+
+
+async def test_a_folder_that_is_not_there(folder: Folder, tmp_path: Path) -> None:
+    folder.write(rows_of(1))
+    folder.journal = tmp_path / "no" / "journal"
+    with pytest.raises(JournalRefusedError, match="cannot be made or written"):
+        await folder.run(Wire())
+
+
+async def test_files_that_are_one_are_refused(folder: Folder, tmp_path: Path) -> None:
+    folder.write(rows_of(1))
+    for wrong in ({"journal": folder.rows}, {"dead_letters": folder.rows}):
+        with pytest.raises(ConfigurationError, match="are one file"):
+            BulkJob(folder.rows, **wrong)
+
+
+async def test_an_input_that_is_not_there(folder: Folder) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        await folder.run(Wire())
+    assert not folder.journal.exists()
+
+
+@pytest.mark.parametrize("step", [None, "go"])
+async def test_a_journal_that_cannot_be_written_stops_the_job(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, step: str | None
+) -> None:
+    rows = rows_of(400, dialogs=40)
+    folder.write([{**row, "next_step": step} if step else row for row in rows])
+    fill = Journal._fill
+
+    def full(journal: Journal, batch: Batch) -> None:
+        if batch.outcomes and batch.outcomes[0][0] > 40:
+            raise sqlite3.OperationalError("database or disk is full")
+        fill(journal, batch)
+
+    monkeypatch.setattr(Journal, "_fill", full)
+    wire = Wire(takes=1.0)
+    result = await folder.run(wire)
+    assert isinstance(result.fault, JournalError)
+    assert "disk is full" in str(result.reason)
+    assert result.failed == 0
+    assert result.ended == "stopped"
+    monkeypatch.setattr(Journal, "_fill", fill)
+    again = Wire()
+    result = await folder.run(again)
+    assert result.inputs == 400
+    assert result.succeeded + result.ambiguous == 400
+    assert result.ambiguous == 0 or step
+
+
+# What a journal tells.
+
+
+async def test_the_timeline_of_a_dialog(folder: Folder) -> None:
+    folder.write(rows_of(4, dialogs=2))
+    wire = Wire(takes=1.0)
+    wire.script(503, dialog_id="d0")
+    wire.script(200, 400, dialog_id="d1")
+    await folder.run(wire, client={"retry": every(5.0)})
+    moments = explain_dialog(folder.journal, "d0")
+    assert [one.at for one in moments] == sorted(one.at for one in moments)
+    for line, told in (
+        (1, ["queued", "sent", "503", "settled: applied after 2 requests"]),
+        (3, ["queued", "sent", "settled: applied"]),
+    ):
+        assert [one.what for one in moments if one.line == line] == told
+    wait = next(one for one in explain_dialog(folder.journal, "d0") if one.what == "503")
+    assert wait.until == pytest.approx(wait.at + 5.0)
+    last = explain_dialog(folder.journal, "d1")[-1]
+    assert (last.line, last.what) == (4, "settled: failed, BadRequestError 400")
+    assert explain_dialog(folder.journal, "d9") == []
+
+
+async def test_the_summary_of_a_journal(folder: Folder) -> None:
+    folder.write(rows_of(20))
+    wire = Wire(answer=refusing(3))
+    wire.script(503)
+    await folder.run(wire)
+    summary = read_summary(folder.journal)
+    assert (summary.totals.succeeded, summary.totals.failed) == (19, 1)
+    assert summary.totals.retries == {"unavailable": 1}
+    assert summary.owner is None
+    assert summary.runs[-1].ended == "complete"
+    with pytest.raises(JournalRefusedError, match="there is no journal"):
+        read_summary(folder.rows.with_name("none"))
+
+
+async def test_no_value_of_a_variable_is_in_the_journal(folder: Folder) -> None:
+    canary = "canary-51d7"
+    rows: list[Row] = [
+        {"dialog_id": "a", "session": {"n": canary}},
+        {"dialog_id": "b", "session": {"n": canary}, "next_step": "go"},
+        {"dialog_id": "c", "session": {"a-b": canary}},
+        {"dialog_id": "d", "session": {"n": canary, "seq": 3}},
+    ]
+    folder.write(rows)
+
+    async def answer(request: Request) -> Response:
+        if b'"seq":3' in request.content:
+            return status(400, message=f"bad {canary}")
+        return status(200, version=1)
+
+    await folder.run(Wire(answer=answer))
+    for file in folder.journal.parent.glob("job.journal*"):
+        assert canary.encode() not in file.read_bytes()
+    assert canary in folder.dead.read_text()
