@@ -18,11 +18,10 @@ from tenacity import (
 
 from ._oauth import Grant, TokenEndpoint
 from .errors import AuthenticationError, NoResponseError, NotSentError
+from .logs import log
 from .transports import Response, Transport
 
 __all__ = ["GRACE", "Exchange"]
-
-logger = logging.getLogger("cognigy_async")
 
 ATTEMPTS = 3
 BACKOFF = wait_random_exponential(multiplier=0.25, max=5)
@@ -97,11 +96,8 @@ class Exchange:
 
     async def _pause(self, seconds: float) -> None:
         self._before(seconds)
-        logger.info(
-            "the token request is repeated in %.3g s",
-            seconds,
-            extra={"attempt": self._attempts, "wait": seconds},
-        )
+        facts = {"attempt": self._attempts, "wait": seconds}
+        log(logging.INFO, "the token request is repeated in %.3g s", seconds, **facts)
         await anyio.sleep(seconds)
 
 

@@ -1,28 +1,20 @@
-"""One piece of work that is waited for from several event loops, and outlives whoever does it."""
+"""One piece of work that is waited for from several event loops, and outlives whoever wanted it."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 import anyio
 import sniffio
 
 from .errors import AuthenticationError
 
-__all__ = [
-    "Flight",
-    "LoopHandle",
-    "Stage",
-    "SupersededError",
-    "Waker",
-    "background",
-    "only_here",
-]
+__all__ = ["Flight", "Latch", "LoopHandle", "Stage", "SupersededError"]
 
 
 class LoopHandle:
@@ -67,104 +59,92 @@ class LoopHandle:
         return True
 
 
-class Waker:
-    """An event that is waited for in the loop in which it was made, and set from anywhere.
+class Latch:
+    """Opens once, for tasks of any event loop and any thread."""
 
-    Raises:
-        sniffio.AsyncLibraryNotFoundError: made outside an event loop.
-    """
-
-    __slots__ = ("_event", "_loop")
+    __slots__ = ("_lock", "_open", "_watchers")
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
-        self._loop = LoopHandle()
+        # Reentrant, for the garbage collector: see the provider's.
+        self._lock = threading.RLock()
+        self._open = False
+        self._watchers: dict[anyio.Event, LoopHandle] = {}  # in the order in which they came
 
-    def wake(self) -> None:
-        """From any thread, any number of times; a loop that is over has nobody left to wake."""
-        self._loop.call_soon(self._event.set)
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._watchers)
 
-    async def wait(self) -> None:
-        """Return once `wake` was called."""
-        await self._event.wait()
+    def open(self) -> None:
+        """From anywhere, any number of times; a loop that is over has nobody left to wake."""
+        with self._lock:
+            self._open = True
+            watchers = tuple(self._watchers.items())
+        for event, loop in watchers:
+            loop.call_soon(event.set)
+
+    @contextmanager
+    def watched(self) -> Iterator[anyio.Event]:
+        """An event for the running loop, which is set once the latch is open.
+
+        Raises:
+            sniffio.AsyncLibraryNotFoundError: no event loop is running.
+        """
+        event, here = anyio.Event(), LoopHandle()
+        with self._lock:
+            if self._open:
+                event.set()
+            self._watchers[event] = here
+        try:
+            yield event
+        finally:
+            with self._lock:
+                del self._watchers[event]
 
 
 class Stage(enum.Enum):
     """Where a flight stands.
 
-    OFFERED → LED: a task begins to lead, which it may do only while the flight is the provider's.
-    OFFERED → ABANDONED: the task that was to lead never started, or the provider was closed.
-    LED → ARRIVED, FAILED: what came of it is shared by all who wait.
-    LED → ABANDONED: the leader was cancelled or is overdue, or the provider was closed; those who
+    UNDER_WAY → SETTLED: there is a token or an error, shared by all who wait.
+    UNDER_WAY → ABANDONED: its loop ended or stands still, or the provider was closed; those who
     wait begin a new flight.
 
-    Nothing leaves ARRIVED, FAILED or ABANDONED: who wakes late must find what it waited for.
-    Nothing goes from LED to OFFERED: a request may be under way until its leader says that it is
-    not.
+    Nothing leaves SETTLED or ABANDONED: who wakes late must find what it waited for, and a task
+    that stood still must find that it is not waited for any more.
     """
 
-    OFFERED = enum.auto()
-    LED = enum.auto()
-    ARRIVED = enum.auto()
-    FAILED = enum.auto()
+    UNDER_WAY = enum.auto()
+    SETTLED = enum.auto()
     ABANDONED = enum.auto()
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Flight:
-    """One refresh of a token, led by one task. What changes it holds the provider's lock.
+    """One refresh of a token, in a task of its own. What changes it holds the provider's lock.
 
     Attributes:
-        lease: the moment by which its leader is heard of again, on the provider's clock.
-        home: the loop of its leader.
+        lease: the moment by which its task is heard of again, on the provider's clock.
+        home: the loop of its task.
+        scope: what its task runs in; cancelled when the flight is abandoned.
+        task: what is kept of it, once it runs.
         error: why it failed.
-        waiters: who wants to be woken when it is over.
+        over: opens when it is not under way any more.
+        gone: opens when its task has ended.
     """
 
     lease: float
-    stage: Stage = Stage.OFFERED
-    home: LoopHandle | None = None
+    stage: Stage = Stage.UNDER_WAY
+    home: LoopHandle = field(default_factory=LoopHandle)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    task: object = None
     error: AuthenticationError | None = None
-    waiters: set[Waker] = field(default_factory=set)
+    over: Latch = field(default_factory=Latch)
+    gone: Latch = field(default_factory=Latch)
 
     @property
     def under_way(self) -> bool:
         """Whether it is still worth waiting for."""
-        return self.stage in (Stage.OFFERED, Stage.LED)
-
-    def has_lost_its_leader(self, now: float) -> bool:
-        """Whether it certainly makes no request any more, nor will."""
-        if self.stage is Stage.OFFERED:
-            # The task that was to lead was cancelled before it ran. If it starts after all, it
-            # finds that the flight is not the provider's any more.
-            return now >= self.lease
-        return self.home is not None and self.home.has_dropped_its_tasks()
+        return self.stage is Stage.UNDER_WAY
 
 
 class SupersededError(Exception):
-    """The leader's flight is no longer the provider's: nobody waits for it any more."""
-
-
-Spawn: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
-
-background: ContextVar[Spawn | None] = ContextVar("cognigy_async.background", default=None)
-"""How to start a task that outlives its caller, set by a client in its own tasks.
-
-It is called with a function that takes nothing and never raises an `Exception`; where it cannot
-start a task it raises, and the caller does the work. See `only_here`.
-"""
-
-
-def only_here(spawn: Spawn) -> Spawn:
-    """`spawn`, except that it raises RuntimeError when another loop than the present one runs.
-
-    A context is copied into worker threads, and these may run loops of their own.
-    """
-    home = LoopHandle()
-
-    def checked(job: Callable[[], Coroutine[Any, Any, None]]) -> object:
-        if not home.is_same(LoopHandle()):
-            raise RuntimeError("another event loop is running")
-        return spawn(job)
-
-    return checked
+    """The flight was abandoned: nobody waits for it any more."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
 
-from .checks import checked_seconds, checked_timeout
+from .checks import checked_seconds, checked_timeout, checked_type
 from .entries import Entry, Kind, Sink
 from .errors import AuditError, ConfigurationError, DeadlineExceededError
 from .hooks import Hooks
@@ -54,6 +54,7 @@ class Admission:
         api: StateApi,
         limits: Limits,
         on_failure: Literal["continue", "pause"],
+        policy: RetryPolicy,
         timeout: float,
         audit: AuditTrail | None,
         *,
@@ -67,8 +68,10 @@ class Admission:
         self.limits = limits
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
+        self._policy = policy
         self._timeout = checked_timeout(timeout)
         self._coalesce = coalesce
+        self._mergeable = api.keeps_other_variables
         self._audit = audit
         self._ids = secrets.token_hex(8)
         self.observers: tuple[Observer, ...] = ()
@@ -87,9 +90,23 @@ class Admission:
         update = StateUpdate.checked(self.limits, dialog_id, next_step="-", metadata=metadata)
         return update.dialog_id, update.metadata
 
-    def seconds(self, timeout: float | None) -> float:
-        """The timeout of one request."""
-        return self._timeout if timeout is None else checked_timeout(timeout)
+    def terms(
+        self, retry: RetryPolicy | None, timeout: float | None, deadline: float | None = None
+    ) -> tuple[RetryPolicy, float, float | None]:
+        """On which terms an update is carried out: its own, or those of the client.
+
+        Args:
+            deadline: seconds from now; the moment of the client's clock comes back.
+
+        Raises:
+            ConfigurationError: one of them cannot work.
+            ClientUsageError: there is a deadline, and the client is not open.
+        """
+        return (
+            self._policy if retry is None else checked_type("retry", retry, RetryPolicy),
+            self._timeout if timeout is None else checked_timeout(timeout),
+            None if deadline is None else self._moment(deadline),
+        )
 
     def take_room(self) -> bool:
         """Take a place if there is one; what a callback calls always finds one."""
@@ -103,14 +120,7 @@ class Admission:
             return True
         return self._room.try_take()
 
-    def deadline(self, seconds: float | None) -> float | None:
-        """The moment of the client's clock that is so many seconds away.
-
-        Raises:
-            ClientUsageError: the client is not open.
-        """
-        if seconds is None:
-            return None
+    def _moment(self, seconds: float) -> float:
         seconds = checked_seconds("deadline", seconds)
         self._life.check_open()
         return self._life.engine.now() + seconds
@@ -230,7 +240,7 @@ class Admission:
             index=index,
             watch=watch,
             deadline=deadline,
-            coalesces=coalesce and update is not None and merges(update),
+            coalesces=coalesce and self._mergeable and update is not None and merges(update),
             metadata=metadata,
         )
         if self.observers:

@@ -1,8 +1,8 @@
 """Where the credentials of a request come from: an API key, or OAuth 2.0 client credentials.
 
-A refresh of `OAuthTokenProvider` is a *flight*: one at a time, led by one task, shared by all who
-wait. Its state changes in short synchronous sections under a lock, so that callers may come from
-any thread and any event loop; the request itself is awaited outside of them.
+A refresh of `OAuthTokenProvider` is a *flight*: one at a time, in a task of the provider's own,
+shared by all who wait. Its state changes in short synchronous sections under a lock, so that
+callers may come from any thread and any event loop; the request itself is awaited outside of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import copy
 import logging
 import math
 import os
-import sys
 import threading
 import time
 import weakref
@@ -23,11 +22,12 @@ from typing import Any
 import anyio
 
 from ._exchange import GRACE, Exchange
-from ._flight import Flight, LoopHandle, Stage, SupersededError, Waker, background
+from ._flight import Flight, LoopHandle, Stage, SupersededError
 from ._oauth import Grant, OAuthConfig, TokenEndpoint
-from .background import cancellation_requested
+from .background import is_failure, start_on_its_own, task_to_keep
 from .credentials import AccessToken, ApiKey, TokenProvider, TokenStatistics
 from .errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
+from .logs import log
 from .transports import Transport
 
 __all__ = [
@@ -38,12 +38,10 @@ __all__ = [
     "TokenProvider",
 ]
 
-logger = logging.getLogger("cognigy_async")
-
 # Seconds.
 LONGEST_HOLD = 300.0  # after a failure, a Retry-After is believed up to this
-SLACK = 1.0  # what a leader may be late, and how often one who waits looks after it
-OFFER = 1.0  # what a task in the background may take to start
+SLACK = 1.0  # what a refresh may be late, and how often one who waits looks after it
+FAREWELL = 3.0  # what a refresh that is cancelled may take to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +63,11 @@ class OAuthTokenProvider:
     """Tokens by OAuth 2.0 client credentials, refreshed before they expire.
 
     One token request is under way at a time, whoever asks and whoever is cancelled; all who wait
-    for it share its token or its failure. While the old token is valid, it serves, and a failed
-    refresh does not take it away. May be used from several event loops and threads, unless it is
-    given a transport, which binds it to the loop in which it first refreshes.
+    for it share its token or its failure. It runs in a task of its own, which ends by itself, with
+    `aclose` or with the event loop, and which has no context variables of any caller. While the old
+    token is valid, it serves, and a failed refresh does not take it away. May be used from several
+    event loops and threads, unless it is given a transport, which binds it to the loop in which it
+    first refreshes.
 
     Args:
         config: what to ask for, and where.
@@ -96,11 +96,11 @@ class OAuthTokenProvider:
         self._transport = transport
         self._timeout = timeout
         self._clock = clock
-        # Reentrant, because the garbage collector may close the leader of a dropped event loop
-        # while this thread is inside a section; the sections stand that.
+        # Reentrant, because the garbage collector may close the tasks of a dropped event loop while
+        # this thread is inside a section; the sections stand that.
         self._lock = threading.RLock()
         self._held: _Held | None = None
-        self._flight: Flight | None = None
+        self._flight: Flight | None = None  # the last one, be it over or not
         self._held_off: tuple[float, AuthenticationError] | None = None
         self._bound_to: LoopHandle | None = None
         self._closed = False
@@ -120,16 +120,13 @@ class OAuthTokenProvider:
         if held is not None and self._clock() < held.refresh_at:
             return held.access
         while True:
-            serve, flight, lead = self._decide()
-            if flight is None:
-                assert serve is not None
+            serve, flight, is_new = self._decide()
+            if is_new and flight is not None:
+                self._start(flight)
+            if serve is not None:
                 return serve
-            if lead and not self._started_in_background(flight):
-                await self._lead(flight)
-            elif serve is not None:
-                return serve
-            else:
-                await self._wait_for(flight)
+            assert flight is not None
+            await self._wait_for(flight)
             if flight.stage is Stage.ABANDONED:
                 continue
             # A token that came is given to all who waited, even one that was long on its way and
@@ -152,13 +149,18 @@ class OAuthTokenProvider:
     async def aclose(self) -> None:
         """Give no more tokens; who waits for one gets a `ClientClosedError`.
 
-        What a refresh opened it closes itself. A given transport stays open.
+        A refresh under way is cancelled, and its end awaited for some seconds. What it opened it
+        closes itself. A given transport stays open.
         """
         with self._lock:
             self._closed = True
             self._held = None
-            if self._flight is not None:
-                self._end(self._flight, Stage.ABANDONED)
+            flight = self._flight
+            if flight is not None:
+                self._end(flight, Stage.ABANDONED)
+        if flight is not None and not flight.home.has_dropped_its_tasks():
+            with flight.gone.watched() as gone, anyio.move_on_after(FAREWELL):
+                await gone.wait()
 
     @property
     def token_refreshes(self) -> int:
@@ -168,23 +170,28 @@ class OAuthTokenProvider:
     def statistics(self) -> TokenStatistics:
         """What it has done and is doing."""
         with self._lock:
+            flight = self._under_way()
             left = None if self._held is None else self._held.expires_at - self._clock()
             return TokenStatistics(
                 refreshes=self._refreshes,
                 failures=self._failures,
-                refreshing=self._flight is not None,
-                waiting=0 if self._flight is None else len(self._flight.waiters),
+                refreshing=flight is not None,
+                waiting=0 if flight is None else len(flight.over),
                 expires_in=left if left is not None and left > 0 else None,
             )
 
     def __repr__(self) -> str:
-        doing = "closed" if self._closed else "refreshing" if self._flight else "idle"
+        doing = "closed" if self._closed else "refreshing" if self._under_way() else "idle"
         left = self.statistics().expires_in
         told = "no valid token" if left is None else f"a token for {left:.0f} s"
         return f"<OAuthTokenProvider {self._endpoint.place} {doing}, {told}>"
 
+    def _under_way(self) -> Flight | None:
+        flight = self._flight
+        return flight if flight is not None and flight.under_way else None
+
     def _decide(self) -> tuple[AccessToken | None, Flight | None, bool]:
-        """The token that serves meanwhile, the flight to wait for, and whether to lead it."""
+        """The token that serves meanwhile, the flight to wait for, and whether to start it."""
         with self._lock:
             if self._closed:
                 raise ClientClosedError("the token provider is closed; make a new one")
@@ -193,8 +200,8 @@ class OAuthTokenProvider:
             if held is not None and now < held.refresh_at:
                 return held.access, None, False
             serve = held.access if held is not None and now < held.expires_at else None
-            flight = self._flight
-            if flight is not None and flight.has_lost_its_leader(now):
+            flight = self._under_way()
+            if flight is not None and flight.home.has_dropped_its_tasks():
                 self._end(flight, Stage.ABANDONED)
                 flight = None
             if flight is not None:
@@ -202,17 +209,18 @@ class OAuthTokenProvider:
             if serve is None and self._held_off is not None and now < self._held_off[0]:
                 until, error = self._held_off
                 raise _again(error, retry_after=until - now) from error.__cause__
-            if not self._may_lead():
+            if not self._may_refresh_here():
                 if serve is not None:
                     return serve, None, False
                 raise ClientUsageError(
                     "this token provider was given a transport and belongs to the event loop that "
                     "used it first; give each loop its own provider, or leave the transport out"
                 )
-            self._flight = flight = Flight(lease=now + OFFER)
+            # On asyncio a task may be cancelled before it begins, and then says nothing.
+            self._flight = flight = Flight(lease=now + SLACK)
             return serve, flight, True
 
-    def _may_lead(self) -> bool:
+    def _may_refresh_here(self) -> bool:
         if self._transport is None:
             return True
         here, bound_to = LoopHandle(), self._bound_to
@@ -220,57 +228,47 @@ class OAuthTokenProvider:
             self._bound_to = bound_to = here  # the first loop, or the next one when that is over
         return bound_to.is_same(here)
 
-    def _started_in_background(self, flight: Flight) -> bool:
-        spawn = background.get()
-        if spawn is None:
-            return False
+    def _start(self, flight: Flight) -> None:
         try:
-            spawn(partial(self._lead, flight))
-        except Exception as error:
-            logger.debug("no background for a token refresh: %s", type(error).__name__)
-            return False
-        return True
+            start_on_its_own(partial(self._carry_out, flight), "token refresh")
+        except BaseException:
+            self._end(flight, Stage.ABANDONED)
+            flight.gone.open()
+            raise
 
     async def _wait_for(self, flight: Flight) -> None:
-        """Until the flight is over, or its leader is gone without a word."""
-        waker = Waker()
-        with self._lock:
-            flight.waiters.add(waker)
-        try:
+        """Until the flight is over, or is not to be expected any more."""
+        with flight.over.watched() as over:
             while flight.under_way:
                 late = self._clock() >= flight.lease
                 with anyio.move_on_after(SLACK):
-                    await waker.wait()
-                now = self._clock()
-                # Overdue before and after a wait: where this very loop was blocked, the leader has
+                    await over.wait()
+                # Overdue before and after a wait: where this very loop was blocked, the refresh has
                 # had its turn in between.
-                if flight.has_lost_its_leader(now) or (late and now >= flight.lease):
+                overdue = late and self._clock() >= flight.lease
+                if overdue or flight.home.has_dropped_its_tasks():
                     self._end(flight, Stage.ABANDONED)
-        finally:
-            with self._lock:
-                flight.waiters.discard(waker)
 
-    async def _lead(self, flight: Flight) -> None:
-        """Carry a flight out and tell those who wait; raises nothing but cancellation."""
-        with self._lock:
-            if self._flight is not flight or flight.stage is not Stage.OFFERED:
-                return
-            flight.stage = Stage.LED
-            flight.home = LoopHandle()
+    async def _carry_out(self, flight: Flight) -> None:
+        """Refresh and tell those who wait; raises nothing but cancellation."""
+        flight.task = task_to_keep()
         try:
-            await self._refresh(flight)
+            with flight.scope:
+                grant = await self._ask(flight)
+                self._end(flight, Stage.SETTLED, held=_Held.of(grant))
         except AuthenticationError as error:
-            self._end(flight, Stage.FAILED, error=error)
+            self._end(flight, Stage.SETTLED, error=error)
         except BaseException as error:
-            # The request is over by now: what was awaited has ended. A leader that was superseded
-            # comes by here as well, and has nothing to tell.
-            if not _is_failure(error):
+            # The request is over by now: what was awaited has ended.
+            if not is_failure(error):
                 self._end(flight, Stage.ABANDONED)
                 raise
             failure = self._endpoint.failure("could not be asked", cause=error)
-            self._end(flight, Stage.FAILED, error=failure)
+            self._end(flight, Stage.SETTLED, error=failure)
+        finally:
+            flight.gone.open()
 
-    async def _refresh(self, flight: Flight) -> None:
+    async def _ask(self, flight: Flight) -> Grant:
         self._extend(flight, self._timeout)
         transport = self._transport
         if transport is None:
@@ -286,22 +284,20 @@ class OAuthTokenProvider:
             before=partial(self._extend, flight),
         )
         try:
-            grant = await exchange.run()
-            # Before closing: a cancellation there must not cost the token.
-            self._end(flight, Stage.ARRIVED, held=_Held.of(grant))
+            return await exchange.run()
         finally:
-            # A coroutine that is closed because its loop is gone cannot await.
-            if transport is not self._transport and not isinstance(sys.exception(), GeneratorExit):
+            # Before anybody is told, so that who has its token leaves no task behind.
+            if transport is not self._transport:
                 await _close(transport)
 
     def _extend(self, flight: Flight, seconds: float) -> None:
         """Tell those who wait how long the next step takes.
 
         Raises:
-            SupersededError: they did not wait for this leader.
+            SupersededError: they did not wait for it.
         """
         with self._lock:
-            if self._flight is not flight:
+            if not flight.under_way:
                 raise SupersededError
             flight.lease = self._clock() + seconds + SLACK
 
@@ -313,11 +309,10 @@ class OAuthTokenProvider:
         held: _Held | None = None,
         error: AuthenticationError | None = None,
     ) -> None:
-        """Take note of what became of a flight, if it is still the provider's, and wake all."""
+        """Take note of what became of a flight, if that is not known yet, and wake all."""
         with self._lock:
-            if self._flight is not flight:
+            if not flight.under_way:
                 return
-            self._flight = None
             flight.error = error
             if held is not None:
                 self._held = held
@@ -328,15 +323,12 @@ class OAuthTokenProvider:
                 self._put_off(error)
             # Last, because who waits looks at it without the lock.
             flight.stage = stage
-            waiters = tuple(flight.waiters)
-        for waker in waiters:
-            waker.wake()
+        flight.over.open()
+        if stage is Stage.ABANDONED:
+            flight.home.call_soon(flight.scope.cancel)
         if error is not None:
-            logger.warning(
-                "token refresh failed: %s",
-                error,
-                extra={"status": error.status, "attempts": error.attempts},
-            )
+            facts = {"status": error.status, "attempts": error.attempts}
+            log(logging.WARNING, "token refresh failed: %s", error, **facts)
 
     def _put_off(self, error: AuthenticationError) -> None:
         """After a failure: when to ask again, while the old token serves and when it does not."""
@@ -350,17 +342,12 @@ class OAuthTokenProvider:
             self._held = replace(self._held, refresh_at=later)
 
     def _forget_the_parent(self) -> None:
-        """In a forked child: threads that are gone may hold the lock, and lead a flight."""
+        """In a forked child: threads that are gone may hold the lock, and carry a flight out."""
         self._lock = threading.RLock()
+        if self._flight is not None:
+            self._flight.stage = Stage.ABANDONED
         self._flight = None
         self._bound_to = None
-
-
-def _is_failure(error: BaseException) -> bool:
-    """Rather than a cancellation of the task; a transport may raise a stray one."""
-    if isinstance(error, Exception | GeneratorExit):
-        return isinstance(error, Exception)
-    return isinstance(error, anyio.get_cancelled_exc_class()) and not cancellation_requested()
 
 
 async def _close(transport: Transport) -> None:
@@ -369,7 +356,7 @@ async def _close(transport: Transport) -> None:
             await transport.aclose()
     except Exception as error:
         # The token is there, or the failure is known: this changes neither.
-        logger.debug("closing the token transport failed: %s", type(error).__name__)
+        log(logging.DEBUG, "closing the token transport failed: %s", type(error).__name__)
 
 
 def _again(error: AuthenticationError, **facts: Any) -> AuthenticationError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
 from typing import Any, Protocol
 
 import anyio
@@ -23,6 +25,8 @@ __all__ = [
     "is_failure",
     "monotonic_clock",
     "signal_of_this_loop",
+    "start_on_its_own",
+    "task_to_keep",
 ]
 
 
@@ -87,6 +91,49 @@ class TaskOwner:
             await group.__aexit__(None, None, None)
 
 
+class _OwnTask(asyncio.Task[None]):
+    """One that nobody can be blamed for leaving behind, because nobody was given it."""
+
+    def __del__(self) -> None:
+        if self.done():
+            super().__del__()
+            return
+        # A loop that is closed early drops its tasks. Of this one nobody needs to be told, neither
+        # that it did not end nor that it did not begin.
+        with contextlib.suppress(ValueError):  # its coroutine is being closed already
+            self.get_coro().close()
+
+
+def start_on_its_own(main: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    """Run `main`, which raises no `Exception`, until it ends or the event loop cancels it.
+
+    It should keep its `task_to_keep` where that is not lost.
+
+    The task belongs to no caller: the cancellation of whoever called this does not reach it. Nor do
+    their context variables, because it works for others as well; its spans would hang below
+    a span that may have ended, its log lines would carry somebody's request.
+
+    Raises:
+        RuntimeError: the event loop is at its end and takes no task any more.
+    """
+    if sniffio.current_async_library() == "asyncio":
+        # Not by the loop's task factory, which may start tasks at once, within the caller.
+        loop = asyncio.get_running_loop()
+        _OwnTask(main(), loop=loop, name=name, context=Context())
+    else:
+        import trio
+
+        trio.lowlevel.spawn_system_task(main, name=name, context=Context())
+
+
+def task_to_keep() -> object:
+    """The present task on asyncio, which may know its tasks by weak references only.
+
+    Not earlier: until its first step the loop has it, and drops it when it is closed.
+    """
+    return asyncio.current_task() if sniffio.current_async_library() == "asyncio" else None
+
+
 class Signal(Protocol):
     """Wakes the one task that waits for it, at a third of the price of an event."""
 
@@ -147,9 +194,9 @@ def is_failure(error: BaseException) -> bool:
     """Whether what other people's code raised is its own failure, and not the end of this task."""
     if isinstance(error, Exception):
         return True
-    if isinstance(error, anyio.get_cancelled_exc_class()):
-        return not cancellation_requested()
-    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        return False
+    return not (isinstance(error, anyio.get_cancelled_exc_class()) and cancellation_requested())
 
 
 def monotonic_clock() -> Callable[[], float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,7 @@ class Lane:
     def __init__(self, dialog_id: str) -> None:
         self.dialog_id = dialog_id
         self.head: Entry | None = None
-        self.behind: deque[Entry] | None = None
+        self.behind: OrderedDict[Entry, None] | None = None
         self.state = LaneState.IDLE
         self.live = 0
         self.exempt = 0
@@ -118,17 +118,17 @@ class Lane:
         if self.head is None:
             self.head = entry
         elif self.behind is None:
-            self.behind = deque((entry,))
+            self.behind = OrderedDict({entry: None})
         else:
-            self.behind.append(entry)
+            self.behind[entry] = None
 
     def remove(self, entry: Entry) -> None:
         """Take an entry out, wherever it stands."""
         if entry is not self.head:
             assert self.behind is not None
-            self.behind.remove(entry)
+            del self.behind[entry]
         else:
-            self.head = self.behind.popleft() if self.behind else None
+            self.head = self.behind.popitem(last=False)[0] if self.behind else None
         entry.lane = None
         self.live -= entry.live
         self.exempt -= entry.exempt
@@ -143,8 +143,9 @@ class Lane:
         self.exempt += group.exempt
         if self.head is not None:
             if self.behind is None:
-                self.behind = deque()
-            self.behind.appendleft(self.head)
+                self.behind = OrderedDict()
+            self.behind[self.head] = None
+            self.behind.move_to_end(self.head, last=False)
         self.head = group
 
     def move(self, state: LaneState) -> None:

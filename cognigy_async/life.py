@@ -17,7 +17,7 @@ from .models import CloseReport
 
 if TYPE_CHECKING:
     from .audit.trail import AuditTrail
-    from .dispatcher import Dispatcher
+    from .engine import Engine
     from .metrics import Metrics
     from .room import Room
     from .transports import Transport
@@ -56,7 +56,7 @@ class Life:
         self._metrics = metrics
         self._audit = audit
         self._owner = TaskOwner()
-        self.engine: Dispatcher
+        self.engine: Engine
         """What carries updates out; there once the client is open."""
         self.was_opened = False
         self._transport: Transport | None = None
@@ -97,7 +97,7 @@ class Life:
         if not self.accepting and not (self._draining and self._hooks.called_us()):
             raise ClientClosedError("the client is closed and takes no more updates")
 
-    async def open(self, engine: Callable[[], Dispatcher], transport: Transport) -> None:
+    async def open(self, engine: Callable[[], Engine], transport: Transport) -> None:
         """Start to work; `engine` is called in the event loop."""
         if self.was_opened or self._closing:
             raise ClientUsageError("a client is opened once; make a new one")
@@ -121,7 +121,7 @@ class Life:
             raise
         self.accepting = not self._closing
 
-    async def _run(self, engine: Dispatcher, events: _Events) -> None:
+    async def _run(self, engine: Engine, events: _Events) -> None:
         """What runs in the background from opening to closing."""
         try:
             async with anyio.create_task_group() as tasks:
@@ -208,7 +208,7 @@ class Life:
             # Everything is settled; connections that do not close must not hide that.
             log(WARNING, "the transport could not be closed: %s", type(error).__name__)
 
-    async def _finish(self, engine: Dispatcher, events: _Events, deadline: float) -> CloseReport:
+    async def _finish(self, engine: Engine, events: _Events, deadline: float) -> CloseReport:
         """Cut off what is left, and say what was done."""
         try:
             events.stop.set()

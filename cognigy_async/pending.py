@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 if TYPE_CHECKING:
-    from .dispatcher import Dispatcher
+    from .engine import Engine
     from .entries import Entry
     from .models import UpdateResult
 
@@ -23,10 +23,10 @@ class PendingUpdate:
     raises `ClientUsageError` in another.
     """
 
-    __slots__ = ("_check_home", "_dispatcher", "_entry", "_settled")
+    __slots__ = ("_check_home", "_engine", "_entry", "_settled")
 
-    def __init__(self, dispatcher: Dispatcher, check_home: Callable[[], None]) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, engine: Engine, check_home: Callable[[], None]) -> None:
+        self._engine = engine
         self._check_home = check_home
         self._entry: Entry | None = None
         self._settled: anyio.Event | None = None
@@ -63,7 +63,7 @@ class PendingUpdate:
     def withdraw(self) -> bool:
         """Take it back; true if it was not yet sent, and then it never will be."""
         self._check_home()
-        return self._dispatcher.withdraw(self.entry)
+        return self._engine.withdraw(self.entry)
 
     async def settled(self) -> Entry:
         """Wait for the outcome, whichever it is."""

@@ -118,8 +118,8 @@ class _Count:
 
     def __init__(self, api: StateApi, limits: Limits | None, *, coalesce: bool) -> None:
         self._api = api
+        self._coalesce = coalesce and api.keeps_other_variables
         self._limits = limits if limits is not None else api.limits
-        self._coalesce = coalesce
         self._open: dict[str, tuple[Merge, int, StateUpdate]] = {}
         self.dialogs: set[str] = set()
         self.updates = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 
 import anyio
 
@@ -27,7 +27,8 @@ class Room:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.used = 0
-        self._waiters: deque[_Waiter] = deque()
+        # Those who are cancelled leave from the midst, thousands at a time.
+        self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Room {self.used} of {self.capacity} used, {len(self._waiters)} waiting>"
@@ -52,14 +53,14 @@ class Room:
         if self.try_take():
             return
         waiter = _Waiter()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         try:
             await waiter.event.wait()
         except BaseException:
             if waiter.granted:
                 self.give_back()
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
+            else:
+                self._waiters.pop(waiter, None)
             raise
         if not waiter.granted:
             raise ClientClosedError("the client was closed while this update waited for room")
@@ -67,7 +68,7 @@ class Room:
     def give_back(self) -> None:
         """An update settled."""
         if self._waiters and self.used <= self.capacity:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popitem(last=False)
             waiter.granted = True
             waiter.event.set()
         else:
@@ -76,4 +77,4 @@ class Room:
     def close(self) -> None:
         """Nobody gets a place any more; those who wait are told so."""
         while self._waiters:
-            self._waiters.popleft().event.set()
+            self._waiters.popitem(last=False)[0].event.set()

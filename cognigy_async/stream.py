@@ -22,7 +22,7 @@ import anyio.lowlevel
 
 from .admission import Admission, Row, kind_of
 from .background import is_failure
-from .dispatcher import Dispatcher
+from .engine import Engine
 from .entries import Entry
 from .errors import ClientClosedError, CognigyError
 from .models import UpdateOutcome
@@ -56,7 +56,7 @@ class UpdateStream:
     def __init__(
         self,
         admission: Admission,
-        engine: Callable[[], Dispatcher],
+        engine: Callable[[], Engine],
         updates: Iterable[Row] | AsyncIterable[Row],
         *,
         limit: int,

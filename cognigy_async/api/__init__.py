@@ -36,6 +36,13 @@ class StateApi(Protocol):
         """Whether a state has a version that can be read (`ETag`) and demanded (`If-Match`)."""
         ...
 
+    @property
+    def keeps_other_variables(self) -> bool:
+        """Whether a write leaves the variables alone that it does not name, so that two of them may
+        be sent as one.
+        """
+        ...
+
     def check_use(self, use: Use) -> None:
         """Raise `UnsupportedByApiError` for a method of the client that cannot work."""
         ...

@@ -32,6 +32,7 @@ class RuntimeApi:
 
     limits = DEFAULT_LIMITS
     has_versions = True
+    keeps_other_variables = True
 
     def __init__(
         self,

@@ -88,6 +88,7 @@ class SessionsApi:
             raise ConfigurationError(f'inject={inject!r}: must be "merge" or "replace"')
         self.user_id = user_id
         self.inject = inject
+        self.keeps_other_variables = inject == "merge"
         self._reads_state = reads_state
         self._is_dialog_throttle = is_dialog_throttle
 

@@ -31,7 +31,8 @@ class Wire:
 
 async def main(path, priority):
     limit = RateLimit(40, per=1, shared=path)
-    client = AsyncStateClient("http://x", auth=ApiKey("k"), transport=Wire(), rate_limit=limit)
+    options = {"auth": ApiKey("k"), "transport": Wire(), "rate_limit": limit}
+    client = AsyncStateClient("http://localhost", **options)
     rows = ({"dialog_id": f"d-{n}", "session": {"n": n}} for n in range(10**6))
     async with client, client.update_many(rows, priority=priority) as outcomes:
         async for outcome in outcomes:
@@ -93,7 +94,7 @@ class Wire:
 
 
 def client_of(wire: Wire, limit: RateLimit) -> AsyncStateClient:
-    return AsyncStateClient("http://x", auth=ApiKey("k"), transport=wire, rate_limit=limit)
+    return AsyncStateClient("http://localhost", auth=ApiKey("k"), transport=wire, rate_limit=limit)
 
 
 @pytest.mark.real_time

@@ -27,6 +27,7 @@ from cognigy_async import (
     UpdateEvent,
     UpdateResult,
     UpdateValidationError,
+    plan,
     probe_inject,
 )
 from cognigy_async.emulator import Emulator, Faults
@@ -55,6 +56,22 @@ ALL: dict[str, Any] = {
     "next_step": "pay",
     "profile_id": PROFILE,
 }
+
+
+@pytest.mark.parametrize("inject", ["merge", "replace"])
+async def test_coalescing_ends_as_sending_one_by_one_does(
+    inject: Literal["merge", "replace"],
+) -> None:
+    server = emulator(inject=inject)
+    api = SessionsApi(user_id="u-1", inject=inject)
+    rows = [{"dialog_id": "s", "session": {f"v{n}": n}} for n in range(6)]
+    async with sessions(server, api, coalesce=True, max_in_flight=1) as client:
+        handles = [client.submit_nowait(row) for row in rows]
+        merged = [(await handle).merged for handle in handles]
+    whole = {f"v{n}": n for n in range(6)}
+    assert server.dialogs["s"].session == (whole if inject == "merge" else {"v5": 5})
+    assert max(merged) == (6 if inject == "merge" else 1)
+    assert plan(rows, coalesce=True, api=api).requests == (1 if inject == "merge" else 6)
 
 
 def sessions(server: Emulator | Wire, /, api: SessionsApi | None = None, **options: Any) -> Any:

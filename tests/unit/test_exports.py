@@ -45,6 +45,7 @@ INTERNAL = frozenset(
         "course",
         "deadlines",
         "dispatcher",
+        "engine",
         "entries",
         "groups",
         "hooks",
@@ -71,6 +72,7 @@ INTERNAL = frozenset(
         "transports._content",
         "transports._failures",
         "underway",
+        "upkeep",
         "window",
     }
 )
