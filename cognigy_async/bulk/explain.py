@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from .journal import Status, connect_to_read, reading
+from .records import Status, connect_to_read, reading
 
 __all__ = ["Moment", "explain"]
 

@@ -19,8 +19,8 @@ from cognigy_async import (
 )
 
 from .fingerprint import Mark
-from .journal import Settled, Status
 from .readers import Reader
+from .records import Settled, Status
 from .rows import Row, Source, dead_letter, parse_row
 from .seen import UpdateIds
 from .tables import Record

@@ -18,12 +18,13 @@ from .doubts import Doubts
 from .errors import InputError, JournalError, JournalRefusedError
 from .groups import Groups
 from .intake import Intake
-from .journal import Batch, Journal, Totals
+from .journal import Batch, Journal
 from .ledger import Ended, JobResult, Ledger
 from .opening import Opened, open_job
 from .options import JobOptions, default_journal, default_letters
 from .quota import QuotaKeeper, utilisation
 from .readers import STDIN
+from .records import Totals
 from .run import Run
 from .scribe import Scribe
 

@@ -37,8 +37,8 @@ from .doubts import Doubts, conflicted
 from .errors import InputError, JournalError
 from .groups import Groups
 from .intake import Intake
-from .journal import Failure, Status
 from .ledger import Ended, Ledger
+from .records import Failure, Status
 from .rows import Row, dead_letter, error_record
 from .scribe import Scribe
 

@@ -15,7 +15,8 @@ import anyio.to_thread
 
 from .errors import JournalError
 from .fingerprint import Mark
-from .journal import Batch, Failure, Journal, Status
+from .journal import Batch, Journal
+from .records import Failure, Status
 
 __all__ = ["Scribe"]
 
