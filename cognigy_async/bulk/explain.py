@@ -93,4 +93,5 @@ def _waits(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
     )
     for line, at, what, seconds in rows:
         reason = str(what)
-        yield Moment(at, line, WAITS.get(reason, reason), at + seconds)
+        told: str = WAITS.get(reason, reason)
+        yield Moment(at, line, told, at + seconds)

@@ -165,13 +165,17 @@ async def test_what_was_in_flight_when_a_run_was_cut_off_is_sent_again_with_its_
     wire = Wire(takes=1.0)
     await folder.cut_off(wire, 12, client={"max_in_flight": 4})
     before = {sent.key for sent in wire.sent}
+    # A thread writes the journal, and virtual time does not wait for it: it may have fewer rows.
+    with Journal(folder.journal) as journal:
+        recorded = {f"{journal.job_id}-{line}" for line in journal.settled(1, 40)}
     again = Wire()
     result = await folder.run(again)
     assert counts(result) == (40, 40, 0, 0, 0)
     repeated = {sent.key for sent in again.sent} & before
-    assert len(repeated) == 4
-    assert result.skipped == 8
-    assert len(again.sent) == 32
+    assert repeated == before - recorded
+    assert len(repeated) >= 4
+    assert result.skipped == len(recorded)
+    assert len(again.sent) == 40 - len(recorded)
 
 
 async def test_a_refused_row_becomes_a_dead_letter_that_stays_one(folder: Folder) -> None:
