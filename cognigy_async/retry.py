@@ -187,6 +187,8 @@ class Trouble:
         idle: seconds waited between attempts.
         last: the failure to settle with if nothing else happens.
         lost: the first request that was sent and not answered.
+        let_in: requests of the client that were not refused for their token, when one of this
+            update was, the last time.
         uncertain: a request that cannot be repeated harmlessly was answered 500, 502 or 504.
     """
 
@@ -197,6 +199,7 @@ class Trouble:
     idle: float = 0.0
     last: UpdateError | None = None
     lost: UpdateError | None = None
+    let_in: int = 0
     uncertain: bool = False
 
 

@@ -74,6 +74,7 @@ class Sender:
         self._sleepers = sleepers
         self._quota = quota
         self._learned = quota.learned if quota is not None else None
+        self._let_in = 0
         self._clock = clock
         self._set_alarm = set_alarm
         self._on_cut = on_cut
@@ -132,6 +133,7 @@ class Sender:
                     self._unauthorized(lane, token, refusal, began)
                     return
                 entry.refused_token = None
+                self._let_in += 1
                 if self._recovery.heard(verdict, began):
                     self._sleepers.wake()
                 now = self._clock()
@@ -219,8 +221,15 @@ class Sender:
         if entry.abandoned or (entry.live and entry.refused_token is not None):
             self._settlement.give_up(lane)
             return
+        trouble = entry.trouble
+        assert trouble is not None
+        others, trouble.let_in = self._let_in - trouble.let_in, self._let_in
         if entry.refused_token is not None:
             entry.refused_token = token
+            if others:
+                # There is access: tokens end faster than they get there. That spends no attempt.
+                trouble.failures -= 1
+                trouble.counted -= 1
             self._back_off(lane, Backoff(Verdict.UNAUTHORIZED, error), began)
             return
         self._recovery.count("unauthorized", entry, 0.0)

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from cognigy_async import (
+    AccessToken,
     ConfigurationError,
     RateLimit,
     Request,
@@ -330,6 +331,37 @@ async def test_no_access_stops_the_job_and_fails_no_row(folder: Folder) -> None:
     assert (result.ended, result.succeeded, result.failed) == ("stopped", 0, 0)
     assert type(result.fault).__name__ == "AuthenticationError"
     assert counts(await folder.run(Wire())) == (100, 100, 0, 0, 0)
+
+
+class FreshTokens:
+    """Gives another token each time."""
+
+    async def get_token(self) -> AccessToken:
+        return AccessToken("authorization", "Bearer t")
+
+    def invalidate(self, token: AccessToken) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_tokens_that_end_early_are_no_lack_of_access(folder: Folder) -> None:
+    folder.write(rows_of(1000, dialogs=1000))
+    refused = 0
+
+    async def answer(request: Request) -> Response:
+        nonlocal refused
+        if request.url.endswith("/d7/state") and refused < 12:
+            refused += 1
+            return status(401)
+        await anyio.sleep(0.1)
+        return status(200, version=1)
+
+    result = await folder.run(
+        Wire(answer=answer), client={"max_in_flight": 2, "auth": FreshTokens()}
+    )
+    assert (result.ok, refused) == (True, 12)
 
 
 async def test_a_server_that_is_away_for_five_minutes_is_waited_for(folder: Folder) -> None:
