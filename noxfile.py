@@ -125,6 +125,13 @@ def package(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """Jobs that are killed two hundred times; takes minutes."""
+    session.install("-q", "-e", ".[all]", *group("test"))
+    session.run("pytest", "-q", "tests/soak", *session.posargs)
+
+
+@nox.session(default=False)
 def floors(session: nox.Session) -> None:
     """The tests with the oldest dependencies that pyproject.toml admits."""
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]

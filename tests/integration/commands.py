@@ -52,6 +52,10 @@ class CommandProcess:
         assert self._process.pid is not None
         return self._process.pid
 
+    @property
+    def is_over(self) -> bool:
+        return self._process.exitcode is not None
+
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
