@@ -129,7 +129,7 @@ class Dispatcher:
         """Work; `scope` may be cancelled while this asks for a token."""
         steps = 0
         while not self._stopped:
-            if not self._lanes.waiting():
+            if not self._lanes.any_waiting:
                 await self._sleepers.sleep()
                 continue
             steps += 1
@@ -281,7 +281,7 @@ class Dispatcher:
             self.set_alarm(min(until, recovery.next_due()))
         if tenant.active:
             tenant.start(now)
-        if self._sleepers.can_wake and self._lanes.waiting():
+        if self._sleepers.can_wake and self._lanes.any_waiting:
             self._sleepers.wake()
         return lane
 

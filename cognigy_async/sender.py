@@ -19,7 +19,7 @@ from .groups import MOST_MERGED, gather
 from .lanes import Lane, Lanes
 from .logs import log
 from .recovery import Recovery
-from .retry import Trouble, Verdict
+from .retry import UNAUTHORIZED, Trouble, Verdict
 from .settlement import Settlement
 from .sleepers import Sleepers
 
@@ -127,7 +127,7 @@ class Sender:
                 verdict = self._api.verdict(response)
                 if self._learned is not None:
                     self._learn(self._learned, response, verdict, began)
-                if verdict is Verdict.UNAUTHORIZED:
+                if verdict is UNAUTHORIZED:
                     refusal = self._api.error(request, response, 0.0)
                     self._unauthorized(lane, token, refusal, began)
                     return
