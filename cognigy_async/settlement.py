@@ -87,7 +87,8 @@ class Settlement:
 
     def settle(self, lane: Lane, done: Done) -> None:
         """The head of a lane has its outcome; the lane goes on, pauses or is forgotten."""
-        entry = lane.first
+        entry = lane.head
+        assert entry is not None
         self._recovery.leave(lane)
         lane.remove(entry)
         error = done.error
