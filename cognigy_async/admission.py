@@ -119,14 +119,10 @@ class Admission:
 
     def try_take(self) -> bool:
         """The same where it is known that the client is open."""
-        if self._called_us():
+        if self._hooks.any and self._hooks.called_us():
             self._room.take_anyway()
             return True
         return self._room.try_take()
-
-    def _called_us(self) -> bool:
-        """Whether this is called by a callback of this client."""
-        return self._hooks.any and self._hooks.called_us()
 
     def _moment(self, seconds: float) -> float:
         seconds = checked_seconds("deadline", seconds)
@@ -243,7 +239,7 @@ class Admission:
             live,
         )
         # Set here and not passed: keywords double the price of an entry.
-        entry.exempt = self._called_us()
+        entry.exempt = self._hooks.any and self._hooks.called_us()
         entry.held = held
         entry.index = index
         entry.watch = watch
