@@ -54,12 +54,10 @@ class UnderWay:
 
     def answered(self, began: float, now: float) -> bool:
         """Whether the request that started at `began` counts from now on; it may do so already."""
-        if self._cold and began in self._cold:
-            self._cold.remove(began)
+        if _took(self._cold, began):
             return True
-        if began not in self._starts:
+        if not _took(self._starts, began):
             return False
-        self._starts.remove(began)
         self._spend(now - began)
         return True
 
@@ -78,3 +76,15 @@ class UnderWay:
 
     def _spend(self, seconds: float) -> None:
         self._saved = min(self._most, max(0.0, self._saved + self._share - seconds))
+
+
+def _took(starts: deque[float], began: float) -> bool:
+    """Whether it was among them and is no more; most answers come in the order of the requests."""
+    if starts and starts[0] == began:
+        starts.popleft()
+        return True
+    try:
+        starts.remove(began)
+    except ValueError:
+        return False
+    return True
