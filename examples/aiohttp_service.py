@@ -3,7 +3,7 @@
     CRM_URL=https://crm.example python examples/aiohttp_service.py --port 8080
 
 The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM.
+there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
 from cognigy_async.settings import Settings
 
-ANSWER_WITHIN = 4.0
+ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
 """Seconds after which nothing is sent for a caller, who may have given up by then."""
 
 CRM = web.AppKey("crm", aiohttp.ClientSession)

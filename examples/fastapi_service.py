@@ -4,7 +4,7 @@
     CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 5
 
 The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM. Prometheus finds metrics at /metrics.
+there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default. Prometheus finds metrics at /metrics.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cognigy_async.integrations.fastapi import (
 from cognigy_async.integrations.opentelemetry import instrument
 from cognigy_async.settings import Settings
 
-ANSWER_WITHIN = 4.0
+ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
 """Seconds after which nothing is sent for a caller, who may have given up by then."""
 
 # uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.

@@ -23,7 +23,7 @@ from cognigy_async import AsyncStateClient, RetryPolicy
 from cognigy_async.integrations.fastapi import StateClient, add_error_handlers, client_lifespan
 from cognigy_async.settings import Settings
 
-ANSWER_WITHIN = 4.0
+ANSWER_WITHIN = 10.0
 """Seconds after which nothing is sent: a CRM waits a little, and comes again later by itself."""
 
 # uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.

@@ -116,10 +116,10 @@ def _many_files() -> Iterator[None]:
 @pytest.mark.parametrize("kind", [ALONE[0], ALONE[-1]], ids=name)
 def test_a_thousand_handlers_make_one_token_request(kind: Kind, tmp_path: Path) -> None:
     # The token takes its time, so that callers pile up behind it.
-    with (
-        world(token_latency=0.5) as surroundings,
-        running(kind, surroundings, tmp_path) as service,
-    ):
+    with world(token_latency=0.5) as surroundings, ExitStack() as stack:
+        # However slow the machine is.
+        surroundings.environment["ANSWER_WITHIN"] = "50"
+        service = stack.enter_context(running(kind, surroundings, tmp_path))
         call = partial(call_together, callers=1000)
         answers = surroundings.portal.call(call, service, surroundings)
         assert len(set(answers.succeeded)) == 1000
@@ -188,6 +188,20 @@ def test_what_a_service_answers(kind: Kind, tmp_path: Path) -> None:
             assert [value for _, value in samples["cognigy_client_updates_pending"]] == [0]
             # No id is a label.
             assert "d-1" not in answer.text
+
+
+@pytest.mark.parametrize("kind", ALONE, ids=name)
+def test_callers_are_answered_in_time(kind: Kind, tmp_path: Path) -> None:
+    with world() as surroundings, ExitStack() as stack:
+        surroundings.environment["ANSWER_WITHIN"] = "0.2"
+        surroundings.emulator.faults = Faults(fail_status=503)
+        service = stack.enter_context(running(kind, surroundings, tmp_path))
+        answer = httpx.post(
+            f"{service.base_url}/dialogs/d-1", json={"user": {"name": VALUE}}, trust_env=False
+        )
+        assert (answer.status_code, answer.json()["error"]) == (503, "DeadlineExceededError")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert surroundings.applied() == set()
 
 
 def exposed(answer: httpx.Response) -> dict[str, list[tuple[dict[str, str], float]]]:
