@@ -4,7 +4,8 @@
     CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 5
 
 The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default. Prometheus finds metrics at /metrics.
+there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default.
+Prometheus finds metrics at /metrics.
 """
 
 from __future__ import annotations
