@@ -26,6 +26,7 @@ from cognigy_async import (
     Response,
     RetryPolicy,
     Transport,
+    UpdateValidationError,
     probe_inject,
 )
 from cognigy_async.settings import Settings
@@ -300,6 +301,9 @@ async def _inject(settings: Settings, listener: _Listener, session_id: str) -> F
 
 def _of_error(error: CognigyError) -> tuple[str, str | None]:
     """What happened and what to do, one apart from the other."""
+    if isinstance(error, UpdateValidationError) and error.faults:
+        fault = error.faults[0]
+        return f"{fault.path}: {fault.problem}", fault.remedy
     remedy = getattr(error, "remedy", None)
     detail = str(error)
     if remedy:

@@ -53,6 +53,12 @@ def test_no_settings(emulator: Emulator, command: Command, monkeypatch: pytest.M
     assert "in the environment" not in told["detail"]
 
 
+def test_a_dialog_that_cannot_be(emulator: Emulator, command: Command) -> None:
+    told = findings(command, "--dialog", "")["read"]
+    assert (told["status"], told["detail"]) == ("failed", "dialog_id: is empty")
+    assert told["remedy"]
+
+
 def test_settings_without_effect(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +122,7 @@ def test_scopes_that_are_not_granted(
 
 @pytest.mark.parametrize(
     ("status", "kind", "word"),
-    [(404, "warning", "--dialog"), (403, "failed", "scope"), (503, "failed", "later")],
+    [(404, "warning", "--dialog"), (403, "failed", "dialog:read"), (503, "failed", "later")],
 )
 def test_a_read_that_fails(
     emulator: Emulator, command: Command, status: int, kind: str, word: str
