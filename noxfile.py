@@ -93,7 +93,9 @@ def add_tests(version: str) -> None:
         session.install("-q", "-e", ".[all]", *group("test"))
         # The official JavaScript client, for tests/interop: not within the time of a test.
         session.run("python", "-m", "tests.interop.official")
-        session.run("pytest", "-q", "-m", "not browser", *session.posargs)
+        # Many wait for sockets and processes; those of one file stay together.
+        spread = ("-n", "2", "--dist", "loadfile")
+        session.run("pytest", "-q", "-m", "not browser", *spread, *session.posargs)
 
 
 for version in PYTHONS:

@@ -112,14 +112,14 @@ class AsyncStateClient(Upkeep):
         live = is_live(priority)
         if not admission.take_room():
             await admission.wait_for_room(by, dialog_id)
-        settled = self._signal()
+        wakes = self._wakes
         entry = admission.begin(
             kind_of(update),
             dialog_id,
             update,
             policy,
             timeout,
-            settled,
+            wakes,
             deadline=by,
             coalesce=coalesce,
             live=live,
@@ -127,7 +127,7 @@ class AsyncStateClient(Upkeep):
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
         try:
-            await settled.wait()
+            await wakes.wait(entry)
         except BaseException:
             self._life.engine.cancel(entry)
             raise
@@ -370,14 +370,14 @@ class AsyncStateClient(Upkeep):
         requests: list[Request] | None = None,
     ) -> Entry:
         """Accept all but an update and wait for its outcome; cancelled, it is given up."""
-        settled = self._signal()
+        wakes = self._wakes
         entry = self._admission.begin(
             kind,
             dialog_id,
             None,
             policy,
             timeout,
-            settled,
+            wakes,
             live=live,
             decide=decide,
             deadline=deadline,
@@ -385,7 +385,7 @@ class AsyncStateClient(Upkeep):
             metadata=metadata,
         )
         try:
-            await settled.wait()
+            await wakes.wait(entry)
         except BaseException:
             self._life.engine.cancel(entry)
             raise

@@ -64,12 +64,10 @@ class UnderWay:
         if now - began < self._shortest:
             self._shortest = now - began
             self._certain = max(0.0, self._shortest - SURE * self._share)
-        if self._cold and began in self._cold:
-            self._cold.remove(began)
+        if _took(self._cold, began):
             return now
-        if began not in self._starts:
+        if not _took(self._starts, began):
             return None
-        self._starts.remove(began)
         at = max(began, now - self._certain)
         self._spend(at - began)
         return at
@@ -92,3 +90,15 @@ class UnderWay:
 
     def _spend(self, seconds: float) -> None:
         self._saved = min(self._most, max(0.0, self._saved + self._share - seconds))
+
+
+def _took(starts: deque[float], began: float) -> bool:
+    """Whether it was among them and is no more; most answers come in the order of the requests."""
+    if starts and starts[0] == began:
+        starts.popleft()
+        return True
+    try:
+        starts.remove(began)
+    except ValueError:
+        return False
+    return True

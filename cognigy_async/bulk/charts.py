@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 __all__ = ["bars", "histogram", "throughput"]
@@ -75,7 +76,7 @@ def bars(counts: Mapping[str, int]) -> str:
         return _svg(figure, "Retries by reason")
 
 
-def _figure(height: float = 3.0) -> tuple[Figure, mpl.axes.Axes]:
+def _figure(height: float = 3.0) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.6, height), layout="constrained")
     return figure, figure.add_subplot()
 

@@ -23,7 +23,7 @@ from cognigy_async import (
     StateUpdate,
 )
 
-from .journal import OpenSend
+from .records import OpenSend
 from .rows import Row
 
 __all__ = ["Doubts", "conflicted"]

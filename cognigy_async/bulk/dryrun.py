@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from cognigy_async import Limits, StateApi, StateUpdate, plan
+from cognigy_async import Limits, RateLimit, StateApi, StateUpdate, plan
 
 from .intake import Intake
 from .options import JobOptions
@@ -56,18 +57,21 @@ def dry_run(
     *,
     api: StateApi,
     limits: Limits | None = None,
+    rate_limit: RateLimit | Sequence[RateLimit] | None = None,
     on_fault: Callable[[RowFault], object],
 ) -> DryRun:
     """Read an input the way a job does.
 
     Args:
+        rate_limit: under which the time is told.
         on_fault: called with each fault of each row, in order.
 
     Raises:
         InputError: it cannot be read.
     """
     reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
-    intake = Intake(reader, limits if limits is not None else api.limits, options.selection)
+    checked = limits if limits is not None else api.limits
+    intake = Intake(reader, checked, options.selection, api=api)
     count = _Count(intake, on_fault)
     try:
         if options.coalesce:
@@ -85,9 +89,18 @@ def dry_run(
         faults=count.faults,
         dialogs=count.dialogs.count(),
         requests=requests,
-        seconds=None,
+        seconds=_seconds(requests, rate_limit),
         notes=tuple(notes),
     )
+
+
+def _seconds(requests: int, rate_limit: RateLimit | Sequence[RateLimit] | None) -> float | None:
+    """How long so many requests take."""
+    if not rate_limit:
+        return None
+    # A plan of the rows themselves would keep the name of each dialog.
+    one = StateUpdate("-", next_step="-")
+    return plan(repeat(one, requests), rate_limit=rate_limit).seconds
 
 
 class _Count:
@@ -114,5 +127,5 @@ class _Count:
 
     @staticmethod
     def requests(update: StateUpdate, api: StateApi) -> int:
-        """How many one of them takes; what the API cannot carry is told by the run."""
+        """How many one of them takes."""
         return len(api.writes("", update, "-"))

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from .journal import Status, connect_to_read, reading
+from .records import Status, connect_to_read, reading
 
 __all__ = ["Moment", "explain"]
 
@@ -92,4 +92,6 @@ def _waits(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
         "SELECT line, at, what, seconds FROM events WHERE dialog = ?", (dialog_id,)
     )
     for line, at, what, seconds in rows:
-        yield Moment(at, line, WAITS.get(what, what), at + seconds)
+        reason = str(what)
+        told: str = WAITS.get(reason, reason)
+        yield Moment(at, line, told, at + seconds)

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from .journal import Status, connect_to_read, reading
+from .records import Status, connect_to_read, reading
 from .summary import JournalSummary, read_summary
 
 __all__ = ["Figures", "read_figures"]

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import InputError
 
@@ -122,7 +122,10 @@ class HashedFile:
 
     def _raw(self, size: int) -> bytes:
         try:
-            data = self._file.read1(size) if hasattr(self._file, "read1") else self._file.read(size)
+            # A pipe gives what it has; waiting for more would keep rows back.
+            file: Any = self._file
+            read = getattr(file, "read1", file.read)
+            data: bytes = read(size)
         except OSError as error:
             raise InputError(f"{self._name}: cannot be read: {error.strerror}") from error
         self._look()

@@ -9,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cognigy_async import Fault, Limits, UpdateValidationError
+from cognigy_async import (
+    CognigyError,
+    Fault,
+    Limits,
+    StateApi,
+    StateUpdate,
+    UpdateValidationError,
+)
 
 from .fingerprint import Mark
-from .journal import Settled, Status
 from .readers import Reader
+from .records import Settled, Status
 from .rows import Row, Source, dead_letter, parse_row
 from .seen import UpdateIds
 from .tables import Record
@@ -70,6 +77,7 @@ class Intake:
     """The rows of one input, in order.
 
     Args:
+        api: which has to be able to carry a row; None for any.
         key: makes the `update_id` of a row that has none.
         settled: what is known of a range of lines; asked up to `last_settled`.
     """
@@ -80,6 +88,7 @@ class Intake:
         limits: Limits,
         selection: Selection,
         *,
+        api: StateApi | None = None,
         key: Callable[[int], str] | None = None,
         settled: Callable[[int, int], dict[int, Settled]] | None = None,
         last_settled: int = 0,
@@ -87,6 +96,7 @@ class Intake:
         self._reader = reader
         self._limits = limits
         self._selection = selection
+        self._api = api
         self._key = key
         self._settled = settled
         self._last_settled = last_settled
@@ -171,9 +181,26 @@ class Intake:
         if done.this_pass and done.dialog_id is not None:
             chunk.paused.append(done.dialog_id)
 
+    @staticmethod
+    def _carried(row: Row, update: StateUpdate, api: StateApi) -> StateUpdate | None:
+        """The update, if the API can carry it."""
+        try:
+            api.check(update)
+        except UpdateValidationError as error:
+            row.error = error
+        except CognigyError as error:
+            fault = Fault("update", str(error).rstrip("."), "leave it out")
+            row.error = UpdateValidationError((fault,), dialog_id=update.dialog_id)
+        else:
+            return update
+        row.update = None
+        return None
+
     def _check(self, row: Row) -> Row:
-        """Look for an earlier row with the same `update_id`."""
+        """Ask whether a row can be sent, and look for an earlier one with the same `update_id`."""
         update = row.update
+        if update is not None and self._api is not None:
+            update = self._carried(row, update, self._api)
         if update is None or update.update_id is None:
             return row
         if self._key is not None and update.update_id == self._key(row.line):

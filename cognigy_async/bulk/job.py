@@ -18,11 +18,13 @@ from .doubts import Doubts
 from .errors import InputError, JournalError, JournalRefusedError
 from .groups import Groups
 from .intake import Intake
-from .journal import Batch, Journal, Totals
+from .journal import Batch, Journal
 from .ledger import Ended, JobResult, Ledger
 from .opening import Opened, open_job
 from .options import JobOptions, default_journal, default_letters
+from .quota import QuotaKeeper, utilisation
 from .readers import STDIN
+from .records import Totals
 from .run import Run
 from .scribe import Scribe
 
@@ -182,11 +184,14 @@ class BulkJob:
         self, client: AsyncStateClient, opened: Opened, letters: BinaryIO
     ) -> JobResult:
         journal, before = opened.journal, opened.before
+        keeper = QuotaKeeper(client)
+        keeper.restore(opened.quota)
         self._opened = opened
         intake = self._intake = Intake(
             opened.reader,
             client.limits,
             self.options.selection,
+            api=client.api,
             key=lambda line: f"{journal.job_id}-{line}",
             settled=journal.settled,
             last_settled=opened.last_line,
@@ -199,6 +204,7 @@ class BulkJob:
             letters,
             self.dead_letters,
             run_record=lambda: run.record(),  # noqa: PLW0108 - it is made later
+            quota=lambda: keeper.state(run.now()),
             on_failure=lambda error: run.stop("stopped", str(error), error),
         )
         run = self._run = Run(
@@ -239,7 +245,7 @@ class BulkJob:
             retries=sum(totals.retries.values()),
             retries_by_reason=totals.retries,
             elapsed=totals.elapsed,
-            quota_utilisation=None,
+            quota_utilisation=utilisation(client),
             ended=run.ended,
             reason=run.reason,
             fault=run.fault,

@@ -1,17 +1,14 @@
 """The journal of a job: one SQLite file that says what became of each row.
 
-It knows lines, dialogs, times, outcomes and errors, and never a variable's value. All of it is
-synchronous; `Scribe` writes to it off the event loop. What was committed survives the death of the
-process, and what was committed with `durable` survives that of the machine.
+All of it is synchronous; `Scribe` writes to it off the event loop. What was committed survives the
+death of the process, and what was committed with `durable` survives that of the machine.
 """
 
 from __future__ import annotations
 
-import enum
-import json
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,90 +17,21 @@ from typing import Any, Self
 from .errors import JournalError, JournalRefusedError
 from .fingerprint import Mark
 from .lock import JournalLock
+from .records import (
+    APPLICATION,
+    SCHEMA,
+    VERSION,
+    Failure,
+    OpenSend,
+    Settled,
+    Status,
+    Totals,
+    damaged,
+    reading,
+    totals_of,
+)
 
-__all__ = ["Batch", "Failure", "Journal", "OpenSend", "Settled", "Status", "Totals"]
-
-APPLICATION = 0x636F676A
-"""Marks a SQLite file as a journal of this library."""
-VERSION = 1
-
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE marks (offset INTEGER, last INTEGER, digest TEXT, PRIMARY KEY (offset, last));
-CREATE TABLE outcomes (
-    line INTEGER PRIMARY KEY, dialog TEXT, status INTEGER NOT NULL, pass INTEGER NOT NULL,
-    queued REAL, sent REAL, settled REAL NOT NULL, attempts INTEGER NOT NULL, refers INTEGER);
-CREATE TABLE failures (line INTEGER PRIMARY KEY, type TEXT, message TEXT, http INTEGER);
-CREATE TABLE sends (
-    line INTEGER PRIMARY KEY, dialog TEXT, at REAL NOT NULL, etag TEXT, open INTEGER NOT NULL,
-    carrier TEXT);
-CREATE TABLE events (
-    line INTEGER, dialog TEXT, at REAL NOT NULL, what TEXT NOT NULL, seconds REAL NOT NULL);
-CREATE TABLE runs (
-    run INTEGER PRIMARY KEY, began REAL NOT NULL, latest REAL NOT NULL, elapsed REAL NOT NULL,
-    requests INTEGER NOT NULL, retries TEXT NOT NULL, ended TEXT);
-"""
-
-
-class Status(enum.IntEnum):
-    """What became of a row that is settled."""
-
-    SUCCEEDED = 1
-    FAILED = 2
-    AMBIGUOUS = 3
-    REPEATED = 4
-    """The same update with the same `update_id` stands in the line that it refers to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a row was not applied."""
-
-    type: str
-    message: str
-    status: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A row that is done."""
-
-    status: Status
-    dialog_id: str | None
-    this_pass: bool
-    failure: Failure | None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSend:
-    """A row that must not be repeated blindly, sent before a crash and not settled."""
-
-    line: int
-    dialog_id: str
-    etag: str | None
-
-
-@dataclass(slots=True)
-class Totals:
-    """All runs of a job together.
-
-    Attributes:
-        elapsed: seconds in which it ran.
-        retries: by reason.
-    """
-
-    succeeded: int = 0
-    failed: int = 0
-    ambiguous: int = 0
-    repeated_pending: int = 0
-    requests: int = 0
-    retries: dict[str, int] = field(default_factory=dict)
-    elapsed: float = 0.0
-
-    @property
-    def settled(self) -> int:
-        """Rows that are done."""
-        return self.succeeded + self.failed + self.ambiguous
+__all__ = ["Batch", "Journal"]
 
 
 @dataclass(slots=True)
@@ -119,17 +47,6 @@ class Batch:
     run: tuple[Any, ...] | None = None
     meta: dict[str, str] = field(default_factory=dict)
     durable: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(
-            self.outcomes
-            or self.sends
-            or self.events
-            or self.marks
-            or self.letters
-            or self.run
-            or self.meta
-        )
 
 
 class Journal:
@@ -182,7 +99,7 @@ class Journal:
         if tables:
             problem = self._one("PRAGMA quick_check(1)")
             if problem != "ok":
-                raise _damaged(self.path, problem)
+                raise damaged(self.path, problem)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -198,7 +115,7 @@ class Journal:
                 "SELECT count(*) FROM outcomes WHERE line < 1 OR status NOT BETWEEN 1 AND 4"
             )
             if strange:
-                raise _damaged(self.path, f"{strange} of its rows make no sense")
+                raise damaged(self.path, f"{strange} of its rows make no sense")
             self.totals()
         work = "SELECT EXISTS (SELECT 1 FROM outcomes) OR EXISTS (SELECT 1 FROM sends)"
         return self.meta_or("input", None) is not None and bool(self._one(work))
@@ -213,7 +130,7 @@ class Journal:
         with reading(self.path):
             found = self.meta_or(key, None)
         if found is None:
-            raise _damaged(self.path, f"it has no {key}")
+            raise damaged(self.path, f"it has no {key}")
         return found
 
     def meta_or(self, key: str, default: str | None) -> str | None:
@@ -336,93 +253,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     except sqlite3.Error as error:
         raise JournalRefusedError(f"journal {path} cannot be opened: {error}") from error
-
-
-def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection to a journal that changes nothing, also while a job writes to it.
-
-    Raises:
-        JournalRefusedError: there is none, or it is damaged.
-    """
-    if not path.is_file():
-        raise JournalRefusedError(f"there is no journal {path}")
-    with reading(path):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-        try:
-            connection.execute("PRAGMA query_only = 1")
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            if application != APPLICATION:
-                raise JournalRefusedError(f"{path} is no journal of a job")
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def totals_of(connection: sqlite3.Connection) -> Totals:
-    """Counts of all runs in a journal."""
-    totals = Totals()
-    by_status = dict(connection.execute("SELECT status, count(*) FROM outcomes GROUP BY status"))
-    if by_status.get(Status.REPEATED):
-        repeats = connection.execute(
-            "SELECT first.status, count(*) FROM outcomes AS again"
-            " LEFT JOIN outcomes AS first ON first.line = again.refers"
-            " WHERE again.status = ? GROUP BY first.status",
-            (Status.REPEATED,),
-        )
-        for status, count in repeats:
-            by_status[status] = by_status.get(status, 0) + count
-    totals.succeeded = by_status.get(Status.SUCCEEDED, 0)
-    totals.failed = by_status.get(Status.FAILED, 0)
-    totals.ambiguous = by_status.get(Status.AMBIGUOUS, 0)
-    totals.repeated_pending = by_status.get(None, 0)
-    for requests, retries, elapsed in connection.execute(
-        "SELECT requests, retries, elapsed FROM runs"
-    ):
-        totals.requests += requests
-        totals.elapsed += elapsed
-        for reason, count in json.loads(retries).items():
-            totals.retries[reason] = totals.retries.get(reason, 0) + count
-    return totals
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What is not the same in two sets of options, each by its name."""
-    return [
-        f"{name}: {_shown(old.get(name))} before, {_shown(new.get(name))} now"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    ]
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else json.dumps(value)
-
-
-def _damaged(path: Path, problem: object) -> JournalRefusedError:
-    return JournalRefusedError(
-        f"journal {path} is damaged: {str(problem).splitlines()[0]}. Restore it from a copy, or "
-        "move it away and start a new job; rows that were applied are applied again then."
-    )
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises while a journal is read into a `JournalRefusedError`."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        told = str(error)
-        if "locked" in told or "busy" in told:
-            raise JournalRefusedError(f"journal {path} is in use by another program") from error
-        if "malformed" in told or "no such" in told:
-            raise _damaged(path, error) from error
-        raise JournalRefusedError(
-            f"journal {path} cannot be made or written: {told}. Choose a folder that can be "
-            "written and has room, with --journal."
-        ) from error
-    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
 
 
 @contextmanager

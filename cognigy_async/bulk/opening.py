@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from cognigy_async import ConfigurationError, Limits
 from .errors import InputError, JournalRefusedError
 from .fingerprint import Fingerprint, Mark
 from .intake import Intake
-from .journal import Batch, Journal, OpenSend, Totals, differences
+from .journal import Batch, Journal
 from .options import JobOptions
 from .readers import STDIN, Reader, compare, open_input
+from .records import OpenSend, Totals
 
 __all__ = ["Opened", "open_job"]
 
@@ -28,6 +30,7 @@ class Opened:
     Attributes:
         before: what earlier runs came to. last_line: the last one that is done.
         sends, groups: what they left open.
+        quota: its window, as it was saved last.
         canary: how many rows come first; 0 for none.
     """
 
@@ -37,6 +40,7 @@ class Opened:
     last_line: int
     sends: list[OpenSend]
     groups: dict[int, str]
+    quota: str | None
     canary: int
 
     def close(self) -> None:
@@ -90,6 +94,7 @@ def open_job(
                 journal.last_line(),
                 journal.open_sends(),
                 journal.open_groups(),
+                journal.meta_or("quota", None),
                 _canary(source, options),
             )
         except BaseException:
@@ -112,17 +117,18 @@ def _canary(source: str | Path, options: JobOptions) -> int:
             "canary: a share needs the number of all rows, which standard input does not tell; "
             "give a number of rows"
         )
-    with open_input(
-        source, format=options.format, text_columns=tuple(options.text_columns)
-    ) as reader:
-        intake = Intake(reader, Limits(), options.selection)
+    reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
+    intake = Intake(reader, Limits(), options.selection)
+    try:
         rows = sum(1 for _ in intake.rows())
+    finally:
+        intake.close()
     assert first.share is not None
     return math.ceil(first.share * rows)
 
 
 def _compare_options(journal: Journal, asked: dict[str, Any]) -> None:
-    told = differences(json.loads(journal.meta("options")), asked)
+    told = _differences(json.loads(journal.meta("options")), asked)
     if told:
         raise JournalRefusedError(
             f"journal {journal.path} belongs to a job with other options: {'; '.join(told)}. Give "
@@ -152,3 +158,16 @@ def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> N
         f"and {difference}. Give the same input, or another --journal for a new job, or --force to "
         "go on with this one, which skips the lines that the journal has."
     )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What is not the same in two sets of options, each by its name."""
+    return [
+        f"{name}: {_shown(old.get(name))} before, {_shown(new.get(name))} now"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)

@@ -97,7 +97,8 @@ def parse_row(
     """
     if fault is not None:
         return Row(line, source, None, UpdateValidationError((fault,)), None)
-    if type(source) is bytes:
+    fields: Any
+    if isinstance(source, bytes):
         try:
             fields = from_json(source, allow_inf_nan=False)
         except ValueError as error:
@@ -166,6 +167,7 @@ def _column(source: Source, fault: Fault) -> int:
 
 def dead_letter(line: int, source: Source, error: Mapping[str, Any]) -> bytes:
     """A row that was not applied, as a line that runs again as it is."""
+    fields: Any
     if isinstance(source, bytes):
         try:
             fields = from_json(source, allow_inf_nan=False)

@@ -37,8 +37,8 @@ from .doubts import Doubts, conflicted
 from .errors import InputError, JournalError
 from .groups import Groups
 from .intake import Intake
-from .journal import Failure, Status
 from .ledger import Ended, Ledger
+from .records import Failure, Status
 from .rows import Row, dead_letter, error_record
 from .scribe import Scribe
 
@@ -209,7 +209,7 @@ class Run:
         if complete is None:
             return
         update, rows = complete
-        pending = await self._client.submit(update, coalesce=False)
+        pending = await self._client.submit(update, coalesce=False, priority="bulk")
         self._again.append(pending)
         assert self._side is not None
         self._side.start_soon(self._wait_for, pending, rows)

@@ -15,14 +15,13 @@ import anyio.to_thread
 
 from .errors import JournalError
 from .fingerprint import Mark
-from .journal import Batch, Failure, Journal, Status
+from .journal import Batch, Journal
+from .records import Failure, Status
 
 __all__ = ["Scribe"]
 
 LAG = 0.03
 """Seconds in which a batch gathers; writing it takes the rest of the 50 ms."""
-LAST_WORDS = 10.0
-"""Seconds for the last batch when the job is cancelled."""
 
 
 class Scribe:
@@ -31,6 +30,7 @@ class Scribe:
     Args:
         letters: where the dead letters go; written from the beginning, None for nowhere.
         run_record: what is to be told of the run itself, asked for with each batch.
+        quota: what is to be saved of the quota, likewise; None for nothing new.
         on_failure: called once when the journal cannot be written.
     """
 
@@ -41,12 +41,14 @@ class Scribe:
         letters_path: Path | None,
         *,
         run_record: Callable[[], tuple[Any, ...]],
+        quota: Callable[[], str | None],
         on_failure: Callable[[JournalError], None],
     ) -> None:
         self._journal = journal
         self._letters = letters
         self._letters_path = letters_path
         self._run_record = run_record
+        self._quota = quota
         self._on_failure = on_failure
         self._batch = Batch()
         self._waiting: list[anyio.Event] = []
@@ -54,8 +56,6 @@ class Scribe:
         self._hurry = anyio.Event()
         self._closing = False
         self._limiter: anyio.CapacityLimiter | None = None
-        self.meta: dict[str, str] = {}
-        """Written with the next batch."""
         self.failure: JournalError | None = None
 
     # What is noted.
@@ -156,9 +156,8 @@ class Scribe:
                 self._batch.durable = True
                 await self._write()
         except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(LAST_WORDS, shield=True):
-                if self.failure is None:
-                    await self._write()
+            if self.failure is None:
+                await self._write()
             raise
 
     def close(self) -> None:
@@ -173,9 +172,12 @@ class Scribe:
         if not self._closing:
             self._noted, self._hurry = anyio.Event(), anyio.Event()
         batch.run = self._run_record()
-        batch.meta, self.meta = self.meta, {}
+        if (quota := self._quota()) is not None:
+            batch.meta["quota"] = quota
         try:
-            await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
+            # A batch that was taken is written, whatever ends the job meanwhile.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
         except JournalError as error:
             self.failure = error
             self._on_failure(error)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .journal import Totals, connect_to_read, reading, totals_of
 from .lock import owner_of
+from .records import Totals, connect_to_read, reading, totals_of
 
 __all__ = ["JournalSummary", "read_summary"]
 

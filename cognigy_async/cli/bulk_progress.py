@@ -75,6 +75,7 @@ class Progress:
     def _details(self) -> str:
         progress, metrics = self._job.progress, self._client.metrics
         told = [f"{sum(metrics.retries.values())} retries"]
+        told += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
         remaining = (progress.until or 0.0) - time.time()
         if progress.reason is not None and remaining > 0 and not metrics.in_flight:
             why = REASONS.get(progress.reason, progress.reason)
@@ -96,8 +97,13 @@ class Progress:
         progress = self._job.progress
         if not progress.share or not rate:
             return None
-        rows = max(progress.seen / progress.share, progress.done)
-        return (rows - progress.done) / rate
+        left = max(progress.seen / progress.share, progress.done) - progress.done
+        quota, requests = self._client.metrics.quota, self._client.metrics.requests
+        here = progress.done - progress.skipped
+        if not quota or not requests or here <= 0:
+            return left / rate
+        # What the quota allows holds in the long run, whatever the rate is just now.
+        return left * max(requests / here * use.per / use.n for use in quota)
 
 
 def duration(seconds: float) -> str:

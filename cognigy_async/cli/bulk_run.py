@@ -17,6 +17,7 @@ from cognigy_async import (
     AsyncStateClient,
     CognigyError,
     ConfigurationError,
+    RateLimit,
     RuntimeApi,
     StateApi,
 )
@@ -29,7 +30,7 @@ from cognigy_async.bulk import (
     RowFault,
     dry_run,
 )
-from cognigy_async.settings import Settings
+from cognigy_async.settings import ClientArguments, Settings
 
 from .bulk_progress import Progress, duration
 from .output import say, write_json, write_result
@@ -82,6 +83,13 @@ def run(
     max_in_flight: Annotated[
         int, typer.Option(metavar="N", min=1, help="Requests at a time.")
     ] = 32,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/SECONDS",
+            help="The quota, as 1000/300; by default what COGNIGY_RATE_LIMIT says.",
+        ),
+    ] = None,
     coalesce: Annotated[
         bool, typer.Option("--coalesce", help="Rows that wait for the same dialog share a request.")
     ] = False,
@@ -134,19 +142,27 @@ def run(
             format=None if input_format is None else input_format.value,
             text_columns=tuple(text_column or ()),
         )
+        limits = None if rate is None else parse_rate(rate)
         if dry:
-            raise typer.Exit(_dry_run(file, options, as_json=as_json))
+            raise typer.Exit(_dry_run(file, options, limits, as_json=as_json))
+        settings = Settings()
+        arguments = settings.client_arguments()
+        if limits is not None:
+            arguments["rate_limit"] = limits
         job = BulkJob(
             file,
             journal=journal,
             dead_letters=dead_letters,
             options=options,
-            circumstances={"max_in_flight": max_in_flight},
+            circumstances={
+                "max_in_flight": max_in_flight,
+                "rate": _told_rate(arguments["rate_limit"]),
+            },
             force=force,
         )
         if report is not None:
             _check_report(report, job)
-        result = anyio.run(_Run(job, max_in_flight).run)
+        result = anyio.run(_Run(job, arguments, max_in_flight).run)
         if report is not None:
             _write_report(report, job)
         _tell(result, job, as_json=as_json)
@@ -166,13 +182,13 @@ class _Run:
     """A job with its client, the progress and the signals."""
 
     job: BulkJob
+    arguments: ClientArguments
     max_in_flight: int
 
     async def run(self) -> JobResult:
-        settings = Settings()
         pauses = self.job.options.on_failure != "continue"
         client = AsyncStateClient(
-            **settings.client_arguments(),
+            **self.arguments,
             max_in_flight=self.max_in_flight,
             on_failure="pause" if pauses else "continue",
         )
@@ -265,10 +281,32 @@ def _tell(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
     write_result(f"{', '.join(parts)}; {result.requests} requests in {duration(result.elapsed)}")
 
 
-def _dry_run(file: str, options: JobOptions, *, as_json: bool) -> int:
+def parse_rate(text: str) -> tuple[RateLimit, ...]:
+    """``1000/300``: so many requests in so many seconds."""
+    n, _, per = text.partition("/")
+    try:
+        return (RateLimit(int(n), per=float(per)),)
+    except ValueError:
+        raise ConfigurationError(
+            f"--rate {text}: must be requests/seconds, for example 1000/300, both positive"
+        ) from None
+
+
+def _told_rate(rate_limit: tuple[RateLimit, ...] | str | None) -> str | None:
+    if rate_limit is None or isinstance(rate_limit, str):
+        return rate_limit
+    return " ".join(f"{limit.n}/{limit.per:g}" for limit in rate_limit)
+
+
+def _dry_run(
+    file: str, options: JobOptions, limits: tuple[RateLimit, ...] | None, *, as_json: bool
+) -> int:
     api: StateApi = RuntimeApi()
     try:
-        api = Settings().client_arguments()["api"]
+        arguments = Settings().client_arguments()
+        api = arguments["api"]
+        if limits is None and isinstance(arguments["rate_limit"], tuple):
+            limits = arguments["rate_limit"]
     except ConfigurationError as error:
         say(f"Note: the settings do not suffice for a run yet. {error}")
     tell = say if as_json else write_result
@@ -276,7 +314,7 @@ def _dry_run(file: str, options: JobOptions, *, as_json: bool) -> int:
     def on_fault(fault: RowFault) -> None:
         tell(str(fault))
 
-    found = dry_run(file, options, api=api, on_fault=on_fault)
+    found = dry_run(file, options, api=api, rate_limit=limits, on_fault=on_fault)
     for text in found.notes:
         say(f"Note: {text}")
     if as_json:

@@ -160,3 +160,15 @@ def test_without_settings_a_dry_run_says_what_is_missing(
     assert command("bulk", "run", "rows.jsonl", "--dry-run", "--json") == 0
     assert command.json["rows"] == 3
     assert command("bulk", "run", "rows.jsonl") == 2
+
+
+def test_the_quota_of_an_option(emulator: Emulator, command: Command) -> None:
+    write_rows(50)
+    assert command("bulk", "run", "rows.jsonl", "--dry-run", "--rate", "10/60") == 0
+    assert "50 requests, 5 min" in command.out
+    assert command("bulk", "run", "rows.jsonl", "--rate", "1000/60", "--json") == 0
+    assert 0 < command.json["quota_utilisation"] <= 1
+    assert command("bulk", "run", "rows.jsonl", "--rate", "ten") == 2
+    assert "must be requests/seconds" in command.told
+    assert command("bulk", "run", "rows.jsonl", "--rate", "500/60") == 2
+    assert 'rate: "1000/60" before, "500/60" now' in command.told

@@ -92,7 +92,11 @@ async def test_update_many_takes_every_kind_of_input(make: Any) -> None:
 
 
 @on_each_api
-@pytest.mark.parametrize("wrong", [7, None, "rows", b"rows", {"dialog_id": "d"}, object()], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [7, None, "rows", b"rows", {"dialog_id": "d"}, object()],
+    ids=lambda wrong: type(wrong).__name__,
+)
 async def test_update_many_refuses_what_is_no_input(wrong: Any) -> None:
     async with client_of(Wire()) as client:
         with pytest.raises(TypeError, match="iterable"):

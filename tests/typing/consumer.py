@@ -14,6 +14,7 @@ import tenacity
 from pydantic import SecretStr
 
 import cognigy_async as ca
+from cognigy_async import bulk
 
 
 def providers() -> list[ca.TokenProvider]:
@@ -210,6 +211,29 @@ def limits() -> None:
     assert_type(ca.Limits.cognigy_saas(), ca.Limits)
     assert_type(ca.Limits().max_depth, int)
     assert_type(ca.Limits().reserved_prefixes, tuple[str, ...])
+
+
+class Watch:
+    async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None: ...
+
+    def retrying(self, index: int, reason: str, seconds: float) -> None: ...
+
+
+async def watching(client: ca.AsyncStateClient) -> None:
+    watch: ca.UpdateWatch = Watch()
+    async with client.update_many([], watch=watch) as stream:
+        stream.stop()
+    assert_type(client.base_url, str)
+    assert_type(client.api, ca.StateApi)
+    assert_type(client.limits, ca.Limits)
+
+
+async def jobs(client: ca.AsyncStateClient) -> None:
+    options = bulk.JobOptions(on_failure="pause-dialog", canary="1%", limit=5)
+    job = bulk.BulkJob("rows.jsonl", options=options)
+    assert_type(await job.run(client), bulk.JobResult)
+    assert_type(job.progress, bulk.JobProgress)
+    job.stop()
 
 
 async def writing(client: ca.AsyncStateClient) -> None:

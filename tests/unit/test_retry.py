@@ -164,7 +164,7 @@ def test_any_date_comes_out_right(sent: datetime, seconds: int, zone: int) -> No
         {"stop": 5},
         {"stop": "never"},
     ],
-    ids=str,
+    ids=lambda arguments: "-".join(arguments) or "none",
 )
 def test_a_policy_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None:
     (name,) = arguments
@@ -184,7 +184,7 @@ def test_a_policy_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None
         {"stop": tenacity.stop_after_delay(5) | tenacity.stop_after_attempt(3)},
         {"wait": tenacity.wait_fixed(1) + tenacity.wait_random(0, 2)},
     ],
-    ids=str,
+    ids=lambda arguments: "-".join(arguments) or "none",
 )
 def test_a_policy_that_can_work_is_taken(arguments: dict[str, Any]) -> None:
     policy = RetryPolicy(**arguments)
