@@ -175,7 +175,7 @@ class Recovery:
 
     def leave(self, lane: Lane) -> None:
         """The head of a lane is settled: it neither waits for the server nor probes."""
-        waits = lane.state is LaneState.WAITING and lane.until == math.inf
+        waits = lane.until == math.inf and lane.state is LaneState.WAITING
         if waits or lane is self.outage.probe:
             self.outage.discard(lane)
 
