@@ -139,7 +139,7 @@ class Admission:
             DeadlineExceededError: the deadline passed, or cannot be met.
         """
         if deadline is None or dialog_id is None:
-            await self._room.take()
+            await self._room.take(dialog_id)
         else:
             self._check_deadline(deadline, dialog_id)
             await self._take_room_by(deadline, dialog_id)
@@ -150,7 +150,7 @@ class Admission:
     async def _take_room_by(self, deadline: float, dialog_id: str) -> None:
         seconds = max(0.0, deadline - self._life.engine.now())
         with anyio.move_on_after(seconds) as waiting:
-            await self._room.take()
+            await self._room.take(dialog_id)
         if waiting.cancelled_caught:
             message = "The deadline passed before there was room for the update"
             raise DeadlineExceededError(message, dialog_id=dialog_id)

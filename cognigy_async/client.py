@@ -349,7 +349,7 @@ class AsyncStateClient(Upkeep):
     ) -> UpdateResult:
         policy, timeout, _ = self._admission.terms(retry, timeout)
         if not self._admission.take_room():
-            await self._admission.wait_for_room()
+            await self._admission.wait_for_room(None, dialog_id)
         entry = await self._carry_out(
             Kind.RESET, dialog_id, None, policy, timeout, requests=[request]
         )

@@ -54,7 +54,9 @@ class Window:
         self.capacity = limit.capacity
         slack = SLACK * limit.guard * limit.per
         self._length = limit.per + limit.guard * limit.per - slack
-        self._under_way = UnderWay(self._length, slack, SAVED * slack * self.capacity)
+        # Where requests come one by one, few are slow at once.
+        saved = slack * self.capacity * (SAVED if limit.burst is None else 1)
+        self._under_way = UnderWay(self._length, slack, saved)
         self._grain = 0.0 if limit.n <= EXACT else limit.per / GRAINS
         self._starts: deque[_Starts] = deque()
         self.used = 0

@@ -55,7 +55,8 @@ class Chunk:
     """Some rows, and what was passed over on the way to them.
 
     Attributes:
-        skipped: rows that were done before. failed: those of them that were not applied.
+        skipped: ordinals of rows that were done before. failed: those of them that were not
+            applied.
         letters: the dead letters of those.
         paused: dialogs with a failure in the pass that this run continues.
         marks: hashes of the input up to here.
@@ -64,8 +65,8 @@ class Chunk:
     """
 
     rows: list[Row] = field(default_factory=list)
-    skipped: int = 0
-    failed: int = 0
+    skipped: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
     letters: list[bytes] = field(default_factory=list)
     paused: list[str] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
@@ -103,22 +104,34 @@ class Intake:
         self._page: dict[int, Settled] = {}
         self._page_end = 0
         self._ids = UpdateIds()
-        self._records: Iterator[Record] = (record for block in reader for record in block)
+        self._blocks = iter(reader)
+        self._records: Iterator[Record] = iter(())
         self.count = 0
         """Rows of the job that were seen so far."""
 
     def next_chunk(self) -> Chunk:
-        """The next rows.
+        """The next rows: what there is, since more of it may take its time.
 
         Raises:
             InputError: there are none to be had.
         """
         chunk = Chunk()
-        lines = 0
-        for line, source, fault in self._records:
-            if not self._wants_more():
+        while not self._fill(chunk):
+            block = next(self._blocks, None) if self._wants_more() else None
+            if block is None:
                 chunk.last = True
                 break
+            self._records = iter(block)
+        chunk.marks = self._reader.take_marks()
+        chunk.position = self._reader.bytes_read
+        return chunk
+
+    def _fill(self, chunk: Chunk) -> bool:
+        """Put in what was read already; whether it came to anything."""
+        lines = 0
+        if not self._wants_more():
+            return False
+        for line, source, fault in self._records:
             lines += 1
             if line <= self._last_settled and (done := self._done(line)) is not None:
                 self._pass_over(chunk, line, source, done)
@@ -129,12 +142,34 @@ class Intake:
                 self.count += 1
                 row.ordinal = self.count
                 chunk.rows.append(row)
-            if len(chunk.rows) >= ROWS or lines >= LINES:
+            if len(chunk.rows) >= ROWS or lines >= LINES or not self._wants_more():
                 break
-        else:
-            chunk.last = True
-        chunk.marks = self._reader.take_marks()
-        chunk.position = self._reader.bytes_read
+        return lines > 0
+
+    def rest_of_letters(self) -> Chunk:
+        """The next dead letters of rows that were done before; all others are passed over.
+
+        Raises:
+            InputError: there are none to be had.
+        """
+        chunk = Chunk()
+        lines = 0
+        while lines < LINES:
+            record = next(self._records, None)
+            if record is None:
+                block = next(self._blocks, None)
+                if block is None:
+                    chunk.last = True
+                    break
+                self._records = iter(block)
+                continue
+            line, source, _ = record
+            if line > self._last_settled:
+                chunk.last = True
+                break
+            lines += 1
+            if (done := self._done(line)) is not None and (letter := _letter(line, source, done)):
+                chunk.letters.append(letter)
         return chunk
 
     def rows(self) -> Iterator[Row]:
@@ -167,17 +202,16 @@ class Intake:
 
     def _pass_over(self, chunk: Chunk, line: int, source: Source, done: Settled) -> None:
         self.count += 1
-        chunk.skipped += 1
+        chunk.skipped.append(self.count)
         if NAME in source if isinstance(source, bytes) else source.get("update_id") is not None:
             row = parse_row(line, source, self._limits, self._key)
             if row.update is not None:
                 self._ids.first(row.update, line)
-        failure = done.failure
-        if done.status not in (Status.FAILED, Status.AMBIGUOUS) or failure is None:
+        letter = _letter(line, source, done)
+        if letter is None:
             return
-        chunk.failed += 1
-        told = {"type": failure.type, "message": failure.message, "status": failure.status}
-        chunk.letters.append(dead_letter(line, source, told))
+        chunk.failed.append(self.count)
+        chunk.letters.append(letter)
         if done.this_pass and done.dialog_id is not None:
             chunk.paused.append(done.dialog_id)
 
@@ -218,3 +252,12 @@ class Intake:
         row.error = UpdateValidationError((fault,), dialog_id=update.dialog_id)
         row.update = None
         return row
+
+
+def _letter(line: int, source: Source, done: Settled) -> bytes | None:
+    """The dead letter of a row that was done before; None where it was applied."""
+    failure = done.failure
+    if done.status not in (Status.FAILED, Status.AMBIGUOUS) or failure is None:
+        return None
+    told = {"type": failure.type, "message": failure.message, "status": failure.status}
+    return dead_letter(line, source, told)

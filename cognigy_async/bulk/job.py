@@ -151,7 +151,8 @@ class BulkJob:
             raise ConfigurationError(
                 f'on_failure={self.options.on_failure!r} needs AsyncStateClient(on_failure="pause")'
             )
-        circumstances = {"server": client.base_url, **self._circumstances}
+        api = type(client.api).__name__
+        circumstances = {"server": client.base_url, "api": api, **self._circumstances}
         opened = await anyio.to_thread.run_sync(
             lambda: open_job(
                 self.source, self.journal, self.options, circumstances, force=self._force

@@ -27,6 +27,7 @@ from .records import (
     Status,
     Totals,
     damaged,
+    other_version,
     reading,
     totals_of,
 )
@@ -57,7 +58,8 @@ class Journal:
 
     Attributes:
         job_id: names the job, and is part of the keys of its updates.
-        resumed: whether an earlier run got so far that anything was sent or refused.
+        resumed: whether an earlier run got so far that anything was sent or refused, or was cut
+            off, so that nobody knows.
 
     Raises:
         JournalRefusedError: it is in use, damaged, no journal, or cannot be made.
@@ -92,10 +94,7 @@ class Journal:
             )
         version = self._one("PRAGMA user_version")
         if tables and version != VERSION:
-            raise JournalRefusedError(
-                f"journal {self.path} was written by another version (format {version}, and this "
-                f"one has {VERSION})"
-            )
+            raise other_version(self.path, version)
         if tables:
             problem = self._one("PRAGMA quick_check(1)")
             if problem != "ok":
@@ -117,7 +116,10 @@ class Journal:
             if strange:
                 raise damaged(self.path, f"{strange} of its rows make no sense")
             self.totals()
-        work = "SELECT EXISTS (SELECT 1 FROM outcomes) OR EXISTS (SELECT 1 FROM sends)"
+        work = (
+            "SELECT EXISTS (SELECT 1 FROM outcomes) OR EXISTS (SELECT 1 FROM sends)"
+            " OR EXISTS (SELECT 1 FROM runs WHERE ended IS NULL OR requests)"
+        )
         return self.meta_or("input", None) is not None and bool(self._one(work))
 
     def _one(self, query: str, values: tuple[Any, ...] = ()) -> Any:
@@ -252,7 +254,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         # Worker threads use it one after another.
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     except sqlite3.Error as error:
-        raise JournalRefusedError(f"journal {path} cannot be opened: {error}") from error
+        raise JournalRefusedError(
+            f"journal {path} cannot be opened: {error}. Give a file that can be written, with "
+            "--journal."
+        ) from error
 
 
 @contextmanager

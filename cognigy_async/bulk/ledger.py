@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from cognigy_async import CognigyError
 from .options import SETTLED_BEFORE_RATE, JobOptions
 
 __all__ = ["JobResult", "Ledger"]
+
+FIRST_FAILURE = "a row was not applied, and on_failure is stop"
 
 Ended = Literal["complete", "stopped", "interrupted"]
 
@@ -51,6 +54,11 @@ class JobResult:
     notes: tuple[str, ...]
 
     @property
+    def at_limit(self) -> bool:
+        """Whether it stopped for more failures than its options allow, and would so again."""
+        return self.ended == "stopped" and self.fault is None and self.reason != FIRST_FAILURE
+
+    @property
     def ok(self) -> bool:
         """Whether every row was applied."""
         return self.ended == "complete" and self.succeeded == self.inputs
@@ -87,6 +95,7 @@ class Ledger:
         self.canary_failed = 0
         self.done = done
         self.failed = failed
+        self._failed_before = failed
         self.held = 0
         """Rows that were held back behind a failure of their dialog."""
 
@@ -95,11 +104,11 @@ class Ledger:
         """Whether the rows that come first are done."""
         return self.canary_done >= self.canary
 
-    def passed_over(self, ordinal: int, count: int, failed: int) -> None:
-        """Rows up to this ordinal that were done before; they are in `done` already."""
-        early = max(0, min(count, self.canary - (ordinal - count)))
-        self.canary_done += early
-        self.canary_failed += min(failed, early)
+    def passed_over(self, done: Iterable[int], failed: Iterable[int]) -> None:
+        """Ordinals of rows that were done before; they are in `done` already."""
+        if self.canary:
+            self.canary_done += sum(ordinal <= self.canary for ordinal in done)
+            self.canary_failed += sum(ordinal <= self.canary for ordinal in failed)
 
     def settled(self, ordinal: int, *, ok: bool) -> None:
         """A row is done."""
@@ -115,13 +124,16 @@ class Ledger:
         self.canary_done += ordinal <= self.canary
 
     def verdict(self) -> str | None:
-        """Why the job has to stop; None where it may go on."""
+        """Why the job has to stop; None where it may go on.
+
+        Limits are of all runs. A failure that stopped an earlier run does not stop this one.
+        """
         options = self._options
-        if options.on_failure == "stop" and self.failed:
-            return "a row was not applied, and on_failure is stop"
+        if options.on_failure == "stop" and self.failed > self._failed_before:
+            return FIRST_FAILURE
         if options.max_failures is not None and self.failed > options.max_failures:
             most = options.max_failures
-            return f"{self.failed} rows were not applied, more than max_failures={most}"
+            return f"of the rows {_rows(self.failed)} not applied, more than max_failures={most}"
         if options.rate is None:
             return None
         if self.canary:
@@ -129,12 +141,17 @@ class Ledger:
                 return None
             if self.canary_failed > options.rate * self.canary_done:
                 return (
-                    f"of the first {self.canary_done} rows, the canary, {self.canary_failed} were "
-                    f"not applied, more than max_failure_rate={options.rate:g}"
+                    f"of the {self.canary_done} rows that came first, the canary, "
+                    f"{_rows(self.canary_failed)} not applied, more than "
+                    f"max_failure_rate={options.rate:g}"
                 )
         if self.done >= SETTLED_BEFORE_RATE and self.failed > options.rate * self.done:
             return (
-                f"{self.failed} of {self.done} rows were not applied, more than "
+                f"of {self.done} rows {_rows(self.failed)} not applied, more than "
                 f"max_failure_rate={options.rate:g}"
             )
         return None
+
+
+def _rows(number: int) -> str:
+    return "1 was" if number == 1 else f"{number} were"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,7 @@ def open_job(
             found = reader.fingerprint
             identity = {"name": reader.name, "size": found.size, "modified_ns": found.modified_ns}
             meta = {"options": json.dumps(asked), "input": json.dumps(identity)}
-            journal.write(Batch(meta=meta))
-            return Opened(
+            opened = Opened(
                 journal,
                 reader,
                 journal.totals(),
@@ -97,6 +97,10 @@ def open_job(
                 journal.meta_or("quota", None),
                 _canary(source, options),
             )
+            # From here on keys of this job may be used, whatever else gets into the journal.
+            now = time.time()
+            journal.write(Batch(meta=meta, run=(journal.run, now, now, 0.0, 0, "{}", None)))
+            return opened
         except BaseException:
             reader.close()
             raise

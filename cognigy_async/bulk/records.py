@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ __all__ = [
     "Totals",
     "connect_to_read",
     "damaged",
+    "other_version",
     "reading",
     "totals_of",
 ]
@@ -122,16 +124,28 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise JournalRefusedError(f"there is no journal {path}")
     with reading(path):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+        connection = sqlite3.connect(_uri(path), isolation_level=None, timeout=10.0, uri=True)
         try:
             connection.execute("PRAGMA query_only = 1")
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             if application != APPLICATION:
                 raise JournalRefusedError(f"{path} is no journal of a job")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version != VERSION:
+                raise other_version(path, version)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _uri(path: Path) -> str:
+    uri = path.absolute().as_uri()
+    if os.access(path.parent, os.W_OK):
+        return uri
+    # Beside the file SQLite makes others even to read it, unless it hears that nobody writes.
+    wal = path.with_name(f"{path.name}-wal")
+    return f"{uri}?mode=ro" if wal.exists() else f"{uri}?mode=ro&immutable=1"
 
 
 def totals_of(connection: sqlite3.Connection) -> Totals:
@@ -163,9 +177,20 @@ def totals_of(connection: sqlite3.Connection) -> Totals:
 
 def damaged(path: Path, problem: object) -> JournalRefusedError:
     """What is told of a journal that cannot be made sense of."""
+    # A check of SQLite begins with a headline.
+    lines = [line for line in str(problem).splitlines() if not line.startswith("***")]
     return JournalRefusedError(
-        f"journal {path} is damaged: {str(problem).splitlines()[0]}. Restore it from a copy, or "
-        "move it away and start a new job; rows that were applied are applied again then."
+        f"journal {path} is damaged: {(lines or ['it makes no sense'])[0]}. Restore it from a "
+        "copy, or move it away and start a new job; rows that were applied are applied again then."
+    )
+
+
+def other_version(path: Path, version: int) -> JournalRefusedError:
+    """What is told of a journal whose format this version does not know."""
+    return JournalRefusedError(
+        f"journal {path} was written by another version of cognigy_async (format {version}, and "
+        f"this one has {VERSION}). Go on with that version, or give another --journal for a new "
+        "job, which applies all rows again."
     )
 
 

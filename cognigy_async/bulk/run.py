@@ -21,9 +21,11 @@ from cognigy_async import (
     CognigyError,
     DialogNotFoundError,
     DialogPausedError,
+    NotSentError,
     PayloadTooLargeError,
     PendingUpdate,
     PermissionDeniedError,
+    RateLimitedError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
@@ -52,6 +54,9 @@ FINAL = (
     UnexpectedAnswerError,
 )
 """Failures that trying again does not mend. While a run is being stopped no other is final."""
+
+TURNED_AWAY = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
+"""The server surely did not apply the row; nor did it with a 503."""
 
 NOT_SENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
 """The row was not sent: it is there for the next run."""
@@ -127,10 +132,24 @@ class Run:
         """Until there is nothing left to do, or the run is stopped."""
         async with anyio.create_task_group() as side:
             self._side = side
+            self._judge()
             await self._carry_out_stream()
             if self.ended != "complete":
                 # Groups that are sent again and do not come to an end are there for the next run.
                 side.cancel_scope.cancel()
+        if self.ended != "complete" and self.fault is None and not self._abandons_reads:
+            await self._complete_letters()
+
+    async def _complete_letters(self) -> None:
+        """The file of dead letters is complete also where a run did not get to the end."""
+        last = False
+        while not last:
+            try:
+                chunk = await anyio.to_thread.run_sync(self._intake.rest_of_letters)
+            except InputError:
+                return
+            last = chunk.last
+            self._scribe.read(chunk.marks, chunk.letters)
 
     async def _carry_out_stream(self) -> None:
         stream = self._client.update_many(self._feed(), coalesce=self._coalesce, watch=self)
@@ -165,12 +184,14 @@ class Run:
             )
             last = chunk.last
             self.position = chunk.position
-            self.skipped += chunk.skipped
-            self._ledger.passed_over(
-                self._intake.count - len(chunk.rows), chunk.skipped, chunk.failed
-            )
+            self.skipped += len(chunk.skipped)
+            self._ledger.passed_over(chunk.skipped, chunk.failed)
             self._paused.update(chunk.paused)
             self._scribe.read(chunk.marks, chunk.letters)
+            if chunk.skipped:
+                self._judge()
+                if self.ended != "complete":
+                    return
             for row in chunk.rows:
                 if row.ordinal > self._ledger.canary > 0:
                     await self._wait_for_canary()
@@ -289,16 +310,23 @@ class Run:
             return
         if isinstance(error, AuthenticationError):
             # It says nothing of the row, and would be the same for all of them.
-            self._ledger.hold(row.ordinal)
+            self._hold(row, index, error)
             self.stop("stopped", f"there is no access to the server: {error}", error)
             return
         if self.ended != "complete" and not isinstance(error, FINAL):
             # It would have been tried again: the next run does.
-            self._ledger.hold(row.ordinal)
+            self._hold(row, index, error)
             return
         if index in self._conditional and isinstance(error, StateConflictError):
             error = conflicted(row, error)
         self._fail(row, error)
+
+    def _hold(self, row: Row, index: int, error: CognigyError) -> None:
+        """Leave a row that was sent to the next run."""
+        self._ledger.hold(row.ordinal)
+        turned_away = isinstance(error, TURNED_AWAY) or getattr(error, "status", None) == 503
+        if row.is_delicate and turned_away and index not in self._lost:
+            self._scribe.rejected(row.line, row.dialog_id or "", self.now())
 
     def _fail(self, row: Row, error: CognigyError) -> None:
         told = error_record(error)

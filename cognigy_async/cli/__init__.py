@@ -17,6 +17,8 @@ def main() -> None:
     """Run the command with the arguments of the process, and exit."""
     try:
         from .app import app
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
@@ -25,6 +27,8 @@ def main() -> None:
             "pip install 'cognigy-async[cli]'\n"
         )
         sys.exit(2)
+    try:
+        app(prog_name="cognigy-async")
     except KeyboardInterrupt:
+        # No command was there yet to say more.
         sys.exit(130)
-    app(prog_name="cognigy-async")

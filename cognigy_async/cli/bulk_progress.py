@@ -13,14 +13,14 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from cognigy_async import AsyncStateClient
-from cognigy_async.bulk import BulkJob
+from cognigy_async.bulk import BulkJob, JobProgress
 
 from .output import console, say
 
 __all__ = ["Progress", "duration"]
 
 REFRESH = 0.5
-LINE = 30.0
+LINE = 30
 """Seconds between two lines where stderr is no terminal."""
 RATE_OVER = 30.0
 """Seconds over which the rate is taken."""
@@ -51,7 +51,9 @@ class Progress:
         with suppress(OSError):
             if not out.is_interactive:
                 while True:
-                    await anyio.sleep(LINE)
+                    for _ in range(LINE):
+                        await anyio.sleep(1)
+                        self._rate(self._job.progress)
                     say(f"{self._line()}; {self._details()}")
             with Live(console=out, auto_refresh=False, transient=True) as live:
                 while True:
@@ -66,7 +68,7 @@ class Progress:
 
     def _line(self) -> str:
         progress, metrics = self._job.progress, self._client.metrics
-        rate = self._rate(progress.done)
+        rate = self._rate(progress)
         told = f"{progress.done} done, {progress.failed} failed, {rate:.1f} rows/s"
         if (eta := self._eta(rate)) is not None:
             told += f", {duration(eta)} left"
@@ -82,9 +84,11 @@ class Progress:
             told.append(f"waiting {duration(remaining)}: {why}")
         return ", ".join(told)
 
-    def _rate(self, done: int) -> float:
+    def _rate(self, progress: JobProgress) -> float:
         """Rows a second, lately."""
-        now = time.monotonic()
+        if not progress.seen:
+            return 0.0
+        now, done = time.monotonic(), progress.done
         points = self._points
         points.append((now, done))
         while len(points) > 2 and points[1][0] < now - RATE_OVER:

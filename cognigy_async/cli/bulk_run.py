@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 from contextlib import suppress
@@ -163,9 +164,9 @@ def run(
         if report is not None:
             _check_report(report, job)
         result = anyio.run(_Run(job, arguments, max_in_flight).run)
+        _tell(result, job, as_json=as_json)
         if report is not None:
             _write_report(report, job)
-        _tell(result, job, as_json=as_json)
     raise typer.Exit(_status(result))
 
 
@@ -242,9 +243,14 @@ class _Run:
             say(text)
 
 
-def how_to_resume(job: BulkJob) -> str:
+def how_to_resume(job: BulkJob, *, after_limit: bool = False) -> str:
     """What to type to go on."""
     command = ["cognigy-async", "bulk", "run", str(job.source), "--journal", str(job.journal)]
+    if after_limit:
+        return (
+            f"The journal has everything. To go on all the same: {shlex.join(command)} --force, "
+            "with a higher limit for failures, and otherwise the same options."
+        )
     return (
         f"The journal has everything. To go on: {shlex.join(command)}, with the same options as "
         "before."
@@ -260,7 +266,14 @@ def _tell(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
         if result.ended == "interrupted":
             say(f"Interrupted. {how_to_resume(job)}")
         elif result.pending:
-            say(f"{result.pending} rows are not done. {how_to_resume(job)}")
+            left = "1 row is" if result.pending == 1 else f"{result.pending} rows are"
+            how = how_to_resume(job, after_limit=result.at_limit)
+            # A fault of the input says itself what to do.
+            say(
+                f"{left} not done."
+                if isinstance(result.fault, InputError)
+                else f"{left} not done. {how}"
+            )
         if result.failed or result.ambiguous:
             say(f"What was not applied is in {job.dead_letters}, ready to run again.")
     if as_json:
@@ -336,6 +349,10 @@ def _check_report(path: Path, job: BulkJob) -> None:
             raise ConfigurationError(f"the report and the {name} are one file, {path}")
     if not path.resolve().parent.is_dir():
         raise ConfigurationError(f"the report {path} cannot be written: there is no such folder")
+    if path.is_dir() or not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+        raise ConfigurationError(
+            f"the report {path} cannot be written; name a file in a folder that can, with --report"
+        )
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
@@ -348,6 +365,12 @@ def _check_report(path: Path, job: BulkJob) -> None:
 def _write_report(path: Path, job: BulkJob) -> None:
     from cognigy_async.bulk.report import write_report
 
-    write_report(job.journal, path)
+    try:
+        write_report(job.journal, path)
+    except OSError as error:
+        raise OSError(
+            f"the report {path} cannot be written: {error.strerror}. The job is not touched by "
+            "that; run the same command again, with another --report, for the report alone"
+        ) from error
     with suppress(OSError):
         say(f"The report is in {path}.")

@@ -37,7 +37,7 @@ def _told(summary: JournalSummary) -> str:
         f"job {summary.job_id}, input {summary.source}",
         f"{totals.succeeded} applied, {totals.failed} failed, {totals.ambiguous} ambiguous",
         f"{totals.requests} requests, {sum(totals.retries.values())} retries "
-        f"in {duration(totals.elapsed)}, {len(summary.runs)} runs",
+        f"in {duration(totals.elapsed)}, {len(summary.runs)} run{'s' * (len(summary.runs) != 1)}",
     ]
     if summary.size:
         lines.append(f"{min(1.0, summary.read / summary.size):.0%} of the input read")

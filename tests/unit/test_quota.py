@@ -174,6 +174,15 @@ def test_what_every_request_takes_costs_nothing() -> None:
     assert starts[-1] == pytest.approx(0.5 + 99 * (2.004 + 0.008), abs=0.01)
 
 
+@pytest.mark.parametrize(("burst", "saved"), [(None, 25), (1, 1)])
+def test_what_is_there_for_slow_requests_at_first(burst: int | None, saved: int) -> None:
+    window = Window(RateLimit(1, per=2, guard=0.01, burst=burst))
+    window.start(0.0, bulk=False)
+    window.answered(0.0, 0.0)
+    window.start(3.0, bulk=False)
+    assert window.opens(3.0) == pytest.approx(3 + 2.004 + (1 + saved) * 0.016)
+
+
 def test_answers_of_different_slowness_cost_no_more_than_the_guard() -> None:
     window = Window(RateLimit(1, per=2, guard=0.01))
     now, count = 0.0, 1000
@@ -182,8 +191,7 @@ def test_answers_of_different_slowness_cost_no_more_than_the_guard() -> None:
         window.start(now, bulk=False)
         began, now = now, now + 0.1 * (number % 2)
         window.answered(began, now)
-    saved = 25 * 0.016 * 2
-    assert now <= count * 2.02 + saved
+    assert now <= count * 2.02 + 25 * 0.016
 
 
 def test_a_request_whose_answer_outlasts_the_window_holds_no_place_longer() -> None:
