@@ -86,9 +86,12 @@ def blocks_of_lines(
 ) -> Iterator[tuple[int, list[bytes]]]:
     """Blocks of whole lines without their ends, each with the number of its first line.
 
+    Nothing is read before the first is asked for: a pipe may keep its reader waiting.
+
     Raises:
         InputError: it cannot be decompressed, is UTF-16, or is not made of lines.
     """
+    source = decompressed(source, name)
     line = 1
     rest = b""
     first = True

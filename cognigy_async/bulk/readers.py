@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal, Self, TypeAlias
 
 from .errors import InputError
 from .fingerprint import STRETCH, Fingerprint, HashedFile, Mark, marks_of
-from .lines import blocks_of_lines, decompressed
+from .lines import blocks_of_lines
 from .tables import Record, csv_records, parquet_records
 
 __all__ = ["Format", "Reader", "open_input"]
@@ -50,7 +50,7 @@ class Reader:
             self._records = parquet_records(file, name, self.notes.append)
             return
         self._hashed = HashedFile(file, name, known)
-        blocks = blocks_of_lines(decompressed(self._hashed, name), name, self.notes.append)
+        blocks = blocks_of_lines(self._hashed, name, self.notes.append)
         self._records = csv_records(blocks, name, texts) if kind == "csv" else _json_records(blocks)
 
     def __iter__(self) -> Iterator[list[Record]]:

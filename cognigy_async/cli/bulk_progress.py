@@ -88,7 +88,7 @@ class Progress:
         """Rows a second, lately."""
         if not progress.seen:
             return 0.0
-        now, done = time.monotonic(), progress.done
+        now, done = anyio.current_time(), progress.done
         points = self._points
         points.append((now, done))
         while len(points) > 2 and points[1][0] < now - RATE_OVER:

@@ -118,6 +118,7 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
         (["rows.jsonl", "--dead-letters", "rows.jsonl"], "are one file"),
         (["rows.jsonl", "--report", "rows.jsonl"], "are one file"),
         (["rows.jsonl", "--report", "no/r.html"], "no such folder"),
+        (["rows.jsonl", "--report", "."], "the report . cannot be written"),
         (["rows.jsonl", "--canary", "x"], "canary='x': must be a share"),
         (["rows.jsonl", "--max-failure-rate", "2"], "must be a share like 5%"),
         (["rows.jsonl", "--text-column", "a"], "no CSV file"),
@@ -127,6 +128,15 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
         assert said in command.told, arguments
     assert command("bulk", "status", "none") == 2
     assert emulator.stats.requests == 0
+
+
+def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command: Command) -> None:
+    Path("rows.jsonl").write_text('{"dialog_id": "d"}\n' + '{"dialog_id": "d", "next_step": "s"}\n')
+    assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
+    assert "Stopped: of the rows 1 was not applied, more than max_failures=0" in command.told
+    assert "1 row is not done. The journal has everything. To go on all the same:" in command.told
+    assert command("bulk", "run", "rows.jsonl", "--max-failures", "1", "--force", "--json") == 1
+    assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
 
 
 def test_other_options_are_refused_and_forced(emulator: Emulator, command: Command) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from cognigy_async.bulk import (
     read_summary,
 )
 from cognigy_async.bulk.journal import Batch, Journal
+from cognigy_async.bulk.opening import open_job
 from tests.simulation.world import (
     DROPPED,
     Wire,
@@ -272,6 +275,14 @@ async def test_stop_ends_the_job_at_the_first_failure(folder: Folder) -> None:
     assert 40 not in [sent.seq for sent in wire.writes()]
 
 
+async def test_a_job_that_was_stopped_by_a_failure_goes_on_after_it(folder: Folder) -> None:
+    folder.write(rows_of(1000))
+    assert (await folder.run(Wire(answer=refusing(30)), on_failure="stop")).ended == "stopped"
+    again = await folder.run(Wire(answer=refusing(30)), on_failure="stop")
+    assert counts(again) == (1000, 999, 1, 0, 0)
+    assert again.ended == "complete"
+
+
 async def test_options_that_need_a_pausing_client_say_so(folder: Folder) -> None:
     folder.write(rows_of(1))
     async with client_of(Wire()) as client:
@@ -285,6 +296,24 @@ async def test_more_failures_than_allowed_stop_the_job(folder: Folder) -> None:
     assert result.ended == "stopped"
     assert 6 <= result.failed <= 6 + 2 * 32
     assert str(result.reason).endswith("more than max_failures=5")
+    assert result.at_limit
+    lines = {letter["_error"]["line"] for letter in folder.letters}
+    assert len(lines) == result.failed
+    wire = Wire()
+    again = await folder.run(wire, max_failures=5)
+    assert (again.failed, again.at_limit, wire.sent) == (result.failed, True, [])
+    assert {letter["_error"]["line"] for letter in folder.letters} == lines
+
+
+async def test_the_dead_letters_are_complete_where_a_run_was_interrupted(folder: Folder) -> None:
+    folder.write(rows_of(1000, dialogs=1000))
+    await folder.run(Wire(answer=refusing(3, 900)))
+    async with client_of(Wire()) as client:
+        job = folder.job()
+        job.stop()
+        result = await job.run(client)
+    assert (result.ended, result.failed) == ("interrupted", 2)
+    assert [letter["_error"]["line"] for letter in folder.letters] == [4, 901]
 
 
 @pytest.mark.parametrize(("bad", "ended"), [(1, "stopped"), (0, "complete")])
@@ -522,6 +551,34 @@ async def test_what_waits_to_be_repeated_is_left_for_the_next_run(folder: Folder
     assert counts(await folder.run(Wire())) == (3, 3, 0, 0, 0)
 
 
+@pytest.mark.parametrize(("answered", "steps"), [(503, 3), (401, 3), (500, 2)])
+async def test_a_transition_that_was_turned_away_when_a_run_stopped_is_not_in_doubt(
+    folder: Folder, answered: int, steps: int
+) -> None:
+    folder.write([{"dialog_id": f"d{n}", "next_step": "go"} for n in range(3)])
+    release = anyio.Event()
+
+    async def answer(_: Request) -> Response:
+        await release.wait()
+        return status(answered)
+
+    wire = Wire(answer=200)
+    wire.script(answer)
+    async with client_of(wire, max_in_flight=1) as client:
+        job = folder.job()
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_soon() -> None:
+                await sent(wire, 1)
+                job.stop()
+                release.set()
+
+            tasks.start_soon(stop_soon)
+            await job.run(client)
+    result = await folder.run(Wire())
+    assert (result.succeeded, result.succeeded + result.ambiguous) == (steps, 3)
+
+
 # Journals that cannot be used.
 
 
@@ -559,6 +616,20 @@ async def test_other_options_are_refused_by_name(folder: Folder) -> None:
     assert wire.sent == []
 
 
+async def test_another_api_is_another_job(folder: Folder) -> None:
+    folder.write(rows_of(1))
+    await folder.run(Wire())
+    with pytest.raises(JournalRefusedError, match='api: "RuntimeApi" before, "SessionsApi" now'):
+        await folder.run(Wire(), client={"api": SessionsApi(user_id="u")})
+
+
+async def test_a_run_of_which_nothing_was_recorded_may_have_sent_something(folder: Folder) -> None:
+    folder.write(rows_of(1))
+    open_job(folder.rows, folder.journal, JobOptions(), {}, force=False).close()
+    with pytest.raises(JournalRefusedError, match="coalesce: false before, true now"):
+        open_job(folder.rows, folder.journal, JobOptions(coalesce=True), {}, force=False)
+
+
 async def test_a_second_run_on_a_journal_is_refused_at_once(folder: Folder) -> None:
     folder.write(rows_of(10))
     with (
@@ -583,9 +654,40 @@ async def test_a_damaged_journal_is_named(folder: Folder, damage: str) -> None:
         del content[len(content) // 2 :]
     folder.journal.write_bytes(content)
     wire = Wire()
-    with pytest.raises(JournalRefusedError, match=r"job\.journal is damaged"):
+    with pytest.raises(JournalRefusedError, match=r"job\.journal is damaged: [^*:]+") as refused:
         await folder.run(wire)
+    assert "***" not in str(refused.value)
     assert wire.sent == []
+
+
+async def test_a_journal_of_another_version_is_read_by_nobody(folder: Folder) -> None:
+    folder.write(rows_of(1))
+    await folder.run(Wire())
+    with closing(sqlite3.connect(folder.journal)) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    told = r"another version of cognigy_async \(format 9, and this one has 1\)"
+    with pytest.raises(JournalRefusedError, match=told):
+        await folder.run(Wire())
+    with pytest.raises(JournalRefusedError, match=told):
+        read_summary(folder.journal)
+
+
+async def test_a_journal_in_a_folder_that_cannot_be_written_can_be_read(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write(rows_of(10))
+    await folder.run(Wire())
+    place = folder.journal.parent
+    if os.geteuid() == 0:
+        # Root writes everywhere; what is asked is what others would hear.
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    place.chmod(0o555)
+    try:
+        before = set(place.iterdir())
+        assert read_summary(folder.journal).totals.succeeded == 10
+        assert set(place.iterdir()) == before
+    finally:
+        place.chmod(0o755)
 
 
 async def test_another_database_is_no_journal(folder: Folder) -> None:

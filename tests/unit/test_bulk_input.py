@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_compression_is_known_by_the_first_bytes(tmp_path: Path, how: str) -> No
 
 
 def test_a_compressed_file_that_is_cut_off_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
-    content = b"\n".join(json.dumps({"dialog_id": f"d{n}"}).encode() for n in range(200_000))
+    content = b"\n".join(b'{"dialog_id": "d%d", "next_step": "go"}' % n for n in range(20_000))
     path = tmp_path / "rows.gz"
     path.write_bytes(gzip.compress(content)[:-2000])
     reader = open_input(path)
@@ -134,6 +135,31 @@ def test_a_compressed_file_that_is_cut_off_gives_what_it_has_and_says_so(tmp_pat
             seen += 1
     assert seen > 0
     intake.close()
+
+
+@pytest.mark.real_time
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+@pytest.mark.parametrize("limit", [None, 2])
+def test_rows_of_a_slow_pipe_are_not_kept_back(tmp_path: Path, limit: int | None) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    # With both ends open nobody waits for the other.
+    pipe = os.open(path, os.O_RDWR)
+    try:
+        reader = open_input(path)
+        intake = Intake(reader, Limits(), Selection(limit))
+        for line in (1, 2):
+            os.write(pipe, GOOD + b"\n")
+            assert [row.line for row in intake.next_chunk().rows] == [line]
+        if limit is None:
+            os.close(pipe)
+            pipe = -1
+        chunk = intake.next_chunk()
+        assert (chunk.rows, chunk.last) == ([], True)
+        intake.close()
+    finally:
+        if pipe >= 0:
+            os.close(pipe)
 
 
 def test_a_byte_order_mark_and_a_missing_newline_are_told(tmp_path: Path) -> None:

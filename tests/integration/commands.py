@@ -1,0 +1,99 @@
+"""The command in processes that start quickly: forked from one that has imported all it needs.
+
+They are as a process of the command is: signals, limits, files and `kill -9` mean the same.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["CommandProcess"]
+
+PRELOADED = [
+    "aiohttp",
+    "cognigy_async.cli.app",
+    "cognigy_async.transports.httpx",
+    "pytest",
+    "tests.integration.commands",
+]
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(PRELOADED)
+
+
+class CommandProcess:
+    """`cognigy-async` with arguments, in a folder.
+
+    Args:
+        place: where what it writes goes, without a suffix.
+        largest: bytes that a file of it may have.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        variables: Mapping[str, str],
+        place: Path,
+        largest: int | None = None,
+    ) -> None:
+        self._out, self._err = place.with_suffix(".out"), place.with_suffix(".err")
+        given = (list(arguments), folder, dict(variables), self._out, self._err, largest)
+        self._process = CONTEXT.Process(target=_main, args=given)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """As `kill -9` does."""
+        self._process.kill()
+        self._process.join()
+
+    def result(self, timeout: float) -> tuple[int, str, str]:
+        """Its exit status and what it wrote, once it has ended."""
+        self._process.join(timeout)
+        status = self._process.exitcode
+        assert status is not None, "it does not end"
+        return status, self._out.read_text(), self._err.read_text()
+
+    def end(self) -> None:
+        """Whatever it does."""
+        self.kill()
+        self._process.close()
+
+
+def _main(
+    arguments: list[str],
+    folder: Path,
+    variables: dict[str, str],
+    out: Path,
+    err: Path,
+    largest: int | None,
+) -> None:
+    os.chdir(folder)
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(variables)
+    if largest is not None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    sys.argv = ["cognigy-async", *arguments]
+    from cognigy_async.cli import main
+
+    main()
