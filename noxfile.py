@@ -132,6 +132,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def cost(session: nox.Session) -> None:
+    """CPU and memory of an update, relative to a calibration in the same run."""
+    session.install("-q", "-e", ".[all]")
+    session.run("python", "benchmarks/overhead.py", "--check", *session.posargs)
+
+
+@nox.session(default=False)
 def floors(session: nox.Session) -> None:
     """The tests with the oldest dependencies that pyproject.toml admits."""
     requirements = [*PROJECT["project"]["dependencies"], *group("test")]

@@ -35,9 +35,11 @@ from cognigy_async import (
     StateUpdate,
 )
 
-MANY_LIMIT = 15.0
-LIVE_LIMIT = 25.0
-"""Microseconds of CPU for one update."""
+MANY_LIMIT = 3.9
+LIVE_LIMIT = 9.0
+"""Times the CPU of the calibration in the same run, which holds on a faster machine as on a slower.
+
+A seventh above what was measured: enough for a machine that others use as well."""
 
 MEMORY_LIMIT = 30.0
 """Megabytes that a million updates to a million dialogs may add."""
@@ -254,11 +256,18 @@ def main() -> int:
             spread = f"{min(values):8.1f} {max(values):8.1f}"
             print(f"{name:12} {middle:8.1f} {spread} {middle / base:14.2f}")
         print(f"memory grown by {options.memory} updates: {grown:.1f} MB")
+    # The least is what disturbs least.
+    least = {name: min(values) / min(times["calibration"]) for name, values in times.items()}
     too_much = (
-        statistics.median(times["update_many"]) > MANY_LIMIT
-        or statistics.median(times["update"]) > LIVE_LIMIT
-        or grown > MEMORY_LIMIT
+        least["update_many"] > MANY_LIMIT or least["update"] > LIVE_LIMIT or grown > MEMORY_LIMIT
     )
+    if options.check and too_much:
+        print(
+            f"too much: update_many {least['update_many']:.2f} (at most {MANY_LIMIT}), "
+            f"update {least['update']:.2f} (at most {LIVE_LIMIT}) times the calibration, "
+            f"{grown:.1f} MB (at most {MEMORY_LIMIT})",
+            file=sys.stderr,
+        )
     return int(options.check and too_much)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import anyio
 
 from .checks import checked_seconds, checked_timeout, checked_type
-from .entries import Entry, Kind, Sink
+from .entries import ASSIGN, READ, Action, Entry, Kind, Sink
 from .errors import AuditError, ConfigurationError, DeadlineExceededError
 from .hooks import Hooks
 from .lanes import LaneState
@@ -79,7 +79,11 @@ class Admission:
 
     def parse(self, row: Row) -> StateUpdate:
         """A valid update from what a caller hands over, or an `UpdateValidationError`."""
-        update = parsed(row, self.limits)
+        # What is one already, and was checked against these very limits, needs no more.
+        if type(row) is StateUpdate and row._limits is self.limits:
+            update = row
+        else:
+            update = parsed(row, self.limits)
         self.check(update)
         return update
 
@@ -115,7 +119,7 @@ class Admission:
 
     def try_take(self) -> bool:
         """The same where it is known that the client is open."""
-        if self._hooks.called_us():
+        if self._hooks.any and self._hooks.called_us():
             self._room.take_anyway()
             return True
         return self._room.try_take()
@@ -135,7 +139,7 @@ class Admission:
             DeadlineExceededError: the deadline passed, or cannot be met.
         """
         if deadline is None or dialog_id is None:
-            await self._room.take()
+            await self._room.take(dialog_id)
         else:
             self._check_deadline(deadline, dialog_id)
             await self._take_room_by(deadline, dialog_id)
@@ -146,7 +150,7 @@ class Admission:
     async def _take_room_by(self, deadline: float, dialog_id: str) -> None:
         seconds = max(0.0, deadline - self._life.engine.now())
         with anyio.move_on_after(seconds) as waiting:
-            await self._room.take()
+            await self._room.take(dialog_id)
         if waiting.cancelled_caught:
             message = "The deadline passed before there was room for the update"
             raise DeadlineExceededError(message, dialog_id=dialog_id)
@@ -197,7 +201,7 @@ class Admission:
             AuditError: a strict audit sink takes no records.
         """
         engine = self._life.engine
-        if self._audit is not None and kind is not Kind.READ:
+        if self._audit is not None and kind is not READ:
             try:
                 self._audit.check()
             except AuditError:
@@ -207,11 +211,11 @@ class Admission:
             try:
                 self._check_deadline(deadline, dialog_id)
             except DeadlineExceededError as error:
-                if kind is not Kind.READ:
+                if kind is not READ:
                     self._room.give_back()
                 error.update_id = update.update_id if update is not None else None
                 raise
-        if self._pauses_dialogs and not held and kind is not Kind.READ:
+        if self._pauses_dialogs and not held and kind is not READ:
             lane = engine.lanes.get(dialog_id)
             if lane is not None and lane.state is LaneState.PAUSED:
                 self._room.give_back()
@@ -219,7 +223,7 @@ class Admission:
         if context is None and (self._hooks.any or decide is not None):
             context = copy_context()
         serial = engine.next_serial()
-        named = update.update_id if update is not None else None
+        named = update._update_id if update is not None else None
         if coalesce is None:
             coalesce = self._coalesce
         entry = Entry(
@@ -232,17 +236,21 @@ class Admission:
             timeout,
             context,
             sink,
-            live=live,
-            exempt=self._hooks.called_us(),
-            held=held,
-            decide=decide,
-            requests=requests,
-            index=index,
-            watch=watch,
-            deadline=deadline,
-            coalesces=coalesce and self._mergeable and update is not None and merges(update),
-            metadata=metadata,
+            live,
         )
+        # Set here and not passed: keywords double the price of an entry.
+        entry.exempt = self._hooks.any and self._hooks.called_us()
+        entry.held = held
+        entry.index = index
+        entry.watch = watch
+        entry.deadline = deadline
+        if update is None:
+            entry.decide = decide
+            entry.metadata = metadata
+            if requests is not None:
+                entry.requests, entry.action = requests, Action.WRITE
+        elif coalesce:
+            entry.coalesces = self._mergeable and merges(update)
         if self.observers:
             operation = _OPERATIONS.get(kind, "update")
             observed = Observations(self.observers, operation, dialog_id, entry.update_id)
@@ -288,7 +296,7 @@ _OPERATIONS: Mapping[Kind, Operation] = {
 
 def kind_of(update: StateUpdate) -> Kind:
     """What an entry for an update is for."""
-    return Kind.ASSIGN if update.if_match is None else Kind.STRICT
+    return ASSIGN if update._if_match is None else Kind.STRICT
 
 
 def is_live(priority: Priority) -> bool:

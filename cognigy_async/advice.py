@@ -22,6 +22,8 @@ EPOCH = 1e9
 _MEMBER = re.compile(r'(?:"([^"]*)"|([\w.*-]+))((?:\s*;\s*[\w-]+\s*=\s*[\w."-]+)*)')
 _PARAMETER = re.compile(r";\s*([\w-]+)\s*=\s*([\w.]+)")
 _PAIR = re.compile(r"\b(limit|remaining|reset)\s*=\s*(\d+)")
+MOST = 1e15
+"""Larger numbers say nothing, and would not survive arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def advice_in(headers: Mapping[str, str], wall_clock: float) -> Advice | None:
         ]
         if found:
             return min(found, key=lambda one: (one.remaining or 0) / one.limit)
-    pairs = {name: int(number) for name, number in _PAIR.findall(state)}
+    found_pairs = ((name, _number(number)) for name, number in _PAIR.findall(state))
+    pairs = {name: number for name, number in found_pairs if number is not None}
     told = next(iter(policies.values()), (0, None))
     if "limit" in pairs or (pairs and told[0]):
         return _advice(
@@ -96,7 +99,7 @@ def _number(text: str) -> float | None:
         number = float(text[:32])
     except ValueError:
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return number if 0 <= number <= MOST else None
 
 
 def _policies(text: str) -> dict[str, tuple[int, float | None]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 import os
 import time
@@ -17,16 +16,17 @@ import sniffio
 from anyio.abc import TaskGroup
 
 __all__ = [
-    "Signal",
     "TaskOwner",
+    "Waited",
+    "Wakes",
     "cancellation_requested",
     "forks",
     "home_of_this_task",
     "is_failure",
     "monotonic_clock",
-    "signal_of_this_loop",
     "start_on_its_own",
     "task_to_keep",
+    "wakes_of_this_loop",
 ]
 
 
@@ -134,47 +134,53 @@ def task_to_keep() -> object:
     return asyncio.current_task() if sniffio.current_async_library() == "asyncio" else None
 
 
-class Signal(Protocol):
-    """Wakes the one task that waits for it, at a third of the price of an event."""
+class Waited(Protocol):
+    """What one task waits for."""
 
-    def notify(self, cause: object, /) -> None:
-        """Wake it, or let it not wait at all; what the cause is does not matter."""
+    waiter: Any
+
+
+class Wakes(Protocol):
+    """Wakes the one task that waits for something, at a quarter of the price of an event."""
+
+    def wait(self, waited: Waited, /) -> Awaitable[object]:
+        """Wait for `notify`, which comes later than this; one task does, once."""
         ...
 
-    def wait(self) -> Awaitable[object]:
-        """Wait for `notify`; one task does, once."""
+    def notify(self, waited: Waited, /) -> None:
+        """Wake it, if it still waits."""
         ...
 
 
-class _AsyncioSignal(asyncio.Future[None]):
-    __slots__ = ()
-
-    def notify(self, cause: object, /) -> None:
-        if not self.done():
-            self.set_result(None)
-
-    def wait(self) -> Awaitable[object]:
-        return self
-
-
-class _EventSignal:
-    __slots__ = ("_event",)
+class _WakesByFuture:
+    """On asyncio, whose tasks wait for a plain future of their loop with the least ado."""
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self._future = asyncio.get_running_loop().create_future
 
-    def notify(self, cause: object, /) -> None:
-        self._event.set()
+    def wait(self, waited: Waited, /) -> Awaitable[object]:
+        waited.waiter = future = self._future()
+        return future
 
-    def wait(self) -> Awaitable[object]:
-        return self._event.wait()
+    def notify(self, waited: Waited, /) -> None:
+        future = waited.waiter
+        if not future.done():
+            future.set_result(None)
 
 
-def signal_of_this_loop() -> Callable[[], Signal]:
-    """What makes a `Signal` in the running event loop."""
-    if sniffio.current_async_library() == "asyncio":
-        return functools.partial(_AsyncioSignal, loop=asyncio.get_running_loop())
-    return _EventSignal
+class _WakesByEvent:
+    def wait(self, waited: Waited, /) -> Awaitable[object]:
+        waited.waiter = event = anyio.Event()
+        return event.wait()
+
+    def notify(self, waited: Waited, /) -> None:
+        waited.waiter.set()
+
+
+def wakes_of_this_loop() -> Wakes:
+    """What wakes tasks of the running event loop."""
+    is_asyncio = sniffio.current_async_library() == "asyncio"
+    return _WakesByFuture() if is_asyncio else _WakesByEvent()
 
 
 def cancellation_requested() -> bool:

@@ -112,14 +112,14 @@ class AsyncStateClient(Upkeep):
         live = is_live(priority)
         if not admission.take_room():
             await admission.wait_for_room(by, dialog_id)
-        settled = self._signal()
+        wakes = self._wakes
         entry = admission.begin(
             kind_of(update),
             dialog_id,
             update,
             policy,
             timeout,
-            settled,
+            wakes,
             deadline=by,
             coalesce=coalesce,
             live=live,
@@ -127,7 +127,7 @@ class AsyncStateClient(Upkeep):
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
         try:
-            await settled.wait()
+            await wakes.wait(entry)
         except BaseException:
             self._life.engine.cancel(entry)
             raise
@@ -238,11 +238,12 @@ class AsyncStateClient(Upkeep):
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        priority: Priority = "live",
     ) -> DialogState:
         """Read the state of a dialog. It does not queue behind the dialog's writes.
 
         Args:
-            retry, timeout, deadline: as for `update`.
+            retry, timeout, deadline, priority: as for `update`.
 
         Raises:
             UpdateValidationError: no dialog id. UnsupportedByApiError: this API reads no states.
@@ -252,8 +253,9 @@ class AsyncStateClient(Upkeep):
         self._api.check_use("get_state")
         dialog_id, _ = self._admission.check_dialog_id(dialog_id)
         policy, timeout, by = self._admission.terms(retry, timeout, deadline)
+        live = is_live(priority)
         self._life.check_open()
-        entry = await self._carry_out(Kind.READ, dialog_id, None, policy, timeout, by)
+        entry = await self._carry_out(Kind.READ, dialog_id, None, policy, timeout, by, live=live)
         assert entry.state is not None
         return entry.state
 
@@ -265,6 +267,7 @@ class AsyncStateClient(Upkeep):
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        priority: Priority = "live",
         metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult | None:
         """Read the state, let `fn` decide what to write, and write it if nothing changed meanwhile.
@@ -274,7 +277,7 @@ class AsyncStateClient(Upkeep):
         Args:
             fn: called with the `DialogState`, perhaps several times, in the event loop; returns a
                 mapping with `session`, `user` or `next_step`, or None for no write.
-            retry, timeout, deadline, metadata: as for `update`.
+            retry, timeout, deadline, priority, metadata: as for `update`.
 
         Raises:
             UnsupportedByApiError: this API has no versions.
@@ -286,9 +289,12 @@ class AsyncStateClient(Upkeep):
         self._api.check_use("modify")
         dialog_id, metadata = self._admission.check_dialog_id(dialog_id, metadata)
         policy, timeout, by = self._admission.terms(retry, timeout, deadline)
+        live = is_live(priority)
         if not self._admission.take_room():
             await self._admission.wait_for_room(by, dialog_id)
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, fn, policy, timeout, by, metadata)
+        entry = await self._carry_out(
+            Kind.MODIFY, dialog_id, fn, policy, timeout, by, metadata, live=live
+        )
         return entry.result
 
     async def reset_context(
@@ -343,7 +349,7 @@ class AsyncStateClient(Upkeep):
     ) -> UpdateResult:
         policy, timeout, _ = self._admission.terms(retry, timeout)
         if not self._admission.take_room():
-            await self._admission.wait_for_room()
+            await self._admission.wait_for_room(None, dialog_id)
         entry = await self._carry_out(
             Kind.RESET, dialog_id, None, policy, timeout, requests=[request]
         )
@@ -360,24 +366,26 @@ class AsyncStateClient(Upkeep):
         deadline: float | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
         *,
+        live: bool = True,
         requests: list[Request] | None = None,
     ) -> Entry:
         """Accept all but an update and wait for its outcome; cancelled, it is given up."""
-        settled = self._signal()
+        wakes = self._wakes
         entry = self._admission.begin(
             kind,
             dialog_id,
             None,
             policy,
             timeout,
-            settled,
+            wakes,
+            live=live,
             decide=decide,
             deadline=deadline,
             requests=requests,
             metadata=metadata,
         )
         try:
-            await settled.wait()
+            await wakes.wait(entry)
         except BaseException:
             self._life.engine.cancel(entry)
             raise

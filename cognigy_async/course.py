@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .entries import Action, Entry, Kind
+from .entries import WRITE, Action, Entry, Kind
 from .errors import (
     AmbiguousUpdateError,
     AuthenticationError,
@@ -26,7 +26,7 @@ from .errors import (
 )
 from .limits import Limits
 from .models import DialogState, StateUpdate, UpdateResult
-from .retry import Trouble, Verdict
+from .retry import APPLIED, Trouble, Verdict
 
 if TYPE_CHECKING:
     from .api import StateApi
@@ -89,7 +89,7 @@ class Course:
         Raises:
             UpdateValidationError: the API cannot carry the update.
         """
-        if entry.action is not Action.WRITE:
+        if entry.action is not WRITE:
             return self.api.read(self._base_url, entry.dialog_id)
         if entry.requests is None:
             assert entry.update is not None
@@ -113,8 +113,8 @@ class Course:
         wall_clock: float,
     ) -> Next:
         """What follows an answer, other than 401."""
-        if verdict is Verdict.APPLIED:
-            if entry.action is Action.WRITE:
+        if verdict is APPLIED:
+            if entry.action is WRITE:
                 return self._applied(entry, response, now)
             state = self.api.state(entry.dialog_id, response)
             if state is not None:
@@ -199,7 +199,7 @@ class Course:
                 response.content,
                 1,
                 f"{entry.update_id}/r{entry.round}" if entry.round else None,
-                versioned=self.api.has_versions,
+                self.api.has_versions,
             )
         )
 

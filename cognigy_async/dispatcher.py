@@ -26,7 +26,7 @@ from .errors import (
 from .lanes import Lane, Lanes, LaneState
 from .linger import Linger
 from .logs import log
-from .quota import Quota
+from .quota import Pacer, Quota
 from .recovery import Recovery
 from .sender import Sender
 from .settlement import Settlement
@@ -91,7 +91,7 @@ class Dispatcher:
         self._sleepers = sleepers
         self._deadlines = deadlines
         self.linger = linger
-        self._quota = quota
+        self._pacer = quota.pacer if quota is not None else None
         self._hooks = hooks
         self._metrics = metrics
         self._clock = clock
@@ -129,7 +129,7 @@ class Dispatcher:
         """Work; `scope` may be cancelled while this asks for a token."""
         steps = 0
         while not self._stopped:
-            if not self._lanes.waiting():
+            if not self._lanes.any_waiting:
                 await self._sleepers.sleep()
                 continue
             steps += 1
@@ -153,7 +153,7 @@ class Dispatcher:
                 self._metrics.token_refreshes += self._token is not None
                 self._token = token
                 self._token_failure = None
-            lane = self._take(self._quota)
+            lane = self._take(self._pacer)
             if lane is not None:
                 await self.sender.send(lane, token)
                 if self._recovery.outage.waiting:
@@ -237,7 +237,7 @@ class Dispatcher:
         self._settlement.settle(lane, Done(error=self._course.final(entry, share(failed.error))))
         return True
 
-    def _take(self, quota: Quota | None) -> Lane | None:
+    def _take(self, pacer: Pacer | None) -> Lane | None:
         """A lane whose head may be sent now; the quota has room for it."""
         if self._stopped:
             return None
@@ -254,13 +254,13 @@ class Dispatcher:
         placed = self._hooks.any and self._hooks.full
         bulk = not recovery.outage.blocks
         bulk_opens = 0.0
-        if quota is not None:
+        if pacer is not None:
             live = self._lanes.waiting_before_bulk() > 0
-            opens = quota.opens(now, live)
+            opens = pacer.opens(now, live)
             if opens > now:
                 self._wait_for_quota(opens)
                 return None
-            bulk_opens = quota.bulk_opens(now)
+            bulk_opens = pacer.bulk_opens(now)
             if bulk_opens > now and not (live and self._lanes.bulk_is_due):
                 bulk = False
         while True:
@@ -281,7 +281,7 @@ class Dispatcher:
             self.set_alarm(min(until, recovery.next_due()))
         if tenant.active:
             tenant.start(now)
-        if self._sleepers.can_wake and self._lanes.waiting():
+        if self._sleepers.can_wake and self._lanes.any_waiting:
             self._sleepers.wake()
         return lane
 

@@ -17,7 +17,7 @@ from .background import monotonic_clock
 from .course import Course, Done, withdrawn
 from .deadlines import Deadlines
 from .dispatcher import Dispatcher
-from .entries import Entry, Kind
+from .entries import READ, Entry, Kind
 from .errors import ClientClosedError
 from .lanes import Lane, Lanes, LaneState
 from .linger import Linger
@@ -123,7 +123,7 @@ class Engine:
     def accept(self, entry: Entry) -> None:
         """Queue an entry at the end of its dialog's lane; a read has a lane of its own."""
         entry.accepted_at = self._clock()
-        if entry.kind is Kind.READ:
+        if entry.kind is READ:
             lane = Lane(entry.dialog_id)
             self.settlement.reads.add(lane)
             self.lanes.accept(entry, lane)

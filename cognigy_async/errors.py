@@ -228,7 +228,10 @@ class AuthenticationError(UpdateError):
 class PermissionDeniedError(UpdateError):
     """403: the credentials are good but do not allow this."""
 
-    remedy = "Grant the scope runtime:write, and check that the environment is the right one."
+    remedy = (
+        "Grant the scope (runtime:write to write, dialog:read to read), and check that the "
+        "environment is the right one."
+    )
 
 
 class DialogNotFoundError(UpdateError):

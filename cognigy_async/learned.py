@@ -8,7 +8,7 @@ grows by a fixed amount for each request that is accepted and shrinks at a 429, 
 from __future__ import annotations
 
 import math
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Mapping
 
 from .advice import Advice, advice_in
@@ -52,7 +52,8 @@ class Learned:
         self._before = (math.nan, 0)
         """The same of the time before the last pause."""
         self._paused_until = -math.inf
-        self._recent: deque[float] = deque()
+        self._recent: list[float] = []
+        """Starts of requests, those of the last window among them."""
 
     def __repr__(self) -> str:
         kept = self._window if self._window is not None else f"{self._rate:.3g}/s"
@@ -72,16 +73,23 @@ class Learned:
 
     def start(self, now: float, *, bulk: bool) -> None:
         """See `Limiter`."""
-        recent = self._recent
-        recent.append(now)
-        while recent[0] <= now - self._unit:
-            recent.popleft()
+        self._remember(now)
         if self._window is not None:
             self._window.start(now, bulk=bulk)
             return
         if math.isnan(self._since):
             self._since = now
         self._next = following(self._next, now, 1 / self._rate, LATE)
+
+    def _remember(self, now: float) -> None:
+        recent = self._recent
+        window = self._window
+        # What a slow answer tells may concern a time before the last window.
+        kept = self._unit if window is None else 2 * window.limit.per
+        half = len(recent) // 2
+        if half and recent[half] <= now - kept:
+            del recent[:half]
+        recent.append(now)
 
     def answered(self, began: float, now: float) -> None:
         """See `Limiter`."""
@@ -95,7 +103,7 @@ class Learned:
         if self._ceiling == math.inf:
             return None
         allowed = max(1, round(self._rate * self._unit))
-        used = sum(at > now - self._unit for at in self._recent)
+        used = len(self._recent) - bisect_right(self._recent, now - self._unit)
         return QuotaUse(allowed, self._unit, used, min(1.0, used / allowed), learned=True)
 
     # What the server says.
@@ -121,8 +129,8 @@ class Learned:
         window = self._window
         if window is None or (window.limit.n, window.limit.per) != (advice.limit, length):
             self._window = Window(RateLimit(advice.limit, per=length))
-            if window is not None:
-                self._window.restore(now, window.save(now))
+            told = [(now - at, 1) for at in self._recent] if window is None else window.save(now)
+            self._window.restore(now, told)
         assert self._window is not None
         self._count_others(self._window, advice, began, now)
 
@@ -131,12 +139,11 @@ class Learned:
         if advice.remaining is None or advice.reset is None:
             return
         window.opens(now)
-        later = 0
-        for start in reversed(self._recent):
-            if start <= began:
-                break
-            later += 1
-        unknown = max(0, advice.limit - advice.remaining - (window.own - later))
+        # Those that the server can have counted when it answered; it may have seen some of them
+        # later after their start than this one.
+        since = began - window.limit.per - (now - began)
+        own = bisect_right(self._recent, began) - bisect_right(self._recent, since)
+        unknown = max(0, advice.limit - advice.remaining - own)
         # Of answers that may have overtaken each other the one that counts most is right.
         if began > self._heard_at or unknown >= window.foreign:
             window.others(unknown, now + advice.reset)

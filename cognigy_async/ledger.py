@@ -62,6 +62,9 @@ class Ledger:
         self._offset = offset
         self._batches: dict[str, list[float]] = {}
         self._next_paced = -math.inf
+        self._gap = self._length / limit.capacity if limit.burst is not None else 0.0
+        self._credit = self._gap * ((limit.burst or 1) - 1) * (1 + 1e-9)
+        self._full_at = -math.inf
         if content:
             self._read(content, now)
 
@@ -77,16 +80,22 @@ class Ledger:
                 for name, (count, at, paced) in told["batches"].items()
             }
             self._next_paced = float(told["next_paced"]) + shift
+            self._full_at = float(told["full_at"]) + shift
         except (KeyError, TypeError, ValueError, AttributeError):
             self._batches = {"unreadable": [self._limit.capacity, now, 0]}
+            self._next_paced = self._full_at = -math.inf
         gone = [name for name, batch in self._batches.items() if batch[1] + self._length <= now]
         for name in gone:
             del self._batches[name]
 
     def content(self) -> bytes:
         """For the file."""
-        next_paced = max(self._next_paced, -1e300)
-        told = {"offset": self._offset, "next_paced": next_paced, "batches": self._batches}
+        told = {
+            "offset": self._offset,
+            "next_paced": max(self._next_paced, -1e300),
+            "full_at": max(self._full_at, -1e300),
+            "batches": self._batches,
+        }
         return json.dumps(told).encode()
 
     @property
@@ -103,11 +112,18 @@ class Ledger:
             else:
                 self._batches.pop(told.batch, None)
 
+    def _in_burst(self, now: float) -> int:
+        """How many may go at once, of those that come one by one."""
+        if not self._gap:
+            return self._limit.capacity
+        saved = min(self._credit, now + self._credit - self._full_at)
+        return max(0, math.floor(saved / self._gap) + 1) if saved >= 0 else 0
+
     def take(self, batch: str, want: int, now: float, *, live: bool) -> Grant:
         """Take a batch of places, which count from the end of their lease until more is known."""
         limit = self._limit
         free = limit.capacity - self.used
-        count = min(want, free, max(1, limit.capacity // BATCHES))
+        count = min(want, free, max(1, limit.capacity // BATCHES), self._in_burst(now))
         paced = 0
         tenth = limit.capacity // SPREAD
         if not live and tenth and count > 0:
@@ -121,9 +137,12 @@ class Ledger:
                 count = min(count, room)
         if count > 0:
             self._batches[batch] = [count, now + LEASE * limit.per, paced]
+            for _ in range(count if self._gap else 0):
+                self._full_at = following(self._full_at, now, self._gap)
             return Grant(count)
         frees = min((at for _, at, _ in self._batches.values()), default=now) + self._length - now
         if free > 0:
             frees = min(frees, self._next_paced - now)
+        frees = max(frees, self._full_at - self._credit - now)
         # What others report may free places earlier than it seems.
         return Grant(0, max(0.001, min(frees, LEASE * limit.per)))

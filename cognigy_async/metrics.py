@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import frexp
 
 __all__ = ["Distribution", "Histogram", "Metrics", "MetricsSnapshot", "QuotaUse"]
 
@@ -14,6 +15,7 @@ STEPS = 32
 SMALLEST = -20
 LARGEST = 20
 """Powers of two: from a microsecond to twelve days."""
+LOWEST = SMALLEST + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ class Histogram:
         self.total += seconds
         if seconds > self.max:
             self.max = seconds
-        fraction, power = math.frexp(seconds)
-        index = int((power - 1 - SMALLEST + 2.0 * fraction - 1.0) * STEPS)
+        fraction, power = frexp(seconds)
+        index = int((power + 2.0 * fraction - LOWEST) * STEPS)
         try:
             self._buckets[index if index > 0 else 0] += 1
         except IndexError:

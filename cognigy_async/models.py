@@ -54,7 +54,6 @@ class UpdateResult:
         content: bytes,
         merged: int = 1,
         carried_by: str | None = None,
-        *,
         versioned: bool = True,
     ) -> None:
         self.dialog_id = dialog_id

@@ -34,7 +34,7 @@ async def probe_inject(
         None: the answers do not tell the context.
 
     Raises:
-        What `AsyncStateClient.update` raises.
+        CognigyError: what `AsyncStateClient.update` raises.
     """
     first = {KEPT: True, OBJECT: {"first": True}}
     await client.update(dialog_id, session=first, user_id=user_id)

@@ -14,14 +14,14 @@ from .learned import Learned
 from .metrics import QuotaUse
 from .window import Window
 
-__all__ = ["Limiter", "Quota", "QuotaState"]
+__all__ = ["Limiter", "Pacer", "Quota", "QuotaState"]
 
 QuotaState: TypeAlias = dict[str, Any]
 """What `Quota.save` gives: JSON that `Quota.restore` takes."""
 
 
-class Limiter(Protocol):
-    """One limit, wherever it is kept."""
+class Pacer(Protocol):
+    """Says when requests may start."""
 
     def opens(self, now: float, live: bool) -> float:
         """When a request may start, a moment not after `now` for at once, infinite where something
@@ -40,6 +40,10 @@ class Limiter(Protocol):
     def answered(self, began: float, now: float) -> None:
         """The request that started at `began` is over, whatever became of it."""
         ...
+
+
+class Limiter(Pacer, Protocol):
+    """One limit, wherever it is kept."""
 
     def use(self, now: float) -> QuotaUse | None:
         """For the metrics; None while there is no limit yet."""
@@ -64,6 +68,8 @@ class Quota:
         self.limiters = limiters
         self.learned = next((each for each in limiters if isinstance(each, Learned)), None)
         """The limit that has to be told what the server answers."""
+        self.pacer: Pacer = limiters[0] if len(limiters) == 1 else self
+        """What each request asks: without a detour where there is one limit."""
 
     def tasks(self) -> list[Task]:
         """What has to run while the quota is in use."""
@@ -73,7 +79,7 @@ class Quota:
         return f"<Quota {' '.join(map(repr, self.limiters))}>"
 
     def opens(self, now: float, live: bool) -> float:
-        """See `Limiter`."""
+        """See `Pacer`."""
         at = now
         for limiter in self.limiters:
             opens = limiter.opens(now, live)
@@ -82,7 +88,7 @@ class Quota:
         return at
 
     def bulk_opens(self, now: float) -> float:
-        """See `Limiter`."""
+        """See `Pacer`."""
         at = now
         for limiter in self.limiters:
             opens = limiter.bulk_opens(now)
@@ -91,12 +97,12 @@ class Quota:
         return at
 
     def start(self, now: float, *, bulk: bool) -> None:
-        """See `Limiter`."""
+        """See `Pacer`."""
         for limiter in self.limiters:
             limiter.start(now, bulk=bulk)
 
     def answered(self, began: float, now: float) -> None:
-        """See `Limiter`."""
+        """See `Pacer`."""
         for limiter in self.limiters:
             limiter.answered(began, now)
 

@@ -93,7 +93,9 @@ class Recovery:
         self._throttle(entry, failure, began, now, wait)
         if wait is None or entry.abandoned:
             return False
-        if verdict not in REPEATED or (lane is not self.outage.probe and self._budget.take()):
+        # Everybody waits for the probe: whatever stops it, the next one takes its turn.
+        probes = lane is self.outage.probe
+        if not probes and (verdict not in REPEATED or self._budget.take()):
             self._lanes.wait(lane, now + wait)
         elif entry.live:
             return False
@@ -173,7 +175,7 @@ class Recovery:
 
     def leave(self, lane: Lane) -> None:
         """The head of a lane is settled: it neither waits for the server nor probes."""
-        waits = lane.state is LaneState.WAITING and lane.until == math.inf
+        waits = lane.until == math.inf and lane.state is LaneState.WAITING
         if waits or lane is self.outage.probe:
             self.outage.discard(lane)
 

@@ -39,6 +39,10 @@ class Verdict(enum.Enum):
     NO_RESPONSE = "no_response"
 
 
+APPLIED = Verdict.APPLIED
+UNAUTHORIZED = Verdict.UNAUTHORIZED
+"""For where each answer passes: on Python 3.11 a look-up on the class costs five times as much."""
+
 REPEATED = frozenset(
     {Verdict.NOT_SENT, Verdict.NO_RESPONSE, Verdict.UNAVAILABLE, Verdict.FAULT, Verdict.GATEWAY}
 )

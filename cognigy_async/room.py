@@ -1,4 +1,4 @@
-"""How many updates are accepted and unsettled, and who waits for room, first come first served."""
+"""How many updates are accepted and unsettled, and who waits for room: dialogs take turns."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ class _Waiter:
 
 
 class Room:
-    """Places for `capacity` updates. A place that is given back goes to the one that waits longest,
-    so nobody who comes later overtakes.
+    """Places for `capacity` updates. Dialogs take turns at places that are given back, so that one
+    for which thousands wait does not keep out the others; within a dialog nobody overtakes.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.used = 0
         # Those who are cancelled leave from the midst, thousands at a time.
-        self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
+        self._waiters: OrderedDict[str | None, OrderedDict[_Waiter, None]] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Room {self.used} of {self.capacity} used, {len(self._waiters)} waiting>"
+        waiting = sum(map(len, self._waiters.values()))
+        return f"<Room {self.used} of {self.capacity} used, {waiting} waiting>"
 
     def try_take(self) -> bool:
         """Take a place if there is one and nobody waits for it."""
@@ -44,8 +45,8 @@ class Room:
         """Take a place beyond the capacity if need be."""
         self.used += 1
 
-    async def take(self) -> None:
-        """Take a place, waiting for it.
+    async def take(self, dialog_id: str | None = None) -> None:
+        """Take a place, waiting for it; what is of no certain dialog counts as one more.
 
         Raises:
             ClientClosedError: the client was closed meanwhile.
@@ -53,22 +54,36 @@ class Room:
         if self.try_take():
             return
         waiter = _Waiter()
-        self._waiters[waiter] = None
+        self._waiters.setdefault(dialog_id, OrderedDict())[waiter] = None
         try:
             await waiter.event.wait()
         except BaseException:
             if waiter.granted:
                 self.give_back()
             else:
-                self._waiters.pop(waiter, None)
+                self._leave(dialog_id, waiter)
             raise
         if not waiter.granted:
             raise ClientClosedError("the client was closed while this update waited for room")
 
+    def _leave(self, dialog_id: str | None, waiter: _Waiter) -> None:
+        mine = self._waiters.get(dialog_id)
+        if mine is not None:
+            mine.pop(waiter, None)
+            if not mine:
+                del self._waiters[dialog_id]
+
+    def _next(self) -> _Waiter:
+        dialog_id, mine = self._waiters.popitem(last=False)
+        waiter, _ = mine.popitem(last=False)
+        if mine:
+            self._waiters[dialog_id] = mine
+        return waiter
+
     def give_back(self) -> None:
         """An update settled."""
         if self._waiters and self.used <= self.capacity:
-            waiter, _ = self._waiters.popitem(last=False)
+            waiter = self._next()
             waiter.granted = True
             waiter.event.set()
         else:
@@ -77,4 +92,4 @@ class Room:
     def close(self) -> None:
         """Nobody gets a place any more; those who wait are told so."""
         while self._waiters:
-            self._waiters.popitem(last=False)[0].event.set()
+            self._next().event.set()

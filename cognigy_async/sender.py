@@ -19,7 +19,7 @@ from .groups import MOST_MERGED, gather
 from .lanes import Lane, Lanes
 from .logs import log
 from .recovery import Recovery
-from .retry import Trouble, Verdict
+from .retry import UNAUTHORIZED, Trouble, Verdict
 from .settlement import Settlement
 from .sleepers import Sleepers
 
@@ -72,7 +72,7 @@ class Sender:
         self._metrics = metrics
         self._hooks = hooks
         self._sleepers = sleepers
-        self._quota = quota
+        self._pacer = quota.pacer if quota is not None else None
         self._learned = quota.learned if quota is not None else None
         self._let_in = 0
         self._clock = clock
@@ -81,7 +81,8 @@ class Sender:
 
     async def send(self, lane: Lane, token: AccessToken) -> None:
         """Make one request of a lane's head, and do what follows from it."""
-        entry = lane.first
+        entry = lane.head
+        assert entry is not None
         if token is entry.refused_token:
             # The provider has nothing better than what the server refused.
             self._settlement.give_up(lane)
@@ -110,9 +111,9 @@ class Sender:
                 metrics = self._metrics
                 metrics.requests += 1
                 metrics.in_flight += 1
-                quota = self._quota
-                if quota is not None:
-                    quota.start(began, bulk=not lane.live)
+                pacer = self._pacer
+                if pacer is not None:
+                    pacer.start(began, bulk=not lane.live)
                 try:
                     response = await self._transport.send(request, timeout=entry.timeout)
                 except BaseException as error:
@@ -121,14 +122,14 @@ class Sender:
                     raise
                 finally:
                     metrics.in_flight -= 1
-                    if quota is not None:
-                        quota.answered(began, self._clock())
+                    if pacer is not None:
+                        pacer.answered(began, self._clock())
                 if entry.observations is not None:
                     entry.observations.request_ends(request, response, None)
                 verdict = self._api.verdict(response)
                 if self._learned is not None:
                     self._learn(self._learned, response, verdict, began)
-                if verdict is Verdict.UNAUTHORIZED:
+                if verdict is UNAUTHORIZED:
                     refusal = self._api.error(request, response, 0.0)
                     self._unauthorized(lane, token, refusal, began)
                     return

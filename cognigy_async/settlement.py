@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .countdown import Countdowns
 from .course import Course, Done
-from .entries import Entry, Kind
+from .entries import READ, Entry
 from .errors import (
     AmbiguousUpdateError,
     ClientClosedError,
@@ -87,11 +87,12 @@ class Settlement:
 
     def settle(self, lane: Lane, done: Done) -> None:
         """The head of a lane has its outcome; the lane goes on, pauses or is forgotten."""
-        entry = lane.first
+        entry = lane.head
+        assert entry is not None
         self._recovery.leave(lane)
         lane.remove(entry)
         error = done.error
-        if entry.kind is Kind.READ:
+        if entry.kind is READ:
             self.reads.discard(lane)
             self._lanes.drop(lane)
         elif self._pauses_dialogs and isinstance(error, UpdateError) and not self.closing:
@@ -118,7 +119,7 @@ class Settlement:
         if entry is lane.head:
             self._recovery.leave(lane)
         self._lanes.remove(entry)
-        if entry.kind is Kind.READ:
+        if entry.kind is READ:
             self.reads.discard(lane)
         self._finish(entry, Done(error=error))
 
@@ -129,7 +130,7 @@ class Settlement:
         metrics = self._metrics
         if entry.observations is not None:
             entry.observations.settled(done.error, entry.attempts)
-        if entry.kind is Kind.READ:
+        if entry.kind is READ:
             metrics.reads += done.state is not None
             entry.sink.notify(entry)
             return
@@ -254,7 +255,7 @@ class Settlement:
             message = f"the client was closed before update {entry.update_id!r} was sent"
             self.take_out(entry, ClientClosedError(message))
             # Whoever reads a stream has the outcomes of its rows, which may be thousands.
-            if entry.kind is not Kind.READ and entry.index < 0:
+            if entry.kind is not READ and entry.index < 0:
                 log(
                     WARNING,
                     "update %s of dialog %r was not sent: the client was closed",

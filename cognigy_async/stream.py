@@ -45,8 +45,9 @@ class UpdateStream:
     """The outcomes of many updates, one for each input, in the order in which they settle.
 
     Iterate over it, at best inside ``async with``: leaving that withdraws what was not sent.
-    Without it, what was accepted is carried out although nobody looks. An input that is not valid
-    becomes an outcome with an error. What the input itself raises is raised here, after the
+    Without it, what was accepted is carried out although nobody looks, and an asynchronous input is
+    taken on until as many are held as may be, and closed with the client. An input that is not
+    valid becomes an outcome with an error. What the input itself raises is raised here, after the
     outcomes of what it gave before.
 
     It takes input as the workers need it, or where updates are coalesced as much as there is, and

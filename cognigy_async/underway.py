@@ -1,9 +1,10 @@
 """From which moment on a request counts: the server sees it some time after it was started.
 
 A window that begins with the start of a request and ends before the server has seen it may look
-over-full there. So a request counts from its answer, by which the server has certainly seen it, as
-far as that costs no more than the guard of the limit: on the average of all requests, so that a few
-slow ones may take longer.
+over-full there. So a request counts from its answer, by which the server has certainly seen it,
+less most of the shortest time that any took: what all of them need shifts them alike. This is done
+as far as it costs no more than the guard of the limit: on the average of all requests, so that a
+few slow ones may take longer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ __all__ = ["UnderWay"]
 
 IDLE = 2
 """After so many windows without a request connections have gone cold."""
+SURE = 0.5
+"""Of that share: the shortest time that any took was not only spent on what all of them need."""
+LONGEST = 0.25
+"""Of a window: so much later than it was started a request counts at most."""
 
 
 class UnderWay:
@@ -26,14 +31,16 @@ class UnderWay:
     Args:
         length: seconds of a window.
         share: seconds that a request may count later than it was started, on the average.
-        most: seconds that may be saved up for slow ones.
+        most: seconds that may be saved up for slow ones, all of which are there at the beginning.
     """
 
     def __init__(self, length: float, share: float, most: float) -> None:
         self._length = length
         self._share = share
-        self._most = most
-        self._saved = 0.0
+        self._most = self._saved = most
+        self._shortest = math.inf
+        self._certain = 0.0
+        """Seconds before an answer by which the server has seen its request."""
         self._cold: deque[float] = deque()
         self._starts: deque[float] = deque()
         self._cold_until = -math.inf
@@ -52,29 +59,46 @@ class UnderWay:
         else:
             self._starts.append(now)
 
-    def answered(self, began: float, now: float) -> bool:
-        """Whether the request that started at `began` counts from now on; it may do so already."""
-        if self._cold and began in self._cold:
-            self._cold.remove(began)
-            return True
-        if began not in self._starts:
-            return False
-        self._starts.remove(began)
-        self._spend(now - began)
-        return True
+    def answered(self, began: float, now: float) -> float | None:
+        """From when on the request that started at `began` counts; None if it did so already."""
+        if now - began < self._shortest:
+            self._shortest = now - began
+            self._certain = max(0.0, self._shortest - SURE * self._share)
+        if _took(self._cold, began):
+            return now
+        if not _took(self._starts, began):
+            return None
+        at = max(began, now - self._certain)
+        self._spend(at - began)
+        return at
 
     def overdue(self, now: float) -> float | None:
-        """From when on the oldest one counts although it is not answered, if that moment came."""
-        starts = self._starts
-        if not starts or starts[0] + self._share + self._saved > now:
+        """From when on the oldest one counts although it is not answered, if it is time to say so:
+        either an answer could not tell of an earlier moment, or nothing depends on it any more.
+        """
+        at = self.first_counts_at()
+        if at + min(self._certain, self._length) > now:
             return None
-        at = starts[0] + self._share + self._saved
-        self._spend(at - starts.popleft())
+        self._spend(at - self._starts.popleft())
         return at
 
     def first_counts_at(self) -> float:
         """The moment by which the oldest one counts, infinite where only answers tell."""
-        return self._starts[0] + self._share + self._saved if self._starts else math.inf
+        if not self._starts:
+            return math.inf
+        return self._starts[0] + min(self._share + self._saved, LONGEST * self._length)
 
     def _spend(self, seconds: float) -> None:
         self._saved = min(self._most, max(0.0, self._saved + self._share - seconds))
+
+
+def _took(starts: deque[float], began: float) -> bool:
+    """Whether it was among them and is no more; most answers come in the order of the requests."""
+    if starts and starts[0] == began:
+        starts.popleft()
+        return True
+    try:
+        starts.remove(began)
+    except ValueError:
+        return False
+    return True

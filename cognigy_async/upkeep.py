@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from .admission import Admission
 from .api.runtime import RuntimeApi
-from .background import Signal, signal_of_this_loop
+from .background import Wakes, wakes_of_this_loop
 from .checks import (
     checked_base_url,
     checked_count,
@@ -109,7 +109,7 @@ class Upkeep:
             self._audit,
             coalesce=coalesce,
         )
-        self._signal: Callable[[], Signal]
+        self._wakes: Wakes
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._base_url} {self._life} {self.metrics!r}>"
@@ -196,7 +196,7 @@ class Upkeep:
             from .transports.httpx import HttpxTransport
 
             self._transport = HttpxTransport()
-        self._signal = signal_of_this_loop()
+        self._wakes = wakes_of_this_loop()
         await self._life.open(self._engine, self._transport)
         return self
 

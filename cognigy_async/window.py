@@ -31,6 +31,8 @@ LATE = 0.1
 """A start that is late by no more than this share of the gap does not delay those after it."""
 SLACK = 0.8
 """Of the guard: for counting requests from their answers. The rest makes the window longer."""
+SAVED = 25
+"""For so many windows: what this allows may be saved up for when all requests are slow at once."""
 
 
 class _Starts:
@@ -52,8 +54,9 @@ class Window:
         self.capacity = limit.capacity
         slack = SLACK * limit.guard * limit.per
         self._length = limit.per + limit.guard * limit.per - slack
-        # What is saved up for slow requests is at most a quarter of a window, and not needed later.
-        self._under_way = UnderWay(self._length, slack, min(slack * self.capacity, limit.per / 4))
+        # Where requests come one by one, few are slow at once.
+        saved = slack * self.capacity * (SAVED if limit.burst is None else 1)
+        self._under_way = UnderWay(self._length, slack, saved)
         self._grain = 0.0 if limit.n <= EXACT else limit.per / GRAINS
         self._starts: deque[_Starts] = deque()
         self.used = 0
@@ -99,8 +102,15 @@ class Window:
         """When the first place becomes free; infinite while only answers can free one."""
         excess = self.used - self.capacity
         others = self._others
+        under_way = first = self._under_way.first_counts_at() + self._length
         for each in self._starts:
             at = each.last + self._length
+            if first <= at:
+                # It counts from before that, although no answer said so yet.
+                excess -= 1
+                if excess < 0:
+                    return first
+                first = math.inf
             if others and self._others_until <= at:
                 excess -= others
                 others = 0
@@ -109,8 +119,7 @@ class Window:
             excess -= each.count
             if excess < 0:
                 return at
-        at = self._under_way.first_counts_at() + self._length
-        return min(at, self._others_until) if others > excess else at
+        return min(under_way, self._others_until) if others > excess else under_way
 
     def bulk_opens(self, now: float) -> float:
         """The same for bulk work, right after `opens` said that a request may start."""
@@ -151,8 +160,9 @@ class Window:
     def answered(self, began: float, now: float) -> None:
         """The request that started at `began` is over."""
         self._count_overdue(now)
-        if self._under_way.answered(began, now):
-            self._count(now)
+        at = self._under_way.answered(began, now)
+        if at is not None:
+            self._count(at)
 
     def _count_overdue(self, now: float) -> None:
         while (counts_from := self._under_way.overdue(now)) is not None:
@@ -165,12 +175,18 @@ class Window:
         self._under_way_paced -= paced
         starts = self._starts
         last = starts[-1] if starts else None
-        if last is not None and at - last.first <= self._grain:
+        if last is None or at - last.first > self._grain:
+            starts.append(_Starts(at, 1, paced))
+        elif at >= last.first or self._grain:
             last.last = max(at, last.last)
             last.count += 1
             last.paced += paced
         else:
-            starts.append(_Starts(at, 1, paced))
+            # What was answered late may have been under way for longer than what counts already.
+            place = len(starts)
+            while place and starts[place - 1].last > at:
+                place -= 1
+            starts.insert(place, _Starts(at, 1, paced))
 
     def empty_burst(self, now: float) -> None:
         """What was saved up while nothing was sent is not to be sent at once."""
@@ -180,11 +196,6 @@ class Window:
         """The server counts so many requests that are not ours, until a moment."""
         self.used += count - self._others
         self._others, self._others_until = count, until
-
-    @property
-    def own(self) -> int:
-        """Requests that count and are ours, as of the last question."""
-        return self.used - self._others
 
     @property
     def foreign(self) -> int:

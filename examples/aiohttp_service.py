@@ -3,7 +3,7 @@
     CRM_URL=https://crm.example python examples/aiohttp_service.py --port 8080
 
 The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM.
+there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
 from cognigy_async.settings import Settings
 
+ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
+"""Seconds after which nothing is sent for a caller, who may have given up by then."""
+
 CRM = web.AppKey("crm", aiohttp.ClientSession)
 
 
@@ -37,8 +40,8 @@ async def crm_session(app: web.Application) -> AsyncIterator[None]:
 
 
 def make_client(app: web.Application) -> AsyncStateClient:
-    # Callers wait for the answer: a 503 in time is better than a success that nobody hears.
-    retry = RetryPolicy(max_elapsed=4.0, max_retry_after=4.0)
+    # A throttling that lasts longer than callers wait is told to them at once.
+    retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
     client = AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
 
     async def sync_crm(event: UpdateEvent) -> None:
@@ -67,6 +70,7 @@ async def change_dialog(request: web.Request) -> web.Response:
         user=change.get("user"),
         next_step=change.get("next_step"),
         if_match=request.headers.get("If-Match"),
+        deadline=ANSWER_WITHIN,
     )
     applied = {"update_id": result.update_id, "etag": result.etag, "version": result.version}
     return web.json_response(applied)

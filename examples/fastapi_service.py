@@ -1,9 +1,11 @@
 """A FastAPI service that changes dialogs and keeps a CRM in step.
 
+    pip install 'cognigy-async[cli,fastapi,otel]' opentelemetry-exporter-prometheus uvicorn
     CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 5
 
 The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM.
+there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default.
+Prometheus finds metrics at /metrics.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 from urllib.parse import quote
 
 import httpx
 from fastapi import FastAPI, Header, Response
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
@@ -28,7 +32,11 @@ from cognigy_async.integrations.fastapi import (
     client_lifespan,
     health,
 )
+from cognigy_async.integrations.opentelemetry import instrument
 from cognigy_async.settings import Settings
+
+ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
+"""Seconds after which nothing is sent for a caller, who may have given up by then."""
 
 # uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.
 logging.basicConfig(level=logging.WARNING)
@@ -46,17 +54,27 @@ class Applied(BaseModel):
     version: int | None
 
 
+class Resources(TypedDict):
+    crm: httpx.AsyncClient
+    meters: MeterProvider
+
+
 @asynccontextmanager
-async def resources(app: FastAPI) -> AsyncIterator[dict[str, httpx.AsyncClient]]:
-    """What the callbacks need: it is closed after the last of them."""
-    async with httpx.AsyncClient(base_url=os.environ.get("CRM_URL", ""), timeout=5.0) as crm:
-        yield {"crm": crm}
+async def resources(app: FastAPI) -> AsyncIterator[Resources]:
+    """What the client needs: it is closed after the last callback."""
+    meters = MeterProvider([PrometheusMetricReader()])
+    try:
+        async with httpx.AsyncClient(base_url=os.environ.get("CRM_URL", ""), timeout=5.0) as crm:
+            yield {"crm": crm, "meters": meters}
+    finally:
+        meters.shutdown()
 
 
 def make_client(state: Mapping[str, Any]) -> AsyncStateClient:
-    # Callers wait for the answer: a 503 in time is better than a success that nobody hears.
-    retry = RetryPolicy(max_elapsed=4.0, max_retry_after=4.0)
+    # A throttling that lasts longer than callers wait is told to them at once.
+    retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
     client = AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
+    instrument(client, meter_provider=state["meters"])
     crm: httpx.AsyncClient = state["crm"]
 
     async def sync_crm(event: UpdateEvent) -> None:
@@ -92,6 +110,7 @@ async def change_dialog(
         user=change.user,
         next_step=change.next_step,
         if_match=if_match,
+        deadline=ANSWER_WITHIN,
     )
     return Applied(update_id=result.update_id, etag=result.etag, version=result.version)
 
@@ -111,5 +130,5 @@ async def ready(client: StateClient, response: Response) -> Health:
 
 
 @app.get("/metrics")
-async def metrics(client: StateClient) -> dict[str, Any]:
-    return asdict(client.metrics.snapshot())
+async def metrics() -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -23,6 +23,9 @@ from cognigy_async import AsyncStateClient, RetryPolicy
 from cognigy_async.integrations.fastapi import StateClient, add_error_handlers, client_lifespan
 from cognigy_async.settings import Settings
 
+ANSWER_WITHIN = 10.0
+"""Seconds after which nothing is sent: a CRM waits a little, and comes again later by itself."""
+
 # uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.
 logging.basicConfig(level=logging.WARNING)
 
@@ -43,8 +46,7 @@ def webhook_secret() -> SecretStr:
 
 def make_client(_: Mapping[str, Any]) -> AsyncStateClient:
     webhook_secret()
-    # A CRM waits a few seconds for its webhooks, and comes again later by itself.
-    retry = RetryPolicy(max_elapsed=4.0, max_retry_after=4.0)
+    retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
     return AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
 
 
@@ -67,5 +69,6 @@ async def contact_changed(event: CrmEvent, client: StateClient) -> dict[str, str
         user={"crm_contact": event.contact},
         next_step=event.next_step,
         update_id=event.event_id,
+        deadline=ANSWER_WITHIN,
     )
     return {"update_id": result.update_id}

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from .. import errors
 from ..models import parse
-from ..retry import Verdict
+from ..retry import APPLIED, Verdict
 from .privacy import Private
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def throttled_by_scope(headers: Mapping[str, str]) -> bool:
 def verdict_of(status: int) -> Verdict:
     """What a status means for the next step."""
     if 200 <= status < 300:
-        return Verdict.APPLIED
+        return APPLIED
     if status >= 500 and status not in VERDICTS:
         return Verdict.GATEWAY
     return VERDICTS.get(status, Verdict.REFUSED)

@@ -245,7 +245,7 @@ class SessionsApi:
                 "The licence of the tenant does not cover this", **context
             )
             error.remedy = "Ask whoever holds the contract with the vendor."
-        elif meaning == 409:
+        elif meaning in (409, 412):
             error = errors.StateConflictError("Somebody else is writing the session", **context)
             error.remedy = "Try again later."
         else:

@@ -26,6 +26,7 @@ from cognigy_async import (
     Response,
     RetryPolicy,
     Transport,
+    UpdateValidationError,
     probe_inject,
 )
 from cognigy_async.settings import Settings
@@ -40,6 +41,9 @@ NEAR_EXPIRY = 14 * 86_400.0
 """Seconds before its end at which a certificate is worth a warning."""
 TOLERATED_SKEW = 5.0
 """Seconds. Only a `Retry-After` as a date without a `Date` beside it depends on the clock."""
+
+CREDENTIALS = ("authorization", "x-api-key")
+"""Names of the headers that hold them."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -67,12 +71,19 @@ class _Listener:
 
     inner: Transport = field(default_factory=HttpxTransport)
     response: Response | None = None
+    credentials: tuple[str, ...] = ()
+    """What the last request proved who we are with."""
     skew: float | None = None
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         began = time.time()
         response = await self.inner.send(request, timeout=timeout)
         self.response = response
+        self.credentials = tuple(
+            value.split()[-1]
+            for name, value in request.headers.items()
+            if name.lower() in CREDENTIALS and value.strip()
+        )
         try:
             told = parsedate_to_datetime(response.headers["date"]).timestamp()
         except (KeyError, ValueError, TypeError):
@@ -290,13 +301,23 @@ async def _inject(settings: Settings, listener: _Listener, session_id: str) -> F
 
 def _of_error(error: CognigyError) -> tuple[str, str | None]:
     """What happened and what to do, one apart from the other."""
+    if isinstance(error, UpdateValidationError) and error.faults:
+        fault = error.faults[0]
+        return f"{fault.path}: {fault.problem}", fault.remedy
     remedy = getattr(error, "remedy", None)
     detail = str(error)
     if remedy:
         detail = detail.removesuffix(remedy).strip()
     if isinstance(error, AuthenticationError) and (error.detail or "").startswith("invalid_client"):
         remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server knows no such pair."
+    elif isinstance(error, AuthenticationError) and not error.transient and _is_elsewhere(error):
+        remedy = "Check COGNIGY_BASE_URL and COGNIGY_TOKEN_URL: a token endpoint answers otherwise."
     return detail, remedy
+
+
+def _is_elsewhere(error: AuthenticationError) -> bool:
+    """Whether something answers that gives no tokens: a page, a redirect, another API."""
+    return error.status is not None and error.status not in (400, 401, 403)
 
 
 def _clock(listener: _Listener) -> Finding:
@@ -316,7 +337,11 @@ def _clock(listener: _Listener) -> Finding:
 def _throttling(listener: _Listener) -> Finding:
     if listener.response is None:
         return Finding("throttling", "skipped", "nothing was read")
-    told = "; ".join(f"{name}: {value[:80]}" for name, value in _limits(listener.response.headers))
+    told = "; ".join(
+        f"{name}: {value[:80]}"
+        for name, value in _limits(listener.response.headers)
+        if not any(secret in value for secret in listener.credentials)
+    )
     if told:
         return Finding("throttling", "ok", told)
     return Finding("throttling", "ok", "the server tells no limit; it is found out by 429s")

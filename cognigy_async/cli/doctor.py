@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
@@ -10,7 +11,7 @@ import anyio
 import typer
 
 from cognigy_async import ConfigurationError
-from cognigy_async.settings import Settings
+from cognigy_async.settings import REMEDY, Settings
 
 from .checkup import Finding, examine
 from .output import console, write_json
@@ -18,6 +19,7 @@ from .running import NOT_APPLIED, USAGE, Debug, reported
 
 __all__ = ["doctor"]
 
+SPELLING = "Check its spelling, or remove it."
 MARKS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
 
@@ -45,20 +47,39 @@ def doctor(
     """
     tell = _nothing if as_json else _tell
     with reported(debug=debug, news=False):
-        try:
-            settings = Settings()
-        except ConfigurationError as error:
-            findings, status = [Finding("settings", "failed", str(error))], USAGE
-            tell(findings[0])
-        else:
+        settings, findings = _settings()
+        for finding in findings:
+            tell(finding)
+        status = USAGE
+        if settings is not None:
             if session_id is not None and settings.api != "sessions":
                 raise typer.BadParameter("--probe-session is for COGNIGY_API=sessions")
-            findings = anyio.run(_examine, settings, dialog_id, session_id, tell)
+            findings += anyio.run(_examine, settings, dialog_id, session_id, tell)
             failed = any(finding.status == "failed" for finding in findings)
             status = NOT_APPLIED if failed else 0
         if as_json:
             write_json({"ok": status == 0, "checks": [asdict(finding) for finding in findings]})
     raise typer.Exit(status)
+
+
+def _settings() -> tuple[Settings | None, list[Finding]]:
+    """The settings, unless they are bad, and what is to be said of them."""
+    findings: list[Finding] = []
+    handler = logging.Handler(logging.WARNING)
+
+    def without_effect(record: logging.LogRecord) -> None:
+        findings.append(Finding("settings", "warning", record.getMessage(), SPELLING))
+
+    handler.emit = without_effect  # type: ignore[method-assign]
+    logger = logging.getLogger("cognigy_async")
+    logger.addHandler(handler)
+    try:
+        return Settings(), findings
+    except ConfigurationError as error:
+        detail = str(error).replace(REMEDY, "").strip()
+        return None, [*findings, Finding("settings", "failed", detail, REMEDY)]
+    finally:
+        logger.removeHandler(handler)
 
 
 async def _examine(

@@ -104,7 +104,8 @@ class Throttle:
         most, seconds = quota
         end, count = windows.get(key, (now + seconds, 0))
         left = most - count if end > now else most
-        reset = math.ceil(end - now) if end > now else math.ceil(seconds)
+        # The end of a window less its beginning may be a little more than its length.
+        reset = math.ceil(end - now - 1e-6) if end > now else math.ceil(seconds)
         if self._quota_headers == "ietf":
             return (
                 (b"ratelimit-policy", b'"default";q=%d;w=%d' % (most, math.ceil(seconds))),

@@ -149,6 +149,7 @@ class _Traced:
         "_request",
         "_sent",
         "_span",
+        "_times",
     )
 
     def __init__(self, of: _Tracing, operation: Operation, dialog_id: str, update_id: str) -> None:
@@ -161,6 +162,7 @@ class _Traced:
         self._recording = span.is_recording()
         self._context: Context | None = None
         if self._recording:
+            self._times: dict[tuple[str, str], int] = {}
             span.set_attributes(
                 {
                     "cognigy.operation": operation,
@@ -180,8 +182,12 @@ class _Traced:
         context = self._context
         if self._recording:
             facts = self._of.facts_of(request)
-            if attempt > 1:
-                facts["http.request.resend_count"] = attempt - 1
+            # An update may be several requests, of which each is sent for the first time.
+            what = (request.method, request.url)
+            sent_before = self._times.get(what, 0)
+            self._times[what] = sent_before + 1
+            if sent_before:
+                facts["http.request.resend_count"] = sent_before
             facts["url.full"] = request.url
             self._request = self._of.tracer.start_span(
                 request.method, context, SpanKind.CLIENT, facts

@@ -85,7 +85,13 @@ def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command
     assert command.json["failed"] == 12
 
 
-def test_three_percent_of_each_fault_lose_nothing(emulator: Emulator, command: Command) -> None:
+@pytest.mark.parametrize("api", ["runtime", "sessions"])
+def test_three_percent_of_each_fault_lose_nothing(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", api)
+    if api == "sessions":
+        monkeypatch.setenv("COGNIGY_USER_ID", "u-1")
     share = 0.03
     emulator.faults = Faults(
         error_500=share,
@@ -93,10 +99,11 @@ def test_three_percent_of_each_fault_lose_nothing(emulator: Emulator, command: C
         drop_before=share,
         drop_after=share,
         conflict=share,
-        token_expiry=share,
+        # Everybody in flight loses the token with the one whose request expires it.
+        token_expiry=0.01,
     )
     write_rows(400, dialogs=50)
-    assert command("bulk", "run", "rows.jsonl", "--json") == 0
+    assert command("bulk", "run", "rows.jsonl", "--json", "--max-in-flight", "8") == 0
     assert command.json["succeeded"] == 400
     for dialog in range(50):
         assert emulator.dialogs[f"d{dialog}"].session["seq"] == 350 + dialog

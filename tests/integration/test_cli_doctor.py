@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import time
@@ -47,6 +48,42 @@ def test_no_settings(emulator: Emulator, command: Command, monkeypatch: pytest.M
     assert command.out.startswith("failed  settings   Settings are missing: COGNIGY_BASE_URL.")
     assert command("doctor", "--json") == 2
     assert command.json["ok"] is False
+    (told,) = command.json["checks"]
+    assert "in the environment" in told["remedy"]
+    assert "in the environment" not in told["detail"]
+
+
+def test_a_dialog_that_cannot_be(emulator: Emulator, command: Command) -> None:
+    told = findings(command, "--dialog", "")["read"]
+    assert (told["status"], told["detail"]) == ("failed", "dialog_id: is empty")
+    assert told["remedy"]
+
+
+def test_settings_without_effect(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_SCOPE", "canary-value")
+    monkeypatch.setenv("COGNIGY_USER_ID", "u-1")
+    assert command("doctor") == 0
+    assert command.out.count("warning settings") == 2
+    assert command("doctor", "--json") == 0
+    assert "canary-value" not in command.out
+    warnings = [check for check in command.json["checks"] if check["status"] == "warning"]
+    assert [warning["detail"].split()[0] for warning in warnings] == [
+        "COGNIGY_SCOPE",
+        "COGNIGY_USER_ID",
+    ]
+    assert all(warning["remedy"] for warning in warnings)
+
+
+@pytest.mark.parametrize("path", ["/runtime/v2", "/nothing/here"])
+def test_a_token_endpoint_that_is_none(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("COGNIGY_TOKEN_URL", f"{os.environ['COGNIGY_BASE_URL']}{path}")
+    told = findings(command)["token"]
+    assert (told["status"], "HTTP 404" in told["detail"]) == ("failed", True)
+    assert "COGNIGY_TOKEN_URL" in told["remedy"]
 
 
 def test_a_wrong_secret(
@@ -85,7 +122,7 @@ def test_scopes_that_are_not_granted(
 
 @pytest.mark.parametrize(
     ("status", "kind", "word"),
-    [(404, "warning", "--dialog"), (403, "failed", "scope"), (503, "failed", "later")],
+    [(404, "warning", "--dialog"), (403, "failed", "dialog:read"), (503, "failed", "later")],
 )
 def test_a_read_that_fails(
     emulator: Emulator, command: Command, status: int, kind: str, word: str
@@ -215,9 +252,11 @@ class Answers:
         pass
 
 
-async def looked_at(headers: dict[str, str]) -> tuple[Finding, Finding]:
+async def looked_at(
+    headers: dict[str, str], sent: dict[str, str] | None = None
+) -> tuple[Finding, Finding]:
     listener = _Listener(Answers(headers))
-    await listener.send(Request("GET", "http://localhost/", {}), timeout=1.0)
+    await listener.send(Request("GET", "http://localhost/", sent or {}), timeout=1.0)
     return _clock(listener), _throttling(listener)
 
 
@@ -242,6 +281,14 @@ async def test_limits_that_the_server_tells() -> None:
         {"x-ratelimit-limit": "1000", "ratelimit-policy": '"q";q=1000;w=300', "set-cookie": SECRET}
     )
     assert throttling.detail == 'ratelimit-policy: "q";q=1000;w=300; x-ratelimit-limit: 1000'
+
+
+async def test_limits_that_quote_the_credentials_are_left_out() -> None:
+    _, throttling = await looked_at(
+        {"x-ratelimit-limit": "1000", "x-ratelimit-key": "for canary-token"},
+        {"authorization": "Bearer canary-token"},
+    )
+    assert throttling.detail == "x-ratelimit-limit: 1000"
 
 
 def test_no_check_shows_the_secret(emulator: Emulator, command: Command) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cognigy_async.emulator import Faults
 
@@ -115,10 +116,10 @@ def _many_files() -> Iterator[None]:
 @pytest.mark.parametrize("kind", [ALONE[0], ALONE[-1]], ids=name)
 def test_a_thousand_handlers_make_one_token_request(kind: Kind, tmp_path: Path) -> None:
     # The token takes its time, so that callers pile up behind it.
-    with (
-        world(token_latency=0.5) as surroundings,
-        running(kind, surroundings, tmp_path) as service,
-    ):
+    with world(token_latency=0.5) as surroundings, ExitStack() as stack:
+        # However slow the machine is.
+        surroundings.environment["ANSWER_WITHIN"] = "50"
+        service = stack.enter_context(running(kind, surroundings, tmp_path))
         call = partial(call_together, callers=1000)
         answers = surroundings.portal.call(call, service, surroundings)
         assert len(set(answers.succeeded)) == 1000
@@ -166,6 +167,48 @@ def test_what_a_service_answers(kind: Kind, tmp_path: Path) -> None:
         assert 1 <= int(answer.headers["Retry-After"]) <= 30
         assert VALUE not in answer.text
 
-        metrics = http.get("/metrics").json()
-        assert (metrics["applied"], metrics["failed"], metrics["pending"]) == (1, 2, 0)
-        assert metrics["latency"]["count"] == 1
+        # Whoever comes during the pause is told the rest of it, and nothing is queued.
+        answer = http.post("/dialogs/d-2", json={"user": {"name": VALUE}})
+        assert answer.status_code == 503
+        assert 5 <= int(answer.headers["Retry-After"]) <= 40
+
+        answer = http.get("/metrics")
+        assert VALUE not in answer.text
+        if kind.name == "aiohttp":
+            metrics = answer.json()
+            assert (metrics["applied"], metrics["failed"], metrics["pending"]) == (1, 2, 0)
+            assert metrics["latency"]["count"] == 1
+        else:
+            samples = exposed(answer)
+            updates = {
+                labels["cognigy_outcome"]: value
+                for labels, value in samples["cognigy_client_updates_total"]
+            }
+            assert updates == {"applied": 1, "failed": 2, "ambiguous": 0, "withdrawn": 0}
+            assert [value for _, value in samples["cognigy_client_updates_pending"]] == [0]
+            # No id is a label.
+            assert "d-1" not in answer.text
+
+
+@pytest.mark.parametrize("kind", ALONE, ids=name)
+def test_callers_are_answered_in_time(kind: Kind, tmp_path: Path) -> None:
+    with world() as surroundings, ExitStack() as stack:
+        surroundings.environment["ANSWER_WITHIN"] = "0.2"
+        surroundings.emulator.faults = Faults(fail_status=503)
+        service = stack.enter_context(running(kind, surroundings, tmp_path))
+        answer = httpx.post(
+            f"{service.base_url}/dialogs/d-1", json={"user": {"name": VALUE}}, trust_env=False
+        )
+        assert (answer.status_code, answer.json()["error"]) == (503, "DeadlineExceededError")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert surroundings.applied() == set()
+
+
+def exposed(answer: httpx.Response) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """The samples that Prometheus would take from an answer, by name."""
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    samples: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return samples

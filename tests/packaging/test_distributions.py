@@ -25,9 +25,17 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "": ("cognigy_async", "cognigy_async.emulator"),
     "cli": ("cognigy_async.cli.app", "cognigy_async.settings"),
     "emulator": ("cognigy_async.emulator.sockets",),
+    "aiohttp": ("cognigy_async.transports.aiohttp",),
     "aiohttp-web": ("cognigy_async.integrations.aiohttp",),
     "fastapi": ("cognigy_async.integrations.fastapi",),
     "otel": ("cognigy_async.integrations.opentelemetry",),
+    "parquet": ("cognigy_async.bulk", "pyarrow.parquet"),
+    "report": ("cognigy_async.bulk.report", "cognigy_async.bulk.charts"),
+    "uvloop": ("uvloop",),
+    "zstd": (
+        "cognigy_async.bulk",
+        "zstandard" if sys.version_info < (3, 14) else "compression.zstd",
+    ),
     "all": ("cognigy_async.cli.app",),
 }
 """What each extra alone is for; "" is none of them."""

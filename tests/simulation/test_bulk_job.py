@@ -36,7 +36,16 @@ from cognigy_async.bulk import (
 )
 from cognigy_async.bulk.journal import Batch, Journal
 from cognigy_async.bulk.opening import open_job
-from tests.simulation.world import DROPPED, Wire, client_of, every, never, status, throttled
+from tests.simulation.world import (
+    DROPPED,
+    Wire,
+    client_of,
+    every,
+    never,
+    on_each_api,
+    status,
+    throttled,
+)
 
 Row = dict[str, Any]
 
@@ -125,12 +134,14 @@ def refusing(*numbers: int) -> Callable[[Request], Any]:
     """Answers 400 to the rows with these numbers, and 200 to the others."""
 
     async def answer(request: Request) -> Response:
-        seq = json.loads(request.content).get("session", {}).get("seq")
+        body = json.loads(request.content)
+        seq = (body.get("session") or body.get("context") or {}).get("seq")
         return status(400, message="no") if seq in numbers else status(200, version=1)
 
     return answer
 
 
+@on_each_api
 async def test_all_rows_are_applied_in_the_order_of_each_dialog(folder: Folder) -> None:
     wire = Wire()
     folder.write(rows_of(500))
@@ -144,6 +155,7 @@ async def test_all_rows_are_applied_in_the_order_of_each_dialog(folder: Folder) 
     assert folder.letters == []
 
 
+@on_each_api
 async def test_a_job_that_is_done_does_nothing_when_it_is_run_again(folder: Folder) -> None:
     folder.write(rows_of(50))
     await folder.run(Wire())
@@ -182,6 +194,7 @@ async def test_what_was_in_flight_when_a_run_was_cut_off_is_sent_again_with_its_
     assert len(again.sent) == 40 - len(recorded)
 
 
+@on_each_api
 async def test_a_refused_row_becomes_a_dead_letter_that_stays_one(folder: Folder) -> None:
     folder.write([*rows_of(5), {"dialog_id": "bad", "session": {"a-b": 1}, "_note": "kept"}])
     wire = Wire(answer=refusing(3))
@@ -199,6 +212,7 @@ async def test_a_refused_row_becomes_a_dead_letter_that_stays_one(folder: Folder
     assert len(wire.writes()) == 5
 
 
+@on_each_api
 async def test_the_dead_letters_run_again_as_they_are(folder: Folder, tmp_path: Path) -> None:
     folder.write(rows_of(20))
     await folder.run(Wire(answer=refusing(3, 7)))
@@ -213,6 +227,7 @@ async def test_the_dead_letters_run_again_as_they_are(folder: Folder, tmp_path: 
 # Failures.
 
 
+@on_each_api
 async def test_pause_dialog_holds_back_what_follows_until_the_next_run(folder: Folder) -> None:
     folder.write(rows_of(30, dialogs=3))
     wire = Wire(answer=refusing(4))
@@ -234,6 +249,7 @@ async def test_a_row_that_is_not_valid_pauses_its_dialog_too(folder: Folder) -> 
     assert counts(result) == (9, 7, 1, 0, 1)
 
 
+@on_each_api
 async def test_a_pause_outlives_a_run_that_is_cut_off(folder: Folder) -> None:
     folder.write(rows_of(40, dialogs=2))
 
@@ -364,6 +380,7 @@ async def test_tokens_that_end_early_are_no_lack_of_access(folder: Folder) -> No
     assert (result.ok, refused) == (True, 12)
 
 
+@on_each_api
 async def test_a_server_that_is_away_for_five_minutes_is_waited_for(folder: Folder) -> None:
     folder.write(rows_of(300))
 
@@ -525,6 +542,7 @@ async def test_a_group_that_was_cut_off_is_sent_again_as_it_was(folder: Folder) 
 # Stopping.
 
 
+@on_each_api
 async def test_stop_lets_what_is_in_flight_end(folder: Folder) -> None:
     folder.write(rows_of(500))
     wire = Wire(takes=1.0)
@@ -545,6 +563,7 @@ async def test_stop_lets_what_is_in_flight_end(folder: Folder) -> None:
     assert len(again.sent) == 490
 
 
+@on_each_api
 async def test_what_waits_to_be_repeated_is_left_for_the_next_run(folder: Folder) -> None:
     folder.write(rows_of(3, dialogs=3))
     wire = Wire(answer=503)

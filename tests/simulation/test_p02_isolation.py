@@ -102,6 +102,18 @@ async def test_p2_isolation_a_hot_dialog_does_not_starve_a_cold_one() -> None:
 
 
 @on_each_api
+async def test_p2_isolation_a_hot_dialog_that_fills_the_room_does_not_keep_out_cold_ones() -> None:
+    wire = Wire(takes=0.02)
+    async with client_of(wire, max_pending=100) as client, anyio.create_task_group() as tasks:
+        for number in range(2000):
+            tasks.start_soon(partial(client.update, "hot", session={"n": number}))
+        await anyio.sleep(0.05)
+        began = anyio.current_time()
+        await all_of(*(partial(client.update, f"d-{n}", session={"a": 1}) for n in range(200)))
+        assert anyio.current_time() < began + 1
+        tasks.cancel_scope.cancel()
+
+
 async def test_p2_isolation_dialogs_take_turns() -> None:
     wire = Wire(takes=1)
     async with client_of(wire, max_in_flight=3) as client:

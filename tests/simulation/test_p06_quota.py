@@ -162,7 +162,8 @@ async def test_p6_quota_in_the_first_window_a_request_counts_from_its_answer() -
     async with client_of(wire, rate_limit=RateLimit(4, per=10)) as client:
         await bulk(client, 12, priority="live")
     at = [round(sent.at, 2) for sent in wire.sent]
-    assert at == [0.0] * 4 + [13.01] * 4 + [23.06] * 4
+    # What all of them take is mostly not waited for again.
+    assert at == [0.0] * 4 + [13.01] * 4 + [23.04] * 4
 
 
 async def test_p6_quota_a_request_that_is_never_answered_holds_its_place_while_it_lasts() -> None:

@@ -163,3 +163,33 @@ async def test_p10_live_first_a_hot_dialog_delays_the_cold_ones_little(
         assert len(waits) == 1000
         percentiles.append(waits[989])
     assert percentiles[1] <= 3 * percentiles[0]
+
+
+async def test_p10_live_first_priority_makes_reads_and_modify_bulk_work() -> None:
+    wire = Wire()
+    async with client_of(wire, rate_limit=RateLimit(1, per=10)) as client:
+        await client.update("first", session={"a": 1})
+
+        async def change(name: str, **options: Any) -> None:
+            await client.modify(name, lambda _: None, **options)
+
+        await all_of(
+            partial(client.get_state, "late-1", priority="bulk"),
+            partial(change, "late-2", priority="bulk"),
+            partial(client.get_state, "soon-1"),
+            partial(change, "soon-2"),
+        )
+    names = [sent.dialog_id.split("-")[0] for sent in wire.sent]
+    assert names == ["first", "soon", "soon", "late", "late"]
+
+
+async def test_p10_live_first_a_read_of_bulk_work_waits_for_a_server_that_is_away() -> None:
+    wire = Wire(answer=503)
+    async with client_of(wire) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(client.get_state, "d", priority="bulk"))
+        tasks.start_soon(partial(client.modify, "d", lambda _: None, priority="bulk"))
+        await anyio.sleep(2000)
+        wire.answers(None)
+        await client.flush()
+    with pytest.raises(ConfigurationError, match='must be "live" or "bulk"'):
+        await client.get_state("d", priority="urgent")  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from cognigy_async import (
+    AccessToken,
     AmbiguousUpdateError,
     AsyncStateClient,
     AuthenticationError,
@@ -350,6 +351,40 @@ async def test_p14_no_storm_whatever_the_probe_meets_the_others_go_on(
     assert anyio.current_time() < 400
     assert told["NoneType"] >= 39
     assert told.total() == 40
+
+
+class AlwaysFresh:
+    """Another token after each one that was refused."""
+
+    def __init__(self) -> None:
+        self._token = AccessToken("Authorization", "Bearer 0")
+
+    async def get_token(self) -> AccessToken:
+        return self._token
+
+    def invalidate(self, token: AccessToken) -> None:
+        self._token = AccessToken("Authorization", token.value + "0")
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+async def test_p14_no_storm_a_probe_whose_tokens_are_refused_gives_its_turn_to_the_next() -> None:
+    wire = Wire(answer=503)
+    async with (
+        client_of(wire, auth=AlwaysFresh(), max_in_flight=2, retry=every(5)) as client,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def weather() -> None:
+            await anyio.sleep(300.1)
+            # The one that probes then is refused with its token, and with a fresh one as well.
+            wire.script(401, 401)
+            wire.answers(None)
+
+        tasks.start_soon(weather)
+        assert await read_all(client, rows_of(40)) == {"NoneType": 40}
+    assert anyio.current_time() < 400
 
 
 async def test_p14_no_storm_an_outage_that_ends_with_all_tokens_gone() -> None:

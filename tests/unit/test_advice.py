@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cognigy_async.advice import Advice, advice_in
@@ -62,12 +62,20 @@ def test_each_kind_of_headers(headers: dict[str, str], told: Advice | None) -> N
 
 
 TEXTS = st.text(max_size=20) | st.lists(
-    st.sampled_from(['"a"', "b", "60", ";q=5", ";w=0", ";r=9", ";t=1e9", ",", "reset=2", "limit=0"])
+    st.sampled_from(
+        ['"a"', "b", "60", ";q=5", ";w=0", ";r=9", ";t=1e9", ",", "reset=2", "limit=0", "9" * 400]
+    )
 ).map("".join)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), TEXTS))
+@example({"ratelimit": f"limit={'9' * 400}, remaining=1, reset={'9' * 400}"})
+@example({"ratelimit": f"limit=5, remaining=1, reset={'9' * 400}"})
 def test_whatever_a_server_says_nothing_breaks(headers: dict[str, str]) -> None:
     learned = Learned()
     learned.heard(headers, 0.0, 0.0, WALL)
     assert learned.opens(0.0, True) >= 0.0
+    learned.start(0.0, bulk=False)
+    learned.answered(0.0, 1.0)
+    assert learned.opens(1.0, True) >= 0.0

@@ -44,6 +44,23 @@ def test_bulk_work_leaves_the_last_tenth_and_takes_it_bit_by_bit() -> None:
     assert all_that_is_left(content, 100.35, live=True)[0] == 5
 
 
+@pytest.mark.parametrize("burst", [1, 2, 5])
+def test_after_a_burst_places_come_one_by_one(burst: int) -> None:
+    limit = RateLimit(60, per=2, guard=0.0, burst=burst)
+    content, taken, now = b"", [], 100.0
+    for number in range(4000):
+        ledger = Ledger(limit, content, now, 0.0)
+        grant = ledger.take(str(number), 60, now, live=True)
+        taken += [now] * grant.count
+        content = ledger.content()
+        assert grant.count or grant.wait > 0
+        now += 0.001
+    assert sum(at < 100.005 for at in taken) == burst
+    spans = [taken[index + burst] - at for index, at in enumerate(taken[:-burst])]
+    assert min(spans) >= 2 / 60 * 0.9
+    assert len(taken) == pytest.approx(4 / 2 * 60, abs=burst + 2)
+
+
 def test_the_places_of_a_process_that_died_come_back_after_lease_and_window() -> None:
     _, content = all_that_is_left(b"", 100.0, live=True)
     assert visit(content, 102.0).used == 60

@@ -1,4 +1,4 @@
-"""Places for accepted updates: first come, first served, and none is lost."""
+"""Places for accepted updates: dialogs take turns, and none is lost."""
 
 from __future__ import annotations
 
@@ -206,3 +206,37 @@ async def test_the_repr_tells_how_full_it_is() -> None:
     room = Room(3)
     await room.take()
     assert repr(room) == "<Room 1 of 3 used, 0 waiting>"
+
+
+async def test_dialogs_take_turns_and_within_one_nobody_overtakes() -> None:
+    room = Room(1)
+    await room.take("a")
+    came: list[str] = []
+
+    async def one(dialog_id: str, name: str) -> None:
+        await room.take(dialog_id)
+        came.append(name)
+
+    async with anyio.create_task_group() as group:
+        for name in ("a1", "a2", "a3", "b1", "b2", "c1"):
+            group.start_soon(one, name[0], name)
+            await settled()
+        assert repr(room) == "<Room 1 of 1 used, 6 waiting>"
+        for _ in range(6):
+            room.give_back()
+            await settled()
+    assert came == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+async def test_a_dialog_for_which_nobody_waits_any_more_has_no_turn() -> None:
+    room = Room(1)
+    await room.take("a")
+    async with anyio.create_task_group() as group:
+        group.start_soon(room.take, "b")
+        await settled()
+        with anyio.move_on_after(1):
+            await room.take("a")
+        room.give_back()
+    assert repr(room) == "<Room 1 of 1 used, 0 waiting>"
+    room.give_back()
+    assert room.try_take()

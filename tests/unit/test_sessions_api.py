@@ -320,6 +320,7 @@ def problem(code: int, **members: Any) -> dict[str, Any]:
         (404, 1002, Verdict.REFUSED, DialogNotFoundError),
         (405, 1013, Verdict.REFUSED, UnexpectedAnswerError),
         (409, 1004, Verdict.CONFLICT, StateConflictError),
+        (412, 412, Verdict.CONFLICT, StateConflictError),
         (413, 413, Verdict.REFUSED, PayloadTooLargeError),
         (429, 429, Verdict.THROTTLED, RateLimitedError),
         (429, 1008, Verdict.THROTTLED, RateLimitedError),
@@ -350,6 +351,9 @@ def test_each_answer(status: int, code: int, verdict: Verdict, kind: type[Update
     assert (error.status, error.trace_id, error.detail) == (status, "api--7", "why")
     assert error.code == (None if status == 307 else code)
     assert "trace id api--7" in str(error)
+    # What this API does not have is no remedy.
+    assert "etag" not in str(error)
+    assert "modify()" not in str(error)
     if code >= 1000:
         assert f"code {code}" in str(error)
 
