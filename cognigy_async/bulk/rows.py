@@ -46,6 +46,7 @@ class Row:
         repeats: the line that holds the same update with the same `update_id` already.
         ordinal: its number among the rows of the job, from 1.
         leader: the first line of those that were sent as one request with it.
+        settled: when it had its outcome, in seconds of the epoch; known where callbacks are.
     """
 
     line: int
@@ -56,6 +57,7 @@ class Row:
     repeats: int | None = None
     ordinal: int = 0
     leader: int | None = None
+    settled: float | None = None
 
     @property
     def is_delicate(self) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from cognigy_async import (
     AccessToken,
+    ClientClosedError,
     ConfigurationError,
     RateLimit,
     Request,
@@ -406,6 +407,39 @@ async def test_limit_and_only_dialogs_select_rows(folder: Folder) -> None:
     assert sorted(sent.seq for sent in wire.writes()) == [3, 4, 13, 14, 23]
     again = await folder.run(Wire(), only_dialogs=("d3", "d4"), limit=5)
     assert (again.inputs, again.skipped) == (5, 5)
+
+
+async def test_a_client_that_is_not_open_is_refused_before_anything_is_made(
+    folder: Folder,
+) -> None:
+    folder.write(rows_of(1))
+    client = client_of(Wire())
+    with pytest.raises(ClientClosedError, match="is not open"):
+        await folder.job().run(client)
+    assert not folder.journal.exists()
+    async with client:
+        pass
+    with pytest.raises(ClientClosedError, match="is closed"):
+        await folder.job().run(client)
+
+
+@pytest.mark.parametrize("limit", [None, RateLimit(100_000, per=1.0)])
+async def test_a_client_that_is_closed_meanwhile_stops_the_job(
+    folder: Folder, limit: RateLimit | None
+) -> None:
+    folder.write(rows_of(1000))
+    wire = Wire(takes=1.0)
+    async with client_of(wire, rate_limit=limit) as client, anyio.create_task_group() as tasks:
+
+        async def close() -> None:
+            await sent(wire, 20)
+            await client.aclose(drain=False)
+
+        tasks.start_soon(close)
+        result = await folder.job().run(client)
+    assert (result.ended, type(result.fault)) == ("stopped", ClientClosedError)
+    assert (result.failed, result.succeeded) == (0, len(wire.sent))
+    assert counts(await folder.run(Wire()))[:2] == (1000, 1000)
 
 
 async def test_the_same_update_twice_is_sent_once(folder: Folder) -> None:
