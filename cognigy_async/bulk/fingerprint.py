@@ -17,9 +17,9 @@ from .errors import InputError
 
 __all__ = ["Fingerprint", "HashedFile", "Mark", "marks_of"]
 
-FIRST_STRETCHES = (4096, 65_536, 262_144)
-STRETCH = 1 << 20
-"""Bytes between two marks; fewer at the beginning, so that a short input has some too."""
+FIRST_STRETCHES = (4096, 65_536)
+STRETCH = 1 << 18
+"""Bytes between two marks; fewer at the beginning, so that a pipe has some early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,9 @@ class HashedFile:
             # Nothing of a stretch is used before all of it was compared.
             self._buffer = self._stretch(self._known[-1])
             return
+        if self.fingerprint.size is not None:
+            # To the next mark: whatever was read of a file is before one.
+            size = self._boundary - self.offset
         self._buffer = self._raw(size)
 
     def _raw(self, size: int) -> bytes:
@@ -139,7 +142,8 @@ class HashedFile:
         if change is not None:
             raise InputError(
                 f"{self._name} changed while it was being read: {change}. Nothing more of it is "
-                "used; start a new job with a file that nobody writes to."
+                "used. Where its content is as it was, run the same command again; else start a "
+                "new job with a file that nobody writes to."
             )
 
     def _update(self, data: bytes) -> None:

@@ -671,6 +671,43 @@ async def test_an_input_of_the_same_size_is_compared_by_its_content(folder: Fold
     assert (await folder.run(Wire())).ok
 
 
+async def halfway(folder: Folder) -> list[Row]:
+    """A job that was stopped early, on an input of which much was not read yet."""
+    rows = rows_of(30_000)
+    folder.write(rows)
+    result = await folder.run(Wire(answer=refusing(30)), on_failure="stop")
+    assert result.ended == "stopped"
+    return rows
+
+
+async def test_a_copy_of_the_input_is_as_good_and_what_cannot_be_compared_is_told(
+    folder: Folder,
+) -> None:
+    rows = await halfway(folder)
+    folder.rows.unlink()
+    folder.write(rows)
+    os.utime(folder.rows, ns=(0, 0))
+    result = await folder.run(Wire(answer=refusing(30)), on_failure="stop")
+    assert counts(result) == (30_000, 29_999, 1, 0, 0)
+    (note,) = result.notes
+    assert "has another time than before" in note
+    assert "what follows had not been read, and cannot be compared" in note
+    again = await folder.run(Wire(), on_failure="stop")
+    assert again.notes == ()
+    # All of it was read: there is nothing left that cannot be compared.
+    os.utime(folder.rows, ns=(1, 1))
+    assert (await folder.run(Wire(), on_failure="stop")).notes == ()
+
+
+async def test_a_change_where_the_input_was_read_is_refused(folder: Folder) -> None:
+    rows = await halfway(folder)
+    rows[600]["session"]["seq"] = 601
+    folder.write(rows)
+    os.utime(folder.rows, ns=(0, 0))
+    with pytest.raises(JournalRefusedError, match="its content differs"):
+        await folder.run(Wire(), on_failure="stop")
+
+
 async def test_other_options_are_refused_by_name(folder: Folder) -> None:
     folder.write(rows_of(10))
     await folder.run(Wire(answer=refusing(3)), max_failures=5)

@@ -385,6 +385,15 @@ def test_nothing_of_a_stretch_that_differs_is_used(hashed: Opener, at: int) -> N
     assert len(used) <= at
 
 
+@pytest.mark.parametrize("much", [1, 4096, 5000, 700_000])
+def test_whatever_was_read_of_a_file_is_before_a_mark(hashed: Opener, much: int) -> None:
+    first = hashed(b"x" * 3_000_000)
+    read = 0
+    while read < much:
+        read += len(first.read(1000))
+        assert first.marks[-1].offset >= read
+
+
 @pytest.mark.parametrize("change", [-1, 1])
 def test_an_input_that_is_shorter_or_longer_differs(hashed: Opener, change: int) -> None:
     data = b"x" * 10_000
