@@ -10,9 +10,9 @@ from collections import Counter
 import pytest
 
 from cognigy_async.emulator import Emulator, Faults
-from tests.integration.test_bulk_crash import Jobs, emulator, jobs
+from tests.integration.test_bulk_crash import Jobs, api, emulator, jobs
 
-__all__ = ["emulator", "jobs"]
+__all__ = ["api", "emulator", "jobs"]
 
 ROWS, DIALOGS, KILLS = 6000, 300, 50
 
