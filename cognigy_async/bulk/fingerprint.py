@@ -76,18 +76,18 @@ class HashedFile:
 
     Args:
         known: the marks of an earlier reading, in order; what differs from them raises.
-        watched: whether the file is looked at for changes while it is read.
     """
 
-    def __init__(
-        self, file: BinaryIO, name: str, known: Sequence[Mark] = (), *, watched: bool = True
-    ) -> None:
+    def __init__(self, file: BinaryIO, name: str, known: Sequence[Mark] = ()) -> None:
         self._file = file
         self._name = name
         self._known = list(reversed(known))
         self._compared = 0
         self.fingerprint = Fingerprint.of(file)
-        self._watched = watched and self.fingerprint.size is not None
+        source: Any = file
+        # A pipe gives what it has; waiting for more would keep rows back.
+        is_pipe = self.fingerprint.size is None
+        self._read = getattr(source, "read1", source.read) if is_pipe else source.read
         self._hash = hashlib.sha256()
         self._boundaries = _boundaries()
         self._boundary = next(self._boundaries)
@@ -118,17 +118,18 @@ class HashedFile:
             # Nothing of a stretch is used before all of it was compared.
             self._buffer = self._stretch(self._known[-1])
             return
-        if self.fingerprint.size is not None:
-            # To the next mark: whatever was read of a file is before one.
-            size = self._boundary - self.offset
+        if self.fingerprint.size is None:
+            self._buffer = self._raw(size)
+            return
+        # To the next mark, or to the end, which has one: all that was read is before a mark.
+        size = self._boundary - self.offset
         self._buffer = self._raw(size)
+        if 0 < len(self._buffer) < size:
+            self._raw(1)
 
     def _raw(self, size: int) -> bytes:
         try:
-            # A pipe gives what it has; waiting for more would keep rows back.
-            file: Any = self._file
-            read = getattr(file, "read1", file.read)
-            data: bytes = read(size)
+            data: bytes = self._read(size)
         except OSError as error:
             raise InputError(f"{self._name}: cannot be read: {error.strerror}") from error
         self._look()
@@ -136,7 +137,7 @@ class HashedFile:
         return data
 
     def _look(self) -> None:
-        if not self._watched:
+        if self.fingerprint.size is None:
             return
         change = self.fingerprint.change(Fingerprint.of(self._file))
         if change is not None:

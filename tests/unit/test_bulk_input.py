@@ -394,6 +394,12 @@ def test_whatever_was_read_of_a_file_is_before_a_mark(hashed: Opener, much: int)
         assert first.marks[-1].offset >= read
 
 
+def test_a_file_that_was_read_to_its_end_is_before_the_last_mark(hashed: Opener) -> None:
+    first = hashed(b"x" * 5000)
+    assert [first.read(4096), first.read(904)] == [b"x" * 4096, b"x" * 904]
+    assert first.marks[-1].last
+
+
 @pytest.mark.parametrize("change", [-1, 1])
 def test_an_input_that_is_shorter_or_longer_differs(hashed: Opener, change: int) -> None:
     data = b"x" * 10_000
