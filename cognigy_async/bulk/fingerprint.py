@@ -11,9 +11,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from .errors import InputError
+from .pipes import PipeReader
 
 __all__ = ["Fingerprint", "HashedFile", "Mark", "marks_of"]
 
@@ -84,10 +85,9 @@ class HashedFile:
         self._known = list(reversed(known))
         self._compared = 0
         self.fingerprint = Fingerprint.of(file)
-        source: Any = file
         # A pipe gives what it has; waiting for more would keep rows back.
-        is_pipe = self.fingerprint.size is None
-        self._read = getattr(source, "read1", source.read) if is_pipe else source.read
+        self._pipe = PipeReader(file) if self.fingerprint.size is None else None
+        self._read = file.read if self._pipe is None else self._pipe.read
         self._hash = hashlib.sha256()
         self._boundaries = _boundaries()
         self._boundary = next(self._boundaries)
@@ -110,6 +110,11 @@ class HashedFile:
             self._fill(size)
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         return taken
+
+    def stop(self) -> None:
+        """Let nobody wait for what a pipe does not have yet."""
+        if self._pipe is not None:
+            self._pipe.stop()
 
     def _fill(self, size: int) -> None:
         if self.ended:

@@ -223,7 +223,7 @@ class BulkJob:
             number=journal.run,
             coalesce=self.options.coalesce,
             pauses_dialogs=self.options.on_failure == "pause-dialog",
-            abandons_reads=self.source == STDIN,
+            abandons_reads=opened.reader.fingerprint.size is None,
         )
         if self._stop_asked:
             run.stop("interrupted", "interrupted")

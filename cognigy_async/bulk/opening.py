@@ -119,10 +119,10 @@ def _canary(source: str | Path, options: JobOptions) -> int:
         return 0
     if first.rows is not None:
         return first.rows
-    if source == STDIN:
+    if source == STDIN or not os.path.isfile(source):
         raise ConfigurationError(
-            "canary: a share needs the number of all rows, which standard input does not tell; "
-            "give a number of rows"
+            "canary: a share needs the number of all rows, which standard input and pipes do not "
+            "tell; give a number of rows"
         )
     reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
     intake = Intake(reader, Limits(), options.selection)

@@ -91,7 +91,9 @@ class Reader:
         self._file.seek(0)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a read that waits in another thread ends."""
+        if self._hashed is not None:
+            self._hashed.stop()
         if self._file is not sys.stdin.buffer:
             self._file.close()
 

@@ -194,6 +194,29 @@ def test_a_signal_lets_what_is_in_flight_end(
 
 
 @pytest.mark.real_time
+def test_an_input_that_keeps_the_job_waiting_does_not_keep_it_from_ending(
+    jobs: Jobs, emulator: Emulator
+) -> None:
+    path = jobs.folder / "rows.jsonl"
+    os.mkfifo(path)
+    # With both ends open nobody waits for the other.
+    pipe = os.open(path, os.O_RDWR)
+    try:
+        os.write(pipe, b'{"dialog_id": "d", "session": {"seq": 1}}\n')
+        process = jobs.start()
+        wait_for(lambda: written(emulator))
+        process.send_signal(signal.SIGTERM)
+        status, result, err = jobs.result(process)
+        assert (status, result["succeeded"]) == (130, 1)
+        assert "To go on" in err
+        status, _, err = jobs.finish("--canary", "1%", "--journal", "other")
+        assert status == 2
+        assert "give a number of rows" in err
+    finally:
+        os.close(pipe)
+
+
+@pytest.mark.real_time
 def test_a_second_interrupt_stops_at_once(jobs: Jobs, emulator: Emulator) -> None:
     jobs.write()
     emulator.faults = Faults(latency=0.02)
