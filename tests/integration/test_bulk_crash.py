@@ -32,6 +32,7 @@ class Jobs:
         self.folder = folder
         self._stack = stack
         self._numbers = itertools.count()
+        self.patience = 50.0
         self._variables = {
             name: value for name, value in os.environ.items() if not name.startswith("COGNIGY_")
         } | {
@@ -62,9 +63,8 @@ class Jobs:
     def finish(self, *options: str) -> tuple[int, dict[str, Any], str]:
         return self.result(self.start(*options))
 
-    @staticmethod
-    def result(process: CommandProcess) -> tuple[int, dict[str, Any], str]:
-        status, out, err = process.result(timeout=50)
+    def result(self, process: CommandProcess) -> tuple[int, dict[str, Any], str]:
+        status, out, err = process.result(timeout=self.patience)
         assert "Traceback" not in err, err
         return status, json.loads(out) if out.strip() else {}, err
 
@@ -73,7 +73,7 @@ class Jobs:
         place = self.folder / f"process-{next(self._numbers)}"
         process = CommandProcess(arguments, self.folder, self._variables, place)
         self._stack.callback(process.end)
-        return process.result(timeout=50)[1]
+        return process.result(timeout=self.patience)[1]
 
 
 @pytest.fixture

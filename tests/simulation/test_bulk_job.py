@@ -744,6 +744,18 @@ async def test_a_second_run_on_a_journal_is_refused_at_once(folder: Folder) -> N
     assert not folder.journal.with_name("job.journal.lock").exists()
 
 
+async def test_a_second_run_is_refused_whatever_link_leads_to_the_journal(folder: Folder) -> None:
+    folder.write(rows_of(10))
+    link = folder.journal.with_name("link")
+    link.symlink_to(folder.journal)
+    job = BulkJob(folder.rows, journal=link)
+    async with client_of(Wire()) as client:
+        with Journal(folder.journal), pytest.raises(JournalRefusedError, match="in use"):
+            await job.run(client)
+        assert read_summary(link).owner is None
+        assert (await job.run(client)).ok
+
+
 @pytest.mark.parametrize("damage", ["header", "middle", "cut"])
 async def test_a_damaged_journal_is_named(folder: Folder, damage: str) -> None:
     folder.write(rows_of(3000))

@@ -38,6 +38,7 @@ def test_all_rows_are_applied_in_order(
     options: list[str],
     every: int,
 ) -> None:
+    jobs.patience = 1200.0
     jobs.write(ROWS, DIALOGS, every)
     emulator.faults = faults
     seed = time.time_ns()

@@ -467,6 +467,12 @@ def test_a_file_that_changes_while_it_is_read_is_not_used_further(tmp_path: Path
     reader.close()
 
 
+def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="standard input is closed"):
+        rows_of("-")
+
+
 def test_standard_input_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "rows", GOOD, GOOD)
     with path.open("rb") as file:
