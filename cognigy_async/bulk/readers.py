@@ -23,7 +23,6 @@ Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
 
 PARQUET = b"PAR1"
 STDIN = "-"
-STANDARD_INPUT = "standard input"
 
 
 class Reader:
@@ -95,7 +94,7 @@ class Reader:
         """Close the file; a read that waits in another thread ends."""
         if self._hashed is not None:
             self._hashed.stop()
-        if self.name != STANDARD_INPUT:
+        if self._file is not getattr(sys.stdin, "buffer", None):
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -128,7 +127,7 @@ def open_input(
     Raises:
         InputError: it cannot be opened, or differs from the earlier reading.
     """
-    name = STANDARD_INPUT if source == STDIN else str(source)
+    name = "standard input" if source == STDIN else str(source)
     given: Any = sys.stdin
     if source == STDIN:
         if given is None:
