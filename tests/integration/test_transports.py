@@ -51,7 +51,7 @@ from tests.integration.transport_servers import (
 pytestmark = pytest.mark.real_time
 
 LIBRARIES = {"httpx client": httpx, "httpx2 client": httpx2}
-KINDS = ("httpx", *LIBRARIES, "aiohttp", "aiohttp session")
+KINDS = ("httpx", *LIBRARIES, "aiohttp", "aiohttp session", "aiohttp traced session")
 OWNED = ("httpx", "aiohttp")
 THEIRS = tuple(kind for kind in KINDS if kind not in OWNED)
 
@@ -111,13 +111,16 @@ async def opened(
         made = HttpxTransport(**options) if case.kind == "httpx" else AiohttpTransport(**options)
         yield made
         await made.aclose()
-    elif case.kind == "aiohttp session":
+    elif case.kind.startswith("aiohttp"):
+        # A session with traces sends by itself, and of others the transport takes the connections.
+        traced = "traced" in case.kind
         session = aiohttp.ClientSession(
             "http://elsewhere.invalid/",
             connector=aiohttp.TCPConnector(ssl=trusts or True, limit=connections),
             cookies={"sid": "1"},
             raise_for_status=True,
             timeout=aiohttp.ClientTimeout(total=0.001),
+            trace_configs=[aiohttp.TraceConfig()] if traced else None,
         )
         async with session:
             made = AiohttpTransport(session, **options)
