@@ -44,8 +44,8 @@ class AiohttpTransport:
     trace configurations and default headers hold (headers of the request go first), and it stays
     open when the transport is closed. Its cookies, `auth`, middlewares, redirects, timeouts,
     `raise_for_status`, `base_url` and ``Accept-Encoding`` do not apply: each request is sent as it
-    is, once. `limit` of its connector should not be below `max_in_flight` of whoever sends. One with
-    a proxy, trace configurations or `trust_env` takes about twice the CPU time for a request.
+    is, once. `limit` of its connector should not be below `max_in_flight` of whoever sends. With a
+    proxy, trace configurations or `trust_env`, a request takes about twice the CPU time.
 
     It belongs to the event loop in which it sends first.
 
