@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import aiohttp
@@ -15,20 +13,20 @@ __all__ = [
     "CAUSES",
     "LONGEST_FIELD",
     "NOT_SENT",
+    "SHORTEST",
     "Lost",
     "Sending",
     "Unusable",
     "headers_of",
     "parsed_url",
     "whole_content",
-    "within",
 ]
 
 LONGEST_FIELD = 64 * 1024
 """Bytes of one line of an answer's head; those of httpx are about as long."""
 
-CONNECT_MARGIN = 0.05
-"""Seconds at most by which connecting ends before the whole, so that it is known what was late."""
+SHORTEST = 0.001
+"""Seconds of a timeout; aiohttp takes 0 for none."""
 
 NOT_SENT = (
     aiohttp.ClientConnectorError,
@@ -123,12 +121,3 @@ def parsed_url(url: str) -> URL:
         raise ValueError
     parsed = URL(url, encoded=True)
     return parsed.with_user(None) if parsed.raw_user else parsed
-
-
-@functools.lru_cache(maxsize=64)
-def within(seconds: float) -> aiohttp.ClientTimeout:
-    """The whole, body included, ends after so many seconds; none is rounded up."""
-    # aiohttp takes 0 for no limit.
-    whole = max(seconds, 0.001)
-    connect = whole - min(CONNECT_MARGIN, whole / 20)
-    return aiohttp.ClientTimeout(total=whole, connect=connect, ceil_threshold=math.inf)

@@ -5,6 +5,8 @@ For a user's session that has traces or a proxy; others take the short way.
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -13,13 +15,13 @@ import aiohttp
 from ..messages import Response
 from ._aiohttp_parts import (
     LONGEST_FIELD,
+    SHORTEST,
     Lost,
     Sending,
     Unusable,
     headers_of,
     parsed_url,
     whole_content,
-    within,
 )
 from ._content import ACCEPTED_ENCODINGS
 
@@ -38,6 +40,9 @@ KEEPALIVE = 30.0
 
 REPEATED = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods that aiohttp sends again by itself if nothing prevents it."""
+
+CONNECT_MARGIN = 0.05
+"""Seconds at most by which connecting ends before the whole, so that it is known what was late."""
 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A name of a header (RFC 9110, section 5.6.2)."""
@@ -187,3 +192,11 @@ def open_session(
         max_line_size=LONGEST_FIELD,
         max_field_size=LONGEST_FIELD,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def within(seconds: float) -> aiohttp.ClientTimeout:
+    """The whole, body included, ends after so many seconds; none is rounded up."""
+    whole = max(seconds, SHORTEST)
+    connect = whole - min(CONNECT_MARGIN, whole / 20)
+    return aiohttp.ClientTimeout(total=whole, connect=connect, ceil_threshold=math.inf)

@@ -8,6 +8,8 @@ is written here, onto a connection of aiohttp's connector, and the answer is rea
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,12 +20,12 @@ from yarl import URL
 from ..messages import Response
 from ._aiohttp_parts import (
     LONGEST_FIELD,
+    SHORTEST,
     Sending,
     Unusable,
     headers_of,
     parsed_url,
     whole_content,
-    within,
 )
 from ._content import UnusableAnswer
 
@@ -44,6 +46,12 @@ FRAMING = frozenset({"content-length", "transfer-encoding"})
 WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
 REMEMBERED = 256
 """Origins, and sets of names of headers, that need no second look."""
+
+
+@functools.lru_cache(maxsize=64)
+def connecting_within(seconds: float) -> aiohttp.ClientTimeout:
+    """Only waiting for a connection, and opening it, ends after so many seconds."""
+    return aiohttp.ClientTimeout(connect=max(seconds, SHORTEST), ceil_threshold=math.inf)
 
 
 class Origin(NamedTuple):
@@ -80,18 +88,20 @@ class Wire:
         """
         origin, target = self._resolved(request.url)
         data = self._written(request, origin, target)
-        times = within(timeout)
-        async with asyncio.timeout(times.total):
-            try:
-                connection = await self._connector.connect(origin.wanted, traces=[], timeout=times)
-            except TimeoutError as error:
-                raise aiohttp.ConnectionTimeoutError from error
-            try:
-                protocol = connection.protocol
-                # A server that gives up an idle connection may say so first, unasked.
-                if protocol is None or protocol.should_close or protocol.transport is None:
-                    raise Unusable
-                transport = protocol.transport
+        until = self._loop.time() + timeout
+        try:
+            connection = await self._connector.connect(
+                origin.wanted, traces=[], timeout=connecting_within(timeout)
+            )
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError from error
+        try:
+            protocol = connection.protocol
+            # A server that gives up an idle connection may say so first, unasked.
+            if protocol is None or protocol.should_close or protocol.transport is None:
+                raise Unusable
+            transport = protocol.transport
+            async with asyncio.timeout_at(until):
                 self._expect_answer(protocol, request.method)
                 sending.begun = True
                 transport.write(data)
@@ -103,13 +113,13 @@ class Wire:
                 if transport.get_write_buffer_size():
                     # The answer came before all of the request had left.
                     protocol.force_close()
-            except HttpProcessingError as error:
-                connection.close()
-                raise UnusableAnswer("the answer is not valid in HTTP") from error
-            except BaseException:
-                connection.close()
-                raise
-            connection.release()
+        except HttpProcessingError as error:
+            connection.close()
+            raise UnusableAnswer("the answer is not valid in HTTP") from error
+        except BaseException:
+            connection.close()
+            raise
+        connection.release()
         return Response(message.code, headers, body)
 
     def _expect_answer(self, protocol: ResponseHandler, method: str) -> None:

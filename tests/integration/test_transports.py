@@ -348,10 +348,10 @@ class TestNothingWasSent:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             with socket.create_connection(listener.getsockname()):
                 request = Request(method, url, {}, CONTENT if method == "PATCH" else b"")
-                with anyio.fail_after(2):
-                    error = await failure(transport, request, timeout=0.2)
+                with anyio.fail_after(5):
+                    error = await failure(transport, request, timeout=1.0)
         assert isinstance(error, NotSentError)
-        assert "within 0.2 s" in str(error)
+        assert "within 1 s" in str(error)
 
     @only(THEIRS)
     async def test_no_connection_is_free_in_time(self, case: Case) -> None:
