@@ -20,11 +20,7 @@ class TransportName(StrEnum):
     AIOHTTP = "aiohttp"
 
     def made(self) -> Transport:
-        """A new one.
-
-        Raises:
-            ConfigurationError: it is not installed.
-        """
+        """A new one."""
         return AiohttpTransport() if self is TransportName.AIOHTTP else HttpxTransport()
 
 
@@ -53,10 +49,20 @@ Loop = Annotated[
 
 
 def transport_of(name: TransportName | None) -> TransportName:
-    """What was chosen, else the fastest that is installed."""
+    """What was chosen, else the fastest that is installed.
+
+    Raises:
+        ConfigurationError: what was chosen is not installed.
+    """
+    installed = find_spec("aiohttp") is not None
+    if name is TransportName.AIOHTTP and not installed:
+        raise ConfigurationError(
+            "--transport aiohttp needs aiohttp, which comes with an extra: "
+            "pip install 'cognigy-async[aiohttp]'"
+        )
     if name is not None:
         return name
-    return TransportName.AIOHTTP if find_spec("aiohttp") else TransportName.HTTPX
+    return TransportName.AIOHTTP if installed else TransportName.HTTPX
 
 
 def loop_of(name: LoopName | None) -> LoopName:

@@ -274,6 +274,9 @@ def test_what_is_chosen_and_not_installed_is_told(
     assert command("get", "d-1") == 0
     assert command("get", "d-1", "--loop", "uvloop") == 2
     assert "cognigy-async[uvloop]" in command.told
+    assert command("get", "d-1", "--transport", "aiohttp") == 2
+    assert "--transport aiohttp needs aiohttp" in command.told
+    assert "cognigy-async[aiohttp]" in command.told
 
 
 # The sessions API.
