@@ -11,8 +11,8 @@ from typing import Annotated
 import anyio
 import typer
 
-from cognigy_async import DialogNotFoundError, RuntimeApi, StateUpdate
-from cognigy_async.settings import Settings
+from cognigy_async import ConfigurationError, DialogNotFoundError, RuntimeApi, StateUpdate
+from cognigy_async.settings import REMEDY, ClientArguments, Settings
 
 from .bench_load import (
     LEAST_BYTES,
@@ -121,7 +121,7 @@ def bench(
         )
         cores = None
         if target is Target.TENANT:
-            arguments = Settings().client_arguments()
+            arguments = _arguments(Settings())
         else:
             requests_each(load, RuntimeApi())
             cores = Cores.found()
@@ -145,6 +145,12 @@ def bench(
     raise typer.Exit(_status(running, rows))
 
 
+def _arguments(settings: Settings) -> ClientArguments:
+    if settings.api == "sessions" and settings.user_id is None:
+        raise ConfigurationError(f"Settings are missing: COGNIGY_USER_ID. {REMEDY}")
+    return settings.client_arguments()
+
+
 def _run(running: Bench, on: LoopName) -> None:
     try:
         anyio.run(running.run, backend_options=on.options)
@@ -158,6 +164,8 @@ def _run(running: Bench, on: LoopName) -> None:
 
 def _status(running: Bench, rows: Sequence[Row]) -> int:
     if running.interrupted:
+        if not rows:
+            say("Nothing was measured yet.")
         return INTERRUPTED
     if len(rows) < len(running.levels):
         say("No update was settled within a round: give it more time, with --seconds.")

@@ -113,20 +113,17 @@ def requests_each(load: Load, api: StateApi) -> int:
     """Requests of one update.
 
     Raises:
-        ConfigurationError: the API takes no such update.
+        UpdateValidationError, ConfigurationError: the API takes no such update.
     """
+    # What is wrong whatever its size, as a user id that is missing, it says itself.
+    api.check(StateUpdate(load.dialog(0), session={VARIABLE: 0}))
     found = plan([load.row(0)], api=api)
-    if found.updates:
-        return found.requests
-    # The update says itself what is wrong with it.
-    try:
-        update = StateUpdate(**load.row(0))
-        api.check(update)
-    except UpdateValidationError as error:
-        raise ConfigurationError(f"{error}") from None
-    raise ConfigurationError(
-        f"--payload-bytes {load.payload_bytes}: the API takes no request of that size; write less"
-    )
+    if not found.updates:
+        raise ConfigurationError(
+            f"--payload-bytes {load.payload_bytes}: one request to this API cannot carry that; "
+            "write less"
+        )
+    return found.requests
 
 
 def read_dialogs(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ __all__ = ["Setting"]
 
 PACKAGES = ("cognigy-async", "anyio", "pydantic")
 BUSY = 0.9
-"""Of a core: a client that uses less waits for the server."""
+"""Of a core: a client that uses less has to wait for others."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ class Setting:
                 "server of your settings."
             )
         length = f"{load.count:,} updates" if load.count is not None else f"{load.seconds:g} s"
+        rounds = "1 round" if running.rounds == 1 else f"{running.rounds} rounds"
         rate = told_rate(running.arguments["rate_limit"])
         yield (
             f"By {load.mode.value} over {running.transport.value} on {self.loop.value}: bodies of "
-            f"{load.payload_bytes:,} bytes, {len(load.dialogs):,} dialogs, {running.rounds} rounds "
+            f"{load.payload_bytes:,} bytes, {len(load.dialogs):,} dialogs, {rounds} "
             f"of {length}, each after a warm-up{f', quota {rate}' if rate else ''}."
         )
         if (most := max(running.levels)) > len(load.dialogs):
@@ -60,6 +61,8 @@ class Setting:
 
     def remarks(self, rows: Sequence[Row]) -> Iterator[str]:
         """What is told after the table."""
+        if not rows:
+            return
         told = machine()
         yield ", ".join(f"{name} {version}" for name, version in self._versions().items())
         yield f"{told['system']}, {told['cores']} cores, load {told['load']}"
@@ -67,8 +70,8 @@ class Setting:
             row.busy < BUSY and not row.quota for row in rows
         ):
             yield (
-                "The client was not busy all the time: it is the emulator that sets the rate. What "
-                "an update costs the client is its CPU time."
+                "The client did not use its core all the time: the emulator, or what else this "
+                "machine does, sets the rate. What an update costs the client is its CPU time."
             )
 
     def record(self) -> dict[str, Any]:

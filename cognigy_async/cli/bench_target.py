@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from cognigy_async import ApiKey, RuntimeApi
+from cognigy_async import ApiKey, ConfigurationError, RuntimeApi
 from cognigy_async.settings import ClientArguments
 
 from .bench_load import VARIABLE, Load, NumberedDialogs, requests_each, warm_up_of
@@ -55,7 +55,7 @@ def ask_first(
 
     Raises:
         typer.Exit: it is not.
-        typer.BadParameter: it cannot be, without a terminal.
+        ConfigurationError: it cannot be, without a terminal.
     """
     base_url = arguments["base_url"]
     if _is_loopback(base_url):
@@ -74,7 +74,7 @@ def ask_first(
         say(told)
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise typer.BadParameter(f"{told} If that is meant, add --yes. Nothing was sent.")
+        raise ConfigurationError(f"{told} If that is meant, add --yes. Nothing was sent.")
     say(told)
     try:
         confirmed = typer.confirm("Go on?", err=True)
