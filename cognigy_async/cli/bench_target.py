@@ -20,7 +20,7 @@ from .bench_server import KEY, emulator_process
 from .output import say
 from .running import INTERRUPTED, NOT_APPLIED
 
-__all__ = ["Target", "ask_first", "own_emulator"]
+__all__ = ["Target", "ask_first", "is_loopback", "own_emulator"]
 
 
 class Target(StrEnum):
@@ -58,7 +58,7 @@ def ask_first(
         ConfigurationError: it cannot be, without a terminal.
     """
     base_url = arguments["base_url"]
-    if _is_loopback(base_url):
+    if is_loopback(base_url):
         return
     told = (
         f"This writes to {base_url}: the session variable {VARIABLE!r} of "
@@ -86,7 +86,8 @@ def ask_first(
         raise typer.Exit(NOT_APPLIED)
 
 
-def _is_loopback(base_url: str) -> bool:
+def is_loopback(base_url: str) -> bool:
+    """Whether a URL leads to this machine."""
     host = urlsplit(base_url).hostname or ""
     try:
         return ip_address(host).is_loopback

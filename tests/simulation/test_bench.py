@@ -21,6 +21,7 @@ from cognigy_async import (
     RetryPolicy,
     RuntimeApi,
 )
+from cognigy_async.cli import bench_measure
 from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, warm_up_of
 from cognigy_async.cli.bench_measure import Sample, run_round, warm_up
 from cognigy_async.cli.bench_report import Row, table
@@ -150,6 +151,22 @@ async def test_retries_of_the_round_alone(mode: Mode) -> None:
     row = Row.of(5, [sample])
     assert row is not None
     assert list(row.remarks()) == ["5 in flight: retries: 2 (the server is unavailable (503): 2)"]
+
+
+@each_mode
+async def test_how_much_memory_grew(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = iter([10_000_000, 12_500_000, 12_500_000, 12_500_000])
+    monkeypatch.setattr(bench_measure, "resident_bytes", lambda: next(resident))
+    samples = [await measured(Wire(), load_of(mode, count=5), 1) for _ in range(2)]
+    assert [sample.grown for sample in samples] == [2_500_000, 0]
+    row = Row.of(1, samples)
+    assert row is not None
+    assert row.record()["memory_growth"] == 2_500_000
+    assert row.cells()[-1] == "+2.5"
+    monkeypatch.setattr(bench_measure, "resident_bytes", lambda: None)
+    row = Row.of(1, [await measured(Wire(), load_of(mode, count=5), 1)])
+    assert row is not None
+    assert (row.record()["memory_growth"], row.cells()[-1]) == (None, "-")
 
 
 async def test_the_warm_up_opens_every_connection() -> None:
