@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -102,9 +102,9 @@ async def run_round(client: AsyncStateClient, load: Load, in_flight: int, sample
         with anyio.CancelScope(deadline=anyio.current_time() + load.seconds):
             numbers = count() if load.count is None else iter(range(load.count))
             if load.mode is Mode.UPDATE:
-                await _call(client, load, in_flight, numbers, sample, ends=measured.end)
+                await _call(client, load, in_flight, numbers, sample)
             else:
-                await _stream(client, load, numbers, sample, measured.end)
+                await _stream(client, load, numbers, sample)
     finally:
         measured.end()
 
@@ -116,7 +116,6 @@ async def _call(
     numbers: Iterator[int],
     sample: Sample,
     retry: RetryPolicy | None = None,
-    ends: Callable[[], None] = lambda: None,
 ) -> None:
     """As many callers as requests may be in flight, each with one update at a time."""
 
@@ -133,38 +132,25 @@ async def _call(
             else:
                 sample.take(result, None)
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(in_flight):
-                tasks.start_soon(call)
-    finally:
-        ends()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(in_flight):
+            tasks.start_soon(call)
 
 
 async def _stream(
-    client: AsyncStateClient,
-    load: Load,
-    numbers: Iterator[int],
-    sample: Sample,
-    ends: Callable[[], None],
+    client: AsyncStateClient, load: Load, numbers: Iterator[int], sample: Sample
 ) -> None:
-    rows = (load.row(number) for number in numbers)
-    async with client.update_many(rows) as outcomes:
-        try:
-            async for outcome in outcomes:
-                sample.take(outcome.result, outcome.error)
-        finally:
-            # Before what is left is taken back.
-            ends()
+    async with client.update_many(load.row(number) for number in numbers) as outcomes:
+        async for outcome in outcomes:
+            sample.take(outcome.result, outcome.error)
 
 
 class _Measured:
-    """Clocks and counters from now on; written into the sample at the first `end`."""
+    """Clocks and counters from now on; written into the sample at the end."""
 
     def __init__(self, client: AsyncStateClient, sample: Sample) -> None:
         self._client = client
         self._sample = sample
-        self._ended = False
         self._requests = client.metrics.requests
         self._retries = Counter(client.metrics.retries)
         self._resident = resident_bytes()
@@ -172,9 +158,6 @@ class _Measured:
         self._began = anyio.current_time()
 
     def end(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
         sample, metrics = self._sample, self._client.metrics
         sample.elapsed = anyio.current_time() - self._began
         sample.cpu = time.process_time() - self._cpu

@@ -33,6 +33,10 @@ ROOT = str(Path(__file__).parents[2])
 AWAY = "https://tenant.invalid"
 
 
+def cores_of_this_process() -> set[int]:
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set()
+
+
 def is_there(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -74,7 +78,9 @@ def test_without_settings_it_measures_an_emulator_of_its_own(
     command: Command, servers: list[subprocess.Popen[str]], unset: None, mode: str
 ) -> None:
     options = ("--count", "40", "--rounds", "2", "--max-in-flight", "1,4", "--mode", mode)
+    cores = cores_of_this_process()
     assert command("bench", *options, "--json") == 0
+    assert cores_of_this_process() == cores
     told = command.json
     assert [(row["in_flight"], row["rounds"]) for row in told["rows"]] == [(1, 2), (4, 2)]
     for row in told["rows"]:
@@ -309,8 +315,8 @@ def test_what_is_this_machine(base_url: str, is_here: bool) -> None:
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize(("answer", "status"), [(b"n\n", 1), (b"\x03", 130)])
-def test_on_a_terminal_it_asks(tmp_path: Path, answer: bytes, status: int) -> None:
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
     ours, theirs = pty.openpty()
     settings = {"COGNIGY_BASE_URL": AWAY, "COGNIGY_API_KEY": SECRET}
     kept = {name: text for name, text in os.environ.items() if not name.startswith("COGNIGY_")}
@@ -322,21 +328,24 @@ def test_on_a_terminal_it_asks(tmp_path: Path, answer: bytes, status: int) -> No
         cwd=tmp_path,
         env={**kept, **settings, "PYTHONPATH": ROOT},
     )
-    os.close(theirs)
     told = b""
     try:
         while b"Go on?" not in told:
             told += os.read(ours, 1000)
-        if answer == b"\x03":
+        if interrupted:
             process.send_signal(signal.SIGINT)
-        else:
-            os.write(ours, answer)
-        assert process.wait(20) == status
+        # Also ends a read that began just when the signal came.
+        os.write(ours, b"\n")
+        while b"Nothing was sent." not in told:
+            told += os.read(ours, 1000)
+        assert process.wait(20) == (130 if interrupted else 1)
     finally:
         process.kill()
         process.wait()
         os.close(ours)
+        os.close(theirs)
     assert b"This writes to" in told
+    assert SECRET.encode() not in told
 
 
 # Bad usage.
