@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cognigy_async import CognigyError, Distribution
 
@@ -14,6 +14,8 @@ from .bench_measure import Sample
 from .bulk_progress import REASONS
 
 __all__ = ["Row", "table"]
+
+N = TypeVar("N", int, float)
 
 HEADINGS = (
     "in flight",
@@ -178,5 +180,5 @@ def _seconds(distribution: Distribution) -> dict[str, float]:
     return {name: round(getattr(distribution, name), 7) for name in names}
 
 
-def _largest(values: Iterable[float | None]) -> Any:
+def _largest(values: Iterable[N | None]) -> N | None:
     return max((value for value in values if value is not None), default=None)

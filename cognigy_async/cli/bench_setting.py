@@ -39,18 +39,18 @@ class Setting:
             where = (
                 f"on core {cores.server}, this client on core {cores.client}"
                 if cores
-                else ("which shares the cores with this client: that takes from the rates")
+                else "which shares the cores with this client, so that each may slow the other"
             )
             yield (
                 f"To an emulator in a process of its own, {where}. --target tenant writes to the "
                 "server of your settings."
             )
-        length = f"{load.count:,} updates" if load.count is not None else f"{load.seconds:g} s"
-        rounds = "1 round" if running.rounds == 1 else f"{running.rounds} rounds"
+        length = f"{load.seconds:g} s" if load.count is None else _counted(load.count, "update")
+        rounds = _counted(running.rounds, "round")
         rate = told_rate(running.arguments["rate_limit"])
         yield (
             f"By {load.mode.value} over {running.transport.value} on {self.loop.value}: bodies of "
-            f"{load.payload_bytes:,} bytes, {len(load.dialogs):,} dialogs, {rounds} "
+            f"{load.payload_bytes:,} bytes, {_counted(len(load.dialogs), 'dialog')}, {rounds} "
             f"of {length}, each after a warm-up{f', quota {rate}' if rate else ''}."
         )
         if (most := max(running.levels)) > len(load.dialogs):
@@ -100,3 +100,7 @@ class Setting:
         return versions(
             *PACKAGES, *(name for name in chosen if name not in sys.stdlib_module_names)
         )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
