@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from cognigy_async import CognigyError, Distribution
 from .bench_measure import Sample
 from .bulk_progress import REASONS
 
-__all__ = ["Row", "table"]
+__all__ = ["Row", "table", "told_retries"]
 
 N = TypeVar("N", int, float)
 
@@ -133,17 +133,13 @@ class Row:
         """What happened besides."""
         where = f"{self.in_flight} in flight"
         if self.retries:
-            reasons = ", ".join(
-                f"{REASONS.get(reason, reason)}: {count:,}"
-                for reason, count in self.retries.most_common()
-            )
-            yield f"{where}: retries: {sum(self.retries.values()):,} ({reasons})"
+            yield f"{where}: {told_retries(self.retries)}"
         if self.quota is not None:
             yield f"{where}: {self.quota:.1%} of the quota was used"
         if not self.ok:
             yield (
                 f"{where}: {self.succeeded:,} applied, {self.failed:,} failed, "
-                f"{self.ambiguous:,} ambiguous; the first: {told_error(self.first_error)}"
+                f"{self.ambiguous:,} ambiguous; the first: {_told(self.first_error)}"
             )
 
 
@@ -160,7 +156,14 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines + [remark for row in rows for remark in row.remarks()]
 
 
-def told_error(error: CognigyError | None) -> str:
+def told_retries(retries: Mapping[str, int]) -> str:
+    """How many there were, and why."""
+    reasons = sorted(retries.items(), key=lambda each: -each[1])
+    told = ", ".join(f"{REASONS.get(reason, reason)}: {count:,}" for reason, count in reasons)
+    return f"retries: {sum(retries.values()):,} ({told})"
+
+
+def _told(error: CognigyError | None) -> str:
     """Its kind and its message."""
     return f"{type(error).__name__}: {error}"
 

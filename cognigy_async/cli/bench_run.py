@@ -14,7 +14,7 @@ from cognigy_async.settings import ClientArguments
 
 from .bench_load import Load
 from .bench_measure import Sample, run_round, warm_up
-from .bulk_progress import REASONS
+from .bench_report import told_retries
 from .output import say
 from .over import TransportName
 
@@ -126,10 +126,8 @@ async def _tell_news(name: str, client: AsyncStateClient) -> None:
         await anyio.sleep(NEWS)
         metrics = client.metrics
         told = [f"{metrics.applied:,} updates applied so far, the warm-up included"]
-        told += [
-            f"{count:,} retries: {REASONS.get(reason, reason)}"
-            for reason, count in metrics.retries.most_common()
-        ]
+        if metrics.retries:
+            told.append(told_retries(metrics.retries))
         told += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
         _say(f"{name}: {', '.join(told)}")
 

@@ -242,11 +242,13 @@ async def test_rounds_take_turns_and_share_the_quota(
 async def test_a_round_that_takes_its_time_tells_where_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = bench_of(monkeypatch, Wire(), load_of(Mode.UPDATE, count=150), 1, rounds=1)
+    wire = Wire(status=lambda number: 503 if number == 30 else 200)
+    bench = bench_of(monkeypatch, wire, load_of(Mode.UPDATE, count=150), 1, rounds=1)
     await bench.run()
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("round 1 of 1, 1 in flight: ")
-    assert "updates applied so far, the warm-up included, quota " in told[0]
+    assert "updates applied so far, the warm-up included, retries: 1 (the server is" in told[0]
+    assert " of 200 in 10 s" in told[0]
     assert told[-1].endswith(" updates/s")
 
 
