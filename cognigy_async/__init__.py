@@ -49,7 +49,7 @@ if typing.TYPE_CHECKING:
         UpdateWithdrawnError,
         VariableTypeError,
     )
-    from .events import DeadLetter, UpdateEvent, UpdateWatch
+    from .events import DeadLetter, DeliveryReceipt, UpdateEvent, UpdateWatch
     from .limits import Limits
     from .messages import Request, Response
     from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
@@ -87,6 +87,7 @@ __all__ = [
     "ConfigurationError",
     "DeadLetter",
     "DeadlineExceededError",
+    "DeliveryReceipt",
     "DialogNotFoundError",
     "DialogPausedError",
     "DialogState",
@@ -166,6 +167,7 @@ _HOMES = {
     "ConfigurationError": "errors",
     "DeadLetter": "events",
     "DeadlineExceededError": "errors",
+    "DeliveryReceipt": "events",
     "DialogNotFoundError": "errors",
     "DialogPausedError": "errors",
     "DialogState": "models",

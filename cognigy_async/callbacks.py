@@ -6,29 +6,35 @@ callback took it, or until it went to the dead letters.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from logging import ERROR, INFO
-from typing import Any, Literal, Protocol, TypedDict, cast
+from typing import Any, Literal, Protocol, TypedDict
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import tenacity
 
 from .background import is_failure
-from .calls import Call, current
+from .calls import Caller
 from .errors import CallbackError, ConfigurationError
-from .events import Callback, DeadLetter, DeadLetterHandler, UpdateEvent
+from .events import (
+    Callback,
+    DeadLetter,
+    DeadLetterHandler,
+    DeliveryReceipt,
+    UpdateEvent,
+    UpdateWatch,
+)
 from .logs import log
 from .metrics import Metrics
 
 __all__ = ["Delivery", "Hook", "HookOptions", "HookOwner"]
 
+
+CLOSED = "the client was closed before the event's turn"
 
 _RETRY = tenacity.Retrying()
 _BACKOFF = tenacity.wait_exponential(multiplier=0.25, max=10) + tenacity.wait_random(0, 0.25)
@@ -37,11 +43,14 @@ _BACKOFF = tenacity.wait_exponential(multiplier=0.25, max=10) + tenacity.wait_ra
 class Delivery:
     """One event on its way to one callback."""
 
-    __slots__ = ("attempts", "context", "event")
+    __slots__ = ("attempts", "context", "event", "receipt")
 
-    def __init__(self, event: UpdateEvent, context: Context) -> None:
+    def __init__(
+        self, event: UpdateEvent, context: Context, receipt: DeliveryReceipt | None
+    ) -> None:
         self.event = event
         self.context = context
+        self.receipt = receipt
         self.attempts = 0
 
 
@@ -133,18 +142,16 @@ class Hook:
         self.waits = overflow == "wait"
         self._callback = callback
         self._handler = on_dead_letter
-        self._timeout = timeout
         self._retries = retries
         self._concurrency = concurrency
         self._max_queue = max_queue
-        self._name = getattr(callback, "__qualname__", type(callback).__name__)
+        self.name = getattr(callback, "__qualname__", type(callback).__name__)
+        self._caller = Caller(self.name, timeout, most_hanging=2 * concurrency)
         self._by_dialog: dict[str, deque[Delivery]] = {}
         self._ready: deque[str] = deque()
         self._running = 0
         self._queued = 0
         self._reserved = 0
-        self._threads: anyio.CapacityLimiter | None = None
-        self._hanging: set[object] = set()
         self._dead: deque[tuple[Delivery, DeadLetter]] = deque()
         self.open: set[Delivery] = set()
         """What is neither delivered nor buried."""
@@ -153,7 +160,7 @@ class Hook:
 
     def __repr__(self) -> str:
         return (
-            f"<Hook {self._name} {self._queued} queued, {self._running} running, "
+            f"<Hook {self.name} {self._queued} queued, {self._running} running, "
             f"{self._reserved} reserved>"
         )
 
@@ -167,16 +174,10 @@ class Hook:
         """How many places are free."""
         return max(0, self._max_queue - self._queued - self._reserved)
 
-    @property
-    def hanging(self) -> int:
-        """Threads that still run past the timeout of their call."""
-        return len(self._hanging)
-
     def attach(self, owner: HookOwner) -> None:
         """Deliver through the tasks of `owner`."""
         self._owner = owner
-        # The number of calls is bounded already, and a thread that hangs must not hold a place.
-        self._threads = anyio.CapacityLimiter(math.inf)
+        self._caller.attach(owner, owner.metrics)
 
     def reserve(self) -> None:
         """Take a place for the event of an update that is about to be sent."""
@@ -186,15 +187,26 @@ class Hook:
         """Give the place back: its event is published, or there will be none."""
         self._reserved -= 1
 
-    def publish(self, event: UpdateEvent, context: Context, *, exempt: bool) -> None:
+    def publish(
+        self,
+        event: UpdateEvent,
+        context: Context,
+        *,
+        exempt: bool,
+        watch: UpdateWatch | None,
+        index: int,
+    ) -> None:
         """Queue an event; `exempt` ones find a place in a full queue."""
-        delivery = Delivery(event, context)
+        receipt = None if watch is None else _receipt_of(watch, index, self.name)
+        delivery = Delivery(event, context, receipt)
+        self.open.add(delivery)
         if self._queued >= self._max_queue and not self.waits and not exempt:
-            self.open.add(delivery)
-            self._bury(delivery, CallbackError(f"the queue of {self._name} is full"))
+            self._bury(delivery, CallbackError(f"the queue of {self.name} is full"))
+            return
+        if self._owner is not None and not self._owner.open:
+            self._bury(delivery, CallbackError(CLOSED))
             return
         self._queued += 1
-        self.open.add(delivery)
         queue = self._by_dialog.get(event.dialog_id)
         if queue is None:
             self._by_dialog[event.dialog_id] = deque((delivery,))
@@ -218,7 +230,7 @@ class Hook:
             # On trio tasks of one round run in any order: the caller of `update` wakes first.
             await anyio.lowlevel.checkpoint()
             delivery.attempts += 1
-            await self._call(self._callback, delivery.event)
+            await self._caller.call(self._callback, delivery.event)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -228,6 +240,8 @@ class Hook:
         metrics = self._metrics
         if failure is None:
             metrics.events_delivered += 1
+            if delivery.receipt is not None:
+                _tell(delivery.receipt, None, delivery.attempts)
             self._advance(dialog_id)
             self._over(delivery)
             return
@@ -236,18 +250,18 @@ class Hook:
         log(
             INFO,
             "callback %s failed with %s for dialog %r (attempt %d)",
-            self._name,
+            self.name,
             kind,
             dialog_id,
             delivery.attempts,
-            callback=self._name,
+            callback=self.name,
             dialog_id=dialog_id,
             update_id=delivery.event.update_id,
             attempt=delivery.attempts,
             error=kind,
         )
         if delivery.attempts > self._retries:
-            undelivered = CallbackError(f"the callback {self._name} failed with {kind}")
+            undelivered = CallbackError(f"the callback {self.name} failed with {kind}")
             undelivered.__cause__ = failure
             self._advance(dialog_id)
             self._bury(delivery, undelivered)
@@ -277,52 +291,10 @@ class Hook:
         if self._owner is not None:
             self._owner.over(delivery)
 
-    async def _call(self, function: Callable[[Any], object], argument: object) -> None:
-        call = Call(self._owner)
-        mark = current.set(call)
-        try:
-            with anyio.fail_after(self._timeout):
-                result: object
-                if _is_async(function):
-                    result = function(argument)
-                else:
-                    result = await self._in_thread(function, argument)
-                if inspect.isawaitable(result):
-                    await cast("Awaitable[object]", result)
-        finally:
-            call.active = False
-            current.reset(mark)
-
-    async def _in_thread(self, function: Callable[[Any], object], argument: object) -> object:
-        if function is self._callback and len(self._hanging) >= 2 * self._concurrency:
-            raise CallbackError(f"{len(self._hanging)} calls of {self._name} hang in their threads")
-        call = object()
-        begun: list[object] = []
-        ended: list[object] = []
-
-        def run() -> object:
-            begun.append(call)
-            try:
-                return function(argument)
-            finally:
-                ended.append(call)
-                self._hanging.discard(call)
-
-        try:
-            return await anyio.to_thread.run_sync(
-                run, abandon_on_cancel=True, limiter=self._threads
-            )
-        except anyio.get_cancelled_exc_class():
-            if begun and not ended:
-                self._metrics.threads_abandoned += 1
-                self._hanging.add(call)
-                # It may have ended in the meantime, and found nothing to take out.
-                if ended:
-                    self._hanging.discard(call)
-            raise
-
     def _bury(self, delivery: Delivery, error: CallbackError) -> None:
         self._metrics.events_dropped += 1
+        if delivery.receipt is not None:
+            _tell(delivery.receipt, error, delivery.attempts)
         event = delivery.event
         log(
             ERROR,
@@ -330,7 +302,7 @@ class Hook:
             event.update_id,
             event.dialog_id,
             error,
-            callback=self._name,
+            callback=self.name,
             dialog_id=event.dialog_id,
             update_id=event.update_id,
             attempts=delivery.attempts,
@@ -342,14 +314,16 @@ class Hook:
         self._dead.append((delivery, DeadLetter(event, error, delivery.attempts)))
         if not self._burying and self._owner is not None and self._owner.open:
             self._burying = True
-            delivery.context.run(self._owner.spawn, self._bury_all)
+            delivery.context.run(self._owner.spawn, self.bury_all)
 
-    async def _bury_all(self) -> None:
+    async def bury_all(self) -> None:
+        """Hand what could not be delivered to the dead-letter handler."""
+        handler = self._handler
         try:
-            while self._dead:
+            while handler is not None and self._dead:
                 delivery, letter = self._dead[0]
                 try:
-                    await self._call(cast("Callable[[Any], object]", self._handler), letter)
+                    await self._caller.call(handler, letter, unlimited=True)
                 except BaseException as error:
                     if not is_failure(error):
                         raise
@@ -357,10 +331,10 @@ class Hook:
                     log(
                         ERROR,
                         "the dead-letter handler of %s failed with %s for dialog %r",
-                        self._name,
+                        self.name,
                         type(error).__name__,
                         letter.event.dialog_id,
-                        callback=self._name,
+                        callback=self.name,
                         dialog_id=letter.event.dialog_id,
                     )
                 self._dead.popleft()
@@ -368,15 +342,14 @@ class Hook:
         finally:
             self._burying = False
 
-    async def bury_rest(self) -> None:
-        """The client closes: what waits goes to the dead letters."""
+    def end(self) -> None:
+        """Nothing is delivered any more: what waits goes to the dead letters; see `bury_all`."""
         rest = [delivery for queue in self._by_dialog.values() for delivery in queue]
         self._by_dialog.clear()
         self._ready.clear()
         self._queued = 0
         for delivery in rest:
-            self._bury(delivery, CallbackError("the client was closed before the event's turn"))
-        await self._bury_all()
+            self._bury(delivery, CallbackError(CLOSED))
 
     @property
     def _metrics(self) -> Metrics:
@@ -384,15 +357,29 @@ class Hook:
         return self._owner.metrics
 
 
+def _receipt_of(watch: UpdateWatch, index: int, callback: str) -> DeliveryReceipt | None:
+    """Ask what looks on at an update what it wants to hear of a delivery."""
+    try:
+        return watch.published(index, callback)
+    except Exception as error:
+        _complain(watch, error)
+        return None
+
+
+def _tell(receipt: DeliveryReceipt, error: CallbackError | None, calls: int) -> None:
+    try:
+        receipt(error, calls)
+    except Exception as problem:
+        _complain(receipt, problem)
+
+
+def _complain(of: object, error: Exception) -> None:
+    # The text of the exception is another's own and may hold values.
+    kind = type(of).__name__
+    log(ERROR, "what looks on at deliveries, a %s, failed with %s", kind, type(error).__name__)
+
+
 def _backoff(attempts: int) -> float:
     state = tenacity.RetryCallState(_RETRY, None, (), {})
     state.attempt_number = attempts
     return _BACKOFF(state)
-
-
-def _is_async(function: Any) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 (an object may have an async __call__)
-    )

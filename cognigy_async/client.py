@@ -142,6 +142,7 @@ class AsyncStateClient(Upkeep):
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        watch: UpdateWatch | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
         priority: Priority = "live",
@@ -151,6 +152,7 @@ class AsyncStateClient(Upkeep):
         Args:
             update: a `StateUpdate`, or a mapping of its arguments.
             retry, timeout, deadline, coalesce: as for `update`.
+            watch: looks on while it is under way; see `UpdateWatch`.
 
         Raises:
             UpdateValidationError: bad input; nothing was accepted.
@@ -162,7 +164,7 @@ class AsyncStateClient(Upkeep):
         live = is_live(priority)
         if not self._admission.take_room():
             await self._admission.wait_for_room(by, valid.dialog_id)
-        return self._hand_out(valid, policy, timeout, by, coalesce, live=live)
+        return self._hand_out(valid, policy, timeout, by, coalesce, watch, live=live)
 
     def submit_nowait(
         self,
@@ -170,6 +172,7 @@ class AsyncStateClient(Upkeep):
         *,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
+        watch: UpdateWatch | None = None,
         deadline: float | None = None,
         coalesce: bool | None = None,
         priority: Priority = "live",
@@ -185,7 +188,7 @@ class AsyncStateClient(Upkeep):
         live = is_live(priority)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, policy, timeout, by, coalesce, live=live)
+        return self._hand_out(valid, policy, timeout, by, coalesce, watch, live=live)
 
     def update_many(
         self,
@@ -400,6 +403,7 @@ class AsyncStateClient(Upkeep):
         timeout: float,
         deadline: float | None,
         coalesce: bool | None,
+        watch: UpdateWatch | None,
         *,
         live: bool,
     ) -> PendingUpdate:
@@ -415,6 +419,7 @@ class AsyncStateClient(Upkeep):
                 pending,
                 live=live,
                 held=True,
+                watch=watch,
                 deadline=deadline,
                 coalesce=coalesce,
             )

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from .errors import CallbackError, CognigyError
 from .models import StateUpdate, UpdateResult
 
-__all__ = ["DeadLetter", "UpdateEvent", "UpdateWatch"]
+__all__ = ["DeadLetter", "DeliveryReceipt", "UpdateEvent", "UpdateWatch"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,8 +56,13 @@ class DeadLetter:
     attempts: int
 
 
+DeliveryReceipt: TypeAlias = Callable[[CallbackError | None, int], None]
+"""Called once when a callback is done with an event, with the number of calls: None where it took
+it, else why it did not."""
+
+
 class UpdateWatch(Protocol):
-    """Looks on while the updates of one `update_many` are under way; an index is a position in it.
+    """Looks on while updates are under way; an index is a position in `update_many`, -1 in others.
 
     For programs that keep a record which has to survive them, as a job with a journal does.
     """
@@ -82,6 +87,14 @@ class UpdateWatch(Protocol):
         """A request failed and is repeated after so many seconds; `reason` as in `Metrics.retries`.
 
         It must not raise.
+        """
+        ...
+
+    def published(self, index: int, callback: str) -> DeliveryReceipt | None:
+        """An update has settled, and its event has a place with this callback, named as in the log.
+
+        Called before the outcome is read. What it returns is called in the event loop, also where
+        the client is closed meanwhile; None to hear nothing. Neither must raise.
         """
         ...
 

@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from .callbacks import Delivery, Hook, HookOptions
 from .calls import inside_callback
 from .countdown import Countdowns
-from .events import Callback, UpdateEvent
+from .events import Callback, UpdateEvent, UpdateWatch
 from .metrics import Metrics
 
 __all__ = ["Hooks", "Register"]
@@ -71,6 +71,8 @@ class Hooks:
         reserved: tuple[Hook, ...],
         *,
         exempt: bool,
+        watch: UpdateWatch | None,
+        index: int,
     ) -> None:
         """Queue the event of a settled update, if there is one, in the places it reserved."""
         was_full = bool(reserved) and self.full
@@ -80,7 +82,7 @@ class Hooks:
             failed = event.error is not None
             for hook in self._hooks:
                 if hook.failures is failed:
-                    hook.publish(event, context, exempt=exempt)
+                    hook.publish(event, context, exempt=exempt, watch=watch, index=index)
         if was_full and not self.full:
             self.on_room()
 
@@ -108,6 +110,10 @@ class Hooks:
                 await stop.wait()
                 self._tasks.cancel_scope.cancel()
         finally:
+            # All that is left is decided here, so that nobody waits for what does not come.
+            self.open = False
+            for hook in self._hooks:
+                hook.end()
             self._countdowns.end()
 
     @property
@@ -121,10 +127,9 @@ class Hooks:
 
     async def bury_rest(self) -> None:
         """After `run`: hand what is left to the dead-letter handlers, within a second."""
-        self.open = False
         with anyio.move_on_after(BURIAL_TIME, shield=True):
             for hook in self._hooks:
-                await hook.bury_rest()
+                await hook.bury_all()
 
 
 class Register:

@@ -175,7 +175,14 @@ class Settlement:
             )
         # Without one the callback was registered after the update was accepted.
         context = entry.context if entry.context is not None else copy_context()
-        self._hooks.publish(event, context, entry.reserved, exempt=entry.exempt)
+        self._hooks.publish(
+            event,
+            context,
+            entry.reserved,
+            exempt=entry.exempt,
+            watch=entry.watch,
+            index=entry.index,
+        )
         entry.reserved = ()
 
     # Paused dialogs.

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from .deliveries import HOOK
 from .records import Status, connect_to_read, reading
 
 __all__ = ["Moment", "explain"]
@@ -43,7 +44,7 @@ def explain(path: Path, dialog_id: str) -> list[Moment]:
     """
     with closing(connect_to_read(path)) as connection, reading(path):
         moments = [*_outcomes(connection, dialog_id), *_sends(connection, dialog_id)]
-        moments += _waits(connection, dialog_id)
+        moments += _events(connection, dialog_id)
     order = {"queued": 0, "sent": 1}
     return sorted(moments, key=lambda one: (one.at, one.line, order.get(one.what, 2)))
 
@@ -87,11 +88,14 @@ def _sends(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
         yield Moment(at, line, "sent, and no outcome is recorded")
 
 
-def _waits(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
+def _events(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
     rows = connection.execute(
         "SELECT line, at, what, seconds FROM events WHERE dialog = ?", (dialog_id,)
     )
     for line, at, what, seconds in rows:
+        if what.startswith(HOOK):
+            yield Moment(at, line, what)
+            continue
         reason = str(what)
         told: str = WAITS.get(reason, reason)
         yield Moment(at, line, told, at + seconds)

@@ -11,15 +11,16 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from .errors import InputError
+from .pipes import PipeReader
 
 __all__ = ["Fingerprint", "HashedFile", "Mark", "marks_of"]
 
-FIRST_STRETCHES = (4096, 65_536, 262_144)
-STRETCH = 1 << 20
-"""Bytes between two marks; fewer at the beginning, so that a short input has some too."""
+FIRST_STRETCHES = (4096, 65_536)
+STRETCH = 1 << 18
+"""Bytes between two marks; fewer at the beginning, so that a pipe has some early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +77,17 @@ class HashedFile:
 
     Args:
         known: the marks of an earlier reading, in order; what differs from them raises.
-        watched: whether the file is looked at for changes while it is read.
     """
 
-    def __init__(
-        self, file: BinaryIO, name: str, known: Sequence[Mark] = (), *, watched: bool = True
-    ) -> None:
+    def __init__(self, file: BinaryIO, name: str, known: Sequence[Mark] = ()) -> None:
         self._file = file
         self._name = name
         self._known = list(reversed(known))
         self._compared = 0
         self.fingerprint = Fingerprint.of(file)
-        self._watched = watched and self.fingerprint.size is not None
+        # A pipe gives what it has; waiting for more would keep rows back.
+        self._pipe = PipeReader(file) if self.fingerprint.size is None else None
+        self._read = file.read if self._pipe is None else self._pipe.read
         self._hash = hashlib.sha256()
         self._boundaries = _boundaries()
         self._boundary = next(self._boundaries)
@@ -111,6 +111,11 @@ class HashedFile:
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         return taken
 
+    def stop(self) -> None:
+        """Let nobody wait for what a pipe does not have yet."""
+        if self._pipe is not None:
+            self._pipe.stop()
+
     def _fill(self, size: int) -> None:
         if self.ended:
             return
@@ -118,14 +123,18 @@ class HashedFile:
             # Nothing of a stretch is used before all of it was compared.
             self._buffer = self._stretch(self._known[-1])
             return
+        if self.fingerprint.size is None:
+            self._buffer = self._raw(size)
+            return
+        # To the next mark, or to the end, which has one: all that was read is before a mark.
+        size = self._boundary - self.offset
         self._buffer = self._raw(size)
+        if 0 < len(self._buffer) < size:
+            self._raw(1)
 
     def _raw(self, size: int) -> bytes:
         try:
-            # A pipe gives what it has; waiting for more would keep rows back.
-            file: Any = self._file
-            read = getattr(file, "read1", file.read)
-            data: bytes = read(size)
+            data: bytes = self._read(size)
         except OSError as error:
             raise InputError(f"{self._name}: cannot be read: {error.strerror}") from error
         self._look()
@@ -133,13 +142,14 @@ class HashedFile:
         return data
 
     def _look(self) -> None:
-        if not self._watched:
+        if self.fingerprint.size is None:
             return
         change = self.fingerprint.change(Fingerprint.of(self._file))
         if change is not None:
             raise InputError(
                 f"{self._name} changed while it was being read: {change}. Nothing more of it is "
-                "used; start a new job with a file that nobody writes to."
+                "used. Where its content is as it was, run the same command again; else start a "
+                "new job with a file that nobody writes to."
             )
 
     def _update(self, data: bytes) -> None:

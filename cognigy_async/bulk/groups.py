@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cognigy_async import Limits, StateUpdate
+from cognigy_async import DeliveryReceipt, Limits, StateUpdate
 
+from .deliveries import Deliveries
 from .rows import Row
 
-__all__ = ["Groups"]
+__all__ = ["GroupWatch", "Groups"]
 
 
 class Groups:
@@ -48,3 +49,32 @@ class Groups:
                 assigned.setdefault(context, {}).update(variables)
         fields = {"dialog_id": row.dialog_id, **assigned, "update_id": key}
         return StateUpdate.within(limits, fields), rows
+
+
+class GroupWatch:
+    """Looks on while a group is sent again; an `UpdateWatch`.
+
+    Args:
+        retrying: told of a row of it, a reason and the seconds until it is repeated.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        deliveries: Deliveries,
+        retrying: Callable[[Row, str, float], object],
+    ) -> None:
+        self._rows = rows
+        self._deliveries = deliveries
+        self._retrying = retrying
+
+    async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
+        """It is in the journal already, as it is."""
+
+    def retrying(self, index: int, reason: str, seconds: float) -> None:
+        """As `UpdateWatch` says."""
+        self._retrying(self._rows[0], reason, seconds)
+
+    def published(self, index: int, callback: str) -> DeliveryReceipt:
+        """As `UpdateWatch` says."""
+        return self._deliveries.expect(self._rows, callback)

@@ -138,15 +138,20 @@ class BulkJob:
         """Apply what is left to do, until it is done, or `stop`, or what cannot be got over.
 
         The last is told by `JobResult.fault`: an input that cannot be read any further, a journal
-        that cannot be written, no access to the server. What was sent is recorded, or is sent again
-        with the same keys.
+        that cannot be written, no access to the server, a client that was closed. What was sent is
+        recorded, or is sent again with the same keys.
+
+        Where the client has callbacks, the journal has what became of each event. A run ends when
+        they are done with the events of its rows; after `stop` they are given five seconds.
 
         Raises:
             JournalRefusedError: the journal belongs to another job, is in use, damaged, or cannot
                 be made; nothing was sent.
             InputError: the input cannot be opened; nothing was sent.
             ConfigurationError: the options need a client that is made otherwise.
+            ClientUsageError: the client is not open, or belongs to another event loop.
         """
+        client.quota_state()  # Raises what the job would run into, before anything is made.
         if self.options.on_failure != "continue" and client.on_failure != "pause":
             raise ConfigurationError(
                 f'on_failure={self.options.on_failure!r} needs AsyncStateClient(on_failure="pause")'
@@ -218,7 +223,7 @@ class BulkJob:
             number=journal.run,
             coalesce=self.options.coalesce,
             pauses_dialogs=self.options.on_failure == "pause-dialog",
-            abandons_reads=self.source == STDIN,
+            abandons_reads=opened.reader.fingerprint.size is None,
         )
         if self._stop_asked:
             run.stop("interrupted", "interrupted")

@@ -33,7 +33,7 @@ class JobResult:
         ended: ``"complete"``, ``"stopped"`` by itself, or ``"interrupted"`` from outside.
         reason: why it stopped.
         fault: what it could not get over: an `InputError`, a `JournalError`, an
-            `AuthenticationError`; None where there was no such thing.
+            `AuthenticationError`, a `ClientClosedError`; None where there was no such thing.
         notes: what a user should know of the input.
     """
 

@@ -1,84 +1,20 @@
-"""Lines of a byte stream, in blocks: decompressed, without a byte-order mark, numbered from 1."""
+"""Lines of a byte stream, in blocks: without a byte-order mark, numbered from 1."""
 
 from __future__ import annotations
 
-import gzip
-import sys
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol, cast
 
+from .compression import BLOCK, ByteSource, decompressed
 from .errors import InputError
 
-__all__ = ["ByteSource", "blocks_of_lines", "decompressed"]
+__all__ = ["blocks_of_lines"]
 
-BLOCK = 1 << 18
 LONGEST_LINE = 1 << 26
 """Bytes. A row that the server accepts is far shorter."""
 
-GZIP = b"\x1f\x8b"
-ZSTANDARD = b"\x28\xb5\x2f\xfd"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-
-class ByteSource(Protocol):
-    """What can be read in pieces."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes; none at the end."""
-        ...
-
-
-class _Peeked:
-    """A source of which the first bytes were looked at."""
-
-    def __init__(self, source: ByteSource, head: bytes) -> None:
-        self._source = source
-        self._head = head
-
-    def read(self, size: int = -1, /) -> bytes:
-        if self._head:
-            if size < 0:
-                size = BLOCK
-            taken, self._head = self._head[:size], self._head[size:]
-            return taken
-        return self._source.read(size)
-
-
-def decompressed(source: ByteSource, name: str) -> ByteSource:
-    """The source itself, or what gzip or zstd made of it: its first bytes tell, not its name.
-
-    Raises:
-        InputError: zstd, and nothing that reads it is installed.
-    """
-    head = b""
-    while len(head) < len(ZSTANDARD) and (more := source.read(len(ZSTANDARD) - len(head))):
-        head += more
-    peeked = _Peeked(source, head)
-    if head.startswith(GZIP):
-        return cast("ByteSource", gzip.GzipFile(fileobj=cast("BinaryIO", peeked)))
-    if head.startswith(ZSTANDARD):
-        return _zstandard(peeked, name)
-    return peeked
-
-
-def _zstandard(source: ByteSource, name: str) -> ByteSource:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-
-        return cast("ByteSource", zstd.ZstdFile(cast("BinaryIO", source)))
-    try:
-        import zstandard
-    except ImportError as error:
-        raise InputError(
-            f"{name} is compressed with zstd, which needs an extra: "
-            "pip install 'cognigy-async[zstd]'"
-        ) from error
-    reader = zstandard.ZstdDecompressor().stream_reader(
-        cast("BinaryIO", source), read_across_frames=True
-    )
-    return cast("ByteSource", reader)
 
 
 def blocks_of_lines(

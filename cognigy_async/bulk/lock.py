@@ -80,7 +80,9 @@ def owner_of(journal: Path) -> dict[str, Any] | None:
 
 
 def _path(journal: Path) -> Path:
-    return journal.with_name(f"{journal.name}.lock")
+    # Whatever link leads to it.
+    real = Path(os.path.realpath(journal))
+    return real.with_name(f"{real.name}.lock")
 
 
 def _read(file: int) -> dict[str, Any]:

@@ -74,16 +74,19 @@ def open_job(
     try:
         asked = {**options.record(), **circumstances}
         known: list[Mark] = []
+        note = None
         if journal.resumed and not force:
             known = journal.marks()
             _compare_options(journal, asked)
-            _compare_input(journal, source, known)
+            note = _compare_input(journal, source, known)
         else:
             journal.forget_marks()
         reader = open_input(
             source, format=options.format, text_columns=tuple(options.text_columns), known=known
         )
         try:
+            if note is not None:
+                reader.notes.append(note)
             found = reader.fingerprint
             identity = {"name": reader.name, "size": found.size, "modified_ns": found.modified_ns}
             meta = {"options": json.dumps(asked), "input": json.dumps(identity)}
@@ -116,10 +119,10 @@ def _canary(source: str | Path, options: JobOptions) -> int:
         return 0
     if first.rows is not None:
         return first.rows
-    if source == STDIN:
+    if source == STDIN or not os.path.isfile(source):
         raise ConfigurationError(
-            "canary: a share needs the number of all rows, which standard input does not tell; "
-            "give a number of rows"
+            "canary: a share needs the number of all rows, which standard input and pipes do not "
+            "tell; give a number of rows"
         )
     reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
     intake = Intake(reader, Limits(), options.selection)
@@ -140,14 +143,15 @@ def _compare_options(journal: Journal, asked: dict[str, Any]) -> None:
         )
 
 
-def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> None:
+def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> str | None:
+    """Refuse another input; what the user should know of one that may be another."""
     if source == STDIN:
-        return
+        return None
     before = json.loads(journal.meta("input"))
     now = Fingerprint.from_stat(os.stat(source))
     then = Fingerprint(before["size"], before["modified_ns"])
     if then.size is None or then == now:
-        return
+        return None
     difference = then.change(now) if then.size != now.size else None
     if difference is None:
         # Its time alone says little: a copy has another one, and the same content.
@@ -156,11 +160,22 @@ def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> N
         except InputError as error:
             difference = f"its content differs ({error})"
         else:
-            return
+            return _doubt(source, known)
     raise JournalRefusedError(
         f"journal {journal.path} belongs to another input: {before['name']} then, {source} now, "
         f"and {difference}. Give the same input, or another --journal for a new job, or --force to "
         "go on with this one, which skips the lines that the journal has."
+    )
+
+
+def _doubt(source: str | Path, known: list[Mark]) -> str | None:
+    """What is told of an input that has another time, and where it was read the same content."""
+    if known and known[-1].last:
+        return None
+    read = known[-1].offset if known else 0
+    return (
+        f"{source} has another time than before. Its first {read:,} bytes are those that this job "
+        "read; what follows had not been read, and cannot be compared."
     )
 
 

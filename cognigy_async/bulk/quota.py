@@ -33,7 +33,7 @@ class QuotaKeeper:
     def state(self, now: float) -> str | None:
         """What is to be saved now; None where nothing is, or it has not changed."""
         requests = self._client.metrics.requests
-        if requests == self._requests:
+        if requests == self._requests or not self._client.is_open:
             return None
         quota = self._client.metrics.quota
         if not quota:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal, Self, TypeAlias
+from typing import Any, BinaryIO, Literal, Self, TypeAlias
 
 from .errors import InputError
 from .fingerprint import STRETCH, Fingerprint, HashedFile, Mark, marks_of
@@ -91,8 +91,10 @@ class Reader:
         self._file.seek(0)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not sys.stdin.buffer:
+        """Close the file; a read that waits in another thread ends."""
+        if self._hashed is not None:
+            self._hashed.stop()
+        if self._file is not getattr(sys.stdin, "buffer", None):
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -126,8 +128,11 @@ def open_input(
         InputError: it cannot be opened, or differs from the earlier reading.
     """
     name = "standard input" if source == STDIN else str(source)
+    given: Any = sys.stdin
     if source == STDIN:
-        file: BinaryIO = sys.stdin.buffer
+        if given is None:
+            raise InputError("standard input is closed")
+        file: BinaryIO = given.buffer
     else:
         try:
             file = Path(source).open("rb")  # noqa: SIM115 - the reader closes it

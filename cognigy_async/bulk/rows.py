@@ -46,6 +46,7 @@ class Row:
         repeats: the line that holds the same update with the same `update_id` already.
         ordinal: its number among the rows of the job, from 1.
         leader: the first line of those that were sent as one request with it.
+        settled: when it had its outcome, in seconds of the epoch; known where callbacks are.
     """
 
     line: int
@@ -56,6 +57,7 @@ class Row:
     repeats: int | None = None
     ordinal: int = 0
     leader: int | None = None
+    settled: float | None = None
 
     @property
     def is_delicate(self) -> bool:
@@ -166,7 +168,10 @@ def _column(source: Source, fault: Fault) -> int:
 
 
 def dead_letter(line: int, source: Source, error: Mapping[str, Any]) -> bytes:
-    """A row that was not applied, as a line that runs again as it is."""
+    """A row that was not applied, as a line that runs again as it is.
+
+    What JSON does not have becomes null where it is no number, base64 where it is bytes, else text.
+    """
     fields: Any
     if isinstance(source, bytes):
         try:
@@ -178,7 +183,7 @@ def dead_letter(line: int, source: Source, error: Mapping[str, Any]) -> bytes:
     else:
         fields = {name: value for name, value in source.items() if name != "_columns"}
     fields["_error"] = {**error, "line": line}
-    return to_json(fields, fallback=str) + b"\n"
+    return to_json(fields, fallback=str, inf_nan_mode="null", bytes_mode="base64") + b"\n"
 
 
 def error_record(error: CognigyError) -> dict[str, Any]:

@@ -16,53 +16,30 @@ from cognigy_async import (
     AmbiguousUpdateError,
     AsyncStateClient,
     AuthenticationError,
-    BadRequestError,
     ClientClosedError,
+    ClientUsageError,
     CognigyError,
-    DialogNotFoundError,
-    DialogPausedError,
-    NotSentError,
-    PayloadTooLargeError,
+    DeliveryReceipt,
     PendingUpdate,
-    PermissionDeniedError,
-    RateLimitedError,
     StateConflictError,
     StateUpdate,
-    UnexpectedAnswerError,
     UpdateOutcome,
     UpdateResult,
     UpdateStream,
-    UpdateWithdrawnError,
 )
 
+from .deliveries import Deliveries
 from .doubts import Doubts, conflicted
 from .errors import InputError, JournalError
-from .groups import Groups
+from .groups import Groups, GroupWatch
 from .intake import Intake
 from .ledger import Ended, Ledger
 from .records import Failure, Status
 from .rows import Row, dead_letter, error_record
 from .scribe import Scribe
+from .verdicts import FINAL, NOT_SENT, REJECTED, was_turned_away
 
 __all__ = ["Run"]
-
-FINAL = (
-    BadRequestError,
-    DialogNotFoundError,
-    PayloadTooLargeError,
-    PermissionDeniedError,
-    UnexpectedAnswerError,
-)
-"""Failures that trying again does not mend. While a run is being stopped no other is final."""
-
-TURNED_AWAY = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
-"""The server surely did not apply the row; nor did it with a 503."""
-
-NOT_SENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
-"""The row was not sent: it is there for the next run."""
-
-REJECTED = frozenset({"conflict", "not_sent", "throttled", "unauthorized", "unavailable"})
-"""Reasons to repeat a request that was surely not applied."""
 
 
 class Run:
@@ -110,6 +87,8 @@ class Run:
         self._stream: UpdateStream | None = None
         # The clock of the event loop, set to the time of day, so that it never goes back.
         self._epoch = time.time() - anyio.current_time()
+        self._deliveries = Deliveries(scribe, self.now)
+        self._all_settled = False
         self._number = number
         self._began = self.now()
         self._requests_before = client.metrics.requests
@@ -139,6 +118,11 @@ class Run:
                 side.cancel_scope.cancel()
         if self.ended != "complete" and self.fault is None and not self._abandons_reads:
             await self._complete_letters()
+        self._all_settled = True
+        if self.ended == "interrupted":
+            self._deliveries.hurry()
+        if self._scribe.failure is None:
+            await self._deliveries.wait()
 
     async def _complete_letters(self) -> None:
         """The file of dead letters is complete also where a run did not get to the end."""
@@ -160,11 +144,17 @@ class Run:
             try:
                 async for outcome in stream:
                     self._take(outcome)
-            except InputError as error:
+            except (InputError, ClientUsageError) as error:
                 self.stop("stopped", str(error), error)
 
     def stop(self, ended: Ended, reason: str | None, fault: CognigyError | None = None) -> None:
         """Take no more rows, withdraw what was not sent, and let the rest end."""
+        if self._all_settled and fault is None:
+            self._deliveries.hurry()
+            return
+        if isinstance(fault, JournalError):
+            # Nothing can be written down any more.
+            self._deliveries.hurry(0.0)
         if self.ended != "complete":
             return
         self.ended, self.reason, self.fault = ended, reason, fault
@@ -230,7 +220,8 @@ class Run:
         if complete is None:
             return
         update, rows = complete
-        pending = await self._client.submit(update, coalesce=False, priority="bulk")
+        watch = GroupWatch(rows, self._deliveries, self._note_wait)
+        pending = await self._client.submit(update, watch=watch, coalesce=False, priority="bulk")
         self._again.append(pending)
         assert self._side is not None
         self._side.start_soon(self._wait_for, pending, rows)
@@ -288,7 +279,7 @@ class Run:
         self._judge()
 
     def _succeed(self, row: Row, result: UpdateResult) -> None:
-        at = self.now()
+        at = self.now() if row.settled is None else row.settled
         sent = at - result.latency
         self._scribe.settled(
             row.line,
@@ -307,6 +298,8 @@ class Run:
             if row.is_delicate and not isinstance(error, JournalError):
                 self._scribe.rejected(row.line, row.dialog_id or "", self.now())
             self._ledger.hold(row.ordinal)
+            if isinstance(error, ClientClosedError):
+                self.stop("stopped", str(error), error)
             return
         if isinstance(error, AuthenticationError):
             # It says nothing of the row, and would be the same for all of them.
@@ -324,8 +317,7 @@ class Run:
     def _hold(self, row: Row, index: int, error: CognigyError) -> None:
         """Leave a row that was sent to the next run."""
         self._ledger.hold(row.ordinal)
-        turned_away = isinstance(error, TURNED_AWAY) or getattr(error, "status", None) == 503
-        if row.is_delicate and turned_away and index not in self._lost:
+        if row.is_delicate and was_turned_away(error) and index not in self._lost:
             self._scribe.rejected(row.line, row.dialog_id or "", self.now())
 
     def _fail(self, row: Row, error: CognigyError) -> None:
@@ -340,7 +332,7 @@ class Run:
             row.line,
             row.dialog_id,
             Status.AMBIGUOUS if ambiguous else Status.FAILED,
-            self.now(),
+            self.now() if row.settled is None else row.settled,
             attempts=getattr(error, "attempts", 0),
         )
         self._ledger.settled(row.ordinal, ok=False)
@@ -373,15 +365,23 @@ class Run:
     def retrying(self, index: int, reason: str, seconds: float) -> None:
         """As `UpdateWatch` says."""
         row = self._rows[index]
-        now = self.now()
-        self.news = (reason, now + seconds)
-        self._scribe.event(row.line, row.dialog_id or "", now, reason, seconds)
+        now = self._note_wait(row, reason, seconds)
         if not row.is_delicate:
             return
         if reason not in REJECTED:
             self._lost.add(index)
         elif index not in self._lost:
             self._scribe.rejected(row.line, row.dialog_id or "", now)
+
+    def _note_wait(self, row: Row, reason: str, seconds: float) -> float:
+        now = self.now()
+        self.news = (reason, now + seconds)
+        self._scribe.event(row.line, row.dialog_id or "", now, reason, seconds)
+        return now
+
+    def published(self, index: int, callback: str) -> DeliveryReceipt:
+        """As `UpdateWatch` says."""
+        return self._deliveries.expect((self._rows[index],), callback)
 
     def record(self, ended: str | None = None) -> tuple[Any, ...]:
         """The row of this run in the journal, as it is now."""

@@ -27,6 +27,7 @@ from cognigy_async.bulk import (
     InputError,
     JobOptions,
     JobResult,
+    JournalError,
     JournalRefusedError,
     RowFault,
     dry_run,
@@ -275,12 +276,9 @@ def _tell(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
         elif result.pending:
             left = "1 row is" if result.pending == 1 else f"{result.pending} rows are"
             how = how_to_resume(job, after_limit=result.at_limit)
-            # A fault of the input says itself what to do.
-            say(
-                f"{left} not done."
-                if isinstance(result.fault, InputError)
-                else f"{left} not done. {how}"
-            )
+            # A fault of the input or of the journal says itself what to do.
+            says_itself = isinstance(result.fault, InputError | JournalError)
+            say(f"{left} not done." if says_itself else f"{left} not done. {how}")
         if result.failed or result.ambiguous:
             say(f"What was not applied is in {job.dead_letters}, ready to run again.")
     if as_json:

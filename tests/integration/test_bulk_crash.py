@@ -32,6 +32,7 @@ class Jobs:
         self.folder = folder
         self._stack = stack
         self._numbers = itertools.count()
+        self.patience = 50.0
         self._variables = {
             name: value for name, value in os.environ.items() if not name.startswith("COGNIGY_")
         } | {
@@ -62,9 +63,8 @@ class Jobs:
     def finish(self, *options: str) -> tuple[int, dict[str, Any], str]:
         return self.result(self.start(*options))
 
-    @staticmethod
-    def result(process: CommandProcess) -> tuple[int, dict[str, Any], str]:
-        status, out, err = process.result(timeout=50)
+    def result(self, process: CommandProcess) -> tuple[int, dict[str, Any], str]:
+        status, out, err = process.result(timeout=self.patience)
         assert "Traceback" not in err, err
         return status, json.loads(out) if out.strip() else {}, err
 
@@ -73,7 +73,7 @@ class Jobs:
         place = self.folder / f"process-{next(self._numbers)}"
         process = CommandProcess(arguments, self.folder, self._variables, place)
         self._stack.callback(process.end)
-        return process.result(timeout=50)[1]
+        return process.result(timeout=self.patience)[1]
 
 
 @pytest.fixture
@@ -194,6 +194,29 @@ def test_a_signal_lets_what_is_in_flight_end(
 
 
 @pytest.mark.real_time
+def test_an_input_that_keeps_the_job_waiting_does_not_keep_it_from_ending(
+    jobs: Jobs, emulator: Emulator
+) -> None:
+    path = jobs.folder / "rows.jsonl"
+    os.mkfifo(path)
+    # With both ends open nobody waits for the other.
+    pipe = os.open(path, os.O_RDWR)
+    try:
+        os.write(pipe, b'{"dialog_id": "d", "session": {"seq": 1}}\n')
+        process = jobs.start()
+        wait_for(lambda: written(emulator))
+        process.send_signal(signal.SIGTERM)
+        status, result, err = jobs.result(process)
+        assert (status, result["succeeded"]) == (130, 1)
+        assert "To go on" in err
+        status, _, err = jobs.finish("--canary", "1%", "--journal", "other")
+        assert status == 2
+        assert "give a number of rows" in err
+    finally:
+        os.close(pipe)
+
+
+@pytest.mark.real_time
 def test_a_second_interrupt_stops_at_once(jobs: Jobs, emulator: Emulator) -> None:
     jobs.write()
     emulator.faults = Faults(latency=0.02)
@@ -235,6 +258,7 @@ def test_a_full_disk_stops_the_job_and_loses_nothing(jobs: Jobs, emulator: Emula
     status, result, err = jobs.result(jobs.start(largest=60_000))
     assert status == 1
     assert "journal job cannot be written" in err
+    assert "The journal has everything" not in err
     assert result["failed"] == 0
     assert written(emulator) < 900
     status, result, _ = jobs.finish()

@@ -15,6 +15,7 @@ import pytest
 
 from cognigy_async import (
     AccessToken,
+    ClientClosedError,
     ConfigurationError,
     RateLimit,
     Request,
@@ -408,6 +409,39 @@ async def test_limit_and_only_dialogs_select_rows(folder: Folder) -> None:
     assert (again.inputs, again.skipped) == (5, 5)
 
 
+async def test_a_client_that_is_not_open_is_refused_before_anything_is_made(
+    folder: Folder,
+) -> None:
+    folder.write(rows_of(1))
+    client = client_of(Wire())
+    with pytest.raises(ClientClosedError, match="is not open"):
+        await folder.job().run(client)
+    assert not folder.journal.exists()
+    async with client:
+        pass
+    with pytest.raises(ClientClosedError, match="is closed"):
+        await folder.job().run(client)
+
+
+@pytest.mark.parametrize("limit", [None, RateLimit(100_000, per=1.0)])
+async def test_a_client_that_is_closed_meanwhile_stops_the_job(
+    folder: Folder, limit: RateLimit | None
+) -> None:
+    folder.write(rows_of(1000))
+    wire = Wire(takes=1.0)
+    async with client_of(wire, rate_limit=limit) as client, anyio.create_task_group() as tasks:
+
+        async def close() -> None:
+            await sent(wire, 20)
+            await client.aclose(drain=False)
+
+        tasks.start_soon(close)
+        result = await folder.job().run(client)
+    assert (result.ended, type(result.fault)) == ("stopped", ClientClosedError)
+    assert (result.failed, result.succeeded) == (0, len(wire.sent))
+    assert counts(await folder.run(Wire()))[:2] == (1000, 1000)
+
+
 async def test_the_same_update_twice_is_sent_once(folder: Folder) -> None:
     row = {"dialog_id": "d", "session": {"seq": 1}, "update_id": "u"}
     folder.write([row, row, {**row, "session": {"seq": 2}}])
@@ -637,6 +671,43 @@ async def test_an_input_of_the_same_size_is_compared_by_its_content(folder: Fold
     assert (await folder.run(Wire())).ok
 
 
+async def halfway(folder: Folder) -> list[Row]:
+    """A job that was stopped early, on an input of which much was not read yet."""
+    rows = rows_of(30_000)
+    folder.write(rows)
+    result = await folder.run(Wire(answer=refusing(30)), on_failure="stop")
+    assert result.ended == "stopped"
+    return rows
+
+
+async def test_a_copy_of_the_input_is_as_good_and_what_cannot_be_compared_is_told(
+    folder: Folder,
+) -> None:
+    rows = await halfway(folder)
+    folder.rows.unlink()
+    folder.write(rows)
+    os.utime(folder.rows, ns=(0, 0))
+    result = await folder.run(Wire(answer=refusing(30)), on_failure="stop")
+    assert counts(result) == (30_000, 29_999, 1, 0, 0)
+    (note,) = result.notes
+    assert "has another time than before" in note
+    assert "what follows had not been read, and cannot be compared" in note
+    again = await folder.run(Wire(), on_failure="stop")
+    assert again.notes == ()
+    # All of it was read: there is nothing left that cannot be compared.
+    os.utime(folder.rows, ns=(1, 1))
+    assert (await folder.run(Wire(), on_failure="stop")).notes == ()
+
+
+async def test_a_change_where_the_input_was_read_is_refused(folder: Folder) -> None:
+    rows = await halfway(folder)
+    rows[600]["session"]["seq"] = 601
+    folder.write(rows)
+    os.utime(folder.rows, ns=(0, 0))
+    with pytest.raises(JournalRefusedError, match="its content differs"):
+        await folder.run(Wire(), on_failure="stop")
+
+
 async def test_other_options_are_refused_by_name(folder: Folder) -> None:
     folder.write(rows_of(10))
     await folder.run(Wire(answer=refusing(3)), max_failures=5)
@@ -671,6 +742,18 @@ async def test_a_second_run_on_a_journal_is_refused_at_once(folder: Folder) -> N
         await folder.run(Wire())
     assert (await folder.run(Wire())).ok
     assert not folder.journal.with_name("job.journal.lock").exists()
+
+
+async def test_a_second_run_is_refused_whatever_link_leads_to_the_journal(folder: Folder) -> None:
+    folder.write(rows_of(10))
+    link = folder.journal.with_name("link")
+    link.symlink_to(folder.journal)
+    job = BulkJob(folder.rows, journal=link)
+    async with client_of(Wire()) as client:
+        with Journal(folder.journal), pytest.raises(JournalRefusedError, match="in use"):
+            await job.run(client)
+        assert read_summary(link).owner is None
+        assert (await job.run(client)).ok
 
 
 @pytest.mark.parametrize("damage", ["header", "middle", "cut"])

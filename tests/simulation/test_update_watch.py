@@ -8,7 +8,16 @@ from typing import Any
 import anyio
 import pytest
 
-from cognigy_async import CognigyError, StateUpdate, UpdateOutcome, UpdateWithdrawnError
+from cognigy_async import (
+    CallbackError,
+    CognigyError,
+    DeadLetter,
+    DeliveryReceipt,
+    StateUpdate,
+    UpdateEvent,
+    UpdateOutcome,
+    UpdateWithdrawnError,
+)
 from tests.simulation.world import DROPPED, Wire, client_of, every, never, turns
 
 
@@ -32,6 +41,9 @@ class Watch:
 
     def retrying(self, index: int, reason: str, seconds: float) -> None:
         self.told.append(("retrying", index, reason, seconds))
+
+    def published(self, index: int, callback: str) -> DeliveryReceipt | None:
+        return None
 
 
 async def all_outcomes(stream: Any) -> dict[int, UpdateOutcome]:
@@ -320,3 +332,129 @@ async def test_a_group_that_waits_for_it_when_the_client_is_closed_is_returned_u
         report = await client.aclose(drain=False, timeout=1.0)
     assert [update.session["seq"] for update in report.unsent] == list(range(5))
     assert (report.failed, report.ambiguous) == (0, 0)
+
+
+# Deliveries.
+
+
+class Receipts(Watch):
+    """Writes down what became of each event."""
+
+    def published(self, index: int, callback: str) -> DeliveryReceipt | None:
+        def receipt(error: CallbackError | None, calls: int) -> None:
+            self.told.append((index, callback.rpartition(".")[2], str(error), calls))
+
+        self.told.append((index, callback.rpartition(".")[2]))
+        return receipt
+
+
+@pytest.mark.parametrize("way", ["update_many", "submit", "submit_nowait"])
+async def test_it_is_told_of_each_event_and_what_a_callback_did_with_it(way: str) -> None:
+    wire = Wire()
+    watch = Receipts(wire)
+    client = client_of(wire)
+    calls = 0
+
+    @client.on_state_updated
+    async def taken(_: UpdateEvent) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ConnectionError
+
+    @client.on_state_updated(retries=0)
+    async def lost(_: UpdateEvent) -> None:
+        raise ConnectionError
+
+    @client.on_update_failed
+    async def not_for_this(_: UpdateEvent) -> None:
+        raise AssertionError
+
+    row = {"dialog_id": "d", "session": {"seq": 1}}
+    index = -1
+    async with client:
+        if way == "update_many":
+            index = 0
+            await all_outcomes(client.update_many([row], watch=watch))
+        elif way == "submit":
+            await (await client.submit(row, watch=watch))
+        else:
+            await client.submit_nowait(row, watch=watch)
+        await client.update("d", session={"seq": 2})
+        await client.flush()
+    assert watch.told[:2] == [(index, "taken"), (index, "lost")]
+    assert watch.told[2:] == [
+        (index, "lost", f"the callback {lost.__qualname__} failed with ConnectionError", 1),
+        (index, "taken", "None", 2),
+    ]
+
+
+async def test_no_event_is_told_of_where_there_is_none() -> None:
+    wire = Wire()
+    watch = Receipts(wire)
+    client = client_of(wire)
+    client.on_state_updated(lambda _: None)
+    client.on_update_failed(lambda _: None)
+    async with client:
+        pending = await client.submit({"dialog_id": "d", "session": {"seq": 1}}, watch=watch)
+        assert pending.withdraw()
+        await client.flush()
+    assert watch.told == []
+
+
+async def test_each_event_is_decided_when_a_client_closes() -> None:
+    wire = Wire()
+    watch = Receipts(wire)
+    client = client_of(wire)
+
+    async def hang(_: DeadLetter) -> None:
+        await anyio.sleep_forever()
+
+    @client.on_state_updated(timeout=1000.0, on_dead_letter=hang)
+    async def first(_: UpdateEvent) -> None:
+        await anyio.sleep_forever()
+
+    client.on_state_updated(first, timeout=1000.0)
+    async with client:
+        await all_outcomes(
+            client.update_many(
+                [{"dialog_id": "d", "session": {"seq": n}} for n in (1, 2)], watch=watch
+            )
+        )
+        report = await client.aclose(timeout=1.0)
+    closed = "the client was closed before the event's turn"
+    assert [told[2:] for told in watch.told[4:]] == [(closed, 1), (closed, 0)] * 2
+    assert report.undelivered == 4
+
+
+async def test_one_that_fails_there_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Watch):
+        def published(self, index: int, callback: str) -> DeliveryReceipt | None:
+            if index:
+                raise RuntimeError("canary-51")
+
+            def receipt(error: CallbackError | None, calls: int) -> None:
+                raise RuntimeError("canary-51")
+
+            return receipt
+
+    wire = Wire()
+    client = client_of(wire)
+    seen: list[str] = []
+
+    @client.on_state_updated
+    async def see(event: UpdateEvent) -> None:
+        seen.append(event.dialog_id)
+
+    rows = [{"dialog_id": f"d{n}", "session": {"seq": n}} for n in range(2)]
+    async with client:
+        outcomes = await all_outcomes(client.update_many(rows, watch=Broken(wire)))
+        await client.flush()
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert sorted(seen) == ["d0", "d1"]
+    told = [one.getMessage() for one in caplog.records if "what looks on" in one.getMessage()]
+    assert sorted(told) == [
+        "what looks on at deliveries, a Broken, failed with RuntimeError",
+        "what looks on at deliveries, a function, failed with RuntimeError",
+    ]
+    assert "canary" not in caplog.text

@@ -10,9 +10,9 @@ from collections import Counter
 import pytest
 
 from cognigy_async.emulator import Emulator, Faults
-from tests.integration.test_bulk_crash import Jobs, emulator, jobs
+from tests.integration.test_bulk_crash import Jobs, api, emulator, jobs
 
-__all__ = ["emulator", "jobs"]
+__all__ = ["api", "emulator", "jobs"]
 
 ROWS, DIALOGS, KILLS = 6000, 300, 50
 
@@ -38,6 +38,7 @@ def test_all_rows_are_applied_in_order(
     options: list[str],
     every: int,
 ) -> None:
+    jobs.patience = 1200.0
     jobs.write(ROWS, DIALOGS, every)
     emulator.faults = faults
     seed = time.time_ns()

@@ -218,6 +218,9 @@ class Watch:
 
     def retrying(self, index: int, reason: str, seconds: float) -> None: ...
 
+    def published(self, index: int, callback: str) -> ca.DeliveryReceipt | None:
+        return None
+
 
 async def watching(client: ca.AsyncStateClient) -> None:
     watch: ca.UpdateWatch = Watch()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +126,19 @@ def test_compression_is_known_by_the_first_bytes(tmp_path: Path, how: str) -> No
     assert all(row.update is not None and row.update.session["n"] == row.line - 1 for row in rows)
 
 
-def test_a_compressed_file_that_is_cut_off_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["gzip", "zstd", "zstd-frames"])
+def test_a_compressed_file_that_is_cut_off_gives_what_it_has_and_says_so(
+    tmp_path: Path, how: str
+) -> None:
     content = b"\n".join(b'{"dialog_id": "d%d", "next_step": "go"}' % n for n in range(20_000))
-    path = tmp_path / "rows.gz"
-    path.write_bytes(gzip.compress(content)[:-2000])
+    path = tmp_path / "rows"
+    if how == "gzip":
+        packed = gzip.compress(content)
+    else:
+        zstandard = pytest.importorskip("zstandard")
+        parts = [content] if how == "zstd" else [content[:400_000], content[400_000:]]
+        packed = b"".join(zstandard.compress(part) for part in parts)
+    path.write_bytes(packed[:-1000])
     reader = open_input(path)
     intake = Intake(reader, Limits(), Selection())
     seen = 0
@@ -135,6 +147,26 @@ def test_a_compressed_file_that_is_cut_off_gives_what_it_has_and_says_so(tmp_pat
             seen += 1
     assert seen > 0
     intake.close()
+
+
+@pytest.mark.real_time
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_closing_ends_a_read_that_waits_for_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    pipe = os.open(path, os.O_RDWR)
+    try:
+        os.write(pipe, GOOD + b"\n")
+        intake = Intake(open_input(path), Limits(), Selection())
+        assert len(intake.next_chunk().rows) == 1
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(intake.next_chunk)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+            intake.close()
+            assert waiting.result(timeout=30).rows == []
+    finally:
+        os.close(pipe)
 
 
 @pytest.mark.real_time
@@ -284,6 +316,18 @@ def test_parquet_rows_are_those_of_the_table(tmp_path: Path) -> None:
     assert letter == {"session": {"n": 3}, "_error": {"type": "X", "line": 3}}
 
 
+def test_a_dead_letter_of_a_table_is_json_whatever_its_cells_are() -> None:
+    cells = {"when": date(2024, 2, 3), "bytes": b"\xff\xfe", "number": math.nan, "most": math.inf}
+    letter = dead_letter(3, {"dialog_id": "d", "session": cells}, {"type": "X"})
+    told = json.loads(letter, parse_constant=lambda name: pytest.fail(name))
+    assert told["session"] == {
+        "when": "2024-02-03",
+        "bytes": "__4=",
+        "number": None,
+        "most": None,
+    }
+
+
 def test_what_is_no_parquet_is_told(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
@@ -385,6 +429,21 @@ def test_nothing_of_a_stretch_that_differs_is_used(hashed: Opener, at: int) -> N
     assert len(used) <= at
 
 
+@pytest.mark.parametrize("much", [1, 4096, 5000, 700_000])
+def test_whatever_was_read_of_a_file_is_before_a_mark(hashed: Opener, much: int) -> None:
+    first = hashed(b"x" * 3_000_000)
+    read = 0
+    while read < much:
+        read += len(first.read(1000))
+        assert first.marks[-1].offset >= read
+
+
+def test_a_file_that_was_read_to_its_end_is_before_the_last_mark(hashed: Opener) -> None:
+    first = hashed(b"x" * 5000)
+    assert [first.read(4096), first.read(904)] == [b"x" * 4096, b"x" * 904]
+    assert first.marks[-1].last
+
+
 @pytest.mark.parametrize("change", [-1, 1])
 def test_an_input_that_is_shorter_or_longer_differs(hashed: Opener, change: int) -> None:
     data = b"x" * 10_000
@@ -406,6 +465,12 @@ def test_a_file_that_changes_while_it_is_read_is_not_used_further(tmp_path: Path
     with pytest.raises(InputError, match="changed while it was being read: its size went from"):
         list(blocks)
     reader.close()
+
+
+def test_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="standard input is closed"):
+        rows_of("-")
 
 
 def test_standard_input_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
