@@ -78,7 +78,8 @@ def types(session: nox.Session) -> None:
     # pyright is a program for node, which comes from PyPI where the machine has none.
     node = [] if shutil.which("node") else ["pyright[nodejs]"]
     session.install("-q", "-e", ".[all]", *group("types"), *node)
-    session.run("mypy", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
+    packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
+    session.run("mypy", *packages)
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
