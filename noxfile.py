@@ -132,11 +132,22 @@ def soak(session: nox.Session) -> None:
     session.run("pytest", "-q", "tests/soak", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session
 def cost(session: nox.Session) -> None:
     """CPU and memory of an update, relative to a calibration in the same run."""
-    session.install("-q", "-e", ".[all]")
-    session.run("python", "benchmarks/overhead.py", "--check", *session.posargs)
+    session.install("-q", "-e", ".")
+    # So many that one dialog or update that is kept would show, in a few seconds.
+    few = ("--memory", "300000")
+    session.run("python", "benchmarks/overhead.py", "--check", *few, *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """All benchmarks, into docs/benchmarks and its page; takes about a quarter of an hour."""
+    session.install("-q", "-e", ".[all]", *group("bench"))
+    for name in ("throughput", "in_flight", "latency", "dialogs"):
+        session.run("python", f"benchmarks/{name}.py", "--json", f"docs/benchmarks/{name}.json")
+    session.run("python", "benchmarks/plots.py", "docs/benchmarks")
 
 
 @nox.session(default=False)

@@ -25,7 +25,7 @@ SCENARIO = Scenario("Requests in flight", (), contestants=NAMES)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--count", type=int, default=10_000, help="updates of the fastest")
+    parser.add_argument("--count", type=int, default=6_000, help="updates of the fastest")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--level", action="append", type=int, metavar="N", help="repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE")

@@ -83,6 +83,7 @@ def report(times: Times, grown: float, options: argparse.Namespace) -> None:
             "python": platform.python_version(),
             "machine": platform.machine(),
             "count": options.count,
+            "rate_limit": options.rate_limit,
             "rounds": len(times["calibration"]),
         }
         for name, values in times.items():

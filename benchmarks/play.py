@@ -1,6 +1,6 @@
 """One run of one contestant, for the other programs; prints as JSON what it measured.
 
-    python benchmarks/play.py CONTESTANT WORK [--core N]    # WORK is JSON
+python benchmarks/play.py CONTESTANT WORK [--core N]    # WORK is JSON
 """
 
 from __future__ import annotations

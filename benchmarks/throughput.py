@@ -55,13 +55,13 @@ def measure(
                 told |= quota(times(server), work.per_second)
             return told
 
-        return interleaved(names, options.rounds, run)
+        return interleaved(names, min(options.rounds, scenario.rounds or options.rounds), run)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=20_000, help="updates of the fastest")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="at most 3 but of the first scenario")
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeatable")
     parser.add_argument("--only", action="append", metavar="TEXT", help="repeatable")

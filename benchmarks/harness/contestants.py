@@ -43,7 +43,7 @@ class Contestant:
 def _in_python() -> dict[str, Contestant]:
     table = {}
     for loop, missing in (("asyncio", _nothing), ("uvloop", _missing_uvloop)):
-        for library, share in (("aiohttp", 1.0), ("httpx", 0.08), ("httpx2", 0.15)):
+        for library, share in (("aiohttp", 1.0), ("httpx", 0.06), ("httpx2", 0.15)):
             suffix = "" if loop == "asyncio" else ", uvloop"
             table[f"library over {library}{suffix}"] = Contestant(
                 measured(update_many(library), loop), share, missing
@@ -61,9 +61,9 @@ CONTESTANTS: dict[str, Contestant] = {
     "library over aiohttp, sessions API": Contestant(
         measured(update_many("aiohttp", sessions_api), "asyncio")
     ),
-    "official JavaScript client": Contestant(javascript, 0.5, missing_javascript),
-    "naive gather on httpx": Contestant(measured(naive_gather, "asyncio"), 0.04),
-    "the tutorial's script": Contestant(measured(one_at_a_time, "asyncio"), 0.04),
+    "official JavaScript client": Contestant(javascript, 0.3, missing_javascript),
+    "naive gather on httpx": Contestant(measured(naive_gather, "asyncio"), 0.06),
+    "the tutorial's script": Contestant(measured(one_at_a_time, "asyncio"), 0.2),
     "wrk": Contestant(wrk, 1.0, missing_wrk),
 }
 

@@ -40,6 +40,7 @@ class Scenario:
         pairs: whom to compare; also who takes part, unless `contestants` says so.
         share: of the number of updates that is asked for.
         updates: at most so many, for every contestant; 0 for no such bound.
+        rounds: at most so many; 0 for no such bound.
         warmed_up: there are more updates before those that are measured.
         server: which of the servers is met.
         work: what differs from the usual `Work`.
@@ -50,6 +51,7 @@ class Scenario:
     contestants: tuple[str, ...] = ()
     share: float = 1.0
     updates: int = 0
+    rounds: int = 3
     warmed_up: bool = True
     server: Server = "plain"
     work: tuple[tuple[str, Any], ...] = ()
@@ -80,35 +82,36 @@ class Scenario:
 
 SCENARIOS: dict[str, Scenario] = {
     "dialogs": Scenario(
-        "Many dialogs, one update each",
+        "many dialogs",
         (
             Pair("library over aiohttp", "bare aiohttp", 0.80),
             Pair("library over aiohttp, uvloop", "bare aiohttp, uvloop", 0.80),
             Pair("update over aiohttp", "bare aiohttp"),
             Pair("library over httpx", "bare httpx", 0.95),
             Pair("library over httpx, uvloop", "bare httpx, uvloop", 0.95),
-            Pair("library over httpx2", "bare httpx2", 0.95),
-            Pair("library over httpx2, uvloop", "bare httpx2, uvloop", 0.95),
+            HTTPX2,
+            Pair("library over httpx2, uvloop", "bare httpx2, uvloop"),
             Pair("library over aiohttp", "naive gather on httpx", 12.0),
             Pair("library over aiohttp", "the tutorial's script"),
             Pair("library over aiohttp, sessions API", "official JavaScript client", 1.5),
             Pair("library over aiohttp", "official JavaScript client", 1.5),
         ),
+        rounds=0,
         contestants=tuple(name for name in CONTESTANTS if name not in FOR_LATENCY),
     ),
     "few-dialogs": Scenario(
-        "16 dialogs, many updates each, in order",
+        "16 dialogs, in order",
         (AIOHTTP, AIOHTTP_UVLOOP, HTTPX2),
         work=(("dialogs", 16),),
     ),
     "hot-dialog": Scenario(
-        "One dialog, coalescing",
+        "one dialog, coalesced",
         (AIOHTTP, HTTPX2),
         share=0.5,
         work=(("dialogs", 1), ("coalesce", True)),
     ),
     "faults": Scenario(
-        "2% of the requests fail: 429, 409, 503, or no answer",
+        "2% faults",
         (AIOHTTP, HTTPX2),
         # A 429 asks for a whole second, which should not be most of the time.
         share=2.0,
@@ -116,7 +119,7 @@ SCENARIOS: dict[str, Scenario] = {
         work=(("faults", True),),
     ),
     "large": Scenario(
-        "64 KiB in each update",
+        "64 KiB an update",
         (AIOHTTP, AIOHTTP_UVLOOP, HTTPX2),
         share=0.1,
         work=(("payload_bytes", 65_536),),
@@ -127,10 +130,10 @@ SCENARIOS: dict[str, Scenario] = {
         server="tls",
     ),
     "quota": Scenario(
-        "A rate limit of 500 requests a second",
+        "500 requests a second",
         (),
         contestants=("library over aiohttp",),
-        # Six windows and a few: where the last one ends is certain.
+        # Six windows, and what shows where the last one ends.
         updates=3_010,
         warmed_up=False,
         server="times",

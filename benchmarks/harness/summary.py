@@ -48,14 +48,16 @@ def _compared(pair: Pair, runs: Runs) -> dict[str, Any]:
 def quota(times: Sequence[float], per_second: int) -> dict[str, float]:
     """How well a limit of so many in each second was used, by when requests came.
 
-    `ideal_seconds` is the least from the first request to the last: each full window takes one.
+    Of whole windows: from the first request to the one that no longer fits into them, which takes
+    `ideal_seconds` at least.
     """
-    seconds = max(times) - min(times)
-    ideal = (len(times) - 1) // per_second
+    ordered = sorted(times)
+    windows = (len(ordered) - 1) // per_second
+    seconds = ordered[windows * per_second] - ordered[0]
     return {
         "seconds": seconds,
-        "ideal_seconds": float(ideal),
-        "utilisation": ideal / seconds if seconds else 0.0,
+        "ideal_seconds": float(windows),
+        "utilisation": windows / seconds if windows else 0.0,
         "most_in_a_second": float(most_within(times, 1.0)),
     }
 
