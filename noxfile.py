@@ -143,7 +143,7 @@ def cost(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """All benchmarks, into docs/benchmarks and its page; takes about a quarter of an hour."""
+    """All benchmarks, into docs/benchmarks and its page; takes about 20 minutes."""
     session.install("-q", "-e", ".[all]", *group("bench"))
     for name in ("throughput", "in_flight", "latency", "dialogs"):
         session.run("python", f"benchmarks/{name}.py", "--json", f"docs/benchmarks/{name}.json")

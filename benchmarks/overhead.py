@@ -25,7 +25,7 @@ import sys
 from cognigy_async import RateLimit
 from harness.costs import Kind, audit_cost, calibration, cpu, live, many, memory, traced
 
-LIMITS = {"update_many": 3.9, "update": 9.0}
+LIMITS = {"update_many": 3.8, "update": 8.8}
 """Times the CPU of the calibration in the same run, which holds on a faster machine as on a slower.
 
 A seventh above what was measured: enough for a machine that others use as well."""
@@ -136,8 +136,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.audit:
         return report_audit(options)
-    times = measure(options)
+    # First, while nothing has left room that would hide it.
     grown = memory(options.memory) if options.memory else 0.0
+    times = measure(options)
     report(times, grown, options)
     faults = exceeded(times)
     if grown > MEMORY_LIMIT:

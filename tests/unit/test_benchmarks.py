@@ -75,6 +75,7 @@ def test_a_worker_has_all_updates_of_a_dialog_in_their_order(dialogs: int) -> No
     shares = [list(numbers) for numbers in work.shares(5, 30)]
     assert len(shares) == min(4, dialogs)
     assert sorted(number for numbers in shares for number in numbers) == list(range(5, 30))
+    assert all(shares)
     owners = Counter(d for numbers in shares for d in {work.dialog(number) for number in numbers})
     assert set(owners.values()) == {1}
     assert all(numbers == sorted(numbers) for numbers in shares)
