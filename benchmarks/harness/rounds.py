@@ -23,13 +23,13 @@ def turns(keys: Sequence[Key], rounds: int) -> Iterator[tuple[int, Key]]:
 
 
 def interleaved(
-    keys: Sequence[Key], rounds: int, run: Callable[[Key], dict[str, Any]]
-) -> dict[Key, list[dict[str, Any]]]:
+    keys: Sequence[Key], rounds: int, run: Callable[[Key], dict[str, float]]
+) -> dict[Key, list[dict[str, float]]]:
     """What each one measured, in the order of the rounds."""
     runs: dict[Key, list[dict[str, Any]]] = {key: [] for key in keys}
     for number, key in turns(keys, rounds):
         tell(f"round {number + 1} of {rounds}: {key}")
-        runs[key].append(run(key))
+        runs[key].append({kind: float(f"{value:.5g}") for kind, value in run(key).items()})
     return runs
 
 

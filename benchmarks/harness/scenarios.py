@@ -69,15 +69,17 @@ class Scenario:
         return Work(
             url,
             updates,
-            warm_up=self._warm_up(updates, in_flight),
+            warm_up=self._warm_up(name, updates, in_flight),
             in_flight=in_flight,
             **dict(self.work),
             **more,
         )
 
-    def _warm_up(self, updates: int, in_flight: int) -> int:
+    def _warm_up(self, name: str, updates: int, in_flight: int) -> int:
         """A share of the updates, and enough to open every connection."""
-        return max(updates // 5, 4 * in_flight) if self.warmed_up else 0
+        if not self.warmed_up:
+            return 0
+        return max(int(updates * CONTESTANTS[name].warm_up), 4 * in_flight)
 
 
 SCENARIOS: dict[str, Scenario] = {
