@@ -43,7 +43,9 @@ def main() -> None:
         keys = [(name, level) for name in NAMES for level in levels]
         runs = interleaved(keys, options.rounds, run)
     told = {name: {level: of_one(runs[name, level]) for level in levels} for name in NAMES}
-    heads = "".join(f" {head:>9}" for head in ("in flight", "req/s", "CPU us", "p50 ms", "p99 ms"))
+    heads = "".join(
+        f" {head:>9}" for head in ("in flight", "updates/s", "CPU us", "p50 ms", "p99 ms")
+    )
     print(f"{'':22}{heads}")
     for name, by_level in told.items():
         for level, one in by_level.items():

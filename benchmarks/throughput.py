@@ -1,4 +1,4 @@
-"""Requests per second over the network of this machine: this library beside other ways to do it.
+"""Updates per second over the network of this machine: this library beside other ways to do it.
 
     python benchmarks/throughput.py                        # a table of each scenario on stdout
     python benchmarks/throughput.py --json FILE            # and everything that was measured
@@ -8,7 +8,7 @@
 Each run is a process of its own, warms up first, and makes the same updates. The server
 (`server.py`) has one core and the client another. The contestants take turns, round after round,
 so that what else the machine does meets all of them; ratios are made within a round. The memory
-allocator is set alike for all. Beside requests per second stands the CPU of each update, which
+allocator is set alike for all. Beside updates per second stands the CPU of each update, which
 is what to compare where a machine has other work to do, and the share of its core that the
 server used: where that comes near 100%, the server is what was measured.
 """

@@ -55,6 +55,7 @@ def _throughput(scenarios: Mapping[str, Any]) -> Iterator[Aim]:
             aim, rate = compared["aim"], compared["per_second"]
             if aim is not None:
                 measured = f"{rate['median']:.2f} ({rate['lowest']:.2f} to {rate['highest']:.2f})"
+                measured += f", by CPU {compared['cpu']['median']:.2f}"
                 what = f"{compared['one']}, times {compared['other']}"
                 yield Aim(what, f"at least {aim:g}", measured, rate["median"] >= aim)
     if "quota" in scenarios:

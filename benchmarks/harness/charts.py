@@ -39,10 +39,10 @@ def throughput(results: Results) -> str | None:
                 fontsize=9,
             )
         _rows(axes, names)
-        axes.set(xscale="log", xlabel="requests per second (logarithmic); line: lowest to highest")
+        axes.set(xscale="log", xlabel="updates per second (logarithmic); line: lowest to highest")
         axes.set_xlim(right=max(rate["highest"] for rate in rates.values()) * 2.5)
         _numbers(axes)
-        return svg(figure, "Requests per second of each contestant")
+        return svg(figure, "Updates per second of each contestant")
 
 
 def scenarios(results: Results) -> str | None:
@@ -61,7 +61,7 @@ def scenarios(results: Results) -> str | None:
         for place, (_, library, rate) in enumerate(reversed(found)):
             _dot(axes, rate, place, COLOURS[0 if library.startswith("aiohttp") else 1])
         _rows(axes, rows)
-        axes.set(xscale="log", xlabel="requests per second, times those of a bare pool")
+        axes.set(xscale="log", xlabel="updates per second, times those of a bare pool")
         _numbers(axes, (0.2, 0.5, 1, 2, 5, 10, 20, 50))
         return svg(figure, "Throughput as a multiple of a bare pool, by scenario")
 
@@ -69,7 +69,7 @@ def scenarios(results: Results) -> str | None:
 def by_in_flight(results: Results) -> str | None:
     """Throughput and p99 latency by requests in flight."""
     contestants: Mapping[str, Mapping[str, Any]] = results["contestants"]
-    kinds = (("per_second", "requests per second"), ("p99_ms", "p99 latency (ms)"))
+    kinds = (("per_second", "updates per second"), ("p99_ms", "p99 latency (ms)"))
     with canvas(3.6, 2) as (figure, panels):
         for axes, (kind, label) in zip(panels, kinds, strict=True):
             for name, levels in contestants.items():

@@ -17,7 +17,7 @@ END = "<!-- end of results -->"
 Results = Mapping[str, Any]
 
 ALT = {
-    "throughput.svg": "Requests per second of each contestant",
+    "throughput.svg": "Updates per second of each contestant",
     "scenarios.svg": "Throughput as a multiple of a bare pool, by scenario",
     "by-in-flight.svg": "Throughput and latency by requests in flight",
     "latency.svg": "Latency percentiles at half of the maximum throughput",
@@ -115,9 +115,9 @@ def _throughput(results: Results) -> tuple[str, str]:
             )
             for name, one in told["dialogs"]["contestants"].items()
         ]
-        parts.append(_table(("many dialogs", "req/s", "spread", "CPU", "server"), rows))
+        parts.append(_table(("many dialogs", "updates/s", "spread", "CPU", "server"), rows))
     if compared := [row for key, one in told.items() if key != "dialogs" for row in _pairs(one)]:
-        heads = ("", "over", "req/s", "bare pool", "ratio", "by CPU", "requests an update")
+        heads = ("", "over", "updates/s", "bare pool", "ratio", "by CPU", "requests an update")
         parts.append(_table(heads, compared))
     if "quota" in told:
         ((_, one),) = told["quota"]["contestants"].items()
@@ -132,7 +132,7 @@ def _throughput(results: Results) -> tuple[str, str]:
         f"{results['in_flight']} requests in flight, {_count(results['count'])} updates of the "
         "fastest, fewer of the slow ones."
     )
-    return "Requests per second", "\n\n".join([method, *parts])
+    return "Updates per second", "\n\n".join([method, *parts])
 
 
 def _pairs(told: Results) -> Iterable[tuple[str, ...]]:
@@ -161,7 +161,7 @@ def _in_flight(results: Results) -> tuple[str, str]:
         for name, levels in results["contestants"].items()
         for level, one in levels.items()
     ]
-    heads = ("", "in flight", "req/s", "CPU", "p50", "p95", "p99")
+    heads = ("", "in flight", "updates/s", "CPU", "p50", "p95", "p99")
     return "1 to 256 requests in flight", _table(heads, rows)
 
 

@@ -15,7 +15,7 @@ Server = Literal["plain", "faults", "tls", "times"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Requests per second of one contestant as times those of another, and what is aimed at."""
+    """Updates per second of one contestant as times those of another, and what is aimed at."""
 
     one: str
     other: str

@@ -91,7 +91,9 @@ def latency_table(told: Mapping[str, Any]) -> str:
 
 def table(told: Mapping[str, Any]) -> str:
     """As text."""
-    lines = [f"{told['title']:38} {'req/s':>9} {'lowest':>9} {'highest':>9} {'CPU us':>9} server"]
+    lines = [
+        f"{told['title']:38} {'updates/s':>9} {'lowest':>9} {'highest':>9} {'CPU us':>9} server"
+    ]
     for name, one in told["contestants"].items():
         rate = one["per_second"]
         line = f"{name:38} {rate['median']:9.0f} {rate['lowest']:9.0f} {rate['highest']:9.0f} "
