@@ -147,6 +147,8 @@ def bench(session: nox.Session) -> None:
     session.install("-q", "-e", ".[all]", *group("bench"))
     for name in ("throughput", "in_flight", "latency", "dialogs"):
         session.run("python", f"benchmarks/{name}.py", "--json", f"docs/benchmarks/{name}.json")
+    with Path(f"docs/benchmarks/overhead-{RUNNING}.json").open("w", encoding="utf-8") as file:
+        session.run("python", "benchmarks/overhead.py", "--rate-limit", "--json", stdout=file)
     session.run("python", "benchmarks/plots.py", "docs/benchmarks")
 
 

@@ -45,7 +45,8 @@ def _overhead(results: Mapping[str, Any]) -> Iterator[Aim]:
     for told in results.values():
         for kind, most in COSTS.items():
             cost = told[kind]["cpu_us"]
-            what = f"CPU of `{kind}`, Python {told['python']}"
+            limit = ", with a rate limit" if told.get("rate_limit") else ""
+            what = f"CPU of `{kind}`, Python {told['python']}{limit}"
             yield Aim(what, f"at most {most:g} µs", f"{cost:.1f} µs", cost <= most)
 
 

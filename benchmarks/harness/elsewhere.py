@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -108,6 +107,8 @@ def wrk(work: Work) -> dict[str, Any]:
 
 
 def _cpu_of_children() -> float:
+    import resource  # not on Windows, where there is no wrk either
+
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
