@@ -274,7 +274,9 @@ class Admission:
 
     def try_take_for_bulk(self) -> bool:
         """Take a place if there is one, and the audit keeps up."""
-        return not self._audit_is_slow() and self.try_take()
+        if self._audit is not None and self._audit.slow:
+            return False
+        return self.try_take()
 
     async def wait_for_bulk_room(self) -> None:
         """Take a place when the audit has caught up, waiting for it; see `wait_for_room`."""

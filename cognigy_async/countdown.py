@@ -16,12 +16,10 @@ class Countdowns(Generic[Item]):
     """Those who wait, each for a set of items of its own."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[set[Item], anyio.Event]] = []
+        self.waiting: list[tuple[set[Item], anyio.Event]] = []
+        """For what, and how they are told that nothing of it is left."""
         self.ended = False
         """Nothing will be over any more."""
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
 
     async def wait(self, items: Iterable[Item]) -> None:
         """Wait until each of these items was given to `over`."""
@@ -29,21 +27,21 @@ class Countdowns(Generic[Item]):
         if not left or self.ended:
             return
         one = (left, anyio.Event())
-        self._waiting.append(one)
+        self.waiting.append(one)
         try:
             await one[1].wait()
         finally:
-            self._waiting.remove(one)
+            self.waiting.remove(one)
 
     def end(self) -> None:
         """Nothing will be over any more: nobody waits."""
         self.ended = True
-        for _, event in self._waiting:
+        for _, event in self.waiting:
             event.set()
 
     def over(self, item: Item) -> None:
         """Nobody needs to wait for this item any longer."""
-        for left, event in self._waiting:
+        for left, event in self.waiting:
             left.discard(item)
             if not left:
                 event.set()

@@ -281,7 +281,7 @@ class Dispatcher:
             self.set_alarm(min(until, recovery.next_due()))
         if tenant.active:
             tenant.start(now)
-        if self._sleepers.can_wake and self._lanes.any_waiting:
+        if self._lanes.any_waiting:
             self._sleepers.wake()
         return lane
 

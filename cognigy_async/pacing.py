@@ -31,7 +31,8 @@ class TenantPause:
         self._gap = 0.0
         self._spread_end = 0.0
         self._next = 0.0
-        self._strikes = 0
+        self.strikes = 0
+        """Pauses in a row with no success between them."""
         self.active = False
         """Whether `opens` has to be asked at all."""
 
@@ -41,7 +42,7 @@ class TenantPause:
         `offset` in [0, 1) shifts the slow start, so that clients of a tenant do not resume as one.
         """
         if sent >= self._until:
-            self._strikes += 1
+            self.strikes += 1
         until = now + wait
         if not self.active or now >= self._until:
             self._began = now
@@ -54,15 +55,10 @@ class TenantPause:
         self._next = until + offset * self._gap
         self._spread_end = until + spread
 
-    @property
-    def strikes(self) -> int:
-        """Pauses in a row with no success between them."""
-        return self._strikes
-
     def succeeded(self, sent: float) -> None:
         """A request that was sent at `sent` was not throttled."""
-        if self._strikes and sent >= self._until:
-            self._strikes = 0
+        if self.strikes and sent >= self._until:
+            self.strikes = 0
 
     def opens(self, now: float) -> float:
         """When the next request may start; a moment not after `now` means at once."""

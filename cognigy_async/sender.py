@@ -122,8 +122,9 @@ class Sender:
                     raise
                 finally:
                     metrics.in_flight -= 1
+                    now = self._clock()
                     if pacer is not None:
-                        pacer.answered(began, self._clock())
+                        pacer.answered(began, now)
                 if entry.observations is not None:
                     entry.observations.request_ends(request, response, None)
                 verdict = self._api.verdict(response)
@@ -137,7 +138,6 @@ class Sender:
                 self._let_in += 1
                 if self._recovery.heard(verdict, began):
                     self._sleepers.wake()
-                now = self._clock()
                 following = self._course.answered(
                     entry, verdict, request, response, now, time.time()
                 )

@@ -143,7 +143,7 @@ class Settlement:
             metrics.queued.record(result.queued)
         elif done.error is not None:
             self._count_failure(done.error)
-        if self._flushes:
+        if self._flushes.waiting:
             self._flushes.over(entry.serial)
         entry.sink.notify(entry)
         if result is None or is_told(DEBUG):

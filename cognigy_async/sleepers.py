@@ -25,11 +25,6 @@ class Sleepers:
     def __repr__(self) -> str:
         return f"<Sleepers {len(self._events)} asleep>"
 
-    @property
-    def can_wake(self) -> bool:
-        """Whether a worker sleeps and none is waking up."""
-        return bool(self._events) and not self._waking
-
     async def sleep(self) -> None:
         """Wait to be woken; return at once after `end`."""
         if self._ended:

@@ -234,7 +234,7 @@ class UpdateStream:
             update = self._admission.parse(row)
             self._admission.begin(
                 kind_of(update),
-                update.dialog_id,
+                update._dialog_id,
                 update,
                 self._policy,
                 self._timeout,
@@ -268,11 +268,12 @@ class UpdateStream:
             UpdateOutcome(entry.index, entry.update, entry.update_id, entry.result, error)
         )
         if self._moved is not None:
-            self._moved.set()
+            self._wake_reader()
 
     def _wake_reader(self) -> None:
-        if self._moved is not None:
-            self._moved.set()
+        moved, self._moved = self._moved, None
+        if moved is not None:
+            moved.set()
 
     def _feed_more(self) -> None:
         if self._room_for_one is not None:
@@ -280,12 +281,12 @@ class UpdateStream:
 
     async def _wait_for_outcome(self) -> None:
         """Wait for an outcome, or until more input is wanted."""
-        self._moved = anyio.Event()
+        self._moved = moved = anyio.Event()
         idlers = self._engine().sleepers.idlers
         if self._rows is not None and self._held < self._limit:
             idlers.add(self._wake_reader)
         try:
-            await self._moved.wait()
+            await moved.wait()
         finally:
             self._moved = None
             idlers.discard(self._wake_reader)

@@ -64,11 +64,13 @@ class UnderWay:
         if now - began < self._shortest:
             self._shortest = now - began
             self._certain = max(0.0, self._shortest - SURE * self._share)
-        if _took(self._cold, began):
+        if self._cold and _took(self._cold, began):
             return now
         if not _took(self._starts, began):
             return None
-        at = max(began, now - self._certain)
+        at = now - self._certain
+        if at < began:
+            at = began
         self._spend(at - began)
         return at
 
@@ -76,6 +78,10 @@ class UnderWay:
         """From when on the oldest one counts although it is not answered, if it is time to say so:
         either an answer could not tell of an earlier moment, or nothing depends on it any more.
         """
+        starts = self._starts
+        # This is asked with every request, and answers mostly come before that is even possible.
+        if not starts or starts[0] + self._share > now:
+            return None
         at = self.first_counts_at()
         if at + min(self._certain, self._length) > now:
             return None
@@ -89,7 +95,8 @@ class UnderWay:
         return self._starts[0] + min(self._share + self._saved, LONGEST * self._length)
 
     def _spend(self, seconds: float) -> None:
-        self._saved = min(self._most, max(0.0, self._saved + self._share - seconds))
+        saved = self._saved + self._share - seconds
+        self._saved = 0.0 if saved < 0.0 else saved if saved < self._most else self._most
 
 
 def _took(starts: deque[float], began: float) -> bool:

@@ -140,12 +140,12 @@ class Window:
 
     def start(self, now: float, *, bulk: bool) -> None:
         """A request starts."""
-        paced = 0
         if not bulk:
             self._spreads_until = max(self._spreads_until, now + REMEMBERED * self._length)
-        if bulk and now >= self._next_paced and self._tenth:
-            paced = 1
+        elif now >= self._next_paced and self._tenth:
             self._next_paced = following(self._next_paced, now, self._pace)
+            self._paced += 1
+            self._under_way_paced += 1
         if self._gap:
             self._full_at = following(self._full_at, now, self._gap)
         if not self._started:
@@ -154,8 +154,6 @@ class Window:
         self._last = now
         self._under_way.start(now, empty=not self.used)
         self.used += 1
-        self._paced += paced
-        self._under_way_paced += paced
 
     def answered(self, began: float, now: float) -> None:
         """The request that started at `began` is over."""
@@ -178,7 +176,8 @@ class Window:
         if last is None or at - last.first > self._grain:
             starts.append(_Starts(at, 1, paced))
         elif at >= last.first or self._grain:
-            last.last = max(at, last.last)
+            if at > last.last:
+                last.last = at
             last.count += 1
             last.paced += paced
         else:

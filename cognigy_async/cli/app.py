@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import audit, bulk, demo, doctor, emulator, get, update
+from . import audit, bench, bulk, demo, doctor, emulator, get, update
 from .output import write_result
 
 __all__ = ["app"]
@@ -48,6 +48,7 @@ def _root(
 
 app.add_typer(audit.app, name="audit")
 app.add_typer(bulk.app, name="bulk")
+app.command(name="bench")(bench.bench)
 app.command(name="demo")(demo.demo)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="emulator")(emulator.emulator)

@@ -35,6 +35,8 @@ from cognigy_async.settings import ClientArguments, Settings
 
 from .bulk_progress import Progress, duration
 from .output import say, write_json, write_result
+from .over import Loop, Over, TransportName, loop_of, transport_of
+from .rates import parse_rate, told_rate
 from .running import INTERRUPTED, NOT_APPLIED, USAGE, Debug, reported
 
 __all__ = ["run"]
@@ -125,6 +127,8 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Resume with another input or other options.")
     ] = False,
+    transport: Over = None,
+    loop: Loop = None,
     debug: Debug = False,
 ) -> None:
     """Apply the rows of FILE. With a journal that is there already, go on where it ends.
@@ -157,13 +161,14 @@ def run(
             options=options,
             circumstances={
                 "max_in_flight": max_in_flight,
-                "rate": _told_rate(arguments["rate_limit"]),
+                "rate": told_rate(arguments["rate_limit"]),
             },
             force=force,
         )
         if report is not None:
             _check_report(report, job)
-        result = anyio.run(_Run(job, arguments, max_in_flight).run)
+        running = _Run(job, arguments, max_in_flight, transport_of(transport))
+        result = anyio.run(running.run, backend_options=loop_of(loop).options)
         _tell(result, job, as_json=as_json)
         if report is not None:
             _write_report(report, job)
@@ -185,6 +190,7 @@ class _Run:
     job: BulkJob
     arguments: ClientArguments
     max_in_flight: int
+    transport: TransportName
 
     async def run(self) -> JobResult:
         pauses = self.job.options.on_failure != "continue"
@@ -192,6 +198,7 @@ class _Run:
             **self.arguments,
             max_in_flight=self.max_in_flight,
             on_failure="pause" if pauses else "continue",
+            transport=self.transport.made(),
         )
         result: JobResult | None = None
         error: CognigyError | None = None
@@ -292,23 +299,6 @@ def _tell(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
         if number
     ]
     write_result(f"{', '.join(parts)}; {result.requests} requests in {duration(result.elapsed)}")
-
-
-def parse_rate(text: str) -> tuple[RateLimit, ...]:
-    """``1000/300``: so many requests in so many seconds."""
-    n, _, per = text.partition("/")
-    try:
-        return (RateLimit(int(n), per=float(per)),)
-    except ValueError:
-        raise ConfigurationError(
-            f"--rate {text}: must be requests/seconds, for example 1000/300, both positive"
-        ) from None
-
-
-def _told_rate(rate_limit: tuple[RateLimit, ...] | str | None) -> str | None:
-    if rate_limit is None or isinstance(rate_limit, str):
-        return rate_limit
-    return " ".join(f"{limit.n}/{limit.per:g}" for limit in rate_limit)
 
 
 def _dry_run(

@@ -9,7 +9,8 @@ import typer
 from cognigy_async import AsyncStateClient, DialogState
 
 from .output import write_json
-from .running import Debug, Loop, Over, reported, with_client
+from .over import Loop, Over
+from .running import Debug, reported, with_client
 
 __all__ = ["get"]
 

@@ -5,36 +5,28 @@ from __future__ import annotations
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from importlib.util import find_spec
 from typing import Annotated, TypeVar
 
 import anyio
 import typer
 
 from cognigy_async import (
-    AiohttpTransport,
     AsyncStateClient,
     CognigyError,
     ConfigurationError,
-    HttpxTransport,
-    Transport,
     UpdateError,
     UpdateValidationError,
 )
 from cognigy_async.settings import Settings
 
 from .output import log_to_stderr, say
+from .over import LoopName, TransportName, loop_of, transport_of
 
 __all__ = [
     "INTERRUPTED",
     "NOT_APPLIED",
     "USAGE",
     "Debug",
-    "Loop",
-    "LoopName",
-    "Over",
-    "TransportName",
     "reported",
     "with_client",
 ]
@@ -50,32 +42,6 @@ T = TypeVar("T")
 
 Debug = Annotated[
     bool, typer.Option("--debug", help="Log everything, and show the traceback of an error.")
-]
-
-
-class TransportName(StrEnum):
-    """What sends the requests."""
-
-    HTTPX = "httpx"
-    AIOHTTP = "aiohttp"
-
-
-class LoopName(StrEnum):
-    """What runs the tasks."""
-
-    ASYNCIO = "asyncio"
-    UVLOOP = "uvloop"
-
-
-Over = Annotated[
-    TransportName | None,
-    typer.Option(
-        "--transport", help="What sends the requests; aiohttp where it is installed, else httpx."
-    ),
-]
-Loop = Annotated[
-    LoopName | None,
-    typer.Option("--loop", help="The event loop; uvloop where it is installed, else asyncio."),
 ]
 
 
@@ -138,8 +104,8 @@ def with_client(
         ConfigurationError: the settings cannot work, or what was chosen is not installed.
     """
     settings = Settings()
-    transport = _transport(over)
-    options = {"use_uvloop": _wants_uvloop(loop)}
+    transport = transport_of(over).made()
+    options = loop_of(loop).options
 
     async def run() -> T:
         client = AsyncStateClient(
@@ -158,22 +124,6 @@ def with_client(
             raise
 
     return anyio.run(run, backend_options=options)
-
-
-def _transport(name: TransportName | None) -> Transport:
-    if name is None:
-        name = TransportName.AIOHTTP if find_spec("aiohttp") else TransportName.HTTPX
-    return AiohttpTransport() if name is TransportName.AIOHTTP else HttpxTransport()
-
-
-def _wants_uvloop(name: LoopName | None) -> bool:
-    installed = find_spec("uvloop") is not None
-    if name is LoopName.UVLOOP and not installed:
-        raise ConfigurationError(
-            "--loop uvloop needs uvloop, which comes with an extra: "
-            "pip install 'cognigy-async[uvloop]'"
-        )
-    return installed if name is None else name is LoopName.UVLOOP
 
 
 def _say_what_became(client: AsyncStateClient) -> None:

@@ -10,7 +10,8 @@ from cognigy_async import AsyncStateClient, UpdateResult
 
 from .assignments import parse_assignments
 from .output import write_json
-from .running import Debug, Loop, Over, reported, with_client
+from .over import Loop, Over
+from .running import Debug, reported, with_client
 
 __all__ = ["update"]
 

@@ -1,17 +1,28 @@
-"""What `AiohttpTransport` needs of aiohttp itself: a session that sends each request once.
+"""The long way through aiohttp: a session that sends each request once, with all that it has.
 
-The module of the transport does without it where aiohttp, which is an extra, is not installed.
+For a user's session that has traces or a proxy; others take the short way.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import re
 from typing import TYPE_CHECKING
 
 import aiohttp
-from yarl import URL
 
+from ..messages import Response
+from ._aiohttp_parts import (
+    LONGEST_FIELD,
+    SHORTEST,
+    Lost,
+    Sending,
+    Unusable,
+    headers_of,
+    parsed_url,
+    whole_content,
+)
 from ._content import ACCEPTED_ENCODINGS
 
 if TYPE_CHECKING:
@@ -20,71 +31,35 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.connector import Connection
 
-__all__ = [
-    "CAUSES",
-    "NOT_SENT",
-    "Content",
-    "Lost",
-    "Unusable",
-    "checked_session",
-    "once",
-    "open_session",
-    "parsed_url",
-    "within",
-]
+    from ..messages import Request
+
+__all__ = ["ViaSession", "checked_session", "needs_session", "open_session"]
 
 KEEPALIVE = 30.0
 """Seconds for which a connection of the transport's own is kept idle."""
 
-LONGEST_FIELD = 64 * 1024
-"""Bytes of one line of an answer's head; those of httpx are about as long."""
+REPEATED = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""Methods that aiohttp sends again by itself if nothing prevents it."""
 
 CONNECT_MARGIN = 0.05
 """Seconds at most by which connecting ends before the whole, so that it is known what was late."""
 
-NOT_SENT = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ClientHttpProxyError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.InvalidURL,
-    aiohttp.NonHttpUrlClientError,
-    aiohttp.ServerFingerprintMismatch,
-)
-"""Raised before anything of the request is written."""
-
-CAUSES: tuple[type[Exception], ...] = (
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.ServerDisconnectedError,
-    aiohttp.SocketTimeoutError,
-    aiohttp.ClientOSError,
-    aiohttp.ClientConnectionError,
-    aiohttp.ClientPayloadError,
-    aiohttp.ClientError,
-    TimeoutError,
-)
-"""What may be told as the cause of a failure: kinds that are made of a text, narrow ones first."""
-
-
-class Lost(Exception):  # noqa: N818
-    """The connection of a read was lost; the cause says how."""
-
-
-class Unusable(aiohttp.ClientConnectionError):
-    """The connection is not fit for a request, and nothing was sent on it."""
+NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A name of a header (RFC 9110, section 5.6.2)."""
 
 
 class Content(aiohttp.Payload):
-    """The content of a request, which knows whether it was begun to be sent.
+    """The content of a request, which tells when it is begun to be sent.
 
     aiohttp writes the head together with the beginning of the content.
     """
 
     _value: bytes
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, sending: Sending) -> None:
         super().__init__(content, content_type="application/json")
         self._size = len(content)
-        self.begun = False
+        self._sending = sending
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self._value.decode(encoding, errors)
@@ -92,7 +67,7 @@ class Content(aiohttp.Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         transport = getattr(writer, "transport", None)
         # On one that is closed already, aiohttp raises and writes nothing.
-        self.begun = transport is None or not transport.is_closing()
+        self._sending.begun = transport is None or not transport.is_closing()
         await writer.write(self._value)
 
 
@@ -123,6 +98,49 @@ async def once(
         raise Lost from error
 
 
+class ViaSession:
+    """Sends through a session.
+
+    Args:
+        limit: bytes of an answer at most.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, limit: int) -> None:
+        self._session = session
+        self._limit = limit
+
+    async def send(self, request: Request, timeout: float, sending: Sending) -> Response:
+        """Have the session send a request and read the answer.
+
+        Raises:
+            Exception: of aiohttp and of this package; `sending` says how far it got.
+        """
+        headers = request.headers
+        if not all(map(NAME.fullmatch, headers)):
+            raise ValueError
+        # aiohttp would send half of a character.
+        "".join(headers.values()).encode()
+        # A request without content has nothing to tell by whether it was begun.
+        sending.begun = False if request.content else None
+        answer = await self._session.request(
+            request.method,
+            parsed_url(request.url),
+            headers=headers,
+            data=Content(request.content, sending) if request.content else None,
+            allow_redirects=False,
+            timeout=within(timeout),
+            middlewares=(once,) if request.method in REPEATED else None,
+        )
+        try:
+            told = headers_of(answer.raw_headers)
+            content = await whole_content(told, answer.content, answer.read, self._limit)
+            await answer.wait_for_close()
+        except BaseException:
+            answer.close()
+            raise
+        return Response(answer.status, told, content)
+
+
 def checked_session(session: aiohttp.ClientSession | None) -> None:
     """Look at the argument of the transport.
 
@@ -134,6 +152,12 @@ def checked_session(session: aiohttp.ClientSession | None) -> None:
             f"AiohttpTransport(session={type(session).__name__}): "
             "pass an aiohttp.ClientSession or nothing"
         )
+
+
+def needs_session(session: aiohttp.ClientSession) -> bool:
+    """Whether it has what only a session can do."""
+    # aiohttp shows everything of a session, but not its proxy.
+    return bool(session.trace_configs or session.trust_env or session._default_proxy)
 
 
 def open_session(
@@ -150,10 +174,6 @@ def open_session(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=own,
-            request_class=OnceRequest,
-            auto_decompress=False,
-            max_line_size=LONGEST_FIELD,
-            max_field_size=LONGEST_FIELD,
         )
     headers = theirs.headers.copy()
     headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
@@ -163,7 +183,6 @@ def open_session(
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=headers,
         skip_auto_headers=theirs.skip_auto_headers,
-        # aiohttp shows everything else of a session, but not its proxy.
         proxy=theirs._default_proxy,
         proxy_auth=theirs._default_proxy_auth,
         trust_env=theirs.trust_env,
@@ -175,22 +194,9 @@ def open_session(
     )
 
 
-def parsed_url(url: str) -> URL:
-    """The URL as it is: no percent-encoding is added, taken away or put in another way.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError
-    parsed = URL(url, encoded=True)
-    return parsed.with_user(None) if parsed.raw_user else parsed
-
-
 @functools.lru_cache(maxsize=64)
 def within(seconds: float) -> aiohttp.ClientTimeout:
     """The whole, body included, ends after so many seconds; none is rounded up."""
-    # aiohttp takes 0 for no limit.
-    whole = max(seconds, 0.001)
+    whole = max(seconds, SHORTEST)
     connect = whole - min(CONNECT_MARGIN, whole / 20)
     return aiohttp.ClientTimeout(total=whole, connect=connect, ceil_threshold=math.inf)

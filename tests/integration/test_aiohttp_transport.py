@@ -20,6 +20,7 @@ from cognigy_async import (
     ClientUsageError,
     HttpxTransport,
     NotSentError,
+    Request,
     Transport,
 )
 from cognigy_async.emulator import Emulator, Faults, serve
@@ -33,6 +34,7 @@ from tests.integration.transport_servers import (
     failure,
     patch,
     serving,
+    until,
 )
 
 pytestmark = pytest.mark.real_time
@@ -153,6 +155,121 @@ class TestASessionOfTheUsers:
     async def test_its_repr(self) -> None:
         async with aiohttp.ClientSession() as session:
             assert repr(AiohttpTransport(session)) == "<AiohttpTransport with a session>"
+
+
+class TestTheHeadOfARequest:
+    @pytest.mark.parametrize(
+        ("path", "target"),
+        [
+            ("/a%2Fb%20c/state", b"/a%2Fb%20c/state"),
+            ("/state?x=1&y=%C3%A4", b"/state?x=1&y=%C3%A4"),
+            ("/state#part", b"/state"),
+            ("?x=1", b"/?x=1"),
+            ("", b"/"),
+        ],
+    )
+    async def test_its_target_is_the_url_as_it_is(self, path: str, target: bytes) -> None:
+        transport = AiohttpTransport()
+        async with serving(answering) as server:
+            await transport.send(patch(server, path), timeout=5)
+            port = server.url.rpartition(":")[2].encode()
+        await transport.aclose()
+        assert server.requests[0].startswith(b"PATCH %b HTTP/1.1\r\n" % target)
+        assert b"\r\nHost: 127.0.0.1:%b\r\n" % port in server.requests[0]
+
+    async def test_a_header_of_the_request_goes_before_what_is_added(self) -> None:
+        transport = AiohttpTransport()
+        async with serving(answering) as server:
+            await transport.send(patch(server, host="tenant", **{"user-agent": "me"}), timeout=5)
+        await transport.aclose()
+        head = server.requests[0].lower()
+        assert head.count(b"\r\nhost: ") == head.count(b"\r\nhost: tenant\r\n") == 1
+        assert head.count(b"\r\nuser-agent: ") == head.count(b"\r\nuser-agent: me\r\n") == 1
+
+    @pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding"])
+    async def test_nothing_else_says_where_it_ends(self, name: str) -> None:
+        transport = AiohttpTransport()
+        async with serving(answering) as server:
+            error = await failure(transport, patch(server, **{name: "2"}))
+            await transport.send(patch(server), timeout=5)
+        await transport.aclose()
+        assert isinstance(error, NotSentError)
+        assert "not valid in HTTP" in str(error)
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("method", ["PA TCH", "", "PATCH / HTTP/1.1\r\nx: y"])
+    async def test_a_method_is_a_word(self, method: str) -> None:
+        transport = AiohttpTransport()
+        async with serving(answering) as server:
+            request = patch(server)
+            request.method = method
+            error = await failure(transport, request)
+        await transport.aclose()
+        assert isinstance(error, NotSentError)
+        assert server.requests == []
+
+    async def test_text_beyond_ascii_goes_as_utf_8(self) -> None:
+        transport = AiohttpTransport()
+        async with serving(answering) as server:
+            await transport.send(patch(server, note="grün"), timeout=5)
+        await transport.aclose()
+        assert "\r\nnote: grün\r\n".encode() in server.requests[0]
+
+    async def test_a_request_without_content_has_no_length(self) -> None:
+        transport = AiohttpTransport()
+        async with serving(answering) as server:
+            for method in ("GET", "PATCH"):
+                await transport.send(Request(method, f"{server.url}/state", {}), timeout=5)
+        await transport.aclose()
+        read, write = server.requests
+        assert b"content-length" not in read.lower()
+        assert b"\r\nContent-Length: 0\r\n" in write
+
+    async def test_a_connector_that_keeps_nothing_open_says_so(self) -> None:
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            transport = AiohttpTransport(session)
+            async with serving(answering) as server:
+                for _ in range(2):
+                    await transport.send(patch(server), timeout=5)
+            await transport.aclose()
+        assert server.connections == 2
+        assert all(b"\r\nConnection: close\r\n" in request for request in server.requests)
+
+
+async def test_a_connection_on_which_a_request_is_still_leaving_is_not_used_again() -> None:
+    async def hasty(connection: Connection, server: Server) -> None:
+        """Answers when it has seen the beginning."""
+        server.requests.append(await connection.stream.receive())
+        await connection.send(OK)
+        await anyio.sleep_forever()
+
+    transport = AiohttpTransport()
+    async with serving(hasty) as server:
+        large = Request("PATCH", f"{server.url}/state", {}, b"x" * 32_000_000)
+        for _ in range(2):
+            assert (await transport.send(large, timeout=5)).status == 200
+        assert server.connections == 2
+        await transport.aclose()
+
+
+async def test_waiting_for_a_connection_in_vain_is_told_as_that() -> None:
+    async def silent(connection: Connection, server: Server) -> None:
+        server.requests.append(await connection.request())
+        await anyio.sleep_forever()
+
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(connector=connector) as session, serving(silent) as server:
+        transport = AiohttpTransport(session)
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: transport.send(patch(server), timeout=60))
+            await until(lambda: len(server.requests) == 1)
+            error = await failure(transport, patch(server), timeout=0.2)
+            group.cancel_scope.cancel()
+        await transport.aclose()
+    assert isinstance(error, NotSentError)
+    assert "No connection to 127.0.0.1" in str(error)
+    assert "within 0.2 s" in str(error)
 
 
 async def test_the_environment_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cognigy_async import AiohttpTransport, HttpxTransport, Request, Response
+from cognigy_async.cli import over
 from cognigy_async.emulator import Emulator, Faults
 
 from .conftest import Command
@@ -57,6 +61,35 @@ def test_a_run_its_status_and_its_end(emulator: Emulator, command: Command) -> N
     assert command("bulk", "explain", "rows.jsonl.journal", "nobody") == 1
     assert command("bulk", "run", "rows.jsonl") == 0
     assert "100 of 100 rows applied, 100 done before" in command.out
+
+
+def test_a_run_over_aiohttp_on_uvloop_or_as_chosen(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[str, str]] = set()
+
+    def note(of: type[AiohttpTransport] | type[HttpxTransport]) -> None:
+        send = of.send
+
+        async def noted(self: Any, request: Request, *, timeout: float) -> Response:
+            seen.add((of.__name__, type(asyncio.get_running_loop()).__module__.split(".")[0]))
+            return await send(self, request, timeout=timeout)
+
+        monkeypatch.setattr(of, "send", noted)
+
+    note(AiohttpTransport)
+    note(HttpxTransport)
+    write_rows(10)
+    assert command("bulk", "run", "rows.jsonl", "--journal", "1") == 0
+    # The token is asked for over httpx in any case.
+    assert ("AiohttpTransport", "uvloop") in seen
+    seen.clear()
+    chosen = ("--transport", "httpx", "--loop", "asyncio")
+    assert command("bulk", "run", "rows.jsonl", "--journal", "2", *chosen) == 0
+    assert seen == {("HttpxTransport", "asyncio")}
+    monkeypatch.setattr(over, "find_spec", lambda name: None)
+    assert command("bulk", "run", "rows.jsonl", "--journal", "3", "--loop", "uvloop") == 2
+    assert "pip install 'cognigy-async[uvloop]'" in command.told
 
 
 def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command) -> None:

@@ -16,7 +16,7 @@ from cognigy_async import (
     Response,
     ServerError,
 )
-from cognigy_async.cli import running
+from cognigy_async.cli import over
 from cognigy_async.cli.running import reported
 from cognigy_async.emulator import Emulator, Faults
 
@@ -270,10 +270,13 @@ def test_aiohttp_and_uvloop_are_the_default_where_they_are_installed(
 def test_what_is_chosen_and_not_installed_is_told(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "find_spec", lambda name: None)
+    monkeypatch.setattr(over, "find_spec", lambda name: None)
     assert command("get", "d-1") == 0
     assert command("get", "d-1", "--loop", "uvloop") == 2
     assert "cognigy-async[uvloop]" in command.told
+    assert command("get", "d-1", "--transport", "aiohttp") == 2
+    assert "--transport aiohttp needs aiohttp" in command.told
+    assert "cognigy-async[aiohttp]" in command.told
 
 
 # The sessions API.

@@ -1,0 +1,82 @@
+"""What a command sends over: the options `--transport` and `--loop`, and what they stand for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from cognigy_async import AiohttpTransport, ConfigurationError, HttpxTransport, Transport
+
+__all__ = ["Loop", "LoopName", "Over", "TransportName", "loop_of", "transport_of"]
+
+
+class TransportName(StrEnum):
+    """What sends the requests."""
+
+    HTTPX = "httpx"
+    AIOHTTP = "aiohttp"
+
+    def made(self) -> Transport:
+        """A new one."""
+        return AiohttpTransport() if self is TransportName.AIOHTTP else HttpxTransport()
+
+
+class LoopName(StrEnum):
+    """What runs the tasks."""
+
+    ASYNCIO = "asyncio"
+    UVLOOP = "uvloop"
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """The options of anyio's asyncio backend."""
+        return {"use_uvloop": self is LoopName.UVLOOP}
+
+
+Over = Annotated[
+    TransportName | None,
+    typer.Option(
+        "--transport", help="What sends the requests; aiohttp where it is installed, else httpx."
+    ),
+]
+Loop = Annotated[
+    LoopName | None,
+    typer.Option("--loop", help="The event loop; uvloop where it is installed, else asyncio."),
+]
+
+
+def transport_of(name: TransportName | None) -> TransportName:
+    """What was chosen, else the fastest that is installed.
+
+    Raises:
+        ConfigurationError: what was chosen is not installed.
+    """
+    installed = find_spec("aiohttp") is not None
+    if name is TransportName.AIOHTTP and not installed:
+        raise ConfigurationError(
+            "--transport aiohttp needs aiohttp, which comes with an extra: "
+            "pip install 'cognigy-async[aiohttp]'"
+        )
+    if name is not None:
+        return name
+    return TransportName.AIOHTTP if installed else TransportName.HTTPX
+
+
+def loop_of(name: LoopName | None) -> LoopName:
+    """What was chosen, else the fastest that is installed.
+
+    Raises:
+        ConfigurationError: what was chosen is not installed.
+    """
+    installed = find_spec("uvloop") is not None
+    if name is LoopName.UVLOOP and not installed:
+        raise ConfigurationError(
+            "--loop uvloop needs uvloop, which comes with an extra: "
+            "pip install 'cognigy-async[uvloop]'"
+        )
+    if name is not None:
+        return name
+    return LoopName.UVLOOP if installed else LoopName.ASYNCIO

@@ -1,0 +1,123 @@
+"""What both ways through aiohttp share: limits, kinds of errors, how an answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import aiohttp
+from yarl import URL
+
+from ._content import checked_length, decoded, too_large
+
+__all__ = [
+    "CAUSES",
+    "LONGEST_FIELD",
+    "NOT_SENT",
+    "SHORTEST",
+    "Lost",
+    "Sending",
+    "Unusable",
+    "headers_of",
+    "parsed_url",
+    "whole_content",
+]
+
+LONGEST_FIELD = 64 * 1024
+"""Bytes of one line of an answer's head; those of httpx are about as long."""
+
+SHORTEST = 0.001
+"""Seconds of a timeout; aiohttp takes 0 for none."""
+
+NOT_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+    aiohttp.NonHttpUrlClientError,
+    aiohttp.ServerFingerprintMismatch,
+)
+"""Raised before anything of the request is written."""
+
+CAUSES: tuple[type[Exception], ...] = (
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ServerDisconnectedError,
+    aiohttp.SocketTimeoutError,
+    aiohttp.ClientOSError,
+    aiohttp.ClientConnectionError,
+    aiohttp.ClientPayloadError,
+    aiohttp.ClientError,
+    TimeoutError,
+)
+"""What may be told as the cause of a failure: kinds that are made of a text, narrow ones first."""
+
+
+class Lost(Exception):  # noqa: N818
+    """The connection of a read was lost; the cause says how."""
+
+
+class Unusable(aiohttp.ClientConnectionError):
+    """The connection is not fit for a request, and nothing was sent on it."""
+
+
+class Sending:
+    """How far a request got.
+
+    Attributes:
+        begun: whether something of it may have left; None where nobody can tell.
+    """
+
+    __slots__ = ("begun",)
+
+    def __init__(self) -> None:
+        self.begun: bool | None = False
+
+
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers of an answer, with names in lower case; those that are repeated are joined."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+async def whole_content(
+    headers: Mapping[str, str],
+    stream: aiohttp.StreamReader,
+    read: Callable[[], Awaitable[bytes]],
+    limit: int,
+) -> bytes:
+    """The content of an answer as it was before the server compressed it.
+
+    Args:
+        read: reads `stream` to its end, where it is known to be short.
+
+    Raises:
+        UnusableAnswer: it is larger than `limit` bytes, or not what the headers say.
+    """
+    length = headers.get("content-length")
+    checked_length(length, limit)
+    if length is not None and "transfer-encoding" not in headers:
+        content = await read()
+    else:
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := await stream.readany():
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            chunks.append(chunk)
+        content = b"".join(chunks)
+    return decoded(content, headers, limit) if "content-encoding" in headers else content
+
+
+def parsed_url(url: str) -> URL:
+    """The URL as it is: no percent-encoding is added, taken away or put in another way.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError
+    parsed = URL(url, encoded=True)
+    return parsed.with_user(None) if parsed.raw_user else parsed

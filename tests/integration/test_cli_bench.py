@@ -1,0 +1,503 @@
+"""`cognigy-async bench`: against an emulator of its own, a tenant on this machine, and refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cognigy_async.cli import over
+from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, read_dialogs, warm_up_of
+from cognigy_async.cli.bench_machine import Cores, pinned_to, resident_bytes
+from cognigy_async.cli.bench_server import emulator_process
+from cognigy_async.cli.bench_target import is_loopback
+from cognigy_async.emulator import Emulator, Faults
+
+from .commands import CommandProcess
+from .conftest import SECRET, Command
+from .services import wait_for
+
+TENANT = ("bench", "--target", "tenant", "--rounds", "1")
+ROOT = str(Path(__file__).parents[2])
+AWAY = "https://tenant.invalid"
+
+
+def cores_of_this_process() -> set[int]:
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set()
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
+    """The emulators that are started."""
+    started: list[subprocess.Popen[str]] = []
+    start = subprocess.Popen
+
+    def noted(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        process = start(*arguments, **options)
+        if "cognigy_async.cli.bench_server" in arguments[0]:
+            started.append(process)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    return started
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings, neither in the environment nor in a file."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.upper().startswith("COGNIGY_")]:
+        monkeypatch.delenv(name)
+
+
+# The emulator.
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("mode", ["update", "update_many"])
+def test_without_settings_it_measures_an_emulator_of_its_own(
+    command: Command, servers: list[subprocess.Popen[str]], unset: None, mode: str
+) -> None:
+    options = ("--count", "40", "--rounds", "2", "--max-in-flight", "1,4", "--mode", mode)
+    cores = cores_of_this_process()
+    assert command("bench", *options, "--json") == 0
+    assert cores_of_this_process() == cores
+    told = command.json
+    assert [(row["in_flight"], row["rounds"]) for row in told["rows"]] == [(1, 2), (4, 2)]
+    for row in told["rows"]:
+        assert (row["succeeded"], row["failed"], row["ambiguous"]) == (80, 0, 0)
+        assert row["requests"] == 80 + row["retries"]
+        assert 0 < row["per_second_lowest"] <= row["per_second"] <= row["per_second_highest"]
+        latency = row["latency"]
+        assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"] <= latency["max"]
+        assert row["cpu_us"] > 0
+        assert row["quota_utilisation"] is None
+    assert (told["target"], told["mode"], told["payload_bytes"]) == ("emulator", mode, 200)
+    assert (told["transport"], told["loop"]) == ("aiohttp", "uvloop")
+    assert {"python", "cognigy-async", "aiohttp", "uvloop"} <= set(told["versions"])
+    assert told["machine"]["cores"] == os.cpu_count()
+    assert "round 2 of 2, 1 in flight: " in command.err
+    (server,) = servers
+    assert server.returncode == 0
+
+
+@pytest.mark.real_time
+def test_a_table_and_where_it_wrote_to(command: Command) -> None:
+    chosen = ("--transport", "httpx", "--loop", "asyncio")
+    assert command("bench", "--count", "5", "--rounds", "1", "--dialogs", "3", *chosen) == 0
+    lines = command.out.splitlines()
+    assert lines[0].split("  ")[0] == "in flight"
+    assert lines[1].split()[0] == "32"
+    assert lines[2].startswith("python ")
+    assert "httpx " in lines[2]
+    assert "uvloop" not in lines[2]
+    assert "To an emulator in a process of its own" in command.err
+    assert "By update over httpx on asyncio: bodies of 200 bytes, 3 dialogs, 1 round" in command.err
+    assert "Of 32 in flight no more than 3 will be" in command.err
+
+
+def test_an_emulator_that_cannot_be_started_is_told(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ImportError('No module named uvicorn')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    assert command("bench", "--count", "1") == 2
+    assert "Error: the emulator does not start: serving the emulator needs uvicorn" in command.err
+    assert "pip install 'cognigy-async[emulator]'" in command.err
+    assert "--target tenant" in command.err
+
+
+@pytest.mark.real_time
+def test_the_emulator_ends_with_its_client(servers: list[subprocess.Popen[str]]) -> None:
+    cores = Cores.found()
+    with emulator_process(cores.server if cores else None) as base_url:
+        assert base_url.startswith("http://127.0.0.1:")
+        (server,) = servers
+        assert server.poll() is None
+        if cores:
+            assert os.sched_getaffinity(server.pid) == {cores.server}
+    assert server.returncode == 0
+
+
+def test_a_process_is_kept_on_its_core_meanwhile() -> None:
+    if sys.platform != "linux":
+        assert Cores.found() is None
+        return
+    before = os.sched_getaffinity(0)
+    cores = Cores.found()
+    if len(before) > 1:
+        assert cores is not None
+        assert cores.server != cores.client
+    with pinned_to(min(before)):
+        assert os.sched_getaffinity(0) == {min(before)}
+        assert Cores.found() is None
+    assert os.sched_getaffinity(0) == before
+    with pinned_to(None):
+        assert os.sched_getaffinity(0) == before
+    resident = resident_bytes()
+    assert resident is not None
+    assert 10e6 < resident < 10e9
+
+
+# A tenant.
+
+
+def test_a_tenant_of_the_settings(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(*TENANT, "--dialog-prefix", "try-", "--max-in-flight", "8", "--json") == 0
+    (row,) = command.json["rows"]
+    assert row["succeeded"] == 100
+    assert set(emulator.dialogs) == {f"try-{number}" for number in range(100)}
+    dialog = emulator.dialogs["try-99"]
+    assert set(dialog.session) == {"bench"}
+    assert not dialog.user
+    assert dialog.session["bench"]["text"] not in command.out + command.err
+    assert emulator.stats.writes == 120
+    assert emulator.stats.in_flight_max <= 8
+    assert not emulator.stats.violations()
+    monkeypatch.setenv("COGNIGY_RATE_LIMIT", "1000/1")
+    assert command(*TENANT, "--count", "10", "--json") == 0
+    assert command.json["rate"] == "1000/1"
+    assert command.json["rows"][0]["quota_utilisation"] > 0
+    assert command(*TENANT, "--count", "10", "--rate", "2000/2", "--json") == 0
+    assert command.json["rate"] == "2000/2"
+
+
+def test_a_session_of_the_sessions_api(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", "sessions")
+    assert command(*TENANT, "--count", "10") == 2
+    assert "Settings are missing: COGNIGY_USER_ID." in command.told
+    monkeypatch.setenv("COGNIGY_USER_ID", "u-1")
+    assert command(*TENANT, "--count", "10", "--dialogs", "2") == 0
+    assert emulator.dialogs["bench-1"].session["bench"]["n"] % 2 == 1
+    assert command(*TENANT, "--payload-bytes", "70000") == 2
+    assert "--payload-bytes 70000: one request to this API cannot carry that" in command.told
+
+
+def test_dialogs_of_a_file(emulator: Emulator, command: Command) -> None:
+    Path("ids").write_text("d-1\n\n  d-2  \n")
+    emulator_only = ("--count", "10", "--dialogs", "ids")
+    assert command(*TENANT, *emulator_only) == 0
+    assert set(emulator.dialogs) == {"d-1", "d-2"}
+    assert command(*TENANT, *emulator_only, "--dialog-prefix", "x") == 2
+    assert "--dialog-prefix is for a number of dialogs" in command.told
+
+
+def test_dialogs_that_the_tenant_does_not_have(emulator: Emulator, command: Command) -> None:
+    emulator.faults = Faults(fail_status=404)
+    assert command(*TENANT, "--count", "10") == 1
+    assert "Name dialogs that the tenant has with --dialogs FILE, one id a line." in command.err
+    assert "DialogNotFoundError: " in command.err
+    assert command.out == ""
+
+
+def test_one_percent_is_refused(emulator: Emulator, command: Command) -> None:
+    options = (*TENANT, "--count", "100", "--dialogs", "100", "--max-in-flight", "8")
+    emulator.script(403, dialog_id="bench-77")
+    assert command(*options) == 1
+    assert "8 in flight: 99 applied, 1 failed, 0 ambiguous; the first: Permission" in command.out
+    assert "dialog 'bench-77'" in command.out
+    emulator.script(403, dialog_id="bench-77")
+    assert command(*options, "--json") == 1
+    (row,) = command.json["rows"]
+    assert (row["succeeded"], row["failed"]) == (99, 1)
+    assert row["first_error"]["type"] == "PermissionDeniedError"
+    assert row["first_error"]["status"] == 403
+
+
+def test_retries_by_reason(emulator: Emulator, command: Command) -> None:
+    emulator.script(503, dialog_id="bench-77")
+    assert command(*TENANT, "--count", "100", "--max-in-flight", "8") == 0
+    assert "retries: 1 (the server is unavailable (503): 1)" in command.out
+
+
+def test_refused_credentials(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_CLIENT_SECRET", "not-" + SECRET[::-1])
+    assert command(*TENANT) == 1
+    assert command.out == ""
+    assert "AuthenticationError: " in command.err
+    assert SECRET[::-1] not in command.err
+
+
+@pytest.mark.parametrize("mode", ["update", "update_many"])
+def test_a_server_that_is_not_there(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("COGNIGY_API_KEY", SECRET)
+    monkeypatch.delenv("COGNIGY_CLIENT_ID")
+    monkeypatch.delenv("COGNIGY_CLIENT_SECRET")
+    # Nobody listens on the port of TCP's own multiplexer.
+    monkeypatch.setenv("COGNIGY_BASE_URL", "http://127.0.0.1:1")
+    assert command(*TENANT, "--mode", mode) == 1
+    assert command.out == ""
+    assert "NotSentError: No connection to 127.0.0.1:1" in command.err
+
+
+def test_a_round_in_which_nothing_ends(emulator: Emulator, command: Command) -> None:
+    emulator.faults = Faults(latency=0.5)
+    options = ("--seconds", "0.1", "--max-in-flight", "20")
+    assert command(*TENANT, *options) == 1
+    assert "No update was settled within a round" in command.err
+
+
+# Another machine is written to only where that is meant.
+
+
+def test_another_machine_needs_yes(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_BASE_URL", AWAY)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    options = ("--max-in-flight", "8,16", "--count", "50", "--rounds", "3")
+    assert command("bench", "--target", "tenant", *options) == 2
+    for said in (
+        f"This writes to {AWAY}: the session variable 'bench'",
+        "the 50 dialogs bench-0 to bench-49",
+        # 3 rounds of 50 with a warm-up of 20, and of 50 with one of 32
+        "456 requests without repeats, which count against the quota.",
+        "--rate 1000/300",
+        "add --yes. Nothing was sent.",
+    ):
+        assert said in command.told, said
+    seconds = ("--seconds", "2", "--dialogs", "1", "--rate", "9/9")
+    assert command("bench", "--target", "tenant", *seconds) == 2
+    assert "the dialog bench-0, which stays there" in command.told
+    assert "192 requests to warm up and then as many as fit in 6 s" in command.told
+    assert "1000/300" not in command.told
+    Path("ids").write_text("a\nb\nc\n")
+    assert command("bench", "--target", "tenant", "--dialogs", "ids") == 2
+    assert "3 dialogs of the file, from a to c" in command.told
+    # The name leads nowhere; that it is tried is what --yes is for.
+    monkeypatch.setenv("COGNIGY_TOKEN_URL", "http://127.0.0.1:1/oauth/token")
+    assert command("bench", "--target", "tenant", "--count", "1", "--yes") == 1
+    assert "This writes to" in command.err
+    assert "Nothing was sent" not in command.err
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_here"),
+    [
+        ("http://127.0.0.1:80", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]:80", True),
+        ("http://localhost", True),
+        ("https://127.0.0.1.example.com", False),
+        ("https://api.cognigy.ai", False),
+        ("https://10.0.0.1", False),
+    ],
+)
+def test_what_is_this_machine(base_url: str, is_here: bool) -> None:
+    assert is_loopback(base_url) is is_here
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
+    ours, theirs = pty.openpty()
+    settings = {"COGNIGY_BASE_URL": AWAY, "COGNIGY_API_KEY": SECRET}
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("COGNIGY_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cognigy_async", *TENANT],
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        cwd=tmp_path,
+        env={**kept, **settings, "PYTHONPATH": ROOT},
+    )
+    told = b""
+    try:
+        while b"Go on?" not in told:
+            told += os.read(ours, 1000)
+        if interrupted:
+            process.send_signal(signal.SIGINT)
+        # Also ends a read that began just when the signal came.
+        os.write(ours, b"\n")
+        while b"Nothing was sent." not in told:
+            told += os.read(ours, 1000)
+        assert process.wait(20) == (130 if interrupted else 1)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
+    assert b"This writes to" in told
+    assert SECRET.encode() not in told
+
+
+# Bad usage.
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-in-flight", "0"], "--max-in-flight '0': must be a positive number"),
+        (["--max-in-flight", "1,,2"], "or several as 1,8,64"),
+        (["--max-in-flight", "-1"], "--max-in-flight"),
+        (["--count", "5", "--seconds", "1"], "exclude each other; give one of them"),
+        (["--count", "0"], "--count"),
+        (["--seconds", "nan"], "--seconds: must be a positive number"),
+        (["--seconds", "-1"], "--seconds: must be a positive number"),
+        (["--rounds", "0"], "--rounds"),
+        (["--rate", "5"], "--rate 5: must be requests/seconds, for example 1000/300"),
+        (["--payload-bytes", "63"], "--payload-bytes"),
+        (["--payload-bytes", "600000"], "--payload-bytes 600000: one request to this API cannot"),
+        (["--dialogs", "0"], "--dialogs: must be at least 1"),
+        (["--dialogs", "no-such-file"], "--dialogs no-such-file: cannot be read: No such file"),
+        (["--dialog-prefix", "x" * 300], "dialog_id: has 303 characters, more than 256"),
+        (["--mode", "batch"], "--mode"),
+        (["--target", "prod"], "--target"),
+        (["--transport", "carrier-pigeon"], "--transport"),
+        (["--target", "tenant"], "Settings are missing: COGNIGY_BASE_URL"),
+    ],
+)
+def test_bad_usage(
+    command: Command,
+    servers: list[subprocess.Popen[str]],
+    unset: None,
+    options: list[str],
+    said: str,
+) -> None:
+    assert command("bench", *options) == 2
+    assert said in command.told
+    assert command.out == ""
+    assert servers == []
+
+
+def test_what_is_chosen_and_not_installed_is_told(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(over, "find_spec", lambda name: None)
+    for option, extra in (("--transport", "aiohttp"), ("--loop", "uvloop")):
+        assert command("bench", option, extra) == 2
+        assert f"pip install 'cognigy-async[{extra}]'" in command.told
+
+
+def test_a_file_of_dialogs(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "ids"
+    path.write_bytes(b"\xef\xbb\xbfa\r\n\nb")
+    assert read_dialogs(path) == ["a", "b"]
+    for content, said in (
+        (b"\n\n", "has no dialog id; write one a line"),
+        (b"\xff", "is not UTF-8"),
+        (b"a\n" + b"x" * 300, "line 2: "),
+    ):
+        path.write_bytes(content)
+        assert command("bench", "--dialogs", str(path)) == 2
+        assert said in command.told
+
+
+def test_bodies_have_the_size_that_was_asked_for() -> None:
+    dialogs = NumberedDialogs("b-", 3)
+    assert list(dialogs) == ["b-0", "b-1", "b-2"]
+    assert dialogs[1:] == ["b-1", "b-2"]
+    for size in (64, 200, 100_000):
+        load = Load(Mode.UPDATE, dialogs, payload_bytes=size, count=1)
+        for number in (0, 9, 10, 123_456_789):
+            row = load.row(number)
+            body = json.dumps({"session": row["session"]}, separators=(",", ":"))
+            assert len(body) == size
+            assert row["dialog_id"] == f"b-{number % 3}"
+
+
+# An interrupt.
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., CommandProcess]]:
+    """Starts the command as a process, which writes to the file `told.err`."""
+    (tmp_path / "told.err").touch()
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> CommandProcess:
+            process = CommandProcess(arguments, tmp_path, os.environ, tmp_path / "told")
+            stack.callback(process.end)
+            return process
+
+        yield start
+
+
+@pytest.mark.real_time
+def test_an_interrupt_of_the_terminal_shows_what_was_measured(unset: None, tmp_path: Path) -> None:
+    endless = ("--count", "20", "--rounds", "100000", "--max-in-flight", "4")
+    told = tmp_path / "told.err"
+    with (
+        told.open("w") as err,
+        subprocess.Popen(
+            [sys.executable, "-m", "cognigy_async", "bench", *endless, "--json"],
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ROOT},
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            wait_for(lambda: "round 3 of" in told.read_text(), told.read_text)
+            # A terminal sends it to every process of the group.
+            os.killpg(process.pid, signal.SIGINT)
+            out, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    result = json.loads(out)
+    assert result["interrupted"] is True
+    (row,) = result["rows"]
+    assert row["rounds"] >= 3
+    assert row["retries"] == row["failed"] == row["ambiguous"] == 0
+    said = told.read_text()
+    assert "Interrupted: what is in flight ends now, and nothing more is sent.\n" in said
+    assert "Traceback" not in said
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(result["base_url"].rpartition(":")[2])))
+
+
+@pytest.mark.real_time
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_a_bench_that_is_killed_leaves_no_emulator(
+    started: Callable[..., CommandProcess], unset: None, tmp_path: Path
+) -> None:
+    process = started("bench", "--count", "20", "--rounds", "100000")
+    wait_for(lambda: "round 1 of" in (tmp_path / "told.err").read_text())
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 1
+    process.kill()
+    wait_for(lambda: not is_there(int(children[0])))
+
+
+@pytest.mark.real_time
+def test_an_interrupt_lets_a_request_end(
+    emulator: Emulator, started: Callable[..., CommandProcess]
+) -> None:
+    emulator.faults = Faults(latency=0.3)
+    process = started(*TENANT, "--count", "1000", "--max-in-flight", "20")
+    wait_for(lambda: emulator.stats.writes > warm_up_of(20))
+    process.send_signal(signal.SIGTERM)
+    status, _, err = process.result(20)
+    assert status == 130
+    assert emulator.stats.abandoned == 0
+    assert emulator.stats.applied == emulator.stats.writes < 200
+    assert "Interrupted" in err
