@@ -84,7 +84,12 @@ def _aims(rows: Iterable[Aim]) -> str:
 
 
 def _overhead(results: Results) -> tuple[str, str]:
-    kinds = {"calibration": "calibration", "update_many": "`update_many`", "update": "`update`"}
+    count = max(told["count"] for told in results.values())
+    kinds = {
+        "calibration": "calibration",
+        "update_many": "`update_many`",
+        "update": f"`update`, {_count(count)} calls that wait at once",
+    }
     rows = [
         (
             title,
