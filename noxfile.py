@@ -78,7 +78,8 @@ def types(session: nox.Session) -> None:
     # pyright is a program for node, which comes from PyPI where the machine has none.
     node = [] if shutil.which("node") else ["pyright[nodejs]"]
     session.install("-q", "-e", ".[all]", *group("types"), *node)
-    session.run("mypy", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
+    packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
+    session.run("mypy", *packages)
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
@@ -131,11 +132,24 @@ def soak(session: nox.Session) -> None:
     session.run("pytest", "-q", "tests/soak", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session
 def cost(session: nox.Session) -> None:
     """CPU and memory of an update, relative to a calibration in the same run."""
-    session.install("-q", "-e", ".[all]")
-    session.run("python", "benchmarks/overhead.py", "--check", *session.posargs)
+    session.install("-q", "-e", ".")
+    # So many that one dialog or update that is kept would show, in a few seconds.
+    few = ("--memory", "300000")
+    session.run("python", "benchmarks/overhead.py", "--check", *few, *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """All benchmarks, into docs/benchmarks and its page; takes about 20 minutes."""
+    session.install("-q", "-e", ".[all]", *group("bench"))
+    for name in ("throughput", "in_flight", "latency", "dialogs"):
+        session.run("python", f"benchmarks/{name}.py", "--json", f"docs/benchmarks/{name}.json")
+    with Path(f"docs/benchmarks/overhead-{RUNNING}.json").open("w", encoding="utf-8") as file:
+        session.run("python", "benchmarks/overhead.py", "--rate-limit", "--json", stdout=file)
+    session.run("python", "benchmarks/plots.py", "docs/benchmarks")
 
 
 @nox.session(default=False)

@@ -2,8 +2,8 @@
 
     python benchmarks/import_cost.py           # medians of interleaved runs, and their ratio
 
-Each public name brings its module when it is first used, so two numbers are told: the bare import,
-and the import with the client, the token provider and the default transport.
+Each public name brings its module when it is first used, so two numbers are told: the bare
+import, and the import with the client, the token provider and the default transport.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import anyio
 
 from .checks import checked_seconds, checked_timeout, checked_type
-from .entries import ASSIGN, READ, Action, Entry, Kind, Sink
+from .entries import ASSIGN, READ, Action, Entry, Kind, Sink, Terms
 from .errors import AuditError, ConfigurationError, DeadlineExceededError
 from .hooks import Hooks
 from .lanes import LaneState
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .events import UpdateWatch
     from .messages import Request
 
-__all__ = ["Admission", "Priority", "Row", "is_live", "kind_of"]
+__all__ = ["Admission", "Priority", "Row", "kind_of"]
 
 Priority: TypeAlias = Literal["live", "bulk"]
 """Live work goes before bulk work, which gives way and has patience."""
@@ -68,9 +68,7 @@ class Admission:
         self.limits = limits
         """What updates are checked against."""
         self._pauses_dialogs = on_failure == "pause"
-        self._policy = policy
-        self._timeout = checked_timeout(timeout)
-        self._coalesce = coalesce
+        self._usual = Terms(policy, checked_timeout(timeout), coalesce=coalesce)
         self._mergeable = api.keeps_other_variables
         self._audit = audit
         self._ids = secrets.token_hex(8)
@@ -95,21 +93,42 @@ class Admission:
         return update.dialog_id, update.metadata
 
     def terms(
-        self, retry: RetryPolicy | None, timeout: float | None, deadline: float | None = None
-    ) -> tuple[RetryPolicy, float, float | None]:
+        self,
+        retry: RetryPolicy | None,
+        timeout: float | None,
+        deadline: float | None = None,
+        priority: Priority = "live",
+        coalesce: bool | None = None,
+        watch: UpdateWatch | None = None,
+    ) -> Terms:
         """On which terms an update is carried out: its own, or those of the client.
 
         Args:
-            deadline: seconds from now; the moment of the client's clock comes back.
+            deadline: seconds from now.
 
         Raises:
             ConfigurationError: one of them cannot work.
             ClientUsageError: there is a deadline, and the client is not open.
         """
-        return (
-            self._policy if retry is None else checked_type("retry", retry, RetryPolicy),
-            self._timeout if timeout is None else checked_timeout(timeout),
+        usual = self._usual
+        if (
+            priority == "live"
+            and retry is None
+            and timeout is None
+            and deadline is None
+            and coalesce is None
+            and watch is None
+        ):
+            return usual
+        if priority not in ("live", "bulk"):
+            raise ConfigurationError(f'priority={priority!r}: must be "live" or "bulk"')
+        return Terms(
+            usual.policy if retry is None else checked_type("retry", retry, RetryPolicy),
+            usual.timeout if timeout is None else checked_timeout(timeout),
             None if deadline is None else self._moment(deadline),
+            priority == "live",
+            usual.coalesce if coalesce is None else coalesce,
+            watch,
         )
 
     def take_room(self) -> bool:
@@ -176,19 +195,14 @@ class Admission:
         kind: Kind,
         dialog_id: str,
         update: StateUpdate | None,
-        policy: RetryPolicy,
-        timeout: float,
+        terms: Terms,
         sink: Sink,
         *,
         context: Context | None = None,
-        live: bool = True,
         held: bool = False,
         decide: Decide | None = None,
         requests: list[Request] | None = None,
         index: int = -1,
-        watch: UpdateWatch | None = None,
-        deadline: float | None = None,
-        coalesce: bool | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
     ) -> Entry:
         """Queue an entry that has its place in the room.
@@ -207,9 +221,9 @@ class Admission:
             except AuditError:
                 self._room.give_back()
                 raise
-        if deadline is not None:
+        if terms.deadline is not None:
             try:
-                self._check_deadline(deadline, dialog_id)
+                self._check_deadline(terms.deadline, dialog_id)
             except DeadlineExceededError as error:
                 if kind is not READ:
                     self._room.give_back()
@@ -224,32 +238,26 @@ class Admission:
             context = copy_context()
         serial = engine.next_serial()
         named = update._update_id if update is not None else None
-        if coalesce is None:
-            coalesce = self._coalesce
         entry = Entry(
             kind,
             dialog_id,
             named if named is not None else f"{self._ids}-{serial:x}",
             update,
             serial,
-            policy,
-            timeout,
+            terms,
             context,
             sink,
-            live,
         )
         # Set here and not passed: keywords double the price of an entry.
         entry.exempt = self._hooks.any and self._hooks.called_us()
         entry.held = held
         entry.index = index
-        entry.watch = watch
-        entry.deadline = deadline
         if update is None:
             entry.decide = decide
             entry.metadata = metadata
             if requests is not None:
                 entry.requests, entry.action = requests, Action.WRITE
-        elif coalesce:
+        elif terms.coalesce:
             entry.coalesces = self._mergeable and merges(update)
         if self.observers:
             operation = _OPERATIONS.get(kind, "update")
@@ -263,10 +271,6 @@ class Admission:
     def check_open(self) -> None:
         """Raise `ClientUsageError` where no updates are taken."""
         self._life.check_open()
-
-    def coalesces(self, coalesce: bool | None) -> bool:
-        """Whether updates share requests: as a call says, else as the client does."""
-        return self._coalesce if coalesce is None else coalesce
 
     def hungry(self, *, live: bool) -> bool:
         """Whether more updates of that class would find workers soon."""
@@ -299,10 +303,3 @@ _OPERATIONS: Mapping[Kind, Operation] = {
 def kind_of(update: StateUpdate) -> Kind:
     """What an entry for an update is for."""
     return ASSIGN if update._if_match is None else Kind.STRICT
-
-
-def is_live(priority: Priority) -> bool:
-    """Whether it is the class that goes first; a `ConfigurationError` for what is no class."""
-    if priority not in ("live", "bulk"):
-        raise ConfigurationError(f'priority={priority!r}: must be "live" or "bulk"')
-    return priority == "live"

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .admission import Priority, Row, is_live, kind_of
-from .entries import Entry, Kind
+from .admission import Priority, Row, kind_of
+from .entries import Entry, Kind, Terms
 from .errors import QueueFullError
 from .metadata import NO_METADATA
 from .models import Decide, DialogState, StateUpdate, UpdateResult
@@ -108,21 +108,16 @@ class AsyncStateClient(Upkeep):
             metadata,
         )
         admission.check(update)
-        policy, timeout, by = admission.terms(retry, timeout, deadline)
-        live = is_live(priority)
+        terms = admission.terms(retry, timeout, deadline, priority, coalesce)
         if not admission.take_room():
-            await admission.wait_for_room(by, dialog_id)
+            await admission.wait_for_room(terms.deadline, dialog_id)
         wakes = self._wakes
         entry = admission.begin(
             kind_of(update),
             dialog_id,
             update,
-            policy,
-            timeout,
+            terms,
             wakes,
-            deadline=by,
-            coalesce=coalesce,
-            live=live,
         )
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
@@ -160,11 +155,10 @@ class AsyncStateClient(Upkeep):
             ClientUsageError: the client is closed, or used in another event loop.
         """
         valid = self._admission.parse(update)
-        policy, timeout, by = self._admission.terms(retry, timeout, deadline)
-        live = is_live(priority)
+        terms = self._admission.terms(retry, timeout, deadline, priority, coalesce, watch)
         if not self._admission.take_room():
-            await self._admission.wait_for_room(by, valid.dialog_id)
-        return self._hand_out(valid, policy, timeout, by, coalesce, watch, live=live)
+            await self._admission.wait_for_room(terms.deadline, valid.dialog_id)
+        return self._hand_out(valid, terms)
 
     def submit_nowait(
         self,
@@ -184,11 +178,10 @@ class AsyncStateClient(Upkeep):
             UpdateValidationError, DeadlineExceededError, ClientUsageError: as for `submit`.
         """
         valid = self._admission.parse(update)
-        policy, timeout, by = self._admission.terms(retry, timeout, deadline)
-        live = is_live(priority)
+        terms = self._admission.terms(retry, timeout, deadline, priority, coalesce, watch)
         if not self._admission.take_room():
             raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, policy, timeout, by, coalesce, watch, live=live)
+        return self._hand_out(valid, terms)
 
     def update_many(
         self,
@@ -220,18 +213,12 @@ class AsyncStateClient(Upkeep):
             TypeError: the input cannot be iterated.
             ClientUsageError: while iterating, when the client is not open; at once with a deadline.
         """
-        policy, timeout, by = self._admission.terms(retry, timeout, deadline)
         return UpdateStream(
             self._admission,
             lambda: self._life.engine,
             updates,
             limit=max(1, self._max_pending // 2),
-            policy=policy,
-            timeout=timeout,
-            watch=watch,
-            deadline=by,
-            coalesce=coalesce,
-            live=is_live(priority),
+            terms=self._admission.terms(retry, timeout, deadline, priority, coalesce, watch),
         )
 
     async def get_state(
@@ -255,10 +242,9 @@ class AsyncStateClient(Upkeep):
         """
         self._api.check_use("get_state")
         dialog_id, _ = self._admission.check_dialog_id(dialog_id)
-        policy, timeout, by = self._admission.terms(retry, timeout, deadline)
-        live = is_live(priority)
+        terms = self._admission.terms(retry, timeout, deadline, priority)
         self._life.check_open()
-        entry = await self._carry_out(Kind.READ, dialog_id, None, policy, timeout, by, live=live)
+        entry = await self._carry_out(Kind.READ, dialog_id, terms)
         assert entry.state is not None
         return entry.state
 
@@ -291,13 +277,10 @@ class AsyncStateClient(Upkeep):
             raise TypeError("modify takes a plain function of the dialog's state, not an async one")
         self._api.check_use("modify")
         dialog_id, metadata = self._admission.check_dialog_id(dialog_id, metadata)
-        policy, timeout, by = self._admission.terms(retry, timeout, deadline)
-        live = is_live(priority)
+        terms = self._admission.terms(retry, timeout, deadline, priority)
         if not self._admission.take_room():
-            await self._admission.wait_for_room(by, dialog_id)
-        entry = await self._carry_out(
-            Kind.MODIFY, dialog_id, fn, policy, timeout, by, metadata, live=live
-        )
+            await self._admission.wait_for_room(terms.deadline, dialog_id)
+        entry = await self._carry_out(Kind.MODIFY, dialog_id, terms, decide=fn, metadata=metadata)
         return entry.result
 
     async def reset_context(
@@ -350,12 +333,10 @@ class AsyncStateClient(Upkeep):
         retry: RetryPolicy | None,
         timeout: float | None,
     ) -> UpdateResult:
-        policy, timeout, _ = self._admission.terms(retry, timeout)
+        terms = self._admission.terms(retry, timeout)
         if not self._admission.take_room():
             await self._admission.wait_for_room(None, dialog_id)
-        entry = await self._carry_out(
-            Kind.RESET, dialog_id, None, policy, timeout, requests=[request]
-        )
+        entry = await self._carry_out(Kind.RESET, dialog_id, terms, requests=[request])
         assert entry.result is not None
         return entry.result
 
@@ -363,13 +344,10 @@ class AsyncStateClient(Upkeep):
         self,
         kind: Kind,
         dialog_id: str,
-        decide: Decide | None,
-        policy: RetryPolicy,
-        timeout: float,
-        deadline: float | None = None,
-        metadata: Mapping[str, str] = NO_METADATA,
+        terms: Terms,
         *,
-        live: bool = True,
+        decide: Decide | None = None,
+        metadata: Mapping[str, str] = NO_METADATA,
         requests: list[Request] | None = None,
     ) -> Entry:
         """Accept all but an update and wait for its outcome; cancelled, it is given up."""
@@ -378,12 +356,9 @@ class AsyncStateClient(Upkeep):
             kind,
             dialog_id,
             None,
-            policy,
-            timeout,
+            terms,
             wakes,
-            live=live,
             decide=decide,
-            deadline=deadline,
             requests=requests,
             metadata=metadata,
         )
@@ -396,32 +371,12 @@ class AsyncStateClient(Upkeep):
             raise entry.error
         return entry
 
-    def _hand_out(
-        self,
-        update: StateUpdate,
-        policy: RetryPolicy,
-        timeout: float,
-        deadline: float | None,
-        coalesce: bool | None,
-        watch: UpdateWatch | None,
-        *,
-        live: bool,
-    ) -> PendingUpdate:
+    def _hand_out(self, update: StateUpdate, terms: Terms) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
         pending = PendingUpdate(self._life.engine, self._life.check_home)
         pending.bind(
             self._admission.begin(
-                kind_of(update),
-                update.dialog_id,
-                update,
-                policy,
-                timeout,
-                pending,
-                live=live,
-                held=True,
-                watch=watch,
-                deadline=deadline,
-                coalesce=coalesce,
+                kind_of(update), update.dialog_id, update, terms, pending, held=True
             )
         )
         return pending

@@ -305,7 +305,7 @@ class Course:
             # if it is not, no time that passes will help.
             trouble.last = error
             entry.round += 1
-            if entry.round >= entry.policy.max_attempts:
+            if entry.round >= entry.terms.policy.max_attempts:
                 return Done(error=self.final(entry, error))
             return Backoff(Verdict.CONFLICT, error)
         # A server that honours keys may look at the precondition first, which our own write broke.
@@ -329,7 +329,7 @@ class Course:
 
     def _lost(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
         trouble.lost = trouble.last = error
-        if entry.policy.ambiguous == "retry":
+        if entry.terms.policy.ambiguous == "retry":
             if self._harmless(entry):
                 return Backoff(Verdict.NO_RESPONSE, error)
             known = entry.etag or entry.known

@@ -24,8 +24,9 @@ class Deadlines:
 
     def add(self, entry: Entry) -> None:
         """Watch an entry that has a deadline."""
-        assert entry.deadline is not None
-        heapq.heappush(self._heap, (entry.deadline, entry.serial, entry))
+        deadline = entry.terms.deadline
+        assert deadline is not None
+        heapq.heappush(self._heap, (deadline, entry.serial, entry))
         if len(self._heap) > self._sweep_at:
             self._heap = [place for place in self._heap if not place[2].settled]
             heapq.heapify(self._heap)

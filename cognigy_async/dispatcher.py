@@ -294,7 +294,7 @@ class Dispatcher:
         """Live updates do not wait for a pause that is longer than their policy allows."""
         while (lane := self._lanes.take_live()) is not None:
             entry = lane.first
-            if not entry.live or remaining <= entry.policy.max_retry_after:
+            if not entry.live or remaining <= entry.terms.policy.max_retry_after:
                 self._lanes.ready(lane, first=True)
                 return
             message = "The tenant is throttled for longer than the policy waits"

@@ -132,9 +132,9 @@ class Engine:
             self.lanes.accept(entry)
             if self._dispatcher.linger is not None:
                 self._dispatcher.linger.accepted(entry)
-        if entry.deadline is not None:
+        if entry.terms.deadline is not None:
             self._deadlines.add(entry)
-            self._dispatcher.set_alarm(entry.deadline)
+            self._dispatcher.set_alarm(entry.terms.deadline)
         self.sleepers.wake()
 
     def withdraw(self, entry: Entry) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from contextvars import Context
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .metadata import NO_METADATA
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .observing import Observations
     from .retry import RetryPolicy, Trouble
 
-__all__ = ["Action", "Entry", "Kind", "Sink"]
+__all__ = ["Action", "Entry", "Kind", "Sink", "Terms"]
 
 
 class Kind(enum.Enum):
@@ -55,6 +56,26 @@ WRITE = Action.WRITE
 """For where each update passes: on Python 3.11 a look-up on the class costs five times as much."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms an update or a read is carried out; one object for all that have the same.
+
+    Attributes:
+        timeout: seconds, for one request.
+        deadline: moment of the client's clock after which nothing of it is sent, None for never.
+        live: goes before bulk work.
+        coalesce: whether it may share a request with others of its dialog, as far as it can.
+        watch: looks on while it is under way.
+    """
+
+    policy: RetryPolicy
+    timeout: float
+    deadline: float | None = None
+    live: bool = True
+    coalesce: bool = field(default=False, compare=False)
+    watch: UpdateWatch | None = None
+
+
 class Sink(Protocol):
     """Who is told of the outcome of an entry."""
 
@@ -67,7 +88,7 @@ class Entry:
     """One accepted update or read, from its acceptance to its outcome.
 
     Attributes:
-        live: goes before bulk work. exempt: comes from inside a callback, which waits for it.
+        live: as its terms say. exempt: comes from inside a callback, which waits for it.
         held: waits where its dialog is paused; others fail then.
         requests: what carries it out, in order; made when the first is needed.
         action, part, round: the next request; which part of an update; conflicts that led to
@@ -77,14 +98,13 @@ class Entry:
         sent_at: seconds of the client's clock at its first request, None before.
         attempts: requests made. trouble: what went wrong, None while nothing did.
         refused_token: what its last request was refused with.
-        deadline: moment of the client's clock after which nothing of it is sent, None for never.
         coalesces: may share a request with others of its dialog.
         members: the entries that this one carries, where it is a group of them.
         abandoned: its caller is gone: it is not repeated.
         headers: of the answer that said that it was applied.
         observations: what looks on; None where nothing does.
         waiter: what its sink wakes who waits for it with.
-        watch: looks on while it is under way. cleared: it let the next request go.
+        cleared: what looks on let the next request go.
     """
 
     __slots__ = (
@@ -95,7 +115,6 @@ class Entry:
         "cleared",
         "coalesces",
         "context",
-        "deadline",
         "decide",
         "dialog_id",
         "error",
@@ -112,7 +131,6 @@ class Entry:
         "metadata",
         "observations",
         "part",
-        "policy",
         "refused_token",
         "requests",
         "reserved",
@@ -123,12 +141,11 @@ class Entry:
         "settled",
         "sink",
         "state",
-        "timeout",
+        "terms",
         "trouble",
         "update",
         "update_id",
         "waiter",
-        "watch",
     )
 
     def __init__(
@@ -138,19 +155,15 @@ class Entry:
         update_id: str,
         update: StateUpdate | None,
         serial: int,
-        policy: RetryPolicy,
-        timeout: float,
+        terms: Terms,
         context: Context | None,
         sink: Sink,
-        live: bool,
         *,
         exempt: bool = False,
         held: bool = False,
         decide: Decide | None = None,
         requests: list[Request] | None = None,
         index: int = -1,
-        watch: UpdateWatch | None = None,
-        deadline: float | None = None,
         coalesces: bool = False,
         metadata: Mapping[str, str] = NO_METADATA,
     ) -> None:
@@ -159,18 +172,15 @@ class Entry:
         self.update_id = update_id
         self.update = update
         self.serial = serial
-        self.policy = policy
-        self.timeout = timeout
+        self.terms = terms
         self.context = context
         self.sink = sink
-        self.live = live
+        self.live = terms.live
         self.exempt = exempt
         self.held = held
         self.decide = decide
         self.index = index
-        self.watch = watch
         self.cleared = False
-        self.deadline = deadline
         self.coalesces = coalesces
         writes = update is not None or requests is not None
         self.action = WRITE if writes else Action.READ

@@ -29,14 +29,7 @@ def joins(head: Entry, entry: Entry) -> bool:
     Only what would be repeated, given up and paced alike: a group has one policy, one timeout, one
     deadline, and is either live or bulk.
     """
-    return (
-        entry.coalesces
-        and entry.live is head.live
-        and entry.watch is head.watch
-        and entry.deadline == head.deadline
-        and entry.timeout == head.timeout
-        and (entry.policy is head.policy or entry.policy == head.policy)
-    )
+    return entry.coalesces and (entry.terms is head.terms or entry.terms == head.terms)
 
 
 def gather(lane: Lane, course: Course, most: int) -> Entry:
@@ -70,15 +63,11 @@ def gather(lane: Lane, course: Course, most: int) -> Entry:
         key_of(entry.update_id for entry in members),
         update,
         head.serial,
-        head.policy,
-        head.timeout,
+        head.terms,
         None,
         head.sink,
-        live=head.live,
         exempt=any(entry.exempt for entry in members),
-        deadline=head.deadline,
         index=head.index,
-        watch=head.watch,
     )
     group.accepted_at = head.accepted_at
     try:

@@ -33,7 +33,8 @@ class Linger:
         if lane.behind and not all(joins(head, entry) for entry in lane.behind):
             return 0.0
         until = head.accepted_at + self._seconds
-        return until if head.deadline is None or until < head.deadline else 0.0
+        deadline = head.terms.deadline
+        return until if deadline is None or until < deadline else 0.0
 
     def accepted(self, entry: Entry) -> None:
         """An entry came to the end of its lane: it may be what ends the waiting."""

@@ -89,7 +89,7 @@ class Recovery:
         now = self._clock()
         if entry.live or verdict not in OUTAGE:
             trouble.spent += now - began
-        wait = entry.policy.next_wait(trouble, verdict, error, live=entry.live, now=now)
+        wait = entry.terms.policy.next_wait(trouble, verdict, error, live=entry.live, now=now)
         self._throttle(entry, failure, began, now, wait)
         if wait is None or entry.abandoned:
             return False
@@ -131,8 +131,9 @@ class Recovery:
     def count(self, reason: str, entry: Entry, wait: float) -> None:
         """Put a repeat into metrics and log."""
         self._metrics.retries[reason] += 1
-        if entry.watch is not None:
-            entry.watch.retrying(entry.index, reason, wait)
+        watch = entry.terms.watch
+        if watch is not None:
+            watch.retrying(entry.index, reason, wait)
         what = "a read" if entry.kind is Kind.READ else f"update {entry.update_id}"
         log(
             INFO,

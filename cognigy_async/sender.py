@@ -88,16 +88,17 @@ class Sender:
             self._settlement.give_up(lane)
             return
         began = self._clock()
-        if entry.deadline is not None and began >= entry.deadline:
+        terms = entry.terms
+        if terms.deadline is not None and began >= terms.deadline:
             self._settlement.expire(lane)
             return
         following: Next
         try:
             if entry.coalesces and lane.behind and entry.sent_at is None:
                 entry = gather(lane, self._course, self._hooks.places(MOST_MERGED))
-            if entry.watch is not None:
+            if terms.watch is not None:
                 if not entry.cleared and entry.is_delicate:
-                    await self._clear(lane, entry.watch)
+                    await self._clear(lane, terms.watch)
                     return
                 entry.cleared = False
             try:
@@ -115,7 +116,7 @@ class Sender:
                 if pacer is not None:
                     pacer.start(began, bulk=not lane.live)
                 try:
-                    response = await self._transport.send(request, timeout=entry.timeout)
+                    response = await self._transport.send(request, timeout=terms.timeout)
                 except BaseException as error:
                     if entry.observations is not None:
                         entry.observations.request_ends(request, None, error)
@@ -273,7 +274,7 @@ class Sender:
 
     def _is_late(self, lane: Lane) -> bool:
         """Whether the deadline of a head passed while its request was under way."""
-        deadline = lane.first.deadline
+        deadline = lane.first.terms.deadline
         return deadline is not None and self._clock() >= deadline
 
     def _cut(self, lane: Lane, lost: NoResponseError) -> None:

@@ -180,7 +180,7 @@ class Settlement:
             context,
             entry.reserved,
             exempt=entry.exempt,
-            watch=entry.watch,
+            watch=entry.terms.watch,
             index=entry.index,
         )
         entry.reserved = ()

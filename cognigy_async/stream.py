@@ -23,13 +23,12 @@ import anyio.lowlevel
 from .admission import Admission, Row, kind_of
 from .background import is_failure
 from .engine import Engine
-from .entries import Entry
+from .entries import Entry, Terms
 from .errors import ClientClosedError, CognigyError
 from .models import UpdateOutcome
-from .retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from .events import UpdateWatch
+    pass
 
 __all__ = ["UpdateStream"]
 
@@ -61,24 +60,12 @@ class UpdateStream:
         updates: Iterable[Row] | AsyncIterable[Row],
         *,
         limit: int,
-        policy: RetryPolicy,
-        timeout: float,
-        watch: UpdateWatch | None = None,
-        deadline: float | None,
-        coalesce: bool | None,
-        live: bool,
+        terms: Terms,
     ) -> None:
         self._admission = admission
         self._engine = engine
-        self._policy = policy
-        self._timeout = timeout
-        self._deadline = deadline
-        self._coalesce = coalesce
-        # The further it looks ahead, the more it finds that may share a request.
-        self._looks_ahead = admission.coalesces(coalesce)
-        self._live = live
+        self._terms = terms
         self._limit = limit
-        self._watch = watch
         self._context = copy_context()
         self._rows: Iterator[Row] | None = None
         self._arriving: AsyncIterator[Row] | None = None
@@ -185,7 +172,9 @@ class UpdateStream:
         return not self._held or (self._held < self._limit and self._wants_more())
 
     def _wants_more(self) -> bool:
-        return self._looks_ahead or self._admission.hungry(live=self._live)
+        # The further it looks ahead, the more it finds that may share a request.
+        terms = self._terms
+        return terms.coalesce or self._admission.hungry(live=terms.live)
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""
@@ -236,15 +225,10 @@ class UpdateStream:
                 kind_of(update),
                 update._dialog_id,
                 update,
-                self._policy,
-                self._timeout,
+                self._terms,
                 self,
                 context=self._context,
-                live=self._live,
                 index=index,
-                watch=self._watch,
-                deadline=self._deadline,
-                coalesce=self._coalesce,
             )
         except Exception as error:
             if update is None:

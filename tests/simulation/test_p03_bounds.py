@@ -25,7 +25,7 @@ from tests.simulation.world import (
 
 
 async def test_p3_bounds_all_kinds_of_requests_share_one_limit() -> None:
-    server = emulator(faults=Faults(latency=0.05, latency_jitter=0.1, error_503=0.1, conflict=0.1))
+    server = emulator(faults=Faults(latency=0.05, latency_jitter=0.1, error_503=0.04, conflict=0.1))
     policy = RetryPolicy(max_attempts=20)
     client = client_of(server, max_in_flight=7, retry=policy)
 

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cognigy_async import AuditRecord, Request, Response, RetryPolicy, StateUpdate
-from cognigy_async.entries import Entry, Kind
+from cognigy_async.entries import Entry, Kind, Terms
 from cognigy_async.models import Decide
 
 unhurried = settings(deadline=None)
@@ -45,6 +45,7 @@ def entry(
     policy: RetryPolicy | None = None,
     live: bool = True,
     exempt: bool = False,
+    deadline: float | None = None,
     decide: Decide | None = None,
 ) -> Entry:
     """An entry as the client makes it, without a client."""
@@ -57,11 +58,9 @@ def entry(
         f"u-{serial}",
         update,
         serial,
-        policy or RetryPolicy(),
-        15.0,
+        Terms(policy or RetryPolicy(), 15.0, deadline, live),
         copy_context(),
         Heard(),
-        live=live,
         exempt=exempt,
         decide=decide,
     )

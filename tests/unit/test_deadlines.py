@@ -14,10 +14,14 @@ from ._builders import entry, unhurried
 
 
 def watched(deadlines: Deadlines, at: float, serial: int) -> Entry:
-    made = entry(serial=serial)
-    made.deadline = at
+    made = entry(serial=serial, deadline=at)
     deadlines.add(made)
     return made
+
+
+def moment_of(watched: Entry) -> float:
+    assert watched.terms.deadline is not None
+    return watched.terms.deadline
 
 
 steps = st.lists(
@@ -40,12 +44,11 @@ def test_each_is_told_once_at_its_moment_and_never_when_it_is_settled(
             open_.pop(number % len(open_)).settled = True
         elif step == "wait":
             now += number
-        moments = [one.deadline for one in open_ if one.deadline is not None]
-        assert deadlines.next() == min(moments, default=math.inf)
+        assert deadlines.next() == min(map(moment_of, open_), default=math.inf)
         late = deadlines.due(now)
-        assert late == sorted(late, key=lambda one: (one.deadline, one.serial))
+        assert late == sorted(late, key=lambda one: (moment_of(one), one.serial))
         assert {one.serial for one in late} == {
-            one.serial for one in open_ if one.deadline is not None and one.deadline <= now
+            one.serial for one in open_ if moment_of(one) <= now
         }
         open_ = [one for one in open_ if one not in late]
 

@@ -1,0 +1,250 @@
+"""From what the benchmarks have measured to ratios, aims, plots and the page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness import charts, page, summary
+from benchmarks.harness.aims import aims
+from benchmarks.harness.drawing import COLOURS, INK, MUTED
+from benchmarks.harness.scenarios import Pair, Scenario
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+MINE, BARE = "library over aiohttp", "bare aiohttp"
+
+
+def result(per_second: float, cpu_us: float, **more: float) -> dict[str, float]:
+    return {"per_second": per_second, "cpu_us": cpu_us, "server_share": 0.25, **more}
+
+
+RUNS = {
+    # The machine was slow in the second round.
+    MINE: [result(8_000, 120, requests_per_update=1), result(800, 130, requests_per_update=1)],
+    BARE: [result(10_000, 90), result(1_000, 90)],
+}
+PAIR = Pair(MINE, BARE, 0.8)
+MACHINE: dict[str, Any] = {
+    "python": "3.11.0",
+    "processor": "a processor",
+    "cores": 2,
+    "versions": {"aiohttp": "3.12", "node": None},
+}
+
+
+def throughput(**scenarios: Scenario) -> dict[str, Any]:
+    told = {key: summary.summary(scenario, RUNS) for key, scenario in scenarios.items()}
+    head = {"machine": MACHINE, "rounds": 2, "count": 1_000, "in_flight": 64}
+    return {**head, "scenarios": told}
+
+
+def level(**values: float) -> dict[str, Any]:
+    return {
+        kind: {"median": value, "lowest": 0.9 * value, "highest": 1.2 * value}
+        for kind, value in values.items()
+    }
+
+
+LATENCIES = level(p50_ms=1.0, p95_ms=2.0, p99_ms=4.0)
+FOUND: dict[str, Any] = {
+    "throughput": throughput(
+        dialogs=Scenario("many dialogs", (PAIR,)), tls=Scenario("TLS", (Pair(MINE, BARE),))
+    ),
+    "in_flight": {
+        "machine": MACHINE,
+        "contestants": {
+            name: {n: level(per_second=100.0 * int(n), cpu_us=90.0) | LATENCIES for n in ("1", "4")}
+            for name in (MINE, BARE)
+        },
+    },
+    "latency": {
+        "machine": MACHINE,
+        "libraries": {
+            "aiohttp": {
+                "rate": 4_000,
+                "update": LATENCIES,
+                "bare": LATENCIES,
+                "p99_ratio": {"aim": 3.0, "median": 3.01, "lowest": 2.0, "highest": 4.0},
+            }
+        },
+    },
+    "dialogs": {
+        "machine": MACHINE,
+        "kinds": {
+            "update_many": {
+                "1000": level(cpu_us=10.0, peak_mb=60.0),
+                "10000": level(cpu_us=10.0, peak_mb=60.0),
+                "1000000": level(cpu_us=11.0, peak_mb=71.0),
+            }
+        },
+    },
+    "overhead": {
+        "3.11": {
+            "python": "3.11.0",
+            "rate_limit": 1_000_000,
+            "count": 20_000,
+            **{
+                kind: {"cpu_us": 15.0, "times_calibration": 5.0}
+                for kind in ("calibration", "update_many", "update")
+            },
+        }
+    },
+}
+
+
+def test_a_summary_has_medians_and_ratios_of_the_same_round() -> None:
+    told = summary.summary(Scenario("many dialogs", (PAIR, Pair(MINE, "absent"))), RUNS)
+    assert told["contestants"][MINE]["per_second"]["median"] == 4_400
+    (compared,) = told["ratios"]
+    assert compared["per_second"] == {"median": 0.8, "lowest": 0.8, "highest": 0.8}
+    assert compared["cpu"]["highest"] == 0.75
+    assert "0.80 (0.80 to 0.80; aim 0.80; by CPU 0.72)" in summary.table(told)
+
+
+def test_use_of_a_quota_is_that_of_whole_windows() -> None:
+    # Ten a second: each window at once, the third one begins 50 ms late.
+    times = [*[0.0] * 10, *[1.0] * 10, 2.05, 2.5, 2.9]
+    told = summary.quota(times, 10)
+    assert told == {
+        "seconds": 2.05,
+        "ideal_seconds": 2.0,
+        "utilisation": pytest.approx(2 / 2.05),
+        "most_in_a_second": 10.0,
+    }
+    # What was left of a window that nobody needed is no loss.
+    assert summary.quota(times[:20], 10)["utilisation"] == 1.0
+    assert summary.quota([0.0, 0.1, 0.2], 2)["most_in_a_second"] == 3.0
+
+
+def test_latencies_compare_each_round() -> None:
+    kinds = ("p50_ms", "p95_ms", "p99_ms")
+    mine = [dict.fromkeys(kinds, value) for value in (4.0, 40.0, 6.0)]
+    bare = [dict.fromkeys(kinds, value) for value in (2.0, 20.0, 2.0)]
+    told = summary.latencies(123.4, mine, bare)
+    assert told["rate"] == 123
+    assert told["p99_ratio"] == {"aim": 3.0, "median": 2.0, "lowest": 2.0, "highest": 3.0}
+    assert "p99, times bare: 2.00 (2.00 to 3.00; aim 3)" in summary.latency_table({"x": told})
+
+
+def test_aims_say_what_was_reached() -> None:
+    assert "0.80 (0.80 to 0.80), by CPU 0.72" in [aim.measured for aim in aims(FOUND)]
+    reached = {aim.what: aim.is_met for aim in aims(FOUND)}
+    assert reached == {
+        "CPU of `update_many`, Python 3.11.0, with a rate limit": False,
+        "CPU of `update`, Python 3.11.0, with a rate limit": True,
+        f"{MINE}, times {BARE}": True,
+        "p99 of `update` over aiohttp, times that of bare aiohttp": False,
+        "CPU of `update_many` with 10^6 dialogs, times that with 10^3": True,
+        "memory of `update_many` with 10^6 dialogs, above that with 10^4": False,
+    }
+
+
+def test_aims_need_results() -> None:
+    assert list(aims({})) == []
+    assert list(aims({"dialogs": {"kinds": {"update_many": {"1000": level(cpu_us=1.0)}}}})) == []
+
+
+# Plots.
+
+
+@pytest.mark.parametrize("name", charts.CHARTS)
+def test_plots_are_svg_in_colours_that_follow_the_reader(name: str) -> None:
+    for draw in charts.CHARTS[name]:
+        text = draw(FOUND[name])
+        assert text is not None
+        assert text == draw(FOUND[name])
+        root = ET.fromstring(text)
+        assert root.tag.endswith("svg")
+        assert root.get("aria-label")
+        assert "prefers-color-scheme: dark" in text
+        assert not [colour for colour in (INK, MUTED, *COLOURS) if colour in text]
+
+
+def test_plots_name_who_takes_part_and_the_units() -> None:
+    told = charts.throughput(FOUND["throughput"])
+    assert told is not None
+    assert all(text in told for text in (MINE, BARE, "4,400", "updates per second"))
+    assert "p99 latency (ms)" in (charts.by_in_flight(FOUND["in_flight"]) or "")
+
+
+def test_nothing_is_drawn_of_scenarios_that_were_not_measured() -> None:
+    results = {"scenarios": {}}
+    assert charts.throughput(results) is None
+    assert charts.scenarios(results) is None
+
+
+# The page.
+
+
+def test_tables_take_the_place_of_those_before() -> None:
+    text = f"before\n\n{page.BEGIN}\nold\n{page.END}\n\nafter\n"
+    once = page.inserted(text, "new")
+    assert once == f"before\n\n{page.BEGIN}\n\nnew\n\n{page.END}\n\nafter\n"
+    assert page.inserted(once, "new") == once
+
+
+@pytest.mark.parametrize("text", ["", f"{page.BEGIN}", f"{page.END} {page.BEGIN}"])
+def test_a_page_without_a_place_for_them_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="the page needs a line"):
+        page.inserted(text, "new")
+
+
+def test_tables_have_every_file_and_its_plots() -> None:
+    told = page.tables(FOUND, {"throughput": ["throughput.svg", "scenarios.svg"]}, "benchmarks")
+    assert "| library over aiohttp | 4,400 | 800 to 8,000 | 125.0 µs | 25% |" in told
+    assert "| TLS | aiohttp | 4,400 | 5,500 | 0.80 (0.80 to 0.80) | 0.72 | 1 |" in told
+    assert "| `update`, 20,000 calls that wait at once | 15.0 µs | 5.0 |" in told
+    assert "](benchmarks/scenarios.svg)" in told
+    assert "a processor, 2 cores; Python 3.11.0, aiohttp 3.12." in told
+    widths = [line.count("|") for line in told.splitlines() if line.startswith("|")]
+    assert min(widths) > 3
+    assert told.count("[All runs](benchmarks/") == 4
+
+
+def test_the_page_shows_what_the_files_have() -> None:
+    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    found = page.read(DOCS / "benchmarks")
+    plots = {
+        name: [file for draw in charts.CHARTS[name] if (file := plot_of(draw))]
+        for name in charts.CHARTS
+    }
+    assert page.inserted(text, page.tables(found, plots, "benchmarks")) == text
+
+
+def plot_of(draw: Any) -> str | None:
+    path = DOCS / "benchmarks" / f"{draw.__name__.replace('_', '-')}.svg"
+    return path.name if path.exists() else None
+
+
+@pytest.mark.real_time
+def test_from_a_run_to_the_page(tmp_path: Path) -> None:
+    folder, text = tmp_path / "results", tmp_path / "results.md"
+    text.write_text(f"{page.BEGIN}\n{page.END}\n", encoding="utf-8")
+    few = ["--scenario", "few-dialogs", "--only", BARE, "--count", "40", "--rounds", "1"]
+    program("throughput.py", *few, "--in-flight", "4", "--json", str(folder / "throughput.json"))
+    told = json.loads((folder / "throughput.json").read_text(encoding="utf-8"))
+    assert told["machine"]["cores"] >= 1
+    runs = told["scenarios"]["few-dialogs"]["runs"]
+    assert set(runs) == {BARE, f"{BARE}, uvloop"}
+    assert all(one["per_second"] > 0 and one["cpu_us"] > 0 for (one,) in runs.values())
+    program("plots.py", str(folder))
+    assert "### Updates per second" in text.read_text(encoding="utf-8")
+
+
+def program(name: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
