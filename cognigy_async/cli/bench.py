@@ -41,6 +41,12 @@ SECONDS = 2.0
 """Of a round on the emulator."""
 PREFIX = "bench-"
 
+MOST_IN_FLIGHT = 10_000
+"""Each one is a task and a connection."""
+MOST_DIALOGS = 1_000_000_000
+MOST_BYTES = 1 << 20
+"""More than any API takes in one request; what the chosen one takes is checked."""
+
 
 def bench(
     target: Annotated[
@@ -79,7 +85,10 @@ def bench(
         typer.Option(metavar="TEXT", help=f"Of N dialogs: {PREFIX}0, {PREFIX}1, ... by default."),
     ] = None,
     payload_bytes: Annotated[
-        int, typer.Option(min=LEAST_BYTES, metavar="N", help="Of the body of a request.")
+        int,
+        typer.Option(
+            min=LEAST_BYTES, max=MOST_BYTES, metavar="N", help="Of the body of a request."
+        ),
     ] = 200,
     rate: Annotated[
         str | None,
@@ -177,12 +186,22 @@ def _levels(given: Sequence[str]) -> list[int]:
     """Requests in flight, each number once."""
     found: dict[int, None] = {}
     for text in ",".join(given).split(","):
-        if not text.strip().isdecimal() or int(text) < 1:
+        if not (number := _number(text.strip(), MOST_IN_FLIGHT)):
             raise typer.BadParameter(
-                f"--max-in-flight {text!r}: must be a positive number, or several as 1,8,64"
+                f"--max-in-flight {text!r}: must be a number from 1 to {MOST_IN_FLIGHT:,}, or "
+                "several as 1,8,64"
             )
-        found[int(text)] = None
+        found[number] = None
     return list(found)
+
+
+def _number(text: str, most: int) -> int:
+    """From 1 to `most`; 0 for everything else."""
+    # Python refuses to read a number of thousands of digits.
+    if not text.isdecimal() or len(text) > len(str(most)):
+        return 0
+    number = int(text)
+    return number if number <= most else 0
 
 
 def _dialogs(text: str, prefix: str | None) -> Sequence[str]:
@@ -195,9 +214,9 @@ def _dialogs(text: str, prefix: str | None) -> Sequence[str]:
         if prefix is not None:
             raise typer.BadParameter("--dialog-prefix is for a number of dialogs, not for a file")
         return read_dialogs(Path(text))
-    if int(text) < 1:
-        raise typer.BadParameter("--dialogs: must be at least 1")
-    dialogs = NumberedDialogs(PREFIX if prefix is None else prefix, int(text))
+    if not (number := _number(text, MOST_DIALOGS)):
+        raise typer.BadParameter(f"--dialogs: must be a number from 1 to {MOST_DIALOGS:,}")
+    dialogs = NumberedDialogs(PREFIX if prefix is None else prefix, number)
     # The last one is the longest.
     StateUpdate(dialogs[-1], session={VARIABLE: 0})
     return dialogs

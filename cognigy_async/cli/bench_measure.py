@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -92,12 +92,18 @@ async def warm_up(client: AsyncStateClient, load: Load, in_flight: int) -> None:
         raise sample.first_error
 
 
-async def run_round(client: AsyncStateClient, load: Load, in_flight: int, sample: Sample) -> None:
+async def run_round(
+    client: AsyncStateClient,
+    load: Load,
+    in_flight: int,
+    sample: Sample,
+    clock: Callable[[], float],
+) -> None:
     """Do the work of a round, and fill the sample; also where it is cancelled.
 
     What is under way when the time of a round is over ends in the background, uncounted.
     """
-    measured = _Measured(client, sample)
+    measured = _Measured(client, sample, clock)
     try:
         with anyio.CancelScope(deadline=anyio.current_time() + load.seconds):
             numbers = count() if load.count is None else iter(range(load.count))
@@ -148,18 +154,21 @@ async def _stream(
 class _Measured:
     """Clocks and counters from now on; written into the sample at the end."""
 
-    def __init__(self, client: AsyncStateClient, sample: Sample) -> None:
+    def __init__(
+        self, client: AsyncStateClient, sample: Sample, clock: Callable[[], float]
+    ) -> None:
+        self._clock = clock
         self._client = client
         self._sample = sample
         self._requests = client.metrics.requests
         self._retries = Counter(client.metrics.retries)
         self._resident = resident_bytes()
         self._cpu = time.process_time()
-        self._began = anyio.current_time()
+        self._began = clock()
 
     def end(self) -> None:
         sample, metrics = self._sample, self._client.metrics
-        sample.elapsed = anyio.current_time() - self._began
+        sample.elapsed = self._clock() - self._began
         sample.cpu = time.process_time() - self._cpu
         now = resident_bytes()
         if now is not None and self._resident is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -38,6 +39,7 @@ class Bench:
     Attributes:
         samples: what was measured so far, by requests in flight.
         interrupted: whether it ended before all rounds were done.
+        clock: seconds; not that of the event loop, as uvloop counts milliseconds.
     """
 
     arguments: ClientArguments
@@ -47,6 +49,7 @@ class Bench:
     transport: TransportName
     samples: dict[int, list[Sample]] = field(default_factory=dict)
     interrupted: bool = False
+    clock: Callable[[], float] = time.perf_counter
 
     async def run(self) -> None:
         """Do all rounds. SIGINT, SIGTERM and SIGHUP end them early.
@@ -104,7 +107,7 @@ class Bench:
                 error = caught
             else:
                 self.samples.setdefault(level, []).append(sample)
-                await run_round(client, self.load, level, sample)
+                await run_round(client, self.load, level, sample, self.clock)
             tasks.cancel_scope.cancel()
         if error is not None:
             raise error

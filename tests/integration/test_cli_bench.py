@@ -15,13 +15,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from cognigy_async import ApiKey, AsyncStateClient, Request, Response
 from cognigy_async.cli import over
 from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, read_dialogs, warm_up_of
 from cognigy_async.cli.bench_machine import Cores, pinned_to, resident_bytes
+from cognigy_async.cli.bench_measure import Sample, run_round
+from cognigy_async.cli.bench_run import Bench
 from cognigy_async.cli.bench_server import emulator_process
 from cognigy_async.cli.bench_target import is_loopback
+from cognigy_async.cli.over import LoopName
 from cognigy_async.emulator import Emulator, Faults
 
 from .commands import CommandProcess
@@ -354,7 +359,9 @@ def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--max-in-flight", "0"], "--max-in-flight '0': must be a positive number"),
+        (["--max-in-flight", "0"], "--max-in-flight '0': must be a number from 1 to 10,000"),
+        (["--max-in-flight", "10001"], "must be a number from 1 to 10,000"),
+        (["--max-in-flight", "9" * 5000], "must be a number from 1 to 10,000"),
         (["--max-in-flight", "1,,2"], "or several as 1,8,64"),
         (["--max-in-flight", "-1"], "--max-in-flight"),
         (["--count", "5", "--seconds", "1"], "exclude each other; give one of them"),
@@ -365,7 +372,9 @@ def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
         (["--rate", "5"], "--rate 5: must be requests/seconds, for example 1000/300"),
         (["--payload-bytes", "63"], "--payload-bytes"),
         (["--payload-bytes", "600000"], "--payload-bytes 600000: one request to this API cannot"),
-        (["--dialogs", "0"], "--dialogs: must be at least 1"),
+        (["--payload-bytes", "99999999999"], "--payload-bytes"),
+        (["--dialogs", "0"], "--dialogs: must be a number from 1 to 1,000,000,000"),
+        (["--dialogs", "9" * 20], "--dialogs: must be a number from 1 to 1,000,000,000"),
         (["--dialogs", "no-such-file"], "--dialogs no-such-file: cannot be read: No such file"),
         (["--dialog-prefix", "x" * 300], "dialog_id: has 303 characters, more than 256"),
         (["--mode", "batch"], "--mode"),
@@ -501,3 +510,27 @@ def test_an_interrupt_lets_a_request_end(
     assert emulator.stats.abandoned == 0
     assert emulator.stats.applied == emulator.stats.writes < 200
     assert "Interrupted" in err
+
+
+@pytest.mark.real_time
+def test_rounds_that_are_shorter_than_a_millisecond_are_measured() -> None:
+    samples = []
+
+    class Immediate:
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            return Response(200, {}, b"{}")
+
+        async def aclose(self) -> None:
+            pass
+
+    async def measure() -> None:
+        dialogs = NumberedDialogs("b-", 1)
+        load = Load(Mode.UPDATE, dialogs, payload_bytes=64, count=1)
+        auth = ApiKey(SECRET)
+        async with AsyncStateClient("https://api.test", auth=auth, transport=Immediate()) as client:
+            for _ in range(20):
+                samples.append(Sample())
+                await run_round(client, load, 1, samples[-1], Bench.clock)
+
+    anyio.run(measure, backend_options=LoopName.UVLOOP.options)
+    assert all(sample.elapsed > 0 for sample in samples)

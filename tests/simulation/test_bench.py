@@ -74,7 +74,7 @@ def load_of(mode: Mode, count: int | None = None, seconds: float | None = None) 
 async def measured(wire: Wire, load: Load, in_flight: int) -> Sample:
     sample = Sample()
     async with client_of(wire, in_flight) as client:
-        await run_round(client, load, in_flight, sample)
+        await run_round(client, load, in_flight, sample, anyio.current_time)
     return sample
 
 
@@ -145,7 +145,7 @@ async def test_retries_of_the_round_alone(mode: Mode) -> None:
     async with client_of(wire, 5) as client:
         await warm_up(client, load, 5)
         assert client.metrics.retries == {"unavailable": 1}
-        await run_round(client, load, 5, sample)
+        await run_round(client, load, 5, sample, anyio.current_time)
     assert sample.retries == {"unavailable": 2}
     assert (sample.applied, sample.requests) == (100, 102)
     row = Row.of(5, [sample])
@@ -192,7 +192,7 @@ async def test_a_round_that_is_cancelled_has_measured_so_far(mode: Mode) -> None
     wire, sample = Wire(), Sample()
     async with client_of(wire, 10) as client:
         with anyio.move_on_after(0.55) as scope:
-            await run_round(client, load_of(mode, count=100), 10, sample)
+            await run_round(client, load_of(mode, count=100), 10, sample, anyio.current_time)
         assert scope.cancelled_caught
     assert (sample.applied, sample.elapsed) == (50, pytest.approx(0.55))
     assert wire.ended == len(wire.requests) == 60
@@ -209,7 +209,7 @@ def bench_of(
         "allow_insecure": False,
         "rate_limit": (RateLimit(200, per=10),),
     }
-    return Bench(arguments, load, levels, rounds, TransportName.HTTPX)  # type: ignore[arg-type]
+    return Bench(arguments, load, levels, rounds, TransportName.HTTPX, clock=anyio.current_time)  # type: ignore[arg-type]
 
 
 async def test_rounds_take_turns_and_share_the_quota(
