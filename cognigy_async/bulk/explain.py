@@ -46,7 +46,10 @@ def explain(path: Path, dialog_id: str) -> list[Moment]:
         moments = [*_outcomes(connection, dialog_id), *_sends(connection, dialog_id)]
         moments += _events(connection, dialog_id)
     order = {"queued": 0, "sent": 1}
-    return sorted(moments, key=lambda one: (one.at, one.line, order.get(one.what, 2)))
+    # Less than a millisecond apart they are only known by what must have come first.
+    return sorted(
+        moments, key=lambda one: (int(one.at * 1000), one.line, order.get(one.what, 2), one.at)
+    )
 
 
 def _outcomes(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:

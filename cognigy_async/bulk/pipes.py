@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import sys
 import threading
 from typing import Any, BinaryIO
 
 __all__ = ["PipeReader"]
+
+# select() knows the first 1,024 open files only; poll() does not know every terminal elsewhere.
+_Selector = selectors.PollSelector if sys.platform == "linux" else selectors.SelectSelector
 
 
 class PipeReader:
@@ -35,7 +38,10 @@ class PipeReader:
             if self._stopped:
                 return b""
             number = self._file.fileno()
-            ready, _, _ = select.select([number, self._wake[0]], [], [])
+            with _Selector() as selector:
+                selector.register(number, selectors.EVENT_READ)
+                selector.register(self._wake[0], selectors.EVENT_READ)
+                ready = [key.fd for key, _ in selector.select()]
             return os.read(number, size) if number in ready else b""
 
     def stop(self) -> None:

@@ -122,7 +122,9 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         JournalRefusedError: there is none, or it is damaged.
     """
     if not path.is_file():
-        raise JournalRefusedError(f"there is no journal {path}")
+        raise JournalRefusedError(
+            f"there is no journal {path}; a run keeps it as FILE.journal, or where --journal says"
+        )
     with reading(path):
         connection = sqlite3.connect(_uri(path), isolation_level=None, timeout=10.0, uri=True)
         try:

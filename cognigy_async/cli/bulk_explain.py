@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +27,21 @@ def explain(
         if not moments:
             say(f"The journal has nothing of dialog {dialog_id!r}.")
             raise typer.Exit(NOT_APPLIED)
+        day = datetime.now().astimezone().date()
         for moment in moments:
-            until = "" if moment.until is None else f", waits until {_time(moment.until)}"
-            write_result(f"{_time(moment.at)}  line {moment.line}: {moment.what}{until}")
+            at = datetime.fromtimestamp(moment.at).astimezone()
+            if at.date() != day:
+                day = at.date()
+                write_result(f"{day}:")
+            until = "" if moment.until is None else f", waits until {_told(moment.until, day)}"
+            write_result(f"{_time(at)}  line {moment.line}: {moment.what}{until}")
 
 
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S.%f")[:-3]
+def _told(until: float, day: date) -> str:
+    """With its date where that is not the day of what is told."""
+    at = datetime.fromtimestamp(until).astimezone()
+    return _time(at) if at.date() == day else f"{at.date()} {_time(at)}"
+
+
+def _time(at: datetime) -> str:
+    return at.strftime("%H:%M:%S.%f")[:-3]

@@ -6,6 +6,7 @@ import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from typing import Any
 
 import anyio
@@ -101,6 +102,32 @@ async def test_the_command_prints_them(folder: Folder) -> None:
     assert [line.split("  ")[1] for line in lines] == [
         "line 1: hook crm.sync: delivered",
         "line 2: hook crm.sync: delivered",
+    ]
+
+
+async def test_a_timeline_of_several_days_tells_them_and_of_a_millisecond_what_came_first(
+    folder: Folder,
+) -> None:
+    folder.write(rows_of(2, dialogs=1))
+    await run(folder, client_of(Wire()))
+    noon = datetime(2020, 2, 28, 12).astimezone().timestamp()
+    with closing(sqlite3.connect(folder.journal)) as journal, journal:
+        change = "UPDATE outcomes SET queued = ?, sent = ?, settled = ? WHERE line = ?"
+        journal.execute(change, (noon + 0.0009, noon + 0.0009, noon + 0.0009, 1))
+        journal.execute(change, (noon + 0.0001, noon + 0.0001, noon + DAY, 2))
+        event = "INSERT INTO events VALUES (2, 'd0', ?, 'throttled', ?)"
+        journal.execute(event, (noon + 1, DAY))
+    shown = CliRunner().invoke(app, ["bulk", "explain", str(folder.journal), "d0"])
+    assert shown.stdout.splitlines() == [
+        "2020-02-28:",
+        "12:00:00.000  line 1: queued",
+        "12:00:00.000  line 1: sent",
+        "12:00:00.000  line 1: settled: applied",
+        "12:00:00.000  line 2: queued",
+        "12:00:00.000  line 2: sent",
+        "12:00:01.000  line 2: 429, waits until 2020-02-29 12:00:01.000",
+        "2020-02-29:",
+        "12:00:00.000  line 2: settled: applied",
     ]
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from cognigy_async.bulk import DryRun, InputError, JobOptions, RowFault, dry_run
 from cognigy_async.bulk.fingerprint import HashedFile, Mark
 from cognigy_async.bulk.intake import Intake, Selection
 from cognigy_async.bulk.locate import column_of
+from cognigy_async.bulk.pipes import PipeReader
 from cognigy_async.bulk.readers import open_input
 from cognigy_async.bulk.rows import Row, dead_letter
 from cognigy_async.bulk.seen import MOST_IN_MEMORY, Distinct
@@ -147,6 +149,26 @@ def test_a_compressed_file_that_is_cut_off_gives_what_it_has_and_says_so(
             seen += 1
     assert seen > 0
     intake.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere select() is what there is")
+def test_a_pipe_is_read_where_a_thousand_other_files_are_open() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[1], 4096), before[1]))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        while (number := os.open(os.devnull, os.O_RDONLY)) < 1024:
+            stack.callback(os.close, number)
+        stack.callback(os.close, number)
+        ours, theirs = os.pipe()
+        stack.callback(os.close, ours)
+        reader = PipeReader(os.fdopen(ours, "rb", closefd=False))
+        os.write(theirs, b"row")
+        os.close(theirs)
+        assert [reader.read(10), reader.read(10)] == [b"row", b""]
+        reader.stop()
 
 
 @pytest.mark.real_time
