@@ -13,7 +13,7 @@ from cognigy_async import CognigyError, Distribution
 from .bench_measure import Sample
 from .bulk_progress import REASONS
 
-__all__ = ["Row", "table", "told_retries"]
+__all__ = ["Row", "table", "told_retries", "told_speed"]
 
 N = TypeVar("N", int, float)
 
@@ -121,9 +121,9 @@ class Row:
         latency = self.latency
         return (
             f"{self.in_flight:,}",
-            f"{statistics.median(self.per_second):,.0f}",
-            f"{min(self.per_second):,.0f}",
-            f"{max(self.per_second):,.0f}",
+            told_speed(statistics.median(self.per_second)),
+            told_speed(min(self.per_second)),
+            told_speed(max(self.per_second)),
             f"{self.cpu_us:,.1f}",
             *(f"{1000 * seconds:,.2f}" for seconds in (latency.p50, latency.p95, latency.p99)),
             "-" if self.grown is None else f"{self.grown / 1e6:+.1f}",
@@ -154,6 +154,11 @@ def table(rows: Sequence[Row]) -> list[str]:
         for line in cells
     ]
     return lines + [remark for row in rows for remark in row.remarks()]
+
+
+def told_speed(per_second: float) -> str:
+    """Updates a second; under the quota of a tenant there are few."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:,.1f}"
 
 
 def told_retries(retries: Mapping[str, int]) -> str:

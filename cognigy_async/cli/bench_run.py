@@ -15,7 +15,7 @@ from cognigy_async.settings import ClientArguments
 
 from .bench_load import Load
 from .bench_measure import Sample, run_round, warm_up
-from .bench_report import told_retries
+from .bench_report import told_retries, told_speed
 from .output import say
 from .over import TransportName
 
@@ -111,7 +111,7 @@ class Bench:
             tasks.cancel_scope.cancel()
         if error is not None:
             raise error
-        _say(f"{name}: {sample.per_second:,.0f} updates/s")
+        _say(f"{name}: {told_speed(sample.per_second)} updates/s")
 
     async def _listen(self, scope: anyio.CancelScope) -> None:
         names = ("SIGINT", "SIGTERM", "SIGHUP")

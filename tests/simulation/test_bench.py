@@ -24,7 +24,7 @@ from cognigy_async import (
 from cognigy_async.cli import bench_measure
 from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, warm_up_of
 from cognigy_async.cli.bench_measure import Sample, run_round, warm_up
-from cognigy_async.cli.bench_report import Row, table
+from cognigy_async.cli.bench_report import Row, table, told_speed
 from cognigy_async.cli.bench_run import Bench
 from cognigy_async.cli.over import TransportName
 
@@ -265,3 +265,12 @@ def test_nothing_settled_is_no_row() -> None:
     assert Row.of(1, []) is None
     assert Row.of(1, [Sample(elapsed=1.0)]) is None
     assert table([]) == []
+
+
+def test_few_updates_a_second_are_told_with_a_decimal() -> None:
+    assert [told_speed(number) for number in (0.0, 3.33, 99.94, 1234.5)] == [
+        "0.0",
+        "3.3",
+        "99.9",
+        "1,234",
+    ]
