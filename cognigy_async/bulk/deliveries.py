@@ -31,16 +31,17 @@ class Deliveries:
     def __init__(self, scribe: Scribe, now: Callable[[], float]) -> None:
         self._scribe = scribe
         self._now = now
-        self._left = 0
+        self.left = 0
+        """Events that a callback has not yet taken."""
         self._over: anyio.Event | None = None
         self._scope = anyio.CancelScope()
 
     def __repr__(self) -> str:
-        return f"<Deliveries {self._left} left>"
+        return f"<Deliveries {self.left} left>"
 
     def expect(self, rows: Sequence[Row], callback: str) -> DeliveryReceipt:
         """The event of one update, which is that of these rows, waits for a callback."""
-        self._left += 1
+        self.left += 1
         settled = self._now()
         for row in rows:
             row.settled = settled
@@ -57,13 +58,13 @@ class Deliveries:
         at, what = self._now(), f"{HOOK}{callback}: {_told(error, calls)}"
         for line, dialog_id in places:
             self._scribe.event(line, dialog_id, at, what, 0.0)
-        self._left -= 1
-        if not self._left and self._over is not None:
+        self.left -= 1
+        if not self.left and self._over is not None:
             self._over.set()
 
     async def wait(self) -> None:
         """Until none is left; all rows are settled, and each call of a callback has its timeout."""
-        if self._left:
+        if self.left:
             self._over = anyio.Event()
             with self._scope:
                 await self._over.wait()

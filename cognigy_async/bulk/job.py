@@ -263,6 +263,12 @@ class BulkJob:
         yield from opened.reader.notes
         if run.ended == "complete" and not intake.count:
             yield "The input has no rows."
+        if left := run.deliveries.left:
+            yield (
+                f"The run ended before callbacks had taken {left} event{'s' * (left > 1)} of its rows. "
+                "The journal has nothing of those; the close_report of the client tells what was "
+                "not delivered."
+            )
         change = opened.reader.changed()
         if change is not None and not isinstance(run.fault, InputError):
             yield (

@@ -34,7 +34,7 @@ class JobResult:
         reason: why it stopped.
         fault: what it could not get over: an `InputError`, a `JournalError`, an
             `AuthenticationError`, a `ClientClosedError`; None where there was no such thing.
-        notes: what a user should know of the input.
+        notes: what a user should know of the input, and of events that were left to callbacks.
     """
 
     inputs: int

@@ -87,7 +87,7 @@ class Run:
         self._stream: UpdateStream | None = None
         # The clock of the event loop, set to the time of day, so that it never goes back.
         self._epoch = time.time() - anyio.current_time()
-        self._deliveries = Deliveries(scribe, self.now)
+        self.deliveries = Deliveries(scribe, self.now)
         self._all_settled = False
         self._number = number
         self._began = self.now()
@@ -120,9 +120,9 @@ class Run:
             await self._complete_letters()
         self._all_settled = True
         if self.ended == "interrupted":
-            self._deliveries.hurry()
+            self.deliveries.hurry()
         if self._scribe.failure is None:
-            await self._deliveries.wait()
+            await self.deliveries.wait()
 
     async def _complete_letters(self) -> None:
         """The file of dead letters is complete also where a run did not get to the end."""
@@ -150,11 +150,11 @@ class Run:
     def stop(self, ended: Ended, reason: str | None, fault: CognigyError | None = None) -> None:
         """Take no more rows, withdraw what was not sent, and let the rest end."""
         if self._all_settled and fault is None:
-            self._deliveries.hurry()
+            self.deliveries.hurry()
             return
         if isinstance(fault, JournalError):
             # Nothing can be written down any more.
-            self._deliveries.hurry(0.0)
+            self.deliveries.hurry(0.0)
         if self.ended != "complete":
             return
         self.ended, self.reason, self.fault = ended, reason, fault
@@ -220,7 +220,7 @@ class Run:
         if complete is None:
             return
         update, rows = complete
-        watch = GroupWatch(rows, self._deliveries, self._note_wait)
+        watch = GroupWatch(rows, self.deliveries, self._note_wait)
         pending = await self._client.submit(update, watch=watch, coalesce=False, priority="bulk")
         self._again.append(pending)
         assert self._side is not None
@@ -381,7 +381,7 @@ class Run:
 
     def published(self, index: int, callback: str) -> DeliveryReceipt:
         """As `UpdateWatch` says."""
-        return self._deliveries.expect((self._rows[index],), callback)
+        return self.deliveries.expect((self._rows[index],), callback)
 
     def record(self, ended: str | None = None) -> tuple[Any, ...]:
         """The row of this run in the journal, as it is now."""

@@ -79,7 +79,8 @@ async def test_each_delivery_stands_in_the_timeline_after_its_row_is_settled(
     client = client_of(Wire(takes=1.0))
     client.on_state_updated(named("sync_crm", taken), concurrency=1)
     client.on_state_updated(named("slow", takes_long))
-    assert counts(await run(folder, client)) == (4, 4, 0, 0, 0)
+    result = await run(folder, client)
+    assert (counts(result), result.notes) == ((4, 4, 0, 0, 0), ())
     moments = explain_dialog(folder.journal, "d1")
     for line in (2, 4):
         one = [moment for moment in moments if moment.line == line]
@@ -254,7 +255,7 @@ class Tried:
     def is_waiting(self) -> bool:
         """Whether it has nothing left to do but to wait for callbacks."""
         run = self.job._run
-        return run is not None and run._deliveries._over is not None
+        return run is not None and run.deliveries._over is not None
 
 
 async def test_stop_gives_the_callbacks_a_few_seconds(folder: Folder) -> None:
@@ -264,6 +265,8 @@ async def test_stop_gives_the_callbacks_a_few_seconds(folder: Folder) -> None:
     result = await tried.run(lambda: len(wire.sent) >= 10, tried.job.stop)
     assert result is not None
     assert (result.ended, result.succeeded) == ("interrupted", 10)
+    (note,) = result.notes
+    assert note.startswith("The run ended before callbacks had taken 10 events of its rows.")
     assert tried.ended < DAY / 10
     assert hooks(folder, "d3") == [(4, "hook taken: delivered")]
 
