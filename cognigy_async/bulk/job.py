@@ -265,9 +265,9 @@ class BulkJob:
             yield "The input has no rows."
         if left := run.deliveries.left:
             yield (
-                f"The run ended before callbacks had taken {left} event{'s' * (left > 1)} of its rows. "
-                "The journal has nothing of those; the close_report of the client tells what was "
-                "not delivered."
+                f"The run ended before callbacks had taken {left} event{'s' * (left > 1)} of its "
+                "rows. The journal has nothing of those; the close_report of the client tells what "
+                "was not delivered."
             )
         change = opened.reader.changed()
         if change is not None and not isinstance(run.fault, InputError):
