@@ -422,10 +422,12 @@ async def test_what_has_not_left_in_time_does_not_arrive_later(
 async def test_a_failure_is_gone_when_nobody_holds_it(way: str, free_tcp_port: int) -> None:
     async with session_of(way) as session:
         transport = AiohttpTransport(session)
+        seen: weakref.ref[NotSentError] | None = None
         try:
             await transport.send(patch(f"http://127.0.0.1:{free_tcp_port}"), timeout=5)
         except NotSentError as error:
             seen = weakref.ref(error)
+        assert seen is not None
         assert seen() is None
         await transport.aclose()
 
