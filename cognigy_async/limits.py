@@ -91,21 +91,50 @@ class Limits:
         """60 kB for a payload, 65 kB for a context."""
         return cls(max_variable_bytes=65_000, max_context_bytes=65_000, safe_payload_bytes=60_000)
 
-    def are_flat(self, variables: Mapping[str, Any]) -> bool:
-        """Whether the variables are scalars in which a glance finds no fault; most are."""
+    def are_plain(self, variables: Mapping[str, Any]) -> bool:
+        """Whether a glance finds no fault in the variables; in most there is none."""
         for name, value in variables.items():
             kind = type(value)
             if kind is str:
-                if not value.isascii():
+                if not value.isascii() and _has_surrogate(value):
                     return False
             elif kind is int:
                 if not -self.max_integer <= value <= self.max_integer:
+                    return False
+            elif kind is dict or kind is list:
+                if not self._is_plain(value, 1):
                     return False
             elif kind is not bool and not (kind is float and math.isfinite(value)):
                 return False
             if type(name) is not str or not name.isidentifier():
                 return False
             if name.startswith(self.reserved_prefixes):
+                return False
+        return True
+
+    def _is_plain(self, container: dict[Any, Any] | list[Any], depth: int) -> bool:
+        """The same for what is inside an object or a list of so many levels."""
+        values: Iterable[Any] = container
+        if type(container) is dict:
+            if not _are_plain_keys(container):
+                return False
+            values = container.values()
+        largest = self.max_integer
+        for value in values:
+            kind = type(value)
+            if kind is str:
+                if not value.isascii() and _has_surrogate(value):
+                    return False
+            elif kind is int:
+                if not -largest <= value <= largest:
+                    return False
+            elif kind is dict or kind is list:
+                if depth >= self.max_depth or not self._is_plain(value, depth + 1):
+                    return False
+            elif kind is float:
+                if not math.isfinite(value):
+                    return False
+            elif kind is not bool and value is not None:
                 return False
         return True
 
@@ -259,6 +288,14 @@ def _contains_itself(value: object, depth: int, above: tuple[int, ...] = ()) -> 
         return False
     inner = value if isinstance(value, list) else list(value.values())
     return any(_contains_itself(item, depth - 1, (*above, id(value))) for item in inner)
+
+
+def _are_plain_keys(names: Iterable[Any]) -> bool:
+    try:
+        text = "".join(names)
+    except TypeError:
+        return False
+    return text.isascii() or not _has_surrogate(text)
 
 
 def _has_surrogate(text: str) -> bool:

@@ -191,21 +191,16 @@ class UpdateStream:
                     if self._held:
                         return
                     await admission.wait_for_bulk_room()
-                if not self._next_row(rows):
+                try:
+                    row = next(rows)
+                except BaseException as error:
+                    admission.give_back()
+                    self._end(None if isinstance(error, StopIteration) else error)
                     return
+                self._take(row)
             if self._outcomes:
                 return
             await anyio.lowlevel.checkpoint()
-
-    def _next_row(self, rows: Iterator[Row]) -> bool:
-        try:
-            row = next(rows)
-        except BaseException as error:
-            self._admission.give_back()
-            self._end(None if isinstance(error, StopIteration) else error)
-            return False
-        self._take(row)
-        return True
 
     def _end(self, failure: BaseException | None) -> None:
         """There is no more input; `failure` is raised after the outcomes of what there was."""

@@ -299,8 +299,8 @@ class StateUpdate:
         self._metadata = NO_METADATA
         # This runs for every update, and most are plain: a glance, and a closer look at the others.
         if not (
-            (session is None or (type(session) is dict and limits.are_flat(session)))
-            and (user is None or (type(user) is dict and limits.are_flat(user)))
+            (session is None or (type(session) is dict and limits.are_plain(session)))
+            and (user is None or (type(user) is dict and limits.are_plain(user)))
             and type(dialog_id) is str
             and 0 < len(dialog_id) <= limits.max_dialog_id_length
             and dialog_id.isascii()

@@ -10,7 +10,7 @@ from .errors import InputError
 
 __all__ = ["blocks_of_lines"]
 
-LONGEST_LINE = 1 << 26
+LONGEST_LINE = 1 << 24
 """Bytes. A row that the server accepts is far shorter."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -654,7 +654,7 @@ class TestAnswersAreBounded:
             (b"Content-Encoding: deflate\r\n", zlib.compress(bytes(5_000_000))),
             (
                 b"Content-Encoding: gzip, gzip\r\n",
-                gzip.compress(gzip.compress(bytes(5_000_000), mtime=0)),
+                gzip.compress(gzip.compress(bytes(5_000_000), mtime=0), mtime=0),
             ),
         ],
         ids=["announced", "astronomic", "chunked", "unannounced", "gzip", "deflate", "twice"],

@@ -24,10 +24,10 @@ DROPPING = {"drop_before": 0.03, "drop_after": 0.03}
 @pytest.mark.parametrize(
     ("faults", "options", "every"),
     [
-        (Faults(latency=0.02), [], 0),
-        (Faults(latency=0.02, **DROPPING), [], 0),
+        (Faults(latency=0.1), [], 0),
+        (Faults(latency=0.1, **DROPPING), [], 0),
         (Faults(latency=0.2, **DROPPING), ["--coalesce", "--max-in-flight", "4"], 0),
-        (Faults(latency=0.02), [], 7),
+        (Faults(latency=0.1), [], 7),
     ],
     ids=["plain", "dropping", "coalescing", "transitions"],
 )

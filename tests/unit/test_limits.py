@@ -269,6 +269,24 @@ def test_no_object_whatsoever_raises_anything_but_a_validation_error(
     assert f"{error.path}: " in str(error)
 
 
+@given(
+    variables=st.dictionaries(st.text(min_size=1, max_size=3) | hashable, anything, max_size=3),
+    depth=st.integers(1, 4),
+)
+@unhurried
+def test_where_a_glance_finds_no_fault_there_is_none(variables: dict[Any, Any], depth: int) -> None:
+    limits = Limits(max_depth=depth)
+    if limits.are_plain(variables):
+        assert limits.faults_in("session", variables) == []
+
+
+@given(session=st.dictionaries(st.from_regex(r"[a-z]{3,8}", fullmatch=True), values, max_size=3))
+@unhurried
+def test_a_glance_is_enough_for_what_is_plain(session: dict[str, Any]) -> None:
+    limits = Limits(max_depth=64, reserved_prefixes=())
+    assert limits.are_plain(session) is (limits.faults_in("session", session) == [])
+
+
 @given(value=values)
 @unhurried
 def test_one_more_level_than_the_limit_is_refused(value: object) -> None:
