@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
+from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -63,7 +64,7 @@ with_and_without_tls = pytest.mark.parametrize(
 )
 
 
-class Sleepy(aiohttp.abc.AbstractResolver):
+class Sleepy(AbstractResolver):
     """Answers never."""
 
     async def resolve(self, *_: Any, **__: Any) -> Any:
