@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import aiohttp
@@ -14,9 +15,13 @@ __all__ = [
     "LONGEST_FIELD",
     "NOT_SENT",
     "SHORTEST",
+    "TOKEN",
+    "Closed",
     "Lost",
     "Sending",
     "Unusable",
+    "checked_names",
+    "checked_values",
     "headers_of",
     "parsed_url",
     "whole_content",
@@ -27,6 +32,15 @@ LONGEST_FIELD = 64 * 1024
 
 SHORTEST = 0.001
 """Seconds of a timeout; aiohttp takes 0 for none."""
+
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A method, or the name of a header (RFC 9110, sections 9.1 and 5.6.2)."""
+
+NOT_IN_A_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+"""Controls (RFC 9110, section 5.5), and halves of characters, which UTF-8 cannot say."""
+
+FRAMING = frozenset({"content-length", "transfer-encoding"})
+"""Where a request ends is said by the transport and by nobody else."""
 
 NOT_SENT = (
     aiohttp.ClientConnectorError,
@@ -55,6 +69,10 @@ class Lost(Exception):  # noqa: N818
     """The connection of a read was lost; the cause says how."""
 
 
+class Closed(aiohttp.ClientConnectionError):
+    """The connector was closed while a request waited for a connection."""
+
+
 class Unusable(aiohttp.ClientConnectionError):
     """The connection is not fit for a request, and nothing was sent on it."""
 
@@ -70,6 +88,27 @@ class Sending:
 
     def __init__(self) -> None:
         self.begun: bool | None = False
+
+
+def checked_names(names: Iterable[str]) -> None:
+    """Look at the names of headers of a request.
+
+    Raises:
+        ValueError: one is not valid, or says where the request ends.
+    """
+    for name in names:
+        if TOKEN.fullmatch(name) is None or name.lower() in FRAMING:
+            raise ValueError
+
+
+def checked_values(values: Iterable[str]) -> None:
+    """Look at the values of headers of a request.
+
+    Raises:
+        ValueError: one is not valid, and might be taken for more than a value.
+    """
+    if NOT_IN_A_VALUE.search("".join(values)) is not None:
+        raise ValueError
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -19,6 +18,8 @@ from ._aiohttp_parts import (
     Lost,
     Sending,
     Unusable,
+    checked_names,
+    checked_values,
     headers_of,
     parsed_url,
     whole_content,
@@ -43,9 +44,6 @@ REPEATED = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 CONNECT_MARGIN = 0.05
 """Seconds at most by which connecting ends before the whole, so that it is known what was late."""
-
-NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A name of a header (RFC 9110, section 5.6.2)."""
 
 
 class Content(aiohttp.Payload):
@@ -116,10 +114,8 @@ class ViaSession:
             Exception: of aiohttp and of this package; `sending` says how far it got.
         """
         headers = request.headers
-        if not all(map(NAME.fullmatch, headers)):
-            raise ValueError
-        # aiohttp would send half of a character.
-        "".join(headers.values()).encode()
+        checked_names(headers)
+        checked_values(headers.values())
         # A request without content has nothing to tell by whether it was begun.
         sending.begun = False if request.content else None
         answer = await self._session.request(
@@ -167,6 +163,9 @@ def open_session(
 
     Also for a user's session it is another one: cookies, credentials and middlewares belong to a
     session, and cannot be left out of a single request.
+
+    Raises:
+        ValueError: a default header of theirs is not valid.
     """
     own = {"Accept-Encoding": ACCEPTED_ENCODINGS, "User-Agent": "cognigy-async"}
     if theirs is None:
@@ -176,6 +175,8 @@ def open_session(
             headers=own,
         )
     headers = theirs.headers.copy()
+    checked_names(headers)
+    checked_values(headers.values())
     headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
     return aiohttp.ClientSession(
         connector=theirs.connector,

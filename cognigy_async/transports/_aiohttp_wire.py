@@ -21,8 +21,11 @@ from ..messages import Response
 from ._aiohttp_parts import (
     LONGEST_FIELD,
     SHORTEST,
+    TOKEN,
     Sending,
     Unusable,
+    checked_names,
+    checked_values,
     headers_of,
     parsed_url,
     whole_content,
@@ -31,19 +34,16 @@ from ._content import UnusableAnswer
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
 
     from ..messages import Request
 
 __all__ = ["Wire"]
 
 PLAIN_URL = re.compile(r"(https?://[a-zA-Z0-9.:\[\]-]+)(/[!\"$-~]*)")
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A method, or the name of a header (RFC 9110, sections 9.1 and 5.6.2)."""
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""What no value of a header may hold (RFC 9110, section 5.5)."""
-FRAMING = frozenset({"content-length", "transfer-encoding"})
-"""Where a request ends is said here and nowhere else."""
 WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
+LARGE = 64 * 1024
+"""Bytes that a transport of asyncio or uvloop may have to keep until it asks for a pause."""
 REMEMBERED = 256
 """Origins, and sets of names of headers, that need no second look."""
 
@@ -98,28 +98,32 @@ class Wire:
         try:
             protocol = connection.protocol
             # A server that gives up an idle connection may say so first, unasked.
-            if protocol is None or protocol.should_close or protocol.transport is None:
+            if protocol is None or protocol.should_close:
                 raise Unusable
             transport = protocol.transport
+            # On one that is closing, nothing would be written.
+            if transport is None or transport.is_closing():
+                raise Unusable
             async with asyncio.timeout_at(until):
                 self._expect_answer(protocol, request.method)
                 sending.begun = True
-                transport.write(data)
+                write(transport, data)
                 message, content = await protocol.read()
-                while message.code < 200 and message.code != 101:
+                while 100 <= message.code < 200 and message.code != 101:
                     message, content = await protocol.read()
                 headers = headers_of(message.raw_headers)
                 body = await whole_content(headers, content, content.read, self._limit)
-                if transport.get_write_buffer_size():
-                    # The answer came before all of the request had left.
-                    protocol.force_close()
         except HttpProcessingError as error:
-            connection.close()
+            give_up(connection)
             raise UnusableAnswer("the answer is not valid in HTTP") from error
         except BaseException:
-            connection.close()
+            give_up(connection)
             raise
-        connection.release()
+        if transport.get_write_buffer_size():
+            # The answer came before all of the request had left.
+            give_up(connection)
+        else:
+            connection.release()
         return Response(message.code, headers, body)
 
     def _expect_answer(self, protocol: ResponseHandler, method: str) -> None:
@@ -127,6 +131,7 @@ class Wire:
             skip_payload=method == "HEAD",
             read_until_eof=True,
             auto_decompress=False,
+            max_line_size=LONGEST_FIELD,
             max_field_size=LONGEST_FIELD,
         )
 
@@ -169,8 +174,7 @@ class Wire:
         beginning = self._beginnings.get(key)
         if beginning is None:
             beginning = self._beginning(key)
-        if CONTROL.search("".join(headers.values())) is not None:
-            raise ValueError
+        checked_values(headers.values())
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if content or request.method not in WITHOUT_CONTENT:
             fields += f"Content-Length: {len(content)}\r\n"
@@ -180,16 +184,39 @@ class Wire:
     def _beginning(self, key: tuple[str, ...]) -> str:
         """The headers that a request with these names does not bring itself."""
         host, method, *given = key
+        if TOKEN.fullmatch(method) is None:
+            raise ValueError
+        checked_names(given)
         names = {name.lower() for name in given}
-        if not all(map(TOKEN.fullmatch, (method, *given))) or names & FRAMING:
-            raise ValueError
-        others = [("Host", host), *self._session.headers.items()]
-        if self._connector.force_close:
+        theirs = self._session.headers
+        others = [*theirs.items()]
+        if "Host" not in theirs:
+            others.insert(0, ("Host", host))
+        if self._connector.force_close and "Connection" not in theirs:
             others.append(("Connection", "close"))
-        others = [(name, value) for name, value in others if name.lower() not in names]
-        if any(CONTROL.search(value) for _, value in others):
-            raise ValueError
-        beginning = "".join([f"{name}: {value}\r\n" for name, value in others])
-        if len(self._beginnings) < REMEMBERED:
-            self._beginnings[key] = beginning
+        beginning = "".join(
+            [f"{name}: {value}\r\n" for name, value in others if name.lower() not in names]
+        )
+        if len(self._beginnings) >= REMEMBERED:
+            self._beginnings.clear()
+        self._beginnings[key] = beginning
         return beginning
+
+
+def write(transport: asyncio.Transport, data: bytes) -> None:
+    """Write a request so that `get_write_buffer_size` says whether some of it has not left.
+
+    A transport of TLS does not count what it has handed on, and hands on whatever comes before the
+    transport below it asks for a pause. So the last byte of a large request comes after that.
+    """
+    if len(data) > LARGE and transport.get_extra_info("ssl_object") is not None:
+        transport.write(data[:-1])
+        data = data[-1:]
+    transport.write(data)
+
+
+def give_up(connection: Connection) -> None:
+    """Close a connection at once: what has not left by now must not reach the server later."""
+    if connection.protocol is not None:
+        connection.protocol.abort()
+    connection.close()

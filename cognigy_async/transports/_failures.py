@@ -48,7 +48,10 @@ def failure(
 def host_of(url: str) -> str:
     """Host and port, without what else an URL may hold."""
     try:
-        return urlsplit(url).netloc.rpartition("@")[2] or "the server"
+        parts = urlsplit(url)
+        # What is no number may be a part of a password: ``user:pass/word@host``.
+        parts.port  # noqa: B018
+        return parts.netloc.rpartition("@")[2] or "the server"
     except ValueError:
         return "the server"
 

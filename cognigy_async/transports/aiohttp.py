@@ -28,6 +28,7 @@ REASONS = {
     "ClientHttpProxyError": "the proxy refused to connect",
     "ClientPayloadError": "the answer is not complete",
     "ClientResponseError": "the answer is not valid in HTTP",
+    "Closed": "the session was closed",
     "ServerDisconnectedError": "the server disconnected",
     "Unusable": "the connection was given up by the server",
 }
@@ -106,11 +107,21 @@ class AiohttpTransport:
             return await way.send(request, timeout, sending)
         except ClientUsageError:
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled it: a connector that is closed does so to who waits for it.
+            told, cause = self._failed(parts.Closed(), request.url, sending, timeout)
         except Exception as error:
             told, cause = self._failed(error, request.url, sending, timeout)
         # Raised here, when the original error, which knows the request, has been left behind.
         del request
-        raise told from cause
+        try:
+            raise told from cause
+        finally:
+            # Its traceback holds this frame, which shall not hold it in turn.
+            del told, cause
 
     async def aclose(self) -> None:
         """Close the connections of its own; what is under way on them fails. May be repeated."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
 import sys
 import warnings
+import weakref
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 import anyio
 import pytest
+from aiohttp.abc import AbstractResolver
+from multidict import CIMultiDict
 from yarl import URL
 
 from cognigy_async import (
@@ -19,11 +24,13 @@ from cognigy_async import (
     AsyncStateClient,
     ClientUsageError,
     HttpxTransport,
+    NoResponseError,
     NotSentError,
     Request,
     Transport,
 )
 from cognigy_async.emulator import Emulator, Faults, serve
+from tests.integration.tls import server_context, trusting_context
 from tests.integration.transport_servers import (
     CANARY,
     OK,
@@ -43,6 +50,38 @@ pytestmark = pytest.mark.real_time
 @pytest.fixture(params=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+def session_of(way: str, **options: Any) -> aiohttp.ClientSession:
+    """One whose connections are taken, or one that sends by itself as it has traces."""
+    traces = [aiohttp.TraceConfig()] if way == "traced" else None
+    return aiohttp.ClientSession(trace_configs=traces, **options)
+
+
+both_ways = pytest.mark.parametrize("way", ["plain", "traced"])
+with_and_without_tls = pytest.mark.parametrize(
+    "tls", [None, server_context()], ids=["plain", "TLS"]
+)
+
+
+class Sleepy(AbstractResolver):
+    """Answers never."""
+
+    async def resolve(self, *_: Any, **__: Any) -> Any:
+        await anyio.sleep_forever()
+
+    async def close(self) -> None:
+        pass
+
+
+class Closing(aiohttp.TCPConnector):
+    """Its connections are about to close when they are handed out."""
+
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        connection = await super().connect(*args, **options)
+        assert connection.transport is not None
+        connection.transport.close()
+        return connection
 
 
 class TestASessionOfTheUsers:
@@ -147,6 +186,87 @@ class TestASessionOfTheUsers:
         await transport.aclose()
         assert len(server.requests) == 1
 
+    @both_ways
+    async def test_one_that_closes_fails_who_waits_for_a_connection(self, way: str) -> None:
+        async with serving(answers()) as server:
+            session = session_of(way, connector=aiohttp.TCPConnector(limit=1))
+            transport = AiohttpTransport(session)
+            first = asyncio.create_task(failure(transport, patch(server)))
+            await until(lambda: len(server.requests) == 1)
+            second = asyncio.create_task(failure(transport, patch(server)))
+            await anyio.sleep(0.02)
+            await session.close()
+            assert isinstance(await first, NoResponseError)
+            error = await second
+            await transport.aclose()
+        assert isinstance(error, NotSentError)
+        assert "the session was closed" in str(error)
+        assert len(server.requests) == 1
+
+    @both_ways
+    async def test_one_that_closes_fails_who_waits_for_an_address(self, way: str) -> None:
+        session = session_of(way, connector=aiohttp.TCPConnector(resolver=Sleepy()))
+        transport = AiohttpTransport(session)
+        waiting = asyncio.create_task(failure(transport, patch("http://tenant.invalid")))
+        await anyio.sleep(0.02)
+        await session.close()
+        assert isinstance(await waiting, NotSentError)
+        await transport.aclose()
+
+    async def test_nothing_is_written_on_a_connection_that_is_closing(self) -> None:
+        async with (
+            aiohttp.ClientSession(connector=Closing()) as session,
+            serving(answering) as server,
+        ):
+            transport = AiohttpTransport(session)
+            assert isinstance(await failure(transport, patch(server)), NotSentError)
+            await transport.aclose()
+        assert server.requests == []
+
+    @both_ways
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Content-Length": "5"},
+            {"transfer-encoding": "chunked"},
+            {"X-Note: a\r\nX-More": "b"},
+            {"X Note": "a"},
+            {"X-Note": "a\r\nX-More: b"},
+            {"X-Note": "\ud800"},
+        ],
+        ids=ascii,
+    )
+    async def test_its_default_headers_cannot_break_a_request(
+        self, way: str, headers: dict[str, str]
+    ) -> None:
+        async with session_of(way, headers=headers) as session, serving(answering) as server:
+            transport = AiohttpTransport(session)
+            error = await failure(transport, patch(server))
+            await transport.aclose()
+        assert isinstance(error, NotSentError)
+        assert "not valid in HTTP" in str(error)
+        assert server.requests == []
+
+    @both_ways
+    @pytest.mark.parametrize("force_close", [False, True])
+    async def test_its_default_headers_go_before_what_is_added(
+        self, way: str, force_close: bool
+    ) -> None:
+        headers = CIMultiDict({"host": "tenant", "connection": "keep-alive", "X-Note": "1"})
+        headers.add("X-Note", "2")
+        connector = aiohttp.TCPConnector(force_close=force_close)
+        async with (
+            session_of(way, headers=headers, connector=connector) as session,
+            serving(answering) as server,
+        ):
+            transport = AiohttpTransport(session)
+            await transport.send(patch(server), timeout=5)
+            await transport.aclose()
+        head = server.requests[0].lower()
+        assert head.count(b"\r\nhost: ") == head.count(b"\r\nhost: tenant\r\n") == 1
+        assert head.count(b"\r\nconnection: ") == 1
+        assert b"\r\nx-note: 1\r\nx-note: 2\r\n" in head
+
     @pytest.mark.parametrize("session", [object(), aiohttp.ClientSession, "session"])
     def test_anything_else_is_refused(self, session: Any) -> None:
         with pytest.raises(TypeError, match=r"aiohttp\.ClientSession"):
@@ -186,13 +306,14 @@ class TestTheHeadOfARequest:
         assert head.count(b"\r\nhost: ") == head.count(b"\r\nhost: tenant\r\n") == 1
         assert head.count(b"\r\nuser-agent: ") == head.count(b"\r\nuser-agent: me\r\n") == 1
 
+    @both_ways
     @pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding"])
-    async def test_nothing_else_says_where_it_ends(self, name: str) -> None:
-        transport = AiohttpTransport()
-        async with serving(answering) as server:
+    async def test_nothing_else_says_where_it_ends(self, way: str, name: str) -> None:
+        async with session_of(way) as session, serving(answering) as server:
+            transport = AiohttpTransport(session)
             error = await failure(transport, patch(server, **{name: "2"}))
             await transport.send(patch(server), timeout=5)
-        await transport.aclose()
+            await transport.aclose()
         assert isinstance(error, NotSentError)
         assert "not valid in HTTP" in str(error)
         assert len(server.requests) == 1
@@ -237,19 +358,78 @@ class TestTheHeadOfARequest:
         assert all(b"\r\nConnection: close\r\n" in request for request in server.requests)
 
 
-async def test_a_connection_on_which_a_request_is_still_leaving_is_not_used_again() -> None:
+@with_and_without_tls
+async def test_a_connection_on_which_a_request_is_still_leaving_is_not_used_again(
+    tls: ssl.SSLContext | None,
+) -> None:
     async def hasty(connection: Connection, server: Server) -> None:
         """Answers when it has seen the beginning."""
         server.requests.append(await connection.stream.receive())
         await connection.send(OK)
         await anyio.sleep_forever()
 
-    transport = AiohttpTransport()
-    async with serving(hasty) as server:
+    connector = aiohttp.TCPConnector(ssl=trusting_context())
+    async with aiohttp.ClientSession(connector=connector) as session, serving(hasty, tls) as server:
+        transport = AiohttpTransport(session)
         large = Request("PATCH", f"{server.url}/state", {}, b"x" * 32_000_000)
         for _ in range(2):
             assert (await transport.send(large, timeout=5)).status == 200
         assert server.connections == 2
+        await transport.aclose()
+
+
+@with_and_without_tls
+@pytest.mark.parametrize("answered", [False, True], ids=["silent", "answered"])
+async def test_what_has_not_left_in_time_does_not_arrive_later(
+    tls: ssl.SSLContext | None, answered: bool
+) -> None:
+    size = 16_000_000
+    read = 0
+    given_up, closed = asyncio.Event(), asyncio.Event()
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Reads the rest when nobody waits for it any more."""
+        nonlocal read
+        if answered:
+            read = len(await reader.read(1000))
+            writer.write(OK)
+        await given_up.wait()
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                read += len(data)
+        writer.close()
+        closed.set()
+
+    connector = aiohttp.TCPConnector(ssl=trusting_context())
+    listening = await asyncio.start_server(late, "127.0.0.1", 0, ssl=tls)
+    port = listening.sockets[0].getsockname()[1]
+    async with aiohttp.ClientSession(connector=connector) as session:
+        transport = AiohttpTransport(session)
+        url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}/state"
+        request = Request("PATCH", url, {}, b"x" * size)
+        if answered:
+            assert (await transport.send(request, timeout=5)).status == 200
+        else:
+            assert isinstance(await failure(transport, request, timeout=0.5), NoResponseError)
+        given_up.set()
+        async with asyncio.timeout(10):
+            await closed.wait()
+        await transport.aclose()
+    listening.close()
+    assert 0 < read < size
+
+
+@both_ways
+async def test_a_failure_is_gone_when_nobody_holds_it(way: str, free_tcp_port: int) -> None:
+    async with session_of(way) as session:
+        transport = AiohttpTransport(session)
+        seen: weakref.ref[NotSentError] | None = None
+        try:
+            await transport.send(patch(f"http://127.0.0.1:{free_tcp_port}"), timeout=5)
+        except NotSentError as error:
+            seen = weakref.ref(error)
+        assert seen is not None
+        assert seen() is None
         await transport.aclose()
 
 

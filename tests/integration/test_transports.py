@@ -53,6 +53,7 @@ pytestmark = pytest.mark.real_time
 LIBRARIES = {"httpx client": httpx, "httpx2 client": httpx2}
 KINDS = ("httpx", *LIBRARIES, "aiohttp", "aiohttp session", "aiohttp traced session")
 OWNED = ("httpx", "aiohttp")
+AIOHTTP = tuple(kind for kind in KINDS if kind.startswith("aiohttp"))
 THEIRS = tuple(kind for kind in KINDS if kind not in OWNED)
 
 
@@ -231,6 +232,19 @@ class TestAnswers:
         async with serving(answers(answer)) as server:
             response = await transport.send(patch(server), timeout=5)
         assert len(response.headers["x-note"]) == 30_000
+
+    @only(AIOHTTP)
+    async def test_a_long_first_line(self, transport: Transport) -> None:
+        answer = OK.replace(b"200 OK", b"200 " + b"x" * 30_000)
+        async with serving(answers(answer)) as server:
+            assert (await transport.send(patch(server), timeout=5)).status == 200
+
+    @only(AIOHTTP)
+    async def test_a_status_that_means_nothing_is_not_waited_upon(
+        self, transport: Transport
+    ) -> None:
+        async with serving(answers(OK.replace(b"200", b"099"))) as server:
+            assert (await transport.send(patch(server), timeout=5)).status == 99
 
     async def test_several_preliminary_answers(self, transport: Transport) -> None:
         early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
@@ -411,6 +425,13 @@ class TestNothingWasSent:
         error = await failure(transport, patch(f"http://me:{CANARY}@127.0.0.1:{free_tcp_port}"))
         assert f"to 127.0.0.1:{free_tcp_port}" in str(error)
 
+    @pytest.mark.parametrize("rest", ["/word@127.0.0.1/", "?word@127.0.0.1/"])
+    async def test_a_password_that_breaks_an_url_is_not_told(
+        self, transport: Transport, rest: str
+    ) -> None:
+        error = await failure(transport, patch(f"http://me:{CANARY}{rest}", ""))
+        assert isinstance(error, NotSentError)
+
     async def test_the_transport_is_closed(self, transport: Transport) -> None:
         async with serving(answering) as server:
             await transport.send(patch(server), timeout=5)
@@ -491,6 +512,19 @@ class TestItMayHaveBeenApplied:
             assert 0.1 < anyio.current_time() - begun < 1
         assert isinstance(error, NoResponseError)
         assert error.timed_out
+
+    @only(AIOHTTP)
+    async def test_preliminary_answers_without_end(self, transport: Transport) -> None:
+        async def postpones(connection: Connection, server: Server) -> None:
+            server.requests.append(await connection.request())
+            while True:
+                await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+        async with serving(postpones) as server:
+            error = await failure(transport, patch(server), timeout=0.2)
+            assert isinstance(error, NoResponseError)
+            assert error.timed_out
+            await until(lambda: server.open == 0)
 
     async def test_the_time_holds_for_the_whole_and_not_for_each_step(
         self, transport: Transport
