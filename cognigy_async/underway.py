@@ -45,6 +45,8 @@ class UnderWay:
         self._starts: deque[float] = deque()
         self._cold_until = -math.inf
         self._last = -math.inf
+        self.quiet_until = math.inf
+        """Until then none is overdue, which is as much as has to be asked with most requests."""
 
     def __len__(self) -> int:
         return len(self._cold) + len(self._starts)
@@ -57,6 +59,8 @@ class UnderWay:
         if now < self._cold_until:
             self._cold.append(now)
         else:
+            if not self._starts:
+                self.quiet_until = now + self._share
             self._starts.append(now)
 
     def answered(self, began: float, now: float) -> float | None:
@@ -68,6 +72,7 @@ class UnderWay:
             return now
         if not _took(self._starts, began):
             return None
+        self._look_at_oldest()
         at = now - self._certain
         if at < began:
             at = began
@@ -78,14 +83,11 @@ class UnderWay:
         """From when on the oldest one counts although it is not answered, if it is time to say so:
         either an answer could not tell of an earlier moment, or nothing depends on it any more.
         """
-        starts = self._starts
-        # This is asked with every request, and answers mostly come before that is even possible.
-        if not starts or starts[0] + self._share > now:
-            return None
         at = self.first_counts_at()
         if at + min(self._certain, self._length) > now:
             return None
         self._spend(at - self._starts.popleft())
+        self._look_at_oldest()
         return at
 
     def first_counts_at(self) -> float:
@@ -93,6 +95,10 @@ class UnderWay:
         if not self._starts:
             return math.inf
         return self._starts[0] + min(self._share + self._saved, LONGEST * self._length)
+
+    def _look_at_oldest(self) -> None:
+        # It counts no earlier, however little is saved up.
+        self.quiet_until = self._starts[0] + self._share if self._starts else math.inf
 
     def _spend(self, seconds: float) -> None:
         saved = self._saved + self._share - seconds

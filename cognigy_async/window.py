@@ -85,7 +85,8 @@ class Window:
         another one can make room. It is the same for all work.
         """
         starts, length = self._starts, self._length
-        self._count_overdue(now)
+        if self._under_way.quiet_until <= now:
+            self._count_overdue(now)
         while starts and starts[0].last + length <= now:
             over = starts.popleft()
             self.used -= over.count
@@ -157,7 +158,8 @@ class Window:
 
     def answered(self, began: float, now: float) -> None:
         """The request that started at `began` is over."""
-        self._count_overdue(now)
+        if self._under_way.quiet_until <= now:
+            self._count_overdue(now)
         at = self._under_way.answered(began, now)
         if at is not None:
             self._count(at)
