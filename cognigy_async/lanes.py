@@ -116,8 +116,10 @@ class Lane:
     def append(self, entry: Entry) -> None:
         """Put an entry at the end."""
         entry.lane = self
-        self.live += entry.live
-        self.exempt += entry.exempt
+        if entry.live:
+            self.live += 1
+        if entry.exempt:
+            self.exempt += 1
         if self.head is None:
             self.head = entry
         elif self.behind is None:
@@ -133,8 +135,10 @@ class Lane:
         else:
             self.head = self.behind.popitem(last=False)[0] if self.behind else None
         entry.lane = None
-        self.live -= entry.live
-        self.exempt -= entry.exempt
+        if entry.live:
+            self.live -= 1
+        if entry.exempt:
+            self.exempt -= 1
 
     def join(self, group: Entry) -> None:
         """Put a group in the place of its members, which are the first entries."""
