@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from importlib import metadata
@@ -58,8 +59,10 @@ def _processor() -> str | None:
 
 
 def _answer(program: str, option: str) -> str | None:
-    """The first line that a program says about itself."""
+    """The version in the first line that a program says about itself."""
     if shutil.which(program) is None:
         return None
     done = subprocess.run([program, option], capture_output=True, text=True, check=False)
-    return (done.stdout or done.stderr).partition("\n")[0].strip() or None
+    line = (done.stdout or done.stderr).partition("\n")[0]
+    found = re.search(r"\d+(\.\d+)+", line)
+    return found.group() if found else None
