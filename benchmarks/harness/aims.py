@@ -46,7 +46,8 @@ def _overhead(results: Mapping[str, Any]) -> Iterator[Aim]:
         for kind, most in COSTS.items():
             cost = told[kind]["cpu_us"]
             limit = ", with a rate limit" if told.get("rate_limit") else ""
-            what = f"CPU of `{kind}`, Python {told['python']}{limit}"
+            calls = f", {told['count']:,} calls at once" if kind == "update" else ""
+            what = f"CPU of `{kind}`{calls}, Python {told['python']}{limit}"
             yield Aim(what, f"at most {most:g} µs", f"{cost:.1f} µs", cost <= most)
 
 
@@ -79,6 +80,11 @@ def _latency(libraries: Mapping[str, Any]) -> Iterator[Aim]:
 
 def _dialogs(kinds: Mapping[str, Any]) -> Iterator[Aim]:
     for kind, numbers in kinds.items():
+        if kind in COSTS and MOST_DIALOGS in numbers:
+            cost = numbers[MOST_DIALOGS]["cpu_us"]["median"]
+            calls = ", as many calls at once as requests in flight" if kind == "update" else ""
+            what = f"CPU of `{kind}`{calls}, 10^6 dialogs"
+            yield Aim(what, f"at most {COSTS[kind]:g} µs", f"{cost:.1f} µs", cost <= COSTS[kind])
         if {LEAST_DIALOGS, MOST_DIALOGS} <= numbers.keys():
             most, least = (numbers[n]["cpu_us"]["median"] for n in (MOST_DIALOGS, LEAST_DIALOGS))
             yield Aim(

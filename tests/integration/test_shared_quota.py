@@ -61,16 +61,17 @@ def test_four_processes_share_one_limit_and_one_of_them_is_killed(
             time.sleep(0.05)
         processes[0].kill()
         killed = time.monotonic()
-        time.sleep(5 * PER)
+        time.sleep(8 * PER)
     finally:
         for process in processes:
             process.kill()
             process.wait()
     starts = sorted(float(line) for output in outputs for line in output.read_text().split())
     assert most(starts, PER) <= LIMIT
-    # What the dead one held is back after a window; from then on the others use everything.
-    window = [at for at in starts if killed + 1.5 * PER <= at < killed + 4.5 * PER]
-    assert len(window) >= 0.9 * 3 * LIMIT
+    # What the dead one held is back after a window; from then on the others use everything, if the
+    # machine lets them.
+    after = [at for at in starts if at >= killed + 1.5 * PER]
+    assert most(after, 3 * PER) >= 0.9 * 3 * LIMIT
     last = {output: float(output.read_text().split()[-1]) for output in outputs}
     assert last[outputs[0]] <= killed
     assert sum(at > killed + PER for at in last.values()) == 3
