@@ -1,0 +1,1 @@
+"""Programs that measure this library; see docs/benchmarks.md."""
