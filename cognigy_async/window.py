@@ -189,10 +189,6 @@ class Window:
                 place -= 1
             starts.insert(place, _Starts(at, 1, paced))
 
-    def empty_burst(self, now: float) -> None:
-        """What was saved up while nothing was sent is not to be sent at once."""
-        self._full_at = max(self._full_at, now + self._credit)
-
     def others(self, count: int, until: float) -> None:
         """The server counts so many requests that are not ours, until a moment."""
         self.used += count - self._others

@@ -18,7 +18,7 @@ __all__ = ["Kind", "audit_cost", "calibration", "cpu", "live", "many", "memory",
 Kind = Callable[[int], Awaitable[None]]
 """Makes so many updates."""
 
-Audited = Callable[[int, AuditSink | None], Awaitable[None]]
+Audited = Callable[[int, AuditSink | None, RateLimit | None], Awaitable[None]]
 
 
 async def calibration(count: int) -> None:
@@ -101,26 +101,36 @@ def memory(count: int) -> float:
     return resident_memory() - before
 
 
-def audit_cost(count: int, rounds: int) -> dict[str, list[float]]:
-    """What a file adds to an update, by kind: one difference for each of the interleaved rounds."""
+def audit_cost(
+    count: int, rounds: int, rate_limit: RateLimit | None = None
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """What an update with an audit costs on the loop's thread, and what the audit adds to it.
+
+    By kind, with one value for each of the interleaved rounds.
+    """
     kinds: dict[str, Audited] = {"update_many": many, "update": live}
+    whole: dict[str, list[float]] = {name: [] for name in kinds}
     added: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(rounds):
         for name, kind in kinds.items():
-            without = _on_the_loop(kind, count, None)
+            without = _on_the_loop(kind, count, None, rate_limit)
             with tempfile.TemporaryDirectory() as folder:
                 # What finds a full queue is dropped, which would cost less than to take it down.
                 audit = JsonLinesAudit(Path(folder, "audit.jsonl"), max_queue=count)
-                added[name].append(_on_the_loop(kind, count, audit) - without)
-    return added
+                cost = _on_the_loop(kind, count, audit, rate_limit)
+            whole[name].append(cost)
+            added[name].append(cost - without)
+    return whole, added
 
 
-def _on_the_loop(kind: Audited, count: int, audit: AuditSink | None) -> float:
+def _on_the_loop(
+    kind: Audited, count: int, audit: AuditSink | None, rate_limit: RateLimit | None
+) -> float:
     """Microseconds of CPU for one update on the event loop's thread, closing included."""
 
     async def main() -> float:
         began = time.thread_time()
-        await kind(count, audit)
+        await kind(count, audit, rate_limit)
         return time.thread_time() - began
 
     return asyncio.run(main()) / count * 1e6

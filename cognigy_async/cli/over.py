@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -54,15 +54,7 @@ def transport_of(name: TransportName | None) -> TransportName:
     Raises:
         ConfigurationError: what was chosen is not installed.
     """
-    installed = find_spec("aiohttp") is not None
-    if name is TransportName.AIOHTTP and not installed:
-        raise ConfigurationError(
-            "--transport aiohttp needs aiohttp, which comes with an extra: "
-            "pip install 'cognigy-async[aiohttp]'"
-        )
-    if name is not None:
-        return name
-    return TransportName.AIOHTTP if installed else TransportName.HTTPX
+    return _chosen("--transport", name, TransportName.AIOHTTP, TransportName.HTTPX)
 
 
 def loop_of(name: LoopName | None) -> LoopName:
@@ -71,12 +63,20 @@ def loop_of(name: LoopName | None) -> LoopName:
     Raises:
         ConfigurationError: what was chosen is not installed.
     """
-    installed = find_spec("uvloop") is not None
-    if name is LoopName.UVLOOP and not installed:
+    return _chosen("--loop", name, LoopName.UVLOOP, LoopName.ASYNCIO)
+
+
+Name = TypeVar("Name", TransportName, LoopName)
+
+
+def _chosen(option: str, name: Name | None, fastest: Name, other: Name) -> Name:
+    """`fastest` is named like the package and the extra that it needs."""
+    installed = find_spec(fastest.value) is not None
+    if name is fastest and not installed:
         raise ConfigurationError(
-            "--loop uvloop needs uvloop, which comes with an extra: "
-            "pip install 'cognigy-async[uvloop]'"
+            f"{option} {fastest.value} needs {fastest.value}, which comes with an extra: "
+            f"pip install 'cognigy-async[{fastest.value}]'"
         )
     if name is not None:
         return name
-    return LoopName.UVLOOP if installed else LoopName.ASYNCIO
+    return fastest if installed else other
