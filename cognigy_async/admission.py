@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from contextvars import Context, copy_context
+from itertools import count
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
@@ -70,8 +71,10 @@ class Admission:
         self._pauses_dialogs = on_failure == "pause"
         self._usual = Terms(policy, checked_timeout(timeout), coalesce=coalesce)
         self._mergeable = api.keeps_other_variables
-        self._audit = audit
+        self._audit = audit if audit is not None and audit.strict else None
+        """Only a strict one keeps updates out."""
         self._ids = secrets.token_hex(8)
+        self._serials = count(1)
         self.observers: tuple[Observer, ...] = ()
         """What looks on at every update."""
 
@@ -236,7 +239,7 @@ class Admission:
                 raise engine.settlement.pause_error(lane)
         if context is None and (self._hooks.any or decide is not None):
             context = copy_context()
-        serial = engine.next_serial()
+        serial = next(self._serials)
         named = update._update_id if update is not None else None
         entry = Entry(
             kind,

@@ -115,13 +115,9 @@ class Engine:
 
     # Accepting and withdrawing: called by the client, synchronous.
 
-    def next_serial(self) -> int:
-        """The number of the next entry; they tell the order of acceptance."""
-        self._dispatcher.serial += 1
-        return self._dispatcher.serial
-
     def accept(self, entry: Entry) -> None:
         """Queue an entry at the end of its dialog's lane; a read has a lane of its own."""
+        self._dispatcher.serial = entry.serial
         entry.accepted_at = self._clock()
         if entry.kind is READ:
             lane = Lane(entry.dialog_id)

@@ -88,6 +88,7 @@ class Entry:
     """One accepted update or read, from its acceptance to its outcome.
 
     Attributes:
+        serial: tells the order of acceptance.
         live: as its terms say. exempt: comes from inside a callback, which waits for it.
         held: waits where its dialog is paused; others fail then.
         requests: what carries it out, in order; made when the first is needed.

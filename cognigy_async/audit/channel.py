@@ -5,25 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import CognigyError
-from .records import record_of
+from .records import Draft, record_of
 
 if TYPE_CHECKING:
-    from ..entries import Entry
     from ..metrics import Metrics
     from . import AuditSink
     from .records import AuditRecord
 
-__all__ = ["Channel", "Draft"]
+__all__ = ["Channel"]
 
 logger = logging.getLogger("cognigy_async")
 
 BATCH = 64
 """Records that are written at once."""
+
+HANDOVER = 1e-4
+"""Seconds that the event loop gives to a thread that is behind, once for each batch. A loop that is
+never idle takes the interpreter's lock back each time before the thread wakes up, without end."""
 
 LINGER = 0.01
 """Seconds that a thread waits for more to write, so that it is not woken by every update."""
@@ -35,25 +38,6 @@ QUIET_TIME = 3600.0
 """Seconds in which one cause is logged once."""
 
 
-class Draft:
-    """An update that settled; its record is made when a thread first asks for it."""
-
-    __slots__ = ("_at", "_entry", "_now", "_record")
-
-    def __init__(self, entry: Entry, at: float, now: float) -> None:
-        self._entry = entry
-        self._at = at
-        self._now = now
-        self._record: AuditRecord | None = None
-
-    def record(self) -> AuditRecord:
-        """The same for every sink; made twice where two threads ask at once, which does no harm."""
-        record = self._record
-        if record is None:
-            record = self._record = record_of(self._entry, self._at, self._now)
-        return record
-
-
 class Channel:
     """One sink, its queue and its thread."""
 
@@ -61,9 +45,13 @@ class Channel:
         self.sink = sink
         self.strict = bool(sink.strict)
         self._most = sink.max_queue
+        self._behind = max(1, self._most // 2)
+        self._share = max(1, min(BATCH, self._most // 4))
         self._metrics = metrics
         self._counting = counting
-        self._queue: SimpleQueue[Draft | threading.Event | None] = SimpleQueue()
+        self._queue: deque[Draft | threading.Event | None] = deque()
+        self._bell = threading.Event()
+        """Set while there may be something in the queue."""
         self._taken = 0
         self._settled = 0
         self._trouble = ""
@@ -83,12 +71,19 @@ class Channel:
 
     def put(self, draft: Draft) -> None:
         """Queue what settled; with `strict` always, since nothing new is accepted meanwhile."""
-        if self.full and not self.strict:
-            self._count(dropped=1)
-            self._tell("its queue is full", "Records are dropped; use a faster sink.")
-            return
+        queue = self._queue
+        waiting = len(queue)
+        if waiting >= self._behind:
+            if waiting >= self._most and not self.strict:
+                self._count(dropped=1)
+                self._tell("its queue is full", "Records are dropped; use a faster sink.")
+                return
+            if waiting % self._share == 0:
+                time.sleep(HANDOVER)
         self._taken += 1
-        self._queue.put(draft)
+        queue.append(draft)
+        if not self._bell.is_set():
+            self._bell.set()
 
     @property
     def failing(self) -> bool:
@@ -109,20 +104,22 @@ class Channel:
     @property
     def full(self) -> bool:
         """Whether as many records wait as may."""
-        return self._queue.qsize() >= self._most
+        return len(self._queue) >= self._most
 
     # In a thread that may wait.
 
     def flush(self, deadline: float) -> None:
         """Wait until what is queued now has been dealt with."""
         reached = threading.Event()
-        self._queue.put(reached)
+        self._queue.append(reached)
+        self._bell.set()
         reached.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
         """Write what is queued, then end; nothing is repeated any more."""
         self._closing.set()
-        self._queue.put(None)
+        self._queue.append(None)
+        self._bell.set()
 
     def join(self, deadline: float) -> None:
         """Wait for the end; what is not written by then is dropped."""
@@ -159,27 +156,29 @@ class Channel:
             elif mark is None:
                 return
 
-    def _gather(self) -> tuple[list[Draft], Draft | threading.Event | None]:
-        """Up to a batch, and the mark that it ends with; a draft is no mark."""
-        item = self._queue.get()
-        batch: list[Draft] = []
-        if isinstance(item, Draft) and self._queue.qsize() < BATCH:
+    def _gather(self) -> tuple[list[Draft], threading.Event | Literal["more"] | None]:
+        """Up to a batch, and the mark that it ends with."""
+        queue = self._queue
+        while not queue:
+            self._bell.clear()
+            # It may have been rung between the look and this.
+            if not queue:
+                self._bell.wait()
+        if isinstance(queue[0], Draft) and len(queue) < BATCH:
             self._closing.wait(LINGER)
-        while isinstance(item, Draft):
+        batch: list[Draft] = []
+        while queue and len(batch) < BATCH:
+            item = queue.popleft()
+            if not isinstance(item, Draft):
+                return batch, item
             batch.append(item)
-            if len(batch) == BATCH:
-                break
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                break
-        return batch, item
+        return batch, "more"
 
     def _deliver(self, batch: Sequence[Draft]) -> None:
         records: list[AuditRecord] = []
         for draft in batch:
             try:
-                records.append(draft.record())
+                records.append(record_of(draft))
             except Exception as error:
                 self._tell(_cause(error), "A record could not be made and is lost.")
                 self._count(failed=1, settled=1)

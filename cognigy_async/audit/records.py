@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pydantic_core
 from pydantic_core import from_json
 
-from ..entries import Kind
 from ..errors import (
     AmbiguousUpdateError,
     ClientClosedError,
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from ..entries import Entry
     from ..models import UpdateResult
 
-__all__ = ["AuditRecord", "canonical", "record_of"]
+__all__ = ["AuditRecord", "Draft", "canonical", "draft_of", "record_of"]
 
 ENCODER = f"pydantic_core {pydantic_core.__version__}"
 LONGEST_SUMMARY = 100
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 TRACE_ID = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
 
 
@@ -95,20 +96,87 @@ def canonical(payload: object) -> bytes:
     return encode(_sorted(payload))
 
 
-def record_of(entry: Entry, at: float, now: float) -> AuditRecord:
-    """The record of an entry that settled: `at` in seconds of the epoch, `now` by its own clock."""
-    update, result, error = entry.update, entry.result, entry.error
+class Draft(NamedTuple):
+    """What is kept of a settled update until a thread makes its record: as little as may be.
+
+    What another thread holds, and lets go of, costs the event loop more than this does.
+    """
+
+    at: float
+    """When it settled, in seconds of the epoch."""
+    now: float
+    """The same by the clock of `accepted_at` and `sent_at`."""
+    accepted_at: float
+    sent_at: float | None
+    update_id: str
+    dialog_id: str
+    metadata: Mapping[str, str]
+    body: bytes | None
+    attempts: int
+    part: int
+    error: BaseException | None
+    status: int | None = None
+    """Of an update that was applied, as what follows."""
+    latency: float = 0.0
+    etag: str | None = None
+    headers: Mapping[str, str] = NO_HEADERS
+    answer: UpdateResult | None = None
+    """Where it may tell a version because there is no etag."""
+
+
+def draft_of(entry: Entry, at: float, now: float) -> Draft:
+    """What to keep of an entry that settled."""
+    update, result = entry.update, entry.result
     body = update._body if update is not None else None
+    if result is None:
+        return Draft(
+            at,
+            now,
+            entry.accepted_at,
+            entry.sent_at,
+            entry.update_id,
+            entry.dialog_id,
+            entry.metadata,
+            body,
+            entry.attempts,
+            entry.part,
+            entry.error,
+        )
+    etag = result.etag
+    return Draft(
+        at,
+        now,
+        entry.accepted_at,
+        entry.sent_at,
+        entry.update_id,
+        entry.dialog_id,
+        entry.metadata,
+        body,
+        entry.attempts,
+        0,
+        None,
+        result.status,
+        result.latency,
+        etag,
+        entry.headers or NO_HEADERS,
+        result if etag is None else None,
+    )
+
+
+def record_of(draft: Draft) -> AuditRecord:
+    """The record of an update that settled."""
+    body, error, status, began = draft.body, draft.error, draft.status, draft.sent_at
     payload: dict[str, Any] = from_json(body) if body is not None else {}
-    etag = result.etag if result is not None else None
-    began = entry.sent_at
-    waited = (now if began is None else began) - entry.accepted_at
-    lasted = None if began is None else now - began if result is None else result.latency
+    if began is None:
+        waited, lasted = draft.now - draft.accepted_at, None
+    else:
+        waited = began - draft.accepted_at
+        lasted = _milliseconds(draft.now - began if status is None else draft.latency)
     return AuditRecord(
-        timestamp=datetime.fromtimestamp(at, UTC),
-        update_id=entry.update_id,
-        dialog_id=entry.dialog_id,
-        outcome=_outcome(entry),
+        timestamp=datetime.fromtimestamp(draft.at, UTC),
+        update_id=draft.update_id,
+        dialog_id=draft.dialog_id,
+        outcome=_outcome(draft),
         payload_sha256=hashlib.sha256(canonical(payload)).hexdigest() if body is not None else None,
         payload_bytes=len(body) if body is not None else 0,
         variables=tuple(
@@ -117,15 +185,15 @@ def record_of(entry: Entry, at: float, now: float) -> AuditRecord:
             for name in payload.get(context, ())
         ),
         error=type(error).__name__ if error is not None else None,
-        status=result.status if result is not None else getattr(error, "status", None),
-        attempts=entry.attempts,
-        latency_ms=None if lasted is None else _milliseconds(lasted),
+        status=status if status is not None else getattr(error, "status", None),
+        attempts=draft.attempts,
+        latency_ms=lasted,
         queue_ms=_milliseconds(waited),
-        etag=etag,
-        version=_version(result) if result is not None and etag is None else None,
-        trace_id=_trace_id(entry),
-        summary=_summary(entry),
-        metadata=dict(entry.metadata),
+        etag=draft.etag,
+        version=_version(draft.answer) if draft.answer is not None else None,
+        trace_id=_trace_id(draft),
+        summary=_summary(draft),
+        metadata=dict(draft.metadata),
     )
 
 
@@ -142,11 +210,11 @@ def _milliseconds(seconds: float) -> float:
 
 
 def _outcome(
-    entry: Entry,
+    draft: Draft,
 ) -> Literal["applied", "failed", "ambiguous", "withdrawn", "not_sent", "unchanged"]:
-    error = entry.error
+    error = draft.error
     if error is None:
-        return "applied" if entry.result is not None else "unchanged"
+        return "applied" if draft.status is not None else "unchanged"
     if isinstance(error, AmbiguousUpdateError):
         return "ambiguous"
     if isinstance(error, UpdateWithdrawnError):
@@ -162,18 +230,17 @@ def _version(result: UpdateResult) -> int | None:
     return version_in(parse(content) if content is not None else result._body)
 
 
-def _trace_id(entry: Entry) -> str | None:
-    if isinstance(entry.error, UpdateError):
-        return entry.error.trace_id
-    headers = entry.headers or {}
-    trace_id = headers.get("x-trace-id") or headers.get("x-request-id")
+def _trace_id(draft: Draft) -> str | None:
+    if isinstance(draft.error, UpdateError):
+        return draft.error.trace_id
+    trace_id = draft.headers.get("x-trace-id") or draft.headers.get("x-request-id")
     return trace_id if trace_id and TRACE_ID(trace_id) else None
 
 
-def _summary(entry: Entry) -> str:
-    result, error = entry.result, entry.error
-    if result is not None:
-        told = f"applied: HTTP {result.status}, attempts: {entry.attempts}"
+def _summary(draft: Draft) -> str:
+    error = draft.error
+    if draft.status is not None:
+        told = f"applied: HTTP {draft.status}, attempts: {draft.attempts}"
     elif error is None:
         told = "nothing to write"
     elif isinstance(error, UpdateError):
@@ -183,6 +250,6 @@ def _summary(entry: Entry) -> str:
     else:
         # What a function of the caller's raises may name values.
         told = f"the function given to modify raised {type(error).__name__}"
-    if entry.part and entry.kind is not Kind.READ and result is None:
-        told = f"{entry.part} parts applied: {told}"
+    if draft.part:
+        told = f"{draft.part} parts applied: {told}"
     return told if len(told) <= LONGEST_SUMMARY else f"{told[: LONGEST_SUMMARY - 3]}..."

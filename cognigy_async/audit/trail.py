@@ -16,7 +16,8 @@ import anyio
 import anyio.to_thread
 
 from ..errors import AuditError, ConfigurationError
-from .channel import Channel, Draft
+from .channel import Channel
+from .records import draft_of
 
 if TYPE_CHECKING:
     from ..entries import Entry
@@ -52,6 +53,8 @@ class AuditTrail:
         counting = threading.Lock()
         self._channels = [Channel(sink, metrics, counting) for sink in sinks]
         self._strict = [channel for channel in self._channels if channel.strict]
+        self.strict = bool(self._strict)
+        """Whether `check` and `slow` have to be asked at all."""
         self._clock: Callable[[], float] = time.monotonic
 
     def start(self, clock: Callable[[], float]) -> None:
@@ -86,9 +89,7 @@ class AuditTrail:
 
     def settled(self, entry: Entry) -> None:
         """Take down an entry that has its outcome."""
-        # Signed requests are nothing to keep until a thread has the time, nor cheap to keep.
-        entry.requests = None
-        draft = Draft(entry, time.time(), self._clock())
+        draft = draft_of(entry, time.time(), self._clock())
         for channel in self._channels:
             channel.put(draft)
 

@@ -486,11 +486,11 @@ class TestItMayHaveBeenApplied:
 
     async def test_no_answer_in_time(self, transport: Transport) -> None:
         async with serving(answers()) as server:
-            with anyio.fail_after(2):
-                error = await failure(transport, patch(server), timeout=0.1)
+            with anyio.fail_after(5):
+                error = await failure(transport, patch(server), timeout=0.5)
             assert isinstance(error, NoResponseError)
             assert error.timed_out
-            assert "within 0.1 s" in str(error)
+            assert "within 0.5 s" in str(error)
             await until(lambda: server.open == 0)
 
     @pytest.mark.parametrize(
@@ -508,8 +508,8 @@ class TestItMayHaveBeenApplied:
 
         async with serving(trickles) as server:
             begun = anyio.current_time()
-            error = await failure(transport, patch(server), timeout=0.2)
-            assert 0.1 < anyio.current_time() - begun < 1
+            error = await failure(transport, patch(server), timeout=0.5)
+            assert 0.4 < anyio.current_time() - begun < 2
         assert isinstance(error, NoResponseError)
         assert error.timed_out
 
@@ -521,7 +521,7 @@ class TestItMayHaveBeenApplied:
                 await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
 
         async with serving(postpones) as server:
-            error = await failure(transport, patch(server), timeout=0.2)
+            error = await failure(transport, patch(server), timeout=0.5)
             assert isinstance(error, NoResponseError)
             assert error.timed_out
             await until(lambda: server.open == 0)
@@ -532,16 +532,16 @@ class TestItMayHaveBeenApplied:
         async def dawdles(connection: Connection, server: Server) -> None:
             await connection.request()
             await connection.send(b"HTTP/1.1 200 OK\r\n")
-            await anyio.sleep(0.15)
+            await anyio.sleep(0.4)
             await connection.send(b"Content-Length: 2\r\n\r\n")
-            await anyio.sleep(0.15)
+            await anyio.sleep(0.4)
             await connection.send(b"{}")
 
         async with serving(dawdles) as server:
             begun = anyio.current_time()
-            assert isinstance(await failure(transport, patch(server), 0.2), NoResponseError)
-            assert anyio.current_time() - begun < 0.25
-            assert (await transport.send(patch(server), timeout=2)).content == b"{}"
+            assert isinstance(await failure(transport, patch(server), 0.5), NoResponseError)
+            assert anyio.current_time() - begun < 0.75
+            assert (await transport.send(patch(server), timeout=5)).content == b"{}"
 
     async def test_a_server_that_does_not_read_a_large_request(self, transport: Transport) -> None:
         async def deaf(connection: Connection, server: Server) -> None:

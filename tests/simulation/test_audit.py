@@ -25,6 +25,8 @@ from cognigy_async import (
     JsonLinesAudit,
     LoggingAudit,
     MemoryAudit,
+    Request,
+    Response,
     StateUpdate,
     UpdateEvent,
     read_audit,
@@ -343,6 +345,25 @@ async def test_a_logging_audit_logs_each_record(caplog: pytest.LogCaptureFixture
     assert CANARY not in f"{logged.__dict__}"
 
 
+@pytest.mark.real_time
+async def test_an_event_loop_that_is_never_idle_does_not_starve_a_sink() -> None:
+    class AtOnce:
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            return state(1)
+
+        async def aclose(self) -> None:
+            pass
+
+    sink = Sink(max_queue=2000)
+    async with client_of(Wire(), transport=AtOnce(), audit=sink) as client:
+        rows = ({"dialog_id": f"d-{n}", "session": {"n": n}} for n in range(20_000))
+        async with client.update_many(rows) as outcomes:
+            async for outcome in outcomes:
+                assert outcome.ok
+    assert client.metrics.audit_dropped < 2000
+    assert len(sink.records) == client.metrics.audit_written > 18_000
+
+
 async def test_a_file_fits_after_the_client_was_closed(tmp_path: Path) -> None:
     audit = JsonLinesAudit(tmp_path / "audit.jsonl", key="k", max_bytes=20_000)
     for _ in range(2):
@@ -492,10 +513,10 @@ async def test_a_record_that_cannot_be_made_takes_no_other_along(
 
     made = channel.record_of
 
-    def fails(entry: Any, at: float, now: float) -> AuditRecord:
-        if entry.dialog_id == "bad":
+    def fails(draft: Any) -> AuditRecord:
+        if draft.dialog_id == "bad":
             raise ValueError(CANARY)
-        return made(entry, at, now)
+        return made(draft)
 
     monkeypatch.setattr(channel, "record_of", fails)
     async with client_of(Wire(), audit=sink) as client:
