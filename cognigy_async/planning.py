@@ -120,7 +120,7 @@ class _Count:
         self._api = api
         self._coalesce = coalesce and api.keeps_other_variables
         self._limits = limits if limits is not None else api.limits
-        self._open: dict[str, tuple[Merge, int, StateUpdate]] = {}
+        self._open: dict[str, tuple[Merge, int, StateUpdate, int]] = {}
         self.dialogs: set[str] = set()
         self.updates = 0
         self.invalid = 0
@@ -137,7 +137,7 @@ class _Count:
             return
         self.updates += 1
         self.dialogs.add(update.dialog_id)
-        if not (self._coalesce and self._joins(update)):
+        if not (self._coalesce and self._joins(update, alone)):
             self.requests += alone
 
     def end(self) -> None:
@@ -145,30 +145,34 @@ class _Count:
         for dialog_id in list(self._open):
             self._close(dialog_id)
 
-    def _joins(self, update: StateUpdate) -> bool:
+    def _joins(self, update: StateUpdate, alone: int) -> bool:
         """Whether an update went into the group of its dialog, or began a new one."""
         dialog_id = update.dialog_id
         if not merges(update):
             self._close(dialog_id)
             return False
         payload = update.payload()
-        merge, members, first = self._open.get(dialog_id, (Merge(self._limits), 0, update))
+        began = Merge(self._limits), 0, update, alone
+        merge, members, first, requests = self._open.get(dialog_id, began)
         apart = members == MOST_MERGED or not concern_the_same(first, update)
         if apart or not merge.take(payload):
             self._close(dialog_id)
-            merge, members, first = Merge(self._limits), 0, update
+            merge, members, first, requests = Merge(self._limits), 0, update, alone
             if not merge.take(payload):
                 return False
         if not members:
             # Of the first one no values are kept.
             first = together(self._limits, update, {"next_step": "-"})
-        self._open[dialog_id] = (merge, members + 1, first)
+        self._open[dialog_id] = (merge, members + 1, first, requests)
         return True
 
     def _close(self, dialog_id: str) -> None:
         if dialog_id not in self._open:
             return
-        merge, members, first = self._open.pop(dialog_id)
+        merge, members, first, requests = self._open.pop(dialog_id)
+        if members == 1:
+            self.requests += requests
+            return
         # Sizes were looked at already; how many requests it takes depends on what is assigned.
         assigned: dict[str, Any] = {name: dict.fromkeys(of, 0) for name, of in merge.names.items()}
         try:

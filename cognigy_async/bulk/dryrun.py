@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ from .seen import Distinct
 
 __all__ = ["DryRun", "dry_run"]
 
+HELD = 5000
+"""Updates that a job holds at a time, half of the client's `max_pending`: more than those never
+wait for the same dialog together."""
+
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
@@ -26,7 +30,8 @@ class DryRun:
     Attributes:
         rows: of the job. faulty: those of them that are not valid. faults: what is wrong with them.
         dialogs: different ones, of the valid rows.
-        requests: that carry the valid rows, without repeats.
+        requests: that carry the valid rows, without repeats; with `coalesce` about as many as a job
+            sends whose rows wait for the quota.
         seconds: that those take under the quota; None where no quota was given.
         notes: what a user should know of the input.
     """
@@ -75,14 +80,14 @@ def dry_run(
     count = _Count(intake, on_fault)
     try:
         if options.coalesce:
-            requests = plan(count.updates(), coalesce=True, limits=limits, api=api).requests
+            requests = _coalesced(count.updates(), limits, api)
         else:
             requests = sum(count.requests(update, api) for update in count.updates())
     finally:
         intake.close()
     notes = list(reader.notes)
     if not intake.count:
-        notes.append("The input has no rows.")
+        notes.append(options.selection.told_of_nothing)
     return DryRun(
         rows=intake.count,
         faulty=count.faulty,
@@ -92,6 +97,14 @@ def dry_run(
         seconds=_seconds(requests, rate_limit),
         notes=tuple(notes),
     )
+
+
+def _coalesced(updates: Iterator[StateUpdate], limits: Limits | None, api: StateApi) -> int:
+    """How many requests carry updates that wait together."""
+    requests = 0
+    while held := list(islice(updates, HELD)):
+        requests += plan(held, coalesce=True, limits=limits, api=api).requests
+    return requests
 
 
 def _seconds(requests: int, rate_limit: RateLimit | Sequence[RateLimit] | None) -> float | None:

@@ -49,6 +49,13 @@ class Selection:
     limit: int | None = None
     dialogs: frozenset[str] = frozenset()
 
+    @property
+    def told_of_nothing(self) -> str:
+        """What a user is told of an input that has no such rows."""
+        if not self.dialogs:
+            return "The input has no rows."
+        return f"The input has no rows of {', '.join(map(repr, sorted(self.dialogs)))}."
+
 
 @dataclass(slots=True)
 class Chunk:
@@ -96,7 +103,7 @@ class Intake:
     ) -> None:
         self._reader = reader
         self._limits = limits
-        self._selection = selection
+        self.selection = selection
         self._api = api
         self._key = key
         self._settled = settled
@@ -186,11 +193,11 @@ class Intake:
         self._reader.close()
 
     def _wants_more(self) -> bool:
-        limit = self._selection.limit
+        limit = self.selection.limit
         return limit is None or self.count < limit
 
     def _is_of(self, dialog_id: str | None) -> bool:
-        dialogs = self._selection.dialogs
+        dialogs = self.selection.dialogs
         return not dialogs or dialog_id in dialogs
 
     def _done(self, line: int) -> Settled | None:

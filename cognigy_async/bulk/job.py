@@ -262,7 +262,7 @@ class BulkJob:
     def _notes(opened: Opened, run: Run, intake: Intake) -> Iterator[str]:
         yield from opened.reader.notes
         if run.ended == "complete" and not intake.count:
-            yield "The input has no rows."
+            yield intake.selection.told_of_nothing
         if left := run.deliveries.left:
             yield (
                 f"The run ended before callbacks had taken {left} event{'s' * (left > 1)} of its "

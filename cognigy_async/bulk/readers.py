@@ -72,11 +72,17 @@ class Reader:
         """How the file differs from what it was when it was opened, None where it does not."""
         if self.fingerprint.size is None:
             return None
+        if self._is_standard_input:
+            return self.fingerprint.change(Fingerprint.of(self._file))
         try:
             found = Fingerprint.from_stat(Path(self.name).stat())
         except OSError:
             return "it is no longer there"
         return self.fingerprint.change(found)
+
+    @property
+    def _is_standard_input(self) -> bool:
+        return self._file is getattr(sys.stdin, "buffer", None)
 
     def _whole(self, known: Sequence[Mark]) -> None:
         """Parquet is not read from front to back: its hash is taken before."""
@@ -94,7 +100,7 @@ class Reader:
         """Close the file; a read that waits in another thread ends."""
         if self._hashed is not None:
             self._hashed.stop()
-        if self._file is not getattr(sys.stdin, "buffer", None):
+        if not self._is_standard_input:
             self._file.close()
 
     def __enter__(self) -> Self:

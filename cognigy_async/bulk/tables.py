@@ -25,6 +25,10 @@ Record = tuple[int, Source, Fault | None]
 TEXTS = frozenset({"dialog_id", "if_match", "next_step", "profile_id", "update_id", "user_id"})
 CONTEXTS = ("session", "user")
 BATCH = 1024
+PIECE = 1 << 16
+"""Bytes of a column of Parquet."""
+LONGEST_CELL = 1 << 20
+"""Characters. More than one variable may take is told by the limits, not by the reader."""
 
 
 class _Columns:
@@ -86,6 +90,8 @@ def csv_records(
     Raises:
         InputError: the header makes no sense.
     """
+    # It holds for the whole process, so it is never made smaller.
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
     lines = _Lines(blocks)
     reader = csv.reader(lines, strict=True)
     columns: _Columns | None = None
@@ -100,13 +106,19 @@ def csv_records(
         except StopIteration:
             break
         except csv.Error as error:
-            fault = Fault("row", f"is not CSV: {error}", "quote the cells as RFC 4180 says")
+            # A quote that is not closed takes the lines that follow with it.
+            reach = f" up to line {lines.line - 1}" if len(lines.taken) > 1 else ""
+            problem = f"is not CSV{reach}: {error}"
+            fault = Fault("row", problem, "quote the cells as RFC 4180 says")
         began = lines.line - len(lines.taken)
         if not cells and fault is None:
             continue
         if columns is None:
+            fault = fault or _fault_of_cells(cells, cells)
             if fault is not None:
-                raise InputError(f"{name}: the header, line {began}, {fault.problem}")
+                raise InputError(
+                    f"{name}: the header, line {began}, {fault.problem}; {fault.remedy}"
+                )
             columns = _Columns(cells, name, texts)
             typed = tuple(text not in TEXTS and text not in texts for text in columns.names)
             continue
@@ -193,9 +205,10 @@ def parquet_records(
         ) from error
     line = 0
     try:
-        opened = parquet.ParquetFile(file)
+        # A group of rows may be the whole file: its columns are read in pieces.
+        opened = parquet.ParquetFile(file, buffer_size=PIECE, pre_buffer=False)
         columns = _Columns(opened.schema_arrow.names, name, ())
-        for batch in opened.iter_batches(batch_size=BATCH):
+        for batch in opened.iter_batches(batch_size=BATCH, use_threads=False):
             cells = [column.to_pylist() for column in batch.columns]
             rows: list[Record] = []
             for values in zip(*cells, strict=True):

@@ -237,6 +237,19 @@ def test_an_empty_file_has_no_rows_and_says_so(tmp_path: Path) -> None:
     assert found.notes == ("The input has no rows.",)
 
 
+def test_rows_of_no_other_dialog_are_not_called_none(tmp_path: Path) -> None:
+    found, _ = dry(written(tmp_path / "rows", GOOD), only_dialogs=("other", "d-2"))
+    assert found.notes == ("The input has no rows of 'd-2', 'other'.",)
+
+
+def test_only_rows_that_a_job_holds_together_share_a_request(tmp_path: Path) -> None:
+    line = '{"dialog_id": "d%d", "session": {"v%d": 1}}'
+    near = [(line % (n % 10, n)).encode() for n in range(1000)]
+    far = [(line % (n % 6000, n)).encode() for n in range(12_000)]
+    assert dry(written(tmp_path / "near", *near), coalesce=True)[0].requests == 10
+    assert dry(written(tmp_path / "far", *far), coalesce=True)[0].requests == 12_000
+
+
 def test_a_line_without_end_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cognigy_async.bulk.lines.LONGEST_LINE", 1000)
     path = written(tmp_path / "rows.jsonl", GOOD, b"x" * 300_000)
@@ -348,6 +361,31 @@ def test_a_dead_letter_of_a_table_is_json_whatever_its_cells_are() -> None:
         "number": None,
         "most": None,
     }
+
+
+def test_a_cell_of_csv_may_be_as_long_as_a_variable(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"dialog_id,session.a\nd-1,{'x' * 400_000}\n")
+    (row,) = rows_of(path)
+    assert row.error is None
+    assert row.update is not None
+    assert len(row.update.payload()["session"]["a"]) == 400_000
+
+
+def test_a_quote_that_is_not_closed_is_told_with_the_lines_that_it_takes(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('dialog_id,session.a\nd-1,1\nd-2,"a\nd-3,3\nd-4,4\n')
+    found, faults = dry(path)
+    assert (found.rows, found.faulty) == (2, 1)
+    assert faults[0].line == 3
+    assert "is not CSV up to line 5: " in faults[0].problem
+
+
+def test_a_header_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.csv", b"dialog_id,session.na\xefve", b"d-1,1")
+    told = "the header, line 1, is not UTF-8; save the file as UTF-8"
+    with pytest.raises(InputError, match=told):
+        rows_of(path)
 
 
 def test_what_is_no_parquet_is_told(tmp_path: Path) -> None:
@@ -501,3 +539,17 @@ def test_standard_input_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
         rows = rows_of("-")
     assert len(rows) == 2
+
+
+def test_a_file_that_is_standard_input_is_looked_at_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "rows", GOOD, GOOD)
+    with path.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+        reader = open_input("-")
+        list(reader)
+        assert reader.changed() is None
+        with path.open("ab") as other:
+            other.write(GOOD)
+        assert "its size went from" in str(reader.changed())
