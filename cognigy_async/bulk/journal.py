@@ -73,15 +73,15 @@ class Journal:
             try:
                 with reading(path):
                     self.resumed = self._prepare()
+                    self.job_id = self.meta("job")
+                    self.run = self._one("SELECT coalesce(max(run), 0) + 1 FROM runs")
+                    self.current_pass = int(self.meta("pass"))
             except BaseException:
                 self._connection.close()
                 raise
         except BaseException:
             self._lock.release()
             raise
-        self.job_id = self.meta("job")
-        self.run = self._one("SELECT coalesce(max(run), 0) + 1 FROM runs")
-        self.current_pass = int(self.meta("pass"))
         self._full = False
 
     def _prepare(self) -> bool:

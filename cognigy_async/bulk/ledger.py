@@ -134,17 +134,18 @@ class Ledger:
         if options.max_failures is not None and self.failed > options.max_failures:
             most = options.max_failures
             return f"of the rows {_rows(self.failed)} not applied, more than max_failures={most}"
-        if options.rate is None:
-            return None
         if self.canary:
             if not self.canary_is_done:
                 return None
-            if self.canary_failed > options.rate * self.canary_done:
+            allowed = options.rate or 0.0
+            if self.canary_failed > allowed * self.canary_done:
                 return (
                     f"of the {self.canary_done} rows that came first, the canary, "
                     f"{_rows(self.canary_failed)} not applied, more than "
-                    f"max_failure_rate={options.rate:g}"
+                    f"max_failure_rate={allowed:g}"
                 )
+        if options.rate is None:
+            return None
         if self.done >= SETTLED_BEFORE_RATE and self.failed > options.rate * self.done:
             return (
                 f"of {self.done} rows {_rows(self.failed)} not applied, more than "

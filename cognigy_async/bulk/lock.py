@@ -51,7 +51,8 @@ class JournalLock:
         except OSError as error:
             self.release()
             raise JournalRefusedError(
-                f"journal {journal} cannot be written: {error.strerror}"
+                f"journal {journal} cannot be written: {error.strerror}. Make room, or choose "
+                "another folder, with --journal."
             ) from error
 
     def _is_in_place(self) -> bool:

@@ -19,7 +19,7 @@ from .intake import Intake
 from .journal import Batch, Journal
 from .options import JobOptions
 from .readers import STDIN, Reader, compare, open_input
-from .records import OpenSend, Totals
+from .records import OpenSend, Totals, reading
 
 __all__ = ["Opened", "open_job"]
 
@@ -76,9 +76,10 @@ def open_job(
         known: list[Mark] = []
         note = None
         if journal.resumed and not force:
-            known = journal.marks()
-            _compare_options(journal, asked)
-            note = _compare_input(journal, source, known)
+            with reading(path):
+                known = journal.marks()
+                _compare_options(journal, asked)
+                note = _compare_input(journal, source, known)
         else:
             journal.forget_marks()
         reader = open_input(

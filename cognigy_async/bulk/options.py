@@ -82,8 +82,9 @@ class JobOptions:
         max_failures: the job stops when more rows than that were not applied.
         canary: so many rows come first, and the others only when those went well: ``"1%"``,
             ``0.01`` or a number of rows.
-        max_failure_rate: the share of failures that the canary may have, 0 by default. Without a
-            canary, and after it, the share of all rows that are done, once those are 100.
+        max_failure_rate: the share of failures that the canary may have; where it is not given,
+            none. Where it is, and without a canary or after it, also the share of all rows that are
+            done, once those are 100.
         coalesce: rows that wait for the same dialog are sent as one request.
         limit: only so many rows from the beginning.
         only_dialogs: only rows of these dialogs.
@@ -106,7 +107,7 @@ class JobOptions:
     first: Share | None = field(init=False, repr=False)
     """The canary, parsed."""
     rate: float | None = field(init=False, repr=False)
-    """The failure rate that is allowed; None for any."""
+    """The failure rate that is allowed, parsed; None for any, and for none in the canary."""
 
     def __post_init__(self) -> None:
         if self.on_failure not in ("continue", "pause-dialog", "stop"):
@@ -126,8 +127,6 @@ class JobOptions:
             object.__setattr__(self, name, tuple(sorted(set(value))))
         first = None if self.canary is None else Share.parse("canary", self.canary)
         allowed = self.max_failure_rate
-        if allowed is None and first is not None:
-            allowed = 0.0
         object.__setattr__(self, "first", first)
         object.__setattr__(
             self, "rate", None if allowed is None else rate("max_failure_rate", allowed)

@@ -211,5 +211,7 @@ def reading(path: Path) -> Iterator[None]:
             f"journal {path} cannot be made or written: {told}. Choose a folder that can be "
             "written and has room, with --journal."
         ) from error
+    except KeyError as error:
+        raise damaged(path, f"it has no {error.args[0]}") from error
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
         raise damaged(path, error) from error

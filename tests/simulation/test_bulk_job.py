@@ -328,6 +328,20 @@ async def test_the_canary_goes_first_and_alone(folder: Folder, bad: int, ended: 
     assert "the canary" in str(result.reason) or not bad
 
 
+async def test_a_canary_without_a_rate_says_nothing_of_the_other_rows(folder: Folder) -> None:
+    folder.write(rows_of(1000, dialogs=1000))
+    result = await folder.run(Wire(answer=refusing(*range(500, 600))), canary="1%")
+    assert counts(result) == (1000, 900, 100, 0, 0)
+
+
+async def test_a_rate_that_is_given_is_of_the_rows_after_the_canary_too(folder: Folder) -> None:
+    folder.write(rows_of(1000, dialogs=1000))
+    wire = Wire(answer=refusing(*range(500, 1000)))
+    result = await folder.run(wire, canary="1%", max_failure_rate=0.0)
+    assert "max_failure_rate=0" in str(result.reason)
+    assert result.pending
+
+
 async def test_a_canary_may_fail_as_much_as_it_is_allowed_to(folder: Folder) -> None:
     folder.write(rows_of(1000, dialogs=1000))
     result = await folder.run(Wire(answer=refusing(0)), canary=10, max_failure_rate="10%")
@@ -773,6 +787,32 @@ async def test_a_damaged_journal_is_named(folder: Folder, damage: str) -> None:
         await folder.run(wire)
     assert "***" not in str(refused.value)
     assert wire.sent == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DELETE FROM meta WHERE key = 'job'", "it has no job"),
+        ("UPDATE meta SET value = 'x' WHERE key = 'pass'", "invalid literal"),
+        ("UPDATE meta SET value = '{' WHERE key = 'options'", "Expecting"),
+        ("UPDATE meta SET value = '{}' WHERE key = 'input'", "it has no size"),
+    ],
+)
+async def test_a_journal_that_lacks_something_is_named(
+    folder: Folder, damage: str, said: str
+) -> None:
+    folder.write(rows_of(10))
+    await folder.run(Wire())
+    with closing(sqlite3.connect(folder.journal)) as connection, connection:
+        connection.execute(damage)
+    wire = Wire()
+    for _ in range(2):
+        with pytest.raises(JournalRefusedError, match=rf"job\.journal is damaged: {said}"):
+            await folder.run(wire)
+    assert wire.sent == []
+    if "'job'" in damage:
+        with pytest.raises(JournalRefusedError, match=rf"job\.journal is damaged: {said}"):
+            read_summary(folder.journal)
 
 
 async def test_a_journal_of_another_version_is_read_by_nobody(folder: Folder) -> None:
