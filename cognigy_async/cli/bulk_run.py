@@ -273,12 +273,15 @@ def _tell(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
             say(f"Stopped: {result.reason}", style="red")
         if result.ended == "interrupted":
             say(f"Interrupted. {how_to_resume(job)}")
-        elif result.pending:
+        else:
             left = "1 row is" if result.pending == 1 else f"{result.pending} rows are"
-            how = how_to_resume(job, after_limit=result.at_limit)
+            told = [f"{left} not done."] if result.pending else []
             # A fault of the input or of the journal says itself what to do.
             says_itself = isinstance(result.fault, InputError | JournalError)
-            say(f"{left} not done." if says_itself else f"{left} not done. {how}")
+            if (result.pending or result.ended == "stopped") and not says_itself:
+                told.append(how_to_resume(job, after_limit=result.at_limit))
+            if told:
+                say(" ".join(told))
         if result.failed or result.ambiguous:
             say(f"What was not applied is in {job.dead_letters}, ready to run again.")
     if as_json:

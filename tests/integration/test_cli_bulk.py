@@ -172,6 +172,16 @@ def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
 
 
+def test_a_job_at_its_limit_says_how_to_go_on_where_all_that_was_read_is_done(
+    emulator: Emulator, command: Command
+) -> None:
+    Path("rows.jsonl").write_text('{"dialog_id": "d"}\n')
+    for _ in range(2):
+        assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
+        assert "The journal has everything. To go on all the same:" in command.told
+        assert "not done" not in command.told
+
+
 def test_other_options_are_refused_and_forced(emulator: Emulator, command: Command) -> None:
     write_rows(10)
     assert command("bulk", "run", "rows.jsonl") == 0
