@@ -80,6 +80,7 @@ class Engine:
             metrics=metrics,
             hooks=hooks,
             room=room,
+            clock=clock,
         )
         self._dispatcher = Dispatcher(
             course=course,

@@ -138,10 +138,14 @@ class UpdateError(CognigyError):
             failure, in their order.
         detail: what the server said, shortened, without values of the update.
         code: the number that the public REST API gives its errors, besides the status.
+        latency, queued: seconds from its first request to this failure, and from its acceptance to
+            its first request, as of an `UpdateResult`; None where it was not sent.
     """
 
     remedy: str = "See the cause."
     """What to do; the last sentence of the text."""
+    latency: float | None = None
+    queued: float | None = None
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ lanes, the room, the metrics and the callbacks in step with the decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING, Literal
@@ -51,6 +51,7 @@ class Settlement:
         metrics: Metrics,
         hooks: Hooks,
         room: Room,
+        clock: Callable[[], float],
     ) -> None:
         self._lanes = lanes
         self._course = course
@@ -59,6 +60,7 @@ class Settlement:
         self._metrics = metrics
         self._hooks = hooks
         self._room = room
+        self._clock = clock
         self._flushes: Countdowns[int] = Countdowns()
         self.reads: set[Lane] = set()
         """The lanes of reads, each of which stands alone."""
@@ -143,6 +145,9 @@ class Settlement:
             metrics.queued.record(result.queued)
         elif done.error is not None:
             self._count_failure(done.error)
+            if isinstance(done.error, UpdateError) and entry.sent_at is not None:
+                done.error.latency = self._clock() - entry.sent_at
+                done.error.queued = entry.sent_at - entry.accepted_at
         if self._flushes.waiting:
             self._flushes.over(entry.serial)
         entry.sink.notify(entry)

@@ -61,7 +61,8 @@ def _outcomes(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment
     for line, status, queued, sent, settled, attempts, refers, kind, http in rows:
         if queued is not None:
             yield Moment(queued, line, "queued")
-        merged = "" if refers is None or status == Status.REPEATED else f", with line {refers}"
+        alone = refers is None or refers == line or status == Status.REPEATED
+        merged = "" if alone else f", with line {refers}"
         if sent is not None:
             yield Moment(sent, line, f"sent{merged}")
         yield Moment(settled, line, _settled(status, attempts, refers, kind, http))
@@ -71,6 +72,9 @@ def _settled(
     status: int, attempts: int, refers: int | None, kind: str | None, http: int | None
 ) -> str:
     requests = "" if attempts == 1 else f" after {attempts} requests" if attempts else ", not sent"
+    if status == Status.AMBIGUOUS and not attempts:
+        # Its requests are those of the run that was cut off.
+        requests = ""
     if status == Status.SUCCEEDED:
         return f"settled: applied{requests}"
     if status == Status.REPEATED:
@@ -81,14 +85,14 @@ def _settled(
 
 
 def _sends(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
-    """Rows that were sent and have no outcome: in flight, or cut off."""
+    """Rows that were sent in a run that did not see what became of them."""
     rows = connection.execute(
-        "SELECT line, sends.at FROM sends LEFT JOIN outcomes USING (line)"
-        " WHERE sends.dialog = ? AND open AND status IS NULL",
+        "SELECT line, sends.at, status FROM sends LEFT JOIN outcomes USING (line)"
+        " WHERE sends.dialog = ? AND open AND sent IS NULL",
         (dialog_id,),
     )
-    for line, at in rows:
-        yield Moment(at, line, "sent, and no outcome is recorded")
+    for line, at, status in rows:
+        yield Moment(at, line, "sent, and no outcome is recorded" if status is None else "sent")
 
 
 def _events(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:

@@ -23,6 +23,7 @@ from cognigy_async import (
     PendingUpdate,
     StateConflictError,
     StateUpdate,
+    UpdateError,
     UpdateOutcome,
     UpdateResult,
     UpdateStream,
@@ -323,6 +324,11 @@ class Run:
     def _fail(self, row: Row, error: CognigyError) -> None:
         told = error_record(error)
         ambiguous = isinstance(error, AmbiguousUpdateError)
+        at = self.now() if row.settled is None else row.settled
+        queued = sent = None
+        if isinstance(error, UpdateError) and error.latency is not None:
+            sent = at - error.latency
+            queued = sent - (error.queued or 0.0)
         self._scribe.failed(
             row.line,
             Failure(told["type"], told["message"], told["status"]),
@@ -332,8 +338,11 @@ class Run:
             row.line,
             row.dialog_id,
             Status.AMBIGUOUS if ambiguous else Status.FAILED,
-            self.now() if row.settled is None else row.settled,
+            at,
+            queued=queued,
+            sent=sent,
             attempts=getattr(error, "attempts", 0),
+            refers=row.leader,
         )
         self._ledger.settled(row.ordinal, ok=False)
         if row.dialog_id is not None:

@@ -920,9 +920,37 @@ async def test_the_timeline_of_a_dialog(folder: Folder) -> None:
         assert [one.what for one in moments if one.line == line] == told
     wait = next(one for one in explain_dialog(folder.journal, "d0") if one.what == "503")
     assert wait.until == pytest.approx(wait.at + 5.0)
-    last = explain_dialog(folder.journal, "d1")[-1]
-    assert (last.line, last.what) == (4, "settled: failed, BadRequestError 400")
+    refused = [one for one in explain_dialog(folder.journal, "d1") if one.line == 4]
+    told = ["queued", "sent", "settled: failed, BadRequestError 400"]
+    assert [one.what for one in refused] == told
+    queued, sent, settled = (one.at for one in refused)
+    assert sent - queued == pytest.approx(1.0, abs=0.1)
+    assert settled - sent == pytest.approx(1.0, abs=0.1)
     assert explain_dialog(folder.journal, "d9") == []
+
+
+async def test_the_timeline_tells_of_each_row_with_which_other_it_was_sent(folder: Folder) -> None:
+    rows = rows_of(5, dialogs=1)
+    folder.write(rows)
+    wire = Wire(answer=refusing(4))
+    result = await folder.run(wire, coalesce=True)
+    assert result.failed
+    moments = explain_dialog(folder.journal, "d0")
+    first, *others = [one for one in moments if one.what.startswith("sent")]
+    assert first.what == "sent"
+    assert [one.what for one in others] == [f"sent, with line {first.line}"] * (len(rows) - 1)
+    assert sum("failed" in one.what for one in moments) == len(rows)
+
+
+async def test_the_timeline_of_a_row_in_doubt_tells_that_it_was_sent(folder: Folder) -> None:
+    folder.write(rows_of(1, next_step="go"))
+    wire = Wire()
+    wire.script(never)
+    await folder.cut_off(wire, 1)
+    assert (await folder.run(Wire())).ambiguous == 1
+    # The virtual time of the first run may end after the second one begins.
+    told = sorted(one.what for one in explain_dialog(folder.journal, "d0"))
+    assert told == ["sent", "settled: ambiguous, AmbiguousUpdateError"]
 
 
 async def test_the_summary_of_a_journal(folder: Folder) -> None:

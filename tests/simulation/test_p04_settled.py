@@ -16,6 +16,7 @@ from cognigy_async import (
     AmbiguousUpdateError,
     AsyncStateClient,
     AuthenticationError,
+    BadRequestError,
     ClientClosedError,
     CloseReport,
     CognigyError,
@@ -532,3 +533,16 @@ async def test_p4_settled_keys_of_unsent_updates_never_reached_the_server() -> N
     for handle in handles:
         told = await outcome_of(handle)
         assert (handle.update_id in there) is isinstance(told, UpdateResult)
+
+
+async def test_a_failure_tells_its_times_as_a_result_does() -> None:
+    wire = Wire(takes=2.0)
+    wire.script(200, 400)
+    async with client_of(wire) as client:
+        before = client.submit_nowait({"dialog_id": "d-1", "session": {"seq": 0}})
+        refused = client.submit_nowait({"dialog_id": "d-1", "session": {"seq": 1}})
+        await before
+        with pytest.raises(BadRequestError) as caught:
+            await refused
+        assert (caught.value.queued, caught.value.latency) == pytest.approx((2.0, 2.0))
+    assert UpdateError("never sent").latency is None
