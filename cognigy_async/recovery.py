@@ -101,6 +101,10 @@ class Recovery:
             return False
         else:
             self.wait_for_server(lane, now)
+            probe = self.outage.opens()
+            if probe != math.inf:
+                # Until then nothing is repeated, whatever its own backoff is.
+                wait = max(0.0, probe - now)
         self.count(verdict.value, entry, wait)
         return True
 

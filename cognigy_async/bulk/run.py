@@ -102,7 +102,8 @@ class Run:
         self.fault: CognigyError | None = None
         """What the job cannot get over."""
         self.news: tuple[str, float] | None = None
-        """Why a request is repeated, and when, as a moment of the epoch; the latest."""
+        """Why a request is repeated, and when, as a moment of the epoch; the latest, until a row is
+        applied after that."""
 
     def now(self) -> float:
         """Seconds of the epoch."""
@@ -281,6 +282,8 @@ class Run:
 
     def _succeed(self, row: Row, result: UpdateResult) -> None:
         at = self.now() if row.settled is None else row.settled
+        if self.news is not None and self.news[1] < at:
+            self.news = None
         sent = at - result.latency
         self._scribe.settled(
             row.line,

@@ -79,9 +79,10 @@ class Progress:
         told = [f"{sum(metrics.retries.values())} retries"]
         told += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
         remaining = (progress.until or 0.0) - time.time()
-        if progress.reason is not None and remaining > 0 and not metrics.in_flight:
+        if progress.reason is not None and not metrics.in_flight:
             why = REASONS.get(progress.reason, progress.reason)
-            told.append(f"waiting {duration(remaining)}: {why}")
+            time_left = f" {duration(remaining)}" if remaining > 0 else ""
+            told.append(f"waiting{time_left}: {why}")
         return ", ".join(told)
 
     def _rate(self, progress: JobProgress) -> float:
