@@ -33,7 +33,6 @@ from .metrics import Metrics
 
 __all__ = ["Delivery", "Hook", "HookOptions", "HookOwner"]
 
-
 CLOSED = "the client was closed before the event's turn"
 
 _RETRY = tenacity.Retrying()

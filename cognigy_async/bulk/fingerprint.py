@@ -83,7 +83,6 @@ class HashedFile:
         self._file = file
         self._name = name
         self._known = list(reversed(known))
-        self._compared = 0
         self.fingerprint = Fingerprint.of(file)
         # A pipe gives what it has; waiting for more would keep rows back.
         self._pipe = PipeReader(file) if self.fingerprint.size is None else None
