@@ -14,12 +14,11 @@ from .models import Decide, DialogState, StateUpdate, UpdateResult
 from .pending import PendingUpdate
 from .retry import RetryPolicy
 from .stream import UpdateStream
+from .upkeep import Upkeep
 
 if TYPE_CHECKING:
     from .events import UpdateWatch
     from .messages import Request
-
-from .upkeep import Upkeep
 
 __all__ = ["AsyncStateClient"]
 

@@ -19,10 +19,7 @@ import anyio.lowlevel
 from .background import is_failure
 from .course import Course, Done, share
 from .deadlines import Deadlines
-from .errors import (
-    AuthenticationError,
-    RateLimitedError,
-)
+from .errors import AuthenticationError, RateLimitedError
 from .lanes import Lane, Lanes, LaneState
 from .linger import Linger
 from .logs import log
@@ -33,7 +30,7 @@ from .settlement import Settlement
 from .sleepers import Sleepers
 
 if TYPE_CHECKING:
-    from .auth import AccessToken, TokenProvider
+    from .credentials import AccessToken, TokenProvider
     from .hooks import Hooks
     from .metrics import Metrics
 

@@ -29,7 +29,7 @@ from .settlement import Settlement
 from .sleepers import Sleepers
 
 if TYPE_CHECKING:
-    from .auth import TokenProvider
+    from .credentials import TokenProvider
     from .hooks import Hooks
     from .metrics import Metrics
     from .room import Room

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .metadata import NO_METADATA
 
 if TYPE_CHECKING:
-    from .auth import AccessToken
     from .callbacks import Hook
+    from .credentials import AccessToken
     from .events import UpdateWatch
     from .lanes import Lane
     from .messages import Request

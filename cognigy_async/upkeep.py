@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .api import StateApi
     from .audit import AuditSink
     from .audit.trail import AuditTrail
-    from .auth import TokenProvider
+    from .credentials import TokenProvider
     from .transports import Transport
 
 __all__ = ["Upkeep"]
