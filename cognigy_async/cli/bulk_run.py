@@ -8,8 +8,9 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import typer
@@ -331,8 +332,8 @@ def _dry_run(
 
 def _check_report(path: Path, job: BulkJob) -> None:
     """Before hours of work: can it be written, and is it a file of its own?"""
-    files: dict[str, Any] = {"input": job.source, "journal": job.journal}
-    for name, other in {**files, "dead letters": job.dead_letters}.items():
+    files = {"input": job.source, "journal": job.journal, "dead letters": job.dead_letters}
+    for name, other in files.items():
         if Path(other).resolve() == path.resolve():
             raise ConfigurationError(f"the report and the {name} are one file, {path}")
     if not path.resolve().parent.is_dir():
@@ -341,9 +342,7 @@ def _check_report(path: Path, job: BulkJob) -> None:
         raise ConfigurationError(
             f"the report {path} cannot be written; name a file in a folder that can, with --report"
         )
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
+    if find_spec("matplotlib") is None:
         raise ConfigurationError(
             "a report needs matplotlib, which comes with an extra: "
             "pip install 'cognigy-async[report]'"
