@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from .background import is_failure
 from .course import Course, Done, share
 from .deadlines import Deadlines
 from .errors import AuthenticationError, RateLimitedError
@@ -28,6 +27,7 @@ from .recovery import Recovery
 from .sender import Sender
 from .settlement import Settlement
 from .sleepers import Sleepers
+from .surroundings import is_failure
 
 if TYPE_CHECKING:
     from .credentials import AccessToken, TokenProvider

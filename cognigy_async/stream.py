@@ -21,11 +21,11 @@ import anyio
 import anyio.lowlevel
 
 from .admission import Admission, Row, kind_of
-from .background import is_failure
 from .engine import Engine
 from .entries import Entry, Terms
 from .errors import ClientClosedError, CognigyError
 from .models import UpdateOutcome
+from .surroundings import is_failure
 
 __all__ = ["UpdateStream"]
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from .admission import Admission
 from .api.runtime import RuntimeApi
-from .background import Wakes, wakes_of_this_loop
 from .checks import (
     checked_base_url,
     checked_count,
@@ -29,6 +28,7 @@ from .observing import Observer
 from .quota import QuotaState
 from .retry import RetryPolicy
 from .room import Room
+from .wakes import Wakes, wakes_of_this_loop
 
 if TYPE_CHECKING:
     from .api import StateApi
