@@ -132,5 +132,5 @@ def _say_what_became(client: AsyncStateClient) -> None:
         say("The update was applied.")
     elif report is not None and report.ambiguous:
         say("The update may have been applied: read the state before sending it again.")
-    elif report is not None and (report.failed or report.unsent):
+    elif client.metrics.withdrawn or (report is not None and (report.failed or report.unsent)):
         say("The update was not applied.")
