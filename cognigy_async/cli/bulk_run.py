@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,10 +35,10 @@ from cognigy_async.bulk import (
 from cognigy_async.settings import ClientArguments, Settings
 
 from .bulk_progress import Progress, duration
-from .output import say, write_json, write_result
+from .output import say, say_if_seen, write_json, write_result
 from .over import Loop, Over, TransportName, loop_of, transport_of
 from .rates import parse_rate, told_rate
-from .running import INTERRUPTED, NOT_APPLIED, USAGE, Debug, reported
+from .running import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, Debug, reported
 
 __all__ = ["run"]
 
@@ -226,30 +225,19 @@ class _Run:
 
     async def _listen(self, scope: anyio.CancelScope) -> None:
         """The first signal lets what is in flight end, the second does not."""
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        known = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        with anyio.open_signal_receiver(*known) as signals:
+        with anyio.open_signal_receiver(*INTERRUPTS) as signals:
             first = True
             async for _ in signals:
                 if not first:
-                    self._resume("Stopped.")
+                    say_if_seen(f"Stopped. {how_to_resume(self.job)}")
                     scope.cancel()
                     return
                 first = False
-                self._say(
+                say_if_seen(
                     "Interrupted: what is in flight ends now, and nothing more is sent. Interrupt "
                     "again to stop at once."
                 )
                 self.job.stop()
-
-    def _resume(self, told: str) -> None:
-        self._say(f"{told} {how_to_resume(self.job)}")
-
-    @staticmethod
-    def _say(text: str) -> None:
-        # The terminal may be gone.
-        with suppress(OSError):
-            say(text)
 
 
 def how_to_resume(job: BulkJob, *, after_limit: bool = False) -> str:
@@ -359,5 +347,4 @@ def _write_report(path: Path, job: BulkJob) -> None:
             f"the report {path} cannot be written: {error.strerror}. The job is not touched by "
             "that; run the same command again, with another --report, for the report alone"
         ) from error
-    with suppress(OSError):
-        say(f"The report is in {path}.")
+    say_if_seen(f"The report is in {path}.")

@@ -31,6 +31,8 @@ from cognigy_async import (
 )
 from cognigy_async.settings import Settings
 
+from .hosts import is_loopback
+
 __all__ = ["Finding", "Status", "examine"]
 
 Status = Literal["ok", "warning", "failed", "skipped"]
@@ -44,8 +46,6 @@ TOLERATED_SKEW = 5.0
 
 CREDENTIALS = ("authorization", "x-api-key")
 """Names of the headers that hold them."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ async def _tls(scheme: str, host: str, port: int) -> Finding:
 
 
 def _without_tls(host: str, port: int) -> Finding:
-    if host in LOOPBACK:
+    if is_loopback(host):
         return Finding("tls", "ok", f"{host}:{port} accepts connections; no TLS on this machine")
     return Finding(
         "tls",

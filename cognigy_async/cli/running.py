@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from .over import LoopName, TransportName, loop_of, transport_of
 
 __all__ = [
     "INTERRUPTED",
+    "INTERRUPTS",
     "NOT_APPLIED",
     "USAGE",
     "Debug",
@@ -34,6 +36,11 @@ __all__ = [
 NOT_APPLIED = 1
 USAGE = 2
 INTERRUPTED = 130
+
+INTERRUPTS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals that end long work early, with what was done so far."""
 
 GRACE = 2.0
 """Seconds that a request in flight is given to end after an interrupt."""
