@@ -145,12 +145,12 @@ class AsyncStateClient(Upkeep):
 
         Args:
             update: a `StateUpdate`, or a mapping of its arguments.
-            retry, timeout, deadline, coalesce: as for `update`.
+            retry, timeout, deadline, coalesce, priority: as for `update`.
             watch: looks on while it is under way; see `UpdateWatch`.
 
         Raises:
             UpdateValidationError: bad input; nothing was accepted.
-            DeadlineExceededError: as for `update`.
+            DeadlineExceededError, AuditError: as for `update`.
             ClientUsageError: the client is closed, or used in another event loop.
         """
         valid = self._admission.parse(update)
@@ -174,7 +174,8 @@ class AsyncStateClient(Upkeep):
 
         Raises:
             QueueFullError: `max_pending` updates are accepted and unsettled.
-            UpdateValidationError, DeadlineExceededError, ClientUsageError: as for `submit`.
+            UpdateValidationError, DeadlineExceededError, AuditError, ClientUsageError: as for
+                `submit`.
         """
         valid = self._admission.parse(update)
         terms = self._admission.terms(retry, timeout, deadline, priority, coalesce, watch)
