@@ -39,6 +39,7 @@ from .output import say, say_if_seen, write_json, write_result
 from .over import Loop, Over, TransportName, loop_of, transport_of
 from .rates import parse_rate, told_rate
 from .running import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, Debug, reported
+from .wording import as_settings
 
 __all__ = ["run"]
 
@@ -302,7 +303,7 @@ def _dry_run(
     tell = say if as_json else write_result
 
     def on_fault(fault: RowFault) -> None:
-        tell(str(fault))
+        tell(as_settings(str(fault)))
 
     found = dry_run(file, options, api=api, rate_limit=limits, on_fault=on_fault)
     for text in found.notes:

@@ -22,6 +22,7 @@ from cognigy_async.settings import Settings
 
 from .output import log_to_stderr, say
 from .over import LoopName, TransportName, loop_of, transport_of
+from .wording import as_settings
 
 __all__ = [
     "INTERRUPTED",
@@ -79,7 +80,7 @@ def _told(error: Exception, status: int, debug: bool) -> typer.Exit:
         say("".join(traceback.format_exception(error)).rstrip())
     else:
         what = error.strerror or error if isinstance(error, OSError) else error
-        say(f"{_kind(error)}: {what}{_root(error)}", style="red")
+        say(as_settings(f"{_kind(error)}: {what}{_root(error)}"), style="red")
     return typer.Exit(status)
 
 
