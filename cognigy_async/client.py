@@ -10,10 +10,11 @@ from .admission import Priority, Row, kind_of
 from .entries import Entry, Kind, Terms
 from .errors import QueueFullError
 from .metadata import NO_METADATA
-from .models import Decide, DialogState, StateUpdate, UpdateResult
+from .models import Decide, DialogState, UpdateResult
 from .pending import PendingUpdate
 from .retry import RetryPolicy
 from .stream import UpdateStream
+from .updates import StateUpdate
 from .upkeep import Upkeep
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from .events import UpdateWatch
     from .lanes import Lane
     from .messages import Request
-    from .models import Decide, DialogState, StateUpdate, UpdateResult
+    from .models import Decide, DialogState, UpdateResult
     from .observing import Observations
     from .retry import RetryPolicy, Trouble
+    from .updates import StateUpdate
 
 __all__ = ["Action", "Entry", "Kind", "Sink", "Terms"]
 
