@@ -49,7 +49,7 @@ class Private:
     def is_in(self, text: str) -> bool:
         """Whether `text` repeats any of it."""
         plain = _unescaped(text)
-        if self._numbers and any(_number(n) in self._numbers for n in NUMBER.findall(plain)):
+        if self._numbers and any(float(n) in self._numbers for n in NUMBER.findall(plain)):
             return True
         folded = _folded(plain)
         words = {_folded(word) for word in re.split(r"[\W_]+", plain)}
@@ -86,10 +86,6 @@ def _leaves(value: object, numbers: set[float]) -> Iterator[str]:
         numbers.add(float(value))
     elif isinstance(value, str):
         yield value
-
-
-def _number(text: str) -> float:
-    return float(text)
 
 
 def _unescaped(text: str) -> str:
