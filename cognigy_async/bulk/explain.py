@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -36,12 +37,13 @@ class Moment:
     """When it goes on, as a moment; None where nothing is waited for."""
 
 
-def explain(path: Path, dialog_id: str) -> list[Moment]:
+def explain(journal: str | os.PathLike[str], dialog_id: str) -> list[Moment]:
     """What happened to the rows of one dialog, in order.
 
     Raises:
         JournalRefusedError: there is no such journal, or it is damaged.
     """
+    path = Path(journal)
     with closing(connect_to_read(path)) as connection, reading(path):
         moments = [*_outcomes(connection, dialog_id), *_sends(connection, dialog_id)]
         moments += _events(connection, dialog_id)

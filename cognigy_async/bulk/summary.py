@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -67,12 +68,13 @@ class JournalSummary:
         }
 
 
-def read_summary(path: Path) -> JournalSummary:
+def read_summary(journal: str | os.PathLike[str]) -> JournalSummary:
     """What a journal says; nothing is changed.
 
     Raises:
         JournalRefusedError: there is none, or it is damaged.
     """
+    path = Path(journal)
     with closing(connect_to_read(path)) as connection, reading(path):
         return _summary(path, connection)
 

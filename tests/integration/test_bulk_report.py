@@ -69,7 +69,7 @@ def test_it_needs_nothing_else_and_holds_no_value(report: str) -> None:
 
 
 def test_its_numbers_are_those_of_the_journal(report: str) -> None:
-    totals = read_summary(Path("job")).totals
+    totals = read_summary("job").totals
     tiles = dict(re.findall(r'<dd data-name="(\w+)">([^<]*)</dd>', report))
     assert tiles == {
         "succeeded": str(totals.succeeded),

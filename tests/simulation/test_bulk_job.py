@@ -911,7 +911,7 @@ async def test_the_timeline_of_a_dialog(folder: Folder) -> None:
     wire.script(503, dialog_id="d0")
     wire.script(200, 400, dialog_id="d1")
     await folder.run(wire, client={"retry": every(5.0)})
-    moments = explain_dialog(folder.journal, "d0")
+    moments = explain_dialog(str(folder.journal), "d0")
     assert [one.at for one in moments] == sorted(one.at for one in moments)
     for line, told in (
         (1, ["queued", "sent", "503", "settled: applied after 2 requests"]),
