@@ -179,6 +179,19 @@ async def test_the_trace_id_of_a_success_comes_from_its_headers(
     assert (record.trace_id, record.etag, record.version) == (expected, None, 9)
 
 
+@pytest.mark.parametrize("answer", [200, 400])
+async def test_the_trace_id_of_a_shared_request_is_told_of_each_update(
+    sink: Sink, answer: int
+) -> None:
+    wire = Wire()
+    wire.script(status(answer, {"x-trace-id": "api--1"}))
+    async with client_of(wire, audit=sink, coalesce=True, retry=at_once()) as client:
+        for number in range(3):
+            client.submit_nowait({"dialog_id": "d", "session": {f"v{number}": number}})
+    assert len(wire.sent) == 1
+    assert [record.trace_id for record in sink.records] == ["api--1"] * 3
+
+
 async def test_a_failure_is_told_with_its_kind_and_without_what_the_server_said(sink: Sink) -> None:
     wire = Wire(takes=1.0)
     wire.script(status(400, {"x-trace-id": "api--7"}, message=f"no {CANARY} " * 9))
