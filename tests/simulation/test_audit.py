@@ -667,6 +667,37 @@ async def test_bulk_waits_for_a_strict_sink_that_is_slow(arriving: bool) -> None
     assert len(strict.records) == 60
 
 
+@pytest.mark.real_time
+async def test_bulk_of_a_callback_that_waited_for_a_strict_sink_waits_for_no_room() -> None:
+    strict = Sink(strict=True, max_queue=1)
+    go, ended = anyio.Event(), anyio.Event()
+    async with client_of(Wire(), audit=strict, max_pending=3) as client:
+
+        @client.on_state_updated(timeout=5.0, retries=0, max_queue=1)
+        async def write_more(event: UpdateEvent) -> None:
+            if event.dialog_id == "first":
+                await go.wait()
+                row = {"dialog_id": "inner", "session": {"a": 1}}
+                async with client.update_many([row]) as outcomes:
+                    assert [outcome.ok async for outcome in outcomes] == [True]
+                ended.set()
+
+        strict.gate.clear()
+        await client.update("zero", session={"a": 1})
+        wall(strict.waits.is_set)
+        await client.update("first", session={"a": 1})
+        go.set()
+        await turns(9)
+        strict.gate.set()
+        wall(lambda: client.metrics.audit_written == 2)
+        # They take all of the room, and are not sent before the callback has ended.
+        held = [client.submit_nowait({"dialog_id": d, "session": {"a": 1}}) for d in "xyz"]
+        for pending in held:
+            await pending
+        await ended.wait()
+    assert client.metrics.events_failed == 0
+
+
 async def test_an_audit_that_is_closed_with_the_client_in_the_middle_of_everything(
     sink: Sink,
 ) -> None:
