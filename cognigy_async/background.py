@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import sniffio
@@ -26,9 +26,12 @@ __all__ = [
     "monotonic_clock",
     "start_on_its_own",
     "task_to_keep",
+    "to_the_end",
     "wakes_of_this_loop",
 ]
 
+
+ResultT = TypeVar("ResultT")
 
 _forks = 0
 
@@ -132,6 +135,26 @@ def task_to_keep() -> object:
     Not earlier: until its first step the loop has it, and drops it when it is closed.
     """
     return asyncio.current_task() if sniffio.current_async_library() == "asyncio" else None
+
+
+async def to_the_end(main: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT:
+    """Run `main`, which takes a bounded time, to its end, whoever is cancelled meanwhile.
+
+    A shield of anyio does not keep off the `Task.cancel` of asyncio, as `asyncio.timeout` uses it.
+    """
+    with anyio.CancelScope(shield=True):
+        if sniffio.current_async_library() != "asyncio":
+            return await main()
+        task = asyncio.create_task(main())
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None and not task.cancelled() and task.exception() is None:
+        raise cancelled
+    return task.result()
 
 
 class Waited(Protocol):

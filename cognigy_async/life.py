@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .background import TaskOwner, forks, home_of_this_task, monotonic_clock
+from .background import TaskOwner, forks, home_of_this_task, monotonic_clock, to_the_end
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
 from .logs import log
@@ -176,8 +176,7 @@ class Life:
                 await events.worked.wait()
                 await self._hooks.drained()
         finally:
-            with anyio.CancelScope(shield=True):
-                self.report = report = await self._finish(self.engine, events, deadline)
+            report = await to_the_end(partial(self._finish, self.engine, events, deadline))
         return report
 
     async def _drain(self) -> None:
@@ -222,12 +221,13 @@ class Life:
             with anyio.move_on_after(CLOSING_TIME):
                 await self._close_transport()
             metrics = self._metrics
-            return CloseReport(
+            self.report = CloseReport(
                 applied=metrics.applied,
                 failed=metrics.failed,
                 ambiguous=metrics.ambiguous,
                 unsent=tuple(engine.settlement.unsent),
                 undelivered=metrics.events_dropped,
             )
+            return self.report
         finally:
             events.closed.set()
