@@ -25,6 +25,7 @@ from cognigy_async import (
     JsonLinesAudit,
     LoggingAudit,
     MemoryAudit,
+    Metrics,
     Request,
     Response,
     StateUpdate,
@@ -32,6 +33,7 @@ from cognigy_async import (
     read_audit,
     verify_audit,
 )
+from cognigy_async.audit.channel import Channel
 from tests.simulation.world import (
     DROPPED,
     Wire,
@@ -424,6 +426,29 @@ async def test_no_sinks_are_no_audit() -> None:
     async with client_of(Wire(), audit=[]) as client:
         assert (await client.update("d", session={"a": 1})).status == 200
     assert counts(client) == (0, 0, 0)
+
+
+@pytest.mark.real_time
+def test_a_flush_does_not_wait_for_a_sink_that_has_ended() -> None:
+    opening = threading.Event()
+
+    class Slow(Sink):
+        def open(self) -> None:
+            opening.wait()
+
+    channel = Channel(Slow(), Metrics(), threading.Lock())
+    channel.start()
+    channel.stop()
+    began = time.monotonic()
+    late = began + 20
+    behind = threading.Thread(target=channel.flush, args=(late,))
+    behind.start()
+    time.sleep(0.01)
+    opening.set()
+    behind.join()
+    channel.join(late)
+    channel.flush(late)
+    assert time.monotonic() < late - 10
 
 
 # Sinks that fail.
