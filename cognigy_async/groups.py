@@ -89,7 +89,8 @@ def outcomes(group: Entry, done: Done) -> Iterator[tuple[Entry, Done]]:
     """What each member of a settled group comes to, in their order."""
     for entry in group.members:
         entry.lane = None
-        entry.attempts, entry.headers = group.attempts, group.headers
+        entry.attempts = group.attempts
+        entry.requests, entry.headers = group.requests, group.headers
         own = Done()
         if done.result is not None:
             result = done.result
