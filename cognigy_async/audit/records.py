@@ -243,7 +243,7 @@ def _trace_id(draft: Draft) -> str | None:
     trace_id, request = draft.trace_id, draft.request
     if not trace_id or request is None or not TRACE_ID(trace_id):
         return None
-    return None if Private(request).is_in(trace_id) else trace_id
+    return None if Private(request).is_in(trace_id, is_id=True) else trace_id
 
 
 def _summary(draft: Draft) -> str:
