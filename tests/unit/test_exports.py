@@ -80,7 +80,7 @@ INTERNAL = frozenset(
 )
 """Core modules all of whose names are for the other modules of the library."""
 INTERNAL_NAMES = {
-    "audit.records": {"canonical", "record_of"},
+    "audit.records": {"Draft", "canonical", "draft_of", "record_of"},
     "credentials": {"TokenStatistics"},
     "callbacks": {"Delivery", "Hook", "HookOwner"},
     "metrics": {"Histogram"},
