@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import anyio
 import sniffio
@@ -30,8 +30,6 @@ __all__ = [
     "wakes_of_this_loop",
 ]
 
-
-ResultT = TypeVar("ResultT")
 
 _forks = 0
 
@@ -137,24 +135,27 @@ def task_to_keep() -> object:
     return asyncio.current_task() if sniffio.current_async_library() == "asyncio" else None
 
 
-async def to_the_end(main: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT:
+async def to_the_end(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run `main`, which takes a bounded time, to its end, whoever is cancelled meanwhile.
 
     A shield of anyio does not keep off the `Task.cancel` of asyncio, as `asyncio.timeout` uses it.
     """
-    with anyio.CancelScope(shield=True):
-        if sniffio.current_async_library() != "asyncio":
-            return await main()
-        task = asyncio.create_task(main())
-        cancelled: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
+    if sniffio.current_async_library() != "asyncio":
+        with anyio.CancelScope(shield=True):
+            await main()
+        return
+    task = asyncio.create_task(main())
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            with anyio.CancelScope(shield=True):
                 await asyncio.wait([task])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None and not task.cancelled() and task.exception() is None:
+        except asyncio.CancelledError as error:
+            cancelled = error
+    # First what it raised, as that is more than a cancellation.
+    task.result()
+    if cancelled is not None:
         raise cancelled
-    return task.result()
 
 
 class Waited(Protocol):

@@ -164,7 +164,6 @@ class Life:
         self._closing = True
         self.accepting = False
         self._room.close()
-        report = NOTHING_DONE
         deadline = events.closing.deadline = anyio.current_time() + timeout
         try:
             with events.closing:
@@ -176,8 +175,8 @@ class Life:
                 await events.worked.wait()
                 await self._hooks.drained()
         finally:
-            report = await to_the_end(partial(self._finish, self.engine, events, deadline))
-        return report
+            await to_the_end(partial(self._finish, self.engine, events, deadline))
+        return self.report or NOTHING_DONE
 
     async def _drain(self) -> None:
         """Until everything is settled and delivered, what callbacks write meanwhile included."""
@@ -207,7 +206,7 @@ class Life:
             # Everything is settled; connections that do not close must not hide that.
             log(WARNING, "the transport could not be closed: %s", type(error).__name__)
 
-    async def _finish(self, engine: Engine, events: _Events, deadline: float) -> CloseReport:
+    async def _finish(self, engine: Engine, events: _Events, deadline: float) -> None:
         """Cut off what is left, and say what was done."""
         try:
             events.stop.set()
@@ -228,6 +227,5 @@ class Life:
                 unsent=tuple(engine.settlement.unsent),
                 undelivered=metrics.events_dropped,
             )
-            return self.report
         finally:
             events.closed.set()
