@@ -19,11 +19,12 @@ from .life import Life
 from .limits import Limits
 from .merging import merges
 from .metadata import NO_METADATA
-from .models import Decide, StateUpdate
+from .models import Decide
 from .observing import Observations, Observer, Operation
 from .retry import RetryPolicy
 from .room import Room
 from .rows import Row, parsed
+from .updates import StateUpdate
 
 if TYPE_CHECKING:
     from .api import StateApi

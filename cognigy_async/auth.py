@@ -24,10 +24,11 @@ import anyio
 from ._exchange import GRACE, Exchange
 from ._flight import Flight, LoopHandle, Stage, SupersededError
 from ._oauth import Grant, OAuthConfig, TokenEndpoint
-from .background import is_failure, start_on_its_own, task_to_keep
+from .background import start_on_its_own, task_to_keep
 from .credentials import AccessToken, ApiKey, TokenProvider, TokenStatistics
 from .errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
 from .logs import log
+from .surroundings import is_failure
 from .transports import Transport
 
 __all__ = [

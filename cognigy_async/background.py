@@ -1,51 +1,18 @@
-"""Tasks that outlive the call that needed them, and other dealings with the event loop."""
+"""Tasks that outlive the call that needed them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import sniffio
 from anyio.abc import TaskGroup
 
-__all__ = [
-    "TaskOwner",
-    "Waited",
-    "Wakes",
-    "cancellation_requested",
-    "forks",
-    "home_of_this_task",
-    "is_failure",
-    "monotonic_clock",
-    "start_on_its_own",
-    "task_to_keep",
-    "to_the_end",
-    "wakes_of_this_loop",
-]
-
-
-_forks = 0
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
-
-
-def forks() -> int:
-    """How many forks lie between the first process and this one; asking for a pid costs more."""
-    return _forks
+__all__ = ["TaskOwner", "start_on_its_own", "task_to_keep", "to_the_end"]
 
 
 class TaskOwner:
@@ -156,98 +123,3 @@ async def to_the_end(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     task.result()
     if cancelled is not None:
         raise cancelled
-
-
-class Waited(Protocol):
-    """What one task waits for."""
-
-    waiter: Any
-
-
-class Wakes(Protocol):
-    """Wakes the one task that waits for something, at a quarter of the price of an event."""
-
-    def wait(self, waited: Waited, /) -> Awaitable[object]:
-        """Wait for `notify`, which comes later than this; one task does, once."""
-        ...
-
-    def notify(self, waited: Waited, /) -> None:
-        """Wake it, if it still waits."""
-        ...
-
-
-class _WakesByFuture:
-    """On asyncio, whose tasks wait for a plain future of their loop with the least ado."""
-
-    def __init__(self) -> None:
-        self._future = asyncio.get_running_loop().create_future
-
-    def wait(self, waited: Waited, /) -> Awaitable[object]:
-        waited.waiter = future = self._future()
-        return future
-
-    def notify(self, waited: Waited, /) -> None:
-        future = waited.waiter
-        if not future.done():
-            future.set_result(None)
-
-
-class _WakesByEvent:
-    def wait(self, waited: Waited, /) -> Awaitable[object]:
-        waited.waiter = event = anyio.Event()
-        return event.wait()
-
-    def notify(self, waited: Waited, /) -> None:
-        waited.waiter.set()
-
-
-def wakes_of_this_loop() -> Wakes:
-    """What wakes tasks of the running event loop."""
-    is_asyncio = sniffio.current_async_library() == "asyncio"
-    return _WakesByFuture() if is_asyncio else _WakesByEvent()
-
-
-def cancellation_requested() -> bool:
-    """Whether this task is being cancelled, rather than given a stray `CancelledError`.
-
-    On asyncio whatever awaits a cancelled future raises the same exception.
-    """
-    if anyio.current_effective_deadline() == -math.inf:
-        return True
-    if sniffio.current_async_library() != "asyncio":
-        return True
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def is_failure(error: BaseException) -> bool:
-    """Whether what other people's code raised is its own failure, and not the end of this task."""
-    if isinstance(error, Exception):
-        return True
-    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-        return False
-    return not (isinstance(error, anyio.get_cancelled_exc_class()) and cancellation_requested())
-
-
-def monotonic_clock() -> Callable[[], float]:
-    """The clock of the running event loop, in seconds, without the detection at each call.
-
-    uvloop's own clock stands still while a task runs, so that a moment would be taken for earlier
-    than it is; it and the standard library's loops follow `time.monotonic`.
-    """
-    if sniffio.current_async_library() != "asyncio":
-        return anyio.current_time
-    loop = asyncio.get_running_loop()
-    follows_monotonic = (
-        type(loop).time is asyncio.BaseEventLoop.time or type(loop).__module__ == "uvloop"
-    )
-    return time.monotonic if follows_monotonic else loop.time
-
-
-def home_of_this_task() -> Callable[[], Any]:
-    """A function that tells which event loop runs it, and raises RuntimeError where none does."""
-    if sniffio.current_async_library() == "asyncio":
-        return asyncio.get_running_loop
-    import trio
-
-    return trio.lowlevel.current_trio_token

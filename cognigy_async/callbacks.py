@@ -17,7 +17,6 @@ import anyio
 import anyio.lowlevel
 import tenacity
 
-from .background import is_failure
 from .calls import Caller
 from .errors import CallbackError, ConfigurationError
 from .events import (
@@ -30,9 +29,9 @@ from .events import (
 )
 from .logs import log
 from .metrics import Metrics
+from .surroundings import is_failure
 
 __all__ = ["Delivery", "Hook", "HookOptions", "HookOwner"]
-
 
 CLOSED = "the client was closed before the event's turn"
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def checked_timeout(timeout: Any) -> float:
     """A positive, finite number of seconds, or a `ConfigurationError`."""
-    if not isinstance(timeout, int | float) or not timeout > 0 or timeout == float("inf"):
+    if not isinstance(timeout, int | float) or not timeout > 0 or timeout == math.inf:
         raise ConfigurationError(f"timeout={timeout!r}: must be a positive number of seconds")
     seconds: float = timeout
     return seconds

@@ -10,16 +10,16 @@ from .admission import Priority, Row, kind_of
 from .entries import Entry, Kind, Terms
 from .errors import QueueFullError
 from .metadata import NO_METADATA
-from .models import Decide, DialogState, StateUpdate, UpdateResult
+from .models import Decide, DialogState, UpdateResult
 from .pending import PendingUpdate
 from .retry import RetryPolicy
 from .stream import UpdateStream
+from .updates import StateUpdate
+from .upkeep import Upkeep
 
 if TYPE_CHECKING:
     from .events import UpdateWatch
     from .messages import Request
-
-from .upkeep import Upkeep
 
 __all__ = ["AsyncStateClient"]
 
@@ -146,12 +146,12 @@ class AsyncStateClient(Upkeep):
 
         Args:
             update: a `StateUpdate`, or a mapping of its arguments.
-            retry, timeout, deadline, coalesce: as for `update`.
+            retry, timeout, deadline, coalesce, priority: as for `update`.
             watch: looks on while it is under way; see `UpdateWatch`.
 
         Raises:
             UpdateValidationError: bad input; nothing was accepted.
-            DeadlineExceededError: as for `update`.
+            DeadlineExceededError, AuditError: as for `update`.
             ClientUsageError: the client is closed, or used in another event loop.
         """
         valid = self._admission.parse(update)
@@ -175,7 +175,8 @@ class AsyncStateClient(Upkeep):
 
         Raises:
             QueueFullError: `max_pending` updates are accepted and unsettled.
-            UpdateValidationError, DeadlineExceededError, ClientUsageError: as for `submit`.
+            UpdateValidationError, DeadlineExceededError, AuditError, ClientUsageError: as for
+                `submit`.
         """
         valid = self._admission.parse(update)
         terms = self._admission.terms(retry, timeout, deadline, priority, coalesce, watch)

@@ -25,8 +25,9 @@ from .errors import (
     UpdateWithdrawnError,
 )
 from .limits import Limits
-from .models import DialogState, StateUpdate, UpdateResult
+from .models import DialogState, UpdateResult
 from .retry import APPLIED, Trouble, Verdict
+from .updates import StateUpdate
 
 if TYPE_CHECKING:
     from .api import StateApi

@@ -16,13 +16,9 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from .background import is_failure
 from .course import Course, Done, share
 from .deadlines import Deadlines
-from .errors import (
-    AuthenticationError,
-    RateLimitedError,
-)
+from .errors import AuthenticationError, RateLimitedError
 from .lanes import Lane, Lanes, LaneState
 from .linger import Linger
 from .logs import log
@@ -31,9 +27,10 @@ from .recovery import Recovery
 from .sender import Sender
 from .settlement import Settlement
 from .sleepers import Sleepers
+from .surroundings import is_failure
 
 if TYPE_CHECKING:
-    from .auth import AccessToken, TokenProvider
+    from .credentials import AccessToken, TokenProvider
     from .hooks import Hooks
     from .metrics import Metrics
 

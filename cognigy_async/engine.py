@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
-from .background import monotonic_clock
 from .course import Course, Done, withdrawn
 from .deadlines import Deadlines
 from .dispatcher import Dispatcher
@@ -27,9 +26,10 @@ from .retry import RetryPolicy
 from .sender import Sender
 from .settlement import Settlement
 from .sleepers import Sleepers
+from .surroundings import monotonic_clock
 
 if TYPE_CHECKING:
-    from .auth import TokenProvider
+    from .credentials import TokenProvider
     from .hooks import Hooks
     from .metrics import Metrics
     from .room import Room

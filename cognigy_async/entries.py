@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .metadata import NO_METADATA
 
 if TYPE_CHECKING:
-    from .auth import AccessToken
     from .callbacks import Hook
+    from .credentials import AccessToken
     from .events import UpdateWatch
     from .lanes import Lane
     from .messages import Request
-    from .models import Decide, DialogState, StateUpdate, UpdateResult
+    from .models import Decide, DialogState, UpdateResult
     from .observing import Observations
     from .retry import RetryPolicy, Trouble
+    from .updates import StateUpdate
 
 __all__ = ["Action", "Entry", "Kind", "Sink", "Terms"]
 
@@ -161,12 +162,7 @@ class Entry:
         sink: Sink,
         *,
         exempt: bool = False,
-        held: bool = False,
-        decide: Decide | None = None,
-        requests: list[Request] | None = None,
         index: int = -1,
-        coalesces: bool = False,
-        metadata: Mapping[str, str] = NO_METADATA,
     ) -> None:
         self.kind = kind
         self.dialog_id = dialog_id
@@ -178,22 +174,21 @@ class Entry:
         self.sink = sink
         self.live = terms.live
         self.exempt = exempt
-        self.held = held
-        self.decide = decide
+        self.held = False
+        self.decide: Decide | None = None
         self.index = index
         self.cleared = False
-        self.coalesces = coalesces
-        writes = update is not None or requests is not None
-        self.action = WRITE if writes else Action.READ
+        self.coalesces = False
+        self.action = Action.READ if update is None else WRITE
         self.etag = None if update is None else update._if_match
-        self.metadata = metadata if update is None else update._metadata
+        self.metadata = NO_METADATA if update is None else update._metadata
         self.known: str | None = None
         self.accepted_at = 0.0
         self.sent_at: float | None = None
         self.attempts = 0
         self.part = 0
         self.round = 0
-        self.requests = requests
+        self.requests: list[Request] | None = None
         self.trouble: Trouble | None = None
         self.refused_token: AccessToken | None = None
         self.abandoned = False

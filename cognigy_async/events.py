@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from .errors import CallbackError, CognigyError
-from .models import StateUpdate, UpdateResult
+from .models import UpdateResult
+from .updates import StateUpdate
 
 __all__ = ["DeadLetter", "DeliveryReceipt", "UpdateEvent", "UpdateWatch"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import heapq
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -332,7 +333,7 @@ class Lanes:
         """Back off until a moment; `until` may be infinite, then someone else wakes the lane."""
         lane.move(WAITING)
         lane.until = until
-        if until != float("inf"):
+        if until != math.inf:
             self._ties += 1
             heapq.heappush(self._timers, (until, self._ties, lane))
             if len(self._timers) > self._sweep_at:
@@ -343,7 +344,7 @@ class Lanes:
         timers = self._timers
         while timers and not self._is_current(timers[0]):
             heapq.heappop(timers)
-        return timers[0][0] if timers else float("inf")
+        return timers[0][0] if timers else math.inf
 
     @staticmethod
     def _is_current(timer: tuple[float, int, Lane]) -> bool:

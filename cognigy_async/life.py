@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .background import TaskOwner, forks, home_of_this_task, monotonic_clock, to_the_end
+from .background import TaskOwner, to_the_end
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
 from .logs import log
 from .models import CloseReport
+from .surroundings import forks, home_of_this_task, monotonic_clock
 
 if TYPE_CHECKING:
     from .audit.trail import AuditTrail

@@ -96,7 +96,7 @@ class Limits:
         for name, value in variables.items():
             kind = type(value)
             if kind is str:
-                if not value.isascii() and _has_surrogate(value):
+                if not value.isascii() and has_surrogate(value):
                     return False
             elif kind is int:
                 if not -self.max_integer <= value <= self.max_integer:
@@ -123,7 +123,7 @@ class Limits:
         for value in values:
             kind = type(value)
             if kind is str:
-                if not value.isascii() and _has_surrogate(value):
+                if not value.isascii() and has_surrogate(value):
                     return False
             elif kind is int:
                 if not -largest <= value <= largest:
@@ -171,7 +171,7 @@ class Limits:
                 return
             kind = type(value)
             if kind is str:
-                if not value.isascii() and _has_surrogate(value):
+                if not value.isascii() and has_surrogate(value):
                     faults.append(_surrogate((path, key)))
             elif kind is bool or value is None:
                 continue
@@ -195,7 +195,7 @@ class Limits:
                 for key in value:
                     if not isinstance(key, str):
                         faults.append(_not_a_string(path, key))
-                    elif not key.isascii() and _has_surrogate(key):
+                    elif not key.isascii() and has_surrogate(key):
                         faults.append(_surrogate((path, key)))
                 self._walk(value.items(), path, depth + 1, faults)
         elif isinstance(value, int):
@@ -205,7 +205,7 @@ class Limits:
             if not math.isfinite(value):
                 faults.append(_not_finite(path))
         elif isinstance(value, str):
-            if _has_surrogate(value):
+            if has_surrogate(value):
                 faults.append(_surrogate(path))
         else:
             faults.append(
@@ -295,10 +295,11 @@ def _are_plain_keys(names: Iterable[Any]) -> bool:
         text = "".join(names)
     except TypeError:
         return False
-    return text.isascii() or not _has_surrogate(text)
+    return text.isascii() or not has_surrogate(text)
 
 
-def _has_surrogate(text: str) -> bool:
+def has_surrogate(text: str) -> bool:
+    """Whether half of a character stands alone in a text, which UTF-8 cannot carry."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from .groups import joins
@@ -52,5 +53,5 @@ class Linger:
     def _wake(self, lane: Lane) -> None:
         """Whoever takes the lane looks again whether it has to wait for something else."""
         unsent = lane.state is LaneState.WAITING and lane.first.sent_at is None
-        if unsent and lane.until != float("inf"):
+        if unsent and lane.until != math.inf:
             self._lanes.ready(lane)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .errors import Fault
-from .limits import TypeFault, shown
+from .limits import TypeFault, has_surrogate, shown
 
 __all__ = ["NO_METADATA", "read_metadata"]
 
@@ -48,9 +48,7 @@ def _fault_in(name: Any, what: str, text: Any, longest: int) -> Fault | None:
     if len(text) > longest:
         problem = f"{what} has {len(text)} characters, more than {longest}"
         return Fault(path, problem, "shorten it")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if has_surrogate(text):
         problem = f"{what} has a lone surrogate, which UTF-8 cannot carry"
         return Fault(path, problem, "decode it properly, or replace the character")
     return None

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from .errors import CognigyError
 from .updates import StateUpdate
 
-__all__ = ["CloseReport", "DialogState", "StateUpdate", "UpdateOutcome", "UpdateResult"]
+__all__ = ["CloseReport", "DialogState", "UpdateOutcome", "UpdateResult"]
 
 
 class UpdateResult:

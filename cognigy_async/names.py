@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from .errors import Fault
-from .limits import Limits, TypeFault
+from .limits import Limits, TypeFault, has_surrogate
 
 __all__ = ["fault_of_text", "faults_of_names", "faults_of_people"]
 
@@ -59,9 +59,7 @@ def fault_of_text(name: str, text: Any) -> Fault | None:
         return _no_text(name, text)
     if not text or text.isspace():
         return Fault(name, "is empty", "pass a text, or leave it out if it is optional")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if has_surrogate(text):
         problem = "has a lone surrogate, which UTF-8 cannot carry"
         return Fault(name, problem, "decode it properly, or replace the character")
     return None

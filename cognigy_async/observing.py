@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Observation", "Observations", "Observer", "Operation"]
 
-
 Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
 """What is observed; ``"read"`` is `get_state`."""
 

@@ -15,6 +15,7 @@ from .limits import Limits
 from .merging import Merge, concern_the_same, merges, together
 from .rows import Row, parsed
 from .updates import StateUpdate
+from .window import SPREAD
 
 if TYPE_CHECKING:
     from .api import StateApi
@@ -200,7 +201,7 @@ def _seconds(limit: Limit, requests: int) -> float:
     window = limit.per * (1 + limit.guard)
     capacity = limit.capacity
     windows, rest = divmod(requests, capacity)
-    tenth = capacity // 10
+    tenth = capacity // SPREAD
     if tenth:
         seconds = windows * window + max(0, rest - (capacity - tenth)) / tenth * window
     else:

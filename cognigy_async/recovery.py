@@ -27,7 +27,6 @@ __all__ = ["Recovery"]
 SPARE_REPEATS = 10
 """Repeats that are allowed beyond one for each worker and the share of first attempts."""
 
-
 FALLBACK_BACKOFF = 5.0
 """Seconds between probes where the wait strategy fails."""
 

@@ -97,12 +97,10 @@ class RetryPolicy:
             raise ConfigurationError(f"max_attempts={self.max_attempts!r}: must be an integer")
         if self.max_attempts < 1:
             raise ConfigurationError(f"max_attempts={self.max_attempts}: must be at least 1")
-        for name, least in (("max_elapsed", 0.0), ("max_retry_after", 0.0), ("budget", 0.0)):
+        for name in ("max_elapsed", "max_retry_after", "budget"):
             number = getattr(self, name)
-            if not isinstance(number, int | float) or not number >= least:
-                raise ConfigurationError(
-                    f"{name}={number!r}: must be a number of at least {least:g}"
-                )
+            if not isinstance(number, int | float) or not number >= 0:
+                raise ConfigurationError(f"{name}={number!r}: must be a number of at least 0")
         if not math.isfinite(self.budget):
             raise ConfigurationError("budget=inf: without a bound an outage becomes a storm")
         if self.ambiguous not in ("retry", "raise"):

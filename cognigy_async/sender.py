@@ -11,7 +11,6 @@ from collections.abc import Callable
 from logging import ERROR
 from typing import TYPE_CHECKING
 
-from .background import is_failure
 from .course import Again, Backoff, Course, Done, Next, withdrawn
 from .entries import Action, Entry, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
@@ -22,6 +21,7 @@ from .recovery import Recovery
 from .retry import UNAUTHORIZED, Trouble, Verdict
 from .settlement import Settlement
 from .sleepers import Sleepers
+from .surroundings import is_failure
 
 if TYPE_CHECKING:
     from .credentials import AccessToken, TokenProvider

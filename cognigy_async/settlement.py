@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from .audit.trail import AuditTrail
     from .hooks import Hooks
     from .metrics import Metrics
-    from .models import StateUpdate
     from .recovery import Recovery
     from .room import Room
+    from .updates import StateUpdate
 
 __all__ = ["Settlement"]
 

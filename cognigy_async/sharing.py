@@ -8,7 +8,6 @@ nothing with it for longer than a window.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -16,18 +15,18 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
+from logging import WARNING
 
 import anyio
 import anyio.to_thread
 
 from .errors import ConfigurationError
 from .ledger import BATCHES, LEASE, Grant, Ledger, Report
+from .logs import log
 from .metrics import QuotaUse
 from .rate import RateLimit
 
 __all__ = ["SharedWindow"]
-
-logger = logging.getLogger("cognigy_async")
 
 AFTER_FAILURE = 1.0
 """Seconds until a file that could not be used is tried again."""
@@ -188,7 +187,7 @@ class SharedWindow:
         try:
             grant = await anyio.to_thread.run_sync(self._visit, name, reports, wanted, live)
         except OSError as error:
-            logger.warning("the shared quota cannot be used: %s", error.strerror)
+            log(WARNING, "the shared quota cannot be used: %s", error.strerror)
             grant = Grant(0, AFTER_FAILURE)
         if grant.count:
             self._batches.append(_Batch(name, grant.count, asked + self._lease, live=live))

@@ -15,26 +15,22 @@ from collections.abc import (
 )
 from contextvars import copy_context
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
 
 from .admission import Admission, Row, kind_of
-from .background import is_failure
 from .engine import Engine
 from .entries import Entry, Terms
 from .errors import ClientClosedError, CognigyError
 from .models import UpdateOutcome
-
-if TYPE_CHECKING:
-    pass
+from .surroundings import is_failure
 
 __all__ = ["UpdateStream"]
 
 CHUNK = 64
 """Inputs taken from an iterable before others get their turn."""
-
 
 ENDING_TIME = 5.0
 """Seconds that an asynchronous generator has to end when its stream is left."""

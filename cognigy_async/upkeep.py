@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from .admission import Admission
 from .api.runtime import RuntimeApi
-from .background import Wakes, wakes_of_this_loop
 from .checks import (
     checked_base_url,
     checked_count,
@@ -29,12 +28,13 @@ from .observing import Observer
 from .quota import QuotaState
 from .retry import RetryPolicy
 from .room import Room
+from .wakes import Wakes, wakes_of_this_loop
 
 if TYPE_CHECKING:
     from .api import StateApi
     from .audit import AuditSink
     from .audit.trail import AuditTrail
-    from .auth import TokenProvider
+    from .credentials import TokenProvider
     from .transports import Transport
 
 __all__ = ["Upkeep"]

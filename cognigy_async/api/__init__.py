@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from ..errors import UpdateError
 from ..limits import Limits
-from ..models import DialogState, StateUpdate
+from ..models import DialogState
 from ..retry import Verdict
+from ..updates import StateUpdate
 
 if TYPE_CHECKING:
     from ..messages import Request, Response

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from .. import errors
 from ..models import parse
+from ..names import HEADER_TEXT
 from ..retry import APPLIED, Verdict
 from .privacy import Private
 
@@ -19,7 +20,6 @@ __all__ = ["Said", "refusal", "said", "segment", "throttled_by_scope", "verdict_
 
 LONGEST_DETAIL = 200
 UNRESERVED = re.compile(r"[A-Za-z0-9_~-]+").fullmatch
-HEADER_TEXT = re.compile(r"[\x21-\x7e]{1,512}").fullmatch
 
 VERDICTS = {
     401: Verdict.UNAUTHORIZED,

@@ -59,7 +59,7 @@ class Private:
             if is_id:
                 found = [n for n in found if len(n) >= RUN]
                 found += [n for n in ALONE.findall(plain) if len(n) >= WORD]
-            if any(_number(n) in self._numbers for n in found):
+            if any(float(n) in self._numbers for n in found):
                 return True
         folded = _folded(plain)
         words = {_folded(word) for word in re.split(r"[\W_]+", plain)}
@@ -96,10 +96,6 @@ def _leaves(value: object, numbers: set[float]) -> Iterator[str]:
         numbers.add(float(value))
     elif isinstance(value, str):
         yield value
-
-
-def _number(text: str) -> float:
-    return float(text)
 
 
 def _unescaped(text: str) -> str:

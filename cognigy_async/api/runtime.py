@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import Fault, UnsupportedByApiError, UpdateError
 from ..limits import DEFAULT_LIMITS, ENVELOPE, encode
 from ..messages import Request
-from ..models import DialogState, StateUpdate, parse, version_in
+from ..models import DialogState, parse, version_in
 from ..retry import Verdict, retry_after
+from ..updates import StateUpdate
 from .answers import refusal, said, segment, throttled_by_scope, verdict_of
 
 if TYPE_CHECKING:

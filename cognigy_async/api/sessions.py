@@ -10,9 +10,10 @@ from .. import errors
 from ..errors import ConfigurationError, Fault, UnsupportedByApiError, UpdateValidationError
 from ..limits import Limits, encode
 from ..messages import Request
-from ..models import DialogState, StateUpdate, parse
+from ..models import DialogState, parse
 from ..names import fault_of_text
 from ..retry import Verdict, retry_after
+from ..updates import StateUpdate
 from .answers import refusal, said, segment, throttled_by_scope, verdict_of
 
 if TYPE_CHECKING:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from logging import ERROR
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import CognigyError
+from ..logs import log
 from .records import Draft, record_of
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from .records import AuditRecord
 
 __all__ = ["Channel"]
-
-logger = logging.getLogger("cognigy_async")
 
 BATCH = 64
 """Records that are written at once."""
@@ -238,7 +237,7 @@ class Channel:
         if len(self._told) >= BATCH:
             self._told.clear()
         self._told[cause] = now
-        logger.error("audit sink %r: %s. %s", self.sink, cause, consequence)
+        log(ERROR, "audit sink %r: %s. %s", self.sink, cause, consequence)
 
 
 def _cause(error: BaseException) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 from collections.abc import Sequence
+from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from ..checks import checked_count
 from ..errors import AuditError, ConfigurationError
+from ..logs import log
 from . import AuditSink
 from .chain import START, Position, is_torn, key_bytes, link, read_line
 from .slots import Slot, take_slot
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from .records import AuditRecord
 
 __all__ = ["JsonLinesAudit"]
-
-logger = logging.getLogger("cognigy_async")
 
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 TAIL = 64 * 1024
@@ -146,14 +145,15 @@ class JsonLinesAudit(AuditSink):
             if self._file is not None:
                 # What was written is out of reach; that the new file begins in the middle of
                 # the chain tells so.
-                logger.warning("audit file %s is gone; the chain goes on in a new one", self.path)
+                log(WARNING, "audit file %s is gone; the chain goes on in a new one", self.path)
                 os.close(self._file)
                 self._file = None
             self._open_file()
         assert self._file is not None
         size = os.fstat(self._file).st_size
         if size != self._size:
-            logger.warning(
+            log(
+                WARNING,
                 "audit file %s was changed by somebody else: %d bytes instead of %d",
                 self.path,
                 size,
@@ -248,7 +248,8 @@ class JsonLinesAudit(AuditSink):
         try:
             whole = read_line(torn + b"\n", self._key)
         except ValueError:
-            logger.warning(
+            log(
+                WARNING,
                 "audit file %s: %d bytes of a record that was not written to its end are cut off",
                 self.path,
                 len(torn),

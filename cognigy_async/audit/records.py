@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -85,12 +86,13 @@ class AuditRecord:
 
     def fields(self) -> dict[str, Any]:
         """Name and value of each attribute."""
-        told = {name: getattr(self, name) for name in NAMES}
+        told = dict(zip(NAMES, _attributes(self), strict=True))
         told["metadata"] = dict(self.metadata)
         return told
 
 
 NAMES = tuple(one.name for one in fields(AuditRecord))
+_attributes = attrgetter(*NAMES)
 
 
 def canonical(payload: object) -> bytes:
@@ -206,14 +208,14 @@ def record_of(draft: Draft) -> AuditRecord:
 
 def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _sorted(value[name]) for name in sorted(value)}
+        return {name: _sorted(item) for name, item in sorted(value.items())}
     if isinstance(value, list):
         return [_sorted(item) for item in value]
     return value
 
 
 def _milliseconds(seconds: float) -> float:
-    return round(max(0.0, seconds) * 1e3, 3)
+    return max(0, round(seconds * 1e6)) / 1e3
 
 
 def _outcome(

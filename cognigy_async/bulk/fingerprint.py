@@ -16,7 +16,7 @@ from typing import BinaryIO
 from .errors import InputError
 from .pipes import PipeReader
 
-__all__ = ["Fingerprint", "HashedFile", "Mark", "marks_of"]
+__all__ = ["Fingerprint", "HashedFile", "Mark", "compare_beginning"]
 
 FIRST_STRETCHES = (4096, 65_536)
 STRETCH = 1 << 18
@@ -83,7 +83,6 @@ class HashedFile:
         self._file = file
         self._name = name
         self._known = list(reversed(known))
-        self._compared = 0
         self.fingerprint = Fingerprint.of(file)
         # A pipe gives what it has; waiting for more would keep rows back.
         self._pipe = PipeReader(file) if self.fingerprint.size is None else None
@@ -187,7 +186,7 @@ class HashedFile:
         return b"".join(parts)
 
 
-def marks_of(file: BinaryIO, name: str, known: Sequence[Mark]) -> None:
+def compare_beginning(file: BinaryIO, name: str, known: Sequence[Mark]) -> None:
     """Compare the beginning of a file with an earlier reading, and go back to its start.
 
     Raises:

@@ -120,7 +120,7 @@ class Journal:
             "SELECT EXISTS (SELECT 1 FROM outcomes) OR EXISTS (SELECT 1 FROM sends)"
             " OR EXISTS (SELECT 1 FROM runs WHERE ended IS NULL OR requests)"
         )
-        return self.meta_or("input", None) is not None and bool(self._one(work))
+        return self.stored("input") is not None and bool(self._one(work))
 
     def _one(self, query: str, values: tuple[Any, ...] = ()) -> Any:
         return self._connection.execute(query, values).fetchone()[0]
@@ -130,15 +130,15 @@ class Journal:
     def meta(self, key: str) -> str:
         """A text that was stored."""
         with reading(self.path):
-            found = self.meta_or(key, None)
+            found = self.stored(key)
         if found is None:
             raise damaged(self.path, f"it has no {key}")
         return found
 
-    def meta_or(self, key: str, default: str | None) -> str | None:
-        """A text that was stored, or something else."""
+    def stored(self, key: str) -> str | None:
+        """The same; None where there is none."""
         found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return found[0] if found else default
+        return found[0] if found else None
 
     def marks(self) -> list[Mark]:
         """The hashes of the input as it was read, in order."""

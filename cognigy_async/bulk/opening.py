@@ -97,7 +97,7 @@ def open_job(
                 journal.last_line(),
                 journal.open_sends(),
                 journal.open_groups(),
-                journal.meta_or("quota", None),
+                journal.stored("quota"),
                 _canary(source, options),
             )
             # From here on keys of this job may be used, whatever else gets into the journal.

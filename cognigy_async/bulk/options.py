@@ -54,7 +54,7 @@ def _fraction(number: float) -> float:
     return number
 
 
-def rate(name: str, text: str | float) -> float:
+def _failure_rate(name: str, text: str | float) -> float:
     """A share of failures between 0 and 1: ``"5%"`` or ``0.05``.
 
     Raises:
@@ -130,7 +130,7 @@ class JobOptions:
             allowed = 0.0
         object.__setattr__(self, "first", first)
         object.__setattr__(
-            self, "rate", None if allowed is None else rate("max_failure_rate", allowed)
+            self, "rate", None if allowed is None else _failure_rate("max_failure_rate", allowed)
         )
 
     @property

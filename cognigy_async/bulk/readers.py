@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, TypeAlias
 
 from .errors import InputError
-from .fingerprint import STRETCH, Fingerprint, HashedFile, Mark, marks_of
+from .fingerprint import STRETCH, Fingerprint, HashedFile, Mark, compare_beginning
 from .lines import blocks_of_lines
 from .tables import Record, csv_records, parquet_records
 
@@ -159,7 +159,7 @@ def compare(source: str | Path, known: Sequence[Mark]) -> None:
     """
     try:
         with Path(source).open("rb") as file:
-            marks_of(file, str(source), known)
+            compare_beginning(file, str(source), known)
     except OSError as error:
         raise InputError(f"{source} cannot be opened: {error.strerror}") from error
 

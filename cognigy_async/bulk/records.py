@@ -104,7 +104,6 @@ class Totals:
     succeeded: int = 0
     failed: int = 0
     ambiguous: int = 0
-    repeated_pending: int = 0
     requests: int = 0
     retries: dict[str, int] = field(default_factory=dict)
     elapsed: float = 0.0
@@ -166,7 +165,6 @@ def totals_of(connection: sqlite3.Connection) -> Totals:
     totals.succeeded = by_status.get(Status.SUCCEEDED, 0)
     totals.failed = by_status.get(Status.FAILED, 0)
     totals.ambiguous = by_status.get(Status.AMBIGUOUS, 0)
-    totals.repeated_pending = by_status.get(None, 0)
     for requests, retries, elapsed in connection.execute(
         "SELECT requests, retries, elapsed FROM runs"
     ):

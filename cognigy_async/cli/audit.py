@@ -76,7 +76,8 @@ def verify(
         for fault in report.faults:
             say(str(fault), style="red")
         for missing in report.missing:
-            say(f"There is no record with the hash {missing}: the end is missing.", style="red")
+            why = "none that fits" if report.faults else "the end is missing"
+            say(f"There is no record with the hash {missing}: {why}.", style="red")
         if not report.ok:
             raise typer.Exit(DOES_NOT_FIT)
         write_result("\n".join(_told(report, len(files))))

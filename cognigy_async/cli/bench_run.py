@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -16,8 +14,9 @@ from cognigy_async.settings import ClientArguments
 from .bench_load import Load
 from .bench_measure import Sample, run_round, warm_up
 from .bench_report import told_retries, told_speed
-from .output import say
+from .output import say_if_seen
 from .over import TransportName
+from .running import INTERRUPTS
 
 __all__ = ["Bench"]
 
@@ -111,16 +110,16 @@ class Bench:
             tasks.cancel_scope.cancel()
         if error is not None:
             raise error
-        _say(f"{name}: {told_speed(sample.per_second)} updates/s")
+        say_if_seen(f"{name}: {told_speed(sample.per_second)} updates/s")
 
     async def _listen(self, scope: anyio.CancelScope) -> None:
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        known = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        with anyio.open_signal_receiver(*known) as signals:
+        with anyio.open_signal_receiver(*INTERRUPTS) as signals:
             async for _ in signals:
                 if not self.interrupted:
                     self.interrupted = True
-                    _say("Interrupted: what is in flight ends now, and nothing more is sent.")
+                    say_if_seen(
+                        "Interrupted: what is in flight ends now, and nothing more is sent."
+                    )
                     scope.cancel()
 
 
@@ -132,10 +131,4 @@ async def _tell_news(name: str, client: AsyncStateClient) -> None:
         if metrics.retries:
             told.append(told_retries(metrics.retries))
         told += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
-        _say(f"{name}: {', '.join(told)}")
-
-
-def _say(text: str) -> None:
-    # The terminal may be gone.
-    with suppress(OSError):
-        say(text)
+        say_if_seen(f"{name}: {', '.join(told)}")

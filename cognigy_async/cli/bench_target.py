@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import typer
@@ -17,10 +16,11 @@ from cognigy_async.settings import ClientArguments
 from .bench_load import VARIABLE, Load, NumberedDialogs, requests_each, warm_up_of
 from .bench_machine import Cores, pinned_to
 from .bench_server import KEY, emulator_process
+from .hosts import is_loopback
 from .output import say
 from .running import INTERRUPTED, NOT_APPLIED
 
-__all__ = ["Target", "ask_first", "is_loopback", "own_emulator"]
+__all__ = ["Target", "ask_first", "own_emulator"]
 
 
 class Target(StrEnum):
@@ -58,7 +58,7 @@ def ask_first(
         ConfigurationError: it cannot be, without a terminal.
     """
     base_url = arguments["base_url"]
-    if is_loopback(base_url):
+    if is_loopback(urlsplit(base_url).hostname or ""):
         return
     told = (
         f"This writes to {base_url}: the session variable {VARIABLE!r} of "
@@ -84,15 +84,6 @@ def ask_first(
     if not confirmed:
         say("Nothing was sent.")
         raise typer.Exit(NOT_APPLIED)
-
-
-def is_loopback(base_url: str) -> bool:
-    """Whether a URL leads to this machine."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _dialogs(load: Load, levels: Sequence[int]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import typer
@@ -35,10 +35,11 @@ from cognigy_async.bulk import (
 from cognigy_async.settings import ClientArguments, Settings
 
 from .bulk_progress import Progress, duration
-from .output import say, write_json, write_result
+from .output import say, say_if_seen, write_json, write_result
 from .over import Loop, Over, TransportName, loop_of, transport_of
 from .rates import parse_rate, told_rate
-from .running import INTERRUPTED, NOT_APPLIED, USAGE, Debug, reported
+from .running import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, Debug, reported
+from .wording import as_settings
 
 __all__ = ["run"]
 
@@ -225,30 +226,19 @@ class _Run:
 
     async def _listen(self, scope: anyio.CancelScope) -> None:
         """The first signal lets what is in flight end, the second does not."""
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        known = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        with anyio.open_signal_receiver(*known) as signals:
+        with anyio.open_signal_receiver(*INTERRUPTS) as signals:
             first = True
             async for _ in signals:
                 if not first:
-                    self._resume("Stopped.")
+                    say_if_seen(f"Stopped. {how_to_resume(self.job)}")
                     scope.cancel()
                     return
                 first = False
-                self._say(
+                say_if_seen(
                     "Interrupted: what is in flight ends now, and nothing more is sent. Interrupt "
                     "again to stop at once."
                 )
                 self.job.stop()
-
-    def _resume(self, told: str) -> None:
-        self._say(f"{told} {how_to_resume(self.job)}")
-
-    @staticmethod
-    def _say(text: str) -> None:
-        # The terminal may be gone.
-        with suppress(OSError):
-            say(text)
 
 
 def how_to_resume(job: BulkJob, *, after_limit: bool = False) -> str:
@@ -313,7 +303,7 @@ def _dry_run(
     tell = say if as_json else write_result
 
     def on_fault(fault: RowFault) -> None:
-        tell(str(fault))
+        tell(as_settings(str(fault)))
 
     found = dry_run(file, options, api=api, rate_limit=limits, on_fault=on_fault)
     for text in found.notes:
@@ -331,8 +321,8 @@ def _dry_run(
 
 def _check_report(path: Path, job: BulkJob) -> None:
     """Before hours of work: can it be written, and is it a file of its own?"""
-    files: dict[str, Any] = {"input": job.source, "journal": job.journal}
-    for name, other in {**files, "dead letters": job.dead_letters}.items():
+    files = {"input": job.source, "journal": job.journal, "dead letters": job.dead_letters}
+    for name, other in files.items():
         if Path(other).resolve() == path.resolve():
             raise ConfigurationError(f"the report and the {name} are one file, {path}")
     if not path.resolve().parent.is_dir():
@@ -341,9 +331,7 @@ def _check_report(path: Path, job: BulkJob) -> None:
         raise ConfigurationError(
             f"the report {path} cannot be written; name a file in a folder that can, with --report"
         )
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
+    if find_spec("matplotlib") is None:
         raise ConfigurationError(
             "a report needs matplotlib, which comes with an extra: "
             "pip install 'cognigy-async[report]'"
@@ -360,5 +348,4 @@ def _write_report(path: Path, job: BulkJob) -> None:
             f"the report {path} cannot be written: {error.strerror}. The job is not touched by "
             "that; run the same command again, with another --report, for the report alone"
         ) from error
-    with suppress(OSError):
-        say(f"The report is in {path}.")
+    say_if_seen(f"The report is in {path}.")

@@ -31,6 +31,9 @@ from cognigy_async import (
 )
 from cognigy_async.settings import Settings
 
+from .hosts import is_loopback
+from .wording import as_settings
+
 __all__ = ["Finding", "Status", "examine"]
 
 Status = Literal["ok", "warning", "failed", "skipped"]
@@ -44,8 +47,6 @@ TOLERATED_SKEW = 5.0
 
 CREDENTIALS = ("authorization", "x-api-key")
 """Names of the headers that hold them."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ async def _tls(scheme: str, host: str, port: int) -> Finding:
 
 
 def _without_tls(host: str, port: int) -> Finding:
-    if host in LOOPBACK:
+    if is_loopback(host):
         return Finding("tls", "ok", f"{host}:{port} accepts connections; no TLS on this machine")
     return Finding(
         "tls",
@@ -303,7 +304,7 @@ def _of_error(error: CognigyError) -> tuple[str, str | None]:
     """What happened and what to do, one apart from the other."""
     if isinstance(error, UpdateValidationError) and error.faults:
         fault = error.faults[0]
-        return f"{fault.path}: {fault.problem}", fault.remedy
+        return f"{fault.path}: {fault.problem}", as_settings(fault.remedy)
     remedy = getattr(error, "remedy", None)
     detail = str(error)
     if remedy:
@@ -312,7 +313,7 @@ def _of_error(error: CognigyError) -> tuple[str, str | None]:
         remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server knows no such pair."
     elif isinstance(error, AuthenticationError) and not error.transient and _is_elsewhere(error):
         remedy = "Check COGNIGY_BASE_URL and COGNIGY_TOKEN_URL: a token endpoint answers otherwise."
-    return detail, remedy
+    return detail, None if remedy is None else as_settings(remedy)
 
 
 def _is_elsewhere(error: AuthenticationError) -> bool:

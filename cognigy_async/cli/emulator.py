@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Self
@@ -149,6 +150,6 @@ def _quota(text: str | None) -> tuple[int, float] | None:
         quota = int(number), float(seconds)
     except ValueError:
         quota = 0, 0.0
-    if quota[0] < 1 or not 0 < quota[1] < float("inf"):
+    if quota[0] < 1 or not 0 < quota[1] < math.inf:
         raise typer.BadParameter("--quota: write it as N/SECONDS, for example 1000/300")
     return quota

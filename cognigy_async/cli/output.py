@@ -7,12 +7,13 @@ import logging
 import os
 import shutil
 import sys
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 from rich.json import JSON
 
-__all__ = ["console", "log_to_stderr", "say", "write_json", "write_result"]
+__all__ = ["console", "log_to_stderr", "say", "say_if_seen", "write_json", "write_result"]
 
 
 class _Console(Console):
@@ -57,6 +58,12 @@ def write_json(value: Any) -> None:
 def say(text: str, *, style: str | None = None) -> None:
     """One message on stderr; lines are left to the terminal to break."""
     console(stderr=True).print(text, style=style, markup=False, soft_wrap=True)
+
+
+def say_if_seen(text: str) -> None:
+    """The same where the work goes on although the terminal may be gone."""
+    with suppress(OSError):
+        say(text)
 
 
 def log_to_stderr(*, everything: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +22,11 @@ from cognigy_async.settings import Settings
 
 from .output import log_to_stderr, say
 from .over import LoopName, TransportName, loop_of, transport_of
+from .wording import as_settings
 
 __all__ = [
     "INTERRUPTED",
+    "INTERRUPTS",
     "NOT_APPLIED",
     "USAGE",
     "Debug",
@@ -34,6 +37,11 @@ __all__ = [
 NOT_APPLIED = 1
 USAGE = 2
 INTERRUPTED = 130
+
+INTERRUPTS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals that end long work early, with what was done so far."""
 
 GRACE = 2.0
 """Seconds that a request in flight is given to end after an interrupt."""
@@ -72,7 +80,7 @@ def _told(error: Exception, status: int, debug: bool) -> typer.Exit:
         say("".join(traceback.format_exception(error)).rstrip())
     else:
         what = error.strerror or error if isinstance(error, OSError) else error
-        say(f"{_kind(error)}: {what}{_root(error)}", style="red")
+        say(as_settings(f"{_kind(error)}: {what}{_root(error)}"), style="red")
     return typer.Exit(status)
 
 
@@ -132,5 +140,5 @@ def _say_what_became(client: AsyncStateClient) -> None:
         say("The update was applied.")
     elif report is not None and report.ambiguous:
         say("The update may have been applied: read the state before sending it again.")
-    elif report is not None and (report.failed or report.unsent):
+    elif client.metrics.withdrawn or (report is not None and (report.failed or report.unsent)):
         say("The update was not applied.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from cognigy_async import Limits
 

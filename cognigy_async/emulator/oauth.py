@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 
 from .answers import Answer, Header, answer_json
 from .asgi import Request

@@ -7,6 +7,7 @@ it cannot listen, and looks only ten times a second whether it shall end.
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -94,8 +95,10 @@ class SocketServer:
             self._server = await loop.create_server(protocol, host, port, backlog=2048)
         except (OSError, OverflowError) as error:
             number = getattr(error, "errno", None) or 0
-            problem = f"cannot listen on {host}:{port}: {error}"
-            raise OSError(number, problem) from error
+            # asyncio wraps what the system says into a sentence of its own; names have no number.
+            told = os.strerror(number) if number > 0 else str(error)
+            remedy = "choose another address or port; port 0 takes a free one"
+            raise OSError(number, f"cannot listen on {host}:{port}: {told}; {remedy}") from error
         address = self._server.sockets[0].getsockname()
         name: str = address[0]
         reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)

@@ -78,7 +78,6 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
 LONG_BUCKETS = (*BUCKETS, 30.0, 60.0, 300.0, 900.0)
 """An update may wait for a throttled tenant, and bulk work for a quota."""
 
-
 SPAN_NAMES: Mapping[Operation, str] = {
     "update": "cognigy update",
     "modify": "cognigy modify",

@@ -22,7 +22,6 @@ __all__ = [
     "Unusable",
     "checked_names",
     "checked_values",
-    "headers_of",
     "parsed_url",
     "whole_content",
 ]
@@ -109,15 +108,6 @@ def checked_values(values: Iterable[str]) -> None:
     """
     if NOT_IN_A_VALUE.search("".join(values)) is not None:
         raise ValueError
-
-
-def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The headers of an answer, with names in lower case; those that are repeated are joined."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
 
 
 async def whole_content(

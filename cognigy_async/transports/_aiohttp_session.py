@@ -20,11 +20,10 @@ from ._aiohttp_parts import (
     Unusable,
     checked_names,
     checked_values,
-    headers_of,
     parsed_url,
     whole_content,
 )
-from ._content import ACCEPTED_ENCODINGS
+from ._content import ACCEPTED_ENCODINGS, headers_of
 
 if TYPE_CHECKING:
     import ssl

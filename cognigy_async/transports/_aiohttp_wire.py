@@ -26,11 +26,10 @@ from ._aiohttp_parts import (
     Unusable,
     checked_names,
     checked_values,
-    headers_of,
     parsed_url,
     whole_content,
 )
-from ._content import UnusableAnswer
+from ._content import UnusableAnswer, headers_of
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler

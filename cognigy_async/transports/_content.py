@@ -1,9 +1,9 @@
-"""The content of an answer: how large it may be, and what it is without its encoding."""
+"""An answer as it comes: its headers as text, how large it may be, what it is without encoding."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..checks import checked_count
 
@@ -14,6 +14,7 @@ __all__ = [
     "checked_length",
     "checked_limit",
     "decoded",
+    "headers_of",
     "too_large",
 ]
 
@@ -41,6 +42,15 @@ def checked_limit(max_response_bytes: int) -> int:
         ConfigurationError: it is no whole number above 0.
     """
     return checked_count("max_response_bytes", max_response_bytes)
+
+
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers of an answer, with names in lower case; those that are repeated are joined."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def too_large(limit: int) -> UnusableAnswer:

@@ -21,6 +21,7 @@ from ._content import (
     checked_length,
     checked_limit,
     decoded,
+    headers_of,
     too_large,
 )
 from ._failures import INVALID, NotBegun, failure, host_of, reason_of
@@ -204,10 +205,7 @@ class HttpxTransport:
 
     async def _read(self, answer: httpx.Response) -> Response:
         limit = self._limit
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in answer.headers.raw:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        headers = headers_of(answer.headers.raw)
         if answer.is_closed:
             # A hook of the client has read it.
             if len(answer.content) > limit:

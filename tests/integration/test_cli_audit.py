@@ -115,6 +115,17 @@ def test_a_missing_end_is_found_with_the_head(audit: Command, tmp_path: Path) ->
     assert "the end is missing" in audit.err
 
 
+def test_behind_a_fault_nobody_can_tell_whether_the_end_is_missing(
+    audit: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    head = written(path)
+    path.write_bytes(path.read_bytes().replace(b"u-2", b"u-3"))
+    assert audit("verify", path, "--head", head) == 1
+    assert head in audit.err
+    assert "the end is missing" not in audit.err
+
+
 def test_a_torn_end_is_told_and_fits(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     written(path)

@@ -290,6 +290,7 @@ def test_update_and_get_of_a_session(
     arguments = ["s-1", "--session", "a=1", "--user", "b=2", "--next-step", "pay"]
     assert command("update", *arguments, "--profile-id", profile) == 2
     assert "user_id: is missing" in command.told
+    assert "for all of them in COGNIGY_USER_ID" in command.told
     assert command("update", *arguments, "--user-id", "u-1") == 2
     assert "user: variables of a user are kept in a contact profile" in command.told
     assert emulator.stats.requests == 0
@@ -299,6 +300,7 @@ def test_update_and_get_of_a_session(
     assert emulator.profiles[profile].profile == {"b": 2}
     assert command("get", "s-1") == 2
     assert "get_state(): is not documented" in command.told
+    assert "use COGNIGY_READS_STATE=true" in command.told
     monkeypatch.setenv("COGNIGY_READS_STATE", "true")
     assert command("get", "s-1") == 0
     assert (command.json["session"], command.json["next_step"]) == ({"a": 1}, "pay")

@@ -11,7 +11,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -355,15 +355,18 @@ class TestNothingWasSent:
 
     @pytest.mark.parametrize("method", ["PATCH", "GET"])
     async def test_no_connection_in_time(self, transport: Transport, method: str) -> None:
-        # Linux drops who comes when the queue is full, so that connecting takes for ever.
-        with socket.socket() as listener:
+        with ExitStack() as queue, socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            with socket.create_connection(listener.getsockname()):
-                request = Request(method, url, {}, CONTENT if method == "PATCH" else b"")
-                with anyio.fail_after(5):
-                    error = await failure(transport, request, timeout=1.0)
+            # Linux drops who comes when the queue is full, so that connecting takes for ever.
+            with suppress(TimeoutError):
+                while True:
+                    waiting = socket.create_connection(listener.getsockname(), timeout=0.2)
+                    queue.enter_context(waiting)
+            request = Request(method, url, {}, CONTENT if method == "PATCH" else b"")
+            with anyio.fail_after(5):
+                error = await failure(transport, request, timeout=1.0)
         assert isinstance(error, NotSentError)
         assert "within 1 s" in str(error)
 

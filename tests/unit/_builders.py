@@ -52,7 +52,7 @@ def entry(
     if update is None and kind in (Kind.ASSIGN, Kind.STRICT):
         etag = '"7"' if kind is Kind.STRICT else None
         update = StateUpdate(dialog_id=dialog_id, session={"a": 1}, if_match=etag)
-    return Entry(
+    made = Entry(
         kind,
         dialog_id,
         f"u-{serial}",
@@ -62,8 +62,9 @@ def entry(
         copy_context(),
         Heard(),
         exempt=exempt,
-        decide=decide,
     )
+    made.decide = decide
+    return made
 
 
 def audit_record(number: int = 0, /, **changes: Any) -> AuditRecord:

@@ -68,6 +68,7 @@ INTERNAL = frozenset(
         "settlement",
         "sharing",
         "sleepers",
+        "surroundings",
         "transports._aiohttp_parts",
         "transports._aiohttp_session",
         "transports._aiohttp_wire",
@@ -75,6 +76,7 @@ INTERNAL = frozenset(
         "transports._failures",
         "underway",
         "upkeep",
+        "wakes",
         "window",
     }
 )
