@@ -289,9 +289,11 @@ class Admission:
     async def wait_for_bulk_room(self) -> None:
         """Take a place when the audit has caught up, waiting for it; see `wait_for_room`."""
         # It catches up in threads that know nothing of the event loop.
-        while self._audit_is_slow() and self._life.accepting:  # noqa: ASYNC110
+        while self._audit_is_slow():
+            self._life.check_open()
             await anyio.sleep(AUDIT_PAUSE)
-        await self.wait_for_room()
+        if not self.take_room():
+            await self.wait_for_room()
 
     def _audit_is_slow(self) -> bool:
         return self._audit is not None and self._audit.slow

@@ -12,7 +12,7 @@ import anyio
 import sniffio
 from anyio.abc import TaskGroup
 
-__all__ = ["TaskOwner", "start_on_its_own", "task_to_keep"]
+__all__ = ["TaskOwner", "start_on_its_own", "task_to_keep", "to_the_end"]
 
 
 class TaskOwner:
@@ -100,3 +100,26 @@ def task_to_keep() -> object:
     Not earlier: until its first step the loop has it, and drops it when it is closed.
     """
     return asyncio.current_task() if sniffio.current_async_library() == "asyncio" else None
+
+
+async def to_the_end(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `main`, which takes a bounded time, to its end, whoever is cancelled meanwhile.
+
+    A shield of anyio does not keep off the `Task.cancel` of asyncio, as `asyncio.timeout` uses it.
+    """
+    if sniffio.current_async_library() != "asyncio":
+        with anyio.CancelScope(shield=True):
+            await main()
+        return
+    task = asyncio.create_task(main())
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    # First what it raised, as that is more than a cancellation.
+    task.result()
+    if cancelled is not None:
+        raise cancelled

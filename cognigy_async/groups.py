@@ -90,6 +90,7 @@ def outcomes(group: Entry, done: Done) -> Iterator[tuple[Entry, Done]]:
     for entry in group.members:
         entry.lane = None
         entry.attempts = group.attempts
+        entry.requests, entry.headers = group.requests, group.headers
         own = Done()
         if done.result is not None:
             result = done.result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .background import TaskOwner
+from .background import TaskOwner, to_the_end
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
 from .logs import log
@@ -165,7 +165,6 @@ class Life:
         self._closing = True
         self.accepting = False
         self._room.close()
-        report = NOTHING_DONE
         deadline = events.closing.deadline = anyio.current_time() + timeout
         try:
             with events.closing:
@@ -177,9 +176,8 @@ class Life:
                 await events.worked.wait()
                 await self._hooks.drained()
         finally:
-            with anyio.CancelScope(shield=True):
-                self.report = report = await self._finish(self.engine, events, deadline)
-        return report
+            await to_the_end(partial(self._finish, self.engine, events, deadline))
+        return self.report or NOTHING_DONE
 
     async def _drain(self) -> None:
         """Until everything is settled and delivered, what callbacks write meanwhile included."""
@@ -209,7 +207,7 @@ class Life:
             # Everything is settled; connections that do not close must not hide that.
             log(WARNING, "the transport could not be closed: %s", type(error).__name__)
 
-    async def _finish(self, engine: Engine, events: _Events, deadline: float) -> CloseReport:
+    async def _finish(self, engine: Engine, events: _Events, deadline: float) -> None:
         """Cut off what is left, and say what was done."""
         try:
             events.stop.set()
@@ -223,7 +221,7 @@ class Life:
             with anyio.move_on_after(CLOSING_TIME):
                 await self._close_transport()
             metrics = self._metrics
-            return CloseReport(
+            self.report = CloseReport(
                 applied=metrics.applied,
                 failed=metrics.failed,
                 ambiguous=metrics.ambiguous,

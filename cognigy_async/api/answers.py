@@ -128,7 +128,7 @@ def _trace_id(told: Mapping[str, Any], response: Response, private: Private) -> 
     trace_id = told.get("traceId") or headers.get("x-trace-id") or headers.get("x-request-id")
     if not isinstance(trace_id, str) or len(trace_id) > 128 or not HEADER_TEXT(trace_id):
         return None
-    return None if private.is_in(trace_id) else trace_id
+    return None if private.is_in(trace_id, is_id=True) else trace_id
 
 
 def _detail(told: Mapping[str, Any], private: Private) -> str | None:

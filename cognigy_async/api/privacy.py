@@ -29,6 +29,7 @@ OPEN_HEADERS = ("accept", "content-type", "idempotency-key", "if-match", "tracep
 
 CODED = re.compile(r"\\u([0-9a-fA-F]{4})")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+ALONE = re.compile(rf"(?<![^\W_]){NUMBER.pattern}(?![^\W_])")
 
 
 class Private:
@@ -46,11 +47,20 @@ class Private:
                 self._words.add(folded)
         self._long = "\0".join(long)
 
-    def is_in(self, text: str) -> bool:
-        """Whether `text` repeats any of it."""
+    def is_in(self, text: str, *, is_id: bool = False) -> bool:
+        """Whether `text` repeats any of it.
+
+        An id has digits of its own: there a number counts that is long, or stands alone and is no
+        shorter than a word.
+        """
         plain = _unescaped(text)
-        if self._numbers and any(float(n) in self._numbers for n in NUMBER.findall(plain)):
-            return True
+        if self._numbers:
+            found: list[str] = NUMBER.findall(plain)
+            if is_id:
+                found = [n for n in found if len(n) >= RUN]
+                found += [n for n in ALONE.findall(plain) if len(n) >= WORD]
+            if any(float(n) in self._numbers for n in found):
+                return True
         folded = _folded(plain)
         words = {_folded(word) for word in re.split(r"[\W_]+", plain)}
         if any(word in words or (len(word) >= WORD and word in folded) for word in self._words):

@@ -58,6 +58,8 @@ class Channel:
         self._closing = threading.Event()
         self.opened = threading.Event()
         self.abandoned = False
+        self._over = False
+        """Nothing is taken from the queue any more."""
         self._thread = threading.Thread(
             target=self._run, name=f"cognigy_async audit {sink!r}", daemon=True
         )
@@ -112,6 +114,8 @@ class Channel:
         reached = threading.Event()
         self._queue.append(reached)
         self._bell.set()
+        if self._over:
+            return
         reached.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
@@ -143,6 +147,8 @@ class Channel:
             self._work()
         finally:
             self.opened.set()
+            self._over = True
+            self._let_go()
             self._call(self.sink.close)
 
     def _work(self) -> None:
@@ -154,6 +160,13 @@ class Channel:
                 mark.set()
             elif mark is None:
                 return
+
+    def _let_go(self) -> None:
+        """Nobody is to wait for what does not come."""
+        while self._queue:
+            item = self._queue.popleft()
+            if isinstance(item, threading.Event):
+                item.set()
 
     def _gather(self) -> tuple[list[Draft], threading.Event | Literal["more"] | None]:
         """Up to a batch, and the mark that it ends with."""

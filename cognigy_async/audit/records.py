@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pydantic_core
 from pydantic_core import from_json
 
+from ..api.privacy import Private
 from ..errors import (
     AmbiguousUpdateError,
     ClientClosedError,
@@ -26,6 +27,7 @@ from ..models import parse, version_in
 
 if TYPE_CHECKING:
     from ..entries import Entry
+    from ..messages import Request
     from ..models import UpdateResult
 
 __all__ = ["AuditRecord", "Draft", "canonical", "draft_of", "record_of"]
@@ -121,7 +123,9 @@ class Draft(NamedTuple):
     """Of an update that was applied, as what follows."""
     latency: float = 0.0
     etag: str | None = None
-    headers: Mapping[str, str] = NO_HEADERS
+    trace_id: str | None = None
+    request: Request | None = None
+    """Where there is a trace id, which must repeat nothing of it."""
     answer: UpdateResult | None = None
     """Where it may tell a version because there is no etag."""
 
@@ -145,6 +149,8 @@ def draft_of(entry: Entry, at: float, now: float) -> Draft:
             entry.error,
         )
     etag = result.etag
+    headers = entry.headers or NO_HEADERS
+    trace_id = headers.get("x-trace-id") or headers.get("x-request-id")
     return Draft(
         at,
         now,
@@ -160,7 +166,8 @@ def draft_of(entry: Entry, at: float, now: float) -> Draft:
         result.status,
         result.latency,
         etag,
-        entry.headers or NO_HEADERS,
+        trace_id,
+        entry.requests[-1] if trace_id and entry.requests else None,
         result if etag is None else None,
     )
 
@@ -235,8 +242,10 @@ def _version(result: UpdateResult) -> int | None:
 def _trace_id(draft: Draft) -> str | None:
     if isinstance(draft.error, UpdateError):
         return draft.error.trace_id
-    trace_id = draft.headers.get("x-trace-id") or draft.headers.get("x-request-id")
-    return trace_id if trace_id and TRACE_ID(trace_id) else None
+    trace_id, request = draft.trace_id, draft.request
+    if not trace_id or request is None or not TRACE_ID(trace_id):
+        return None
+    return None if Private(request).is_in(trace_id, is_id=True) else trace_id
 
 
 def _summary(draft: Draft) -> str:

@@ -25,6 +25,7 @@ from cognigy_async import (
     JsonLinesAudit,
     LoggingAudit,
     MemoryAudit,
+    Metrics,
     Request,
     Response,
     StateUpdate,
@@ -32,8 +33,10 @@ from cognigy_async import (
     read_audit,
     verify_audit,
 )
+from cognigy_async.audit.channel import Channel
 from tests.simulation.world import (
     DROPPED,
+    KEY,
     Wire,
     at_once,
     client_of,
@@ -165,6 +168,8 @@ async def test_the_hash_does_not_depend_on_the_order_of_names(sink: Sink) -> Non
         ({"x-request-id": "r-2"}, "r-2"),
         ({"x-trace-id": "two words"}, None),
         ({"x-trace-id": "x" * 129}, None),
+        ({"x-trace-id": KEY}, None),
+        ({"x-request-id": f"r-{CANARY}"}, None),
         ({}, None),
     ],
 )
@@ -174,9 +179,22 @@ async def test_the_trace_id_of_a_success_comes_from_its_headers(
     wire = Wire()
     wire.script(status(200, headers, version=9))
     async with client_of(wire, audit=sink) as client:
-        await client.update("d-1", session={"a": 1})
+        await client.update("d-1", session={"a": CANARY})
     (record,) = sink.records
     assert (record.trace_id, record.etag, record.version) == (expected, None, 9)
+
+
+@pytest.mark.parametrize("answer", [200, 400])
+async def test_the_trace_id_of_a_shared_request_is_told_of_each_update(
+    sink: Sink, answer: int
+) -> None:
+    wire = Wire()
+    wire.script(status(answer, {"x-trace-id": "api--1"}))
+    async with client_of(wire, audit=sink, coalesce=True, retry=at_once()) as client:
+        for number in range(3):
+            client.submit_nowait({"dialog_id": "d", "session": {f"v{number}": number}})
+    assert len(wire.sent) == 1
+    assert [record.trace_id for record in sink.records] == ["api--1"] * 3
 
 
 async def test_a_failure_is_told_with_its_kind_and_without_what_the_server_said(sink: Sink) -> None:
@@ -411,6 +429,29 @@ async def test_no_sinks_are_no_audit() -> None:
     async with client_of(Wire(), audit=[]) as client:
         assert (await client.update("d", session={"a": 1})).status == 200
     assert counts(client) == (0, 0, 0)
+
+
+@pytest.mark.real_time
+def test_a_flush_does_not_wait_for_a_sink_that_has_ended() -> None:
+    opening = threading.Event()
+
+    class Slow(Sink):
+        def open(self) -> None:
+            opening.wait()
+
+    channel = Channel(Slow(), Metrics(), threading.Lock())
+    channel.start()
+    channel.stop()
+    began = time.monotonic()
+    late = began + 20
+    behind = threading.Thread(target=channel.flush, args=(late,))
+    behind.start()
+    time.sleep(0.01)
+    opening.set()
+    behind.join()
+    channel.join(late)
+    channel.flush(late)
+    assert time.monotonic() < late - 10
 
 
 # Sinks that fail.
@@ -652,6 +693,37 @@ async def test_bulk_waits_for_a_strict_sink_that_is_slow(arriving: bool) -> None
             async with client.update_many(source) as outcomes:
                 assert [outcome.error async for outcome in outcomes] == [None] * 60
     assert len(strict.records) == 60
+
+
+@pytest.mark.real_time
+async def test_bulk_of_a_callback_that_waited_for_a_strict_sink_waits_for_no_room() -> None:
+    strict = Sink(strict=True, max_queue=1)
+    go, ended = anyio.Event(), anyio.Event()
+    async with client_of(Wire(), audit=strict, max_pending=3) as client:
+
+        @client.on_state_updated(timeout=5.0, retries=0, max_queue=1)
+        async def write_more(event: UpdateEvent) -> None:
+            if event.dialog_id == "first":
+                await go.wait()
+                row = {"dialog_id": "inner", "session": {"a": 1}}
+                async with client.update_many([row]) as outcomes:
+                    assert [outcome.ok async for outcome in outcomes] == [True]
+                ended.set()
+
+        strict.gate.clear()
+        await client.update("zero", session={"a": 1})
+        wall(strict.waits.is_set)
+        await client.update("first", session={"a": 1})
+        go.set()
+        await turns(9)
+        strict.gate.set()
+        wall(lambda: client.metrics.audit_written == 2)
+        # They take all of the room, and are not sent before the callback has ended.
+        held = [client.submit_nowait({"dialog_id": d, "session": {"a": 1}}) for d in "xyz"]
+        for pending in held:
+            await pending
+        await ended.wait()
+    assert client.metrics.events_failed == 0
 
 
 async def test_an_audit_that_is_closed_with_the_client_in_the_middle_of_everything(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from cognigy_async import (
     CognigyError,
     HttpxTransport,
     Limits,
+    MemoryAudit,
     RetryPolicy,
     UpdateEvent,
     UpdateResult,
@@ -274,6 +276,57 @@ async def test_p8_cancellation_at_each_step_of_opening() -> None:
 
     await at_each_step(scenario, least=3)
     assert opened
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("leaves", [False, True], ids=["aclose", "async with"])
+@pytest.mark.parametrize("audited", [False, True], ids=["plain", "audited"])
+async def test_p8_cancellation_by_asyncio_itself_at_each_step_of_closing(
+    audited: bool, leaves: bool, times: int
+) -> None:
+    """No scope of anyio keeps it off, as with `asyncio.timeout` and `asyncio.wait_for`."""
+
+    class Slow(Wire):
+        async def aclose(self) -> None:
+            await turns(3)
+            await super().aclose()
+
+    async def scenario(steps: int) -> bool:
+        wire = Slow(steps=4)
+        audit = MemoryAudit()
+        client = client_of(wire, max_in_flight=2, audit=audit if audited else None)
+
+        async def use() -> None:
+            async with client:
+                for number in range(4):
+                    client.submit_nowait({"dialog_id": f"d-{number}", "session": {"seq": number}})
+                await turns(3)
+                ready.set()
+                if not leaves:
+                    with suppress(asyncio.CancelledError):
+                        await client.aclose()
+
+        ready = asyncio.Event()
+        task = asyncio.create_task(use())
+        await ready.wait()
+        await turns(steps)
+        for _ in range(times):
+            task.cancel()
+            await turns(1)
+        cut = not task.done()
+        await asyncio.wait([task])
+        assert wire.closed == 1
+        assert client.metrics.pending == wire.in_flight == 0
+        assert client.close_report is not None
+        assert len(audit.records) == 4 * audited
+        assert not [thread for thread in threading.enumerate() if "MemoryAudit" in thread.name]
+        return cut
+
+    # An audit's thread takes its own time, so that the steps after that are not reached.
+    cuts = [await scenario(steps) for steps in range(36)]
+    assert all(cuts[:5])
+    assert audited or not all(cuts)
 
 
 @pytest.mark.parametrize("drain", [False, True])

@@ -291,6 +291,31 @@ def test_what_the_server_says_is_shortened_and_cleaned(body: Any, detail: str | 
     assert str(error).isprintable()
 
 
+UUID = "api--7d0f1c2e-94b1-4e6a-8c3d-2b5f60a7e918"
+
+
+@pytest.mark.parametrize(
+    ("value", "trace_id", "told"),
+    [
+        # The digits of an id are its own.
+        (7, UUID, True),
+        ([0, 1, 2.0, 94], UUID, True),
+        (1, "t-1", True),
+        (4711, "req-4711", False),
+        (4711, "4711", False),
+        (149.99, "x.149.99", False),
+        (123456, "id123456z", False),
+        ("visa4711", "id-visa4711", False),
+    ],
+)
+def test_a_trace_id_is_withheld_where_it_repeats_a_value(
+    value: Any, trace_id: str, *, told: bool
+) -> None:
+    (sent,) = API.writes(BASE, update(session={"a": value}), "u")
+    error = API.error(sent, response(500, {"traceId": trace_id}), NOW)
+    assert error.trace_id == (trace_id if told else None)
+
+
 VALUES: list[Any] = [CANARY, f"{CANARY} {'x' * 100}", [[CANARY]], {"k": CANARY}, 123456, -0.12345]
 
 
