@@ -14,7 +14,7 @@ from .checks import checked_seconds, checked_timeout, checked_type
 from .entries import ASSIGN, READ, Action, Entry, Kind, Sink, Terms
 from .errors import AuditError, ConfigurationError, DeadlineExceededError
 from .hooks import Hooks
-from .lanes import LaneState
+from .lane import LaneState
 from .life import Life
 from .limits import Limits
 from .merging import merges

@@ -19,7 +19,8 @@ import anyio.lowlevel
 from .course import Course, Done, share
 from .deadlines import Deadlines
 from .errors import AuthenticationError, RateLimitedError
-from .lanes import Lane, Lanes, LaneState
+from .lane import Lane, LaneState
+from .lanes import Lanes
 from .linger import Linger
 from .logs import log
 from .quota import Pacer, Quota

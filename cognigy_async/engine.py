@@ -18,7 +18,8 @@ from .deadlines import Deadlines
 from .dispatcher import Dispatcher
 from .entries import READ, Entry, Kind
 from .errors import ClientClosedError
-from .lanes import Lane, Lanes, LaneState
+from .lane import Lane, LaneState
+from .lanes import Lanes
 from .linger import Linger
 from .quota import Quota, QuotaState
 from .recovery import Recovery

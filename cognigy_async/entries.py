@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .callbacks import Hook
     from .credentials import AccessToken
     from .events import UpdateWatch
-    from .lanes import Lane
+    from .lane import Lane
     from .messages import Request
     from .models import Decide, DialogState, UpdateResult
     from .observing import Observations

@@ -13,7 +13,7 @@ from typing import Any
 from .course import Course, Done
 from .entries import Entry, Kind
 from .errors import CognigyError, UpdateError, copy_of
-from .lanes import Lane
+from .lane import Lane
 from .merging import Merge, concern_the_same, key_of, together
 from .observing import Observations
 

@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from .groups import joins
-from .lanes import Lane, Lanes, LaneState
+from .lane import Lane, LaneState
+from .lanes import Lanes
 
 if TYPE_CHECKING:
     from .entries import Entry

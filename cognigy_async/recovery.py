@@ -12,7 +12,8 @@ from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .entries import Entry, Kind
-from .lanes import Lane, Lanes, LaneState
+from .lane import Lane, LaneState
+from .lanes import Lanes
 from .logs import log
 from .pacing import DialogPauses, Outage, RepeatBudget, TenantPause
 from .retry import OUTAGE, REPEATED, RetryPolicy, Verdict

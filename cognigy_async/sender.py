@@ -15,7 +15,8 @@ from .course import Again, Backoff, Course, Done, Next, withdrawn
 from .entries import Action, Entry, Kind
 from .errors import CognigyError, NoResponseError, NotSentError, UpdateError
 from .groups import MOST_MERGED, gather
-from .lanes import Lane, Lanes
+from .lane import Lane
+from .lanes import Lanes
 from .logs import log
 from .recovery import Recovery
 from .retry import UNAUTHORIZED, Trouble, Verdict

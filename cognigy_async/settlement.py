@@ -24,7 +24,8 @@ from .errors import (
 )
 from .events import UpdateEvent
 from .groups import outcomes
-from .lanes import Lane, Lanes, LaneState
+from .lane import Lane, LaneState
+from .lanes import Lanes
 from .logs import is_told, log
 
 if TYPE_CHECKING:

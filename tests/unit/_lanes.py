@@ -6,7 +6,8 @@ import itertools
 
 from cognigy_async import ServerError
 from cognigy_async.entries import Entry
-from cognigy_async.lanes import Lane, Lanes, LaneState
+from cognigy_async.lane import Lane, LaneState
+from cognigy_async.lanes import Lanes
 
 from ._builders import entry
 

@@ -49,6 +49,7 @@ INTERNAL = frozenset(
         "entries",
         "groups",
         "hooks",
+        "lane",
         "lanes",
         "learned",
         "ledger",
@@ -110,6 +111,8 @@ def test_the_exported_names_are_sorted_and_exist() -> None:
 
 
 def test_nothing_else_is_visible() -> None:
+    for name in cognigy_async.__all__:
+        getattr(cognigy_async, name)
     visible = {
         name
         for name, value in vars(cognigy_async).items()

@@ -10,7 +10,8 @@ import pytest
 
 from cognigy_async import ServerError
 from cognigy_async.entries import Entry, Kind
-from cognigy_async.lanes import Lane, Lanes, LaneState
+from cognigy_async.lane import Lane, LaneState
+from cognigy_async.lanes import Lanes
 
 from ._builders import entry
 from ._lanes import (

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cognigy_async.entries import Entry
-from cognigy_async.lanes import Lanes, LaneState
+from cognigy_async.lane import LaneState
+from cognigy_async.lanes import Lanes
 
 from ._lanes import (
     IDLE,
