@@ -251,7 +251,8 @@ def _trace_id(draft: Draft) -> str | None:
 def _summary(draft: Draft) -> str:
     error = draft.error
     if draft.status is not None:
-        told = f"applied: HTTP {draft.status}, attempts: {draft.attempts}"
+        done = "applied" if draft.body is not None else "reset"
+        told = f"{done}: HTTP {draft.status}, attempts: {draft.attempts}"
     elif error is None:
         told = "nothing to write"
     elif isinstance(error, UpdateError):

@@ -358,6 +358,8 @@ async def test_sessions_the_audit_has_resets_and_no_value_of_a_context() -> None
         None,
     )
     assert (reset.outcome, reset.variables, reset.payload_sha256) == ("applied", (), None)
+    assert reset.summary.startswith("reset: HTTP ")
+    assert written.summary.startswith("applied: HTTP ")
     assert (failed.outcome, failed.status) == ("failed", 409)
     assert failed.trace_id is not None
     assert failed.trace_id.startswith("api--")
