@@ -44,7 +44,7 @@ class Channel:
         self.sink = sink
         self.strict = bool(sink.strict)
         self._most = sink.max_queue
-        self._behind = max(1, self._most // 2)
+        self._behind = max(1, self._most * 3 // 4)
         self._share = max(1, min(BATCH, self._most // 4))
         self._metrics = metrics
         self._counting = counting
