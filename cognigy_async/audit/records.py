@@ -119,38 +119,26 @@ class Draft(NamedTuple):
     attempts: int
     part: int
     error: BaseException | None
-    status: int | None = None
+    status: int | None
     """Of an update that was applied, as what follows."""
-    latency: float = 0.0
-    etag: str | None = None
-    trace_id: str | None = None
-    request: Request | None = None
+    latency: float
+    etag: str | None
+    trace_id: str | None
+    request: Request | None
     """Where there is a trace id, which must repeat nothing of it."""
-    answer: UpdateResult | None = None
+    answer: UpdateResult | None
     """Where it may tell a version because there is no etag."""
 
 
 def draft_of(entry: Entry, at: float, now: float) -> Draft:
     """What to keep of an entry that settled."""
     update, result = entry.update, entry.result
-    body = update._body if update is not None else None
-    if result is None:
-        return Draft(
-            at,
-            now,
-            entry.accepted_at,
-            entry.sent_at,
-            entry.update_id,
-            entry.dialog_id,
-            entry.metadata,
-            body,
-            entry.attempts,
-            entry.part,
-            entry.error,
-        )
-    etag = result.etag
-    headers = entry.headers or NO_HEADERS
-    trace_id = headers.get("x-trace-id") or headers.get("x-request-id")
+    status = etag = trace_id = None
+    latency = 0.0
+    if result is not None:
+        status, latency, etag = result.status, result.latency, result.etag
+        headers = entry.headers or NO_HEADERS
+        trace_id = headers.get("x-trace-id") or headers.get("x-request-id")
     return Draft(
         at,
         now,
@@ -159,12 +147,12 @@ def draft_of(entry: Entry, at: float, now: float) -> Draft:
         entry.update_id,
         entry.dialog_id,
         entry.metadata,
-        body,
+        update._body if update is not None else None,
         entry.attempts,
-        0,
-        None,
-        result.status,
-        result.latency,
+        entry.part,
+        entry.error,
+        status,
+        latency,
         etag,
         trace_id,
         entry.requests[-1] if trace_id and entry.requests else None,
@@ -262,6 +250,6 @@ def _summary(draft: Draft) -> str:
     else:
         # What a function of the caller's raises may name values.
         told = f"the function given to modify raised {type(error).__name__}"
-    if draft.part:
+    if draft.part and draft.status is None:
         told = f"{draft.part} parts applied: {told}"
     return told if len(told) <= LONGEST_SUMMARY else f"{told[: LONGEST_SUMMARY - 3]}..."

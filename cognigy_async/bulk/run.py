@@ -23,7 +23,6 @@ from cognigy_async import (
     PendingUpdate,
     StateConflictError,
     StateUpdate,
-    UpdateError,
     UpdateOutcome,
     UpdateResult,
     UpdateStream,
@@ -35,8 +34,8 @@ from .errors import InputError, JournalError
 from .groups import Groups, GroupWatch
 from .intake import Intake
 from .ledger import Ended, Ledger
-from .records import Failure, Status
-from .rows import Row, dead_letter, error_record
+from .outcomes import Outcomes
+from .rows import Row
 from .scribe import Scribe
 from .verdicts import FINAL, NOT_SENT, REJECTED, was_turned_away
 
@@ -88,6 +87,7 @@ class Run:
         self._stream: UpdateStream | None = None
         # The clock of the event loop, set to the time of day, so that it never goes back.
         self._epoch = time.time() - anyio.current_time()
+        self._outcomes = Outcomes(scribe, ledger, self.now)
         self.deliveries = Deliveries(scribe, self.now)
         self._all_settled = False
         self._number = number
@@ -193,7 +193,8 @@ class Run:
                 elif self._pauses_dialogs and row.dialog_id in self._paused:
                     self._ledger.hold(row.ordinal)
                 elif row.repeats is not None:
-                    self._repeat(row)
+                    self._outcomes.repeated(row)
+                    self._judge()
                 elif len(self._groups) and self._groups.has(row):
                     await self._send_again(row)
                 else:
@@ -256,14 +257,6 @@ class Run:
         self._fail(row, row.error)
         self._judge()
 
-    def _repeat(self, row: Row) -> None:
-        """The same update, with the same `update_id`, stands further up."""
-        self._scribe.settled(
-            row.line, row.dialog_id, Status.REPEATED, self.now(), refers=row.repeats
-        )
-        self._ledger.settled(row.ordinal, ok=True)
-        self._judge()
-
     # Outcomes out.
 
     def _take(self, outcome: UpdateOutcome) -> None:
@@ -284,18 +277,7 @@ class Run:
         at = self.now() if row.settled is None else row.settled
         if self.news is not None and self.news[1] < at:
             self.news = None
-        sent = at - result.latency
-        self._scribe.settled(
-            row.line,
-            row.dialog_id,
-            Status.SUCCEEDED,
-            at,
-            queued=sent - result.queued,
-            sent=sent,
-            attempts=result.attempts,
-            refers=row.leader,
-        )
-        self._ledger.settled(row.ordinal, ok=True)
+        self._outcomes.applied(row, result, at)
 
     def _take_failure(self, row: Row, index: int, error: CognigyError) -> None:
         if isinstance(error, NOT_SENT):
@@ -325,29 +307,7 @@ class Run:
             self._scribe.rejected(row.line, row.dialog_id or "", self.now())
 
     def _fail(self, row: Row, error: CognigyError) -> None:
-        told = error_record(error)
-        ambiguous = isinstance(error, AmbiguousUpdateError)
-        at = self.now() if row.settled is None else row.settled
-        queued = sent = None
-        if isinstance(error, UpdateError) and error.latency is not None:
-            sent = at - error.latency
-            queued = sent - (error.queued or 0.0)
-        self._scribe.failed(
-            row.line,
-            Failure(told["type"], told["message"], told["status"]),
-            dead_letter(row.line, row.source, told),
-        )
-        self._scribe.settled(
-            row.line,
-            row.dialog_id,
-            Status.AMBIGUOUS if ambiguous else Status.FAILED,
-            at,
-            queued=queued,
-            sent=sent,
-            attempts=getattr(error, "attempts", 0),
-            refers=row.leader,
-        )
-        self._ledger.settled(row.ordinal, ok=False)
+        self._outcomes.failed(row, error)
         if row.dialog_id is not None:
             self._paused.add(row.dialog_id)
 
