@@ -6,19 +6,37 @@ Results go to stdout; progress, logs and errors to stderr. Exit status: 0 applie
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 __all__ = ["main"]
 
 EXTRA = frozenset({"pydantic_settings", "rich", "typer"})
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command with the arguments of the process, and exit."""
+    status: int | str | None = 0
+    try:
+        _run()
+    except SystemExit as exit_:
+        status = exit_.code
+    except KeyboardInterrupt:
+        # The interrupt came before or after the command itself, which would have reported it.
+        status = 130
+    except OSError as error:
+        status = _report(error)
+    # Python flushes both streams at exit, where a failure would end the process with status 120.
+    for stream in (sys.stdout, sys.stderr):
+        status = _flush(stream, status)
+    sys.exit(status)
+
+
+def _run() -> None:
     try:
         from .app import app
-    except KeyboardInterrupt:
-        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
@@ -27,8 +45,31 @@ def main() -> None:
             "pip install 'cognigy-async[cli]'\n"
         )
         sys.exit(2)
+    app(prog_name="cognigy-async")
+
+
+def _flush(stream: TextIO, status: int | str | None) -> int | str | None:
+    """Flush a standard stream; return the exit status, which is 1 if a result was not written."""
     try:
-        app(prog_name="cognigy-async")
-    except KeyboardInterrupt:
-        # No command was there yet to say more.
-        sys.exit(130)
+        stream.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        _discard(stream)
+    except OSError as error:
+        _discard(stream)
+        if stream is sys.stdout and not status:
+            return _report(error)
+    return status
+
+
+def _report(error: OSError) -> int:
+    with suppress(OSError):
+        sys.stderr.write(f"Error: {error.strerror or error}\n")
+    return 1
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is left in the buffer of a standard stream to the null device."""
+    with suppress(OSError), open(os.devnull, "w") as devnull:
+        os.dup2(devnull.fileno(), stream.fileno())
+        stream.flush()

@@ -60,10 +60,10 @@ def say(text: str, *, style: str | None = None) -> None:
     console(stderr=True).print(text, style=style, markup=False, soft_wrap=True)
 
 
-def say_if_seen(text: str) -> None:
-    """The same where the work goes on although the terminal may be gone."""
+def say_if_seen(text: str, *, style: str | None = None) -> None:
+    """Write one message on stderr, if that is possible; what follows does not depend on it."""
     with suppress(OSError):
-        say(text)
+        say(text, style=style)
 
 
 def log_to_stderr(*, everything: bool) -> None:

@@ -20,7 +20,7 @@ from cognigy_async import (
 )
 from cognigy_async.settings import Settings
 
-from .output import log_to_stderr, say
+from .output import log_to_stderr, say, say_if_seen
 from .over import LoopName, TransportName, loop_of, transport_of
 from .wording import as_settings
 
@@ -77,10 +77,10 @@ def reported(
 
 def _told(error: Exception, status: int, debug: bool) -> typer.Exit:
     if debug:
-        say("".join(traceback.format_exception(error)).rstrip())
+        say_if_seen("".join(traceback.format_exception(error)).rstrip())
     else:
         what = error.strerror or error if isinstance(error, OSError) else error
-        say(as_settings(f"{_kind(error)}: {what}{_root(error)}"), style="red")
+        say_if_seen(as_settings(f"{_kind(error)}: {what}{_root(error)}"), style="red")
     return typer.Exit(status)
 
 

@@ -1,6 +1,7 @@
-"""The command in processes that start quickly: forked from one that has imported all it needs.
+"""Run the command as a process, in an environment of its own.
 
-They are as a process of the command is: signals, limits, files and `kill -9` mean the same.
+`CommandProcess` starts quickly, because it is forked from a process that has imported all it needs.
+Signals, limits, files and `kill -9` mean the same as in a process of the command.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["CommandProcess"]
+__all__ = ["CommandProcess", "command_environment"]
+
+ROOT = Path(__file__).parents[2]
 
 PRELOADED = [
     "aiohttp",
@@ -24,6 +27,15 @@ PRELOADED = [
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
+
+
+def command_environment(**variables: str) -> dict[str, str]:
+    """Return the variables of a process of the command.
+
+    Only PATH, HOME and LANG are inherited, so that settings of a machine cannot hide a fault.
+    """
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return inherited | {"PYTHONPATH": str(ROOT)} | variables
 
 
 class CommandProcess:

@@ -19,7 +19,7 @@ from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.emulator import Emulator, Faults, serve
 
-from .commands import CommandProcess
+from .commands import CommandProcess, command_environment
 
 SECRET = "correct-horse-battery-staple"
 ROWS, DIALOGS = 600, 60
@@ -33,14 +33,12 @@ class Jobs:
         self._stack = stack
         self._numbers = itertools.count()
         self.patience = 50.0
-        self._variables = {
-            name: value for name, value in os.environ.items() if not name.startswith("COGNIGY_")
-        } | {
-            "COGNIGY_BASE_URL": base_url,
-            "COGNIGY_CLIENT_ID": "emulator-client",
-            "COGNIGY_CLIENT_SECRET": SECRET,
-            "COGNIGY_API": api,
-        }
+        self._variables = command_environment(
+            COGNIGY_BASE_URL=base_url,
+            COGNIGY_CLIENT_ID="emulator-client",
+            COGNIGY_CLIENT_SECRET=SECRET,
+            COGNIGY_API=api,
+        )
         if api == "sessions":
             self._variables["COGNIGY_USER_ID"] = "u-1"
 

@@ -29,7 +29,7 @@ from cognigy_async.cli.hosts import is_loopback
 from cognigy_async.cli.over import LoopName
 from cognigy_async.emulator import Emulator, Faults
 
-from .commands import CommandProcess
+from .commands import CommandProcess, command_environment
 from .conftest import SECRET, Command
 from .services import wait_for
 
@@ -326,14 +326,13 @@ def test_what_is_this_machine(host: str, is_here: bool) -> None:
 def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
     ours, theirs = pty.openpty()
     settings = {"COGNIGY_BASE_URL": AWAY, "COGNIGY_API_KEY": SECRET}
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("COGNIGY_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "cognigy_async", *TENANT],
         stdin=theirs,
         stdout=subprocess.DEVNULL,
         stderr=theirs,
         cwd=tmp_path,
-        env={**kept, **settings, "PYTHONPATH": ROOT},
+        env=command_environment(**settings),
     )
     told = b""
     try:
@@ -444,7 +443,11 @@ def started(tmp_path: Path) -> Iterator[Callable[..., CommandProcess]]:
     with ExitStack() as stack:
 
         def start(*arguments: str) -> CommandProcess:
-            process = CommandProcess(arguments, tmp_path, os.environ, tmp_path / "told")
+            settings = {
+                name: os.environ[name] for name in os.environ if name.startswith("COGNIGY_")
+            }
+            variables = command_environment(**settings)
+            process = CommandProcess(arguments, tmp_path, variables, tmp_path / "told")
             stack.callback(process.end)
             return process
 
@@ -462,7 +465,7 @@ def test_an_interrupt_of_the_terminal_shows_what_was_measured(unset: None, tmp_p
             stdout=subprocess.PIPE,
             stderr=err,
             text=True,
-            env={**os.environ, "PYTHONPATH": ROOT},
+            env=command_environment(),
             start_new_session=True,
         ) as process,
     ):

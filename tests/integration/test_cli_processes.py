@@ -17,8 +17,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.emulator import Emulator, Faults, serve
+from tests.integration.commands import command_environment
 
-ROOT = Path(__file__).parents[2]
 SECRET = "correct-horse-battery-staple"
 
 UNSET: Mapping[str, str] = {}
@@ -32,20 +32,19 @@ class Commands:
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
         self._stack = stack
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().startswith("COGNIGY_")
-        }
-        self.environment = kept | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        self.environment = command_environment(PYTHONWARNINGS="error")
 
     def start(
-        self, *arguments: str, stdout: int | None = None, variables: Mapping[str, str] = UNSET
+        self,
+        *arguments: str,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        variables: Mapping[str, str] = UNSET,
     ) -> Process:
         process = subprocess.Popen(
             [sys.executable, "-m", "cognigy_async", *arguments],
             stdout=subprocess.PIPE if stdout is None else stdout,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if stderr is None else stderr,
             text=True,
             encoding="utf-8",
             cwd=self.directory,
@@ -136,12 +135,42 @@ def test_a_reader_that_is_gone_changes_nothing(
     assert emulator.stats.requests == 1
 
 
+WITH_RESULTS = {
+    "get": ["get", "d-1"],
+    "update": ["update", "d-1", "--session", "a=1"],
+    "bulk run": ["bulk", "run", "rows.jsonl", "--json"],
+    "bulk run --dry-run": ["bulk", "run", "rows.jsonl", "--dry-run", "--json"],
+    "audit verify": ["audit", "verify", "audit.jsonl"],
+    "doctor": ["doctor", "--json"],
+    "--version": ["--version"],
+    "--help": ["--help"],
+}
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_a_result_that_cannot_be_written_is_told(commands: Commands, emulator: Emulator) -> None:
+@pytest.mark.parametrize("arguments", WITH_RESULTS.values(), ids=WITH_RESULTS)
+def test_a_result_that_cannot_be_written_is_an_error(
+    commands: Commands, emulator: Emulator, arguments: list[str]
+) -> None:
+    (commands.directory / "rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": 1}}\n')
+    (commands.directory / "audit.jsonl").touch()
     with open("/dev/full", "w") as full:
-        process = commands.start("get", "d-1", stdout=full.fileno())
+        process = commands.start(*arguments, stdout=full.fileno())
         _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (1, "Error: No space left on device\n")
+    assert (process.returncode, err.splitlines()[-1]) == (1, "Error: No space left on device")
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize(("name", "status"), [("rows.jsonl", 0), ("missing.jsonl", 2)])
+def test_messages_that_cannot_be_written_change_no_status(
+    commands: Commands, emulator: Emulator, name: str, status: int
+) -> None:
+    (commands.directory / "rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": 1}}\n')
+    with open("/dev/full", "w") as full:
+        process = commands.start("bulk", "run", name, "--json", stderr=full.fileno())
+        process.communicate(timeout=30)
+    assert process.returncode == status
 
 
 # An interrupt.
