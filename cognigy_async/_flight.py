@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import enum
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import anyio
 import sniffio
-
-from .errors import AuthenticationError
-
-__all__ = ["Flight", "Latch", "LoopHandle", "Stage", "SupersededError"]
 
 
 class LoopHandle:
@@ -59,62 +53,11 @@ class LoopHandle:
         return True
 
 
-class Latch:
-    """Opens once, for tasks of any event loop and any thread."""
-
-    __slots__ = ("_lock", "_open", "_watchers")
-
-    def __init__(self) -> None:
-        # Reentrant, for the garbage collector: see the provider's.
-        self._lock = threading.RLock()
-        self._open = False
-        self._watchers: dict[anyio.Event, LoopHandle] = {}  # in the order in which they came
-
-    def __len__(self) -> int:
-        """How many wait."""
-        return len(self._watchers)
-
-    def open(self) -> None:
-        """From anywhere, any number of times; a loop that is over has nobody left to wake."""
-        with self._lock:
-            self._open = True
-            watchers = tuple(self._watchers.items())
-        for event, loop in watchers:
-            loop.call_soon(event.set)
-
-    @contextmanager
-    def watched(self) -> Iterator[anyio.Event]:
-        """An event for the running loop, which is set once the latch is open.
-
-        Raises:
-            sniffio.AsyncLibraryNotFoundError: no event loop is running.
-        """
-        event, here = anyio.Event(), LoopHandle()
-        with self._lock:
-            if self._open:
-                event.set()
-            self._watchers[event] = here
-        try:
-            yield event
-        finally:
-            with self._lock:
-                del self._watchers[event]
-
-
-class Stage(enum.Enum):
-    """Where a flight stands.
-
-    UNDER_WAY → SETTLED: there is a token or an error, shared by all who wait.
-    UNDER_WAY → ABANDONED: its loop ended or stands still, or the provider was closed; those who
-    wait begin a new flight.
-
-    Nothing leaves SETTLED or ABANDONED: who wakes late must find what it waited for, and a task
-    that stood still must find that it is not waited for any more.
-    """
-
-    UNDER_WAY = enum.auto()
-    SETTLED = enum.auto()
-    ABANDONED = enum.auto()
+def event_of(future: Future[None]) -> anyio.Event:
+    """An event for the running loop, which is set once the future is done, in whatever thread."""
+    event, here = anyio.Event(), LoopHandle()
+    future.add_done_callback(lambda _: here.call_soon(event.set))
+    return event
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -126,24 +69,19 @@ class Flight:
         home: the loop of its task.
         scope: what its task runs in; cancelled when the flight is abandoned.
         task: what is kept of it, once it runs.
-        error: why it failed.
-        over: opens when it is not under way any more.
-        gone: opens when its task has ended.
+        over: done when there is a token or an error; cancelled when the flight is abandoned, since
+            its loop ended or stands still, or the provider was closed.
+        gone: done when its task has ended.
+        waiting: how many wait for it.
     """
 
     lease: float
-    stage: Stage = Stage.UNDER_WAY
     home: LoopHandle = field(default_factory=LoopHandle)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     task: object = None
-    error: AuthenticationError | None = None
-    over: Latch = field(default_factory=Latch)
-    gone: Latch = field(default_factory=Latch)
-
-    @property
-    def under_way(self) -> bool:
-        """Whether it is still worth waiting for."""
-        return self.stage is Stage.UNDER_WAY
+    over: Future[None] = field(default_factory=Future)
+    gone: Future[None] = field(default_factory=Future)
+    waiting: int = 0
 
 
 class SupersededError(Exception):

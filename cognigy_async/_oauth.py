@@ -23,11 +23,10 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
+from .checks import fault_of_url
 from .errors import AuthenticationError, ConfigurationError
 from .messages import Request, Response
 from .retry import retry_after
-
-__all__ = ["VISIBLE", "Grant", "OAuthConfig", "TokenEndpoint"]
 
 LONGEST_LIFETIME = 10 * 365 * 86_400.0
 """Seconds; a token that says it lives longer is taken for a mistake."""
@@ -38,19 +37,8 @@ NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 def _absolute_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 (it raises)
-    except ValueError:
-        raise ValueError("is not a URL") from None
-    if not url.isprintable() or " " in url:
-        raise ValueError("has spaces or control characters")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be absolute, like https://api.cognigy.ai/oauth/token")
-    if "@" in parts.netloc:
-        raise ValueError("must not hold credentials; use client_id and client_secret")
-    if parts.fragment:
-        raise ValueError("must not have a fragment")
+    if problem := fault_of_url(url, "https://api.cognigy.ai/oauth/token"):
+        raise ValueError(problem)
     return url
 
 

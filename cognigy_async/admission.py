@@ -93,7 +93,8 @@ class Admission:
         self, dialog_id: str, metadata: Mapping[str, str] | None = None
     ) -> tuple[str, Mapping[str, str]]:
         """Both as plain copies; raises `UpdateValidationError` for what is no dialog id."""
-        update = StateUpdate.checked(self.limits, dialog_id, next_step="-", metadata=metadata)
+        fields = {"dialog_id": dialog_id, "next_step": "-", "metadata": metadata}
+        update = StateUpdate.within(self.limits, fields)
         return update.dialog_id, update.metadata
 
     def terms(

@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Advice", "advice_in"]
-
 LONGEST = 1024
 """Characters of a header that are read."""
 EPOCH = 1e9

@@ -21,8 +21,8 @@ from typing import Any
 
 import anyio
 
-from ._exchange import GRACE, Exchange
-from ._flight import Flight, LoopHandle, Stage, SupersededError
+from ._exchange import GRACE, exchange
+from ._flight import Flight, LoopHandle, SupersededError, event_of
 from ._oauth import Grant, OAuthConfig, TokenEndpoint
 from .background import start_on_its_own, task_to_keep
 from .credentials import AccessToken, ApiKey, TokenProvider, TokenStatistics
@@ -128,18 +128,16 @@ class OAuthTokenProvider:
                 return serve
             assert flight is not None
             await self._wait_for(flight)
-            if flight.stage is Stage.ABANDONED:
+            if flight.over.cancelled():
                 continue
             # A token that came is given to all who waited, even one that was long on its way and
             # has expired since; only where it was refused meanwhile is another one asked for.
             held = self._held
-            if flight.error is None:
-                if held is not None:
-                    return held.access
-            elif held is not None and self._clock() < held.expires_at:
+            error = flight.over.exception()
+            if held is not None and (error is None or self._clock() < held.expires_at):
                 return held.access
-            else:
-                raise _again(flight.error) from flight.error.__cause__
+            if isinstance(error, AuthenticationError):
+                raise _again(error) from error.__cause__
 
     def invalidate(self, token: AccessToken) -> None:
         """The server refused this token: ask for another one, unless that has been done already."""
@@ -158,10 +156,10 @@ class OAuthTokenProvider:
             self._held = None
             flight = self._flight
             if flight is not None:
-                self._end(flight, Stage.ABANDONED)
+                self._abandon(flight)
         if flight is not None and not flight.home.has_dropped_its_tasks():
-            with flight.gone.watched() as gone, anyio.move_on_after(FAREWELL):
-                await gone.wait()
+            with anyio.move_on_after(FAREWELL):
+                await event_of(flight.gone).wait()
 
     @property
     def token_refreshes(self) -> int:
@@ -177,7 +175,7 @@ class OAuthTokenProvider:
                 refreshes=self._refreshes,
                 failures=self._failures,
                 refreshing=flight is not None,
-                waiting=0 if flight is None else len(flight.over),
+                waiting=0 if flight is None else flight.waiting,
                 expires_in=left if left is not None and left > 0 else None,
             )
 
@@ -189,7 +187,7 @@ class OAuthTokenProvider:
 
     def _under_way(self) -> Flight | None:
         flight = self._flight
-        return flight if flight is not None and flight.under_way else None
+        return None if flight is None or flight.over.done() else flight
 
     def _decide(self) -> tuple[AccessToken | None, Flight | None, bool]:
         """The token that serves meanwhile, the flight to wait for, and whether to start it."""
@@ -203,7 +201,7 @@ class OAuthTokenProvider:
             serve = held.access if held is not None and now < held.expires_at else None
             flight = self._under_way()
             if flight is not None and flight.home.has_dropped_its_tasks():
-                self._end(flight, Stage.ABANDONED)
+                self._abandon(flight)
                 flight = None
             if flight is not None:
                 return serve, flight, False
@@ -233,14 +231,17 @@ class OAuthTokenProvider:
         try:
             start_on_its_own(partial(self._carry_out, flight), "token refresh")
         except BaseException:
-            self._end(flight, Stage.ABANDONED)
-            flight.gone.open()
+            self._abandon(flight)
+            flight.gone.set_result(None)
             raise
 
     async def _wait_for(self, flight: Flight) -> None:
         """Until the flight is over, or is not to be expected any more."""
-        with flight.over.watched() as over:
-            while flight.under_way:
+        over = event_of(flight.over)
+        with self._lock:
+            flight.waiting += 1
+        try:
+            while not flight.over.done():
                 late = self._clock() >= flight.lease
                 with anyio.move_on_after(SLACK):
                     await over.wait()
@@ -248,26 +249,27 @@ class OAuthTokenProvider:
                 # had its turn in between.
                 overdue = late and self._clock() >= flight.lease
                 if overdue or flight.home.has_dropped_its_tasks():
-                    self._end(flight, Stage.ABANDONED)
+                    self._abandon(flight)
+        finally:
+            with self._lock:
+                flight.waiting -= 1
 
     async def _carry_out(self, flight: Flight) -> None:
         """Refresh and tell those who wait; raises nothing but cancellation."""
         flight.task = task_to_keep()
         try:
             with flight.scope:
-                grant = await self._ask(flight)
-                self._end(flight, Stage.SETTLED, held=_Held.of(grant))
+                self._settle(flight, _Held.of(await self._ask(flight)))
         except AuthenticationError as error:
-            self._end(flight, Stage.SETTLED, error=error)
+            self._fail(flight, error)
         except BaseException as error:
             # The request is over by now: what was awaited has ended.
             if not is_failure(error):
-                self._end(flight, Stage.ABANDONED)
+                self._abandon(flight)
                 raise
-            failure = self._endpoint.failure("could not be asked", cause=error)
-            self._end(flight, Stage.SETTLED, error=failure)
+            self._fail(flight, self._endpoint.failure("could not be asked", cause=error))
         finally:
-            flight.gone.open()
+            flight.gone.set_result(None)
 
     async def _ask(self, flight: Flight) -> Grant:
         self._extend(flight, self._timeout)
@@ -277,15 +279,10 @@ class OAuthTokenProvider:
             from .transports.httpx import HttpxTransport
 
             transport = HttpxTransport()
-        exchange = Exchange(
-            self._endpoint,
-            transport,
-            timeout=self._timeout,
-            clock=self._clock,
-            before=partial(self._extend, flight),
-        )
         try:
-            return await exchange.run()
+            return await exchange(
+                self._endpoint, transport, self._timeout, self._clock, partial(self._extend, flight)
+            )
         finally:
             # Before anybody is told, so that who has its token leaves no task behind.
             if transport is not self._transport:
@@ -298,38 +295,36 @@ class OAuthTokenProvider:
             SupersededError: they did not wait for it.
         """
         with self._lock:
-            if not flight.under_way:
+            if flight.over.done():
                 raise SupersededError
             flight.lease = self._clock() + seconds + SLACK
 
-    def _end(
-        self,
-        flight: Flight,
-        stage: Stage,
-        *,
-        held: _Held | None = None,
-        error: AuthenticationError | None = None,
-    ) -> None:
-        """Take note of what became of a flight, if that is not known yet, and wake all."""
+    # What became of a flight is noted if it is not known yet; `over` comes last, because who waits
+    # looks at the token without the lock.
+
+    def _settle(self, flight: Flight, held: _Held) -> None:
         with self._lock:
-            if not flight.under_way:
-                return
-            flight.error = error
-            if held is not None:
+            if not flight.over.done():
                 self._held = held
                 self._held_off = None
                 self._refreshes += 1
-            elif error is not None:
-                self._failures += 1
-                self._put_off(error)
-            # Last, because who waits looks at it without the lock.
-            flight.stage = stage
-        flight.over.open()
-        if stage is Stage.ABANDONED:
-            flight.home.call_soon(flight.scope.cancel)
-        if error is not None:
-            facts = {"status": error.status, "attempts": error.attempts}
-            log(logging.WARNING, "token refresh failed: %s", error, **facts)
+                flight.over.set_result(None)
+
+    def _fail(self, flight: Flight, error: AuthenticationError) -> None:
+        with self._lock:
+            if flight.over.done():
+                return
+            self._failures += 1
+            self._put_off(error)
+            flight.over.set_exception(error)
+        facts = {"status": error.status, "attempts": error.attempts}
+        log(logging.WARNING, "token refresh failed: %s", error, **facts)
+
+    def _abandon(self, flight: Flight) -> None:
+        with self._lock:
+            if flight.over.done() or not flight.over.cancel():
+                return
+        flight.home.call_soon(flight.scope.cancel)
 
     def _put_off(self, error: AuthenticationError) -> None:
         """After a failure: when to ask again, while the old token serves and when it does not."""
@@ -345,8 +340,6 @@ class OAuthTokenProvider:
     def _forget_the_parent(self) -> None:
         """In a forked child: threads that are gone may hold the lock, and carry a flight out."""
         self._lock = threading.RLock()
-        if self._flight is not None:
-            self._flight.stage = Stage.ABANDONED
         self._flight = None
         self._bound_to = None
 

@@ -12,8 +12,6 @@ import anyio
 import sniffio
 from anyio.abc import TaskGroup
 
-__all__ = ["TaskOwner", "start_on_its_own", "task_to_keep", "to_the_end"]
-
 
 class TaskOwner:
     """Runs one coroutine in the background until it ends by itself.

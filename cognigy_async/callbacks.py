@@ -7,15 +7,14 @@ callback took it, or until it went to the dead letters.
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
-from collections.abc import Callable, Coroutine
 from contextvars import Context
 from logging import ERROR, INFO
-from typing import Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import anyio
 import anyio.lowlevel
-import tenacity
 
 from .calls import Caller
 from .errors import CallbackError, ConfigurationError
@@ -28,15 +27,12 @@ from .events import (
     UpdateWatch,
 )
 from .logs import log
-from .metrics import Metrics
 from .surroundings import is_failure
 
-__all__ = ["Delivery", "Hook", "HookOptions", "HookOwner"]
+if TYPE_CHECKING:
+    from .hooks import Hooks
 
 CLOSED = "the client was closed before the event's turn"
-
-_RETRY = tenacity.Retrying()
-_BACKOFF = tenacity.wait_exponential(multiplier=0.25, max=10) + tenacity.wait_random(0, 0.25)
 
 
 class Delivery:
@@ -74,36 +70,11 @@ class HookOptions(TypedDict, total=False):
     on_dead_letter: DeadLetterHandler | None
 
 
-class HookOwner(Protocol):
-    """Who runs the tasks of the callbacks."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """What is counted."""
-        ...
-
-    @property
-    def open(self) -> bool:
-        """Whether tasks may be started."""
-        ...
-
-    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Start a task that delivers."""
-        ...
-
-    def on_room(self) -> None:
-        """A full queue has room again."""
-        ...
-
-    def over(self, delivery: Delivery) -> None:
-        """An event was delivered, or buried for good."""
-        ...
-
-
 class Hook:
     """One registered callback with its queue.
 
     Args:
+        owner: runs the tasks that deliver.
         callback: an async function, or a plain one, which runs in a worker thread.
         failures: whether it takes the failed updates, or those that were applied.
         The others: see `HookOptions`.
@@ -115,6 +86,7 @@ class Hook:
 
     def __init__(
         self,
+        owner: Hooks,
         callback: Callback,
         *,
         failures: bool,
@@ -145,7 +117,9 @@ class Hook:
         self._concurrency = concurrency
         self._max_queue = max_queue
         self.name = getattr(callback, "__qualname__", type(callback).__name__)
-        self._caller = Caller(self.name, timeout, most_hanging=2 * concurrency)
+        self._owner = owner
+        self._metrics = owner.metrics
+        self._caller = Caller(self.name, owner, timeout, most_hanging=2 * concurrency)
         self._by_dialog: dict[str, deque[Delivery]] = {}
         self._ready: deque[str] = deque()
         self._running = 0
@@ -155,7 +129,6 @@ class Hook:
         self.open: set[Delivery] = set()
         """What is neither delivered nor buried."""
         self._burying = False
-        self._owner: HookOwner | None = None
 
     def __repr__(self) -> str:
         return (
@@ -172,11 +145,6 @@ class Hook:
     def places(self) -> int:
         """How many places are free."""
         return max(0, self._max_queue - self._queued - self._reserved)
-
-    def attach(self, owner: HookOwner) -> None:
-        """Deliver through the tasks of `owner`."""
-        self._owner = owner
-        self._caller.attach(owner, owner.metrics)
 
     def reserve(self) -> None:
         """Take a place for the event of an update that is about to be sent."""
@@ -202,7 +170,7 @@ class Hook:
         if self._queued >= self._max_queue and not self.waits and not exempt:
             self._bury(delivery, CallbackError(f"the queue of {self.name} is full"))
             return
-        if self._owner is not None and not self._owner.open:
+        if not self._owner.open:
             self._bury(delivery, CallbackError(CLOSED))
             return
         self._queued += 1
@@ -215,13 +183,12 @@ class Hook:
             queue.append(delivery)
 
     def _pump(self) -> None:
-        owner = self._owner
-        while owner is not None and self._running < self._concurrency and self._ready:
+        while self._owner.open and self._running < self._concurrency and self._ready:
             dialog_id = self._ready.popleft()
             delivery = self._by_dialog[dialog_id][0]
             self._running += 1
             # The task is made inside the context of the caller of `update`, and so inherits it.
-            delivery.context.run(owner.spawn, self._deliver, dialog_id, delivery)
+            delivery.context.run(self._owner.spawn, self._deliver, dialog_id, delivery)
 
     async def _deliver(self, dialog_id: str, delivery: Delivery) -> None:
         failure: BaseException | None = None
@@ -281,14 +248,13 @@ class Hook:
         was_full = self.full
         self._queued -= 1
         self._pump()
-        if was_full and self._owner is not None:
+        if was_full:
             self._owner.on_room()
 
     def _over(self, delivery: Delivery) -> None:
         """An event was delivered, or buried for good."""
         self.open.discard(delivery)
-        if self._owner is not None:
-            self._owner.over(delivery)
+        self._owner.over(delivery)
 
     def _bury(self, delivery: Delivery, error: CallbackError) -> None:
         self._metrics.events_dropped += 1
@@ -311,7 +277,7 @@ class Hook:
             self._over(delivery)
             return
         self._dead.append((delivery, DeadLetter(event, error, delivery.attempts)))
-        if not self._burying and self._owner is not None and self._owner.open:
+        if not self._burying and self._owner.open:
             self._burying = True
             delivery.context.run(self._owner.spawn, self.bury_all)
 
@@ -350,11 +316,6 @@ class Hook:
         for delivery in rest:
             self._bury(delivery, CallbackError(CLOSED))
 
-    @property
-    def _metrics(self) -> Metrics:
-        assert self._owner is not None
-        return self._owner.metrics
-
 
 def _receipt_of(watch: UpdateWatch, index: int, callback: str) -> DeliveryReceipt | None:
     """Ask what looks on at an update what it wants to hear of a delivery."""
@@ -379,6 +340,4 @@ def _complain(of: object, error: Exception) -> None:
 
 
 def _backoff(attempts: int) -> float:
-    state = tenacity.RetryCallState(_RETRY, None, (), {})
-    state.attempt_number = attempts
-    return _BACKOFF(state)
+    return min(10.0, 0.25 * 2.0 ** (attempts - 1)) + random.uniform(0, 0.25)

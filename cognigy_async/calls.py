@@ -11,15 +11,15 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.to_thread
 
 from .errors import CallbackError
-from .metrics import Metrics
 
-__all__ = ["Caller", "inside_callback"]
+if TYPE_CHECKING:
+    from .hooks import Hooks
 
 
 class _Call:
@@ -47,23 +47,17 @@ class Caller:
     """Calls one callback, and what it has for its dead letters.
 
     Args:
+        owner: who the calls are marked with, and whose metrics they are counted in.
         timeout: seconds for one call.
         most_hanging: threads that may run on past their timeout; then the callback is not called.
     """
 
-    def __init__(self, name: str, timeout: float, *, most_hanging: int) -> None:
+    def __init__(self, name: str, owner: Hooks, timeout: float, *, most_hanging: int) -> None:
         self._name = name
+        self._owner = owner
         self._timeout = timeout
         self._most_hanging = most_hanging
         self._hanging: set[object] = set()
-        self._owner: object = None
-        self._metrics: Metrics
-        self._threads: anyio.CapacityLimiter
-
-    def attach(self, owner: object, metrics: Metrics) -> None:
-        """In the event loop: who the calls are marked with, and where they are counted."""
-        self._owner = owner
-        self._metrics = metrics
         # The number of calls is bounded already, and a thread that hangs must not hold a place.
         self._threads = anyio.CapacityLimiter(math.inf)
 
@@ -112,7 +106,7 @@ class Caller:
             )
         except anyio.get_cancelled_exc_class():
             if begun and not ended:
-                self._metrics.threads_abandoned += 1
+                self._owner.metrics.threads_abandoned += 1
                 self._hanging.add(call)
                 # It may have ended in the meantime, and found nothing to take out.
                 if ended:

@@ -9,15 +9,6 @@ from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
 
-__all__ = [
-    "checked_base_url",
-    "checked_count",
-    "checked_seconds",
-    "checked_timeout",
-    "checked_type",
-]
-
-
 T = TypeVar("T")
 
 
@@ -56,27 +47,36 @@ def checked_type(name: str, value: object, kind: type[T]) -> T:
 def checked_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
     """An absolute URL without a slash at its end, or a `ConfigurationError`."""
     checked_type("base_url", base_url, str)
-    try:
-        parts = urlsplit(base_url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError as error:
-        raise ConfigurationError(f"base_url is not a URL: {error}") from None
-    if not usable:
-        raise ConfigurationError(
-            "base_url must be absolute, like https://api.cognigy.ai: it needs a scheme and a host"
-        )
-    if not base_url.isascii() or not base_url.isprintable() or " " in base_url:
-        raise ConfigurationError("base_url must be visible ASCII, without spaces")
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError("base_url must not hold credentials; give them to auth=")
-    if "?" in base_url or "#" in base_url:
-        raise ConfigurationError("base_url must have neither query nor fragment")
+    problem = fault_of_url(base_url, "https://api.cognigy.ai")
+    if problem is None and not base_url.isascii():
+        problem = "must be ASCII"
+    if problem is None and "?" in base_url:
+        problem = "must have neither query nor fragment"
+    if problem is not None:
+        raise ConfigurationError(f"base_url {problem}")
+    parts = urlsplit(base_url)
     if parts.scheme == "http" and not allow_insecure and not is_loopback(parts.hostname):
         raise ConfigurationError(
             "base_url begins with http://, so that everybody on the way could read credentials and "
             "variables; use https://, or allow_insecure=True where nobody else is on the way"
         )
     return base_url.rstrip("/")
+
+
+def fault_of_url(url: str, example: str) -> str | None:
+    """What is wrong with an absolute URL; None where nothing is. Tells nothing of what it holds."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return "is not a URL"
+    if not url.isprintable() or " " in url:
+        return "has spaces or control characters"
+    if not usable:
+        return f"must be absolute, like {example}"
+    if "@" in parts.netloc:
+        return "must not hold credentials; they are given apart from it"
+    return "must have neither query nor fragment" if "#" in url else None
 
 
 def is_loopback(host: str | None) -> bool:

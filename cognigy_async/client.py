@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .events import UpdateWatch
     from .messages import Request
 
-__all__ = ["AsyncStateClient"]
-
 
 class AsyncStateClient(Upkeep):
     """Writes dialog state, from many tasks at once.

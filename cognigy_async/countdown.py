@@ -7,8 +7,6 @@ from typing import Generic, TypeVar
 
 import anyio
 
-__all__ = ["Countdowns"]
-
 Item = TypeVar("Item", bound=Hashable)
 
 

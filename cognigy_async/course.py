@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from .api import StateApi
     from .messages import Request, Response
 
-__all__ = ["Again", "Backoff", "Course", "Done", "Next"]
-
 KNOWN_ETAGS = 4096
 """Dialogs whose last version is remembered, to tell after a lost answer whether it was applied.
 

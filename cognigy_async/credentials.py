@@ -11,8 +11,6 @@ from pydantic import SecretStr
 from ._oauth import VISIBLE
 from .errors import ConfigurationError
 
-__all__ = ["AccessToken", "ApiKey", "TokenProvider", "TokenStatistics"]
-
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 

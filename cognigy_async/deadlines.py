@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .entries import Entry
 
-__all__ = ["Deadlines"]
-
 
 class Deadlines:
     """Entries by their deadline. Holds at most as many that are settled as that are not."""

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from .hooks import Hooks
     from .metrics import Metrics
 
-__all__ = ["Dispatcher"]
-
 STEPS_BETWEEN_YIELDS = 32
 """A transport that answers without waiting must not keep the event loop to itself."""
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from .room import Room
     from .transports import Transport
 
-__all__ = ["Engine"]
-
 READ_AHEAD = 4
 """Ready lanes for each worker beyond which a stream takes no further input."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .retry import RetryPolicy, Trouble
     from .updates import StateUpdate
 
-__all__ = ["Action", "Entry", "Kind", "Sink", "Terms"]
-
 
 class Kind(enum.Enum):
     """What an entry is for."""
@@ -85,6 +83,7 @@ class Sink(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Entry:
     """One accepted update or read, from its acceptance to its outcome.
 
@@ -109,99 +108,51 @@ class Entry:
         cleared: what looks on let the next request go.
     """
 
-    __slots__ = (
-        "abandoned",
-        "accepted_at",
-        "action",
-        "attempts",
-        "cleared",
-        "coalesces",
-        "context",
-        "decide",
-        "dialog_id",
-        "error",
-        "etag",
-        "exempt",
-        "headers",
-        "held",
-        "index",
-        "kind",
-        "known",
-        "lane",
-        "live",
-        "members",
-        "metadata",
-        "observations",
-        "part",
-        "refused_token",
-        "requests",
-        "reserved",
-        "result",
-        "round",
-        "sent_at",
-        "serial",
-        "settled",
-        "sink",
-        "state",
-        "terms",
-        "trouble",
-        "update",
-        "update_id",
-        "waiter",
-    )
+    kind: Kind
+    dialog_id: str
+    update_id: str
+    update: StateUpdate | None
+    serial: int
+    terms: Terms
+    context: Context | None
+    sink: Sink
+    exempt: bool = False
+    index: int = -1
+    held: bool = False
+    decide: Decide | None = None
+    cleared: bool = False
+    coalesces: bool = False
+    known: str | None = None
+    accepted_at: float = 0.0
+    sent_at: float | None = None
+    attempts: int = 0
+    part: int = 0
+    round: int = 0
+    requests: list[Request] | None = None
+    trouble: Trouble | None = None
+    refused_token: AccessToken | None = None
+    abandoned: bool = False
+    members: tuple[Entry, ...] = ()
+    reserved: tuple[Hook, ...] = ()
+    observations: Observations | None = None
+    settled: bool = False
+    lane: Lane | None = None
+    result: UpdateResult | None = None
+    headers: Mapping[str, str] | None = None
+    state: DialogState | None = None
+    error: BaseException | None = None
+    waiter: Any = None
+    live: bool = field(init=False)
+    action: Action = field(init=False)
+    etag: str | None = field(init=False)
+    metadata: Mapping[str, str] = field(init=False)
 
-    def __init__(
-        self,
-        kind: Kind,
-        dialog_id: str,
-        update_id: str,
-        update: StateUpdate | None,
-        serial: int,
-        terms: Terms,
-        context: Context | None,
-        sink: Sink,
-        *,
-        exempt: bool = False,
-        index: int = -1,
-    ) -> None:
-        self.kind = kind
-        self.dialog_id = dialog_id
-        self.update_id = update_id
-        self.update = update
-        self.serial = serial
-        self.terms = terms
-        self.context = context
-        self.sink = sink
-        self.live = terms.live
-        self.exempt = exempt
-        self.held = False
-        self.decide: Decide | None = None
-        self.index = index
-        self.cleared = False
-        self.coalesces = False
+    def __post_init__(self) -> None:
+        update = self.update
+        self.live = self.terms.live
         self.action = Action.READ if update is None else WRITE
         self.etag = None if update is None else update._if_match
         self.metadata = NO_METADATA if update is None else update._metadata
-        self.known: str | None = None
-        self.accepted_at = 0.0
-        self.sent_at: float | None = None
-        self.attempts = 0
-        self.part = 0
-        self.round = 0
-        self.requests: list[Request] | None = None
-        self.trouble: Trouble | None = None
-        self.refused_token: AccessToken | None = None
-        self.abandoned = False
-        self.members: tuple[Entry, ...] = ()
-        self.reserved: tuple[Hook, ...] = ()
-        self.observations: Observations | None = None
-        self.settled = False
-        self.lane: Lane | None = None
-        self.result: UpdateResult | None = None
-        self.headers: Mapping[str, str] | None = None
-        self.state: DialogState | None = None
-        self.error: BaseException | None = None
-        self.waiter: Any = None
 
     @property
     def has_place(self) -> bool:

@@ -37,37 +37,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "AmbiguousUpdateError",
-    "AuditError",
-    "AuthenticationError",
-    "BadRequestError",
-    "CallbackError",
-    "ClientClosedError",
-    "ClientUsageError",
-    "CognigyError",
-    "ConfigurationError",
-    "DeadlineExceededError",
-    "DialogNotFoundError",
-    "DialogPausedError",
-    "Fault",
-    "NoResponseError",
-    "NotSentError",
-    "PayloadTooLargeError",
-    "PermissionDeniedError",
-    "QueueFullError",
-    "RateLimitedError",
-    "ServerError",
-    "StateConflictError",
-    "UnexpectedAnswerError",
-    "UnsupportedByApiError",
-    "UpdateError",
-    "UpdateValidationError",
-    "UpdateWithdrawnError",
-    "VariableTypeError",
-]
-
-
 FAULTS_TOLD = 20
 """How many faults of one input a message tells; `faults` has the others."""
 

@@ -10,8 +10,6 @@ from .errors import CallbackError, CognigyError
 from .models import UpdateResult
 from .updates import StateUpdate
 
-__all__ = ["DeadLetter", "DeliveryReceipt", "UpdateEvent", "UpdateWatch"]
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UpdateEvent:

@@ -17,8 +17,6 @@ from .lane import Lane
 from .merging import Merge, concern_the_same, key_of, together
 from .observing import Observations
 
-__all__ = ["MOST_MERGED", "gather", "joins", "outcomes"]
-
 MOST_MERGED = 1000
 """Updates in one request: they settle in one go, during which the event loop does nothing else."""
 

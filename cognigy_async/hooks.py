@@ -15,8 +15,6 @@ from .countdown import Countdowns
 from .events import Callback, UpdateEvent, UpdateWatch
 from .metrics import Metrics
 
-__all__ = ["Hooks", "Register"]
-
 CallbackT = TypeVar("CallbackT", bound=Callback)
 
 BURIAL_TIME = 1.0
@@ -42,8 +40,6 @@ class Hooks:
 
     def add(self, hook: Hook) -> None:
         """Register; before the client is open or while it is."""
-        if self.open:
-            hook.attach(self)
         self._hooks += (hook,)
         self.any = True
         if hook.waits:
@@ -104,8 +100,6 @@ class Hooks:
         try:
             async with anyio.create_task_group() as self._tasks:
                 self.open = True
-                for hook in self._hooks:
-                    hook.attach(self)
                 started.set()
                 await stop.wait()
                 self._tasks.cancel_scope.cancel()
@@ -163,7 +157,7 @@ class Register:
         """
 
         def register(function: CallbackT) -> CallbackT:
-            self._hooks.add(Hook(function, failures=self._failures, **options))
+            self._hooks.add(Hook(self._hooks, function, failures=self._failures, **options))
             return function
 
         return register if callback is None else register(callback)

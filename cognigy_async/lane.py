@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .entries import Entry
     from .errors import CognigyError
-
-__all__ = ["Lane", "LaneState"]
 
 
 class LaneState(enum.IntEnum):
@@ -63,6 +62,7 @@ IDLE, READY, IN_FLIGHT, WAITING, PAUSED = LaneState
 """On Python 3.11 a look-up on the class costs five times as much."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Lane:
     """The entries of one dialog; see `LaneState`.
 
@@ -72,28 +72,15 @@ class Lane:
             come to.
     """
 
-    __slots__ = (
-        "behind",
-        "dialog_id",
-        "exempt",
-        "head",
-        "live",
-        "paused_by",
-        "queue",
-        "state",
-        "until",
-    )
-
-    def __init__(self, dialog_id: str) -> None:
-        self.dialog_id = dialog_id
-        self.head: Entry | None = None
-        self.behind: OrderedDict[Entry, None] | None = None
-        self.state = IDLE
-        self.live = 0
-        self.exempt = 0
-        self.until = 0.0
-        self.queue: deque[Lane] | None = None
-        self.paused_by: CognigyError | None = None
+    dialog_id: str
+    head: Entry | None = None
+    behind: OrderedDict[Entry, None] | None = None
+    state: LaneState = IDLE
+    live: int = 0
+    exempt: int = 0
+    until: float = 0.0
+    queue: deque[Lane] | None = None
+    paused_by: CognigyError | None = None
 
     @property
     def first(self) -> Entry:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from .entries import Entry
     from .errors import CognigyError
 
-__all__ = ["Lanes"]
-
 
 class Lanes:
     """The lanes with something to do, and whose turn it is.

@@ -16,8 +16,6 @@ from .metrics import QuotaUse
 from .rate import RateLimit
 from .window import Window, following
 
-__all__ = ["Learned"]
-
 FIRST_RATE = 50.0
 """Requests in a second to begin with."""
 LEAST_RATE = 1e-3

@@ -6,32 +6,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .rate import RateLimit
 from .window import SLOWER, SPREAD, following
 
-__all__ = ["Grant", "Ledger", "Report"]
-
 LEASE = 0.02
 """Of a window: how long a place may be kept before it is used. Then it is given back."""
 BATCHES = 20
 """A process takes at most this fraction of a window at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What became of a batch.
-
-    Attributes:
-        batch: which one. count: places of it that were or will be used.
-        age: seconds since the last of them began to count; negative for a moment to come.
-    """
-
-    batch: str
-    count: int
-    age: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +87,13 @@ class Ledger:
         """Places that count, or are kept."""
         return int(sum(count for count, _, _ in self._batches.values()))
 
-    def report(self, reports: Iterable[Report], now: float) -> None:
-        """Put right what was assumed of batches."""
-        for told in reports:
-            if told.count:
-                paced = self._batches.get(told.batch, [0, 0, 0])[2]
-                self._batches[told.batch] = [told.count, now - told.age, paced]
-            else:
-                self._batches.pop(told.batch, None)
+    def report(self, used: Mapping[str, int]) -> None:
+        """Take back what was not used of batches."""
+        for batch, count in used.items():
+            if not count:
+                self._batches.pop(batch, None)
+            elif batch in self._batches:
+                self._batches[batch][0] = count
 
     def _in_burst(self, now: float) -> int:
         """How many may go at once, of those that come one by one."""
@@ -120,7 +103,7 @@ class Ledger:
         return max(0, math.floor(saved / self._gap) + 1) if saved >= 0 else 0
 
     def take(self, batch: str, want: int, now: float, *, live: bool) -> Grant:
-        """Take a batch of places, which count from the end of their lease until more is known."""
+        """Take a batch of places, which count from the end of their lease."""
         limit = self._limit
         free = limit.capacity - self.used
         count = min(want, free, max(1, limit.capacity // BATCHES), self._in_burst(now))

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .room import Room
     from .transports import Transport
 
-__all__ = ["Life"]
-
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
 
 CLOSING_TIME = 5.0

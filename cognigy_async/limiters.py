@@ -12,8 +12,6 @@ from .rate import RateLimit
 from .sharing import SharedWindow
 from .window import Window
 
-__all__ = ["RateLimits", "quota_of"]
-
 RateLimits: TypeAlias = RateLimit | Sequence[RateLimit] | Literal["auto"] | None
 """One limit, several that hold at once, what is learned from the server, or none."""
 

@@ -16,8 +16,6 @@ from pydantic_core import to_json
 
 from .errors import ConfigurationError, Fault
 
-__all__ = ["Limits"]
-
 KIBIBYTE = 1024
 MEBIBYTE = 1024 * KIBIBYTE
 DEEPEST = 64

@@ -12,8 +12,6 @@ from .lanes import Lanes
 if TYPE_CHECKING:
     from .entries import Entry
 
-__all__ = ["Linger"]
-
 
 class Linger:
     """Says how long a lane waits, counted from the acceptance of its head.

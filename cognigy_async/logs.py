@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-__all__ = ["is_told", "log"]
-
 logger = logging.getLogger("cognigy_async")
 
 is_told = logger.isEnabledFor

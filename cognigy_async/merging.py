@@ -14,8 +14,6 @@ from typing import Any
 from .limits import ENVELOPE, Limits, encode
 from .updates import StateUpdate
 
-__all__ = ["Merge", "concern_the_same", "key_of", "merges", "together"]
-
 
 def merges(update: StateUpdate) -> bool:
     """Whether an update may share a request at all: no transition, no precondition.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Request", "Response"]
-
 
 @dataclass(slots=True, repr=False, eq=False)
 class Request:

@@ -9,8 +9,6 @@ from typing import Any
 from .errors import Fault
 from .limits import TypeFault, has_surrogate, shown
 
-__all__ = ["NO_METADATA", "read_metadata"]
-
 MOST = 32
 LONGEST_NAME = 128
 LONGEST_TEXT = 1024

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import exp2, log2
-
-__all__ = ["Distribution", "Histogram", "Metrics", "MetricsSnapshot", "QuotaUse"]
 
 STEPS = 32
 """Buckets for each doubling, all as wide by ratio: their middle is wrong by less than 1.1%."""
@@ -159,26 +157,14 @@ class Metrics:
     """Counters of a client; see `MetricsSnapshot` for what each one means."""
 
     def __init__(self) -> None:
-        self.applied = 0
-        self.failed = 0
-        self.ambiguous = 0
-        self.withdrawn = 0
-        self.reads = 0
-        self.requests = 0
+        self.applied = self.failed = self.ambiguous = self.withdrawn = 0
+        self.reads = self.requests = self.in_flight = self.pending = self.paused = 0
+        self.token_refreshes = self.threads_abandoned = 0
+        self.events_delivered = self.events_failed = self.events_dropped = 0
+        self.audit_written = self.audit_failed = self.audit_dropped = 0
         self.retries: Counter[str] = Counter()
         self.latency = Histogram()
         self.queued = Histogram()
-        self.in_flight = 0
-        self.pending = 0
-        self.paused = 0
-        self.token_refreshes = 0
-        self.events_delivered = 0
-        self.events_failed = 0
-        self.events_dropped = 0
-        self.threads_abandoned = 0
-        self.audit_written = 0
-        self.audit_failed = 0
-        self.audit_dropped = 0
         self.ask_quota: Callable[[], tuple[QuotaUse, ...]] = _no_quota
         """Set by the client that has a quota."""
 
@@ -200,30 +186,10 @@ class Metrics:
 
     def snapshot(self) -> MetricsSnapshot:
         """A frozen copy."""
-        return MetricsSnapshot(
-            applied=self.applied,
-            failed=self.failed,
-            ambiguous=self.ambiguous,
-            withdrawn=self.withdrawn,
-            reads=self.reads,
-            requests=self.requests,
-            retries=dict(self.retries),
-            persistence_rate=self.persistence_rate,
-            latency=self.latency.summary(),
-            queued=self.queued.summary(),
-            in_flight=self.in_flight,
-            pending=self.pending,
-            paused=self.paused,
-            token_refreshes=self.token_refreshes,
-            events_delivered=self.events_delivered,
-            events_failed=self.events_failed,
-            events_dropped=self.events_dropped,
-            threads_abandoned=self.threads_abandoned,
-            quota=self.quota,
-            audit_written=self.audit_written,
-            audit_failed=self.audit_failed,
-            audit_dropped=self.audit_dropped,
-        )
+        own = {each.name: getattr(self, each.name) for each in fields(MetricsSnapshot)}
+        own["retries"] = dict(self.retries)
+        own["latency"], own["queued"] = self.latency.summary(), self.queued.summary()
+        return MetricsSnapshot(**own)
 
     def __repr__(self) -> str:
         return (

@@ -11,8 +11,6 @@ from pydantic_core import from_json
 from .errors import CognigyError
 from .updates import StateUpdate
 
-__all__ = ["CloseReport", "DialogState", "UpdateOutcome", "UpdateResult"]
-
 
 class UpdateResult:
     """An update that was applied.

@@ -8,8 +8,6 @@ from typing import Any
 from .errors import Fault
 from .limits import Limits, TypeFault, has_surrogate
 
-__all__ = ["fault_of_text", "faults_of_names", "faults_of_people"]
-
 LONGEST_STEP = 1024
 LONGEST_USER_ID = 256
 HEADER_TEXT = re.compile(r"[\x21-\x7e]{1,512}").fullmatch

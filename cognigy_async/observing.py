@@ -16,8 +16,6 @@ from .logs import log
 if TYPE_CHECKING:
     from .messages import Request, Response
 
-__all__ = ["Observation", "Observations", "Observer", "Operation"]
-
 Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
 """What is observed; ``"read"`` is `get_state`."""
 

@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["DialogPauses", "Outage", "RepeatBudget", "TenantPause"]
-
 SPREAD_OF_PAUSE = 0.5
 LONGEST_SPREAD = 1.0
 """After a pause the first requests are spread over half its length, at most over a second."""

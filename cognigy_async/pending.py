@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from .entries import Entry
     from .models import UpdateResult
 
-__all__ = ["PendingUpdate"]
-
 
 class PendingUpdate:
     """An accepted update. Awaiting it gives its `UpdateResult` or raises its error.

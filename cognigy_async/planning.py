@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .api.runtime import RuntimeApi
 from .checks import checked_seconds
@@ -13,38 +13,13 @@ from .errors import CognigyError, ConfigurationError
 from .groups import MOST_MERGED
 from .limits import Limits
 from .merging import Merge, concern_the_same, merges, together
+from .rate import RateLimit
 from .rows import Row, parsed
 from .updates import StateUpdate
 from .window import SPREAD
 
 if TYPE_CHECKING:
     from .api import StateApi
-
-__all__ = ["Plan", "plan"]
-
-
-class Limit(Protocol):
-    """What is asked of a `RateLimit`."""
-
-    @property
-    def capacity(self) -> int:
-        """Requests in a window, without the reserve."""
-        ...
-
-    @property
-    def per(self) -> float:
-        """Seconds of a window."""
-        ...
-
-    @property
-    def guard(self) -> float:
-        """The share by which a window is longer."""
-        ...
-
-    @property
-    def burst(self) -> int | None:
-        """Requests that may go at once; None for a whole window."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +47,7 @@ class Plan:
 def plan(
     updates: Iterable[Row],
     *,
-    rate_limit: Limit | Sequence[Limit] | None = None,
+    rate_limit: RateLimit | Sequence[RateLimit] | None = None,
     coalesce: bool = False,
     limits: Limits | None = None,
     session_ttl: float | None = None,
@@ -103,7 +78,7 @@ def plan(
     for row in updates:
         count.add(row)
     count.end()
-    seconds = max((_seconds(limit, count.requests) for limit in quota), default=None)
+    seconds = max((seconds_of(limit, count.requests) for limit in quota), default=None)
     return Plan(
         count.updates,
         count.invalid,
@@ -187,7 +162,7 @@ class _Count:
         return len(self._api.writes("", update, "-"))
 
 
-def _limits_of(rate_limit: Limit | Sequence[Limit] | None) -> Sequence[Limit]:
+def _limits_of(rate_limit: RateLimit | Sequence[RateLimit] | None) -> Sequence[RateLimit]:
     if rate_limit is None:
         return ()
     several = rate_limit if isinstance(rate_limit, Sequence) else (rate_limit,)
@@ -200,7 +175,7 @@ def _limits_of(rate_limit: Limit | Sequence[Limit] | None) -> Sequence[Limit]:
     return several
 
 
-def _seconds(limit: Limit, requests: int) -> float:
+def seconds_of(limit: RateLimit, requests: int) -> float:
     """From the first request to the last. Bulk work spreads the last tenth of a window over it."""
     window = limit.per * (1 + limit.guard)
     capacity = limit.capacity

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from .client import AsyncStateClient
 
-__all__ = ["Injection", "probe_inject"]
-
 Injection: TypeAlias = Literal["merge", "merge recursively", "replace"]
 
 KEPT, OBJECT = "probe_kept", "probe_object"

@@ -14,8 +14,6 @@ from .learned import Learned
 from .metrics import QuotaUse
 from .window import Window
 
-__all__ = ["Limiter", "Pacer", "Quota", "QuotaState"]
-
 QuotaState: TypeAlias = dict[str, Any]
 """What `Quota.save` gives: JSON that `Quota.restore` takes."""
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from .errors import ConfigurationError
 
-__all__ = ["RateLimit"]
-
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .learned import Learned
     from .metrics import Metrics
 
-__all__ = ["Recovery"]
-
 SPARE_REPEATS = 10
 """Repeats that are allowed beyond one for each worker and the share of first attempts."""
 

@@ -17,8 +17,6 @@ import tenacity
 
 from .errors import ConfigurationError, UpdateError
 
-__all__ = ["RetryPolicy", "Verdict"]
-
 
 class Verdict(enum.Enum):
     """What became of one request, as far as the next step depends on it."""

@@ -8,8 +8,6 @@ import anyio
 
 from .errors import ClientClosedError
 
-__all__ = ["Room"]
-
 
 class _Waiter:
     __slots__ = ("event", "granted")

@@ -9,8 +9,6 @@ from .errors import Fault, UpdateValidationError, VariableTypeError
 from .limits import Limits
 from .updates import StateUpdate
 
-__all__ = ["Row", "parsed"]
-
 Row: TypeAlias = StateUpdate | Mapping[str, Any]
 """An update, or a mapping of its arguments."""
 

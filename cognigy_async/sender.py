@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from .quota import Quota
     from .transports import Transport
 
-__all__ = ["Sender"]
-
 
 class Sender:
     """Makes the requests of one client.

@@ -41,7 +41,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -65,8 +64,6 @@ from cognigy_async import (
     TokenProvider,
     Transport,
 )
-
-__all__ = ["ClientArguments", "Credentials", "Settings"]
 
 logger = logging.getLogger("cognigy_async")
 
@@ -263,10 +260,9 @@ class Settings(Credentials):
         missing = list(self._missing())
         if missing:
             yield f"Settings are missing: {', '.join(missing)}. {REMEDY}"
-        if self.base_url and (problem := _problem_of_url(self.base_url)):
-            yield f"COGNIGY_BASE_URL {problem}."
+        if told := list(self._faults_of_client()):
+            yield from told
             return
-        yield from self._faults_of_client()
         oauth = [
             f"{PREFIX}{name.upper()}"
             for name in ("client_id", "client_secret")
@@ -338,23 +334,6 @@ def _told(line: Mapping[str, Any]) -> str:
     if line["type"] == "literal_error":
         problem = f"must be {line['ctx']['expected']}, or left out"
     return f"{line['loc'][0]}: {problem[:1].lower()}{problem[1:]}."
-
-
-def _problem_of_url(url: str) -> str | None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "is not a URL"
-    if not url.isprintable() or " " in url:
-        return "has spaces or control characters"
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        return "must be absolute, like https://api.cognigy.ai"
-    if "@" in parts.netloc:
-        return "must not hold credentials; they have variables of their own"
-    if "?" in url or "#" in url:
-        return "must have neither query nor fragment"
-    return None
 
 
 def _warn_of_unknown(variables: Mapping[str, str | None]) -> None:

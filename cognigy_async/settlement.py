@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from .room import Room
     from .updates import StateUpdate
 
-__all__ = ["Settlement"]
-
 
 class Settlement:
     """Gives entries their outcomes."""

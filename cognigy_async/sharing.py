@@ -1,8 +1,8 @@
 """One limit for the processes of a host, kept in a file.
 
 Places are taken in small batches by a thread, before they are needed: neither the event loop nor a
-request waits for the lock of the file. A batch has a short lease. Until a process tells when its
-places were really used, they count from the end of the lease on, so that a process that dies takes
+request waits for the lock of the file. A batch has a short lease, at the end of which what was not
+used is given back. All its places count from that moment on, so that a process that dies takes
 nothing with it for longer than a window.
 """
 
@@ -21,12 +21,10 @@ import anyio
 import anyio.to_thread
 
 from .errors import ConfigurationError
-from .ledger import BATCHES, LEASE, Grant, Ledger, Report
+from .ledger import BATCHES, LEASE, Grant, Ledger
 from .logs import log
 from .metrics import QuotaUse
 from .rate import RateLimit
-
-__all__ = ["SharedWindow"]
 
 AFTER_FAILURE = 1.0
 """Seconds until a file that could not be used is tried again."""
@@ -37,17 +35,14 @@ LAST_REPORT = 1.0
 class _Batch:
     """Places that this process was given."""
 
-    __slots__ = ("began", "last", "lease", "left", "live", "name", "started")
+    __slots__ = ("lease", "left", "live", "name", "started")
 
     def __init__(self, name: str, count: int, lease: float, *, live: bool) -> None:
         self.name = name
         self.left = count
         self.lease = lease
         self.live = live
-        self.began: deque[float] = deque()
-        """Starts of requests that do not count by a moment of their own yet."""
         self.started = 0
-        self.last = -math.inf
 
 
 class SharedWindow:
@@ -72,7 +67,6 @@ class SharedWindow:
         self._serial = 0
         self._started = 0
         self._first = self._last = 0.0
-        self._cold_until = -math.inf
         self._event: anyio.Event | None = None
         self._clock: Callable[[], float] = time.monotonic
         if find_spec("fcntl") is None:
@@ -120,23 +114,15 @@ class SharedWindow:
         """See `Limiter`."""
         usable = [each for each in self._batches if each.left and now < each.lease]
         batch = next((each for each in usable if each.live is not bulk), usable[0])
-        if now > self._last + 2 * self._limit.per or not self._started:
-            self._cold_until = now + self._limit.per
         if not self._started:
             self._first = now
         self._started += 1
         self._last = now
         batch.left -= 1
         batch.started += 1
-        batch.began.append(now)
 
     def answered(self, began: float, now: float) -> None:
-        """See `Limiter`."""
-        for batch in self._batches:
-            if began in batch.began:
-                batch.began.remove(began)
-                batch.last = max(batch.last, self._counts_from(began, now))
-                return
+        """See `Limiter`: it counts from the end of its lease."""
 
     def use(self, now: float) -> QuotaUse | None:
         """See `Limiter`; `used` is that of all processes, the utilisation that of this one."""
@@ -144,10 +130,6 @@ class SharedWindow:
         windows = max(1.0, (self._last - self._first) / limit.per)
         share = min(1.0, self._started / (limit.capacity * windows))
         return QuotaUse(limit.capacity, limit.per, self._used, share, learned=False)
-
-    def _counts_from(self, began: float, now: float) -> float:
-        """A request counts from its answer, but for a slow one on a warm connection."""
-        return now if began < self._cold_until else min(now, began + self._lease)
 
     def _want(self, live: bool) -> None:
         self._wanted = True
@@ -173,7 +155,7 @@ class SharedWindow:
         finally:
             self._wanted = False
             for batch in self._batches:
-                batch.left = 0
+                batch.lease = -math.inf
             with anyio.move_on_after(LAST_REPORT, shield=True), suppress(OSError):
                 await self._exchange()
 
@@ -183,7 +165,7 @@ class SharedWindow:
         self._wanted = self._wanted_live = False
         self._serial += 1
         name = f"{os.getpid()}-{id(self):x}-{self._serial}"
-        reports = self._reports(asked)
+        reports = self._given_back(asked)
         try:
             grant = await anyio.to_thread.run_sync(self._visit, name, reports, wanted, live)
         except OSError as error:
@@ -195,27 +177,16 @@ class SharedWindow:
             self._opens = self._clock() + grant.wait
             self._refused_live = live
 
-    def _reports(self, now: float) -> list[Report]:
-        """What is known of the batches; those that are over are forgotten."""
-        reports = []
-        for batch in list(self._batches):
-            if now >= batch.lease:
-                batch.left = 0
-            for began in [at for at in batch.began if self._counts_from(at, now) < now]:
-                batch.began.remove(began)
-                batch.last = max(batch.last, self._counts_from(began, now))
-            until = batch.lease if batch.left else batch.last
-            if batch.began:
-                # Nobody can say yet from when on they count.
-                until = max(until, self._counts_from(batch.began[-1], now + self._lease))
-                if not batch.left:
-                    batch.lease = until
-            reports.append(Report(batch.name, batch.started + batch.left, now - until))
-            if not batch.left and not batch.began:
-                self._batches.remove(batch)
-        return reports
+    def _given_back(self, now: float) -> dict[str, int]:
+        """How much was used of the batches of which places are left; those that are over are
+        forgotten.
+        """
+        over = [batch for batch in self._batches if not batch.left or now >= batch.lease]
+        for batch in over:
+            self._batches.remove(batch)
+        return {batch.name: batch.started for batch in over if batch.left}
 
-    def _visit(self, name: str, reports: list[Report], wanted: bool, live: bool) -> Grant:
+    def _visit(self, name: str, reports: dict[str, int], wanted: bool, live: bool) -> Grant:
         """Read the file, change it, write it back; in a thread."""
         import fcntl
 
@@ -225,7 +196,7 @@ class SharedWindow:
             now = time.monotonic()
             content = os.pread(file, os.fstat(file).st_size, 0)
             ledger = Ledger(self._limit, content, now, time.time() - now)
-            ledger.report(reports, now)
+            ledger.report(reports)
             grant = Grant(0)
             if wanted:
                 grant = ledger.take(name, self._size, now, live=live)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import anyio
 
-__all__ = ["Sleepers"]
-
 
 class Sleepers:
     """Wakes one worker at a time; each wakes the next when it finds more to do than it takes.

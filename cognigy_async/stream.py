@@ -27,8 +27,6 @@ from .errors import ClientClosedError, CognigyError
 from .models import UpdateOutcome
 from .surroundings import is_failure
 
-__all__ = ["UpdateStream"]
-
 CHUNK = 64
 """Inputs taken from an iterable before others get their turn."""
 

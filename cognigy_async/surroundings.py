@@ -12,14 +12,6 @@ from typing import Any
 import anyio
 import sniffio
 
-__all__ = [
-    "cancellation_requested",
-    "forks",
-    "home_of_this_task",
-    "is_failure",
-    "monotonic_clock",
-]
-
 _forks = 0
 
 

@@ -19,8 +19,6 @@ from .names import faults_of_names, faults_of_people
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
-__all__ = ["StateUpdate"]
-
 FIELDS = (
     "dialog_id",
     "session",
@@ -104,52 +102,17 @@ class StateUpdate:
         """
         if not fields.keys() <= _KNOWN or "dialog_id" not in fields:
             raise _refused(_faults_of_keys(fields), fields.get("dialog_id"))
-        get = fields.get
-        return cls.checked(
-            limits,
-            fields["dialog_id"],
-            get("session"),
-            get("user"),
-            get("next_step"),
-            get("if_match"),
-            get("update_id"),
-            get("user_id"),
-            get("profile_id"),
-            get("metadata"),
-        )
+        return cls.checked(limits, *map(fields.get, FIELDS))
 
     @classmethod
-    def checked(
-        cls,
-        limits: Limits,
-        dialog_id: str,
-        session: Mapping[str, Any] | None = None,
-        user: Mapping[str, Any] | None = None,
-        next_step: str | None = None,
-        if_match: str | None = None,
-        update_id: str | None = None,
-        user_id: str | None = None,
-        profile_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> Self:
-        """An update from its arguments, checked against other limits.
+    def checked(cls, limits: Limits, *values: Any) -> Self:
+        """An update from its arguments, in the order of `FIELDS`, checked against other limits.
 
         Raises:
             UpdateValidationError: with every fault of the input.
         """
         update = cls.__new__(cls)
-        update._fill(
-            limits,
-            dialog_id,
-            session,
-            user,
-            next_step,
-            if_match,
-            update_id,
-            user_id,
-            profile_id,
-            metadata,
-        )
+        update._fill(limits, *values)
         return update
 
     def under(self, limits: Limits) -> Self:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from .credentials import TokenProvider
     from .transports import Transport
 
-__all__ = ["Upkeep"]
-
 
 class Upkeep:
     """What `AsyncStateClient` is made of, and how it is looked after; see there."""

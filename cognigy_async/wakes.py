@@ -9,8 +9,6 @@ from typing import Any, Protocol
 import anyio
 import sniffio
 
-__all__ = ["Waited", "Wakes", "wakes_of_this_loop"]
-
 
 class Waited(Protocol):
     """What one task waits for."""

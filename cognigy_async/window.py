@@ -11,9 +11,6 @@ from collections.abc import Iterable
 
 from .metrics import QuotaUse
 from .rate import RateLimit
-from .underway import UnderWay
-
-__all__ = ["Window", "following"]
 
 EXACT = 10_000
 """Up to so many requests for each window are remembered one by one."""
@@ -29,10 +26,10 @@ SLOWER = 1.02
 """It takes these places a little slower than they come back, so that a live update finds one."""
 LATE = 0.1
 """A start that is late by no more than this share of the gap does not delay those after it."""
-SLACK = 0.8
-"""Of the guard: for counting requests from their answers. The rest makes the window longer."""
-SAVED = 25
-"""For so many windows: what this allows may be saved up for when all requests are slow at once."""
+IDLE = 2
+"""After so many windows without a request connections have gone cold."""
+LATEST = 0.25
+"""Of a window: so long after its start a request counts although it is not answered."""
 
 
 class _Starts:
@@ -47,16 +44,22 @@ class _Starts:
 
 
 class Window:
-    """One limit: a sliding window over the starts of requests, which count as `UnderWay` says."""
+    """One limit: a sliding window over requests.
+
+    A request takes a place when it starts. It counts, for the length of the window, from its answer
+    less the shortest time that any took: by then the server has seen it. In the first window and
+    after a long idle time, while connections are cold, it counts from its answer.
+    """
 
     def __init__(self, limit: RateLimit) -> None:
         self.limit = limit
         self.capacity = limit.capacity
-        slack = SLACK * limit.guard * limit.per
-        self._length = limit.per + limit.guard * limit.per - slack
-        # Where requests come one by one, few are slow at once.
-        saved = slack * self.capacity * (SAVED if limit.burst is None else 1)
-        self._under_way = UnderWay(self._length, slack, saved)
+        self._length = limit.per + limit.guard * limit.per
+        self._latest = LATEST * self._length
+        self._in_flight: deque[float] = deque()
+        """Starts of those that do not count by a moment of their own yet."""
+        self._shortest = math.inf
+        self._cold_until = -math.inf
         self._grain = 0.0 if limit.n <= EXACT else limit.per / GRAINS
         self._starts: deque[_Starts] = deque()
         self.used = 0
@@ -71,11 +74,12 @@ class Window:
         # A little more than it is, because sums of gaps are not exact.
         self._credit = self._gap * ((limit.burst or 1) - 1) * (1 + 1e-9)
         self._full_at = -math.inf
-        self._under_way_paced = 0
+        self._in_flight_paced = 0
         self._others = 0
         self._others_until = -math.inf
         self._started = 0
-        self._first = self._last = 0.0
+        self._first = 0.0
+        self._last = -math.inf
 
     def __repr__(self) -> str:
         return f"<Window {self.used} of {self.capacity} per {self.limit.per:g} s>"
@@ -85,8 +89,10 @@ class Window:
         another one can make room. It is the same for all work.
         """
         starts, length = self._starts, self._length
-        if self._under_way.quiet_until <= now:
-            self._count_overdue(now)
+        while self._in_flight and self._in_flight[0] + self._latest <= now:
+            if self._in_flight[0] < self._cold_until:
+                break
+            self._count(self._in_flight.popleft() + self._latest)
         while starts and starts[0].last + length <= now:
             over = starts.popleft()
             self.used -= over.count
@@ -103,7 +109,10 @@ class Window:
         """When the first place becomes free; infinite while only answers can free one."""
         excess = self.used - self.capacity
         others = self._others
-        under_way = first = self._under_way.first_counts_at() + self._length
+        first = math.inf
+        if self._in_flight and self._in_flight[0] >= self._cold_until:
+            first = self._in_flight[0] + self._latest + self._length
+        in_flight = first
         for each in self._starts:
             at = each.last + self._length
             if first <= at:
@@ -120,7 +129,7 @@ class Window:
             excess -= each.count
             if excess < 0:
                 return at
-        return min(under_way, self._others_until) if others > excess else under_way
+        return min(in_flight, self._others_until) if others > excess else in_flight
 
     def bulk_opens(self, now: float) -> float:
         """The same for bulk work, right after `opens` said that a request may start."""
@@ -146,33 +155,36 @@ class Window:
         elif now >= self._next_paced and self._tenth:
             self._next_paced = following(self._next_paced, now, self._pace)
             self._paced += 1
-            self._under_way_paced += 1
+            self._in_flight_paced += 1
         if self._gap:
             self._full_at = following(self._full_at, now, self._gap)
         if not self._started:
             self._first = now
         self._started += 1
+        if not self.used and now > self._last + IDLE * self._length:
+            self._cold_until = now + self._length
         self._last = now
-        self._under_way.start(now, empty=not self.used)
+        self._in_flight.append(now)
         self.used += 1
 
     def answered(self, began: float, now: float) -> None:
         """The request that started at `began` is over."""
-        if self._under_way.quiet_until <= now:
-            self._count_overdue(now)
-        at = self._under_way.answered(began, now)
-        if at is not None:
-            self._count(at)
-
-    def _count_overdue(self, now: float) -> None:
-        while (counts_from := self._under_way.overdue(now)) is not None:
-            self._count(counts_from)
+        try:
+            # Most answers come in the order of the requests.
+            self._in_flight.remove(began)
+        except ValueError:
+            return  # It counts already.
+        if began < self._cold_until:
+            self._count(now)
+        else:
+            self._shortest = min(self._shortest, now - began)
+            self._count(max(began, now - self._shortest))
 
     def _count(self, at: float) -> None:
         """A request that was under way counts from a moment on."""
         # Which one does not matter, but how many of them do.
-        paced = 1 if self._under_way_paced else 0
-        self._under_way_paced -= paced
+        paced = 1 if self._in_flight_paced else 0
+        self._in_flight_paced -= paced
         starts = self._starts
         last = starts[-1] if starts else None
         if last is None or at - last.first > self._grain:
@@ -211,7 +223,7 @@ class Window:
     def save(self, now: float) -> list[tuple[float, int]]:
         """How long ago requests were started, and how many then; those under way are of now."""
         told = [(now - each.last, each.count) for each in self._starts]
-        return [*told, (0.0, len(self._under_way))] if self._under_way else told
+        return [*told, (0.0, len(self._in_flight))] if self._in_flight else told
 
     def restore(self, now: float, saved: Iterable[tuple[float, int]]) -> None:
         """Take over what another window was told of."""

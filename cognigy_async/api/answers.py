@@ -16,8 +16,6 @@ from .privacy import Private
 if TYPE_CHECKING:
     from ..messages import Request, Response
 
-__all__ = ["Said", "refusal", "said", "segment", "throttled_by_scope", "verdict_of"]
-
 LONGEST_DETAIL = 200
 UNRESERVED = re.compile(r"[A-Za-z0-9_~-]+").fullmatch
 

@@ -16,8 +16,6 @@ from urllib.parse import unquote
 from ..messages import Request
 from ..models import parse
 
-__all__ = ["Private"]
-
 RUN = 6
 """So many letters and digits in a row are no coincidence."""
 WORD = 3

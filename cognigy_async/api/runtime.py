@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..messages import Response
     from . import Reset, Use
 
-__all__ = ["RuntimeApi"]
-
 
 class RuntimeApi:
     """`PATCH {base_url}/runtime/v2/dialogs/{dialog_id}/state`.

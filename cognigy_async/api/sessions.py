@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..messages import Response
     from . import Reset, Use
 
-__all__ = ["SessionsApi"]
-
 PROFILE_ID = re.compile(r"[a-z0-9]{24}").fullmatch
 WITHOUT_VARIABLES = len('{"userId":"","context":{}}')
 

@@ -19,18 +19,6 @@ from pydantic_core import to_json
 
 from ..errors import ConfigurationError
 
-__all__ = [
-    "HASH",
-    "START",
-    "Link",
-    "Position",
-    "claimed",
-    "is_torn",
-    "key_bytes",
-    "link",
-    "read_line",
-]
-
 LINE = re.compile(
     rb'(\{"seq":(0|[1-9][0-9]{0,17}),"chain":"(sha256|hmac-sha256)","prev":"([0-9a-f]{64})",.*)'
     rb',"hash":"([0-9a-f]{64})"\}\n'

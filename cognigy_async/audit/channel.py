@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from . import AuditSink
     from .records import AuditRecord
 
-__all__ = ["Channel"]
-
 BATCH = 64
 """Records that are written at once."""
 

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,12 @@ from ..errors import AuditError, ConfigurationError
 from ..logs import log
 from . import AuditSink
 from .chain import START, Position, is_torn, key_bytes, link, read_line
-from .slots import Slot, take_slot
+from .slots import take_slot
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from .records import AuditRecord
-
-__all__ = ["JsonLinesAudit"]
 
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 TAIL = 64 * 1024
@@ -76,7 +75,8 @@ class JsonLinesAudit(AuditSink):
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._slot: Slot | None = None
+        self._mine: Path | None = None
+        self._slot: int | None = None
         self._file: int | None = None
         self._identity = (0, 0)
         self._size = 0
@@ -88,7 +88,7 @@ class JsonLinesAudit(AuditSink):
     @property
     def path(self) -> Path:
         """The file that this process writes to; known for certain once it is open."""
-        return self._slot.path if self._slot is not None else self._base
+        return self._base if self._mine is None else self._mine
 
     @property
     def head(self) -> str | None:
@@ -165,7 +165,7 @@ class JsonLinesAudit(AuditSink):
     def _open(self) -> None:
         if self._base.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._base))
-        self._slot = take_slot(self._base)
+        self._mine, self._slot = take_slot(self._base)
         self._open_file()
         self._position = self._end_of_chain()
 
@@ -185,14 +185,9 @@ class JsonLinesAudit(AuditSink):
         return (status.st_dev, status.st_ino) == self._identity
 
     def _release(self) -> None:
-        file, self._file = self._file, None
-        slot, self._slot = self._slot, None
-        try:
-            if file is not None:
-                os.close(file)
-        finally:
-            if slot is not None:
-                slot.give_back()
+        open_ = self._file, self._slot
+        self._file = self._slot = self._mine = None
+        _close(*open_)
 
     def _append(self, data: bytes) -> None:
         """All of it, or nothing."""
@@ -267,12 +262,16 @@ class JsonLinesAudit(AuditSink):
 
     def _forked(self) -> None:
         """In a child: the parent goes on with the file, and this process takes another."""
-        file, slot = self._file, self._slot
+        open_ = self._file, self._slot
         self._forget()
-        if file is not None:
-            os.close(file)
-        if slot is not None:
-            slot.give_back()
+        _close(*open_)
+
+
+def _close(*descriptors: int | None) -> None:
+    for each in descriptors:
+        if each is not None:
+            with suppress(OSError):
+                os.close(each)
 
 
 _sinks: WeakSet[JsonLinesAudit] = WeakSet()

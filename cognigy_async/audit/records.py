@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ..messages import Request
     from ..models import UpdateResult
 
-__all__ = ["AuditRecord", "Draft", "canonical", "draft_of", "record_of"]
-
 ENCODER = f"pydantic_core {pydantic_core.__version__}"
 LONGEST_SUMMARY = 100
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})

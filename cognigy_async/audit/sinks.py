@@ -13,8 +13,6 @@ from . import AuditSink
 if TYPE_CHECKING:
     from .records import AuditRecord
 
-__all__ = ["LoggingAudit", "MemoryAudit"]
-
 
 class MemoryAudit(AuditSink):
     """Keeps the last records. They arrive a moment after `update` returns; `flush` waits for them.

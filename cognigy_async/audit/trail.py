@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..metrics import Metrics
     from . import AuditSink
 
-__all__ = ["AuditTrail"]
-
 OPENING_TIME = 10.0
 """Seconds that a strict sink has to open."""
 

@@ -18,8 +18,6 @@ from .records import AuditRecord
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-__all__ = ["AuditFault", "AuditReport", "read_audit", "verify_audit"]
-
 LONGEST_LINE = 16 * 1024 * 1024
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"

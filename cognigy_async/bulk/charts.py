@@ -11,8 +11,6 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["bars", "histogram", "throughput"]
-
 INK, ACCENT, PAUSE = "#010203", "#040506", "#070809"
 COLOURS = {INK: "currentColor", ACCENT: "var(--accent)", PAUSE: "var(--pause)"}
 """Stand-ins, which become what the page says: it is light or dark."""

@@ -8,8 +8,6 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from .errors import InputError
 
-__all__ = ["BLOCK", "ByteSource", "decompressed"]
-
 BLOCK = 1 << 18
 """Bytes that are asked for at a time."""
 PIECE = 1 << 14

@@ -12,8 +12,6 @@ from cognigy_async import CallbackError, DeliveryReceipt
 from .rows import Row
 from .scribe import Scribe
 
-__all__ = ["HOOK", "Deliveries"]
-
 HOOK = "hook "
 """What such an event of the journal begins with; the others are waits."""
 

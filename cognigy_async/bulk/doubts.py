@@ -26,8 +26,6 @@ from cognigy_async import (
 from .records import OpenSend
 from .rows import Row
 
-__all__ = ["Doubts", "conflicted"]
-
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
 """Seconds between attempts to read a state from a server that is away."""

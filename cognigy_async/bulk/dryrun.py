@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ from .options import JobOptions
 from .readers import open_input
 from .rows import RowFault, faults_of
 from .seen import Distinct
-
-__all__ = ["DryRun", "dry_run"]
 
 HELD = 5000
 """Updates that a job holds at a time, half of the client's `max_pending`: more than those never
@@ -46,14 +44,7 @@ class DryRun:
 
     def record(self) -> dict[str, Any]:
         """As `bulk run --dry-run --json` prints it."""
-        return {
-            "rows": self.rows,
-            "faulty": self.faulty,
-            "faults": self.faults,
-            "dialogs": self.dialogs,
-            "requests": self.requests,
-            "seconds": self.seconds,
-        }
+        return {name: value for name, value in asdict(self).items() if name != "notes"}
 
 
 def dry_run(

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from cognigy_async import CognigyError
 
-__all__ = ["BulkError", "InputError", "JournalError", "JournalRefusedError"]
-
 
 class BulkError(CognigyError):
     """A job that cannot start, or cannot go on."""

@@ -12,8 +12,6 @@ from pathlib import Path
 from .deliveries import HOOK
 from .records import Status, connect_to_read, reading
 
-__all__ = ["Moment", "explain"]
-
 WAITS = {
     "conflict": "conflict: somebody else wrote the dialog",
     "fault": "500",

@@ -10,8 +10,6 @@ from pathlib import Path
 from .records import Status, connect_to_read, reading
 from .summary import JournalSummary, read_summary
 
-__all__ = ["Figures", "read_figures"]
-
 POINTS = 120
 """Stretches of time in the chart of throughput."""
 BINS = 40

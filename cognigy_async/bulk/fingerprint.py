@@ -16,8 +16,6 @@ from typing import BinaryIO
 from .errors import InputError
 from .pipes import PipeReader
 
-__all__ = ["Fingerprint", "HashedFile", "Mark", "compare_beginning"]
-
 FIRST_STRETCHES = (4096, 65_536)
 STRETCH = 1 << 18
 """Bytes between two marks; fewer at the beginning, so that a pipe has some early."""

@@ -11,8 +11,6 @@ from cognigy_async import DeliveryReceipt, Limits, StateUpdate
 from .deliveries import Deliveries
 from .rows import Row
 
-__all__ = ["GroupWatch", "Groups"]
-
 
 class Groups:
     """Puts the groups together again while their rows are read.

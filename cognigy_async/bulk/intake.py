@@ -25,8 +25,6 @@ from .rows import Row, Source, dead_letter, parse_row
 from .seen import UpdateIds
 from .tables import Record
 
-__all__ = ["Chunk", "Intake", "Selection"]
-
 ROWS = 128
 """Rows in a chunk."""
 LINES = 20_000

@@ -28,8 +28,6 @@ from .records import Totals
 from .run import Run
 from .scribe import Scribe
 
-__all__ = ["BulkJob", "JobProgress"]
-
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:

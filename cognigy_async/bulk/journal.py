@@ -32,8 +32,6 @@ from .records import (
     totals_of,
 )
 
-__all__ = ["Batch", "Journal"]
-
 
 @dataclass(slots=True)
 class Batch:

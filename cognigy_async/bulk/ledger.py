@@ -10,8 +10,6 @@ from cognigy_async import CognigyError
 
 from .options import SETTLED_BEFORE_RATE, JobOptions
 
-__all__ = ["JobResult", "Ledger"]
-
 FIRST_FAILURE = "a row was not applied, and on_failure is stop"
 
 Ended = Literal["complete", "stopped", "interrupted"]

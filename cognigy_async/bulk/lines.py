@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from .compression import BLOCK, ByteSource, decompressed
 from .errors import InputError
 
-__all__ = ["blocks_of_lines"]
-
 LONGEST_LINE = 1 << 24
 """Bytes. A row that the server accepts is far shorter."""
 

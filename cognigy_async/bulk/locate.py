@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 
-__all__ = ["column_of"]
-
-SPACE = " \t\r\n"
 DECODER = json.JSONDecoder()
+SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def column_of(line: bytes, path: str) -> int:
@@ -18,47 +17,32 @@ def column_of(line: bytes, path: str) -> int:
     """
     text = line.decode(errors="replace")
     try:
-        return _descend(text, _skip(text, 0), path) + 1
+        return _found(text, _skip(text, 0), path) + 1
     except (ValueError, IndexError, RecursionError):
         return 1
 
 
-def _descend(text: str, at: int, path: str) -> int:
+def _found(text: str, at: int, path: str) -> int:
     """The position of what `path` names, of the value that begins at `at`."""
-    if not path:
+    if not path or text[at] not in "{[":
         return at
-    if text[at] == "[" and path[0] == "[":
-        return _item(text, at, path)
-    if text[at] == "{":
-        return _member(text, at, path.removeprefix("."))
-    return at
-
-
-def _item(text: str, at: int, path: str) -> int:
-    number, _, rest = path[1:].partition("]")
-    here = _skip(text, at + 1)
-    for _ in range(int(number)):
+    wanted = path.removeprefix(".")
+    here, index = _skip(text, at + 1), 0
+    while text[here] not in "}]":
+        begun, name = here, f"[{index}]"
+        if text[at] == "{":
+            name, end = DECODER.raw_decode(text, here)
+            here = _skip(text, _skip(text, end) + 1)
+        rest = wanted.removeprefix(name)
+        if wanted.startswith(name) and (not rest or rest[0] in ".["):
+            return _found(text, here, rest) if rest else begun
         here = _skip(text, DECODER.raw_decode(text, here)[1])
-        here = _skip(text, here + 1)
-    return _descend(text, here, rest)
-
-
-def _member(text: str, at: int, path: str) -> int:
-    here = _skip(text, at + 1)
-    while text[here] == '"':
-        name, end = DECODER.raw_decode(text, here)
-        value = _skip(text, _skip(text, end) + 1)
-        rest = path.removeprefix(name)
-        if path.startswith(name) and (not rest or rest[0] in ".["):
-            return _descend(text, value, rest) if rest else here
-        here = _skip(text, DECODER.raw_decode(text, value)[1])
         if text[here] != ",":
             break
-        here = _skip(text, here + 1)
+        here, index = _skip(text, here + 1), index + 1
     return at
 
 
 def _skip(text: str, at: int) -> int:
-    while text[at] in SPACE:
-        at += 1
-    return at
+    space = SPACE.match(text, at)
+    return space.end() if space else at

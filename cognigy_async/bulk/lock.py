@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from .errors import JournalRefusedError
+from cognigy_async.filelock import try_lock
 
-__all__ = ["JournalLock", "owner_of"]
+from .errors import JournalRefusedError
 
 
 class JournalLock:
@@ -33,7 +32,7 @@ class JournalLock:
                     f"journal {journal} cannot be made or written: {error.strerror}. Choose a "
                     "folder that can be written, with --journal."
                 ) from error
-            if not _try_lock(self._file):
+            if not try_lock(self._file):
                 owner = _read(self._file)
                 os.close(self._file)
                 raise JournalRefusedError(
@@ -75,7 +74,7 @@ def owner_of(journal: Path) -> dict[str, Any] | None:
     except OSError:
         return None
     try:
-        return None if _try_lock(file) else _read(file)
+        return None if try_lock(file) else _read(file)
     finally:
         os.close(file)
 
@@ -102,24 +101,3 @@ def _told(owner: dict[str, Any]) -> str:
         else ""
     )
     return f"process {owner.get('pid', '?')} on host {owner.get('host', '?')}{began}"
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: int) -> bool:
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True

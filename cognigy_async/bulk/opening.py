@@ -21,8 +21,6 @@ from .options import JobOptions
 from .readers import STDIN, Reader, compare, open_input
 from .records import OpenSend, Totals, reading
 
-__all__ = ["Opened", "open_job"]
-
 
 @dataclass(slots=True)
 class Opened:

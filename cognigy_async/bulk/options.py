@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,6 @@ from cognigy_async import ConfigurationError
 
 from .intake import Selection
 from .readers import STDIN, Format
-
-__all__ = ["JobOptions", "Share"]
 
 SETTLED_BEFORE_RATE = 100
 """Rows that must be done before a failure rate says anything, where there is no canary."""
@@ -32,44 +31,39 @@ class Share:
     @classmethod
     def parse(cls, name: str, text: str | float) -> Share:
         """``"1%"``, ``0.01`` or ``500``."""
-        try:
-            if isinstance(text, str) and text.strip().endswith("%"):
-                return cls(share=_fraction(float(text.strip()[:-1]) / 100))
-            number = float(text)
-            if number >= 1 and number.is_integer():
-                return cls(rows=int(number))
-            return cls(share=_fraction(number))
-        except (ValueError, OverflowError):
-            raise ConfigurationError(
-                f"{name}={text!r}: must be a share like 1% or 0.01, or a number of rows"
-            ) from None
+        number, is_percent = _number(text)
+        if not is_percent and number >= 1 and number.is_integer():
+            return cls(rows=int(number))
+        if 0 < number <= 1:
+            return cls(share=number)
+        raise ConfigurationError(
+            f"{name}={text!r}: must be a share like 1% or 0.01, or a number of rows"
+        )
 
     def __str__(self) -> str:
         return f"{self.rows}" if self.share is None else f"{self.share:g}"
 
 
-def _fraction(number: float) -> float:
-    if not 0 < number <= 1:
-        raise ValueError(number)
-    return number
+def _number(text: str | float) -> tuple[float, bool]:
+    """``"5%"`` or ``0.05`` as a number, NaN where it is none, and whether it was in percent."""
+    plain = str(text).strip()
+    try:
+        number = float(plain.removesuffix("%"))
+    except ValueError:
+        return math.nan, False
+    return (number / 100, True) if plain.endswith("%") else (number, False)
 
 
 def _failure_rate(name: str, text: str | float) -> float:
-    """A share of failures between 0 and 1: ``"5%"`` or ``0.05``.
+    """A share of failures between 0 and 1.
 
     Raises:
         ConfigurationError: it is none.
     """
-    try:
-        if isinstance(text, str) and text.strip().endswith("%"):
-            number = float(text.strip()[:-1]) / 100
-        else:
-            number = float(text)
-        if 0 <= number <= 1:
-            return number
-    except ValueError:
-        pass
-    raise ConfigurationError(f"{name}={text!r}: must be a share like 5% or 0.05")
+    number, _ = _number(text)
+    if not 0 <= number <= 1:
+        raise ConfigurationError(f"{name}={text!r}: must be a share like 5% or 0.05")
+    return number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,16 +133,12 @@ class JobOptions:
 
     def record(self) -> dict[str, Any]:
         """What a resumed run has to have in common with the one before, by name."""
+        told = asdict(self)
+        del told["first"], told["rate"]
+        told["canary"] = None if self.first is None else str(self.first)
+        told["max_failure_rate"] = self.rate
         return {
-            "on_failure": self.on_failure,
-            "max_failures": self.max_failures,
-            "canary": None if self.first is None else str(self.first),
-            "max_failure_rate": self.rate,
-            "coalesce": self.coalesce,
-            "limit": self.limit,
-            "only_dialogs": list(self.only_dialogs),
-            "format": self.format,
-            "text_columns": list(self.text_columns),
+            name: list(value) if type(value) is tuple else value for name, value in told.items()
         }
 
 

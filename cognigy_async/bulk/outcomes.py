@@ -11,8 +11,6 @@ from .records import Failure, Status
 from .rows import Row, dead_letter, error_record
 from .scribe import Scribe
 
-__all__ = ["Outcomes"]
-
 
 class Outcomes:
     """The outcomes of one run.

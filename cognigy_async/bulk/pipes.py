@@ -8,8 +8,6 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
-__all__ = ["PipeReader"]
-
 # select() knows the first 1,024 open files only; poll() does not know every terminal elsewhere.
 _Selector = selectors.PollSelector if sys.platform == "linux" else selectors.SelectSelector
 

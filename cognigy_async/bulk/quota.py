@@ -6,8 +6,6 @@ import json
 
 from cognigy_async import AsyncStateClient, ConfigurationError
 
-__all__ = ["QuotaKeeper", "utilisation"]
-
 SMALL = 2000
 """Requests in a window up to which the quota is saved with every batch of the journal."""
 LARGE_EVERY = 0.5

@@ -17,8 +17,6 @@ from .fingerprint import STRETCH, Fingerprint, HashedFile, Mark, compare_beginni
 from .lines import blocks_of_lines
 from .tables import Record, csv_records, parquet_records
 
-__all__ = ["Format", "Reader", "open_input"]
-
 Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
 
 PARQUET = b"PAR1"

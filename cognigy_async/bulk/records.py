@@ -16,22 +16,6 @@ from pathlib import Path
 
 from .errors import JournalRefusedError
 
-__all__ = [
-    "APPLICATION",
-    "SCHEMA",
-    "VERSION",
-    "Failure",
-    "OpenSend",
-    "Settled",
-    "Status",
-    "Totals",
-    "connect_to_read",
-    "damaged",
-    "other_version",
-    "reading",
-    "totals_of",
-]
-
 APPLICATION = 0x636F676A
 """Marks a SQLite file as a journal of this library."""
 VERSION = 1

@@ -14,8 +14,6 @@ from string import Template
 from .charts import bars, histogram, throughput
 from .figures import Figures, read_figures
 
-__all__ = ["write_report"]
-
 PACKAGES = ("cognigy-async", "anyio", "httpx", "pydantic", "tenacity")
 
 PAGE = Template("""<!doctype html>

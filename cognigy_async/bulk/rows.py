@@ -16,17 +16,6 @@ from cognigy_async import CognigyError, Fault, Limits, StateUpdate, UpdateValida
 
 from .locate import column_of
 
-__all__ = [
-    "PlacedFault",
-    "Row",
-    "RowFault",
-    "Source",
-    "dead_letter",
-    "error_record",
-    "faults_of",
-    "parse_row",
-]
-
 Source = bytes | dict[str, Any]
 """A line as it was read, or the fields of a row of a table."""
 

@@ -39,8 +39,6 @@ from .rows import Row
 from .scribe import Scribe
 from .verdicts import FINAL, NOT_SENT, REJECTED, was_turned_away
 
-__all__ = ["Run"]
-
 
 class Run:
     """Carries out the rows of an intake.

@@ -18,8 +18,6 @@ from .fingerprint import Mark
 from .journal import Batch, Journal
 from .records import Failure, Status
 
-__all__ = ["Scribe"]
-
 LAG = 0.03
 """Seconds in which a batch gathers; writing it takes the rest of the 50 ms."""
 

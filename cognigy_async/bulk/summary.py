@@ -13,8 +13,6 @@ from typing import Any
 from .lock import owner_of
 from .records import Totals, connect_to_read, reading, totals_of
 
-__all__ = ["JournalSummary", "read_summary"]
-
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:

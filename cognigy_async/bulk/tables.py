@@ -17,8 +17,6 @@ from cognigy_async import Fault
 from .errors import InputError
 from .rows import PlacedFault, Source
 
-__all__ = ["Record", "csv_records", "parquet_records"]
-
 Record = tuple[int, Source, Fault | None]
 """Line, what was read, and what is wrong with it already."""
 

@@ -20,8 +20,6 @@ from cognigy_async import (
 
 from .errors import JournalError
 
-__all__ = ["FINAL", "NOT_SENT", "REJECTED", "was_turned_away"]
-
 FINAL = (
     BadRequestError,
     DialogNotFoundError,

@@ -10,8 +10,6 @@ import typer
 from . import audit, bench, bulk, demo, doctor, emulator, get, update
 from .output import write_result
 
-__all__ = ["app"]
-
 app = typer.Typer(
     name="cognigy-async",
     help="Write dialog state to Cognigy.AI.",

@@ -10,8 +10,6 @@ import typer
 
 from .output import say
 
-__all__ = ["parse_assignments"]
-
 
 def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]:
     """Values by name, of arguments like ``cart_total=149.99``; `option` is for messages.

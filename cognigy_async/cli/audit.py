@@ -15,8 +15,6 @@ from cognigy_async.settings import Credentials
 from .output import say, write_result
 from .running import Debug, reported
 
-__all__ = ["app"]
-
 DOES_NOT_FIT = 1
 
 app = typer.Typer(

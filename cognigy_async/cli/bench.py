@@ -33,8 +33,6 @@ from .over import Loop, LoopName, Over, loop_of, transport_of
 from .rates import parse_rate
 from .running import INTERRUPTED, NOT_APPLIED, Debug, reported
 
-__all__ = ["bench"]
-
 COUNT = 100
 """Updates of a round on a tenant, where each one counts against the quota."""
 SECONDS = 2.0

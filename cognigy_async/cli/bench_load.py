@@ -17,17 +17,6 @@ from cognigy_async import (
     plan,
 )
 
-__all__ = [
-    "LEAST_BYTES",
-    "VARIABLE",
-    "Load",
-    "Mode",
-    "NumberedDialogs",
-    "read_dialogs",
-    "requests_each",
-    "warm_up_of",
-]
-
 VARIABLE = "bench"
 """The one session variable that is written."""
 

@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cores", "machine", "pinned_to", "resident_bytes", "versions"]
-
 STATM = Path("/proc/self/statm")
 
 

@@ -23,8 +23,6 @@ from cognigy_async import (
 from .bench_load import Load, Mode, warm_up_of
 from .bench_machine import resident_bytes
 
-__all__ = ["Sample", "run_round", "warm_up"]
-
 IMPATIENT = RetryPolicy(max_attempts=2, max_retry_after=10.0)
 """Of the warm-up, which tells whether it works at all."""
 

@@ -13,8 +13,6 @@ from cognigy_async import CognigyError, Distribution
 from .bench_measure import Sample
 from .bulk_progress import REASONS
 
-__all__ = ["Row", "table", "told_retries", "told_speed"]
-
 N = TypeVar("N", int, float)
 
 HEADINGS = (

@@ -18,8 +18,6 @@ from .output import say_if_seen
 from .over import TransportName
 from .running import INTERRUPTS
 
-__all__ = ["Bench"]
-
 GRACE = 5.0
 """Seconds that requests in flight are given to end after an interrupt."""
 

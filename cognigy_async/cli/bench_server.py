@@ -15,8 +15,6 @@ import anyio.to_thread
 from cognigy_async import ConfigurationError
 from cognigy_async.emulator import Emulator, serve
 
-__all__ = ["KEY", "emulator_process"]
-
 KEY = "bench"
 """Good for this emulator alone, which listens on this machine only and forgets everything."""
 

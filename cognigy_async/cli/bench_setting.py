@@ -14,8 +14,6 @@ from .bench_target import Target
 from .over import LoopName
 from .rates import told_rate
 
-__all__ = ["Setting"]
-
 PACKAGES = ("cognigy-async", "anyio", "pydantic")
 BUSY = 0.9
 """Of a core: a client that uses less has to wait for others."""

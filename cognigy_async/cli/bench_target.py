@@ -11,16 +11,14 @@ from urllib.parse import urlsplit
 import typer
 
 from cognigy_async import ApiKey, ConfigurationError, RuntimeApi
+from cognigy_async.checks import is_loopback
 from cognigy_async.settings import ClientArguments
 
 from .bench_load import VARIABLE, Load, NumberedDialogs, requests_each, warm_up_of
 from .bench_machine import Cores, pinned_to
 from .bench_server import KEY, emulator_process
-from .hosts import is_loopback
 from .output import say
 from .running import INTERRUPTED, NOT_APPLIED
-
-__all__ = ["Target", "ask_first", "own_emulator"]
 
 
 class Target(StrEnum):

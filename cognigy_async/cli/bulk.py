@@ -8,8 +8,6 @@ from .bulk_explain import explain
 from .bulk_run import run
 from .bulk_status import status
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Apply the rows of a file, once each, with a journal that survives the process.",
     no_args_is_help=True,

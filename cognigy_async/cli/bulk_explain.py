@@ -13,8 +13,6 @@ from cognigy_async.bulk import JournalRefusedError, explain_dialog
 from .output import say, write_result
 from .running import NOT_APPLIED, Debug, reported
 
-__all__ = ["explain"]
-
 
 def explain(
     journal: Annotated[Path, typer.Argument(metavar="J", help="The journal.")],

@@ -17,8 +17,6 @@ from cognigy_async.bulk import BulkJob, JobProgress
 
 from .output import console, say
 
-__all__ = ["Progress", "duration"]
-
 REFRESH = 0.5
 LINE = 30
 """Seconds between two lines where stderr is no terminal."""

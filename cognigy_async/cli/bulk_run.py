@@ -41,8 +41,6 @@ from .rates import parse_rate, told_rate
 from .running import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, Debug, reported
 from .wording import as_settings
 
-__all__ = ["run"]
-
 CUT_OFF = 0.5
 """Seconds that requests in flight are given at a second interrupt."""
 

@@ -14,8 +14,6 @@ from .bulk_progress import duration
 from .output import write_json, write_result
 from .running import Debug, reported
 
-__all__ = ["status"]
-
 
 def status(
     journal: Annotated[Path, typer.Argument(metavar="J", help="The journal.")],

@@ -29,12 +29,10 @@ from cognigy_async import (
     UpdateValidationError,
     probe_inject,
 )
+from cognigy_async.checks import is_loopback
 from cognigy_async.settings import Settings
 
-from .hosts import is_loopback
 from .wording import as_settings
-
-__all__ = ["Finding", "Status", "examine"]
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 

@@ -13,8 +13,6 @@ from .demo_report import Reporter
 from .output import console, say
 from .running import NOT_APPLIED, Debug, reported
 
-__all__ = ["demo"]
-
 DIALOGS = 150
 UPDATES = 10
 

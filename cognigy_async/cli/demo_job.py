@@ -26,8 +26,6 @@ from cognigy_async.emulator import Emulator, Faults, Step, serve
 
 from .demo_verdict import Check, Seen, judge
 
-__all__ = ["FanOut", "Plan", "Story", "Transitions", "run_job"]
-
 MAX_IN_FLIGHT = 16
 RETRY = RetryPolicy(wait=wait_random_exponential(multiplier=0.1, max=1.0))
 """This server recovers at once, and the demo ends within its time."""

@@ -11,8 +11,6 @@ from rich.text import Text
 
 from .demo_job import TOKEN_LIFETIME, Story
 
-__all__ = ["Reporter"]
-
 WIDEST = 100
 """Characters; longer lines are hard to read. On a narrower terminal they are shorter."""
 

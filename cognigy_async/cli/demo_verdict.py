@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from cognigy_async import UpdateEvent
 from cognigy_async.emulator import Dialog, Emulator
 
-__all__ = ["Check", "Seen", "judge"]
-
 
 @dataclass
 class Seen:

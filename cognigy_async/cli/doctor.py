@@ -17,8 +17,6 @@ from .checkup import Finding, examine
 from .output import console, write_json
 from .running import NOT_APPLIED, USAGE, Debug, reported
 
-__all__ = ["doctor"]
-
 SPELLING = "Check its spelling, or remove it."
 MARKS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 

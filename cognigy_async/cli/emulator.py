@@ -17,8 +17,6 @@ from .assignments import parse_assignments
 from .output import say, write_result
 from .running import Debug, reported
 
-__all__ = ["emulator"]
-
 
 def emulator(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",

@@ -12,8 +12,6 @@ from .output import write_json
 from .over import Loop, Over
 from .running import Debug, reported, with_client
 
-__all__ = ["get"]
-
 
 def get(
     dialog_id: Annotated[str, typer.Argument(metavar="ID", help="The dialog.")],

@@ -13,8 +13,6 @@ from typing import Any
 from rich.console import Console
 from rich.json import JSON
 
-__all__ = ["console", "log_to_stderr", "say", "say_if_seen", "write_json", "write_result"]
-
 
 class _Console(Console):
     """Goes on in silence where nobody reads any more, as after ``| head -1``.

@@ -10,8 +10,6 @@ import typer
 
 from cognigy_async import AiohttpTransport, ConfigurationError, HttpxTransport, Transport
 
-__all__ = ["Loop", "LoopName", "Over", "TransportName", "loop_of", "transport_of"]
-
 
 class TransportName(StrEnum):
     """What sends the requests."""

@@ -6,8 +6,6 @@ from typing import Literal
 
 from cognigy_async import ConfigurationError, RateLimit
 
-__all__ = ["parse_rate", "told_rate"]
-
 
 def parse_rate(text: str) -> tuple[RateLimit, ...]:
     """``1000/300``: so many requests in so many seconds.

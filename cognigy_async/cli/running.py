@@ -24,16 +24,6 @@ from .output import log_to_stderr, say, say_if_seen
 from .over import LoopName, TransportName, loop_of, transport_of
 from .wording import as_settings
 
-__all__ = [
-    "INTERRUPTED",
-    "INTERRUPTS",
-    "NOT_APPLIED",
-    "USAGE",
-    "Debug",
-    "reported",
-    "with_client",
-]
-
 NOT_APPLIED = 1
 USAGE = 2
 INTERRUPTED = 130

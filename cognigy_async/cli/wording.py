@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["as_settings"]
-
 SETTINGS = {
     "SessionsApi(reads_state=True)": "COGNIGY_READS_STATE=true",
     "SessionsApi(user_id=...)": "COGNIGY_USER_ID",

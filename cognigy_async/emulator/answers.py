@@ -12,8 +12,6 @@ from pydantic_core import to_json
 
 from .throttle import Notice
 
-__all__ = ["Answer", "Errors", "Header", "Problems", "answer_json"]
-
 Header: TypeAlias = tuple[bytes, bytes]
 
 STATUSES = frozenset(HTTPStatus)

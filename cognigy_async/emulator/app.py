@@ -27,8 +27,6 @@ from .throttle import QuotaHeaders, RetryAfter, Throttle
 from .tokens import Tokens
 from .watch import Watch
 
-__all__ = ["Emulator"]
-
 DIALOGS = b"/runtime/v2/dialogs/"
 STATE = b"/state"
 TOKENS = (b"/oauth/token", b"/auth/oauth2/token")

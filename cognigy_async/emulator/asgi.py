@@ -8,17 +8,6 @@ from urllib.parse import quote
 
 from .answers import Answer
 
-__all__ = [
-    "EXTENSION",
-    "ClientGoneError",
-    "Connection",
-    "Message",
-    "Receive",
-    "Request",
-    "Scope",
-    "Send",
-]
-
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]

@@ -14,8 +14,6 @@ from .payload import parse
 if TYPE_CHECKING:
     from .app import Emulator
 
-__all__ = ["Control"]
-
 LARGEST = 1024 * 1024
 DIALOGS = "dialogs/"
 

@@ -25,8 +25,6 @@ from .throttle import Notice, Throttle
 from .tokens import Tokens
 from .watch import Arrival, Watch
 
-__all__ = ["Call", "Endpoint", "Rules", "Server"]
-
 DROPS = frozenset(("drop_before", "drop_after"))
 HANGS = frozenset(("hang", "hang_applied"))
 NOT_EVEN_TRIED = frozenset(("drop_before", "hang"))

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, fields
 from random import Random
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
-__all__ = ["Fault", "FaultSource", "Faults", "Step"]
-
 Chance: TypeAlias = Literal[
     "throttle_tenant",
     "throttle_dialog",

@@ -11,8 +11,6 @@ from .faults import FaultSource
 from .tokens import TokenError, Tokens
 from .watch import Watch
 
-__all__ = ["TokenEndpoint"]
-
 NO_STORE: Header = (b"cache-control", b"no-store")
 LARGEST_FORM = 64 * 1024
 

@@ -9,8 +9,6 @@ from pydantic_core import from_json
 
 from cognigy_async import Limits, StateUpdate, UpdateValidationError
 
-__all__ = ["fault_in", "parse"]
-
 MEMBERS = frozenset(("session", "user", "transition"))
 
 

@@ -14,8 +14,6 @@ from .faults import Fault
 from .payload import fault_in, parse
 from .state import Dialog, holds, sequence_number
 
-__all__ = ["RuntimeEndpoint"]
-
 
 class Write(Call):
     """A GET, or a PATCH: its body, or why there is none, and the headers that matter."""

@@ -16,8 +16,6 @@ from .app import Emulator
 if TYPE_CHECKING:
     from .sockets import SocketServer
 
-__all__ = ["run", "serve"]
-
 
 @asynccontextmanager
 async def serve(

@@ -22,8 +22,6 @@ from .payload import parse
 from .profiles import Profiles
 from .state import Dialog, sequence_number
 
-__all__ = ["BELOW_A_SESSION", "Operation", "SessionsEndpoint"]
-
 MISSING_ARGUMENT = 1000
 INVALID_ARGUMENT = 1005
 DEFAULT_STATE = "default"

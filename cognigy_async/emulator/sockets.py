@@ -20,8 +20,6 @@ from .app import Emulator
 from .asgi import EXTENSION, Receive, Scope, Send
 from .stats import Stats
 
-__all__ = ["SocketServer"]
-
 KEEP_ALIVE = 120
 """Seconds; long enough that a client's idle connections are not closed in its hands."""
 
@@ -52,6 +50,7 @@ class CountedProtocol(HttpToolsProtocol):
         self._extensions: dict[str, Any] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count a new connection."""
         super().connection_made(transport)
         self._extensions[EXTENSION] = SocketConnection(transport)
         stats = self._stats
@@ -59,6 +58,7 @@ class CountedProtocol(HttpToolsProtocol):
         stats.connections_max = max(stats.connections_max, len(self.connections))
 
     def on_message_begin(self) -> None:
+        """Hand the connection to the application with the request."""
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Dialog", "HistoryEntry", "Merge", "holds"]
-
 Merge: TypeAlias = Literal["replace", "recursive"]
 
 COMPETITOR = "competitor"

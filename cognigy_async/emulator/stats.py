@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-__all__ = ["Stats"]
-
 VIOLATIONS = (
     "overlapping_writes",
     "early_requests",

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Literal, TypeAlias
 
 from .expiring import Expiring
 
-__all__ = ["Notice", "QuotaHeaders", "RetryAfter", "Throttle"]
-
 RetryAfter: TypeAlias = Literal["seconds", "decimal", "date", "none"]
 QuotaHeaders: TypeAlias = Literal["none", "ietf", "ietf-early", "x"]
 Quota: TypeAlias = tuple[int, float]
+Subject: TypeAlias = tuple[Literal["tenant", "address", "dialog", "update"], str | None]
+"""Whom something is for: the tenant, a calling address, a dialog, an update by its key."""
+
+TENANT: Subject = ("tenant", None)
 
 TIMER_GRACE = 1e-6
 """Event loops may fire a timer a clock tick early."""
@@ -24,12 +26,9 @@ DATE_GRACE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What an answer asks for: no request to `subject` before `moment` (None: it names none).
+    """What an answer asks for: no request to `subject` before `moment` (None: it names none)."""
 
-    The subject is the tenant, a calling address, a dialog, or one update by its `Idempotency-Key`.
-    """
-
-    subject: tuple[Literal["tenant", "address", "dialog", "update"], str | None]
+    subject: Subject
     moment: float | None
     headers: tuple[tuple[bytes, bytes], ...]
 
@@ -68,9 +67,7 @@ class Throttle:
         ):
             if quota is not None and not (quota[0] >= 1 and 0 < quota[1] < math.inf):
                 raise ValueError(f"{name}={quota!r}: must be (requests, seconds), both positive")
-        self._tenant_quota = tenant_quota
-        self._dialog_quota = dialog_quota
-        self._address_quota = address_quota
+        self._quotas = {"address": address_quota, "tenant": tenant_quota, "dialog": dialog_quota}
         self._quota_headers: QuotaHeaders = quota_headers
         self._style: RetryAfter = style
         self._notice = notice
@@ -79,30 +76,30 @@ class Throttle:
 
     def reset(self) -> None:
         """No window begun, no pause, nothing told."""
-        self._windows = Expiring[str | None, tuple[float, int]](_window_is_over)
-        self._addresses = Expiring[str | None, tuple[float, int]](_window_is_over)
-        self._pauses: dict[str | None, float] = {}
-        self._told = Expiring[Hashable, list[tuple[float, float]]](_all_are_over)
+        self._windows = Expiring[Subject, tuple[float, int]](_window_is_over)
+        self._pauses: dict[Subject, float] = {}
+        self._told = Expiring[Subject, list[tuple[float, float]]](_all_are_over)
 
     def admit(self, dialog_id: str, now: float, address: str | None = None) -> Notice | None:
         """Count a request; a notice where it is refused."""
-        return (
-            self._paused(None, now)
-            or self._paused(dialog_id, now)
-            or self._counted_for(address, now)
-            or self._counted(None, self._tenant_quota, now)
-            or self._counted(dialog_id, self._dialog_quota, now)
-        )
+        dialog: Subject = ("dialog", dialog_id)
+        for subject in (TENANT, dialog) if self._pauses else ():
+            if now < (end := self._pauses.get(subject, -math.inf)):
+                return self._refusal(subject, end - now, now)
+            self._pauses.pop(subject, None)
+        for subject in (("address", address), TENANT, dialog):
+            if (wait := self._counted(subject, now)) is not None:
+                return self._refusal(subject, wait, now)
+        return None
 
     def headers(self, address: str | None, now: float) -> tuple[tuple[bytes, bytes], ...]:
         """How the quota stands after a request, as headers of its answer."""
-        quota, windows, key = self._address_quota, self._addresses, address
-        if quota is None:
-            quota, windows, key = self._tenant_quota, self._windows, None
+        subject: Subject = ("address", address) if self._quotas["address"] else TENANT
+        quota = self._quotas[subject[0]]
         if quota is None or self._quota_headers == "none":
             return ()
         most, seconds = quota
-        end, count = windows.get(key, (now + seconds, 0))
+        end, count = self._windows.get(subject, (now + seconds, 0))
         left = most - count if end > now else most
         # The end of a window less its beginning may be a little more than its length.
         reset = math.ceil(end - now - 1e-6) if end > now else math.ceil(seconds)
@@ -117,8 +114,9 @@ class Throttle:
 
     def pause(self, dialog_id: str | None, seconds: float, now: float) -> Notice:
         """Refuse every request to the dialog (None: to all) for so long."""
-        self._pauses[dialog_id] = now + seconds
-        return self._refusal(dialog_id, seconds, now)
+        subject: Subject = TENANT if dialog_id is None else ("dialog", dialog_id)
+        self._pauses[subject] = now + seconds
+        return self._refusal(subject, seconds, now)
 
     def repeat_after(self, key: str | None, seconds: float, now: float) -> Notice:
         """Ask for a single update not to be repeated before so long."""
@@ -137,47 +135,35 @@ class Throttle:
 
     def is_early(self, dialog_id: str, now: float, address: str | None = None) -> bool:
         """Whether a request comes before the moment named for its tenant, address or dialog."""
-        told = self._told
-        return bool(told) and (
-            self._is_early(("tenant", None), now)
-            or self._is_early(("address", address), now)
-            or self._is_early(("dialog", dialog_id), now)
-        )
+        subjects: tuple[Subject, ...] = (TENANT, ("address", address), ("dialog", dialog_id))
+        return bool(self._told) and any(self._is_early(subject, now) for subject in subjects)
 
     def repeats_early(self, key: str | None, now: float) -> bool:
         """Whether an update is repeated before the moment named for it."""
         return bool(self._told) and self._is_early(("update", key), now)
 
-    def _is_early(self, subject: Hashable, now: float) -> bool:
+    def _is_early(self, subject: Subject, now: float) -> bool:
         return any(known < now < end for known, end in self._told.get(subject, ()))
 
-    def _paused(self, dialog_id: str | None, now: float) -> Notice | None:
-        if not self._pauses:
+    def _counted(self, subject: Subject, now: float) -> float | None:
+        """Count a request in a window; seconds to the end of it where it does not fit."""
+        quota = self._quotas[subject[0]]
+        if quota is None:
             return None
-        end = self._pauses.get(dialog_id)
-        if end is None:
-            return None
+        most, seconds = quota
+        end, count = self._windows.get(subject, (now, 0))
         if now >= end:
-            del self._pauses[dialog_id]
-            return None
-        return self._refusal(dialog_id, end - now, now)
+            end, count = now + seconds, 0
+        if count >= most:
+            return end - now
+        self._windows.put(subject, (end, count + 1), now)
+        return None
 
-    def _counted(self, dialog_id: str | None, quota: Quota | None, now: float) -> Notice | None:
-        wait = _count(self._windows, dialog_id, quota, now)
-        return None if wait is None else self._refusal(dialog_id, wait, now)
-
-    def _counted_for(self, address: str | None, now: float) -> Notice | None:
-        wait = _count(self._addresses, address, self._address_quota, now)
-        if wait is None:
-            return None
-        headers, moment = self._written(wait, now)
-        return Notice(("address", address), moment, headers)
-
-    def _refusal(self, dialog_id: str | None, seconds: float, now: float) -> Notice:
+    def _refusal(self, subject: Subject, seconds: float, now: float) -> Notice:
         headers, moment = self._written(seconds, now)
-        kind: Literal["tenant", "dialog"] = "tenant" if dialog_id is None else "dialog"
-        headers += ((b"x-ratelimit-scope", kind.encode()),)
-        return Notice((kind, dialog_id), moment, headers)
+        if subject[0] != "address":
+            headers += ((b"x-ratelimit-scope", subject[0].encode()),)
+        return Notice(subject, moment, headers)
 
     def _written(
         self, seconds: float, now: float
@@ -197,25 +183,6 @@ class Throttle:
         thousandths = math.ceil(seconds * 1000)
         text = f"{thousandths / 1000:.3f}".encode()
         return ((b"retry-after", text),), now + thousandths / 1000 - TIMER_GRACE
-
-
-def _count(
-    windows: Expiring[str | None, tuple[float, int]],
-    key: str | None,
-    quota: Quota | None,
-    now: float,
-) -> float | None:
-    """Count a request in its window; seconds to the end of it where it does not fit."""
-    if quota is None:
-        return None
-    most, seconds = quota
-    end, count = windows.get(key, (now, 0))
-    if now >= end:
-        end, count = now + seconds, 0
-    if count >= most:
-        return end - now
-    windows.put(key, (end, count + 1), now)
-    return None
 
 
 def _window_is_over(window: tuple[float, int], now: float) -> bool:

@@ -11,8 +11,6 @@ from urllib.parse import parse_qsl, unquote_plus
 
 from .expiring import Expiring
 
-__all__ = ["Token", "TokenError", "Tokens"]
-
 FORM = b"application/x-www-form-urlencoded"
 
 

@@ -6,8 +6,6 @@ from .asgi import Connection
 from .state import HistoryEntry
 from .stats import Stats
 
-__all__ = ["Arrival", "InFlight", "Watch"]
-
 
 class Arrival:
     """A request between its arrival and its answer."""

@@ -11,8 +11,6 @@ import anyio
 
 from cognigy_async import AsyncStateClient, ConfigurationError
 
-__all__ = ["DRAIN_TIMEOUT", "checked_drain_timeout", "open_client"]
-
 logger = logging.getLogger("cognigy_async")
 
 DRAIN_TIMEOUT = 8.0

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from cognigy_async import AsyncStateClient
 
-__all__ = ["Health", "health"]
-
 
 @dataclass(frozen=True, slots=True)
 class Health:

@@ -53,8 +53,6 @@ from cognigy_async import (
     UpdateWithdrawnError,
 )
 
-__all__ = ["METRICS", "instrument"]
-
 SCOPE = "cognigy_async"
 SCHEMA = "https://opentelemetry.io/schemas/1.36.0"
 

@@ -62,8 +62,6 @@ from cognigy_async import (
     UpdateWithdrawnError,
 )
 
-__all__ = ["MEDIA_TYPE", "Problem", "problem_of"]
-
 MEDIA_TYPE = "application/problem+json"
 
 SOON = 1.0

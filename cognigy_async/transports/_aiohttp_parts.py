@@ -10,22 +10,6 @@ from yarl import URL
 
 from ._content import checked_length, decoded, too_large
 
-__all__ = [
-    "CAUSES",
-    "LONGEST_FIELD",
-    "NOT_SENT",
-    "SHORTEST",
-    "TOKEN",
-    "Closed",
-    "Lost",
-    "Sending",
-    "Unusable",
-    "checked_names",
-    "checked_values",
-    "parsed_url",
-    "whole_content",
-]
-
 LONGEST_FIELD = 64 * 1024
 """Bytes of one line of an answer's head; those of httpx are about as long."""
 

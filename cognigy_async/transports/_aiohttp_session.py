@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from ..messages import Request
 
-__all__ = ["ViaSession", "checked_session", "needs_session", "open_session"]
-
 KEEPALIVE = 30.0
 """Seconds for which a connection of the transport's own is kept idle."""
 

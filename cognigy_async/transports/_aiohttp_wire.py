@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from ..messages import Request
 
-__all__ = ["Wire"]
-
 PLAIN_URL = re.compile(r"(https?://[a-zA-Z0-9.:\[\]-]+)(/[!\"$-~]*)")
 WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
 LARGE = 64 * 1024

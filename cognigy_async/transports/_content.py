@@ -7,17 +7,6 @@ from collections.abc import Iterable, Mapping
 
 from ..checks import checked_count
 
-__all__ = [
-    "ACCEPTED_ENCODINGS",
-    "MAX_RESPONSE_BYTES",
-    "UnusableAnswer",
-    "checked_length",
-    "checked_limit",
-    "decoded",
-    "headers_of",
-    "too_large",
-]
-
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 """Several times what the largest state takes: two contexts of 1.5 MB."""
 

@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 from ..errors import NoResponseError, NotSentError, UpdateError
 
-__all__ = ["INVALID", "NotBegun", "failure", "host_of", "reason_of"]
-
 LONGEST_REASON = 160
 DEEPEST_CAUSE = 12
 INVALID = "the URL or a header is not valid in HTTP"

@@ -21,8 +21,6 @@ if TYPE_CHECKING or INSTALLED:
     from ._aiohttp_session import ViaSession, checked_session, needs_session, open_session
     from ._aiohttp_wire import Wire
 
-__all__ = ["AiohttpTransport"]
-
 REASONS = {
     "ClientConnectorCertificateError": "SSL: the certificate is not trusted",
     "ClientHttpProxyError": "the proxy refused to connect",

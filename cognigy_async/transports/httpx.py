@@ -29,8 +29,6 @@ from ._failures import INVALID, NotBegun, failure, host_of, reason_of
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["HttpxTransport"]
-
 KEEPALIVE = 30.0
 """Seconds for which a connection of the transport's own is kept idle; a connection that the server
 has closed meanwhile is noticed before it is used."""

@@ -19,13 +19,13 @@ import anyio
 import pytest
 
 from cognigy_async import ApiKey, AsyncStateClient, Request, Response
+from cognigy_async.checks import is_loopback
 from cognigy_async.cli import over
 from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, read_dialogs, warm_up_of
 from cognigy_async.cli.bench_machine import Cores, pinned_to, resident_bytes
 from cognigy_async.cli.bench_measure import Sample, run_round
 from cognigy_async.cli.bench_run import Bench
 from cognigy_async.cli.bench_server import emulator_process
-from cognigy_async.cli.hosts import is_loopback
 from cognigy_async.cli.over import LoopName
 from cognigy_async.emulator import Emulator, Faults
 

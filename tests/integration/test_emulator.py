@@ -536,7 +536,11 @@ class TestQuotas:
         assert throttle.admit("late", 2.0) is None
         assert len(throttle._windows) == 2000
         assert throttle.admit("later", 2.5) is None
-        assert throttle._windows == {None: (1000.0, 2001), "late": (3.0, 1), "later": (3.5, 1)}
+        assert throttle._windows == {
+            ("tenant", None): (1000.0, 2001),
+            ("dialog", "late"): (3.0, 1),
+            ("dialog", "later"): (3.5, 1),
+        }
 
 
 class TestControl:

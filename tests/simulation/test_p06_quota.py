@@ -150,7 +150,7 @@ async def test_p6_quota_the_reserve_is_left_and_a_burst_of_one_is_even() -> None
     assert most(wire, 10) == 80
     gaps = [b.at - a.at for a, b in zip(wire.sent, wire.sent[1:], strict=False)]
     assert min(gaps) >= 10 / 80
-    assert max(gaps) == pytest.approx(10.01 / 80)
+    assert max(gaps) == pytest.approx(10.05 / 80)
 
 
 # In the first window, requests count from their answers.
@@ -158,12 +158,12 @@ async def test_p6_quota_the_reserve_is_left_and_a_burst_of_one_is_even() -> None
 
 async def test_p6_quota_in_the_first_window_a_request_counts_from_its_answer() -> None:
     """Whatever each takes on its way there, the server never sees too many."""
-    wire = Wire(takes=3)
+    wire = Wire(takes=2)
     async with client_of(wire, rate_limit=RateLimit(4, per=10)) as client:
         await bulk(client, 12, priority="live")
     at = [round(sent.at, 2) for sent in wire.sent]
-    # What all of them take is mostly not waited for again.
-    assert at == [0.0] * 4 + [13.01] * 4 + [23.04] * 4
+    # What all of them take is not waited for again.
+    assert at == [0.0] * 4 + [12.05] * 4 + [22.1] * 4
 
 
 async def test_p6_quota_a_request_that_is_never_answered_holds_its_place_while_it_lasts() -> None:
@@ -175,7 +175,7 @@ async def test_p6_quota_a_request_that_is_never_answered_holds_its_place_while_i
             *(partial(client.update, f"d-{n}", session={"a": 1}) for n in (1, 2))
         )
     assert sum(isinstance(outcome, Exception) for outcome in outcomes) == 1
-    assert wire.sent[1].at == pytest.approx(10.01)
+    assert wire.sent[1].at == pytest.approx(10.05)
 
 
 # What holds no quota, and no worker.
@@ -252,7 +252,7 @@ async def test_p6_quota_a_process_that_restarts_does_not_forget(
         await all_of(*(partial(client.update, f"d-{n}", session={"a": 1}) for n in range(7)))
     assert most(wire, 100) == 10
     assert wire.sent[9].at == 30
-    assert wire.sent[10].at == pytest.approx(100.1)
+    assert wire.sent[10].at == pytest.approx(100.5)
 
 
 async def test_p6_quota_the_state_belongs_to_an_open_client() -> None:

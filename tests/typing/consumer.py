@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -325,18 +324,10 @@ async def writing_many(client: ca.AsyncStateClient) -> None:
     await stream.aclose()
 
 
-@dataclasses.dataclass(frozen=True)
-class Tenant:
-    capacity: int = 1000
-    per: float = 300.0
-    guard: float = 0.005
-    burst: int | None = None
-
-
 def planning() -> None:
     found = ca.plan(
         [ca.StateUpdate("d-1", session={"a": 1}), {"dialog_id": "d-2", "session": {"a": 1}}],
-        rate_limit=Tenant(),
+        rate_limit=ca.RateLimit(1000, per=300),
         coalesce=True,
         limits=ca.Limits(),
         session_ttl=1800.0,
@@ -347,7 +338,7 @@ def planning() -> None:
     assert_type(found.dialogs, int)
     assert_type(found.seconds, float | None)
     assert_type(found.warning, str | None)
-    ca.plan([], rate_limit=[Tenant(), Tenant()])
+    ca.plan([], rate_limit=[ca.RateLimit(20, per=1), ca.RateLimit(1000, per=300)])
 
 
 async def resetting(client: ca.AsyncStateClient) -> None:

@@ -29,8 +29,8 @@ from cognigy_async.errors import (
 
 EXCEPTIONS = [
     thing
-    for name in errors.__all__
-    if isinstance(thing := getattr(errors, name), type) and issubclass(thing, Exception)
+    for thing in vars(errors).values()
+    if isinstance(thing, type) and issubclass(thing, Exception)
 ]
 UPDATE_ERRORS = [kind for kind in EXCEPTIONS if issubclass(kind, UpdateError)]
 

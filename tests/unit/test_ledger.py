@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import RateLimit
-from cognigy_async.ledger import BATCHES, LEASE, Grant, Ledger, Report
+from cognigy_async.ledger import BATCHES, LEASE, Grant, Ledger
 
 LIMIT = RateLimit(60, per=2, guard=0.0)
 
@@ -71,11 +71,11 @@ def test_a_report_puts_right_what_was_assumed() -> None:
     ledger = visit(b"", 100.0)
     ledger.take("a", 3, 100.0, live=True)
     ledger.take("b", 3, 100.0, live=True)
-    # Two of one batch were used, the last of them half a second ago; none of the other.
-    ledger.report([Report("a", 2, 0.5), Report("b", 0, 0.0)], 101.0)
+    # Two of one batch were used; none of the other.
+    ledger.report({"a": 2, "b": 0})
     content = ledger.content()
-    assert visit(content, 102.4).used == 2
-    assert visit(content, 102.5).used == 0
+    assert visit(content, 102.03).used == 2
+    assert visit(content, 102.05).used == 0
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"offset": 1}', b"\xff", b'{"batches": 5}'])
@@ -117,7 +117,7 @@ def test_whatever_the_processes_do_no_window_is_over(data: st.DataObject) -> Non
         at = now + data.draw(st.floats(0, LEASE * 2))
         starts += [at] * used
         if data.draw(st.booleans()):
-            ledger.report([Report(f"{number}", used, now - at)], now)
+            ledger.report({f"{number}": used})
         content = ledger.content()
         starts.sort()
     for start in starts:
