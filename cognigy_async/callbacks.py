@@ -115,7 +115,7 @@ class Hook:
         self._handler = on_dead_letter
         self._retries = retries
         self._concurrency = concurrency
-        self._max_queue = max_queue
+        self.max_queue = max_queue
         self.name = getattr(callback, "__qualname__", type(callback).__name__)
         self._owner = owner
         self._metrics = owner.metrics
@@ -124,7 +124,8 @@ class Hook:
         self._ready: deque[str] = deque()
         self._running = 0
         self._queued = 0
-        self._reserved = 0
+        self.taken = 0
+        """Places that are reserved, or have an event."""
         self._dead: deque[tuple[Delivery, DeadLetter]] = deque()
         self.open: set[Delivery] = set()
         """What is neither delivered nor buried."""
@@ -133,26 +134,26 @@ class Hook:
     def __repr__(self) -> str:
         return (
             f"<Hook {self.name} {self._queued} queued, {self._running} running, "
-            f"{self._reserved} reserved>"
+            f"{self.taken - self._queued} reserved>"
         )
 
     @property
     def full(self) -> bool:
         """Whether every place is taken."""
-        return self._queued + self._reserved >= self._max_queue
+        return self.taken >= self.max_queue
 
     @property
     def places(self) -> int:
         """How many places are free."""
-        return max(0, self._max_queue - self._queued - self._reserved)
+        return max(0, self.max_queue - self.taken)
 
     def reserve(self) -> None:
         """Take a place for the event of an update that is about to be sent."""
-        self._reserved += 1
+        self.taken += 1
 
     def release(self) -> None:
         """Give the place back: its event is published, or there will be none."""
-        self._reserved -= 1
+        self.taken -= 1
 
     def publish(
         self,
@@ -167,13 +168,14 @@ class Hook:
         receipt = None if watch is None else _receipt_of(watch, index, self.name)
         delivery = Delivery(event, context, receipt)
         self.open.add(delivery)
-        if self._queued >= self._max_queue and not self.waits and not exempt:
+        if self._queued >= self.max_queue and not self.waits and not exempt:
             self._bury(delivery, CallbackError(f"the queue of {self.name} is full"))
             return
         if not self._owner.open:
             self._bury(delivery, CallbackError(CLOSED))
             return
         self._queued += 1
+        self.taken += 1
         queue = self._by_dialog.get(event.dialog_id)
         if queue is None:
             self._by_dialog[event.dialog_id] = deque((delivery,))
@@ -247,6 +249,7 @@ class Hook:
             del self._by_dialog[dialog_id]
         was_full = self.full
         self._queued -= 1
+        self.taken -= 1
         self._pump()
         if was_full:
             self._owner.on_room()
@@ -273,7 +276,7 @@ class Hook:
             attempts=delivery.attempts,
         )
         # Where the handler is slower than the events fail, the newest is lost rather than memory.
-        if self._handler is None or len(self._dead) >= self._max_queue:
+        if self._handler is None or len(self._dead) >= self.max_queue:
             self._over(delivery)
             return
         self._dead.append((delivery, DeadLetter(event, error, delivery.attempts)))
@@ -312,6 +315,7 @@ class Hook:
         rest = [delivery for queue in self._by_dialog.values() for delivery in queue]
         self._by_dialog.clear()
         self._ready.clear()
+        self.taken -= self._queued
         self._queued = 0
         for delivery in rest:
             self._bury(delivery, CallbackError(CLOSED))

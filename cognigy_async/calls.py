@@ -32,14 +32,14 @@ class _Call:
         self.active = True
 
 
-_current: ContextVar[_Call | None] = ContextVar("cognigy_async.call", default=None)
+current_call: ContextVar[_Call | None] = ContextVar("cognigy_async.call", default=None)
 """Set where a callback runs: what it calls must not wait for the queue that it holds up. Tasks that
 the callback started inherit it, and the mark says whether the call is still under way."""
 
 
 def inside_callback(owner: object) -> bool:
     """Whether this is called, directly or not, by a callback of `owner` that is under way."""
-    call = _current.get()
+    call = current_call.get()
     return call is not None and call.active and call.owner is owner
 
 
@@ -70,7 +70,7 @@ class Caller:
             Exception: what it raises, or a `TimeoutError`.
         """
         call = _Call(self._owner)
-        mark = _current.set(call)
+        mark = current_call.set(call)
         try:
             with anyio.fail_after(self._timeout):
                 result: object
@@ -85,7 +85,7 @@ class Caller:
                     await cast("Awaitable[object]", result)
         finally:
             call.active = False
-            _current.reset(mark)
+            current_call.reset(mark)
 
     async def _in_thread(self, function: Callable[[Any], object], argument: object) -> object:
         call = object()

@@ -1,28 +1,45 @@
-"""`AsyncStateClient`: the façade. How it is opened, looked after and closed is in `upkeep`."""
+"""`AsyncStateClient`: the façade."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from .admission import Priority, Row, kind_of
-from .entries import Entry, Kind, Terms
-from .errors import QueueFullError
+from .admission import Admission, kind_of
+from .api.runtime import RuntimeApi
+from .checks import checked_timeout
+from .config import ClientConfig, Priority
+from .entries import ASSIGN, STRICT, Entry, Kind, Terms
+from .errors import ClientUsageError, DialogPausedError, QueueFullError
+from .hooks import Hooks, Register
+from .life import Life
+from .limiters import RateLimits, quota_of
+from .limits import Limits
 from .metadata import NO_METADATA
-from .models import Decide, DialogState, UpdateResult
+from .metrics import Metrics
+from .models import CloseReport, Decide, DialogState, UpdateResult
+from .observing import Observer
 from .pending import PendingUpdate
+from .quota import QuotaState
 from .retry import RetryPolicy
+from .rows import Row
 from .stream import UpdateStream
 from .updates import StateUpdate
-from .upkeep import Upkeep
+from .waker import Waker
 
 if TYPE_CHECKING:
+    from .api import StateApi
+    from .audit import AuditSink
+    from .audit.trail import AuditTrail
+    from .credentials import TokenProvider
     from .events import UpdateWatch
     from .messages import Request
+    from .transports import Transport
 
 
-class AsyncStateClient(Upkeep):
+class AsyncStateClient:
     """Writes dialog state, from many tasks at once.
 
     Use it as ``async with AsyncStateClient(...) as client``, one for the life of the process. All
@@ -51,6 +68,165 @@ class AsyncStateClient(Upkeep):
     Raises:
         ConfigurationError: an argument that cannot work.
     """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        auth: TokenProvider,
+        api: StateApi | None = None,
+        max_in_flight: int = 32,
+        max_pending: int = 10_000,
+        rate_limit: RateLimits = None,
+        retry: RetryPolicy | None = None,
+        limits: Limits | None = None,
+        coalesce: bool = False,
+        linger: float = 0.0,
+        on_failure: Literal["continue", "pause"] = "continue",
+        timeout: float = 15.0,
+        audit: AuditSink | Sequence[AuditSink] | None = None,
+        transport: Transport | None = None,
+        allow_insecure: bool = False,
+    ) -> None:
+        api = api if api is not None else RuntimeApi()
+        self._config = config = ClientConfig(
+            base_url=base_url,
+            auth=auth,
+            api=api,
+            max_in_flight=max_in_flight,
+            max_pending=max_pending,
+            rate_limit=rate_limit,
+            retry=retry or RetryPolicy(),
+            limits=limits if limits is not None else getattr(api, "limits", Limits()),
+            coalesce=coalesce,
+            linger=linger,
+            on_failure=on_failure,
+            timeout=timeout,
+            audit=audit,
+            transport=transport,
+            allow_insecure=allow_insecure,
+        )
+        quota = quota_of(rate_limit)
+        self.metrics = Metrics(quota)
+        """Counts and latencies; `metrics.snapshot()` is a frozen copy."""
+        waker = Waker()
+        self._hooks = Hooks(self.metrics, waker)
+        self.on_state_updated = Register(self._hooks, failures=False)
+        """Registers a callback for the updates that were applied; see `Register`."""
+        self.on_update_failed = Register(self._hooks, failures=True)
+        """Registers a callback for the updates that were sent and failed."""
+        self._audit: AuditTrail | None = None
+        if audit is not None:
+            from .audit.trail import AuditTrail
+
+            self._audit = AuditTrail(audit, self.metrics)
+        self._life = Life(config, self.metrics, self._hooks, quota, self._audit, waker)
+        self._check = api.check
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._config.base_url} {self._life} {self.metrics!r}>"
+
+    @property
+    def base_url(self) -> str:
+        """Where the API is, without a slash at its end."""
+        return self._config.base_url
+
+    @property
+    def api(self) -> StateApi:
+        """Which API of the server is used."""
+        return self._config.api
+
+    @property
+    def limits(self) -> Limits:
+        """What updates are checked against."""
+        return self._config.limits
+
+    @property
+    def on_failure(self) -> Literal["continue", "pause"]:
+        """What follows a failed update of a dialog: the argument."""
+        return self._config.on_failure
+
+    def add_observer(self, observer: Observer) -> None:
+        """Let `observer` see each update and its requests from now on, as tracing does."""
+        self._hooks.observers += (observer,)
+
+    async def flush(self) -> None:
+        """Wait until everything accepted before has settled and callbacks have had their events.
+
+        Updates held by paused dialogs are not waited for, and audit sinks at most five seconds.
+
+        Raises:
+            ClientUsageError: called from inside a callback, which it would wait for.
+        """
+        if self._hooks.called_us():
+            raise ClientUsageError("flush() would wait for the callback that calls it")
+        self._life.check_open()
+        await self._life.opened().flush()
+        await self._hooks.drained()
+        if self._audit is not None:
+            await self._audit.flush()
+
+    def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
+        """The dialogs that wait for `resume`, each with its failure as `__cause__`."""
+        engine = self._life.engine
+        return engine.completion.paused() if engine is not None else {}
+
+    def resume(self, dialog_id: str | None = None) -> None:
+        """Let one paused dialog go on, or all of them; nothing for one that is not paused."""
+        self._life.check_open()
+        self._life.opened().completion.resume(dialog_id)
+
+    def quota_state(self) -> QuotaState:
+        """The requests that still count, as JSON: what a process that restarts must not forget.
+
+        Nothing is in it of limits that are shared by a file, which is read again anyway.
+        """
+        self._life.check_open()
+        return self._life.opened().save_quota()
+
+    def restore_quota(self, state: QuotaState) -> None:
+        """Count what `quota_state` told, perhaps in another process before this one.
+
+        Raises:
+            ConfigurationError: it is something else.
+        """
+        self._life.check_open()
+        self._life.opened().restore_quota(state)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes updates: from its opening to the beginning of its close."""
+        return self._life.accepting
+
+    @property
+    def close_report(self) -> CloseReport | None:
+        """What `aclose` returned, None before."""
+        return self._life.report
+
+    async def __aenter__(self) -> Self:
+        await self._life.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._life.leave(drain=error is None)
+
+    async def aclose(self, *, drain: bool = True, timeout: float = 30.0) -> CloseReport:
+        """Stop accepting, settle everything, deliver the events, close the connections.
+
+        Args:
+            drain: send what was accepted; otherwise only what is in flight ends.
+            timeout: seconds for all of it. What is in flight then is cut off and ambiguous, what
+                was not sent is returned, and events not delivered go to the dead letters.
+
+        Raises:
+            ClientUsageError: called from inside a callback, which it would wait for.
+        """
+        return await self._life.close(drain=drain, timeout=checked_timeout(timeout))
 
     async def update(
         self,
@@ -92,9 +268,9 @@ class AsyncStateClient(Upkeep):
             AuditError: a strict audit sink takes no records; nothing was sent.
             ClientUsageError: the client is closed, or used in another event loop.
         """
-        admission = self._admission
+        config = self._config
         update = StateUpdate.checked(
-            admission.limits,
+            config.limits,
             dialog_id,
             session,
             user,
@@ -105,24 +281,22 @@ class AsyncStateClient(Upkeep):
             profile_id,
             metadata,
         )
-        admission.check(update)
-        terms = admission.terms(retry, timeout, deadline, priority, coalesce)
-        if not admission.take_room():
+        self._check(update)
+        moment = None if deadline is None else self._life.moment(deadline)
+        terms = config.terms(retry, timeout, moment, priority, coalesce)
+        admission = self._life.check_open()
+        wakes = admission.wakes
+        kind = ASSIGN if update._if_match is None else STRICT
+        entry = admission.admit(kind, dialog_id, update, terms, wakes)
+        if entry is None:
             await admission.wait_for_room(terms.deadline, dialog_id)
-        wakes = self._wakes
-        entry = admission.begin(
-            kind_of(update),
-            dialog_id,
-            update,
-            terms,
-            wakes,
-        )
+            entry = admission.begin(kind, dialog_id, update, terms, wakes)
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
         try:
             await wakes.wait(entry)
         except BaseException:
-            self._life.engine.cancel(entry)
+            self._life.opened().cancel(entry)
             raise
         if entry.error is not None:
             raise entry.error
@@ -152,11 +326,14 @@ class AsyncStateClient(Upkeep):
             DeadlineExceededError, AuditError: as for `update`.
             ClientUsageError: the client is closed, or used in another event loop.
         """
-        valid = self._admission.parse(update)
-        terms = self._admission.terms(retry, timeout, deadline, priority, coalesce, watch)
-        if not self._admission.take_room():
-            await self._admission.wait_for_room(terms.deadline, valid.dialog_id)
-        return self._hand_out(valid, terms)
+        valid = self._config.parse(update)
+        terms = self._config.terms(
+            retry, timeout, self._moment(deadline), priority, coalesce, watch
+        )
+        admission = self._life.check_open()
+        if not admission.take_room():
+            await admission.wait_for_room(terms.deadline, valid.dialog_id)
+        return self._hand_out(admission, valid, terms)
 
     def submit_nowait(
         self,
@@ -176,11 +353,14 @@ class AsyncStateClient(Upkeep):
             UpdateValidationError, DeadlineExceededError, AuditError, ClientUsageError: as for
                 `submit`.
         """
-        valid = self._admission.parse(update)
-        terms = self._admission.terms(retry, timeout, deadline, priority, coalesce, watch)
-        if not self._admission.take_room():
-            raise QueueFullError(self._max_pending)
-        return self._hand_out(valid, terms)
+        valid = self._config.parse(update)
+        terms = self._config.terms(
+            retry, timeout, self._moment(deadline), priority, coalesce, watch
+        )
+        admission = self._life.check_open()
+        if not admission.take_room():
+            raise QueueFullError(self._config.max_pending)
+        return self._hand_out(admission, valid, terms)
 
     def update_many(
         self,
@@ -213,11 +393,12 @@ class AsyncStateClient(Upkeep):
             ClientUsageError: while iterating, when the client is not open; at once with a deadline.
         """
         return UpdateStream(
-            self._admission,
-            lambda: self._life.engine,
+            self._config,
+            self._life,
             updates,
-            limit=max(1, self._max_pending // 2),
-            terms=self._admission.terms(retry, timeout, deadline, priority, coalesce, watch),
+            terms=self._config.terms(
+                retry, timeout, self._moment(deadline), priority, coalesce, watch
+            ),
         )
 
     async def get_state(
@@ -239,11 +420,10 @@ class AsyncStateClient(Upkeep):
             UpdateError: it could not be read.
             ClientUsageError: the client is closed, or used in another event loop.
         """
-        self._api.check_use("get_state")
-        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
-        terms = self._admission.terms(retry, timeout, deadline, priority)
-        self._life.check_open()
-        entry = await self._carry_out(Kind.READ, dialog_id, terms)
+        self._config.api.check_use("get_state")
+        dialog_id, _ = self._config.check_dialog_id(dialog_id)
+        terms = self._config.terms(retry, timeout, self._moment(deadline), priority)
+        entry = await self._carry_out(self._life.check_open(), Kind.READ, dialog_id, terms)
         assert entry.state is not None
         return entry.state
 
@@ -274,12 +454,15 @@ class AsyncStateClient(Upkeep):
         given: Any = fn
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise TypeError("modify takes a plain function of the dialog's state, not an async one")
-        self._api.check_use("modify")
-        dialog_id, metadata = self._admission.check_dialog_id(dialog_id, metadata)
-        terms = self._admission.terms(retry, timeout, deadline, priority)
-        if not self._admission.take_room():
-            await self._admission.wait_for_room(terms.deadline, dialog_id)
-        entry = await self._carry_out(Kind.MODIFY, dialog_id, terms, decide=fn, metadata=metadata)
+        self._config.api.check_use("modify")
+        dialog_id, metadata = self._config.check_dialog_id(dialog_id, metadata)
+        terms = self._config.terms(retry, timeout, self._moment(deadline), priority)
+        admission = self._life.check_open()
+        if not admission.take_room():
+            await admission.wait_for_room(terms.deadline, dialog_id)
+        entry = await self._carry_out(
+            admission, Kind.MODIFY, dialog_id, terms, decide=fn, metadata=metadata
+        )
         return entry.result
 
     async def reset_context(
@@ -306,9 +489,9 @@ class AsyncStateClient(Upkeep):
         Raises:
             UnsupportedByApiError: this API has no resets. Otherwise what `update` raises.
         """
-        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
-        request = self._api.reset(
-            self._base_url, dialog_id, "context", user_id, flow_reference_id, entrypoint
+        dialog_id, _ = self._config.check_dialog_id(dialog_id)
+        request = self._config.api.reset(
+            self._config.base_url, dialog_id, "context", user_id, flow_reference_id, entrypoint
         )
         return await self._reset(dialog_id, request, retry, timeout)
 
@@ -321,8 +504,8 @@ class AsyncStateClient(Upkeep):
         timeout: float | None = None,
     ) -> UpdateResult:
         """Put the state of a session's flow back to its default; see `reset_context`."""
-        dialog_id, _ = self._admission.check_dialog_id(dialog_id)
-        request = self._api.reset(self._base_url, dialog_id, "state", user_id)
+        dialog_id, _ = self._config.check_dialog_id(dialog_id)
+        request = self._config.api.reset(self._config.base_url, dialog_id, "state", user_id)
         return await self._reset(dialog_id, request, retry, timeout)
 
     async def _reset(
@@ -332,15 +515,17 @@ class AsyncStateClient(Upkeep):
         retry: RetryPolicy | None,
         timeout: float | None,
     ) -> UpdateResult:
-        terms = self._admission.terms(retry, timeout)
-        if not self._admission.take_room():
-            await self._admission.wait_for_room(None, dialog_id)
-        entry = await self._carry_out(Kind.RESET, dialog_id, terms, requests=[request])
+        terms = self._config.terms(retry, timeout)
+        admission = self._life.check_open()
+        if not admission.take_room():
+            await admission.wait_for_room(None, dialog_id)
+        entry = await self._carry_out(admission, Kind.RESET, dialog_id, terms, requests=[request])
         assert entry.result is not None
         return entry.result
 
     async def _carry_out(
         self,
+        admission: Admission,
         kind: Kind,
         dialog_id: str,
         terms: Terms,
@@ -350,8 +535,8 @@ class AsyncStateClient(Upkeep):
         requests: list[Request] | None = None,
     ) -> Entry:
         """Accept all but an update and wait for its outcome; cancelled, it is given up."""
-        wakes = self._wakes
-        entry = self._admission.begin(
+        wakes = admission.wakes
+        entry = admission.begin(
             kind,
             dialog_id,
             None,
@@ -364,18 +549,19 @@ class AsyncStateClient(Upkeep):
         try:
             await wakes.wait(entry)
         except BaseException:
-            self._life.engine.cancel(entry)
+            self._life.opened().cancel(entry)
             raise
         if entry.error is not None:
             raise entry.error
         return entry
 
-    def _hand_out(self, update: StateUpdate, terms: Terms) -> PendingUpdate:
+    def _hand_out(self, admission: Admission, update: StateUpdate, terms: Terms) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
-        pending = PendingUpdate(self._life.engine, self._life.check_home)
+        pending = PendingUpdate(self._life)
         pending.bind(
-            self._admission.begin(
-                kind_of(update), update.dialog_id, update, terms, pending, held=True
-            )
+            admission.begin(kind_of(update), update.dialog_id, update, terms, pending, held=True)
         )
         return pending
+
+    def _moment(self, deadline: float | None) -> float | None:
+        return None if deadline is None else self._life.moment(deadline)

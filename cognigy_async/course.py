@@ -177,7 +177,9 @@ class Course:
 
     def _applied(self, entry: Entry, response: Response, now: float) -> Next:
         etag = self.api.etag(response)
-        self._remember(entry.dialog_id, etag)
+        self._etags[entry.dialog_id] = etag
+        if len(self._etags) >= KNOWN_ETAGS:
+            self._older_etags, self._etags = self._etags, {}
         entry.part += 1
         assert entry.requests is not None
         if entry.part < len(entry.requests):

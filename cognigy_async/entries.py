@@ -51,6 +51,7 @@ class Action(enum.Enum):
 
 ASSIGN = Kind.ASSIGN
 READ = Kind.READ
+STRICT = Kind.STRICT
 WRITE = Action.WRITE
 """For where each update passes: on Python 3.11 a look-up on the class costs five times as much."""
 

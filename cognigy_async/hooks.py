@@ -10,10 +10,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .callbacks import Delivery, Hook, HookOptions
-from .calls import inside_callback
+from .calls import current_call
 from .countdown import Countdowns
 from .events import Callback, UpdateEvent, UpdateWatch
 from .metrics import Metrics
+from .observing import Observer
+from .waker import Waker
 
 CallbackT = TypeVar("CallbackT", bound=Callback)
 
@@ -24,9 +26,9 @@ BURIAL_TIME = 1.0
 class Hooks:
     """All callbacks of a client, and the tasks that call them."""
 
-    def __init__(self, metrics: Metrics, on_room: Callable[[], None]) -> None:
+    def __init__(self, metrics: Metrics, waker: Waker) -> None:
         self.metrics = metrics
-        self.on_room = on_room
+        self._waker = waker
         self._hooks: tuple[Hook, ...] = ()
         self._waiting: tuple[Hook, ...] = ()
         self._tasks: TaskGroup | None = None
@@ -34,6 +36,8 @@ class Hooks:
         self.open = False
         self.any = False
         """Whether there are callbacks at all."""
+        self.observers: tuple[Observer, ...] = ()
+        """What sees every update."""
 
     def __repr__(self) -> str:
         return f"<Hooks {list(self._hooks)}>"
@@ -48,7 +52,10 @@ class Hooks:
     @property
     def full(self) -> bool:
         """Whether sending has to wait for a callback."""
-        return any(hook.full for hook in self._waiting)
+        for hook in self._waiting:  # noqa: SIM110 (a generator costs more on the hot path)
+            if hook.taken >= hook.max_queue:
+                return True
+        return False
 
     def places(self, most: int) -> int:
         """How many events have a place now, at most `most`."""
@@ -57,7 +64,7 @@ class Hooks:
     def reserve(self) -> tuple[Hook, ...]:
         """Places for the event of an update; give them to `publish`."""
         for hook in self._waiting:
-            hook.reserve()
+            hook.taken += 1
         return self._waiting
 
     def publish(
@@ -80,11 +87,16 @@ class Hooks:
                 if hook.failures is failed:
                     hook.publish(event, context, exempt=exempt, watch=watch, index=index)
         if was_full and not self.full:
-            self.on_room()
+            self._waker.wake()
+
+    def on_room(self) -> None:
+        """A full queue has room again."""
+        self._waker.wake()
 
     def called_us(self) -> bool:
         """Whether this is called by one of these callbacks, directly or not."""
-        return inside_callback(self)
+        call = current_call.get()
+        return call is not None and call.active and call.owner is self
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         """Start a task that delivers."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .lane import IDLE, PAUSED, READY, WAITING, Lane
+from .lane import IDLE, IN_FLIGHT, PAUSED, READY, WAITING, Lane
 
 if TYPE_CHECKING:
     from .entries import Entry
@@ -30,9 +30,9 @@ class Lanes:
 
     def __init__(self) -> None:
         self._by_dialog: dict[str, Lane] = {}
-        self._urgent: deque[Lane] = deque()
-        self._live: deque[Lane] = deque()
-        self._bulk: deque[Lane] = deque()
+        self.urgent: deque[Lane] = deque()
+        self.live: deque[Lane] = deque()
+        self.bulk: deque[Lane] = deque()
         self._timers: list[tuple[float, int, Lane]] = []
         self._ties = 0
         self._since_bulk = 0
@@ -59,7 +59,15 @@ class Lanes:
             dialog_id = entry.dialog_id
             lane = self._by_dialog.get(dialog_id)
             if lane is None:
-                lane = self._by_dialog[dialog_id] = Lane(dialog_id)
+                lane = Lane(dialog_id, entry, None, READY, int(entry.live), int(entry.exempt))
+                self._by_dialog[dialog_id] = lane
+                entry.lane = lane
+                queue = self.urgent if lane.exempt else self.live if lane.live else self.bulk
+                lane.queue = queue
+                queue.append(lane)
+                if len(queue) > self._sweep_at:
+                    self._sweep()
+                return
         if lane.state is IDLE:
             lane.append(entry)
             lane.move(READY)
@@ -77,9 +85,9 @@ class Lanes:
 
     def _queue(self, lane: Lane, *, first: bool = False, urgent: bool = False) -> None:
         if urgent or lane.exempt:
-            queue = self._urgent
+            queue = self.urgent
         else:
-            queue = self._live if lane.live else self._bulk
+            queue = self.live if lane.live else self.bulk
         lane.queue = queue
         if first:
             queue.appendleft(lane)
@@ -90,7 +98,7 @@ class Lanes:
 
     def _sweep(self) -> None:
         """Forget the places and moments that lanes have left behind."""
-        for queue in (self._urgent, self._live, self._bulk):
+        for queue in (self.urgent, self.live, self.bulk):
             places = [lane for lane in queue if lane.queue is queue]
             queue.clear()
             queue.extend(places)
@@ -102,15 +110,15 @@ class Lanes:
     @property
     def any_waiting(self) -> bool:
         """Whether a lane is ready, or was."""
-        return bool(self._bulk or self._live or self._urgent)
+        return bool(self.bulk or self.live or self.urgent)
 
     def waiting(self) -> int:
         """How many lanes are ready, or were."""
-        return len(self._live) + len(self._bulk) + len(self._urgent)
+        return len(self.live) + len(self.bulk) + len(self.urgent)
 
     def waiting_before_bulk(self) -> int:
         """How many of them go before bulk work."""
-        return len(self._live) + len(self._urgent)
+        return len(self.live) + len(self.urgent)
 
     def take(self, *, bulk: bool = True, placed: bool = False) -> Lane | None:
         """The lane whose turn it is, now in flight.
@@ -121,30 +129,31 @@ class Lanes:
         """
         if placed:
             return self._take_placed(bulk=bulk)
-        lane = self._next(self._urgent) if self._urgent else None
+        lane = self._next(self.urgent) if self.urgent else None
         if lane is None:
             due = self._since_bulk >= self.BULK_TURN - 1
-            if self._live and not (bulk and due and self._bulk):
-                lane = self._next_live()
-            if lane is None and bulk and self._bulk:
-                lane = self._next(self._bulk)
+            if self.live and not (bulk and due and self.bulk):
+                self._since_bulk += 1
+                lane = self._next(self.live)
+            if lane is None and bulk and self.bulk:
+                lane = self._next(self.bulk)
                 if lane is not None:
                     self._since_bulk = 0
-            if lane is None and bulk and due and self._live:
+            if lane is None and bulk and due and self.live:
                 lane = self._next_live()
         return lane
 
     def _next_live(self) -> Lane | None:
         self._since_bulk += 1
-        return self._next(self._live)
+        return self._next(self.live)
 
     @property
     def bulk_is_due(self) -> bool:
         """Whether so much live work went before bulk work that it is the turn of that."""
-        return self._since_bulk >= self.BULK_TURN - 1 and bool(self._bulk)
+        return self._since_bulk >= self.BULK_TURN - 1 and bool(self.bulk)
 
     def _take_placed(self, *, bulk: bool) -> Lane | None:
-        for queue in (self._urgent, self._live, self._bulk) if bulk else (self._urgent, self._live):
+        for queue in (self.urgent, self.live, self.bulk) if bulk else (self.urgent, self.live):
             for lane in queue:
                 head = lane.head
                 if lane.queue is queue and head is not None and (lane.exempt or head.has_place):
@@ -155,16 +164,16 @@ class Lanes:
 
     def promote_bulk(self) -> Lane | None:
         """Let the next lane of bulk work go before all others."""
-        while self._bulk:
-            lane = self._bulk.popleft()
-            if lane.queue is self._bulk:
+        while self.bulk:
+            lane = self.bulk.popleft()
+            if lane.queue is self.bulk:
                 self._queue(lane, urgent=True)
                 return lane
         return None
 
     def take_live(self) -> Lane | None:
         """The next lane of live work, now in flight; one that has to be refused."""
-        return self._next(self._live)
+        return self._next(self.live)
 
     @staticmethod
     def _next(queue: deque[Lane]) -> Lane | None:
@@ -172,7 +181,10 @@ class Lanes:
             lane = queue.popleft()
             # A lane that was lifted or emptied leaves its old place behind.
             if lane.queue is queue:
-                lane.begin()
+                if lane.state is not READY:
+                    lane.move(IN_FLIGHT)
+                lane.queue = None
+                lane.state = IN_FLIGHT
                 return lane
         return None
 
@@ -206,6 +218,19 @@ class Lanes:
             self.ready(lane)
             count += 1
         return count
+
+    def finish(self, lane: Lane) -> None:
+        """Take out the head, which has its outcome; the lane goes on, or is forgotten."""
+        entry = lane.head
+        if entry is None or lane.behind or lane.state is not IN_FLIGHT:
+            lane.remove(lane.first)
+            self.next_or_drop(lane)
+            return
+        lane.head = entry.lane = None
+        lane.live = lane.exempt = 0
+        lane.state = IDLE
+        if self._by_dialog.get(lane.dialog_id) is lane:
+            del self._by_dialog[lane.dialog_id]
 
     def next_or_drop(self, lane: Lane) -> None:
         """After its head is gone: make the lane ready if it has more, else forget it."""

@@ -9,19 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from .admission import Admission
 from .background import TaskOwner, to_the_end
+from .checks import checked_seconds
+from .context import Context
+from .course import Course
+from .engine import Engine
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
 from .logs import log
 from .models import CloseReport
+from .room import Room
 from .surroundings import forks, home_of_this_task, monotonic_clock
 
 if TYPE_CHECKING:
     from .audit.trail import AuditTrail
-    from .engine import Engine
+    from .config import ClientConfig
     from .metrics import Metrics
-    from .room import Room
+    from .quota import Quota
     from .transports import Transport
+    from .waker import Waker
 
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
 
@@ -48,16 +55,24 @@ class Life:
     """Opens the engine of one client, says where and when it may be used, and closes it."""
 
     def __init__(
-        self, hooks: Hooks, room: Room, metrics: Metrics, audit: AuditTrail | None
+        self,
+        config: ClientConfig,
+        metrics: Metrics,
+        hooks: Hooks,
+        quota: Quota | None,
+        audit: AuditTrail | None,
+        waker: Waker,
     ) -> None:
-        self._hooks = hooks
-        self._room = room
+        self._config = config
         self._metrics = metrics
+        self._hooks = hooks
+        self._quota = quota
         self._audit = audit
+        self._waker = waker
         self._owner = TaskOwner()
-        self.engine: Engine
-        """What carries updates out; there once the client is open."""
-        self.was_opened = False
+        self.engine: Engine | None = None
+        """What carries updates out; None before the client is open."""
+        self._admission: Admission | None = None
         self._transport: Transport | None = None
         self._events: _Events | None = None
         self._home: Callable[[], Any] | None = None
@@ -75,7 +90,7 @@ class Life:
 
     def check_home(self) -> None:
         """Raise `ClientUsageError` in another event loop, thread or process than its own."""
-        if self._forks != forks():
+        if self._forks != forks.count:
             raise ClientUsageError(
                 "this client was opened before the process forked; open one in each process"
             )
@@ -88,29 +103,54 @@ class Life:
                 "this client belongs to another event loop; open one in each event loop"
             )
 
-    def check_open(self) -> None:
-        """Raise `ClientUsageError` where no updates are taken."""
-        if not self.was_opened:
+    def check_open(self) -> Admission:
+        """The way in; raise `ClientUsageError` where no updates are taken."""
+        if self._admission is None:
             raise ClientClosedError("the client is not open: use it inside `async with`")
         self.check_home()
         if not self.accepting and not (self._draining and self._hooks.called_us()):
             raise ClientClosedError("the client is closed and takes no more updates")
+        return self._admission
 
-    async def open(self, engine: Callable[[], Engine], transport: Transport) -> None:
-        """Start to work; `engine` is called in the event loop."""
-        if self.was_opened or self._closing:
+    def moment(self, seconds: float) -> float:
+        """The deadline that is so many seconds from now."""
+        seconds = checked_seconds("deadline", seconds)
+        self.check_open()
+        return self.opened().clock() + seconds
+
+    def opened(self) -> Engine:
+        """The engine of a client that was opened; raise `ClientClosedError` where it was not."""
+        if self.engine is None:
+            raise ClientClosedError("the client is not open: use it inside `async with`")
+        return self.engine
+
+    async def open(self) -> None:
+        """Build the engine in the running event loop, and start to work."""
+        if self.engine is not None or self._closing:
             raise ClientUsageError("a client is opened once; make a new one")
         self._home = home_of_this_task()
         self._loop = self._home()
-        self._forks = forks()
-        self._transport = transport
-        self.engine = engine()
+        self._forks = forks.count
+        config = self._config
+        self._transport = config.transport if config.transport is not None else _default_transport()
+        context = Context(
+            config=config,
+            course=Course(config.api, config.base_url, config.limits),
+            transport=self._transport,
+            quota=self._quota,
+            audit=self._audit,
+            metrics=self._metrics,
+            hooks=self._hooks,
+            room=Room(config.max_pending),
+            waker=self._waker,
+            clock=monotonic_clock(),
+        )
+        self.engine = engine = Engine(context)
         if self._audit is not None:
-            self.engine.settlement.audit = self._audit
-            self._audit.start(monotonic_clock())
-        self.was_opened = True
+            self._audit.start(context.clock)
+        self._admission = Admission(context, engine.scheduler, self)
         self._events = events = _Events()
-        await self._owner.start(partial(self._run, self.engine, events))
+        await self._owner.start(partial(self._run, engine, events))
         try:
             await events.started.wait()
             if self._audit is not None:
@@ -152,8 +192,8 @@ class Life:
         """Stop accepting and settle everything, within `timeout` seconds; see the client."""
         if self._hooks.called_us():
             raise ClientUsageError("aclose() would wait for the callback that calls it")
-        events = self._events
-        if events is None:
+        events, engine = self._events, self.engine
+        if events is None or engine is None:
             self._closing = True
             self.report = self.report or NOTHING_DONE
             return self.report
@@ -162,26 +202,26 @@ class Life:
             return await self._hasten(events, drain=drain, timeout=timeout)
         self._closing = True
         self.accepting = False
-        self._room.close()
+        engine.room.close()
         deadline = events.closing.deadline = anyio.current_time() + timeout
         try:
             with events.closing:
                 if drain:
                     with events.draining:
-                        await self._drain()
+                        await self._drain(engine)
                 self._draining = False
                 events.stop.set()
                 await events.worked.wait()
                 await self._hooks.drained()
         finally:
-            await to_the_end(partial(self._finish, self.engine, events, deadline))
+            await to_the_end(partial(self._finish, engine, events, deadline))
         return self.report or NOTHING_DONE
 
-    async def _drain(self) -> None:
+    async def _drain(self, engine: Engine) -> None:
         """Until everything is settled and delivered, what callbacks write meanwhile included."""
         self._draining = True
-        settlement, hooks = self.engine.settlement, self._hooks
-        self.engine.linger_no_more()
+        settlement, hooks = engine.completion, self._hooks
+        engine.scheduler.end_linger(for_good=True)
         while settlement.busy or hooks.busy:
             await settlement.flush()
             await hooks.drained()
@@ -223,8 +263,14 @@ class Life:
                 applied=metrics.applied,
                 failed=metrics.failed,
                 ambiguous=metrics.ambiguous,
-                unsent=tuple(engine.settlement.unsent),
+                unsent=tuple(engine.completion.unsent),
                 undelivered=metrics.events_dropped,
             )
         finally:
             events.closed.set()
+
+
+def _default_transport() -> Transport:
+    from .transports.httpx import HttpxTransport
+
+    return HttpxTransport()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import exp2, log2
+from typing import Protocol
 
 STEPS = 32
 """Buckets for each doubling, all as wide by ratio: their middle is wrong by less than 1.1%."""
@@ -98,8 +99,12 @@ class QuotaUse:
     learned: bool
 
 
-def _no_quota() -> tuple[QuotaUse, ...]:
-    return ()
+class RateLimitUse(Protocol):
+    """Tells how much of the rate limits is used."""
+
+    def use_now(self) -> tuple[QuotaUse, ...]:
+        """At this moment."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,7 @@ class MetricsSnapshot:
 class Metrics:
     """Counters of a client; see `MetricsSnapshot` for what each one means."""
 
-    def __init__(self) -> None:
+    def __init__(self, quota: RateLimitUse | None = None) -> None:
         self.applied = self.failed = self.ambiguous = self.withdrawn = 0
         self.reads = self.requests = self.in_flight = self.pending = self.paused = 0
         self.token_refreshes = self.threads_abandoned = 0
@@ -165,13 +170,12 @@ class Metrics:
         self.retries: Counter[str] = Counter()
         self.latency = Histogram()
         self.queued = Histogram()
-        self.ask_quota: Callable[[], tuple[QuotaUse, ...]] = _no_quota
-        """Set by the client that has a quota."""
+        self._quota = quota
 
     @property
     def quota(self) -> tuple[QuotaUse, ...]:
         """How each rate limit stands."""
-        return self.ask_quota()
+        return () if self._quota is None else self._quota.use_now()
 
     @property
     def persistence_rate(self) -> float:

@@ -107,6 +107,11 @@ class RepeatBudget:
         self._capacity = capacity
         self._tokens = capacity
 
+    @property
+    def full(self) -> bool:
+        """Whether first attempts add nothing."""
+        return self._tokens >= self._capacity
+
     def first_attempt(self) -> None:
         """A request that repeats nothing was sent."""
         if self._tokens < self._capacity:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 if TYPE_CHECKING:
-    from .engine import Engine
     from .entries import Entry
+    from .life import Life
     from .models import UpdateResult
 
 
@@ -21,11 +21,10 @@ class PendingUpdate:
     raises `ClientUsageError` in another.
     """
 
-    __slots__ = ("_check_home", "_engine", "_entry", "_settled")
+    __slots__ = ("_entry", "_life", "_settled")
 
-    def __init__(self, engine: Engine, check_home: Callable[[], None]) -> None:
-        self._engine = engine
-        self._check_home = check_home
+    def __init__(self, life: Life) -> None:
+        self._life = life
         self._entry: Entry | None = None
         self._settled: anyio.Event | None = None
 
@@ -60,14 +59,14 @@ class PendingUpdate:
 
     def withdraw(self) -> bool:
         """Take it back; true if it was not yet sent, and then it never will be."""
-        self._check_home()
-        return self._engine.withdraw(self.entry)
+        self._life.check_home()
+        return self._life.opened().withdraw(self.entry)
 
     async def settled(self) -> Entry:
         """Wait for the outcome, whichever it is."""
         entry = self.entry
         if not entry.settled:
-            self._check_home()
+            self._life.check_home()
             if self._settled is None:
                 self._settled = anyio.Event()
             await self._settled.wait()

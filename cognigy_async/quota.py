@@ -69,6 +69,16 @@ class Quota:
         self.pacer: Pacer = limiters[0] if len(limiters) == 1 else self
         """What each request asks: without a detour where there is one limit."""
 
+        self._clock: Callable[[], float] | None = None
+
+    def begin(self, clock: Callable[[], float]) -> None:
+        """The client that it belongs to is opened: from now on it is used."""
+        self._clock = clock
+
+    def use_now(self) -> tuple[QuotaUse, ...]:
+        """How much of each limit is used; nothing before it is used."""
+        return () if self._clock is None else self.use(self._clock())
+
     def tasks(self) -> list[Task]:
         """What has to run while the quota is in use."""
         return [each.run for each in self.limiters if isinstance(each, Running)]

@@ -7,7 +7,6 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Callable,
     Generator,
     Iterable,
     Iterator,
@@ -20,11 +19,13 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
-from .admission import Admission, Row, kind_of
-from .engine import Engine
+from .admission import Admission, kind_of
+from .config import ClientConfig
 from .entries import Entry, Terms
 from .errors import ClientClosedError, CognigyError
+from .life import Life
 from .models import UpdateOutcome
+from .rows import Row
 from .surroundings import is_failure
 
 CHUNK = 64
@@ -49,17 +50,17 @@ class UpdateStream:
 
     def __init__(
         self,
-        admission: Admission,
-        engine: Callable[[], Engine],
+        config: ClientConfig,
+        life: Life,
         updates: Iterable[Row] | AsyncIterable[Row],
         *,
-        limit: int,
         terms: Terms,
     ) -> None:
-        self._admission = admission
-        self._engine = engine
+        self._config = config
+        self._life = life
+        self._engine = life.opened
         self._terms = terms
-        self._limit = limit
+        self._limit = max(1, config.max_pending // 2)
         self._context = copy_context()
         self._rows: Iterator[Row] | None = None
         self._arriving: AsyncIterator[Row] | None = None
@@ -168,14 +169,14 @@ class UpdateStream:
     def _wants_more(self) -> bool:
         # The further it looks ahead, the more it finds that may share a request.
         terms = self._terms
-        return terms.coalesce or self._admission.hungry(live=terms.live)
+        return terms.coalesce or self._engine().scheduler.hungry(live=terms.live)
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""
-        rows, admission = self._rows, self._admission
+        rows = self._rows
         assert rows is not None
         try:
-            admission.check_open()
+            admission = self._life.check_open()
         except CognigyError as error:
             self._end(error)
             return
@@ -191,7 +192,7 @@ class UpdateStream:
                     admission.give_back()
                     self._end(None if isinstance(error, StopIteration) else error)
                     return
-                self._take(row)
+                self._take(admission, row)
             if self._outcomes:
                 return
             await anyio.lowlevel.checkpoint()
@@ -202,26 +203,27 @@ class UpdateStream:
         self._exhausted = True
         self._failure = failure
 
-    def _take(self, row: Row) -> None:
+    def _take(self, admission: Admission, row: Row) -> None:
         """One input: accept it, or make an outcome of what is wrong with it."""
         index = self._index
         self._index += 1
         self._held += 1
         update = None
         try:
-            update = self._admission.parse(row)
-            self._admission.begin(
+            update = self._config.parse(row)
+            admission.admit(
                 kind_of(update),
                 update._dialog_id,
                 update,
                 self._terms,
                 self,
+                has_place=True,
                 context=self._context,
                 index=index,
             )
         except Exception as error:
             if update is None:
-                self._admission.give_back()
+                admission.give_back()
             if not isinstance(error, CognigyError):
                 told = CognigyError(f"the input could not be read: {type(error).__name__}")
                 told.__cause__ = error
@@ -255,7 +257,7 @@ class UpdateStream:
     async def _wait_for_outcome(self) -> None:
         """Wait for an outcome, or until more input is wanted."""
         self._moved = moved = anyio.Event()
-        idlers = self._engine().sleepers.idlers
+        idlers = self._engine().waker.on_idle
         if self._rows is not None and self._held < self._limit:
             idlers.add(self._wake_reader)
         try:
@@ -265,7 +267,7 @@ class UpdateStream:
             idlers.discard(self._wake_reader)
 
     def _start_feeding(self) -> None:
-        self._admission.check_open()
+        self._life.check_open()
         self._fed = anyio.Event()
         self._feeder = anyio.CancelScope()
         self._context.run(self._engine().spawn, self._feed)
@@ -278,11 +280,11 @@ class UpdateStream:
         try:
             with self._feeder:
                 async for row in self._arriving:
-                    await self._wait_for_room()
+                    admission = await self._wait_for_room()
                     if self._feeder.cancel_called:
-                        self._admission.give_back()
+                        admission.give_back()
                         return
-                    self._take(row)
+                    self._take(admission, row)
         except BaseException as error:
             if isinstance(error, Exception):
                 self._failure = error
@@ -310,19 +312,20 @@ class UpdateStream:
             except Exception as error:
                 self._complaint = error
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self) -> Admission:
         while self._held >= self._limit or (self._held and not self._wants_more()):
             self._room_for_one = anyio.Event()
-            idlers = self._engine().sleepers.idlers
+            idlers = self._engine().waker.on_idle
             idlers.add(self._feed_more)
             try:
                 await self._room_for_one.wait()
             finally:
                 self._room_for_one = None
                 idlers.discard(self._feed_more)
-        self._admission.check_open()
-        if not self._admission.try_take_for_bulk():
-            await self._admission.wait_for_bulk_room()
+        admission = self._life.check_open()
+        if not admission.try_take_for_bulk():
+            await admission.wait_for_bulk_room()
+        return admission
 
 
 def _iterator(updates: Any) -> Iterator[Row]:

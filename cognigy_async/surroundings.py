@@ -12,21 +12,20 @@ from typing import Any
 import anyio
 import sniffio
 
-_forks = 0
+
+class _Forks:
+    """Counts the forks between the first process and this one; asking for a pid costs more."""
+
+    count = 0
+
+    def add(self) -> None:
+        self.count += 1
 
 
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
+forks = _Forks()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
-
-
-def forks() -> int:
-    """How many forks lie between the first process and this one; asking for a pid costs more."""
-    return _forks
+    os.register_at_fork(after_in_child=forks.add)
 
 
 def cancellation_requested() -> bool:

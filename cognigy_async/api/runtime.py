@@ -9,7 +9,7 @@ from ..errors import Fault, UnsupportedByApiError, UpdateError
 from ..limits import DEFAULT_LIMITS, ENVELOPE, encode
 from ..messages import Request
 from ..models import DialogState, parse, version_in
-from ..retry import Verdict, retry_after
+from ..retry import APPLIED, Verdict, retry_after
 from ..updates import StateUpdate
 from .answers import refusal, said, segment, throttled_by_scope, verdict_of
 
@@ -56,11 +56,12 @@ class RuntimeApi:
 
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
         """One PATCH, or several where the payload is over the safe threshold."""
-        url = _url(base_url, update._dialog_id)
         body = update._body
         stays = update._next_step is None
         if len(body) <= update._limits.safe_payload_bytes:
-            return [Request("PATCH", url, _write_headers(update_id), body, stays)]
+            headers = _write_headers(update_id)
+            return [Request("PATCH", _url(base_url, update._dialog_id), headers, body, stays)]
+        url = _url(base_url, update._dialog_id)
         requests = [
             Request("PATCH", url, _write_headers(f"{update_id}/{part}"), body)
             for part, body in enumerate(_split(update))
@@ -89,7 +90,8 @@ class RuntimeApi:
 
     def verdict(self, response: Response) -> Verdict:
         """By status."""
-        return verdict_of(response.status)
+        status = response.status
+        return APPLIED if 200 <= status < 300 else verdict_of(status)
 
     def throttles_dialog(self, response: Response) -> bool:
         """What the predicate that the API was given says."""

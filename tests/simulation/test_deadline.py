@@ -105,7 +105,7 @@ async def test_deadline_in_the_past_is_refused_at_once(deadline: float) -> None:
         assert outcome.update is not None
         assert client.metrics.pending == 0
         # What was refused holds no room.
-        assert client._room.used == 0
+        assert client._life.engine.room.used == 0
     assert not wire.sent
 
 

@@ -322,7 +322,7 @@ async def test_p13_secrets_stay_where_they_are_through_every_fault(
         for number in range(4):
             client.submit_nowait({"dialog_id": f"e-{number}", "session": VALUES})
         await turns(20)
-        reprs(client._life.engine.lanes, client._hooks, client._room)
+        reprs(client._life.engine.lanes, client._hooks, client._life.engine.room)
         report = await client.aclose(drain=False, timeout=0.5)
         reprs(report, client)
     for error in errors:

@@ -6,13 +6,13 @@ lanes, the room, the metrics and the callbacks in step with the decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import copy_context
 from logging import DEBUG, WARNING
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from .countdown import Countdowns
-from .course import Course, Done
+from .course import Done
 from .entries import READ, Entry
 from .errors import (
     AmbiguousUpdateError,
@@ -25,48 +25,29 @@ from .errors import (
 from .events import UpdateEvent
 from .groups import outcomes
 from .lane import Lane, LaneState
-from .lanes import Lanes
 from .logs import is_told, log
 
 if TYPE_CHECKING:
-    from .audit.trail import AuditTrail
-    from .hooks import Hooks
-    from .metrics import Metrics
-    from .recovery import Recovery
-    from .room import Room
+    from .context import Context
+    from .scheduler import Scheduler
     from .updates import StateUpdate
 
 
-class Settlement:
+class Completion:
     """Gives entries their outcomes."""
 
-    def __init__(
-        self,
-        *,
-        lanes: Lanes,
-        course: Course,
-        recovery: Recovery,
-        on_failure: Literal["continue", "pause"],
-        metrics: Metrics,
-        hooks: Hooks,
-        room: Room,
-        clock: Callable[[], float],
-    ) -> None:
-        self._lanes = lanes
-        self._course = course
-        self._recovery = recovery
-        self._pauses_dialogs = on_failure == "pause"
-        self._metrics = metrics
-        self._hooks = hooks
-        self._room = room
-        self._clock = clock
+    def __init__(self, context: Context, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._lanes = scheduler.lanes
+        self._course = context.course
+        self._pauses_dialogs = context.config.pauses_dialogs
+        self._metrics = context.metrics
+        self._hooks = context.hooks
+        self._room = context.room
+        self._clock = context.clock
+        self._audit = context.audit
         self._flushes: Countdowns[int] = Countdowns()
-        self.reads: set[Lane] = set()
-        """The lanes of reads, each of which stands alone."""
-        self.closing = False
-        """Nothing is sent any more, so that pausing a dialog would hold nothing back."""
         self.unsent: list[StateUpdate] = []
-        self.audit: AuditTrail | None = None
 
     # Outcomes.
 
@@ -90,16 +71,12 @@ class Settlement:
         """The head of a lane has its outcome; the lane goes on, pauses or is forgotten."""
         entry = lane.head
         assert entry is not None
-        self._recovery.leave(lane)
-        lane.remove(entry)
         error = done.error
-        if entry.kind is READ:
-            self.reads.discard(lane)
-            self._lanes.drop(lane)
-        elif self._pauses_dialogs and isinstance(error, UpdateError) and not self.closing:
+        pauses = self._pauses_dialogs and entry.kind is not READ
+        if pauses and isinstance(error, UpdateError) and not self._scheduler.stopped:
             self._pause(lane, error)
         else:
-            self._lanes.next_or_drop(lane)
+            self._scheduler.finish(lane)
         if not entry.members:
             self._finish(entry, done)
             return
@@ -115,13 +92,7 @@ class Settlement:
 
     def take_out(self, entry: Entry, error: CognigyError) -> None:
         """An entry that was not sent gets its outcome, and its lane goes on without it."""
-        lane = entry.lane
-        assert lane is not None
-        if entry is lane.head:
-            self._recovery.leave(lane)
-        self._lanes.remove(entry)
-        if entry.kind is READ:
-            self.reads.discard(lane)
+        self._scheduler.remove(entry)
         self._finish(entry, Done(error=error))
 
     def _finish(self, entry: Entry, done: Done) -> None:
@@ -154,8 +125,8 @@ class Settlement:
             _log(entry)
         if self._hooks.any:
             self._publish(entry)
-        if self.audit is not None:
-            self.audit.settled(entry)
+        if self._audit is not None:
+            self._audit.settled(entry)
 
     def _count_failure(self, error: BaseException) -> None:
         if isinstance(error, AmbiguousUpdateError):
@@ -192,7 +163,7 @@ class Settlement:
     # Paused dialogs.
 
     def _pause(self, lane: Lane, error: UpdateError) -> None:
-        self._lanes.pause(lane, error)
+        self._scheduler.pause(lane, error)
         self._metrics.paused += 1
         told = "dialog %r is paused after a failed update"
         log(WARNING, told, lane.dialog_id, dialog_id=lane.dialog_id)
@@ -200,28 +171,21 @@ class Settlement:
             if entry.held:
                 self._flushes.over(entry.serial)
             else:
-                self.take_out(entry, self.pause_error(lane))
+                self.take_out(entry, pause_error(lane))
 
     def paused(self) -> dict[str, DialogPausedError]:
         """The dialogs that wait for `resume`."""
         return {
-            lane.dialog_id: self.pause_error(lane)
+            lane.dialog_id: pause_error(lane)
             for lane in self._lanes
             if lane.state is LaneState.PAUSED
         }
-
-    @staticmethod
-    def pause_error(lane: Lane) -> DialogPausedError:
-        """What a caller is told of a paused dialog."""
-        error = DialogPausedError(lane.dialog_id, len(lane.entries))
-        error.__cause__ = lane.paused_by
-        return error
 
     def resume(self, dialog_id: str | None) -> None:
         """Let one paused dialog, or all of them, go on."""
         for lane in self._lanes if dialog_id is None else [self._lanes.get(dialog_id)]:
             if lane is not None and lane.state is LaneState.PAUSED:
-                self._lanes.resume(lane)
+                self._scheduler.resume(lane)
                 self._metrics.paused -= 1
 
     # Waiting for all, and closing.
@@ -244,9 +208,10 @@ class Settlement:
 
     def close(self) -> None:
         """Nothing is sent any more: everything that is left gets its outcome."""
-        self.closing = True
+        self._scheduler.stop()
         self._room.close()
-        left = [entry for lane in (*self._lanes, *self.reads) for entry in lane.entries]
+        scheduler = self._scheduler
+        left = [entry for lane in (*self._lanes, *scheduler.reads) for entry in lane.entries]
         for entry in sorted(left, key=lambda entry: entry.serial):
             lane = entry.lane
             if lane is None:
@@ -287,3 +252,10 @@ def _log(entry: Entry) -> None:
         fields |= {"attempts": str(entry.attempts), "status": str(entry.error.status)}
         fields |= {"error": kind}
         log(WARNING, "update failed: %s: %s", kind, entry.error, **fields)
+
+
+def pause_error(lane: Lane) -> DialogPausedError:
+    """What a caller is told of a paused dialog."""
+    error = DialogPausedError(lane.dialog_id, len(lane.entries))
+    error.__cause__ = lane.paused_by
+    return error

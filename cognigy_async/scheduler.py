@@ -1,0 +1,347 @@
+"""Decide when the next request may go, and to which dialog.
+
+Nothing here awaits, reads a clock or talks to the network: the caller passes `now`. The only effect
+outside is on the waker: whoever plans a moment sets the alarm here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from logging import ERROR
+from typing import TYPE_CHECKING
+
+from .deadlines import Deadlines
+from .entries import READ
+from .lane import Lane, LaneState
+from .lanes import Lanes
+from .linger import Linger
+from .logs import log
+from .pacing import DialogPauses, Outage, RepeatBudget, TenantPause
+from .retry import REPEATED, Verdict
+
+if TYPE_CHECKING:
+    from .context import Context
+    from .entries import Entry
+    from .errors import CognigyError
+
+SPARE_REPEATS = 10
+"""Repeats that are allowed beyond one for each worker and the share of first attempts."""
+
+FALLBACK_BACKOFF = 5.0
+"""Seconds between probes where the wait strategy fails."""
+
+READ_AHEAD = 4
+"""Ready lanes for each worker beyond which a stream takes no further input."""
+
+
+class Scheduler:
+    """The lanes, pauses, outage, limits, deadlines and lingering of one client.
+
+    Attributes:
+        lanes: the dialogs that have something to do.
+        tenant, dialogs: pauses that the server named.
+        budget: of repeats.
+        outage: bulk work that waits for the server.
+        serial: of the last entry that was accepted.
+        quiet: nothing went wrong lately, so that `first_attempt` and `heard` need not be called.
+        stopped: no request is made any more.
+    """
+
+    def __init__(self, context: Context) -> None:
+        config = context.config
+        self.lanes = lanes = Lanes()
+        self._urgent, self._live, self._bulk = lanes.urgent, lanes.live, lanes.bulk
+        self.tenant = TenantPause(config.max_in_flight)
+        self.dialogs = DialogPauses()
+        self.budget = RepeatBudget(config.retry.budget, config.max_in_flight + SPARE_REPEATS)
+        self.outage: Outage[Lane] = Outage(config.max_in_flight, self._probe_backoff)
+        self._deadlines = Deadlines()
+        self._linger = Linger(self.lanes, config.linger) if config.linger else None
+        self._policy = config.retry
+        self._limiter = context.quota.pacer if context.quota is not None else None
+        self._quota = context.quota
+        self._hooks = context.hooks
+        self._waker = context.waker
+        self._read_ahead = READ_AHEAD * config.max_in_flight
+        self._quota_opens = math.inf
+        self._now = 0.0
+        self.reads: set[Lane] = set()
+        self.serial = 0
+        self.quiet = True
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Let no request go any more."""
+        self.stopped = True
+
+    # Work comes in and goes out.
+
+    def accept(self, entry: Entry, now: float) -> None:
+        """Queue an entry at the end of its dialog's lane; a read has a lane of its own."""
+        self.serial = entry.serial
+        entry.accepted_at = now
+        if entry.kind is READ:
+            lane = Lane(entry.dialog_id)
+            self.reads.add(lane)
+            self.lanes.accept(entry, lane)
+        else:
+            self.lanes.accept(entry)
+            if self._linger is not None:
+                self._linger.accepted(entry)
+        deadline = entry.terms.deadline
+        if deadline is not None:
+            self._deadlines.add(entry)
+            self._waker.wake_at(deadline)
+        self._waker.wake()
+
+    def finish(self, lane: Lane) -> None:
+        """Take out the head of a lane, which has its outcome; the lane goes on or is forgotten."""
+        if not self.quiet:
+            self._leave(lane)
+        if self.reads:
+            self.reads.discard(lane)
+        self.lanes.finish(lane)
+
+    def pause(self, lane: Lane, error: CognigyError) -> None:
+        """Take out the head of a lane, which failed, and hold back what follows until `resume`."""
+        self._leave(lane)
+        lane.remove(lane.first)
+        self.lanes.pause(lane, error)
+
+    def remove(self, entry: Entry) -> None:
+        """Take out an entry that was not sent; its lane goes on without it."""
+        lane = entry.lane
+        assert lane is not None
+        if entry is lane.head:
+            self._leave(lane)
+        self.lanes.remove(entry)
+        if entry.kind is READ:
+            self.reads.discard(lane)
+
+    def resume(self, lane: Lane) -> None:
+        """Let a paused lane go on."""
+        self.lanes.resume(lane)
+        self._waker.wake()
+
+    def _leave(self, lane: Lane) -> None:
+        """The head of a lane is settled: it neither waits for the server nor probes."""
+        waits = lane.until == math.inf and lane.state is LaneState.WAITING
+        if waits or lane is self.outage.probe:
+            self.outage.discard(lane)
+            self._watch_outage()
+
+    # What a worker does next.
+
+    def next_lane(self, now: float, *, limited: bool = True) -> Lane | None:
+        """A lane whose head may be sent now, in flight from here on; None for nothing yet.
+
+        Args:
+            limited: without it, whatever the rate limit says: no request is made of it.
+        """
+        if self.stopped:
+            return None
+        tenant, lanes, outage = self.tenant, self.lanes, self.outage
+        if tenant.active:
+            opens = tenant.opens(now)
+            if opens > now:
+                self._waker.wake_at(opens)
+                return None
+        hooks, limiter = self._hooks, self._limiter
+        # With a full queue of events only those go on that have their place, or need none.
+        placed = hooks.any and hooks.full
+        bulk = not outage.blocks
+        bulk_opens = 0.0
+        if limiter is not None and limited:
+            live = bool(self._live or self._urgent)
+            opens = limiter.opens(now, live)
+            if opens > now:
+                self._wait_for_quota(opens)
+                return None
+            bulk_opens = limiter.bulk_opens(now)
+            if bulk_opens > now and not (live and lanes.bulk_is_due):
+                bulk = False
+        while True:
+            lane = lanes.take(bulk=bulk, placed=placed)
+            if lane is None:
+                if bulk_opens > now:
+                    self._wait_for_quota(bulk_opens)
+                return None
+            until = self.dialogs.until(lane.dialog_id) if self.dialogs.any else 0.0
+            if self._linger is not None and lane is not outage.probe:
+                until = max(until, self._linger.until(lane))
+            if until <= now:
+                break
+            if lane is outage.probe:
+                self.wait_for_server(lane, now)
+                # The pause of the dialog is as long for the next one, as far as is known.
+                self._waker.wake_at(until)
+            else:
+                self.wait(lane, until)
+        if tenant.active:
+            tenant.start(now)
+        if self._live or self._bulk or self._urgent:
+            self._waker.wake()
+        return lane
+
+    def impatient(self, now: float) -> Lane | None:
+        """A live lane whose head does not wait for the tenant's pause, in flight from here on."""
+        if not self.tenant.active or self.tenant.opens(now) <= now:
+            return None
+        lane = self.lanes.take_live()
+        if lane is None:
+            return None
+        entry = lane.first
+        if not entry.live or self.tenant.remaining(now) <= entry.terms.policy.max_retry_after:
+            self.lanes.ready(lane, first=True)
+            return None
+        return lane
+
+    def _wait_for_quota(self, until: float) -> None:
+        """Have a worker woken then; nobody holds anything meanwhile."""
+        self._quota_opens = until
+        self._waker.wake_at(until)
+
+    def first_attempt(self, now: float) -> None:
+        """A request that repeats nothing is about to be sent; not needed while `quiet`."""
+        outage = self.outage
+        if not outage.lasts:
+            self.budget.first_attempt()
+            if outage.waiting:
+                self._release(now)
+            self._settle_down()
+
+    def heard(self, verdict: Verdict, began: float) -> None:
+        """An answer to a request sent at `began` may end an outage; not needed while `quiet`."""
+        if self.tenant.strikes and verdict is not Verdict.THROTTLED:
+            self.tenant.succeeded(began)
+        if self.outage.lasts and verdict not in REPEATED:
+            self.outage.succeeded()
+            self._watch_outage()
+            self._waker.wake()
+        self._settle_down()
+
+    def _settle_down(self) -> None:
+        outage = self.outage
+        troubled = outage.lasts or outage.waiting or self.tenant.strikes
+        self.quiet = not troubled and self.budget.full
+
+    def throttle_tenant(self, now: float, sent: float, wait: float, offset: float) -> None:
+        """The server wants no request for `wait` seconds; it answered so to one sent at `sent`."""
+        self.quiet = False
+        self.tenant.throttle(now, sent, wait, offset)
+
+    def throttle_dialog(self, dialog_id: str, now: float, wait: float) -> None:
+        """The server wants no request for this dialog for `wait` seconds."""
+        self.dialogs.throttle(dialog_id, now, now + wait)
+
+    def go_on(self, lane: Lane) -> None:
+        """The next request of the head follows at once; a probe is not held back by the outage."""
+        self.lanes.ready(lane, first=True, urgent=lane is self.outage.probe)
+
+    # Waiting.
+
+    def wait(self, lane: Lane, until: float) -> None:
+        """Let a lane wait until a moment."""
+        self.lanes.wait(lane, until)
+        self._waker.wake_at(until)
+
+    def wait_for_server(self, lane: Lane, now: float) -> float:
+        """Let a lane wait until it is its turn to probe; the moment of the next probe, if known."""
+        self.lanes.wait(lane, math.inf)
+        self.quiet = False
+        self._now = now
+        self.outage.add(lane, now)
+        self._watch_outage()
+        return self.outage.opens()
+
+    def may_repeat(self, lane: Lane, verdict: Verdict) -> bool:
+        """Take the budget of a repeat; a probe never has any: what stops it, the next one goes."""
+        if lane is self.outage.probe:
+            return False
+        if verdict not in REPEATED:
+            return True
+        self.quiet = False
+        return self.budget.take()
+
+    def _watch_outage(self) -> None:
+        self._waker.wake_at(self.outage.opens())
+
+    def _probe_backoff(self, failures: int) -> float:
+        try:
+            return self._policy.backoff(failures, None, self._now)
+        except Exception as error:
+            # The strategy is the user's own, and the outage is everybody's.
+            log(ERROR, "the wait strategy failed with %s", type(error).__name__)
+            return FALLBACK_BACKOFF
+
+    # Time.
+
+    def advance(self, now: float) -> None:
+        """Make ready what may go on now."""
+        ready = self.lanes.due(now) + self._release(now)
+        if self.tenant.active and self.tenant.opens(now) <= now:
+            ready += 1
+        if self._quota_opens <= now:
+            self._quota_opens = math.inf
+            ready += 1
+        if ready:
+            self._waker.wake()
+
+    def overdue(self, now: float) -> list[Entry]:
+        """The entries whose deadline has come, which are forgotten here."""
+        return self._deadlines.due(now)
+
+    def next_event_at(self, now: float) -> float:
+        """The moment at which `advance` or `overdue` will find something, infinite for none."""
+        tenant = self.tenant
+        opens = tenant.opens(now) if tenant.active else now
+        return min(
+            self.lanes.next_due(),
+            self.outage.opens(),
+            opens if opens > now else math.inf,
+            self._quota_opens,
+            self._deadlines.next(),
+        )
+
+    def _release(self, now: float) -> int:
+        """Let go those that wait for the server, as the budget or the next probe allows."""
+        outage = self.outage
+        self._now = now
+        # Those that wait for the server have their places; a fresh one could not be sent without.
+        if outage.wants_another and now >= outage.opens() and not self._hooks.full:
+            fresh = self.lanes.promote_bulk()
+            if fresh is not None:
+                outage.probe_with(fresh, now)
+                return 1
+        count = 0
+        while (lane := outage.release(now, self.budget)) is not None:
+            self.lanes.ready(lane, urgent=True)
+            count += 1
+        self._watch_outage()
+        return count
+
+    # What others ask.
+
+    def earliest(self, dialog_id: str, now: float) -> float:
+        """The moment before which nothing is sent to a dialog, as far as is known."""
+        opens = self.tenant.opens(now) if self.tenant.active else now
+        until = self.dialogs.until(dialog_id) if self.dialogs.any else now
+        free = self._quota.opens(now, True) if self._quota is not None else now
+        if free == math.inf:
+            # An answer makes room, and nobody knows when.
+            free = now
+        return max(now, opens, until, free)
+
+    def hungry(self, *, live: bool) -> bool:
+        """Whether more input of that class would find workers soon."""
+        lanes = self.lanes
+        waiting = lanes.waiting_before_bulk() if live else lanes.waiting()
+        return waiting < self._read_ahead
+
+    def end_linger(self, *, for_good: bool = False) -> None:
+        """Nothing that was accepted until now waits for more; for good: nor what comes."""
+        if self._linger is not None:
+            self._linger.end(self.serial)
+            if for_good:
+                self._linger = None
+            self._waker.wake()

@@ -1,0 +1,168 @@
+"""The scheduler alone: no event loop, no clock; time is a number and the waker takes notes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cognigy_async import RateLimit, RetryPolicy
+from cognigy_async.lane import LaneState
+from cognigy_async.pacing import RepeatBudget
+from cognigy_async.quota import Quota
+from cognigy_async.retry import Verdict
+from cognigy_async.scheduler import Scheduler
+from cognigy_async.window import Window
+
+from ._builders import entry
+
+serials = itertools.count(1)
+
+
+class Waker:
+    def __init__(self) -> None:
+        self.woken = 0
+        self.alarm_at = math.inf
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def wake_at(self, at: float) -> None:
+        self.alarm_at = min(self.alarm_at, at)
+
+
+def scheduler(*, linger: float = 0.0, limit: RateLimit | None = None, workers: int = 2) -> Any:
+    policy = RetryPolicy(wait=lambda _: 1.0, budget=0.0)
+    return Scheduler(
+        SimpleNamespace(
+            config=SimpleNamespace(max_in_flight=workers, retry=policy, linger=linger),
+            quota=None if limit is None else Quota([Window(limit)]),
+            hooks=SimpleNamespace(any=False, full=False),
+            waker=Waker(),
+        )  # type: ignore[arg-type]
+    )
+
+
+def accept(plan: Any, dialog_id: str, now: float = 0.0, *, live: bool = True) -> Any:
+    made = entry(dialog_id=dialog_id, serial=next(serials), live=live)
+    plan.accept(made, now)
+    return made
+
+
+def test_live_goes_before_bulk() -> None:
+    plan = scheduler()
+    accept(plan, "bulk", live=False)
+    accept(plan, "live")
+    assert [plan.next_lane(0.0).dialog_id for _ in range(2)] == ["live", "bulk"]
+    assert plan.next_lane(0.0) is None
+
+
+def test_a_pause_sets_the_alarm() -> None:
+    plan = scheduler()
+    accept(plan, "d")
+    plan.throttle_tenant(0.0, 0.0, 5.0, 0.0)
+    assert plan.next_lane(1.0) is None
+    assert plan._waker.alarm_at == 5.0 == plan.next_event_at(1.0)
+    assert plan.next_lane(5.0).dialog_id == "d"
+
+
+def test_a_full_window_sets_the_alarm() -> None:
+    plan = scheduler(limit=RateLimit(1, per=10))
+    accept(plan, "a")
+    accept(plan, "b")
+    plan.next_lane(0.0)
+    plan._limiter.start(0.0, bulk=False)
+    plan._limiter.answered(0.0, 0.0)
+    assert plan.next_lane(1.0) is None
+    assert plan._waker.alarm_at == plan.next_event_at(1.0) >= 10.0
+
+
+class Plan(RuleBasedStateMachine):
+    """Whatever happens, the alarm is never later than the next event, and no dialog is lost."""
+
+    @initialize(linger=st.sampled_from([0.0, 2.0]))
+    def begin(self, linger: float) -> None:
+        self.now = 0.0
+        self.plan = scheduler(linger=linger)
+        # So small that outages come soon.
+        self.plan.budget = RepeatBudget(1.0, 1)
+        self.flying: list[Any] = []
+        self.accepted = self.settled = 0
+
+    @rule(name=st.sampled_from("abcd"), live=st.booleans())
+    def accept(self, name: str, live: bool) -> None:
+        accept(self.plan, name, self.now, live=live)
+        self.accepted += 1
+
+    @rule()
+    def take(self) -> None:
+        if len(self.flying) < 2 and (lane := self.plan.next_lane(self.now)) is not None:
+            assert lane.state is LaneState.IN_FLIGHT
+            if lane.first.sent_at is None:
+                lane.first.sent_at = self.now
+                if not self.plan.quiet:
+                    self.plan.first_attempt(self.now)
+            self.flying.append(lane)
+
+    @precondition(lambda self: self.flying)
+    @rule()
+    def succeed(self) -> None:
+        if not self.plan.quiet:
+            self.plan.heard(Verdict.APPLIED, self.now)
+        self.plan.finish(self.flying.pop(0))
+        self.settled += 1
+
+    @precondition(lambda self: self.flying)
+    @rule()
+    def fail(self) -> None:
+        lane = self.flying.pop(0)
+        if not self.plan.quiet:
+            self.plan.heard(Verdict.FAULT, self.now)
+        if self.plan.may_repeat(lane, Verdict.FAULT):
+            self.plan.wait(lane, self.now + 1.0)
+        elif lane.first.live:
+            self.plan.finish(lane)
+            self.settled += 1
+        else:
+            self.plan.wait_for_server(lane, self.now)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (at := self.plan._waker.alarm_at) <= end:
+            self.now = max(self.now, at)
+            self.plan.advance(self.now)
+            self.plan._waker.alarm_at = self.plan.next_event_at(self.now)
+            if self.plan._waker.alarm_at <= self.now:
+                break
+        self.now = end
+
+    @invariant()
+    def alarm_is_not_late(self) -> None:
+        assert self.plan._waker.alarm_at <= self.plan.next_event_at(self.now)
+
+    @invariant()
+    def quiet_means_nothing_to_tell(self) -> None:
+        plan = self.plan
+        if plan.quiet:
+            assert not plan.outage.lasts
+            assert not plan.outage.waiting
+            assert plan.budget.full
+
+    def teardown(self) -> None:
+        for _ in range(400):
+            self.take()
+            if self.flying:
+                self.succeed()
+            else:
+                self.pass_time(1.0)
+        assert self.settled == self.accepted
+
+
+Plan.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPlan = Plan.TestCase
