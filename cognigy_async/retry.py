@@ -237,3 +237,33 @@ def _date(text: str) -> float:
     moment = parsedate_to_datetime(text[:64])
     # The obsolete forms that HTTP still allows name no zone, and mean UTC all the same.
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+class RepeatBudget:
+    """A token bucket for requests that repeat others after a 5xx or no answer.
+
+    Fed by first attempts, full at the start, never deeper than `capacity`: however the server
+    fails, repeats number at most `ratio` for each first attempt, plus `capacity`.
+    """
+
+    def __init__(self, ratio: float, capacity: float) -> None:
+        self._ratio = ratio
+        self._capacity = capacity
+        self._tokens = capacity
+
+    @property
+    def full(self) -> bool:
+        """Whether first attempts add nothing."""
+        return self._tokens >= self._capacity
+
+    def first_attempt(self) -> None:
+        """A request that repeats nothing was sent."""
+        if self._tokens < self._capacity:
+            self._tokens = min(self._capacity, self._tokens + self._ratio)
+
+    def take(self) -> bool:
+        """Take the token of one repeat, if there is one."""
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True

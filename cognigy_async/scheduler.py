@@ -16,8 +16,9 @@ from .lane import Lane, LaneState
 from .lanes import Lanes
 from .linger import Linger
 from .logs import log
-from .pacing import DialogPauses, Outage, RepeatBudget, TenantPause
-from .retry import REPEATED, Verdict
+from .outage import Outage
+from .pauses import DialogPauses, TenantPause
+from .retry import REPEATED, RepeatBudget, Verdict
 
 if TYPE_CHECKING:
     from .context import Context

@@ -110,12 +110,3 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_names_of_the_library_exist(page: Path) -> None:
     for name in re.findall(r"`([A-Z][a-z]+[A-Z]\w+)[`(]", text_of(page)):
         assert name in {*NAMES, *ALSO, *vars(builtins)}, name
-
-
-def test_the_map_is_the_one_that_imports_are_held_to() -> None:
-    tools = tomllib.loads(text_of(ROOT / "pyproject.toml"))["tool"]
-    contracts = tools["importlinter"]["contracts"]
-    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
-    (drawn,) = blocks("text", ROOT / "docs" / "design.md")
-    lines = [line.strip() for line in drawn.splitlines() if line.startswith("  ")]
-    assert [re.split(r"\s{2,}", line)[0] for line in lines] == layers
