@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 
 from ._oauth import Grant, TokenEndpoint
+from ._utils.logging import log
 from .errors import AuthenticationError, NoResponseError, NotSentError
-from .logs import log
 from .transports import Response, Transport
 
 ATTEMPTS = 3

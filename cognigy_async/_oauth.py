@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
-from .checks import fault_of_url
+from ._utils.arguments import fault_of_url
 from .errors import AuthenticationError, ConfigurationError
 from .messages import Request, Response
 from .retry import retry_after

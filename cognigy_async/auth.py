@@ -24,11 +24,10 @@ import anyio
 from ._exchange import GRACE, exchange
 from ._flight import Flight, LoopHandle, SupersededError, event_of
 from ._oauth import Grant, OAuthConfig, TokenEndpoint
-from .background import start_on_its_own, task_to_keep
+from ._utils.concurrency import is_failure, start_on_its_own, task_to_keep
+from ._utils.logging import log
 from .credentials import AccessToken, ApiKey, TokenProvider, TokenStatistics
 from .errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
-from .logs import log
-from .surroundings import is_failure
 from .transports import Transport
 
 __all__ = [

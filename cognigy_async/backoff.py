@@ -7,8 +7,8 @@ import random
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
+from ._utils.logging import log
 from .entries import Kind
-from .logs import log
 from .retry import OUTAGE, Verdict
 
 if TYPE_CHECKING:

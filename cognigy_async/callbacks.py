@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import anyio
 import anyio.lowlevel
 
+from ._utils.concurrency import is_failure
+from ._utils.logging import log
 from .calls import Caller
 from .errors import CallbackError, ConfigurationError
 from .events import (
@@ -26,8 +28,6 @@ from .events import (
     UpdateEvent,
     UpdateWatch,
 )
-from .logs import log
-from .surroundings import is_failure
 
 if TYPE_CHECKING:
     from .hooks import Hooks

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from ._utils.arguments import checked_timeout
+from ._utils.waker import Waker
 from .admission import Admission, kind_of
 from .api.runtime import RuntimeApi
-from .checks import checked_timeout
 from .config import ClientConfig, Priority
 from .entries import ASSIGN, STRICT, Entry, Kind, Terms
 from .errors import ClientUsageError, DialogPausedError, QueueFullError
@@ -27,7 +28,6 @@ from .retry import RetryPolicy
 from .rows import Row
 from .stream import UpdateStream
 from .updates import StateUpdate
-from .waker import Waker
 
 if TYPE_CHECKING:
     from .api import StateApi

@@ -11,7 +11,8 @@ from contextvars import copy_context
 from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING
 
-from .countdown import Countdowns
+from ._utils.concurrency import Countdowns
+from ._utils.logging import is_told, log
 from .course import Done
 from .entries import READ, Entry
 from .errors import (
@@ -25,7 +26,6 @@ from .errors import (
 from .events import UpdateEvent
 from .groups import outcomes
 from .lane import Lane, LaneState
-from .logs import is_told, log
 
 if TYPE_CHECKING:
     from .context import Context

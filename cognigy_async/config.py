@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from .api.runtime import RuntimeApi
-from .checks import (
+from ._utils.arguments import (
     checked_base_url,
     checked_count,
     checked_seconds,
     checked_timeout,
     checked_type,
 )
+from .api.runtime import RuntimeApi
 from .entries import Terms
 from .errors import ConfigurationError
 from .limiters import RateLimits

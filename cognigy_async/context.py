@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._utils.waker import Waker
     from .audit.trail import AuditTrail
     from .config import ClientConfig
     from .course import Course
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from .quota import Quota
     from .room import Room
     from .transports import Transport
-    from .waker import Waker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

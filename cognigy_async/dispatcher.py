@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
+from ._utils.concurrency import is_failure
+from ._utils.logging import log
 from .course import Again, Done, Next, share, withdrawn
 from .course import Backoff as RetryLater
 from .entries import READ, Action, Entry, Kind
@@ -30,9 +32,7 @@ from .errors import (
 )
 from .groups import MOST_MERGED, gather
 from .lane import Lane, LaneState
-from .logs import log
 from .retry import UNAUTHORIZED, Trouble, Verdict
-from .surroundings import is_failure
 
 if TYPE_CHECKING:
     from .backoff import Backoff

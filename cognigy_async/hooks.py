@@ -9,13 +9,13 @@ from typing import Any, TypeVar, Unpack, overload
 import anyio
 from anyio.abc import TaskGroup
 
+from ._utils.concurrency import Countdowns
+from ._utils.waker import Waker
 from .callbacks import Delivery, Hook, HookOptions
 from .calls import current_call
-from .countdown import Countdowns
 from .events import Callback, UpdateEvent, UpdateWatch
 from .metrics import Metrics
 from .observing import Observer
-from .waker import Waker
 
 CallbackT = TypeVar("CallbackT", bound=Callback)
 

@@ -9,26 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ._utils.arguments import checked_seconds
+from ._utils.concurrency import TaskOwner, forks, home_of_this_task, monotonic_clock, to_the_end
+from ._utils.logging import log
 from .admission import Admission
-from .background import TaskOwner, to_the_end
-from .checks import checked_seconds
 from .context import Context
 from .course import Course
 from .engine import Engine
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
-from .logs import log
 from .models import CloseReport
 from .room import Room
-from .surroundings import forks, home_of_this_task, monotonic_clock
 
 if TYPE_CHECKING:
+    from ._utils.waker import Waker
     from .audit.trail import AuditTrail
     from .config import ClientConfig
     from .metrics import Metrics
     from .quota import Quota
     from .transports import Transport
-    from .waker import Waker
 
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from logging import ERROR
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from .logs import log
+from ._utils.logging import log
 
 if TYPE_CHECKING:
     from .messages import Request, Response

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ._utils.arguments import checked_seconds
 from .api.runtime import RuntimeApi
-from .checks import checked_seconds
 from .errors import CognigyError, ConfigurationError
 from .groups import MOST_MERGED
 from .limits import Limits

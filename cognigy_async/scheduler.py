@@ -10,12 +10,12 @@ import math
 from logging import ERROR
 from typing import TYPE_CHECKING
 
+from ._utils.logging import log
 from .deadlines import Deadlines
 from .entries import READ
 from .lane import Lane, LaneState
 from .lanes import Lanes
 from .linger import Linger
-from .logs import log
 from .outage import Outage
 from .pauses import DialogPauses, TenantPause
 from .retry import REPEATED, RepeatBudget, Verdict

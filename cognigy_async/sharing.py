@@ -20,9 +20,9 @@ from logging import WARNING
 import anyio
 import anyio.to_thread
 
+from ._utils.logging import log
 from .errors import ConfigurationError
 from .ledger import BATCHES, LEASE, Grant, Ledger
-from .logs import log
 from .metrics import QuotaUse
 from .rate import RateLimit
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
+from ._utils.concurrency import is_failure
 from .admission import Admission, kind_of
 from .config import ClientConfig
 from .entries import Entry, Terms
@@ -26,7 +27,6 @@ from .errors import ClientClosedError, CognigyError
 from .life import Life
 from .models import UpdateOutcome
 from .rows import Row
-from .surroundings import is_failure
 
 CHUNK = 64
 """Inputs taken from an iterable before others get their turn."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from logging import ERROR
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._utils.logging import log
 from ..errors import CognigyError
-from ..logs import log
 from .records import Draft, record_of
 
 if TYPE_CHECKING:

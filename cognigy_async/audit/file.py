@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from ..checks import checked_count
+from .._utils.arguments import checked_count
+from .._utils.logging import log
 from ..errors import AuditError, ConfigurationError
-from ..logs import log
 from . import AuditSink
 from .chain import START, Position, is_torn, key_bytes, link, read_line
 from .slots import take_slot

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..checks import checked_count
+from .._utils.arguments import checked_count
 from . import AuditSink
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .._utils.locks import try_lock
 from ..errors import AuditError
-from ..filelock import try_lock
 
 MOST = 1000
 """Files for one path, and so processes that may write to it at the same time."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from cognigy_async import ApiKey, ConfigurationError, RuntimeApi
-from cognigy_async.checks import is_loopback
+from cognigy_async._utils.arguments import is_loopback
 from cognigy_async.settings import ClientArguments
 
 from .bench_load import VARIABLE, Load, NumberedDialogs, requests_each, warm_up_of

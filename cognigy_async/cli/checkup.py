@@ -29,7 +29,7 @@ from cognigy_async import (
     UpdateValidationError,
     probe_inject,
 )
-from cognigy_async.checks import is_loopback
+from cognigy_async._utils.arguments import is_loopback
 from cognigy_async.settings import Settings
 
 from .wording import as_settings

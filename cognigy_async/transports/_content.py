@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping
 
-from ..checks import checked_count
+from .._utils.arguments import checked_count
 
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 """Several times what the largest state takes: two contexts of 1.5 MB."""

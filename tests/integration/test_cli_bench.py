@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 from cognigy_async import ApiKey, AsyncStateClient, Request, Response
-from cognigy_async.checks import is_loopback
+from cognigy_async._utils.arguments import is_loopback
 from cognigy_async.cli import over
 from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, read_dialogs, warm_up_of
 from cognigy_async.cli.bench_machine import Cores, pinned_to, resident_bytes
