@@ -49,11 +49,12 @@ if typing.TYPE_CHECKING:
         UpdateWithdrawnError,
         VariableTypeError,
     )
-    from .events import DeadLetter, DeliveryReceipt, UpdateEvent, UpdateWatch
-    from .limits import Limits
-    from .messages import Request, Response
     from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
-    from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .models.events import DeadLetter, DeliveryReceipt, UpdateEvent, UpdateWatch
+    from .models.http import Request, Response
+    from .models.limits import Limits
+    from .models.results import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .models.update import StateUpdate
     from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .planning import Plan, plan
@@ -64,7 +65,6 @@ if typing.TYPE_CHECKING:
     from .transports import Transport
     from .transports.aiohttp import AiohttpTransport
     from .transports.httpx import HttpxTransport
-    from .updates import StateUpdate
 
 __all__ = [
     "AccessToken",
@@ -162,22 +162,22 @@ _HOMES = {
     "CallbackError": "errors",
     "ClientClosedError": "errors",
     "ClientUsageError": "errors",
-    "CloseReport": "models",
+    "CloseReport": "models.results",
     "CognigyError": "errors",
     "ConfigurationError": "errors",
-    "DeadLetter": "events",
+    "DeadLetter": "models.events",
     "DeadlineExceededError": "errors",
-    "DeliveryReceipt": "events",
+    "DeliveryReceipt": "models.events",
     "DialogNotFoundError": "errors",
     "DialogPausedError": "errors",
-    "DialogState": "models",
+    "DialogState": "models.results",
     "Distribution": "metrics",
     "Fault": "errors",
     "HookOptions": "callbacks",
     "HttpxTransport": "transports.httpx",
     "Injection": "probe",
     "JsonLinesAudit": "audit.file",
-    "Limits": "limits",
+    "Limits": "models.limits",
     "LoggingAudit": "audit.sinks",
     "MemoryAudit": "audit.sinks",
     "Metrics": "metrics",
@@ -197,26 +197,26 @@ _HOMES = {
     "QuotaUse": "metrics",
     "RateLimit": "rate",
     "RateLimitedError": "errors",
-    "Request": "messages",
-    "Response": "messages",
+    "Request": "models.http",
+    "Response": "models.http",
     "RetryPolicy": "retry",
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
     "SessionsApi": "api.sessions",
     "StateApi": "api",
     "StateConflictError": "errors",
-    "StateUpdate": "updates",
+    "StateUpdate": "models.update",
     "TokenProvider": "credentials",
     "Transport": "transports",
     "UnexpectedAnswerError": "errors",
     "UnsupportedByApiError": "errors",
     "UpdateError": "errors",
-    "UpdateEvent": "events",
-    "UpdateOutcome": "models",
-    "UpdateResult": "models",
+    "UpdateEvent": "models.events",
+    "UpdateOutcome": "models.results",
+    "UpdateResult": "models.results",
     "UpdateStream": "stream",
     "UpdateValidationError": "errors",
-    "UpdateWatch": "events",
+    "UpdateWatch": "models.events",
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
     "Verdict": "retry",

@@ -25,7 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
 from ._utils.arguments import fault_of_url
 from .errors import AuthenticationError, ConfigurationError
-from .messages import Request, Response
+from .models.http import Request, Response
 from .retry import retry_after
 
 LONGEST_LIFETIME = 10 * 365 * 86_400.0

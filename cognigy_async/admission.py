@@ -16,16 +16,16 @@ from .entries import ASSIGN, READ, Action, Entry, Kind, Sink, Terms
 from .errors import AuditError, DeadlineExceededError
 from .lane import LaneState
 from .merging import merges
-from .metadata import NO_METADATA
-from .models import Decide
+from .models.identifiers import NO_METADATA
+from .models.results import Decide
+from .models.update import StateUpdate
 from .observing import Observations, Operation
-from .updates import StateUpdate
 from .wakes import wakes_of_this_loop
 
 if TYPE_CHECKING:
     from .context import Context
     from .life import Life
-    from .messages import Request
+    from .models.http import Request
     from .scheduler import Scheduler
 
 AUDIT_PAUSE = 0.02

@@ -20,7 +20,7 @@ from ._utils.concurrency import is_failure
 from ._utils.logging import log
 from .calls import Caller
 from .errors import CallbackError, ConfigurationError
-from .events import (
+from .models.events import (
     Callback,
     DeadLetter,
     DeadLetterHandler,

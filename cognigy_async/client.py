@@ -17,25 +17,24 @@ from .errors import ClientUsageError, DialogPausedError, QueueFullError
 from .hooks import Hooks, Register
 from .life import Life
 from .limiters import RateLimits, quota_of
-from .limits import Limits
-from .metadata import NO_METADATA
 from .metrics import Metrics
-from .models import CloseReport, Decide, DialogState, UpdateResult
+from .models.identifiers import NO_METADATA
+from .models.limits import Limits
+from .models.results import CloseReport, Decide, DialogState, UpdateResult
+from .models.update import Row, StateUpdate
 from .observing import Observer
 from .pending import PendingUpdate
 from .quota import QuotaState
 from .retry import RetryPolicy
-from .rows import Row
 from .stream import UpdateStream
-from .updates import StateUpdate
 
 if TYPE_CHECKING:
     from .api import StateApi
     from .audit import AuditSink
     from .audit.trail import AuditTrail
     from .credentials import TokenProvider
-    from .events import UpdateWatch
-    from .messages import Request
+    from .models.events import UpdateWatch
+    from .models.http import Request
     from .transports import Transport
 
 

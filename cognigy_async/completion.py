@@ -23,14 +23,14 @@ from .errors import (
     UpdateError,
     UpdateWithdrawnError,
 )
-from .events import UpdateEvent
 from .groups import outcomes
 from .lane import Lane, LaneState
+from .models.events import UpdateEvent
 
 if TYPE_CHECKING:
     from .context import Context
+    from .models.update import StateUpdate
     from .scheduler import Scheduler
-    from .updates import StateUpdate
 
 
 class Completion:

@@ -17,16 +17,15 @@ from .api.runtime import RuntimeApi
 from .entries import Terms
 from .errors import ConfigurationError
 from .limiters import RateLimits
-from .limits import Limits
+from .models.limits import Limits
+from .models.update import Row, StateUpdate, parsed
 from .retry import RetryPolicy
-from .rows import Row, parsed
-from .updates import StateUpdate
 
 if TYPE_CHECKING:
     from .api import StateApi
     from .audit import AuditSink
     from .credentials import TokenProvider
-    from .events import UpdateWatch
+    from .models.events import UpdateWatch
     from .transports import Transport
 
 Priority: TypeAlias = Literal["live", "bulk"]

@@ -24,14 +24,14 @@ from .errors import (
     UpdateValidationError,
     UpdateWithdrawnError,
 )
-from .limits import Limits
-from .models import DialogState, UpdateResult
+from .models.limits import Limits
+from .models.results import DialogState, UpdateResult
+from .models.update import StateUpdate
 from .retry import APPLIED, Trouble, Verdict
-from .updates import StateUpdate
 
 if TYPE_CHECKING:
     from .api import StateApi
-    from .messages import Request, Response
+    from .models.http import Request, Response
 
 KNOWN_ETAGS = 4096
 """Dialogs whose last version is remembered, to tell after a lost answer whether it was applied.

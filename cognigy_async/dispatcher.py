@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from .completion import Completion
     from .context import Context
     from .credentials import AccessToken
-    from .events import UpdateWatch
     from .learned import Learned
-    from .messages import Response
+    from .models.events import UpdateWatch
+    from .models.http import Response
     from .scheduler import Scheduler
 
 STEPS_BETWEEN_YIELDS = 32

@@ -8,18 +8,18 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .metadata import NO_METADATA
+from .models.identifiers import NO_METADATA
 
 if TYPE_CHECKING:
     from .callbacks import Hook
     from .credentials import AccessToken
-    from .events import UpdateWatch
     from .lane import Lane
-    from .messages import Request
-    from .models import Decide, DialogState, UpdateResult
+    from .models.events import UpdateWatch
+    from .models.http import Request
+    from .models.results import Decide, DialogState, UpdateResult
+    from .models.update import StateUpdate
     from .observing import Observations
     from .retry import RetryPolicy, Trouble
-    from .updates import StateUpdate
 
 
 class Kind(enum.Enum):

@@ -13,8 +13,8 @@ from ._utils.concurrency import Countdowns
 from ._utils.waker import Waker
 from .callbacks import Delivery, Hook, HookOptions
 from .calls import current_call
-from .events import Callback, UpdateEvent, UpdateWatch
 from .metrics import Metrics
+from .models.events import Callback, UpdateEvent, UpdateWatch
 from .observing import Observer
 
 CallbackT = TypeVar("CallbackT", bound=Callback)

@@ -18,7 +18,7 @@ from .course import Course
 from .engine import Engine
 from .errors import ClientClosedError, ClientUsageError
 from .hooks import Hooks
-from .models import CloseReport
+from .models.results import CloseReport
 from .room import Room
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .limits import ENVELOPE, Limits, encode
-from .updates import StateUpdate
+from .models.limits import ENVELOPE, Limits, encode
+from .models.update import StateUpdate
 
 
 def merges(update: StateUpdate) -> bool:

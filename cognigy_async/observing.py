@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 from ._utils.logging import log
 
 if TYPE_CHECKING:
-    from .messages import Request, Response
+    from .models.http import Request, Response
 
 Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
 """What is observed; ``"read"`` is `get_state`."""

@@ -10,7 +10,7 @@ import anyio
 if TYPE_CHECKING:
     from .entries import Entry
     from .life import Life
-    from .models import UpdateResult
+    from .models.results import UpdateResult
 
 
 class PendingUpdate:

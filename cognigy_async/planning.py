@@ -11,11 +11,10 @@ from ._utils.arguments import checked_seconds
 from .api.runtime import RuntimeApi
 from .errors import CognigyError, ConfigurationError
 from .groups import MOST_MERGED
-from .limits import Limits
 from .merging import Merge, concern_the_same, merges, together
+from .models.limits import Limits
+from .models.update import Row, StateUpdate, parsed
 from .rate import RateLimit
-from .rows import Row, parsed
-from .updates import StateUpdate
 from .window import SPREAD
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from .config import ClientConfig
 from .entries import Entry, Terms
 from .errors import ClientClosedError, CognigyError
 from .life import Life
-from .models import UpdateOutcome
-from .rows import Row
+from .models.results import UpdateOutcome
+from .models.update import Row
 
 CHUNK = 64
 """Inputs taken from an iterable before others get their turn."""

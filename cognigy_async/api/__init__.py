@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from ..errors import UpdateError
-from ..limits import Limits
-from ..models import DialogState
+from ..models.limits import Limits
+from ..models.results import DialogState
+from ..models.update import StateUpdate
 from ..retry import Verdict
-from ..updates import StateUpdate
 
 if TYPE_CHECKING:
-    from ..messages import Request, Response
+    from ..models.http import Request, Response
 
 __all__ = ["StateApi"]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from .. import errors
-from ..models import parse
-from ..names import HEADER_TEXT
+from ..models.identifiers import HEADER_TEXT
+from ..models.results import parse
 from ..retry import APPLIED, Verdict
 from .privacy import Private
 
 if TYPE_CHECKING:
-    from ..messages import Request, Response
+    from ..models.http import Request, Response
 
 LONGEST_DETAIL = 200
 UNRESERVED = re.compile(r"[A-Za-z0-9_~-]+").fullmatch

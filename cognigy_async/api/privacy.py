@@ -13,8 +13,8 @@ import unicodedata
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from ..messages import Request
-from ..models import parse
+from ..models.http import Request
+from ..models.results import parse
 
 RUN = 6
 """So many letters and digits in a row are no coincidence."""

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Fault, UnsupportedByApiError, UpdateError
-from ..limits import DEFAULT_LIMITS, ENVELOPE, encode
-from ..messages import Request
-from ..models import DialogState, parse, version_in
+from ..models.http import Request
+from ..models.limits import DEFAULT_LIMITS, ENVELOPE, encode
+from ..models.results import DialogState, parse, version_in
+from ..models.update import StateUpdate
 from ..retry import APPLIED, Verdict, retry_after
-from ..updates import StateUpdate
 from .answers import refusal, said, segment, throttled_by_scope, verdict_of
 
 if TYPE_CHECKING:
-    from ..messages import Response
+    from ..models.http import Response
     from . import Reset, Use
 
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import errors
 from ..errors import ConfigurationError, Fault, UnsupportedByApiError, UpdateValidationError
-from ..limits import Limits, encode
-from ..messages import Request
-from ..models import DialogState, parse
-from ..names import fault_of_text
+from ..models.http import Request
+from ..models.identifiers import fault_of_text
+from ..models.limits import Limits, encode
+from ..models.results import DialogState, parse
+from ..models.update import StateUpdate
 from ..retry import Verdict, retry_after
-from ..updates import StateUpdate
 from .answers import refusal, said, segment, throttled_by_scope, verdict_of
 
 if TYPE_CHECKING:
-    from ..messages import Response
+    from ..models.http import Response
     from . import Reset, Use
 
 PROFILE_ID = re.compile(r"[a-z0-9]{24}").fullmatch

@@ -22,13 +22,13 @@ from ..errors import (
     UpdateError,
     UpdateWithdrawnError,
 )
-from ..limits import encode
-from ..models import parse, version_in
+from ..models.limits import encode
+from ..models.results import parse, version_in
 
 if TYPE_CHECKING:
     from ..entries import Entry
-    from ..messages import Request
-    from ..models import UpdateResult
+    from ..models.http import Request
+    from ..models.results import UpdateResult
 
 ENCODER = f"pydantic_core {pydantic_core.__version__}"
 LONGEST_SUMMARY = 100

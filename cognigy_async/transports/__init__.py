@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..messages import Request, Response
+from ..models.http import Request, Response
 
 __all__ = ["Request", "Response", "Transport"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from ..messages import Response
+from ..models.http import Response
 from ._aiohttp_parts import (
     LONGEST_FIELD,
     SHORTEST,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.connector import Connection
 
-    from ..messages import Request
+    from ..models.http import Request
 
 KEEPALIVE = 30.0
 """Seconds for which a connection of the transport's own is kept idle."""

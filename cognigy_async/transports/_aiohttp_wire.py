@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
-from ..messages import Response
+from ..models.http import Response
 from ._aiohttp_parts import (
     LONGEST_FIELD,
     SHORTEST,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
-    from ..messages import Request
+    from ..models.http import Request
 
 PLAIN_URL = re.compile(r"(https?://[a-zA-Z0-9.:\[\]-]+)(/[!\"$-~]*)")
 WITHOUT_CONTENT = frozenset({"GET", "HEAD"})

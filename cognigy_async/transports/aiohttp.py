@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
-from ..messages import Request, Response
+from ..models.http import Request, Response
 from ._content import MAX_RESPONSE_BYTES, UnusableAnswer, checked_limit
 from ._failures import INVALID, NotBegun, failure, host_of, reason_of
 

@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from ..errors import NotSentError, UpdateError
-from ..messages import Request, Response
+from ..models.http import Request, Response
 from ._content import (
     ACCEPTED_ENCODINGS,
     MAX_RESPONSE_BYTES,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cognigy_async import AuditRecord, Request, Response, RetryPolicy, StateUpdate
 from cognigy_async.entries import Entry, Kind, Terms
-from cognigy_async.models import Decide
+from cognigy_async.models.results import Decide
 
 unhurried = settings(deadline=None)
 """A machine that is busy with something else must not fail a property."""

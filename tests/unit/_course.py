@@ -16,7 +16,7 @@ from cognigy_async import (
 )
 from cognigy_async.course import Again, Backoff, Course, Done, Next
 from cognigy_async.entries import Entry, Kind
-from cognigy_async.models import Decide
+from cognigy_async.models.results import Decide
 
 from ._builders import entry, response
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from cognigy_async import Limits, StateUpdate
 from cognigy_async.emulator.state import Dialog
 from cognigy_async.emulator.state import Merge as Semantics
-from cognigy_async.limits import encode
 from cognigy_async.merging import Merge, key_of, merges
+from cognigy_async.models.limits import encode
 from tests.chance import Chance
 
 from ._builders import update

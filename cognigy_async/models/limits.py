@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from pydantic_core import to_json
 
-from .errors import ConfigurationError, Fault
+from ..errors import ConfigurationError, Fault
 
 KIBIBYTE = 1024
 MEBIBYTE = 1024 * KIBIBYTE

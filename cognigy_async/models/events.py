@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from .errors import CallbackError, CognigyError
-from .models import UpdateResult
-from .updates import StateUpdate
+from ..errors import CallbackError, CognigyError
+from .results import UpdateResult
+from .update import StateUpdate
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -7,14 +7,13 @@ encoding, so nothing that happens to the caller's objects afterwards changes an 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from pydantic_core import PydanticCustomError, core_schema, from_json
 
-from .errors import Fault, UpdateValidationError, VariableTypeError
+from ..errors import Fault, UpdateValidationError, VariableTypeError
+from .identifiers import NO_METADATA, faults_of_names, faults_of_people, read_metadata
 from .limits import DEFAULT_LIMITS, Limits, TypeFault, encode, shown
-from .metadata import NO_METADATA, read_metadata
-from .names import faults_of_names, faults_of_people
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -357,3 +356,29 @@ def _refused(faults: list[Fault], dialog_id: object) -> UpdateValidationError:
         named = dialog_id[:80] or None
     kind = VariableTypeError if isinstance(faults[0], TypeFault) else UpdateValidationError
     return kind(tuple(faults), dialog_id=named)
+
+
+Row: TypeAlias = StateUpdate | Mapping[str, Any]
+"""An update, or a mapping of its arguments."""
+
+
+def parsed(row: Row, limits: Limits) -> StateUpdate:
+    """A valid update from a row, or an `UpdateValidationError`."""
+    if isinstance(row, StateUpdate):
+        return row.under(limits)
+    return StateUpdate.within(limits, _mapping(row))
+
+
+def _mapping(row: Any) -> Mapping[str, Any]:
+    if type(row) is dict:
+        return row
+    if isinstance(row, Mapping):
+        try:
+            return dict(row)
+        except Exception as error:
+            problem = f"reading it raised {type(error).__name__}"
+            remedy = "pass a mapping that can be read"
+            raise UpdateValidationError((Fault("update", problem, remedy),)) from error
+    problem = f"is of type {type(row).__name__}"
+    remedy = "pass a StateUpdate, or a mapping of its arguments"
+    raise VariableTypeError((Fault("update", problem, remedy),))

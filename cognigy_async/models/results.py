@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from .errors import CognigyError
-from .updates import StateUpdate
+from ..errors import CognigyError
+from .update import StateUpdate
 
 
 class UpdateResult:
