@@ -8,7 +8,7 @@ import logging
 import typing
 
 if typing.TYPE_CHECKING:
-    from .api import StateApi
+    from .api.base import StateApi
     from .api.runtime import RuntimeApi
     from .api.sessions import SessionsApi
     from .audit import AuditSink
@@ -203,7 +203,7 @@ _HOMES = {
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
     "SessionsApi": "api.sessions",
-    "StateApi": "api",
+    "StateApi": "api.base",
     "StateConflictError": "errors",
     "StateUpdate": "models.update",
     "TokenProvider": "credentials",

@@ -29,7 +29,7 @@ from .retry import RetryPolicy
 from .stream import UpdateStream
 
 if TYPE_CHECKING:
-    from .api import StateApi
+    from .api.base import StateApi
     from .audit import AuditSink
     from .audit.trail import AuditTrail
     from .credentials import TokenProvider

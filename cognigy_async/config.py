@@ -22,7 +22,7 @@ from .models.update import Row, StateUpdate, parsed
 from .retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from .api import StateApi
+    from .api.base import StateApi
     from .audit import AuditSink
     from .credentials import TokenProvider
     from .models.events import UpdateWatch

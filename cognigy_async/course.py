@@ -30,7 +30,7 @@ from .models.update import StateUpdate
 from .retry import APPLIED, Trouble, Verdict
 
 if TYPE_CHECKING:
-    from .api import StateApi
+    from .api.base import StateApi
     from .models.http import Request, Response
 
 KNOWN_ETAGS = 4096

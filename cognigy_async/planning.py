@@ -18,7 +18,7 @@ from .rate import RateLimit
 from .window import SPREAD
 
 if TYPE_CHECKING:
-    from .api import StateApi
+    from .api.base import StateApi
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from ..models.limits import DEFAULT_LIMITS, ENVELOPE, encode
 from ..models.results import DialogState, parse, version_in
 from ..models.update import StateUpdate
 from ..retry import APPLIED, Verdict, retry_after
-from .answers import refusal, said, segment, throttled_by_scope, verdict_of
+from .responses import refusal, said, segment, throttled_by_scope, verdict_of
 
 if TYPE_CHECKING:
     from ..models.http import Response
-    from . import Reset, Use
+    from .base import Reset, Use
 
 
 class RuntimeApi:

@@ -14,11 +14,11 @@ from ..models.limits import Limits, encode
 from ..models.results import DialogState, parse
 from ..models.update import StateUpdate
 from ..retry import Verdict, retry_after
-from .answers import refusal, said, segment, throttled_by_scope, verdict_of
+from .responses import refusal, said, segment, throttled_by_scope, verdict_of
 
 if TYPE_CHECKING:
     from ..models.http import Response
-    from . import Reset, Use
+    from .base import Reset, Use
 
 PROFILE_ID = re.compile(r"[a-z0-9]{24}").fullmatch
 WITHOUT_VARIABLES = len('{"userId":"","context":{}}')

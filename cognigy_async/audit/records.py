@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pydantic_core
 from pydantic_core import from_json
 
-from ..api.privacy import Private
+from ..api.redaction import Private
 from ..errors import (
     AmbiguousUpdateError,
     ClientClosedError,

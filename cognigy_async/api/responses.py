@@ -11,7 +11,7 @@ from .. import errors
 from ..models.identifiers import HEADER_TEXT
 from ..models.results import parse
 from ..retry import APPLIED, Verdict
-from .privacy import Private
+from .redaction import Private
 
 if TYPE_CHECKING:
     from ..models.http import Request, Response
