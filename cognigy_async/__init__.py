@@ -62,8 +62,8 @@ if typing.TYPE_CHECKING:
     from .rate import RateLimit
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
-    from .transports import Transport
     from .transports.aiohttp import AiohttpTransport
+    from .transports.base import Transport
     from .transports.httpx import HttpxTransport
 
 __all__ = [
@@ -207,7 +207,7 @@ _HOMES = {
     "StateConflictError": "errors",
     "StateUpdate": "models.update",
     "TokenProvider": "credentials",
-    "Transport": "transports",
+    "Transport": "transports.base",
     "UnexpectedAnswerError": "errors",
     "UnsupportedByApiError": "errors",
     "UpdateError": "errors",

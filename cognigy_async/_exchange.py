@@ -13,7 +13,7 @@ import anyio
 from ._oauth import Grant, TokenEndpoint
 from ._utils.logging import log
 from .errors import AuthenticationError, NoResponseError, NotSentError
-from .transports import Response, Transport
+from .transports.base import Response, Transport
 
 ATTEMPTS = 3
 BACKOFF = 0.25

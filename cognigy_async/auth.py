@@ -28,7 +28,7 @@ from ._utils.concurrency import is_failure, start_on_its_own, task_to_keep
 from ._utils.logging import log
 from .credentials import AccessToken, ApiKey, TokenProvider, TokenStatistics
 from .errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
-from .transports import Transport
+from .transports.base import Transport
 
 __all__ = [
     "AccessToken",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .credentials import TokenProvider
     from .models.events import UpdateWatch
     from .models.http import Request
-    from .transports import Transport
+    from .transports.base import Transport
 
 
 class AsyncStateClient:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .audit import AuditSink
     from .credentials import TokenProvider
     from .models.events import UpdateWatch
-    from .transports import Transport
+    from .transports.base import Transport
 
 Priority: TypeAlias = Literal["live", "bulk"]
 """Live work goes before bulk work, which gives way and has patience."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .metrics import Metrics
     from .quota import Quota
     from .room import Room
-    from .transports import Transport
+    from .transports.base import Transport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .config import ClientConfig
     from .metrics import Metrics
     from .quota import Quota
-    from .transports import Transport
+    from .transports.base import Transport
 
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
 

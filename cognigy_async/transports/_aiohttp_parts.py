@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 import aiohttp
 from yarl import URL
 
-from ._content import checked_length, decoded, too_large
+from ._response_body import checked_length, decoded, too_large
 
 LONGEST_FIELD = 64 * 1024
 """Bytes of one line of an answer's head; those of httpx are about as long."""

@@ -23,7 +23,7 @@ from ._aiohttp_parts import (
     parsed_url,
     whole_content,
 )
-from ._content import ACCEPTED_ENCODINGS, headers_of
+from ._response_body import ACCEPTED_ENCODINGS, headers_of
 
 if TYPE_CHECKING:
     import ssl

@@ -29,7 +29,7 @@ from ._aiohttp_parts import (
     parsed_url,
     whole_content,
 )
-from ._content import UnusableAnswer, headers_of
+from ._response_body import UnusableAnswer, headers_of
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler

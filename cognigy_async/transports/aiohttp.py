@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
 from ..models.http import Request, Response
-from ._content import MAX_RESPONSE_BYTES, UnusableAnswer, checked_limit
-from ._failures import INVALID, NotBegun, failure, host_of, reason_of
+from ._errors import INVALID, NotBegun, failure, host_of, reason_of
+from ._response_body import MAX_RESPONSE_BYTES, UnusableAnswer, checked_limit
 
 INSTALLED = find_spec("aiohttp") is not None
 

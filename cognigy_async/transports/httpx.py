@@ -14,7 +14,8 @@ import httpx
 
 from ..errors import NotSentError, UpdateError
 from ..models.http import Request, Response
-from ._content import (
+from ._errors import INVALID, NotBegun, failure, host_of, reason_of
+from ._response_body import (
     ACCEPTED_ENCODINGS,
     MAX_RESPONSE_BYTES,
     UnusableAnswer,
@@ -24,7 +25,6 @@ from ._content import (
     headers_of,
     too_large,
 )
-from ._failures import INVALID, NotBegun, failure, host_of, reason_of
 
 if TYPE_CHECKING:
     import httpx2

@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 
 from cognigy_async.auth import OAuthConfig, OAuthTokenProvider
-from cognigy_async.transports import Request, Response
+from cognigy_async.transports.base import Request, Response
 
 CLIENT_ID = "acme client"
 SECRET = "c4nary/+ s3cret%"

@@ -42,7 +42,7 @@ from cognigy_async.errors import (
     NoResponseError,
     NotSentError,
 )
-from cognigy_async.transports import Request, Response, Transport
+from cognigy_async.transports.base import Request, Response, Transport
 from cognigy_async.transports.httpx import HttpxTransport
 
 from .auth_endpoint import (
@@ -1533,7 +1533,7 @@ def test_p7_a_forked_child_is_not_locked_out() -> None:
         """
         import os, threading, time, anyio
         from cognigy_async.auth import OAuthConfig, OAuthTokenProvider
-        from cognigy_async.transports import Response
+        from cognigy_async.models.http import Response
 
         class Endpoint:
             slow = True
@@ -1578,7 +1578,7 @@ def test_trio_is_not_imported_on_asyncio() -> None:
         """
         import anyio, sys
         from cognigy_async.auth import OAuthConfig, OAuthTokenProvider
-        from cognigy_async.transports import Response
+        from cognigy_async.models.http import Response
 
         class Endpoint:
             async def send(self, request, *, timeout):
