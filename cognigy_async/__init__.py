@@ -16,10 +16,10 @@ if typing.TYPE_CHECKING:
     from .audit.records import AuditRecord
     from .audit.sinks import LoggingAudit, MemoryAudit
     from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
-    from .auth import OAuthConfig, OAuthTokenProvider
+    from .auth.oauth import OAuthConfig, OAuthTokenProvider
+    from .auth.provider import AccessToken, ApiKey, TokenProvider
     from .callbacks import HookOptions
     from .client import AsyncStateClient
-    from .credentials import AccessToken, ApiKey, TokenProvider
     from .errors import (
         AmbiguousUpdateError,
         AuditError,
@@ -147,10 +147,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AccessToken": "credentials",
+    "AccessToken": "auth.provider",
     "AiohttpTransport": "transports.aiohttp",
     "AmbiguousUpdateError": "errors",
-    "ApiKey": "credentials",
+    "ApiKey": "auth.provider",
     "AsyncStateClient": "client",
     "AuditError": "errors",
     "AuditFault": "audit.verify",
@@ -184,8 +184,8 @@ _HOMES = {
     "MetricsSnapshot": "metrics",
     "NoResponseError": "errors",
     "NotSentError": "errors",
-    "OAuthConfig": "auth",
-    "OAuthTokenProvider": "auth",
+    "OAuthConfig": "auth.oauth",
+    "OAuthTokenProvider": "auth.oauth",
     "Observation": "observing",
     "Observer": "observing",
     "Operation": "observing",
@@ -206,7 +206,7 @@ _HOMES = {
     "StateApi": "api.base",
     "StateConflictError": "errors",
     "StateUpdate": "models.update",
-    "TokenProvider": "credentials",
+    "TokenProvider": "auth.provider",
     "Transport": "transports.base",
     "UnexpectedAnswerError": "errors",
     "UnsupportedByApiError": "errors",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .api.base import StateApi
     from .audit import AuditSink
     from .audit.trail import AuditTrail
-    from .credentials import TokenProvider
+    from .auth.provider import TokenProvider
     from .models.events import UpdateWatch
     from .models.http import Request
     from .transports.base import Transport

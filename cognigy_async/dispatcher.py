@@ -35,10 +35,10 @@ from .lane import Lane, LaneState
 from .retry import UNAUTHORIZED, Trouble, Verdict
 
 if TYPE_CHECKING:
+    from .auth.provider import AccessToken
     from .backoff import Backoff
     from .completion import Completion
     from .context import Context
-    from .credentials import AccessToken
     from .learned import Learned
     from .models.events import UpdateWatch
     from .models.http import Response

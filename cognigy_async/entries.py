@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .models.identifiers import NO_METADATA
 
 if TYPE_CHECKING:
+    from .auth.provider import AccessToken
     from .callbacks import Hook
-    from .credentials import AccessToken
     from .lane import Lane
     from .models.events import UpdateWatch
     from .models.http import Request

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote_plus
 import anyio
 import anyio.lowlevel
 
-from cognigy_async.auth import OAuthConfig, OAuthTokenProvider
+from cognigy_async.auth.oauth import OAuthConfig, OAuthTokenProvider
 from cognigy_async.transports.base import Request, Response
 
 CLIENT_ID = "acme client"

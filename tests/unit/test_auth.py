@@ -26,8 +26,8 @@ import trio
 from anyio.abc import TaskGroup
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from cognigy_async import auth
-from cognigy_async.auth import (
+from cognigy_async.auth import oauth as auth
+from cognigy_async.auth.oauth import (
     AccessToken,
     ApiKey,
     OAuthConfig,
@@ -1242,7 +1242,7 @@ async def test_p7_a_loop_that_was_blocked_does_not_replace_its_own_refresh(
 async def test_p7_a_refresh_that_comes_back_does_not_ask_again(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cognigy_async._exchange.GRACE", 0.0)
+    monkeypatch.setattr("cognigy_async.auth.token_request.GRACE", 0.0)
     tokens = OAuthTokenProvider(config(), timeout=0.01, clock=clock_of_this_loop())
     other = OtherLoop(tokens)
     await value_of(tokens)
@@ -1532,7 +1532,7 @@ def test_p7_a_forked_child_is_not_locked_out() -> None:
     run_python(
         """
         import os, threading, time, anyio
-        from cognigy_async.auth import OAuthConfig, OAuthTokenProvider
+        from cognigy_async.auth.oauth import OAuthConfig, OAuthTokenProvider
         from cognigy_async.models.http import Response
 
         class Endpoint:
@@ -1577,7 +1577,7 @@ def test_trio_is_not_imported_on_asyncio() -> None:
     run_python(
         """
         import anyio, sys
-        from cognigy_async.auth import OAuthConfig, OAuthTokenProvider
+        from cognigy_async.auth.oauth import OAuthConfig, OAuthTokenProvider
         from cognigy_async.models.http import Response
 
         class Endpoint:

@@ -10,10 +10,10 @@ from typing import Any
 
 import anyio
 
-from ._oauth import Grant, TokenEndpoint
-from ._utils.logging import log
-from .errors import AuthenticationError, NoResponseError, NotSentError
-from .transports.base import Response, Transport
+from .._utils.logging import log
+from ..errors import AuthenticationError, NoResponseError, NotSentError
+from ..transports.base import Response, Transport
+from .token_endpoint import Grant, TokenEndpoint
 
 ATTEMPTS = 3
 BACKOFF = 0.25

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from ._oauth import VISIBLE
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
+from .token_endpoint import VISIBLE
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 

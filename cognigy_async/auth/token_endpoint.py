@@ -23,10 +23,10 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
-from ._utils.arguments import fault_of_url
-from .errors import AuthenticationError, ConfigurationError
-from .models.http import Request, Response
-from .retry import retry_after
+from .._utils.arguments import fault_of_url
+from ..errors import AuthenticationError, ConfigurationError
+from ..models.http import Request, Response
+from ..retry import retry_after
 
 LONGEST_LIFETIME = 10 * 365 * 86_400.0
 """Seconds; a token that says it lives longer is taken for a mistake."""

@@ -21,14 +21,14 @@ from typing import Any
 
 import anyio
 
-from ._exchange import GRACE, exchange
-from ._flight import Flight, LoopHandle, SupersededError, event_of
-from ._oauth import Grant, OAuthConfig, TokenEndpoint
-from ._utils.concurrency import is_failure, start_on_its_own, task_to_keep
-from ._utils.logging import log
-from .credentials import AccessToken, ApiKey, TokenProvider, TokenStatistics
-from .errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
-from .transports.base import Transport
+from .._utils.concurrency import is_failure, start_on_its_own, task_to_keep
+from .._utils.logging import log
+from ..errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
+from ..transports.base import Transport
+from .provider import AccessToken, ApiKey, TokenProvider, TokenStatistics
+from .refresh import Flight, LoopHandle, SupersededError, event_of
+from .token_endpoint import Grant, OAuthConfig, TokenEndpoint
+from .token_request import GRACE, exchange
 
 __all__ = [
     "AccessToken",
@@ -275,7 +275,7 @@ class OAuthTokenProvider:
         transport = self._transport
         if transport is None:
             # Costly to import, and not needed with a transport of one's own.
-            from .transports.httpx import HttpxTransport
+            from ..transports.httpx import HttpxTransport
 
             transport = HttpxTransport()
         try:
