@@ -59,7 +59,7 @@ if typing.TYPE_CHECKING:
     from .pending import PendingUpdate
     from .planning import Plan, plan
     from .probe import Injection, probe_inject
-    from .rate import RateLimit
+    from .ratelimit.limit import RateLimit
     from .retry import RetryPolicy, Verdict
     from .stream import UpdateStream
     from .transports.aiohttp import AiohttpTransport
@@ -195,7 +195,7 @@ _HOMES = {
     "Plan": "planning",
     "QueueFullError": "errors",
     "QuotaUse": "metrics",
-    "RateLimit": "rate",
+    "RateLimit": "ratelimit.limit",
     "RateLimitedError": "errors",
     "Request": "models.http",
     "Response": "models.http",

@@ -16,7 +16,6 @@ from .entries import ASSIGN, STRICT, Entry, Kind, Terms
 from .errors import ClientUsageError, DialogPausedError, QueueFullError
 from .hooks import Hooks, Register
 from .life import Life
-from .limiters import RateLimits, quota_of
 from .metrics import Metrics
 from .models.identifiers import NO_METADATA
 from .models.limits import Limits
@@ -24,7 +23,7 @@ from .models.results import CloseReport, Decide, DialogState, UpdateResult
 from .models.update import Row, StateUpdate
 from .observing import Observer
 from .pending import PendingUpdate
-from .quota import QuotaState
+from .ratelimit.limiter import QuotaState, RateLimits, quota_of
 from .retry import RetryPolicy
 from .stream import UpdateStream
 

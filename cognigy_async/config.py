@@ -16,9 +16,9 @@ from ._utils.arguments import (
 from .api.runtime import RuntimeApi
 from .entries import Terms
 from .errors import ConfigurationError
-from .limiters import RateLimits
 from .models.limits import Limits
 from .models.update import Row, StateUpdate, parsed
+from .ratelimit.limiter import RateLimits
 from .retry import RetryPolicy
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .course import Course
     from .hooks import Hooks
     from .metrics import Metrics
-    from .quota import Quota
+    from .ratelimit.limiter import Quota
     from .room import Room
     from .transports.base import Transport
 

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from .backoff import Backoff
     from .completion import Completion
     from .context import Context
-    from .learned import Learned
     from .models.events import UpdateWatch
     from .models.http import Response
+    from .ratelimit.adaptive import Learned
     from .scheduler import Scheduler
 
 STEPS_BETWEEN_YIELDS = 32

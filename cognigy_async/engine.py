@@ -20,7 +20,7 @@ from .dispatcher import Dispatcher
 from .entries import Entry, Kind
 from .errors import ClientClosedError
 from .lane import LaneState
-from .quota import Quota, QuotaState
+from .ratelimit.limiter import Quota, QuotaState
 from .scheduler import Scheduler
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .audit.trail import AuditTrail
     from .config import ClientConfig
     from .metrics import Metrics
-    from .quota import Quota
+    from .ratelimit.limiter import Quota
     from .transports.base import Transport
 
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)

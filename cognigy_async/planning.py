@@ -14,8 +14,8 @@ from .groups import MOST_MERGED
 from .merging import Merge, concern_the_same, merges, together
 from .models.limits import Limits
 from .models.update import Row, StateUpdate, parsed
-from .rate import RateLimit
-from .window import SPREAD
+from .ratelimit.limit import RateLimit
+from .ratelimit.sliding_window import SPREAD
 
 if TYPE_CHECKING:
     from .api.base import StateApi

@@ -17,7 +17,7 @@ from .lane import Lane, LaneState
 from .lanes import Lanes
 from .linger import Linger
 from .outage import Outage
-from .pauses import DialogPauses, TenantPause
+from .ratelimit.pauses import DialogPauses, TenantPause
 from .retry import REPEATED, RepeatBudget, Verdict
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cognigy_async.advice import Advice, advice_in
-from cognigy_async.learned import Learned
+from cognigy_async.ratelimit.adaptive import Learned
+from cognigy_async.ratelimit.headers import Advice, advice_in
 
 WALL = 1_800_000_000.0
 NAMES = ("ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-reset")

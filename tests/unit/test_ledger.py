@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import RateLimit
-from cognigy_async.ledger import BATCHES, LEASE, Grant, Ledger
+from cognigy_async.ratelimit.shared_ledger import BATCHES, LEASE, Grant, Ledger
 
 LIMIT = RateLimit(60, per=2, guard=0.0)
 

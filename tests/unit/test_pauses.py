@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cognigy_async.pauses import DialogPauses, TenantPause
+from cognigy_async.ratelimit.pauses import DialogPauses, TenantPause
 
 from ._builders import unhurried
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import ConfigurationError, RateLimit
-from cognigy_async.quota import Quota
-from cognigy_async.window import Window
+from cognigy_async.ratelimit.limiter import Quota
+from cognigy_async.ratelimit.sliding_window import Window
 
 LARGE = 50_000
 """More than are remembered one by one."""
@@ -139,7 +139,7 @@ def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps:
                 model.answered(began, now)
         else:
             now += step
-            model.pass_time(now)
+        model.pass_time(now)
         assert window.opens(now) == model.opens(now)
         assert window.used == model.used(now)
 

@@ -13,10 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cognigy_async import RateLimit, RetryPolicy
 from cognigy_async.lane import LaneState
-from cognigy_async.quota import Quota
+from cognigy_async.ratelimit.limiter import Quota
+from cognigy_async.ratelimit.sliding_window import Window
 from cognigy_async.retry import RepeatBudget, Verdict
 from cognigy_async.scheduler import Scheduler
-from cognigy_async.window import Window
 
 from ._builders import entry
 

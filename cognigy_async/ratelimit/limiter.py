@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-from .errors import ConfigurationError
-from .learned import Learned
-from .metrics import QuotaUse
-from .window import Window
+from ..errors import ConfigurationError
+from ..metrics import QuotaUse
+from .adaptive import Learned
+from .limit import RateLimit
+from .shared_file import SharedWindow
+from .sliding_window import Window
 
 QuotaState: TypeAlias = dict[str, Any]
 """What `Quota.save` gives: JSON that `Quota.restore` takes."""
@@ -151,3 +153,34 @@ class Quota:
             raise ConfigurationError("the saved quota cannot be read: use what quota_state() gave")
         for window in self._windows():
             window.restore(now, saved)
+
+
+RateLimits: TypeAlias = RateLimit | Sequence[RateLimit] | Literal["auto"] | None
+"""One limit, several that hold at once, what is learned from the server, or none."""
+
+
+def quota_of(rate_limit: RateLimits) -> Quota | None:
+    """What keeps the limits of one client.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if rate_limit == "auto":
+        return Quota([Learned()])
+    return None if rate_limit is None else Quota([_limiter(one) for one in _several(rate_limit)])
+
+
+def _several(given: object) -> list[RateLimit]:
+    several = [given] if isinstance(given, RateLimit) else given
+    if isinstance(several, Sequence) and not isinstance(several, str):
+        limits = [one for one in several if isinstance(one, RateLimit)]
+        if limits and len(limits) == len(several):
+            return limits
+    raise ConfigurationError(
+        f"rate_limit={given!r}: must be a RateLimit, for example RateLimit(1000, per=300), "
+        'several of them in a list, or "auto"'
+    )
+
+
+def _limiter(limit: RateLimit) -> Limiter:
+    return Window(limit) if limit.shared is None else SharedWindow(limit)

@@ -20,11 +20,11 @@ from logging import WARNING
 import anyio
 import anyio.to_thread
 
-from ._utils.logging import log
-from .errors import ConfigurationError
-from .ledger import BATCHES, LEASE, Grant, Ledger
-from .metrics import QuotaUse
-from .rate import RateLimit
+from .._utils.logging import log
+from ..errors import ConfigurationError
+from ..metrics import QuotaUse
+from .limit import RateLimit
+from .shared_ledger import BATCHES, LEASE, Grant, Ledger
 
 AFTER_FAILURE = 1.0
 """Seconds until a file that could not be used is tried again."""

@@ -9,8 +9,8 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
-from .metrics import QuotaUse
-from .rate import RateLimit
+from ..metrics import QuotaUse
+from .limit import RateLimit
 
 EXACT = 10_000
 """Up to so many requests for each window are remembered one by one."""

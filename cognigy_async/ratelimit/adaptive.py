@@ -11,10 +11,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping
 
-from .advice import Advice, advice_in
-from .metrics import QuotaUse
-from .rate import RateLimit
-from .window import Window, following
+from ..metrics import QuotaUse
+from .headers import Advice, advice_in
+from .limit import RateLimit
+from .sliding_window import Window, following
 
 FIRST_RATE = 50.0
 """Requests in a second to begin with."""

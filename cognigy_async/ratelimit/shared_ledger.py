@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .rate import RateLimit
-from .window import SLOWER, SPREAD, following
+from .limit import RateLimit
+from .sliding_window import SLOWER, SPREAD, following
 
 LEASE = 0.02
 """Of a window: how long a place may be kept before it is used. Then it is given back."""
