@@ -18,7 +18,6 @@ if typing.TYPE_CHECKING:
     from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
     from .auth.oauth import OAuthConfig, OAuthTokenProvider
     from .auth.provider import AccessToken, ApiKey, TokenProvider
-    from .callbacks import HookOptions
     from .client import AsyncStateClient
     from .errors import (
         AmbiguousUpdateError,
@@ -49,13 +48,14 @@ if typing.TYPE_CHECKING:
         UpdateWithdrawnError,
         VariableTypeError,
     )
+    from .hooks.callback_queue import HookOptions
+    from .hooks.observers import Observation, Observer, Operation
     from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
     from .models.events import DeadLetter, DeliveryReceipt, UpdateEvent, UpdateWatch
     from .models.http import Request, Response
     from .models.limits import Limits
     from .models.results import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .models.update import StateUpdate
-    from .observing import Observation, Observer, Operation
     from .pending import PendingUpdate
     from .planning import Plan, plan
     from .probe import Injection, probe_inject
@@ -173,7 +173,7 @@ _HOMES = {
     "DialogState": "models.results",
     "Distribution": "metrics",
     "Fault": "errors",
-    "HookOptions": "callbacks",
+    "HookOptions": "hooks.callback_queue",
     "HttpxTransport": "transports.httpx",
     "Injection": "probe",
     "JsonLinesAudit": "audit.file",
@@ -186,9 +186,9 @@ _HOMES = {
     "NotSentError": "errors",
     "OAuthConfig": "auth.oauth",
     "OAuthTokenProvider": "auth.oauth",
-    "Observation": "observing",
-    "Observer": "observing",
-    "Operation": "observing",
+    "Observation": "hooks.observers",
+    "Observer": "hooks.observers",
+    "Operation": "hooks.observers",
     "PayloadTooLargeError": "errors",
     "PendingUpdate": "pending",
     "PermissionDeniedError": "errors",

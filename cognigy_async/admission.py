@@ -14,12 +14,12 @@ import anyio
 from .completion import pause_error
 from .entries import ASSIGN, READ, Action, Entry, Kind, Sink, Terms
 from .errors import AuditError, DeadlineExceededError
+from .hooks.observers import Observations, Operation
 from .lane import LaneState
 from .merging import merges
 from .models.identifiers import NO_METADATA
 from .models.results import Decide
 from .models.update import StateUpdate
-from .observing import Observations, Operation
 from .wakes import wakes_of_this_loop
 
 if TYPE_CHECKING:

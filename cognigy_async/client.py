@@ -14,14 +14,14 @@ from .api.runtime import RuntimeApi
 from .config import ClientConfig, Priority
 from .entries import ASSIGN, STRICT, Entry, Kind, Terms
 from .errors import ClientUsageError, DialogPausedError, QueueFullError
-from .hooks import Hooks, Register
+from .hooks.observers import Observer
+from .hooks.registry import Hooks, Register
 from .life import Life
 from .metrics import Metrics
 from .models.identifiers import NO_METADATA
 from .models.limits import Limits
 from .models.results import CloseReport, Decide, DialogState, UpdateResult
 from .models.update import Row, StateUpdate
-from .observing import Observer
 from .pending import PendingUpdate
 from .ratelimit.limiter import QuotaState, RateLimits, quota_of
 from .retry import RetryPolicy

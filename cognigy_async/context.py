@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .audit.trail import AuditTrail
     from .config import ClientConfig
     from .course import Course
-    from .hooks import Hooks
+    from .hooks.registry import Hooks
     from .metrics import Metrics
     from .ratelimit.limiter import Quota
     from .room import Room

@@ -12,13 +12,13 @@ from .models.identifiers import NO_METADATA
 
 if TYPE_CHECKING:
     from .auth.provider import AccessToken
-    from .callbacks import Hook
+    from .hooks.callback_queue import Hook
+    from .hooks.observers import Observations
     from .lane import Lane
     from .models.events import UpdateWatch
     from .models.http import Request
     from .models.results import Decide, DialogState, UpdateResult
     from .models.update import StateUpdate
-    from .observing import Observations
     from .retry import RetryPolicy, Trouble
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from .course import Course, Done
 from .entries import Entry, Kind
 from .errors import CognigyError, UpdateError, copy_of
+from .hooks.observers import Observations
 from .lane import Lane
 from .merging import Merge, concern_the_same, key_of, together
-from .observing import Observations
 
 MOST_MERGED = 1000
 """Updates in one request: they settle in one go, during which the event loop does nothing else."""

@@ -17,7 +17,7 @@ from .context import Context
 from .course import Course
 from .engine import Engine
 from .errors import ClientClosedError, ClientUsageError
-from .hooks import Hooks
+from .hooks.registry import Hooks
 from .models.results import CloseReport
 from .room import Room
 

@@ -35,7 +35,7 @@ from cognigy_async import (
 )
 from cognigy_async.emulator import Emulator, Faults
 from cognigy_async.emulator.state import Dialog, Merge
-from cognigy_async.observing import Observations
+from cognigy_async.hooks.observers import Observations
 from tests.chance import Chance
 from tests.simulation.world import (
     BASE_URL,

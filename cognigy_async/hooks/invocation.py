@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import anyio.to_thread
 
-from .errors import CallbackError
+from ..errors import CallbackError
 
 if TYPE_CHECKING:
-    from .hooks import Hooks
+    from .registry import Hooks
 
 
 class _Call:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from logging import ERROR
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from ._utils.logging import log
+from .._utils.logging import log
 
 if TYPE_CHECKING:
-    from .models.http import Request, Response
+    from ..models.http import Request, Response
 
 Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
 """What is observed; ``"read"`` is `get_state`."""

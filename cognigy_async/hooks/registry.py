@@ -9,13 +9,13 @@ from typing import Any, TypeVar, Unpack, overload
 import anyio
 from anyio.abc import TaskGroup
 
-from ._utils.concurrency import Countdowns
-from ._utils.waker import Waker
-from .callbacks import Delivery, Hook, HookOptions
-from .calls import current_call
-from .metrics import Metrics
-from .models.events import Callback, UpdateEvent, UpdateWatch
-from .observing import Observer
+from .._utils.concurrency import Countdowns
+from .._utils.waker import Waker
+from ..metrics import Metrics
+from ..models.events import Callback, UpdateEvent, UpdateWatch
+from .callback_queue import Delivery, Hook, HookOptions
+from .invocation import current_call
+from .observers import Observer
 
 CallbackT = TypeVar("CallbackT", bound=Callback)
 

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import anyio
 import anyio.lowlevel
 
-from ._utils.concurrency import is_failure
-from ._utils.logging import log
-from .calls import Caller
-from .errors import CallbackError, ConfigurationError
-from .models.events import (
+from .._utils.concurrency import is_failure
+from .._utils.logging import log
+from ..errors import CallbackError, ConfigurationError
+from ..models.events import (
     Callback,
     DeadLetter,
     DeadLetterHandler,
@@ -28,9 +27,10 @@ from .models.events import (
     UpdateEvent,
     UpdateWatch,
 )
+from .invocation import Caller
 
 if TYPE_CHECKING:
-    from .hooks import Hooks
+    from .registry import Hooks
 
 CLOSED = "the client was closed before the event's turn"
 
