@@ -11,10 +11,9 @@ if typing.TYPE_CHECKING:
     from .api.base import StateApi
     from .api.runtime import RuntimeApi
     from .api.sessions import SessionsApi
-    from .audit import AuditSink
-    from .audit.file import JsonLinesAudit
+    from .audit.json_lines import JsonLinesAudit
     from .audit.records import AuditRecord
-    from .audit.sinks import LoggingAudit, MemoryAudit
+    from .audit.sinks import AuditSink, LoggingAudit, MemoryAudit
     from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
     from .auth.oauth import OAuthConfig, OAuthTokenProvider
     from .auth.provider import AccessToken, ApiKey, TokenProvider
@@ -156,7 +155,7 @@ _HOMES = {
     "AuditFault": "audit.verify",
     "AuditRecord": "audit.records",
     "AuditReport": "audit.verify",
-    "AuditSink": "audit",
+    "AuditSink": "audit.sinks",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
     "CallbackError": "errors",
@@ -176,7 +175,7 @@ _HOMES = {
     "HookOptions": "hooks.callback_queue",
     "HttpxTransport": "transports.httpx",
     "Injection": "probe",
-    "JsonLinesAudit": "audit.file",
+    "JsonLinesAudit": "audit.json_lines",
     "Limits": "models.limits",
     "LoggingAudit": "audit.sinks",
     "MemoryAudit": "audit.sinks",

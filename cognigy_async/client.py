@@ -29,7 +29,7 @@ from .stream import UpdateStream
 
 if TYPE_CHECKING:
     from .api.base import StateApi
-    from .audit import AuditSink
+    from .audit.sinks import AuditSink
     from .audit.trail import AuditTrail
     from .auth.provider import TokenProvider
     from .models.events import UpdateWatch

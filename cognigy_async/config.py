@@ -23,7 +23,7 @@ from .retry import RetryPolicy
 
 if TYPE_CHECKING:
     from .api.base import StateApi
-    from .audit import AuditSink
+    from .audit.sinks import AuditSink
     from .auth.provider import TokenProvider
     from .models.events import UpdateWatch
     from .transports.base import Transport

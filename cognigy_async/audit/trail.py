@@ -16,13 +16,13 @@ import anyio
 import anyio.to_thread
 
 from ..errors import AuditError, ConfigurationError
-from .channel import Channel
 from .records import draft_of
+from .sink_queue import Channel
 
 if TYPE_CHECKING:
     from ..entries import Entry
     from ..metrics import Metrics
-    from . import AuditSink
+    from .sinks import AuditSink
 
 OPENING_TIME = 10.0
 """Seconds that a strict sink has to open."""

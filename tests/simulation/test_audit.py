@@ -33,7 +33,7 @@ from cognigy_async import (
     read_audit,
     verify_audit,
 )
-from cognigy_async.audit.channel import Channel
+from cognigy_async.audit.sink_queue import Channel
 from tests.simulation.world import (
     DROPPED,
     KEY,
@@ -550,7 +550,7 @@ async def test_flush_does_not_wait_for_ever(sink: Sink, monkeypatch: pytest.Monk
 async def test_a_record_that_cannot_be_made_takes_no_other_along(
     sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from cognigy_async.audit import channel
+    from cognigy_async.audit import sink_queue as channel
 
     made = channel.record_of
 

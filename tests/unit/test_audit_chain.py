@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from cognigy_async import AuditReport, ConfigurationError, verify_audit
-from cognigy_async.audit.chain import START, link
+from cognigy_async.audit.hash_chain import START, link
 
 from ._builders import audit_record
 

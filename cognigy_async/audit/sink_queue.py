@@ -15,8 +15,8 @@ from .records import Draft, record_of
 
 if TYPE_CHECKING:
     from ..metrics import Metrics
-    from . import AuditSink
     from .records import AuditRecord
+    from .sinks import AuditSink
 
 BATCH = 64
 """Records that are written at once."""

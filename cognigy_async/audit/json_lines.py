@@ -15,9 +15,9 @@ from weakref import WeakSet
 from .._utils.arguments import checked_count
 from .._utils.logging import log
 from ..errors import AuditError, ConfigurationError
-from . import AuditSink
-from .chain import START, Position, is_torn, key_bytes, link, read_line
-from .slots import take_slot
+from .hash_chain import START, Position, is_torn, key_bytes, link, read_line
+from .process_files import take_slot
+from .sinks import AuditSink
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
