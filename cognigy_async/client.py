@@ -12,7 +12,7 @@ from ._utils.waker import Waker
 from .admission import Admission, kind_of
 from .api.runtime import RuntimeApi
 from .config import ClientConfig, Priority
-from .entries import ASSIGN, STRICT, Entry, Kind, Terms
+from .engine.work_item import ASSIGN, STRICT, Entry, Kind, Terms
 from .errors import ClientUsageError, DialogPausedError, QueueFullError
 from .hooks.observers import Observer
 from .hooks.registry import Hooks, Register

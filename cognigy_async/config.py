@@ -14,7 +14,7 @@ from ._utils.arguments import (
     checked_type,
 )
 from .api.runtime import RuntimeApi
-from .entries import Terms
+from .engine.work_item import Terms
 from .errors import ConfigurationError
 from .models.limits import Limits
 from .models.update import Row, StateUpdate, parsed

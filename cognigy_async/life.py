@@ -13,13 +13,13 @@ from ._utils.arguments import checked_seconds
 from ._utils.concurrency import TaskOwner, forks, home_of_this_task, monotonic_clock, to_the_end
 from ._utils.logging import log
 from .admission import Admission
-from .context import Context
-from .course import Course
-from .engine import Engine
+from .engine.capacity import Room
+from .engine.context import Context
+from .engine.engine import Engine
+from .engine.protocol import Course
 from .errors import ClientClosedError, ClientUsageError
 from .hooks.registry import Hooks
 from .models.results import CloseReport
-from .room import Room
 
 if TYPE_CHECKING:
     from ._utils.waker import Waker

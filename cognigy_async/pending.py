@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 if TYPE_CHECKING:
-    from .entries import Entry
+    from .engine.work_item import Entry
     from .life import Life
     from .models.results import UpdateResult
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._utils.arguments import checked_seconds
 from .api.runtime import RuntimeApi
+from .engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
 from .errors import CognigyError, ConfigurationError
-from .groups import MOST_MERGED
-from .merging import Merge, concern_the_same, merges, together
 from .models.limits import Limits
 from .models.update import Row, StateUpdate, parsed
 from .ratelimit.limit import RateLimit

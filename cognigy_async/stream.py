@@ -22,7 +22,7 @@ import anyio.lowlevel
 from ._utils.concurrency import is_failure
 from .admission import Admission, kind_of
 from .config import ClientConfig
-from .entries import Entry, Terms
+from .engine.work_item import Entry, Terms
 from .errors import ClientClosedError, CognigyError
 from .life import Life
 from .models.results import UpdateOutcome

@@ -26,7 +26,7 @@ from ..models.limits import encode
 from ..models.results import parse, version_in
 
 if TYPE_CHECKING:
-    from ..entries import Entry
+    from ..engine.work_item import Entry
     from ..models.http import Request
     from ..models.results import UpdateResult
 

@@ -20,7 +20,7 @@ from .records import draft_of
 from .sink_queue import Channel
 
 if TYPE_CHECKING:
-    from ..entries import Entry
+    from ..engine.work_item import Entry
     from ..metrics import Metrics
     from .sinks import AuditSink
 

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cognigy_async import AuditRecord, Request, Response, RetryPolicy, StateUpdate
-from cognigy_async.entries import Entry, Kind, Terms
+from cognigy_async.engine.work_item import Entry, Kind, Terms
 from cognigy_async.models.results import Decide
 
 unhurried = settings(deadline=None)

@@ -14,8 +14,8 @@ from cognigy_async import (
     RuntimeApi,
     StateUpdate,
 )
-from cognigy_async.course import Again, Backoff, Course, Done, Next
-from cognigy_async.entries import Entry, Kind
+from cognigy_async.engine.protocol import Again, Backoff, Course, Done, Next
+from cognigy_async.engine.work_item import Entry, Kind
 from cognigy_async.models.results import Decide
 
 from ._builders import entry, response

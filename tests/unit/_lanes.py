@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 from cognigy_async import ServerError
-from cognigy_async.entries import Entry
-from cognigy_async.lane import Lane, LaneState
-from cognigy_async.lanes import Lanes
+from cognigy_async.engine.dialog_queue import Lane, LaneState
+from cognigy_async.engine.ready_queues import Lanes
+from cognigy_async.engine.work_item import Entry
 
 from ._builders import entry
 

@@ -17,8 +17,8 @@ from cognigy_async import (
     UpdateError,
     Verdict,
 )
-from cognigy_async.course import Backoff, share
-from cognigy_async.entries import Kind
+from cognigy_async.engine.protocol import Backoff, share
+from cognigy_async.engine.work_item import Kind
 
 from ._builders import entry
 from ._course import Play

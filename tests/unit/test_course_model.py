@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import DialogState, Request
-from cognigy_async.entries import Kind
+from cognigy_async.engine.work_item import Kind
 
 from ._course import Play
 

@@ -15,8 +15,8 @@ from cognigy_async import (
     UnexpectedAnswerError,
     UpdateValidationError,
 )
-from cognigy_async.course import Backoff
-from cognigy_async.entries import Kind
+from cognigy_async.engine.protocol import Backoff
+from cognigy_async.engine.work_item import Kind
 from cognigy_async.retry import OUTAGE
 
 from ._course import Play

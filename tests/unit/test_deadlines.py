@@ -7,8 +7,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cognigy_async.deadlines import Deadlines
-from cognigy_async.entries import Entry
+from cognigy_async.engine.ready_queues import Deadlines
+from cognigy_async.engine.work_item import Entry
 
 from ._builders import entry, unhurried
 

@@ -9,9 +9,9 @@ import math
 import pytest
 
 from cognigy_async import ServerError
-from cognigy_async.entries import Entry, Kind
-from cognigy_async.lane import Lane, LaneState
-from cognigy_async.lanes import Lanes
+from cognigy_async.engine.dialog_queue import Lane, LaneState
+from cognigy_async.engine.ready_queues import Lanes
+from cognigy_async.engine.work_item import Entry, Kind
 
 from ._builders import entry
 from ._lanes import (

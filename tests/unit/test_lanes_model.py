@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cognigy_async.entries import Entry
-from cognigy_async.lane import LaneState
-from cognigy_async.lanes import Lanes
+from cognigy_async.engine.dialog_queue import LaneState
+from cognigy_async.engine.ready_queues import Lanes
+from cognigy_async.engine.work_item import Entry
 
 from ._lanes import (
     IDLE,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cognigy_async import Limits, StateUpdate
 from cognigy_async.emulator.state import Dialog
 from cognigy_async.emulator.state import Merge as Semantics
-from cognigy_async.merging import Merge, key_of, merges
+from cognigy_async.engine.coalescing import Merge, key_of, merges
 from cognigy_async.models.limits import encode
 from tests.chance import Chance
 
@@ -174,7 +174,7 @@ def test_the_key_of_a_group_tells_its_members_and_their_order() -> None:
 
 def test_the_key_of_a_group_is_the_same_in_another_process() -> None:
     """And a header can carry it."""
-    code = "from cognigy_async.merging import key_of; print(key_of(['u-1', 'u-2']))"
+    code = "from cognigy_async.engine.coalescing import key_of; print(key_of(['u-1', 'u-2']))"
     told = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()

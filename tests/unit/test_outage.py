@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from cognigy_async.outage import Outage
+from cognigy_async.engine.outage import Outage
 from cognigy_async.retry import RepeatBudget
 
 # The outage.

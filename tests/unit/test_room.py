@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from cognigy_async import ClientClosedError
-from cognigy_async.room import Room
+from cognigy_async.engine.capacity import Room
 
 
 async def settled() -> None:

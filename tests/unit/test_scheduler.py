@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cognigy_async import RateLimit, RetryPolicy
-from cognigy_async.lane import LaneState
+from cognigy_async.engine.dialog_queue import LaneState
+from cognigy_async.engine.scheduler import Scheduler
 from cognigy_async.ratelimit.limiter import Quota
 from cognigy_async.ratelimit.sliding_window import Window
 from cognigy_async.retry import RepeatBudget, Verdict
-from cognigy_async.scheduler import Scheduler
 
 from ._builders import entry
 

@@ -11,11 +11,9 @@ from contextvars import copy_context
 from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING
 
-from ._utils.concurrency import Countdowns
-from ._utils.logging import is_told, log
-from .course import Done
-from .entries import READ, Entry
-from .errors import (
+from .._utils.concurrency import Countdowns
+from .._utils.logging import is_told, log
+from ..errors import (
     AmbiguousUpdateError,
     ClientClosedError,
     CognigyError,
@@ -23,13 +21,15 @@ from .errors import (
     UpdateError,
     UpdateWithdrawnError,
 )
-from .groups import outcomes
-from .lane import Lane, LaneState
-from .models.events import UpdateEvent
+from ..models.events import UpdateEvent
+from .coalescing import outcomes
+from .dialog_queue import Lane, LaneState
+from .protocol import Done
+from .work_item import READ, Entry
 
 if TYPE_CHECKING:
+    from ..models.update import StateUpdate
     from .context import Context
-    from .models.update import StateUpdate
     from .scheduler import Scheduler
 
 

@@ -7,16 +7,16 @@ import random
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
-from ._utils.logging import log
-from .entries import Kind
-from .retry import OUTAGE, Verdict
+from .._utils.logging import log
+from ..retry import OUTAGE, Verdict
+from .work_item import Kind
 
 if TYPE_CHECKING:
     from .context import Context
-    from .course import Backoff as RetryLater
-    from .entries import Entry
-    from .lane import Lane
+    from .dialog_queue import Lane
+    from .protocol import Backoff as RetryLater
     from .scheduler import Scheduler
+    from .work_item import Entry
 
 
 class Backoff:

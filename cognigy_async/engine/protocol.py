@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .entries import WRITE, Action, Entry, Kind
-from .errors import (
+from ..errors import (
     AmbiguousUpdateError,
     AuthenticationError,
     DeadlineExceededError,
@@ -24,14 +23,15 @@ from .errors import (
     UpdateValidationError,
     UpdateWithdrawnError,
 )
-from .models.limits import Limits
-from .models.results import DialogState, UpdateResult
-from .models.update import StateUpdate
-from .retry import APPLIED, Trouble, Verdict
+from ..models.limits import Limits
+from ..models.results import DialogState, UpdateResult
+from ..models.update import StateUpdate
+from ..retry import APPLIED, Trouble, Verdict
+from .work_item import WRITE, Action, Entry, Kind
 
 if TYPE_CHECKING:
-    from .api.base import StateApi
-    from .models.http import Request, Response
+    from ..api.base import StateApi
+    from ..models.http import Request, Response
 
 KNOWN_ETAGS = 4096
 """Dialogs whose last version is remembered, to tell after a lost answer whether it was applied.

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._utils.waker import Waker
-    from .audit.trail import AuditTrail
-    from .config import ClientConfig
-    from .course import Course
-    from .hooks.registry import Hooks
-    from .metrics import Metrics
-    from .ratelimit.limiter import Quota
-    from .room import Room
-    from .transports.base import Transport
+    from .._utils.waker import Waker
+    from ..audit.trail import AuditTrail
+    from ..config import ClientConfig
+    from ..hooks.registry import Hooks
+    from ..metrics import Metrics
+    from ..ratelimit.limiter import Quota
+    from ..transports.base import Transport
+    from .capacity import Room
+    from .protocol import Course
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .entries import Entry
-    from .errors import CognigyError
+    from ..errors import CognigyError
+    from .work_item import Entry
 
 
 class LaneState(enum.IntEnum):

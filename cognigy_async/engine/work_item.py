@@ -8,18 +8,18 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .models.identifiers import NO_METADATA
+from ..models.identifiers import NO_METADATA
 
 if TYPE_CHECKING:
-    from .auth.provider import AccessToken
-    from .hooks.callback_queue import Hook
-    from .hooks.observers import Observations
-    from .lane import Lane
-    from .models.events import UpdateWatch
-    from .models.http import Request
-    from .models.results import Decide, DialogState, UpdateResult
-    from .models.update import StateUpdate
-    from .retry import RetryPolicy, Trouble
+    from ..auth.provider import AccessToken
+    from ..hooks.callback_queue import Hook
+    from ..hooks.observers import Observations
+    from ..models.events import UpdateWatch
+    from ..models.http import Request
+    from ..models.results import Decide, DialogState, UpdateResult
+    from ..models.update import StateUpdate
+    from ..retry import RetryPolicy, Trouble
+    from .dialog_queue import Lane
 
 
 class Kind(enum.Enum):

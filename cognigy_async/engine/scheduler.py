@@ -1,7 +1,7 @@
 """Decide when the next request may go, and to which dialog.
 
 Nothing here awaits, reads a clock or talks to the network: the caller passes `now`. The only effect
-outside is on the waker: whoever plans a moment sets the alarm here, and nowhere else.
+outside is on the waker.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import math
 from logging import ERROR
 from typing import TYPE_CHECKING
 
-from ._utils.logging import log
-from .deadlines import Deadlines
-from .entries import READ
-from .lane import Lane, LaneState
-from .lanes import Lanes
-from .linger import Linger
+from .._utils.logging import log
+from ..ratelimit.pauses import DialogPauses, TenantPause
+from ..retry import REPEATED, RepeatBudget, Verdict
+from .coalescing import joins
+from .dialog_queue import Lane, LaneState
 from .outage import Outage
-from .ratelimit.pauses import DialogPauses, TenantPause
-from .retry import REPEATED, RepeatBudget, Verdict
+from .ready_queues import Deadlines, Lanes
+from .work_item import READ
 
 if TYPE_CHECKING:
+    from ..errors import CognigyError
     from .context import Context
-    from .entries import Entry
-    from .errors import CognigyError
+    from .work_item import Entry
+
 
 SPARE_REPEATS = 10
 """Repeats that are allowed beyond one for each worker and the share of first attempts."""
@@ -346,3 +346,46 @@ class Scheduler:
             if for_good:
                 self._linger = None
             self._waker.wake()
+
+
+class Linger:
+    """Says how long a lane waits, counted from the acceptance of its head.
+
+    It does not wait for what cannot come: once something stands behind that may not share the
+    request, or where its deadline would pass, it goes at its turn.
+    """
+
+    def __init__(self, lanes: Lanes, seconds: float) -> None:
+        self._lanes = lanes
+        self._seconds = seconds
+        self._ended = -1
+
+    def until(self, lane: Lane) -> float:
+        """The moment until which a lane waits; one in the past for not at all."""
+        head = lane.first
+        if not head.coalesces or head.sent_at is not None or head.serial <= self._ended:
+            return 0.0
+        if lane.behind and not all(joins(head, entry) for entry in lane.behind):
+            return 0.0
+        until = head.accepted_at + self._seconds
+        deadline = head.terms.deadline
+        return until if deadline is None or until < deadline else 0.0
+
+    def accepted(self, entry: Entry) -> None:
+        """An entry came to the end of its lane: it may be what ends the waiting."""
+        lane = entry.lane
+        assert lane is not None
+        if entry is not lane.head and not joins(lane.first, entry):
+            self._wake(lane)
+
+    def end(self, serial: int) -> None:
+        """Nothing that was accepted up to this serial number waits any more."""
+        self._ended = serial
+        for lane in self._lanes:
+            self._wake(lane)
+
+    def _wake(self, lane: Lane) -> None:
+        """Whoever takes the lane looks again whether it has to wait for something else."""
+        unsent = lane.state is LaneState.WAITING and lane.first.sent_at is None
+        if unsent and lane.until != math.inf:
+            self._lanes.ready(lane)

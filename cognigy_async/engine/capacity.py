@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import anyio
 
-from .errors import ClientClosedError
+from ..errors import ClientClosedError
 
 
 class _Waiter:

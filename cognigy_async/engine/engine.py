@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup
 
+from ..errors import ClientClosedError
+from ..ratelimit.limiter import Quota, QuotaState
 from .backoff import Backoff
 from .completion import Completion
-from .course import Done, withdrawn
+from .dialog_queue import LaneState
 from .dispatcher import Dispatcher
-from .entries import Entry, Kind
-from .errors import ClientClosedError
-from .lane import LaneState
-from .ratelimit.limiter import Quota, QuotaState
+from .protocol import Done, withdrawn
 from .scheduler import Scheduler
+from .work_item import Entry, Kind
 
 if TYPE_CHECKING:
     from .context import Context

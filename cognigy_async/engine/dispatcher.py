@@ -17,12 +17,9 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from ._utils.concurrency import is_failure
-from ._utils.logging import log
-from .course import Again, Done, Next, share, withdrawn
-from .course import Backoff as RetryLater
-from .entries import READ, Action, Entry, Kind
-from .errors import (
+from .._utils.concurrency import is_failure
+from .._utils.logging import log
+from ..errors import (
     AuthenticationError,
     CognigyError,
     NoResponseError,
@@ -30,18 +27,21 @@ from .errors import (
     RateLimitedError,
     UpdateError,
 )
-from .groups import MOST_MERGED, gather
-from .lane import Lane, LaneState
-from .retry import UNAUTHORIZED, Trouble, Verdict
+from ..retry import UNAUTHORIZED, Trouble, Verdict
+from .coalescing import MOST_MERGED, gather
+from .dialog_queue import Lane, LaneState
+from .protocol import Again, Done, Next, share, withdrawn
+from .protocol import Backoff as RetryLater
+from .work_item import READ, Action, Entry, Kind
 
 if TYPE_CHECKING:
-    from .auth.provider import AccessToken
+    from ..auth.provider import AccessToken
+    from ..models.events import UpdateWatch
+    from ..models.http import Response
+    from ..ratelimit.adaptive import Learned
     from .backoff import Backoff
     from .completion import Completion
     from .context import Context
-    from .models.events import UpdateWatch
-    from .models.http import Response
-    from .ratelimit.adaptive import Learned
     from .scheduler import Scheduler
 
 STEPS_BETWEEN_YIELDS = 32

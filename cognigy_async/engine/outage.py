@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from .retry import RepeatBudget
+    from ..retry import RepeatBudget
 
 Waiting = TypeVar("Waiting", bound=Hashable)
 
