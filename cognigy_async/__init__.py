@@ -17,7 +17,11 @@ if typing.TYPE_CHECKING:
     from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
     from .auth.oauth import OAuthConfig, OAuthTokenProvider
     from .auth.provider import AccessToken, ApiKey, TokenProvider
-    from .client import AsyncStateClient
+    from .client.client import AsyncStateClient
+    from .client.estimate import Plan, plan
+    from .client.pending import PendingUpdate
+    from .client.probe import Injection, probe_inject
+    from .client.stream import UpdateStream
     from .errors import (
         AmbiguousUpdateError,
         AuditError,
@@ -55,12 +59,8 @@ if typing.TYPE_CHECKING:
     from .models.limits import Limits
     from .models.results import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .models.update import StateUpdate
-    from .pending import PendingUpdate
-    from .planning import Plan, plan
-    from .probe import Injection, probe_inject
     from .ratelimit.limit import RateLimit
     from .retry import RetryPolicy, Verdict
-    from .stream import UpdateStream
     from .transports.aiohttp import AiohttpTransport
     from .transports.base import Transport
     from .transports.httpx import HttpxTransport
@@ -150,7 +150,7 @@ _HOMES = {
     "AiohttpTransport": "transports.aiohttp",
     "AmbiguousUpdateError": "errors",
     "ApiKey": "auth.provider",
-    "AsyncStateClient": "client",
+    "AsyncStateClient": "client.client",
     "AuditError": "errors",
     "AuditFault": "audit.verify",
     "AuditRecord": "audit.records",
@@ -174,7 +174,7 @@ _HOMES = {
     "Fault": "errors",
     "HookOptions": "hooks.callback_queue",
     "HttpxTransport": "transports.httpx",
-    "Injection": "probe",
+    "Injection": "client.probe",
     "JsonLinesAudit": "audit.json_lines",
     "Limits": "models.limits",
     "LoggingAudit": "audit.sinks",
@@ -189,9 +189,9 @@ _HOMES = {
     "Observer": "hooks.observers",
     "Operation": "hooks.observers",
     "PayloadTooLargeError": "errors",
-    "PendingUpdate": "pending",
+    "PendingUpdate": "client.pending",
     "PermissionDeniedError": "errors",
-    "Plan": "planning",
+    "Plan": "client.estimate",
     "QueueFullError": "errors",
     "QuotaUse": "metrics",
     "RateLimit": "ratelimit.limit",
@@ -213,14 +213,14 @@ _HOMES = {
     "UpdateEvent": "models.events",
     "UpdateOutcome": "models.results",
     "UpdateResult": "models.results",
-    "UpdateStream": "stream",
+    "UpdateStream": "client.stream",
     "UpdateValidationError": "errors",
     "UpdateWatch": "models.events",
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
     "Verdict": "retry",
-    "plan": "planning",
-    "probe_inject": "probe",
+    "plan": "client.estimate",
+    "probe_inject": "client.probe",
     "read_audit": "audit.verify",
     "verify_audit": "audit.verify",
 }

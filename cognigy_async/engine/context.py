@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .._utils.waker import Waker
     from ..audit.trail import AuditTrail
-    from ..config import ClientConfig
+    from ..client.config import ClientConfig
     from ..hooks.registry import Hooks
     from ..metrics import Metrics
     from ..ratelimit.limiter import Quota

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 if TYPE_CHECKING:
-    from .engine.work_item import Entry
-    from .life import Life
-    from .models.results import UpdateResult
+    from ..engine.work_item import Entry
+    from ..models.results import UpdateResult
+    from .lifecycle import Life
 
 
 class PendingUpdate:

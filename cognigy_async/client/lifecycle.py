@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ._utils.arguments import checked_seconds
-from ._utils.concurrency import TaskOwner, forks, home_of_this_task, monotonic_clock, to_the_end
-from ._utils.logging import log
+from .._utils.arguments import checked_seconds
+from .._utils.concurrency import TaskOwner, forks, home_of_this_task, monotonic_clock, to_the_end
+from .._utils.logging import log
+from ..engine.capacity import Room
+from ..engine.context import Context
+from ..engine.engine import Engine
+from ..engine.protocol import Course
+from ..errors import ClientClosedError, ClientUsageError
+from ..hooks.registry import Hooks
+from ..models.results import CloseReport
 from .admission import Admission
-from .engine.capacity import Room
-from .engine.context import Context
-from .engine.engine import Engine
-from .engine.protocol import Course
-from .errors import ClientClosedError, ClientUsageError
-from .hooks.registry import Hooks
-from .models.results import CloseReport
 
 if TYPE_CHECKING:
-    from ._utils.waker import Waker
-    from .audit.trail import AuditTrail
+    from .._utils.waker import Waker
+    from ..audit.trail import AuditTrail
+    from ..metrics import Metrics
+    from ..ratelimit.limiter import Quota
+    from ..transports.base import Transport
     from .config import ClientConfig
-    from .metrics import Metrics
-    from .ratelimit.limiter import Quota
-    from .transports.base import Transport
 
 NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
 
@@ -270,6 +270,6 @@ class Life:
 
 
 def _default_transport() -> Transport:
-    from .transports.httpx import HttpxTransport
+    from ..transports.httpx import HttpxTransport
 
     return HttpxTransport()

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._utils.arguments import checked_seconds
-from .api.runtime import RuntimeApi
-from .engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
-from .errors import CognigyError, ConfigurationError
-from .models.limits import Limits
-from .models.update import Row, StateUpdate, parsed
-from .ratelimit.limit import RateLimit
-from .ratelimit.sliding_window import SPREAD
+from .._utils.arguments import checked_seconds
+from ..api.runtime import RuntimeApi
+from ..engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
+from ..errors import CognigyError, ConfigurationError
+from ..models.limits import Limits
+from ..models.update import Row, StateUpdate, parsed
+from ..ratelimit.limit import RateLimit
+from ..ratelimit.sliding_window import SPREAD
 
 if TYPE_CHECKING:
-    from .api.base import StateApi
+    from ..api.base import StateApi
 
 
 @dataclass(frozen=True, slots=True)

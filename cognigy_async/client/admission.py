@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .engine.coalescing import merges
-from .engine.completion import pause_error
-from .engine.dialog_queue import LaneState
-from .engine.work_item import ASSIGN, READ, Action, Entry, Kind, Sink, Terms
-from .errors import AuditError, DeadlineExceededError
-from .hooks.observers import Observations, Operation
-from .models.identifiers import NO_METADATA
-from .models.results import Decide
-from .models.update import StateUpdate
-from .wakes import wakes_of_this_loop
+from ..engine.coalescing import merges
+from ..engine.completion import pause_error
+from ..engine.dialog_queue import LaneState
+from ..engine.work_item import ASSIGN, READ, Action, Entry, Kind, Sink, Terms
+from ..errors import AuditError, DeadlineExceededError
+from ..hooks.observers import Observations, Operation
+from ..models.identifiers import NO_METADATA
+from ..models.results import Decide
+from ..models.update import StateUpdate
+from .waiters import wakes_of_this_loop
 
 if TYPE_CHECKING:
-    from .engine.context import Context
-    from .engine.scheduler import Scheduler
-    from .life import Life
-    from .models.http import Request
+    from ..engine.context import Context
+    from ..engine.scheduler import Scheduler
+    from ..models.http import Request
+    from .lifecycle import Life
 
 AUDIT_PAUSE = 0.02
 """Seconds before bulk work looks again whether the audit has caught up."""

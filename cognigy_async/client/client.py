@@ -7,34 +7,34 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ._utils.arguments import checked_timeout
-from ._utils.waker import Waker
+from .._utils.arguments import checked_timeout
+from .._utils.waker import Waker
+from ..api.runtime import RuntimeApi
+from ..engine.work_item import ASSIGN, STRICT, Entry, Kind, Terms
+from ..errors import ClientUsageError, DialogPausedError, QueueFullError
+from ..hooks.observers import Observer
+from ..hooks.registry import Hooks, Register
+from ..metrics import Metrics
+from ..models.identifiers import NO_METADATA
+from ..models.limits import Limits
+from ..models.results import CloseReport, Decide, DialogState, UpdateResult
+from ..models.update import Row, StateUpdate
+from ..ratelimit.limiter import QuotaState, RateLimits, quota_of
+from ..retry import RetryPolicy
 from .admission import Admission, kind_of
-from .api.runtime import RuntimeApi
 from .config import ClientConfig, Priority
-from .engine.work_item import ASSIGN, STRICT, Entry, Kind, Terms
-from .errors import ClientUsageError, DialogPausedError, QueueFullError
-from .hooks.observers import Observer
-from .hooks.registry import Hooks, Register
-from .life import Life
-from .metrics import Metrics
-from .models.identifiers import NO_METADATA
-from .models.limits import Limits
-from .models.results import CloseReport, Decide, DialogState, UpdateResult
-from .models.update import Row, StateUpdate
+from .lifecycle import Life
 from .pending import PendingUpdate
-from .ratelimit.limiter import QuotaState, RateLimits, quota_of
-from .retry import RetryPolicy
 from .stream import UpdateStream
 
 if TYPE_CHECKING:
-    from .api.base import StateApi
-    from .audit.sinks import AuditSink
-    from .audit.trail import AuditTrail
-    from .auth.provider import TokenProvider
-    from .models.events import UpdateWatch
-    from .models.http import Request
-    from .transports.base import Transport
+    from ..api.base import StateApi
+    from ..audit.sinks import AuditSink
+    from ..audit.trail import AuditTrail
+    from ..auth.provider import TokenProvider
+    from ..models.events import UpdateWatch
+    from ..models.http import Request
+    from ..transports.base import Transport
 
 
 class AsyncStateClient:
@@ -115,7 +115,7 @@ class AsyncStateClient:
         """Registers a callback for the updates that were sent and failed."""
         self._audit: AuditTrail | None = None
         if audit is not None:
-            from .audit.trail import AuditTrail
+            from ..audit.trail import AuditTrail
 
             self._audit = AuditTrail(audit, self.metrics)
         self._life = Life(config, self.metrics, self._hooks, quota, self._audit, waker)

@@ -6,27 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ._utils.arguments import (
+from .._utils.arguments import (
     checked_base_url,
     checked_count,
     checked_seconds,
     checked_timeout,
     checked_type,
 )
-from .api.runtime import RuntimeApi
-from .engine.work_item import Terms
-from .errors import ConfigurationError
-from .models.limits import Limits
-from .models.update import Row, StateUpdate, parsed
-from .ratelimit.limiter import RateLimits
-from .retry import RetryPolicy
+from ..api.runtime import RuntimeApi
+from ..engine.work_item import Terms
+from ..errors import ConfigurationError
+from ..models.limits import Limits
+from ..models.update import Row, StateUpdate, parsed
+from ..ratelimit.limiter import RateLimits
+from ..retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from .api.base import StateApi
-    from .audit.sinks import AuditSink
-    from .auth.provider import TokenProvider
-    from .models.events import UpdateWatch
-    from .transports.base import Transport
+    from ..api.base import StateApi
+    from ..audit.sinks import AuditSink
+    from ..auth.provider import TokenProvider
+    from ..models.events import UpdateWatch
+    from ..transports.base import Transport
 
 Priority: TypeAlias = Literal["live", "bulk"]
 """Live work goes before bulk work, which gives way and has patience."""

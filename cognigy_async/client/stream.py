@@ -19,14 +19,14 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
-from ._utils.concurrency import is_failure
+from .._utils.concurrency import is_failure
+from ..engine.work_item import Entry, Terms
+from ..errors import ClientClosedError, CognigyError
+from ..models.results import UpdateOutcome
+from ..models.update import Row
 from .admission import Admission, kind_of
 from .config import ClientConfig
-from .engine.work_item import Entry, Terms
-from .errors import ClientClosedError, CognigyError
-from .life import Life
-from .models.results import UpdateOutcome
-from .models.update import Row
+from .lifecycle import Life
 
 CHUNK = 64
 """Inputs taken from an iterable before others get their turn."""
