@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cognigy_async.ratelimit.pauses import DialogPauses, TenantPause
-
-from ._builders import unhurried
+from tests.unit._builders import unhurried
 
 # The pause of the tenant.
 

@@ -19,9 +19,9 @@ from cognigy_async import (
 )
 from cognigy_async.engine.protocol import Backoff, share
 from cognigy_async.engine.work_item import Kind
+from tests.unit._builders import entry
 
-from ._builders import entry
-from ._course import Play
+from ._protocol import Play
 
 STEP: dict[str, Any] = {"session": {"a": 1}, "next_step": "s"}
 

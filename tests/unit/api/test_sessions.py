@@ -32,8 +32,7 @@ from cognigy_async import (
     UpdateValidationError,
     Verdict,
 )
-
-from ._builders import CANARY, response, unhurried, variables
+from tests.unit._builders import CANARY, response, unhurried, variables
 
 BASE = "https://api-trial.cognigy.ai"
 API = SessionsApi(user_id="u-1")

@@ -20,9 +20,8 @@ from cognigy_async import (
     UpdateValidationError,
     VariableTypeError,
 )
-
-from ._builders import CANARY, levels, unhurried, values, variables
-from ._inputs import (
+from tests.unit._builders import CANARY, levels, unhurried, values, variables
+from tests.unit._inputs import (
     BAD,
     BEYOND,
     GOOD,

@@ -18,8 +18,7 @@ from cognigy_async import (
     read_audit,
     verify_audit,
 )
-
-from ._builders import CANARY, audit_record
+from tests.unit._builders import CANARY, audit_record
 
 
 @pytest.fixture

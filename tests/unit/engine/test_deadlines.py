@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from cognigy_async.engine.ready_queues import Deadlines
 from cognigy_async.engine.work_item import Entry
-
-from ._builders import entry, unhurried
+from tests.unit._builders import entry, unhurried
 
 
 def watched(deadlines: Deadlines, at: float, serial: int) -> Entry:

@@ -14,8 +14,7 @@ from pydantic import SecretStr
 
 from cognigy_async import AuditReport, ConfigurationError, verify_audit
 from cognigy_async.audit.hash_chain import START, link
-
-from ._builders import audit_record
+from tests.unit._builders import audit_record
 
 KEY = b"canary-key-of-an-audit"
 BOTH = pytest.mark.parametrize("key", [None, KEY], ids=["plain", "keyed"])

@@ -10,8 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from cognigy_async import Limits, RuntimeApi, StateUpdate, UpdateValidationError, VariableTypeError
-
-from ._builders import CANARY, update
+from tests.unit._builders import CANARY, update
 
 TOLD = {"actor": "agent-7", "reason": "refund"}
 

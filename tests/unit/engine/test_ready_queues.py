@@ -12,9 +12,9 @@ from cognigy_async import ServerError
 from cognigy_async.engine.dialog_queue import Lane, LaneState
 from cognigy_async.engine.ready_queues import Lanes
 from cognigy_async.engine.work_item import Entry, Kind
+from tests.unit._builders import entry
 
-from ._builders import entry
-from ._lanes import (
+from ._queues import (
     IDLE,
     IN_FLIGHT,
     PAUSED,

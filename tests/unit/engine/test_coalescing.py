@@ -17,8 +17,7 @@ from cognigy_async.emulator.state import Merge as Semantics
 from cognigy_async.engine.coalescing import Merge, key_of, merges
 from cognigy_async.models.limits import encode
 from tests.chance import Chance
-
-from ._builders import update
+from tests.unit._builders import update
 
 # Few names and small values, so that assignments meet each other.
 scalars = st.sampled_from([0, 1, "a", True, 2.5])

@@ -45,7 +45,7 @@ from cognigy_async.errors import (
 from cognigy_async.transports.base import Request, Response, Transport
 from cognigy_async.transports.httpx import HttpxTransport
 
-from .auth_endpoint import (
+from .token_server import (
     CLIENT_ID,
     SECRET,
     Answer,

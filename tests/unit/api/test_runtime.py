@@ -28,8 +28,7 @@ from cognigy_async import (
     UpdateError,
     Verdict,
 )
-
-from ._builders import CANARY, request, response, unhurried, update, variables
+from tests.unit._builders import CANARY, request, response, unhurried, update, variables
 
 BASE = "https://api.cognigy.ai"
 API = RuntimeApi()

@@ -13,7 +13,7 @@ from cognigy_async.engine.dialog_queue import LaneState
 from cognigy_async.engine.ready_queues import Lanes
 from cognigy_async.engine.work_item import Entry
 
-from ._lanes import (
+from ._queues import (
     IDLE,
     IN_FLIGHT,
     PAUSED,

@@ -17,8 +17,7 @@ from cognigy_async.engine.scheduler import Scheduler
 from cognigy_async.ratelimit.limiter import Quota
 from cognigy_async.ratelimit.sliding_window import Window
 from cognigy_async.retry import RepeatBudget, Verdict
-
-from ._builders import entry
+from tests.unit._builders import entry
 
 serials = itertools.count(1)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cognigy_async import DialogState, Request
 from cognigy_async.engine.work_item import Kind
 
-from ._course import Play
+from ._protocol import Play
 
 STEP: dict[str, Any] = {"session": {"a": 1}, "next_step": "s"}
 

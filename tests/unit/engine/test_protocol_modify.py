@@ -19,7 +19,7 @@ from cognigy_async.engine.protocol import Backoff
 from cognigy_async.engine.work_item import Kind
 from cognigy_async.retry import OUTAGE
 
-from ._course import Play
+from ._protocol import Play
 
 current: ContextVar[str] = ContextVar("current", default="outside")
 

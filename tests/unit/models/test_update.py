@@ -25,8 +25,7 @@ from cognigy_async import (
     UpdateResult,
     UpdateValidationError,
 )
-
-from ._builders import CANARY, unhurried, update, variables
+from tests.unit._builders import CANARY, unhurried, update, variables
 
 ADAPTER = TypeAdapter(StateUpdate)
 SMALL = Limits(safe_payload_bytes=100)

@@ -17,8 +17,7 @@ from cognigy_async import (
 from cognigy_async.engine.protocol import Again, Backoff, Course, Done, Next
 from cognigy_async.engine.work_item import Entry, Kind
 from cognigy_async.models.results import Decide
-
-from ._builders import entry, response
+from tests.unit._builders import entry, response
 
 BASE = "http://server"
 

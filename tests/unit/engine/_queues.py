@@ -8,8 +8,7 @@ from cognigy_async import ServerError
 from cognigy_async.engine.dialog_queue import Lane, LaneState
 from cognigy_async.engine.ready_queues import Lanes
 from cognigy_async.engine.work_item import Entry
-
-from ._builders import entry
+from tests.unit._builders import entry
 
 IDLE, READY, IN_FLIGHT = LaneState.IDLE, LaneState.READY, LaneState.IN_FLIGHT
 WAITING, PAUSED = LaneState.WAITING, LaneState.PAUSED
