@@ -54,13 +54,13 @@ if typing.TYPE_CHECKING:
     from .hooks.callback_queue import HookOptions
     from .hooks.observers import Observation, Observer, Operation
     from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
-    from .models.events import DeadLetter, DeliveryReceipt, UpdateEvent, UpdateWatch
+    from .models.events import DeadLetter, UpdateEvent
     from .models.http import Request, Response
     from .models.limits import Limits
     from .models.results import CloseReport, DialogState, UpdateOutcome, UpdateResult
     from .models.update import StateUpdate
     from .ratelimit.limit import RateLimit
-    from .retry import RetryPolicy, Verdict
+    from .retry import ResponseKind, RetryPolicy
     from .transports.aiohttp import AiohttpTransport
     from .transports.base import Transport
     from .transports.httpx import HttpxTransport
@@ -86,7 +86,6 @@ __all__ = [
     "ConfigurationError",
     "DeadLetter",
     "DeadlineExceededError",
-    "DeliveryReceipt",
     "DialogNotFoundError",
     "DialogPausedError",
     "DialogState",
@@ -118,6 +117,7 @@ __all__ = [
     "RateLimitedError",
     "Request",
     "Response",
+    "ResponseKind",
     "RetryPolicy",
     "RuntimeApi",
     "ServerError",
@@ -135,10 +135,8 @@ __all__ = [
     "UpdateResult",
     "UpdateStream",
     "UpdateValidationError",
-    "UpdateWatch",
     "UpdateWithdrawnError",
     "VariableTypeError",
-    "Verdict",
     "plan",
     "probe_inject",
     "read_audit",
@@ -166,7 +164,6 @@ _HOMES = {
     "ConfigurationError": "errors",
     "DeadLetter": "models.events",
     "DeadlineExceededError": "errors",
-    "DeliveryReceipt": "models.events",
     "DialogNotFoundError": "errors",
     "DialogPausedError": "errors",
     "DialogState": "models.results",
@@ -198,6 +195,7 @@ _HOMES = {
     "RateLimitedError": "errors",
     "Request": "models.http",
     "Response": "models.http",
+    "ResponseKind": "retry",
     "RetryPolicy": "retry",
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
@@ -215,10 +213,8 @@ _HOMES = {
     "UpdateResult": "models.results",
     "UpdateStream": "client.stream",
     "UpdateValidationError": "errors",
-    "UpdateWatch": "models.events",
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
-    "Verdict": "retry",
     "plan": "client.estimate",
     "probe_inject": "client.probe",
     "read_audit": "audit.verify",

@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 T = TypeVar("T")
 
 
-def checked_timeout(timeout: Any) -> float:
+def validate_timeout(timeout: Any) -> float:
     """A positive, finite number of seconds, or a `ConfigurationError`."""
     if not isinstance(timeout, int | float) or not timeout > 0 or timeout == math.inf:
         raise ConfigurationError(f"timeout={timeout!r}: must be a positive number of seconds")
@@ -20,7 +20,7 @@ def checked_timeout(timeout: Any) -> float:
     return seconds
 
 
-def checked_seconds(name: str, seconds: Any, *, least: float = -math.inf) -> float:
+def validate_seconds(name: str, seconds: Any, *, least: float = -math.inf) -> float:
     """A finite number of seconds, or a `ConfigurationError`."""
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not math.isfinite(seconds) or seconds < least:
@@ -29,14 +29,14 @@ def checked_seconds(name: str, seconds: Any, *, least: float = -math.inf) -> flo
     return float(seconds)
 
 
-def checked_count(name: str, number: Any) -> int:
+def validate_count(name: str, number: Any) -> int:
     """A whole number of at least 1, or a `ConfigurationError`."""
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ConfigurationError(f"{name}={number!r}: must be an integer of at least 1")
     return number
 
 
-def checked_type(name: str, value: object, kind: type[T]) -> T:
+def validate_type(name: str, value: object, kind: type[T]) -> T:
     """An object of the kind that is needed, or a `ConfigurationError`."""
     if not isinstance(value, kind):
         given = type(value).__name__
@@ -44,9 +44,9 @@ def checked_type(name: str, value: object, kind: type[T]) -> T:
     return value
 
 
-def checked_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
+def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
     """An absolute URL without a slash at its end, or a `ConfigurationError`."""
-    checked_type("base_url", base_url, str)
+    validate_type("base_url", base_url, str)
     problem = fault_of_url(base_url, "https://api.cognigy.ai")
     if problem is None and not base_url.isascii():
         problem = "must be ASCII"

@@ -1,4 +1,4 @@
-"""How an update becomes requests, and an answer a verdict: the `StateApi` protocol."""
+"""How an update becomes requests, and an answer a response_kind: the `StateApi` protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import UpdateError
 from ..models.limits import Limits
 from ..models.results import DialogState
 from ..models.update import StateUpdate
-from ..retry import Verdict
+from ..retry import ResponseKind
 
 if TYPE_CHECKING:
     from ..models.http import Request, Response
@@ -83,7 +83,7 @@ class StateApi(Protocol):
         """The request that reads a state, unsigned."""
         ...
 
-    def verdict(self, response: Response) -> Verdict:
+    def classify(self, response: Response) -> ResponseKind:
         """What an answer means for the next step."""
         ...
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from .. import errors
 from ..models.identifiers import HEADER_TEXT
 from ..models.results import parse
-from ..retry import APPLIED, Verdict
+from ..retry import APPLIED, ResponseKind
 from .redaction import Private
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 LONGEST_DETAIL = 200
 UNRESERVED = re.compile(r"[A-Za-z0-9_~-]+").fullmatch
 
-VERDICTS = {
-    401: Verdict.UNAUTHORIZED,
-    409: Verdict.CONFLICT,
-    412: Verdict.CONFLICT,
-    429: Verdict.THROTTLED,
-    500: Verdict.FAULT,
-    503: Verdict.UNAVAILABLE,
+RESPONSE_KINDS = {
+    401: ResponseKind.UNAUTHORIZED,
+    409: ResponseKind.CONFLICT,
+    412: ResponseKind.CONFLICT,
+    429: ResponseKind.THROTTLED,
+    500: ResponseKind.FAULT,
+    503: ResponseKind.UNAVAILABLE,
 }
 
 ERRORS: Mapping[int, tuple[type[errors.UpdateError], str]] = {
@@ -51,13 +51,13 @@ def throttled_by_scope(headers: Mapping[str, str]) -> bool:
     return headers.get("x-ratelimit-scope", "").strip().lower() == "dialog"
 
 
-def verdict_of(status: int) -> Verdict:
+def response_kind_of(status: int) -> ResponseKind:
     """What a status means for the next step."""
     if 200 <= status < 300:
         return APPLIED
-    if status >= 500 and status not in VERDICTS:
-        return Verdict.GATEWAY
-    return VERDICTS.get(status, Verdict.REFUSED)
+    if status >= 500 and status not in RESPONSE_KINDS:
+        return ResponseKind.GATEWAY
+    return RESPONSE_KINDS.get(status, ResponseKind.REFUSED)
 
 
 class Said(NamedTuple):

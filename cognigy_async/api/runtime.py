@@ -10,8 +10,8 @@ from ..models.http import Request
 from ..models.limits import DEFAULT_LIMITS, ENVELOPE, encode
 from ..models.results import DialogState, parse, version_in
 from ..models.update import StateUpdate
-from ..retry import APPLIED, Verdict, retry_after
-from .responses import refusal, said, segment, throttled_by_scope, verdict_of
+from ..retry import APPLIED, ResponseKind, retry_after
+from .responses import refusal, response_kind_of, said, segment, throttled_by_scope
 
 if TYPE_CHECKING:
     from ..models.http import Response
@@ -88,10 +88,10 @@ class RuntimeApi:
         """GET on the same path."""
         return Request("GET", _url(base_url, dialog_id), {"accept": "application/json"})
 
-    def verdict(self, response: Response) -> Verdict:
+    def classify(self, response: Response) -> ResponseKind:
         """By status."""
         status = response.status
-        return APPLIED if 200 <= status < 300 else verdict_of(status)
+        return APPLIED if 200 <= status < 300 else response_kind_of(status)
 
     def throttles_dialog(self, response: Response) -> bool:
         """What the predicate that the API was given says."""

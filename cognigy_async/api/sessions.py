@@ -13,8 +13,8 @@ from ..models.identifiers import fault_of_text
 from ..models.limits import Limits, encode
 from ..models.results import DialogState, parse
 from ..models.update import StateUpdate
-from ..retry import Verdict, retry_after
-from .responses import refusal, said, segment, throttled_by_scope, verdict_of
+from ..retry import ResponseKind, retry_after
+from .responses import refusal, response_kind_of, said, segment, throttled_by_scope
 
 if TYPE_CHECKING:
     from ..models.http import Response
@@ -217,9 +217,9 @@ class SessionsApi:
         url = f"{base_url}/new/v2.0/sessions/{segment(dialog_id)}/state"
         return Request("GET", url, {"accept": "application/json"})
 
-    def verdict(self, response: Response) -> Verdict:
+    def classify(self, response: Response) -> ResponseKind:
         """By the code of the error where it has one, else by status."""
-        return verdict_of(_meaning(response.status, _code(response)))
+        return response_kind_of(_meaning(response.status, _code(response)))
 
     def throttles_dialog(self, response: Response) -> bool:
         """What the predicate that the API was given says."""

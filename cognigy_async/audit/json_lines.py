@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from .._utils.arguments import checked_count
+from .._utils.arguments import validate_count
 from .._utils.logging import log
 from ..errors import AuditError, ConfigurationError
 from .hash_chain import START, Position, is_torn, key_bytes, link, read_line
@@ -66,10 +66,10 @@ class JsonLinesAudit(AuditSink):
         if not self._base.name:
             raise ConfigurationError(f"path={str(path)!r}: must name a file")
         self._key = key_bytes(key)
-        self._max_bytes = checked_count("max_bytes", max_bytes)
+        self._max_bytes = validate_count("max_bytes", max_bytes)
         self._fsync = fsync
         self.strict = strict
-        self.max_queue = checked_count("max_queue", max_queue)
+        self.max_queue = validate_count("max_queue", max_queue)
         self._forget()
         _sinks.add(self)
 

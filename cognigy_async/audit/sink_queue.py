@@ -35,7 +35,7 @@ QUIET_TIME = 3600.0
 """Seconds in which one cause is logged once."""
 
 
-class Channel:
+class SinkQueue:
     """One sink, its queue and its thread."""
 
     def __init__(self, sink: AuditSink, metrics: Metrics, counting: threading.Lock) -> None:
@@ -51,7 +51,7 @@ class Channel:
         """Set while there may be something in the queue."""
         self._taken = 0
         self._settled = 0
-        self._trouble = ""
+        self._retry_state = ""
         self._told: dict[str, float] = {}
         self._closing = threading.Event()
         self.opened = threading.Event()
@@ -87,15 +87,15 @@ class Channel:
     @property
     def failing(self) -> bool:
         """Whether the sink's last call failed."""
-        return bool(self._trouble)
+        return bool(self._retry_state)
 
     @property
     def refusal(self) -> str:
         """Why no updates may be taken; empty where they may."""
         if not self.strict:
             return ""
-        if self._trouble:
-            return self._trouble
+        if self._retry_state:
+            return self._retry_state
         if not self.opened.is_set():
             return "it is still opening"
         return "its queue is full" if self.full else ""
@@ -199,7 +199,7 @@ class Channel:
                 self._count(failed=len(records), settled=len(records))
                 return
             self._closing.wait(pause)
-        self._trouble = ""
+        self._retry_state = ""
         self._count(written=len(records), settled=len(records))
 
     def _call(self, function: Callable[..., object], *args: Any) -> bool:
@@ -207,9 +207,9 @@ class Channel:
         try:
             function(*args)
         except BaseException as error:
-            self._trouble = _cause(error)
+            self._retry_state = _cause(error)
             self._tell(
-                self._trouble,
+                self._retry_state,
                 "Updates are refused until it works."
                 if self.strict
                 else "Updates go on; mend it, or make it strict.",

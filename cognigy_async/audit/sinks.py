@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from .._utils.arguments import checked_count
+from .._utils.arguments import validate_count
 
 if TYPE_CHECKING:
     from .records import AuditRecord
@@ -51,7 +51,7 @@ class MemoryAudit(AuditSink):
     """
 
     def __init__(self, max_records: int = 10_000) -> None:
-        self._records: deque[AuditRecord] = deque(maxlen=checked_count("max_records", max_records))
+        self._records: deque[AuditRecord] = deque(maxlen=validate_count("max_records", max_records))
 
     def __repr__(self) -> str:
         return f"<MemoryAudit {len(self._records)} records>"
@@ -88,7 +88,7 @@ class LoggingAudit(AuditSink):
         self._logger = logging.getLogger(logger) if isinstance(logger, str) else logger
         self._level = level
         self.strict = strict
-        self.max_queue = checked_count("max_queue", max_queue)
+        self.max_queue = validate_count("max_queue", max_queue)
 
     def __repr__(self) -> str:
         return f"<LoggingAudit {self._logger.name}>"

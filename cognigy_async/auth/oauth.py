@@ -26,7 +26,7 @@ from .._utils.logging import log
 from ..errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
 from ..transports.base import Transport
 from .provider import AccessToken, ApiKey, TokenProvider, TokenStatistics
-from .refresh import Flight, LoopHandle, SupersededError, event_of
+from .refresh import LoopHandle, Refresh, SupersededError, event_of
 from .token_endpoint import Grant, OAuthConfig, TokenEndpoint
 from .token_request import GRACE, exchange
 
@@ -100,7 +100,7 @@ class OAuthTokenProvider:
         # this thread is inside a section; the sections stand that.
         self._lock = threading.RLock()
         self._held: _Held | None = None
-        self._flight: Flight | None = None  # the last one, be it over or not
+        self._flight: Refresh | None = None  # the last one, be it over or not
         self._held_off: tuple[float, AuthenticationError] | None = None
         self._bound_to: LoopHandle | None = None
         self._closed = False
@@ -184,11 +184,11 @@ class OAuthTokenProvider:
         told = "no valid token" if left is None else f"a token for {left:.0f} s"
         return f"<OAuthTokenProvider {self._endpoint.place} {doing}, {told}>"
 
-    def _under_way(self) -> Flight | None:
+    def _under_way(self) -> Refresh | None:
         flight = self._flight
         return None if flight is None or flight.over.done() else flight
 
-    def _decide(self) -> tuple[AccessToken | None, Flight | None, bool]:
+    def _decide(self) -> tuple[AccessToken | None, Refresh | None, bool]:
         """The token that serves meanwhile, the flight to wait for, and whether to start it."""
         with self._lock:
             if self._closed:
@@ -215,7 +215,7 @@ class OAuthTokenProvider:
                     "used it first; give each loop its own provider, or leave the transport out"
                 )
             # On asyncio a task may be cancelled before it begins, and then says nothing.
-            self._flight = flight = Flight(lease=now + SLACK)
+            self._flight = flight = Refresh(lease=now + SLACK)
             return serve, flight, True
 
     def _may_refresh_here(self) -> bool:
@@ -226,7 +226,7 @@ class OAuthTokenProvider:
             self._bound_to = bound_to = here  # the first loop, or the next one when that is over
         return bound_to.is_same(here)
 
-    def _start(self, flight: Flight) -> None:
+    def _start(self, flight: Refresh) -> None:
         try:
             start_on_its_own(partial(self._carry_out, flight), "token refresh")
         except BaseException:
@@ -234,7 +234,7 @@ class OAuthTokenProvider:
             flight.gone.set_result(None)
             raise
 
-    async def _wait_for(self, flight: Flight) -> None:
+    async def _wait_for(self, flight: Refresh) -> None:
         """Until the flight is over, or is not to be expected any more."""
         over = event_of(flight.over)
         with self._lock:
@@ -253,7 +253,7 @@ class OAuthTokenProvider:
             with self._lock:
                 flight.waiting -= 1
 
-    async def _carry_out(self, flight: Flight) -> None:
+    async def _carry_out(self, flight: Refresh) -> None:
         """Refresh and tell those who wait; raises nothing but cancellation."""
         flight.task = task_to_keep()
         try:
@@ -270,7 +270,7 @@ class OAuthTokenProvider:
         finally:
             flight.gone.set_result(None)
 
-    async def _ask(self, flight: Flight) -> Grant:
+    async def _ask(self, flight: Refresh) -> Grant:
         self._extend(flight, self._timeout)
         transport = self._transport
         if transport is None:
@@ -287,7 +287,7 @@ class OAuthTokenProvider:
             if transport is not self._transport:
                 await _close(transport)
 
-    def _extend(self, flight: Flight, seconds: float) -> None:
+    def _extend(self, flight: Refresh, seconds: float) -> None:
         """Tell those who wait how long the next step takes.
 
         Raises:
@@ -301,7 +301,7 @@ class OAuthTokenProvider:
     # What became of a flight is noted if it is not known yet; `over` comes last, because who waits
     # looks at the token without the lock.
 
-    def _settle(self, flight: Flight, held: _Held) -> None:
+    def _settle(self, flight: Refresh, held: _Held) -> None:
         with self._lock:
             if not flight.over.done():
                 self._held = held
@@ -309,7 +309,7 @@ class OAuthTokenProvider:
                 self._refreshes += 1
                 flight.over.set_result(None)
 
-    def _fail(self, flight: Flight, error: AuthenticationError) -> None:
+    def _fail(self, flight: Refresh, error: AuthenticationError) -> None:
         with self._lock:
             if flight.over.done():
                 return
@@ -319,7 +319,7 @@ class OAuthTokenProvider:
         facts = {"status": error.status, "attempts": error.attempts}
         log(logging.WARNING, "token refresh failed: %s", error, **facts)
 
-    def _abandon(self, flight: Flight) -> None:
+    def _abandon(self, flight: Refresh) -> None:
         with self._lock:
             if flight.over.done() or not flight.over.cancel():
                 return

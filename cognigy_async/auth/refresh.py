@@ -61,7 +61,7 @@ def event_of(future: Future[None]) -> anyio.Event:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Flight:
+class Refresh:
     """One refresh of a token, in a task of its own. What changes it holds the provider's lock.
 
     Attributes:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cognigy_async import DeliveryReceipt, Limits, StateUpdate
+from cognigy_async import Limits, StateUpdate
+from cognigy_async.spi import DeliveryReceipt
 
 from .deliveries import Deliveries
 from .rows import Row

@@ -19,7 +19,6 @@ from cognigy_async import (
     ClientClosedError,
     ClientUsageError,
     CognigyError,
-    DeliveryReceipt,
     PendingUpdate,
     StateConflictError,
     StateUpdate,
@@ -27,6 +26,7 @@ from cognigy_async import (
     UpdateResult,
     UpdateStream,
 )
+from cognigy_async.spi import DeliveryReceipt
 
 from .deliveries import Deliveries
 from .doubts import Doubts, conflicted

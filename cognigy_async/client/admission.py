@@ -13,20 +13,20 @@ import anyio
 
 from ..engine.coalescing import merges
 from ..engine.completion import pause_error
-from ..engine.dialog_queue import LaneState
-from ..engine.work_item import ASSIGN, READ, Action, Entry, Kind, Sink, Terms
+from ..engine.dialog_queue import QueueState
+from ..engine.work_item import ASSIGN, READ, Action, Kind, SendOptions, Sink, WorkItem
 from ..errors import AuditError, DeadlineExceededError
 from ..hooks.observers import Observations, Operation
 from ..models.identifiers import NO_METADATA
 from ..models.results import Decide
 from ..models.update import StateUpdate
-from .waiters import wakes_of_this_loop
+from .waiters import waiters_for_this_loop
 
 if TYPE_CHECKING:
     from ..engine.context import Context
     from ..engine.scheduler import Scheduler
     from ..models.http import Request
-    from .lifecycle import Life
+    from .lifecycle import Lifecycle
 
 AUDIT_PAUSE = 0.02
 """Seconds before bulk work looks again whether the audit has caught up."""
@@ -39,10 +39,10 @@ class Admission:
     settles, or when it is refused.
     """
 
-    def __init__(self, context: Context, scheduler: Scheduler, life: Life) -> None:
+    def __init__(self, context: Context, scheduler: Scheduler, lifecycle: Lifecycle) -> None:
         self._scheduler = scheduler
-        self._life = life
-        self._room = context.room
+        self._lifecycle = lifecycle
+        self._pending_limit = context.pending_limit
         self._hooks = context.hooks
         self._metrics = context.metrics
         self._clock = context.clock
@@ -51,19 +51,19 @@ class Admission:
         audit = context.audit
         self._audit = audit if audit is not None and audit.strict else None
         """Only a strict one keeps updates out."""
-        self.wakes = wakes_of_this_loop()
+        self.waiters = waiters_for_this_loop()
         """Wakes the task that waits for one update."""
         self._ids = secrets.token_hex(8)
         self._serials = count(1)
 
-    def take_room(self) -> bool:
+    def try_acquire_slot(self) -> bool:
         """Take a place if there is one; what a callback calls always finds one."""
         if self._hooks.any and self._hooks.called_us():
-            self._room.take_anyway()
+            self._pending_limit.take_anyway()
             return True
-        return self._room.try_take()
+        return self._pending_limit.try_take()
 
-    async def wait_for_room(
+    async def acquire_slot(
         self, deadline: float | None = None, dialog_id: str | None = None
     ) -> None:
         """Take a place, waiting for it.
@@ -73,18 +73,18 @@ class Admission:
             DeadlineExceededError: the deadline passed, or cannot be met.
         """
         if deadline is None or dialog_id is None:
-            await self._room.take(dialog_id)
+            await self._pending_limit.take(dialog_id)
         else:
             self._check_deadline(deadline, dialog_id)
-            await self._take_room_by(deadline, dialog_id)
-        if not self._life.accepting:
-            self._room.give_back()
-            self._life.check_open()
+            await self._acquire_slot_by(deadline, dialog_id)
+        if not self._lifecycle.accepting:
+            self._pending_limit.give_back()
+            self._lifecycle.check_open()
 
-    async def _take_room_by(self, deadline: float, dialog_id: str) -> None:
+    async def _acquire_slot_by(self, deadline: float, dialog_id: str) -> None:
         seconds = max(0.0, deadline - self._clock())
         with anyio.move_on_after(seconds) as waiting:
-            await self._room.take(dialog_id)
+            await self._pending_limit.take(dialog_id)
         if waiting.cancelled_caught:
             message = "The deadline passed before there was room for the update"
             raise DeadlineExceededError(message, dialog_id=dialog_id)
@@ -103,53 +103,53 @@ class Admission:
 
     def give_back(self) -> None:
         """A place is not needed after all."""
-        self._room.give_back()
+        self._pending_limit.give_back()
 
     def begin(
         self,
         kind: Kind,
         dialog_id: str,
         update: StateUpdate | None,
-        terms: Terms,
+        options: SendOptions,
         sink: Sink,
         *,
-        held: bool = False,
+        waits_when_paused: bool = False,
         decide: Decide | None = None,
         requests: list[Request] | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
-    ) -> Entry:
+    ) -> WorkItem:
         """Queue an entry that has its place in the room; a read needs none. See `admit`."""
-        entry = self.admit(
+        item = self.admit(
             kind,
             dialog_id,
             update,
-            terms,
+            options,
             sink,
-            has_place=True,
-            held=held,
+            has_slot=True,
+            waits_when_paused=waits_when_paused,
             decide=decide,
             requests=requests,
             metadata=metadata,
         )
-        assert entry is not None
-        return entry
+        assert item is not None
+        return item
 
     def admit(
         self,
         kind: Kind,
         dialog_id: str,
         update: StateUpdate | None,
-        terms: Terms,
+        options: SendOptions,
         sink: Sink,
         *,
-        has_place: bool = False,
+        has_slot: bool = False,
         context: Variables | None = None,
-        held: bool = False,
+        waits_when_paused: bool = False,
         decide: Decide | None = None,
         requests: list[Request] | None = None,
         index: int = -1,
         metadata: Mapping[str, str] = NO_METADATA,
-    ) -> Entry | None:
+    ) -> WorkItem | None:
         """Queue an entry; None where it has no place in the room and there is none.
 
         Callbacks run in `context`, or in that of the caller where it is not given.
@@ -160,63 +160,63 @@ class Admission:
             AuditError: a strict audit sink takes no records.
         """
         inside = self._hooks.any and self._hooks.called_us()
-        if not has_place:
+        if not has_slot:
             if inside:
-                self._room.take_anyway()
-            elif not self._room.try_take():
+                self._pending_limit.take_anyway()
+            elif not self._pending_limit.try_take():
                 return None
         if self._audit is not None and kind is not READ:
             try:
                 self._audit.check()
             except AuditError:
-                self._room.give_back()
+                self._pending_limit.give_back()
                 raise
-        if terms.deadline is not None:
+        if options.deadline is not None:
             try:
-                self._check_deadline(terms.deadline, dialog_id)
+                self._check_deadline(options.deadline, dialog_id)
             except DeadlineExceededError as error:
                 if kind is not READ:
-                    self._room.give_back()
+                    self._pending_limit.give_back()
                 error.update_id = update.update_id if update is not None else None
                 raise
-        if self._pauses_dialogs and not held and kind is not READ:
-            lane = self._scheduler.lanes.get(dialog_id)
-            if lane is not None and lane.state is LaneState.PAUSED:
-                self._room.give_back()
-                raise pause_error(lane)
+        if self._pauses_dialogs and not waits_when_paused and kind is not READ:
+            queue = self._scheduler.queues.get(dialog_id)
+            if queue is not None and queue.state is QueueState.PAUSED:
+                self._pending_limit.give_back()
+                raise pause_error(queue)
         if context is None and (self._hooks.any or decide is not None):
             context = copy_context()
         serial = next(self._serials)
         named = update._update_id if update is not None else None
-        entry = Entry(
+        item = WorkItem(
             kind,
             dialog_id,
             named if named is not None else f"{self._ids}-{serial:x}",
             update,
             serial,
-            terms,
+            options,
             context,
             sink,
         )
         # Set here and not passed: keywords double the price of an entry.
-        entry.exempt = inside
-        entry.held = held
-        entry.index = index
+        item.from_callback = inside
+        item.waits_when_paused = waits_when_paused
+        item.index = index
         if update is None:
-            entry.decide = decide
-            entry.metadata = metadata
+            item.decide = decide
+            item.metadata = metadata
             if requests is not None:
-                entry.requests, entry.action = requests, Action.WRITE
-        elif terms.coalesce:
-            entry.coalesces = self._mergeable and merges(update)
+                item.requests, item.action = requests, Action.WRITE
+        elif options.coalesce:
+            item.coalesces = self._mergeable and merges(update)
         if self._hooks.observers:
             operation = _OPERATIONS.get(kind, "update")
-            observed = Observations(self._hooks.observers, operation, dialog_id, entry.update_id)
-            entry.observations = observed or None
+            observed = Observations(self._hooks.observers, operation, dialog_id, item.update_id)
+            item.observations = observed or None
         if kind is not READ:
             self._metrics.pending += 1
-        self._scheduler.accept(entry, self._clock())
-        return entry
+        self._scheduler.accept(item, self._clock())
+        return item
 
     # What a stream needs besides.
 
@@ -224,21 +224,21 @@ class Admission:
         """Whether more updates of that class would find workers soon."""
         return self._scheduler.hungry(live=live)
 
-    def try_take_for_bulk(self) -> bool:
+    def try_acquire_bulk_slot(self) -> bool:
         """Take a place if there is one, and the audit keeps up."""
         if self._audit is not None and self._audit.slow:
             return False
-        return self.take_room()
+        return self.try_acquire_slot()
 
-    async def wait_for_bulk_room(self) -> None:
+    async def acquire_bulk_slot(self) -> None:
         """Take a place when the audit has caught up, waiting for it; see `wait_for_room`."""
         # It catches up in threads that know nothing of the event loop.
         while self._audit_is_slow():
-            self._life.check_open()
+            self._lifecycle.check_open()
             await anyio.sleep(AUDIT_PAUSE)
-        self._life.check_open()
-        if not self.take_room():
-            await self.wait_for_room()
+        self._lifecycle.check_open()
+        if not self.try_acquire_slot():
+            await self.acquire_slot()
 
     def _audit_is_slow(self) -> bool:
         return self._audit is not None and self._audit.slow

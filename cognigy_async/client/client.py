@@ -7,23 +7,23 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from .._utils.arguments import checked_timeout
+from .._utils.arguments import validate_timeout
 from .._utils.waker import Waker
 from ..api.runtime import RuntimeApi
-from ..engine.work_item import ASSIGN, STRICT, Entry, Kind, Terms
+from ..engine.work_item import ASSIGN, STRICT, Kind, SendOptions, WorkItem
 from ..errors import ClientUsageError, DialogPausedError, QueueFullError
 from ..hooks.observers import Observer
-from ..hooks.registry import Hooks, Register
+from ..hooks.registry import CallbackRegistry, Register
 from ..metrics import Metrics
 from ..models.identifiers import NO_METADATA
 from ..models.limits import Limits
 from ..models.results import CloseReport, Decide, DialogState, UpdateResult
 from ..models.update import Row, StateUpdate
-from ..ratelimit.limiter import QuotaState, RateLimits, quota_of
+from ..ratelimit.limiter import QuotaState, RateLimits, limiter_of
 from ..retry import RetryPolicy
 from .admission import Admission, kind_of
 from .config import ClientConfig, Priority
-from .lifecycle import Life
+from .lifecycle import Lifecycle
 from .pending import PendingUpdate
 from .stream import UpdateStream
 
@@ -104,11 +104,11 @@ class AsyncStateClient:
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        quota = quota_of(rate_limit)
+        quota = limiter_of(rate_limit)
         self.metrics = Metrics(quota)
         """Counts and latencies; `metrics.snapshot()` is a frozen copy."""
         waker = Waker()
-        self._hooks = Hooks(self.metrics, waker)
+        self._hooks = CallbackRegistry(self.metrics, waker)
         self.on_state_updated = Register(self._hooks, failures=False)
         """Registers a callback for the updates that were applied; see `Register`."""
         self.on_update_failed = Register(self._hooks, failures=True)
@@ -118,11 +118,11 @@ class AsyncStateClient:
             from ..audit.trail import AuditTrail
 
             self._audit = AuditTrail(audit, self.metrics)
-        self._life = Life(config, self.metrics, self._hooks, quota, self._audit, waker)
+        self._lifecycle = Lifecycle(config, self.metrics, self._hooks, quota, self._audit, waker)
         self._check = api.check
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._config.base_url} {self._life} {self.metrics!r}>"
+        return f"<{type(self).__name__} {self._config.base_url} {self._lifecycle} {self.metrics!r}>"
 
     @property
     def base_url(self) -> str:
@@ -158,29 +158,29 @@ class AsyncStateClient:
         """
         if self._hooks.called_us():
             raise ClientUsageError("flush() would wait for the callback that calls it")
-        self._life.check_open()
-        await self._life.opened().flush()
+        self._lifecycle.check_open()
+        await self._lifecycle.opened().flush()
         await self._hooks.drained()
         if self._audit is not None:
             await self._audit.flush()
 
     def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
         """The dialogs that wait for `resume`, each with its failure as `__cause__`."""
-        engine = self._life.engine
+        engine = self._lifecycle.engine
         return engine.completion.paused() if engine is not None else {}
 
     def resume(self, dialog_id: str | None = None) -> None:
         """Let one paused dialog go on, or all of them; nothing for one that is not paused."""
-        self._life.check_open()
-        self._life.opened().completion.resume(dialog_id)
+        self._lifecycle.check_open()
+        self._lifecycle.opened().completion.resume(dialog_id)
 
     def quota_state(self) -> QuotaState:
         """The requests that still count, as JSON: what a process that restarts must not forget.
 
         Nothing is in it of limits that are shared by a file, which is read again anyway.
         """
-        self._life.check_open()
-        return self._life.opened().save_quota()
+        self._lifecycle.check_open()
+        return self._lifecycle.opened().save_quota()
 
     def restore_quota(self, state: QuotaState) -> None:
         """Count what `quota_state` told, perhaps in another process before this one.
@@ -188,21 +188,21 @@ class AsyncStateClient:
         Raises:
             ConfigurationError: it is something else.
         """
-        self._life.check_open()
-        self._life.opened().restore_quota(state)
+        self._lifecycle.check_open()
+        self._lifecycle.opened().restore_quota(state)
 
     @property
     def is_open(self) -> bool:
         """Whether it takes updates: from its opening to the beginning of its close."""
-        return self._life.accepting
+        return self._lifecycle.accepting
 
     @property
     def close_report(self) -> CloseReport | None:
         """What `aclose` returned, None before."""
-        return self._life.report
+        return self._lifecycle.report
 
     async def __aenter__(self) -> Self:
-        await self._life.open()
+        await self._lifecycle.open()
         return self
 
     async def __aexit__(
@@ -211,7 +211,7 @@ class AsyncStateClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._life.leave(drain=error is None)
+        await self._lifecycle.leave(drain=error is None)
 
     async def aclose(self, *, drain: bool = True, timeout: float = 30.0) -> CloseReport:
         """Stop accepting, settle everything, deliver the events, close the connections.
@@ -224,7 +224,7 @@ class AsyncStateClient:
         Raises:
             ClientUsageError: called from inside a callback, which it would wait for.
         """
-        return await self._life.close(drain=drain, timeout=checked_timeout(timeout))
+        return await self._lifecycle.close(drain=drain, timeout=validate_timeout(timeout))
 
     async def update(
         self,
@@ -280,26 +280,26 @@ class AsyncStateClient:
             metadata,
         )
         self._check(update)
-        moment = None if deadline is None else self._life.moment(deadline)
-        terms = config.terms(retry, timeout, moment, priority, coalesce)
-        admission = self._life.check_open()
-        wakes = admission.wakes
+        moment = None if deadline is None else self._lifecycle.moment(deadline)
+        options = config.options(retry, timeout, moment, priority, coalesce)
+        admission = self._lifecycle.check_open()
+        waiters = admission.waiters
         kind = ASSIGN if update._if_match is None else STRICT
-        entry = admission.admit(kind, dialog_id, update, terms, wakes)
-        if entry is None:
-            await admission.wait_for_room(terms.deadline, dialog_id)
-            entry = admission.begin(kind, dialog_id, update, terms, wakes)
+        item = admission.admit(kind, dialog_id, update, options, waiters)
+        if item is None:
+            await admission.acquire_slot(options.deadline, dialog_id)
+            item = admission.begin(kind, dialog_id, update, options, waiters)
         # Thousands may wait here at a time: they hold no more than they need.
         del update, session, user
         try:
-            await wakes.wait(entry)
+            await waiters.wait(item)
         except BaseException:
-            self._life.opened().cancel(entry)
+            self._lifecycle.opened().cancel(item)
             raise
-        if entry.error is not None:
-            raise entry.error
-        assert entry.result is not None
-        return entry.result
+        if item.error is not None:
+            raise item.error
+        assert item.result is not None
+        return item.result
 
     async def submit(
         self,
@@ -325,13 +325,13 @@ class AsyncStateClient:
             ClientUsageError: the client is closed, or used in another event loop.
         """
         valid = self._config.parse(update)
-        terms = self._config.terms(
+        options = self._config.options(
             retry, timeout, self._moment(deadline), priority, coalesce, watch
         )
-        admission = self._life.check_open()
-        if not admission.take_room():
-            await admission.wait_for_room(terms.deadline, valid.dialog_id)
-        return self._hand_out(admission, valid, terms)
+        admission = self._lifecycle.check_open()
+        if not admission.try_acquire_slot():
+            await admission.acquire_slot(options.deadline, valid.dialog_id)
+        return self._hand_out(admission, valid, options)
 
     def submit_nowait(
         self,
@@ -352,13 +352,13 @@ class AsyncStateClient:
                 `submit`.
         """
         valid = self._config.parse(update)
-        terms = self._config.terms(
+        options = self._config.options(
             retry, timeout, self._moment(deadline), priority, coalesce, watch
         )
-        admission = self._life.check_open()
-        if not admission.take_room():
+        admission = self._lifecycle.check_open()
+        if not admission.try_acquire_slot():
             raise QueueFullError(self._config.max_pending)
-        return self._hand_out(admission, valid, terms)
+        return self._hand_out(admission, valid, options)
 
     def update_many(
         self,
@@ -392,9 +392,9 @@ class AsyncStateClient:
         """
         return UpdateStream(
             self._config,
-            self._life,
+            self._lifecycle,
             updates,
-            terms=self._config.terms(
+            options=self._config.options(
                 retry, timeout, self._moment(deadline), priority, coalesce, watch
             ),
         )
@@ -420,10 +420,10 @@ class AsyncStateClient:
         """
         self._config.api.check_use("get_state")
         dialog_id, _ = self._config.check_dialog_id(dialog_id)
-        terms = self._config.terms(retry, timeout, self._moment(deadline), priority)
-        entry = await self._carry_out(self._life.check_open(), Kind.READ, dialog_id, terms)
-        assert entry.state is not None
-        return entry.state
+        options = self._config.options(retry, timeout, self._moment(deadline), priority)
+        item = await self._carry_out(self._lifecycle.check_open(), Kind.READ, dialog_id, options)
+        assert item.state is not None
+        return item.state
 
     async def modify(
         self,
@@ -454,14 +454,14 @@ class AsyncStateClient:
             raise TypeError("modify takes a plain function of the dialog's state, not an async one")
         self._config.api.check_use("modify")
         dialog_id, metadata = self._config.check_dialog_id(dialog_id, metadata)
-        terms = self._config.terms(retry, timeout, self._moment(deadline), priority)
-        admission = self._life.check_open()
-        if not admission.take_room():
-            await admission.wait_for_room(terms.deadline, dialog_id)
-        entry = await self._carry_out(
-            admission, Kind.MODIFY, dialog_id, terms, decide=fn, metadata=metadata
+        options = self._config.options(retry, timeout, self._moment(deadline), priority)
+        admission = self._lifecycle.check_open()
+        if not admission.try_acquire_slot():
+            await admission.acquire_slot(options.deadline, dialog_id)
+        item = await self._carry_out(
+            admission, Kind.MODIFY, dialog_id, options, decide=fn, metadata=metadata
         )
-        return entry.result
+        return item.result
 
     async def reset_context(
         self,
@@ -513,53 +513,57 @@ class AsyncStateClient:
         retry: RetryPolicy | None,
         timeout: float | None,
     ) -> UpdateResult:
-        terms = self._config.terms(retry, timeout)
-        admission = self._life.check_open()
-        if not admission.take_room():
-            await admission.wait_for_room(None, dialog_id)
-        entry = await self._carry_out(admission, Kind.RESET, dialog_id, terms, requests=[request])
-        assert entry.result is not None
-        return entry.result
+        options = self._config.options(retry, timeout)
+        admission = self._lifecycle.check_open()
+        if not admission.try_acquire_slot():
+            await admission.acquire_slot(None, dialog_id)
+        item = await self._carry_out(admission, Kind.RESET, dialog_id, options, requests=[request])
+        assert item.result is not None
+        return item.result
 
     async def _carry_out(
         self,
         admission: Admission,
         kind: Kind,
         dialog_id: str,
-        terms: Terms,
+        options: SendOptions,
         *,
         decide: Decide | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
         requests: list[Request] | None = None,
-    ) -> Entry:
+    ) -> WorkItem:
         """Accept all but an update and wait for its outcome; cancelled, it is given up."""
-        wakes = admission.wakes
-        entry = admission.begin(
+        waiters = admission.waiters
+        item = admission.begin(
             kind,
             dialog_id,
             None,
-            terms,
-            wakes,
+            options,
+            waiters,
             decide=decide,
             requests=requests,
             metadata=metadata,
         )
         try:
-            await wakes.wait(entry)
+            await waiters.wait(item)
         except BaseException:
-            self._life.opened().cancel(entry)
+            self._lifecycle.opened().cancel(item)
             raise
-        if entry.error is not None:
-            raise entry.error
-        return entry
+        if item.error is not None:
+            raise item.error
+        return item
 
-    def _hand_out(self, admission: Admission, update: StateUpdate, terms: Terms) -> PendingUpdate:
+    def _hand_out(
+        self, admission: Admission, update: StateUpdate, options: SendOptions
+    ) -> PendingUpdate:
         """Accept an update that has its place, and give a handle on it."""
-        pending = PendingUpdate(self._life)
+        pending = PendingUpdate(self._lifecycle)
         pending.bind(
-            admission.begin(kind_of(update), update.dialog_id, update, terms, pending, held=True)
+            admission.begin(
+                kind_of(update), update.dialog_id, update, options, pending, waits_when_paused=True
+            )
         )
         return pending
 
     def _moment(self, deadline: float | None) -> float | None:
-        return None if deadline is None else self._life.moment(deadline)
+        return None if deadline is None else self._lifecycle.moment(deadline)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .._utils.arguments import (
-    checked_base_url,
-    checked_count,
-    checked_seconds,
-    checked_timeout,
-    checked_type,
+    validate_base_url,
+    validate_count,
+    validate_seconds,
+    validate_timeout,
+    validate_type,
 )
 from ..api.runtime import RuntimeApi
-from ..engine.work_item import Terms
+from ..engine.work_item import SendOptions
 from ..errors import ConfigurationError
 from ..models.limits import Limits
 from ..models.update import Row, StateUpdate, parsed
@@ -55,7 +55,7 @@ class ClientConfig:
     audit: AuditSink | Sequence[AuditSink] | None = None
     transport: Transport | None = None
     allow_insecure: bool = False
-    usual: Terms = field(init=False)
+    usual: SendOptions = field(init=False)
     """What an update without terms of its own is sent with."""
 
     def __post_init__(self) -> None:
@@ -70,15 +70,15 @@ class ClientConfig:
             raise ConfigurationError(
                 "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
             )
-        url = checked_base_url(self.base_url, allow_insecure=self.allow_insecure)
+        url = validate_base_url(self.base_url, allow_insecure=self.allow_insecure)
         object.__setattr__(self, "base_url", url)
-        checked_count("max_in_flight", self.max_in_flight)
-        checked_count("max_pending", self.max_pending)
-        checked_type("retry", self.retry, RetryPolicy)
-        checked_type("limits", self.limits, Limits)
-        linger = checked_seconds("linger", self.linger, least=0.0)
+        validate_count("max_in_flight", self.max_in_flight)
+        validate_count("max_pending", self.max_pending)
+        validate_type("retry", self.retry, RetryPolicy)
+        validate_type("limits", self.limits, Limits)
+        linger = validate_seconds("linger", self.linger, least=0.0)
         object.__setattr__(self, "linger", linger)
-        usual = Terms(self.retry, checked_timeout(self.timeout), coalesce=self.coalesce)
+        usual = SendOptions(self.retry, validate_timeout(self.timeout), coalesce=self.coalesce)
         object.__setattr__(self, "usual", usual)
 
     @property
@@ -104,7 +104,7 @@ class ClientConfig:
         update = StateUpdate.within(self.limits, fields)
         return update.dialog_id, update.metadata
 
-    def terms(
+    def options(
         self,
         retry: RetryPolicy | None,
         timeout: float | None,
@@ -112,7 +112,7 @@ class ClientConfig:
         priority: Priority = "live",
         coalesce: bool | None = None,
         watch: UpdateWatch | None = None,
-    ) -> Terms:
+    ) -> SendOptions:
         """On which terms an update is carried out: its own, or those of the client.
 
         Args:
@@ -133,9 +133,9 @@ class ClientConfig:
             return usual
         if priority not in ("live", "bulk"):
             raise ConfigurationError(f'priority={priority!r}: must be "live" or "bulk"')
-        return Terms(
-            usual.policy if retry is None else checked_type("retry", retry, RetryPolicy),
-            usual.timeout if timeout is None else checked_timeout(timeout),
+        return SendOptions(
+            usual.policy if retry is None else validate_type("retry", retry, RetryPolicy),
+            usual.timeout if timeout is None else validate_timeout(timeout),
             moment,
             priority == "live",
             usual.coalesce if coalesce is None else coalesce,

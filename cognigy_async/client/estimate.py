@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._utils.arguments import checked_seconds
+from .._utils.arguments import validate_seconds
 from ..api.runtime import RuntimeApi
 from ..engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
 from ..errors import CognigyError, ConfigurationError
@@ -68,7 +68,7 @@ def plan(
         TypeError: the input cannot be iterated; what the input itself raises.
     """
     if session_ttl is not None:
-        session_ttl = checked_seconds("session_ttl", session_ttl, least=0.0)
+        session_ttl = validate_seconds("session_ttl", session_ttl, least=0.0)
     quota = _limits_of(rate_limit)
     if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
         raise TypeError(f"plan takes an iterable of updates, not {type(updates).__name__}")

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .._utils.arguments import checked_seconds
+from .._utils.arguments import validate_seconds
 from .._utils.concurrency import TaskOwner, forks, home_of_this_task, monotonic_clock, to_the_end
 from .._utils.logging import log
-from ..engine.capacity import Room
+from ..engine.capacity import PendingLimit
 from ..engine.context import Context
 from ..engine.engine import Engine
-from ..engine.protocol import Course
+from ..engine.protocol import UpdateProtocol
 from ..errors import ClientClosedError, ClientUsageError
-from ..hooks.registry import Hooks
+from ..hooks.registry import CallbackRegistry
 from ..models.results import CloseReport
 from .admission import Admission
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .._utils.waker import Waker
     from ..audit.trail import AuditTrail
     from ..metrics import Metrics
-    from ..ratelimit.limiter import Quota
+    from ..ratelimit.limiter import CompositeLimiter
     from ..transports.base import Transport
     from .config import ClientConfig
 
@@ -50,15 +50,15 @@ class _Events:
         self.draining = anyio.CancelScope()
 
 
-class Life:
+class Lifecycle:
     """Opens the engine of one client, says where and when it may be used, and closes it."""
 
     def __init__(
         self,
         config: ClientConfig,
         metrics: Metrics,
-        hooks: Hooks,
-        quota: Quota | None,
+        hooks: CallbackRegistry,
+        quota: CompositeLimiter | None,
         audit: AuditTrail | None,
         waker: Waker,
     ) -> None:
@@ -113,7 +113,7 @@ class Life:
 
     def moment(self, seconds: float) -> float:
         """The deadline that is so many seconds from now."""
-        seconds = checked_seconds("deadline", seconds)
+        seconds = validate_seconds("deadline", seconds)
         self.check_open()
         return self.opened().clock() + seconds
 
@@ -134,13 +134,13 @@ class Life:
         self._transport = config.transport if config.transport is not None else _default_transport()
         context = Context(
             config=config,
-            course=Course(config.api, config.base_url, config.limits),
+            protocol=UpdateProtocol(config.api, config.base_url, config.limits),
             transport=self._transport,
             quota=self._quota,
             audit=self._audit,
             metrics=self._metrics,
             hooks=self._hooks,
-            room=Room(config.max_pending),
+            pending_limit=PendingLimit(config.max_pending),
             waker=self._waker,
             clock=monotonic_clock(),
         )
@@ -201,7 +201,7 @@ class Life:
             return await self._hasten(events, drain=drain, timeout=timeout)
         self._closing = True
         self.accepting = False
-        engine.room.close()
+        engine.pending_limit.close()
         deadline = events.closing.deadline = anyio.current_time() + timeout
         try:
             with events.closing:
@@ -252,7 +252,7 @@ class Life:
             await events.worked.wait()
             events.stop_hooks.set()
             await events.ended.wait()
-            await self._hooks.bury_rest()
+            await self._hooks.dead_letter_rest()
             if self._audit is not None:
                 await self._audit.close(deadline - anyio.current_time())
             with anyio.move_on_after(CLOSING_TIME):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 if TYPE_CHECKING:
-    from ..engine.work_item import Entry
+    from ..engine.work_item import WorkItem
     from ..models.results import UpdateResult
-    from .lifecycle import Life
+    from .lifecycle import Lifecycle
 
 
 class PendingUpdate:
@@ -21,68 +21,68 @@ class PendingUpdate:
     raises `ClientUsageError` in another.
     """
 
-    __slots__ = ("_entry", "_life", "_settled")
+    __slots__ = ("_item", "_lifecycle", "_settled")
 
-    def __init__(self, life: Life) -> None:
-        self._life = life
-        self._entry: Entry | None = None
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._item: WorkItem | None = None
         self._settled: anyio.Event | None = None
 
-    def bind(self, entry: Entry) -> None:
+    def bind(self, item: WorkItem) -> None:
         """The entry that this is a handle on."""
-        self._entry = entry
+        self._item = item
 
-    def notify(self, entry: Entry, /) -> None:
+    def notify(self, item: WorkItem, /) -> None:
         """The sink of the entry: wake who awaits it."""
         if self._settled is not None:
             self._settled.set()
 
     @property
-    def entry(self) -> Entry:
+    def item(self) -> WorkItem:
         """The entry in its lane."""
-        assert self._entry is not None
-        return self._entry
+        assert self._item is not None
+        return self._item
 
     @property
     def update_id(self) -> str:
         """The id that it is sent with."""
-        return self.entry.update_id
+        return self.item.update_id
 
     @property
     def dialog_id(self) -> str:
         """The dialog that it goes to."""
-        return self.entry.dialog_id
+        return self.item.dialog_id
 
     def done(self) -> bool:
         """Whether it has its outcome."""
-        return self.entry.settled
+        return self.item.settled
 
     def withdraw(self) -> bool:
         """Take it back; true if it was not yet sent, and then it never will be."""
-        self._life.check_home()
-        return self._life.opened().withdraw(self.entry)
+        self._lifecycle.check_home()
+        return self._lifecycle.opened().withdraw(self.item)
 
-    async def settled(self) -> Entry:
+    async def settled(self) -> WorkItem:
         """Wait for the outcome, whichever it is."""
-        entry = self.entry
-        if not entry.settled:
-            self._life.check_home()
+        item = self.item
+        if not item.settled:
+            self._lifecycle.check_home()
             if self._settled is None:
                 self._settled = anyio.Event()
             await self._settled.wait()
-        return entry
+        return item
 
     async def _result(self) -> UpdateResult:
-        entry = await self.settled()
-        if entry.error is not None:
-            raise entry.error
-        assert entry.result is not None
-        return entry.result
+        item = await self.settled()
+        if item.error is not None:
+            raise item.error
+        assert item.result is not None
+        return item.result
 
     def __await__(self) -> Generator[Any, Any, UpdateResult]:
         return self._result().__await__()
 
     def __repr__(self) -> str:
-        entry = self.entry
-        told = "settled" if entry.settled else "sent" if entry.sent_at is not None else "waiting"
-        return f"<PendingUpdate {entry.update_id} dialog={entry.dialog_id!r} {told}>"
+        item = self.item
+        told = "settled" if item.settled else "sent" if item.sent_at is not None else "waiting"
+        return f"<PendingUpdate {item.update_id} dialog={item.dialog_id!r} {told}>"

@@ -20,13 +20,13 @@ import anyio
 import anyio.lowlevel
 
 from .._utils.concurrency import is_failure
-from ..engine.work_item import Entry, Terms
+from ..engine.work_item import SendOptions, WorkItem
 from ..errors import ClientClosedError, CognigyError
 from ..models.results import UpdateOutcome
 from ..models.update import Row
 from .admission import Admission, kind_of
 from .config import ClientConfig
-from .lifecycle import Life
+from .lifecycle import Lifecycle
 
 CHUNK = 64
 """Inputs taken from an iterable before others get their turn."""
@@ -51,15 +51,15 @@ class UpdateStream:
     def __init__(
         self,
         config: ClientConfig,
-        life: Life,
+        lifecycle: Lifecycle,
         updates: Iterable[Row] | AsyncIterable[Row],
         *,
-        terms: Terms,
+        options: SendOptions,
     ) -> None:
         self._config = config
-        self._life = life
-        self._engine = life.opened
-        self._terms = terms
+        self._lifecycle = lifecycle
+        self._engine = lifecycle.opened
+        self._options = options
         self._limit = max(1, config.max_pending // 2)
         self._context = copy_context()
         self._rows: Iterator[Row] | None = None
@@ -157,9 +157,9 @@ class UpdateStream:
     def _withdraw(self) -> None:
         if self._held:
             engine = self._engine()
-            mine = [e for lane in engine.lanes for e in lane.entries if e.sink is self]
-            for entry in mine:
-                engine.cancel(entry)
+            mine = [e for queue in engine.queues for e in queue.work_items if e.sink is self]
+            for item in mine:
+                engine.cancel(item)
 
     # Taking input.
 
@@ -168,24 +168,24 @@ class UpdateStream:
 
     def _wants_more(self) -> bool:
         # The further it looks ahead, the more it finds that may share a request.
-        terms = self._terms
-        return terms.coalesce or self._engine().scheduler.hungry(live=terms.live)
+        options = self._options
+        return options.coalesce or self._engine().scheduler.hungry(live=options.live)
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""
         rows = self._rows
         assert rows is not None
         try:
-            admission = self._life.check_open()
+            admission = self._lifecycle.check_open()
         except CognigyError as error:
             self._end(error)
             return
         while self._wants_input():
             for _ in range(min(CHUNK, self._limit - self._held)):
-                if not admission.try_take_for_bulk():
+                if not admission.try_acquire_bulk_slot():
                     if self._held:
                         return
-                    await admission.wait_for_bulk_room()
+                    await admission.acquire_bulk_slot()
                 try:
                     row = next(rows)
                 except BaseException as error:
@@ -215,9 +215,9 @@ class UpdateStream:
                 kind_of(update),
                 update._dialog_id,
                 update,
-                self._terms,
+                self._options,
                 self,
-                has_place=True,
+                has_slot=True,
                 context=self._context,
                 index=index,
             )
@@ -231,16 +231,16 @@ class UpdateStream:
             self._outcomes.append(UpdateOutcome(index, update, None, None, error))
             self._wake_reader()
 
-    def notify(self, entry: Entry, /) -> None:
+    def notify(self, item: WorkItem, /) -> None:
         """The sink of every entry of this stream."""
         if self._room_for_one is not None:
             self._room_for_one.set()
         if self._exhausted and not self._held:
             return
-        error = entry.error
+        error = item.error
         assert error is None or isinstance(error, CognigyError)
         self._outcomes.append(
-            UpdateOutcome(entry.index, entry.update, entry.update_id, entry.result, error)
+            UpdateOutcome(item.index, item.update, item.update_id, item.result, error)
         )
         if self._moved is not None:
             self._wake_reader()
@@ -267,7 +267,7 @@ class UpdateStream:
             idlers.discard(self._wake_reader)
 
     def _start_feeding(self) -> None:
-        self._life.check_open()
+        self._lifecycle.check_open()
         self._fed = anyio.Event()
         self._feeder = anyio.CancelScope()
         self._context.run(self._engine().spawn, self._feed)
@@ -280,7 +280,7 @@ class UpdateStream:
         try:
             with self._feeder:
                 async for row in self._arriving:
-                    admission = await self._wait_for_room()
+                    admission = await self._acquire_slot()
                     if self._feeder.cancel_called:
                         admission.give_back()
                         return
@@ -312,7 +312,7 @@ class UpdateStream:
             except Exception as error:
                 self._complaint = error
 
-    async def _wait_for_room(self) -> Admission:
+    async def _acquire_slot(self) -> Admission:
         while self._held >= self._limit or (self._held and not self._wants_more()):
             self._room_for_one = anyio.Event()
             idlers = self._engine().waker.on_idle
@@ -322,9 +322,9 @@ class UpdateStream:
             finally:
                 self._room_for_one = None
                 idlers.discard(self._feed_more)
-        admission = self._life.check_open()
-        if not admission.try_take_for_bulk():
-            await admission.wait_for_bulk_room()
+        admission = self._lifecycle.check_open()
+        if not admission.try_acquire_bulk_slot():
+            await admission.acquire_bulk_slot()
         return admission
 
 

@@ -16,7 +16,7 @@ class Waited(Protocol):
     waiter: Any
 
 
-class Wakes(Protocol):
+class Waiters(Protocol):
     """Wakes the one task that waits for something, at a quarter of the price of an event."""
 
     def wait(self, waited: Waited, /) -> Awaitable[object]:
@@ -28,7 +28,7 @@ class Wakes(Protocol):
         ...
 
 
-class _WakesByFuture:
+class _FutureWaiters:
     """On asyncio, whose tasks wait for a plain future of their loop with the least ado."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class _WakesByFuture:
             future.set_result(None)
 
 
-class _WakesByEvent:
+class _EventWaiters:
     def wait(self, waited: Waited, /) -> Awaitable[object]:
         waited.waiter = event = anyio.Event()
         return event.wait()
@@ -53,7 +53,7 @@ class _WakesByEvent:
         waited.waiter.set()
 
 
-def wakes_of_this_loop() -> Wakes:
+def waiters_for_this_loop() -> Waiters:
     """What wakes tasks of the running event loop."""
     is_asyncio = sniffio.current_async_library() == "asyncio"
-    return _WakesByFuture() if is_asyncio else _WakesByEvent()
+    return _FutureWaiters() if is_asyncio else _EventWaiters()

@@ -8,15 +8,15 @@ from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
-from ..retry import OUTAGE, Verdict
+from ..retry import OUTAGE, ResponseKind
 from .work_item import Kind
 
 if TYPE_CHECKING:
     from .context import Context
-    from .dialog_queue import Lane
+    from .dialog_queue import DialogQueue
     from .protocol import Backoff as RetryLater
     from .scheduler import Scheduler
-    from .work_item import Entry
+    from .work_item import WorkItem
 
 
 class Backoff:
@@ -27,35 +27,37 @@ class Backoff:
         self._policy = context.config.retry
         self._clock = context.clock
         self._metrics = context.metrics
-        self._learned = context.quota.learned if context.quota is not None else None
+        self._adaptive = context.quota.adaptive if context.quota is not None else None
 
-    def failed(self, lane: Lane, failure: RetryLater, began: float) -> bool:
+    def failed(self, queue: DialogQueue, failure: RetryLater, began: float) -> bool:
         """The head of a lane failed: make the lane wait and return true, or let it be given up."""
         scheduler = self._scheduler
-        entry, verdict, error = lane.first, failure.verdict, failure.error
-        trouble = entry.trouble
-        assert trouble is not None
+        item, response_kind, error = queue.first, failure.response_kind, failure.error
+        retry_state = item.retry_state
+        assert retry_state is not None
         now = self._clock()
-        if entry.live or verdict not in OUTAGE:
-            trouble.spent += now - began
-        wait = entry.terms.policy.next_wait(trouble, verdict, error, live=entry.live, now=now)
-        self._throttle(entry, failure, began, now, wait)
-        if wait is None or entry.abandoned:
+        if item.live or response_kind not in OUTAGE:
+            retry_state.spent += now - began
+        wait = item.options.policy.next_wait(
+            retry_state, response_kind, error, live=item.live, now=now
+        )
+        self._throttle(item, failure, began, now, wait)
+        if wait is None or item.abandoned:
             return False
-        if scheduler.may_repeat(lane, verdict):
-            scheduler.wait(lane, now + wait)
-        elif entry.live:
+        if scheduler.may_repeat(queue, response_kind):
+            scheduler.wait(queue, now + wait)
+        elif item.live:
             return False
         else:
-            probe = scheduler.wait_for_server(lane, now)
+            probe = scheduler.wait_for_server(queue, now)
             if probe != math.inf:
                 # Until then nothing is repeated, whatever its own backoff is.
                 wait = max(0.0, probe - now)
-        self.count(verdict.value, entry, wait)
+        self.count(response_kind.value, item, wait)
         return True
 
     def _throttle(
-        self, entry: Entry, failure: RetryLater, began: float, now: float, wait: float | None
+        self, item: WorkItem, failure: RetryLater, began: float, now: float, wait: float | None
     ) -> None:
         """Pause whom the server wants to hear nothing from: a dialog, or the tenant."""
         named = failure.error.retry_after
@@ -63,34 +65,36 @@ class Backoff:
         if failure.dialog_only:
             if named is None:
                 named = wait if wait is not None else self._policy.backoff(1, failure.error, now)
-            scheduler.throttle_dialog(entry.dialog_id, now, named)
-        elif failure.verdict is Verdict.THROTTLED or (
-            failure.verdict is Verdict.UNAVAILABLE and named is not None
+            scheduler.throttle_dialog(item.dialog_id, now, named)
+        elif failure.response_kind is ResponseKind.THROTTLED or (
+            failure.response_kind is ResponseKind.UNAVAILABLE and named is not None
         ):
             if named is None:
-                named = self._policy.backoff(scheduler.tenant.strikes + 1, failure.error, now)
+                named = self._policy.backoff(
+                    scheduler.tenant.consecutive_429s + 1, failure.error, now
+                )
             scheduler.throttle_tenant(now, began, named, random.random())
-            if self._learned is not None and failure.verdict is Verdict.THROTTLED:
-                self._learned.throttled(now, began, named)
+            if self._adaptive is not None and failure.response_kind is ResponseKind.THROTTLED:
+                self._adaptive.throttled(now, began, named)
             log(WARNING, "tenant throttled for %.1f s", named, seconds=named, scope="tenant")
 
-    def count(self, reason: str, entry: Entry, wait: float) -> None:
+    def count(self, reason: str, item: WorkItem, wait: float) -> None:
         """Put a repeat into metrics and log."""
         self._metrics.retries[reason] += 1
-        watch = entry.terms.watch
+        watch = item.options.watch
         if watch is not None:
-            watch.retrying(entry.index, reason, wait)
-        what = "a read" if entry.kind is Kind.READ else f"update {entry.update_id}"
+            watch.retrying(item.index, reason, wait)
+        what = "a read" if item.kind is Kind.READ else f"update {item.update_id}"
         log(
             INFO,
             "retry of %s of dialog %r in %.2f s: %s",
             what,
-            entry.dialog_id,
+            item.dialog_id,
             wait,
             reason,
-            dialog_id=entry.dialog_id,
-            update_id=entry.update_id,
-            attempt=entry.attempts,
+            dialog_id=item.dialog_id,
+            update_id=item.update_id,
+            attempt=item.attempts,
             reason=reason,
             seconds=wait,
         )

@@ -17,7 +17,7 @@ class _Waiter:
         self.granted = False
 
 
-class Room:
+class PendingLimit:
     """Places for `capacity` updates. Dialogs take turns at places that are given back, so that one
     for which thousands wait does not keep out the others; within a dialog nobody overtakes.
     """

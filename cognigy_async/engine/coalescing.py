@@ -15,64 +15,64 @@ from ..errors import CognigyError, UpdateError, copy_of
 from ..hooks.observers import Observations
 from ..models.limits import ENVELOPE, Limits, encode
 from ..models.update import StateUpdate
-from .dialog_queue import Lane
-from .protocol import Course, Done
-from .work_item import Entry, Kind
+from .dialog_queue import DialogQueue
+from .protocol import Settled, UpdateProtocol
+from .work_item import Kind, WorkItem
 
 MOST_MERGED = 1000
 """Updates in one request: they settle in one go, during which the event loop does nothing else."""
 
 
-def joins(head: Entry, entry: Entry) -> bool:
+def joins(head: WorkItem, item: WorkItem) -> bool:
     """Whether an entry may share the request of a head that coalesces, sizes and names aside.
 
     Only what would be repeated, given up and paced alike: a group has one policy, one timeout, one
     deadline, and is either live or bulk.
     """
-    return entry.coalesces and (entry.terms is head.terms or entry.terms == head.terms)
+    return item.coalesces and (item.options is head.options or item.options == head.options)
 
 
-def gather(lane: Lane, course: Course, most: int) -> Entry:
+def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
     """Put what may share the request of a lane's head, which was not sent yet, into a group.
 
     Returns the new head: the group, or the old one where nothing joins it. At most `most` join.
     """
-    head = lane.first
+    head = queue.first
     first = head.update
     assert first is not None
-    merge = Merge(course.limits)
+    merge = Merge(protocol.limits)
     assigned: dict[str, dict[str, Any]] = {}
-    members: list[Entry] = []
-    for entry in islice(chain((head,), lane.behind or ()), min(most, MOST_MERGED)):
-        if entry.update is None or not joins(head, entry):
+    members: list[WorkItem] = []
+    for item in islice(chain((head,), queue.behind or ()), min(most, MOST_MERGED)):
+        if item.update is None or not joins(head, item):
             break
-        if not concern_the_same(first, entry.update):
+        if not concern_the_same(first, item.update):
             break
-        payload = entry.update.payload()
+        payload = item.update.payload()
         if not merge.take(payload):
             break
         for context, variables in payload.items():
             assigned.setdefault(context, {}).update(variables)
-        members.append(entry)
+        members.append(item)
     if len(members) < 2:
         return head
-    update = together(course.limits, first, assigned)
-    group = Entry(
+    update = together(protocol.limits, first, assigned)
+    group = WorkItem(
         Kind.ASSIGN,
         head.dialog_id,
-        key_of(entry.update_id for entry in members),
+        key_of(item.update_id for item in members),
         update,
         head.serial,
-        head.terms,
+        head.options,
         None,
         head.sink,
-        exempt=any(entry.exempt for entry in members),
+        from_callback=any(item.from_callback for item in members),
         index=head.index,
     )
     group.accepted_at = head.accepted_at
     try:
-        course.api.check(update)
-        course.request(group)
+        protocol.api.check(update)
+        protocol.request(group)
     except CognigyError:
         # What the API cannot carry must not take the others along.
         return head
@@ -81,28 +81,28 @@ def gather(lane: Lane, course: Course, most: int) -> Entry:
     looking_on = [each.observations for each in reversed(members) if each.observations is not None]
     if looking_on:
         group.observations = Observations.joined(looking_on)
-    lane.join(group)
+    queue.join(group)
     return group
 
 
-def outcomes(group: Entry, done: Done) -> Iterator[tuple[Entry, Done]]:
+def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled]]:
     """What each member of a settled group comes to, in their order."""
-    for entry in group.members:
-        entry.lane = None
-        entry.attempts = group.attempts
-        entry.requests, entry.headers = group.requests, group.headers
-        own = Done()
+    for item in group.members:
+        item.queue = None
+        item.attempts = group.attempts
+        item.requests, item.headers = group.requests, group.headers
+        own = Settled()
         if done.result is not None:
             result = done.result
-            queued = result.queued + group.accepted_at - entry.accepted_at
-            own.result = result.share(entry.update_id, queued, len(group.members))
+            queued = result.queued + group.accepted_at - item.accepted_at
+            own.result = result.share(item.update_id, queued, len(group.members))
         elif isinstance(done.error, CognigyError):
             own.error = error = copy_of(done.error)
             if isinstance(error, UpdateError):
-                error.update_id = entry.update_id
+                error.update_id = item.update_id
         else:
             own.error = done.error
-        yield entry, own
+        yield item, own
 
 
 def merges(update: StateUpdate) -> bool:
@@ -137,10 +137,10 @@ def key_of(update_ids: Iterable[str]) -> str:
 class Merge:
     """What the request of a group assigns so far: names and sizes, not values."""
 
-    __slots__ = ("_most", "_room", "_sizes", "_totals")
+    __slots__ = ("_most", "_sizes", "_space", "_totals")
 
     def __init__(self, limits: Limits) -> None:
-        self._room = limits.safe_payload_bytes - ENVELOPE
+        self._space = limits.safe_payload_bytes - ENVELOPE
         self._most = limits.max_context_bytes
         self._sizes: dict[str, dict[str, int]] = {}
         self._totals: dict[str, int] = {}
@@ -166,7 +166,7 @@ class Merge:
                 added[name] = size = len(encode(name)) + len(encode(value)) + 2
                 total += size - known.get(name, 0)
             totals[context] = total
-        if sum(totals.values()) > self._room or any(
+        if sum(totals.values()) > self._space or any(
             total > self._most for total in totals.values()
         ):
             return False

@@ -23,9 +23,9 @@ from ..errors import (
 )
 from ..models.events import UpdateEvent
 from .coalescing import outcomes
-from .dialog_queue import Lane, LaneState
-from .protocol import Done
-from .work_item import READ, Entry
+from .dialog_queue import DialogQueue, QueueState
+from .protocol import Settled
+from .work_item import READ, WorkItem
 
 if TYPE_CHECKING:
     from ..models.update import StateUpdate
@@ -38,12 +38,12 @@ class Completion:
 
     def __init__(self, context: Context, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._lanes = scheduler.lanes
-        self._course = context.course
+        self._queues = scheduler.queues
+        self._protocol = context.protocol
         self._pauses_dialogs = context.config.pauses_dialogs
         self._metrics = context.metrics
         self._hooks = context.hooks
-        self._room = context.room
+        self._pending_limit = context.pending_limit
         self._clock = context.clock
         self._audit = context.audit
         self._flushes: Countdowns[int] = Countdowns()
@@ -51,37 +51,37 @@ class Completion:
 
     # Outcomes.
 
-    def last_error(self, entry: Entry) -> UpdateError:
+    def last_error(self, item: WorkItem) -> UpdateError:
         """What an entry settles with that is not tried again."""
-        trouble = entry.trouble
-        last = trouble.last if trouble is not None else None
+        retry_state = item.retry_state
+        last = retry_state.last if retry_state is not None else None
         if last is None:
             last = UpdateError("The update was given up before it was complete")
-        return self._course.final(entry, last)
+        return self._protocol.final(item, last)
 
-    def give_up(self, lane: Lane) -> None:
+    def give_up(self, queue: DialogQueue) -> None:
         """The head of a lane is not tried again."""
-        self.settle(lane, Done(error=self.last_error(lane.first)))
+        self.complete(queue, Settled(error=self.last_error(queue.first)))
 
-    def expire(self, lane: Lane) -> None:
+    def expire(self, queue: DialogQueue) -> None:
         """The head of a lane that was sent before is past its deadline."""
-        self.settle(lane, Done(error=self._course.expired(lane.first)))
+        self.complete(queue, Settled(error=self._protocol.expired(queue.first)))
 
-    def settle(self, lane: Lane, done: Done) -> None:
+    def complete(self, queue: DialogQueue, done: Settled) -> None:
         """The head of a lane has its outcome; the lane goes on, pauses or is forgotten."""
-        entry = lane.head
-        assert entry is not None
+        item = queue.head
+        assert item is not None
         error = done.error
-        pauses = self._pauses_dialogs and entry.kind is not READ
+        pauses = self._pauses_dialogs and item.kind is not READ
         if pauses and isinstance(error, UpdateError) and not self._scheduler.stopped:
-            self._pause(lane, error)
+            self._pause(queue, error)
         else:
-            self._scheduler.finish(lane)
-        if not entry.members:
-            self._finish(entry, done)
+            self._scheduler.finish(queue)
+        if not item.members:
+            self._finish(item, done)
             return
         failure: Exception | None = None
-        for member, own in outcomes(entry, done):
+        for member, own in outcomes(item, done):
             try:
                 self._finish(member, own)
             except Exception as problem:
@@ -90,24 +90,24 @@ class Completion:
         if failure is not None:
             raise failure
 
-    def take_out(self, entry: Entry, error: CognigyError) -> None:
+    def take_out(self, item: WorkItem, error: CognigyError) -> None:
         """An entry that was not sent gets its outcome, and its lane goes on without it."""
-        self._scheduler.remove(entry)
-        self._finish(entry, Done(error=error))
+        self._scheduler.remove(item)
+        self._finish(item, Settled(error=error))
 
-    def _finish(self, entry: Entry, done: Done) -> None:
+    def _finish(self, item: WorkItem, done: Settled) -> None:
         """Tell everybody: the caller first."""
-        entry.settled = True
-        entry.result, entry.state, entry.error = done.result, done.state, done.error
+        item.settled = True
+        item.result, item.state, item.error = done.result, done.state, done.error
         metrics = self._metrics
-        if entry.observations is not None:
-            entry.observations.settled(done.error, entry.attempts)
-        if entry.kind is READ:
+        if item.observations is not None:
+            item.observations.settled(done.error, item.attempts)
+        if item.kind is READ:
             metrics.reads += done.state is not None
-            entry.sink.notify(entry)
+            item.sink.notify(item)
             return
         metrics.pending -= 1
-        self._room.give_back()
+        self._pending_limit.give_back()
         result = done.result
         if result is not None:
             metrics.applied += 1
@@ -115,18 +115,18 @@ class Completion:
             metrics.queued.record(result.queued)
         elif done.error is not None:
             self._count_failure(done.error)
-            if isinstance(done.error, UpdateError) and entry.sent_at is not None:
-                done.error.latency = self._clock() - entry.sent_at
-                done.error.queued = entry.sent_at - entry.accepted_at
+            if isinstance(done.error, UpdateError) and item.sent_at is not None:
+                done.error.latency = self._clock() - item.sent_at
+                done.error.queued = item.sent_at - item.accepted_at
         if self._flushes.waiting:
-            self._flushes.over(entry.serial)
-        entry.sink.notify(entry)
+            self._flushes.over(item.serial)
+        item.sink.notify(item)
         if result is None or is_told(DEBUG):
-            _log(entry)
+            _log(item)
         if self._hooks.any:
-            self._publish(entry)
+            self._publish(item)
         if self._audit is not None:
-            self._audit.settled(entry)
+            self._audit.settled(item)
 
     def _count_failure(self, error: BaseException) -> None:
         if isinstance(error, AmbiguousUpdateError):
@@ -136,66 +136,66 @@ class Completion:
         elif not isinstance(error, ClientClosedError):
             self._metrics.failed += 1
 
-    def _publish(self, entry: Entry) -> None:
+    def _publish(self, item: WorkItem) -> None:
         event = None
-        error = entry.error if isinstance(entry.error, UpdateError) else None
-        if entry.result is not None or error is not None:
+        error = item.error if isinstance(item.error, UpdateError) else None
+        if item.result is not None or error is not None:
             event = UpdateEvent(
-                entry.dialog_id,
-                entry.update_id,
-                entry.update,
-                entry.result,
+                item.dialog_id,
+                item.update_id,
+                item.update,
+                item.result,
                 error,
-                dict(entry.metadata),
+                dict(item.metadata),
             )
         # Without one the callback was registered after the update was accepted.
-        context = entry.context if entry.context is not None else copy_context()
+        context = item.context if item.context is not None else copy_context()
         self._hooks.publish(
             event,
             context,
-            entry.reserved,
-            exempt=entry.exempt,
-            watch=entry.terms.watch,
-            index=entry.index,
+            item.reserved,
+            from_callback=item.from_callback,
+            watch=item.options.watch,
+            index=item.index,
         )
-        entry.reserved = ()
+        item.reserved = ()
 
     # Paused dialogs.
 
-    def _pause(self, lane: Lane, error: UpdateError) -> None:
-        self._scheduler.pause(lane, error)
+    def _pause(self, queue: DialogQueue, error: UpdateError) -> None:
+        self._scheduler.pause(queue, error)
         self._metrics.paused += 1
         told = "dialog %r is paused after a failed update"
-        log(WARNING, told, lane.dialog_id, dialog_id=lane.dialog_id)
-        for entry in lane.entries:
-            if entry.held:
-                self._flushes.over(entry.serial)
+        log(WARNING, told, queue.dialog_id, dialog_id=queue.dialog_id)
+        for item in queue.work_items:
+            if item.waits_when_paused:
+                self._flushes.over(item.serial)
             else:
-                self.take_out(entry, pause_error(lane))
+                self.take_out(item, pause_error(queue))
 
     def paused(self) -> dict[str, DialogPausedError]:
         """The dialogs that wait for `resume`."""
         return {
-            lane.dialog_id: pause_error(lane)
-            for lane in self._lanes
-            if lane.state is LaneState.PAUSED
+            queue.dialog_id: pause_error(queue)
+            for queue in self._queues
+            if queue.state is QueueState.PAUSED
         }
 
     def resume(self, dialog_id: str | None) -> None:
         """Let one paused dialog, or all of them, go on."""
-        for lane in self._lanes if dialog_id is None else [self._lanes.get(dialog_id)]:
-            if lane is not None and lane.state is LaneState.PAUSED:
-                self._scheduler.resume(lane)
+        for queue in self._queues if dialog_id is None else [self._queues.get(dialog_id)]:
+            if queue is not None and queue.state is QueueState.PAUSED:
+                self._scheduler.resume(queue)
                 self._metrics.paused -= 1
 
     # Waiting for all, and closing.
 
     def _open(self) -> Iterator[int]:
         """What has no outcome yet, paused dialogs aside."""
-        for lane in self._lanes:
-            if lane.state is not LaneState.PAUSED:
-                for entry in lane.entries:
-                    yield entry.serial
+        for queue in self._queues:
+            if queue.state is not QueueState.PAUSED:
+                for item in queue.work_items:
+                    yield item.serial
 
     @property
     def busy(self) -> bool:
@@ -209,53 +209,53 @@ class Completion:
     def close(self) -> None:
         """Nothing is sent any more: everything that is left gets its outcome."""
         self._scheduler.stop()
-        self._room.close()
+        self._pending_limit.close()
         scheduler = self._scheduler
-        left = [entry for lane in (*self._lanes, *scheduler.reads) for entry in lane.entries]
-        for entry in sorted(left, key=lambda entry: entry.serial):
-            lane = entry.lane
-            if lane is None:
+        left = [item for queue in (*self._queues, *scheduler.reads) for item in queue.work_items]
+        for item in sorted(left, key=lambda item: item.serial):
+            queue = item.queue
+            if queue is None:
                 # A member of a group that was given up.
                 continue
-            head = lane.first
-            if entry.sent_at is not None and head.attempts:
-                self.give_up(lane)
+            head = queue.first
+            if item.sent_at is not None and head.attempts:
+                self.give_up(queue)
                 continue
-            if entry in head.members:
+            if item in head.members:
                 self.unsent.extend(member.update for member in head.members if member.update)
                 told = ClientClosedError("the client was closed before these updates were sent")
-                self.settle(lane, Done(error=told))
+                self.complete(queue, Settled(error=told))
                 continue
-            if entry.update is not None:
-                self.unsent.append(entry.update)
-            message = f"the client was closed before update {entry.update_id!r} was sent"
-            self.take_out(entry, ClientClosedError(message))
+            if item.update is not None:
+                self.unsent.append(item.update)
+            message = f"the client was closed before update {item.update_id!r} was sent"
+            self.take_out(item, ClientClosedError(message))
             # Whoever reads a stream has the outcomes of its rows, which may be thousands.
-            if entry.kind is not READ and entry.index < 0:
+            if item.kind is not READ and item.index < 0:
                 log(
                     WARNING,
                     "update %s of dialog %r was not sent: the client was closed",
-                    entry.update_id,
-                    entry.dialog_id,
-                    dialog_id=entry.dialog_id,
-                    update_id=entry.update_id,
+                    item.update_id,
+                    item.dialog_id,
+                    dialog_id=item.dialog_id,
+                    update_id=item.update_id,
                 )
 
 
-def _log(entry: Entry) -> None:
-    fields = {"dialog_id": entry.dialog_id, "update_id": entry.update_id}
-    if entry.result is not None:
-        fields |= {"attempts": str(entry.attempts), "status": str(entry.result.status)}
-        log(DEBUG, "applied %s", entry.result, **fields)
-    elif isinstance(entry.error, UpdateError):
-        kind = type(entry.error).__name__
-        fields |= {"attempts": str(entry.attempts), "status": str(entry.error.status)}
+def _log(item: WorkItem) -> None:
+    fields = {"dialog_id": item.dialog_id, "update_id": item.update_id}
+    if item.result is not None:
+        fields |= {"attempts": str(item.attempts), "status": str(item.result.status)}
+        log(DEBUG, "applied %s", item.result, **fields)
+    elif isinstance(item.error, UpdateError):
+        kind = type(item.error).__name__
+        fields |= {"attempts": str(item.attempts), "status": str(item.error.status)}
         fields |= {"error": kind}
-        log(WARNING, "update failed: %s: %s", kind, entry.error, **fields)
+        log(WARNING, "update failed: %s: %s", kind, item.error, **fields)
 
 
-def pause_error(lane: Lane) -> DialogPausedError:
+def pause_error(queue: DialogQueue) -> DialogPausedError:
     """What a caller is told of a paused dialog."""
-    error = DialogPausedError(lane.dialog_id, len(lane.entries))
-    error.__cause__ = lane.paused_by
+    error = DialogPausedError(queue.dialog_id, len(queue.work_items))
+    error.__cause__ = queue.paused_by
     return error

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from .._utils.waker import Waker
     from ..audit.trail import AuditTrail
     from ..client.config import ClientConfig
-    from ..hooks.registry import Hooks
+    from ..hooks.registry import CallbackRegistry
     from ..metrics import Metrics
-    from ..ratelimit.limiter import Quota
+    from ..ratelimit.limiter import CompositeLimiter
     from ..transports.base import Transport
-    from .capacity import Room
-    from .protocol import Course
+    from .capacity import PendingLimit
+    from .protocol import UpdateProtocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class Context:
     """
 
     config: ClientConfig
-    course: Course
+    protocol: UpdateProtocol
     transport: Transport
-    quota: Quota | None
+    quota: CompositeLimiter | None
     audit: AuditTrail | None
     metrics: Metrics
-    hooks: Hooks
-    room: Room
+    hooks: CallbackRegistry
+    pending_limit: PendingLimit
     waker: Waker
     clock: Callable[[], float]

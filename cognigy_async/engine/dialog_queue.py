@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..errors import CognigyError
-    from .work_item import Entry
+    from .work_item import WorkItem
 
 
-class LaneState(enum.IntEnum):
+class QueueState(enum.IntEnum):
     """Where a lane stands.
 
     ========= ==================================== ==========================================
@@ -49,21 +49,21 @@ class LaneState(enum.IntEnum):
     PAUSED = 4
 
 
-LEGAL: tuple[frozenset[LaneState], ...] = (
-    frozenset({LaneState.READY}),
-    frozenset({LaneState.IN_FLIGHT, LaneState.IDLE, LaneState.PAUSED}),
-    frozenset({LaneState.READY, LaneState.WAITING, LaneState.PAUSED, LaneState.IDLE}),
-    frozenset({LaneState.READY, LaneState.PAUSED, LaneState.IDLE}),
-    frozenset({LaneState.READY, LaneState.IDLE}),
+LEGAL: tuple[frozenset[QueueState], ...] = (
+    frozenset({QueueState.READY}),
+    frozenset({QueueState.IN_FLIGHT, QueueState.IDLE, QueueState.PAUSED}),
+    frozenset({QueueState.READY, QueueState.WAITING, QueueState.PAUSED, QueueState.IDLE}),
+    frozenset({QueueState.READY, QueueState.PAUSED, QueueState.IDLE}),
+    frozenset({QueueState.READY, QueueState.IDLE}),
 )
 """Indexed by the state that is left."""
 
-IDLE, READY, IN_FLIGHT, WAITING, PAUSED = LaneState
+IDLE, READY, IN_FLIGHT, WAITING, PAUSED = QueueState
 """On Python 3.11 a look-up on the class costs five times as much."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Lane:
+class DialogQueue:
     """The entries of one dialog; see `LaneState`.
 
     Attributes:
@@ -73,65 +73,65 @@ class Lane:
     """
 
     dialog_id: str
-    head: Entry | None = None
-    behind: OrderedDict[Entry, None] | None = None
-    state: LaneState = IDLE
+    head: WorkItem | None = None
+    behind: OrderedDict[WorkItem, None] | None = None
+    state: QueueState = IDLE
     live: int = 0
-    exempt: int = 0
+    from_callback: int = 0
     until: float = 0.0
-    queue: deque[Lane] | None = None
+    ready_list: deque[DialogQueue] | None = None
     paused_by: CognigyError | None = None
 
     @property
-    def first(self) -> Entry:
+    def first(self) -> WorkItem:
         """The head, where there must be one."""
         if self.head is None:
             raise AssertionError(f"{self!r} has no head")
         return self.head
 
     @property
-    def entries(self) -> list[Entry]:
+    def work_items(self) -> list[WorkItem]:
         """All entries in their order."""
         head = self.head
         if head is None:
             return []
         return [*(head.members or (head,)), *(self.behind or ())]
 
-    def append(self, entry: Entry) -> None:
+    def append(self, item: WorkItem) -> None:
         """Put an entry at the end."""
-        entry.lane = self
-        if entry.live:
+        item.queue = self
+        if item.live:
             self.live += 1
-        if entry.exempt:
-            self.exempt += 1
+        if item.from_callback:
+            self.from_callback += 1
         if self.head is None:
-            self.head = entry
+            self.head = item
         elif self.behind is None:
-            self.behind = OrderedDict({entry: None})
+            self.behind = OrderedDict({item: None})
         else:
-            self.behind[entry] = None
+            self.behind[item] = None
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, item: WorkItem) -> None:
         """Take an entry out, wherever it stands."""
-        if entry is not self.head:
+        if item is not self.head:
             assert self.behind is not None
-            del self.behind[entry]
+            del self.behind[item]
         else:
             self.head = self.behind.popitem(last=False)[0] if self.behind else None
-        entry.lane = None
-        if entry.live:
+        item.queue = None
+        if item.live:
             self.live -= 1
-        if entry.exempt:
-            self.exempt -= 1
+        if item.from_callback:
+            self.from_callback -= 1
 
-    def join(self, group: Entry) -> None:
+    def join(self, group: WorkItem) -> None:
         """Put a group in the place of its members, which are the first entries."""
-        for entry in group.members:
-            self.remove(entry)
-            entry.lane = self
-        group.lane = self
+        for item in group.members:
+            self.remove(item)
+            item.queue = self
+        group.queue = self
         self.live += group.live
-        self.exempt += group.exempt
+        self.from_callback += group.from_callback
         if self.head is not None:
             if self.behind is None:
                 self.behind = OrderedDict()
@@ -139,7 +139,7 @@ class Lane:
             self.behind.move_to_end(self.head, last=False)
         self.head = group
 
-    def move(self, state: LaneState) -> None:
+    def move(self, state: QueueState) -> None:
         """Change the state; an illegal change is a bug of this library and says so."""
         if state not in LEGAL[self.state]:
             raise AssertionError(f"a lane cannot go from {self.state.name} to {state.name}")
@@ -147,8 +147,8 @@ class Lane:
 
     def begin(self) -> None:
         """Leave the queue: a worker makes a request of the head."""
-        self.queue = None
+        self.ready_list = None
         self.move(IN_FLIGHT)
 
     def __repr__(self) -> str:
-        return f"<Lane {self.dialog_id!r} {self.state.name} {len(self.entries)} entries>"
+        return f"<Lane {self.dialog_id!r} {self.state.name} {len(self.work_items)} entries>"

@@ -27,18 +27,18 @@ from ..errors import (
     RateLimitedError,
     UpdateError,
 )
-from ..retry import UNAUTHORIZED, Trouble, Verdict
+from ..retry import UNAUTHORIZED, ResponseKind, RetryState
 from .coalescing import MOST_MERGED, gather
-from .dialog_queue import Lane, LaneState
-from .protocol import Again, Done, Next, share, withdrawn
+from .dialog_queue import DialogQueue, QueueState
 from .protocol import Backoff as RetryLater
-from .work_item import READ, Action, Entry, Kind
+from .protocol import Next, SendNext, Settled, share, withdrawn
+from .work_item import READ, Action, Kind, WorkItem
 
 if TYPE_CHECKING:
     from ..auth.provider import AccessToken
     from ..models.events import UpdateWatch
     from ..models.http import Response
-    from ..ratelimit.adaptive import Learned
+    from ..ratelimit.adaptive import AdaptiveLimiter
     from .backoff import Backoff
     from .completion import Completion
     from .context import Context
@@ -66,18 +66,18 @@ class Dispatcher:
         self, context: Context, scheduler: Scheduler, completion: Completion, backoff: Backoff
     ) -> None:
         self._scheduler = scheduler
-        self._lanes = scheduler.lanes
+        self._queues = scheduler.queues
         self._completion = completion
         self._backoff = backoff
         self._waker = context.waker
-        self._course = context.course
-        self._api = context.course.api
+        self._protocol = context.protocol
+        self._api = context.protocol.api
         self._auth = context.config.auth
         self._transport = context.transport
         self._workers = context.config.max_in_flight
         quota = context.quota
         self._limiter = quota.pacer if quota is not None else None
-        self._learned = quota.learned if quota is not None else None
+        self._adaptive = quota.adaptive if quota is not None else None
         self._hooks = context.hooks
         self._metrics = context.metrics
         self._clock = context.clock
@@ -105,8 +105,8 @@ class Dispatcher:
 
     async def _work_within(self, scope: anyio.CancelScope) -> None:
         """Work; `scope` may be cancelled while this asks for a token."""
-        scheduler, lanes = self._scheduler, self._lanes
-        urgent, live, bulk = lanes.urgent, lanes.live, lanes.bulk
+        scheduler, queues = self._scheduler, self._queues
+        urgent, live, bulk = queues.urgent, queues.live, queues.bulk
         steps = 0
         while not scheduler.stopped:
             if not (live or bulk or urgent):
@@ -134,9 +134,9 @@ class Dispatcher:
                 self._token = token
                 self._token_failure = None
             now = self._clock()
-            lane = scheduler.next_lane(now)
-            if lane is not None:
-                await self._send(lane, token, now)
+            queue = scheduler.next_queue(now)
+            if queue is not None:
+                await self._send(queue, token, now)
                 continue
             if scheduler.tenant.active:
                 self._refuse_impatient(now)
@@ -173,14 +173,14 @@ class Dispatcher:
     def _expire(self, now: float) -> None:
         """Settle what waits past its deadline; what is in flight ends first."""
         late = self._scheduler.overdue(now)
-        for entry in late:
-            lane = entry.lane
-            if lane is None:
+        for item in late:
+            queue = item.queue
+            if queue is None:
                 continue
-            if entry.sent_at is None:
-                self._completion.take_out(entry, self._course.expired(entry))
-            elif lane.state is not LaneState.IN_FLIGHT:
-                self._completion.expire(lane)
+            if item.sent_at is None:
+                self._completion.take_out(item, self._protocol.expired(item))
+            elif queue.state is not QueueState.IN_FLIGHT:
+                self._completion.expire(queue)
         if late:
             self._waker.wake()
 
@@ -201,259 +201,269 @@ class Dispatcher:
             self._token_failure = _TokenFailure(failure, self._scheduler.serial, self._clock())
             return True
         now = self._clock()
-        lane = self._scheduler.next_lane(now, limited=False)
-        if lane is None:
+        queue = self._scheduler.next_queue(now, limited=False)
+        if queue is None:
             if self._scheduler.tenant.active:
                 self._refuse_impatient(now)
             return False
-        self._apply(lane, self._course.unanswered(lane.first, share(failure)), self._clock())
+        self._apply(queue, self._protocol.unanswered(queue.first, share(failure)), self._clock())
         return True
 
     def _fail_older(self) -> bool:
         """Settle one update that shares the last failure to get a token; whether there was one."""
         failed = self._token_failure
-        lane = self._lanes.take() if failed is not None else None
-        if failed is None or lane is None:
+        queue = self._queues.take() if failed is not None else None
+        if failed is None or queue is None:
             return False
-        entry = lane.first
+        item = queue.first
         # All that was accepted before waited for that token. Bulk work that is fed in one by one
         # would otherwise ask for a new one with each row.
-        fresh = not entry.live and self._clock() < failed.at + SHARED_BY_BULK
-        if entry.serial > failed.serial and not fresh:
-            self._lanes.ready(lane, first=True)
+        fresh = not item.live and self._clock() < failed.at + SHARED_BY_BULK
+        if item.serial > failed.serial and not fresh:
+            self._queues.ready(queue, first=True)
             return False
-        self._completion.settle(lane, Done(error=self._course.final(entry, share(failed.error))))
+        self._completion.complete(
+            queue, Settled(error=self._protocol.final(item, share(failed.error)))
+        )
         return True
 
     def _refuse_impatient(self, now: float) -> None:
         """Live updates do not wait for a pause that is longer than their policy allows."""
         scheduler = self._scheduler
-        while (lane := scheduler.impatient(now)) is not None:
+        while (queue := scheduler.impatient(now)) is not None:
             message = "The tenant is throttled for longer than the policy waits"
             wait = scheduler.tenant.remaining(now)
             error = RateLimitedError(message, status=429, retry_after=wait)
-            self._completion.settle(lane, Done(error=self._course.final(lane.first, error)))
+            self._completion.complete(
+                queue, Settled(error=self._protocol.final(queue.first, error))
+            )
 
     # One request of a lane's head, and what follows from it.
 
-    async def _send(self, lane: Lane, token: AccessToken, began: float) -> None:
+    async def _send(self, queue: DialogQueue, token: AccessToken, began: float) -> None:
         """Make one request of a lane's head, and do what follows from it."""
-        entry = lane.head
-        assert entry is not None
-        if token is entry.refused_token:
+        item = queue.head
+        assert item is not None
+        if token is item.refused_token:
             # The provider has nothing better than what the server refused.
-            self._completion.give_up(lane)
+            self._completion.give_up(queue)
             return
-        terms = entry.terms
-        if terms.deadline is not None and began >= terms.deadline:
-            self._completion.expire(lane)
+        options = item.options
+        if options.deadline is not None and began >= options.deadline:
+            self._completion.expire(queue)
             return
         following: Next
         scheduler = self._scheduler
         try:
-            if entry.coalesces and lane.behind and entry.sent_at is None:
-                entry = gather(lane, self._course, self._hooks.places(MOST_MERGED))
-            if terms.watch is not None:
-                if not entry.cleared and entry.is_delicate:
-                    await self._clear(lane, terms.watch)
+            if item.coalesces and queue.behind and item.sent_at is None:
+                item = gather(queue, self._protocol, self._hooks.free_slots(MOST_MERGED))
+            if options.watch is not None:
+                if not item.cleared and item.not_repeatable:
+                    await self._clear(queue, options.watch)
                     return
-                entry.cleared = False
+                item.cleared = False
             try:
-                request = self._course.request(entry)
-                if entry.observations is not None:
-                    entry.observations.request_starts(request, entry.attempts + 1)
+                request = self._protocol.request(item)
+                if item.observations is not None:
+                    item.observations.request_starts(request, item.attempts + 1)
                 request.headers[token.header] = token.value
-                if entry.sent_at is None:
-                    entry.sent_at = began
+                if item.sent_at is None:
+                    item.sent_at = began
                     if not scheduler.quiet:
                         scheduler.first_attempt(began)
-                    if entry.members:
-                        self._reserve(entry, began)
-                    elif self._hooks.any and entry.kind is not READ:
-                        entry.reserved = self._hooks.reserve()
-                entry.attempts += 1
+                    if item.members:
+                        self._reserve(item, began)
+                    elif self._hooks.any and item.kind is not READ:
+                        item.reserved = self._hooks.reserve()
+                item.attempts += 1
                 metrics = self._metrics
                 metrics.requests += 1
                 metrics.in_flight += 1
                 limiter = self._limiter
                 if limiter is not None:
-                    limiter.start(began, bulk=not lane.live)
+                    limiter.start(began, bulk=not queue.live)
                 try:
-                    response = await self._transport.send(request, timeout=terms.timeout)
+                    response = await self._transport.send(request, timeout=options.timeout)
                 except BaseException as error:
-                    if entry.observations is not None:
-                        entry.observations.request_ends(request, None, error)
+                    if item.observations is not None:
+                        item.observations.request_ends(request, None, error)
                     raise
                 finally:
                     metrics.in_flight -= 1
                     now = self._clock()
                     if limiter is not None:
                         limiter.answered(began, now)
-                if entry.observations is not None:
-                    entry.observations.request_ends(request, response, None)
-                verdict = self._api.verdict(response)
-                if self._learned is not None:
-                    self._learn(self._learned, response, verdict, began)
-                if verdict is UNAUTHORIZED:
+                if item.observations is not None:
+                    item.observations.request_ends(request, response, None)
+                response_kind = self._api.classify(response)
+                if self._adaptive is not None:
+                    self._learn(self._adaptive, response, response_kind, began)
+                if response_kind is UNAUTHORIZED:
                     refusal = self._api.error(request, response, 0.0)
-                    self._unauthorized(lane, token, refusal, began)
+                    self._unauthorized(queue, token, refusal, began)
                     return
-                entry.refused_token = None
+                item.refused_token = None
                 self._let_in += 1
                 if not scheduler.quiet:
-                    scheduler.heard(verdict, began)
-                following = self._course.answered(
-                    entry, verdict, request, response, now, time.time()
+                    scheduler.heard(response_kind, began)
+                following = self._protocol.answered(
+                    item, response_kind, request, response, now, time.time()
                 )
             except (NotSentError, NoResponseError) as error:
-                following = self._course.unanswered(entry, error)
+                following = self._protocol.unanswered(item, error)
             except CognigyError as error:
-                following = Done(error=error)
+                following = Settled(error=error)
             except BaseException as error:
                 lost = NoResponseError(f"The request failed with {type(error).__name__}")
                 lost.__cause__ = error
                 if not is_failure(error):
-                    self._cut(lane, lost)
+                    self._cut(queue, lost)
                     raise
-                following = self._course.unanswered(entry, lost)
-            if type(following) is Done:
-                self._completion.settle(lane, following)
+                following = self._protocol.unanswered(item, lost)
+            if type(following) is Settled:
+                self._completion.complete(queue, following)
             else:
-                self._apply(lane, following, began)
+                self._apply(queue, following, began)
         except Exception as error:
-            self._break_off(entry, error)
+            self._break_off(item, error)
 
-    def _break_off(self, entry: Entry, error: Exception) -> None:
+    def _break_off(self, item: WorkItem, error: Exception) -> None:
         """Something failed that must not: this update bears it, and nobody else."""
-        log(ERROR, "update %s broke off: %r", entry.update_id, type(error).__name__)
-        if entry.settled or entry.lane is None:
+        log(ERROR, "update %s broke off: %r", item.update_id, type(error).__name__)
+        if item.settled or item.queue is None:
             return
         lost = NoResponseError(f"The update broke off with {type(error).__name__}")
         lost.__cause__ = error
-        self._lose(entry, lost)
-        self._completion.give_up(entry.lane)
+        self._lose(item, lost)
+        self._completion.give_up(item.queue)
 
-    def _learn(self, learned: Learned, response: Response, verdict: Verdict, began: float) -> None:
-        learned.heard(response.headers, began, self._clock(), time.time())
-        if verdict is not Verdict.THROTTLED:
-            learned.accepted(began)
+    def _learn(
+        self,
+        adaptive: AdaptiveLimiter,
+        response: Response,
+        response_kind: ResponseKind,
+        began: float,
+    ) -> None:
+        adaptive.heard(response.headers, began, self._clock(), time.time())
+        if response_kind is not ResponseKind.THROTTLED:
+            adaptive.accepted(began)
 
-    def _reserve(self, entry: Entry, began: float) -> None:
+    def _reserve(self, item: WorkItem, began: float) -> None:
         """Take the places that the events of an entry will have in the queues of the callbacks."""
-        if entry.members:
-            for member in entry.members:
+        if item.members:
+            for member in item.members:
                 member.sent_at = began
                 member.reserved = self._hooks.reserve()
-        elif entry.kind is not Kind.READ:
-            entry.reserved = self._hooks.reserve()
+        elif item.kind is not Kind.READ:
+            item.reserved = self._hooks.reserve()
 
-    async def _clear(self, lane: Lane, watch: UpdateWatch) -> None:
+    async def _clear(self, queue: DialogQueue, watch: UpdateWatch) -> None:
         """Let what looks on write down that a request is about to be sent.
 
         That takes its time, so the lane then takes its turn once more, before the others: whether
         a request may start now is asked where it starts.
         """
-        entry = lane.first
+        item = queue.first
         began = self._clock()
-        following: Next = Again()
+        following: Next = SendNext()
         try:
-            self._course.request(entry)
-            if entry.sent_at is None:
-                entry.sent_at = began
+            self._protocol.request(item)
+            if item.sent_at is None:
+                item.sent_at = began
                 self._scheduler.first_attempt(began)
-                self._reserve(entry, began)
-            if entry.is_delicate:
-                indexes = tuple(member.index for member in entry.members) or (entry.index,)
-                await watch.before_send(indexes, entry.update_id, entry.etag or entry.known)
-            entry.cleared = True
+                self._reserve(item, began)
+            if item.not_repeatable:
+                indexes = tuple(member.index for member in item.members) or (item.index,)
+                await watch.before_send(indexes, item.update_id, item.etag or item.known)
+            item.cleared = True
         except CognigyError as error:
-            following = Done(error=error)
+            following = Settled(error=error)
         except BaseException as error:
             if not is_failure(error):
                 self._scheduler.stop()
                 raise
             told = CognigyError(f"what looks on failed with {type(error).__name__}")
             told.__cause__ = error
-            following = Done(error=told)
-        if entry.abandoned and not entry.attempts:
-            following = Done(error=withdrawn(entry))
-        self._apply(lane, following, began)
+            following = Settled(error=told)
+        if item.abandoned and not item.attempts:
+            following = Settled(error=withdrawn(item))
+        self._apply(queue, following, began)
 
     def _unauthorized(
-        self, lane: Lane, token: AccessToken, error: UpdateError, began: float
+        self, queue: DialogQueue, token: AccessToken, error: UpdateError, began: float
     ) -> None:
         """Replay the request once with a fresh token; bulk work has patience after that, too."""
-        entry = lane.first
+        item = queue.first
         self._auth.invalidate(token)
-        self._course.unauthorized(entry, error)
-        if entry.abandoned or (entry.live and entry.refused_token is not None):
-            self._completion.give_up(lane)
+        self._protocol.unauthorized(item, error)
+        if item.abandoned or (item.live and item.refused_token is not None):
+            self._completion.give_up(queue)
             return
-        trouble = entry.trouble
-        assert trouble is not None
-        others, trouble.let_in = self._let_in - trouble.let_in, self._let_in
-        if entry.refused_token is not None:
-            entry.refused_token = token
+        retry_state = item.retry_state
+        assert retry_state is not None
+        others, retry_state.let_in = self._let_in - retry_state.let_in, self._let_in
+        if item.refused_token is not None:
+            item.refused_token = token
             if others:
                 # There is access: tokens end faster than they get there. That spends no attempt.
-                trouble.failures -= 1
-                trouble.counted -= 1
-            self._back_off(lane, RetryLater(Verdict.UNAUTHORIZED, error), began)
+                retry_state.failures -= 1
+                retry_state.counted -= 1
+            self._back_off(queue, RetryLater(ResponseKind.UNAUTHORIZED, error), began)
             return
-        self._backoff.count("unauthorized", entry, 0.0)
-        entry.refused_token = token
-        self._go_on(lane)
+        self._backoff.count("unauthorized", item, 0.0)
+        item.refused_token = token
+        self._go_on(queue)
 
-    def _apply(self, lane: Lane, following: Next, began: float) -> None:
+    def _apply(self, queue: DialogQueue, following: Next, began: float) -> None:
         """Do what a request that began at that moment leads to."""
-        if type(following) is Done:
-            self._completion.settle(lane, following)
+        if type(following) is Settled:
+            self._completion.complete(queue, following)
         elif type(following) is RetryLater:
-            self._back_off(lane, following, began)
-        elif lane.first.abandoned and lane.first.trouble is not None:
-            self._completion.give_up(lane)
+            self._back_off(queue, following, began)
+        elif queue.first.abandoned and queue.first.retry_state is not None:
+            self._completion.give_up(queue)
         else:
-            self._go_on(lane)
+            self._go_on(queue)
 
-    def _go_on(self, lane: Lane) -> None:
+    def _go_on(self, queue: DialogQueue) -> None:
         """The next request of the head follows at once; a probe is not held back by the outage."""
-        if self._is_late(lane):
-            self._completion.expire(lane)
+        if self._is_late(queue):
+            self._completion.expire(queue)
             return
-        self._scheduler.go_on(lane)
+        self._scheduler.go_on(queue)
 
-    def _back_off(self, lane: Lane, failure: RetryLater, began: float) -> None:
+    def _back_off(self, queue: DialogQueue, failure: RetryLater, began: float) -> None:
         try:
-            waits = self._backoff.failed(lane, failure, began)
+            waits = self._backoff.failed(queue, failure, began)
         except Exception as error:
             # Strategies are the user's own; what they raise ends this update and nothing else.
             log(ERROR, "the retry policy failed with %s", type(error).__name__)
-            told = self._completion.last_error(lane.first)
+            told = self._completion.last_error(queue.first)
             told.__cause__ = error
-            self._completion.settle(lane, Done(error=told))
+            self._completion.complete(queue, Settled(error=told))
         else:
             if not waits:
-                self._completion.give_up(lane)
-            elif self._is_late(lane):
-                self._completion.expire(lane)
+                self._completion.give_up(queue)
+            elif self._is_late(queue):
+                self._completion.expire(queue)
 
-    def _is_late(self, lane: Lane) -> bool:
+    def _is_late(self, queue: DialogQueue) -> bool:
         """Whether the deadline of a head passed while its request was under way."""
-        deadline = lane.first.terms.deadline
+        deadline = queue.first.options.deadline
         return deadline is not None and self._clock() >= deadline
 
-    def _cut(self, lane: Lane, lost: NoResponseError) -> None:
+    def _cut(self, queue: DialogQueue, lost: NoResponseError) -> None:
         """A request in flight was torn down."""
-        self._lose(lane.first, lost)
+        self._lose(queue.first, lost)
         self._scheduler.stop()
-        self._completion.give_up(lane)
+        self._completion.give_up(queue)
 
     @staticmethod
-    def _lose(entry: Entry, lost: NoResponseError) -> None:
+    def _lose(item: WorkItem, lost: NoResponseError) -> None:
         """Nobody will know what became of the request at hand."""
-        if entry.trouble is None:
-            entry.trouble = Trouble()
-        if entry.action is Action.WRITE:
-            entry.trouble.lost = entry.trouble.last = lost
-        elif entry.trouble.last is None:
-            entry.trouble.last = lost
+        if item.retry_state is None:
+            item.retry_state = RetryState()
+        if item.action is Action.WRITE:
+            item.retry_state.lost = item.retry_state.last = lost
+        elif item.retry_state.last is None:
+            item.retry_state.last = lost

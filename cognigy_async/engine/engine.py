@@ -14,14 +14,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..errors import ClientClosedError
-from ..ratelimit.limiter import Quota, QuotaState
+from ..ratelimit.limiter import CompositeLimiter, QuotaState
 from .backoff import Backoff
 from .completion import Completion
-from .dialog_queue import LaneState
+from .dialog_queue import QueueState
 from .dispatcher import Dispatcher
-from .protocol import Done, withdrawn
+from .protocol import Settled, withdrawn
 from .scheduler import Scheduler
-from .work_item import Entry, Kind
+from .work_item import Kind, WorkItem
 
 if TYPE_CHECKING:
     from .context import Context
@@ -36,9 +36,9 @@ class Engine:
         if context.quota is not None:
             context.quota.begin(context.clock)
         self.waker = context.waker
-        self.room = context.room
+        self.pending_limit = context.pending_limit
         self.scheduler = Scheduler(context)
-        self.lanes = self.scheduler.lanes
+        self.queues = self.scheduler.queues
         self.completion = Completion(context, self.scheduler)
         self._dispatcher = Dispatcher(
             context, self.scheduler, self.completion, Backoff(context, self.scheduler)
@@ -47,33 +47,33 @@ class Engine:
 
     # Accepting and withdrawing: called by the client, synchronous.
 
-    def withdraw(self, entry: Entry) -> bool:
+    def withdraw(self, item: WorkItem) -> bool:
         """Take an entry back if it was not sent; whether that was so."""
-        if entry.settled or entry.sent_at is not None:
+        if item.settled or item.sent_at is not None:
             return False
-        self.completion.take_out(entry, withdrawn(entry))
+        self.completion.take_out(item, withdrawn(item))
         self.waker.wake()
         return True
 
-    def cancel(self, entry: Entry) -> None:
+    def cancel(self, item: WorkItem) -> None:
         """The caller of an entry is gone: it is withdrawn, or not sent again."""
-        if self.withdraw(entry) or entry.settled:
+        if self.withdraw(item) or item.settled:
             return
-        entry.abandoned = True
-        lane = entry.lane
-        assert lane is not None
-        head = lane.first
-        if head is not entry:
+        item.abandoned = True
+        queue = item.queue
+        assert queue is not None
+        head = queue.first
+        if head is not item:
             # It is in a group, whose body stays as it is: it goes on while anybody waits for it.
             if not all(member.abandoned for member in head.members):
                 return
             head.abandoned = True
-        if lane.state is LaneState.IN_FLIGHT:
+        if queue.state is QueueState.IN_FLIGHT:
             return
-        if head.trouble is not None:
-            self.completion.give_up(lane)
-        elif entry.kind is Kind.MODIFY or not head.attempts:
-            self.completion.settle(lane, Done(error=withdrawn(entry)))
+        if head.retry_state is not None:
+            self.completion.give_up(queue)
+        elif item.kind is Kind.MODIFY or not head.attempts:
+            self.completion.complete(queue, Settled(error=withdrawn(item)))
         self.waker.wake()
 
     async def flush(self) -> None:
@@ -83,7 +83,7 @@ class Engine:
 
     def save_quota(self) -> QuotaState:
         """What the quota has to know after a restart."""
-        quota = self._quota if self._quota is not None else Quota(())
+        quota = self._quota if self._quota is not None else CompositeLimiter(())
         return quota.save(self.clock(), time.time())
 
     def restore_quota(self, state: QuotaState) -> None:

@@ -76,7 +76,7 @@ class Outage(Generic[Waiting]):
             self.lasts = False
         self._decide()
 
-    def opens(self) -> float:
+    def next_slot_at(self) -> float:
         """When `release` will have something, should no token come before; inf for never."""
         waits_for_probe = self.lasts and self.probe is not None
         return math.inf if waits_for_probe or not self.waiting else self._next_probe
@@ -94,7 +94,7 @@ class Outage(Generic[Waiting]):
 
     def release(self, now: float, budget: RepeatBudget) -> Waiting | None:
         """The one that may go now, if any."""
-        if now >= self.opens():
+        if now >= self.next_slot_at():
             self._next_probe = now + self._backoff(self._failures + 1)
             one = self.waiting.popleft()
             if self.lasts:

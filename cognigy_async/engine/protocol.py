@@ -26,8 +26,8 @@ from ..errors import (
 from ..models.limits import Limits
 from ..models.results import DialogState, UpdateResult
 from ..models.update import StateUpdate
-from ..retry import APPLIED, Trouble, Verdict
-from .work_item import WRITE, Action, Entry, Kind
+from ..retry import APPLIED, ResponseKind, RetryState
+from .work_item import WRITE, Action, Kind, WorkItem
 
 if TYPE_CHECKING:
     from ..api.base import StateApi
@@ -40,7 +40,7 @@ At least so many, at most twice."""
 
 
 @dataclass(slots=True)
-class Done:
+class Settled:
     """The update settles: with a result, a state (of a read), an error, or nothing (`modify`)."""
 
     result: UpdateResult | None = None
@@ -49,7 +49,7 @@ class Done:
 
 
 @dataclass(slots=True)
-class Again:
+class SendNext:
     """The next request follows at once."""
 
 
@@ -57,16 +57,16 @@ class Again:
 class Backoff:
     """The request failed in a way that a later one may mend."""
 
-    verdict: Verdict
+    response_kind: ResponseKind
     error: UpdateError
     dialog_only: bool = False
     """The server throttles this dialog, not the tenant."""
 
 
-Next: TypeAlias = Done | Again | Backoff
+Next: TypeAlias = Settled | SendNext | Backoff
 
 
-class Course:
+class UpdateProtocol:
     """Decides for every entry of a client, by the rules of its API.
 
     Args:
@@ -82,70 +82,72 @@ class Course:
         self._etags: dict[str, str | None] = {}
         self._older_etags: dict[str, str | None] = {}
 
-    def request(self, entry: Entry) -> Request:
+    def request(self, item: WorkItem) -> Request:
         """The next request of an entry, unsigned.
 
         Raises:
             UpdateValidationError: the API cannot carry the update.
         """
-        if entry.action is not WRITE:
-            return self.api.read(self._base_url, entry.dialog_id)
-        if entry.requests is None:
-            assert entry.update is not None
-            key = f"{entry.update_id}/r{entry.round}" if entry.round else entry.update_id
-            entry.requests = self.api.writes(self._base_url, entry.update, key)
-        request = entry.requests[entry.part]
-        if entry.etag is not None:
-            request.headers["if-match"] = entry.etag
+        if item.action is not WRITE:
+            return self.api.read(self._base_url, item.dialog_id)
+        if item.requests is None:
+            assert item.update is not None
+            key = f"{item.update_id}/r{item.round}" if item.round else item.update_id
+            item.requests = self.api.writes(self._base_url, item.update, key)
+        request = item.requests[item.part]
+        if item.etag is not None:
+            request.headers["if-match"] = item.etag
         elif not request.idempotent:
             # Now, not when the answer is lost: a read meanwhile may see what this write does.
-            entry.known = self._known_etag(entry.dialog_id)
+            item.known = self._known_etag(item.dialog_id)
         return request
 
     def answered(
         self,
-        entry: Entry,
-        verdict: Verdict,
+        item: WorkItem,
+        response_kind: ResponseKind,
         request: Request,
         response: Response,
         now: float,
         wall_clock: float,
     ) -> Next:
         """What follows an answer, other than 401."""
-        if verdict is APPLIED:
-            if entry.action is WRITE:
-                return self._applied(entry, response, now)
-            state = self.api.state(entry.dialog_id, response)
+        if response_kind is APPLIED:
+            if item.action is WRITE:
+                return self._applied(item, response, now)
+            state = self.api.state(item.dialog_id, response)
             if state is not None:
-                return self._read(entry, state)
+                return self._read(item, state)
             # It is not away, so that bulk work does not wait for it without end.
-            verdict = Verdict.FAULT
-        following = self._failed(entry, verdict, self.api.error(request, response, wall_clock))
-        if verdict is Verdict.THROTTLED and isinstance(following, Backoff):
+            response_kind = ResponseKind.FAULT
+        following = self._failed(item, response_kind, self.api.error(request, response, wall_clock))
+        if response_kind is ResponseKind.THROTTLED and isinstance(following, Backoff):
             following.dialog_only = self.api.throttles_dialog(response)
         return following
 
-    def unanswered(self, entry: Entry, error: UpdateError) -> Next:
+    def unanswered(self, item: WorkItem, error: UpdateError) -> Next:
         """What follows a request without an answer, or one that could not even be signed."""
         lost = isinstance(error, NoResponseError)
-        return self._failed(entry, Verdict.NO_RESPONSE if lost else Verdict.NOT_SENT, error)
+        return self._failed(
+            item, ResponseKind.NO_RESPONSE if lost else ResponseKind.NOT_SENT, error
+        )
 
-    def unauthorized(self, entry: Entry, error: UpdateError) -> None:
+    def unauthorized(self, item: WorkItem, error: UpdateError) -> None:
         """The credentials of a request were refused; it may be replayed with others."""
-        if entry.trouble is None:
-            entry.trouble = Trouble()
-        if entry.action not in (Action.REPORT, Action.CONFIRM):
-            entry.trouble.last = error
+        if item.retry_state is None:
+            item.retry_state = RetryState()
+        if item.action not in (Action.REPORT, Action.CONFIRM):
+            item.retry_state.last = error
 
-    def final(self, entry: Entry, error: UpdateError) -> UpdateError:
+    def final(self, item: WorkItem, error: UpdateError) -> UpdateError:
         """The error that an entry settles with: its facts filled in, and ambiguous if any of its
         requests may have been applied without our knowing.
         """
-        trouble = entry.trouble
-        if trouble is not None and trouble.lost is not None and entry.kind is not Kind.READ:
+        retry_state = item.retry_state
+        if retry_state is not None and retry_state.lost is not None and item.kind is not Kind.READ:
             told = AmbiguousUpdateError(
                 "The update was sent and not answered"
-                if error is trouble.lost
+                if error is retry_state.lost
                 else "The update was sent and not answered, and could not be repeated",
                 status=error.status,
                 trace_id=error.trace_id,
@@ -155,51 +157,51 @@ class Course:
             )
             told.__cause__ = error
             error = told
-        elif entry.kind is Kind.READ and isinstance(error, NoResponseError):
+        elif item.kind is Kind.READ and isinstance(error, NoResponseError):
             error.remedy = "Nothing was changed by it: read again."
-        error.dialog_id = entry.dialog_id
-        error.update_id = None if entry.kind is Kind.READ else entry.update_id
-        error.attempts = entry.attempts
-        error.applied_parts = entry.part
+        error.dialog_id = item.dialog_id
+        error.update_id = None if item.kind is Kind.READ else item.update_id
+        error.attempts = item.attempts
+        error.applied_parts = item.part
         return error
 
-    def expired(self, entry: Entry) -> UpdateError:
+    def expired(self, item: WorkItem) -> UpdateError:
         """What an entry settles with at its deadline."""
-        last = entry.trouble.last if entry.trouble is not None else None
-        if entry.attempts:
+        last = item.retry_state.last if item.retry_state is not None else None
+        if item.attempts:
             error = DeadlineExceededError("The deadline passed before this was complete")
         else:
             error = DeadlineExceededError("The deadline passed before this was sent")
         if last is not None:
             error.status, error.trace_id, error.detail = last.status, last.trace_id, last.detail
             error.__cause__ = last
-        return self.final(entry, error)
+        return self.final(item, error)
 
-    def _applied(self, entry: Entry, response: Response, now: float) -> Next:
+    def _applied(self, item: WorkItem, response: Response, now: float) -> Next:
         etag = self.api.etag(response)
-        self._etags[entry.dialog_id] = etag
+        self._etags[item.dialog_id] = etag
         if len(self._etags) >= KNOWN_ETAGS:
             self._older_etags, self._etags = self._etags, {}
-        entry.part += 1
-        assert entry.requests is not None
-        if entry.part < len(entry.requests):
+        item.part += 1
+        assert item.requests is not None
+        if item.part < len(item.requests):
             # Each part starts afresh: what happened to the one before is over.
-            entry.etag = entry.trouble = None
-            return Again()
-        entry.headers = response.headers
-        began = entry.sent_at if entry.sent_at is not None else now
-        return Done(
+            item.etag = item.retry_state = None
+            return SendNext()
+        item.headers = response.headers
+        began = item.sent_at if item.sent_at is not None else now
+        return Settled(
             UpdateResult(
-                entry.dialog_id,
-                entry.update_id,
+                item.dialog_id,
+                item.update_id,
                 response.status,
                 etag,
-                entry.attempts,
+                item.attempts,
                 now - began,
-                began - entry.accepted_at,
+                began - item.accepted_at,
                 response.content,
                 1,
-                f"{entry.update_id}/r{entry.round}" if entry.round else None,
+                f"{item.update_id}/r{item.round}" if item.round else None,
                 self.api.has_versions,
             )
         )
@@ -214,142 +216,144 @@ class Course:
             return self._etags[dialog_id]
         return self._older_etags.get(dialog_id)
 
-    def _read(self, entry: Entry, state: DialogState) -> Next:
-        action = entry.action
+    def _read(self, item: WorkItem, state: DialogState) -> Next:
+        action = item.action
         if action is Action.READ:
-            self._remember(entry.dialog_id, state.etag)
-            return Done(state=state) if entry.kind is Kind.READ else self._decide(entry, state)
-        trouble = entry.trouble
-        assert trouble is not None
-        assert trouble.last is not None
+            self._remember(item.dialog_id, state.etag)
+            return Settled(state=state) if item.kind is Kind.READ else self._decide(item, state)
+        retry_state = item.retry_state
+        assert retry_state is not None
+        assert retry_state.last is not None
         if action is Action.REPORT:
-            conflict = trouble.last
+            conflict = retry_state.last
             if isinstance(conflict, StateConflictError):
                 conflict.current_etag = state.etag
                 conflict.current_version = state.version
-            return Done(error=self.final(entry, conflict))
-        if action is Action.CONFIRM and state.etag != entry.etag:
-            return Done(error=self.final(entry, trouble.last))
-        self._remember(entry.dialog_id, state.etag)
-        entry.etag = state.etag
-        entry.action = Action.WRITE
-        return Again()
+            return Settled(error=self.final(item, conflict))
+        if action is Action.CONFIRM and state.etag != item.etag:
+            return Settled(error=self.final(item, retry_state.last))
+        self._remember(item.dialog_id, state.etag)
+        item.etag = state.etag
+        item.action = Action.WRITE
+        return SendNext()
 
-    def _decide(self, entry: Entry, state: DialogState) -> Next:
+    def _decide(self, item: WorkItem, state: DialogState) -> Next:
         """Ask the function of a `modify` what to write."""
-        assert entry.decide is not None
-        if entry.abandoned:
-            last = entry.trouble.last if entry.trouble is not None else None
-            return Done(error=withdrawn(entry) if last is None else self.final(entry, last))
+        assert item.decide is not None
+        if item.abandoned:
+            last = item.retry_state.last if item.retry_state is not None else None
+            return Settled(error=withdrawn(item) if last is None else self.final(item, last))
         if state.etag is None:
             message = "The server tells no version of the state, without which modify() is not safe"
-            return Done(error=self.final(entry, UnexpectedAnswerError(message)))
+            return Settled(error=self.final(item, UnexpectedAnswerError(message)))
         try:
-            assert entry.context is not None
-            assignment = entry.context.run(entry.decide, state)
+            assert item.context is not None
+            assignment = item.context.run(item.decide, state)
             if inspect.iscoroutine(assignment):
                 assignment.close()
                 raise TypeError("modify takes a plain function, not an async one")
             if assignment is None:
-                return Done()
-            entry.update = self._assignment(entry, assignment, state.etag)
+                return Settled()
+            item.update = self._assignment(item, assignment, state.etag)
         except Exception as error:
-            return Done(error=error)
-        entry.etag = state.etag
-        entry.requests = None
-        entry.action = Action.WRITE
-        return Again()
+            return Settled(error=error)
+        item.etag = state.etag
+        item.requests = None
+        item.action = Action.WRITE
+        return SendNext()
 
-    def _assignment(self, entry: Entry, assignment: Any, etag: str) -> StateUpdate:
+    def _assignment(self, item: WorkItem, assignment: Any, etag: str) -> StateUpdate:
         allowed = {"session", "user", "next_step"}
         if not isinstance(assignment, Mapping) or not assignment.keys() <= allowed:
             problem = "the function returned something else than an assignment"
             remedy = "return a dict with session, user or next_step, or None for no write"
             raise UpdateValidationError(
-                (Fault("modify", problem, remedy),), dialog_id=entry.dialog_id
+                (Fault("modify", problem, remedy),), dialog_id=item.dialog_id
             )
-        fields = {"dialog_id": entry.dialog_id, "if_match": etag, **assignment}
-        if entry.metadata:
-            fields["metadata"] = entry.metadata
+        fields = {"dialog_id": item.dialog_id, "if_match": etag, **assignment}
+        if item.metadata:
+            fields["metadata"] = item.metadata
         return StateUpdate.within(self.limits, fields)
 
-    def _failed(self, entry: Entry, verdict: Verdict, error: UpdateError) -> Next:
-        if entry.trouble is None:
-            entry.trouble = Trouble()
-        trouble = entry.trouble
-        action = entry.action
-        if verdict is Verdict.REFUSED:
+    def _failed(self, item: WorkItem, response_kind: ResponseKind, error: UpdateError) -> Next:
+        if item.retry_state is None:
+            item.retry_state = RetryState()
+        retry_state = item.retry_state
+        action = item.action
+        if response_kind is ResponseKind.REFUSED:
             if action is Action.REPORT:
-                error = trouble.last or error
-            return Done(error=self.final(entry, error))
+                error = retry_state.last or error
+            return Settled(error=self.final(item, error))
         if action is Action.WRITE:
-            if verdict is Verdict.CONFLICT:
-                return self._conflict(entry, trouble, error)
-            if verdict is Verdict.NO_RESPONSE:
-                return self._lost(entry, trouble, error)
-            if verdict in (Verdict.FAULT, Verdict.GATEWAY) and not _assigns_only(entry):
-                if not entry.idempotent and not self._harmless(entry):
-                    trouble.lost = trouble.last = error
-                    return Done(error=self.final(entry, error))
-                trouble.uncertain = True
+            if response_kind is ResponseKind.CONFLICT:
+                return self._conflict(item, retry_state, error)
+            if response_kind is ResponseKind.NO_RESPONSE:
+                return self._lost(item, retry_state, error)
+            if response_kind in (ResponseKind.FAULT, ResponseKind.GATEWAY) and not _assigns_only(
+                item
+            ):
+                if not item.idempotent and not self._harmless(item):
+                    retry_state.lost = retry_state.last = error
+                    return Settled(error=self.final(item, error))
+                retry_state.uncertain = True
         if action not in (Action.REPORT, Action.CONFIRM):
-            trouble.last = error
-        return Backoff(verdict, error)
+            retry_state.last = error
+        return Backoff(response_kind, error)
 
-    def _harmless(self, entry: Entry) -> bool:
+    def _harmless(self, item: WorkItem) -> bool:
         """Whether the write at hand may be applied twice without anybody noticing."""
-        return self.api.honours_idempotency_keys or _assigns_only(entry)
+        return self.api.honours_idempotency_keys or _assigns_only(item)
 
-    def _conflict(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
+    def _conflict(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Next:
         if not self.api.has_versions:
             # There is no version to read and to demand. It may be only the turn of somebody else;
             # if it is not, no time that passes will help.
-            trouble.last = error
-            entry.round += 1
-            if entry.round >= entry.terms.policy.max_attempts:
-                return Done(error=self.final(entry, error))
-            return Backoff(Verdict.CONFLICT, error)
+            retry_state.last = error
+            item.round += 1
+            if item.round >= item.options.policy.max_attempts:
+                return Settled(error=self.final(item, error))
+            return Backoff(ResponseKind.CONFLICT, error)
         # A server that honours keys may look at the precondition first, which our own write broke.
-        if not self.api.honours_idempotency_keys or entry.etag is not None:
-            if trouble.uncertain and trouble.lost is None:
-                trouble.lost = trouble.last
-            if trouble.lost is not None and not _assigns_only(entry):
-                return Done(error=self.final(entry, error))
-        trouble.last = error
-        if entry.kind is Kind.STRICT:
+        if not self.api.honours_idempotency_keys or item.etag is not None:
+            if retry_state.uncertain and retry_state.lost is None:
+                retry_state.lost = retry_state.last
+            if retry_state.lost is not None and not _assigns_only(item):
+                return Settled(error=self.final(item, error))
+        retry_state.last = error
+        if item.kind is Kind.STRICT:
             if isinstance(error, StateConflictError) and error.current_etag is None:
-                entry.action = Action.REPORT
-                return Again()
-            return Done(error=self.final(entry, error))
-        if entry.kind is Kind.MODIFY:
-            entry.action = Action.READ
-            entry.round += 1
+                item.action = Action.REPORT
+                return SendNext()
+            return Settled(error=self.final(item, error))
+        if item.kind is Kind.MODIFY:
+            item.action = Action.READ
+            item.round += 1
         else:
-            entry.action = Action.REBASE
-        return Backoff(Verdict.CONFLICT, error)
+            item.action = Action.REBASE
+        return Backoff(ResponseKind.CONFLICT, error)
 
-    def _lost(self, entry: Entry, trouble: Trouble, error: UpdateError) -> Next:
-        trouble.lost = trouble.last = error
-        if entry.terms.policy.ambiguous == "retry":
-            if self._harmless(entry):
-                return Backoff(Verdict.NO_RESPONSE, error)
-            known = entry.etag or entry.known
+    def _lost(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Next:
+        retry_state.lost = retry_state.last = error
+        if item.options.policy.ambiguous == "retry":
+            if self._harmless(item):
+                return Backoff(ResponseKind.NO_RESPONSE, error)
+            known = item.etag or item.known
             closed = isinstance(error, NoResponseError) and not error.timed_out
             if closed and known is not None:
-                entry.etag = known
-                entry.action = Action.CONFIRM
-                return Backoff(Verdict.NO_RESPONSE, error)
-        return Done(error=self.final(entry, error))
+                item.etag = known
+                item.action = Action.CONFIRM
+                return Backoff(ResponseKind.NO_RESPONSE, error)
+        return Settled(error=self.final(item, error))
 
 
-def _assigns_only(entry: Entry) -> bool:
+def _assigns_only(item: WorkItem) -> bool:
     """Whether it says the same however often it is said."""
-    return entry.kind is Kind.ASSIGN and entry.idempotent
+    return item.kind is Kind.ASSIGN and item.idempotent
 
 
-def withdrawn(entry: Entry) -> UpdateWithdrawnError:
+def withdrawn(item: WorkItem) -> UpdateWithdrawnError:
     """What those are told who still wait for an update that was taken back."""
-    return UpdateWithdrawnError(f"update {entry.update_id!r} was taken back before it was sent")
+    return UpdateWithdrawnError(f"update {item.update_id!r} was taken back before it was sent")
 
 
 def share(failure: AuthenticationError) -> AuthenticationError:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from .._utils.logging import log
 from ..ratelimit.pauses import DialogPauses, TenantPause
-from ..retry import REPEATED, RepeatBudget, Verdict
+from ..retry import REPEATED, RepeatBudget, ResponseKind
 from .coalescing import joins
-from .dialog_queue import Lane, LaneState
+from .dialog_queue import DialogQueue, QueueState
 from .outage import Outage
-from .ready_queues import Deadlines, Lanes
+from .ready_queues import Deadlines, ReadyQueues
 from .work_item import READ
 
 if TYPE_CHECKING:
     from ..errors import CognigyError
     from .context import Context
-    from .work_item import Entry
+    from .work_item import WorkItem
 
 
 SPARE_REPEATS = 10
@@ -50,14 +50,14 @@ class Scheduler:
 
     def __init__(self, context: Context) -> None:
         config = context.config
-        self.lanes = lanes = Lanes()
-        self._urgent, self._live, self._bulk = lanes.urgent, lanes.live, lanes.bulk
+        self.queues = queues = ReadyQueues()
+        self._urgent, self._live, self._bulk = queues.urgent, queues.live, queues.bulk
         self.tenant = TenantPause(config.max_in_flight)
         self.dialogs = DialogPauses()
         self.budget = RepeatBudget(config.retry.budget, config.max_in_flight + SPARE_REPEATS)
-        self.outage: Outage[Lane] = Outage(config.max_in_flight, self._probe_backoff)
+        self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
         self._deadlines = Deadlines()
-        self._linger = Linger(self.lanes, config.linger) if config.linger else None
+        self._linger = Linger(self.queues, config.linger) if config.linger else None
         self._policy = config.retry
         self._limiter = context.quota.pacer if context.quota is not None else None
         self._quota = context.quota
@@ -66,7 +66,7 @@ class Scheduler:
         self._read_ahead = READ_AHEAD * config.max_in_flight
         self._quota_opens = math.inf
         self._now = 0.0
-        self.reads: set[Lane] = set()
+        self.reads: set[DialogQueue] = set()
         self.serial = 0
         self.quiet = True
         self.stopped = False
@@ -77,63 +77,63 @@ class Scheduler:
 
     # Work comes in and goes out.
 
-    def accept(self, entry: Entry, now: float) -> None:
+    def accept(self, item: WorkItem, now: float) -> None:
         """Queue an entry at the end of its dialog's lane; a read has a lane of its own."""
-        self.serial = entry.serial
-        entry.accepted_at = now
-        if entry.kind is READ:
-            lane = Lane(entry.dialog_id)
-            self.reads.add(lane)
-            self.lanes.accept(entry, lane)
+        self.serial = item.serial
+        item.accepted_at = now
+        if item.kind is READ:
+            queue = DialogQueue(item.dialog_id)
+            self.reads.add(queue)
+            self.queues.accept(item, queue)
         else:
-            self.lanes.accept(entry)
+            self.queues.accept(item)
             if self._linger is not None:
-                self._linger.accepted(entry)
-        deadline = entry.terms.deadline
+                self._linger.accepted(item)
+        deadline = item.options.deadline
         if deadline is not None:
-            self._deadlines.add(entry)
+            self._deadlines.add(item)
             self._waker.wake_at(deadline)
         self._waker.wake()
 
-    def finish(self, lane: Lane) -> None:
+    def finish(self, queue: DialogQueue) -> None:
         """Take out the head of a lane, which has its outcome; the lane goes on or is forgotten."""
         if not self.quiet:
-            self._leave(lane)
+            self._leave(queue)
         if self.reads:
-            self.reads.discard(lane)
-        self.lanes.finish(lane)
+            self.reads.discard(queue)
+        self.queues.finish(queue)
 
-    def pause(self, lane: Lane, error: CognigyError) -> None:
+    def pause(self, queue: DialogQueue, error: CognigyError) -> None:
         """Take out the head of a lane, which failed, and hold back what follows until `resume`."""
-        self._leave(lane)
-        lane.remove(lane.first)
-        self.lanes.pause(lane, error)
+        self._leave(queue)
+        queue.remove(queue.first)
+        self.queues.pause(queue, error)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, item: WorkItem) -> None:
         """Take out an entry that was not sent; its lane goes on without it."""
-        lane = entry.lane
-        assert lane is not None
-        if entry is lane.head:
-            self._leave(lane)
-        self.lanes.remove(entry)
-        if entry.kind is READ:
-            self.reads.discard(lane)
+        queue = item.queue
+        assert queue is not None
+        if item is queue.head:
+            self._leave(queue)
+        self.queues.remove(item)
+        if item.kind is READ:
+            self.reads.discard(queue)
 
-    def resume(self, lane: Lane) -> None:
+    def resume(self, queue: DialogQueue) -> None:
         """Let a paused lane go on."""
-        self.lanes.resume(lane)
+        self.queues.resume(queue)
         self._waker.wake()
 
-    def _leave(self, lane: Lane) -> None:
+    def _leave(self, queue: DialogQueue) -> None:
         """The head of a lane is settled: it neither waits for the server nor probes."""
-        waits = lane.until == math.inf and lane.state is LaneState.WAITING
-        if waits or lane is self.outage.probe:
-            self.outage.discard(lane)
+        waits = queue.until == math.inf and queue.state is QueueState.WAITING
+        if waits or queue is self.outage.probe:
+            self.outage.discard(queue)
             self._watch_outage()
 
     # What a worker does next.
 
-    def next_lane(self, now: float, *, limited: bool = True) -> Lane | None:
+    def next_queue(self, now: float, *, limited: bool = True) -> DialogQueue | None:
         """A lane whose head may be sent now, in flight from here on; None for nothing yet.
 
         Args:
@@ -141,61 +141,61 @@ class Scheduler:
         """
         if self.stopped:
             return None
-        tenant, lanes, outage = self.tenant, self.lanes, self.outage
+        tenant, queues, outage = self.tenant, self.queues, self.outage
         if tenant.active:
-            opens = tenant.opens(now)
-            if opens > now:
-                self._waker.wake_at(opens)
+            next_slot_at = tenant.next_slot_at(now)
+            if next_slot_at > now:
+                self._waker.wake_at(next_slot_at)
                 return None
         hooks, limiter = self._hooks, self._limiter
         # With a full queue of events only those go on that have their place, or need none.
-        placed = hooks.any and hooks.full
+        reserved_only = hooks.any and hooks.full
         bulk = not outage.blocks
-        bulk_opens = 0.0
+        next_bulk_slot_at = 0.0
         if limiter is not None and limited:
             live = bool(self._live or self._urgent)
-            opens = limiter.opens(now, live)
-            if opens > now:
-                self._wait_for_quota(opens)
+            next_slot_at = limiter.next_slot_at(now, live)
+            if next_slot_at > now:
+                self._wait_for_quota(next_slot_at)
                 return None
-            bulk_opens = limiter.bulk_opens(now)
-            if bulk_opens > now and not (live and lanes.bulk_is_due):
+            next_bulk_slot_at = limiter.next_bulk_slot_at(now)
+            if next_bulk_slot_at > now and not (live and queues.bulk_is_due):
                 bulk = False
         while True:
-            lane = lanes.take(bulk=bulk, placed=placed)
-            if lane is None:
-                if bulk_opens > now:
-                    self._wait_for_quota(bulk_opens)
+            queue = queues.take(bulk=bulk, reserved_only=reserved_only)
+            if queue is None:
+                if next_bulk_slot_at > now:
+                    self._wait_for_quota(next_bulk_slot_at)
                 return None
-            until = self.dialogs.until(lane.dialog_id) if self.dialogs.any else 0.0
-            if self._linger is not None and lane is not outage.probe:
-                until = max(until, self._linger.until(lane))
+            until = self.dialogs.until(queue.dialog_id) if self.dialogs.any else 0.0
+            if self._linger is not None and queue is not outage.probe:
+                until = max(until, self._linger.until(queue))
             if until <= now:
                 break
-            if lane is outage.probe:
-                self.wait_for_server(lane, now)
+            if queue is outage.probe:
+                self.wait_for_server(queue, now)
                 # The pause of the dialog is as long for the next one, as far as is known.
                 self._waker.wake_at(until)
             else:
-                self.wait(lane, until)
+                self.wait(queue, until)
         if tenant.active:
             tenant.start(now)
         if self._live or self._bulk or self._urgent:
             self._waker.wake()
-        return lane
+        return queue
 
-    def impatient(self, now: float) -> Lane | None:
+    def impatient(self, now: float) -> DialogQueue | None:
         """A live lane whose head does not wait for the tenant's pause, in flight from here on."""
-        if not self.tenant.active or self.tenant.opens(now) <= now:
+        if not self.tenant.active or self.tenant.next_slot_at(now) <= now:
             return None
-        lane = self.lanes.take_live()
-        if lane is None:
+        queue = self.queues.take_live()
+        if queue is None:
             return None
-        entry = lane.first
-        if not entry.live or self.tenant.remaining(now) <= entry.terms.policy.max_retry_after:
-            self.lanes.ready(lane, first=True)
+        item = queue.first
+        if not item.live or self.tenant.remaining(now) <= item.options.policy.max_retry_after:
+            self.queues.ready(queue, first=True)
             return None
-        return lane
+        return queue
 
     def _wait_for_quota(self, until: float) -> None:
         """Have a worker woken then; nobody holds anything meanwhile."""
@@ -209,21 +209,21 @@ class Scheduler:
             self.budget.first_attempt()
             if outage.waiting:
                 self._release(now)
-            self._settle_down()
+            self._check_quiet()
 
-    def heard(self, verdict: Verdict, began: float) -> None:
+    def heard(self, response_kind: ResponseKind, began: float) -> None:
         """An answer to a request sent at `began` may end an outage; not needed while `quiet`."""
-        if self.tenant.strikes and verdict is not Verdict.THROTTLED:
+        if self.tenant.consecutive_429s and response_kind is not ResponseKind.THROTTLED:
             self.tenant.succeeded(began)
-        if self.outage.lasts and verdict not in REPEATED:
+        if self.outage.lasts and response_kind not in REPEATED:
             self.outage.succeeded()
             self._watch_outage()
             self._waker.wake()
-        self._settle_down()
+        self._check_quiet()
 
-    def _settle_down(self) -> None:
+    def _check_quiet(self) -> None:
         outage = self.outage
-        troubled = outage.lasts or outage.waiting or self.tenant.strikes
+        troubled = outage.lasts or outage.waiting or self.tenant.consecutive_429s
         self.quiet = not troubled and self.budget.full
 
     def throttle_tenant(self, now: float, sent: float, wait: float, offset: float) -> None:
@@ -235,37 +235,37 @@ class Scheduler:
         """The server wants no request for this dialog for `wait` seconds."""
         self.dialogs.throttle(dialog_id, now, now + wait)
 
-    def go_on(self, lane: Lane) -> None:
+    def go_on(self, queue: DialogQueue) -> None:
         """The next request of the head follows at once; a probe is not held back by the outage."""
-        self.lanes.ready(lane, first=True, urgent=lane is self.outage.probe)
+        self.queues.ready(queue, first=True, urgent=queue is self.outage.probe)
 
     # Waiting.
 
-    def wait(self, lane: Lane, until: float) -> None:
+    def wait(self, queue: DialogQueue, until: float) -> None:
         """Let a lane wait until a moment."""
-        self.lanes.wait(lane, until)
+        self.queues.wait(queue, until)
         self._waker.wake_at(until)
 
-    def wait_for_server(self, lane: Lane, now: float) -> float:
+    def wait_for_server(self, queue: DialogQueue, now: float) -> float:
         """Let a lane wait until it is its turn to probe; the moment of the next probe, if known."""
-        self.lanes.wait(lane, math.inf)
+        self.queues.wait(queue, math.inf)
         self.quiet = False
         self._now = now
-        self.outage.add(lane, now)
+        self.outage.add(queue, now)
         self._watch_outage()
-        return self.outage.opens()
+        return self.outage.next_slot_at()
 
-    def may_repeat(self, lane: Lane, verdict: Verdict) -> bool:
+    def may_repeat(self, queue: DialogQueue, response_kind: ResponseKind) -> bool:
         """Take the budget of a repeat; a probe never has any: what stops it, the next one goes."""
-        if lane is self.outage.probe:
+        if queue is self.outage.probe:
             return False
-        if verdict not in REPEATED:
+        if response_kind not in REPEATED:
             return True
         self.quiet = False
         return self.budget.take()
 
     def _watch_outage(self) -> None:
-        self._waker.wake_at(self.outage.opens())
+        self._waker.wake_at(self.outage.next_slot_at())
 
     def _probe_backoff(self, failures: int) -> float:
         try:
@@ -279,8 +279,8 @@ class Scheduler:
 
     def advance(self, now: float) -> None:
         """Make ready what may go on now."""
-        ready = self.lanes.due(now) + self._release(now)
-        if self.tenant.active and self.tenant.opens(now) <= now:
+        ready = self.queues.due(now) + self._release(now)
+        if self.tenant.active and self.tenant.next_slot_at(now) <= now:
             ready += 1
         if self._quota_opens <= now:
             self._quota_opens = math.inf
@@ -288,18 +288,18 @@ class Scheduler:
         if ready:
             self._waker.wake()
 
-    def overdue(self, now: float) -> list[Entry]:
+    def overdue(self, now: float) -> list[WorkItem]:
         """The entries whose deadline has come, which are forgotten here."""
         return self._deadlines.due(now)
 
     def next_event_at(self, now: float) -> float:
         """The moment at which `advance` or `overdue` will find something, infinite for none."""
         tenant = self.tenant
-        opens = tenant.opens(now) if tenant.active else now
+        next_slot_at = tenant.next_slot_at(now) if tenant.active else now
         return min(
-            self.lanes.next_due(),
-            self.outage.opens(),
-            opens if opens > now else math.inf,
+            self.queues.next_due(),
+            self.outage.next_slot_at(),
+            next_slot_at if next_slot_at > now else math.inf,
             self._quota_opens,
             self._deadlines.next(),
         )
@@ -309,14 +309,14 @@ class Scheduler:
         outage = self.outage
         self._now = now
         # Those that wait for the server have their places; a fresh one could not be sent without.
-        if outage.wants_another and now >= outage.opens() and not self._hooks.full:
-            fresh = self.lanes.promote_bulk()
+        if outage.wants_another and now >= outage.next_slot_at() and not self._hooks.full:
+            fresh = self.queues.promote_bulk()
             if fresh is not None:
                 outage.probe_with(fresh, now)
                 return 1
         count = 0
-        while (lane := outage.release(now, self.budget)) is not None:
-            self.lanes.ready(lane, urgent=True)
+        while (queue := outage.release(now, self.budget)) is not None:
+            self.queues.ready(queue, urgent=True)
             count += 1
         self._watch_outage()
         return count
@@ -325,18 +325,18 @@ class Scheduler:
 
     def earliest(self, dialog_id: str, now: float) -> float:
         """The moment before which nothing is sent to a dialog, as far as is known."""
-        opens = self.tenant.opens(now) if self.tenant.active else now
+        next_slot_at = self.tenant.next_slot_at(now) if self.tenant.active else now
         until = self.dialogs.until(dialog_id) if self.dialogs.any else now
-        free = self._quota.opens(now, True) if self._quota is not None else now
+        free = self._quota.next_slot_at(now, True) if self._quota is not None else now
         if free == math.inf:
             # An answer makes room, and nobody knows when.
             free = now
-        return max(now, opens, until, free)
+        return max(now, next_slot_at, until, free)
 
     def hungry(self, *, live: bool) -> bool:
         """Whether more input of that class would find workers soon."""
-        lanes = self.lanes
-        waiting = lanes.waiting_before_bulk() if live else lanes.waiting()
+        queues = self.queues
+        waiting = queues.waiting_before_bulk() if live else queues.waiting()
         return waiting < self._read_ahead
 
     def end_linger(self, *, for_good: bool = False) -> None:
@@ -355,37 +355,37 @@ class Linger:
     request, or where its deadline would pass, it goes at its turn.
     """
 
-    def __init__(self, lanes: Lanes, seconds: float) -> None:
-        self._lanes = lanes
+    def __init__(self, queues: ReadyQueues, seconds: float) -> None:
+        self._queues = queues
         self._seconds = seconds
         self._ended = -1
 
-    def until(self, lane: Lane) -> float:
+    def until(self, queue: DialogQueue) -> float:
         """The moment until which a lane waits; one in the past for not at all."""
-        head = lane.first
+        head = queue.first
         if not head.coalesces or head.sent_at is not None or head.serial <= self._ended:
             return 0.0
-        if lane.behind and not all(joins(head, entry) for entry in lane.behind):
+        if queue.behind and not all(joins(head, item) for item in queue.behind):
             return 0.0
         until = head.accepted_at + self._seconds
-        deadline = head.terms.deadline
+        deadline = head.options.deadline
         return until if deadline is None or until < deadline else 0.0
 
-    def accepted(self, entry: Entry) -> None:
+    def accepted(self, item: WorkItem) -> None:
         """An entry came to the end of its lane: it may be what ends the waiting."""
-        lane = entry.lane
-        assert lane is not None
-        if entry is not lane.head and not joins(lane.first, entry):
-            self._wake(lane)
+        queue = item.queue
+        assert queue is not None
+        if item is not queue.head and not joins(queue.first, item):
+            self._wake(queue)
 
     def end(self, serial: int) -> None:
         """Nothing that was accepted up to this serial number waits any more."""
         self._ended = serial
-        for lane in self._lanes:
-            self._wake(lane)
+        for queue in self._queues:
+            self._wake(queue)
 
-    def _wake(self, lane: Lane) -> None:
+    def _wake(self, queue: DialogQueue) -> None:
         """Whoever takes the lane looks again whether it has to wait for something else."""
-        unsent = lane.state is LaneState.WAITING and lane.first.sent_at is None
-        if unsent and lane.until != math.inf:
-            self._lanes.ready(lane)
+        unsent = queue.state is QueueState.WAITING and queue.first.sent_at is None
+        if unsent and queue.until != math.inf:
+            self._queues.ready(queue)

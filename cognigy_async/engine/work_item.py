@@ -12,14 +12,14 @@ from ..models.identifiers import NO_METADATA
 
 if TYPE_CHECKING:
     from ..auth.provider import AccessToken
-    from ..hooks.callback_queue import Hook
+    from ..hooks.callback_queue import CallbackQueue
     from ..hooks.observers import Observations
     from ..models.events import UpdateWatch
     from ..models.http import Request
     from ..models.results import Decide, DialogState, UpdateResult
     from ..models.update import StateUpdate
-    from ..retry import RetryPolicy, Trouble
-    from .dialog_queue import Lane
+    from ..retry import RetryPolicy, RetryState
+    from .dialog_queue import DialogQueue
 
 
 class Kind(enum.Enum):
@@ -57,7 +57,7 @@ WRITE = Action.WRITE
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SendOptions:
     """On which terms an update or a read is carried out; one object for all that have the same.
 
     Attributes:
@@ -79,13 +79,13 @@ class Terms:
 class Sink(Protocol):
     """Who is told of the outcome of an entry."""
 
-    def notify(self, entry: Entry, /) -> None:
+    def notify(self, item: WorkItem, /) -> None:
         """The entry has its outcome."""
         ...
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Entry:
+class WorkItem:
     """One accepted update or read, from its acceptance to its outcome.
 
     Attributes:
@@ -114,12 +114,12 @@ class Entry:
     update_id: str
     update: StateUpdate | None
     serial: int
-    terms: Terms
+    options: SendOptions
     context: Context | None
     sink: Sink
-    exempt: bool = False
+    from_callback: bool = False
     index: int = -1
-    held: bool = False
+    waits_when_paused: bool = False
     decide: Decide | None = None
     cleared: bool = False
     coalesces: bool = False
@@ -130,14 +130,14 @@ class Entry:
     part: int = 0
     round: int = 0
     requests: list[Request] | None = None
-    trouble: Trouble | None = None
+    retry_state: RetryState | None = None
     refused_token: AccessToken | None = None
     abandoned: bool = False
-    members: tuple[Entry, ...] = ()
-    reserved: tuple[Hook, ...] = ()
+    members: tuple[WorkItem, ...] = ()
+    reserved: tuple[CallbackQueue, ...] = ()
     observations: Observations | None = None
     settled: bool = False
-    lane: Lane | None = None
+    queue: DialogQueue | None = None
     result: UpdateResult | None = None
     headers: Mapping[str, str] | None = None
     state: DialogState | None = None
@@ -150,18 +150,18 @@ class Entry:
 
     def __post_init__(self) -> None:
         update = self.update
-        self.live = self.terms.live
+        self.live = self.options.live
         self.action = Action.READ if update is None else WRITE
         self.etag = None if update is None else update._if_match
         self.metadata = NO_METADATA if update is None else update._metadata
 
     @property
-    def has_place(self) -> bool:
+    def has_slot(self) -> bool:
         """Whether its event has its place with the callbacks, or there will be none."""
         return self.sent_at is not None or self.kind is Kind.READ
 
     @property
-    def is_delicate(self) -> bool:
+    def not_repeatable(self) -> bool:
         """Whether the request at hand must not be repeated blindly, or otherwise than it was."""
         if self.action is not WRITE:
             return False

@@ -27,10 +27,10 @@ from ..models.events import (
     UpdateEvent,
     UpdateWatch,
 )
-from .invocation import Caller
+from .invocation import Invoker
 
 if TYPE_CHECKING:
-    from .registry import Hooks
+    from .registry import CallbackRegistry
 
 CLOSED = "the client was closed before the event's turn"
 
@@ -70,7 +70,7 @@ class HookOptions(TypedDict, total=False):
     on_dead_letter: DeadLetterHandler | None
 
 
-class Hook:
+class CallbackQueue:
     """One registered callback with its queue.
 
     Args:
@@ -86,7 +86,7 @@ class Hook:
 
     def __init__(
         self,
-        owner: Hooks,
+        owner: CallbackRegistry,
         callback: Callback,
         *,
         failures: bool,
@@ -119,7 +119,7 @@ class Hook:
         self.name = getattr(callback, "__qualname__", type(callback).__name__)
         self._owner = owner
         self._metrics = owner.metrics
-        self._caller = Caller(self.name, owner, timeout, most_hanging=2 * concurrency)
+        self._invoker = Invoker(self.name, owner, timeout, most_hanging=2 * concurrency)
         self._by_dialog: dict[str, deque[Delivery]] = {}
         self._ready: deque[str] = deque()
         self._running = 0
@@ -129,7 +129,7 @@ class Hook:
         self._dead: deque[tuple[Delivery, DeadLetter]] = deque()
         self.open: set[Delivery] = set()
         """What is neither delivered nor buried."""
-        self._burying = False
+        self._dead_lettering = False
 
     def __repr__(self) -> str:
         return (
@@ -143,7 +143,7 @@ class Hook:
         return self.taken >= self.max_queue
 
     @property
-    def places(self) -> int:
+    def free_slots(self) -> int:
         """How many places are free."""
         return max(0, self.max_queue - self.taken)
 
@@ -160,7 +160,7 @@ class Hook:
         event: UpdateEvent,
         context: Context,
         *,
-        exempt: bool,
+        from_callback: bool,
         watch: UpdateWatch | None,
         index: int,
     ) -> None:
@@ -168,11 +168,11 @@ class Hook:
         receipt = None if watch is None else _receipt_of(watch, index, self.name)
         delivery = Delivery(event, context, receipt)
         self.open.add(delivery)
-        if self._queued >= self.max_queue and not self.waits and not exempt:
-            self._bury(delivery, CallbackError(f"the queue of {self.name} is full"))
+        if self._queued >= self.max_queue and not self.waits and not from_callback:
+            self._dead_letter(delivery, CallbackError(f"the queue of {self.name} is full"))
             return
         if not self._owner.open:
-            self._bury(delivery, CallbackError(CLOSED))
+            self._dead_letter(delivery, CallbackError(CLOSED))
             return
         self._queued += 1
         self.taken += 1
@@ -198,7 +198,7 @@ class Hook:
             # On trio tasks of one round run in any order: the caller of `update` wakes first.
             await anyio.lowlevel.checkpoint()
             delivery.attempts += 1
-            await self._caller.call(self._callback, delivery.event)
+            await self._invoker.call(self._callback, delivery.event)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -232,7 +232,7 @@ class Hook:
             undelivered = CallbackError(f"the callback {self.name} failed with {kind}")
             undelivered.__cause__ = failure
             self._advance(dialog_id)
-            self._bury(delivery, undelivered)
+            self._dead_letter(delivery, undelivered)
             return
         self._pump()
         await anyio.sleep(_backoff(delivery.attempts))
@@ -252,14 +252,14 @@ class Hook:
         self.taken -= 1
         self._pump()
         if was_full:
-            self._owner.on_room()
+            self._owner.on_free_slot()
 
     def _over(self, delivery: Delivery) -> None:
         """An event was delivered, or buried for good."""
         self.open.discard(delivery)
         self._owner.over(delivery)
 
-    def _bury(self, delivery: Delivery, error: CallbackError) -> None:
+    def _dead_letter(self, delivery: Delivery, error: CallbackError) -> None:
         self._metrics.events_dropped += 1
         if delivery.receipt is not None:
             _tell(delivery.receipt, error, delivery.attempts)
@@ -280,18 +280,18 @@ class Hook:
             self._over(delivery)
             return
         self._dead.append((delivery, DeadLetter(event, error, delivery.attempts)))
-        if not self._burying and self._owner.open:
-            self._burying = True
-            delivery.context.run(self._owner.spawn, self.bury_all)
+        if not self._dead_lettering and self._owner.open:
+            self._dead_lettering = True
+            delivery.context.run(self._owner.spawn, self.dead_letter_all)
 
-    async def bury_all(self) -> None:
+    async def dead_letter_all(self) -> None:
         """Hand what could not be delivered to the dead-letter handler."""
         handler = self._handler
         try:
             while handler is not None and self._dead:
                 delivery, letter = self._dead[0]
                 try:
-                    await self._caller.call(handler, letter, unlimited=True)
+                    await self._invoker.call(handler, letter, unlimited=True)
                 except BaseException as error:
                     if not is_failure(error):
                         raise
@@ -308,7 +308,7 @@ class Hook:
                 self._dead.popleft()
                 self._over(delivery)
         finally:
-            self._burying = False
+            self._dead_lettering = False
 
     def end(self) -> None:
         """Nothing is delivered any more: what waits goes to the dead letters; see `bury_all`."""
@@ -318,7 +318,7 @@ class Hook:
         self.taken -= self._queued
         self._queued = 0
         for delivery in rest:
-            self._bury(delivery, CallbackError(CLOSED))
+            self._dead_letter(delivery, CallbackError(CLOSED))
 
 
 def _receipt_of(watch: UpdateWatch, index: int, callback: str) -> DeliveryReceipt | None:

@@ -19,7 +19,7 @@ import anyio.to_thread
 from ..errors import CallbackError
 
 if TYPE_CHECKING:
-    from .registry import Hooks
+    from .registry import CallbackRegistry
 
 
 class _Call:
@@ -43,7 +43,7 @@ def inside_callback(owner: object) -> bool:
     return call is not None and call.active and call.owner is owner
 
 
-class Caller:
+class Invoker:
     """Calls one callback, and what it has for its dead letters.
 
     Args:
@@ -52,7 +52,9 @@ class Caller:
         most_hanging: threads that may run on past their timeout; then the callback is not called.
     """
 
-    def __init__(self, name: str, owner: Hooks, timeout: float, *, most_hanging: int) -> None:
+    def __init__(
+        self, name: str, owner: CallbackRegistry, timeout: float, *, most_hanging: int
+    ) -> None:
         self._name = name
         self._owner = owner
         self._timeout = timeout

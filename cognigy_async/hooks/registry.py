@@ -13,24 +13,24 @@ from .._utils.concurrency import Countdowns
 from .._utils.waker import Waker
 from ..metrics import Metrics
 from ..models.events import Callback, UpdateEvent, UpdateWatch
-from .callback_queue import Delivery, Hook, HookOptions
+from .callback_queue import CallbackQueue, Delivery, HookOptions
 from .invocation import current_call
 from .observers import Observer
 
 CallbackT = TypeVar("CallbackT", bound=Callback)
 
-BURIAL_TIME = 1.0
+DEAD_LETTER_TIME = 1.0
 """Seconds that the dead-letter handlers have in all when a client closes."""
 
 
-class Hooks:
+class CallbackRegistry:
     """All callbacks of a client, and the tasks that call them."""
 
     def __init__(self, metrics: Metrics, waker: Waker) -> None:
         self.metrics = metrics
         self._waker = waker
-        self._hooks: tuple[Hook, ...] = ()
-        self._waiting: tuple[Hook, ...] = ()
+        self._hooks: tuple[CallbackQueue, ...] = ()
+        self._waiting: tuple[CallbackQueue, ...] = ()
         self._tasks: TaskGroup | None = None
         self._countdowns: Countdowns[Delivery] = Countdowns()
         self.open = False
@@ -42,7 +42,7 @@ class Hooks:
     def __repr__(self) -> str:
         return f"<Hooks {list(self._hooks)}>"
 
-    def add(self, hook: Hook) -> None:
+    def add(self, hook: CallbackQueue) -> None:
         """Register; before the client is open or while it is."""
         self._hooks += (hook,)
         self.any = True
@@ -57,11 +57,11 @@ class Hooks:
                 return True
         return False
 
-    def places(self, most: int) -> int:
+    def free_slots(self, most: int) -> int:
         """How many events have a place now, at most `most`."""
-        return min((hook.places for hook in self._waiting), default=most)
+        return min((hook.free_slots for hook in self._waiting), default=most)
 
-    def reserve(self) -> tuple[Hook, ...]:
+    def reserve(self) -> tuple[CallbackQueue, ...]:
         """Places for the event of an update; give them to `publish`."""
         for hook in self._waiting:
             hook.taken += 1
@@ -71,9 +71,9 @@ class Hooks:
         self,
         event: UpdateEvent | None,
         context: Context,
-        reserved: tuple[Hook, ...],
+        reserved: tuple[CallbackQueue, ...],
         *,
-        exempt: bool,
+        from_callback: bool,
         watch: UpdateWatch | None,
         index: int,
     ) -> None:
@@ -85,11 +85,13 @@ class Hooks:
             failed = event.error is not None
             for hook in self._hooks:
                 if hook.failures is failed:
-                    hook.publish(event, context, exempt=exempt, watch=watch, index=index)
+                    hook.publish(
+                        event, context, from_callback=from_callback, watch=watch, index=index
+                    )
         if was_full and not self.full:
             self._waker.wake()
 
-    def on_room(self) -> None:
+    def on_free_slot(self) -> None:
         """A full queue has room again."""
         self._waker.wake()
 
@@ -131,11 +133,11 @@ class Hooks:
         """Wait until the events that there are now are delivered or buried."""
         await self._countdowns.wait(delivery for hook in self._hooks for delivery in hook.open)
 
-    async def bury_rest(self) -> None:
+    async def dead_letter_rest(self) -> None:
         """After `run`: hand what is left to the dead-letter handlers, within a second."""
-        with anyio.move_on_after(BURIAL_TIME, shield=True):
+        with anyio.move_on_after(DEAD_LETTER_TIME, shield=True):
             for hook in self._hooks:
-                await hook.bury_all()
+                await hook.dead_letter_all()
 
 
 class Register:
@@ -146,7 +148,7 @@ class Register:
     not fail the update. For the options see `HookOptions`.
     """
 
-    def __init__(self, hooks: Hooks, *, failures: bool) -> None:
+    def __init__(self, hooks: CallbackRegistry, *, failures: bool) -> None:
         self._hooks = hooks
         self._failures = failures
 
@@ -169,7 +171,9 @@ class Register:
         """
 
         def register(function: CallbackT) -> CallbackT:
-            self._hooks.add(Hook(self._hooks, function, failures=self._failures, **options))
+            self._hooks.add(
+                CallbackQueue(self._hooks, function, failures=self._failures, **options)
+            )
             return function
 
         return register if callback is None else register(callback)

@@ -12,9 +12,9 @@ from bisect import bisect_right
 from collections.abc import Mapping
 
 from ..metrics import QuotaUse
-from .headers import Advice, advice_in
+from .headers import RateLimitHeaders, read_headers
 from .limit import RateLimit
-from .sliding_window import Window, following
+from .sliding_window import SlidingWindow, following
 
 FIRST_RATE = 50.0
 """Requests in a second to begin with."""
@@ -32,11 +32,11 @@ LATE = 0.5
 """A start that is late by this share of the gap delays no other: the rate itself is what counts."""
 
 
-class Learned:
+class AdaptiveLimiter:
     """The limiter behind ``rate_limit="auto"``."""
 
     def __init__(self) -> None:
-        self._window: Window | None = None
+        self._window: SlidingWindow | None = None
         self._longest_reset = 0.0
         self._heard_at = -math.inf
         self._rate = FIRST_RATE
@@ -59,15 +59,15 @@ class Learned:
 
     # As every limiter.
 
-    def opens(self, now: float, live: bool) -> float:
+    def next_slot_at(self, now: float, live: bool) -> float:
         """See `Limiter`."""
         if self._window is not None:
-            return self._window.opens(now)
+            return self._window.next_slot_at(now)
         return self._next if self._next > now else now
 
-    def bulk_opens(self, now: float) -> float:
+    def next_bulk_slot_at(self, now: float) -> float:
         """See `Limiter`. What is spread evenly has a next place soon."""
-        return now if self._window is None else self._window.bulk_opens(now)
+        return now if self._window is None else self._window.next_bulk_slot_at(now)
 
     def start(self, now: float, *, bulk: bool) -> None:
         """See `Limiter`."""
@@ -114,7 +114,7 @@ class Learned:
         wall_clock: float,
     ) -> None:
         """An answer, whatever its status, to a request that began at that moment."""
-        advice = advice_in(headers, wall_clock)
+        advice = read_headers(headers, wall_clock)
         if advice is None:
             return
         length = advice.window
@@ -126,17 +126,19 @@ class Learned:
             return
         window = self._window
         if window is None or (window.limit.n, window.limit.per) != (advice.limit, length):
-            self._window = Window(RateLimit(advice.limit, per=length))
+            self._window = SlidingWindow(RateLimit(advice.limit, per=length))
             told = [(now - at, 1) for at in self._recent] if window is None else window.save(now)
             self._window.restore(now, told)
         assert self._window is not None
         self._count_others(self._window, advice, began, now)
 
-    def _count_others(self, window: Window, advice: Advice, began: float, now: float) -> None:
+    def _count_others(
+        self, window: SlidingWindow, advice: RateLimitHeaders, began: float, now: float
+    ) -> None:
         """What the server counts beyond our own requests is of others, or of before we knew."""
         if advice.remaining is None or advice.reset is None:
             return
-        window.opens(now)
+        window.next_slot_at(now)
         # Those that the server can have counted when it answered; it may have seen some of them
         # later after their start than this one.
         since = began - window.limit.per - (now - began)

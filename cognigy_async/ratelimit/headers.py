@@ -25,7 +25,7 @@ MOST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
+class RateLimitHeaders:
     """One rate limit of the server.
 
     Attributes:
@@ -39,7 +39,7 @@ class Advice:
     reset: float | None = None
 
 
-def advice_in(headers: Mapping[str, str], wall_clock: float) -> Advice | None:
+def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHeaders | None:
     """The limit that an answer tells of, the tightest of several; None where there is none.
 
     Args:
@@ -50,7 +50,7 @@ def advice_in(headers: Mapping[str, str], wall_clock: float) -> Advice | None:
     state = headers.get("ratelimit", "")[:LONGEST]
     if state and policies:
         found = [
-            Advice(*policies[name], remaining, reset)
+            RateLimitHeaders(*policies[name], remaining, reset)
             for name, (remaining, reset) in _states(state).items()
             if name in policies
         ]
@@ -81,10 +81,10 @@ def advice_in(headers: Mapping[str, str], wall_clock: float) -> Advice | None:
 
 def _advice(
     limit: float, window: float | None, remaining: float | None, reset: float | None
-) -> Advice | None:
+) -> RateLimitHeaders | None:
     if limit < 1:
         return None
-    return Advice(
+    return RateLimitHeaders(
         int(limit),
         window or None,
         None if remaining is None else max(0, int(remaining)),

@@ -11,10 +11,10 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ..errors import ConfigurationError
 from ..metrics import QuotaUse
-from .adaptive import Learned
+from .adaptive import AdaptiveLimiter
 from .limit import RateLimit
-from .shared_file import SharedWindow
-from .sliding_window import Window
+from .shared_file import SharedFileLimiter
+from .sliding_window import SlidingWindow
 
 QuotaState: TypeAlias = dict[str, Any]
 """What `Quota.save` gives: JSON that `Quota.restore` takes."""
@@ -23,13 +23,13 @@ QuotaState: TypeAlias = dict[str, Any]
 class Pacer(Protocol):
     """Says when requests may start."""
 
-    def opens(self, now: float, live: bool) -> float:
+    def next_slot_at(self, now: float, live: bool) -> float:
         """When a request may start, a moment not after `now` for at once, infinite where something
         else has to happen first. `live` says whether live work waits.
         """
         ...
 
-    def bulk_opens(self, now: float) -> float:
+    def next_bulk_slot_at(self, now: float) -> float:
         """The same for bulk work, where `opens` said that a request may start."""
         ...
 
@@ -42,7 +42,7 @@ class Pacer(Protocol):
         ...
 
 
-class Limiter(Pacer, Protocol):
+class RateLimiter(Pacer, Protocol):
     """One limit, wherever it is kept."""
 
     def use(self, now: float) -> QuotaUse | None:
@@ -61,12 +61,12 @@ class Running(Protocol):
     run: Task
 
 
-class Quota:
+class CompositeLimiter:
     """Several limits at once, each of which has to allow a request."""
 
-    def __init__(self, limiters: Sequence[Limiter]) -> None:
+    def __init__(self, limiters: Sequence[RateLimiter]) -> None:
         self.limiters = limiters
-        self.learned = next((each for each in limiters if isinstance(each, Learned)), None)
+        self.adaptive = next((each for each in limiters if isinstance(each, AdaptiveLimiter)), None)
         """The limit that has to be told what the server answers."""
         self.pacer: Pacer = limiters[0] if len(limiters) == 1 else self
         """What each request asks: without a detour where there is one limit."""
@@ -88,22 +88,22 @@ class Quota:
     def __repr__(self) -> str:
         return f"<Quota {' '.join(map(repr, self.limiters))}>"
 
-    def opens(self, now: float, live: bool) -> float:
+    def next_slot_at(self, now: float, live: bool) -> float:
         """See `Pacer`."""
         at = now
         for limiter in self.limiters:
-            opens = limiter.opens(now, live)
-            if opens > at:
-                at = opens
+            next_slot_at = limiter.next_slot_at(now, live)
+            if next_slot_at > at:
+                at = next_slot_at
         return at
 
-    def bulk_opens(self, now: float) -> float:
+    def next_bulk_slot_at(self, now: float) -> float:
         """See `Pacer`."""
         at = now
         for limiter in self.limiters:
-            opens = limiter.bulk_opens(now)
-            if opens > at:
-                at = opens
+            next_slot_at = limiter.next_bulk_slot_at(now)
+            if next_slot_at > at:
+                at = next_slot_at
         return at
 
     def start(self, now: float, *, bulk: bool) -> None:
@@ -121,9 +121,9 @@ class Quota:
         uses = (limiter.use(now) for limiter in self.limiters)
         return tuple(use for use in uses if use is not None)
 
-    def _windows(self) -> list[Window]:
+    def _windows(self) -> list[SlidingWindow]:
         """Those that are kept here; others are kept in a file, and so is what they know."""
-        return [each for each in self.limiters if isinstance(each, Window)]
+        return [each for each in self.limiters if isinstance(each, SlidingWindow)]
 
     def save(self, now: float, wall_clock: float) -> QuotaState:
         """What has to be known after a restart, as JSON; `wall_clock` is seconds of the epoch."""
@@ -131,7 +131,7 @@ class Quota:
         starts: list[tuple[float, int]] = []
         if windows:
             longest = max(windows, key=lambda window: window.limit.per)
-            longest.opens(now)
+            longest.next_slot_at(now)
             starts = longest.save(now)
         return {"at": wall_clock, "starts": starts}
 
@@ -159,15 +159,19 @@ RateLimits: TypeAlias = RateLimit | Sequence[RateLimit] | Literal["auto"] | None
 """One limit, several that hold at once, what is learned from the server, or none."""
 
 
-def quota_of(rate_limit: RateLimits) -> Quota | None:
+def limiter_of(rate_limit: RateLimits) -> CompositeLimiter | None:
     """What keeps the limits of one client.
 
     Raises:
         ConfigurationError: it is something else.
     """
     if rate_limit == "auto":
-        return Quota([Learned()])
-    return None if rate_limit is None else Quota([_limiter(one) for one in _several(rate_limit)])
+        return CompositeLimiter([AdaptiveLimiter()])
+    return (
+        None
+        if rate_limit is None
+        else CompositeLimiter([_limiter(one) for one in _several(rate_limit)])
+    )
 
 
 def _several(given: object) -> list[RateLimit]:
@@ -182,5 +186,5 @@ def _several(given: object) -> list[RateLimit]:
     )
 
 
-def _limiter(limit: RateLimit) -> Limiter:
-    return Window(limit) if limit.shared is None else SharedWindow(limit)
+def _limiter(limit: RateLimit) -> RateLimiter:
+    return SlidingWindow(limit) if limit.shared is None else SharedFileLimiter(limit)

@@ -24,7 +24,7 @@ class TenantPause:
         self._gap = 0.0
         self._spread_end = 0.0
         self._next = 0.0
-        self.strikes = 0
+        self.consecutive_429s = 0
         """Pauses in a row with no success between them."""
         self.active = False
         """Whether `opens` has to be asked at all."""
@@ -35,7 +35,7 @@ class TenantPause:
         `offset` in [0, 1) shifts the slow start, so that clients of a tenant do not resume as one.
         """
         if sent >= self._until:
-            self.strikes += 1
+            self.consecutive_429s += 1
         until = now + wait
         if not self.active or now >= self._until:
             self._began = now
@@ -50,10 +50,10 @@ class TenantPause:
 
     def succeeded(self, sent: float) -> None:
         """A request that was sent at `sent` was not throttled."""
-        if self.strikes and sent >= self._until:
-            self.strikes = 0
+        if self.consecutive_429s and sent >= self._until:
+            self.consecutive_429s = 0
 
-    def opens(self, now: float) -> float:
+    def next_slot_at(self, now: float) -> float:
         """When the next request may start; a moment not after `now` means at once."""
         if self.active and now >= self._spread_end:
             self.active = False

@@ -24,7 +24,7 @@ from .._utils.logging import log
 from ..errors import ConfigurationError
 from ..metrics import QuotaUse
 from .limit import RateLimit
-from .shared_ledger import BATCHES, LEASE, Grant, Ledger
+from .shared_ledger import BATCHES, LEASE, Grant, SharedLedger
 
 AFTER_FAILURE = 1.0
 """Seconds until a file that could not be used is tried again."""
@@ -45,7 +45,7 @@ class _Batch:
         self.started = 0
 
 
-class SharedWindow:
+class SharedFileLimiter:
     """The limiter of `RateLimit(shared=...)`.
 
     Raises:
@@ -86,7 +86,7 @@ class SharedWindow:
 
     # As every limiter.
 
-    def opens(self, now: float, live: bool) -> float:
+    def next_slot_at(self, now: float, live: bool) -> float:
         """See `Limiter`; infinite while the thread asks."""
         left = 0
         for batch in self._batches:
@@ -100,7 +100,7 @@ class SharedWindow:
             return now
         return self._opens if refused else math.inf
 
-    def bulk_opens(self, now: float) -> float:
+    def next_bulk_slot_at(self, now: float) -> float:
         """See `Limiter`. Places that were taken for live work are from the last tenth."""
         for batch in self._batches:
             if batch.left and now < batch.lease and not batch.live:
@@ -195,7 +195,7 @@ class SharedWindow:
             fcntl.flock(file, fcntl.LOCK_EX)
             now = time.monotonic()
             content = os.pread(file, os.fstat(file).st_size, 0)
-            ledger = Ledger(self._limit, content, now, time.time() - now)
+            ledger = SharedLedger(self._limit, content, now, time.time() - now)
             ledger.report(reports)
             grant = Grant(0)
             if wanted:

@@ -30,7 +30,7 @@ class Grant:
     wait: float = 0.0
 
 
-class Ledger:
+class SharedLedger:
     """The places of one limit, read from a file and written back to it.
 
     Args:

@@ -43,7 +43,7 @@ class _Starts:
         self.paced = paced
 
 
-class Window:
+class SlidingWindow:
     """One limit: a sliding window over requests.
 
     A request takes a place when it starts. It counts, for the length of the window, from its answer
@@ -84,7 +84,7 @@ class Window:
     def __repr__(self) -> str:
         return f"<Window {self.used} of {self.capacity} per {self.limit.per:g} s>"
 
-    def opens(self, now: float, live: bool = True) -> float:
+    def next_slot_at(self, now: float, live: bool = True) -> float:
         """When a request may start: not after `now` for at once, infinite where only an answer to
         another one can make room. It is the same for all work.
         """
@@ -131,7 +131,7 @@ class Window:
                 return at
         return min(in_flight, self._others_until) if others > excess else in_flight
 
-    def bulk_opens(self, now: float) -> float:
+    def next_bulk_slot_at(self, now: float) -> float:
         """The same for bulk work, right after `opens` said that a request may start."""
         if now > self._spreads_until:
             return now
@@ -213,7 +213,7 @@ class Window:
 
     def use(self, now: float, *, learned: bool = False) -> QuotaUse:
         """For the metrics."""
-        self.opens(now)
+        self.next_slot_at(now)
         windows = max(1.0, (self._last - self._first) / self.limit.per)
         share = min(1.0, self._started / (self.capacity * windows))
         return QuotaUse(self.capacity, self.limit.per, self.used, share, learned)

@@ -18,9 +18,9 @@ from ._aiohttp_parts import (
     Lost,
     Sending,
     Unusable,
-    checked_names,
-    checked_values,
     parsed_url,
+    validate_names,
+    validate_values,
     whole_content,
 )
 from ._response_body import ACCEPTED_ENCODINGS, headers_of
@@ -111,8 +111,8 @@ class ViaSession:
             Exception: of aiohttp and of this package; `sending` says how far it got.
         """
         headers = request.headers
-        checked_names(headers)
-        checked_values(headers.values())
+        validate_names(headers)
+        validate_values(headers.values())
         # A request without content has nothing to tell by whether it was begun.
         sending.begun = False if request.content else None
         answer = await self._session.request(
@@ -134,7 +134,7 @@ class ViaSession:
         return Response(answer.status, told, content)
 
 
-def checked_session(session: aiohttp.ClientSession | None) -> None:
+def validate_session(session: aiohttp.ClientSession | None) -> None:
     """Look at the argument of the transport.
 
     Raises:
@@ -172,8 +172,8 @@ def open_session(
             headers=own,
         )
     headers = theirs.headers.copy()
-    checked_names(headers)
-    checked_values(headers.values())
+    validate_names(headers)
+    validate_values(headers.values())
     headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
     return aiohttp.ClientSession(
         connector=theirs.connector,

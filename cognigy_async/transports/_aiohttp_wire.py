@@ -24,9 +24,9 @@ from ._aiohttp_parts import (
     TOKEN,
     Sending,
     Unusable,
-    checked_names,
-    checked_values,
     parsed_url,
+    validate_names,
+    validate_values,
     whole_content,
 )
 from ._response_body import UnusableAnswer, headers_of
@@ -171,7 +171,7 @@ class Wire:
         beginning = self._beginnings.get(key)
         if beginning is None:
             beginning = self._beginning(key)
-        checked_values(headers.values())
+        validate_values(headers.values())
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if content or request.method not in WITHOUT_CONTENT:
             fields += f"Content-Length: {len(content)}\r\n"
@@ -183,7 +183,7 @@ class Wire:
         host, method, *given = key
         if TOKEN.fullmatch(method) is None:
             raise ValueError
-        checked_names(given)
+        validate_names(given)
         names = {name.lower() for name in given}
         theirs = self._session.headers
         others = [*theirs.items()]

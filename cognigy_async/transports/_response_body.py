@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping
 
-from .._utils.arguments import checked_count
+from .._utils.arguments import validate_count
 
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 """Several times what the largest state takes: two contexts of 1.5 MB."""
@@ -24,13 +24,13 @@ class UnusableAnswer(Exception):  # noqa: N818
     """There is an answer, and its content cannot be had."""
 
 
-def checked_limit(max_response_bytes: int) -> int:
+def validate_limit(max_response_bytes: int) -> int:
     """The argument of that name.
 
     Raises:
         ConfigurationError: it is no whole number above 0.
     """
-    return checked_count("max_response_bytes", max_response_bytes)
+    return validate_count("max_response_bytes", max_response_bytes)
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -47,7 +47,7 @@ def too_large(limit: int) -> UnusableAnswer:
     return UnusableAnswer(f"the answer is larger than max_response_bytes={limit}")
 
 
-def checked_length(announced: str | None, limit: int) -> None:
+def validate_length(announced: str | None, limit: int) -> None:
     """Look at a ``Content-Length``, so that what is too large is not even read.
 
     Raises:

@@ -63,8 +63,8 @@ def terminate_amid_requests(kind: Kind, tmp_path: Path, *, impatient: bool) -> N
         # Each worker keeps the order of its own updates; they know nothing of each other.
         assert stats.violations().keys() <= ({"overlapping_writes"} if kind.workers > 1 else set())
         assert stats.abandoned == 0, "no request was torn down"
-        for trouble in ("Traceback", "was not sent", "not delivered", SECRET):
-            assert trouble not in log
+        for retry_state in ("Traceback", "was not sent", "not delivered", SECRET):
+            assert retry_state not in log
 
 
 def test_a_service_ends_in_time_although_the_server_hangs(tmp_path: Path) -> None:

@@ -98,12 +98,12 @@ def every(seconds: float, **options: Any) -> RetryPolicy:
 def applied(server: Emulator, dialog_id: str) -> list[HistoryEntry]:
     """What clients wrote to a dialog, in order."""
     dialog = server.dialogs.get(dialog_id)
-    return [entry for entry in dialog.history if not entry.competitor] if dialog else []
+    return [item for item in dialog.history if not item.competitor] if dialog else []
 
 
 def seqs(server: Emulator, dialog_id: str) -> list[int | None]:
     """The sequence numbers that were applied, in order."""
-    return [entry.seq for entry in applied(server, dialog_id)]
+    return [item.seq for item in applied(server, dialog_id)]
 
 
 # A scripted transport.

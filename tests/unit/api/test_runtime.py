@@ -20,13 +20,13 @@ from cognigy_async import (
     PermissionDeniedError,
     RateLimitedError,
     Request,
+    ResponseKind,
     RuntimeApi,
     ServerError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
     UpdateError,
-    Verdict,
 )
 from tests.unit._builders import CANARY, request, response, unhurried, update, variables
 
@@ -194,18 +194,20 @@ def test_the_default_threshold_is_half_a_mebibyte() -> None:
 # Answers.
 
 
-def expected_verdict(status: int) -> Verdict:
+def expected_verdict(status: int) -> ResponseKind:
     if 200 <= status < 300:
-        return Verdict.APPLIED
+        return ResponseKind.APPLIED
     if status >= 500:
-        return {500: Verdict.FAULT, 503: Verdict.UNAVAILABLE}.get(status, Verdict.GATEWAY)
+        return {500: ResponseKind.FAULT, 503: ResponseKind.UNAVAILABLE}.get(
+            status, ResponseKind.GATEWAY
+        )
     special = {
-        401: Verdict.UNAUTHORIZED,
-        409: Verdict.CONFLICT,
-        412: Verdict.CONFLICT,
-        429: Verdict.THROTTLED,
+        401: ResponseKind.UNAUTHORIZED,
+        409: ResponseKind.CONFLICT,
+        412: ResponseKind.CONFLICT,
+        429: ResponseKind.THROTTLED,
     }
-    return special.get(status, Verdict.REFUSED)
+    return special.get(status, ResponseKind.REFUSED)
 
 
 def expected_error(status: int) -> type[UpdateError]:
@@ -226,7 +228,7 @@ def test_every_status_has_its_verdict_and_its_error() -> None:
     for status in range(100, 600):
         body = {"detail": "no", "traceId": "api--1", "version": 9}
         answer = response(status, body, etag='"9"', retry_after="7")
-        assert (status, API.verdict(answer)) == (status, expected_verdict(status))
+        assert (status, API.classify(answer)) == (status, expected_verdict(status))
         error = API.error(request(), answer, NOW)
         assert (status, type(error)) == (status, expected_error(status))
         assert (error.status, error.trace_id, error.detail) == (status, "api--1", "no")

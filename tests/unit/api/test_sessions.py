@@ -21,6 +21,7 @@ from cognigy_async import (
     PermissionDeniedError,
     RateLimitedError,
     Request,
+    ResponseKind,
     RuntimeApi,
     ServerError,
     SessionsApi,
@@ -30,7 +31,6 @@ from cognigy_async import (
     UnsupportedByApiError,
     UpdateError,
     UpdateValidationError,
-    Verdict,
 )
 from tests.unit._builders import CANARY, response, unhurried, variables
 
@@ -307,44 +307,46 @@ def problem(code: int, **members: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "verdict", "kind"),
+    ("status", "code", "response_kind", "kind"),
     [
-        (400, 400, Verdict.REFUSED, BadRequestError),
-        (400, 1000, Verdict.REFUSED, BadRequestError),
-        (400, 1005, Verdict.REFUSED, BadRequestError),
-        (401, 401, Verdict.UNAUTHORIZED, AuthenticationError),
-        (401, 1008, Verdict.UNAUTHORIZED, AuthenticationError),
-        (402, 402, Verdict.REFUSED, PermissionDeniedError),
-        (403, 403, Verdict.REFUSED, PermissionDeniedError),
-        (404, 1002, Verdict.REFUSED, DialogNotFoundError),
-        (405, 1013, Verdict.REFUSED, UnexpectedAnswerError),
-        (409, 1004, Verdict.CONFLICT, StateConflictError),
-        (412, 412, Verdict.CONFLICT, StateConflictError),
-        (413, 413, Verdict.REFUSED, PayloadTooLargeError),
-        (429, 429, Verdict.THROTTLED, RateLimitedError),
-        (429, 1008, Verdict.THROTTLED, RateLimitedError),
-        (500, 500, Verdict.FAULT, ServerError),
-        (500, 1001, Verdict.FAULT, ServerError),
-        (500, 1003, Verdict.FAULT, ServerError),
-        (500, 1008, Verdict.FAULT, ServerError),
-        (500, 2000, Verdict.FAULT, ServerError),
-        (500, 2001, Verdict.FAULT, ServerError),
-        (500, 8001, Verdict.GATEWAY, ServerError),
-        (502, 502, Verdict.GATEWAY, ServerError),
-        (503, 503, Verdict.UNAVAILABLE, ServerError),
-        (504, 504, Verdict.GATEWAY, ServerError),
+        (400, 400, ResponseKind.REFUSED, BadRequestError),
+        (400, 1000, ResponseKind.REFUSED, BadRequestError),
+        (400, 1005, ResponseKind.REFUSED, BadRequestError),
+        (401, 401, ResponseKind.UNAUTHORIZED, AuthenticationError),
+        (401, 1008, ResponseKind.UNAUTHORIZED, AuthenticationError),
+        (402, 402, ResponseKind.REFUSED, PermissionDeniedError),
+        (403, 403, ResponseKind.REFUSED, PermissionDeniedError),
+        (404, 1002, ResponseKind.REFUSED, DialogNotFoundError),
+        (405, 1013, ResponseKind.REFUSED, UnexpectedAnswerError),
+        (409, 1004, ResponseKind.CONFLICT, StateConflictError),
+        (412, 412, ResponseKind.CONFLICT, StateConflictError),
+        (413, 413, ResponseKind.REFUSED, PayloadTooLargeError),
+        (429, 429, ResponseKind.THROTTLED, RateLimitedError),
+        (429, 1008, ResponseKind.THROTTLED, RateLimitedError),
+        (500, 500, ResponseKind.FAULT, ServerError),
+        (500, 1001, ResponseKind.FAULT, ServerError),
+        (500, 1003, ResponseKind.FAULT, ServerError),
+        (500, 1008, ResponseKind.FAULT, ServerError),
+        (500, 2000, ResponseKind.FAULT, ServerError),
+        (500, 2001, ResponseKind.FAULT, ServerError),
+        (500, 8001, ResponseKind.GATEWAY, ServerError),
+        (502, 502, ResponseKind.GATEWAY, ServerError),
+        (503, 503, ResponseKind.UNAVAILABLE, ServerError),
+        (504, 504, ResponseKind.GATEWAY, ServerError),
         # The code goes before the status, as with the official client.
-        (500, 1002, Verdict.REFUSED, DialogNotFoundError),
-        (500, 1005, Verdict.REFUSED, BadRequestError),
-        (400, 1004, Verdict.CONFLICT, StateConflictError),
+        (500, 1002, ResponseKind.REFUSED, DialogNotFoundError),
+        (500, 1005, ResponseKind.REFUSED, BadRequestError),
+        (400, 1004, ResponseKind.CONFLICT, StateConflictError),
         # A code that nobody knows says nothing.
-        (400, 9999, Verdict.REFUSED, BadRequestError),
-        (307, 0, Verdict.REFUSED, UnexpectedAnswerError),
+        (400, 9999, ResponseKind.REFUSED, BadRequestError),
+        (307, 0, ResponseKind.REFUSED, UnexpectedAnswerError),
     ],
 )
-def test_each_answer(status: int, code: int, verdict: Verdict, kind: type[UpdateError]) -> None:
+def test_each_answer(
+    status: int, code: int, response_kind: ResponseKind, kind: type[UpdateError]
+) -> None:
     answer = response(status, problem(code))
-    assert API.verdict(answer) is verdict
+    assert API.classify(answer) is response_kind
     error = API.error(API.reset(BASE, "s", "state"), answer, NOW)
     assert type(error) is kind
     assert (error.status, error.trace_id, error.detail) == (status, "api--7", "why")
@@ -359,7 +361,7 @@ def test_each_answer(status: int, code: int, verdict: Verdict, kind: type[Update
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"code": "1002"}', b'{"code": true}'])
 def test_an_answer_that_is_no_problem_goes_by_its_status(body: bytes) -> None:
-    assert API.verdict(response(500, body)) is Verdict.FAULT
+    assert API.classify(response(500, body)) is ResponseKind.FAULT
     error = API.error(API.reset(BASE, "s", "state"), response(500, body), NOW)
     assert (type(error), error.code, error.trace_id) == (ServerError, None, None)
 

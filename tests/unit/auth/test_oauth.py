@@ -70,7 +70,7 @@ EVERY_FORM_OF_THE_SECRET = (
 )
 
 
-class Caller:
+class Invoker:
     """A task that asks for a token, and can be cancelled."""
 
     def __init__(self, group: TaskGroup, tokens: TokenProvider) -> None:
@@ -585,7 +585,7 @@ async def test_p7_callers_share_one_request() -> None:
     endpoint = Endpoint(takes=1)
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        callers = [Caller(group, tokens) for _ in range(200)]
+        callers = [Invoker(group, tokens) for _ in range(200)]
         await anyio.wait_all_tasks_blocked()
         assert tokens.statistics().waiting == 200
         assert tokens.statistics().refreshing
@@ -598,9 +598,9 @@ async def test_p7_the_caller_that_began_a_refresh_may_be_cancelled() -> None:
     endpoint = Endpoint(takes=1, teardown=0.25)
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        first = Caller(group, tokens)
+        first = Invoker(group, tokens)
         await anyio.wait_all_tasks_blocked()
-        waiting = [Caller(group, tokens) for _ in range(3)]
+        waiting = [Invoker(group, tokens) for _ in range(3)]
         await anyio.sleep(0.5)
         first.scope.cancel()
     assert first.value is None
@@ -656,9 +656,9 @@ async def test_p7_the_last_caller_still_gets_its_token(pause: float) -> None:
     endpoint = Endpoint(takes=1)
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        callers = [Caller(group, tokens)]
+        callers = [Invoker(group, tokens)]
         await anyio.wait_all_tasks_blocked()
-        callers += [Caller(group, tokens) for _ in range(50)]
+        callers += [Invoker(group, tokens) for _ in range(50)]
         await anyio.sleep(0.5)
         for caller in callers[:-1]:
             caller.scope.cancel()
@@ -674,7 +674,7 @@ async def test_p7_with_all_callers_cancelled_the_refresh_goes_on() -> None:
     endpoint = Endpoint(takes=1)
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        callers = [Caller(group, tokens) for _ in range(20)]
+        callers = [Invoker(group, tokens) for _ in range(20)]
         await anyio.sleep(0.5)
         for caller in callers:
             caller.scope.cancel()
@@ -736,7 +736,7 @@ async def test_p7_a_long_pause_of_a_refresh_is_not_taken_for_its_end() -> None:
     endpoint = Endpoint(answer(429, {"retry-after": "30"}))
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        callers = [Caller(group, tokens) for _ in range(3)]
+        callers = [Invoker(group, tokens) for _ in range(3)]
     assert {caller.value for caller in callers} == {"Bearer t1"}
     assert endpoint.times == [0.0, 30.0]
 
@@ -746,7 +746,7 @@ async def test_p7_a_failure_is_shared_as_fresh_copies() -> None:
     endpoint = Endpoint(cause, cause, cause, takes=1)
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        callers = [Caller(group, tokens) for _ in range(20)]
+        callers = [Invoker(group, tokens) for _ in range(20)]
     errors = [caller.error for caller in callers if caller.error is not None]
     assert len(errors) == 20
     assert len(endpoint.requests) == 3
@@ -763,7 +763,7 @@ async def test_p7_a_token_that_expired_on_its_way_is_given_all_the_same() -> Non
     endpoint = Endpoint(takes=3, lifetime=2)
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        callers = [Caller(group, tokens) for _ in range(5)]
+        callers = [Invoker(group, tokens) for _ in range(5)]
     assert {caller.value for caller in callers} == {"Bearer t1"}
     assert len(endpoint.requests) == 1
 
@@ -805,7 +805,7 @@ async def test_p7_inside_the_margin_the_old_token_serves_at_once_while_it_is_ref
         await anyio.sleep(2)
         for _ in range(10):
             before = anyio.current_time()
-            callers = [Caller(group, tokens) for _ in range(10)]
+            callers = [Invoker(group, tokens) for _ in range(10)]
             await anyio.wait_all_tasks_blocked()
             assert {caller.value for caller in callers} == {"Bearer t1"}
             assert {caller.at for caller in callers} == {before}
@@ -841,7 +841,9 @@ async def test_p7_an_expired_token_is_not_served() -> None:
 
 
 @pytest.mark.parametrize("trouble", [answer(400, error="invalid_client"), NotSentError("refused")])
-async def test_p7_a_refresh_that_fails_early_leaves_the_valid_token_in_use(trouble: Answer) -> None:
+async def test_p7_a_refresh_that_fails_early_leaves_the_valid_token_in_use(
+    trouble: Answer,
+) -> None:
     endpoint = Endpoint(token("old", expires_in=1000), *[trouble] * 10_000)
     tokens = provider(endpoint)
     old = await tokens.get_token()
@@ -899,11 +901,11 @@ async def test_p7_an_early_failure_while_the_token_expires_is_a_failure() -> Non
     tokens = provider(endpoint)
     await tokens.get_token()
     async with anyio.create_task_group() as group:
-        first = Caller(group, tokens)
+        first = Invoker(group, tokens)
         await anyio.wait_all_tasks_blocked()
         assert first.value == "Bearer old"
         await anyio.sleep(4.5)
-        late = Caller(group, tokens)
+        late = Invoker(group, tokens)
     assert late.error is not None
     assert late.error.detail == "invalid_client"
 
@@ -933,7 +935,7 @@ async def test_p7_a_refresh_under_way_replaces_a_refused_token() -> None:
         assert await tokens.get_token() is old
         await anyio.sleep(0.5)
         tokens.invalidate(old)
-        callers = [Caller(group, tokens) for _ in range(10)]
+        callers = [Invoker(group, tokens) for _ in range(10)]
     assert {caller.value for caller in callers} == {"Bearer t2"}
     assert len(endpoint.requests) == 2
 
@@ -1002,10 +1004,10 @@ async def test_p7_a_cancellation_at_any_point_leaves_it_consistent(role: str) ->
         endpoint = Endpoint(answer(503), answer(429, {"retry-after": "1"}), takes=1, teardown=0.5)
         tokens = provider(endpoint)
         async with anyio.create_task_group() as group:
-            callers = [Caller(group, tokens)]
+            callers = [Invoker(group, tokens)]
             if role == "waiter":
                 await anyio.wait_all_tasks_blocked()
-                callers.append(Caller(group, tokens))
+                callers.append(Invoker(group, tokens))
             if number:
                 await anyio.sleep((number - 1) * step)
             callers[-1].scope.cancel()
@@ -1081,7 +1083,7 @@ async def test_p7_a_cancellation_at_each_step_of_the_coroutine() -> None:
         tokens = provider(endpoint)
         cancelled = False
         async with anyio.create_task_group() as group:
-            caller = Caller(group, tokens)
+            caller = Invoker(group, tokens)
             for _ in range(yields):
                 await anyio.wait_all_tasks_blocked()
                 await anyio.sleep(0.25)
@@ -1204,7 +1206,7 @@ async def test_p7_a_refresh_whose_loop_stands_still_is_replaced(opened: Opened) 
     try:
         assert tokens.statistics().refreshing
         async with anyio.create_task_group() as group:
-            callers = [Caller(group, tokens) for _ in range(5)]
+            callers = [Invoker(group, tokens) for _ in range(5)]
             await anyio.sleep(9.9)
             # And the one who waits there.
             assert tokens.statistics().waiting == 6
@@ -1224,9 +1226,9 @@ async def test_p7_a_loop_that_was_blocked_does_not_replace_its_own_refresh(
     endpoint = Endpoint(takes=5, teardown=0.5)
     tokens = provider(endpoint)
     async with anyio.create_task_group() as group:
-        first = Caller(group, tokens)
+        first = Invoker(group, tokens)
         await anyio.wait_all_tasks_blocked()
-        callers = [Caller(group, tokens) for _ in range(5)]
+        callers = [Invoker(group, tokens) for _ in range(5)]
         await anyio.sleep(2.5)
         try:
             loop: Any = asyncio.get_running_loop()
@@ -1258,7 +1260,7 @@ async def test_p7_who_waits_sees_that_the_loop_of_the_refresh_is_closed(opened: 
     tokens = OAuthTokenProvider(config(), clock=clock_of_this_loop())
     other = OtherLoop(tokens)
     async with anyio.create_task_group() as group:
-        waiting = Caller(group, tokens)
+        waiting = Invoker(group, tokens)
         await anyio.sleep(0.5)
         other.loop.close()
     assert waiting.value == "Bearer t2"
@@ -1270,12 +1272,12 @@ async def test_p7_a_refresh_whose_loop_is_closed_is_begun_again(opened: Opened) 
     tokens = OAuthTokenProvider(config(), clock=clock_of_this_loop())
     other = OtherLoop(tokens)
     async with anyio.create_task_group() as group:
-        waiting = Caller(group, tokens)
+        waiting = Invoker(group, tokens)
         await anyio.sleep(0.5)
         assert tokens.statistics().waiting == 2
         other.loop.close()
         await anyio.sleep(0.25)
-        new = Caller(group, tokens)
+        new = Invoker(group, tokens)
     assert waiting.value == new.value == "Bearer t2"
     assert waiting.at == new.at == 0.75
 
@@ -1304,7 +1306,7 @@ async def test_p7_a_refresh_whose_loop_is_collected_is_begun_again(
     other = OtherLoop(tokens)
     assert len(opened[0].requests) == 1
     async with anyio.create_task_group() as group:
-        caller = Caller(group, tokens)
+        caller = Invoker(group, tokens)
         await anyio.wait_all_tasks_blocked()
         assert tokens.statistics().waiting == 2
         other.drop()
@@ -1379,7 +1381,7 @@ async def test_p7_a_refresh_whose_loop_ends_is_handed_over(opened: Opened, there
     try:
         assert begun.wait(30)
         async with anyio.create_task_group() as group:
-            caller = Caller(group, tokens)
+            caller = Invoker(group, tokens)
             await anyio.wait_all_tasks_blocked()
             statistics = tokens.statistics()
             assert (statistics.refreshing, statistics.waiting) == (True, 1)
@@ -1416,13 +1418,13 @@ async def test_p7_a_waiter_whose_loop_is_closed_hinders_nobody(opened: Opened) -
     tokens = OAuthTokenProvider(config(), clock=clock_of_this_loop())
     others: list[OtherLoop] = []
     async with anyio.create_task_group() as group:
-        first = Caller(group, tokens)
+        first = Invoker(group, tokens)
         await anyio.wait_all_tasks_blocked()
         others.append(OtherLoop(tokens))
         assert tokens.statistics().waiting == 2
         kept = others[0].tasks[0]
         others[0].loop.close()
-        caller = Caller(group, tokens)
+        caller = Invoker(group, tokens)
         await anyio.sleep(1)
         assert tokens.statistics().waiting == 3
     assert {(one.value, one.at) for one in (first, caller)} == {("Bearer t1", 2.0)}
@@ -1675,7 +1677,7 @@ async def test_statistics_tell_what_is_going_on() -> None:
     assert tokens.statistics() == auth.TokenStatistics(0, 1, False, 0, None)
     async with anyio.create_task_group() as group:
         for _ in range(3):
-            Caller(group, tokens)
+            Invoker(group, tokens)
         await anyio.wait_all_tasks_blocked()
         assert tokens.statistics() == auth.TokenStatistics(0, 1, True, 3, None)
         assert "refreshing" in repr(tokens)
@@ -1777,7 +1779,7 @@ async def test_a_transport_that_does_not_close_costs_no_token(
         tokens = OAuthTokenProvider(config(), clock=anyio.current_time)
         began = anyio.current_time()
         async with anyio.create_task_group() as group:
-            callers = [Caller(group, tokens) for _ in range(2)]
+            callers = [Invoker(group, tokens) for _ in range(2)]
         assert {caller.value for caller in callers} == {"Bearer t1"}
         assert anyio.current_time() - began < 2
         refused = partial(kind, answer(400, error="invalid_client"))

@@ -14,10 +14,10 @@ from cognigy_async import (
     RuntimeApi,
     StateUpdate,
 )
-from cognigy_async.engine.protocol import Again, Backoff, Course, Done, Next
-from cognigy_async.engine.work_item import Entry, Kind
+from cognigy_async.engine.protocol import Backoff, Next, SendNext, Settled, UpdateProtocol
+from cognigy_async.engine.work_item import Kind, WorkItem
 from cognigy_async.models.results import Decide
-from tests.unit._builders import entry, response
+from tests.unit._builders import item, response
 
 BASE = "http://server"
 
@@ -38,11 +38,11 @@ class Play:
         limits: Limits | None = None,
         decide: Decide | None = None,
         live: bool = True,
-        course: Course | None = None,
+        protocol: UpdateProtocol | None = None,
         **fields: Any,
     ) -> None:
         api = RuntimeApi(honours_idempotency_keys=honours)
-        self.course = course or Course(api, BASE, Limits())
+        self.protocol = protocol or UpdateProtocol(api, BASE, Limits())
         update = None
         if kind in (Kind.ASSIGN, Kind.STRICT):
             given = {"dialog_id": "d-1", **(fields or {"session": {"a": 1}})}
@@ -50,26 +50,26 @@ class Play:
                 given["if_match"] = '"7"'
             update = StateUpdate.within(limits or Limits(), given)
         policy = RetryPolicy(ambiguous=ambiguous)
-        self.entry: Entry = entry(
+        self.item: WorkItem = item(
             kind, update=update, policy=policy, decide=decide, live=live, serial=1
         )
-        self.entry.accepted_at = 10.0
+        self.item.accepted_at = 10.0
         self.now = 12.0
         self.sent: list[Request] = []
-        self.following: Next = Again()
+        self.following: Next = SendNext()
 
     def know(self, etag: str | None) -> Play:
         """An earlier write of the same client told this version."""
-        other = Play(course=self.course)
+        other = Play(protocol=self.protocol)
         assert other.answer(200, {}, **({"etag": etag} if etag else {})) == "applied"
         return self
 
     def send(self) -> Request:
         """The next request goes out, as the dispatcher sends it."""
-        request = self.course.request(self.entry)
-        if self.entry.sent_at is None:
-            self.entry.sent_at = self.now
-        self.entry.attempts += 1
+        request = self.protocol.request(self.item)
+        if self.item.sent_at is None:
+            self.item.sent_at = self.now
+        self.item.attempts += 1
         # The one object may be sent again with other headers.
         self.sent.append(
             Request(request.method, request.url, dict(request.headers), request.content)
@@ -83,10 +83,10 @@ class Play:
     def hear(self, request: Request, status: int, body: object = None, /, **headers: str) -> str:
         """A request that was sent is answered."""
         answer = response(status, body, **headers)
-        verdict = self.course.api.verdict(answer)
+        response_kind = self.protocol.api.classify(answer)
         self.now += 1.0
         return self.word(
-            self.course.answered(self.entry, verdict, request, answer, self.now, 1.7e9)
+            self.protocol.answered(self.item, response_kind, request, answer, self.now, 1.7e9)
         )
 
     def state(self, etag: str | None, body: object = None) -> str:
@@ -103,20 +103,20 @@ class Play:
     def never_answered(self, *, timed_out: bool = False) -> str:
         """A request that was sent is not answered."""
         lost = NoResponseError("The connection was closed", timed_out=timed_out)
-        return self.word(self.course.unanswered(self.entry, lost))
+        return self.word(self.protocol.unanswered(self.item, lost))
 
     def not_sent(self) -> str:
         """The next request does not reach the server."""
         self.send()
-        return self.word(self.course.unanswered(self.entry, NotSentError("No connection")))
+        return self.word(self.protocol.unanswered(self.item, NotSentError("No connection")))
 
     def word(self, following: Next) -> str:
         """What follows, in a word."""
         self.following = following
-        action = self.entry.action.value
+        action = self.item.action.value
         if isinstance(following, Backoff):
             return action
-        if isinstance(following, Again):
+        if isinstance(following, SendNext):
             return f"again {action}"
         if isinstance(following.error, AmbiguousUpdateError):
             return "ambiguous"
@@ -125,9 +125,9 @@ class Play:
         return "applied" if following.result is not None else "done"
 
     @property
-    def done(self) -> Done:
+    def done(self) -> Settled:
         """The end."""
-        assert isinstance(self.following, Done)
+        assert isinstance(self.following, Settled)
         return self.following
 
     @property
@@ -138,9 +138,9 @@ class Play:
 
     def give_up(self) -> Any:
         """The error that it settles with when the policy allows no more."""
-        assert self.entry.trouble is not None
-        assert self.entry.trouble.last is not None
-        return self.course.final(self.entry, self.entry.trouble.last)
+        assert self.item.retry_state is not None
+        assert self.item.retry_state.last is not None
+        return self.protocol.final(self.item, self.item.retry_state.last)
 
     @property
     def preconditions(self) -> list[str | None]:

@@ -5,49 +5,51 @@ from __future__ import annotations
 import itertools
 
 from cognigy_async import ServerError
-from cognigy_async.engine.dialog_queue import Lane, LaneState
-from cognigy_async.engine.ready_queues import Lanes
-from cognigy_async.engine.work_item import Entry
-from tests.unit._builders import entry
+from cognigy_async.engine.dialog_queue import DialogQueue, QueueState
+from cognigy_async.engine.ready_queues import ReadyQueues
+from cognigy_async.engine.work_item import WorkItem
+from tests.unit._builders import item
 
-IDLE, READY, IN_FLIGHT = LaneState.IDLE, LaneState.READY, LaneState.IN_FLIGHT
-WAITING, PAUSED = LaneState.WAITING, LaneState.PAUSED
+IDLE, READY, IN_FLIGHT = QueueState.IDLE, QueueState.READY, QueueState.IN_FLIGHT
+WAITING, PAUSED = QueueState.WAITING, QueueState.PAUSED
 
 serials = itertools.count(1)
 
 
-def accept(lanes: Lanes, dialog_id: str, *, live: bool = False, exempt: bool = False) -> Entry:
-    made = entry(dialog_id=dialog_id, serial=next(serials), live=live, exempt=exempt)
-    lanes.accept(made)
+def accept(
+    queues: ReadyQueues, dialog_id: str, *, live: bool = False, from_callback: bool = False
+) -> WorkItem:
+    made = item(dialog_id=dialog_id, serial=next(serials), live=live, from_callback=from_callback)
+    queues.accept(made)
     return made
 
 
-def take(lanes: Lanes, **which: bool) -> Lane:
-    lane = lanes.take(**which)
-    assert lane is not None
-    return lane
+def take(queues: ReadyQueues, **which: bool) -> DialogQueue:
+    queue = queues.take(**which)
+    assert queue is not None
+    return queue
 
 
-def settle(lanes: Lanes, lane: Lane) -> Entry:
+def complete(queues: ReadyQueues, queue: DialogQueue) -> WorkItem:
     """The head has its outcome."""
-    head = lane.first
-    lane.remove(head)
-    lanes.next_or_drop(lane)
+    head = queue.first
+    queue.remove(head)
+    queues.next_or_drop(queue)
     return head
 
 
-def lane_of(lanes: Lanes, dialog_id: str) -> Lane:
-    lane = lanes.get(dialog_id)
-    assert lane is not None
-    return lane
+def lane_of(queues: ReadyQueues, dialog_id: str) -> DialogQueue:
+    queue = queues.get(dialog_id)
+    assert queue is not None
+    return queue
 
 
-def places(lanes: Lanes) -> int:
+def free_slots(queues: ReadyQueues) -> int:
     """Everything that the lanes remember, in whichever container."""
-    return sum(len(part) for part in vars(lanes).values() if hasattr(part, "__len__"))
+    return sum(len(part) for part in vars(queues).values() if hasattr(part, "__len__"))
 
 
-def settle_and_pause(lanes: Lanes, lane: Lane) -> None:
+def settle_and_pause(queues: ReadyQueues, queue: DialogQueue) -> None:
     """The head failed, and what follows is held."""
-    lane.remove(lane.first)
-    lanes.pause(lane, ServerError("failed"))
+    queue.remove(queue.first)
+    queues.pause(queue, ServerError("failed"))

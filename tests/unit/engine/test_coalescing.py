@@ -123,18 +123,18 @@ def test_what_stays_apart_leaves_no_trace() -> None:
     assert merge.take({"session": {"b": {"x": 1}}, "user": {"c": {"x": 1}}})
 
 
-@given(sequence=st.lists(payloads, min_size=2, max_size=8), room=st.integers(120, 300))
+@given(sequence=st.lists(payloads, min_size=2, max_size=8), pending_limit=st.integers(120, 300))
 def test_a_merged_request_is_under_the_safe_threshold(
-    sequence: list[dict[str, Any]], room: int
+    sequence: list[dict[str, Any]], pending_limit: int
 ) -> None:
-    limits = Limits(safe_payload_bytes=room)
+    limits = Limits(safe_payload_bytes=pending_limit)
     merge = Merge(limits)
     body: dict[str, Any] = {}
     for payload in sequence:
         if merge.take(payload):
             for context, variables in payload.items():
                 body.setdefault(context, {}).update(variables)
-    assert len(encode(body)) <= room
+    assert len(encode(body)) <= pending_limit
 
 
 def test_a_merged_request_uses_the_room_that_there_is() -> None:

@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cognigy_async.engine.ready_queues import Deadlines
-from cognigy_async.engine.work_item import Entry
-from tests.unit._builders import entry, unhurried
+from cognigy_async.engine.work_item import WorkItem
+from tests.unit._builders import item, unhurried
 
 
-def watched(deadlines: Deadlines, at: float, serial: int) -> Entry:
-    made = entry(serial=serial, deadline=at)
+def watched(deadlines: Deadlines, at: float, serial: int) -> WorkItem:
+    made = item(serial=serial, deadline=at)
     deadlines.add(made)
     return made
 
 
-def moment_of(watched: Entry) -> float:
-    assert watched.terms.deadline is not None
-    return watched.terms.deadline
+def moment_of(watched: WorkItem) -> float:
+    assert watched.options.deadline is not None
+    return watched.options.deadline
 
 
 steps = st.lists(
@@ -34,7 +34,7 @@ def test_each_is_told_once_at_its_moment_and_never_when_it_is_settled(
     steps: list[tuple[str, int]],
 ) -> None:
     deadlines = Deadlines()
-    open_: list[Entry] = []
+    open_: list[WorkItem] = []
     now = 0.0
     for serial, (step, number) in enumerate(steps):
         if step == "add":

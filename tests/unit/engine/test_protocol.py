@@ -11,15 +11,15 @@ from cognigy_async import (
     DialogState,
     NoResponseError,
     NotSentError,
+    ResponseKind,
     ServerError,
     StateConflictError,
     UnexpectedAnswerError,
     UpdateError,
-    Verdict,
 )
 from cognigy_async.engine.protocol import Backoff, share
 from cognigy_async.engine.work_item import Kind
-from tests.unit._builders import entry
+from tests.unit._builders import item
 
 from ._protocol import Play
 
@@ -139,23 +139,23 @@ def test_a_repeat_is_the_same_request_with_the_same_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "verdict"),
+    ("failure", "response_kind"),
     [
-        ("not sent", Verdict.NOT_SENT),
-        ("closed", Verdict.NO_RESPONSE),
-        (409, Verdict.CONFLICT),
-        (412, Verdict.CONFLICT),
-        (429, Verdict.THROTTLED),
-        (500, Verdict.FAULT),
-        (502, Verdict.GATEWAY),
-        (503, Verdict.UNAVAILABLE),
+        ("not sent", ResponseKind.NOT_SENT),
+        ("closed", ResponseKind.NO_RESPONSE),
+        (409, ResponseKind.CONFLICT),
+        (412, ResponseKind.CONFLICT),
+        (429, ResponseKind.THROTTLED),
+        (500, ResponseKind.FAULT),
+        (502, ResponseKind.GATEWAY),
+        (503, ResponseKind.UNAVAILABLE),
     ],
 )
-def test_the_policy_is_told_what_happened(failure: str | int, verdict: Verdict) -> None:
+def test_the_policy_is_told_what_happened(failure: str | int, response_kind: ResponseKind) -> None:
     made = Play()
     fail(made, failure)
     assert isinstance(made.following, Backoff)
-    assert made.following.verdict is verdict
+    assert made.following.response_kind is response_kind
 
 
 def test_whether_a_429_is_the_dialogs_own() -> None:
@@ -262,7 +262,7 @@ def test_a_strict_write_is_a_conflict_although_the_version_cannot_be_read() -> N
     made.answer(412)
     assert made.answer(503) == "report"
     assert made.lose() == "report"
-    made.course.unauthorized(made.entry, AuthenticationError("refused"))
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
     error = made.give_up()
     assert isinstance(error, StateConflictError)
     assert error.current_etag is None
@@ -305,7 +305,7 @@ def test_a_changed_state_proves_nothing(kind: str, etag: str | None) -> None:
 def test_a_mismatch_after_sending_again_is_ambiguous(kind: str) -> None:
     made = play(kind)
     made.lose()
-    made.state(made.entry.etag)
+    made.state(made.item.etag)
     assert made.answer(412, etag='"9"') == "ambiguous"
     assert isinstance(made.error.__cause__, StateConflictError)
     assert made.error.status == 412
@@ -327,7 +327,7 @@ def test_when_it_cannot_be_confirmed_the_doubt_stays() -> None:
         error = made.give_up()
         assert type(error).__name__ == "AmbiguousUpdateError"
         assert isinstance(error.__cause__, NoResponseError)
-    made.course.unauthorized(made.entry, AuthenticationError("refused"))
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
     assert isinstance(made.give_up().__cause__, NoResponseError)
     assert made.answer(404) == "ambiguous"
     assert made.error.status == 404
@@ -336,7 +336,7 @@ def test_when_it_cannot_be_confirmed_the_doubt_stays() -> None:
 def test_a_version_is_known_from_earlier_answers_and_reads() -> None:
     reader = Play(Kind.READ)
     assert reader.state('"5"') == "done"
-    made = Play(course=reader.course, **STEP)
+    made = Play(protocol=reader.protocol, **STEP)
     assert made.lose() == "confirm"
     assert made.state('"5"') == "again write"
 
@@ -346,7 +346,7 @@ def test_a_version_read_after_a_conflict_is_known_later() -> None:
     made.answer(409)
     made.state('"8"')
     assert made.answer(400) == "BadRequestError"
-    later = Play(course=made.course, **STEP)
+    later = Play(protocol=made.protocol, **STEP)
     assert later.lose() == "confirm"
     assert later.state('"8"') == "again write"
 
@@ -360,7 +360,7 @@ def test_a_version_read_while_the_write_was_under_way_proves_nothing() -> None:
     # A read does not queue behind the writes, so it may see what the lost write did.
     made = play("transition of a known version")
     made.send()
-    assert Play(Kind.READ, course=made.course).state('"7"') == "done"
+    assert Play(Kind.READ, protocol=made.protocol).state('"7"') == "done"
     if made.never_answered() == "confirm":
         assert made.state('"7"') == "ambiguous"
 
@@ -368,13 +368,13 @@ def test_a_version_read_while_the_write_was_under_way_proves_nothing() -> None:
 def test_the_versions_of_few_dialogs_are_remembered() -> None:
     reader = Play(Kind.READ)
     for number in range(30_000):
-        reader.entry = entry(Kind.READ, f"d-{number}")
+        reader.item = item(Kind.READ, f"d-{number}")
         assert reader.state(f'"{number}"') == "done"
-    remembered = [part for part in vars(reader.course).values() if isinstance(part, dict)]
+    remembered = [part for part in vars(reader.protocol).values() if isinstance(part, dict)]
     assert sum(map(len, remembered)) <= 10_000
     for number in range(26_000, 30_000):
-        made = Play(course=reader.course, **STEP)
-        made.entry.dialog_id = f"d-{number}"
+        made = Play(protocol=reader.protocol, **STEP)
+        made.item.dialog_id = f"d-{number}"
         assert made.lose() == "confirm"
 
 
@@ -405,13 +405,13 @@ def test_a_refusal_after_a_lost_answer_is_ambiguous(status: int) -> None:
 def test_refused_credentials_are_what_it_ends_with_where_nothing_else_is_known() -> None:
     made = Play()
     made.send()
-    made.course.unauthorized(made.entry, AuthenticationError("refused"))
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
     assert isinstance(made.give_up(), AuthenticationError)
     made.answer(503)
-    made.course.unauthorized(made.entry, AuthenticationError("refused"))
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
     assert isinstance(made.give_up(), AuthenticationError)
     made.lose()
-    made.course.unauthorized(made.entry, AuthenticationError("refused"))
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
     error = made.give_up()
     assert type(error).__name__ == "AmbiguousUpdateError"
     assert isinstance(error.__cause__, AuthenticationError)
@@ -422,7 +422,7 @@ def test_a_failure_that_many_share_is_told_to_each_with_his_own_facts() -> None:
         "No token", transient=True, status=503, detail="busy", retry_after=2.0
     )
     own = share(failure)
-    told = Play().course.final(entry(dialog_id="d-2"), own)
+    told = Play().protocol.final(item(dialog_id="d-2"), own)
     assert own is told
     assert isinstance(told, AuthenticationError)
     assert (told.dialog_id, failure.dialog_id) == ("d-2", None)

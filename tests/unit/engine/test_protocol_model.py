@@ -89,7 +89,7 @@ def exchange(made: Play, server: Server, event: tuple[str, str, bool]) -> str:
     if competitor == "after":
         server.compete()
     if read:
-        assert Play(Kind.READ, course=made.course).state(server.etag) == "done"
+        assert Play(Kind.READ, protocol=made.protocol).state(server.etag) == "done"
     if fault.startswith(("closed", "timed")):
         return made.never_answered(timed_out=fault.startswith("timed"))
     if fault == "conflict":
@@ -104,7 +104,7 @@ def start(kind: str) -> Play:
         return Play(Kind.MODIFY, decide=count_and_move if "transition" in kind else count)
     if kind.startswith("strict"):
         made = Play(Kind.STRICT, **(STEP if "transition" in kind else {}))
-        made.entry.etag = '"1"'
+        made.item.etag = '"1"'
         return made
     return Play(**(STEP if "transition" in kind else {})).know('"1"')
 
@@ -120,17 +120,19 @@ ENDS = {"applied", "ambiguous", "done"}
     ],
 )
 @settings(deadline=None, max_examples=300)
-@given(course=st.lists(events, max_size=12))
-def test_an_update_ends_with_what_happened(kind: str, course: list[tuple[str, str, bool]]) -> None:
+@given(protocol=st.lists(events, max_size=12))
+def test_an_update_ends_with_what_happened(
+    kind: str, protocol: list[tuple[str, str, bool]]
+) -> None:
     server, made = Server(), start(kind)
     word = ""
-    for event in course:
+    for event in protocol:
         word = exchange(made, server, event)
         if word in ENDS or word.endswith("Error"):
             break
     else:
         # The policy allows no more.
-        error = made.give_up() if made.entry.trouble and made.entry.trouble.last else None
+        error = made.give_up() if made.item.retry_state and made.item.retry_state.last else None
         word = type(error).__name__ if error is not None else "nothing was sent"
         word = "ambiguous" if word == "AmbiguousUpdateError" else word
     times = len(server.applied)

@@ -48,8 +48,8 @@ def test_modify_reads_decides_and_writes_under_the_version_it_read() -> None:
     body = b'{"session":{"n":2},"user":{"u":1},"transition":{"nextStep":"s"}}'
     assert made.sent[1].content == body
     assert made.sent[1].headers["idempotency-key"] == "u-1"
-    assert made.entry.update is not None
-    assert made.entry.update.payload()["user"] == {"u": 1}
+    assert made.item.update is not None
+    assert made.item.update.payload()["user"] == {"u": 1}
 
 
 def test_on_a_mismatch_modify_starts_over_as_another_write() -> None:
@@ -145,14 +145,14 @@ def test_without_a_version_modify_would_not_be_safe() -> None:
 
 def test_a_modify_that_nobody_waits_for_writes_nothing() -> None:
     made = Play(Kind.MODIFY, decide=assign)
-    made.entry.abandoned = True
+    made.item.abandoned = True
     assert made.state('"7"') == "UpdateWithdrawnError"
 
 
 def test_a_modify_that_failed_before_nobody_waited_ends_with_that() -> None:
     made = Play(Kind.MODIFY, decide=assign)
     assert made.answer(503) == "read"
-    made.entry.abandoned = True
+    made.item.abandoned = True
     assert made.state('"7"') == "ServerError"
 
 
@@ -198,7 +198,7 @@ def test_a_read_that_fails_is_never_ambiguous_and_names_no_update() -> None:
     assert isinstance(made.give_up(), UnexpectedAnswerError)
     # A server that is there and talks nonsense is no outage, which bulk work would wait out.
     assert isinstance(made.following, Backoff)
-    assert made.following.verdict not in OUTAGE
+    assert made.following.response_kind not in OUTAGE
     assert made.answer(404) == "DialogNotFoundError"
 
 

@@ -9,10 +9,10 @@ import math
 import pytest
 
 from cognigy_async import ServerError
-from cognigy_async.engine.dialog_queue import Lane, LaneState
-from cognigy_async.engine.ready_queues import Lanes
-from cognigy_async.engine.work_item import Entry, Kind
-from tests.unit._builders import entry
+from cognigy_async.engine.dialog_queue import DialogQueue, QueueState
+from cognigy_async.engine.ready_queues import ReadyQueues
+from cognigy_async.engine.work_item import Kind, WorkItem
+from tests.unit._builders import item
 
 from ._queues import (
     IDLE,
@@ -21,17 +21,19 @@ from ._queues import (
     READY,
     WAITING,
     accept,
+    complete,
+    free_slots,
     lane_of,
-    places,
     serials,
-    settle,
     settle_and_pause,
     take,
 )
 
 
-def group_of(*members: Entry) -> Entry:
-    group = entry(live=members[0].live, exempt=any(member.exempt for member in members))
+def group_of(*members: WorkItem) -> WorkItem:
+    group = item(
+        live=members[0].live, from_callback=any(member.from_callback for member in members)
+    )
     group.members = members
     return group
 
@@ -47,97 +49,99 @@ MOVES = {
 # One lane.
 
 
-@pytest.mark.parametrize(("before", "after"), list(itertools.product(LaneState, LaneState)))
-def test_a_lane_goes_only_where_it_may(before: LaneState, after: LaneState) -> None:
-    lane = Lane("d")
-    lane.state = before
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(QueueState, QueueState)))
+def test_a_lane_goes_only_where_it_may(before: QueueState, after: QueueState) -> None:
+    queue = DialogQueue("d")
+    queue.state = before
     if after in MOVES[before]:
-        lane.move(after)
-        assert lane.state is after
+        queue.move(after)
+        assert queue.state is after
     else:
         with pytest.raises(AssertionError, match=f"cannot go from {before.name} to {after.name}"):
-            lane.move(after)
-        assert lane.state is before
+            queue.move(after)
+        assert queue.state is before
 
 
 def test_the_docstring_tells_the_legal_moves() -> None:
     # Python 3.13 takes the indentation out of docstrings by itself.
-    text = inspect.getdoc(LaneState) or ""
+    text = inspect.getdoc(QueueState) or ""
     table = text.split("=========\n")[2].split("=========")[0] if "=========\n" in text else text
     told: dict[str, set[str]] = {}
     state = ""
     for line in table.splitlines():
         words = line.split()
-        if line[:5].strip() and words and words[0] in LaneState.__members__:
+        if line[:5].strip() and words and words[0] in QueueState.__members__:
             state = words[0]
         goes_to = line[46:]
         told.setdefault(state, set()).update(
-            name for name in LaneState.__members__ if f"{name}:" in goes_to
+            name for name in QueueState.__members__ if f"{name}:" in goes_to
         )
     assert {before.name: {after.name for after in MOVES[before]} for before in MOVES} == {
-        name: told[name] for name in LaneState.__members__
+        name: told[name] for name in QueueState.__members__
     }
 
 
 def test_entries_keep_their_order_and_go_from_anywhere() -> None:
-    lane = Lane("d")
-    made = [entry(serial=number, live=number % 2 == 0, exempt=number == 3) for number in range(5)]
+    queue = DialogQueue("d")
+    made = [
+        item(serial=number, live=number % 2 == 0, from_callback=number == 3) for number in range(5)
+    ]
     for one in made:
-        lane.append(one)
-    assert lane.entries == made
-    assert lane.first is made[0]
-    assert (lane.live, lane.exempt) == (3, 1)
+        queue.append(one)
+    assert queue.work_items == made
+    assert queue.first is made[0]
+    assert (queue.live, queue.from_callback) == (3, 1)
     for gone in (made[2], made[0], made[4]):
-        lane.remove(gone)
-        assert gone.lane is None
-    assert lane.entries == [made[1], made[3]]
-    assert all(one.lane is lane for one in lane.entries)
-    assert (lane.live, lane.exempt) == (0, 1)
-    lane.remove(made[1])
-    lane.remove(made[3])
-    assert lane.head is None
+        queue.remove(gone)
+        assert gone.queue is None
+    assert queue.work_items == [made[1], made[3]]
+    assert all(one.queue is queue for one in queue.work_items)
+    assert (queue.live, queue.from_callback) == (0, 1)
+    queue.remove(made[1])
+    queue.remove(made[3])
+    assert queue.head is None
     with pytest.raises(AssertionError, match="has no head"):
-        _ = lane.first
-    lane.append(made[1])
-    assert lane.entries == [made[1]]
-    assert "READY" not in repr(lane)
-    assert "1 entries" in repr(lane)
+        _ = queue.first
+    queue.append(made[1])
+    assert queue.work_items == [made[1]]
+    assert "READY" not in repr(queue)
+    assert "1 entries" in repr(queue)
 
 
 # Turns.
 
 
 def test_the_updates_of_a_dialog_come_in_their_order_and_one_at_a_time() -> None:
-    lanes = Lanes()
-    made = [accept(lanes, "d", live=number % 2 == 1) for number in range(4)]
+    queues = ReadyQueues()
+    made = [accept(queues, "d", live=number % 2 == 1) for number in range(4)]
     seen = []
     for _ in made:
-        lane = take(lanes)
-        assert lane.state is IN_FLIGHT
-        assert lanes.take() is None
-        seen.append(settle(lanes, lane))
+        queue = take(queues)
+        assert queue.state is IN_FLIGHT
+        assert queues.take() is None
+        seen.append(complete(queues, queue))
     assert seen == made
-    assert lanes.take() is None
+    assert queues.take() is None
 
 
 @pytest.mark.parametrize("live", [True, False])
 def test_dialogs_take_turns_and_a_hot_one_starves_nobody(live: bool) -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for _ in range(5):
-        accept(lanes, "hot", live=live)
+        accept(queues, "hot", live=live)
     for name in ("a", "b"):
-        accept(lanes, name, live=live)
-        accept(lanes, name, live=live)
-    order = [settle(lanes, take(lanes)).dialog_id for _ in range(9)]
+        accept(queues, name, live=live)
+        accept(queues, name, live=live)
+    order = [complete(queues, take(queues)).dialog_id for _ in range(9)]
     assert order == ["hot", "a", "b", "hot", "a", "b", "hot", "hot", "hot"]
 
 
 def test_live_work_goes_first_and_bulk_has_every_tenth_turn() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for number in range(40):
-        accept(lanes, f"bulk-{number}")
-        accept(lanes, f"live-{number}", live=True)
-    order = [settle(lanes, take(lanes)).dialog_id for _ in range(80)]
+        accept(queues, f"bulk-{number}")
+        accept(queues, f"live-{number}", live=True)
+    order = [complete(queues, take(queues)).dialog_id for _ in range(80)]
     kinds = [name.split("-")[0] for name in order]
     assert kinds[:40] == (["live"] * 9 + ["bulk"]) * 4
     assert kinds.count("bulk") == 40
@@ -146,364 +150,368 @@ def test_live_work_goes_first_and_bulk_has_every_tenth_turn() -> None:
 
 
 def test_the_turn_of_bulk_work_is_not_lost_on_others_when_there_is_none() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for number in range(20):
-        accept(lanes, f"live-{number}", live=True)
-    assert [settle(lanes, take(lanes)).dialog_id for _ in range(20)] == [
+        accept(queues, f"live-{number}", live=True)
+    assert [complete(queues, take(queues)).dialog_id for _ in range(20)] == [
         f"live-{number}" for number in range(20)
     ]
 
 
 def test_without_bulk_none_is_taken_at_any_turn() -> None:
-    lanes = Lanes()
-    accept(lanes, "bulk")
+    queues = ReadyQueues()
+    accept(queues, "bulk")
     for _ in range(25):
-        accept(lanes, "live", live=True)
-        assert settle(lanes, take(lanes, bulk=False)).dialog_id == "live"
-    assert lanes.take(bulk=False) is None
-    assert take(lanes).dialog_id == "bulk"
+        accept(queues, "live", live=True)
+        assert complete(queues, take(queues, bulk=False)).dialog_id == "live"
+    assert queues.take(bulk=False) is None
+    assert take(queues).dialog_id == "bulk"
 
 
 def test_what_a_callback_waits_for_goes_before_all() -> None:
-    lanes = Lanes()
-    accept(lanes, "live", live=True)
-    accept(lanes, "bulk")
-    accept(lanes, "inside", live=True, exempt=True)
-    assert take(lanes).dialog_id == "inside"
-    assert take(lanes).dialog_id == "live"
+    queues = ReadyQueues()
+    accept(queues, "live", live=True)
+    accept(queues, "bulk")
+    accept(queues, "inside", live=True, from_callback=True)
+    assert take(queues).dialog_id == "inside"
+    assert take(queues).dialog_id == "live"
 
 
 @pytest.mark.parametrize("bulk", [True, False])
 def test_with_the_callbacks_queues_full_only_what_has_its_place_goes_on(bulk: bool) -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for name in ("new", "begun"):
         for live in (True, False):
-            accept(lanes, f"{name} {live}", live=live)
+            accept(queues, f"{name} {live}", live=live)
     for live in (True, False):
-        lane_of(lanes, f"begun {live}").first.sent_at = 1.0
-    accept(lanes, "inside", exempt=True)
-    lanes.accept(read := entry(Kind.READ, "read", serial=next(serials)), Lane("read"))
+        lane_of(queues, f"begun {live}").first.sent_at = 1.0
+    accept(queues, "inside", from_callback=True)
+    queues.accept(read := item(Kind.READ, "read", serial=next(serials)), DialogQueue("read"))
     expected = ["inside", "begun True", "read"] + (["begun False"] if bulk else [])
-    took = [take(lanes, placed=True, bulk=bulk) for _ in expected]
-    assert [lane.dialog_id for lane in took] == expected
-    assert all(lane.state is IN_FLIGHT for lane in took)
-    assert read in [lane.first for lane in took]
-    assert lanes.take(placed=True, bulk=bulk) is None
-    assert [take(lanes).dialog_id, take(lanes).dialog_id] == ["new True", "new False"]
+    took = [take(queues, reserved_only=True, bulk=bulk) for _ in expected]
+    assert [queue.dialog_id for queue in took] == expected
+    assert all(queue.state is IN_FLIGHT for queue in took)
+    assert read in [queue.first for queue in took]
+    assert queues.take(reserved_only=True, bulk=bulk) is None
+    assert [take(queues).dialog_id, take(queues).dialog_id] == ["new True", "new False"]
 
 
 def test_what_stands_before_a_live_update_is_lifted_with_it() -> None:
-    lanes = Lanes()
-    accept(lanes, "other")
-    behind = [accept(lanes, "d"), accept(lanes, "d"), accept(lanes, "d", live=True)]
-    seen = [settle(lanes, take(lanes)) for _ in range(3)]
+    queues = ReadyQueues()
+    accept(queues, "other")
+    behind = [accept(queues, "d"), accept(queues, "d"), accept(queues, "d", live=True)]
+    seen = [complete(queues, take(queues)) for _ in range(3)]
     assert seen == behind
     # The place that it left behind in the other queue is nobody's.
-    assert take(lanes).dialog_id == "other"
-    assert lanes.take() is None
+    assert take(queues).dialog_id == "other"
+    assert queues.take() is None
 
 
 def test_what_stands_before_a_callbacks_update_is_lifted_with_it() -> None:
-    lanes = Lanes()
-    accept(lanes, "other", live=True)
-    behind = [accept(lanes, "d"), accept(lanes, "d", live=True), accept(lanes, "d", exempt=True)]
-    assert [settle(lanes, take(lanes)) for _ in range(3)] == behind
+    queues = ReadyQueues()
+    accept(queues, "other", live=True)
+    behind = [
+        accept(queues, "d"),
+        accept(queues, "d", live=True),
+        accept(queues, "d", from_callback=True),
+    ]
+    assert [complete(queues, take(queues)) for _ in range(3)] == behind
 
 
 @pytest.mark.parametrize("state", ["in flight", "waiting", "paused"])
 def test_a_lane_that_is_not_ready_is_not_made_so_by_an_update(state: str) -> None:
-    lanes = Lanes()
-    accept(lanes, "d")
-    lane = take(lanes)
+    queues = ReadyQueues()
+    accept(queues, "d")
+    queue = take(queues)
     if state == "waiting":
-        lanes.wait(lane, 5.0)
+        queues.wait(queue, 5.0)
     elif state == "paused":
-        settle_and_pause(lanes, lane)
-    accept(lanes, "d", live=True)
-    accept(lanes, "d", exempt=True)
-    assert lanes.take() is None
+        settle_and_pause(queues, queue)
+    accept(queues, "d", live=True)
+    accept(queues, "d", from_callback=True)
+    assert queues.take() is None
     # It is lifted when it is ready again.
-    accept(lanes, "other", live=True)
+    accept(queues, "other", live=True)
     if state == "in flight":
-        settle(lanes, lane)
+        complete(queues, queue)
     elif state == "waiting":
-        assert lanes.due(5.0) == 1
+        assert queues.due(5.0) == 1
     else:
-        lanes.resume(lane)
-    assert take(lanes) is lane
+        queues.resume(queue)
+    assert take(queues) is queue
 
 
 def test_a_lane_may_be_put_first_in_its_class_or_before_all() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for name in ("a", "b", "c"):
-        accept(lanes, name)
-    lanes.ready(take(lanes), first=True)
-    assert take(lanes).dialog_id == "a"
-    lane = take(lanes)
-    lanes.wait(lane, math.inf)
-    lanes.ready(lane, urgent=True)
-    accept(lanes, "live", live=True)
-    assert take(lanes, bulk=False) is lane
+        accept(queues, name)
+    queues.ready(take(queues), first=True)
+    assert take(queues).dialog_id == "a"
+    queue = take(queues)
+    queues.wait(queue, math.inf)
+    queues.ready(queue, urgent=True)
+    accept(queues, "live", live=True)
+    assert take(queues, bulk=False) is queue
 
 
 def test_the_next_bulk_lane_can_be_put_before_all() -> None:
-    lanes = Lanes()
-    assert lanes.promote_bulk() is None
-    accept(lanes, "gone")
-    accept(lanes, "lifted")
-    accept(lanes, "lifted", live=True)
-    accept(lanes, "bulk")
-    lanes.remove(lane_of(lanes, "gone").first)
-    lane = lanes.promote_bulk()
-    assert lane is lane_of(lanes, "bulk")
-    assert lane.state is READY
-    assert lanes.promote_bulk() is None
-    assert take(lanes, bulk=False) is lane
-    assert take(lanes).dialog_id == "lifted"
+    queues = ReadyQueues()
+    assert queues.promote_bulk() is None
+    accept(queues, "gone")
+    accept(queues, "lifted")
+    accept(queues, "lifted", live=True)
+    accept(queues, "bulk")
+    queues.remove(lane_of(queues, "gone").first)
+    queue = queues.promote_bulk()
+    assert queue is lane_of(queues, "bulk")
+    assert queue.state is READY
+    assert queues.promote_bulk() is None
+    assert take(queues, bulk=False) is queue
+    assert take(queues).dialog_id == "lifted"
 
 
 def test_the_next_live_lane_can_be_taken_out_of_turn() -> None:
-    lanes = Lanes()
-    assert lanes.take_live() is None
-    accept(lanes, "bulk")
-    accept(lanes, "live", live=True)
-    lane = lanes.take_live()
-    assert lane is not None
-    assert lane.dialog_id == "live"
-    assert lane.state is IN_FLIGHT
-    assert lanes.take_live() is None
+    queues = ReadyQueues()
+    assert queues.take_live() is None
+    accept(queues, "bulk")
+    accept(queues, "live", live=True)
+    queue = queues.take_live()
+    assert queue is not None
+    assert queue.dialog_id == "live"
+    assert queue.state is IN_FLIGHT
+    assert queues.take_live() is None
 
 
 # Waiting.
 
 
 def test_a_lane_waits_until_its_moment_and_not_less() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for name, until in (("a", 7.0), ("b", 5.0), ("c", 6.0)):
-        accept(lanes, name)
-        lanes.wait(take(lanes), until)
-    assert lanes.next_due() == 5.0
-    assert lanes.due(4.999) == 0
-    assert lanes.take() is None
-    assert lanes.due(6.0) == 2
-    assert [take(lanes).dialog_id, take(lanes).dialog_id] == ["b", "c"]
-    assert (lanes.take(), lanes.next_due()) == (None, 7.0)
-    assert lanes.due(100.0) == 1
-    assert lanes.next_due() == math.inf
+        accept(queues, name)
+        queues.wait(take(queues), until)
+    assert queues.next_due() == 5.0
+    assert queues.due(4.999) == 0
+    assert queues.take() is None
+    assert queues.due(6.0) == 2
+    assert [take(queues).dialog_id, take(queues).dialog_id] == ["b", "c"]
+    assert (queues.take(), queues.next_due()) == (None, 7.0)
+    assert queues.due(100.0) == 1
+    assert queues.next_due() == math.inf
 
 
 def test_who_waits_without_end_is_woken_by_someone_else() -> None:
-    lanes = Lanes()
-    accept(lanes, "d")
-    lane = take(lanes)
-    lanes.wait(lane, math.inf)
-    assert lanes.next_due() == math.inf
-    assert lanes.due(1e300) == 0
-    lanes.ready(lane)
-    assert take(lanes) is lane
+    queues = ReadyQueues()
+    accept(queues, "d")
+    queue = take(queues)
+    queues.wait(queue, math.inf)
+    assert queues.next_due() == math.inf
+    assert queues.due(1e300) == 0
+    queues.ready(queue)
+    assert take(queues) is queue
 
 
 def test_a_moment_that_no_longer_counts_wakes_nobody() -> None:
-    lanes = Lanes()
-    accept(lanes, "d")
-    lane = take(lanes)
-    lanes.wait(lane, 5.0)
-    lanes.ready(lane)
-    lanes.wait(take(lanes), 9.0)
-    assert lanes.next_due() == 9.0
-    assert lanes.due(5.0) == 0
+    queues = ReadyQueues()
+    accept(queues, "d")
+    queue = take(queues)
+    queues.wait(queue, 5.0)
+    queues.ready(queue)
+    queues.wait(take(queues), 9.0)
+    assert queues.next_due() == 9.0
+    assert queues.due(5.0) == 0
     # Twice the same moment is one.
-    lanes.ready(lane)
-    lanes.wait(take(lanes), 9.0)
-    assert lanes.due(9.0) == 1
+    queues.ready(queue)
+    queues.wait(take(queues), 9.0)
+    assert queues.due(9.0) == 1
 
 
 def test_waiting_counts_the_lanes_that_are_ready() -> None:
-    lanes = Lanes()
-    assert lanes.waiting() == 0
+    queues = ReadyQueues()
+    assert queues.waiting() == 0
     for number in range(5):
-        accept(lanes, f"d-{number}", live=number % 2 == 0)
-        accept(lanes, f"d-{number}")
-    assert lanes.waiting() == 5
-    take(lanes)
-    assert lanes.waiting() == 4
-    accept(lanes, "inside", exempt=True)
-    assert lanes.waiting() == 5
+        accept(queues, f"d-{number}", live=number % 2 == 0)
+        accept(queues, f"d-{number}")
+    assert queues.waiting() == 5
+    take(queues)
+    assert queues.waiting() == 4
+    accept(queues, "inside", from_callback=True)
+    assert queues.waiting() == 5
 
 
 # Taking out.
 
 
 def test_an_entry_is_taken_out_wherever_it_stands() -> None:
-    lanes = Lanes()
-    first, second, third = (accept(lanes, "d") for _ in range(3))
-    lanes.remove(second)
-    lanes.remove(first)
-    assert take(lanes).first is third
+    queues = ReadyQueues()
+    first, second, third = (accept(queues, "d") for _ in range(3))
+    queues.remove(second)
+    queues.remove(first)
+    assert take(queues).first is third
     with pytest.raises(AssertionError, match="in no lane"):
-        lanes.remove(second)
+        queues.remove(second)
 
 
 def test_without_its_last_entry_a_lane_is_gone() -> None:
-    lanes = Lanes()
-    lanes.remove(accept(lanes, "d"))
-    assert lanes.get("d") is None
-    assert lanes.take() is None
-    again = accept(lanes, "d")
-    assert take(lanes).first is again
+    queues = ReadyQueues()
+    queues.remove(accept(queues, "d"))
+    assert queues.get("d") is None
+    assert queues.take() is None
+    again = accept(queues, "d")
+    assert take(queues).first is again
 
 
 def test_when_the_head_of_a_ready_lane_is_settled_the_next_has_its_turn() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for name in ("d", "d", "other"):
-        accept(lanes, name)
-    settle(lanes, lane_of(lanes, "d"))
-    assert [take(lanes).dialog_id, take(lanes).dialog_id] == ["d", "other"]
-    assert lanes.take() is None
+        accept(queues, name)
+    complete(queues, lane_of(queues, "d"))
+    assert [take(queues).dialog_id, take(queues).dialog_id] == ["d", "other"]
+    assert queues.take() is None
 
 
 def test_behind_a_request_in_flight_entries_may_go() -> None:
-    lanes = Lanes()
-    accept(lanes, "d")
-    behind = accept(lanes, "d")
-    lane = take(lanes)
-    lanes.remove(behind)
-    assert lane.state is IN_FLIGHT
-    settle(lanes, lane)
-    assert lanes.get("d") is None
+    queues = ReadyQueues()
+    accept(queues, "d")
+    behind = accept(queues, "d")
+    queue = take(queues)
+    queues.remove(behind)
+    assert queue.state is IN_FLIGHT
+    complete(queues, queue)
+    assert queues.get("d") is None
 
 
 def test_when_the_head_of_a_waiting_lane_goes_the_next_does_not_wait() -> None:
-    lanes = Lanes()
-    head, second, third = (accept(lanes, "d") for _ in range(3))
-    lane = take(lanes)
-    lanes.wait(lane, 50.0)
-    lanes.remove(third)
-    assert lanes.take() is None
-    lanes.remove(head)
-    assert lanes.next_due() == math.inf
-    assert take(lanes).first is second
+    queues = ReadyQueues()
+    head, second, third = (accept(queues, "d") for _ in range(3))
+    queue = take(queues)
+    queues.wait(queue, 50.0)
+    queues.remove(third)
+    assert queues.take() is None
+    queues.remove(head)
+    assert queues.next_due() == math.inf
+    assert take(queues).first is second
 
 
 def test_a_paused_lane_holds_what_follows_until_it_is_resumed() -> None:
-    lanes = Lanes()
-    accept(lanes, "d")
-    held = accept(lanes, "d")
-    lane = take(lanes)
-    settle_and_pause(lanes, lane)
-    assert (lane.state, lanes.take(), lanes.next_due()) == (PAUSED, None, math.inf)
-    assert isinstance(lane.paused_by, ServerError)
-    later = accept(lanes, "d", live=True)
-    lanes.remove(held)
-    assert lane.state is PAUSED
-    lanes.resume(lane)
-    assert lane.paused_by is None
-    assert take(lanes).first is later
+    queues = ReadyQueues()
+    accept(queues, "d")
+    waits_when_paused = accept(queues, "d")
+    queue = take(queues)
+    settle_and_pause(queues, queue)
+    assert (queue.state, queues.take(), queues.next_due()) == (PAUSED, None, math.inf)
+    assert isinstance(queue.paused_by, ServerError)
+    later = accept(queues, "d", live=True)
+    queues.remove(waits_when_paused)
+    assert queue.state is PAUSED
+    queues.resume(queue)
+    assert queue.paused_by is None
+    assert take(queues).first is later
 
 
 def test_a_paused_lane_is_remembered_although_it_holds_nothing() -> None:
-    lanes = Lanes()
-    accept(lanes, "d")
-    settle_and_pause(lanes, take(lanes))
-    held = accept(lanes, "d")
-    lanes.remove(held)
-    assert lane_of(lanes, "d").state is PAUSED
-    lanes.resume(lane_of(lanes, "d"))
-    assert lanes.get("d") is None
+    queues = ReadyQueues()
+    accept(queues, "d")
+    settle_and_pause(queues, take(queues))
+    waits_when_paused = accept(queues, "d")
+    queues.remove(waits_when_paused)
+    assert lane_of(queues, "d").state is PAUSED
+    queues.resume(lane_of(queues, "d"))
+    assert queues.get("d") is None
 
 
 def test_a_read_has_a_lane_that_stands_alone() -> None:
-    lanes = Lanes()
-    write = accept(lanes, "d")
-    read = entry(Kind.READ, "d", serial=next(serials), live=True)
-    alone = Lane("d")
-    lanes.accept(read, alone)
-    assert (take(lanes).first, take(lanes).first) == (read, write)
-    settle(lanes, alone)
-    assert lane_of(lanes, "d").first is write
+    queues = ReadyQueues()
+    write = accept(queues, "d")
+    read = item(Kind.READ, "d", serial=next(serials), live=True)
+    alone = DialogQueue("d")
+    queues.accept(read, alone)
+    assert (take(queues).first, take(queues).first) == (read, write)
+    complete(queues, alone)
+    assert lane_of(queues, "d").first is write
 
 
 # Memory.
 
 
 def test_nothing_is_remembered_of_dialogs_without_work() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for number in range(3000):
         for live in (False, True):
-            accept(lanes, f"d-{number}", live=live)
-        lane = take(lanes)
-        lanes.wait(lane, float(number))
-        lanes.due(float(number))
+            accept(queues, f"d-{number}", live=live)
+        queue = take(queues)
+        queues.wait(queue, float(number))
+        queues.due(float(number))
         for _ in range(2):
-            settle(lanes, take(lanes))
-    assert len(lanes) == 0
-    assert list(lanes) == []
-    assert lanes.next_due() == math.inf
-    assert lanes.take() is None
-    assert places(lanes) == 0
-    assert "empty" in repr(lanes)
+            complete(queues, take(queues))
+    assert len(queues) == 0
+    assert list(queues) == []
+    assert queues.next_due() == math.inf
+    assert queues.take() is None
+    assert free_slots(queues) == 0
+    assert "empty" in repr(queues)
 
 
 @pytest.mark.parametrize("live", [True, False])
 def test_nothing_is_remembered_of_what_was_taken_out(live: bool) -> None:
     # Callers come and give up for as long as a pause of the tenant lasts, and nobody takes.
-    lanes = Lanes()
+    queues = ReadyQueues()
     for number in range(3000):
-        lanes.remove(accept(lanes, f"d-{number}", live=live))
-    assert lanes.waiting() < 1000
-    assert places(lanes) < 1000
+        queues.remove(accept(queues, f"d-{number}", live=live))
+    assert queues.waiting() < 1000
+    assert free_slots(queues) < 1000
 
 
 def test_nothing_is_remembered_of_moments_that_no_longer_count() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for number in range(3000):
-        waiting = accept(lanes, f"d-{number}")
-        lanes.wait(take(lanes), 1e6)
-        lanes.remove(waiting)
-    assert places(lanes) < 1000
+        waiting = accept(queues, f"d-{number}")
+        queues.wait(take(queues), 1e6)
+        queues.remove(waiting)
+    assert free_slots(queues) < 1000
 
 
 def test_among_moments_that_no_longer_count_the_others_keep_their_order() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     count = 5000
     for number in range(count):
-        accept(lanes, f"d-{number}")
+        accept(queues, f"d-{number}")
         # Far apart, in no order.
-        lanes.wait(take(lanes), float(number * 3701 % count))
+        queues.wait(take(queues), float(number * 3701 % count))
     kept = [number for number in range(count) if number % 10 == 0]
     for number in set(range(count)) - set(kept):
-        lanes.remove(lane_of(lanes, f"d-{number}").first)
-    accept(lanes, "d-new")
-    lanes.wait(take(lanes), float(count))
+        queues.remove(lane_of(queues, f"d-{number}").first)
+    accept(queues, "d-new")
+    queues.wait(take(queues), float(count))
     moments = []
-    while lanes.next_due() < count:
-        moments.append(lanes.next_due())
-        assert lanes.due(moments[-1]) == 1
+    while queues.next_due() < count:
+        moments.append(queues.next_due())
+        assert queues.due(moments[-1]) == 1
     assert moments == sorted(float(number * 3701 % count) for number in kept)
 
 
 def test_the_repr_counts_by_state() -> None:
-    lanes = Lanes()
+    queues = ReadyQueues()
     for name in ("a", "b", "c"):
-        accept(lanes, name)
-    lanes.wait(take(lanes), 1.0)
-    assert "2 READY" in repr(lanes)
-    assert "1 WAITING" in repr(lanes)
+        accept(queues, name)
+    queues.wait(take(queues), 1.0)
+    assert "2 READY" in repr(queues)
+    assert "1 WAITING" in repr(queues)
 
 
 @pytest.mark.parametrize("behind", [0, 2])
 def test_a_group_stands_for_its_members(behind: int) -> None:
-    lanes = Lanes()
-    members = [accept(lanes, "d", live=True, exempt=serial == 1) for serial in range(3)]
-    rest = [accept(lanes, "d") for _ in range(behind)]
-    lane = take(lanes)
+    queues = ReadyQueues()
+    members = [accept(queues, "d", live=True, from_callback=serial == 1) for serial in range(3)]
+    rest = [accept(queues, "d") for _ in range(behind)]
+    queue = take(queues)
     group = group_of(*members)
-    lane.join(group)
-    assert lane.first is group
-    assert lane.entries == [*members, *rest]
-    assert {one.lane for one in (*lane.entries, group)} == {lane}
+    queue.join(group)
+    assert queue.first is group
+    assert queue.work_items == [*members, *rest]
+    assert {one.queue for one in (*queue.work_items, group)} == {queue}
     # One head, whatever it carries.
-    assert (lane.live, lane.exempt) == (1, 1)
-    lane.remove(group)
-    assert (lane.live, lane.exempt) == (0, 0)
-    assert lane.entries == rest
+    assert (queue.live, queue.from_callback) == (1, 1)
+    queue.remove(group)
+    assert (queue.live, queue.from_callback) == (0, 0)
+    assert queue.work_items == rest

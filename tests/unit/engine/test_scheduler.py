@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cognigy_async import RateLimit, RetryPolicy
-from cognigy_async.engine.dialog_queue import LaneState
+from cognigy_async.engine.dialog_queue import QueueState
 from cognigy_async.engine.scheduler import Scheduler
-from cognigy_async.ratelimit.limiter import Quota
-from cognigy_async.ratelimit.sliding_window import Window
-from cognigy_async.retry import RepeatBudget, Verdict
-from tests.unit._builders import entry
+from cognigy_async.ratelimit.limiter import CompositeLimiter
+from cognigy_async.ratelimit.sliding_window import SlidingWindow
+from cognigy_async.retry import RepeatBudget, ResponseKind
+from tests.unit._builders import item
 
 serials = itertools.count(1)
 
@@ -39,7 +39,7 @@ def scheduler(*, linger: float = 0.0, limit: RateLimit | None = None, workers: i
     return Scheduler(
         SimpleNamespace(
             config=SimpleNamespace(max_in_flight=workers, retry=policy, linger=linger),
-            quota=None if limit is None else Quota([Window(limit)]),
+            quota=None if limit is None else CompositeLimiter([SlidingWindow(limit)]),
             hooks=SimpleNamespace(any=False, full=False),
             waker=Waker(),
         )  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def scheduler(*, linger: float = 0.0, limit: RateLimit | None = None, workers: i
 
 
 def accept(plan: Any, dialog_id: str, now: float = 0.0, *, live: bool = True) -> Any:
-    made = entry(dialog_id=dialog_id, serial=next(serials), live=live)
+    made = item(dialog_id=dialog_id, serial=next(serials), live=live)
     plan.accept(made, now)
     return made
 
@@ -56,27 +56,27 @@ def test_live_goes_before_bulk() -> None:
     plan = scheduler()
     accept(plan, "bulk", live=False)
     accept(plan, "live")
-    assert [plan.next_lane(0.0).dialog_id for _ in range(2)] == ["live", "bulk"]
-    assert plan.next_lane(0.0) is None
+    assert [plan.next_queue(0.0).dialog_id for _ in range(2)] == ["live", "bulk"]
+    assert plan.next_queue(0.0) is None
 
 
 def test_a_pause_sets_the_alarm() -> None:
     plan = scheduler()
     accept(plan, "d")
     plan.throttle_tenant(0.0, 0.0, 5.0, 0.0)
-    assert plan.next_lane(1.0) is None
+    assert plan.next_queue(1.0) is None
     assert plan._waker.alarm_at == 5.0 == plan.next_event_at(1.0)
-    assert plan.next_lane(5.0).dialog_id == "d"
+    assert plan.next_queue(5.0).dialog_id == "d"
 
 
 def test_a_full_window_sets_the_alarm() -> None:
     plan = scheduler(limit=RateLimit(1, per=10))
     accept(plan, "a")
     accept(plan, "b")
-    plan.next_lane(0.0)
+    plan.next_queue(0.0)
     plan._limiter.start(0.0, bulk=False)
     plan._limiter.answered(0.0, 0.0)
-    assert plan.next_lane(1.0) is None
+    assert plan.next_queue(1.0) is None
     assert plan._waker.alarm_at == plan.next_event_at(1.0) >= 10.0
 
 
@@ -99,35 +99,35 @@ class Plan(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        if len(self.flying) < 2 and (lane := self.plan.next_lane(self.now)) is not None:
-            assert lane.state is LaneState.IN_FLIGHT
-            if lane.first.sent_at is None:
-                lane.first.sent_at = self.now
+        if len(self.flying) < 2 and (queue := self.plan.next_queue(self.now)) is not None:
+            assert queue.state is QueueState.IN_FLIGHT
+            if queue.first.sent_at is None:
+                queue.first.sent_at = self.now
                 if not self.plan.quiet:
                     self.plan.first_attempt(self.now)
-            self.flying.append(lane)
+            self.flying.append(queue)
 
     @precondition(lambda self: self.flying)
     @rule()
     def succeed(self) -> None:
         if not self.plan.quiet:
-            self.plan.heard(Verdict.APPLIED, self.now)
+            self.plan.heard(ResponseKind.APPLIED, self.now)
         self.plan.finish(self.flying.pop(0))
         self.settled += 1
 
     @precondition(lambda self: self.flying)
     @rule()
     def fail(self) -> None:
-        lane = self.flying.pop(0)
+        queue = self.flying.pop(0)
         if not self.plan.quiet:
-            self.plan.heard(Verdict.FAULT, self.now)
-        if self.plan.may_repeat(lane, Verdict.FAULT):
-            self.plan.wait(lane, self.now + 1.0)
-        elif lane.first.live:
-            self.plan.finish(lane)
+            self.plan.heard(ResponseKind.FAULT, self.now)
+        if self.plan.may_repeat(queue, ResponseKind.FAULT):
+            self.plan.wait(queue, self.now + 1.0)
+        elif queue.first.live:
+            self.plan.finish(queue)
             self.settled += 1
         else:
-            self.plan.wait_for_server(lane, self.now)
+            self.plan.wait_for_server(queue, self.now)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
     def pass_time(self, seconds: float) -> None:

@@ -17,9 +17,9 @@ def starts(pause: TenantPause, since: float, count: int) -> list[float]:
     now = since
     found: list[float] = []
     while len(found) < count:
-        opens = pause.opens(now)
-        if opens > now:
-            now = opens
+        next_slot_at = pause.next_slot_at(now)
+        if next_slot_at > now:
+            now = next_slot_at
             continue
         pause.start(now)
         found.append(now)
@@ -29,8 +29,8 @@ def starts(pause: TenantPause, since: float, count: int) -> list[float]:
 def test_without_a_pause_requests_go_at_once() -> None:
     pause = TenantPause(4)
     assert not pause.active
-    assert pause.opens(5.0) <= 5.0
-    assert (pause.remaining(5.0), pause.strikes) == (0.0, 0)
+    assert pause.next_slot_at(5.0) <= 5.0
+    assert (pause.remaining(5.0), pause.consecutive_429s) == (0.0, 0)
 
 
 def test_nothing_goes_before_the_end_and_then_one_after_another() -> None:
@@ -54,7 +54,7 @@ def test_clients_of_one_tenant_do_not_resume_as_one() -> None:
     for offset in (0.0, 0.25, 0.999):
         pause = TenantPause(4)
         pause.throttle(0.0, 0.0, wait=2.0, offset=offset)
-        firsts.append(pause.opens(0.0))
+        firsts.append(pause.next_slot_at(0.0))
     assert firsts == pytest.approx([2.0, 2.0625, 2.24975])
 
 
@@ -63,9 +63,9 @@ def test_a_longer_pause_extends_and_a_shorter_one_changes_nothing() -> None:
     pause.throttle(0.0, 0.0, wait=10.0, offset=0.0)
     pause.throttle(1.0, 0.5, wait=2.0, offset=0.5)
     pause.throttle(1.0, 0.5, wait=9.0, offset=0.5)
-    assert pause.opens(1.0) == 10.0
+    assert pause.next_slot_at(1.0) == 10.0
     pause.throttle(2.0, 0.5, wait=20.0, offset=0.0)
-    assert pause.opens(2.0) == 22.0
+    assert pause.next_slot_at(2.0) == 22.0
     assert pause.remaining(2.0) == 20.0
 
 
@@ -101,18 +101,18 @@ def test_answers_to_requests_that_went_together_are_one_strike() -> None:
     pause = TenantPause(4)
     for now in (1.0, 1.125, 1.25):
         pause.throttle(now, sent=0.5, wait=2.0, offset=0.0)
-    assert pause.strikes == 1
+    assert pause.consecutive_429s == 1
     pause.throttle(4.0, sent=3.25, wait=2.0, offset=0.0)
-    assert pause.strikes == 2
+    assert pause.consecutive_429s == 2
 
 
 def test_only_a_success_after_the_pause_ends_the_strikes() -> None:
     pause = TenantPause(4)
     pause.throttle(1.0, sent=0.5, wait=2.0, offset=0.0)
     pause.succeeded(sent=0.9)
-    assert pause.strikes == 1
+    assert pause.consecutive_429s == 1
     pause.succeeded(sent=3.0)
-    assert pause.strikes == 0
+    assert pause.consecutive_429s == 0
 
 
 @given(
@@ -131,7 +131,7 @@ def test_no_request_is_early_however_the_server_pauses(
         now += after
         pause.throttle(now, now, wait, offset)
         until = max(until, now + wait)
-        assert pause.opens(now) >= until or until <= now
+        assert pause.next_slot_at(now) >= until or until <= now
         assert pause.remaining(now) == pytest.approx(max(0.0, until - now), abs=1e-9)
     went = starts(pause, now, requests)
     assert min(went) >= until

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import RateLimit
-from cognigy_async.ratelimit.shared_ledger import BATCHES, LEASE, Grant, Ledger
+from cognigy_async.ratelimit.shared_ledger import BATCHES, LEASE, Grant, SharedLedger
 
 LIMIT = RateLimit(60, per=2, guard=0.0)
 
 
-def visit(content: bytes, now: float, *, offset: float = 0.0) -> Ledger:
-    return Ledger(LIMIT, content, now, offset)
+def visit(content: bytes, now: float, *, offset: float = 0.0) -> SharedLedger:
+    return SharedLedger(LIMIT, content, now, offset)
 
 
 def all_that_is_left(content: bytes, now: float, *, live: bool) -> tuple[int, bytes]:
@@ -49,7 +49,7 @@ def test_after_a_burst_places_come_one_by_one(burst: int) -> None:
     limit = RateLimit(60, per=2, guard=0.0, burst=burst)
     content, taken, now = b"", [], 100.0
     for number in range(4000):
-        ledger = Ledger(limit, content, now, 0.0)
+        ledger = SharedLedger(limit, content, now, 0.0)
         grant = ledger.take(str(number), 60, now, live=True)
         taken += [now] * grant.count
         content = ledger.content()
@@ -110,7 +110,7 @@ def test_whatever_the_processes_do_no_window_is_over(data: st.DataObject) -> Non
     starts: list[float] = []
     for number in range(data.draw(st.integers(1, 60))):
         now += data.draw(st.sampled_from([0.0, 0.005, 0.03, 0.5]))
-        ledger = Ledger(limit, content, now, 0.0)
+        ledger = SharedLedger(limit, content, now, 0.0)
         live = data.draw(st.booleans())
         grant = ledger.take(f"{number}", 60, now, live=live)
         used = data.draw(st.integers(0, grant.count))

@@ -13,23 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import ConfigurationError, RateLimit
-from cognigy_async.ratelimit.limiter import Quota
-from cognigy_async.ratelimit.sliding_window import Window
+from cognigy_async.ratelimit.limiter import CompositeLimiter
+from cognigy_async.ratelimit.sliding_window import SlidingWindow
 
 LARGE = 50_000
 """More than are remembered one by one."""
 
 
 def busy(
-    window: Window | Quota, count: int, *, latency: float = 0.0, bulk: bool = False
+    window: SlidingWindow | CompositeLimiter,
+    count: int,
+    *,
+    latency: float = 0.0,
+    bulk: bool = False,
 ) -> list[float]:
     """The starts of so many requests, each as early as it may be."""
     now, starts = 0.0, []
     under_way: list[float] = []
     while len(starts) < count:
-        at = opens(window, now)
+        at = next_slot_at(window, now)
         if at <= now and bulk:
-            at = window.bulk_opens(now)
+            at = window.next_bulk_slot_at(now)
         if at <= now:
             window.start(now, bulk=bulk)
             starts.append(now)
@@ -42,12 +46,16 @@ def busy(
     return starts
 
 
-def quota_of(*limits: RateLimit) -> Quota:
-    return Quota([Window(limit) for limit in limits])
+def limiter_of(*limits: RateLimit) -> CompositeLimiter:
+    return CompositeLimiter([SlidingWindow(limit) for limit in limits])
 
 
-def opens(window: Window | Quota, now: float) -> float:
-    return window.opens(now, True) if isinstance(window, Quota) else window.opens(now)
+def next_slot_at(window: SlidingWindow | CompositeLimiter, now: float) -> float:
+    return (
+        window.next_slot_at(now, True)
+        if isinstance(window, CompositeLimiter)
+        else window.next_slot_at(now)
+    )
 
 
 def most(starts: list[float], per: float) -> int:
@@ -84,7 +92,7 @@ class Model:
             self.open.remove(at)
             self.counted.append(at + self.limit.per / 4)
 
-    def opens(self, now: float) -> float:
+    def next_slot_at(self, now: float) -> float:
         ends = [*self.counted, *map(self._latest, self.open)]
         moments = [now, *(at + self.limit.per for at in ends)]
         late = [at for at in moments if at >= now and self.used(at) < self.limit.capacity]
@@ -124,11 +132,11 @@ def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps:
         limit = RateLimit(n, per=2, reserve=reserve, guard=0.0)
     except ConfigurationError:
         return
-    window, model = Window(limit), Model(limit)
+    window, model = SlidingWindow(limit), Model(limit)
     now, under_way = 0.0, []
     for step in steps:
         if step == "start":
-            if window.opens(now) <= now:
+            if window.next_slot_at(now) <= now:
                 window.start(now, bulk=False)
                 model.start(now)
                 under_way.append(now)
@@ -140,7 +148,7 @@ def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps:
         else:
             now += step
         model.pass_time(now)
-        assert window.opens(now) == model.opens(now)
+        assert window.next_slot_at(now) == model.next_slot_at(now)
         assert window.used == model.used(now)
 
 
@@ -152,7 +160,7 @@ def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps:
     bulk=st.booleans(),
 )
 def test_no_window_is_ever_over(n: int, latency: float, burst: int | None, bulk: bool) -> None:
-    window = Window(RateLimit(n, per=2, burst=burst))
+    window = SlidingWindow(RateLimit(n, per=2, burst=burst))
     starts = busy(window, 6 * n, latency=latency, bulk=bulk)
     assert most(starts, 2.0) <= n
 
@@ -168,12 +176,12 @@ def test_the_server_never_sees_too_many_while_answers_are_quick(
     """Whenever between its start and its answer it sees a request, which takes `least` at least,
     one half on the way there and one on the way back.
     """
-    window = Window(RateLimit(n, per=2, guard=0.01))
+    window = SlidingWindow(RateLimit(n, per=2, guard=0.01))
     arrivals: list[float] = []
     window.start(0.0, bulk=False)
     window.answered(0.0, now := least)
     for _ in range(6 * n):
-        now = max(now, window.opens(now))
+        now = max(now, window.next_slot_at(now))
         window.start(now, bulk=False)
         there = data.draw(st.floats(0, 0.016))
         arrivals.append(now + there + least / 2)
@@ -183,51 +191,51 @@ def test_the_server_never_sees_too_many_while_answers_are_quick(
 
 
 def test_what_every_request_takes_costs_nothing() -> None:
-    starts = busy(Window(RateLimit(10, per=2, guard=0.01)), 1000, latency=0.5)
+    starts = busy(SlidingWindow(RateLimit(10, per=2, guard=0.01)), 1000, latency=0.5)
     # But for the first window, which waits for its answers.
     assert starts[-1] == pytest.approx(0.5 + 99 * 2.02, abs=0.01)
 
 
 def test_a_slow_answer_counts_later_by_what_it_took_longer_than_the_shortest() -> None:
-    window = Window(RateLimit(1, per=2, guard=0.01))
+    window = SlidingWindow(RateLimit(1, per=2, guard=0.01))
     for began, took in ((0.0, 0.1), (3.0, 0.1), (6.0, 0.3)):
-        assert window.opens(began) == began
+        assert window.next_slot_at(began) == began
         window.start(began, bulk=False)
         window.answered(began, began + took)
-    assert window.opens(7.0) == pytest.approx(6.0 + 0.2 + 2.02)
+    assert window.next_slot_at(7.0) == pytest.approx(6.0 + 0.2 + 2.02)
 
 
 def test_a_request_without_an_answer_counts_after_a_quarter_of_the_window() -> None:
-    window = Window(RateLimit(1, per=2, guard=0.01))
+    window = SlidingWindow(RateLimit(1, per=2, guard=0.01))
     window.start(0.0, bulk=False)
     window.answered(0.0, 0.0)
     window.start(3.0, bulk=False)
-    assert window.opens(3.1) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
+    assert window.next_slot_at(3.1) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
     # Its answer comes too late to tell of an earlier moment.
-    assert window.opens(4.0) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
+    assert window.next_slot_at(4.0) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
     window.answered(3.0, 4.9)
-    assert window.opens(5.0) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
+    assert window.next_slot_at(5.0) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
 
 
 @pytest.mark.parametrize(("idle", "cold"), [(4.0, False), (4.1, True)])
 def test_after_a_long_idle_time_a_request_counts_from_its_answer(idle: float, cold: bool) -> None:
-    window = Window(RateLimit(1, per=2, guard=0.01))
+    window = SlidingWindow(RateLimit(1, per=2, guard=0.01))
     window.start(0.0, bulk=False)
     window.answered(0.0, 0.1)
-    window.opens(3.0)
+    window.next_slot_at(3.0)
     window.start(3.0, bulk=False)
     window.answered(3.0, 3.1)
     began = 3.0 + idle
-    assert window.opens(began) == began
+    assert window.next_slot_at(began) == began
     window.start(began, bulk=False)
     # On a cold connection nothing is known of the moment at which the server sees it.
-    assert (window.opens(began + 1.0) == math.inf) is cold
+    assert (window.next_slot_at(began + 1.0) == math.inf) is cold
 
 
 @pytest.mark.parametrize("bulk", [False, True])
 @pytest.mark.parametrize("n", [30, 1000, LARGE])
 def test_a_busy_client_uses_at_least_99_percent(n: int, bulk: bool) -> None:
-    window = Window(RateLimit(n, per=300))
+    window = SlidingWindow(RateLimit(n, per=300))
     count = 20 * n
     starts = busy(window, count, bulk=bulk)
     assert most(starts, 300.0) <= n
@@ -235,10 +243,10 @@ def test_a_busy_client_uses_at_least_99_percent(n: int, bulk: bool) -> None:
 
 
 def test_large_numbers_cost_little_memory_and_are_never_over() -> None:
-    window = Window(RateLimit(LARGE, per=10, guard=0.0))
+    window = SlidingWindow(RateLimit(LARGE, per=10, guard=0.0))
     now, starts = 0.0, []
     while len(starts) < 3 * LARGE:
-        at = window.opens(now)
+        at = window.next_slot_at(now)
         if at > now:
             now = at
         else:
@@ -255,41 +263,41 @@ def test_large_numbers_cost_little_memory_and_are_never_over() -> None:
 
 
 def test_the_reserve_is_left_to_others() -> None:
-    assert most(busy(Window(RateLimit(100, per=10, reserve=0.2)), 500), 10.0) == 80
+    assert most(busy(SlidingWindow(RateLimit(100, per=10, reserve=0.2)), 500), 10.0) == 80
     assert RateLimit(10, per=1, reserve=0.9).capacity == 1
 
 
 def test_a_burst_of_one_is_even() -> None:
-    starts = busy(Window(RateLimit(100, per=10, burst=1)), 500)
+    starts = busy(SlidingWindow(RateLimit(100, per=10, burst=1)), 500)
     gaps = [after - before for before, after in itertools.pairwise(starts)]
     assert min(gaps) == pytest.approx(0.1005)
     assert max(gaps) == pytest.approx(0.1005)
 
 
 def test_a_burst_goes_at_once_and_the_rest_evenly() -> None:
-    starts = busy(Window(RateLimit(100, per=10, burst=7)), 50)
+    starts = busy(SlidingWindow(RateLimit(100, per=10, burst=7)), 50)
     assert starts[:8] == [0.0] * 7 + [pytest.approx(0.1005)]
     assert starts[-1] == pytest.approx(43 * 0.1005)
 
 
 def test_what_starts_a_little_late_does_not_delay_the_others() -> None:
-    window = Window(RateLimit(10, per=10, burst=1, guard=0.0))
-    window.opens(0.0)
+    window = SlidingWindow(RateLimit(10, per=10, burst=1, guard=0.0))
+    window.next_slot_at(0.0)
     window.start(0.0, bulk=False)
     window.answered(0.0, 0.0)
-    assert window.opens(1.09) == 1.09
+    assert window.next_slot_at(1.09) == 1.09
     window.start(1.09, bulk=False)
-    assert window.opens(1.1) == 2.0
-    window.opens(2.5)
+    assert window.next_slot_at(1.1) == 2.0
+    window.next_slot_at(2.5)
     window.start(2.5, bulk=False)
-    assert window.opens(2.6) == 3.5
+    assert window.next_slot_at(2.6) == 3.5
 
 
 # Bulk and live.
 
 
 def test_bulk_work_spreads_the_last_tenth() -> None:
-    starts = busy(Window(RateLimit(1000, per=300)), 2000, bulk=True)
+    starts = busy(SlidingWindow(RateLimit(1000, per=300)), 2000, bulk=True)
     assert starts.count(0.0) == 901
     gaps = [after - before for before, after in itertools.pairwise(starts) if after > before]
     assert max(gaps) < 3.2
@@ -303,13 +311,13 @@ def test_a_live_request_finds_a_place_soon_at_any_moment(
     n: int, per: float, apart: float, longest: float
 ) -> None:
     """Bulk work takes what it may; now and then a live request comes."""
-    window = Window(RateLimit(n, per=per))
+    window = SlidingWindow(RateLimit(n, per=per))
     now, starts = 0.0, []
     arrivals = [apart * number for number in range(1, 100)]
     arrivals = [at for number, at in enumerate(arrivals) if number % 3]
     waits = []
     while arrivals:
-        at = window.opens(now)
+        at = window.next_slot_at(now)
         if at <= now and arrivals[0] <= now:
             waits.append(now - arrivals.pop(0))
             window.start(now, bulk=False)
@@ -317,7 +325,7 @@ def test_a_live_request_finds_a_place_soon_at_any_moment(
             starts.append(now)
             continue
         if at <= now:
-            at = window.bulk_opens(now)
+            at = window.next_bulk_slot_at(now)
         if at <= now:
             window.start(now, bulk=True)
             window.answered(now, now)
@@ -325,7 +333,7 @@ def test_a_live_request_finds_a_place_soon_at_any_moment(
         elif arrivals[0] > now:
             now = min(at, arrivals[0])
         else:
-            now = window.opens(now)
+            now = window.next_slot_at(now)
     # In a short window bulk work leaves places free only once it has seen live work.
     assert waits[0] <= (per if per <= 6 else longest)
     assert max(waits[1:]) <= longest
@@ -333,15 +341,15 @@ def test_a_live_request_finds_a_place_soon_at_any_moment(
 
 
 def test_in_a_short_window_bulk_work_alone_takes_all_places_at_once() -> None:
-    assert busy(Window(RateLimit(60, per=2.0)), 480, bulk=True)[-1] < 14.2
-    assert busy(Window(RateLimit(60, per=7.0)), 480, bulk=True)[-1] > 49.5
+    assert busy(SlidingWindow(RateLimit(60, per=2.0)), 480, bulk=True)[-1] < 14.2
+    assert busy(SlidingWindow(RateLimit(60, per=7.0)), 480, bulk=True)[-1] > 49.5
 
 
 # Several limits.
 
 
 def test_each_of_several_limits_holds() -> None:
-    quota = quota_of(RateLimit(10, per=1), RateLimit(60, per=20), RateLimit(100, per=7, burst=2))
+    quota = limiter_of(RateLimit(10, per=1), RateLimit(60, per=20), RateLimit(100, per=7, burst=2))
     starts = busy(quota, 200)
     assert most(starts, 1.0) <= 10
     assert most(starts, 20.0) == 60
@@ -352,20 +360,20 @@ def test_each_of_several_limits_holds() -> None:
 
 
 def test_requests_of_others_count_until_the_moment_that_the_server_named() -> None:
-    window = Window(RateLimit(10, per=10, guard=0.0))
-    window.opens(0.0)
+    window = SlidingWindow(RateLimit(10, per=10, guard=0.0))
+    window.next_slot_at(0.0)
     for _ in range(4):
         window.start(0.0, bulk=False)
         window.answered(0.0, 0.0)
     window.others(6, 3.0)
-    assert (window.used, window.opens(1.0)) == (10, 3.0)
+    assert (window.used, window.next_slot_at(1.0)) == (10, 3.0)
     window.others(5, 4.0)
-    assert window.opens(1.0) == 1.0
+    assert window.next_slot_at(1.0) == 1.0
     window.others(8, 12.0)
-    assert window.opens(1.0) == 10.0
+    assert window.next_slot_at(1.0) == 10.0
     window.others(10, 12.0)
-    assert window.opens(1.0) == 12.0
-    assert window.opens(12.0) == 12.0
+    assert window.next_slot_at(1.0) == 12.0
+    assert window.next_slot_at(12.0) == 12.0
     assert window.used == 0
 
 
@@ -373,26 +381,26 @@ def test_requests_of_others_count_until_the_moment_that_the_server_named() -> No
 
 
 def test_what_is_saved_counts_after_a_restart() -> None:
-    before = quota_of(RateLimit(10, per=10), RateLimit(4, per=1))
+    before = limiter_of(RateLimit(10, per=10), RateLimit(4, per=1))
     for now in (100.0, 101.0, 109.5):
-        assert before.opens(now, True) == now
+        assert before.next_slot_at(now, True) == now
         before.start(now, bulk=False)
         if now < 109:
             before.answered(now, now)
     state = json.loads(json.dumps(before.save(110.0, 5000.0)))
-    after = quota_of(RateLimit(3, per=10), RateLimit(4, per=1))
+    after = limiter_of(RateLimit(3, per=10), RateLimit(4, per=1))
     after.restore(state, 7.0, 5000.5)
     # Those of 10.5, 9.5 and, as it was under way, 0.5 seconds ago.
     assert [use.used for use in after.use(7.0)] == [2, 1]
-    assert after.opens(7.0, True) == 7.0
+    assert after.next_slot_at(7.0, True) == 7.0
     after.start(7.0, bulk=False)
-    assert after.opens(7.0, True) == pytest.approx(7.0 - 9.5 + 10.05)
+    assert after.next_slot_at(7.0, True) == pytest.approx(7.0 - 9.5 + 10.05)
 
 
 def test_a_clock_that_was_set_back_makes_nothing_younger() -> None:
-    quota = quota_of(RateLimit(1, per=10, guard=0.0))
+    quota = limiter_of(RateLimit(1, per=10, guard=0.0))
     quota.restore({"at": 5000.0, "starts": [[2.0, 1]]}, 0.0, 1000.0)
-    assert quota.opens(0.0, True) == 8.0
+    assert quota.next_slot_at(0.0, True) == 8.0
 
 
 @pytest.mark.parametrize(
@@ -408,7 +416,7 @@ def test_a_clock_that_was_set_back_makes_nothing_younger() -> None:
     ],
 )
 def test_what_was_not_saved_is_refused(state: Any) -> None:
-    quota = quota_of(RateLimit(1, per=10))
+    quota = limiter_of(RateLimit(1, per=10))
     with pytest.raises(ConfigurationError, match=r"quota_state\(\)"):
         quota.restore(state, 0.0, 5.0)
 
