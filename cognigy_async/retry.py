@@ -204,6 +204,8 @@ class RetryState:
         let_in: requests of the client that were not refused for their token, when one of this
             update was, the last time.
         uncertain: a request that cannot be repeated harmlessly was answered 500, 502 or 504.
+        conflicts: answers 409 of an API without versions.
+        refused_token: the token that the last request was refused with.
     """
 
     failures: int = 0
@@ -215,6 +217,8 @@ class RetryState:
     lost: UpdateError | None = None
     let_in: int = 0
     uncertain: bool = False
+    conflicts: int = 0
+    refused_token: object = None
 
 
 def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:

@@ -14,7 +14,17 @@ import anyio
 from ..engine.coalescing import merges
 from ..engine.completion import pause_error
 from ..engine.dialog_queue import QueueState
-from ..engine.work_item import ASSIGN, READ, Action, Kind, SendOptions, Sink, WorkItem
+from ..engine.work_item import (
+    ASSIGN,
+    READ,
+    Action,
+    Kind,
+    Modification,
+    Reading,
+    SendOptions,
+    Sink,
+    WorkItem,
+)
 from ..errors import AuditError, DeadlineExceededError
 from ..hooks.observers import Observations, Operation
 from ..models.identifiers import NO_METADATA
@@ -195,15 +205,18 @@ class Admission:
             update,
             serial,
             options,
-            context,
             sink,
         )
         # Set here and not passed: keywords double the price of an entry.
+        item.context = context
         item.from_callback = inside
         item.waits_when_paused = waits_when_paused
         item.index = index
         if update is None:
-            item.decide = decide
+            if decide is not None:
+                item.modification = Modification(decide)
+            elif kind is READ:
+                item.reading = Reading()
             item.metadata = metadata
             if requests is not None:
                 item.requests, item.action = requests, Action.WRITE

@@ -422,8 +422,9 @@ class AsyncStateClient:
         dialog_id, _ = self._config.check_dialog_id(dialog_id)
         options = self._config.options(retry, timeout, self._moment(deadline), priority)
         item = await self._carry_out(self._lifecycle.check_open(), Kind.READ, dialog_id, options)
-        assert item.state is not None
-        return item.state
+        assert item.reading is not None
+        assert item.reading.state is not None
+        return item.reading.state
 
     async def modify(
         self,

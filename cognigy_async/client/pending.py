@@ -55,7 +55,7 @@ class PendingUpdate:
 
     def done(self) -> bool:
         """Whether it has its outcome."""
-        return self.item.settled
+        return self.item.completed
 
     def withdraw(self) -> bool:
         """Take it back; true if it was not yet sent, and then it never will be."""
@@ -65,7 +65,7 @@ class PendingUpdate:
     async def settled(self) -> WorkItem:
         """Wait for the outcome, whichever it is."""
         item = self.item
-        if not item.settled:
+        if not item.completed:
             self._lifecycle.check_home()
             if self._settled is None:
                 self._settled = anyio.Event()
@@ -84,5 +84,5 @@ class PendingUpdate:
 
     def __repr__(self) -> str:
         item = self.item
-        told = "settled" if item.settled else "sent" if item.sent_at is not None else "waiting"
+        told = "settled" if item.completed else "sent" if item.sent_at is not None else "waiting"
         return f"<PendingUpdate {item.update_id} dialog={item.dialog_id!r} {told}>"

@@ -17,7 +17,7 @@ from ..models.limits import ENVELOPE, Limits, encode
 from ..models.update import StateUpdate
 from .dialog_queue import DialogQueue
 from .protocol import Settled, UpdateProtocol
-from .work_item import Kind, WorkItem
+from .work_item import Group, Kind, WorkItem
 
 MOST_MERGED = 1000
 """Updates in one request: they settle in one go, during which the event loop does nothing else."""
@@ -64,11 +64,10 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
         update,
         head.serial,
         head.options,
-        None,
         head.sink,
-        from_callback=any(item.from_callback for item in members),
-        index=head.index,
     )
+    group.from_callback = any(item.from_callback for item in members)
+    group.index = head.index
     group.accepted_at = head.accepted_at
     try:
         protocol.api.check(update)
@@ -76,7 +75,7 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
     except CognigyError:
         # What the API cannot carry must not take the others along.
         return head
-    group.members = tuple(members)
+    group.group = Group(tuple(members))
     # Backwards, so that the headers that the oldest one's observer sets are those that are sent.
     looking_on = [each.observations for each in reversed(members) if each.observations is not None]
     if looking_on:

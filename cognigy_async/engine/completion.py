@@ -77,7 +77,7 @@ class Completion:
             self._pause(queue, error)
         else:
             self._scheduler.finish(queue)
-        if not item.members:
+        if item.group is None:
             self._finish(item, done)
             return
         failure: Exception | None = None
@@ -97,12 +97,14 @@ class Completion:
 
     def _finish(self, item: WorkItem, done: Settled) -> None:
         """Tell everybody: the caller first."""
-        item.settled = True
-        item.result, item.state, item.error = done.result, done.state, done.error
+        item.completed = True
+        item.result, item.error = done.result, done.error
         metrics = self._metrics
         if item.observations is not None:
             item.observations.settled(done.error, item.attempts)
         if item.kind is READ:
+            assert item.reading is not None
+            item.reading.state = done.state
             metrics.reads += done.state is not None
             item.sink.notify(item)
             return

@@ -244,7 +244,7 @@ class Dispatcher:
         """Make one request of a lane's head, and do what follows from it."""
         item = queue.head
         assert item is not None
-        if token is item.refused_token:
+        if item.retry_state is not None and token is item.retry_state.refused_token:
             # The provider has nothing better than what the server refused.
             self._completion.give_up(queue)
             return
@@ -258,10 +258,10 @@ class Dispatcher:
             if item.coalesces and queue.behind and item.sent_at is None:
                 item = gather(queue, self._protocol, self._hooks.free_slots(MOST_MERGED))
             if options.watch is not None:
-                if not item.cleared and item.not_repeatable:
+                if not item.announced and item.not_repeatable:
                     await self._clear(queue, options.watch)
                     return
-                item.cleared = False
+                item.announced = False
             try:
                 request = self._protocol.request(item)
                 if item.observations is not None:
@@ -271,7 +271,7 @@ class Dispatcher:
                     item.sent_at = began
                     if not scheduler.quiet:
                         scheduler.first_attempt(began)
-                    if item.members:
+                    if item.group is not None:
                         self._reserve(item, began)
                     elif self._hooks.any and item.kind is not READ:
                         item.reserved = self._hooks.reserve()
@@ -302,7 +302,8 @@ class Dispatcher:
                     refusal = self._api.error(request, response, 0.0)
                     self._unauthorized(queue, token, refusal, began)
                     return
-                item.refused_token = None
+                if item.retry_state is not None:
+                    item.retry_state.refused_token = None
                 self._let_in += 1
                 if not scheduler.quiet:
                     scheduler.heard(response_kind, began)
@@ -330,7 +331,7 @@ class Dispatcher:
     def _break_off(self, item: WorkItem, error: Exception) -> None:
         """Something failed that must not: this update bears it, and nobody else."""
         log(ERROR, "update %s broke off: %r", item.update_id, type(error).__name__)
-        if item.settled or item.queue is None:
+        if item.completed or item.queue is None:
             return
         lost = NoResponseError(f"The update broke off with {type(error).__name__}")
         lost.__cause__ = error
@@ -374,8 +375,8 @@ class Dispatcher:
                 self._reserve(item, began)
             if item.not_repeatable:
                 indexes = tuple(member.index for member in item.members) or (item.index,)
-                await watch.before_send(indexes, item.update_id, item.etag or item.known)
-            item.cleared = True
+                await watch.before_send(indexes, item.update_id, item.etag or item.etag_before)
+            item.announced = True
         except CognigyError as error:
             following = Settled(error=error)
         except BaseException as error:
@@ -396,14 +397,14 @@ class Dispatcher:
         item = queue.first
         self._auth.invalidate(token)
         self._protocol.unauthorized(item, error)
-        if item.abandoned or (item.live and item.refused_token is not None):
-            self._completion.give_up(queue)
-            return
         retry_state = item.retry_state
         assert retry_state is not None
+        if item.abandoned or (item.live and retry_state.refused_token is not None):
+            self._completion.give_up(queue)
+            return
         others, retry_state.let_in = self._let_in - retry_state.let_in, self._let_in
-        if item.refused_token is not None:
-            item.refused_token = token
+        if retry_state.refused_token is not None:
+            retry_state.refused_token = token
             if others:
                 # There is access: tokens end faster than they get there. That spends no attempt.
                 retry_state.failures -= 1
@@ -411,7 +412,7 @@ class Dispatcher:
             self._back_off(queue, RetryLater(ResponseKind.UNAUTHORIZED, error), began)
             return
         self._backoff.count("unauthorized", item, 0.0)
-        item.refused_token = token
+        retry_state.refused_token = token
         self._go_on(queue)
 
     def _apply(self, queue: DialogQueue, following: Next, began: float) -> None:

@@ -49,7 +49,7 @@ class Engine:
 
     def withdraw(self, item: WorkItem) -> bool:
         """Take an entry back if it was not sent; whether that was so."""
-        if item.settled or item.sent_at is not None:
+        if item.completed or item.sent_at is not None:
             return False
         self.completion.take_out(item, withdrawn(item))
         self.waker.wake()
@@ -57,7 +57,7 @@ class Engine:
 
     def cancel(self, item: WorkItem) -> None:
         """The caller of an entry is gone: it is withdrawn, or not sent again."""
-        if self.withdraw(item) or item.settled:
+        if self.withdraw(item) or item.completed:
             return
         item.abandoned = True
         queue = item.queue

@@ -92,14 +92,14 @@ class UpdateProtocol:
             return self.api.read(self._base_url, item.dialog_id)
         if item.requests is None:
             assert item.update is not None
-            key = f"{item.update_id}/r{item.round}" if item.round else item.update_id
+            key = self._carrier(item) or item.update_id
             item.requests = self.api.writes(self._base_url, item.update, key)
         request = item.requests[item.part]
         if item.etag is not None:
             request.headers["if-match"] = item.etag
         elif not request.idempotent:
             # Now, not when the answer is lost: a read meanwhile may see what this write does.
-            item.known = self._known_etag(item.dialog_id)
+            item.etag_before = self._known_etag(item.dialog_id)
         return request
 
     def answered(
@@ -201,10 +201,16 @@ class UpdateProtocol:
                 began - item.accepted_at,
                 response.content,
                 1,
-                f"{item.update_id}/r{item.round}" if item.round else None,
+                None if item.modification is None else self._carrier(item),
                 self.api.has_versions,
             )
         )
+
+    @staticmethod
+    def _carrier(item: WorkItem) -> str | None:
+        """Return the key of a `modify` that was written again after conflicts, else None."""
+        conflicts = 0 if item.modification is None else item.modification.conflicts
+        return f"{item.update_id}/r{conflicts}" if conflicts else None
 
     def _remember(self, dialog_id: str, etag: str | None) -> None:
         self._etags[dialog_id] = etag
@@ -239,7 +245,7 @@ class UpdateProtocol:
 
     def _decide(self, item: WorkItem, state: DialogState) -> Next:
         """Ask the function of a `modify` what to write."""
-        assert item.decide is not None
+        assert item.modification is not None
         if item.abandoned:
             last = item.retry_state.last if item.retry_state is not None else None
             return Settled(error=withdrawn(item) if last is None else self.final(item, last))
@@ -248,7 +254,7 @@ class UpdateProtocol:
             return Settled(error=self.final(item, UnexpectedAnswerError(message)))
         try:
             assert item.context is not None
-            assignment = item.context.run(item.decide, state)
+            assignment = item.context.run(item.modification.decide, state)
             if inspect.iscoroutine(assignment):
                 assignment.close()
                 raise TypeError("modify takes a plain function, not an async one")
@@ -309,8 +315,8 @@ class UpdateProtocol:
             # There is no version to read and to demand. It may be only the turn of somebody else;
             # if it is not, no time that passes will help.
             retry_state.last = error
-            item.round += 1
-            if item.round >= item.options.policy.max_attempts:
+            retry_state.conflicts += 1
+            if retry_state.conflicts >= item.options.policy.max_attempts:
                 return Settled(error=self.final(item, error))
             return Backoff(ResponseKind.CONFLICT, error)
         # A server that honours keys may look at the precondition first, which our own write broke.
@@ -325,9 +331,9 @@ class UpdateProtocol:
                 item.action = Action.REPORT
                 return SendNext()
             return Settled(error=self.final(item, error))
-        if item.kind is Kind.MODIFY:
+        if item.modification is not None:
             item.action = Action.READ
-            item.round += 1
+            item.modification.conflicts += 1
         else:
             item.action = Action.REBASE
         return Backoff(ResponseKind.CONFLICT, error)
@@ -337,7 +343,7 @@ class UpdateProtocol:
         if item.options.policy.ambiguous == "retry":
             if self._harmless(item):
                 return Backoff(ResponseKind.NO_RESPONSE, error)
-            known = item.etag or item.known
+            known = item.etag or item.etag_before
             closed = isinstance(error, NoResponseError) and not error.timed_out
             if closed and known is not None:
                 item.etag = known

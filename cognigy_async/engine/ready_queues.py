@@ -296,14 +296,14 @@ class Deadlines:
         assert deadline is not None
         heapq.heappush(self._heap, (deadline, item.serial, item))
         if len(self._heap) > self._sweep_at:
-            self._heap = [place for place in self._heap if not place[2].settled]
+            self._heap = [place for place in self._heap if not place[2].completed]
             heapq.heapify(self._heap)
             self._sweep_at = max(1024, 2 * len(self._heap))
 
     def next(self) -> float:
         """The first moment that matters, infinite where there is none."""
         heap = self._heap
-        while heap and heap[0][2].settled:
+        while heap and heap[0][2].completed:
             heapq.heappop(heap)
         return heap[0][0] if heap else math.inf
 

@@ -34,7 +34,7 @@ def group_of(*members: WorkItem) -> WorkItem:
     group = item(
         live=members[0].live, from_callback=any(member.from_callback for member in members)
     )
-    group.members = members
+    group.group = Group(members)
     return group
 
 
