@@ -201,8 +201,8 @@ class RetryState:
         idle: seconds waited between attempts.
         last: the failure to settle with if nothing else happens.
         lost: the first request that was sent and not answered.
-        let_in: requests of the client that were not refused for their token, when one of this
-            update was, the last time.
+        authorized: requests of the client that were not answered 401, as of the last 401 of this
+            update.
         uncertain: a request that cannot be repeated harmlessly was answered 500, 502 or 504.
         conflicts: answers 409 of an API without versions.
         refused_token: the token that the last request was refused with.
@@ -215,7 +215,7 @@ class RetryState:
     idle: float = 0.0
     last: UpdateError | None = None
     lost: UpdateError | None = None
-    let_in: int = 0
+    authorized: int = 0
     uncertain: bool = False
     conflicts: int = 0
     refused_token: object = None

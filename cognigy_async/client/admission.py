@@ -69,9 +69,9 @@ class Admission:
     def try_acquire_slot(self) -> bool:
         """Take a place if there is one; what a callback calls always finds one."""
         if self._hooks.any and self._hooks.called_us():
-            self._pending_limit.take_anyway()
+            self._pending_limit.acquire_beyond_capacity()
             return True
-        return self._pending_limit.try_take()
+        return self._pending_limit.try_acquire()
 
     async def acquire_slot(
         self, deadline: float | None = None, dialog_id: str | None = None
@@ -83,18 +83,18 @@ class Admission:
             DeadlineExceededError: the deadline passed, or cannot be met.
         """
         if deadline is None or dialog_id is None:
-            await self._pending_limit.take(dialog_id)
+            await self._pending_limit.acquire(dialog_id)
         else:
             self._check_deadline(deadline, dialog_id)
             await self._acquire_slot_by(deadline, dialog_id)
         if not self._lifecycle.accepting:
-            self._pending_limit.give_back()
+            self._pending_limit.release()
             self._lifecycle.check_open()
 
     async def _acquire_slot_by(self, deadline: float, dialog_id: str) -> None:
         seconds = max(0.0, deadline - self._clock())
         with anyio.move_on_after(seconds) as waiting:
-            await self._pending_limit.take(dialog_id)
+            await self._pending_limit.acquire(dialog_id)
         if waiting.cancelled_caught:
             message = "The deadline passed before there was room for the update"
             raise DeadlineExceededError(message, dialog_id=dialog_id)
@@ -113,7 +113,7 @@ class Admission:
 
     def give_back(self) -> None:
         """A place is not needed after all."""
-        self._pending_limit.give_back()
+        self._pending_limit.release()
 
     def begin(
         self,
@@ -172,27 +172,27 @@ class Admission:
         inside = self._hooks.any and self._hooks.called_us()
         if not has_slot:
             if inside:
-                self._pending_limit.take_anyway()
-            elif not self._pending_limit.try_take():
+                self._pending_limit.acquire_beyond_capacity()
+            elif not self._pending_limit.try_acquire():
                 return None
         if self._audit is not None and kind is not READ:
             try:
                 self._audit.check()
             except AuditError:
-                self._pending_limit.give_back()
+                self._pending_limit.release()
                 raise
         if options.deadline is not None:
             try:
                 self._check_deadline(options.deadline, dialog_id)
             except DeadlineExceededError as error:
                 if kind is not READ:
-                    self._pending_limit.give_back()
+                    self._pending_limit.release()
                 error.update_id = update.update_id if update is not None else None
                 raise
         if self._pauses_dialogs and not waits_when_paused and kind is not READ:
             queue = self._scheduler.queues.get(dialog_id)
             if queue is not None and queue.state is QueueState.PAUSED:
-                self._pending_limit.give_back()
+                self._pending_limit.release()
                 raise pause_error(queue)
         if context is None and (self._hooks.any or decide is not None):
             context = copy_context()
@@ -233,9 +233,9 @@ class Admission:
 
     # What a stream needs besides.
 
-    def hungry(self, *, live: bool) -> bool:
+    def wants_input(self, *, live: bool) -> bool:
         """Whether more updates of that class would find workers soon."""
-        return self._scheduler.hungry(live=live)
+        return self._scheduler.wants_input(live=live)
 
     def try_acquire_bulk_slot(self) -> bool:
         """Take a place if there is one, and the audit keeps up."""

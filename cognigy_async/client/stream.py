@@ -169,7 +169,7 @@ class UpdateStream:
     def _wants_more(self) -> bool:
         # The further it looks ahead, the more it finds that may share a request.
         options = self._options
-        return options.coalesce or self._engine().scheduler.hungry(live=options.live)
+        return options.coalesce or self._engine().scheduler.wants_input(live=options.live)
 
     async def _pull(self) -> None:
         """Take input from an iterable while it finds workers, as much as may be held."""

@@ -138,7 +138,7 @@ class WorkItem:
         part: index of the next request in `requests`.
         etag: version that the next write depends on.
         etag_before: last known version before a request that cannot be repeated blindly.
-        announced: the watch was told of the next request.
+        announced: the watch was called for the next request.
         reserved: callback queues in which a slot is reserved for the event.
         observations: the observers of this item, None if there are none.
         queue: the queue that the item stands in, None before and after.

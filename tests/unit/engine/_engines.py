@@ -59,5 +59,5 @@ async def running(engine: Engine) -> AsyncIterator[None]:
 def accept(engine: Engine, *items: WorkItem) -> None:
     """Accept items as the admission does."""
     for each in items:
-        assert engine.pending_limit.try_take()
+        assert engine.pending_limit.try_acquire()
         engine.scheduler.accept(each, engine.clock())

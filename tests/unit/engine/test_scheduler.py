@@ -111,7 +111,7 @@ def test_the_end_of_an_outage_wakes_a_worker() -> None:
     sent = plan.next_queue(0.0)
     wait_for_server(plan, "bulk")
     woken = plan._waker.woken
-    plan.heard(ResponseKind.APPLIED, 0.0)
+    plan.on_response(ResponseKind.APPLIED, 0.0)
     plan.finish(sent)
     assert plan._waker.woken > woken
 
@@ -121,12 +121,12 @@ def test_the_scheduler_is_not_quiet_while_queues_wait_for_the_server() -> None:
     accept(plan, "live")
     plan.next_queue(0.0)
     wait_for_server(plan, "bulk")
-    plan.heard(ResponseKind.APPLIED, 0.0)
+    plan.on_response(ResponseKind.APPLIED, 0.0)
     assert not plan.outage.lasts
     assert not plan.quiet
     plan.advance(10.0)
     assert plan.next_queue(10.0).dialog_id == "bulk"
-    plan.heard(ResponseKind.APPLIED, 10.0)
+    plan.on_response(ResponseKind.APPLIED, 10.0)
     assert plan.quiet
 
 
@@ -134,9 +134,9 @@ def test_the_scheduler_is_not_quiet_before_a_success_after_the_pause() -> None:
     plan = scheduler()
     plan.throttle_tenant(0.0, 0.0, 5.0, 0.0)
     # It was sent before the server throttled.
-    plan.heard(ResponseKind.APPLIED, 0.0)
+    plan.on_response(ResponseKind.APPLIED, 0.0)
     assert not plan.quiet
-    plan.heard(ResponseKind.APPLIED, 5.0)
+    plan.on_response(ResponseKind.APPLIED, 5.0)
     assert plan.quiet
 
 
@@ -190,7 +190,7 @@ class Plan(RuleBasedStateMachine):
     @rule()
     def succeed(self) -> None:
         if not self.plan.quiet:
-            self.plan.heard(ResponseKind.APPLIED, self.now)
+            self.plan.on_response(ResponseKind.APPLIED, self.now)
         self.plan.finish(self.flying.pop(0))
         self.settled += 1
 
@@ -199,7 +199,7 @@ class Plan(RuleBasedStateMachine):
     def fail(self) -> None:
         queue = self.flying.pop(0)
         if not self.plan.quiet:
-            self.plan.heard(ResponseKind.FAULT, self.now)
+            self.plan.on_response(ResponseKind.FAULT, self.now)
         if self.plan.may_repeat(queue, ResponseKind.FAULT):
             self.plan.wait(queue, self.now + 1.0)
         elif queue.first.live:
