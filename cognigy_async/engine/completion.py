@@ -205,7 +205,7 @@ class Completion:
 
     @property
     def busy(self) -> bool:
-        """Whether `flush` would wait."""
+        """Return whether `flush` would wait."""
         return any(True for _ in self._incomplete())
 
     async def flush(self) -> None:

@@ -61,7 +61,7 @@ class RetryLater:
     response_kind: ResponseKind
     error: UpdateError
     dialog_only: bool = False
-    """Whether the server throttles this dialog and not the tenant."""
+    """Return whether the server throttles this dialog and not the tenant."""
 
 
 Decision: TypeAlias = Settled | SendNext | RetryLater

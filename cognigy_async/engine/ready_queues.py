@@ -152,7 +152,7 @@ class ReadyQueues:
 
     @property
     def bulk_is_due(self) -> bool:
-        """Whether it is the turn of bulk work, after nine turns of live work."""
+        """Return whether it is the turn of bulk work, after nine turns of live work."""
         return self._since_bulk >= self.BULK_TURN - 1 and bool(self.bulk)
 
     def _take_reserved(self, *, bulk: bool) -> DialogQueue | None:

@@ -60,7 +60,7 @@ WRITE = Action.WRITE
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
-    """How an update or a read is sent; items with equal options share one object.
+    """Options of sending an update or a read; items with equal options share one object.
 
     Attributes:
         policy: decides on retries.
@@ -201,12 +201,12 @@ class WorkItem:
 
     @property
     def has_slot(self) -> bool:
-        """Whether a slot for its event is reserved in the callback queues, or none is needed."""
+        """Return whether a slot for its event is reserved in the callback queues, or none is needed."""
         return self.sent_at is not None or self.kind is READ
 
     @property
     def not_repeatable(self) -> bool:
-        """Whether the next request must not be repeated blindly."""
+        """Return whether the next request must not be repeated blindly."""
         if self.action is not WRITE:
             return False
         if self.kind is Kind.STRICT or self.group is not None:
@@ -217,5 +217,5 @@ class WorkItem:
 
     @property
     def idempotent(self) -> bool:
-        """Whether carrying out the next request twice does no harm."""
+        """Return whether carrying out the next request twice does no harm."""
         return self.requests is None or self.requests[self.part].idempotent

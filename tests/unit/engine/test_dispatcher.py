@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import anyio
+import anyio.lowlevel
 import pytest
 
 from cognigy_async import AuthenticationError, DeadlineExceededError, RateLimit, RetryPolicy
 from cognigy_async.auth.provider import AccessToken
 from cognigy_async.engine.dialog_queue import QueueState
+from cognigy_async.engine.dispatcher import STEPS_BETWEEN_YIELDS
 from tests.simulation.world import Wire, client_of, every, outcome_of, status
 from tests.unit._builders import item
 
-from ._engines import accept, engine_over
+from ._engines import accept, engine_over, running
 
 
 class _NoToken:
@@ -69,3 +73,18 @@ async def test_an_update_past_its_deadline_does_not_take_the_turn_of_a_probe() -
     assert other.queue is not None
     assert other.queue.state is QueueState.READY
     engine.close()
+
+
+async def test_a_transport_that_never_waits_leaves_the_event_loop_to_others() -> None:
+    wire = Wire(steps=0)
+    engine = engine_over(wire, max_in_flight=1)
+    accept(engine, *(item(serial=number, dialog_id=f"d-{number}") for number in range(200)))
+    seen: list[int] = []
+    async with running(engine):
+        while engine.scheduler.queues.waiting():
+            await anyio.lowlevel.checkpoint()
+            seen.append(len(wire.sent))
+    steps = [after - before for before, after in itertools.pairwise([0, *seen])]
+    # Event loops may let the worker go twice in a row.
+    assert max(steps) <= 2 * STEPS_BETWEEN_YIELDS
+    assert len(wire.sent) == 200
