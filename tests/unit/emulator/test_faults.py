@@ -9,8 +9,8 @@ import anyio
 import httpx
 import pytest
 
-from cognigy_async.emulator import Emulator, Faults
-from tests.integration.emulator_client import KEY, SEQ, Bare, bare_client
+from cognigy_async.emulator import Emulator, Faults, Rules, Throttling
+from tests.unit.emulator._client import KEY, SEQ, Bare, bare_client
 
 pytestmark = pytest.mark.anyio
 
@@ -111,7 +111,9 @@ async def test_a_dropped_connection(fault: str, version: int | None) -> None:
 
 
 async def test_another_transport_has_its_own_error() -> None:
-    emulator = Emulator(api_key=KEY, faults=Faults(drop_before=1), drop_error=ConnectionResetError)
+    emulator = Emulator(
+        api_key=KEY, faults=Faults(drop_before=1), rules=Rules(drop_error=ConnectionResetError)
+    )
     async with bare_client(emulator) as client:
         with pytest.raises(ConnectionResetError):
             await client.patch()
@@ -217,7 +219,7 @@ async def test_the_token_endpoint_fails() -> None:
 
 
 async def test_the_token_endpoint_takes_its_time() -> None:
-    emulator = Emulator(faults=Faults(token_latency=3, latency=100), token_lifetime=10)
+    emulator = Emulator(faults=Faults(token_latency=3, latency=100), rules=Rules(token_lifetime=10))
     async with bare_client(emulator) as client:
         start = anyio.current_time()
         await client.log_in()
@@ -276,7 +278,7 @@ async def test_a_script_is_taken_step_by_step_by_its_dialog() -> None:
 
 
 async def test_a_refused_request_takes_no_step() -> None:
-    emulator = Emulator(api_key=KEY, dialog_quota=(1, 10))
+    emulator = Emulator(api_key=KEY, throttling=Throttling(dialog_quota=(1, 10)))
     emulator.script(418)
     async with bare_client(emulator) as client:
         await client.get()
@@ -341,3 +343,26 @@ def test_the_other_fields_are_checked_too() -> None:
     with pytest.raises(ValueError, match="no field 'lag', 'leg'"):
         Faults.of({"leg": 1, "lag": 1})
     assert Faults.of({"hang": 0.5, "fail_status": None}) == Faults(hang=0.5)
+
+
+async def test_a_brown_out_is_slow_and_fails_now_and_then_and_ends() -> None:
+    faults = Faults(brown_out=1, brown_out_seconds=20, brown_out_latency=2, brown_out_errors=0.5)
+    emulator = Emulator(api_key=KEY, faults=faults)
+    async with bare_client(emulator) as client:
+        statuses = []
+        for _ in range(10):
+            began = anyio.current_time()
+            statuses.append((await client.get()).status_code)
+            assert anyio.current_time() - began == pytest.approx(2)
+            emulator.faults = Faults(brown_out_latency=2, brown_out_errors=0.5)
+        assert set(statuses) == {200, 503}
+        await anyio.sleep(1)
+        began = anyio.current_time()
+        assert {(await client.get()).status_code for _ in range(20)} == {200}
+        assert anyio.current_time() == began
+
+
+@pytest.mark.parametrize("name", ["brown_out", "brown_out_errors"])
+def test_shares_of_a_brown_out_are_probabilities(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}=2"):
+        Faults(**{name: 2})

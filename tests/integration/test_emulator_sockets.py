@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from cognigy_async.emulator import Emulator, Faults, run, serve
-from tests.integration.emulator_client import KEY, Bare, bare_client
+from tests.unit.emulator._client import KEY, Bare, bare_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real_time]
 
@@ -203,7 +203,7 @@ async def test_trio_has_no_sockets_here_and_is_told_what_to_do() -> None:
 @on_asyncio
 async def test_without_the_extra_one_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn.config", None)
-    monkeypatch.delitem(sys.modules, "cognigy_async.emulator.sockets", raising=False)
+    monkeypatch.delitem(sys.modules, "cognigy_async.emulator.server.sockets", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'cognigy-async\[emulator\]'"):
         async with serve(Emulator()):
             pass

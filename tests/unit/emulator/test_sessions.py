@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from cognigy_async import Limits
-from cognigy_async.emulator import Emulator, Faults
-from tests.integration.emulator_client import KEY, Bare, bare_client
+from cognigy_async.emulator import Emulator, Faults, Rules, Throttling
+from tests.unit.emulator._client import KEY, Bare, bare_client
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +72,7 @@ async def test_injecting_and_resetting() -> None:
     ],
 )
 async def test_other_ways_to_inject(options: dict[str, Any], context: dict[str, Any]) -> None:
-    async with bare_client(Emulator(api_key=KEY, **options)) as client:
+    async with bare_client(Emulator(api_key=KEY, rules=Rules(**options))) as client:
         await post(client, "context/inject", {"context": {"a": {"x": 1}, "b": 1}})
         answer = await post(client, "context/inject", {"context": {"a": {"y": 1}}})
     assert answer.json() == context
@@ -120,7 +120,7 @@ async def test_profiles() -> None:
     ],
 )
 async def test_what_is_refused(operation: str, body: Any, status: int, code: int) -> None:
-    emulator = Emulator(api_key=KEY, flow_nodes=["pay"])
+    emulator = Emulator(api_key=KEY, rules=Rules(flow_nodes=["pay"]))
     async with bare_client(emulator) as client:
         answer = await post(client, operation, body)
     assert is_problem(answer, status, code)
@@ -128,7 +128,7 @@ async def test_what_is_refused(operation: str, body: Any, status: int, code: int
 
 
 async def test_a_context_has_an_end() -> None:
-    emulator = Emulator(api_key=KEY, limits=Limits(max_context_bytes=100))
+    emulator = Emulator(api_key=KEY, rules=Rules(limits=Limits(max_context_bytes=100)))
     async with bare_client(emulator) as client:
         assert (await post(client, "context/inject", {"context": {"a": "x" * 60}})).is_success
         answer = await post(client, "context/inject", {"context": {"b": "x" * 60}})
@@ -137,7 +137,7 @@ async def test_a_context_has_an_end() -> None:
 
 
 async def test_sessions_and_profiles_may_have_to_exist() -> None:
-    emulator = Emulator(api_key=KEY, create_dialogs=False)
+    emulator = Emulator(api_key=KEY, rules=Rules(create_dialogs=False))
     emulator.add_dialog("s-1")
     emulator.add_profile(PROFILE, profile={"a": 1})
     with pytest.raises(ValueError, match="exists already"):
@@ -188,7 +188,7 @@ async def test_both_credentials() -> None:
 
 
 async def test_faults_and_quotas_are_told_as_problems() -> None:
-    emulator = Emulator(api_key=KEY, tenant_quota=(4, 100))
+    emulator = Emulator(api_key=KEY, throttling=Throttling(tenant_quota=(4, 100)))
     async with bare_client(emulator) as client:
         for step, status, code in (
             ("conflict", 409, 1004),
@@ -211,10 +211,3 @@ async def test_faults_and_quotas_are_told_as_problems() -> None:
         with pytest.raises(httpx.RemoteProtocolError):
             await post(client, "context/inject", {"context": {"seq": 0}})
     assert emulator.stats.violations() == {"reordered": 1}
-
-
-def test_ways_to_inject_that_are_not_there() -> None:
-    with pytest.raises(ValueError, match="inject"):
-        Emulator(inject="deep")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="max_payload_bytes"):
-        Emulator(max_payload_bytes=0)
