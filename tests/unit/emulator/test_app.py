@@ -1,4 +1,4 @@
-"""The emulator as an ASGI app: paths, methods, lifespan, what exists."""
+"""The emulator as an ASGI app: paths, methods, lifespan, unknown dialogs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_a_dialog_id_is_one_percent_encoded_segment(dialog_id: str) -> Non
         ("DELETE", "/runtime/v2/dialogs/a/state", 405),
     ],
 )
-async def test_paths_and_methods_that_are_not_there(method: str, path: str, status: int) -> None:
+async def test_unknown_paths_and_methods_are_refused(method: str, path: str, status: int) -> None:
     emulator = Emulator(api_key=KEY)
     async with bare_client(emulator) as client:
         answer = await client.http.request(method, path, headers=client.headers, json={})
@@ -50,7 +50,7 @@ async def test_paths_and_methods_that_are_not_there(method: str, path: str, stat
     assert (emulator.stats.requests, emulator.stats.answers) == (1, {status: 1})
 
 
-async def test_unknown_dialogs_may_be_404() -> None:
+async def test_create_dialogs_false_answers_unknown_dialogs_with_404() -> None:
     emulator = Emulator(api_key=KEY, rules=Rules(create_dialogs=False))
     dialog = emulator.add_dialog("d-1", session={"a": 1}, user={"b": 2}, next_step="start")
     assert emulator.dialogs == {"d-1": dialog}
@@ -74,16 +74,16 @@ async def test_the_app_may_be_mounted_below_a_path() -> None:
 
 
 async def test_the_lifespan_protocol() -> None:
-    said: list[str] = []
+    sent: list[str] = []
     phases = iter(["lifespan.startup", "lifespan.shutdown"])
 
     async def receive() -> dict[str, Any]:
         return {"type": next(phases)}
 
     async def send(message: Any) -> None:
-        said.append(message["type"])
+        sent.append(message["type"])
 
     await Emulator()({"type": "lifespan"}, receive, send)
-    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     with pytest.raises(ValueError, match="not websocket"):
         await Emulator()({"type": "websocket"}, receive, send)

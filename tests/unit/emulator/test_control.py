@@ -111,7 +111,7 @@ async def test_stats_and_reset() -> None:
         ("GET", "dialogs/%FF", 400),
     ],
 )
-async def test_what_is_not_there(method: str, path: str, status: int) -> None:
+async def test_unknown_control_paths_are_refused(method: str, path: str, status: int) -> None:
     emulator = Emulator()
     emulator.add_dialog("a/b")
     async with bare_client(emulator) as client:

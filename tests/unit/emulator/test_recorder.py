@@ -1,4 +1,4 @@
-"""What the emulator says that a client did: counters, and what no client may do."""
+"""Counters of the emulator, and detection of violations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_requests_are_counted_by_kind_and_answer() -> None:
     assert stats.violations() == {}
 
 
-async def test_in_flight_is_counted_at_its_highest() -> None:
+async def test_in_flight_max_is_the_peak() -> None:
     emulator = Emulator(api_key=KEY, faults=Faults(latency=1))
     async with bare_client(emulator) as client:
         for size in (3, 5, 2):
@@ -45,7 +45,7 @@ async def test_in_flight_is_counted_at_its_highest() -> None:
     assert emulator.stats.in_flight_max == 5
 
 
-async def test_token_requests_are_counted_at_their_highest_and_apart() -> None:
+async def test_token_requests_overlapping_is_a_peak_of_its_own() -> None:
     emulator = Emulator(faults=Faults(token_latency=1))
     async with bare_client(emulator) as client:
         await client.token()
@@ -132,7 +132,7 @@ async def test_refused_writes_count_for_the_order() -> None:
     assert emulator.stats.reordered == 1
 
 
-async def test_a_repeated_assignment_is_no_double() -> None:
+async def test_a_repeated_assignment_is_no_violation() -> None:
     emulator = Emulator(api_key=KEY, rules=Rules(honour_idempotency_keys=False))
     async with bare_client(emulator) as client:
         await client.patch({"session": {"a": 1}}, key="k")
@@ -143,7 +143,7 @@ async def test_a_repeated_assignment_is_no_double() -> None:
     assert emulator.stats.violations() == {}
 
 
-async def test_a_transition_applied_twice_is_told_by_its_key() -> None:
+async def test_a_transition_applied_twice_is_detected_by_its_key() -> None:
     emulator = Emulator(api_key=KEY, rules=Rules(honour_idempotency_keys=False))
     transition = {"transition": {"nextStep": "a"}}
     async with bare_client(emulator) as client:
@@ -154,7 +154,7 @@ async def test_a_transition_applied_twice_is_told_by_its_key() -> None:
     assert emulator.stats.violations() == {"double_applies": 1}
 
 
-async def test_a_transition_applied_twice_is_told_by_its_number() -> None:
+async def test_a_transition_applied_twice_is_detected_by_its_seq() -> None:
     emulator = Emulator(api_key=KEY)
     async with bare_client(emulator) as client:
         await client.patch(STEP, key="k-1")
@@ -176,7 +176,7 @@ def test_violations_are_among_the_counters() -> None:
     stats.repeated = stats.repeat_applies = stats.abandoned = stats.replayed = 9
     violations = stats.violations()
     assert sorted(violations.values()) == [1, 2, 3, 4, 5, 6]
-    told = stats.as_dict()
-    assert told["violations"] == violations
-    assert {name: told[name] for name in violations} == violations
-    assert type(told["answers"]) is dict
+    counters = stats.as_dict()
+    assert counters["violations"] == violations
+    assert {name: counters[name] for name in violations} == violations
+    assert type(counters["answers"]) is dict

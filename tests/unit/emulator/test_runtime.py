@@ -1,4 +1,4 @@
-"""The emulator as a server: states, versions, keys, constraints, credentials, quotas."""
+"""The emulated runtime API: states, versions, keys, constraints."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_merging_recursively_keeps_the_other_members_and_the_history() -> 
     assert dialog.history[1].body["session"]["a"] == {"x": {"er": 2}, "list": [2]}
 
 
-async def test_the_history_tells_what_made_each_version() -> None:
+async def test_the_history_has_the_write_of_each_version() -> None:
     emulator = Emulator(api_key=KEY)
     async with bare_client(emulator) as client:
         await client.patch({"session": {"seq": 1}}, key="k-1")
@@ -104,12 +104,12 @@ async def test_a_limited_history_forgets_the_oldest_entry_and_its_key() -> None:
         assert (await client.patch({"session": {"seq": 0}}, key="k-0")).json()["version"] == 4
 
 
-async def test_a_key_used_again_is_remembered_by_its_newer_entry() -> None:
+async def test_a_reused_key_refers_to_its_newer_entry() -> None:
     emulator = Emulator(api_key=KEY, rules=Rules(history_limit=2, honour_idempotency_keys=False))
     async with bare_client(emulator) as client:
         for key in ("k", "k", "other", "k"):
             await client.patch({"session": {"a": 1}}, key=key)
-    # At the fourth write the first one is forgotten, and the second one is not.
+    # The fourth write forgets the first one, but not the second one.
     assert emulator.stats.repeat_applies == 2
 
 
@@ -171,7 +171,7 @@ async def test_a_key_that_was_applied_is_answered_and_not_applied_again() -> Non
     assert emulator.stats.applied == 3
 
 
-async def test_keys_may_be_ignored() -> None:
+async def test_honour_idempotency_keys_false_ignores_keys() -> None:
     emulator = Emulator(api_key=KEY, rules=Rules(honour_idempotency_keys=False))
     async with bare_client(emulator) as client:
         await client.patch(key="k")
@@ -219,7 +219,7 @@ async def test_a_bad_body_is_refused_with_a_reason(body: Any, reason: str) -> No
     assert emulator.stats.applied == 0
 
 
-async def test_limits_and_flow_nodes_are_the_servers_own() -> None:
+async def test_limits_and_flow_nodes_can_be_configured() -> None:
     emulator = Emulator(api_key=KEY, rules=Rules(limits=Limits(max_depth=1), flow_nodes=("a", "b")))
     async with bare_client(emulator) as client:
         assert (await client.patch({"session": {"v": {"w": []}}})).status_code == 400
@@ -230,7 +230,7 @@ async def test_limits_and_flow_nodes_are_the_servers_own() -> None:
     assert "no node 'c'" in unknown.json()["message"]
 
 
-async def test_a_body_over_the_largest_is_413() -> None:
+async def test_a_body_above_the_size_limit_is_413() -> None:
     emulator = Emulator(api_key=KEY, rules=Rules(max_body_bytes=100))
     fits = json.dumps({"session": {"v": "x" * 100}}).encode()
     body = fits.replace(b"x" * 100, b"x" * (200 - len(fits)))

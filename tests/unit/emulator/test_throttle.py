@@ -46,7 +46,7 @@ async def test_each_calling_address_has_a_quota_of_its_own() -> None:
         assert (await read(one)).status_code == 200
 
 
-async def test_who_comes_back_early_from_an_address_is_seen() -> None:
+async def test_early_requests_of_an_address_are_counted() -> None:
     emulator = Emulator(api_key=KEY, throttling=Throttling(address_quota=(1, 10), notice=0.1))
     async with http_to(emulator) as one, http_to(emulator, "10.0.0.2") as other:
         for _ in range(2):
@@ -74,7 +74,7 @@ async def test_who_comes_back_early_from_an_address_is_seen() -> None:
     ],
 )
 @pytest.mark.parametrize("quota", ["tenant_quota", "address_quota"])
-async def test_every_answer_tells_how_the_quota_stands(
+async def test_every_response_announces_the_quota(
     quota: str, kind: Any, expected: dict[str, str]
 ) -> None:
     throttling = Throttling(quota_headers=kind, **{quota: (3, 10)})  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ async def test_every_answer_tells_how_the_quota_stands(
         assert set(expected) <= set(refused.headers)
 
 
-async def test_a_tenant_has_so_many_requests_in_a_window() -> None:
+async def test_requests_above_the_tenant_quota_are_429() -> None:
     emulator = Emulator(api_key=KEY, throttling=Throttling(tenant_quota=(2, 10)))
     async with bare_client(emulator) as client:
         await client.patch(dialog_id="d-1")
@@ -139,7 +139,7 @@ async def test_retry_after_as_a_date() -> None:
     assert parsedate_to_datetime(headers["retry-after"]).timestamp() == 1e9 + 11
 
 
-async def test_retry_after_may_be_missing() -> None:
+async def test_retry_after_can_be_omitted() -> None:
     emulator = Emulator(
         api_key=KEY, throttling=Throttling(tenant_quota=(1, 10), retry_after="none")
     )
@@ -202,7 +202,7 @@ async def test_early_requests_to_a_throttled_dialog() -> None:
         assert stats.early_requests == 1
 
 
-async def test_requests_on_their_way_are_not_early() -> None:
+async def test_requests_sent_before_the_notice_are_not_early() -> None:
     emulator = Emulator(
         api_key=KEY, faults=Faults(throttle_seconds=5, latency=4), throttling=Throttling(notice=1)
     )
@@ -223,7 +223,7 @@ async def test_requests_on_their_way_are_not_early() -> None:
     assert stats.early_requests == 0
 
 
-async def test_every_moment_named_counts_until_it_has_come() -> None:
+async def test_every_notice_counts_until_its_moment() -> None:
     emulator = Emulator(
         api_key=KEY, throttling=Throttling(notice=0.1, tenant_quota=(1, 3), retry_after="decimal")
     )
@@ -240,7 +240,7 @@ async def test_every_moment_named_counts_until_it_has_come() -> None:
         assert stats.early_requests == 9
 
 
-async def test_where_no_time_was_named_nobody_is_early() -> None:
+async def test_no_request_is_early_without_retry_after() -> None:
     emulator = Emulator(
         api_key=KEY, throttling=Throttling(notice=0, tenant_quota=(1, 10), retry_after="none")
     )
@@ -252,7 +252,7 @@ async def test_where_no_time_was_named_nobody_is_early() -> None:
     assert emulator.stats.early_requests == 0
 
 
-async def test_a_date_is_the_moment_named() -> None:
+async def test_requests_before_the_date_in_retry_after_are_early() -> None:
     def wall_clock() -> float:
         return 1e9 + 0.25 + anyio.current_time() - start
 
@@ -276,7 +276,7 @@ async def test_a_date_is_the_moment_named() -> None:
         assert stats.answers == {200: 2, 429: 2}
 
 
-async def test_a_lost_answer_names_no_moment() -> None:
+async def test_a_response_that_was_not_sent_gives_no_notice() -> None:
     emulator = Emulator(
         api_key=KEY, faults=Faults(throttle_seconds=5, latency=2), throttling=Throttling(notice=0)
     )
@@ -290,13 +290,13 @@ async def test_a_lost_answer_names_no_moment() -> None:
 
 
 class TestNotices:
-    """To the microsecond, which no test on an event loop can see."""
+    """Precise to the microsecond, unlike tests on an event loop."""
 
     def throttle(self, style: RetryAfter = "seconds") -> Throttle:
         return Throttle(Throttling(tenant_quota=(1, 8), retry_after=style, notice=0.5))
 
     @pytest.mark.parametrize("style", ["seconds", "decimal"])
-    def test_a_moment_named_is_early_up_to_the_grace_of_timers(self, style: RetryAfter) -> None:
+    def test_a_request_is_early_up_to_the_grace_of_timers(self, style: RetryAfter) -> None:
         throttle = self.throttle(style)
         throttle.record(throttle.pause(None, 4, 0), 0)
         early = [
@@ -304,7 +304,7 @@ class TestNotices:
         ]
         assert early == [0.51, 3.999998]
 
-    def test_notices_that_say_nothing_new_are_not_kept(self) -> None:
+    def test_redundant_notices_are_not_kept(self) -> None:
         throttle = self.throttle("decimal")
         assert throttle.admit("d", 0) is None
         for step in range(100):
@@ -316,7 +316,7 @@ class TestNotices:
         throttle.record(throttle.pause(None, 4, 20), 20)
         assert [round(known, 3) for known, _ in throttle._notices.popitem()[1]] == [20.5]
 
-    def test_a_later_moment_is_kept_besides_an_earlier_one(self) -> None:
+    def test_a_later_notice_is_kept_beside_an_earlier_one(self) -> None:
         throttle = self.throttle()
         throttle.record(throttle.pause(None, 4, 0), 0)
         throttle.record(throttle.pause(None, 4, 1), 1)
@@ -331,7 +331,7 @@ class TestNotices:
         assert throttle.is_early("d-1", 1.9)
 
 
-async def test_an_update_repeated_before_the_time_its_503_named() -> None:
+async def test_an_update_repeated_before_the_retry_after_of_its_503() -> None:
     emulator = Emulator(
         api_key=KEY, faults=Faults(retry_after_503=2), throttling=Throttling(notice=0)
     )

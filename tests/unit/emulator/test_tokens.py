@@ -51,7 +51,7 @@ async def test_a_token_by_form_fields() -> None:
         ({"grant_type": "client_credentials", "scope": "admin x"}, 400, "invalid_scope"),
     ],
 )
-async def test_a_bad_token_request(form: dict[str, str], status: int, error: str) -> None:
+async def test_an_invalid_form_is_refused(form: dict[str, str], status: int, error: str) -> None:
     emulator = Emulator()
     async with bare_client(emulator) as client:
         answer = await client.token(form)
@@ -73,7 +73,7 @@ async def test_a_bad_token_request(form: dict[str, str], status: int, error: str
         ({"content": b"grant_type=client_credentials", "basic": "%%"}, 401, "HTTP Basic"),
     ],
 )
-async def test_a_token_request_that_is_none(
+async def test_an_invalid_token_request_is_refused(
     request_: dict[str, Any], status: int, reason: str
 ) -> None:
     basic = request_.get("basic", "ZW11bGF0b3ItY2xpZW50OmVtdWxhdG9yLXNlY3JldA==")
@@ -149,7 +149,7 @@ async def test_revoked_tokens_and_the_api_key() -> None:
     assert "emulator-secret" not in repr(emulator)
 
 
-async def test_without_an_api_key_none_is_accepted() -> None:
+async def test_no_api_key_is_accepted_by_default() -> None:
     async with bare_client(Emulator()) as client:
         client.headers = {"X-API-Key": ""}
         assert (await client.get()).status_code == 401
