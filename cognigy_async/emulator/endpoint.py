@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any, ClassVar
 
 import anyio
-import anyio.lowlevel
 
 from .faults import Fault, FaultInjector
 from .recorder import Arrival, Recorder
@@ -181,10 +180,10 @@ class Endpoint(ABC):
             response, fault = self._admit(request, call)
             quota_headers = self._throttle.quota_headers(request.address, anyio.current_time())
             delay = self._faults.delay(anyio.current_time()) / 2
-            await self._travel(request, delay)
+            await request.delay(delay)
             if response is None and fault not in NOT_EXECUTED:
                 response = self._execute(call, fault)
-            await self._travel(request, delay)
+            await request.delay(delay)
             if fault in HANGS:
                 await request.wait_until_gone()
                 stats.abandoned += 1
@@ -220,13 +219,6 @@ class Endpoint(ABC):
         if self._throttle.is_early_repeat(call.key, now):
             stats.early_repeats += 1
         return self._recorder.begin_write(request.connection, call.dialog_id, call.seq)
-
-    async def _travel(self, request: HttpRequest, seconds: float) -> None:
-        if seconds:
-            await anyio.sleep(seconds)
-        elif request.connection is None:
-            # Otherwise requests in the process would never overlap.
-            await anyio.lowlevel.checkpoint()
 
     def _admit(self, request: HttpRequest, call: Call) -> tuple[HttpResponse | None, Fault | None]:
         """Return a refusal, or else the fault that the request meets later."""

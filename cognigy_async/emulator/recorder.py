@@ -57,8 +57,9 @@ class Recorder:
         return self._begin(arrival)
 
     def end(self, arrival: Arrival) -> None:
-        """Record that a read or write is about to be answered, or never will be."""
+        """Record that a request is about to be answered, or never will be."""
         self._in_flight.discard(arrival)
+        self._token_requests.discard(arrival)
         if arrival.dialog_id is not None:
             writes = self._writes[arrival.dialog_id]
             writes.remove(arrival)
@@ -74,10 +75,6 @@ class Recorder:
             stats.token_requests_overlapping, self._token_requests
         )
         return arrival
-
-    def end_token_request(self, arrival: Arrival) -> None:
-        """Record that a token request is about to be answered, or never will be."""
-        self._token_requests.discard(arrival)
 
     def record_applied(self, entry: HistoryEntry, earlier: HistoryEntry | None) -> None:
         """Record that a client's write was applied.

@@ -10,7 +10,6 @@ from random import Random
 from urllib.parse import parse_qsl, unquote_plus
 
 import anyio
-import anyio.lowlevel
 
 from .expiring import Expiring
 from .faults import FaultInjector
@@ -144,14 +143,10 @@ class TokenEndpoint:
         arrival = self._recorder.begin_token_request(request.connection)
         try:
             fails = self._faults.next_token_request_fails()
-            if self._faults.faults.token_latency:
-                await anyio.sleep(self._faults.faults.token_latency)
-            elif request.connection is None:
-                # Otherwise requests in the process would never overlap.
-                await anyio.lowlevel.checkpoint()
+            await request.delay(self._faults.faults.token_latency)
             response = self._fail() if fails else self._issue(request, content)
         finally:
-            self._recorder.end_token_request(arrival)
+            self._recorder.end(arrival)
         self._recorder.stats.token_answers[response.status] += 1
         await request.answer(response)
 

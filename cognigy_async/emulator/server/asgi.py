@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import quote, unquote_to_bytes
 
+import anyio
+import anyio.lowlevel
 from pydantic_core import from_json
 
 from ..responses import HttpResponse
@@ -74,6 +76,13 @@ class HttpRequest:
             # Excess is read as well: a client that still sends does not read the response.
             content = content + part if size <= limit else b""
         return content if size <= limit else None
+
+    async def delay(self, seconds: float) -> None:
+        """Let latency pass; without any, requests in the process still overlap."""
+        if seconds:
+            await anyio.sleep(seconds)
+        elif self.connection is None:
+            await anyio.lowlevel.checkpoint()
 
     async def answer(self, response: HttpResponse) -> None:
         """Send the response."""
