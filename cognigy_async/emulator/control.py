@@ -71,7 +71,7 @@ class Control:
             case "POST", b"reset":
                 emulator.reset()
                 return json_response(200, {"message": "reset"})
-        return json_response(404, {"message": f"no {method} of this path; see Control"})
+        return json_response(404, {"message": f"{method} is not supported at this path"})
 
     def _change(self, change: Callable[[dict[str, Any]], None], content: bytes) -> HttpResponse:
         try:

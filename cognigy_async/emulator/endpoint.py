@@ -230,7 +230,7 @@ class Endpoint(ABC):
         if scopes is None:
             return self._error(401, "the token is missing, expired or unknown", INVALID_TOKEN), None
         needed = self._scopes_for(call)
-        if needed and not set(needed) & set(scopes):
+        if needed and set(scopes).isdisjoint(needed):
             return self._error(403, f"this needs the scope {' or '.join(needed)}"), None
         notice = self._throttle.admit(call.subject, now, request.address)
         if notice is not None:

@@ -23,7 +23,7 @@ class Arrival:
 
 
 class Recorder:
-    """Update `stats` by the requests to the APIs and to the token endpoints."""
+    """Count in `stats` what requests to the APIs and to the token endpoints show."""
 
     def __init__(self, stats: Stats) -> None:
         self.stats = stats

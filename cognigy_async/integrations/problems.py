@@ -133,6 +133,6 @@ def _details(error: CognigyError) -> dict[str, Any]:
 
 
 def _whole_seconds(error: CognigyError) -> int:
-    """Return `Retry-After` in whole seconds, rounded up so that nobody retries early."""
+    """Return `Retry-After` in whole seconds, rounded up to prevent early retries."""
     named = error.retry_after if isinstance(error, UpdateError) else None
     return math.ceil(named) if named is not None and 0 < named < math.inf else math.ceil(SOON)
