@@ -22,7 +22,7 @@ from cognigy_async import (
     UpdateEvent,
     UpdateResult,
 )
-from cognigy_async.emulator import Emulator, Faults, Step, serve
+from cognigy_async.emulator import Emulator, Faults, Rules, Step, Throttling, serve
 
 from .demo_verdict import Check, Seen, judge
 
@@ -156,10 +156,9 @@ async def run_job(plan: Plan, tell: Callable[[Story], None], advance: Callable[[
         CognigyError: the first update fails.
     """
     emulator = Emulator(
-        token_lifetime=TOKEN_LIFETIME,
         # The harder case: what is sent twice is applied twice.
-        honour_idempotency_keys=False,
-        retry_after="decimal",
+        rules=Rules(token_lifetime=TOKEN_LIFETIME, honour_idempotency_keys=False),
+        throttling=Throttling(retry_after="decimal"),
     )
     story = Story()
     with anyio.fail_after(None if plan.seconds == math.inf else plan.seconds):

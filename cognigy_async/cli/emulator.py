@@ -10,7 +10,7 @@ from typing import Annotated, Self
 import typer
 
 from cognigy_async import ConfigurationError
-from cognigy_async.emulator import Emulator, Faults, run
+from cognigy_async.emulator import Emulator, Faults, Rules, Throttling, run
 from cognigy_async.settings import Credentials
 
 from .assignments import parse_assignments
@@ -61,8 +61,8 @@ def emulator(
                 client_id=accepted.client_id,
                 client_secret=accepted.client_secret,
                 api_key=accepted.api_key,
-                token_lifetime=token_lifetime,
-                tenant_quota=tenant_quota,
+                rules=Rules(token_lifetime=token_lifetime),
+                throttling=Throttling(tenant_quota=tenant_quota),
                 faults=faults,
                 seed=seed,
             )

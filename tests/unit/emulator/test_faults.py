@@ -1,4 +1,4 @@
-"""Every fault that the emulator knows, by chance and by script."""
+"""All faults of the emulator, by probability and by script."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import anyio
 import httpx
 import pytest
 
-from cognigy_async.emulator import Emulator, Faults
-from tests.integration.emulator_client import KEY, SEQ, Bare, bare_client
+from cognigy_async.emulator import Emulator, Faults, Rules, Throttling
+from tests.unit.emulator._client import KEY, SEQ, Bare, bare_client
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ def always(**faults: Any) -> Emulator:
 
 
 async def never(answer: Any) -> None:
-    """Wait for what does not come."""
+    """Assert that no response comes within 1,000 seconds."""
     with anyio.move_on_after(1000) as scope:
         await answer
     assert scope.cancelled_caught
@@ -74,7 +74,7 @@ async def test_errors_are_not_applied(fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["error_500", "error_502", "error_504"])
-async def test_errors_may_be_applied_all_the_same(fault: str) -> None:
+async def test_error_applies_applies_before_the_error(fault: str) -> None:
     emulator = always(**{fault: 1, "error_applies": 1})
     async with bare_client(emulator) as client:
         assert (await client.patch()).status_code == int(fault[-3:])
@@ -86,7 +86,7 @@ async def test_errors_may_be_applied_all_the_same(fault: str) -> None:
     assert emulator.stats.faults == {f"{fault}_applied": 2}
 
 
-async def test_a_503_is_never_applied_and_may_name_a_time() -> None:
+async def test_a_503_is_never_applied_and_may_have_retry_after() -> None:
     emulator = always(error_503=1, error_applies=1, retry_after_503=1.5)
     async with bare_client(emulator) as client:
         write, read = await client.patch(key="k"), await client.get()
@@ -110,8 +110,10 @@ async def test_a_dropped_connection(fault: str, version: int | None) -> None:
     assert emulator.stats.abandoned == 0
 
 
-async def test_another_transport_has_its_own_error() -> None:
-    emulator = Emulator(api_key=KEY, faults=Faults(drop_before=1), drop_error=ConnectionResetError)
+async def test_drop_error_is_raised_for_a_dropped_connection() -> None:
+    emulator = Emulator(
+        api_key=KEY, faults=Faults(drop_before=1), rules=Rules(drop_error=ConnectionResetError)
+    )
     async with bare_client(emulator) as client:
         with pytest.raises(ConnectionResetError):
             await client.patch()
@@ -142,7 +144,7 @@ async def test_a_competing_writer_comes_first() -> None:
     assert emulator.stats.applied == 1
 
 
-async def test_a_competing_writer_puts_a_variable_of_another_type_right() -> None:
+async def test_a_competing_writer_replaces_a_variable_of_another_type() -> None:
     emulator = always(competitor=1)
     emulator.add_dialog("d-1", session={"competitor": "x"})
     async with bare_client(emulator) as client:
@@ -189,7 +191,7 @@ async def test_throttling_a_dialog() -> None:
         assert (await client.patch()).status_code == 200
 
 
-async def test_a_token_that_expires_all_of_a_sudden() -> None:
+async def test_token_expiry_revokes_the_token() -> None:
     emulator = Emulator()
     async with bare_client(emulator) as client, bare_client(emulator) as other:
         await client.log_in()
@@ -216,8 +218,8 @@ async def test_the_token_endpoint_fails() -> None:
     assert emulator.stats.tokens_issued == 1
 
 
-async def test_the_token_endpoint_takes_its_time() -> None:
-    emulator = Emulator(faults=Faults(token_latency=3, latency=100), token_lifetime=10)
+async def test_token_latency_delays_the_token_endpoint_only() -> None:
+    emulator = Emulator(faults=Faults(token_latency=3, latency=100), rules=Rules(token_lifetime=10))
     async with bare_client(emulator) as client:
         start = anyio.current_time()
         await client.log_in()
@@ -227,7 +229,7 @@ async def test_the_token_endpoint_takes_its_time() -> None:
         assert (await client.get()).status_code == 200
 
 
-async def test_an_answer_that_does_not_parse() -> None:
+async def test_malformed_truncates_the_response() -> None:
     emulator = always(malformed=1)
     async with bare_client(emulator) as client:
         for answer in (await client.patch(), await client.get()):
@@ -240,7 +242,7 @@ async def test_an_answer_that_does_not_parse() -> None:
     assert emulator.dialogs["d-1"].version == 1
 
 
-async def test_an_outage_answers_everything_but_tokens() -> None:
+async def test_fail_status_answers_all_requests_but_token_requests() -> None:
     emulator = Emulator(faults=Faults(fail_status=503, retry_after_503=7))
     async with bare_client(emulator) as client:
         assert (await client.patch()).status_code == 503
@@ -253,7 +255,7 @@ async def test_an_outage_answers_everything_but_tokens() -> None:
     assert emulator.dialogs == {}
 
 
-async def test_redirects_and_only_they_have_a_location() -> None:
+async def test_only_redirects_have_a_location() -> None:
     emulator = Emulator(api_key=KEY)
     emulator.script(300, 399, 400, "ok")
     async with bare_client(emulator) as client:
@@ -276,7 +278,7 @@ async def test_a_script_is_taken_step_by_step_by_its_dialog() -> None:
 
 
 async def test_a_refused_request_takes_no_step() -> None:
-    emulator = Emulator(api_key=KEY, dialog_quota=(1, 10))
+    emulator = Emulator(api_key=KEY, throttling=Throttling(dialog_quota=(1, 10)))
     emulator.script(418)
     async with bare_client(emulator) as client:
         await client.get()
@@ -284,7 +286,7 @@ async def test_a_refused_request_takes_no_step() -> None:
         assert (await Bare(client.http).patch(dialog_id="d-2")).status_code == 418
 
 
-async def test_a_script_that_is_wrong_is_not_kept() -> None:
+async def test_an_invalid_script_is_not_kept() -> None:
     emulator = Emulator(api_key=KEY)
     with pytest.raises(ValueError, match="no step 'dorp_after'"):
         emulator.script("error_503", "dorp_after")  # type: ignore[arg-type]
@@ -292,7 +294,7 @@ async def test_a_script_that_is_wrong_is_not_kept() -> None:
         assert (await client.patch()).status_code == 200
 
 
-async def test_chances_are_those_asked_for_and_the_seed_repeats_them() -> None:
+async def test_faults_occur_as_probable_and_repeat_with_the_seed() -> None:
     faults = Faults(error_500=0.2, drop_before=0.1, conflict=0.1)
 
     async def met(seed: int) -> list[int]:
@@ -332,7 +334,7 @@ def test_numbers_out_of_range_are_refused_by_name(field: str, too_much: float) -
         assert getattr(Faults.of({field: right}), field) == right
 
 
-def test_the_other_fields_are_checked_too() -> None:
+def test_other_invalid_fields_are_refused() -> None:
     for status in (200, 299, 600, 503.0, True, "503"):
         with pytest.raises(ValueError, match=r"Faults\(fail_status="):
             Faults(fail_status=status)  # type: ignore[arg-type]
@@ -341,3 +343,26 @@ def test_the_other_fields_are_checked_too() -> None:
     with pytest.raises(ValueError, match="no field 'lag', 'leg'"):
         Faults.of({"leg": 1, "lag": 1})
     assert Faults.of({"hang": 0.5, "fail_status": None}) == Faults(hang=0.5)
+
+
+async def test_a_brown_out_is_slow_and_fails_in_part_and_ends() -> None:
+    faults = Faults(brown_out=1, brown_out_seconds=20, brown_out_latency=2, brown_out_errors=0.5)
+    emulator = Emulator(api_key=KEY, faults=faults)
+    async with bare_client(emulator) as client:
+        statuses = []
+        for _ in range(10):
+            began = anyio.current_time()
+            statuses.append((await client.get()).status_code)
+            assert anyio.current_time() - began == pytest.approx(2)
+            emulator.faults = Faults(brown_out_latency=2, brown_out_errors=0.5)
+        assert set(statuses) == {200, 503}
+        await anyio.sleep(1)
+        began = anyio.current_time()
+        assert {(await client.get()).status_code for _ in range(20)} == {200}
+        assert anyio.current_time() == began
+
+
+@pytest.mark.parametrize("name", ["brown_out", "brown_out_errors"])
+def test_fields_of_a_brown_out_are_probabilities(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}=2"):
+        Faults(**{name: 2})

@@ -1,10 +1,11 @@
-"""What the caller of a service is told of each error, and what not."""
+"""Problem details: status, headers and members by error, and what never reaches the caller."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ from cognigy_async.integrations import problems
 from cognigy_async.integrations.problems import problem_of
 
 MISTAKES = {CognigyError, CallbackError, ClientUsageError, ConfigurationError}
-"""Errors of the service itself, which its callers can do nothing about."""
+"""Mistakes in the service itself, which have no problem details."""
 FAULTS = (Fault("session.a-b", "is no name", "use letters"), Fault("user", "is empty", "fill it"))
 
 CASES: list[tuple[CognigyError, int, str | None]] = [
@@ -110,17 +111,20 @@ def test_every_error_has_a_case_or_is_a_mistake_in_the_service() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(MISTAKES, key=lambda kind: kind.__name__))
-def test_a_mistake_in_the_service_is_not_told_to_its_callers(kind: type[CognigyError]) -> None:
+def test_a_mistake_in_the_service_has_no_problem_details(kind: type[CognigyError]) -> None:
     assert problem_of(kind("m")) is None
 
 
-def test_the_table_that_is_documented_is_the_one_that_holds() -> None:
-    rows = re.findall(r"^(?:other )?(\w+Error)s? +(\d+)", problems.__doc__ or "", re.MULTILINE)
-    documented = {getattr(cognigy_async, name): int(status) for name, status in rows}
-    assert documented == {kind: status for kind, (status, _) in problems.TABLE.items()}
+def test_the_documented_table_has_the_status_of_every_error() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "fastapi.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d{3})\b[^|]*\|(.*)\|$", page, re.MULTILINE)
+    documented = {int(status): set(re.findall(r"\w+Error\b", text)) for status, text in rows}
+    errors = {kind.__name__: status for kind, (status, _) in problems.TABLE.items()}
+    assert set.union(*documented.values()) == errors.keys()
+    assert [name for name, status in errors.items() if name not in documented[status]] == []
 
 
-def test_a_subclass_is_told_like_its_base() -> None:
+def test_a_subclass_is_answered_as_its_base() -> None:
     class OwnError(StateConflictError):
         pass
 
@@ -129,7 +133,7 @@ def test_a_subclass_is_told_like_its_base() -> None:
     assert (problem.status, problem.content["error"]) == (409, "OwnError")
 
 
-def test_faults_are_told_with_their_paths() -> None:
+def test_a_validation_error_lists_its_faults() -> None:
     problem = problem_of(UpdateValidationError(FAULTS, dialog_id="d-1"))
     assert problem is not None
     assert problem.content == {
@@ -146,25 +150,26 @@ def test_faults_are_told_with_their_paths() -> None:
     }
 
 
-def test_ids_are_told_and_what_was_applied() -> None:
+def test_ids_and_applied_parts_are_members() -> None:
     error = AmbiguousUpdateError(
         "m", dialog_id="d-1", update_id="u-1", trace_id="api--1", applied_parts=2
     )
     problem = problem_of(error)
     assert problem is not None
-    told = problem.content
-    assert (told["dialog_id"], told["update_id"], told["trace_id"]) == ("d-1", "u-1", "api--1")
-    assert (told["applied"], told["applied_parts"]) == ("unknown", 2)
+    content = problem.content
+    ids = (content["dialog_id"], content["update_id"], content["trace_id"])
+    assert ids == ("d-1", "u-1", "api--1")
+    assert (content["applied"], content["applied_parts"]) == ("unknown", 2)
 
 
-def test_a_conflict_tells_the_current_version() -> None:
+def test_a_conflict_has_the_current_version() -> None:
     problem = problem_of(StateConflictError("m", current_etag='"7"', current_version=7))
     assert problem is not None
     assert (problem.content["current_etag"], problem.content["current_version"]) == ('"7"', 7)
 
 
 @pytest.mark.parametrize("kind", sorted(exported_errors(), key=str), ids=lambda kind: kind.__name__)
-def test_neither_the_servers_words_nor_ours_for_operators_reach_the_caller(
+def test_server_messages_and_remedies_do_not_reach_the_caller(
     kind: type[CognigyError],
 ) -> None:
     if not issubclass(kind, UpdateError):
@@ -174,12 +179,12 @@ def test_neither_the_servers_words_nor_ours_for_operators_reach_the_caller(
     error.__cause__ = ValueError(canary)
     problem = problem_of(error)
     assert problem is not None
-    told = json.dumps([problem.content, problem.headers])
-    assert canary not in told
-    assert error.remedy not in told
+    response = json.dumps([problem.content, problem.headers])
+    assert canary not in response
+    assert error.remedy not in response
 
 
-def test_no_value_of_a_variable_is_told() -> None:
+def test_values_of_variables_do_not_reach_the_caller() -> None:
     canary = "canary-4711"
     deep: Any = {"a": {"b": {"c": {"d": canary}}}}
     with pytest.raises(UpdateValidationError) as caught:

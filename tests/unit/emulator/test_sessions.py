@@ -1,4 +1,4 @@
-"""The emulator as a server of the sessions API: calls, errors, credentials, rules."""
+"""The emulated sessions API: calls, errors, credentials, rules."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from cognigy_async import Limits
-from cognigy_async.emulator import Emulator, Faults
-from tests.integration.emulator_client import KEY, Bare, bare_client
+from cognigy_async.emulator import Emulator, Faults, Rules, Throttling
+from tests.unit.emulator._client import KEY, Bare, bare_client
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +21,7 @@ USER = {"userId": "u-1"}
 async def post(
     client: Bare, operation: str, body: Any = None, session_id: str = "s-1"
 ) -> httpx.Response:
-    """Call an operation of a session, as `USER` unless told otherwise."""
+    """Call an operation of a session, by default as `USER`."""
     segment = quote(session_id, safe="").replace(".", "%2E")
     path = f"/new/v2.0/sessions/{segment}/{operation}"
     content = {"content": body} if isinstance(body, bytes) else {"json": USER | (body or {})}
@@ -29,13 +29,13 @@ async def post(
 
 
 def is_problem(answer: httpx.Response, status: int, code: int) -> bool:
-    """Whether it is an error by RFC 7807, with all that the sessions API adds."""
-    told = answer.json()
+    """Return whether it is a problem by RFC 7807, with the members of the sessions API."""
+    problem = answer.json()
     return (
-        (answer.status_code, told["status"], told["code"]) == (status, status, code)
-        and all(told[name] for name in ("type", "title", "detail", "instance"))
-        and told["traceId"].startswith("api--")
-        and told["details"] == {}
+        (answer.status_code, problem["status"], problem["code"]) == (status, status, code)
+        and all(problem[name] for name in ("type", "title", "detail", "instance"))
+        and problem["traceId"].startswith("api--")
+        and problem["details"] == {}
     )
 
 
@@ -72,7 +72,7 @@ async def test_injecting_and_resetting() -> None:
     ],
 )
 async def test_other_ways_to_inject(options: dict[str, Any], context: dict[str, Any]) -> None:
-    async with bare_client(Emulator(api_key=KEY, **options)) as client:
+    async with bare_client(Emulator(api_key=KEY, rules=Rules(**options))) as client:
         await post(client, "context/inject", {"context": {"a": {"x": 1}, "b": 1}})
         answer = await post(client, "context/inject", {"context": {"a": {"y": 1}}})
     assert answer.json() == context
@@ -89,8 +89,13 @@ async def test_profiles() -> None:
         assert "content-length" not in patched.headers
         await client.http.patch(path, headers=client.headers, json={"profile": {"b": 2}})
         read = await client.http.get(path, headers=client.headers)
-        told = {"_id": PROFILE, "profile": {"a": 1, "b": 2}, "active": True, "contactIds": ["u-1"]}
-        assert read.json() == told
+        expected = {
+            "_id": PROFILE,
+            "profile": {"a": 1, "b": 2},
+            "active": True,
+            "contactIds": ["u-1"],
+        }
+        assert read.json() == expected
         for body in ({"x": 1}, {"profile": 1}, {"active": 1}, {"contactIds": [1]}, []):
             answer = await client.http.patch(path, headers=client.headers, json=body)
             assert is_problem(answer, 400, 1005)
@@ -119,16 +124,18 @@ async def test_profiles() -> None:
         ("state", {}, 405, 1013),
     ],
 )
-async def test_what_is_refused(operation: str, body: Any, status: int, code: int) -> None:
-    emulator = Emulator(api_key=KEY, flow_nodes=["pay"])
+async def test_invalid_requests_are_refused(
+    operation: str, body: Any, status: int, code: int
+) -> None:
+    emulator = Emulator(api_key=KEY, rules=Rules(flow_nodes=["pay"]))
     async with bare_client(emulator) as client:
         answer = await post(client, operation, body)
     assert is_problem(answer, status, code)
     assert emulator.dialogs == {}
 
 
-async def test_a_context_has_an_end() -> None:
-    emulator = Emulator(api_key=KEY, limits=Limits(max_context_bytes=100))
+async def test_a_context_has_a_maximum_size() -> None:
+    emulator = Emulator(api_key=KEY, rules=Rules(limits=Limits(max_context_bytes=100)))
     async with bare_client(emulator) as client:
         assert (await post(client, "context/inject", {"context": {"a": "x" * 60}})).is_success
         answer = await post(client, "context/inject", {"context": {"b": "x" * 60}})
@@ -136,8 +143,8 @@ async def test_a_context_has_an_end() -> None:
         assert (await post(client, "context/inject", {"context": {"a": "y" * 60}})).is_success
 
 
-async def test_sessions_and_profiles_may_have_to_exist() -> None:
-    emulator = Emulator(api_key=KEY, create_dialogs=False)
+async def test_create_dialogs_false_answers_unknown_sessions_and_profiles_with_404() -> None:
+    emulator = Emulator(api_key=KEY, rules=Rules(create_dialogs=False))
     emulator.add_dialog("s-1")
     emulator.add_profile(PROFILE, profile={"a": 1})
     with pytest.raises(ValueError, match="exists already"):
@@ -161,7 +168,7 @@ async def test_a_session_id_is_one_segment(name: str) -> None:
     assert list(emulator.dialogs) == [name]
 
 
-async def test_both_credentials() -> None:
+async def test_tokens_and_api_keys_are_accepted() -> None:
     emulator = Emulator(api_key=KEY)
     async with bare_client(emulator) as client:
         form = {
@@ -187,8 +194,8 @@ async def test_both_credentials() -> None:
     assert (wrong.status_code, wrong.json()["error"]) == (401, "invalid_client")
 
 
-async def test_faults_and_quotas_are_told_as_problems() -> None:
-    emulator = Emulator(api_key=KEY, tenant_quota=(4, 100))
+async def test_faults_and_quotas_are_answered_as_problems() -> None:
+    emulator = Emulator(api_key=KEY, throttling=Throttling(tenant_quota=(4, 100)))
     async with bare_client(emulator) as client:
         for step, status, code in (
             ("conflict", 409, 1004),
@@ -211,10 +218,3 @@ async def test_faults_and_quotas_are_told_as_problems() -> None:
         with pytest.raises(httpx.RemoteProtocolError):
             await post(client, "context/inject", {"context": {"seq": 0}})
     assert emulator.stats.violations() == {"reordered": 1}
-
-
-def test_ways_to_inject_that_are_not_there() -> None:
-    with pytest.raises(ValueError, match="inject"):
-        Emulator(inject="deep")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="max_payload_bytes"):
-        Emulator(max_payload_bytes=0)

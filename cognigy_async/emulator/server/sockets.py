@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol on a listening socket, with a way to abort a connection.
+"""uvicorn's HTTP protocol on a listening socket, with connections that can be aborted.
 
-uvicorn's own server is left out: it takes over the signal handlers of the process, exits it where
-it cannot listen, and looks only ten times a second whether it shall end.
+uvicorn's own server is not used: it takes over the signal handlers of the process, exits the
+process if it cannot listen, and checks only ten times a second for its end.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from .app import Emulator
+from ..app import Emulator
+from ..stats import Stats
 from .asgi import EXTENSION, Receive, Scope, Send
-from .stats import Stats
 
 KEEP_ALIVE = 120
-"""Seconds; long enough that a client's idle connections are not closed in its hands."""
+"""Seconds. Long enough that no idle connection is closed just when a client reuses it."""
 
 
 class SocketConnection:
-    """A connection as the emulator sees it."""
+    """The `Connection` of requests that come over a socket."""
 
     __slots__ = ("_transport",)
 
@@ -33,16 +33,16 @@ class SocketConnection:
         self._transport = transport
 
     def abort(self) -> None:
-        """Close it at once."""
+        """Close the socket at once and discard unsent data."""
         self._transport.abort()
 
     def is_closed(self) -> bool:
-        """Whether either side has closed it."""
+        """Return whether either side has closed the socket."""
         return self._transport.is_closing()
 
 
-class CountedProtocol(HttpToolsProtocol):
-    """Gives each request its connection, and counts the connections."""
+class CountingProtocol(HttpToolsProtocol):
+    """Add the connection to each request, and count connections."""
 
     def __init__(self, stats: Stats, config: Config, state: ServerState) -> None:
         super().__init__(config, state, {})
@@ -58,13 +58,13 @@ class CountedProtocol(HttpToolsProtocol):
         stats.connections_max = max(stats.connections_max, len(self.connections))
 
     def on_message_begin(self) -> None:
-        """Hand the connection to the application with the request."""
+        """Add the connection to the scope of a new request."""
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
 
 class SocketServer:
-    """Listens, and closes everything that it opened."""
+    """A listening socket and its connections, all closed by `aclose`."""
 
     def __init__(self, emulator: Emulator) -> None:
         self._emulator = emulator
@@ -72,7 +72,7 @@ class SocketServer:
         self._server: asyncio.Server
         self._config = Config(
             self._app,
-            http=CountedProtocol,
+            http=CountingProtocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -84,29 +84,29 @@ class SocketServer:
         )
 
     async def start(self, host: str, port: int) -> str:
-        """Listen; the base URL.
+        """Listen, and return the base URL.
 
         Raises:
-            OSError: the address cannot be listened on.
+            OSError: The address cannot be listened on.
         """
-        protocol = partial(CountedProtocol, self._emulator.stats, self._config, self._state)
+        protocol = partial(CountingProtocol, self._emulator.stats, self._config, self._state)
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(protocol, host, port, backlog=2048)
         except (OSError, OverflowError) as error:
             number = getattr(error, "errno", None) or 0
-            # asyncio wraps what the system says into a sentence of its own; names have no number.
-            told = os.strerror(number) if number > 0 else str(error)
+            # asyncio wraps the system's text into a sentence of its own; resolver errors have no
+            # positive number.
+            detail = os.strerror(number) if number > 0 else str(error)
             remedy = "choose another address or port; port 0 takes a free one"
-            raise OSError(number, f"cannot listen on {host}:{port}: {told}; {remedy}") from error
+            raise OSError(number, f"cannot listen on {host}:{port}: {detail}; {remedy}") from error
         address = self._server.sockets[0].getsockname()
         name: str = address[0]
-        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
-        bracketed = f"[{reached}]" if ":" in reached else reached
-        return f"http://{bracketed}:{address[1]}"
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)
+        return f"http://[{name}]:{address[1]}" if ":" in name else f"http://{name}:{address[1]}"
 
     async def aclose(self) -> None:
-        """Stop listening, close the connections, end the requests under way; for after `start`."""
+        """Stop listening, close the connections and cancel the requests in flight."""
         self._server.close()
         for connection in list(self._state.connections):
             connection.transport.abort()

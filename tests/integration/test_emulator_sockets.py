@@ -1,4 +1,4 @@
-"""The emulator over real sockets, under asyncio and as a process of its own."""
+"""The emulator over sockets, in an asyncio event loop and as a process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from cognigy_async.emulator import Emulator, Faults, run, serve
-from tests.integration.emulator_client import KEY, Bare, bare_client
+from tests.unit.emulator._client import KEY, Bare, bare_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real_time]
 
@@ -80,7 +80,7 @@ async def test_a_dropped_connection(
 
 
 @on_asyncio
-async def test_a_client_that_gave_up_has_nothing_in_flight() -> None:
+async def test_an_abandoned_request_is_not_in_flight() -> None:
     async with served(faults=Faults(latency=0.6)) as (emulator, client):
         client.http.timeout = httpx.Timeout(0.15)
         for _ in range(2):
@@ -90,13 +90,13 @@ async def test_a_client_that_gave_up_has_nothing_in_flight() -> None:
         assert (stats.writes, stats.overlapping_writes, stats.in_flight_max) == (2, 0, 1)
         assert stats.abandoned == 0
         await asyncio.sleep(0.8)
-        # The server carries out what nobody waits for.
+        # The server still applies abandoned requests.
         assert emulator.dialogs["d-1"].version == 2
         assert stats.abandoned == 2
 
 
 @on_asyncio
-async def test_a_token_request_that_was_given_up_does_not_overlap() -> None:
+async def test_an_abandoned_token_request_does_not_overlap() -> None:
     async with served(faults=Faults(token_latency=0.6)) as (emulator, client):
         client.http.timeout = httpx.Timeout(0.15)
         for _ in range(2):
@@ -109,7 +109,7 @@ async def test_a_token_request_that_was_given_up_does_not_overlap() -> None:
 
 
 @on_asyncio
-async def test_what_is_never_answered_ends_with_its_connection() -> None:
+async def test_a_hanging_request_ends_with_its_connection() -> None:
     async with served(faults=Faults(hang=1, hang_applies=True)) as (emulator, client):
         client.http.timeout = httpx.Timeout(0.1)
         with pytest.raises(httpx.ReadTimeout):
@@ -120,7 +120,7 @@ async def test_what_is_never_answered_ends_with_its_connection() -> None:
 
 
 @on_asyncio
-async def test_a_request_that_breaks_off() -> None:
+async def test_an_incomplete_request_is_abandoned() -> None:
     async with served() as (emulator, client):
         port = client.http.base_url.port
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -137,7 +137,7 @@ async def test_a_request_that_breaks_off() -> None:
 
 @on_asyncio
 @pytest.mark.parametrize("faults", [Faults(hang=1), Faults(latency=60)], ids=["hang", "latency"])
-async def test_leaving_ends_what_is_under_way(
+async def test_leaving_ends_requests_in_flight(
     faults: Faults, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = asyncio.all_tasks()
@@ -161,7 +161,7 @@ async def test_leaving_ends_what_is_under_way(
 
 
 @on_asyncio
-async def test_signal_handlers_and_logging_are_left_alone() -> None:
+async def test_signal_handlers_and_logging_stay_unchanged() -> None:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     loggers = logging.getLogger("uvicorn.error").handlers, logging.getLogger().handlers
@@ -186,7 +186,7 @@ async def test_a_port_that_is_taken_is_a_clear_error() -> None:
 
 
 @on_asyncio
-async def test_the_base_url_can_be_reached() -> None:
+async def test_the_base_url_is_reachable_if_all_addresses_are_served() -> None:
     async with serve(Emulator(), host="0.0.0.0") as base_url:
         assert base_url.startswith("http://127.0.0.1:")
         async with bare_client(Emulator(), base_url) as client:
@@ -194,16 +194,16 @@ async def test_the_base_url_can_be_reached() -> None:
 
 
 @on_trio
-async def test_trio_has_no_sockets_here_and_is_told_what_to_do() -> None:
+async def test_trio_is_referred_to_the_asgi_transport() -> None:
     with pytest.raises(RuntimeError, match=r"httpx\.ASGITransport"):
         async with serve(Emulator()):
             pass
 
 
 @on_asyncio
-async def test_without_the_extra_one_is_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn.config", None)
-    monkeypatch.delitem(sys.modules, "cognigy_async.emulator.sockets", raising=False)
+    monkeypatch.delitem(sys.modules, "cognigy_async.emulator.server.sockets", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'cognigy-async\[emulator\]'"):
         async with serve(Emulator()):
             pass
@@ -228,7 +228,7 @@ print("stopped")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_in_the_foreground_it_runs_until_a_signal(number: signal.Signals) -> None:
+def test_run_ends_by_a_signal(number: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", FOREGROUND],
         stdout=subprocess.PIPE,
@@ -243,7 +243,7 @@ def test_in_the_foreground_it_runs_until_a_signal(number: signal.Signals) -> Non
     assert (out, err, process.returncode) == ("stopped\n", "", 0)
 
 
-def test_the_foreground_is_the_main_thread() -> None:
+def test_run_needs_the_main_thread() -> None:
     errors: list[BaseException] = []
 
     def elsewhere() -> None:

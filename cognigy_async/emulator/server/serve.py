@@ -1,4 +1,4 @@
-"""The emulator over real sockets: `serve` in a running event loop, `run` in the foreground."""
+"""The emulator over sockets: `serve` in a running event loop, `run` in the foreground."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ import signal
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import anyio
 
-from .app import Emulator
-
-if TYPE_CHECKING:
-    from .sockets import SocketServer
+from ..app import Emulator
 
 
 @asynccontextmanager
 async def serve(
     emulator: Emulator, *, host: str = "127.0.0.1", port: int = 0
 ) -> AsyncGenerator[str]:
-    """Serve the emulator in the running asyncio event loop; yields its base URL.
+    """Serve the emulator in the running asyncio event loop and yield its base URL.
 
-    It handles no signals. On leaving, connections are closed, and requests that are not answered
-    are cut off.
+    Signals are not handled. On exit all connections are closed and unanswered requests cut off.
 
     Args:
-        emulator: the app.
-        host: the address to listen on.
-        port: 0 takes a free one.
+        emulator: App to serve.
+        host: Address to listen on.
+        port: Port to listen on; 0 chooses a free one.
 
     Raises:
-        ImportError: the extra ``emulator`` is not installed.
-        OSError: the address cannot be listened on.
-        RuntimeError: there is no asyncio event loop, as under trio.
+        ImportError: The extra ``emulator`` is not installed.
+        OSError: The address cannot be listened on.
+        RuntimeError: No asyncio event loop is running, for example under trio.
     """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError(
             "serve() needs a running asyncio event loop; under trio, use the emulator in the "
-            "process by httpx.ASGITransport(app=emulator)"
+            "process: httpx.ASGITransport(app=emulator)"
         ) from None
-    server = _server(emulator)
+    try:
+        from .sockets import SocketServer
+    except ImportError as error:
+        raise ImportError(
+            f"serving the emulator needs uvicorn and httptools ({error}): "
+            "pip install 'cognigy-async[emulator]'"
+        ) from error
+    server = SocketServer(emulator)
     base_url = await server.start(host, port)
     try:
         yield base_url
@@ -59,25 +61,25 @@ def run(
     port: int = 0,
     on_listening: Callable[[str], None],
 ) -> None:
-    """Serve the emulator until SIGINT or SIGTERM. Blocks; for the main thread.
+    """Serve the emulator in the main thread until SIGINT or SIGTERM.
 
     Args:
-        emulator: the app.
-        host: the address to listen on.
-        port: 0 takes a free one.
-        on_listening: called once with the base URL.
+        emulator: App to serve.
+        host: Address to listen on.
+        port: Port to listen on; 0 chooses a free one.
+        on_listening: Function that is called once with the base URL.
 
     Raises:
-        ImportError: the extra ``emulator`` is not installed.
-        OSError: the address cannot be listened on.
-        RuntimeError: called in another thread, where no signal would end it.
+        ImportError: The extra ``emulator`` is not installed.
+        OSError: The address cannot be listened on.
+        RuntimeError: The thread is not the main one, so that no signal could end it.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("run() ends by a signal, so it needs the main thread; use serve()")
-    asyncio.run(_until_signalled(emulator, host, port, on_listening))
+    asyncio.run(_serve_until_signal(emulator, host, port, on_listening))
 
 
-async def _until_signalled(
+async def _serve_until_signal(
     emulator: Emulator, host: str, port: int, on_listening: Callable[[str], None]
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -96,14 +98,3 @@ async def _until_signalled(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _server(emulator: Emulator) -> SocketServer:
-    try:
-        from .sockets import SocketServer
-    except ImportError as error:
-        raise ImportError(
-            f"serving the emulator needs uvicorn and httptools ({error}): "
-            "pip install 'cognigy-async[emulator]'"
-        ) from error
-    return SocketServer(emulator)

@@ -1,4 +1,4 @@
-"""A bare client for the tests of the emulator: it retries nothing and waits for nothing."""
+"""A bare client for tests of the emulator, without retries or waiting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEQ = {"session": {"seq": 1}}
 
 
 def path_of(dialog_id: str) -> str:
-    # Clients resolve dot segments, so that the dots are encoded as well.
+    # Clients resolve dot segments, so dots are encoded as well.
     return f"/runtime/v2/dialogs/{quote(dialog_id, safe='').replace('.', '%2E')}/state"
 
 
@@ -59,7 +59,7 @@ class Bare:
         return await self.http.post("/oauth/token", data=data, auth=basic)
 
     async def log_in(self, scope: str = "runtime:write session:manage dialog:read") -> str:
-        """Use a token instead of the API key from now on."""
+        """Replace the API key by a token, and return it."""
         answer = await self.token({"grant_type": "client_credentials", "scope": scope})
         token: str = answer.json()["access_token"]
         self.headers = {"Authorization": f"Bearer {token}"}
@@ -68,7 +68,7 @@ class Bare:
 
 @asynccontextmanager
 async def bare_client(emulator: Emulator, base_url: str | None = None) -> AsyncIterator[Bare]:
-    """In the process, or over sockets where there is a base URL."""
+    """Connect in the process, or over sockets if there is a base URL."""
     transport = httpx.ASGITransport(app=emulator) if base_url is None else None
     async with httpx.AsyncClient(
         transport=transport, base_url=base_url or "http://emulator", trust_env=False
