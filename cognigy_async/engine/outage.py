@@ -34,9 +34,9 @@ class Outage(Generic[Waiting]):
         self.waiting: deque[Waiting] = deque()
         """Dialogs that wait, in the order of their turns."""
         self.lasts = False
-        """Return whether there was no success since the first failure that found the budget empty."""
+        """True if there was no success since the first failure that found the budget empty."""
         self.blocks = False
-        """Return whether bulk work other than probes has to wait."""
+        """True if bulk work other than probes has to wait."""
         self._failures = 0
         self._turns = 0
         self._next_probe = 0.0
@@ -83,7 +83,7 @@ class Outage(Generic[Waiting]):
 
     @property
     def wants_another(self) -> bool:
-        """Return whether all waiting dialogs had a turn, so that one that did not fail may probe."""
+        """Return whether all waiting dialogs had a turn, so that a fresh one may probe."""
         return self.lasts and self._turns >= len(self.waiting)
 
     def probe_with(self, one: Waiting, now: float) -> None:

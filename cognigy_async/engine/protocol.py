@@ -61,7 +61,7 @@ class RetryLater:
     response_kind: ResponseKind
     error: UpdateError
     dialog_only: bool = False
-    """Return whether the server throttles this dialog and not the tenant."""
+    """True if the server throttles this dialog and not the tenant."""
 
 
 Decision: TypeAlias = Settled | SendNext | RetryLater

@@ -201,7 +201,7 @@ class WorkItem:
 
     @property
     def has_slot(self) -> bool:
-        """Return whether a slot for its event is reserved in the callback queues, or none is needed."""
+        """Return whether its event has a slot in the callback queues or needs none."""
         return self.sent_at is not None or self.kind is READ
 
     @property
