@@ -2,8 +2,8 @@
 
     CRM_URL=https://crm.example python examples/aiohttp_service.py --port 8080
 
-The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default.
+The client reads its settings from the environment: see `cognigy_async.integrations.settings`.
+Without CRM_URL no CRM is updated. Callers wait at most ANSWER_WITHIN seconds, 10 by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aiohttp import web
 
 from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
 """Seconds after which nothing is sent for a caller, who may have given up by then."""

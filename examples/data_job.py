@@ -4,7 +4,7 @@
 
 The frame (Parquet or CSV) has the columns `dialog_id`, `amount` and `ordered_at`. What was not
 applied is written to another frame, with the reason. The settings of the client are in the
-environment: see `cognigy_async.settings`. Exit status 1 if something was not applied.
+environment: see `cognigy_async.integrations.settings`. Exit status 1 if something was not applied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 
 from cognigy_async import AsyncStateClient
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 FAILURES = {"dialog_id": pl.String, "error": pl.String, "message": pl.String}
 

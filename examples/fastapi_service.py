@@ -3,8 +3,8 @@
     pip install 'cognigy-async[cli,fastapi,otel]' opentelemetry-exporter-prometheus uvicorn
     CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 5
 
-The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default.
+The client reads its settings from the environment: see `cognigy_async.integrations.settings`.
+Without CRM_URL no CRM is updated. Callers wait at most ANSWER_WITHIN seconds, 10 by default.
 Prometheus finds metrics at /metrics.
 """
 
@@ -33,7 +33,7 @@ from cognigy_async.integrations.fastapi import (
     health,
 )
 from cognigy_async.integrations.opentelemetry import instrument
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
 """Seconds after which nothing is sent for a caller, who may have given up by then."""

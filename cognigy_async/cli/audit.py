@@ -10,7 +10,7 @@ import typer
 from pydantic import SecretStr
 
 from cognigy_async import AuditRecord, AuditReport, ConfigurationError, read_audit, verify_audit
-from cognigy_async.settings import Credentials
+from cognigy_async.integrations.settings import Credentials
 
 from .output import say, write_result
 from .running import Debug, reported

@@ -12,7 +12,7 @@ import anyio
 import typer
 
 from cognigy_async import ConfigurationError, DialogNotFoundError, RuntimeApi, StateUpdate
-from cognigy_async.settings import REMEDY, ClientArguments, Settings
+from cognigy_async.integrations.settings import REMEDY, ClientArguments, Settings
 
 from .bench_load import (
     LEAST_BYTES,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from cognigy_async import AsyncStateClient, CognigyError
-from cognigy_async.settings import ClientArguments
+from cognigy_async.integrations.settings import ClientArguments
 
 from .bench_load import Load
 from .bench_measure import Sample, run_round, warm_up

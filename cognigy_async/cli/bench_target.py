@@ -12,7 +12,7 @@ import typer
 
 from cognigy_async import ApiKey, ConfigurationError, RuntimeApi
 from cognigy_async.checks import is_loopback
-from cognigy_async.settings import ClientArguments
+from cognigy_async.integrations.settings import ClientArguments
 
 from .bench_load import VARIABLE, Load, NumberedDialogs, requests_each, warm_up_of
 from .bench_machine import Cores, pinned_to

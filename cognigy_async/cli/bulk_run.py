@@ -32,7 +32,7 @@ from cognigy_async.bulk import (
     RowFault,
     dry_run,
 )
-from cognigy_async.settings import ClientArguments, Settings
+from cognigy_async.integrations.settings import ClientArguments, Settings
 
 from .bulk_progress import Progress, duration
 from .output import say, say_if_seen, write_json, write_result

@@ -30,7 +30,7 @@ from cognigy_async import (
     probe_inject,
 )
 from cognigy_async.checks import is_loopback
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 from .wording import as_settings
 

@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from cognigy_async import ConfigurationError
-from cognigy_async.settings import REMEDY, Settings
+from cognigy_async.integrations.settings import REMEDY, Settings
 
 from .checkup import Finding, examine
 from .output import console, write_json

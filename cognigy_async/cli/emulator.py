@@ -11,7 +11,7 @@ import typer
 
 from cognigy_async import ConfigurationError
 from cognigy_async.emulator import Emulator, Faults, run
-from cognigy_async.settings import Credentials
+from cognigy_async.integrations.settings import Credentials
 
 from .assignments import parse_assignments
 from .output import say, write_result

@@ -18,7 +18,7 @@ from cognigy_async import (
     UpdateError,
     UpdateValidationError,
 )
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 from .output import log_to_stderr, say, say_if_seen
 from .over import LoopName, TransportName, loop_of, transport_of

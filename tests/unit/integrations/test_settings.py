@@ -17,7 +17,7 @@ from cognigy_async import (
     RuntimeApi,
     SessionsApi,
 )
-from cognigy_async.settings import Credentials, Settings
+from cognigy_async.integrations.settings import Credentials, Settings
 
 SECRET = "correct-horse-battery-staple"
 KEY = {"COGNIGY_BASE_URL": "https://api.example.com", "COGNIGY_API_KEY": SECRET}
