@@ -1,4 +1,4 @@
-"""Configuration from the environment, or from a file `.env` in the working directory.
+"""Client settings from the environment or from a file `.env` in the working directory.
 
 ::
 
@@ -9,29 +9,31 @@
 ====================== =====================================================================
 variable               meaning
 ====================== =====================================================================
-COGNIGY_BASE_URL       where the API is, without its path
-COGNIGY_API            which API of it: `runtime`, the default, or `sessions`
-COGNIGY_API_KEY        either this,
-COGNIGY_CLIENT_ID      or these two: OAuth client credentials
+COGNIGY_BASE_URL       URL of the API, without a path
+COGNIGY_API            `runtime` (the default) or `sessions`
+COGNIGY_API_KEY        API key
+COGNIGY_CLIENT_ID      OAuth client credentials, instead of an API key
 COGNIGY_CLIENT_SECRET
-COGNIGY_TOKEN_URL      where tokens are asked for; by default `{COGNIGY_BASE_URL}/oauth/token`,
-                       for `sessions` `{COGNIGY_BASE_URL}/auth/oauth2/token`
-COGNIGY_SCOPES         separated by spaces; by default `runtime:write session:manage dialog:read`,
-                       for `sessions` what the server gives
-COGNIGY_RATE_LIMIT     requests in seconds, as in `1000/300`; several after spaces; or `auto`
-COGNIGY_ALLOW_INSECURE `true` takes a base URL with http:// that leads to another machine
-COGNIGY_AUDIT_KEY      the key of audit files, for `cognigy-async audit verify`
+COGNIGY_TOKEN_URL      token endpoint; by default `{COGNIGY_BASE_URL}/oauth/token`, for
+                       `sessions` `{COGNIGY_BASE_URL}/auth/oauth2/token`
+COGNIGY_SCOPES         scopes, separated by spaces; by default `runtime:write session:manage
+                       dialog:read`, for `sessions` the choice of the server
+COGNIGY_RATE_LIMIT     requests/seconds, such as `1000/300`; several, separated by spaces; or
+                       `auto`
+COGNIGY_ALLOW_INSECURE `true` allows http:// to another machine
+COGNIGY_AUDIT_KEY      key of the audit files, for `cognigy-async audit verify`
 ====================== =====================================================================
 
-For `sessions` alone:
+For `sessions` only:
 
 ====================== =====================================================================
-COGNIGY_USER_ID        whose sessions these are, where an update does not say so
-COGNIGY_INJECT         whether the server's inject does `merge`, the default, or `replace`
-COGNIGY_READS_STATE    `true` where the installation can read the state of a session
+COGNIGY_USER_ID        user that the sessions belong to, unless an update names one
+COGNIGY_INJECT         behaviour of the server's inject: `merge` (the default) or `replace`
+COGNIGY_READS_STATE    `true` if the installation can return the state of a session
 ====================== =====================================================================
 
-The environment goes before the file. An empty variable counts as not set. Needs the extra ``cli``.
+The environment takes precedence over the file. Empty variables count as not set. Requires the
+extra ``cli``.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -70,52 +72,58 @@ logger = logging.getLogger("cognigy_async")
 PREFIX = "COGNIGY_"
 SCOPES = ("runtime:write", "session:manage", "dialog:read")
 REMEDY = "Set them in the environment, or in a file .env in the working directory."
-ARGUMENT = re.compile(r"(^|; )(client_id|client_secret|scopes|token_url)[.\d]*: ")
-"""Where a message of `OAuthConfig` names what it is about."""
 
-AS_VARIABLES = {
-    "base_url": f"{PREFIX}BASE_URL",
-    "allow_insecure=True": f"{PREFIX}ALLOW_INSECURE=true",
-    "SessionsApi: user_id": f"{PREFIX}USER_ID",
+SETTING_OF_ARGUMENT = {
+    "SessionsApi(reads_state=True)": "COGNIGY_READS_STATE=true",
+    "SessionsApi(user_id=...)": "COGNIGY_USER_ID",
+    "allow_insecure=True": "COGNIGY_ALLOW_INSECURE=true",
+    "api=RuntimeApi()": "COGNIGY_API=runtime",
+    "api=SessionsApi()": "COGNIGY_API=sessions",
+    "ApiKey: ": "COGNIGY_API_KEY: ",
 }
-"""Arguments of the client, as its messages name them."""
+INVALID_ARGUMENT = re.compile(
+    r"(?:^(?:OAuthConfig: |SessionsApi: )?|(?<=; ))"
+    r"(base_url|client_id|client_secret|scopes|token_url|user_id)[.\d]*(?=:? )"
+)
+"""An argument of a constructor where its `ConfigurationError` names it."""
 
-KNOWN: set[str] = set()
-"""Every variable that is a setting."""
+
+def name_settings(message: str) -> str:
+    """Return a message of the library with settings in place of the arguments it names."""
+    for argument, setting in SETTING_OF_ARGUMENT.items():
+        message = message.replace(argument, setting)
+    return message
 
 
-def _variable(name: str) -> Any:
-    """The variable that a field is read from; never from its bare name, which a .env may have."""
-    KNOWN.add(f"{PREFIX}{name}")
-    return Field(validation_alias=f"{PREFIX}{name}")
+def parse_rate_limit(text: str) -> RateLimit:
+    """Return the limit written as ``requests/seconds``, for example ``1000/300``.
+
+    Raises:
+        ValueError: the text has another form; the message does not quote it.
+    """
+    n, _, per = text.partition("/")
+    try:
+        return RateLimit(int(n), per=float(per))
+    except ValueError:
+        raise ValueError("must be requests/seconds, for example 1000/300, both positive") from None
+
+
+def _rate_limits(text: object) -> object:
+    if not isinstance(text, str) or text == "auto":
+        return text
+    return tuple(map(parse_rate_limit, text.split()))
 
 
 def _words(text: object) -> object:
     return tuple(text.split()) if isinstance(text, str) else text
 
 
-def _rate_limits(text: object) -> object:
-    """One limit, several, or "auto"; what is wrong is told without the text itself."""
-    if not isinstance(text, str) or text == "auto":
-        return text
-    limits = []
-    for part in text.split():
-        n, _, per = part.partition("/")
-        try:
-            limits.append(RateLimit(int(n), per=float(per)))
-        except ValueError:
-            raise ValueError(
-                "must be requests/seconds, for example 1000/300, both positive, or auto"
-            ) from None
-    return tuple(limits)
-
-
-def _as_variable(argument: re.Match[str]) -> str:
-    return f"{argument[1]}{PREFIX}{argument[2].upper()}: "
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
 
 
 class ClientArguments(TypedDict):
-    """What `AsyncStateClient` is made of."""
+    """Arguments of `AsyncStateClient` that come from settings."""
 
     base_url: str
     auth: TokenProvider
@@ -125,17 +133,20 @@ class ClientArguments(TypedDict):
 
 
 class Credentials(BaseSettings):
-    """The credentials alone; `Settings` is what a client needs.
+    """The credentials among the settings, for commands that need no client.
 
     Args:
-        env_file: where variables are looked for that the environment does not have; None for
-            nowhere else. A file that is not there is no error.
+        env_file: file with variables that the environment lacks; None for no file. A missing file
+            is not an error.
 
     Raises:
-        ConfigurationError: with every fault and what to do, and never with what was given.
+        ConfigurationError: settings are invalid. The message names each of them and what to do; it
+            contains no value.
     """
 
     model_config = SettingsConfigDict(
+        # A .env file may have the bare name of a field; only the prefixed name counts.
+        alias_generator=_variable,
         env_file_encoding="utf-8-sig",  # with or without a byte order mark
         env_ignore_empty=True,
         extra="ignore",
@@ -143,24 +154,24 @@ class Credentials(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    client_id: Annotated[str | None, _variable("CLIENT_ID")] = None
-    client_secret: Annotated[SecretStr | None, _variable("CLIENT_SECRET")] = None
-    api_key: Annotated[SecretStr | None, _variable("API_KEY")] = None
-    audit_key: Annotated[SecretStr | None, _variable("AUDIT_KEY")] = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    api_key: SecretStr | None = None
+    audit_key: SecretStr | None = None
 
     def __init__(self, *, env_file: str | Path | None = ".env") -> None:
         faults: list[str] = []
         try:
             super().__init__(_env_file=env_file)
         except ValidationError as error:
-            faults += (_told(line) for line in error.errors(include_url=False))
+            faults += map(_fault_of_value, error.errors(include_url=False))
         except UnicodeDecodeError:
-            faults.append(f"{env_file}: is not UTF-8; save it as UTF-8")
+            faults.append(f"{env_file} is not UTF-8; save it as UTF-8.")
         except OSError as error:
-            faults.append(f"{env_file}: cannot be read: {error.strerror}")
+            faults.append(f"{env_file} cannot be read: {error.strerror}.")
         else:
             faults += self._faults()
-        # Raised here, when the original error, which knows what was given, has been left behind.
+        # Raised outside of `except`: the context of an error must not hold the values.
         if faults:
             raise ConfigurationError(" ".join(faults))
 
@@ -173,7 +184,7 @@ class Credentials(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment, then the file; says which variables of them have no effect."""
+        """Return the environment and the file, in this order; warn of unknown variables in them."""
         sources = (env_settings, dotenv_settings)
         for source in sources:
             if isinstance(source, EnvSettingsSource):
@@ -181,46 +192,41 @@ class Credentials(BaseSettings):
         return sources
 
     def _faults(self) -> Iterator[str]:
-        """What is wrong beyond single variables; each one a sentence."""
+        """Yield a sentence for each fault that is not of one value alone."""
         yield from ()
 
 
 class Settings(Credentials):
-    """What a client needs, from the environment or a file; see the module for the variables."""
+    """Everything that a client needs; the variables are listed in the docstring of the module."""
 
-    base_url: Annotated[str, _variable("BASE_URL")] = ""
-    api: Annotated[Literal["runtime", "sessions"], _variable("API")] = "runtime"
-    token_url: Annotated[str | None, _variable("TOKEN_URL")] = None
-    scopes: Annotated[tuple[str, ...], _variable("SCOPES"), NoDecode, BeforeValidator(_words)] = (
-        SCOPES
-    )
-    allow_insecure: Annotated[bool, _variable("ALLOW_INSECURE")] = False
-    user_id: Annotated[str | None, _variable("USER_ID")] = None
-    inject: Annotated[Literal["merge", "replace"] | None, _variable("INJECT")] = None
-    reads_state: Annotated[bool | None, _variable("READS_STATE")] = None
+    base_url: str = ""
+    api: Literal["runtime", "sessions"] = "runtime"
+    token_url: str | None = None
+    scopes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = SCOPES
+    allow_insecure: bool = False
+    user_id: str | None = None
+    inject: Literal["merge", "replace"] | None = None
+    reads_state: bool | None = None
     rate_limit: Annotated[
-        tuple[RateLimit, ...] | Literal["auto"] | None,
-        _variable("RATE_LIMIT"),
-        NoDecode,
-        BeforeValidator(_rate_limits),
+        tuple[RateLimit, ...] | Literal["auto"] | None, NoDecode, BeforeValidator(_rate_limits)
     ] = None
 
     if TYPE_CHECKING:
-        # Type checkers make one from the fields unless the class has its own.
+        # Type checkers derive one from the fields unless the class has its own.
         def __init__(self, *, env_file: str | Path | None = ".env") -> None: ...
 
     def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
-        """What gives the client its credentials; a new one at each call.
+        """Return a new provider of credentials.
 
         Args:
-            transport: what token requests are sent with, as for `OAuthTokenProvider`.
+            transport: sends the token requests, as for `OAuthTokenProvider`.
         """
         if self.api_key is not None:
             return ApiKey(self.api_key)
-        return OAuthTokenProvider(OAuthConfig(**self._oauth()), transport=transport)
+        return OAuthTokenProvider(self._oauth_config(), transport=transport)
 
     def client_arguments(self) -> ClientArguments:
-        """The arguments of `AsyncStateClient`, with a token provider of its own."""
+        """Return the arguments of `AsyncStateClient`, with a new token provider."""
         return {
             "base_url": self.base_url,
             "auth": self.token_provider(),
@@ -230,7 +236,7 @@ class Settings(Credentials):
         }
 
     def state_api(self) -> StateApi:
-        """The API that the client is to speak."""
+        """Return the API that the client speaks."""
         if self.api == "runtime":
             return RuntimeApi()
         return SessionsApi(
@@ -241,102 +247,74 @@ class Settings(Credentials):
 
     @property
     def asked_scopes(self) -> tuple[str, ...]:
-        """The scopes that a token is asked for; none leaves the choice to the server."""
+        """Scopes to request a token for; none leaves the choice to the server."""
         chosen = self.api == "runtime" or "scopes" in self.model_fields_set
         return self.scopes if chosen else ()
 
-    def _oauth(self) -> dict[str, Any]:
+    def _oauth_config(self) -> OAuthConfig:
         runtime = self.api == "runtime"
         path = "/oauth/token" if runtime else "/auth/oauth2/token"
-        return {
-            "token_url": self.token_url or self.base_url.rstrip("/") + path,
-            "client_id": self.client_id,
-            "client_secret": self.client_secret,
-            "scopes": self.asked_scopes,
-            "client_auth": "basic" if runtime else "post",
-        }
+        return OAuthConfig(
+            token_url=self.token_url or self.base_url.rstrip("/") + path,
+            client_id=self.client_id or "",
+            client_secret=self.client_secret or "",
+            scopes=self.asked_scopes,
+            client_auth="basic" if runtime else "post",
+        )
 
     def _faults(self) -> Iterator[str]:
-        missing = list(self._missing())
-        if missing:
-            yield f"Settings are missing: {', '.join(missing)}. {REMEDY}"
-        if told := list(self._faults_of_client()):
-            yield from told
-            return
-        oauth = [
-            f"{PREFIX}{name.upper()}"
-            for name in ("client_id", "client_secret")
-            if getattr(self, name) is not None
-        ]
-        if self.api_key is not None and oauth:
+        pair = {_variable(name): getattr(self, name) for name in ("client_id", "client_secret")}
+        given = [variable for variable, value in pair.items() if value is not None]
+        missing = [] if self.base_url else ["COGNIGY_BASE_URL"]
+        if self.api_key is None and not given:
+            missing.append(f"{' and '.join(pair)} (or COGNIGY_API_KEY instead of both)")
+        elif self.api_key is None:
+            missing += [variable for variable in pair if variable not in given]
+        elif given:
             yield (
-                f"COGNIGY_API_KEY and {' and '.join(oauth)} are set, and only one kind of "
+                f"COGNIGY_API_KEY and {' and '.join(given)} are set, but only one kind of "
                 "credentials can be used; remove the other."
             )
-        elif self.api_key is not None:
-            yield from self._faults_of_key(self.api_key)
-        elif not missing:
-            yield from self._faults_of_oauth()
-
-    def _faults_of_client(self) -> Iterator[str]:
-        """What the client itself has against the URL or the API."""
-        if not self.base_url:
-            return
+        if missing:
+            yield f"Settings are missing: {', '.join(missing)}. {REMEDY}"
         try:
-            AsyncStateClient(
-                self.base_url,
-                auth=ApiKey("none"),
-                api=self.state_api(),
-                allow_insecure=self.allow_insecure,
-            )
+            if self.base_url:
+                # Checked first, because the default token URL is derived from it.
+                AsyncStateClient(
+                    self.base_url,
+                    auth=ApiKey("unused"),
+                    api=self.state_api(),
+                    allow_insecure=self.allow_insecure,
+                )
+            if not missing:
+                self.token_provider()
         except ConfigurationError as error:
-            told = str(error)
-            for argument, variable in AS_VARIABLES.items():
-                told = told.replace(argument, variable)
-            yield f"{told}."
-        if self.api == "runtime":
-            for name in ("user_id", "inject", "reads_state"):
-                if getattr(self, name) is not None:
-                    variable = f"{PREFIX}{name.upper()}"
-                    logger.warning(
-                        "%s has no effect without COGNIGY_API=sessions",
-                        variable,
-                        extra={"variable": variable},
-                    )
+            message = INVALID_ARGUMENT.sub(lambda found: _variable(found[1]), str(error))
+            yield f"{name_settings(message)}."
+        self._warn_of_unused()
 
-    def _missing(self) -> Iterator[str]:
-        if not self.base_url:
-            yield "COGNIGY_BASE_URL"
-        if self.api_key is None and self.client_id is None and self.client_secret is None:
-            yield "COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET (or COGNIGY_API_KEY instead of both)"
-        elif self.api_key is None and self.client_id is None:
-            yield "COGNIGY_CLIENT_ID"
-        elif self.api_key is None and self.client_secret is None:
-            yield "COGNIGY_CLIENT_SECRET"
-
-    def _faults_of_key(self, key: SecretStr) -> Iterator[str]:
-        try:
-            ApiKey(key)
-        except ConfigurationError as error:
-            yield f"COGNIGY_API_KEY: {str(error).removeprefix('ApiKey: ')}."
-
-    def _faults_of_oauth(self) -> Iterator[str]:
-        try:
-            OAuthConfig(**self._oauth())
-        except ConfigurationError as error:
-            told = str(error).removeprefix("OAuthConfig: ")
-            yield f"{ARGUMENT.sub(_as_variable, told)}."
+    def _warn_of_unused(self) -> None:
+        for name in ("user_id", "inject", "reads_state"):
+            if self.api == "runtime" and getattr(self, name) is not None:
+                _warn("%s has no effect without COGNIGY_API=sessions", _variable(name))
 
 
-def _told(line: Mapping[str, Any]) -> str:
-    """One error of pydantic, which knows a field by its variable."""
-    problem = line["msg"].removeprefix("Value error, ")
+def _fault_of_value(line: Mapping[str, Any]) -> str:
+    """Return a sentence for an error of pydantic, which locates a field by its variable."""
     if line["type"] == "literal_error":
         problem = f"must be {line['ctx']['expected']}, or left out"
-    return f"{line['loc'][0]}: {problem[:1].lower()}{problem[1:]}."
+    elif line["type"] == "bool_parsing":
+        problem = "must be true or false, or left out"
+    else:
+        problem = line["msg"].removeprefix("Value error, ")
+    return f"{line['loc'][0]}: {problem}."
 
 
 def _warn_of_unknown(variables: Mapping[str, str | None]) -> None:
     names = {name.upper() for name in variables if name.upper().startswith(PREFIX)}
-    for name in sorted(names - KNOWN):
-        logger.warning("%s is not a setting and has no effect", name, extra={"variable": name})
+    for name in sorted(names - set(map(_variable, Settings.model_fields))):
+        _warn("%s is not a setting and has no effect", name)
+
+
+def _warn(message: str, variable: str) -> None:
+    logger.warning(message, variable, extra={"variable": variable})

@@ -86,11 +86,11 @@ def test_what_fits(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     head = written(path)
     assert audit("verify", path) == 0
-    assert audit.out == f"4 records in 1 file: all fit\nhead {head}\n"
+    assert audit.out == f"4 records in 1 file: all intact\nhead {head}\n"
     assert audit("verify", path, "--head", head) == 0
     later = written(path, record(9), max_bytes=10)
     assert audit("verify", *tmp_path.glob("audit*"), "--head", head, "--head", later) == 0
-    assert audit.out == f"5 records in 2 files: all fit\nhead {later}\n"
+    assert audit.out == f"5 records in 2 files: all intact\nhead {later}\n"
     assert audit("verify", path) == 1
     assert "give all files of the chain" in audit.err
     assert audit("verify", path, "--after", head) == 0
@@ -112,7 +112,7 @@ def test_a_missing_end_is_found_with_the_head(audit: Command, tmp_path: Path) ->
     assert audit("verify", path) == 0
     assert audit("verify", path, "--head", head) == 1
     assert head in audit.err
-    assert "the end is missing" in audit.err
+    assert "the end of the chain is missing" in audit.err
 
 
 def test_behind_a_fault_nobody_can_tell_whether_the_end_is_missing(
@@ -123,7 +123,7 @@ def test_behind_a_fault_nobody_can_tell_whether_the_end_is_missing(
     path.write_bytes(path.read_bytes().replace(b"u-2", b"u-3"))
     assert audit("verify", path, "--head", head) == 1
     assert head in audit.err
-    assert "the end is missing" not in audit.err
+    assert "the end of the chain is missing" not in audit.err
 
 
 def test_a_torn_end_is_told_and_fits(audit: Command, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_torn_end_is_told_and_fits(audit: Command, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     assert audit("verify", path) == 0
     assert "3 records" in audit.out
-    assert "not whole, as a crash leaves it" in audit.err
+    assert "ends with an incomplete record, as after a crash" in audit.err
 
 
 def test_the_key_comes_from_a_file_or_the_environment(
@@ -163,7 +163,7 @@ def test_bad_usage(audit: Command, tmp_path: Path) -> None:
     assert audit("verify", path, "--head", "abc") == 2
     assert "64 digits" in audit.err
     assert audit("verify", path, "--key-file", tmp_path / "empty") == 2
-    assert "holds no key" in audit.err
+    assert "is empty; it must contain the key" in audit.err
     assert audit("verify", tmp_path / "none") == 2
     assert audit("verify", tmp_path) == 2
     assert audit("verify") == 2
@@ -197,11 +197,11 @@ def test_a_timeline_of_one_dialog(audit: Command, tmp_path: Path) -> None:
         "trace id api--7",
         r"'actor=x\n\x1b[31m'",
     ]
-    assert "not_sent | update u-3 | no variables | no answer | attempts 1" in second
+    assert "not_sent | update u-3 | no variables | no response | attempts 1" in second
     assert audit("show", path, path, "--dialog", "d-0") == 0
     assert 'version "7"' in audit.out
     assert audit("show", path, "--dialog", "d-9") == 1
-    assert (audit.out, audit.err) == ("", "There is no record of this dialog.\n")
+    assert (audit.out, audit.err) == ("", "No record of dialog 'd-9'.\n")
 
 
 def test_what_is_no_audit_is_told(audit: Command, tmp_path: Path) -> None:

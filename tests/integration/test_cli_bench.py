@@ -20,13 +20,13 @@ import pytest
 
 from cognigy_async import ApiKey, AsyncStateClient, Request, Response
 from cognigy_async.checks import is_loopback
-from cognigy_async.cli import over
+from cognigy_async.cli import _options
+from cognigy_async.cli._options import LoopName
 from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, read_dialogs, warm_up_of
 from cognigy_async.cli.bench_machine import Cores, pinned_to, resident_bytes
 from cognigy_async.cli.bench_measure import Sample, run_round
 from cognigy_async.cli.bench_run import Bench
 from cognigy_async.cli.bench_server import emulator_process
-from cognigy_async.cli.over import LoopName
 from cognigy_async.emulator import Emulator, Faults
 
 from .commands import CommandProcess, command_environment
@@ -235,7 +235,7 @@ def test_one_percent_is_refused(emulator: Emulator, command: Command) -> None:
 def test_retries_by_reason(emulator: Emulator, command: Command) -> None:
     emulator.script(503, dialog_id="bench-77")
     assert command(*TENANT, "--count", "100", "--max-in-flight", "8") == 0
-    assert "retries: 1 (the server is unavailable (503): 1)" in command.out
+    assert "retries: 1 (unavailable (503): 1)" in command.out
 
 
 def test_refused_credentials(
@@ -400,7 +400,7 @@ def test_bad_usage(
 def test_what_is_chosen_and_not_installed_is_told(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(over, "find_spec", lambda name: None)
+    monkeypatch.setattr(_options, "find_spec", lambda name: None)
     for option, extra in (("--transport", "aiohttp"), ("--loop", "uvloop")):
         assert command("bench", option, extra) == 2
         assert f"pip install 'cognigy-async[{extra}]'" in command.told

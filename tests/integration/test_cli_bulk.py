@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cognigy_async import AiohttpTransport, HttpxTransport, Request, Response
-from cognigy_async.cli import over
+from cognigy_async.cli import _options
 from cognigy_async.emulator import Emulator, Faults
 
 from .conftest import Command
@@ -87,7 +87,7 @@ def test_a_run_over_aiohttp_on_uvloop_or_as_chosen(
     chosen = ("--transport", "httpx", "--loop", "asyncio")
     assert command("bulk", "run", "rows.jsonl", "--journal", "2", *chosen) == 0
     assert seen == {("HttpxTransport", "asyncio")}
-    monkeypatch.setattr(over, "find_spec", lambda name: None)
+    monkeypatch.setattr(_options, "find_spec", lambda name: None)
     assert command("bulk", "run", "rows.jsonl", "--journal", "3", "--loop", "uvloop") == 2
     assert "pip install 'cognigy-async[uvloop]'" in command.told
 
@@ -105,7 +105,7 @@ def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command
     assert command("bulk", "run", "mixed.jsonl", "--dry-run") == 1
     told = [line for line in command.out.splitlines() if line.startswith("line ")]
     assert sorted({int(line.split()[1].rstrip(",")) for line in told}) == bad_at
-    assert "52 rows, 20 dialogs, 40 requests; 12 rows with 12 faults" in command.out
+    assert "Invalid: 52 rows, 20 dialogs, 40 requests; 12 rows with 12 faults" in command.out
     assert not Path("mixed.jsonl.journal").exists()
     assert emulator.stats.requests == 0
     assert command("bulk", "run", "mixed.jsonl", "--dead-letters", "dead.jsonl", "--json") == 1
@@ -149,9 +149,9 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
         (["no-such-file"], "no-such-file cannot be opened"),
         (["rows.jsonl", "--journal", "rows.jsonl"], "the input and the journal are one file"),
         (["rows.jsonl", "--dead-letters", "rows.jsonl"], "are one file"),
-        (["rows.jsonl", "--report", "rows.jsonl"], "are one file"),
-        (["rows.jsonl", "--report", "no/r.html"], "no such folder"),
-        (["rows.jsonl", "--report", "."], "the report . cannot be written"),
+        (["rows.jsonl", "--report", "rows.jsonl"], "would overwrite the input"),
+        (["rows.jsonl", "--report", "no/r.html"], "does not exist"),
+        (["rows.jsonl", "--report", "."], "--report . cannot be written"),
         (["rows.jsonl", "--canary", "x"], "canary='x': must be a share"),
         (["rows.jsonl", "--max-failure-rate", "2"], "must be a share like 5%"),
         (["rows.jsonl", "--text-column", "a"], "no CSV file"),
@@ -167,7 +167,7 @@ def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n' + '{"dialog_id": "d", "next_step": "s"}\n')
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
     assert "Stopped: of the rows 1 was not applied, more than max_failures=0" in command.told
-    assert "1 row is not done. The journal has everything. To go on all the same:" in command.told
+    assert "1 row is not done. All progress is in the journal. To continue anyway:" in command.told
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "1", "--force", "--json") == 1
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
 
@@ -178,7 +178,7 @@ def test_a_job_at_its_limit_says_how_to_go_on_where_all_that_was_read_is_done(
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n')
     for _ in range(2):
         assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-        assert "The journal has everything. To go on all the same:" in command.told
+        assert "All progress is in the journal. To continue anyway:" in command.told
         assert "not done" not in command.told
 
 
@@ -216,7 +216,7 @@ def test_without_settings_a_dry_run_says_what_is_missing(
     write_rows(3)
     assert command("bulk", "run", "rows.jsonl", "--dry-run") == 0
     assert "Settings are missing: COGNIGY_BASE_URL" in command.told
-    assert "3 rows, 3 dialogs, 3 requests; 0 rows with 0 faults" in command.out
+    assert "OK: 3 rows, 3 dialogs, 3 requests; no faults" in command.out
     assert command("bulk", "run", "rows.jsonl", "--dry-run", "--json") == 0
     assert command.json["rows"] == 3
     assert command("bulk", "run", "rows.jsonl") == 2

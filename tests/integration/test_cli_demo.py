@@ -1,4 +1,4 @@
-"""How the demo judges: it has to see each kind of broken promise, and say so."""
+"""The checks of the demo see each kind of broken promise; the command prints them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from cognigy_async import StateUpdate, UpdateEvent
-from cognigy_async.cli import demo, demo_job, main
-from cognigy_async.cli.demo_verdict import Check, Seen, judge
+from cognigy_async.cli import main
+from cognigy_async.cli.demo import command
+from cognigy_async.cli.demo import job as demo_job
+from cognigy_async.cli.demo.check import Check, Reported, run_checks
 from cognigy_async.emulator import Dialog, Emulator, Faults
 
 LIMIT = 16
@@ -42,12 +44,12 @@ class Job:
         for seq in (1, 2, 3):
             write(self.dialog, session={"seq": seq})
         self.events = {"d-1": events("d-1", (1, 2, 3))}
-        self.seen = Seen(self.events, updates=3, settled=3)
-        self.seen.applied = [("d-1", 1), ("d-1", 2), ("d-1", 3)]
+        self.reported = Reported(self.events, updates=3, outcomes=3)
+        self.reported.applied = [("d-1", 1), ("d-1", 2), ("d-1", 3)]
 
     def broken(self) -> dict[str, int]:
-        checks = judge(self.emulator, self.seen, LIMIT)
-        return {check.name: check.broken for check in checks if not check.kept}
+        checks = run_checks(self.emulator, self.reported, LIMIT)
+        return {check.name: check.broken for check in checks if check.broken}
 
 
 def test_nothing_is_broken() -> None:
@@ -69,8 +71,8 @@ def test_what_is_told_as_applied_and_is_not_there_is_lost() -> None:
 def test_a_whole_dialog_is_lost() -> None:
     job = Job()
     job.emulator.dialogs.clear()
-    job.seen.moved.append(("d-2", True))
-    job.seen.moved.append(("d-3", False))
+    job.reported.moved.append(("d-2", True))
+    job.reported.moved.append(("d-3", False))
     job.events["d-2"] = events("d-2", ())
     assert job.broken()["lost"] == 4
 
@@ -89,7 +91,7 @@ def test_a_repeat_that_comes_too_late() -> None:
 
 def test_a_transition_made_twice() -> None:
     job = Job()
-    job.seen.moved.append(("d-1", False))
+    job.reported.moved.append(("d-1", False))
     write(job.dialog, transition={"nextStep": "pay"})
     assert job.broken() == {}
     write(job.dialog, transition={"nextStep": "pay"})
@@ -124,7 +126,7 @@ def test_too_much_at_a_time() -> None:
 
 def test_an_update_without_an_outcome() -> None:
     job = Job()
-    job.seen.updates = 4
+    job.reported.updates = 4
     assert job.broken() == {"unsettled": 1}
 
 
@@ -154,11 +156,11 @@ SMALL = ("--dialogs", "2", "--updates", "2")
 def test_a_broken_promise_is_told_and_is_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = (Check("lost", 7, "told as applied, and not on the server"),)
-    monkeypatch.setattr(demo_job, "judge", lambda *_: broken)
+    broken = [Check("lost", 7, "applied, but not on the server")]
+    monkeypatch.setattr(demo_job, "run_checks", lambda *_: broken)
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out
-    assert "lost  7  told as applied" in out
+    assert "lost 7 applied, but not on the server" in " ".join(out.split())
     assert out.endswith("A promise was broken, or an update failed.\n")
 
 
@@ -166,7 +168,7 @@ def test_an_update_that_fails_is_told_and_is_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = Faults(fail_status=400)
-    monkeypatch.setattr(demo_job, "WEATHER", refused)
+    monkeypatch.setattr(demo_job, "STORM", refused)
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out
     assert "0 applied, 4 failed, 0 ambiguous" in out
@@ -177,8 +179,8 @@ def test_an_update_that_fails_is_told_and_is_the_exit_status(
 def test_a_demo_that_does_not_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "SECONDS", 0.5)
-    monkeypatch.setattr(demo_job, "WEATHER", Faults(hang=1))
+    monkeypatch.setattr(command, "SECONDS", 0.5)
+    monkeypatch.setattr(demo_job, "STORM", Faults(hang=1))
     assert run_demo(monkeypatch) == 1
     assert "did not end within 0.5 s" in capsys.readouterr().err
 
@@ -186,8 +188,8 @@ def test_a_demo_that_does_not_end(
 def test_a_slow_machine_does_less_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "INPUT_SECONDS", 0.0)
+    monkeypatch.setattr(command, "INPUT_SECONDS", 0.0)
     assert run_demo(monkeypatch) == 0
     out = capsys.readouterr().out
-    assert "; not 1,500, so as to end in time" in out
+    assert " instead of 1,500, to end in time" in out
     assert out.endswith("Every promise was kept.\n")

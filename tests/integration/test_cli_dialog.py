@@ -16,8 +16,8 @@ from cognigy_async import (
     Response,
     ServerError,
 )
-from cognigy_async.cli import over
-from cognigy_async.cli.running import reported
+from cognigy_async.cli import _options
+from cognigy_async.cli._run import report_errors
 from cognigy_async.emulator import Emulator, Faults
 
 from .conftest import SECRET, Command
@@ -84,7 +84,7 @@ def test_json_that_does_not_parse_is_sent_as_text_and_told(
 ) -> None:
     assert command("update", "d-1", "--session", "cart={total: 5}") == 0
     assert emulator.dialogs["d-1"].session["cart"] == "{total: 5}"
-    assert command.told.startswith("Note: --session 'cart' is no valid JSON")
+    assert command.told.startswith("Note: --session 'cart' is not valid JSON")
 
 
 def test_several_variables_in_their_order(emulator: Emulator, command: Command) -> None:
@@ -103,7 +103,7 @@ def test_several_variables_in_their_order(emulator: Emulator, command: Command) 
         (["--session", ""], "write it as NAME=VALUE"),
         (["--session", "=1"], "write it as NAME=VALUE"),
         (["--session", "a=1", "--session", "a=1"], "--session 'a' is given twice"),
-        (["--user", 'a={"b": 1, "b": 2}'], "--user 'a': an object has the same member twice"),
+        (["--user", 'a={"b": 1, "b": 2}'], "--user 'a': an object has a duplicate key"),
         (["--user", "a=" + "[" * 100_000], "--user 'a' is nested too deeply"),
         (["--session", "a=null"], "session.a: a variable cannot be None"),
         (["--session", "a=1e999"], "session.a: NaN and infinity are not JSON"),
@@ -225,13 +225,13 @@ def test_what_is_never_answered_can_be_told_from_what_was_refused(
     assert command("update", "d-1", "--session", "a=1", "--next-step", "pay") == 1
     assert command.err.startswith("AmbiguousUpdateError: ")
     assert "Read the state" in command.err
-    assert "The cause: No whole answer came" in command.err
+    assert "Cause: No whole answer came" in command.err
 
 
 def test_a_cause_that_the_error_tells_is_not_told_twice(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(typer.Exit), reported(debug=False):
+    with pytest.raises(typer.Exit), report_errors(debug=False):
         raise AmbiguousUpdateError("No answer: connection reset") from ServerError(
             "connection reset"
         )
@@ -270,7 +270,7 @@ def test_aiohttp_and_uvloop_are_the_default_where_they_are_installed(
 def test_what_is_chosen_and_not_installed_is_told(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(over, "find_spec", lambda name: None)
+    monkeypatch.setattr(_options, "find_spec", lambda name: None)
     assert command("get", "d-1") == 0
     assert command("get", "d-1", "--loop", "uvloop") == 2
     assert "cognigy-async[uvloop]" in command.told

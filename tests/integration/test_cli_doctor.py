@@ -17,7 +17,12 @@ import pytest
 import trustme
 
 from cognigy_async import Request, Response
-from cognigy_async.cli.checkup import Finding, _clock, _Listener, _throttling
+from cognigy_async.cli.doctor.checks import (
+    Finding,
+    RecordingTransport,
+    check_clock,
+    check_throttling,
+)
 from cognigy_async.emulator import Emulator, Faults
 
 from .conftest import SECRET, Command
@@ -255,9 +260,9 @@ class Answers:
 async def looked_at(
     headers: dict[str, str], sent: dict[str, str] | None = None
 ) -> tuple[Finding, Finding]:
-    listener = _Listener(Answers(headers))
-    await listener.send(Request("GET", "http://localhost/", sent or {}), timeout=1.0)
-    return _clock(listener), _throttling(listener)
+    transport = RecordingTransport(Answers(headers))
+    await transport.send(Request("GET", "http://localhost/", sent or {}), timeout=1.0)
+    return check_clock(transport), check_throttling(transport)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +317,7 @@ def test_a_session_is_neither_read_nor_written_unasked(
     assert command("doctor") == 0
     told = findings(command)
     assert list(told) == ALL
-    assert told["token"]["detail"].startswith("there is one")
+    assert told["token"]["detail"].startswith("received")
     assert told["read"]["status"] == "skipped"
     assert "--probe-session" in told["read"]["remedy"]
     assert on_sessions.stats.requests == 0
@@ -332,7 +337,7 @@ def test_the_probe_tells_what_inject_does(
     told = findings(command, "--probe-session", "s-1")
     assert (told["inject"]["status"], told["inject"]["detail"]) == (
         "ok",
-        "the server's inject does merge",
+        "behaviour of the server's inject: merge",
     )
     assert told["read"]["remedy"] is None
     assert list(on_sessions.dialogs) == ["s-1"]

@@ -96,8 +96,8 @@ def test_the_sessions_api(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert " https://api.example.com/auth/oauth2/token " in repr(settings.token_provider())
     # What scopes it has is not documented: the server gives what there is.
-    assert settings._oauth()["scopes"] == ()
-    assert settings._oauth()["client_auth"] == "post"
+    assert settings._oauth_config().scopes == ()
+    assert settings._oauth_config().client_auth == "post"
     api = settings.client_arguments()["api"]
     assert isinstance(api, SessionsApi)
     assert (api.user_id, api.inject) == (None, "merge")
@@ -115,7 +115,7 @@ def test_the_sessions_api(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(api, SessionsApi)
     assert (api.user_id, api.inject) == ("u-1", "replace")
     api.check_use("get_state")
-    assert settings._oauth()["scopes"] == ("a", "b")
+    assert settings._oauth_config().scopes == ("a", "b")
 
 
 def test_what_is_of_the_sessions_api_has_no_effect_on_the_other(
@@ -141,8 +141,8 @@ def test_a_url_in_the_clear_has_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -
     [
         ("COGNIGY_USER_ID", " ", "COGNIGY_USER_ID: is empty"),
         ("COGNIGY_INJECT", "deep", "COGNIGY_INJECT: must be 'merge' or 'replace', or left out"),
-        ("COGNIGY_READS_STATE", "perhaps", "COGNIGY_READS_STATE: "),
-        ("COGNIGY_ALLOW_INSECURE", "perhaps", "COGNIGY_ALLOW_INSECURE: "),
+        ("COGNIGY_READS_STATE", "perhaps", "COGNIGY_READS_STATE: must be true or false"),
+        ("COGNIGY_ALLOW_INSECURE", "perhaps", "COGNIGY_ALLOW_INSECURE: must be true or false"),
     ],
 )
 def test_settings_of_the_sessions_api_that_cannot_work(
@@ -307,11 +307,11 @@ def test_every_fault_of_oauth_by_the_name_of_its_variable(monkeypatch: pytest.Mo
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"COGNIGY_API_KEY=" + SECRET.encode() + b"\xff\n")
-    assert refusal() == ".env: is not UTF-8; save it as UTF-8"
+    assert refusal() == ".env is not UTF-8; save it as UTF-8."
 
 
 def test_a_file_that_cannot_be_read() -> None:
-    with pytest.raises(ConfigurationError, match=r"^x+: cannot be read: .*too long") as caught:
+    with pytest.raises(ConfigurationError, match=r"^x+ cannot be read: .*too long") as caught:
         Settings(env_file="x" * 300)
     assert caught.value.__context__ is None
 
