@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import StateUpdate, UpdateEvent
+from cognigy_async import AmbiguousUpdateError, StateUpdate, UpdateEvent
 from cognigy_async.cli import main
 from cognigy_async.cli.demo import command
-from cognigy_async.cli.demo import job as demo_job
-from cognigy_async.cli.demo.check import Check, Reported, run_checks
+from cognigy_async.cli.demo.check import Check, Outcome, run_checks
 from cognigy_async.emulator import Dialog, Emulator, Faults
 
 LIMIT = 16
@@ -44,11 +43,17 @@ class Job:
         for seq in (1, 2, 3):
             write(self.dialog, session={"seq": seq})
         self.events = {"d-1": events("d-1", (1, 2, 3))}
-        self.reported = Reported(self.events, updates=3, outcomes=3)
-        self.reported.applied = [("d-1", 1), ("d-1", 2), ("d-1", 3)]
+        self.updates = 3
+        self.outcomes = [Outcome("d-1", seq, None) for seq in (1, 2, 3)]
+
+    def report_move(self, dialog_id: str, *, applied: bool) -> None:
+        self.updates += 1
+        self.outcomes.append(
+            Outcome(dialog_id, None, None if applied else AmbiguousUpdateError("lost"))
+        )
 
     def broken(self) -> dict[str, int]:
-        checks = run_checks(self.emulator, self.reported, LIMIT)
+        checks = run_checks(self.emulator, LIMIT, self.updates, self.outcomes, self.events)
         return {check.name: check.broken for check in checks if check.broken}
 
 
@@ -71,8 +76,8 @@ def test_what_is_told_as_applied_and_is_not_there_is_lost() -> None:
 def test_a_whole_dialog_is_lost() -> None:
     job = Job()
     job.emulator.dialogs.clear()
-    job.reported.moved.append(("d-2", True))
-    job.reported.moved.append(("d-3", False))
+    job.report_move("d-2", applied=True)
+    job.report_move("d-3", applied=False)
     job.events["d-2"] = events("d-2", ())
     assert job.broken()["lost"] == 4
 
@@ -91,7 +96,7 @@ def test_a_repeat_that_comes_too_late() -> None:
 
 def test_a_transition_made_twice() -> None:
     job = Job()
-    job.reported.moved.append(("d-1", False))
+    job.report_move("d-1", applied=False)
     write(job.dialog, transition={"nextStep": "pay"})
     assert job.broken() == {}
     write(job.dialog, transition={"nextStep": "pay"})
@@ -126,7 +131,7 @@ def test_too_much_at_a_time() -> None:
 
 def test_an_update_without_an_outcome() -> None:
     job = Job()
-    job.reported.updates = 4
+    job.updates = 4
     assert job.broken() == {"unsettled": 1}
 
 
@@ -157,7 +162,7 @@ def test_a_broken_promise_is_told_and_is_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = [Check("lost", 7, "applied, but not on the server")]
-    monkeypatch.setattr(demo_job, "run_checks", lambda *_: broken)
+    monkeypatch.setattr(command, "run_checks", lambda *_: broken)
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out
     assert "lost 7 applied, but not on the server" in " ".join(out.split())
@@ -168,7 +173,7 @@ def test_an_update_that_fails_is_told_and_is_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = Faults(fail_status=400)
-    monkeypatch.setattr(demo_job, "STORM", refused)
+    monkeypatch.setattr(command, "STORM", refused)
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out
     assert "0 applied, 4 failed, 0 ambiguous" in out
@@ -180,7 +185,7 @@ def test_a_demo_that_does_not_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "SECONDS", 0.5)
-    monkeypatch.setattr(demo_job, "STORM", Faults(hang=1))
+    monkeypatch.setattr(command, "STORM", Faults(hang=1))
     assert run_demo(monkeypatch) == 1
     assert "did not end within 0.5 s" in capsys.readouterr().err
 
