@@ -89,7 +89,7 @@ def test_a_run_over_aiohttp_on_uvloop_or_as_chosen(
     assert seen == {("HttpxTransport", "asyncio")}
     monkeypatch.setattr(_options, "find_spec", lambda name: None)
     assert command("bulk", "run", "rows.jsonl", "--journal", "3", "--loop", "uvloop") == 2
-    assert "pip install 'cognigy-async[uvloop]'" in command.told
+    assert "pip install 'cognigy-async[uvloop]'" in command.messages
 
 
 def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command) -> None:
@@ -149,7 +149,7 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
         (["no-such-file"], "no-such-file cannot be opened"),
         (["rows.jsonl", "--journal", "rows.jsonl"], "the input and the journal are one file"),
         (["rows.jsonl", "--dead-letters", "rows.jsonl"], "are one file"),
-        (["rows.jsonl", "--report", "rows.jsonl"], "would overwrite the input"),
+        (["rows.jsonl", "--report", "rows.jsonl"], "would overwrite a file of the job"),
         (["rows.jsonl", "--report", "no/r.html"], "does not exist"),
         (["rows.jsonl", "--report", "."], "--report . cannot be written"),
         (["rows.jsonl", "--canary", "x"], "canary='x': must be a share"),
@@ -158,7 +158,7 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
         (["rows.jsonl", "--on-failure", "explode"], "Invalid value for '--on-failure'"),
     ):
         assert command("bulk", "run", *arguments) == 2, arguments
-        assert said in command.told, arguments
+        assert said in command.messages, arguments
     assert command("bulk", "status", "none") == 2
     assert emulator.stats.requests == 0
 
@@ -166,8 +166,10 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
 def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command: Command) -> None:
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n' + '{"dialog_id": "d", "next_step": "s"}\n')
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-    assert "Stopped: of the rows 1 was not applied, more than max_failures=0" in command.told
-    assert "1 row is not done. All progress is in the journal. To continue anyway:" in command.told
+    assert "Stopped: of the rows 1 was not applied, more than max_failures=0" in command.messages
+    assert (
+        "1 row is not done. All progress is in the journal. To continue anyway:" in command.messages
+    )
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "1", "--force", "--json") == 1
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
 
@@ -178,15 +180,15 @@ def test_a_job_at_its_limit_says_how_to_go_on_where_all_that_was_read_is_done(
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n')
     for _ in range(2):
         assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-        assert "All progress is in the journal. To continue anyway:" in command.told
-        assert "not done" not in command.told
+        assert "All progress is in the journal. To continue anyway:" in command.messages
+        assert "not done" not in command.messages
 
 
 def test_other_options_are_refused_and_forced(emulator: Emulator, command: Command) -> None:
     write_rows(10)
     assert command("bulk", "run", "rows.jsonl") == 0
     assert command("bulk", "run", "rows.jsonl", "--max-in-flight", "3") == 2
-    assert "max_in_flight: 32 before, 3 now" in command.told
+    assert "max_in_flight: 32 before, 3 now" in command.messages
     assert command("bulk", "run", "rows.jsonl", "--max-in-flight", "3", "--force") == 0
 
 
@@ -206,7 +208,7 @@ def test_csv_from_standard_input(
 def test_an_empty_file_says_so(emulator: Emulator, command: Command) -> None:
     Path("rows.jsonl").write_text("")
     assert command("bulk", "run", "rows.jsonl") == 0
-    assert "The input has no rows." in command.told
+    assert "The input has no rows." in command.messages
 
 
 def test_without_settings_a_dry_run_says_what_is_missing(
@@ -215,7 +217,7 @@ def test_without_settings_a_dry_run_says_what_is_missing(
     monkeypatch.chdir(tmp_path)
     write_rows(3)
     assert command("bulk", "run", "rows.jsonl", "--dry-run") == 0
-    assert "Settings are missing: COGNIGY_BASE_URL" in command.told
+    assert "Settings are missing: COGNIGY_BASE_URL" in command.messages
     assert "OK: 3 rows, 3 dialogs, 3 requests; no faults" in command.out
     assert command("bulk", "run", "rows.jsonl", "--dry-run", "--json") == 0
     assert command.json["rows"] == 3
@@ -229,6 +231,6 @@ def test_the_quota_of_an_option(emulator: Emulator, command: Command) -> None:
     assert command("bulk", "run", "rows.jsonl", "--rate", "1000/60", "--json") == 0
     assert 0 < command.json["quota_utilisation"] <= 1
     assert command("bulk", "run", "rows.jsonl", "--rate", "ten") == 2
-    assert "must be requests/seconds" in command.told
+    assert "must be requests/seconds" in command.messages
     assert command("bulk", "run", "rows.jsonl", "--rate", "500/60") == 2
-    assert 'rate: "1000/60" before, "500/60" now' in command.told
+    assert 'rate: "1000/60" before, "500/60" now' in command.messages

@@ -84,7 +84,7 @@ def test_json_that_does_not_parse_is_sent_as_text_and_told(
 ) -> None:
     assert command("update", "d-1", "--session", "cart={total: 5}") == 0
     assert emulator.dialogs["d-1"].session["cart"] == "{total: 5}"
-    assert command.told.startswith("Note: --session 'cart' is not valid JSON")
+    assert command.messages.startswith("Note: --session 'cart' is not valid JSON")
 
 
 def test_several_variables_in_their_order(emulator: Emulator, command: Command) -> None:
@@ -117,16 +117,16 @@ def test_bad_usage_is_told_and_nothing_is_sent(
     emulator: Emulator, command: Command, arguments: list[str], said: str
 ) -> None:
     assert command("update", "d-1", *arguments) == 2
-    assert said in command.told
+    assert said in command.messages
     assert command.out == ""
     assert emulator.stats.requests == 0
 
 
 def test_a_dialog_without_a_name(emulator: Emulator, command: Command) -> None:
     assert command("get", "") == 2
-    assert "dialog_id: " in command.told
+    assert "dialog_id: " in command.messages
     assert command("get") == 2
-    assert "Missing argument 'ID'" in command.told
+    assert "Missing argument 'ID'" in command.messages
 
 
 def test_a_condition_that_does_not_hold(emulator: Emulator, command: Command) -> None:
@@ -273,10 +273,10 @@ def test_what_is_chosen_and_not_installed_is_told(
     monkeypatch.setattr(_options, "find_spec", lambda name: None)
     assert command("get", "d-1") == 0
     assert command("get", "d-1", "--loop", "uvloop") == 2
-    assert "cognigy-async[uvloop]" in command.told
+    assert "cognigy-async[uvloop]" in command.messages
     assert command("get", "d-1", "--transport", "aiohttp") == 2
-    assert "--transport aiohttp needs aiohttp" in command.told
-    assert "cognigy-async[aiohttp]" in command.told
+    assert "--transport aiohttp needs aiohttp" in command.messages
+    assert "cognigy-async[aiohttp]" in command.messages
 
 
 # The sessions API.
@@ -289,18 +289,18 @@ def test_update_and_get_of_a_session(
     profile = "0123456789abcdef01234567"
     arguments = ["s-1", "--session", "a=1", "--user", "b=2", "--next-step", "pay"]
     assert command("update", *arguments, "--profile-id", profile) == 2
-    assert "user_id: is missing" in command.told
-    assert "for all of them in COGNIGY_USER_ID" in command.told
+    assert "user_id: is missing" in command.messages
+    assert "for all of them in COGNIGY_USER_ID" in command.messages
     assert command("update", *arguments, "--user-id", "u-1") == 2
-    assert "user: variables of a user are kept in a contact profile" in command.told
+    assert "user: variables of a user are kept in a contact profile" in command.messages
     assert emulator.stats.requests == 0
     assert command("update", *arguments, "--user-id", "u-1", "--profile-id", profile) == 0
     assert (command.json["status"], command.json["attempts"]) == (204, 3)
     assert emulator.dialogs["s-1"].user_id == "u-1"
     assert emulator.profiles[profile].profile == {"b": 2}
     assert command("get", "s-1") == 2
-    assert "get_state(): is not documented" in command.told
-    assert "use COGNIGY_READS_STATE=true" in command.told
+    assert "get_state(): is not documented" in command.messages
+    assert "use COGNIGY_READS_STATE=true" in command.messages
     monkeypatch.setenv("COGNIGY_READS_STATE", "true")
     assert command("get", "s-1") == 0
     assert (command.json["session"], command.json["next_step"]) == ({"a": 1}, "pay")

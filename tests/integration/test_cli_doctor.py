@@ -358,5 +358,5 @@ def test_the_probe_may_fail(on_sessions: Emulator, command: Command) -> None:
 
 def test_the_probe_is_of_the_sessions_api(emulator: Emulator, command: Command) -> None:
     assert command("doctor", "--probe-session", "s-1") == 2
-    assert "COGNIGY_API=sessions" in command.told
+    assert "COGNIGY_API=sessions" in command.messages
     assert emulator.stats.requests == 0

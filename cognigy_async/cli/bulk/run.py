@@ -46,7 +46,7 @@ from .._output import counted, duration, say, say_if_possible, write_json, write
 from .._run import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, report_errors
 from .progress import Progress
 
-GRACE = 0.5
+SECOND_GRACE = 0.5
 """Seconds that requests in flight may still take after a second interrupt."""
 
 
@@ -175,15 +175,11 @@ def run(
         _print_result(result, job, as_json=as_json)
         if report is not None:
             _write_report(report, job)
-    raise typer.Exit(_exit_status(result))
-
-
-def _exit_status(result: JobResult) -> int:
     if result.ended == "interrupted":
-        return INTERRUPTED
+        raise typer.Exit(INTERRUPTED)
     if isinstance(result.fault, InputError):
-        return USAGE
-    return 0 if result.ok else NOT_APPLIED
+        raise typer.Exit(USAGE)
+    raise typer.Exit(0 if result.ok else NOT_APPLIED)
 
 
 async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:
@@ -200,7 +196,7 @@ async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:
             error = caught
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await client.aclose(drain=False, timeout=GRACE)
+                await client.aclose(drain=False, timeout=SECOND_GRACE)
             raise
         finally:
             tasks.cancel_scope.cancel()
@@ -317,13 +313,10 @@ def _check_report(path: Path, job: BulkJob) -> None:
         ConfigurationError: it cannot.
     """
     folder = path.resolve().parent
-    for name, other in {
-        "input": job.source,
-        "journal": job.journal,
-        "dead letters": job.dead_letters,
-    }.items():
-        if Path(other).resolve() == path.resolve():
-            raise ConfigurationError(f"--report {path} would overwrite the {name}; name another")
+    if path.resolve() in {
+        Path(file).resolve() for file in (job.source, job.journal, job.dead_letters)
+    }:
+        raise ConfigurationError(f"--report {path} would overwrite a file of the job; name another")
     if not folder.is_dir():
         raise ConfigurationError(f"--report {path}: the folder {folder} does not exist; create it")
     if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):

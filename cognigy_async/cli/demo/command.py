@@ -56,16 +56,7 @@ STORM = Faults(
     throttle_seconds=0.3,
     token_latency=0.1,
 )
-EACH_ONCE: tuple[Step, ...] = (
-    "conflict",
-    "drop_after",
-    "throttle_dialog",
-    "error_503",
-    "token_expiry",
-    "drop_before",
-    "throttle_tenant",
-    "error_500",
-)
+EACH_ONCE: tuple[Step, ...] = ("conflict", "drop_after", "throttle_tenant", "token_expiry")
 """Faults that come even if chance leaves them out: one in `SPACING` requests at first."""
 SPACING = 10
 NO_FAULT: Step = "ok"

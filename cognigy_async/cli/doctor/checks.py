@@ -142,12 +142,13 @@ def _servers(settings: Settings) -> list[tuple[str, str, int]]:
     urls = [settings.base_url]
     if settings.api_key is None and settings.token_url is not None:
         urls.append(settings.token_url)
-    servers: dict[tuple[str, str, int], None] = {}
-    for url in urls:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        servers[parts.scheme, parts.hostname or "", port] = None
-    return list(servers)
+    parts = map(urlsplit, urls)
+    ports = {"http": 80, "https": 443}
+    return list(
+        dict.fromkeys(
+            (url.scheme, url.hostname or "", url.port or ports[url.scheme]) for url in parts
+        )
+    )
 
 
 async def check_dns(host: str, port: int) -> Finding:
