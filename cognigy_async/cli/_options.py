@@ -60,20 +60,12 @@ Name = TypeVar("Name", TransportName, LoopName)
 
 
 def choose_transport(name: TransportName | None) -> TransportName:
-    """Return the given transport, or the fastest one that is installed.
-
-    Raises:
-        ConfigurationError: the given one is not installed.
-    """
+    """Return the given transport, or the fastest installed one; raise if it is not installed."""
     return _choose("--transport", name, TransportName.AIOHTTP, TransportName.HTTPX)
 
 
 def choose_loop(name: LoopName | None) -> LoopName:
-    """Return the given event loop, or the fastest one that is installed.
-
-    Raises:
-        ConfigurationError: the given one is not installed.
-    """
+    """Return the given event loop, or the fastest installed one; raise if it is not installed."""
     return _choose("--loop", name, LoopName.UVLOOP, LoopName.ASYNCIO)
 
 

@@ -28,16 +28,9 @@ def get(
 
     with report_errors(debug=debug):
         state = run_with_client(read, transport, loop)
-        write_json(
-            {
-                "dialog_id": state.dialog_id,
-                "session": dict(state.session),
-                "user": dict(state.user),
-                "next_step": state.next_step,
-                "etag": state.etag,
-                "version": state.version,
-            }
-        )
+        variables = {"session": dict(state.session), "user": dict(state.user)}
+        others = {name: getattr(state, name) for name in ("next_step", "etag", "version")}
+        write_json({"dialog_id": state.dialog_id} | variables | others)
 
 
 def update(
@@ -101,14 +94,6 @@ def update(
 
     with report_errors(debug=debug):
         result = run_with_client(write, transport, loop)
-        write_json(
-            {
-                "update_id": result.update_id,
-                "dialog_id": result.dialog_id,
-                "status": result.status,
-                "etag": result.etag,
-                "version": result.version,
-                "attempts": result.attempts,
-                "latency": round(result.latency, 6),
-            }
-        )
+        names = ("update_id", "dialog_id", "status", "etag", "version", "attempts")
+        record = {name: getattr(result, name) for name in names}
+        write_json(record | {"latency": round(result.latency, 6)})

@@ -22,14 +22,10 @@ COGNIGY_RATE_LIMIT     requests/seconds, such as `1000/300`; several, separated 
                        `auto`
 COGNIGY_ALLOW_INSECURE `true` allows http:// to another machine
 COGNIGY_AUDIT_KEY      key of the audit files, for `cognigy-async audit verify`
-====================== =====================================================================
-
-For `sessions` only:
-
-====================== =====================================================================
-COGNIGY_USER_ID        user that the sessions belong to, unless an update names one
-COGNIGY_INJECT         behaviour of the server's inject: `merge` (the default) or `replace`
-COGNIGY_READS_STATE    `true` if the installation can return the state of a session
+COGNIGY_USER_ID        only `sessions`: user that the sessions belong to, unless an update names one
+COGNIGY_INJECT         only `sessions`: what the server's inject does, `merge` (the default) or
+                       `replace`
+COGNIGY_READS_STATE    only `sessions`: `true` if the server can return the state of a session
 ====================== =====================================================================
 
 The environment takes precedence over the file. Empty variables count as not set. Requires the
@@ -111,7 +107,10 @@ def parse_rate_limit(text: str) -> RateLimit:
 def _rate_limits(text: object) -> object:
     if not isinstance(text, str) or text == "auto":
         return text
-    return tuple(map(parse_rate_limit, text.split()))
+    try:
+        return tuple(map(parse_rate_limit, text.split()))
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
 
 
 def _words(text: object) -> object:

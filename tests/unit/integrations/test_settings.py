@@ -344,4 +344,5 @@ def test_the_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str, limits: obje
 @pytest.mark.parametrize("text", [SECRET, "1000", "0/300", "10/-1", "1.5/2", "10/nan", "10/x"])
 def test_what_is_no_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     put(monkeypatch, KEY | {"COGNIGY_RATE_LIMIT": text})
-    assert "COGNIGY_RATE_LIMIT: must be requests/seconds, for example 1000/300" in refusal()
+    problem = "must be requests/seconds, for example 1000/300, both positive, or auto."
+    assert refusal() == f"COGNIGY_RATE_LIMIT: {problem}"
