@@ -83,11 +83,7 @@ def _choose(option: str, name: Name | None, fastest: Name, other: Name) -> Name:
 
 
 def parse_rate(text: str, option: str = "--rate") -> tuple[RateLimit, ...]:
-    """Return the rate limit of an option such as ``--rate 1000/300``.
-
-    Raises:
-        ConfigurationError: the text has another form.
-    """
+    """Return the rate limit of an option such as ``--rate 1000/300``, or raise if it is none."""
     try:
         return (parse_rate_limit(text),)
     except ValueError as error:
@@ -102,12 +98,9 @@ def format_rate(rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None) -> s
 
 
 def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the values of arguments like ``cart_total=149.99`` by name.
+    """Return the values of arguments like ``cart_total=149.99`` by name, or raise BadParameter.
 
     A value is JSON if it parses as JSON, else text.
-
-    Raises:
-        typer.BadParameter: an argument has no name or no equals sign, or a name is repeated.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:

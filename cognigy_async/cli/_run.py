@@ -89,9 +89,6 @@ def run_with_client(
 
     After an interrupt, a request in flight may end within `GRACE`; then the outcome of the update
     is printed.
-
-    Raises:
-        ConfigurationError: the settings are invalid, or a transport or loop is not installed.
     """
     arguments = Settings().client_arguments()
     sender = choose_transport(transport).create()

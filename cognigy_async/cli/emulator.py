@@ -92,8 +92,7 @@ def _credentials(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the credentials to accept, and lines about the settings of a client without secrets.
 
-    Raises:
-        typer.BadParameter, ConfigurationError: a credential is empty, or half of a pair.
+    The options come first, then the settings of the environment.
     """
     given = {"api_key": api_key, "client_id": client_id, "client_secret": client_secret}
     if "" in given.values():

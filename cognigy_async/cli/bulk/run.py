@@ -307,11 +307,7 @@ def _dry_run(
 
 
 def _check_report(path: Path, job: BulkJob) -> None:
-    """Check before the job that its report can be written, to a file of its own.
-
-    Raises:
-        ConfigurationError: it cannot.
-    """
+    """Raise before a job if its report cannot be written later, or only over another file."""
     folder = path.resolve().parent
     if path.resolve() in {
         Path(file).resolve() for file in (job.source, job.journal, job.dead_letters)

@@ -59,7 +59,7 @@ STORM = Faults(
 EACH_ONCE: tuple[Step, ...] = ("conflict", "drop_after", "throttle_tenant", "token_expiry")
 """Faults that come even if chance leaves them out: one in `SPACING` requests at first."""
 SPACING = 10
-NO_FAULT: Step = "ok"
+BETWEEN: list[Step] = ["ok"] * (SPACING - 1)
 
 
 def demo(
@@ -169,7 +169,7 @@ class _Demo:
 
         self._emulator.faults = STORM
         for step in EACH_ONCE[: planned // SPACING]:
-            self._emulator.script(*[NO_FAULT] * (SPACING - 1), step)
+            self._emulator.script(*BETWEEN, step)
         began, out = time.monotonic(), console(stderr=True)
         async with self._client() as client:
             with Progress(console=out, transient=True, disable=not out.is_interactive) as bar:

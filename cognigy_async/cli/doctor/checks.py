@@ -44,19 +44,13 @@ LIMIT_HEADERS = ("ratelimit", "x-ratelimit", "retry-after")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check.
-
-    Attributes:
-        check: name of the check.
-        status: a warning does not fail the command.
-        detail: what was found, without secrets.
-        remedy: what to do; None if nothing has to be done.
-    """
+    """The result of one check, without secrets."""
 
     check: str
     status: Literal["ok", "warning", "failed", "skipped"]
     detail: str
     remedy: str | None = None
+    """What to do; None if nothing has to be done."""
 
 
 @dataclass
@@ -97,10 +91,7 @@ async def run_checks(
 ) -> AsyncIterator[Finding]:
     """Yield the findings one after the other; skip checks that depend on a failed one.
 
-    Args:
-        settings: the settings of the client.
-        dialog_id: dialog to read.
-        session_id: session to write to, to probe inject; None writes nothing.
+    The dialog is read. The session, unless it is None, is written to.
     """
     credentials = "API key"
     if settings.api_key is None:
