@@ -32,7 +32,7 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 
 class Command:
-    """Runs the command in this process; keeps what it wrote last."""
+    """The command in this process, with the output of its last call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
@@ -82,7 +82,7 @@ def written(path: Path, *records: AuditRecord, **options: Any) -> str:
     return sink.head
 
 
-def test_what_fits(audit: Command, tmp_path: Path) -> None:
+def test_intact_files(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     head = written(path)
     assert audit("verify", path) == 0
@@ -96,7 +96,7 @@ def test_what_fits(audit: Command, tmp_path: Path) -> None:
     assert audit("verify", path, "--after", head) == 0
 
 
-def test_the_first_record_that_does_not_fit_is_named(audit: Command, tmp_path: Path) -> None:
+def test_the_first_changed_record_is_named(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     written(path)
     path.write_bytes(path.read_bytes().replace(b"u-2", b"u-3"))
@@ -115,9 +115,7 @@ def test_a_missing_end_is_found_with_the_head(audit: Command, tmp_path: Path) ->
     assert "the end of the chain is missing" in audit.err
 
 
-def test_behind_a_fault_nobody_can_tell_whether_the_end_is_missing(
-    audit: Command, tmp_path: Path
-) -> None:
+def test_a_missing_end_is_not_reported_behind_a_fault(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     head = written(path)
     path.write_bytes(path.read_bytes().replace(b"u-2", b"u-3"))
@@ -126,7 +124,7 @@ def test_behind_a_fault_nobody_can_tell_whether_the_end_is_missing(
     assert "the end of the chain is missing" not in audit.err
 
 
-def test_a_torn_end_is_told_and_fits(audit: Command, tmp_path: Path) -> None:
+def test_an_incomplete_last_record_is_ignored_with_a_note(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     written(path)
     path.write_bytes(path.read_bytes()[:-20])
@@ -204,7 +202,7 @@ def test_a_timeline_of_one_dialog(audit: Command, tmp_path: Path) -> None:
     assert (audit.out, audit.err) == ("", "No record of dialog 'd-9'.\n")
 
 
-def test_what_is_no_audit_is_told(audit: Command, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_audit_file(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text("no record\n")
     assert audit("show", path, "--dialog", "d-1") == 1

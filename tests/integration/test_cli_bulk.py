@@ -103,8 +103,8 @@ def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command
         lines.append(row)
     Path("mixed.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     assert command("bulk", "run", "mixed.jsonl", "--dry-run") == 1
-    told = [line for line in command.out.splitlines() if line.startswith("line ")]
-    assert sorted({int(line.split()[1].rstrip(",")) for line in told}) == bad_at
+    reported = [line for line in command.out.splitlines() if line.startswith("line ")]
+    assert sorted({int(line.split()[1].rstrip(",")) for line in reported}) == bad_at
     assert "Invalid: 52 rows, 20 dialogs, 40 requests; 12 rows with 12 faults" in command.out
     assert not Path("mixed.jsonl.journal").exists()
     assert emulator.stats.requests == 0
@@ -145,7 +145,7 @@ def test_three_percent_of_each_fault_lose_nothing(
 
 def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
     write_rows(1)
-    for arguments, said in (
+    for arguments, expected in (
         (["no-such-file"], "no-such-file cannot be opened"),
         (["rows.jsonl", "--journal", "rows.jsonl"], "the input and the journal are one file"),
         (["rows.jsonl", "--dead-letters", "rows.jsonl"], "are one file"),
@@ -158,7 +158,7 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
         (["rows.jsonl", "--on-failure", "explode"], "Invalid value for '--on-failure'"),
     ):
         assert command("bulk", "run", *arguments) == 2, arguments
-        assert said in command.messages, arguments
+        assert expected in command.messages, arguments
     assert command("bulk", "status", "none") == 2
     assert emulator.stats.requests == 0
 
@@ -174,7 +174,7 @@ def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
 
 
-def test_a_job_at_its_limit_says_how_to_go_on_where_all_that_was_read_is_done(
+def test_a_job_at_its_limit_with_nothing_left_says_how_to_resume(
     emulator: Emulator, command: Command
 ) -> None:
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n')
@@ -205,13 +205,13 @@ def test_csv_from_standard_input(
     assert (letter["dialog_id"], letter["_error"]["line"]) == ("d-2", 3)
 
 
-def test_an_empty_file_says_so(emulator: Emulator, command: Command) -> None:
+def test_an_empty_file_is_noted(emulator: Emulator, command: Command) -> None:
     Path("rows.jsonl").write_text("")
     assert command("bulk", "run", "rows.jsonl") == 0
     assert "The input has no rows." in command.messages
 
 
-def test_without_settings_a_dry_run_says_what_is_missing(
+def test_a_dry_run_works_without_settings_and_names_the_missing_ones(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,7 @@ def write(dialog: Dialog, **body: Any) -> None:
 
 
 class Job:
-    """Three ordered updates of one dialog, as they should be; tests spoil one thing each."""
+    """Three ordered updates of one dialog without faults; each test spoils one thing."""
 
     def __init__(self) -> None:
         self.emulator = Emulator()
@@ -67,7 +67,7 @@ def test_a_harmless_repeat_is_not_broken() -> None:
     assert job.broken() == {}
 
 
-def test_what_is_told_as_applied_and_is_not_there_is_lost() -> None:
+def test_an_applied_update_that_the_server_does_not_have_is_lost() -> None:
     job = Job()
     job.emulator.dialogs["d-1"] = Dialog("d-1")
     assert job.broken() == {"lost": 3}
@@ -82,7 +82,7 @@ def test_a_whole_dialog_is_lost() -> None:
     assert job.broken()["lost"] == 4
 
 
-def test_an_order_that_the_server_has_otherwise() -> None:
+def test_another_order_on_the_server() -> None:
     job = Job()
     job.dialog.history.reverse()
     assert job.broken() == {"reordered": 1}
@@ -119,7 +119,7 @@ def test_what_the_server_counts(counter: str, check: str) -> None:
     assert job.broken() == {check: 2}
 
 
-def test_too_much_at_a_time() -> None:
+def test_too_many_requests_in_flight() -> None:
     job = Job()
     job.emulator.stats.in_flight_max = LIMIT
     job.emulator.stats.token_requests_overlapping = 1
@@ -142,7 +142,7 @@ def test_events_that_are_missing_doubled_or_out_of_order(seqs: tuple[int, ...]) 
     assert list(job.broken()) == ["misdelivered"]
 
 
-def test_an_event_of_nothing() -> None:
+def test_an_event_without_an_update() -> None:
     job = Job()
     job.events["d-2"] = events("d-2", (1,))
     assert job.broken() == {"misdelivered": 1}
@@ -158,7 +158,7 @@ def run_demo(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
 SMALL = ("--dialogs", "2", "--updates", "2")
 
 
-def test_a_broken_promise_is_told_and_is_the_exit_status(
+def test_a_broken_promise_is_printed_and_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = [Check("lost", 7, "applied, but not on the server")]
@@ -169,7 +169,7 @@ def test_a_broken_promise_is_told_and_is_the_exit_status(
     assert out.endswith("A promise was broken, or an update failed.\n")
 
 
-def test_an_update_that_fails_is_told_and_is_the_exit_status(
+def test_a_failed_update_is_printed_and_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = Faults(fail_status=400)

@@ -70,7 +70,7 @@ def test_an_update_and_the_state_after_it(emulator: Emulator, command: Command) 
         ("01", "01"),
     ],
 )
-def test_a_value_is_json_where_it_parses_as_json(
+def test_a_value_is_json_if_it_parses_as_json(
     emulator: Emulator, command: Command, text: str, value: object
 ) -> None:
     assert command("update", "d-1", "--user", f"v={text}") == 0
@@ -79,9 +79,7 @@ def test_a_value_is_json_where_it_parses_as_json(
     assert command.err == ""
 
 
-def test_json_that_does_not_parse_is_sent_as_text_and_told(
-    emulator: Emulator, command: Command
-) -> None:
+def test_invalid_json_is_sent_as_text_with_a_note(emulator: Emulator, command: Command) -> None:
     assert command("update", "d-1", "--session", "cart={total: 5}") == 0
     assert emulator.dialogs["d-1"].session["cart"] == "{total: 5}"
     assert command.messages.startswith("Note: --session 'cart' is not valid JSON")
@@ -95,7 +93,7 @@ def test_several_variables_in_their_order(emulator: Emulator, command: Command) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         ([], "nothing to write"),
         (["--if-match", '"1"'], "nothing to write"),
@@ -113,16 +111,16 @@ def test_several_variables_in_their_order(emulator: Emulator, command: Command) 
         (["--sesion", "a=1"], "No such option"),
     ],
 )
-def test_bad_usage_is_told_and_nothing_is_sent(
-    emulator: Emulator, command: Command, arguments: list[str], said: str
+def test_invalid_usage_sends_nothing(
+    emulator: Emulator, command: Command, arguments: list[str], expected: str
 ) -> None:
     assert command("update", "d-1", *arguments) == 2
-    assert said in command.messages
+    assert expected in command.messages
     assert command.out == ""
     assert emulator.stats.requests == 0
 
 
-def test_a_dialog_without_a_name(emulator: Emulator, command: Command) -> None:
+def test_a_dialog_without_an_id(emulator: Emulator, command: Command) -> None:
     assert command("get", "") == 2
     assert "dialog_id: " in command.messages
     assert command("get") == 2
@@ -154,9 +152,7 @@ def test_debug_shows_the_traceback_and_the_log(emulator: Emulator, command: Comm
     assert "cognigy_async.errors.BadRequestError: " in command.err
 
 
-def test_a_retry_is_told_and_the_result_is_alone_on_stdout(
-    emulator: Emulator, command: Command
-) -> None:
+def test_a_retry_is_logged_on_stderr_only(emulator: Emulator, command: Command) -> None:
     emulator.script(503)
     assert command("update", "d-1", "--session", "a=1") == 0
     assert command.json["attempts"] == 2
@@ -180,7 +176,7 @@ def test_no_settings(emulator: Emulator, command: Command, monkeypatch: pytest.M
     assert command.err.startswith("Error: Settings are missing: COGNIGY_BASE_URL, ")
 
 
-def test_settings_without_effect_are_told(
+def test_unknown_settings_are_logged(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COGNIGY_COLOUR", "1/1")
@@ -218,9 +214,7 @@ def test_text_beyond_ascii(
     assert b'"Zo\\u00eb"' in written.getvalue()
 
 
-def test_what_is_never_answered_can_be_told_from_what_was_refused(
-    emulator: Emulator, command: Command
-) -> None:
+def test_an_ambiguous_update_names_its_cause(emulator: Emulator, command: Command) -> None:
     emulator.faults = Faults(drop_after=1)
     assert command("update", "d-1", "--session", "a=1", "--next-step", "pay") == 1
     assert command.err.startswith("AmbiguousUpdateError: ")
@@ -228,7 +222,7 @@ def test_what_is_never_answered_can_be_told_from_what_was_refused(
     assert "Cause: No whole answer came" in command.err
 
 
-def test_a_cause_that_the_error_tells_is_not_told_twice(
+def test_a_cause_in_the_message_of_the_error_is_not_repeated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(typer.Exit), report_errors(debug=False):
@@ -267,7 +261,7 @@ def test_aiohttp_and_uvloop_are_the_default_where_they_are_installed(
     assert seen == []
 
 
-def test_what_is_chosen_and_not_installed_is_told(
+def test_a_chosen_library_that_is_not_installed(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_options, "find_spec", lambda name: None)
