@@ -90,7 +90,12 @@ def log_to_stderr(*, everything: bool) -> None:
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record), style="dim")
+        reason = getattr(record, "reason", None)
+        if reason in REASONS and self.formatter is None:
+            seconds: float = getattr(record, "seconds", 0.0)
+            say(f"{REASONS[reason]}; retrying in {duration(seconds)}", style="dim")
+        else:
+            say(self.format(record), style="dim")
 
 
 def _explains(record: logging.LogRecord) -> bool:

@@ -156,8 +156,8 @@ def test_a_retry_is_logged_on_stderr_only(emulator: Emulator, command: Command) 
     emulator.script(503)
     assert command("update", "d-1", "--session", "a=1") == 0
     assert command.json["attempts"] == 2
-    assert command.err.startswith("retry of update ")
-    assert command.err.endswith(": unavailable\n")
+    assert command.err.startswith("unavailable (503); retrying in ")
+    assert command.err.count("\n") == 1
 
 
 def test_a_wrong_secret(
