@@ -2,8 +2,9 @@
 
     CRM_URL=https://crm.example python examples/aiohttp_service.py --port 8080
 
-The client reads its settings from the environment, see `cognigy_async.settings`. Without CRM_URL no
-CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default 10).
+The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
+Without CRM_URL no CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default
+10).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aiohttp import web
 
 from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
 """Seconds after which nothing is sent for a caller, who may have disconnected by then."""

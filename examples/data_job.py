@@ -4,7 +4,7 @@
 
 The file (Parquet or CSV) has the columns `dialog_id`, `amount` and `ordered_at`. Updates that fail
 are written to another file with the reason, and the exit status is 1. The client reads its settings
-from the environment, see `cognigy_async.settings`.
+from the environment, see `cognigy_async.integrations.settings`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 
 from cognigy_async import AsyncStateClient
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 FAILURES = {"dialog_id": pl.String, "error": pl.String, "message": pl.String}
 

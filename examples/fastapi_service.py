@@ -3,8 +3,9 @@
     pip install 'cognigy-async[cli,fastapi,otel]' opentelemetry-exporter-prometheus uvicorn
     CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 5
 
-The client reads its settings from the environment, see `cognigy_async.settings`. Without CRM_URL no
-CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default 10).
+The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
+Without CRM_URL no CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default
+10).
 Metrics for Prometheus are at /metrics.
 """
 
@@ -33,7 +34,7 @@ from cognigy_async.integrations.fastapi import (
     health,
 )
 from cognigy_async.integrations.opentelemetry import instrument
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
 """Seconds after which nothing is sent for a caller, who may have disconnected by then."""

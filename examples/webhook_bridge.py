@@ -21,7 +21,7 @@ from pydantic import BaseModel, SecretStr
 
 from cognigy_async import AsyncStateClient, RetryPolicy
 from cognigy_async.integrations.fastapi import StateClient, add_error_handlers, client_lifespan
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = 10.0
 """Seconds after which nothing is sent, because the CRM has given up and will repeat the event."""

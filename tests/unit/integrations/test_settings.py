@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is said when they cannot work."""
+"""Settings: their sources, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cognigy_async import (
     RuntimeApi,
     SessionsApi,
 )
-from cognigy_async.settings import Credentials, Settings
+from cognigy_async.integrations.settings import Credentials, Settings
 
 SECRET = "correct-horse-battery-staple"
 KEY = {"COGNIGY_BASE_URL": "https://api.example.com", "COGNIGY_API_KEY": SECRET}
@@ -42,7 +42,7 @@ def put(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 
 
 def refusal() -> str:
-    """What is said of the settings as they are; the secret is nowhere in the error."""
+    """Return the message about the current settings; check that it has no secret."""
     with pytest.raises(ConfigurationError) as caught:
         Settings()
     error = caught.value
@@ -66,7 +66,7 @@ async def test_the_key_is_the_one_that_was_set(monkeypatch: pytest.MonkeyPatch) 
     assert (token.header, token.value) == ("X-API-Key", SECRET)
 
 
-def test_oauth_with_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oauth_with_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, OAUTH)
     settings = Settings()
     assert settings.scopes == ("runtime:write", "session:manage", "dialog:read")
@@ -96,8 +96,8 @@ def test_the_sessions_api(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert " https://api.example.com/auth/oauth2/token " in repr(settings.token_provider())
     # What scopes it has is not documented: the server gives what there is.
-    assert settings._oauth()["scopes"] == ()
-    assert settings._oauth()["client_auth"] == "post"
+    assert settings._oauth_config().scopes == ()
+    assert settings._oauth_config().client_auth == "post"
     api = settings.client_arguments()["api"]
     assert isinstance(api, SessionsApi)
     assert (api.user_id, api.inject) == (None, "merge")
@@ -115,10 +115,10 @@ def test_the_sessions_api(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(api, SessionsApi)
     assert (api.user_id, api.inject) == ("u-1", "replace")
     api.check_use("get_state")
-    assert settings._oauth()["scopes"] == ("a", "b")
+    assert settings._oauth_config().scopes == ("a", "b")
 
 
-def test_what_is_of_the_sessions_api_has_no_effect_on_the_other(
+def test_settings_of_the_sessions_api_are_ignored_for_runtime_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(monkeypatch, KEY | {"COGNIGY_USER_ID": "u-1"})
@@ -127,29 +127,29 @@ def test_what_is_of_the_sessions_api_has_no_effect_on_the_other(
     assert caplog.messages == ["COGNIGY_USER_ID has no effect without COGNIGY_API=sessions"]
 
 
-def test_a_url_in_the_clear_has_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_without_tls_has_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY | {"COGNIGY_BASE_URL": "http://api.example.com"})
-    told = refusal()
-    assert told.startswith("COGNIGY_BASE_URL begins with http://")
-    assert "COGNIGY_ALLOW_INSECURE=true" in told
+    message = refusal()
+    assert message.startswith("COGNIGY_BASE_URL begins with http://")
+    assert "COGNIGY_ALLOW_INSECURE=true" in message
     monkeypatch.setenv("COGNIGY_ALLOW_INSECURE", "true")
     AsyncStateClient(**Settings().client_arguments())
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "expected"),
     [
         ("COGNIGY_USER_ID", " ", "COGNIGY_USER_ID: is empty"),
         ("COGNIGY_INJECT", "deep", "COGNIGY_INJECT: must be 'merge' or 'replace', or left out"),
-        ("COGNIGY_READS_STATE", "perhaps", "COGNIGY_READS_STATE: "),
-        ("COGNIGY_ALLOW_INSECURE", "perhaps", "COGNIGY_ALLOW_INSECURE: "),
+        ("COGNIGY_READS_STATE", "perhaps", "COGNIGY_READS_STATE: must be true or false"),
+        ("COGNIGY_ALLOW_INSECURE", "perhaps", "COGNIGY_ALLOW_INSECURE: must be true or false"),
     ],
 )
-def test_settings_of_the_sessions_api_that_cannot_work(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+def test_invalid_settings_of_the_sessions_api(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
 ) -> None:
     put(monkeypatch, KEY | {"COGNIGY_API": "sessions", variable: value})
-    assert refusal().startswith(said)
+    assert refusal().startswith(expected)
 
 
 def test_each_provider_is_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, variables: dict[str
     assert SECRET not in f"{settings} {settings!r} {settings.model_dump_json()}"
 
 
-def test_a_file_serves_as_well(tmp_path: Path) -> None:
+def test_a_file_in_the_working_directory(tmp_path: Path) -> None:
     lines = ["# staging", *(f"{name}='{value}'" for name, value in OAUTH.items())]
     (tmp_path / ".env").write_text("\n".join(lines))
     assert Settings().client_id == "someone"
@@ -187,7 +187,7 @@ def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert Settings().base_url == "https://api.example.com"
 
 
-def test_the_environment_goes_before_the_file(
+def test_the_environment_takes_precedence_over_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("COGNIGY_BASE_URL=https://file.example.com\n")
@@ -204,7 +204,7 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(settings.scopes) == 3
 
 
-def test_names_without_the_prefix_are_somebody_elses(
+def test_names_without_the_prefix_are_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("API_KEY=other\nCLIENT_ID=other\nBASE_URL=http://other\n")
@@ -213,7 +213,7 @@ def test_names_without_the_prefix_are_somebody_elses(
     assert (settings.api_key, settings.client_id) == (None, "someone")
 
 
-def test_a_name_that_is_no_setting_is_told_and_its_value_is_not(
+def test_an_unknown_name_is_logged_without_its_value(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(monkeypatch, KEY)
@@ -228,11 +228,11 @@ def test_a_name_that_is_no_setting_is_told_and_its_value_is_not(
 
 
 def test_nothing_is_set() -> None:
-    told = refusal()
+    message = refusal()
     for name in ("BASE_URL", "CLIENT_ID", "CLIENT_SECRET", "API_KEY"):
-        assert f"COGNIGY_{name}" in told
-    assert "environment" in told
-    assert ".env" in told
+        assert f"COGNIGY_{name}" in message
+    assert "environment" in message
+    assert ".env" in message
 
 
 @pytest.mark.parametrize("missing", sorted(OAUTH))
@@ -244,28 +244,28 @@ def test_one_is_missing(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
 
 def test_two_kinds_of_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY | OAUTH)
-    told = refusal()
+    message = refusal()
     for name in ("CLIENT_ID", "CLIENT_SECRET", "API_KEY"):
-        assert f"COGNIGY_{name}" in told
-    assert "only one kind" in told
+        assert f"COGNIGY_{name}" in message
+    assert "only one kind" in message
 
 
 def test_a_key_and_half_of_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY)
     monkeypatch.setenv("COGNIGY_CLIENT_SECRET", SECRET)
-    told = refusal()
-    assert "COGNIGY_API_KEY and COGNIGY_CLIENT_SECRET are set" in told
-    assert "missing" not in told
+    message = refusal()
+    assert "COGNIGY_API_KEY and COGNIGY_CLIENT_SECRET are set" in message
+    assert "missing" not in message
 
 
-def test_another_api_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_api(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY)
     monkeypatch.setenv("COGNIGY_API", SECRET)
     assert refusal() == "COGNIGY_API: must be 'runtime' or 'sessions', or left out."
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         ("api.example.com", "must be absolute"),
         ("ftp://api.example.com", "must be absolute"),
@@ -279,12 +279,12 @@ def test_another_api_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://api.example.com/#", "neither query nor fragment"),
     ],
 )
-def test_a_base_url_that_cannot_work(monkeypatch: pytest.MonkeyPatch, url: str, said: str) -> None:
+def test_an_invalid_base_url(monkeypatch: pytest.MonkeyPatch, url: str, expected: str) -> None:
     put(monkeypatch, OAUTH)
     monkeypatch.setenv("COGNIGY_BASE_URL", url)
-    told = refusal()
-    assert told.startswith("COGNIGY_BASE_URL ")
-    assert said in told
+    message = refusal()
+    assert message.startswith("COGNIGY_BASE_URL ")
+    assert expected in message
 
 
 def test_a_key_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,25 +293,25 @@ def test_a_key_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal().startswith("COGNIGY_API_KEY: the key must be visible ASCII")
 
 
-def test_every_fault_of_oauth_by_the_name_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_fault_of_oauth_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, OAUTH)
     monkeypatch.setenv("COGNIGY_TOKEN_URL", f"login?{SECRET}")
     monkeypatch.setenv("COGNIGY_CLIENT_SECRET", f"{SECRET}\n")
     monkeypatch.setenv("COGNIGY_SCOPES", f'read "{SECRET}"')
-    told = refusal()
-    assert "COGNIGY_TOKEN_URL: must be absolute" in told
-    assert "; COGNIGY_CLIENT_SECRET: has line ends" in told
-    assert "; COGNIGY_SCOPES: a scope is visible ASCII" in told
-    assert "OAuthConfig" not in told
+    message = refusal()
+    assert "COGNIGY_TOKEN_URL: must be absolute" in message
+    assert "; COGNIGY_CLIENT_SECRET: has line ends" in message
+    assert "; COGNIGY_SCOPES: a scope is visible ASCII" in message
+    assert "OAuthConfig" not in message
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"COGNIGY_API_KEY=" + SECRET.encode() + b"\xff\n")
-    assert refusal() == ".env: is not UTF-8; save it as UTF-8"
+    assert refusal() == ".env is not UTF-8; save it as UTF-8."
 
 
 def test_a_file_that_cannot_be_read() -> None:
-    with pytest.raises(ConfigurationError, match=r"^x+: cannot be read: .*too long") as caught:
+    with pytest.raises(ConfigurationError, match=r"^x+ cannot be read: .*too long") as caught:
         Settings(env_file="x" * 300)
     assert caught.value.__context__ is None
 
@@ -342,6 +342,7 @@ def test_the_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str, limits: obje
 
 
 @pytest.mark.parametrize("text", [SECRET, "1000", "0/300", "10/-1", "1.5/2", "10/nan", "10/x"])
-def test_what_is_no_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_invalid_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     put(monkeypatch, KEY | {"COGNIGY_RATE_LIMIT": text})
-    assert "COGNIGY_RATE_LIMIT: must be requests/seconds, for example 1000/300" in refusal()
+    problem = "must be requests/seconds, for example 1000/300, both positive, or auto."
+    assert refusal() == f"COGNIGY_RATE_LIMIT: {problem}"

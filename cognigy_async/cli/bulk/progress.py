@@ -1,4 +1,4 @@
-"""Where a job is: a panel on a terminal, a line now and then elsewhere; both on stderr."""
+"""The progress of a job on stderr: a panel on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -15,28 +15,18 @@ from rich.text import Text
 from cognigy_async import AsyncStateClient
 from cognigy_async.bulk import BulkJob, JobProgress
 
-from .output import console, say
+from .._output import REASONS, console, duration, say
 
 REFRESH = 0.5
+"""Seconds between two panels."""
 LINE = 30
-"""Seconds between two lines where stderr is no terminal."""
-RATE_OVER = 30.0
-"""Seconds over which the rate is taken."""
-
-REASONS = {
-    "conflict": "somebody else writes the same dialogs",
-    "fault": "the server fails (500)",
-    "gateway": "a gateway fails (502, 504)",
-    "no_response": "no answer",
-    "not_sent": "the server cannot be reached",
-    "throttled": "throttled (429)",
-    "unauthorized": "a token was refused (401)",
-    "unavailable": "the server is unavailable (503)",
-}
+"""Seconds between two lines."""
+RATE_WINDOW = 30.0
+"""Seconds that the rate is averaged over."""
 
 
 class Progress:
-    """Shows a job until it is cancelled."""
+    """The display of a running job."""
 
     def __init__(self, job: BulkJob, client: AsyncStateClient) -> None:
         self._job = job
@@ -44,7 +34,7 @@ class Progress:
         self._points: deque[tuple[float, int]] = deque()
 
     async def run(self) -> None:
-        """Show it; a terminal that is gone ends the showing and nothing else."""
+        """Show the progress until cancelled, or until stderr cannot be written any more."""
         out = console(stderr=True)
         with suppress(OSError):
             if not out.is_interactive:
@@ -60,60 +50,50 @@ class Progress:
 
     def _panel(self) -> Group:
         share = self._job.progress.share
-        done = None if share is None else 1000 * share
-        bar = ProgressBar(total=1000 if done is not None else None, completed=done or 0)
+        bar = ProgressBar(total=None if share is None else 1.0, completed=share or 0.0)
         return Group(bar, Text(self._line()), Text(self._details(), style="dim"))
 
     def _line(self) -> str:
         progress, metrics = self._job.progress, self._client.metrics
         rate = self._rate(progress)
-        told = f"{progress.done} done, {progress.failed} failed, {rate:.1f} rows/s"
-        if (eta := self._eta(rate)) is not None:
-            told += f", {duration(eta)} left"
-        return f"{told}, {metrics.in_flight} in flight"
+        eta = self._eta(rate)
+        left = "" if eta is None else f", {duration(eta)} left"
+        return (
+            f"{progress.done} done, {progress.failed} failed, {rate:.1f} rows/s{left}, "
+            f"{metrics.in_flight} in flight"
+        )
 
     def _details(self) -> str:
         progress, metrics = self._job.progress, self._client.metrics
-        told = [f"{sum(metrics.retries.values())} retries"]
-        told += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
-        remaining = (progress.until or 0.0) - time.time()
+        details = [f"{sum(metrics.retries.values())} retries"]
+        details += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
         if progress.reason is not None and not metrics.in_flight:
-            why = REASONS.get(progress.reason, progress.reason)
-            time_left = f" {duration(remaining)}" if remaining > 0 else ""
-            told.append(f"waiting{time_left}: {why}")
-        return ", ".join(told)
+            remaining = (progress.until or 0.0) - time.time()
+            wait = f" {duration(remaining)}" if remaining > 0 else ""
+            details.append(f"waiting{wait}: {REASONS.get(progress.reason, progress.reason)}")
+        return ", ".join(details)
 
     def _rate(self, progress: JobProgress) -> float:
-        """Rows a second, lately."""
+        """Return the rows per second within the last `RATE_WINDOW`."""
         if not progress.seen:
             return 0.0
         now, done = anyio.current_time(), progress.done
         points = self._points
         points.append((now, done))
-        while len(points) > 2 and points[1][0] < now - RATE_OVER:
+        while len(points) > 2 and points[1][0] < now - RATE_WINDOW:
             points.popleft()
         began, before = points[0]
         return (done - before) / (now - began) if now > began else 0.0
 
     def _eta(self, rate: float) -> float | None:
-        """Seconds that are left, as far as can be told from what was read."""
+        """Return the estimated seconds until the end; None if nothing is known yet."""
         progress = self._job.progress
         if not progress.share or not rate:
             return None
         left = max(progress.seen / progress.share, progress.done) - progress.done
         quota, requests = self._client.metrics.quota, self._client.metrics.requests
-        here = progress.done - progress.skipped
-        if not quota or not requests or here <= 0:
+        done_by_this_run = progress.done - progress.skipped
+        if not quota or not requests or done_by_this_run <= 0:
             return left / rate
-        # What the quota allows holds in the long run, whatever the rate is just now.
-        return left * max(requests / here * use.per / use.n for use in quota)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+        # In the long run the quota decides, whatever the rate is now.
+        return left * max(requests / done_by_this_run * use.per / use.n for use in quota)
