@@ -6,10 +6,10 @@ Results go to stdout; progress, logs and errors to stderr. Exit status: 0 applie
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
-from typing import IO, NoReturn, TextIO
+from typing import NoReturn
+
+from ._streams import flush, report
 
 EXTRA = frozenset({"pydantic_settings", "rich", "typer"})
 
@@ -25,10 +25,10 @@ def main() -> NoReturn:
         # The interrupt came before or after the command itself, which would have reported it.
         status = 130
     except OSError as error:
-        status = _report(error)
+        status = report(error)
     # Python flushes both streams at exit, where a failure would end the process with status 120.
     for stream in (sys.stdout, sys.stderr):
-        status = _flush(stream, status)
+        status = flush(stream, status)
     sys.exit(status)
 
 
@@ -44,30 +44,3 @@ def _run_app() -> None:
         )
         sys.exit(2)
     app(prog_name="cognigy-async")
-
-
-def _flush(stream: TextIO, status: int | str | None) -> int | str | None:
-    """Flush a standard stream; return the exit status, which is 1 if a result was not written."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough.
-        discard(stream)
-    except OSError as error:
-        discard(stream)
-        if stream is sys.stdout and not status:
-            return _report(error)
-    return status
-
-
-def _report(error: OSError) -> int:
-    with suppress(OSError):
-        sys.stderr.write(f"Error: {error.strerror or error}\n")
-    return 1
-
-
-def discard(stream: IO[str]) -> None:
-    """Send what is left in the buffer of a stream, and what follows, to the null device."""
-    with suppress(OSError), open(os.devnull, "w") as devnull:
-        os.dup2(devnull.fileno(), stream.fileno())
-        stream.flush()

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.json import JSON
 
-from . import discard
+from ._streams import discard
 
 REASONS = {
     "conflict": "conflict (409)",
