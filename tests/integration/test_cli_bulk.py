@@ -166,7 +166,7 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
 def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command: Command) -> None:
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n' + '{"dialog_id": "d", "next_step": "s"}\n')
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-    assert "Stopped: of the rows 1 was not applied, more than max_failures=0" in command.told
+    assert "Stopped: 1 row was not applied, more than max_failures=0" in command.told
     assert "1 row is not done. The journal has everything. To go on all the same:" in command.told
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "1", "--force", "--json") == 1
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")

@@ -255,7 +255,7 @@ class Tried:
     def is_waiting(self) -> bool:
         """Whether it has nothing left to do but to wait for callbacks."""
         run = self.job._run
-        return run is not None and run.deliveries._over is not None
+        return run is not None and run.receipts._finished is not None
 
 
 async def test_stop_gives_the_callbacks_a_few_seconds(folder: Folder) -> None:

@@ -17,6 +17,7 @@ from cognigy_async import (
     AccessToken,
     ClientClosedError,
     ConfigurationError,
+    Limits,
     RateLimit,
     Request,
     Response,
@@ -35,8 +36,8 @@ from cognigy_async.bulk import (
     explain_dialog,
     read_summary,
 )
-from cognigy_async.bulk.journal import Batch, Journal
-from cognigy_async.bulk.opening import open_job
+from cognigy_async.bulk.journal.journal import Batch, Journal
+from cognigy_async.bulk.resume import open_job
 from tests.simulation.world import (
     DROPPED,
     Wire,
@@ -184,7 +185,7 @@ async def test_what_was_in_flight_when_a_run_was_cut_off_is_sent_again_with_its_
     before = {sent.key for sent in wire.sent}
     # A thread writes the journal, and virtual time does not wait for it: it may have fewer rows.
     with Journal(folder.journal) as journal:
-        recorded = {f"{journal.job_id}-{line}" for line in journal.settled(1, 40)}
+        recorded = {f"{journal.job_id}-{line}" for line in journal.completed(1, 40)}
     again = Wire()
     result = await folder.run(again)
     assert counts(result) == (40, 40, 0, 0, 0)
@@ -705,7 +706,7 @@ async def test_a_copy_of_the_input_is_as_good_and_what_cannot_be_compared_is_tol
     assert counts(result) == (30_000, 29_999, 1, 0, 0)
     (note,) = result.notes
     assert "has another time than before" in note
-    assert "what follows had not been read, and cannot be compared" in note
+    assert "the rest had not been read and cannot be compared" in note
     again = await folder.run(Wire(), on_failure="stop")
     assert again.notes == ()
     # All of it was read: there is nothing left that cannot be compared.
@@ -742,9 +743,10 @@ async def test_another_api_is_another_job(folder: Folder) -> None:
 
 async def test_a_run_of_which_nothing_was_recorded_may_have_sent_something(folder: Folder) -> None:
     folder.write(rows_of(1))
-    open_job(folder.rows, folder.journal, JobOptions(), {}, force=False).close()
+    made: dict[str, Any] = {"limits": Limits(), "api": RuntimeApi(), "force": False}
+    open_job(folder.rows, folder.journal, JobOptions(), {}, **made).close()
     with pytest.raises(JournalRefusedError, match="coalesce: false before, true now"):
-        open_job(folder.rows, folder.journal, JobOptions(coalesce=True), {}, force=False)
+        open_job(folder.rows, folder.journal, JobOptions(coalesce=True), {}, **made)
 
 
 async def test_a_second_run_on_a_journal_is_refused_at_once(folder: Folder) -> None:
@@ -857,7 +859,7 @@ async def test_another_database_is_no_journal(folder: Folder) -> None:
 async def test_a_folder_that_is_not_there(folder: Folder, tmp_path: Path) -> None:
     folder.write(rows_of(1))
     folder.journal = tmp_path / "no" / "journal"
-    with pytest.raises(JournalRefusedError, match="cannot be made or written"):
+    with pytest.raises(JournalRefusedError, match="cannot be created or written"):
         await folder.run(Wire())
 
 
