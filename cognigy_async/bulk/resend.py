@@ -1,4 +1,4 @@
-"""Rows that an earlier run sent, whose outcome it did not record, and that need more than a key."""
+"""Rows sent by an earlier run without a recorded outcome, for which the key alone is not enough."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def ambiguous(row: Row, cause: CognigyError | None) -> AmbiguousUpdateError:
 
 
 class InterruptedGroups:
-    """Rows that were sent as one request, and may only be sent again as that request.
+    """Rows that were sent as one request, and may only be sent again unchanged.
 
     Attributes:
         keys: Idempotency key of the request of each row that was not read yet, by line.

@@ -27,7 +27,7 @@ class OpenedJob:
 
     Attributes:
         rows: The rows of the input.
-        earlier: What earlier runs left.
+        earlier: State left by earlier runs.
         canary: Number of rows that come first; 0 for none.
     """
 

@@ -49,16 +49,18 @@ FINAL = (
     PermissionDeniedError,
     UnexpectedAnswerError,
 )
-"""Failures that a retry cannot repair. While a run is being stopped no other failure is final."""
+"""Errors that a retry cannot repair, the only ones that fail a row while the run is stopping."""
 
 UNSENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
 """Errors of rows that were not sent, which are left to the next run."""
 
-REJECTIONS = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
-"""Failures of rows that were surely not applied; a 503 is one more."""
+NOT_APPLIED = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
+"""Errors that prove that a row was not applied; a 503 proves it too."""
 
-REJECTED = frozenset({"conflict", "not_sent", "throttled", "unauthorized", "unavailable"})
-"""Reasons to retry a request that was surely not applied."""
+NOT_APPLIED_REASONS = frozenset(
+    {"conflict", "not_sent", "throttled", "unauthorized", "unavailable"}
+)
+"""Reasons for a retry that prove that the request was not applied."""
 
 
 class JobRun:
@@ -76,7 +78,7 @@ class JobRun:
         self._writer = writer
         self._coalesce = options.coalesce
         self._pauses_dialogs = options.on_failure == "pause-dialog"
-        # A read may wait for somebody who writes to a pipe; the end of the run must not.
+        # Reading a pipe may wait for its writer; the end of the run must not.
         self._abandons_reads = opened.reader.fingerprint.size is None
         totals = opened.earlier.totals
         failed = totals.failed + totals.ambiguous
@@ -92,7 +94,7 @@ class JobRun:
         self._conditional: set[int] = set()
         """Indexes of rows that are sent on condition of a version."""
         self._unclear: set[int] = set()
-        """Indexes of rows whose last attempt may have been applied."""
+        """Indexes of rows of which an earlier attempt may have been applied."""
         self._paused: set[str] = set()
         self._canary_done = anyio.Event()
         self._all_completed = False
@@ -105,7 +107,7 @@ class JobRun:
         self.fault: CognigyError | None = None
         """Error that stopped the run."""
         self.latest_wait: tuple[str, float] | None = None
-        """Reason of the latest retry, and its time in seconds of the epoch; None once a row was
+        """Reason of the latest retry and its time in seconds of the epoch; None once a row was
         applied after it."""
 
     async def carry_out(self) -> None:
@@ -189,7 +191,7 @@ class JobRun:
         elif not self._canary_done.is_set() and self.conditions.canary_is_done:
             self._canary_done.set()
 
-    # Rows in.
+    # Sending.
 
     async def _feed(self) -> AsyncGenerator[StateUpdate, None]:
         """Yield the updates of the rows that the stream sends, and deal with all others."""
@@ -250,7 +252,7 @@ class JobRun:
     async def _resend_group(self, row: Row) -> None:
         """Send a group as it was sent before, once all of its rows are read.
 
-        What follows in the same dialog is accepted after it, and so sent after it.
+        It is accepted, and so sent, before what follows in its dialog.
         """
         group = self._groups.add(row, self._client.limits)
         if group is None:
@@ -263,7 +265,7 @@ class JobRun:
         assert self._group_tasks is not None
         self._group_tasks.start_soon(self._take_group, pending, rows)
 
-    # Outcomes out.
+    # Outcomes.
 
     def _take(self, outcome: UpdateOutcome) -> None:
         index = outcome.index
@@ -277,6 +279,7 @@ class JobRun:
             self._conditional.discard(index)
         if self._unclear:
             self._unclear.discard(index)
+        # Without either, no condition can hold; this is the path of each row.
         if self.conditions.failed or self.conditions.canary:
             self._check_conditions()
 
@@ -322,7 +325,7 @@ class JobRun:
     def _leave(self, row: Row, index: int, error: CognigyError) -> None:
         """Leave a row that was sent to the next run."""
         self.conditions.hold(row.ordinal)
-        was_rejected = isinstance(error, REJECTIONS) or getattr(error, "status", None) == 503
+        was_rejected = isinstance(error, NOT_APPLIED) or getattr(error, "status", None) == 503
         if row.not_repeatable and was_rejected and index not in self._unclear:
             self._writer.rejected(row)
 
@@ -332,10 +335,10 @@ class JobRun:
         if row.dialog_id is not None:
             self._paused.add(row.dialog_id)
 
-    # Calls of the client while it sends.
+    # Methods of `UpdateWatch`, called by the client.
 
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
-        """Record a request that must not be repeated, or only as it is."""
+        """Record a request that must not be repeated, or only unchanged."""
         rows = [self._in_stream[index] for index in indexes]
         if len(rows) == 1:
             self._unclear.discard(indexes[0])
@@ -351,7 +354,7 @@ class JobRun:
         self.note_wait(row, reason, seconds)
         if not row.not_repeatable:
             return
-        if reason not in REJECTED:
+        if reason not in NOT_APPLIED_REASONS:
             self._unclear.add(index)
         elif index not in self._unclear:
             self._writer.rejected(row)

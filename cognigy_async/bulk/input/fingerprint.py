@@ -1,7 +1,7 @@
 """Identity of an input: its size, its modification time and hashes of what was read.
 
-Reading an input notes the hash of everything before certain offsets, its marks. When a job is
-resumed, the content before each mark is compared before anything after the mark before is used.
+A mark is the hash of everything before an offset. A resumed job compares the content up to each
+mark before it uses any of it.
 """
 
 from __future__ import annotations

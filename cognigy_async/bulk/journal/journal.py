@@ -1,4 +1,4 @@
-"""The journal of a job: a SQLite file, opened by one job for writing and by anybody for reading.
+"""The journal of a job: a SQLite file that one job writes and any process may read.
 
 All of it is synchronous; `JournalWriter` calls it in a worker thread. A committed batch survives
 the death of the process, and a durable one that of the machine.
@@ -23,8 +23,8 @@ from ..input.fingerprint import Mark
 from .lock import JournalLock
 from .schema import (
     APPLICATION_ID,
-    FORMAT,
     SCHEMA,
+    SCHEMA_VERSION,
     CompletedRow,
     EarlierRuns,
     Failure,
@@ -36,7 +36,7 @@ from .schema import (
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of the tables, written in one transaction; dead letters go to their own file."""
+    """Rows for the tables, written in one transaction; dead letters go to a file of their own."""
 
     outcomes: list[tuple[Any, ...]] = field(default_factory=list)
     failures: list[tuple[Any, ...]] = field(default_factory=list)
@@ -104,7 +104,7 @@ class Journal:
         if is_new:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
-                f"PRAGMA user_version = {FORMAT}; "
+                f"PRAGMA user_version = {SCHEMA_VERSION}; "
                 f"INSERT INTO meta VALUES ('job', '{secrets.token_hex(8)}'), ('pass', '1'); COMMIT;"
             )
             return False
@@ -170,7 +170,7 @@ class Journal:
         }
 
     def earlier_runs(self) -> EarlierRuns:
-        """Return what earlier runs left."""
+        """Return the state left by earlier runs."""
         sends = self._connection.execute(
             "SELECT line, sends.dialog, etag FROM sends LEFT JOIN outcomes USING (line)"
             " WHERE open AND status IS NULL ORDER BY line"
@@ -364,11 +364,11 @@ def refuse_unreadable(path: Path) -> Iterator[None]:
 
 def _check_format(path: Path, found: int) -> None:
     """Raise `JournalRefusedError` if this version cannot read a journal of this format."""
-    if found != FORMAT:
+    if found != SCHEMA_VERSION:
         raise JournalRefusedError(
             f"journal {path} was written by another version of cognigy_async (format {found}, and "
-            f"this one has {FORMAT}). Go on with that version, or give another --journal for a new "
-            "job, which applies all rows again."
+            f"this one has {SCHEMA_VERSION}). Go on with that version, or give another --journal "
+            "for a new job, which applies all rows again."
         )
 
 

@@ -1,6 +1,6 @@
 """Tables of a journal, and their rows as values.
 
-A journal holds lines, dialogs, times, outcomes and errors, and never a variable's value.
+A journal holds lines, dialogs, times, outcomes and errors, but no value of a variable.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from cognigy_async import CognigyError
 
 APPLICATION_ID = 0x636F676A
-"""Marks a SQLite file as a journal of this library."""
-FORMAT = 1
+"""Application id of the SQLite file, which marks it as a journal."""
+SCHEMA_VERSION = 1
+"""User version of the SQLite file."""
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -33,7 +34,7 @@ CREATE TABLE runs (
 """
 
 HOOK = "hook "
-"""Prefix of events that tell of a callback; the other events are waits, named by their reason."""
+"""Prefix of events of callbacks; other events are waits, named by their reason."""
 
 
 class Status(enum.IntEnum):
@@ -48,7 +49,7 @@ class Status(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a row was not applied: type and message of the error, and the HTTP status."""
+    """Error of a row that was not applied: type, message and HTTP status."""
 
     type: str
     message: str
@@ -62,7 +63,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class CompletedRow:
-    """A row completed by an earlier run; `failure` is None if it was applied."""
+    """A row completed by an earlier run.
+
+    Attributes:
+        this_pass: True if the run that completed it belongs to the current pass.
+        failure: Error of the row; None if it was applied.
+    """
 
     dialog_id: str | None
     this_pass: bool
@@ -102,11 +108,11 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class EarlierRuns:
-    """What earlier runs left.
+    """State left by earlier runs.
 
     Attributes:
         sends: Rows that may have been applied.
-        groups: Rows that were sent as one request and have no outcome, with its idempotency key.
+        groups: Idempotency key of the request of each merged row without an outcome, by line.
         quota: Saved state of the quota; None if there is none.
     """
 

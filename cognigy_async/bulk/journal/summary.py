@@ -60,7 +60,7 @@ class JournalSummary:
             "ambiguous": totals.ambiguous,
             "requests": totals.requests,
             "retries": sum(totals.retries.values()),
-            "retries_by_reason": totals.retries,
+            "retries_by_reason": dict(totals.retries),
             "elapsed": round(totals.elapsed, 3),
             "runs": len(self.runs),
             "ended": self.runs[-1].ended if self.runs else None,

@@ -29,7 +29,7 @@ from .journal import Batch, Journal
 from .schema import Failure, Status
 
 GATHERING = 0.03
-"""Seconds for which a batch gathers; writing it takes the rest of the 50 ms."""
+"""Seconds in which a batch is collected; writing it takes the rest of the 50 ms."""
 SMALL_QUOTA = 2000
 """Requests in a window up to which the quota is saved with every batch."""
 LARGE_QUOTA_EVERY = 0.5
@@ -48,7 +48,7 @@ class JournalWriter:
         self._journal = journal
         self._dead_letters = dead_letters
         self._client = client
-        # The event loop's clock, set to the time of day, so that it never goes back.
+        # The event loop's clock, shifted to the epoch: it never goes back.
         self._epoch = time.time() - anyio.current_time()
         self._began = self.now()
         self._requests_before = client.metrics.requests
@@ -63,7 +63,7 @@ class JournalWriter:
         self._closing = False
         self._ended: str | None = None
         self.failure: JournalError | None = None
-        """Why the journal cannot be written any more."""
+        """Error that ended the writer."""
 
     def now(self) -> float:
         """Return the time in seconds of the epoch."""
@@ -82,7 +82,7 @@ class JournalWriter:
         self._complete(row, Status.REPEATED, (None, None, self.now()), 0)
 
     def failed(self, row: Row, error: CognigyError) -> None:
-        """Note a row that was not applied, or perhaps not."""
+        """Note a row that was not applied, or may not have been."""
         at = self.now() if row.completed_at is None else row.completed_at
         queued = sent = None
         if isinstance(error, UpdateError) and error.latency is not None:
@@ -133,7 +133,7 @@ class JournalWriter:
         await self._written()
 
     async def sending_together(self, rows: Sequence[Row], key: str) -> None:
-        """Note rows sent as one request, which may only be repeated as it is.
+        """Note rows sent as one request, which may only be repeated unchanged.
 
         Raises:
             JournalError: The journal cannot be written.
@@ -170,10 +170,10 @@ class JournalWriter:
                 await self._write()
 
     def close(self, ended: str | None) -> None:
-        """Write what is left and end.
+        """Write the last batch and end.
 
         Args:
-            ended: Why the run ended; None if it was cut off.
+            ended: Recorded as the reason why the run ended; None if it was cut off.
         """
         self._ended = ended
         self._closing = True
@@ -194,17 +194,17 @@ class JournalWriter:
         now = self.now()
         batch.run = self._run_record(now)
         if self._ended == "complete":
-            # The next run is a new pass: it continues dialogs that a failure has paused.
+            # The next run begins a new pass, in which paused dialogs continue.
             batch.meta["pass"] = str(self._journal.current_pass + 1)
         if (quota := self._quota_to_save(now)) is not None:
             batch.meta["quota"] = quota
         try:
-            # A batch taken is written, whatever ends the job meanwhile.
+            # A batch is written completely even if the job is cancelled meanwhile.
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
         except JournalError as error:
             self.failure = error
-            # Nothing will be written for those that came meanwhile either.
+            # No later batch will wake those that began to wait meanwhile.
             waiting += self._waiting
         finally:
             for event in waiting:
