@@ -4,7 +4,7 @@
     python benchmarks/module_changes.py --check   # exit status 1 if one exceeds its limit
 
 A change is a call, or a resumed coroutine, in another module of the package than the one before
-it in the same thread. The transport, which does nothing, counts as a module, and so does the caller.
+it in the same thread. The transport, which does nothing, and the caller count as modules too.
 """
 
 from __future__ import annotations
