@@ -8,18 +8,20 @@ import logging
 import typing
 
 if typing.TYPE_CHECKING:
-    from .api import StateApi
+    from .api.base import StateApi
     from .api.runtime import RuntimeApi
     from .api.sessions import SessionsApi
-    from .audit import AuditSink
-    from .audit.file import JsonLinesAudit
+    from .audit.json_lines import JsonLinesAudit
     from .audit.records import AuditRecord
-    from .audit.sinks import LoggingAudit, MemoryAudit
+    from .audit.sinks import AuditSink, LoggingAudit, MemoryAudit
     from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
-    from .auth import OAuthConfig, OAuthTokenProvider
-    from .callbacks import HookOptions
-    from .client import AsyncStateClient
-    from .credentials import AccessToken, ApiKey, TokenProvider
+    from .auth.oauth import OAuthConfig, OAuthTokenProvider
+    from .auth.provider import AccessToken, ApiKey, TokenProvider
+    from .client.client import AsyncStateClient
+    from .client.estimate import Plan, plan
+    from .client.pending import PendingUpdate
+    from .client.probe import Injection, probe_inject
+    from .client.stream import UpdateStream
     from .errors import (
         AmbiguousUpdateError,
         AuditError,
@@ -49,22 +51,19 @@ if typing.TYPE_CHECKING:
         UpdateWithdrawnError,
         VariableTypeError,
     )
-    from .events import DeadLetter, DeliveryReceipt, UpdateEvent, UpdateWatch
-    from .limits import Limits
-    from .messages import Request, Response
+    from .hooks.callback_queue import HookOptions
+    from .hooks.observers import Observation, Observer, Operation
     from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
-    from .models import CloseReport, DialogState, UpdateOutcome, UpdateResult
-    from .observing import Observation, Observer, Operation
-    from .pending import PendingUpdate
-    from .planning import Plan, plan
-    from .probe import Injection, probe_inject
-    from .rate import RateLimit
-    from .retry import RetryPolicy, Verdict
-    from .stream import UpdateStream
-    from .transports import Transport
+    from .models.events import DeadLetter, UpdateEvent
+    from .models.http import Request, Response
+    from .models.limits import Limits
+    from .models.results import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .models.update import StateUpdate
+    from .ratelimit.limit import RateLimit
+    from .retry import ResponseKind, RetryPolicy
     from .transports.aiohttp import AiohttpTransport
+    from .transports.base import Transport
     from .transports.httpx import HttpxTransport
-    from .updates import StateUpdate
 
 __all__ = [
     "AccessToken",
@@ -87,7 +86,6 @@ __all__ = [
     "ConfigurationError",
     "DeadLetter",
     "DeadlineExceededError",
-    "DeliveryReceipt",
     "DialogNotFoundError",
     "DialogPausedError",
     "DialogState",
@@ -119,6 +117,7 @@ __all__ = [
     "RateLimitedError",
     "Request",
     "Response",
+    "ResponseKind",
     "RetryPolicy",
     "RuntimeApi",
     "ServerError",
@@ -136,10 +135,8 @@ __all__ = [
     "UpdateResult",
     "UpdateStream",
     "UpdateValidationError",
-    "UpdateWatch",
     "UpdateWithdrawnError",
     "VariableTypeError",
-    "Verdict",
     "plan",
     "probe_inject",
     "read_audit",
@@ -147,81 +144,79 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AccessToken": "credentials",
+    "AccessToken": "auth.provider",
     "AiohttpTransport": "transports.aiohttp",
     "AmbiguousUpdateError": "errors",
-    "ApiKey": "credentials",
-    "AsyncStateClient": "client",
+    "ApiKey": "auth.provider",
+    "AsyncStateClient": "client.client",
     "AuditError": "errors",
     "AuditFault": "audit.verify",
     "AuditRecord": "audit.records",
     "AuditReport": "audit.verify",
-    "AuditSink": "audit",
+    "AuditSink": "audit.sinks",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
     "CallbackError": "errors",
     "ClientClosedError": "errors",
     "ClientUsageError": "errors",
-    "CloseReport": "models",
+    "CloseReport": "models.results",
     "CognigyError": "errors",
     "ConfigurationError": "errors",
-    "DeadLetter": "events",
+    "DeadLetter": "models.events",
     "DeadlineExceededError": "errors",
-    "DeliveryReceipt": "events",
     "DialogNotFoundError": "errors",
     "DialogPausedError": "errors",
-    "DialogState": "models",
+    "DialogState": "models.results",
     "Distribution": "metrics",
     "Fault": "errors",
-    "HookOptions": "callbacks",
+    "HookOptions": "hooks.callback_queue",
     "HttpxTransport": "transports.httpx",
-    "Injection": "probe",
-    "JsonLinesAudit": "audit.file",
-    "Limits": "limits",
+    "Injection": "client.probe",
+    "JsonLinesAudit": "audit.json_lines",
+    "Limits": "models.limits",
     "LoggingAudit": "audit.sinks",
     "MemoryAudit": "audit.sinks",
     "Metrics": "metrics",
     "MetricsSnapshot": "metrics",
     "NoResponseError": "errors",
     "NotSentError": "errors",
-    "OAuthConfig": "auth",
-    "OAuthTokenProvider": "auth",
-    "Observation": "observing",
-    "Observer": "observing",
-    "Operation": "observing",
+    "OAuthConfig": "auth.oauth",
+    "OAuthTokenProvider": "auth.oauth",
+    "Observation": "hooks.observers",
+    "Observer": "hooks.observers",
+    "Operation": "hooks.observers",
     "PayloadTooLargeError": "errors",
-    "PendingUpdate": "pending",
+    "PendingUpdate": "client.pending",
     "PermissionDeniedError": "errors",
-    "Plan": "planning",
+    "Plan": "client.estimate",
     "QueueFullError": "errors",
     "QuotaUse": "metrics",
-    "RateLimit": "rate",
+    "RateLimit": "ratelimit.limit",
     "RateLimitedError": "errors",
-    "Request": "messages",
-    "Response": "messages",
+    "Request": "models.http",
+    "Response": "models.http",
+    "ResponseKind": "retry",
     "RetryPolicy": "retry",
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
     "SessionsApi": "api.sessions",
-    "StateApi": "api",
+    "StateApi": "api.base",
     "StateConflictError": "errors",
-    "StateUpdate": "updates",
-    "TokenProvider": "credentials",
-    "Transport": "transports",
+    "StateUpdate": "models.update",
+    "TokenProvider": "auth.provider",
+    "Transport": "transports.base",
     "UnexpectedAnswerError": "errors",
     "UnsupportedByApiError": "errors",
     "UpdateError": "errors",
-    "UpdateEvent": "events",
-    "UpdateOutcome": "models",
-    "UpdateResult": "models",
-    "UpdateStream": "stream",
+    "UpdateEvent": "models.events",
+    "UpdateOutcome": "models.results",
+    "UpdateResult": "models.results",
+    "UpdateStream": "client.stream",
     "UpdateValidationError": "errors",
-    "UpdateWatch": "events",
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
-    "Verdict": "retry",
-    "plan": "planning",
-    "probe_inject": "probe",
+    "plan": "client.estimate",
+    "probe_inject": "client.probe",
     "read_audit": "audit.verify",
     "verify_audit": "audit.verify",
 }

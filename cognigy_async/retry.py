@@ -18,7 +18,7 @@ import tenacity
 from .errors import ConfigurationError, UpdateError
 
 
-class Verdict(enum.Enum):
+class ResponseKind(enum.Enum):
     """What became of one request, as far as the next step depends on it."""
 
     APPLIED = "applied"
@@ -37,19 +37,25 @@ class Verdict(enum.Enum):
     NO_RESPONSE = "no_response"
 
 
-APPLIED = Verdict.APPLIED
-UNAUTHORIZED = Verdict.UNAUTHORIZED
+APPLIED = ResponseKind.APPLIED
+UNAUTHORIZED = ResponseKind.UNAUTHORIZED
 """For where each answer passes: on Python 3.11 a look-up on the class costs five times as much."""
 
 REPEATED = frozenset(
-    {Verdict.NOT_SENT, Verdict.NO_RESPONSE, Verdict.UNAVAILABLE, Verdict.FAULT, Verdict.GATEWAY}
+    {
+        ResponseKind.NOT_SENT,
+        ResponseKind.NO_RESPONSE,
+        ResponseKind.UNAVAILABLE,
+        ResponseKind.FAULT,
+        ResponseKind.GATEWAY,
+    }
 )
 """Repeating after these counts as an attempt and costs a token of the repeat budget."""
 
-COUNTED = REPEATED | {Verdict.UNAUTHORIZED}
+COUNTED = REPEATED | {ResponseKind.UNAUTHORIZED}
 """These spend attempts; the first refusal of a token is replayed without asking."""
 
-OUTAGE = REPEATED - {Verdict.FAULT}
+OUTAGE = REPEATED - {ResponseKind.FAULT}
 """The server is away; bulk work waits for it as long as it takes."""
 
 AnswerT = TypeVar("AnswerT", float, bool)
@@ -115,32 +121,40 @@ class RetryPolicy:
         return _seconds(self._ask(self.wait, failures, error, now, 0.0, 0.0, 0.0))
 
     def next_wait(
-        self, trouble: Trouble, verdict: Verdict, error: UpdateError, *, live: bool, now: float
+        self,
+        retry_state: RetryState,
+        response_kind: ResponseKind,
+        error: UpdateError,
+        *,
+        live: bool,
+        now: float,
     ) -> float | None:
         """Seconds until the update may be sent again, or None to let it fail with `error`.
 
         `trouble` is brought up to date. Never less than what the server named.
         """
-        free = verdict in OUTAGE and not live
-        trouble.failures += 1
-        trouble.counted += verdict in COUNTED and not free
-        elapsed = trouble.spent
-        asked = self._ask(self.wait, trouble.failures, error, now, elapsed, trouble.idle, 0.0)
+        free = response_kind in OUTAGE and not live
+        retry_state.failures += 1
+        retry_state.counted += response_kind in COUNTED and not free
+        elapsed = retry_state.spent
+        asked = self._ask(
+            self.wait, retry_state.failures, error, now, elapsed, retry_state.idle, 0.0
+        )
         own = _seconds(asked)
         named = error.retry_after or 0.0
-        trouble.named += named
-        if live and trouble.named > self.max_retry_after:
+        retry_state.named += named
+        if live and retry_state.named > self.max_retry_after:
             return None
-        trouble.idle += max(own, named)
+        retry_state.idle += max(own, named)
         if free:
             return max(own, named)
-        trouble.spent += max(0.0, own - named)
-        if trouble.spent > self.max_elapsed:
+        retry_state.spent += max(0.0, own - named)
+        if retry_state.spent > self.max_elapsed:
             return None
-        if trouble.counted >= self.max_attempts:
+        if retry_state.counted >= self.max_attempts:
             return None
         if self.stop is not None and self._ask(
-            self.stop, trouble.counted, error, now, elapsed, trouble.idle, own
+            self.stop, retry_state.counted, error, now, elapsed, retry_state.idle, own
         ):
             return None
         return max(own, named)
@@ -177,7 +191,7 @@ def _seconds(answer: float) -> float:
 
 
 @dataclass(slots=True)
-class Trouble:
+class RetryState:
     """What went wrong so far with one update; made at its first failure.
 
     Attributes:
@@ -187,9 +201,11 @@ class Trouble:
         idle: seconds waited between attempts.
         last: the failure to settle with if nothing else happens.
         lost: the first request that was sent and not answered.
-        let_in: requests of the client that were not refused for their token, when one of this
-            update was, the last time.
+        authorized: requests of the client that were not answered 401, as of the last 401 of this
+            update.
         uncertain: a request that cannot be repeated harmlessly was answered 500, 502 or 504.
+        conflicts: answers 409 of an API without versions.
+        refused_token: the token that the last request was refused with.
     """
 
     failures: int = 0
@@ -199,8 +215,10 @@ class Trouble:
     idle: float = 0.0
     last: UpdateError | None = None
     lost: UpdateError | None = None
-    let_in: int = 0
+    authorized: int = 0
     uncertain: bool = False
+    conflicts: int = 0
+    refused_token: object = None
 
 
 def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
@@ -237,3 +255,33 @@ def _date(text: str) -> float:
     moment = parsedate_to_datetime(text[:64])
     # The obsolete forms that HTTP still allows name no zone, and mean UTC all the same.
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+class RepeatBudget:
+    """A token bucket for requests that repeat others after a 5xx or no answer.
+
+    Fed by first attempts, full at the start, never deeper than `capacity`: however the server
+    fails, repeats number at most `ratio` for each first attempt, plus `capacity`.
+    """
+
+    def __init__(self, ratio: float, capacity: float) -> None:
+        self._ratio = ratio
+        self._capacity = capacity
+        self._tokens = capacity
+
+    @property
+    def full(self) -> bool:
+        """Whether first attempts add nothing."""
+        return self._tokens >= self._capacity
+
+    def first_attempt(self) -> None:
+        """A request that repeats nothing was sent."""
+        if self._tokens < self._capacity:
+            self._tokens = min(self._capacity, self._tokens + self._ratio)
+
+    def take(self) -> bool:
+        """Take the token of one repeat, if there is one."""
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True

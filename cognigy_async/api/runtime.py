@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Fault, UnsupportedByApiError, UpdateError
-from ..limits import DEFAULT_LIMITS, ENVELOPE, encode
-from ..messages import Request
-from ..models import DialogState, parse, version_in
-from ..retry import APPLIED, Verdict, retry_after
-from ..updates import StateUpdate
-from .answers import refusal, said, segment, throttled_by_scope, verdict_of
+from ..models.http import Request
+from ..models.limits import DEFAULT_LIMITS, ENVELOPE, encode
+from ..models.results import DialogState, parse, version_in
+from ..models.update import StateUpdate
+from ..retry import APPLIED, ResponseKind, retry_after
+from .responses import refusal, response_kind_of, said, segment, throttled_by_scope
 
 if TYPE_CHECKING:
-    from ..messages import Response
-    from . import Reset, Use
+    from ..models.http import Response
+    from .base import Reset, Use
 
 
 class RuntimeApi:
@@ -88,10 +88,10 @@ class RuntimeApi:
         """GET on the same path."""
         return Request("GET", _url(base_url, dialog_id), {"accept": "application/json"})
 
-    def verdict(self, response: Response) -> Verdict:
+    def classify(self, response: Response) -> ResponseKind:
         """By status."""
         status = response.status
-        return APPLIED if 200 <= status < 300 else verdict_of(status)
+        return APPLIED if 200 <= status < 300 else response_kind_of(status)
 
     def throttles_dialog(self, response: Response) -> bool:
         """What the predicate that the API was given says."""

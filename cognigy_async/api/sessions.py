@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import errors
 from ..errors import ConfigurationError, Fault, UnsupportedByApiError, UpdateValidationError
-from ..limits import Limits, encode
-from ..messages import Request
-from ..models import DialogState, parse
-from ..names import fault_of_text
-from ..retry import Verdict, retry_after
-from ..updates import StateUpdate
-from .answers import refusal, said, segment, throttled_by_scope, verdict_of
+from ..models.http import Request
+from ..models.identifiers import fault_of_text
+from ..models.limits import Limits, encode
+from ..models.results import DialogState, parse
+from ..models.update import StateUpdate
+from ..retry import ResponseKind, retry_after
+from .responses import refusal, response_kind_of, said, segment, throttled_by_scope
 
 if TYPE_CHECKING:
-    from ..messages import Response
-    from . import Reset, Use
+    from ..models.http import Response
+    from .base import Reset, Use
 
 PROFILE_ID = re.compile(r"[a-z0-9]{24}").fullmatch
 WITHOUT_VARIABLES = len('{"userId":"","context":{}}')
@@ -217,9 +217,9 @@ class SessionsApi:
         url = f"{base_url}/new/v2.0/sessions/{segment(dialog_id)}/state"
         return Request("GET", url, {"accept": "application/json"})
 
-    def verdict(self, response: Response) -> Verdict:
+    def classify(self, response: Response) -> ResponseKind:
         """By the code of the error where it has one, else by status."""
-        return verdict_of(_meaning(response.status, _code(response)))
+        return response_kind_of(_meaning(response.status, _code(response)))
 
     def throttles_dialog(self, response: Response) -> bool:
         """What the predicate that the API was given says."""

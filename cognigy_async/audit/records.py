@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pydantic_core
 from pydantic_core import from_json
 
-from ..api.privacy import Private
+from ..api.redaction import Private
 from ..errors import (
     AmbiguousUpdateError,
     ClientClosedError,
@@ -22,13 +22,13 @@ from ..errors import (
     UpdateError,
     UpdateWithdrawnError,
 )
-from ..limits import encode
-from ..models import parse, version_in
+from ..models.limits import encode
+from ..models.results import parse, version_in
 
 if TYPE_CHECKING:
-    from ..entries import Entry
-    from ..messages import Request
-    from ..models import UpdateResult
+    from ..engine.work_item import WorkItem
+    from ..models.http import Request
+    from ..models.results import UpdateResult
 
 ENCODER = f"pydantic_core {pydantic_core.__version__}"
 LONGEST_SUMMARY = 100
@@ -128,32 +128,32 @@ class Draft(NamedTuple):
     """Where it may tell a version because there is no etag."""
 
 
-def draft_of(entry: Entry, at: float, now: float) -> Draft:
+def draft_of(item: WorkItem, at: float, now: float) -> Draft:
     """What to keep of an entry that settled."""
-    update, result = entry.update, entry.result
+    update, result = item.update, item.result
     status = etag = trace_id = None
     latency = 0.0
     if result is not None:
         status, latency, etag = result.status, result.latency, result.etag
-        headers = entry.headers or NO_HEADERS
+        headers = item.headers or NO_HEADERS
         trace_id = headers.get("x-trace-id") or headers.get("x-request-id")
     return Draft(
         at,
         now,
-        entry.accepted_at,
-        entry.sent_at,
-        entry.update_id,
-        entry.dialog_id,
-        entry.metadata,
+        item.accepted_at,
+        item.sent_at,
+        item.update_id,
+        item.dialog_id,
+        item.metadata,
         update._body if update is not None else None,
-        entry.attempts,
-        entry.part,
-        entry.error,
+        item.attempts,
+        item.part,
+        item.error,
         status,
         latency,
         etag,
         trace_id,
-        entry.requests[-1] if trace_id and entry.requests else None,
+        item.requests[-1] if trace_id and item.requests else None,
         result if etag is None else None,
     )
 

@@ -5,13 +5,42 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from ..checks import checked_count
-from . import AuditSink
+from .._utils.arguments import validate_count
 
 if TYPE_CHECKING:
     from .records import AuditRecord
+
+
+class AuditSink(Protocol):
+    """Takes the records of settled updates. Derive from it, or have the same members.
+
+    A client calls it in a thread of its own, one call at a time; clients that share a sink call it
+    from several threads. What it raises is counted, logged once for each cause, and the call
+    is repeated a few times; it never fails an update.
+
+    Attributes:
+        strict: while the sink takes no records, or its queue is full, the client takes no updates
+            and raises `AuditError`; nor does it open if `open` fails. No record is given up before
+            the client is closed.
+        max_queue: records that wait at most; without `strict`, further ones are dropped.
+    """
+
+    strict: bool = False
+    max_queue: int = 10_000
+
+    def open(self) -> None:
+        """Get ready to write; called when a client opens."""
+        return
+
+    def write(self, records: Sequence[AuditRecord], /) -> None:
+        """Write records, in order of settlement: all of them, or none and raise."""
+        ...
+
+    def close(self) -> None:
+        """Write out what is kept back; called when a client closes. There may be further calls."""
+        return
 
 
 class MemoryAudit(AuditSink):
@@ -22,7 +51,7 @@ class MemoryAudit(AuditSink):
     """
 
     def __init__(self, max_records: int = 10_000) -> None:
-        self._records: deque[AuditRecord] = deque(maxlen=checked_count("max_records", max_records))
+        self._records: deque[AuditRecord] = deque(maxlen=validate_count("max_records", max_records))
 
     def __repr__(self) -> str:
         return f"<MemoryAudit {len(self._records)} records>"
@@ -59,7 +88,7 @@ class LoggingAudit(AuditSink):
         self._logger = logging.getLogger(logger) if isinstance(logger, str) else logger
         self._level = level
         self.strict = strict
-        self.max_queue = checked_count("max_queue", max_queue)
+        self.max_queue = validate_count("max_queue", max_queue)
 
     def __repr__(self) -> str:
         return f"<LoggingAudit {self._logger.name}>"
@@ -80,3 +109,6 @@ class LoggingAudit(AuditSink):
                     "audit": record.fields(),
                 },
             )
+
+
+__all__ = ["AuditSink"]

@@ -16,13 +16,13 @@ import anyio
 import anyio.to_thread
 
 from ..errors import AuditError, ConfigurationError
-from .channel import Channel
 from .records import draft_of
+from .sink_queue import SinkQueue
 
 if TYPE_CHECKING:
-    from ..entries import Entry
+    from ..engine.work_item import WorkItem
     from ..metrics import Metrics
-    from . import AuditSink
+    from .sinks import AuditSink
 
 OPENING_TIME = 10.0
 """Seconds that a strict sink has to open."""
@@ -49,7 +49,7 @@ class AuditTrail:
         for sink in sinks:
             _check(sink)
         counting = threading.Lock()
-        self._channels = [Channel(sink, metrics, counting) for sink in sinks]
+        self._channels = [SinkQueue(sink, metrics, counting) for sink in sinks]
         self._strict = [channel for channel in self._channels if channel.strict]
         self.strict = bool(self._strict)
         """Whether `check` and `slow` have to be asked at all."""
@@ -85,25 +85,25 @@ class AuditTrail:
         """Whether a strict sink works but is behind: bulk work waits for it."""
         return any(channel.full and not channel.failing for channel in self._strict)
 
-    def settled(self, entry: Entry) -> None:
+    def settled(self, item: WorkItem) -> None:
         """Take down an entry that has its outcome."""
-        draft = draft_of(entry, time.time(), self._clock())
+        draft = draft_of(item, time.time(), self._clock())
         for channel in self._channels:
             channel.put(draft)
 
     async def flush(self) -> None:
         """Wait until the sinks were given what has settled, or for a few seconds."""
         deadline = time.monotonic() + FLUSH_TIME
-        await _in_thread(self._each, Channel.flush, deadline)
+        await _in_thread(self._each, SinkQueue.flush, deadline)
 
     async def close(self, seconds: float) -> None:
         """Let the sinks take what is left, within so many seconds of real time."""
         deadline = time.monotonic() + max(seconds, LEAST_CLOSING_TIME)
         for channel in self._channels:
             channel.stop()
-        await _in_thread(self._each, Channel.join, deadline)
+        await _in_thread(self._each, SinkQueue.join, deadline)
 
-    def _each(self, wait: Callable[[Channel, float], None], deadline: float) -> None:
+    def _each(self, wait: Callable[[SinkQueue, float], None], deadline: float) -> None:
         for channel in self._channels:
             wait(channel, deadline)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import AuditError, ConfigurationError
-from .chain import HASH, START, Position, claimed, is_torn, key_bytes, read_line
+from .hash_chain import HASH, START, Position, claimed, is_torn, key_bytes, read_line
 from .records import AuditRecord
 
 if TYPE_CHECKING:

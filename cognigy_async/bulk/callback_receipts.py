@@ -7,7 +7,8 @@ from functools import partial
 
 import anyio
 
-from cognigy_async import CallbackError, DeliveryReceipt
+from cognigy_async import CallbackError
+from cognigy_async.spi import DeliveryReceipt
 
 from .input.row import Row
 from .journal.schema import HOOK

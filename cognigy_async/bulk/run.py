@@ -16,7 +16,6 @@ from cognigy_async import (
     ClientClosedError,
     ClientUsageError,
     CognigyError,
-    DeliveryReceipt,
     DialogNotFoundError,
     DialogPausedError,
     NotSentError,
@@ -32,6 +31,7 @@ from cognigy_async import (
     UpdateStream,
     UpdateWithdrawnError,
 )
+from cognigy_async.spi import DeliveryReceipt
 
 from .callback_receipts import CallbackReceipts
 from .errors import InputError, JournalError

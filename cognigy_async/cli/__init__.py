@@ -1,7 +1,7 @@
-"""The command `cognigy-async`: one module a command, and `main`, which starts it.
+"""The command `cognigy-async`: `main`, and one module or folder for each command.
 
 Results go to stdout; progress, logs and errors to stderr. Exit status: 0 applied, 1 not applied,
-2 bad usage or settings, 130 interrupted. Needs the extra ``cli``.
+2 invalid usage or settings, 130 interrupted. Requires the extra ``cli``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn, TextIO
-
-__all__ = ["main"]
+from typing import IO, NoReturn, TextIO
 
 EXTRA = frozenset({"pydantic_settings", "rich", "typer"})
 
@@ -20,7 +18,7 @@ def main() -> NoReturn:
     """Run the command with the arguments of the process, and exit."""
     status: int | str | None = 0
     try:
-        _run()
+        _run_app()
     except SystemExit as exit_:
         status = exit_.code
     except KeyboardInterrupt:
@@ -34,15 +32,15 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-def _run() -> None:
+def _run_app() -> None:
     try:
         from .app import app
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
         sys.stderr.write(
-            f"cognigy-async: the command needs {error.name}, which comes with an extra: "
-            "pip install 'cognigy-async[cli]'\n"
+            f"cognigy-async: the package {error.name} is missing; "
+            "install it with: pip install 'cognigy-async[cli]'\n"
         )
         sys.exit(2)
     app(prog_name="cognigy-async")
@@ -54,9 +52,9 @@ def _flush(stream: TextIO, status: int | str | None) -> int | str | None:
         stream.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
-        _discard(stream)
+        discard(stream)
     except OSError as error:
-        _discard(stream)
+        discard(stream)
         if stream is sys.stdout and not status:
             return _report(error)
     return status
@@ -68,8 +66,8 @@ def _report(error: OSError) -> int:
     return 1
 
 
-def _discard(stream: TextIO) -> None:
-    """Send what is left in the buffer of a standard stream to the null device."""
+def discard(stream: IO[str]) -> None:
+    """Send what is left in the buffer of a stream, and what follows, to the null device."""
     with suppress(OSError), open(os.devnull, "w") as devnull:
         os.dup2(devnull.fileno(), stream.fileno())
         stream.flush()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 import aiohttp
 from yarl import URL
 
-from ._content import checked_length, decoded, too_large
+from ._response_body import decoded, too_large, validate_length
 
 LONGEST_FIELD = 64 * 1024
 """Bytes of one line of an answer's head; those of httpx are about as long."""
@@ -73,7 +73,7 @@ class Sending:
         self.begun: bool | None = False
 
 
-def checked_names(names: Iterable[str]) -> None:
+def validate_names(names: Iterable[str]) -> None:
     """Look at the names of headers of a request.
 
     Raises:
@@ -84,7 +84,7 @@ def checked_names(names: Iterable[str]) -> None:
             raise ValueError
 
 
-def checked_values(values: Iterable[str]) -> None:
+def validate_values(values: Iterable[str]) -> None:
     """Look at the values of headers of a request.
 
     Raises:
@@ -109,7 +109,7 @@ async def whole_content(
         UnusableAnswer: it is larger than `limit` bytes, or not what the headers say.
     """
     length = headers.get("content-length")
-    checked_length(length, limit)
+    validate_length(length, limit)
     if length is not None and "transfer-encoding" not in headers:
         content = await read()
     else:

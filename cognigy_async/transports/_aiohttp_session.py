@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from ..messages import Response
+from ..models.http import Response
 from ._aiohttp_parts import (
     LONGEST_FIELD,
     SHORTEST,
     Lost,
     Sending,
     Unusable,
-    checked_names,
-    checked_values,
     parsed_url,
+    validate_names,
+    validate_values,
     whole_content,
 )
-from ._content import ACCEPTED_ENCODINGS, headers_of
+from ._response_body import ACCEPTED_ENCODINGS, headers_of
 
 if TYPE_CHECKING:
     import ssl
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.connector import Connection
 
-    from ..messages import Request
+    from ..models.http import Request
 
 KEEPALIVE = 30.0
 """Seconds for which a connection of the transport's own is kept idle."""
@@ -111,8 +111,8 @@ class ViaSession:
             Exception: of aiohttp and of this package; `sending` says how far it got.
         """
         headers = request.headers
-        checked_names(headers)
-        checked_values(headers.values())
+        validate_names(headers)
+        validate_values(headers.values())
         # A request without content has nothing to tell by whether it was begun.
         sending.begun = False if request.content else None
         answer = await self._session.request(
@@ -134,7 +134,7 @@ class ViaSession:
         return Response(answer.status, told, content)
 
 
-def checked_session(session: aiohttp.ClientSession | None) -> None:
+def validate_session(session: aiohttp.ClientSession | None) -> None:
     """Look at the argument of the transport.
 
     Raises:
@@ -172,8 +172,8 @@ def open_session(
             headers=own,
         )
     headers = theirs.headers.copy()
-    checked_names(headers)
-    checked_values(headers.values())
+    validate_names(headers)
+    validate_values(headers.values())
     headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
     return aiohttp.ClientSession(
         connector=theirs.connector,

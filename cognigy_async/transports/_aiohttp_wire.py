@@ -17,25 +17,25 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
-from ..messages import Response
+from ..models.http import Response
 from ._aiohttp_parts import (
     LONGEST_FIELD,
     SHORTEST,
     TOKEN,
     Sending,
     Unusable,
-    checked_names,
-    checked_values,
     parsed_url,
+    validate_names,
+    validate_values,
     whole_content,
 )
-from ._content import UnusableAnswer, headers_of
+from ._response_body import UnusableAnswer, headers_of
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
-    from ..messages import Request
+    from ..models.http import Request
 
 PLAIN_URL = re.compile(r"(https?://[a-zA-Z0-9.:\[\]-]+)(/[!\"$-~]*)")
 WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
@@ -171,7 +171,7 @@ class Wire:
         beginning = self._beginnings.get(key)
         if beginning is None:
             beginning = self._beginning(key)
-        checked_values(headers.values())
+        validate_values(headers.values())
         fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if content or request.method not in WITHOUT_CONTENT:
             fields += f"Content-Length: {len(content)}\r\n"
@@ -183,7 +183,7 @@ class Wire:
         host, method, *given = key
         if TOKEN.fullmatch(method) is None:
             raise ValueError
-        checked_names(given)
+        validate_names(given)
         names = {name.lower() for name in given}
         theirs = self._session.headers
         others = [*theirs.items()]

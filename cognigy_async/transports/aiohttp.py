@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
-from ..messages import Request, Response
-from ._content import MAX_RESPONSE_BYTES, UnusableAnswer, checked_limit
-from ._failures import INVALID, NotBegun, failure, host_of, reason_of
+from ..models.http import Request, Response
+from ._errors import INVALID, NotBegun, failure, host_of, reason_of
+from ._response_body import MAX_RESPONSE_BYTES, UnusableAnswer, validate_limit
 
 INSTALLED = find_spec("aiohttp") is not None
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING or INSTALLED:
     from . import _aiohttp_parts as parts
-    from ._aiohttp_session import ViaSession, checked_session, needs_session, open_session
+    from ._aiohttp_session import ViaSession, needs_session, open_session, validate_session
     from ._aiohttp_wire import Wire
 
 REASONS = {
@@ -65,13 +65,13 @@ class AiohttpTransport:
         *,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
-        self._limit = checked_limit(max_response_bytes)
+        self._limit = validate_limit(max_response_bytes)
         if not INSTALLED:
             raise ConfigurationError(
                 "AiohttpTransport needs aiohttp, which comes with an extra: "
                 "pip install 'cognigy-async[aiohttp]'"
             )
-        checked_session(session)
+        validate_session(session)
         self._theirs = session
         self._session: aiohttp.ClientSession | None = None
         self._way: Wire | ViaSession | None = None

@@ -13,18 +13,18 @@ import anyio
 import httpx
 
 from ..errors import NotSentError, UpdateError
-from ..messages import Request, Response
-from ._content import (
+from ..models.http import Request, Response
+from ._errors import INVALID, NotBegun, failure, host_of, reason_of
+from ._response_body import (
     ACCEPTED_ENCODINGS,
     MAX_RESPONSE_BYTES,
     UnusableAnswer,
-    checked_length,
-    checked_limit,
     decoded,
     headers_of,
     too_large,
+    validate_length,
+    validate_limit,
 )
-from ._failures import INVALID, NotBegun, failure, host_of, reason_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -69,7 +69,7 @@ class HttpxTransport:
         *,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
-        self._limit = checked_limit(max_response_bytes)
+        self._limit = validate_limit(max_response_bytes)
         self._toolkit = _toolkit("httpx" if client is None else _library_of(client))
         # The two libraries have the same interface; to a type checker one stands for both.
         self._client = cast("httpx.AsyncClient | None", client)
@@ -212,7 +212,7 @@ class HttpxTransport:
         chunks: list[bytes] = []
         size = 0
         try:
-            checked_length(headers.get("content-length"), limit)
+            validate_length(headers.get("content-length"), limit)
             # An error between two chunks would leave generators of the library unfinished, which
             # is a warning on trio. A cancellation ends them, where they wait for more.
             with anyio.CancelScope() as enough:

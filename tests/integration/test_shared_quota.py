@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
 async def test_a_file_that_is_taken_away_only_delays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cognigy_async.sharing.AFTER_FAILURE", 0.05)
+    monkeypatch.setattr("cognigy_async.ratelimit.shared_file.AFTER_FAILURE", 0.05)
     folder = tmp_path / "folder"
     folder.mkdir()
     client = client_of(Wire(), RateLimit(40, per=1, shared=folder / "quota"))

@@ -23,8 +23,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "": ("cognigy_async", "cognigy_async.emulator"),
-    "cli": ("cognigy_async.cli.app", "cognigy_async.settings"),
-    "emulator": ("cognigy_async.emulator.sockets",),
+    "cli": ("cognigy_async.cli.app", "cognigy_async.integrations.settings"),
+    "emulator": ("cognigy_async.emulator.server.sockets",),
     "aiohttp": ("cognigy_async.transports.aiohttp",),
     "aiohttp-web": ("cognigy_async.integrations.aiohttp",),
     "fastapi": ("cognigy_async.integrations.fastapi",),

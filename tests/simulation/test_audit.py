@@ -33,7 +33,7 @@ from cognigy_async import (
     read_audit,
     verify_audit,
 )
-from cognigy_async.audit.channel import Channel
+from cognigy_async.audit.sink_queue import SinkQueue
 from tests.simulation.world import (
     DROPPED,
     KEY,
@@ -439,7 +439,7 @@ def test_a_flush_does_not_wait_for_a_sink_that_has_ended() -> None:
         def open(self) -> None:
             opening.wait()
 
-    channel = Channel(Slow(), Metrics(), threading.Lock())
+    channel = SinkQueue(Slow(), Metrics(), threading.Lock())
     channel.start()
     channel.stop()
     began = time.monotonic()
@@ -550,7 +550,7 @@ async def test_flush_does_not_wait_for_ever(sink: Sink, monkeypatch: pytest.Monk
 async def test_a_record_that_cannot_be_made_takes_no_other_along(
     sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from cognigy_async.audit import channel
+    from cognigy_async.audit import sink_queue as channel
 
     made = channel.record_of
 
@@ -719,8 +719,10 @@ async def test_bulk_of_a_callback_that_waited_for_a_strict_sink_waits_for_no_roo
         strict.gate.set()
         wall(lambda: client.metrics.audit_written == 2)
         # They take all of the room, and are not sent before the callback has ended.
-        held = [client.submit_nowait({"dialog_id": d, "session": {"a": 1}}) for d in "xyz"]
-        for pending in held:
+        waits_when_paused = [
+            client.submit_nowait({"dialog_id": d, "session": {"a": 1}}) for d in "xyz"
+        ]
+        for pending in waits_when_paused:
             await pending
         await ended.wait()
     assert client.metrics.events_failed == 0

@@ -105,7 +105,7 @@ async def test_deadline_in_the_past_is_refused_at_once(deadline: float) -> None:
         assert outcome.update is not None
         assert client.metrics.pending == 0
         # What was refused holds no room.
-        assert client._life.engine.room.used == 0
+        assert client._lifecycle.engine.pending_limit.used == 0
     assert not wire.sent
 
 
@@ -393,11 +393,11 @@ async def test_deadline_pauses_a_dialog_only_where_something_was_sent() -> None:
         await client.flush()
         wire.script(503)
         failed = client.submit_nowait(row(2), deadline=10)
-        held = client.submit_nowait(row(3), deadline=20)
+        waits_when_paused = client.submit_nowait(row(3), deadline=20)
         assert isinstance(await outcome_of(failed), DeadlineExceededError)
         assert list(client.paused_dialogs()) == ["d"]
         # What a paused dialog holds has its deadline as well.
-        assert isinstance(await outcome_of(held), DeadlineExceededError)
+        assert isinstance(await outcome_of(waits_when_paused), DeadlineExceededError)
         with pytest.raises(DialogPausedError):
             await client.update("d", session={"a": 1})
         client.resume()

@@ -62,7 +62,7 @@ async def test_modify_writes_what_the_function_decides() -> None:
     assert first.session == {"visits": 4, "kept": [1]}
     assert state.session == {"visits": 5, "kept": [1]}
     assert (state.user, state.next_step) == ({"u": 2}, "end")
-    assert [entry.if_match for entry in applied(server, "d")] == ['"0"']
+    assert [item.if_match for item in applied(server, "d")] == ['"0"']
 
 
 async def test_modify_may_decide_to_write_nothing() -> None:

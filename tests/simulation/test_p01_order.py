@@ -249,7 +249,7 @@ async def test_p1_order_two_clients_in_one_process_do_not_mix_up_their_updates()
 
     one, other = client_of(server), client_of(server)
     await all_of(lambda: run(one, "a"), lambda: run(other, "b"))
-    keys = [entry.key for name in "ab" for entry in applied(server, name)]
+    keys = [item.key for name in "ab" for item in applied(server, name)]
     assert len(set(keys)) == 40
     assert seqs(server, "a") == seqs(server, "b") == list(range(20))
 

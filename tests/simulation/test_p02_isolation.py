@@ -77,14 +77,14 @@ async def test_p2_isolation_a_paused_dialog_takes_nobody_with_it() -> None:
     wire = Wire()
     wire.script(400, dialog_id="ill")
     async with client_of(wire, max_in_flight=1, on_failure="pause") as client:
-        held = [
+        waits_when_paused = [
             client.submit_nowait({"dialog_id": "ill", "session": {"seq": seq}}) for seq in range(4)
         ]
         for number in range(20):
             await client.update(f"well-{number}", session={"seq": 0})
-        assert [handle.done() for handle in held] == [True, False, False, False]
+        assert [handle.done() for handle in waits_when_paused] == [True, False, False, False]
         client.resume("ill")
-        for handle in held[1:]:
+        for handle in waits_when_paused[1:]:
             await handle
 
 

@@ -251,9 +251,9 @@ class Breaking(RuntimeApi):
         self.fail("writes")
         return super().writes(*args)
 
-    def verdict(self, response: Response) -> Any:
-        self.fail("verdict")
-        return super().verdict(response)
+    def classify(self, response: Response) -> Any:
+        self.fail("response_kind")
+        return super().classify(response)
 
     def error(self, *args: Any) -> UpdateError:
         self.fail("error")
@@ -268,7 +268,7 @@ class Breaking(RuntimeApi):
     ("step", "answer"),
     [
         ("writes", 200),
-        ("verdict", 200),
+        ("response_kind", 200),
         ("etag", 200),
         ("error", 503),
         ("error", 400),
@@ -529,7 +529,7 @@ async def test_p4_settled_keys_of_unsent_updates_never_reached_the_server() -> N
         handles = handles_of(client, 6, 6)
         await anyio.sleep(0.5)
         await client.aclose(drain=False)
-    there = {entry.key for number in range(6) for entry in applied(server, f"d-{number}")}
+    there = {item.key for number in range(6) for item in applied(server, f"d-{number}")}
     for handle in handles:
         told = await outcome_of(handle)
         assert (handle.update_id in there) is isinstance(told, UpdateResult)

@@ -621,10 +621,10 @@ async def _random_round(seed: int, server: Any, client: AsyncStateClient | None)
     else:
         await run(client)
     there = Counter(
-        entry.key
+        item.key
         for dialog_id in list(server.dialogs)
         if dialog_id.startswith(f"{name}-")
-        for entry in applied(server, dialog_id)
+        for item in applied(server, dialog_id)
     )
     assert server.stats.violations() == {}
     assert server.stats.in_flight_max <= 3

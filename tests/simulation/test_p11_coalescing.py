@@ -35,7 +35,7 @@ from cognigy_async import (
 )
 from cognigy_async.emulator import Emulator, Faults
 from cognigy_async.emulator.state import Dialog, Merge
-from cognigy_async.observing import Observations
+from cognigy_async.hooks.observers import Observations
 from tests.chance import Chance
 from tests.simulation.world import (
     BASE_URL,
@@ -131,7 +131,7 @@ async def test_p11_coalescing_of_500_updates_takes_at_most_a_quarter_of_the_requ
     assert client.metrics.requests == dialog.version == server.stats.requests
     requests = {result.carried_by: result.merged for result in results}
     assert sum(requests.values()) == client.metrics.applied == 500
-    assert set(requests) == {entry.key for entry in dialog.history}
+    assert set(requests) == {item.key for item in dialog.history}
 
 
 @pytest.mark.parametrize("semantics", get_args(Merge))
@@ -602,18 +602,18 @@ async def test_p11_coalescing_each_member_has_its_place_with_the_callbacks() -> 
     """A group takes no more members than there are places for their events."""
     wire = Wire()
     client = coalescing(wire)
-    held = anyio.Event()
+    waits_when_paused = anyio.Event()
 
     @client.on_state_updated(max_queue=4, concurrency=1, timeout=1000)
     async def hook(_: UpdateEvent) -> None:
-        await held.wait()
+        await waits_when_paused.wait()
 
     async with client:
         handles = submit(client, *range(10))
         await anyio.sleep(1)
         assert bodies(wire) == [["v0", "v1", "v2", "v3"]]
         assert [handle.done() for handle in handles] == [True] * 4 + [False] * 6
-        held.set()
+        waits_when_paused.set()
         await client.flush()
     assert client.metrics.events_delivered == 10
 
@@ -640,11 +640,11 @@ async def test_p11_coalescing_a_callback_may_update_its_own_dialog() -> None:
 async def test_p11_coalescing_places_with_the_callbacks_are_taken_when_a_group_is_sent() -> None:
     wire = Wire(takes=1)
     client = coalescing(wire)
-    held = anyio.Event()
+    waits_when_paused = anyio.Event()
 
     @client.on_state_updated(max_queue=5, timeout=1000)
     async def hook(_: UpdateEvent) -> None:
-        await held.wait()
+        await waits_when_paused.wait()
 
     async with client:
         for dialog_id in "de":
@@ -653,7 +653,7 @@ async def test_p11_coalescing_places_with_the_callbacks_are_taken_when_a_group_i
         await anyio.sleep(0.5)
         # The group of the first dialog has three places before any of its events is there.
         assert bodies(wire) == [["v0", "v1", "v2"], ["v0", "v1"]]
-        held.set()
+        waits_when_paused.set()
 
 
 class Watching:
@@ -812,7 +812,7 @@ async def test_p11_coalescing_what_breaks_at_one_member_keeps_no_other_from_its_
 
     async with coalescing(wire) as client:
         first, second, third = submit(client, 0, 1, 2)
-        second.entry.observations = Broken((), "update", "d", "u1")
+        second.item.observations = Broken((), "update", "d", "u1")
         assert isinstance(await first, UpdateResult)
         assert isinstance(await third, UpdateResult)
         assert second.done()

@@ -109,11 +109,11 @@ async def test_p12_ambiguity_of_each_fault_for_each_kind_of_write(fault: str, ki
         server.script(step)
         outcome = await outcome_of(write(client, kind))
         assert type(outcome) is TELLING[end]
-        entries = [e for e in applied(server, "d") if "before" not in e.body.get("session", {})]
-        assert len(entries) == times
+        work_items = [e for e in applied(server, "d") if "before" not in e.body.get("session", {})]
+        assert len(work_items) == times
         # Nothing but the assignment of variables may be there twice, and then as the same update.
         assert server.stats.violations() == {}
-        assert len({entry.key for entry in entries}) <= 1
+        assert len({item.key for item in work_items}) <= 1
         if isinstance(outcome, AmbiguousUpdateError):
             assert isinstance(outcome.__cause__, NoResponseError | ServerError | StateConflictError)
             assert "Read the state" in str(outcome)
@@ -154,8 +154,8 @@ async def test_p12_ambiguity_is_none_where_the_server_honours_keys(fault: str, k
         server.script(fault)  # type: ignore[arg-type]
         outcome = await outcome_of(write(client, kind))
     assert isinstance(outcome, UpdateResult)
-    entries = [e for e in applied(server, "d") if "before" not in e.body.get("session", {})]
-    assert len(entries) == 1
+    work_items = [e for e in applied(server, "d") if "before" not in e.body.get("session", {})]
+    assert len(work_items) == 1
     assert server.stats.violations() == {}
 
 
@@ -310,8 +310,8 @@ async def test_p12_ambiguity_in_a_storm_of_faults_no_transition_is_doubled(way: 
     assert 0.02 < kinds[AmbiguousUpdateError] / len(ends) < 0.12
     times: defaultdict[tuple[str, Any], int] = defaultdict(int)
     for number in range(dialogs):
-        for entry in applied(server, f"d-{number}"):
-            times[f"d-{number}", entry.seq] += 1
+        for item in applied(server, f"d-{number}"):
+            times[f"d-{number}", item.seq] += 1
     uncertain = Counter[int]()
     for row, end in ends:
         count = times[row["dialog_id"], row["session"]["seq"]]

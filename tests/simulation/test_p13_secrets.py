@@ -322,7 +322,9 @@ async def test_p13_secrets_stay_where_they_are_through_every_fault(
         for number in range(4):
             client.submit_nowait({"dialog_id": f"e-{number}", "session": VALUES})
         await turns(20)
-        reprs(client._life.engine.lanes, client._hooks, client._life.engine.room)
+        reprs(
+            client._lifecycle.engine.queues, client._hooks, client._lifecycle.engine.pending_limit
+        )
         report = await client.aclose(drain=False, timeout=0.5)
         reprs(report, client)
     for error in errors:

@@ -282,7 +282,7 @@ async def test_sessions_resets_keep_their_place_among_the_writes() -> None:
         for handle in handles:
             await handle
     assert result.body == {}
-    assert [entry.body for entry in applied(server, "s")] == [
+    assert [item.body for item in applied(server, "s")] == [
         {"session": {"a": 1}},
         {"transition": {"nextStep": "x"}},
         {"session": {}},

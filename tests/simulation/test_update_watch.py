@@ -12,12 +12,12 @@ from cognigy_async import (
     CallbackError,
     CognigyError,
     DeadLetter,
-    DeliveryReceipt,
     StateUpdate,
     UpdateEvent,
     UpdateOutcome,
     UpdateWithdrawnError,
 )
+from cognigy_async.spi import DeliveryReceipt
 from tests.simulation.world import DROPPED, Wire, client_of, every, never, turns
 
 

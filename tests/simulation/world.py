@@ -7,7 +7,7 @@ import random
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
@@ -32,7 +32,7 @@ from cognigy_async import (
     SessionsApi,
     StateApi,
 )
-from cognigy_async.emulator import Emulator, HistoryEntry
+from cognigy_async.emulator import Emulator, HistoryEntry, Rules, Throttling
 
 BASE_URL = "http://127.0.0.1"
 KEY = "the-key"
@@ -56,7 +56,10 @@ on_each_api = pytest.mark.usefixtures("each_api")
 
 
 def emulator(**options: Any) -> Emulator:
-    """Accepts `KEY`."""
+    """Return an emulator that accepts `KEY`; options may be fields of its rules and throttling."""
+    for name, config in (("rules", Rules), ("throttling", Throttling)):
+        names = {field.name for field in fields(config)} & options.keys()
+        options[name] = config(**{field: options.pop(field) for field in names})
     return Emulator(**{"api_key": KEY} | options)
 
 
@@ -98,12 +101,12 @@ def every(seconds: float, **options: Any) -> RetryPolicy:
 def applied(server: Emulator, dialog_id: str) -> list[HistoryEntry]:
     """What clients wrote to a dialog, in order."""
     dialog = server.dialogs.get(dialog_id)
-    return [entry for entry in dialog.history if not entry.competitor] if dialog else []
+    return [item for item in dialog.history if not item.competitor] if dialog else []
 
 
 def seqs(server: Emulator, dialog_id: str) -> list[int | None]:
     """The sequence numbers that were applied, in order."""
-    return [entry.seq for entry in applied(server, dialog_id)]
+    return [item.seq for item in applied(server, dialog_id)]
 
 
 # A scripted transport.

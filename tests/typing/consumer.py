@@ -13,7 +13,7 @@ import tenacity
 from pydantic import SecretStr
 
 import cognigy_async as ca
-from cognigy_async import bulk
+from cognigy_async import bulk, spi
 
 
 def providers() -> list[ca.TokenProvider]:
@@ -217,12 +217,12 @@ class Watch:
 
     def retrying(self, index: int, reason: str, seconds: float) -> None: ...
 
-    def published(self, index: int, callback: str) -> ca.DeliveryReceipt | None:
+    def published(self, index: int, callback: str) -> spi.DeliveryReceipt | None:
         return None
 
 
 async def watching(client: ca.AsyncStateClient) -> None:
-    watch: ca.UpdateWatch = Watch()
+    watch: spi.UpdateWatch = Watch()
     async with client.update_many([], watch=watch) as stream:
         stream.stop()
     assert_type(client.base_url, str)
@@ -490,5 +490,5 @@ async def failing(client: ca.AsyncStateClient) -> None:
     except ca.QueueFullError as full:
         assert_type(full.max_pending, int)
     type_error: type[TypeError] = ca.VariableTypeError
-    verdict: ca.Verdict = ca.RuntimeApi().verdict(ca.Response(200, {}))
-    print(type_error, verdict)
+    response_kind: ca.ResponseKind = ca.RuntimeApi().classify(ca.Response(200, {}))
+    print(type_error, response_kind)

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cognigy_async import AuditRecord, Request, Response, RetryPolicy, StateUpdate
-from cognigy_async.entries import Entry, Kind, Terms
-from cognigy_async.models import Decide
+from cognigy_async.engine.work_item import Kind, Modification, Reading, SendOptions, WorkItem
+from cognigy_async.models.results import Decide
 
 unhurried = settings(deadline=None)
 """A machine that is busy with something else must not fail a property."""
@@ -25,10 +25,10 @@ class Heard:
     """A sink that keeps what it was told."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.work_items: list[WorkItem] = []
 
-    def notify(self, entry: Entry, /) -> None:
-        self.entries.append(entry)
+    def notify(self, item: WorkItem, /) -> None:
+        self.work_items.append(item)
 
 
 def update(dialog_id: str = "d-1", /, **fields: Any) -> StateUpdate:
@@ -36,7 +36,7 @@ def update(dialog_id: str = "d-1", /, **fields: Any) -> StateUpdate:
     return StateUpdate(dialog_id=dialog_id, **(fields or {"session": {"a": 1}}))
 
 
-def entry(
+def item(
     kind: Kind = Kind.ASSIGN,
     dialog_id: str = "d-1",
     *,
@@ -44,26 +44,29 @@ def entry(
     update: StateUpdate | None = None,
     policy: RetryPolicy | None = None,
     live: bool = True,
-    exempt: bool = False,
+    from_callback: bool = False,
     deadline: float | None = None,
     decide: Decide | None = None,
-) -> Entry:
+) -> WorkItem:
     """An entry as the client makes it, without a client."""
     if update is None and kind in (Kind.ASSIGN, Kind.STRICT):
         etag = '"7"' if kind is Kind.STRICT else None
         update = StateUpdate(dialog_id=dialog_id, session={"a": 1}, if_match=etag)
-    made = Entry(
+    made = WorkItem(
         kind,
         dialog_id,
         f"u-{serial}",
         update,
         serial,
-        Terms(policy or RetryPolicy(), 15.0, deadline, live),
-        copy_context(),
+        SendOptions(policy or RetryPolicy(), 15.0, deadline, live),
         Heard(),
-        exempt=exempt,
     )
-    made.decide = decide
+    made.context = copy_context()
+    made.from_callback = from_callback
+    if decide is not None:
+        made.modification = Modification(decide)
+    elif kind is Kind.READ:
+        made.reading = Reading()
     return made
 
 

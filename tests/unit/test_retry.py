@@ -14,8 +14,14 @@ import tenacity
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cognigy_async import ConfigurationError, RateLimitedError, RetryPolicy, ServerError, Verdict
-from cognigy_async.retry import OUTAGE, REPEATED, Trouble, retry_after
+from cognigy_async import (
+    ConfigurationError,
+    RateLimitedError,
+    ResponseKind,
+    RetryPolicy,
+    ServerError,
+)
+from cognigy_async.retry import OUTAGE, REPEATED, RetryState, retry_after
 
 from ._builders import unhurried
 
@@ -212,112 +218,120 @@ def failed(retry_after: float | None = None) -> ServerError:
 
 
 def waits(
-    of: RetryPolicy, *failures: tuple[Verdict, float | None], live: bool = True
+    of: RetryPolicy, *failures: tuple[ResponseKind, float | None], live: bool = True
 ) -> list[float | None]:
     """What the policy says to one failure after another of the same update."""
-    trouble = Trouble()
+    retry_state = RetryState()
     return [
-        of.next_wait(trouble, verdict, failed(named), live=live, now=100.0)
-        for verdict, named in failures
+        of.next_wait(retry_state, response_kind, failed(named), live=live, now=100.0)
+        for response_kind, named in failures
     ]
 
 
 def test_the_wait_is_that_of_the_strategy_or_what_the_server_named() -> None:
-    for verdict in set(Verdict) - {Verdict.APPLIED, Verdict.REFUSED}:
+    for response_kind in set(ResponseKind) - {ResponseKind.APPLIED, ResponseKind.REFUSED}:
         for live in (True, False):
-            assert waits(policy(), (verdict, None), live=live) == [1.0]
-            assert waits(policy(), (verdict, 0.0), live=live) == [1.0]
-            assert waits(policy(), (verdict, 0.5), live=live) == [1.0]
-            assert waits(policy(), (verdict, 7.5), live=live) == [7.5]
+            assert waits(policy(), (response_kind, None), live=live) == [1.0]
+            assert waits(policy(), (response_kind, 0.0), live=live) == [1.0]
+            assert waits(policy(), (response_kind, 0.5), live=live) == [1.0]
+            assert waits(policy(), (response_kind, 7.5), live=live) == [7.5]
 
 
 @given(
     named=st.lists(st.none() | st.floats(0, 1000), max_size=8),
     own=st.floats(0, 100),
     live=st.booleans(),
-    verdict=st.sampled_from([*sorted(REPEATED, key=str), Verdict.THROTTLED, Verdict.CONFLICT]),
+    response_kind=st.sampled_from(
+        [*sorted(REPEATED, key=str), ResponseKind.THROTTLED, ResponseKind.CONFLICT]
+    ),
 )
 @unhurried
 def test_the_wait_is_never_less_than_asked(
-    named: list[float | None], own: float, live: bool, verdict: Verdict
+    named: list[float | None], own: float, live: bool, response_kind: ResponseKind
 ) -> None:
     told = waits(
         policy(wait=tenacity.wait_fixed(own), max_attempts=100),
-        *((verdict, seconds) for seconds in named),
+        *((response_kind, seconds) for seconds in named),
         live=live,
     )
     for wait, seconds in zip(told, named, strict=True):
         assert wait is None or wait == max(own, seconds or 0.0)
 
 
-@pytest.mark.parametrize("verdict", sorted(REPEATED, key=str))
-def test_a_live_update_gives_up_after_so_many_attempts(verdict: Verdict) -> None:
-    told = waits(policy(max_attempts=3), *[(verdict, None)] * 3)
+@pytest.mark.parametrize("response_kind", sorted(REPEATED, key=str))
+def test_a_live_update_gives_up_after_so_many_attempts(response_kind: ResponseKind) -> None:
+    told = waits(policy(max_attempts=3), *[(response_kind, None)] * 3)
     assert told == [1.0, 1.0, None]
-    assert waits(policy(max_attempts=1), (verdict, None)) == [None]
+    assert waits(policy(max_attempts=1), (response_kind, None)) == [None]
 
 
 @pytest.mark.parametrize("live", [True, False])
-@pytest.mark.parametrize("verdict", [Verdict.CONFLICT, Verdict.THROTTLED])
-def test_conflicts_and_throttling_count_against_time_only(verdict: Verdict, live: bool) -> None:
-    told = waits(policy(max_attempts=1, max_elapsed=20.5), *[(verdict, None)] * 21, live=live)
+@pytest.mark.parametrize("response_kind", [ResponseKind.CONFLICT, ResponseKind.THROTTLED])
+def test_conflicts_and_throttling_count_against_time_only(
+    response_kind: ResponseKind, live: bool
+) -> None:
+    told = waits(policy(max_attempts=1, max_elapsed=20.5), *[(response_kind, None)] * 21, live=live)
     assert told == [1.0] * 20 + [None]
 
 
 def test_a_token_that_is_refused_again_and_again_spends_attempts() -> None:
-    told = waits(policy(max_attempts=3), *[(Verdict.UNAUTHORIZED, None)] * 3, live=False)
+    told = waits(policy(max_attempts=3), *[(ResponseKind.UNAUTHORIZED, None)] * 3, live=False)
     assert told == [1.0, 1.0, None]
 
 
 def test_they_do_not_spend_the_attempts_of_what_counts() -> None:
-    mixed = [(Verdict.CONFLICT, None), (Verdict.THROTTLED, None), (Verdict.FAULT, None)] * 2
+    mixed = [
+        (ResponseKind.CONFLICT, None),
+        (ResponseKind.THROTTLED, None),
+        (ResponseKind.FAULT, None),
+    ] * 2
     assert waits(policy(max_attempts=2), *mixed) == [1.0] * 5 + [None]
 
 
 def test_pauses_that_the_server_named_do_not_count_as_time_spent() -> None:
-    told = waits(policy(max_elapsed=0.5), *[(Verdict.THROTTLED, 60.0)] * 9)
+    told = waits(policy(max_elapsed=0.5), *[(ResponseKind.THROTTLED, 60.0)] * 9)
     assert told == [60.0] * 9
     # Of a wait that is longer than asked, the rest is our own.
     longer = policy(max_elapsed=10.0, wait=tenacity.wait_fixed(5.0))
-    assert waits(longer, *[(Verdict.THROTTLED, 2.0)] * 5) == [5.0, 5.0, 5.0, None, None]
+    assert waits(longer, *[(ResponseKind.THROTTLED, 2.0)] * 5) == [5.0, 5.0, 5.0, None, None]
 
 
 def test_time_spent_on_requests_counts() -> None:
-    trouble = Trouble(spent=9.5)
+    retry_state = RetryState(spent=9.5)
     patient = policy(max_elapsed=10.0)
-    assert patient.next_wait(trouble, Verdict.FAULT, failed(), live=True, now=0.0) is None
-    trouble = Trouble(spent=9.0)
-    assert patient.next_wait(trouble, Verdict.FAULT, failed(), live=True, now=0.0) == 1.0
+    assert patient.next_wait(retry_state, ResponseKind.FAULT, failed(), live=True, now=0.0) is None
+    retry_state = RetryState(spent=9.0)
+    assert patient.next_wait(retry_state, ResponseKind.FAULT, failed(), live=True, now=0.0) == 1.0
 
 
 def test_a_live_update_does_not_wait_longer_than_it_lets_the_server_make_it() -> None:
     impatient = policy(max_retry_after=10.0)
-    throttled = Verdict.THROTTLED
+    throttled = ResponseKind.THROTTLED
     assert waits(impatient, (throttled, 10.0)) == [10.0]
     assert waits(impatient, (throttled, 10.1)) == [None]
-    assert waits(impatient, (Verdict.UNAVAILABLE, 10.1)) == [None]
+    assert waits(impatient, (ResponseKind.UNAVAILABLE, 10.1)) == [None]
     assert waits(impatient, *[(throttled, 4.0)] * 3) == [4.0, 4.0, None]
 
 
 def test_bulk_work_waits_as_long_as_the_server_asks() -> None:
     impatient = policy(max_retry_after=10.0, max_elapsed=5.0)
-    for verdict in (Verdict.THROTTLED, Verdict.UNAVAILABLE):
-        assert waits(impatient, *[(verdict, 3600.0)] * 20, live=False) == [3600.0] * 20
+    for response_kind in (ResponseKind.THROTTLED, ResponseKind.UNAVAILABLE):
+        assert waits(impatient, *[(response_kind, 3600.0)] * 20, live=False) == [3600.0] * 20
 
 
-@pytest.mark.parametrize("verdict", sorted(OUTAGE, key=str))
-def test_an_outage_costs_bulk_work_neither_attempts_nor_time(verdict: Verdict) -> None:
+@pytest.mark.parametrize("response_kind", sorted(OUTAGE, key=str))
+def test_an_outage_costs_bulk_work_neither_attempts_nor_time(response_kind: ResponseKind) -> None:
     strict = policy(max_attempts=1, max_elapsed=0.5, stop=tenacity.stop_after_attempt(1))
-    trouble = Trouble()
+    retry_state = RetryState()
     for _ in range(100):
-        assert strict.next_wait(trouble, verdict, failed(), live=False, now=0.0) == 1.0
-    assert (trouble.counted, trouble.spent, trouble.failures) == (0, 0.0, 100)
-    assert waits(strict, (verdict, None), live=True) == [None]
+        assert strict.next_wait(retry_state, response_kind, failed(), live=False, now=0.0) == 1.0
+    assert (retry_state.counted, retry_state.spent, retry_state.failures) == (0, 0.0, 100)
+    assert waits(strict, (response_kind, None), live=True) == [None]
 
 
 def test_a_500_costs_bulk_work_attempts_and_time() -> None:
-    assert Verdict.FAULT not in OUTAGE
-    fault = (Verdict.FAULT, None)
+    assert ResponseKind.FAULT not in OUTAGE
+    fault = (ResponseKind.FAULT, None)
     assert waits(policy(max_attempts=2), fault, fault, live=False) == [1.0, None]
     assert waits(policy(max_elapsed=1.5), fault, fault, live=False) == [1.0, None]
 
@@ -351,8 +365,18 @@ def test_wait_sees_all_failures_and_stop_those_that_count() -> None:
     wait = Watching(lambda state: float(state.attempt_number))
     stop = Watching(lambda state: False)
     watched = RetryPolicy(wait=wait, stop=stop)
-    verdicts = [Verdict.CONFLICT, Verdict.FAULT, Verdict.THROTTLED, Verdict.GATEWAY]
-    assert waits(watched, *((verdict, None) for verdict in verdicts)) == [1.0, 2.0, 3.0, 4.0]
+    verdicts = [
+        ResponseKind.CONFLICT,
+        ResponseKind.FAULT,
+        ResponseKind.THROTTLED,
+        ResponseKind.GATEWAY,
+    ]
+    assert waits(watched, *((response_kind, None) for response_kind in verdicts)) == [
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+    ]
     assert [seen["number"] for seen in wait.seen] == [1, 2, 3, 4]
     assert [seen["number"] for seen in stop.seen] == [0, 1, 1, 2]
     assert [seen["upcoming"] for seen in wait.seen] == [0.0, 0.0, 0.0, 0.0]
@@ -366,14 +390,16 @@ def test_wait_sees_all_failures_and_stop_those_that_count() -> None:
 def test_the_outcome_is_the_failure() -> None:
     wait = Watching(lambda state: 1.0)
     error = RateLimitedError("The server throttles", retry_after=3.0)
-    RetryPolicy(wait=wait).next_wait(Trouble(), Verdict.THROTTLED, error, live=True, now=0.0)
+    RetryPolicy(wait=wait).next_wait(
+        RetryState(), ResponseKind.THROTTLED, error, live=True, now=0.0
+    )
     assert wait.seen[0]["failed"]
     assert wait.seen[0]["error"] is error
 
 
 def test_a_strategy_may_read_the_failure() -> None:
     wait = tenacity.wait_exception(lambda error: 9.0 if isinstance(error, ServerError) else 1.0)
-    assert waits(RetryPolicy(wait=wait), (Verdict.FAULT, None)) == [9.0]
+    assert waits(RetryPolicy(wait=wait), (ResponseKind.FAULT, None)) == [9.0]
 
 
 @pytest.mark.parametrize(
@@ -389,7 +415,7 @@ def test_a_strategy_may_read_the_failure() -> None:
     ],
 )
 def test_the_stops_of_tenacity_work(stop: Any, told: list[float | None]) -> None:
-    assert waits(policy(stop=stop), *[(Verdict.FAULT, None)] * 3) == told
+    assert waits(policy(stop=stop), *[(ResponseKind.FAULT, None)] * 3) == told
 
 
 def test_a_backoff_counts_failures_in_a_row() -> None:
@@ -427,6 +453,6 @@ def test_a_wait_that_is_no_number_of_seconds_is_an_error(answer: float) -> None:
     # With one of these an update would wait for a moment that never comes.
     broken = RetryPolicy(wait=lambda state: answer)
     with pytest.raises(ValueError, match="the wait strategy returned"):
-        broken.next_wait(Trouble(), Verdict.FAULT, failed(), live=False, now=0.0)
+        broken.next_wait(RetryState(), ResponseKind.FAULT, failed(), live=False, now=0.0)
     with pytest.raises(ValueError, match="the wait strategy returned"):
         broken.backoff(1, None, 0.0)

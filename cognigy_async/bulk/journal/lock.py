@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cognigy_async.filelock import try_lock
+from cognigy_async._utils.locks import try_lock
 
 from ..errors import JournalRefusedError
 

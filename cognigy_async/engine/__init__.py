@@ -1,0 +1,1 @@
+"""Order, timing and sending of requests."""

@@ -1,0 +1,98 @@
+"""Failures of requests: how long to wait, whom to pause, and when to give up."""
+
+from __future__ import annotations
+
+import math
+import random
+from logging import INFO, WARNING
+from typing import TYPE_CHECKING
+
+from .._utils.logging import log
+from ..retry import OUTAGE, ResponseKind
+from .work_item import READ
+
+if TYPE_CHECKING:
+    from .context import Context
+    from .dialog_queue import DialogQueue
+    from .protocol import RetryLater
+    from .scheduler import Scheduler
+    from .work_item import WorkItem
+
+
+class Backoff:
+    """Turns a failure into a wait until a moment, or into giving up."""
+
+    def __init__(self, context: Context, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._policy = context.config.retry
+        self._clock = context.clock
+        self._metrics = context.metrics
+        self._adaptive = context.quota.adaptive if context.quota is not None else None
+
+    def failed(self, queue: DialogQueue, failure: RetryLater, began: float) -> bool:
+        """Let a queue wait after its head failed. Return False if the head is to be given up."""
+        scheduler = self._scheduler
+        item, kind, error = queue.first, failure.response_kind, failure.error
+        retry_state = item.retry_state
+        assert retry_state is not None
+        now = self._clock()
+        if item.live or kind not in OUTAGE:
+            retry_state.spent += now - began
+        wait = item.options.policy.next_wait(retry_state, kind, error, live=item.live, now=now)
+        self._throttle(item, failure, began, now, wait)
+        if wait is None or item.abandoned:
+            return False
+        if scheduler.may_repeat(queue, kind):
+            scheduler.wait(queue, now + wait)
+        elif item.live:
+            return False
+        else:
+            probe_at = scheduler.wait_for_server(queue, now)
+            if probe_at != math.inf:
+                # Nothing is repeated before the next probe, whatever the backoff of this item is.
+                wait = max(0.0, probe_at - now)
+        self.count(kind.value, item, wait)
+        return True
+
+    def _throttle(
+        self, item: WorkItem, failure: RetryLater, began: float, now: float, wait: float | None
+    ) -> None:
+        """Apply Retry-After to the dialog or to the tenant."""
+        seconds = failure.error.retry_after
+        scheduler = self._scheduler
+        if failure.dialog_only:
+            if seconds is None:
+                seconds = wait if wait is not None else self._policy.backoff(1, failure.error, now)
+            scheduler.throttle_dialog(item.dialog_id, now, seconds)
+            return
+        throttled = failure.response_kind is ResponseKind.THROTTLED
+        if throttled or (failure.response_kind is ResponseKind.UNAVAILABLE and seconds is not None):
+            if seconds is None:
+                failures = scheduler.tenant.consecutive_429s + 1
+                seconds = self._policy.backoff(failures, failure.error, now)
+            scheduler.throttle_tenant(now, began, seconds, random.random())
+            if self._adaptive is not None and throttled:
+                self._adaptive.throttled(now, began, seconds)
+            log(WARNING, "tenant throttled for %.1f s", seconds, seconds=seconds, scope="tenant")
+
+    def count(self, reason: str, item: WorkItem, wait: float) -> None:
+        """Count and log a retry that follows in `wait` seconds."""
+        self._metrics.retries[reason] += 1
+        watch = item.options.watch
+        if watch is not None:
+            watch.retrying(item.index, reason, wait)
+        operation = "read" if item.kind is READ else f"update {item.update_id}"
+        log(
+            INFO,
+            "retry %s of dialog %r in %.2f s after attempt %d: %s",
+            operation,
+            item.dialog_id,
+            wait,
+            item.attempts,
+            reason,
+            dialog_id=item.dialog_id,
+            update_id=item.update_id,
+            attempt=item.attempts,
+            reason=reason,
+            seconds=wait,
+        )

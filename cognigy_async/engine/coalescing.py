@@ -1,0 +1,176 @@
+"""Coalescing: updates at the head of a dialog's queue share one request.
+
+A group is an item that stands in the queue for its members. It is sent, retried and completed like
+any other item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+from ..errors import CognigyError, UpdateError, copy_of
+from ..hooks.observers import Observations
+from ..models.limits import ENVELOPE, Limits, encode
+from ..models.update import StateUpdate
+from .dialog_queue import DialogQueue
+from .protocol import Settled, UpdateProtocol
+from .work_item import Group, Kind, WorkItem
+
+MOST_MERGED = 1000
+"""Updates in one request at most; completing them blocks the event loop for that long."""
+
+
+def joins(head: WorkItem, item: WorkItem) -> bool:
+    """Return whether an item may share the request of a head that coalesces, sizes aside.
+
+    A group has one policy, one timeout and one deadline, and is either live or bulk.
+    """
+    return item.coalesces and (item.options is head.options or item.options == head.options)
+
+
+def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
+    """Put the items that may share the request of a queue's head, which was not sent, into a group.
+
+    At most `most` items join. Return the new head: the group, or the old head if none joins.
+    """
+    head = queue.first
+    first = head.update
+    assert first is not None
+    merge = Merge(protocol.limits)
+    assigned: dict[str, dict[str, Any]] = {}
+    members: list[WorkItem] = []
+    for item in islice(chain((head,), queue.behind or ()), min(most, MOST_MERGED)):
+        if item.update is None or not joins(head, item):
+            break
+        if not concern_the_same(first, item.update):
+            break
+        payload = item.update.payload()
+        if not merge.take(payload):
+            break
+        for context, variables in payload.items():
+            assigned.setdefault(context, {}).update(variables)
+        members.append(item)
+    if len(members) < 2:
+        return head
+    update = together(protocol.limits, first, assigned)
+    group = WorkItem(
+        Kind.ASSIGN,
+        head.dialog_id,
+        key_of(item.update_id for item in members),
+        update,
+        head.serial,
+        head.options,
+        head.sink,
+    )
+    group.from_callback = any(item.from_callback for item in members)
+    group.index = head.index
+    group.accepted_at = head.accepted_at
+    try:
+        protocol.api.check(update)
+        protocol.request(group)
+    except CognigyError:
+        # The items can still be sent one by one.
+        return head
+    group.group = Group(tuple(members))
+    # In reverse: the headers set last are sent, and those are of the oldest item's observer.
+    observed = [each.observations for each in reversed(members) if each.observations is not None]
+    if observed:
+        group.observations = Observations.joined(observed)
+    queue.join(group)
+    return group
+
+
+def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled]]:
+    """Yield each member of a completed group with its own outcome, in order."""
+    for item in group.members:
+        item.queue = None
+        item.attempts = group.attempts
+        item.requests, item.headers = group.requests, group.headers
+        own = Settled()
+        if done.result is not None:
+            result = done.result
+            queued = result.queued + group.accepted_at - item.accepted_at
+            own.result = result.share(item.update_id, queued, len(group.members))
+        elif isinstance(done.error, CognigyError):
+            own.error = error = copy_of(done.error)
+            if isinstance(error, UpdateError):
+                error.update_id = item.update_id
+        else:
+            own.error = done.error
+        yield item, own
+
+
+def merges(update: StateUpdate) -> bool:
+    """Return whether an update may share a request: it has no transition and no precondition.
+
+    A transition is never the last of a group either: it would make the whole request one that
+    must not be repeated after a lost answer.
+    """
+    return update.next_step is None and update.if_match is None
+
+
+def concern_the_same(one: StateUpdate, other: StateUpdate) -> bool:
+    """Return whether two updates of a dialog name the same user and the same profile."""
+    return one.user_id == other.user_id and one.profile_id == other.profile_id
+
+
+def together(limits: Limits, first: StateUpdate, assigned: Mapping[str, Any]) -> StateUpdate:
+    """Return the update that assigns `assigned`, for the user and profile of `first`.
+
+    Raises:
+        UpdateValidationError: The assignments together break a limit.
+    """
+    people = {"user_id": first.user_id, "profile_id": first.profile_id}
+    return StateUpdate.within(limits, {"dialog_id": first.dialog_id, **people, **assigned})
+
+
+def key_of(update_ids: Iterable[str]) -> str:
+    """Return the `Idempotency-Key` of a group; it is the same in every process."""
+    return "merged-" + hashlib.sha256("\n".join(update_ids).encode()).hexdigest()[:40]
+
+
+class Merge:
+    """The names and sizes, not values, of what the request of a group assigns so far."""
+
+    __slots__ = ("_most", "_sizes", "_space", "_totals")
+
+    def __init__(self, limits: Limits) -> None:
+        self._space = limits.safe_payload_bytes - ENVELOPE
+        self._most = limits.max_context_bytes
+        self._sizes: dict[str, dict[str, int]] = {}
+        self._totals: dict[str, int] = {}
+
+    @property
+    def names(self) -> Mapping[str, Iterable[str]]:
+        """Names of variables by context."""
+        return self._sizes
+
+    def take(self, payload: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Add the payload of the next update. Return False, and add nothing, if it must stay apart.
+
+        It must stay apart if the request would be too large, or if it assigns an object to a
+        variable that the group assigns: servers may merge objects.
+        """
+        sizes: dict[str, dict[str, int]] = {}
+        totals = dict(self._totals)
+        for context, variables in payload.items():
+            known = self._sizes.get(context, {})
+            added = sizes[context] = {}
+            total = totals.get(context, 0)
+            for name, value in variables.items():
+                if name in known and isinstance(value, dict):
+                    return False
+                added[name] = size = len(encode(name)) + len(encode(value)) + 2
+                total += size - known.get(name, 0)
+            totals[context] = total
+        if sum(totals.values()) > self._space or any(
+            total > self._most for total in totals.values()
+        ):
+            return False
+        for context, added in sizes.items():
+            self._sizes.setdefault(context, {}).update(added)
+        self._totals = totals
+        return True

@@ -1,0 +1,267 @@
+"""Completion of items: outcomes, paused dialogs, `flush`, and what is left when a client closes.
+
+All of it is synchronous, except for waiting in `flush`. It keeps queues, pending limit, metrics,
+callbacks and audit in step with each outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextvars import copy_context
+from logging import DEBUG, WARNING
+from typing import TYPE_CHECKING
+
+from .._utils.concurrency import Countdowns
+from .._utils.logging import is_told, log
+from ..errors import (
+    AmbiguousUpdateError,
+    ClientClosedError,
+    CognigyError,
+    DialogPausedError,
+    UpdateError,
+    UpdateWithdrawnError,
+)
+from ..models.events import UpdateEvent
+from .coalescing import outcomes
+from .dialog_queue import DialogQueue, QueueState
+from .protocol import Settled
+from .work_item import READ, WorkItem
+
+if TYPE_CHECKING:
+    from ..models.update import StateUpdate
+    from .context import Context
+    from .scheduler import Scheduler
+
+
+class Completion:
+    """Completes items.
+
+    Attributes:
+        unsent: updates that the close of the client found unsent.
+    """
+
+    def __init__(self, context: Context, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._queues = scheduler.queues
+        self._protocol = context.protocol
+        self._pauses_dialogs = context.config.pauses_dialogs
+        self._metrics = context.metrics
+        self._hooks = context.hooks
+        self._pending_limit = context.pending_limit
+        self._clock = context.clock
+        self._audit = context.audit
+        self._flushes: Countdowns[int] = Countdowns()
+        self.unsent: list[StateUpdate] = []
+
+    # Outcomes.
+
+    def last_error(self, item: WorkItem) -> UpdateError:
+        """Return the error of an item that is not sent again."""
+        retry_state = item.retry_state
+        last = retry_state.last if retry_state is not None else None
+        if last is None:
+            last = UpdateError("The update was given up before it was complete")
+        return self._protocol.final(item, last)
+
+    def give_up(self, queue: DialogQueue) -> None:
+        """Complete the head of a queue with its last error."""
+        self.complete(queue, Settled(error=self.last_error(queue.first)))
+
+    def expire(self, queue: DialogQueue) -> None:
+        """Complete the head of a queue, which was sent before and is past its deadline."""
+        self.complete(queue, Settled(error=self._protocol.expired(queue.first)))
+
+    def complete(self, queue: DialogQueue, done: Settled) -> None:
+        """Complete the head of a queue; the queue goes on, pauses or is forgotten."""
+        item = queue.head
+        assert item is not None
+        error = done.error
+        pauses = self._pauses_dialogs and item.kind is not READ
+        if pauses and isinstance(error, UpdateError) and not self._scheduler.stopped:
+            self._pause(queue, error)
+        else:
+            self._scheduler.finish(queue)
+        if item.group is None:
+            self._finish(item, done)
+            return
+        failure: Exception | None = None
+        for member, own in outcomes(item, done):
+            try:
+                self._finish(member, own)
+            except Exception as problem:
+                # A failure at one member must not keep the others from their outcomes.
+                failure = failure or problem
+        if failure is not None:
+            raise failure
+
+    def complete_unsent(self, item: WorkItem, error: CognigyError) -> None:
+        """Complete an item that was not sent; its queue goes on without it."""
+        self._scheduler.remove(item)
+        self._finish(item, Settled(error=error))
+
+    def _finish(self, item: WorkItem, done: Settled) -> None:
+        """Record an outcome and notify everybody, the caller first."""
+        item.completed = True
+        item.result, item.error = done.result, done.error
+        metrics = self._metrics
+        if item.observations is not None:
+            item.observations.settled(done.error, item.attempts)
+        if item.kind is READ:
+            assert item.reading is not None
+            item.reading.state = done.state
+            metrics.reads += done.state is not None
+            item.sink.notify(item)
+            return
+        metrics.pending -= 1
+        self._pending_limit.release()
+        result = done.result
+        if result is not None:
+            metrics.applied += 1
+            metrics.latency.record(result.latency)
+            metrics.queued.record(result.queued)
+        elif done.error is not None:
+            self._count_failure(done.error)
+            if isinstance(done.error, UpdateError) and item.sent_at is not None:
+                done.error.latency = self._clock() - item.sent_at
+                done.error.queued = item.sent_at - item.accepted_at
+        if self._flushes.waiting:
+            self._flushes.over(item.serial)
+        item.sink.notify(item)
+        if result is None or is_told(DEBUG):
+            _log(item)
+        if self._hooks.any:
+            self._publish(item)
+        if self._audit is not None:
+            self._audit.settled(item)
+
+    def _count_failure(self, error: BaseException) -> None:
+        if isinstance(error, AmbiguousUpdateError):
+            self._metrics.ambiguous += 1
+        elif isinstance(error, UpdateWithdrawnError):
+            self._metrics.withdrawn += 1
+        elif not isinstance(error, ClientClosedError):
+            self._metrics.failed += 1
+
+    def _publish(self, item: WorkItem) -> None:
+        event = None
+        error = item.error if isinstance(item.error, UpdateError) else None
+        if item.result is not None or error is not None:
+            event = UpdateEvent(
+                item.dialog_id,
+                item.update_id,
+                item.update,
+                item.result,
+                error,
+                dict(item.metadata),
+            )
+        # No captured context: the first callback was registered after this update was accepted.
+        context = item.context if item.context is not None else copy_context()
+        self._hooks.publish(
+            event,
+            context,
+            item.reserved,
+            from_callback=item.from_callback,
+            watch=item.options.watch,
+            index=item.index,
+        )
+        item.reserved = ()
+
+    # Paused dialogs.
+
+    def _pause(self, queue: DialogQueue, error: UpdateError) -> None:
+        self._scheduler.pause(queue, error)
+        self._metrics.paused += 1
+        message = "dialog %r is paused after a failed update"
+        log(WARNING, message, queue.dialog_id, dialog_id=queue.dialog_id)
+        for item in queue.work_items:
+            if item.waits_when_paused:
+                self._flushes.over(item.serial)
+            else:
+                self.complete_unsent(item, pause_error(queue))
+
+    def paused(self) -> dict[str, DialogPausedError]:
+        """Return the paused dialogs, each with its failure as `__cause__`."""
+        return {
+            queue.dialog_id: pause_error(queue)
+            for queue in self._queues
+            if queue.state is QueueState.PAUSED
+        }
+
+    def resume(self, dialog_id: str | None) -> None:
+        """Let one paused dialog, or all of them, go on."""
+        for queue in self._queues if dialog_id is None else [self._queues.get(dialog_id)]:
+            if queue is not None and queue.state is QueueState.PAUSED:
+                self._scheduler.resume(queue)
+                self._metrics.paused -= 1
+
+    # Waiting for all, and closing.
+
+    def _incomplete(self) -> Iterator[int]:
+        """Yield the serials of items without an outcome, except those of paused dialogs."""
+        for queue in self._queues:
+            if queue.state is not QueueState.PAUSED:
+                for item in queue.work_items:
+                    yield item.serial
+
+    @property
+    def busy(self) -> bool:
+        """Return whether `flush` would wait."""
+        return any(True for _ in self._incomplete())
+
+    async def flush(self) -> None:
+        """Wait until everything accepted before is complete, except in paused dialogs."""
+        await self._flushes.wait(self._incomplete())
+
+    def close(self) -> None:
+        """Complete everything that is left; nothing is sent any more."""
+        self._scheduler.stop()
+        self._pending_limit.close()
+        scheduler = self._scheduler
+        left = [item for queue in (*self._queues, *scheduler.reads) for item in queue.work_items]
+        for item in sorted(left, key=lambda item: item.serial):
+            queue = item.queue
+            if queue is None:
+                # It was a member of a group that was given up.
+                continue
+            head = queue.first
+            if item.sent_at is not None and head.attempts:
+                self.give_up(queue)
+                continue
+            if item in head.members:
+                self.unsent.extend(member.update for member in head.members if member.update)
+                closed = ClientClosedError("the client was closed before these updates were sent")
+                self.complete(queue, Settled(error=closed))
+                continue
+            if item.update is not None:
+                self.unsent.append(item.update)
+            message = f"the client was closed before update {item.update_id!r} was sent"
+            self.complete_unsent(item, ClientClosedError(message))
+            # The reader of a stream gets the outcomes of its rows, which may be thousands.
+            if item.kind is not READ and item.index < 0:
+                log(
+                    WARNING,
+                    "update %s of dialog %r was not sent: the client was closed",
+                    item.update_id,
+                    item.dialog_id,
+                    dialog_id=item.dialog_id,
+                    update_id=item.update_id,
+                )
+
+
+def _log(item: WorkItem) -> None:
+    fields = {"dialog_id": item.dialog_id, "update_id": item.update_id}
+    if item.result is not None:
+        fields |= {"attempts": str(item.attempts), "status": str(item.result.status)}
+        log(DEBUG, "applied %s", item.result, **fields)
+    elif isinstance(item.error, UpdateError):
+        kind = type(item.error).__name__
+        fields |= {"attempts": str(item.attempts), "status": str(item.error.status)}
+        fields |= {"error": kind}
+        log(WARNING, "update failed: %s: %s", kind, item.error, **fields)
+
+
+def pause_error(queue: DialogQueue) -> DialogPausedError:
+    """Return the error for a caller that writes to a paused dialog."""
+    error = DialogPausedError(queue.dialog_id, len(queue.work_items))
+    error.__cause__ = queue.paused_by
+    return error

@@ -1,0 +1,41 @@
+"""The parts that one engine shares; made when the client is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .._utils.waker import Waker
+    from ..audit.trail import AuditTrail
+    from ..client.config import ClientConfig
+    from ..hooks.registry import CallbackRegistry
+    from ..metrics import Metrics
+    from ..ratelimit.limiter import CompositeLimiter
+    from ..transports.base import Transport
+    from .capacity import PendingLimit
+    from .protocol import UpdateProtocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The shared parts of one engine. Parts copy what their hot paths need to `self`.
+
+    Attributes:
+        transport: the transport of the configuration, or the default one.
+        quota: the rate limits, None without any.
+        audit: the audit trail, None without sinks.
+        clock: monotonic seconds.
+    """
+
+    config: ClientConfig
+    protocol: UpdateProtocol
+    transport: Transport
+    quota: CompositeLimiter | None
+    audit: AuditTrail | None
+    metrics: Metrics
+    hooks: CallbackRegistry
+    pending_limit: PendingLimit
+    waker: Waker
+    clock: Callable[[], float]

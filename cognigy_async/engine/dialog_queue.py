@@ -1,0 +1,155 @@
+"""The queue of one dialog, and its states."""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..errors import CognigyError
+    from .work_item import WorkItem
+
+
+class QueueState(enum.IntEnum):
+    """State of a dialog queue.
+
+    ========= ==================================== ==========================================
+    state     meaning                              goes to
+    ========= ==================================== ==========================================
+    IDLE      nothing to do; forgotten             READY: an update is accepted
+    READY     its head may be sent                 IN_FLIGHT: a worker takes it;
+                                                   IDLE: all was withdrawn or given up;
+                                                   PAUSED: its head was given up between
+                                                   attempts, which is a failure
+    IN_FLIGHT its head is in flight                READY: completed and there is more, or the next
+                                                   request follows at once;
+                                                   WAITING: backing off; PAUSED: it failed;
+                                                   IDLE: completed, no more
+    WAITING   until a moment, or until an outage   READY: the moment came; IDLE: its head was
+              ends                                 given up and there is no more; PAUSED: its
+                                                   head was given up, which is a failure
+    PAUSED    holds what follows a failure         READY: resumed; IDLE: nothing is held
+    ========= ==================================== ==========================================
+
+    Illegal are IN_FLIGHT to IN_FLIGHT, two requests of one dialog at a time; WAITING to IN_FLIGHT,
+    a request before its moment; PAUSED to IN_FLIGHT, a request after a failed one; IDLE to
+    anything but READY, work on a queue that was forgotten.
+    """
+
+    IDLE = 0
+    READY = 1
+    IN_FLIGHT = 2
+    WAITING = 3
+    PAUSED = 4
+
+
+LEGAL: tuple[frozenset[QueueState], ...] = (
+    frozenset({QueueState.READY}),
+    frozenset({QueueState.IN_FLIGHT, QueueState.IDLE, QueueState.PAUSED}),
+    frozenset({QueueState.READY, QueueState.WAITING, QueueState.PAUSED, QueueState.IDLE}),
+    frozenset({QueueState.READY, QueueState.PAUSED, QueueState.IDLE}),
+    frozenset({QueueState.READY, QueueState.IDLE}),
+)
+"""States that may follow, indexed by the present state."""
+
+IDLE, READY, IN_FLIGHT, WAITING, PAUSED = QueueState
+"""Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class DialogQueue:
+    """The items of one dialog in the order of acceptance; see `QueueState`.
+
+    Only the head may be sent, so writes to a dialog never overlap.
+
+    Attributes:
+        head: the item that may be sent or is in flight.
+        behind: the items that follow; None until there is one, as most dialogs have none.
+        live, from_callback: number of such items.
+        until: moment until which a WAITING queue waits; infinite if it waits for the server.
+        ready_list: the list of `ReadyQueues` that a READY queue stands in.
+        paused_by: the failure that a PAUSED queue waits for `resume` after.
+    """
+
+    dialog_id: str
+    head: WorkItem | None = None
+    behind: OrderedDict[WorkItem, None] | None = None
+    state: QueueState = IDLE
+    live: int = 0
+    from_callback: int = 0
+    until: float = 0.0
+    ready_list: deque[DialogQueue] | None = None
+    paused_by: CognigyError | None = None
+
+    @property
+    def first(self) -> WorkItem:
+        """The head of a queue that is not empty."""
+        if self.head is None:
+            raise AssertionError(f"{self!r} has no head")
+        return self.head
+
+    @property
+    def work_items(self) -> list[WorkItem]:
+        """All items in order; the members of a group instead of the group."""
+        head = self.head
+        if head is None:
+            return []
+        return [*(head.members or (head,)), *(self.behind or ())]
+
+    def append(self, item: WorkItem) -> None:
+        """Add an item at the end."""
+        item.queue = self
+        if item.live:
+            self.live += 1
+        if item.from_callback:
+            self.from_callback += 1
+        if self.head is None:
+            self.head = item
+        elif self.behind is None:
+            self.behind = OrderedDict({item: None})
+        else:
+            self.behind[item] = None
+
+    def remove(self, item: WorkItem) -> None:
+        """Remove an item from any position."""
+        if item is not self.head:
+            assert self.behind is not None
+            del self.behind[item]
+        else:
+            self.head = self.behind.popitem(last=False)[0] if self.behind else None
+        item.queue = None
+        if item.live:
+            self.live -= 1
+        if item.from_callback:
+            self.from_callback -= 1
+
+    def join(self, group: WorkItem) -> None:
+        """Replace the members of a group, which are the first items, by the group."""
+        for item in group.members:
+            self.remove(item)
+            item.queue = self
+        group.queue = self
+        self.live += group.live
+        self.from_callback += group.from_callback
+        if self.head is not None:
+            if self.behind is None:
+                self.behind = OrderedDict()
+            self.behind[self.head] = None
+            self.behind.move_to_end(self.head, last=False)
+        self.head = group
+
+    def move(self, state: QueueState) -> None:
+        """Change the state; raise AssertionError for an illegal change, a bug of this library."""
+        if state not in LEGAL[self.state]:
+            raise AssertionError(f"a queue cannot go from {self.state.name} to {state.name}")
+        self.state = state
+
+    def begin(self) -> None:
+        """Leave the ready list: a worker sends a request of the head."""
+        self.ready_list = None
+        self.move(IN_FLIGHT)
+
+    def __repr__(self) -> str:
+        return f"<DialogQueue {self.dialog_id!r} {self.state.name} {len(self.work_items)} items>"

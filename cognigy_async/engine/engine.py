@@ -1,0 +1,110 @@
+"""The engine of one client: its parts put together, and the way of items in and out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..errors import ClientClosedError
+from ..ratelimit.limiter import CompositeLimiter, QuotaState
+from .backoff import Backoff
+from .completion import Completion
+from .dialog_queue import QueueState
+from .dispatcher import Dispatcher
+from .protocol import Settled, withdrawn
+from .scheduler import Scheduler
+from .work_item import Kind, WorkItem
+
+if TYPE_CHECKING:
+    from .context import Context
+
+
+class Engine:
+    """The parts of one open client, put together."""
+
+    def __init__(self, context: Context) -> None:
+        self.clock = context.clock
+        self._quota = context.quota
+        if context.quota is not None:
+            context.quota.begin(context.clock)
+        self.waker = context.waker
+        self.pending_limit = context.pending_limit
+        self.scheduler = Scheduler(context)
+        self.queues = self.scheduler.queues
+        self.completion = Completion(context, self.scheduler)
+        self._dispatcher = Dispatcher(
+            context, self.scheduler, self.completion, Backoff(context, self.scheduler)
+        )
+        self._keepers: TaskGroup | None = None
+
+    def withdraw(self, item: WorkItem) -> bool:
+        """Withdraw an item. Return False if it was sent or is complete."""
+        if item.completed or item.sent_at is not None:
+            return False
+        self.completion.complete_unsent(item, withdrawn(item))
+        self.waker.wake()
+        return True
+
+    def cancel(self, item: WorkItem) -> None:
+        """Withdraw an item whose caller is gone, or let its request end without a retry."""
+        if self.withdraw(item) or item.completed:
+            return
+        item.abandoned = True
+        queue = item.queue
+        assert queue is not None
+        head = queue.first
+        if head is not item:
+            # The body of a group is fixed: the group goes on while any caller waits for it.
+            if not all(member.abandoned for member in head.members):
+                return
+            head.abandoned = True
+        if queue.state is QueueState.IN_FLIGHT:
+            return
+        if head.retry_state is not None:
+            self.completion.give_up(queue)
+        elif item.kind is Kind.MODIFY or not head.attempts:
+            self.completion.complete(queue, Settled(error=withdrawn(item)))
+        self.waker.wake()
+
+    async def flush(self) -> None:
+        """Wait until everything accepted before is complete; none of it lingers any more."""
+        self.scheduler.end_linger()
+        await self.completion.flush()
+
+    def save_quota(self) -> QuotaState:
+        """Return what the rate limits must know after a restart."""
+        quota = self._quota if self._quota is not None else CompositeLimiter(())
+        return quota.save(self.clock(), time.time())
+
+    def restore_quota(self, state: QuotaState) -> None:
+        """Restore what `save_quota` returned."""
+        if self._quota is not None:
+            self._quota.restore(state, self.clock(), time.time())
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine function in the background until the engine ends."""
+        if self._keepers is None:
+            raise ClientClosedError("the client is not open: use it inside `async with`")
+        self._keepers.start_soon(function)
+
+    async def run(self, started: anyio.Event, stop: anyio.Event, cut: anyio.CancelScope) -> None:
+        """Run until `stop` is set, then wait for the requests in flight.
+
+        Cancelling `cut` aborts them. Call `close` afterwards, however this ends.
+        """
+        async with anyio.create_task_group() as keepers:
+            self._keepers = keepers
+            keepers.start_soon(self._dispatcher.keep_time)
+            for task in self._quota.tasks() if self._quota is not None else ():
+                keepers.start_soon(task, self.clock, self.waker.wake)
+            with cut:
+                await self._dispatcher.run(started, stop)
+            keepers.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Complete everything that is left; nothing may be accepted any more."""
+        self.completion.close()

@@ -1,0 +1,108 @@
+"""Outages: bulk work that waits while the server does not answer, and its probes.
+
+Everything takes `now` (seconds of a monotonic clock) as an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from ..retry import RepeatBudget
+
+Waiting = TypeVar("Waiting", bound=Hashable)
+
+
+class Outage(Generic[Waiting]):
+    """Bulk work that found the retry budget empty.
+
+    While the outage lasts, the only bulk requests are probes, one for each backoff. The waiting
+    dialogs take turns to probe, since one of them may fail by its own fault. The first success ends
+    the outage; what still waits then goes one by one, as the budget fills or the backoff ends.
+
+    Args:
+        in_flight: number of waiting dialogs above which bulk work stops even after a success.
+        backoff: returns the seconds to wait after a number of failed probes.
+    """
+
+    def __init__(self, in_flight: int, backoff: Callable[[int], float]) -> None:
+        self._in_flight = in_flight
+        self._backoff = backoff
+        self.waiting: deque[Waiting] = deque()
+        """Dialogs that wait, in the order of their turns."""
+        self.lasts = False
+        """True if there was no success since the first failure that found the budget empty."""
+        self.blocks = False
+        """True if bulk work other than probes has to wait."""
+        self._failures = 0
+        self._turns = 0
+        self._next_probe = 0.0
+        self.probe: Waiting | None = None
+        """The dialog whose response decides whether the outage ends."""
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting)
+
+    def _decide(self) -> None:
+        self.blocks = self.lasts or len(self.waiting) > self._in_flight
+
+    def add(self, one: Waiting, now: float) -> None:
+        """Let a dialog wait whose retry found the budget empty, or that was the probe."""
+        if one is self.probe or not self.lasts:
+            self._failures += 1
+            self._next_probe = now + self._backoff(self._failures)
+            self.probe = None
+        self.lasts = True
+        self.waiting.append(one)
+        self._decide()
+
+    def succeeded(self) -> None:
+        """End the outage: the server answered a request."""
+        self.lasts = False
+        self._failures = 0
+        self.probe = None
+        self._decide()
+
+    def discard(self, one: Waiting) -> None:
+        """Forget a dialog that waits or probes."""
+        if one is self.probe:
+            self.probe = None
+        else:
+            self.waiting.remove(one)
+        if not self.waiting and self.probe is None:
+            self.lasts = False
+        self._decide()
+
+    def next_probe_at(self) -> float:
+        """Return when `release` will return the next probe, infinite for never."""
+        waits_for_probe = self.lasts and self.probe is not None
+        return math.inf if waits_for_probe or not self.waiting else self._next_probe
+
+    @property
+    def wants_another(self) -> bool:
+        """Return whether all waiting dialogs had a turn, so that a fresh one may probe."""
+        return self.lasts and self._turns >= len(self.waiting)
+
+    def probe_with(self, one: Waiting, now: float) -> None:
+        """Make a dialog that did not fail the next probe."""
+        self._turns = 0
+        self._next_probe = now + self._backoff(self._failures + 1)
+        self.probe = one
+
+    def release(self, now: float, budget: RepeatBudget) -> Waiting | None:
+        """Return the next dialog that may go now, if any."""
+        if now >= self.next_probe_at():
+            self._next_probe = now + self._backoff(self._failures + 1)
+            one = self.waiting.popleft()
+            if self.lasts:
+                self.probe = one
+                self._turns += 1
+        elif self.waiting and not self.lasts and budget.take():
+            one = self.waiting.popleft()
+        else:
+            return None
+        self._decide()
+        return one

@@ -1,0 +1,314 @@
+"""The dialogs that have something to do: whose turn it is, and until when others wait.
+
+No clock, no await, no network. Dialogs without work are not kept.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .dialog_queue import IDLE, IN_FLIGHT, PAUSED, READY, WAITING, DialogQueue
+
+if TYPE_CHECKING:
+    from ..errors import CognigyError
+    from .work_item import WorkItem
+
+
+class ReadyQueues:
+    """The queues of all dialogs with work, and whose turn it is.
+
+    Ready queues take turns in three classes: urgent (a callback waits for it), live, bulk. A queue
+    belongs to the highest class of its items, so that what stands before a live update is lifted
+    with it. Bulk work gets every tenth turn even while live work is waiting.
+
+    Attributes:
+        urgent, live, bulk: the ready queues of each class, in the order of their turns. They may
+            hold places that a queue has left.
+    """
+
+    BULK_TURN = 10
+
+    def __init__(self) -> None:
+        self._by_dialog: dict[str, DialogQueue] = {}
+        self.urgent: deque[DialogQueue] = deque()
+        self.live: deque[DialogQueue] = deque()
+        self.bulk: deque[DialogQueue] = deque()
+        self._timers: list[tuple[float, int, DialogQueue]] = []
+        self._ties = 0
+        self._since_bulk = 0
+        self._sweep_at = 1024
+
+    def __len__(self) -> int:
+        return len(self._by_dialog)
+
+    def __iter__(self) -> Iterator[DialogQueue]:
+        return iter(list(self._by_dialog.values()))
+
+    def __repr__(self) -> str:
+        states = [queue.state.name for queue in self._by_dialog.values()]
+        counts = ", ".join(f"{states.count(name)} {name}" for name in sorted(set(states)))
+        return f"<ReadyQueues {counts or 'empty'}>"
+
+    def get(self, dialog_id: str) -> DialogQueue | None:
+        """Return the queue of a dialog, None if it has nothing to do."""
+        return self._by_dialog.get(dialog_id)
+
+    def accept(self, item: WorkItem, queue: DialogQueue | None = None) -> None:
+        """Add an item at the end of its dialog's queue, or to `queue`, which belongs to a read."""
+        if queue is None:
+            dialog_id = item.dialog_id
+            queue = self._by_dialog.get(dialog_id)
+            if queue is None:
+                queue = DialogQueue(
+                    dialog_id, item, None, READY, int(item.live), int(item.from_callback)
+                )
+                self._by_dialog[dialog_id] = queue
+                item.queue = queue
+                ready_list = (
+                    self.urgent if queue.from_callback else self.live if queue.live else self.bulk
+                )
+                queue.ready_list = ready_list
+                ready_list.append(queue)
+                if len(ready_list) > self._sweep_at:
+                    self._sweep()
+                return
+        if queue.state is IDLE:
+            queue.append(item)
+            queue.move(READY)
+            self._enqueue(queue)
+            return
+        lifted = (item.live and not queue.live) or (item.from_callback and not queue.from_callback)
+        queue.append(item)
+        if lifted and queue.state is READY:
+            self._enqueue(queue)
+
+    def ready(self, queue: DialogQueue, *, first: bool = False, urgent: bool = False) -> None:
+        """Make a queue ready, at the end of its class, as its `first`, or as `urgent`."""
+        queue.move(READY)
+        self._enqueue(queue, first=first, urgent=urgent)
+
+    def _enqueue(self, queue: DialogQueue, *, first: bool = False, urgent: bool = False) -> None:
+        if urgent or queue.from_callback:
+            ready_list = self.urgent
+        else:
+            ready_list = self.live if queue.live else self.bulk
+        queue.ready_list = ready_list
+        if first:
+            ready_list.appendleft(queue)
+        else:
+            ready_list.append(queue)
+        if len(ready_list) > self._sweep_at:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove the places and timers that queues have left."""
+        for ready_list in (self.urgent, self.live, self.bulk):
+            current = [queue for queue in ready_list if queue.ready_list is ready_list]
+            ready_list.clear()
+            ready_list.extend(current)
+        self._timers = list(filter(self._is_current, self._timers))
+        heapq.heapify(self._timers)
+        most = max(self.waiting(), len(self._timers))
+        self._sweep_at = max(1024, 2 * most)
+
+    def waiting(self) -> int:
+        """Return the number of places in the ready lists."""
+        return len(self.live) + len(self.bulk) + len(self.urgent)
+
+    def waiting_before_bulk(self) -> int:
+        """Return the number of places that go before bulk work."""
+        return len(self.live) + len(self.urgent)
+
+    def take(self, *, bulk: bool = True, reserved_only: bool = False) -> DialogQueue | None:
+        """Return the queue whose turn it is, now in flight, or None.
+
+        Args:
+            bulk: include bulk work.
+            reserved_only: only queues whose head has a slot in the callback queues or needs none.
+        """
+        if reserved_only:
+            return self._take_reserved(bulk=bulk)
+        queue = self._next(self.urgent) if self.urgent else None
+        if queue is None:
+            due = self._since_bulk >= self.BULK_TURN - 1
+            if self.live and not (bulk and due and self.bulk):
+                self._since_bulk += 1
+                queue = self._next(self.live)
+            if queue is None and bulk and self.bulk:
+                queue = self._next(self.bulk)
+                if queue is not None:
+                    self._since_bulk = 0
+            if queue is None and bulk and due and self.live:
+                queue = self._next_live()
+        return queue
+
+    def _next_live(self) -> DialogQueue | None:
+        self._since_bulk += 1
+        return self._next(self.live)
+
+    @property
+    def bulk_is_due(self) -> bool:
+        """Return whether it is the turn of bulk work, after nine turns of live work."""
+        return self._since_bulk >= self.BULK_TURN - 1 and bool(self.bulk)
+
+    def _take_reserved(self, *, bulk: bool) -> DialogQueue | None:
+        for ready_list in (self.urgent, self.live, self.bulk) if bulk else (self.urgent, self.live):
+            for queue in ready_list:
+                head = queue.head
+                if (
+                    queue.ready_list is ready_list
+                    and head is not None
+                    and (queue.from_callback or head.has_slot)
+                ):
+                    ready_list.remove(queue)
+                    queue.begin()
+                    return queue
+        return None
+
+    def promote_bulk(self) -> DialogQueue | None:
+        """Make the next bulk queue urgent and return it, or None."""
+        while self.bulk:
+            queue = self.bulk.popleft()
+            if queue.ready_list is self.bulk:
+                self._enqueue(queue, urgent=True)
+                return queue
+        return None
+
+    def take_live(self) -> DialogQueue | None:
+        """Return the next live queue, now in flight, or None."""
+        return self._next(self.live)
+
+    @staticmethod
+    def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:
+        while ready_list:
+            queue = ready_list.popleft()
+            # A queue that was lifted or emptied leaves its old place behind.
+            if queue.ready_list is ready_list:
+                if queue.state is not READY:
+                    queue.move(IN_FLIGHT)
+                queue.ready_list = None
+                queue.state = IN_FLIGHT
+                return queue
+        return None
+
+    def wait(self, queue: DialogQueue, until: float) -> None:
+        """Let a queue wait until a moment; infinite if something else makes it ready."""
+        queue.move(WAITING)
+        queue.until = until
+        if until != math.inf:
+            self._ties += 1
+            heapq.heappush(self._timers, (until, self._ties, queue))
+            if len(self._timers) > self._sweep_at:
+                self._sweep()
+
+    def next_due(self) -> float:
+        """Return when the first waiting queue is due, infinite if none waits."""
+        timers = self._timers
+        while timers and not self._is_current(timers[0]):
+            heapq.heappop(timers)
+        return timers[0][0] if timers else math.inf
+
+    @staticmethod
+    def _is_current(timer: tuple[float, int, DialogQueue]) -> bool:
+        until, _, queue = timer
+        return queue.state is WAITING and queue.until == until
+
+    def due(self, now: float) -> int:
+        """Make the queues ready that are due. Return their number."""
+        count = 0
+        while self.next_due() <= now:
+            queue = heapq.heappop(self._timers)[2]
+            self.ready(queue)
+            count += 1
+        return count
+
+    def finish(self, queue: DialogQueue) -> None:
+        """Remove the completed head of a queue; the queue goes on or is forgotten."""
+        item = queue.head
+        if item is None or queue.behind or queue.state is not IN_FLIGHT:
+            queue.remove(queue.first)
+            self.next_or_drop(queue)
+            return
+        queue.head = item.queue = None
+        queue.live = queue.from_callback = 0
+        queue.state = IDLE
+        if self._by_dialog.get(queue.dialog_id) is queue:
+            del self._by_dialog[queue.dialog_id]
+
+    def next_or_drop(self, queue: DialogQueue) -> None:
+        """Make a queue ready whose head was removed, or forget it if it is empty."""
+        if queue.head is None:
+            self.drop(queue)
+        elif queue.state is not READY:
+            self.ready(queue)
+
+    def drop(self, queue: DialogQueue) -> None:
+        """Forget a queue that is empty."""
+        queue.move(IDLE)
+        queue.ready_list = None
+        if self._by_dialog.get(queue.dialog_id) is queue:
+            del self._by_dialog[queue.dialog_id]
+
+    def remove(self, item: WorkItem) -> None:
+        """Remove an item that was not sent; its queue goes on, or is forgotten if empty."""
+        queue = item.queue
+        if queue is None:
+            raise AssertionError("the item is in no queue")
+        was_head = item is queue.head
+        queue.remove(item)
+        if queue.state is PAUSED:
+            return
+        if queue.head is None:
+            self.drop(queue)
+        elif queue.state is WAITING and was_head:
+            self.ready(queue)
+
+    def pause(self, queue: DialogQueue, error: CognigyError) -> None:
+        """Hold back what follows a failed update until `resume`."""
+        queue.move(PAUSED)
+        queue.ready_list = None
+        queue.paused_by = error
+
+    def resume(self, queue: DialogQueue) -> None:
+        """Let a paused queue go on."""
+        queue.paused_by = None
+        self.next_or_drop(queue)
+
+
+class Deadlines:
+    """Items by their deadline. At most half of those held are complete already."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, WorkItem]] = []
+        self._sweep_at = 1024
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, item: WorkItem) -> None:
+        """Add an item that has a deadline."""
+        deadline = item.options.deadline
+        assert deadline is not None
+        heapq.heappush(self._heap, (deadline, item.serial, item))
+        if len(self._heap) > self._sweep_at:
+            self._heap = [place for place in self._heap if not place[2].completed]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(1024, 2 * len(self._heap))
+
+    def next(self) -> float:
+        """Return the first deadline of an item that is not complete, infinite if there is none."""
+        heap = self._heap
+        while heap and heap[0][2].completed:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else math.inf
+
+    def due(self, now: float) -> list[WorkItem]:
+        """Return and forget the items that are not complete and whose deadline has passed."""
+        late = []
+        while self.next() <= now:
+            late.append(heapq.heappop(self._heap)[2])
+        return late

@@ -1,0 +1,1 @@
+"""Values that a caller passes in or gets back."""

@@ -1,0 +1,1 @@
+"""Quotas: when the next request may start."""

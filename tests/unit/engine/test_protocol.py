@@ -1,0 +1,475 @@
+"""What follows each answer: conflicts, lost answers, `modify`, and updates of several parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cognigy_async import (
+    AuthenticationError,
+    DialogState,
+    NoResponseError,
+    NotSentError,
+    ResponseKind,
+    ServerError,
+    StateConflictError,
+    UnexpectedAnswerError,
+    UpdateError,
+)
+from cognigy_async.engine.protocol import RetryLater
+from cognigy_async.engine.token_failures import copy_for_one_update
+from cognigy_async.engine.work_item import Kind
+from tests.unit._builders import item
+
+from ._protocol import Play
+
+STEP: dict[str, Any] = {"session": {"a": 1}, "next_step": "s"}
+
+
+def assign(state: DialogState) -> dict[str, Any]:
+    return {"session": {"n": state.session["n"] + 1}}
+
+
+def move(state: DialogState) -> dict[str, Any]:
+    return {"session": {"n": state.session["n"] + 1}, "next_step": "s"}
+
+
+def play(kind: str, **settings: Any) -> Play:
+    """An update of this kind whose next request is its write."""
+    if kind == "variables":
+        return Play(**settings)
+    if kind == "transition":
+        return Play(**settings, **STEP)
+    if kind == "transition of a known version":
+        return Play(**settings, **STEP).know('"6"')
+    if kind == "strict":
+        return Play(Kind.STRICT, **settings)
+    if kind == "strict transition":
+        return Play(Kind.STRICT, **settings, **STEP)
+    made = Play(Kind.MODIFY, decide=move if "transition" in kind else assign, **settings)
+    assert made.state('"7"') == "again write"
+    return made
+
+
+KINDS = (
+    *("variables", "transition", "transition of a known version"),
+    *("strict", "strict transition", "modify", "modify with transition"),
+)
+
+
+def fail(made: Play, failure: str | int) -> str:
+    if failure == "not sent":
+        return made.not_sent()
+    if failure in ("closed", "timed out"):
+        return made.lose(timed_out=failure == "timed out")
+    assert isinstance(failure, int)
+    return made.answer(failure)
+
+
+RETRY, AMBIGUOUS, CONFIRM = "write", "ambiguous", "confirm"
+
+# Each kind of write: after a closed connection, a time-out, and a 500, 502 or 504.
+DOUBT: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
+    (
+        {},
+        {
+            "variables": (RETRY, RETRY, RETRY),
+            "transition": (AMBIGUOUS, AMBIGUOUS, AMBIGUOUS),
+            "transition of a known version": (CONFIRM, AMBIGUOUS, AMBIGUOUS),
+            "strict": (CONFIRM, AMBIGUOUS, RETRY),
+            "strict transition": (CONFIRM, AMBIGUOUS, AMBIGUOUS),
+            "modify": (CONFIRM, AMBIGUOUS, RETRY),
+            "modify with transition": (CONFIRM, AMBIGUOUS, AMBIGUOUS),
+        },
+    ),
+    (
+        {"ambiguous": "raise"},
+        {
+            kind: (AMBIGUOUS, AMBIGUOUS, AMBIGUOUS if "transition" in kind else RETRY)
+            for kind in KINDS
+        },
+    ),
+    ({"honours": True}, dict.fromkeys(KINDS, (RETRY, RETRY, RETRY))),
+    (
+        {"honours": True, "ambiguous": "raise"},
+        dict.fromkeys(KINDS, (AMBIGUOUS, AMBIGUOUS, RETRY)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "table"), DOUBT, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_follows_a_write_that_may_have_been_applied(
+    kind: str, settings: dict[str, Any], table: dict[str, tuple[str, str, str]]
+) -> None:
+    closed, timed_out, gateway = table[kind]
+    assert fail(play(kind, **settings), "closed") == closed
+    assert fail(play(kind, **settings), "timed out") == timed_out
+    for status in (500, 502, 504, 599):
+        assert (status, fail(play(kind, **settings), status)) == (status, gateway)
+
+
+@pytest.mark.parametrize("settings", [settings for settings, _ in DOUBT], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_follows_a_write_that_was_certainly_not_applied(
+    kind: str, settings: dict[str, Any]
+) -> None:
+    for failure in ("not sent", 503, 429):
+        made = play(kind, **settings)
+        assert (failure, fail(made, failure)) == (failure, RETRY)
+        assert not made.give_up().args[0].startswith("The update was sent")
+        assert made.answer(200) == "applied"
+    after = {"strict": "again report", "modify": "read"}.get(kind.split(maxsplit=1)[0], "rebase")
+    for status in (409, 412):
+        assert fail(play(kind, **settings), status) == after
+    errors = {400: "BadRequestError", 403: "PermissionDeniedError", 404: "DialogNotFoundError"}
+    errors |= {413: "PayloadTooLargeError", 302: "UnexpectedAnswerError"}
+    for status, error in errors.items():
+        assert fail(play(kind, **settings), status) == error
+
+
+def test_a_repeat_is_the_same_request_with_the_same_key() -> None:
+    made = Play()
+    for failure in ("closed", 500, "not sent", 503, "timed out", 429, 502):
+        assert fail(made, failure) == "write"
+    assert made.answer(200) == "applied"
+    assert {one.content for one in made.sent} == {b'{"session":{"a":1}}'}
+    assert {one.headers["idempotency-key"] for one in made.sent} == {"u-1"}
+    assert set(made.preconditions) == {None}
+
+
+@pytest.mark.parametrize(
+    ("failure", "response_kind"),
+    [
+        ("not sent", ResponseKind.NOT_SENT),
+        ("closed", ResponseKind.NO_RESPONSE),
+        (409, ResponseKind.CONFLICT),
+        (412, ResponseKind.CONFLICT),
+        (429, ResponseKind.THROTTLED),
+        (500, ResponseKind.FAULT),
+        (502, ResponseKind.GATEWAY),
+        (503, ResponseKind.UNAVAILABLE),
+    ],
+)
+def test_the_policy_is_told_what_happened(failure: str | int, response_kind: ResponseKind) -> None:
+    made = Play()
+    fail(made, failure)
+    assert isinstance(made.following, RetryLater)
+    assert made.following.response_kind is response_kind
+
+
+def test_whether_a_429_is_the_dialogs_own() -> None:
+    for scope, dialog_only in (("dialog", True), ("tenant", False)):
+        made = Play()
+        assert made.answer(429, x_ratelimit_scope=scope, retry_after="3") == "write"
+        assert isinstance(made.following, RetryLater)
+        assert made.following.dialog_only is dialog_only
+        assert made.following.error.retry_after == 3.0
+    assert made.answer(503, x_ratelimit_scope="dialog") == "write"
+    assert isinstance(made.following, RetryLater)
+    assert not made.following.dialog_only
+
+
+# Results.
+
+
+def test_a_result_tells_what_there_is_to_know() -> None:
+    made = Play()
+    made.answer(503)
+    assert made.answer(204, {"version": 9}, etag='"9"') == "applied"
+    result = made.done.result
+    assert result is not None
+    assert (result.dialog_id, result.update_id, result.status) == ("d-1", "u-1", 204)
+    assert (result.etag, result.version, result.attempts) == ('"9"', 9, 2)
+    assert (result.queued, result.latency) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("body", [None, b"<html>", b"[1"])
+def test_a_success_that_does_not_parse_is_applied_all_the_same(body: bytes | None) -> None:
+    made = Play(**STEP)
+    assert made.answer(200, body) == "applied"
+    assert made.done.result is not None
+    assert (made.done.result.body, made.done.result.etag) == (None, None)
+
+
+def test_an_error_tells_what_there_is_to_know() -> None:
+    made = Play()
+    made.answer(503)
+    assert made.answer(400, {"detail": "no", "traceId": "t-1"}) == "BadRequestError"
+    error = made.error
+    assert (error.dialog_id, error.update_id, error.attempts) == ("d-1", "u-1", 2)
+    assert (error.status, error.trace_id, error.detail) == (400, "t-1", "no")
+    assert error.applied_parts == 0
+
+
+# Conflicts.
+
+
+@pytest.mark.parametrize("fields", [{"session": {"a": 1}}, STEP])
+def test_a_blind_write_reads_the_version_and_applies_again(fields: dict[str, Any]) -> None:
+    made = Play(**fields)
+    for etag in ('"8"', '"9"'):
+        assert made.answer(409, etag='"not of the state"') == "rebase"
+        assert made.state(etag) == "again write"
+    assert made.answer(200, etag='"10"') == "applied"
+    assert made.preconditions == [None, '"8"', '"9"']
+    assert {one.headers["idempotency-key"] for one in made.sent if one.content} == {"u-1"}
+
+
+def test_without_a_version_to_read_it_is_applied_blindly_again() -> None:
+    made = Play()
+    assert made.answer(409) == "rebase"
+    assert made.state(None) == "again write"
+    assert made.answer(200) == "applied"
+    assert made.preconditions == [None, None]
+
+
+def test_when_the_version_cannot_be_read_the_conflict_may_be_read_later() -> None:
+    made = Play()
+    made.answer(409)
+    assert made.answer(503) == "rebase"
+    assert isinstance(made.give_up(), ServerError)
+    assert made.lose(timed_out=True) == "rebase"
+    # A read changes nothing, so that losing its answer leaves no doubt.
+    assert isinstance(made.give_up(), NoResponseError)
+    assert made.answer(200, b"<html>") == "rebase"
+    assert isinstance(made.give_up(), UnexpectedAnswerError)
+    assert made.answer(404) == "DialogNotFoundError"
+
+
+def test_a_strict_write_ends_with_the_conflict_and_its_version() -> None:
+    made = Play(Kind.STRICT)
+    assert made.answer(412, {"version": 9}, etag='"9"') == "StateConflictError"
+    assert (made.error.current_etag, made.error.current_version) == ('"9"', 9)
+    assert made.preconditions == ['"7"']
+
+
+def test_where_the_answer_does_not_tell_the_version_it_is_read() -> None:
+    made = Play(Kind.STRICT)
+    assert made.answer(412) == "again report"
+    assert made.state('"9"', {"version": 9}) == "StateConflictError"
+    assert (made.error.current_etag, made.error.current_version) == ('"9"', 9)
+    assert (made.error.status, made.error.attempts) == (412, 2)
+
+
+def test_a_strict_write_is_a_conflict_although_the_version_cannot_be_read() -> None:
+    for status in (404, 403):
+        made = Play(Kind.STRICT)
+        made.answer(412)
+        assert made.answer(status) == "StateConflictError"
+        assert made.error.status == 412
+    made = Play(Kind.STRICT)
+    made.answer(412)
+    assert made.answer(503) == "report"
+    assert made.lose() == "report"
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
+    error = made.give_up()
+    assert isinstance(error, StateConflictError)
+    assert error.current_etag is None
+
+
+# Lost answers.
+
+
+def test_an_unchanged_state_proves_that_it_was_not_applied() -> None:
+    made = play("transition of a known version")
+    assert made.lose() == "confirm"
+    assert made.state('"6"') == "again write"
+    assert made.answer(200, etag='"7"') == "applied"
+    assert made.preconditions == [None, '"6"']
+    assert {one.headers["idempotency-key"] for one in made.sent if one.content} == {"u-1"}
+
+
+@pytest.mark.parametrize(
+    "kind", ["strict", "strict transition", "modify", "modify with transition"]
+)
+def test_a_conditional_write_is_confirmed_by_its_own_version(kind: str) -> None:
+    made = play(kind)
+    assert made.lose() == "confirm"
+    assert made.state('"7"') == "again write"
+    assert made.answer(200) == "applied"
+    assert made.preconditions == ['"7"', '"7"']
+
+
+@pytest.mark.parametrize("kind", ["transition of a known version", "strict", "modify"])
+@pytest.mark.parametrize("etag", ['"8"', None])
+def test_a_changed_state_proves_nothing(kind: str, etag: str | None) -> None:
+    made = play(kind)
+    made.lose()
+    assert made.state(etag) == "ambiguous"
+    assert isinstance(made.error.__cause__, NoResponseError)
+    assert "could not be repeated" not in str(made.error)
+
+
+@pytest.mark.parametrize("kind", ["transition of a known version", "strict", "modify"])
+def test_a_mismatch_after_sending_again_is_ambiguous(kind: str) -> None:
+    made = play(kind)
+    made.lose()
+    made.state(made.item.etag)
+    assert made.answer(412, etag='"9"') == "ambiguous"
+    assert isinstance(made.error.__cause__, StateConflictError)
+    assert made.error.status == 412
+
+
+def test_what_was_sent_again_may_be_lost_again() -> None:
+    made = play("transition of a known version")
+    for _ in range(3):
+        assert made.lose() == "confirm"
+        assert made.state('"6"') == "again write"
+    assert made.lose(timed_out=True) == "ambiguous"
+
+
+def test_when_it_cannot_be_confirmed_the_doubt_stays() -> None:
+    made = play("transition of a known version")
+    made.lose()
+    for failure in (503, 500, 429, "closed", "timed out", "not sent"):
+        assert fail(made, failure) == "confirm"
+        error = made.give_up()
+        assert type(error).__name__ == "AmbiguousUpdateError"
+        assert isinstance(error.__cause__, NoResponseError)
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
+    assert isinstance(made.give_up().__cause__, NoResponseError)
+    assert made.answer(404) == "ambiguous"
+    assert made.error.status == 404
+
+
+def test_a_version_is_known_from_earlier_answers_and_reads() -> None:
+    reader = Play(Kind.READ)
+    assert reader.state('"5"') == "done"
+    made = Play(protocol=reader.protocol, **STEP)
+    assert made.lose() == "confirm"
+    assert made.state('"5"') == "again write"
+
+
+def test_a_version_read_after_a_conflict_is_known_later() -> None:
+    made = Play()
+    made.answer(409)
+    made.state('"8"')
+    assert made.answer(400) == "BadRequestError"
+    later = Play(protocol=made.protocol, **STEP)
+    assert later.lose() == "confirm"
+    assert later.state('"8"') == "again write"
+
+
+def test_a_version_that_is_known_no_longer_proves_nothing() -> None:
+    made = play("transition of a known version").know(None)
+    assert made.lose() == "ambiguous"
+
+
+def test_a_version_read_while_the_write_was_under_way_proves_nothing() -> None:
+    # A read does not queue behind the writes, so it may see what the lost write did.
+    made = play("transition of a known version")
+    made.send()
+    assert Play(Kind.READ, protocol=made.protocol).state('"7"') == "done"
+    if made.never_answered() == "confirm":
+        assert made.state('"7"') == "ambiguous"
+
+
+def test_the_versions_of_few_dialogs_are_remembered() -> None:
+    reader = Play(Kind.READ)
+    for number in range(30_000):
+        reader.item = item(Kind.READ, f"d-{number}")
+        assert reader.state(f'"{number}"') == "done"
+    remembered = [part for part in vars(reader.protocol).values() if isinstance(part, dict)]
+    assert sum(map(len, remembered)) <= 10_000
+    for number in range(26_000, 30_000):
+        made = Play(protocol=reader.protocol, **STEP)
+        made.item.dialog_id = f"d-{number}"
+        assert made.lose() == "confirm"
+
+
+# Doubt stays.
+
+
+def test_after_a_lost_answer_only_success_is_certain() -> None:
+    made = Play()
+    made.lose()
+    made.answer(503, retry_after="7")
+    error = made.give_up()
+    assert type(error).__name__ == "AmbiguousUpdateError"
+    assert "could not be repeated" in str(error)
+    assert (error.status, error.retry_after, error.attempts) == (503, 7.0, 2)
+    assert isinstance(error.__cause__, ServerError)
+    assert made.answer(200) == "applied"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413])
+def test_a_refusal_after_a_lost_answer_is_ambiguous(status: int) -> None:
+    made = Play()
+    made.lose(timed_out=True)
+    assert made.answer(status, {"traceId": "t-1", "detail": "no"}) == "ambiguous"
+    assert isinstance(made.error.__cause__, UpdateError)
+    assert (made.error.status, made.error.trace_id, made.error.detail) == (status, "t-1", "no")
+
+
+def test_refused_credentials_are_what_it_ends_with_where_nothing_else_is_known() -> None:
+    made = Play()
+    made.send()
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
+    assert isinstance(made.give_up(), AuthenticationError)
+    made.answer(503)
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
+    assert isinstance(made.give_up(), AuthenticationError)
+    made.lose()
+    made.protocol.unauthorized(made.item, AuthenticationError("refused"))
+    error = made.give_up()
+    assert type(error).__name__ == "AmbiguousUpdateError"
+    assert isinstance(error.__cause__, AuthenticationError)
+
+
+def test_a_failure_that_many_share_is_told_to_each_with_his_own_facts() -> None:
+    failure = AuthenticationError(
+        "No token", transient=True, status=503, detail="busy", retry_after=2.0
+    )
+    own = copy_for_one_update(failure)
+    told = Play().protocol.final(item(dialog_id="d-2"), own)
+    assert own is told
+    assert isinstance(told, AuthenticationError)
+    assert (told.dialog_id, failure.dialog_id) == ("d-2", None)
+    assert (told.message, told.transient, told.status) == ("No token", True, 503)
+    assert (told.detail, told.retry_after, told.__cause__) == ("busy", 2.0, failure)
+
+
+def test_a_conflict_after_a_lost_answer_of_variables_is_solved_as_ever() -> None:
+    made = Play()
+    made.lose()
+    assert made.answer(409) == "rebase"
+    made.state('"8"')
+    assert made.answer(200) == "applied"
+
+
+@pytest.mark.parametrize("kind", ["strict", "modify"])
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_mismatch_after_a_fault_may_be_our_own_write(kind: str, status: int) -> None:
+    made = play(kind)
+    assert made.answer(status) == "write"
+    assert isinstance(made.give_up(), ServerError)
+    assert made.answer(412, etag='"8"') == "ambiguous"
+    again = play(kind)
+    again.answer(status)
+    assert again.answer(200) == "applied"
+
+
+@pytest.mark.parametrize(("kind", "after"), [("strict", "StateConflictError"), ("modify", "read")])
+def test_a_mismatch_after_a_refusal_is_somebody_elses(kind: str, after: str) -> None:
+    for failure in ("not sent", 503, 429):
+        made = play(kind)
+        assert fail(made, failure) == "write"
+        assert made.answer(412, etag='"8"') == after
+
+
+@pytest.mark.parametrize("kind", ["strict", "modify"])
+def test_where_keys_are_honoured_a_mismatch_may_still_be_our_own(kind: str) -> None:
+    """A server may look at the precondition before the key."""
+    made = play(kind, honours=True)
+    assert made.answer(502) == "write"
+    assert made.answer(412, etag='"8"') == "ambiguous"
+
+
+def test_what_never_reached_the_server_is_in_no_doubt() -> None:
+    made = Play(**STEP)
+    made.not_sent()
+    made.not_sent()
+    assert isinstance(made.give_up(), NotSentError)
+    assert made.answer(400) == "BadRequestError"

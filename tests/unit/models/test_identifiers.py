@@ -1,0 +1,105 @@
+"""What a caller says about an update: kept, checked, never sent."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from cognigy_async import Limits, RuntimeApi, StateUpdate, UpdateValidationError, VariableTypeError
+from tests.unit._builders import CANARY, update
+
+TOLD = {"actor": "agent-7", "reason": "refund"}
+
+
+def told(**changes: Any) -> StateUpdate:
+    return StateUpdate("d-1", session={"a": 1}, **{"metadata": TOLD} | changes)
+
+
+def test_it_is_kept_as_it_was() -> None:
+    given = dict(TOLD)
+    made = told(metadata=given)
+    given["actor"] = "somebody else"
+    made.metadata.clear()
+    assert made.metadata == TOLD
+    assert update().metadata == {}
+    assert told(metadata={}).metadata == {}
+
+
+def test_it_is_not_sent() -> None:
+    made = told(metadata={"actor": CANARY})
+    for sent in RuntimeApi().writes("http://server", made, "u-1"):
+        assert CANARY not in f"{sent.url} {sent.headers} {sent.content!r}"
+    assert CANARY not in str(made.payload())
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        pytest.param(lambda made: pickle.loads(pickle.dumps(made)), id="pickle"),
+        pytest.param(lambda made: StateUpdate(**made.fields()), id="fields"),
+        pytest.param(lambda made: made.replace(next_step="n"), id="replace"),
+        pytest.param(lambda made: made.under(Limits(max_depth=2)), id="under"),
+        pytest.param(lambda made: TypeAdapter(StateUpdate).validate_python(made.fields()), id="py"),
+    ],
+)
+def test_it_goes_along_with_copies(copy: Any) -> None:
+    assert copy(told()).metadata == TOLD
+
+
+def test_it_counts_for_equality() -> None:
+    assert told() == told(metadata=dict(reversed(TOLD.items())))
+    assert hash(told()) == hash(told())
+    assert told() != told(metadata={})
+
+
+class Broken(Mapping[str, str]):
+    def __getitem__(self, name: str) -> str:
+        raise RuntimeError(CANARY)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("metadata", "path", "kind", "problem"),
+    [
+        ("actor=7", "metadata", VariableTypeError, "is of type str"),
+        ([("a", "b")], "metadata", VariableTypeError, "is of type list"),
+        ({"actor": 7}, "metadata.actor", VariableTypeError, "the text is of type int"),
+        ({"actor": None}, "metadata.actor", VariableTypeError, "the text is of type NoneType"),
+        ({7: "x"}, "metadata.<int>", VariableTypeError, "the name is of type int"),
+        ({"a": "\ud800"}, "metadata.a", UpdateValidationError, "lone surrogate"),
+        ({"\ud800": "a"}, r"metadata.'\ud800'", UpdateValidationError, "lone surrogate"),
+        ({"a": "x" * 1025}, "metadata.a", UpdateValidationError, "1025 characters"),
+        ({"n" * 129: "x"}, f"metadata.{'n' * 57}...", UpdateValidationError, "129 characters"),
+        ({f"n{n}": "" for n in range(33)}, "metadata", UpdateValidationError, "33 entries"),
+        (Broken(), "metadata", UpdateValidationError, "reading it raised RuntimeError"),
+    ],
+)
+def test_what_is_no_metadata_is_refused(
+    metadata: Any, path: str, kind: type[UpdateValidationError], problem: str
+) -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        told(metadata=metadata)
+    assert type(caught.value) is kind
+    assert caught.value.path == path
+    assert problem in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+def test_the_most_there_can_be_is_taken() -> None:
+    most = {f"{n:0128}": "x" * 1024 for n in range(32)}
+    assert told(metadata=most).metadata == most
+
+
+def test_faults_of_it_stand_beside_the_others() -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        StateUpdate("d-1", session={"_user": 1}, metadata={"a": 1})  # type: ignore[dict-item]
+    assert {fault.path for fault in caught.value.faults} == {"session._user", "metadata.a"}

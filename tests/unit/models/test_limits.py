@@ -1,0 +1,405 @@
+"""What is refused before anything is sent, and what the refusal says."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections import OrderedDict, UserDict
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cognigy_async import (
+    ConfigurationError,
+    Limits,
+    StateUpdate,
+    UpdateValidationError,
+    VariableTypeError,
+)
+from tests.unit._builders import CANARY, levels, unhurried, values, variables
+from tests.unit._inputs import (
+    BAD,
+    BEYOND,
+    GOOD,
+    ONE,
+    SURROGATE,
+    Blank,
+    Broken,
+    Colour,
+    Hiding,
+    Odd,
+    Truthless,
+    long_ring,
+    ring_of_lists,
+)
+
+
+def made(given_fields: dict[str, Any], limits: Limits | None = None) -> StateUpdate:
+    """An update from a row; `...` stands for an argument that is missing."""
+    row = {"dialog_id": "d-1"} | given_fields
+    row = {name: value for name, value in row.items() if value is not ...}
+    return StateUpdate.within(limits or Limits(), row)
+
+
+@pytest.mark.parametrize(
+    ("given_fields", "path", "kind", "remedy"), [pytest.param(*row[1:], id=row[0]) for row in BAD]
+)
+def test_bad_input_is_refused_with_its_path_and_a_remedy(
+    given_fields: dict[str, Any], path: str, kind: type[UpdateValidationError], remedy: str
+) -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        made(given_fields)
+    error = caught.value
+    assert type(error) is kind
+    assert error.path == error.faults[0].path == path
+    assert f"{path}: " in str(error)
+    assert remedy in str(error)
+    assert isinstance(error, ValueError)
+    assert isinstance(error, TypeError) == (kind is VariableTypeError)
+
+
+@pytest.mark.parametrize("context", ["session", "user"])
+@pytest.mark.parametrize(
+    ("given_variables", "sent"), [pytest.param(*row[1:], id=row[0]) for row in GOOD]
+)
+def test_good_values_are_sent_as_they_are(
+    given_variables: dict[str, Any], sent: dict[str, Any], context: str
+) -> None:
+    update = made({context: given_variables})
+    # The repr tells 1 from 1.0 and True, and shows the order.
+    assert repr(update.payload()) == repr({context: sent})
+
+
+@pytest.mark.parametrize(
+    "wrap", [dict, MappingProxyType, UserDict, OrderedDict], ids=lambda wrap: wrap.__name__
+)
+def test_a_context_is_any_mapping(wrap: Callable[[dict[str, int]], Any]) -> None:
+    assert StateUpdate(dialog_id="d", session=wrap({"a": 1})).payload() == {"session": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dialog_id", "d" * 256),
+        ("dialog_id", "../x?#%"),
+        ("dialog_id", " d "),
+        ("dialog_id", "a\r\nb"),
+        ("dialog_id", "😀"),
+        ("next_step", "x" * 1024),
+        ("next_step", "Schritt öffnen"),
+        ("if_match", 'W/"7"'),
+        ("if_match", "*"),
+        ("if_match", "~" * 512),
+        ("update_id", "x" * 512),
+        ("update_id", "!a/b~"),
+    ],
+)
+def test_good_texts_are_taken(name: str, value: str) -> None:
+    assert getattr(made({**ONE, name: value}), name) == value
+
+
+def test_all_faults_are_told_and_not_only_the_first() -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        StateUpdate(
+            dialog_id="d" * 300,
+            session={"1a": None, "b": [math.nan, {2: BEYOND}]},
+            user={"_user": {"c": [[[]]]}, "d": SURROGATE, "e": {1}},
+        )
+    paths = [fault.path for fault in caught.value.faults]
+    expected = [
+        "session.1a",
+        "session.1a",
+        "session.b[0]",
+        "session.b[1]",
+        "session.b[1][2]",
+        "user._user",
+        "user._user.c[0][0]",
+        "user.d",
+        "user.e",
+        "dialog_id",
+    ]
+    assert sorted(paths) == sorted(expected)
+    for fault in caught.value.faults:
+        assert str(fault) in str(caught.value)
+        assert fault.problem
+        assert fault.remedy
+    assert caught.value.path == paths[0]
+
+
+def test_the_faults_of_all_texts_are_told_at_once() -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        made({"dialog_id": 7, "next_step": "", "if_match": "\n", "update_id": "", "user": 5})
+    paths = [fault.path for fault in caught.value.faults]
+    assert paths == ["dialog_id", "next_step", "if_match", "update_id", "user"]
+
+
+def test_parts_that_an_update_does_not_have_are_told_at_once() -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        made({"dialog_id": ..., "sesion": {}, "nextStep": "s", **ONE})
+    assert {fault.path for fault in caught.value.faults} == {"dialog_id", "sesion", "nextStep"}
+
+
+def test_a_refusal_names_the_dialog() -> None:
+    with pytest.raises(UpdateValidationError, match=r"^dialog 'd-17': session\.a: ") as caught:
+        StateUpdate(dialog_id="d-17", session={"a": None})
+    assert caught.value.dialog_id == "d-17"
+
+
+@pytest.mark.parametrize("dialog_id", ["a\nb", 7, None, "\ud800"])
+def test_a_refusal_does_not_repeat_what_is_no_dialog_id(dialog_id: object) -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        made({"dialog_id": dialog_id, "session": {"a": None}})
+    assert caught.value.dialog_id is None
+    assert "\n" not in str(caught.value)
+
+
+SECRETS: list[tuple[str, dict[str, Any]]] = [
+    ("wrong kind", {"session": {"a": CANARY.encode()}}),
+    ("repr", {"session": {"a": Blank()}}),
+    ("tuple", {"session": {"a": (CANARY,)}}),
+    ("surrogate", {"session": {"a": CANARY + SURROGATE}}),
+    ("deep", {"session": {"a": levels(4, CANARY)}}),
+    ("beside a fault", {"session": {"a": CANARY, "b": None}}),
+    ("context", {"session": CANARY}),
+    ("contexts", {"user": [CANARY]}),
+    ("large", {"session": {"a": CANARY * 100_000}}),
+    ("etag", {**ONE, "if_match": CANARY + "\n"}),
+    ("update id", {**ONE, "update_id": CANARY + "\n"}),
+    ("step", {"next_step": CANARY * 1000}),
+    ("unknown part", {**ONE, "context": {"a": CANARY}}),
+    ("unread", {"session": {"a": CANARY}, "next_step": 5}),
+]
+
+
+@pytest.mark.parametrize("given_fields", [pytest.param(row[1], id=row[0]) for row in SECRETS])
+def test_no_message_repeats_a_value(given_fields: dict[str, Any]) -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        made(given_fields)
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    told += "".join(map(repr, caught.value.faults))
+    assert CANARY not in told
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        pytest.param(Truthless(), id="no truth value"),
+        pytest.param({"a": Truthless()}, id="a value without truth value"),
+        pytest.param(Broken(a=1), id="broken mapping"),
+        pytest.param({"a": [Broken(b=1)]}, id="broken mapping inside"),
+        pytest.param(Hiding(a=object()), id="a dict that shows less than it holds"),
+        pytest.param({1.5: object()}, id="float as name"),
+        pytest.param({b"a": math.nan}, id="bytes as name"),
+        pytest.param({None: [math.nan]}, id="None as name"),
+        pytest.param({10**5000: None}, id="a name of 5000 digits"),
+        pytest.param({"a": {(1, 2): object()}}, id="tuple as key"),
+    ],
+)
+def test_what_cannot_even_be_read_is_bad_input_like_any_other(unreadable: Any) -> None:
+    with pytest.raises(UpdateValidationError) as caught:
+        StateUpdate(dialog_id="d", session=unreadable)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", [1.5, None, b"a", (1,), pytest.param(10**5000, id="huge")])
+def test_a_part_whose_name_is_no_text_is_bad_input_as_well(name: Any) -> None:
+    with pytest.raises(UpdateValidationError, match="is not a part of an update"):
+        made({**ONE, name: 1})
+
+
+@given(session=variables, user=variables)
+@unhurried
+def test_whatever_is_within_the_limits_is_sent_unchanged(
+    session: dict[str, Any], user: dict[str, Any]
+) -> None:
+    expected = {name: value for name, value in (("session", session), ("user", user)) if value}
+    update = StateUpdate(dialog_id="d", session=session, user=user, next_step="s")
+    assert repr(update.payload()) == repr({**expected, "transition": {"nextStep": "s"}})
+
+
+hashable = st.none() | st.integers() | st.text() | st.binary() | st.floats() | st.tuples(st.text())
+leaves = (
+    hashable
+    | st.booleans()
+    | st.complex_numbers()
+    | st.decimals()
+    | st.dates()
+    | st.text(st.characters(exclude_categories=()))
+    | st.sampled_from([object(), Colour.RED, Odd("inf"), len, int, ring_of_lists(), long_ring()])
+    | st.integers(min_value=4000).map(lambda digits: 10 ** (digits % 10_000))
+)
+anything = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner)
+        | st.sets(hashable)
+        | st.dictionaries(hashable, inner)
+        | st.dictionaries(st.text(), inner)
+        | st.dictionaries(st.text(), inner).map(MappingProxyType)
+        | st.dictionaries(st.text(), inner).map(UserDict)
+    ),
+)
+
+
+@given(
+    session=anything,
+    user=anything,
+    rest=st.dictionaries(
+        st.sampled_from(["dialog_id", "next_step", "if_match", "update_id", "other"]), leaves
+    ),
+)
+@unhurried
+def test_no_object_whatsoever_raises_anything_but_a_validation_error(
+    session: object, user: object, rest: dict[str, Any]
+) -> None:
+    try:
+        made({"session": session, "user": user} | rest)
+    except UpdateValidationError as refusal:
+        error = refusal
+    else:
+        return
+    assert error.faults
+    assert f"{error.path}: " in str(error)
+
+
+@given(
+    variables=st.dictionaries(st.text(min_size=1, max_size=3) | hashable, anything, max_size=3),
+    depth=st.integers(1, 4),
+)
+@unhurried
+def test_where_a_glance_finds_no_fault_there_is_none(variables: dict[Any, Any], depth: int) -> None:
+    limits = Limits(max_depth=depth)
+    if limits.are_plain(variables):
+        assert limits.faults_in("session", variables) == []
+
+
+@given(session=st.dictionaries(st.from_regex(r"[a-z]{3,8}", fullmatch=True), values, max_size=3))
+@unhurried
+def test_a_glance_is_enough_for_what_is_plain(session: dict[str, Any]) -> None:
+    limits = Limits(max_depth=64, reserved_prefixes=())
+    assert limits.are_plain(session) is (limits.faults_in("session", session) == [])
+
+
+@given(value=values)
+@unhurried
+def test_one_more_level_than_the_limit_is_refused(value: object) -> None:
+    def depth(part: object) -> int:
+        inner = part if isinstance(part, list) else part.values() if isinstance(part, dict) else ()
+        return isinstance(part, list | dict) + max(map(depth, inner), default=0)
+
+    enough = max(1, depth(value))
+    update = {"dialog_id": "d", "session": {"a": value}}
+    assert StateUpdate.within(Limits(max_depth=enough), update).payload()
+    if enough > 1:
+        with pytest.raises(UpdateValidationError, match=f"deeper than {enough - 1} levels"):
+            StateUpdate.within(Limits(max_depth=enough - 1), update)
+
+
+@pytest.mark.parametrize(
+    ("limits", "given_fields", "path", "message"),
+    [
+        ({"max_integer": 9}, {"session": {"a": 10}}, "session.a", "beyond 9"),
+        ({"max_dialog_id_length": 2}, {"dialog_id": "ddd", **ONE}, "dialog_id", "more than 2"),
+        ({"reserved_prefixes": ("x",)}, {"user": {"xa": 1}}, "user.xa", "begin with x"),
+        ({"max_depth": 1}, {"user": {"a": [[]]}}, "user.a[0]", "deeper than 1 levels"),
+        ({"max_variable_bytes": 9}, {"user": {"abc": "123456"}}, "user.abc", "takes 13 bytes"),
+        (
+            {"max_variable_bytes": 9, "safe_payload_bytes": 62},
+            {"user": {"abc": "12345"}},
+            "user.abc",
+            "takes 12 bytes, and at most 9",
+        ),
+        ({"max_context_bytes": 9}, {"user": {"a": "123456"}}, "user", "more than 9"),
+        ({"safe_payload_bytes": 99}, {"user": {"a": "é" * 50}}, "user.a", "at most 46 can be sent"),
+        ({"safe_payload_bytes": 99}, {"next_step": "x" * 90}, "next_step", "99"),
+        (
+            {"safe_payload_bytes": 99},
+            {"user": {"a": "x" * 40, "b": "x" * 40}, "if_match": "7"},
+            "update",
+            "a conditional write cannot be split",
+        ),
+    ],
+)
+def test_other_limits(
+    limits: dict[str, Any], given_fields: dict[str, Any], path: str, message: str
+) -> None:
+    with pytest.raises(UpdateValidationError, match=message) as caught:
+        made(given_fields, Limits(**limits))
+    assert caught.value.path == path
+
+
+def test_what_is_too_large_for_the_tutorials_numbers() -> None:
+    with pytest.raises(
+        UpdateValidationError, match="split the value over several variables"
+    ) as one:
+        made({"user": {"a": 1, "b": ["x" * 2**19]}})
+    assert one.value.path == "user.b"
+    many = {f"v{number}": "x" * 1000 for number in range(1100)}
+    with pytest.raises(UpdateValidationError, match="more than 1048576") as context:
+        made({"session": many, "user": {"a": 1}})
+    assert context.value.path == "session"
+    half = dict(list(many.items())[:600])
+    with pytest.raises(UpdateValidationError, match="conditional write cannot be split") as strict:
+        made({"session": half, "if_match": "7"})
+    assert strict.value.path == "update"
+    assert made({"session": half, "user": half, "next_step": "s"}).payload()
+
+
+def test_the_largest_values_of_each_limit_are_taken() -> None:
+    variable = {"user": {"a": "x" * 95}}
+    made(variable, Limits(max_variable_bytes=100))
+    # A variable that fills its limit needs no room for others as long as all of it is safe.
+    made(variable, Limits(max_variable_bytes=100, safe_payload_bytes=120))
+    made(variable, Limits(max_context_bytes=102))
+    made({"user": {"a": "x" * 95}, "if_match": "7"}, Limits(safe_payload_bytes=112))
+    made({"next_step": "x" * 60}, Limits(safe_payload_bytes=99))
+
+
+def test_an_empty_tuple_of_prefixes_reserves_nothing() -> None:
+    limits = Limits(reserved_prefixes=())
+    assert StateUpdate.within(limits, {"dialog_id": "d", "session": {"_user": 1}}).payload()
+
+
+def test_the_limits_of_the_tutorial_and_of_the_public_api() -> None:
+    tutorial, saas = Limits(), Limits.cognigy_saas()
+    assert (tutorial.max_variable_bytes, tutorial.max_context_bytes) == (2**20, 2**20)
+    assert tutorial.safe_payload_bytes == 2**19
+    assert (tutorial.max_depth, tutorial.max_integer) == (3, 2**53 - 1)
+    assert (saas.max_context_bytes, saas.safe_payload_bytes) == (65_000, 60_000)
+    assert saas.reserved_prefixes == tutorial.reserved_prefixes
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "max_variable_bytes",
+        "max_context_bytes",
+        "safe_payload_bytes",
+        "max_integer",
+        "max_depth",
+        "max_dialog_id_length",
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1, math.nan, 2.5, "3", None])
+def test_numbers_that_no_update_could_satisfy_are_refused(number: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=number) as caught:
+        Limits(**{number: value})
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("prefixes", [["_a"], "_a", None, ("_a", 1)])
+def test_reserved_prefixes_are_a_tuple_of_texts(prefixes: Any) -> None:
+    with pytest.raises(ConfigurationError, match="reserved_prefixes"):
+        Limits(reserved_prefixes=prefixes)
+
+
+def test_the_depth_has_a_bound_of_its_own() -> None:
+    assert Limits(max_depth=64).max_depth == 64
+    with pytest.raises(ConfigurationError, match="between 1 and 64"):
+        Limits(max_depth=65)

@@ -1,0 +1,332 @@
+"""The values that go in and come out: what an update is, keeps and shows."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from cognigy_async import (
+    CloseReport,
+    DialogState,
+    Limits,
+    RuntimeApi,
+    ServerError,
+    StateUpdate,
+    UpdateEvent,
+    UpdateOutcome,
+    UpdateResult,
+    UpdateValidationError,
+)
+from tests.unit._builders import CANARY, unhurried, update, variables
+
+ADAPTER = TypeAdapter(StateUpdate)
+SMALL = Limits(safe_payload_bytes=100)
+WIDE = {"session": {"a": "x" * 40, "b": "y" * 40}, "user": {"c": ["z" * 30]}, "next_step": "s"}
+
+
+def sent(of: StateUpdate) -> list[bytes]:
+    return [request.content for request in RuntimeApi().writes("http://server", of, "u")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "payload"),
+    [
+        ({"session": {"a": 1}}, {"session": {"a": 1}}),
+        ({"user": {"a": 1}}, {"user": {"a": 1}}),
+        ({"next_step": "s"}, {"transition": {"nextStep": "s"}}),
+        ({"session": {}, "user": {"a": 1}}, {"user": {"a": 1}}),
+        ({"session": None, "user": None, "next_step": "s"}, {"transition": {"nextStep": "s"}}),
+        (
+            {"next_step": "s", "user": {"b": 2}, "session": {"a": 1}},
+            {"session": {"a": 1}, "user": {"b": 2}, "transition": {"nextStep": "s"}},
+        ),
+        ({"session": {"a": 1}, "if_match": '"7"', "update_id": "u"}, {"session": {"a": 1}}),
+    ],
+)
+def test_the_payload_has_the_keys_that_carry_something(
+    fields: dict[str, Any], payload: dict[str, Any]
+) -> None:
+    made = StateUpdate(dialog_id="d", **fields)
+    assert made.payload() == payload
+    assert list(made.payload()) == list(payload)
+    assert [made.payload()] == [json.loads(body) for body in sent(made)]
+
+
+def test_what_the_caller_does_to_his_objects_changes_nothing() -> None:
+    session: dict[str, Any] = {"a": [1, {"b": 2}]}
+    made = update(session=session)
+    before = sent(made)
+    session["a"][1]["b"] = 3
+    session["c"] = object()
+    assert made.payload() == {"session": {"a": [1, {"b": 2}]}}
+    assert made.session == {"a": [1, {"b": 2}]}
+    assert sent(made) == before
+
+
+def test_each_payload_is_a_copy_of_its_own() -> None:
+    made = update(session={"a": [1]})
+    made.payload()["session"]["a"].append(2)
+    made.payload().clear()
+    assert made.payload() == {"session": {"a": [1]}}
+    assert sent(made) == [b'{"session":{"a":[1]}}']
+
+
+def test_what_is_done_to_the_variables_changes_nothing_of_what_is_sent() -> None:
+    made = StateUpdate.within(SMALL, {"dialog_id": "d", **WIDE})
+    before = made.payload(), sent(made)
+    made.session["a"] = "changed"
+    made.user["c"].append(1)
+    made.user.clear()
+    made.fields()["session"].clear()
+    assert (made.payload(), sent(made)) == before
+    assert (made.session, made.user) == (WIDE["session"], WIDE["user"])
+    # The client checks an update against limits of its own, and may send the outcome of that.
+    assert made.under(Limits()).payload() == before[0]
+    assert made.replace().payload() == before[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["dialog_id", "session", "user", "next_step", "if_match", "update_id", "other"]
+)
+def test_an_update_cannot_be_changed(name: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(update(), name, "x")
+
+
+def test_what_carries_nothing_reads_as_empty() -> None:
+    made = update(next_step="s")
+    assert (made.session, made.user, made.if_match, made.update_id) == ({}, {}, None, None)
+    assert (made.dialog_id, made.next_step) == ("d-1", "s")
+    assert made.fields() == {"dialog_id": "d-1", "next_step": "s"}
+
+
+def test_equality_is_that_of_the_content() -> None:
+    for same in (
+        update(session={"a": 1}),
+        update(session={"a": 1}, user={}),
+        StateUpdate.within(SMALL, {"dialog_id": "d-1", "session": {"a": 1}}),
+    ):
+        assert update(session={"a": 1}) == same
+        assert hash(update(session={"a": 1})) == hash(same)
+    for other in (
+        update(session={"a": 2}),
+        update(session={"a": 1.0}),
+        update(user={"a": 1}),
+        update("d-2", session={"a": 1}),
+        update(session={"a": 1}, next_step="s"),
+        update(session={"a": 1}, if_match="7"),
+        update(session={"a": 1}, update_id="u"),
+        {"dialog_id": "d-1", "session": {"a": 1}},
+    ):
+        assert update(session={"a": 1}) != other
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        pytest.param(lambda made: pickle.loads(pickle.dumps(made)), id="pickle"),
+        pytest.param(copy.copy, id="copy"),
+        pytest.param(copy.deepcopy, id="deepcopy"),
+        pytest.param(lambda made: made.replace(), id="replace"),
+        pytest.param(lambda made: StateUpdate(**made.fields()), id="fields"),
+        pytest.param(lambda made: eval(repr(made), {"StateUpdate": StateUpdate}), id="repr"),
+        pytest.param(lambda made: ADAPTER.validate_python(made), id="validate"),
+        pytest.param(lambda made: ADAPTER.validate_python(ADAPTER.dump_python(made)), id="dump"),
+        pytest.param(lambda made: ADAPTER.validate_json(ADAPTER.dump_json(made)), id="JSON"),
+    ],
+)
+def test_an_update_survives_its_way(through: Callable[[StateUpdate], StateUpdate]) -> None:
+    made = update(
+        session={"a": [None, 0.5]}, user={"b": 1}, next_step="s", if_match='"7"', update_id="u-1"
+    )
+    again = through(made)
+    assert type(again) is StateUpdate
+    assert again == made
+    assert again.payload() == made.payload()
+    assert sent(again) == sent(made)
+    assert again.fields() == made.fields()
+
+
+def test_the_limits_of_an_update_go_with_it() -> None:
+    made = StateUpdate.within(SMALL, {"dialog_id": "d", **WIDE})
+    assert len(sent(made)) > 1
+    assert sent(pickle.loads(pickle.dumps(made))) == sent(made)
+    assert sent(made.replace(update_id="v")) == sent(made)
+    assert len(sent(made.under(Limits()))) == 1
+
+
+def test_under_is_the_same_update_where_nothing_changes() -> None:
+    made = update()
+    assert made.under(Limits()) is made
+    stricter = made.under(Limits(max_depth=1))
+    assert stricter == made
+    assert stricter is not made
+
+
+def test_under_other_limits_an_update_may_be_refused() -> None:
+    with pytest.raises(UpdateValidationError, match=r"session\.a\[0\]: .* deeper than 1 levels"):
+        update(session={"a": [[1]]}).under(Limits(max_depth=1))
+
+
+def test_a_copy_with_changes_is_checked() -> None:
+    made = update(session={"a": 1})
+    changed = made.replace(session={"b": 2}, next_step="s")
+    assert changed.payload() == {"session": {"b": 2}, "transition": {"nextStep": "s"}}
+    assert made.payload() == {"session": {"a": 1}}
+    with pytest.raises(UpdateValidationError, match=r"session\.b: a variable cannot be None"):
+        made.replace(session={"b": None})
+    with pytest.raises(UpdateValidationError, match="other: is not a part"):
+        made.replace(other=1)
+    with pytest.raises(UpdateValidationError, match="carries nothing"):
+        made.replace(session=None)
+
+
+class Order(BaseModel):
+    """A body as a web service takes it."""
+
+    updates: list[StateUpdate]
+
+
+def test_an_update_is_a_part_of_other_models() -> None:
+    text = '{"updates":[{"dialog_id":"d","session":{"a":{"b":[1.5,null]}},"next_step":"s"}]}'
+    order = Order.model_validate_json(text)
+    expected = StateUpdate(dialog_id="d", session={"a": {"b": [1.5, None]}}, next_step="s")
+    assert order.updates == [expected]
+    assert order.updates[0].payload() == expected.payload()
+    assert order.model_dump() == {"updates": [expected.fields()]}
+    assert Order.model_validate_json(order.model_dump_json()) == order
+    assert TypeAdapter(list[StateUpdate]).validate_python([expected]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"dialog_id":"d","session":{"a":null}}', r"session\.a: a variable cannot be None"),
+        ('{"dialog_id":"d","session":{"a":NaN}}', r"session\.a: NaN and infinity are not JSON"),
+        ('{"dialog_id":"d","session":{"a":[[[[]]]]}}', r"session\.a\[0\]\[0\]\[0\]: objects"),
+        ('{"dialog_id":"d","session":[]}', r"session: is of type list"),
+        ('{"dialog_id":5,"session":{"a":1}}', r"dialog_id: is of type int"),
+        ('{"session":{"a":1}}', r"dialog_id: is missing"),
+        ('{"dialog_id":"d"}', r"update: the update carries nothing"),
+        ('{"dialog_id":"d","session":{"{0}%s":1}}', r"session\..0.%s: a variable's name"),
+        ("[]", "a mapping of its arguments"),
+        ("null", "a mapping of its arguments"),
+    ],
+)
+def test_inside_other_models_a_fault_is_one_of_their_faults(text: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as caught:
+        Order.model_validate_json(f'{{"updates":[{text}]}}')
+    assert [fault["loc"] for fault in caught.value.errors()] == [("updates", 0)]
+
+
+def test_the_json_schema_tells_what_an_update_is() -> None:
+    schema = TypeAdapter(StateUpdate).json_schema()
+    assert schema["required"] == ["dialog_id"]
+    assert schema["additionalProperties"] is False
+    properties = schema["properties"]
+    assert set(properties) == {
+        "dialog_id",
+        "session",
+        "user",
+        "next_step",
+        "if_match",
+        "update_id",
+        "user_id",
+        "profile_id",
+        "metadata",
+    }
+    assert properties["metadata"]["additionalProperties"] == {"type": "string"}
+    assert properties["session"]["type"] == properties["user"]["type"] == "object"
+    assert properties["dialog_id"]["type"] == "string"
+    assert Order.model_json_schema()["properties"]["updates"]["type"] == "array"
+
+
+@given(variables)
+@unhurried
+def test_equal_input_has_the_same_body_in_the_same_order(session: dict[str, Any]) -> None:
+    made = update(session=session, next_step="s")
+    assert sent(made) == sent(update(session=copy.deepcopy(session), next_step="s"))
+    assert list(made.payload().get("session", {})) == list(session)
+
+
+def result(content: bytes = b"", **changes: Any) -> UpdateResult:
+    given_facts: dict[str, Any] = {
+        "dialog_id": "d",
+        "update_id": "u",
+        "status": 200,
+        "etag": '"8"',
+        "attempts": 2,
+        "latency": 1.5,
+        "queued": 0.25,
+    }
+    return UpdateResult(**(given_facts | changes), content=content)
+
+
+@pytest.mark.parametrize(
+    ("content", "body", "version"),
+    [
+        (b'{"version": 8, "session": {}}', {"version": 8, "session": {}}, 8),
+        (b'{"version": "8"}', {"version": "8"}, None),
+        (b'{"version": true}', {"version": True}, None),
+        (b"{}", {}, None),
+        (b"[8]", [8], None),
+        (b"null", None, None),
+        (b"", None, None),
+        (b"<html>", None, None),
+        (b'{"version": 8', None, None),
+        (b"\xff\xfe", None, None),
+        (b"[" * 100_000, None, None),
+    ],
+)
+def test_a_result_reads_its_answer_when_it_is_asked(
+    content: bytes, body: object, version: int | None
+) -> None:
+    made = result(content)
+    assert made.version == version
+    assert made.body == body
+    assert made.body is made.body
+
+
+def test_the_reprs_show_no_variable() -> None:
+    made = update(session={"a": CANARY}, next_step="s", update_id="u-1")
+    state = DialogState("d", {"a": CANARY}, {"b": CANARY}, "s", '"8"', 8)
+    error = ServerError("The server failed", status=500)
+    done = result(b'{"session": {"a": "%s"}}' % CANARY.encode())
+    for shown in (
+        done,
+        state,
+        UpdateOutcome(0, made, "u-1", done, None),
+        UpdateOutcome(0, made, "u-1", None, error),
+        UpdateEvent("d", "u-1", made, done, None),
+        CloseReport(1, 2, 3, (made,), 4),
+    ):
+        assert CANARY not in repr(shown)
+        assert type(shown).__name__ in repr(shown)
+    assert "1 session and 1 user variables" in repr(state)
+    assert "ServerError" in repr(UpdateOutcome(0, made, "u-1", None, error))
+    assert "1 unsent" in repr(CloseReport(1, 2, 3, (made,), 4))
+
+
+def test_an_outcome_is_good_without_an_error() -> None:
+    assert UpdateOutcome(0, update(), "u", result(), None).ok
+    assert not UpdateOutcome(0, None, None, None, ServerError("failed")).ok
+
+
+def test_events_reports_and_states_are_frozen() -> None:
+    event = UpdateEvent("d", "u", update(session={"a": [1]}), None, None)
+    state = DialogState("d", {}, {}, None, None, None)
+    report = CloseReport(0, 0, 0, (), 0)
+    for frozen, name in ((event, "dialog_id"), (state, "etag"), (report, "applied")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(frozen, name, "x")
+    event.payload["session"]["a"].append(2)
+    assert event.payload == {"session": {"a": [1]}}
+    assert UpdateEvent("d", "u", None, None, ServerError("failed")).payload == {}
