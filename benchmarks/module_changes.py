@@ -109,11 +109,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    changes = measure()
-    for name, number in changes.items():
+    for name, number in (changes := measure()).items():
         print(f"{number:4} changes of module, at most {LIMITS[name]}: {name}")
-    exceeded = any(number > LIMITS[name] for name, number in changes.items())
-    return int(options.check and exceeded)
+    return int(options.check and any(number > LIMITS[name] for name, number in changes.items()))
 
 
 if __name__ == "__main__":
