@@ -267,7 +267,7 @@ def test_a_full_disk_stops_the_job_and_loses_nothing(jobs: Jobs, emulator: Emula
 
 
 @pytest.mark.real_time
-def test_a_file_that_changes_under_a_running_job_is_told(jobs: Jobs, emulator: Emulator) -> None:
+def test_a_file_that_changes_under_a_running_job_is_noted(jobs: Jobs, emulator: Emulator) -> None:
     jobs.write()
     emulator.faults = Faults(latency=0.1)
     process = jobs.start()

@@ -166,7 +166,7 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
 def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command: Command) -> None:
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n' + '{"dialog_id": "d", "next_step": "s"}\n')
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-    assert "Stopped: of the rows 1 was not applied, more than max_failures=0" in command.messages
+    assert "Stopped: 1 row was not applied, more than max_failures=0" in command.messages
     assert (
         "1 row is not done. All progress is in the journal. To continue anyway:" in command.messages
     )
