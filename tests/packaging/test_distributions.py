@@ -30,7 +30,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "fastapi": ("cognigy_async.integrations.fastapi",),
     "otel": ("cognigy_async.integrations.opentelemetry",),
     "parquet": ("cognigy_async.bulk", "pyarrow.parquet"),
-    "report": ("cognigy_async.bulk.report", "cognigy_async.bulk.charts"),
+    "report": ("cognigy_async.bulk.report", "cognigy_async.bulk.report.charts"),
     "uvloop": ("uvloop",),
     "zstd": (
         "cognigy_async.bulk",
