@@ -11,7 +11,7 @@ import pytest
 from cognigy_async import AmbiguousUpdateError, StateUpdate, UpdateEvent
 from cognigy_async.cli import main
 from cognigy_async.cli.demo import command
-from cognigy_async.cli.demo.check import Check, Outcome, run_checks
+from cognigy_async.cli.demo.check import Outcome, run_checks
 from cognigy_async.emulator import Dialog, Emulator, Faults
 
 LIMIT = 16
@@ -54,7 +54,7 @@ class Job:
 
     def broken(self) -> dict[str, int]:
         checks = run_checks(self.emulator, LIMIT, self.updates, self.outcomes, self.events)
-        return {check.name: check.broken for check in checks if check.broken}
+        return {name: broken for name, broken, _ in checks if broken}
 
 
 def test_nothing_is_broken() -> None:
@@ -161,7 +161,7 @@ SMALL = ("--dialogs", "2", "--updates", "2")
 def test_a_broken_promise_is_printed_and_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = [Check("lost", 7, "applied, but not on the server")]
+    broken = [("lost", 7, "applied, but not on the server")]
     monkeypatch.setattr(command, "run_checks", lambda *_: broken)
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out

@@ -24,22 +24,14 @@ class Outcome(NamedTuple):
         return self.error is not None and not expected
 
 
-class Check(NamedTuple):
-    """A promise, and how often it was broken."""
-
-    name: str
-    broken: int
-    meaning: str
-
-
 def run_checks(
     emulator: Emulator,
     max_in_flight: int,
     updates: int,
     outcomes: Sequence[Outcome],
     events: Mapping[str, Sequence[UpdateEvent]],
-) -> list[Check]:
-    """Return a check for each promise that the state and the counters of the server can prove."""
+) -> list[tuple[str, int, str]]:
+    """Return name, number of breaches and meaning of each promise that the server can prove."""
     stats = emulator.stats
     orders: dict[str, list[int]] = {}
     moves = Counter[str]()
@@ -56,17 +48,15 @@ def run_checks(
     reordered = stats.reordered + sum(order != sorted(order) for order in orders.values())
     excess = max(0, stats.in_flight_max - max_in_flight)
     return [
-        Check("overlapping writes", stats.overlapping_writes, "concurrent writes of a dialog"),
-        Check("reordered", reordered, "an update overtook another one"),
-        Check("lost", lost, "applied, but not on the server"),
-        Check("doubled", max(doubled, stats.double_applies), "a transition applied twice"),
-        Check("early", stats.early_requests + stats.early_repeats, "a request before Retry-After"),
-        Check("unsettled", updates - len(outcomes), "an update without outcome"),
-        Check("misdelivered", _misdelivered(outcomes, events), "an event lost, doubled, reordered"),
-        Check("over the limit", excess, f"more than {max_in_flight} in flight"),
-        Check(
-            "tokens at once", max(0, stats.token_requests_overlapping - 1), "concurrent requests"
-        ),
+        ("overlapping writes", stats.overlapping_writes, "concurrent writes of a dialog"),
+        ("reordered", reordered, "an update overtook another one"),
+        ("lost", lost, "applied, but not on the server"),
+        ("doubled", max(doubled, stats.double_applies), "a transition applied twice"),
+        ("early", stats.early_requests + stats.early_repeats, "a request before Retry-After"),
+        ("unsettled", updates - len(outcomes), "an update without outcome"),
+        ("misdelivered", _misdelivered(outcomes, events), "an event lost, doubled, reordered"),
+        ("over the limit", excess, f"more than {max_in_flight} in flight"),
+        ("tokens at once", max(0, stats.token_requests_overlapping - 1), "concurrent requests"),
     ]
 
 

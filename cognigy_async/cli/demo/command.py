@@ -29,10 +29,8 @@ from .check import Outcome, run_checks
 
 DIALOGS = 150
 UPDATES = 10
-INPUT_SECONDS = 7.0
-"""Seconds after which the demo of the default size takes no more updates, on a slow machine."""
-SECONDS = 19.0
-
+INPUT_SECONDS, SECONDS = 7.0, 19.0
+"""Seconds of input, and of the whole demo of the default size, at most."""
 MAX_IN_FLIGHT = 16
 RETRY = RetryPolicy(wait=wait_random_exponential(multiplier=0.1, max=1.0))
 """Short waits, because this server recovers at once."""
@@ -56,7 +54,8 @@ STORM = Faults(
     throttle_seconds=0.3,
     token_latency=0.1,
 )
-EACH_ONCE: tuple[Step, ...] = ("conflict", "drop_after", "throttle_tenant", "token_expiry")
+EACH_ONCE: list[Step] = ["conflict", "drop_after", "throttle_dialog", "error_503"]
+EACH_ONCE += ["token_expiry", "drop_before", "throttle_tenant", "error_500"]
 """Faults that come even if chance leaves them out: one in `SPACING` requests at first."""
 SPACING = 10
 BETWEEN: list[Step] = ["ok"] * (SPACING - 1)
