@@ -105,8 +105,8 @@ class Engine:
         async with anyio.create_task_group() as keepers:
             self._keepers = keepers
             keepers.start_soon(self._dispatcher.keep_time)
-            for task in self._quota.background_tasks() if self._quota is not None else ():
-                keepers.start_soon(task, self.clock, self.waker.wake)
+            for limiter in self._quota.shared_files() if self._quota is not None else ():
+                keepers.start_soon(limiter.run, self.clock, self.waker)
             with cut:
                 await self._dispatcher.run(started, stop)
             keepers.cancel_scope.cancel()

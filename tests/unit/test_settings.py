@@ -130,7 +130,7 @@ def test_what_is_of_the_sessions_api_has_no_effect_on_the_other(
 def test_a_url_in_the_clear_has_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY | {"COGNIGY_BASE_URL": "http://api.example.com"})
     told = refusal()
-    assert told.startswith("COGNIGY_BASE_URL begins with http://")
+    assert told.startswith("COGNIGY_BASE_URL uses http://")
     assert "COGNIGY_ALLOW_INSECURE=true" in told
     monkeypatch.setenv("COGNIGY_ALLOW_INSECURE", "true")
     AsyncStateClient(**Settings().client_arguments())
