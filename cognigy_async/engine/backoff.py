@@ -8,7 +8,7 @@ from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
-from ..retry import OUTAGE, ResponseKind
+from ..retry import OUTAGE_KINDS, ResponseKind
 from .work_item import READ
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Backoff:
         retry_state = item.retry_state
         assert retry_state is not None
         now = self._clock()
-        if item.live or kind not in OUTAGE:
-            retry_state.spent += now - began
+        if item.live or kind not in OUTAGE_KINDS:
+            retry_state.elapsed += now - began
         wait = item.options.policy.next_wait(retry_state, kind, error, live=item.live, now=now)
         self._throttle(item, failure, began, now, wait)
         if wait is None or item.abandoned:
@@ -72,7 +72,7 @@ class Backoff:
                 seconds = self._policy.backoff(failures, failure.error, now)
             scheduler.throttle_tenant(now, began, seconds, random.random())
             if self._adaptive is not None and throttled:
-                self._adaptive.throttled(now, began, seconds)
+                self._adaptive.on_throttled(now, began, seconds)
             log(WARNING, "tenant throttled for %.1f s", seconds, seconds=seconds, scope="tenant")
 
     def count(self, reason: str, item: WorkItem, wait: float) -> None:

@@ -65,7 +65,7 @@ class Dispatcher:
         self._transport = context.transport
         self._workers = context.config.max_in_flight
         quota = context.quota
-        self._limiter = quota.pacer if quota is not None else None
+        self._limiter = quota.hot_path if quota is not None else None
         self._adaptive = quota.adaptive if quota is not None else None
         self._hooks = context.hooks
         self._metrics = context.metrics
@@ -258,7 +258,7 @@ class Dispatcher:
                     metrics.in_flight -= 1
                     now = self._clock()
                     if limiter is not None:
-                        limiter.answered(began, now)
+                        limiter.finish(began, now)
                 if item.observations is not None:
                     item.observations.request_ends(request, response, None)
                 response_kind = self._api.classify(response)
@@ -318,9 +318,9 @@ class Dispatcher:
         began: float,
     ) -> None:
         """Let a limit that is learned from the server learn from a response."""
-        adaptive.heard(response.headers, began, self._clock(), time.time())
+        adaptive.on_headers(response.headers, began, self._clock(), time.time())
         if response_kind is not ResponseKind.THROTTLED:
-            adaptive.accepted(began)
+            adaptive.on_accepted(began)
 
     def _reserve(self, item: WorkItem, began: float) -> None:
         """Reserve slots in the callback queues for the events of an item or its members."""
@@ -377,8 +377,8 @@ class Dispatcher:
         if item.abandoned or (item.live and refused_before):
             self._completion.give_up(queue)
             return
-        others = self._authorized - retry_state.authorized
-        retry_state.authorized = self._authorized
+        others = self._authorized - retry_state.authorized_requests
+        retry_state.authorized_requests = self._authorized
         retry_state.refused_token = token
         if not refused_before:
             self._backoff.count("unauthorized", item, 0.0)
@@ -387,7 +387,7 @@ class Dispatcher:
         if others:
             # Other requests get in: tokens end faster than they arrive, which spends no attempt.
             retry_state.failures -= 1
-            retry_state.counted -= 1
+            retry_state.counted_failures -= 1
         self._back_off(queue, RetryLater(ResponseKind.UNAUTHORIZED, error), began)
 
     def _apply(self, queue: DialogQueue, following: Decision, began: float) -> None:
@@ -440,6 +440,6 @@ class Dispatcher:
         if item.retry_state is None:
             item.retry_state = RetryState()
         if item.action is Action.WRITE:
-            item.retry_state.lost = item.retry_state.last = lost
-        elif item.retry_state.last is None:
-            item.retry_state.last = lost
+            item.retry_state.unanswered = item.retry_state.last_error = lost
+        elif item.retry_state.last_error is None:
+            item.retry_state.last_error = lost

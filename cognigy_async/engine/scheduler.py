@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .._utils.logging import log
 from ..ratelimit.pauses import DialogPauses, TenantPause
-from ..retry import REPEATED, RepeatBudget, ResponseKind
+from ..retry import RETRYABLE_KINDS, ResponseKind, RetryBudget
 from .coalescing import joins
 from .dialog_queue import DialogQueue, QueueState
 from .outage import Outage
@@ -55,13 +55,13 @@ class Scheduler:
         self._urgent, self._live, self._bulk = queues.urgent, queues.live, queues.bulk
         self.tenant = TenantPause(config.max_in_flight)
         self.dialogs = DialogPauses()
-        self.budget = RepeatBudget(config.retry.budget, config.max_in_flight + SPARE_RETRIES)
+        self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_RETRIES)
         self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
         self._deadlines = Deadlines()
         self._linger = Linger(queues, config.linger) if config.linger else None
         self._policy = config.retry
         self._quota = context.quota
-        self._limiter = context.quota.pacer if context.quota is not None else None
+        self._limiter = context.quota.hot_path if context.quota is not None else None
         self._hooks = context.hooks
         self._waker = context.waker
         self._read_ahead = READ_AHEAD * config.max_in_flight
@@ -220,7 +220,7 @@ class Scheduler:
         """
         if self.tenant.consecutive_429s and response_kind is not ResponseKind.THROTTLED:
             self.tenant.succeeded(began)
-        if self.outage.lasts and response_kind not in REPEATED:
+        if self.outage.lasts and response_kind not in RETRYABLE_KINDS:
             self.outage.succeeded()
             self._set_probe_alarm()
             self._waker.wake()
@@ -272,7 +272,7 @@ class Scheduler:
         """Spend the budget of one retry. Return False if there is none; a probe never has any."""
         if queue is self.outage.probe:
             return False
-        if response_kind not in REPEATED:
+        if response_kind not in RETRYABLE_KINDS:
             return True
         self.quiet = False
         return self.budget.take()

@@ -27,7 +27,7 @@ async def test_a_dialog_is_not_paused_while_the_client_closes() -> None:
     assert queue is not None
     first.sent_at, first.attempts = engine.clock(), 1
     first.retry_state = RetryState()
-    first.retry_state.last = NoResponseError("no answer")
+    first.retry_state.last_error = NoResponseError("no answer")
     engine.scheduler.wait(queue, engine.clock() + 10.0)
     engine.close()
     assert isinstance(first.error, NoResponseError)

@@ -130,7 +130,7 @@ def test_settings_of_the_sessions_api_are_ignored_for_runtime_with_a_warning(
 def test_a_url_without_tls_has_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY | {"COGNIGY_BASE_URL": "http://api.example.com"})
     message = refusal()
-    assert message.startswith("COGNIGY_BASE_URL begins with http://")
+    assert message.startswith("COGNIGY_BASE_URL uses http://")
     assert "COGNIGY_ALLOW_INSECURE=true" in message
     monkeypatch.setenv("COGNIGY_ALLOW_INSECURE", "true")
     AsyncStateClient(**Settings().client_arguments())
