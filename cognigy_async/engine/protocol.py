@@ -146,12 +146,8 @@ class UpdateProtocol:
 
         It is an `AmbiguousUpdateError` if a request without an answer may have been applied.
         """
-        retry_state = item.retry_state
-        if (
-            retry_state is not None
-            and retry_state.unanswered is not None
-            and item.kind is not Kind.READ
-        ):
+        unanswered = item.retry_state.unanswered if item.retry_state is not None else None
+        if unanswered is not None and item.kind is not Kind.READ:
             ambiguous = AmbiguousUpdateError(
                 "The update was sent and not answered"
                 if error is unanswered

@@ -87,7 +87,7 @@ def test_bulk_work_keeps_every_tenth_turn_under_a_rate_limit() -> None:
     plan = scheduler(limit=RateLimit(100, per=10))
     for _ in range(92):
         plan._limiter.start(0.0, bulk=True)
-        plan._limiter.answered(0.0, 0.0)
+        plan._limiter.finish(0.0, 0.0)
     assert plan._limiter.next_bulk_slot_at(0.0) > 0.0
     accept(plan, "bulk", live=False)
     for number in range(12):
