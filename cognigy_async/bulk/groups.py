@@ -47,7 +47,7 @@ class Groups:
             for context, variables in one.update.payload().items():
                 assigned.setdefault(context, {}).update(variables)
         fields = {"dialog_id": row.dialog_id, **assigned, "update_id": key}
-        return StateUpdate.within(limits, fields), rows
+        return StateUpdate.from_fields(limits, fields), rows
 
 
 class GroupWatch:

@@ -108,7 +108,7 @@ def parse_row(
                 break
         if key is not None and fields.get("update_id") is None:
             fields = {**fields, "update_id": key(line)}
-        update = StateUpdate.within(limits, fields)
+        update = StateUpdate.from_fields(limits, fields)
     except UpdateValidationError as error:
         return Row(line, source, None, error, named if isinstance(named, str) else None)
     return Row(line, source, update, None, update.dialog_id)

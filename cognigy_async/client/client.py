@@ -267,7 +267,7 @@ class AsyncStateClient:
             ClientUsageError: the client is closed, or used in another event loop.
         """
         config = self._config
-        update = StateUpdate.checked(
+        update = StateUpdate.from_values(
             config.limits,
             dialog_id,
             session,

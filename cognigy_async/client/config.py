@@ -101,7 +101,7 @@ class ClientConfig:
     ) -> tuple[str, Mapping[str, str]]:
         """Both as plain copies; raises `UpdateValidationError` for what is no dialog id."""
         fields = {"dialog_id": dialog_id, "next_step": "-", "metadata": metadata}
-        update = StateUpdate.within(self.limits, fields)
+        update = StateUpdate.from_fields(self.limits, fields)
         return update.dialog_id, update.metadata
 
     def options(

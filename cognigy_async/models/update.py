@@ -93,7 +93,7 @@ class StateUpdate:
         )
 
     @classmethod
-    def within(cls, limits: Limits, fields: Mapping[str, Any]) -> Self:
+    def from_fields(cls, limits: Limits, fields: Mapping[str, Any]) -> Self:
         """An update from a mapping of its arguments, checked against other limits.
 
         Raises:
@@ -101,10 +101,10 @@ class StateUpdate:
         """
         if not fields.keys() <= _KNOWN or "dialog_id" not in fields:
             raise _refused(_faults_of_keys(fields), fields.get("dialog_id"))
-        return cls.checked(limits, *map(fields.get, FIELDS))
+        return cls.from_values(limits, *map(fields.get, FIELDS))
 
     @classmethod
-    def checked(cls, limits: Limits, *values: Any) -> Self:
+    def from_values(cls, limits: Limits, *values: Any) -> Self:
         """An update from its arguments, in the order of `FIELDS`, checked against other limits.
 
         Raises:
@@ -114,7 +114,7 @@ class StateUpdate:
         update._fill(limits, *values)
         return update
 
-    def under(self, limits: Limits) -> Self:
+    def with_limits(self, limits: Limits) -> Self:
         """This update, checked against other limits.
 
         Raises:
@@ -122,7 +122,7 @@ class StateUpdate:
         """
         if limits is self._limits or limits == self._limits:
             return self
-        return self.within(limits, self.fields())
+        return self.from_fields(limits, self.fields())
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some arguments changed, checked like any other.
@@ -130,7 +130,7 @@ class StateUpdate:
         Raises:
             UpdateValidationError: with every fault of it.
         """
-        return self.within(self._limits, self.fields() | changes)
+        return self.from_fields(self._limits, self.fields() | changes)
 
     @property
     def dialog_id(self) -> str:
@@ -207,7 +207,7 @@ class StateUpdate:
         return f"StateUpdate({told})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).within, (self._limits, self.fields())
+        return type(self).from_fields, (self._limits, self.fields())
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -241,7 +241,7 @@ class StateUpdate:
         if not isinstance(value, Mapping):
             raise PydanticCustomError("state_update", "a mapping of its arguments is needed")
         try:
-            return cls.within(DEFAULT_LIMITS, value)
+            return cls.from_fields(DEFAULT_LIMITS, value)
         except UpdateValidationError as error:
             raise PydanticCustomError("state_update", "{faults}", {"faults": str(error)}) from error
 
@@ -365,8 +365,8 @@ Row: TypeAlias = StateUpdate | Mapping[str, Any]
 def parsed(row: Row, limits: Limits) -> StateUpdate:
     """A valid update from a row, or an `UpdateValidationError`."""
     if isinstance(row, StateUpdate):
-        return row.under(limits)
-    return StateUpdate.within(limits, _mapping(row))
+        return row.with_limits(limits)
+    return StateUpdate.from_fields(limits, _mapping(row))
 
 
 def _mapping(row: Any) -> Mapping[str, Any]:

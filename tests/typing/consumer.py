@@ -282,8 +282,8 @@ async def writing(client: ca.AsyncStateClient) -> None:
     assert_type(update.metadata, dict[str, str])
     assert_type(update.fields(), dict[str, Any])
     assert_type(update.replace(next_step="n"), ca.StateUpdate)
-    assert_type(ca.StateUpdate.within(ca.Limits(), update.fields()), ca.StateUpdate)
-    assert_type(update.under(ca.Limits.cognigy_saas()), ca.StateUpdate)
+    assert_type(ca.StateUpdate.from_fields(ca.Limits(), update.fields()), ca.StateUpdate)
+    assert_type(update.with_limits(ca.Limits.cognigy_saas()), ca.StateUpdate)
 
     pending = await client.submit(update, retry=policy(), timeout=1.0)
     assert_type(pending, ca.PendingUpdate)
