@@ -37,7 +37,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-FAULTS_TOLD = 20
+MAX_FAULTS_IN_MESSAGE = 20
 """How many faults of one input a message tells; `faults` has the others."""
 
 
@@ -74,9 +74,9 @@ class UpdateValidationError(CognigyError, ValueError):
         self.faults = faults
         self.path = faults[0].path
         self.dialog_id = dialog_id
-        text = " | ".join(map(str, faults[:FAULTS_TOLD]))
-        if len(faults) > FAULTS_TOLD:
-            text += f" | and {len(faults) - FAULTS_TOLD} more"
+        text = " | ".join(map(str, faults[:MAX_FAULTS_IN_MESSAGE]))
+        if len(faults) > MAX_FAULTS_IN_MESSAGE:
+            text += f" | and {len(faults) - MAX_FAULTS_IN_MESSAGE} more"
         super().__init__(f"dialog {dialog_id!r}: {text}" if dialog_id else text)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -169,7 +169,7 @@ def _restore(
     return error
 
 
-def copy_of(error: CognigyError) -> CognigyError:
+def copy_error(error: CognigyError) -> CognigyError:
     """Another error that says the same; who raises one object in several tasks mixes them up."""
     copy = _restore(type(error), error.args, error.__dict__)
     copy.__cause__ = error.__cause__

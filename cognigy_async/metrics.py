@@ -99,10 +99,10 @@ class QuotaUse:
     learned: bool
 
 
-class RateLimitUse(Protocol):
+class UsageSource(Protocol):
     """Tells how much of the rate limits is used."""
 
-    def use_now(self) -> tuple[QuotaUse, ...]:
+    def current_usage(self) -> tuple[QuotaUse, ...]:
         """At this moment."""
         ...
 
@@ -161,7 +161,7 @@ class MetricsSnapshot:
 class Metrics:
     """Counters of a client; see `MetricsSnapshot` for what each one means."""
 
-    def __init__(self, quota: RateLimitUse | None = None) -> None:
+    def __init__(self, quota: UsageSource | None = None) -> None:
         self.applied = self.failed = self.ambiguous = self.withdrawn = 0
         self.reads = self.requests = self.in_flight = self.pending = self.paused = 0
         self.token_refreshes = self.threads_abandoned = 0
@@ -175,7 +175,7 @@ class Metrics:
     @property
     def quota(self) -> tuple[QuotaUse, ...]:
         """How each rate limit stands."""
-        return () if self._quota is None else self._quota.use_now()
+        return () if self._quota is None else self._quota.current_usage()
 
     @property
     def persistence_rate(self) -> float:

@@ -41,7 +41,7 @@ APPLIED = ResponseKind.APPLIED
 UNAUTHORIZED = ResponseKind.UNAUTHORIZED
 """For where each answer passes: on Python 3.11 a look-up on the class costs five times as much."""
 
-REPEATED = frozenset(
+RETRYABLE_KINDS = frozenset(
     {
         ResponseKind.NOT_SENT,
         ResponseKind.NO_RESPONSE,
@@ -52,10 +52,10 @@ REPEATED = frozenset(
 )
 """Repeating after these counts as an attempt and costs a token of the repeat budget."""
 
-COUNTED = REPEATED | {ResponseKind.UNAUTHORIZED}
+COUNTED_KINDS = RETRYABLE_KINDS | {ResponseKind.UNAUTHORIZED}
 """These spend attempts; the first refusal of a token is replayed without asking."""
 
-OUTAGE = REPEATED - {ResponseKind.FAULT}
+OUTAGE_KINDS = RETRYABLE_KINDS - {ResponseKind.FAULT}
 """The server is away; bulk work waits for it as long as it takes."""
 
 AnswerT = TypeVar("AnswerT", float, bool)
@@ -118,7 +118,7 @@ class RetryPolicy:
 
     def backoff(self, failures: int, error: BaseException | None, now: float) -> float:
         """The wait after so many failures in a row, in seconds."""
-        return _seconds(self._ask(self.wait, failures, error, now, 0.0, 0.0, 0.0))
+        return _seconds(self._call_strategy(self.wait, failures, error, now, 0.0, 0.0, 0.0))
 
     def next_wait(
         self,
@@ -133,47 +133,47 @@ class RetryPolicy:
 
         `trouble` is brought up to date. Never less than what the server named.
         """
-        free = response_kind in OUTAGE and not live
+        free = response_kind in OUTAGE_KINDS and not live
         retry_state.failures += 1
-        retry_state.counted += response_kind in COUNTED and not free
-        elapsed = retry_state.spent
-        asked = self._ask(
-            self.wait, retry_state.failures, error, now, elapsed, retry_state.idle, 0.0
+        retry_state.counted_failures += response_kind in COUNTED_KINDS and not free
+        elapsed = retry_state.elapsed
+        asked = self._call_strategy(
+            self.wait, retry_state.failures, error, now, elapsed, retry_state.waited, 0.0
         )
         own = _seconds(asked)
-        named = error.retry_after or 0.0
-        retry_state.named += named
-        if live and retry_state.named > self.max_retry_after:
+        requested_wait = error.retry_after or 0.0
+        retry_state.requested_wait += requested_wait
+        if live and retry_state.requested_wait > self.max_retry_after:
             return None
-        retry_state.idle += max(own, named)
+        retry_state.waited += max(own, requested_wait)
         if free:
-            return max(own, named)
-        retry_state.spent += max(0.0, own - named)
-        if retry_state.spent > self.max_elapsed:
+            return max(own, requested_wait)
+        retry_state.elapsed += max(0.0, own - requested_wait)
+        if retry_state.elapsed > self.max_elapsed:
             return None
-        if retry_state.counted >= self.max_attempts:
+        if retry_state.counted_failures >= self.max_attempts:
             return None
-        if self.stop is not None and self._ask(
-            self.stop, retry_state.counted, error, now, elapsed, retry_state.idle, own
+        if self.stop is not None and self._call_strategy(
+            self.stop, retry_state.counted_failures, error, now, elapsed, retry_state.waited, own
         ):
             return None
-        return max(own, named)
+        return max(own, requested_wait)
 
     @staticmethod
-    def _ask(
+    def _call_strategy(
         strategy: Callable[[tenacity.RetryCallState], AnswerT],
         number: int,
         error: BaseException | None,
         now: float,
         elapsed: float,
-        idle: float,
+        waited: float,
         upcoming: float,
     ) -> AnswerT:
         state = tenacity.RetryCallState(_NOBODY, None, (), {})
         state.attempt_number = number
         state.start_time = now - elapsed
         state.outcome_timestamp = now
-        state.idle_for = idle
+        state.idle_for = waited
         state.upcoming_sleep = upcoming
         if error is not None:
             state.outcome = tenacity.Future(number)
@@ -207,14 +207,14 @@ class RetryState:
     """
 
     failures: int = 0
-    counted: int = 0
-    spent: float = 0.0
-    named: float = 0.0
-    idle: float = 0.0
-    last: UpdateError | None = None
-    lost: UpdateError | None = None
-    let_in: int = 0
-    uncertain: bool = False
+    counted_failures: int = 0
+    elapsed: float = 0.0
+    requested_wait: float = 0.0
+    waited: float = 0.0
+    last_error: UpdateError | None = None
+    unanswered: UpdateError | None = None
+    authorized_requests: int = 0
+    maybe_applied: bool = False
 
 
 def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
@@ -253,7 +253,7 @@ def _date(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-class RepeatBudget:
+class RetryBudget:
     """A token bucket for requests that repeat others after a 5xx or no answer.
 
     Fed by first attempts, full at the start, never deeper than `capacity`: however the server

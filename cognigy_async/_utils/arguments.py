@@ -47,7 +47,7 @@ def validate_type(name: str, value: object, kind: type[T]) -> T:
 def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
     """An absolute URL without a slash at its end, or a `ConfigurationError`."""
     validate_type("base_url", base_url, str)
-    problem = fault_of_url(base_url, "https://api.cognigy.ai")
+    problem = url_problem(base_url, "https://api.cognigy.ai")
     if problem is None and not base_url.isascii():
         problem = "must be ASCII"
     if problem is None and "?" in base_url:
@@ -63,7 +63,7 @@ def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
     return base_url.rstrip("/")
 
 
-def fault_of_url(url: str, example: str) -> str | None:
+def url_problem(url: str, example: str) -> str | None:
     """What is wrong with an absolute URL; None where nothing is. Tells nothing of what it holds."""
     try:
         parts = urlsplit(url)

@@ -16,7 +16,7 @@ import sniffio
 from anyio.abc import TaskGroup
 
 
-class _Forks:
+class _ForkCounter:
     """Counts the forks between the first process and this one; asking for a pid costs more."""
 
     count = 0
@@ -25,10 +25,10 @@ class _Forks:
         self.count += 1
 
 
-forks = _Forks()
+fork_counter = _ForkCounter()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forks.add)
+    os.register_at_fork(after_in_child=fork_counter.add)
 
 
 def cancellation_requested() -> bool:
@@ -68,7 +68,7 @@ def monotonic_clock() -> Callable[[], float]:
     return time.monotonic if follows_monotonic else loop.time
 
 
-def home_of_this_task() -> Callable[[], Any]:
+def current_loop_getter() -> Callable[[], Any]:
     """A function that tells which event loop runs it, and raises RuntimeError where none does."""
     if sniffio.current_async_library() == "asyncio":
         return asyncio.get_running_loop
@@ -77,7 +77,7 @@ def home_of_this_task() -> Callable[[], Any]:
     return trio.lowlevel.current_trio_token
 
 
-class TaskOwner:
+class BackgroundTask:
     """Runs one coroutine in the background until it ends by itself.
 
     On asyncio a task of its own runs it, so that a fixture may enter a client in one task and leave
@@ -121,7 +121,7 @@ class TaskOwner:
             await group.__aexit__(None, None, None)
 
 
-class _OwnTask(asyncio.Task[None]):
+class _DetachedTask(asyncio.Task[None]):
     """One that nobody can be blamed for leaving behind, because nobody was given it."""
 
     def __del__(self) -> None:
@@ -134,7 +134,7 @@ class _OwnTask(asyncio.Task[None]):
             self.get_coro().close()
 
 
-def start_on_its_own(main: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+def spawn_detached(main: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
     """Run `main`, which raises no `Exception`, until it ends or the event loop cancels it.
 
     It should keep its `task_to_keep` where that is not lost.
@@ -149,14 +149,14 @@ def start_on_its_own(main: Callable[[], Coroutine[Any, Any, None]], name: str) -
     if sniffio.current_async_library() == "asyncio":
         # Not by the loop's task factory, which may start tasks at once, within the caller.
         loop = asyncio.get_running_loop()
-        _OwnTask(main(), loop=loop, name=name, context=Context())
+        _DetachedTask(main(), loop=loop, name=name, context=Context())
     else:
         import trio
 
         trio.lowlevel.spawn_system_task(main, name=name, context=Context())
 
 
-def task_to_keep() -> object:
+def current_asyncio_task() -> object:
     """The present task on asyncio, which may know its tasks by weak references only.
 
     Not earlier: until its first step the loop has it, and drops it when it is closed.
@@ -164,7 +164,7 @@ def task_to_keep() -> object:
     return asyncio.current_task() if sniffio.current_async_library() == "asyncio" else None
 
 
-async def to_the_end(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def run_to_completion(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run `main`, which takes a bounded time, to its end, whoever is cancelled meanwhile.
 
     A shield of anyio does not keep off the `Task.cancel` of asyncio, as `asyncio.timeout` uses it.
@@ -190,36 +190,36 @@ async def to_the_end(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 Item = TypeVar("Item", bound=Hashable)
 
 
-class Countdowns(Generic[Item]):
+class CompletionTracker(Generic[Item]):
     """Those who wait, each for a set of items of its own."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[set[Item], anyio.Event]] = []
+        self.waiters: list[tuple[set[Item], anyio.Event]] = []
         """For what, and how they are told that nothing of it is left."""
-        self.ended = False
+        self.closed = False
         """Nothing will be over any more."""
 
     async def wait(self, items: Iterable[Item]) -> None:
         """Wait until each of these items was given to `over`."""
         left = set(items)
-        if not left or self.ended:
+        if not left or self.closed:
             return
         one = (left, anyio.Event())
-        self.waiting.append(one)
+        self.waiters.append(one)
         try:
             await one[1].wait()
         finally:
-            self.waiting.remove(one)
+            self.waiters.remove(one)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nothing will be over any more: nobody waits."""
-        self.ended = True
-        for _, event in self.waiting:
+        self.closed = True
+        for _, event in self.waiters:
             event.set()
 
-    def over(self, item: Item) -> None:
+    def mark_done(self, item: Item) -> None:
         """Nobody needs to wait for this item any longer."""
-        for left, event in self.waiting:
+        for left, event in self.waiters:
             left.discard(item)
             if not left:
                 event.set()

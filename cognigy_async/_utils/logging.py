@@ -7,7 +7,7 @@ from contextlib import suppress
 
 logger = logging.getLogger("cognigy_async")
 
-is_told = logger.isEnabledFor
+is_enabled = logger.isEnabledFor
 """Whether lines of a level go anywhere."""
 
 
@@ -17,7 +17,7 @@ def log(level: int, message: str, *arguments: object, **fields: object) -> None:
     Never raises: a filter, a record factory or a field's name that an application has taken for
     something else must not end an update.
     """
-    if not is_told(level):
+    if not is_enabled(level):
         return
     try:
         logger.log(level, message, *arguments, extra=fields)

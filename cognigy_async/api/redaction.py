@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from ..models.http import Request
-from ..models.results import parse
+from ..models.results import parse_json
 
 RUN = 6
 """So many letters and digits in a row are no coincidence."""
@@ -30,7 +30,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 ALONE = re.compile(rf"(?<![^\W_]){NUMBER.pattern}(?![^\W_])")
 
 
-class Private:
+class PrivateValues:
     """What a request keeps private."""
 
     def __init__(self, request: Request) -> None:
@@ -45,7 +45,7 @@ class Private:
                 self._words.add(folded)
         self._long = "\0".join(long)
 
-    def is_in(self, text: str, *, is_id: bool = False) -> bool:
+    def occur_in(self, text: str, *, is_id: bool = False) -> bool:
         """Whether `text` repeats any of it.
 
         An id has digits of its own: there a number counts that is long, or stands alone and is no
@@ -73,7 +73,7 @@ def _texts(request: Request, numbers: set[float]) -> Iterator[str]:
         if name.lower() not in OPEN_HEADERS:
             # Of credentials with a scheme, as in "Bearer ...", the scheme is no secret.
             yield value.split(" ", 1)[-1]
-    sent = parse(request.content)
+    sent = parse_json(request.content)
     if isinstance(sent, dict):
         for member in VARIABLES:
             variables = sent.get(member)

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from .. import errors
 from ..models.identifiers import HEADER_TEXT
-from ..models.results import parse
+from ..models.results import parse_json
 from ..retry import APPLIED, ResponseKind
-from .redaction import Private
+from .redaction import PrivateValues
 
 if TYPE_CHECKING:
     from ..models.http import Request, Response
@@ -38,7 +38,7 @@ ERRORS: Mapping[int, tuple[type[errors.UpdateError], str]] = {
 }
 
 
-def segment(text: str) -> str:
+def path_segment(text: str) -> str:
     """A text as one segment of a path."""
     if UNRESERVED(text):
         return text
@@ -46,12 +46,12 @@ def segment(text: str) -> str:
     return quote(text, safe="").replace(".", "%2E")
 
 
-def throttled_by_scope(headers: Mapping[str, str]) -> bool:
+def has_dialog_scope(headers: Mapping[str, str]) -> bool:
     """Whether `X-RateLimit-Scope` says that the limit is the dialog's own."""
     return headers.get("x-ratelimit-scope", "").strip().lower() == "dialog"
 
 
-def response_kind_of(status: int) -> ResponseKind:
+def kind_of_status(status: int) -> ResponseKind:
     """What a status means for the next step."""
     if 200 <= status < 300:
         return APPLIED
@@ -60,7 +60,7 @@ def response_kind_of(status: int) -> ResponseKind:
     return RESPONSE_KINDS.get(status, ResponseKind.REFUSED)
 
 
-class Said(NamedTuple):
+class ErrorDetails(NamedTuple):
     """What an error answer says: its JSON object, and what of it may be shown."""
 
     body: dict[str, Any]
@@ -68,22 +68,22 @@ class Said(NamedTuple):
     detail: str | None
 
 
-def said(request: Request, response: Response) -> Said:
+def error_details(request: Request, response: Response) -> ErrorDetails:
     """What an answer says, shortened, and without what the request keeps private."""
-    body = parse(response.content[:65_536])
+    body = parse_json(response.content[:65_536])
     told = body if isinstance(body, dict) else {}
-    private = Private(request)
+    private = PrivateValues(request)
     # What a read could repeat is the state, which is not known here.
     detail = None if request.method == "GET" else _detail(told, private)
-    return Said(told, _trace_id(told, response, private), detail)
+    return ErrorDetails(told, _trace_id(told, response, private), detail)
 
 
-def refusal(request: Request, status: int, context: dict[str, Any]) -> errors.UpdateError:
+def error_of_status(request: Request, status: int, context: dict[str, Any]) -> errors.UpdateError:
     """The exception of a status that is no success; `context` are its facts."""
     if status >= 500:
         return errors.ServerError("The server failed", **context)
     if status in (401, 403):
-        return _of_credentials(request, status, context)
+        return _credentials_error(request, status, context)
     if status in ERRORS:
         kind, message = ERRORS[status]
         return kind(message, **context)
@@ -96,7 +96,9 @@ def refusal(request: Request, status: int, context: dict[str, Any]) -> errors.Up
     return errors.UnexpectedAnswerError(message, **context)
 
 
-def _of_credentials(request: Request, status: int, context: dict[str, Any]) -> errors.UpdateError:
+def _credentials_error(
+    request: Request, status: int, context: dict[str, Any]
+) -> errors.UpdateError:
     """Says whether it is a key or a token that is at fault."""
     error: errors.UpdateError
     has_token = any(name.lower() == "authorization" for name in request.headers)
@@ -121,20 +123,20 @@ def _of_credentials(request: Request, status: int, context: dict[str, Any]) -> e
     return error
 
 
-def _trace_id(told: Mapping[str, Any], response: Response, private: Private) -> str | None:
+def _trace_id(told: Mapping[str, Any], response: Response, private: PrivateValues) -> str | None:
     headers = response.headers
     trace_id = told.get("traceId") or headers.get("x-trace-id") or headers.get("x-request-id")
     if not isinstance(trace_id, str) or len(trace_id) > 128 or not HEADER_TEXT(trace_id):
         return None
-    return None if private.is_in(trace_id, is_id=True) else trace_id
+    return None if private.occur_in(trace_id, is_id=True) else trace_id
 
 
-def _detail(told: Mapping[str, Any], private: Private) -> str | None:
+def _detail(told: Mapping[str, Any], private: PrivateValues) -> str | None:
     text = told.get("message") or told.get("detail") or told.get("error_description")
     if not isinstance(text, str):
         return None
     plain = _plain(text[: 2 * LONGEST_DETAIL])
-    if private.is_in(plain):
+    if private.occur_in(plain):
         return "[withheld, because it repeats values of the request]"
     return plain if len(plain) <= LONGEST_DETAIL else plain[: LONGEST_DETAIL - 3] + "..."
 

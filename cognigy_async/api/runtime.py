@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import Fault, UnsupportedByApiError, UpdateError
 from ..models.http import Request
 from ..models.limits import DEFAULT_LIMITS, ENVELOPE, encode
-from ..models.results import DialogState, parse, version_in
+from ..models.results import DialogState, parse_json, version_of
 from ..models.update import StateUpdate
 from ..retry import APPLIED, ResponseKind, retry_after
-from .responses import refusal, response_kind_of, said, segment, throttled_by_scope
+from .responses import (
+    error_details,
+    error_of_status,
+    has_dialog_scope,
+    kind_of_status,
+    path_segment,
+)
 
 if TYPE_CHECKING:
     from ..models.http import Response
@@ -37,7 +43,7 @@ class RuntimeApi:
         self,
         *,
         honours_idempotency_keys: bool = False,
-        is_dialog_throttle: Callable[[Mapping[str, str]], bool] = throttled_by_scope,
+        is_dialog_throttle: Callable[[Mapping[str, str]], bool] = has_dialog_scope,
     ) -> None:
         self.honours_idempotency_keys = honours_idempotency_keys
         self._is_dialog_throttle = is_dialog_throttle
@@ -91,7 +97,7 @@ class RuntimeApi:
     def classify(self, response: Response) -> ResponseKind:
         """By status."""
         status = response.status
-        return APPLIED if 200 <= status < 300 else response_kind_of(status)
+        return APPLIED if 200 <= status < 300 else kind_of_status(status)
 
     def throttles_dialog(self, response: Response) -> bool:
         """What the predicate that the API was given says."""
@@ -100,14 +106,14 @@ class RuntimeApi:
     def error(self, request: Request, response: Response, wall_clock: float) -> UpdateError:
         """The exception of the status; what the server said is shortened and scrubbed."""
         status = response.status
-        body, trace_id, detail = said(request, response)
+        body, trace_id, detail = error_details(request, response)
         context: dict[str, Any] = {"status": status, "trace_id": trace_id, "detail": detail}
         if status in (429, 503):
             context["retry_after"] = retry_after(response.headers, wall_clock)
         if status in (409, 412):
             context["current_etag"] = self.etag(response)
-            context["current_version"] = version_in(body)
-        return refusal(request, status, context)
+            context["current_version"] = version_of(body)
+        return error_of_status(request, status, context)
 
     def etag(self, response: Response) -> str | None:
         """The `ETag` header, if it can be sent back."""
@@ -118,7 +124,7 @@ class RuntimeApi:
 
     def state(self, dialog_id: str, response: Response) -> DialogState | None:
         """From the body, with the version of the header."""
-        body = parse(response.content)
+        body = parse_json(response.content)
         if not isinstance(body, dict):
             return None
         session, user = body.get("session") or {}, body.get("user") or {}
@@ -132,12 +138,12 @@ class RuntimeApi:
             user=user,
             next_step=step if isinstance(step, str) else None,
             etag=self.etag(response),
-            version=version_in(body),
+            version=version_of(body),
         )
 
 
 def _url(base_url: str, dialog_id: str) -> str:
-    return f"{base_url}/runtime/v2/dialogs/{segment(dialog_id)}/state"
+    return f"{base_url}/runtime/v2/dialogs/{path_segment(dialog_id)}/state"
 
 
 def _write_headers(key: str) -> dict[str, str]:

@@ -11,10 +11,16 @@ from ..errors import ConfigurationError, Fault, UnsupportedByApiError, UpdateVal
 from ..models.http import Request
 from ..models.identifiers import fault_of_text
 from ..models.limits import Limits, encode
-from ..models.results import DialogState, parse
+from ..models.results import DialogState, parse_json
 from ..models.update import StateUpdate
 from ..retry import ResponseKind, retry_after
-from .responses import refusal, response_kind_of, said, segment, throttled_by_scope
+from .responses import (
+    error_details,
+    error_of_status,
+    has_dialog_scope,
+    kind_of_status,
+    path_segment,
+)
 
 if TYPE_CHECKING:
     from ..models.http import Response
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 PROFILE_ID = re.compile(r"[a-z0-9]{24}").fullmatch
 WITHOUT_VARIABLES = len('{"userId":"","context":{}}')
 
-CODES = {
+STATUS_OF_CODE = {
     1000: 400,  # missing argument
     1001: 500,  # database write
     1002: 404,
@@ -39,7 +45,7 @@ CODES = {
 """What the `code` of an error means as a status. It goes before the status, except where the status
 says what to do about credentials or waiting."""
 
-SAID_BY_STATUS = frozenset({401, 403, 429, 503})
+STATUS_DECIDES = frozenset({401, 403, 429, 503})
 
 
 class SessionsApi:
@@ -79,7 +85,7 @@ class SessionsApi:
         user_id: str | None = None,
         inject: Literal["merge", "replace"] = "merge",
         reads_state: bool = False,
-        is_dialog_throttle: Callable[[Mapping[str, str]], bool] = throttled_by_scope,
+        is_dialog_throttle: Callable[[Mapping[str, str]], bool] = has_dialog_scope,
     ) -> None:
         if user_id is not None and (fault := fault_of_text("user_id", user_id)):
             raise ConfigurationError(f"SessionsApi: {fault}")
@@ -155,8 +161,8 @@ class SessionsApi:
 
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
         """The context, the state, the profile. They carry no key: the API has none."""
-        session = f"{base_url}/new/v2.0/sessions/{segment(update._dialog_id)}"
-        profile = f"{base_url}/new/v2.0/profiles/{segment(update._profile_id or '')}"
+        session = f"{base_url}/new/v2.0/sessions/{path_segment(update._dialog_id)}"
+        profile = f"{base_url}/new/v2.0/profiles/{path_segment(update._profile_id or '')}"
         user_id = self._user_of(update._user_id, update._dialog_id)
         return [
             Request(
@@ -174,7 +180,7 @@ class SessionsApi:
     ) -> Iterator[tuple[Literal["context", "state", "profile"], bytes]]:
         """The contents of all requests, in order."""
         most = update._limits.safe_payload_bytes
-        payload = parse(update._body)
+        payload = parse_json(update._body)
         for content in _split("context", payload.get("session"), most, {"userId": user_id}):
             yield "context", content
         if update._next_step is not None:
@@ -209,17 +215,17 @@ class SessionsApi:
             body["flowReferenceId"] = flow_reference_id
         if entrypoint is not None:
             body["entrypoint"] = entrypoint
-        url = f"{base_url}/new/v2.0/sessions/{segment(dialog_id)}/{what}/reset"
+        url = f"{base_url}/new/v2.0/sessions/{path_segment(dialog_id)}/{what}/reset"
         return Request("POST", url, _headers(), encode(body), False)
 
     def read(self, base_url: str, dialog_id: str) -> Request:
         """GET of the session's state."""
-        url = f"{base_url}/new/v2.0/sessions/{segment(dialog_id)}/state"
+        url = f"{base_url}/new/v2.0/sessions/{path_segment(dialog_id)}/state"
         return Request("GET", url, {"accept": "application/json"})
 
     def classify(self, response: Response) -> ResponseKind:
         """By the code of the error where it has one, else by status."""
-        return response_kind_of(_meaning(response.status, _code(response)))
+        return kind_of_status(_effective_status(response.status, _code(response)))
 
     def throttles_dialog(self, response: Response) -> bool:
         """What the predicate that the API was given says."""
@@ -228,7 +234,7 @@ class SessionsApi:
     def error(self, request: Request, response: Response, wall_clock: float) -> errors.UpdateError:
         """The exception of the code or the status, with what RFC 7807 has, scrubbed."""
         status = response.status
-        _, trace_id, detail = said(request, response)
+        _, trace_id, detail = error_details(request, response)
         code = _code(response)
         context: dict[str, Any] = {
             "status": status,
@@ -238,7 +244,7 @@ class SessionsApi:
         }
         if status in (429, 503):
             context["retry_after"] = retry_after(response.headers, wall_clock)
-        meaning = _meaning(status, code)
+        meaning = _effective_status(status, code)
         if meaning == 402:
             error: errors.UpdateError = errors.PermissionDeniedError(
                 "The licence of the tenant does not cover this", **context
@@ -248,7 +254,7 @@ class SessionsApi:
             error = errors.StateConflictError("Somebody else is writing the session", **context)
             error.remedy = "Try again later."
         else:
-            error = refusal(request, meaning, context)
+            error = error_of_status(request, meaning, context)
         if isinstance(error, errors.DialogNotFoundError):
             error.remedy = (
                 "Check session, user and profile id, and the base URL; a host that serves the "
@@ -267,13 +273,13 @@ class SessionsApi:
 
     def state(self, dialog_id: str, response: Response) -> DialogState | None:
         """The context as session variables, and the state as the step."""
-        body = parse(response.content)
+        body = parse_json(response.content)
         if not isinstance(body, dict):
             return None
         context, step = body.get("context"), body.get("state")
         if isinstance(context, str):
             # Kept as a text, it is told as one by some versions.
-            context = parse(context.encode())
+            context = parse_json(context.encode())
         if not isinstance(context, dict):
             return None
         return DialogState(
@@ -321,13 +327,13 @@ def _code(response: Response) -> int | None:
     """The `code` of an error."""
     if 200 <= response.status < 400:
         return None
-    body = parse(response.content[:65_536])
+    body = parse_json(response.content[:65_536])
     code = body.get("code") if isinstance(body, dict) else None
     return code if type(code) is int else None
 
 
-def _meaning(status: int, code: int | None) -> int:
+def _effective_status(status: int, code: int | None) -> int:
     """The status that an answer amounts to."""
-    if code is None or status in SAID_BY_STATUS:
+    if code is None or status in STATUS_DECIDES:
         return status
-    return CODES.get(code, status)
+    return STATUS_OF_CODE.get(code, status)

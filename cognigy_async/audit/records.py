@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pydantic_core
 from pydantic_core import from_json
 
-from ..api.redaction import Private
+from ..api.redaction import PrivateValues
 from ..errors import (
     AmbiguousUpdateError,
     ClientClosedError,
@@ -23,7 +23,7 @@ from ..errors import (
     UpdateWithdrawnError,
 )
 from ..models.limits import encode
-from ..models.results import parse, version_in
+from ..models.results import parse_json, version_of
 
 if TYPE_CHECKING:
     from ..engine.work_item import WorkItem
@@ -222,7 +222,7 @@ def _version(result: UpdateResult) -> int | None:
         return None
     # `result.body` replaces what it has not yet parsed, and its owner may do so at this moment.
     content = result._content
-    return version_in(parse(content) if content is not None else result._body)
+    return version_of(parse_json(content) if content is not None else result._body)
 
 
 def _trace_id(draft: Draft) -> str | None:
@@ -231,7 +231,7 @@ def _trace_id(draft: Draft) -> str | None:
     trace_id, request = draft.trace_id, draft.request
     if not trace_id or request is None or not TRACE_ID(trace_id):
         return None
-    return None if Private(request).is_in(trace_id, is_id=True) else trace_id
+    return None if PrivateValues(request).occur_in(trace_id, is_id=True) else trace_id
 
 
 def _summary(draft: Draft) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import anyio
 
-from .._utils.concurrency import is_failure, start_on_its_own, task_to_keep
+from .._utils.concurrency import current_asyncio_task, is_failure, spawn_detached
 from .._utils.logging import log
 from ..errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
 from ..transports.base import Transport
@@ -228,7 +228,7 @@ class OAuthTokenProvider:
 
     def _start(self, flight: Refresh) -> None:
         try:
-            start_on_its_own(partial(self._carry_out, flight), "token refresh")
+            spawn_detached(partial(self._carry_out, flight), "token refresh")
         except BaseException:
             self._abandon(flight)
             flight.gone.set_result(None)
@@ -255,7 +255,7 @@ class OAuthTokenProvider:
 
     async def _carry_out(self, flight: Refresh) -> None:
         """Refresh and tell those who wait; raises nothing but cancellation."""
-        flight.task = task_to_keep()
+        flight.task = current_asyncio_task()
         try:
             with flight.scope:
                 self._settle(flight, _Held.of(await self._ask(flight)))

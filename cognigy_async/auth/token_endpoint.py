@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
-from .._utils.arguments import fault_of_url
+from .._utils.arguments import url_problem
 from ..errors import AuthenticationError, ConfigurationError
 from ..models.http import Request, Response
 from ..retry import retry_after
@@ -37,7 +37,7 @@ NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 def _absolute_url(url: str) -> str:
-    if problem := fault_of_url(url, "https://api.cognigy.ai/oauth/token"):
+    if problem := url_problem(url, "https://api.cognigy.ai/oauth/token"):
         raise ValueError(problem)
     return url
 

@@ -19,7 +19,7 @@ from ..models.identifiers import NO_METADATA
 from ..models.limits import Limits
 from ..models.results import CloseReport, Decide, DialogState, UpdateResult
 from ..models.update import Row, StateUpdate
-from ..ratelimit.limiter import QuotaState, RateLimits, limiter_of
+from ..ratelimit.limiter import QuotaState, RateLimits, create_limiter
 from ..retry import RetryPolicy
 from .admission import Admission, kind_of
 from .config import ClientConfig, Priority
@@ -104,7 +104,7 @@ class AsyncStateClient:
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        quota = limiter_of(rate_limit)
+        quota = create_limiter(rate_limit)
         self.metrics = Metrics(quota)
         """Counts and latencies; `metrics.snapshot()` is a frozen copy."""
         waker = Waker()

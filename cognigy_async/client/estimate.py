@@ -14,7 +14,7 @@ from ..errors import CognigyError, ConfigurationError
 from ..models.limits import Limits
 from ..models.update import Row, StateUpdate, parsed
 from ..ratelimit.limit import RateLimit
-from ..ratelimit.sliding_window import SPREAD
+from ..ratelimit.sliding_window import HEADROOM_DIVISOR
 
 if TYPE_CHECKING:
     from ..api.base import StateApi
@@ -178,7 +178,7 @@ def seconds_of(limit: RateLimit, requests: int) -> float:
     window = limit.per * (1 + limit.guard)
     capacity = limit.capacity
     windows, rest = divmod(requests, capacity)
-    tenth = capacity // SPREAD
+    tenth = capacity // HEADROOM_DIVISOR
     if tenth:
         seconds = windows * window + max(0, rest - (capacity - tenth)) / tenth * window
     else:

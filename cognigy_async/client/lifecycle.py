@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from .._utils.arguments import validate_seconds
-from .._utils.concurrency import TaskOwner, forks, home_of_this_task, monotonic_clock, to_the_end
+from .._utils.concurrency import (
+    BackgroundTask,
+    current_loop_getter,
+    fork_counter,
+    monotonic_clock,
+    run_to_completion,
+)
 from .._utils.logging import log
 from ..engine.capacity import PendingLimit
 from ..engine.context import Context
@@ -68,7 +74,7 @@ class Lifecycle:
         self._quota = quota
         self._audit = audit
         self._waker = waker
-        self._owner = TaskOwner()
+        self._owner = BackgroundTask()
         self.engine: Engine | None = None
         """What carries updates out; None before the client is open."""
         self._admission: Admission | None = None
@@ -89,7 +95,7 @@ class Lifecycle:
 
     def check_home(self) -> None:
         """Raise `ClientUsageError` in another event loop, thread or process than its own."""
-        if self._forks != forks.count:
+        if self._forks != fork_counter.count:
             raise ClientUsageError(
                 "this client was opened before the process forked; open one in each process"
             )
@@ -127,9 +133,9 @@ class Lifecycle:
         """Build the engine in the running event loop, and start to work."""
         if self.engine is not None or self._closing:
             raise ClientUsageError("a client is opened once; make a new one")
-        self._home = home_of_this_task()
+        self._home = current_loop_getter()
         self._loop = self._home()
-        self._forks = forks.count
+        self._forks = fork_counter.count
         config = self._config
         self._transport = config.transport if config.transport is not None else _default_transport()
         context = Context(
@@ -213,7 +219,7 @@ class Lifecycle:
                 await events.worked.wait()
                 await self._hooks.drained()
         finally:
-            await to_the_end(partial(self._finish, engine, events, deadline))
+            await run_to_completion(partial(self._finish, engine, events, deadline))
         return self.report or NOTHING_DONE
 
     async def _drain(self, engine: Engine) -> None:

@@ -8,7 +8,7 @@ from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
-from ..retry import OUTAGE, ResponseKind
+from ..retry import OUTAGE_KINDS, ResponseKind
 from .work_item import Kind
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Backoff:
         retry_state = item.retry_state
         assert retry_state is not None
         now = self._clock()
-        if item.live or response_kind not in OUTAGE:
-            retry_state.spent += now - began
+        if item.live or response_kind not in OUTAGE_KINDS:
+            retry_state.elapsed += now - began
         wait = item.options.policy.next_wait(
             retry_state, response_kind, error, live=item.live, now=now
         )
@@ -75,7 +75,7 @@ class Backoff:
                 )
             scheduler.throttle_tenant(now, began, named, random.random())
             if self._adaptive is not None and failure.response_kind is ResponseKind.THROTTLED:
-                self._adaptive.throttled(now, began, named)
+                self._adaptive.on_throttled(now, began, named)
             log(WARNING, "tenant throttled for %.1f s", named, seconds=named, scope="tenant")
 
     def count(self, reason: str, item: WorkItem, wait: float) -> None:

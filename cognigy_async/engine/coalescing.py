@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
-from ..errors import CognigyError, UpdateError, copy_of
+from ..errors import CognigyError, UpdateError, copy_error
 from ..hooks.observers import Observations
 from ..models.limits import ENVELOPE, Limits, encode
 from ..models.update import StateUpdate
@@ -97,7 +97,7 @@ def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled
             queued = result.queued + group.accepted_at - item.accepted_at
             own.result = result.share(item.update_id, queued, len(group.members))
         elif isinstance(done.error, CognigyError):
-            own.error = error = copy_of(done.error)
+            own.error = error = copy_error(done.error)
             if isinstance(error, UpdateError):
                 error.update_id = item.update_id
         else:

@@ -11,8 +11,8 @@ from contextvars import copy_context
 from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING
 
-from .._utils.concurrency import Countdowns
-from .._utils.logging import is_told, log
+from .._utils.concurrency import CompletionTracker
+from .._utils.logging import is_enabled, log
 from ..errors import (
     AmbiguousUpdateError,
     ClientClosedError,
@@ -46,7 +46,7 @@ class Completion:
         self._pending_limit = context.pending_limit
         self._clock = context.clock
         self._audit = context.audit
-        self._flushes: Countdowns[int] = Countdowns()
+        self._flushes: CompletionTracker[int] = CompletionTracker()
         self.unsent: list[StateUpdate] = []
 
     # Outcomes.
@@ -54,7 +54,7 @@ class Completion:
     def last_error(self, item: WorkItem) -> UpdateError:
         """What an entry settles with that is not tried again."""
         retry_state = item.retry_state
-        last = retry_state.last if retry_state is not None else None
+        last = retry_state.last_error if retry_state is not None else None
         if last is None:
             last = UpdateError("The update was given up before it was complete")
         return self._protocol.final(item, last)
@@ -118,10 +118,10 @@ class Completion:
             if isinstance(done.error, UpdateError) and item.sent_at is not None:
                 done.error.latency = self._clock() - item.sent_at
                 done.error.queued = item.sent_at - item.accepted_at
-        if self._flushes.waiting:
-            self._flushes.over(item.serial)
+        if self._flushes.waiters:
+            self._flushes.mark_done(item.serial)
         item.sink.notify(item)
-        if result is None or is_told(DEBUG):
+        if result is None or is_enabled(DEBUG):
             _log(item)
         if self._hooks.any:
             self._publish(item)
@@ -169,7 +169,7 @@ class Completion:
         log(WARNING, told, queue.dialog_id, dialog_id=queue.dialog_id)
         for item in queue.work_items:
             if item.waits_when_paused:
-                self._flushes.over(item.serial)
+                self._flushes.mark_done(item.serial)
             else:
                 self.take_out(item, pause_error(queue))
 

@@ -76,12 +76,12 @@ class Dispatcher:
         self._transport = context.transport
         self._workers = context.config.max_in_flight
         quota = context.quota
-        self._limiter = quota.pacer if quota is not None else None
+        self._limiter = quota.hot_path if quota is not None else None
         self._adaptive = quota.adaptive if quota is not None else None
         self._hooks = context.hooks
         self._metrics = context.metrics
         self._clock = context.clock
-        self._let_in = 0
+        self._authorized_requests = 0
         self._token: AccessToken | None = None
         self._token_failure: _TokenFailure | None = None
         self._asking: set[anyio.CancelScope] = set()
@@ -292,7 +292,7 @@ class Dispatcher:
                     metrics.in_flight -= 1
                     now = self._clock()
                     if limiter is not None:
-                        limiter.answered(began, now)
+                        limiter.finish(began, now)
                 if item.observations is not None:
                     item.observations.request_ends(request, response, None)
                 response_kind = self._api.classify(response)
@@ -303,7 +303,7 @@ class Dispatcher:
                     self._unauthorized(queue, token, refusal, began)
                     return
                 item.refused_token = None
-                self._let_in += 1
+                self._authorized_requests += 1
                 if not scheduler.quiet:
                     scheduler.heard(response_kind, began)
                 following = self._protocol.answered(
@@ -344,9 +344,9 @@ class Dispatcher:
         response_kind: ResponseKind,
         began: float,
     ) -> None:
-        adaptive.heard(response.headers, began, self._clock(), time.time())
+        adaptive.on_headers(response.headers, began, self._clock(), time.time())
         if response_kind is not ResponseKind.THROTTLED:
-            adaptive.accepted(began)
+            adaptive.on_accepted(began)
 
     def _reserve(self, item: WorkItem, began: float) -> None:
         """Take the places that the events of an entry will have in the queues of the callbacks."""
@@ -401,13 +401,16 @@ class Dispatcher:
             return
         retry_state = item.retry_state
         assert retry_state is not None
-        others, retry_state.let_in = self._let_in - retry_state.let_in, self._let_in
+        others, retry_state.authorized_requests = (
+            self._authorized_requests - retry_state.authorized_requests,
+            self._authorized_requests,
+        )
         if item.refused_token is not None:
             item.refused_token = token
             if others:
                 # There is access: tokens end faster than they get there. That spends no attempt.
                 retry_state.failures -= 1
-                retry_state.counted -= 1
+                retry_state.counted_failures -= 1
             self._back_off(queue, RetryLater(ResponseKind.UNAUTHORIZED, error), began)
             return
         self._backoff.count("unauthorized", item, 0.0)
@@ -464,6 +467,6 @@ class Dispatcher:
         if item.retry_state is None:
             item.retry_state = RetryState()
         if item.action is Action.WRITE:
-            item.retry_state.lost = item.retry_state.last = lost
-        elif item.retry_state.last is None:
-            item.retry_state.last = lost
+            item.retry_state.unanswered = item.retry_state.last_error = lost
+        elif item.retry_state.last_error is None:
+            item.retry_state.last_error = lost

@@ -34,7 +34,7 @@ class Engine:
         self.clock = context.clock
         self._quota = context.quota
         if context.quota is not None:
-            context.quota.begin(context.clock)
+            context.quota.bind_clock(context.clock)
         self.waker = context.waker
         self.pending_limit = context.pending_limit
         self.scheduler = Scheduler(context)
@@ -105,7 +105,7 @@ class Engine:
         async with anyio.create_task_group() as keepers:
             self._keepers = keepers
             keepers.start_soon(self._dispatcher.keep_time)
-            for task in self._quota.tasks() if self._quota is not None else ():
+            for task in self._quota.background_tasks() if self._quota is not None else ():
                 keepers.start_soon(task, self.clock, self.waker.wake)
             with cut:
                 await self._dispatcher.run(started, stop)

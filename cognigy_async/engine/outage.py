@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from ..retry import RepeatBudget
+    from ..retry import RetryBudget
 
 Waiting = TypeVar("Waiting", bound=Hashable)
 
@@ -92,7 +92,7 @@ class Outage(Generic[Waiting]):
         self._next_probe = now + self._backoff(self._failures + 1)
         self.probe = one
 
-    def release(self, now: float, budget: RepeatBudget) -> Waiting | None:
+    def release(self, now: float, budget: RetryBudget) -> Waiting | None:
         """The one that may go now, if any."""
         if now >= self.next_slot_at():
             self._next_probe = now + self._backoff(self._failures + 1)

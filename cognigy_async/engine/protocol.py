@@ -137,17 +137,21 @@ class UpdateProtocol:
         if item.retry_state is None:
             item.retry_state = RetryState()
         if item.action not in (Action.REPORT, Action.CONFIRM):
-            item.retry_state.last = error
+            item.retry_state.last_error = error
 
     def final(self, item: WorkItem, error: UpdateError) -> UpdateError:
         """The error that an entry settles with: its facts filled in, and ambiguous if any of its
         requests may have been applied without our knowing.
         """
         retry_state = item.retry_state
-        if retry_state is not None and retry_state.lost is not None and item.kind is not Kind.READ:
+        if (
+            retry_state is not None
+            and retry_state.unanswered is not None
+            and item.kind is not Kind.READ
+        ):
             told = AmbiguousUpdateError(
                 "The update was sent and not answered"
-                if error is retry_state.lost
+                if error is retry_state.unanswered
                 else "The update was sent and not answered, and could not be repeated",
                 status=error.status,
                 trace_id=error.trace_id,
@@ -167,7 +171,7 @@ class UpdateProtocol:
 
     def expired(self, item: WorkItem) -> UpdateError:
         """What an entry settles with at its deadline."""
-        last = item.retry_state.last if item.retry_state is not None else None
+        last = item.retry_state.last_error if item.retry_state is not None else None
         if item.attempts:
             error = DeadlineExceededError("The deadline passed before this was complete")
         else:
@@ -223,15 +227,15 @@ class UpdateProtocol:
             return Settled(state=state) if item.kind is Kind.READ else self._decide(item, state)
         retry_state = item.retry_state
         assert retry_state is not None
-        assert retry_state.last is not None
+        assert retry_state.last_error is not None
         if action is Action.REPORT:
-            conflict = retry_state.last
+            conflict = retry_state.last_error
             if isinstance(conflict, StateConflictError):
                 conflict.current_etag = state.etag
                 conflict.current_version = state.version
             return Settled(error=self.final(item, conflict))
         if action is Action.CONFIRM and state.etag != item.etag:
-            return Settled(error=self.final(item, retry_state.last))
+            return Settled(error=self.final(item, retry_state.last_error))
         self._remember(item.dialog_id, state.etag)
         item.etag = state.etag
         item.action = Action.WRITE
@@ -241,7 +245,7 @@ class UpdateProtocol:
         """Ask the function of a `modify` what to write."""
         assert item.decide is not None
         if item.abandoned:
-            last = item.retry_state.last if item.retry_state is not None else None
+            last = item.retry_state.last_error if item.retry_state is not None else None
             return Settled(error=withdrawn(item) if last is None else self.final(item, last))
         if state.etag is None:
             message = "The server tells no version of the state, without which modify() is not safe"
@@ -282,7 +286,7 @@ class UpdateProtocol:
         action = item.action
         if response_kind is ResponseKind.REFUSED:
             if action is Action.REPORT:
-                error = retry_state.last or error
+                error = retry_state.last_error or error
             return Settled(error=self.final(item, error))
         if action is Action.WRITE:
             if response_kind is ResponseKind.CONFLICT:
@@ -293,11 +297,11 @@ class UpdateProtocol:
                 item
             ):
                 if not item.idempotent and not self._harmless(item):
-                    retry_state.lost = retry_state.last = error
+                    retry_state.unanswered = retry_state.last_error = error
                     return Settled(error=self.final(item, error))
-                retry_state.uncertain = True
+                retry_state.maybe_applied = True
         if action not in (Action.REPORT, Action.CONFIRM):
-            retry_state.last = error
+            retry_state.last_error = error
         return Backoff(response_kind, error)
 
     def _harmless(self, item: WorkItem) -> bool:
@@ -308,18 +312,18 @@ class UpdateProtocol:
         if not self.api.has_versions:
             # There is no version to read and to demand. It may be only the turn of somebody else;
             # if it is not, no time that passes will help.
-            retry_state.last = error
+            retry_state.last_error = error
             item.round += 1
             if item.round >= item.options.policy.max_attempts:
                 return Settled(error=self.final(item, error))
             return Backoff(ResponseKind.CONFLICT, error)
         # A server that honours keys may look at the precondition first, which our own write broke.
         if not self.api.honours_idempotency_keys or item.etag is not None:
-            if retry_state.uncertain and retry_state.lost is None:
-                retry_state.lost = retry_state.last
-            if retry_state.lost is not None and not _assigns_only(item):
+            if retry_state.maybe_applied and retry_state.unanswered is None:
+                retry_state.unanswered = retry_state.last_error
+            if retry_state.unanswered is not None and not _assigns_only(item):
                 return Settled(error=self.final(item, error))
-        retry_state.last = error
+        retry_state.last_error = error
         if item.kind is Kind.STRICT:
             if isinstance(error, StateConflictError) and error.current_etag is None:
                 item.action = Action.REPORT
@@ -333,7 +337,7 @@ class UpdateProtocol:
         return Backoff(ResponseKind.CONFLICT, error)
 
     def _lost(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Next:
-        retry_state.lost = retry_state.last = error
+        retry_state.unanswered = retry_state.last_error = error
         if item.options.policy.ambiguous == "retry":
             if self._harmless(item):
                 return Backoff(ResponseKind.NO_RESPONSE, error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .._utils.logging import log
 from ..ratelimit.pauses import DialogPauses, TenantPause
-from ..retry import REPEATED, RepeatBudget, ResponseKind
+from ..retry import RETRYABLE_KINDS, ResponseKind, RetryBudget
 from .coalescing import joins
 from .dialog_queue import DialogQueue, QueueState
 from .outage import Outage
@@ -54,12 +54,12 @@ class Scheduler:
         self._urgent, self._live, self._bulk = queues.urgent, queues.live, queues.bulk
         self.tenant = TenantPause(config.max_in_flight)
         self.dialogs = DialogPauses()
-        self.budget = RepeatBudget(config.retry.budget, config.max_in_flight + SPARE_REPEATS)
+        self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_REPEATS)
         self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
         self._deadlines = Deadlines()
         self._linger = Linger(self.queues, config.linger) if config.linger else None
         self._policy = config.retry
-        self._limiter = context.quota.pacer if context.quota is not None else None
+        self._limiter = context.quota.hot_path if context.quota is not None else None
         self._quota = context.quota
         self._hooks = context.hooks
         self._waker = context.waker
@@ -215,7 +215,7 @@ class Scheduler:
         """An answer to a request sent at `began` may end an outage; not needed while `quiet`."""
         if self.tenant.consecutive_429s and response_kind is not ResponseKind.THROTTLED:
             self.tenant.succeeded(began)
-        if self.outage.lasts and response_kind not in REPEATED:
+        if self.outage.lasts and response_kind not in RETRYABLE_KINDS:
             self.outage.succeeded()
             self._watch_outage()
             self._waker.wake()
@@ -259,7 +259,7 @@ class Scheduler:
         """Take the budget of a repeat; a probe never has any: what stops it, the next one goes."""
         if queue is self.outage.probe:
             return False
-        if response_kind not in REPEATED:
+        if response_kind not in RETRYABLE_KINDS:
             return True
         self.quiet = False
         return self.budget.take()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, Unpack, overload
 import anyio
 from anyio.abc import TaskGroup
 
-from .._utils.concurrency import Countdowns
+from .._utils.concurrency import CompletionTracker
 from .._utils.waker import Waker
 from ..metrics import Metrics
 from ..models.events import Callback, UpdateEvent, UpdateWatch
@@ -32,7 +32,7 @@ class CallbackRegistry:
         self._hooks: tuple[CallbackQueue, ...] = ()
         self._waiting: tuple[CallbackQueue, ...] = ()
         self._tasks: TaskGroup | None = None
-        self._countdowns: Countdowns[Delivery] = Countdowns()
+        self._countdowns: CompletionTracker[Delivery] = CompletionTracker()
         self.open = False
         self.any = False
         """Whether there are callbacks at all."""
@@ -107,7 +107,7 @@ class CallbackRegistry:
 
     def over(self, delivery: Delivery) -> None:
         """An event was delivered, or buried for good."""
-        self._countdowns.over(delivery)
+        self._countdowns.mark_done(delivery)
 
     async def run(self, stop: anyio.Event, started: anyio.Event) -> None:
         """Own the delivering tasks until `stop` is set and they have ended."""
@@ -122,12 +122,12 @@ class CallbackRegistry:
             self.open = False
             for hook in self._hooks:
                 hook.end()
-            self._countdowns.end()
+            self._countdowns.close()
 
     @property
     def busy(self) -> bool:
         """Whether there are events that are neither delivered nor buried."""
-        return not self._countdowns.ended and any(hook.open for hook in self._hooks)
+        return not self._countdowns.closed and any(hook.open for hook in self._hooks)
 
     async def drained(self) -> None:
         """Wait until the events that there are now are delivered or buried."""

@@ -8,14 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import Fault
-from .limits import Limits, TypeFault, has_surrogate, shown
+from .limits import Limits, TypeFault, has_surrogate, printable
 
-LONGEST_STEP = 1024
-LONGEST_USER_ID = 256
+MAX_STEP_LENGTH = 1024
+MAX_USER_ID_LENGTH = 256
 HEADER_TEXT = re.compile(r"[\x21-\x7e]{1,512}").fullmatch
 
 
-def faults_of_names(
+def faults_of_identifiers(
     limits: Limits, dialog_id: Any, next_step: Any, if_match: Any, update_id: Any
 ) -> list[Fault]:
     """Of dialog, step, precondition and update."""
@@ -28,27 +28,27 @@ def faults_of_names(
     if isinstance(dialog_id, str) and len(dialog_id) > limits.max_dialog_id_length:
         problem = f"has {len(dialog_id)} characters, more than {limits.max_dialog_id_length}"
         faults.append(Fault("dialog_id", problem, "use the id that the server gave the dialog"))
-    if isinstance(next_step, str) and len(next_step) > LONGEST_STEP:
-        problem = f"has {len(next_step)} characters, more than {LONGEST_STEP}"
+    if isinstance(next_step, str) and len(next_step) > MAX_STEP_LENGTH:
+        problem = f"has {len(next_step)} characters, more than {MAX_STEP_LENGTH}"
         faults.append(Fault("next_step", problem, "use the id of a node of the flow"))
     for name, text in (("if_match", if_match), ("update_id", update_id)):
         if text is not None and not isinstance(text, str):
-            faults.append(_no_text(name, text))
+            faults.append(_not_a_text(name, text))
         elif text is not None and not HEADER_TEXT(text):
             problem = "is no text that a header can carry"
             faults.append(Fault(name, problem, "use 1 to 512 visible ASCII characters, no spaces"))
     return faults
 
 
-def faults_of_people(user_id: Any, profile_id: Any) -> list[Fault]:
+def faults_of_owner(user_id: Any, profile_id: Any) -> list[Fault]:
     """Of user and profile."""
     faults = [
         fault
         for name, text in (("user_id", user_id), ("profile_id", profile_id))
         if text is not None and (fault := fault_of_text(name, text))
     ]
-    if isinstance(user_id, str) and len(user_id) > LONGEST_USER_ID:
-        problem = f"has {len(user_id)} characters, more than {LONGEST_USER_ID}"
+    if isinstance(user_id, str) and len(user_id) > MAX_USER_ID_LENGTH:
+        problem = f"has {len(user_id)} characters, more than {MAX_USER_ID_LENGTH}"
         faults.append(Fault("user_id", problem, "use the id that the endpoint gave the user"))
     return faults
 
@@ -56,7 +56,7 @@ def faults_of_people(user_id: Any, profile_id: Any) -> list[Fault]:
 def fault_of_text(name: str, text: Any) -> Fault | None:
     """What is wrong with a text that must say something, or None."""
     if not isinstance(text, str):
-        return _no_text(name, text)
+        return _not_a_text(name, text)
     if not text or text.isspace():
         return Fault(name, "is empty", "pass a text, or leave it out if it is optional")
     if has_surrogate(text):
@@ -65,13 +65,13 @@ def fault_of_text(name: str, text: Any) -> Fault | None:
     return None
 
 
-def _no_text(name: str, value: object) -> Fault:
+def _not_a_text(name: str, value: object) -> Fault:
     return TypeFault(name, f"is of type {type(value).__name__}", "pass a str")
 
 
-MOST = 32
-LONGEST_NAME = 128
-LONGEST_TEXT = 1024
+MAX_METADATA_ENTRIES = 32
+MAX_METADATA_NAME_LENGTH = 128
+MAX_METADATA_TEXT_LENGTH = 1024
 """Characters. An audit record of each update carries all of it."""
 
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
@@ -88,19 +88,19 @@ def read_metadata(metadata: Any) -> tuple[Mapping[str, str], list[Fault]]:
         problem = f"reading it raised {type(error).__name__}"
         return NO_METADATA, [Fault("metadata", problem, "pass a plain dict")]
     faults = []
-    if len(copy) > MOST:
-        problem = f"has {len(copy)} entries, more than {MOST}"
+    if len(copy) > MAX_METADATA_ENTRIES:
+        problem = f"has {len(copy)} entries, more than {MAX_METADATA_ENTRIES}"
         faults.append(Fault("metadata", problem, "keep what an auditor needs"))
     for name, text in copy.items():
-        fault = _fault_in(name, "the name", name, LONGEST_NAME)
-        fault = fault or _fault_in(name, "the text", text, LONGEST_TEXT)
+        fault = _metadata_fault(name, "the name", name, MAX_METADATA_NAME_LENGTH)
+        fault = fault or _metadata_fault(name, "the text", text, MAX_METADATA_TEXT_LENGTH)
         if fault is not None:
             faults.append(fault)
     return MappingProxyType(copy), faults
 
 
-def _fault_in(name: Any, what: str, text: Any, longest: int) -> Fault | None:
-    path = f"metadata.{shown(name)}"
+def _metadata_fault(name: Any, what: str, text: Any, longest: int) -> Fault | None:
+    path = f"metadata.{printable(name)}"
     if not isinstance(text, str):
         return TypeFault(path, f"{what} is of type {type(text).__name__}", "pass a str")
     if len(text) > longest:

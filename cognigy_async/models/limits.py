@@ -18,10 +18,10 @@ from ..errors import ConfigurationError, Fault
 
 KIBIBYTE = 1024
 MEBIBYTE = 1024 * KIBIBYTE
-DEEPEST = 64
+DEPTH_BOUND = 64
 """`Limits(max_depth=...)` stays below this: the walk over a value is recursive."""
 
-MOST_FAULTS = 1000
+MAX_FAULTS = 1000
 """After so many a value is not looked at any further."""
 
 ENVELOPE = len('{"session":{},"user":{},"transition":{"nextStep":""}}')
@@ -72,9 +72,9 @@ class Limits:
                 raise ConfigurationError(
                     f"Limits({name}={number!r}): must be an integer of at least 1"
                 )
-        if self.max_depth > DEEPEST:
+        if self.max_depth > DEPTH_BOUND:
             raise ConfigurationError(
-                f"Limits(max_depth={self.max_depth!r}): must be between 1 and {DEEPEST}"
+                f"Limits(max_depth={self.max_depth!r}): must be between 1 and {DEPTH_BOUND}"
             )
         prefixes = self.reserved_prefixes
         if type(prefixes) is not tuple or not all(isinstance(text, str) for text in prefixes):
@@ -145,15 +145,15 @@ class Limits:
             elif not name.isidentifier():
                 problem = "a variable's name must be an identifier"
                 remedy = "use letters, digits and underscores, and no digit first"
-                faults.append(Fault(_written((context, name)), problem, remedy))
+                faults.append(Fault(_path_text((context, name)), problem, remedy))
             elif name.startswith(self.reserved_prefixes):
                 problem = "the name begins with a reserved prefix"
                 remedy = f"choose one that does not begin with {', '.join(self.reserved_prefixes)}"
-                faults.append(Fault(_written((context, name)), problem, remedy))
+                faults.append(Fault(_path_text((context, name)), problem, remedy))
             if value is None:
                 problem = "a variable cannot be None"
                 remedy = 'send "", 0, False, [] or {}; None is allowed inside an object or list'
-                faults.append(TypeFault(_written((context, name)), problem, remedy))
+                faults.append(TypeFault(_path_text((context, name)), problem, remedy))
         self._walk(variables.items(), context, 0, faults)
         return faults
 
@@ -165,7 +165,7 @@ class Limits:
         faults: list[Fault],
     ) -> None:
         for key, value in members:
-            if len(faults) >= MOST_FAULTS:
+            if len(faults) >= MAX_FAULTS:
                 return
             kind = type(value)
             if kind is str:
@@ -208,7 +208,7 @@ class Limits:
         else:
             faults.append(
                 TypeFault(
-                    _written(path),
+                    _path_text(path),
                     f"{type(value).__name__} is not a type that the server stores",
                     "use a string, integer, float, boolean, list or object",
                 )
@@ -216,7 +216,7 @@ class Limits:
 
     def _too_large_integer(self, path: Path) -> Fault:
         return Fault(
-            _written(path),
+            _path_text(path),
             f"the integer is beyond {self.max_integer}, where the platform is no longer exact",
             "send it as a string",
         )
@@ -224,10 +224,10 @@ class Limits:
     def _too_deep(self, value: object, path: Path) -> Fault:
         if _contains_itself(value, self.max_depth + 1):
             return Fault(
-                _written(path), "the value contains itself", "remove the circular reference"
+                _path_text(path), "the value contains itself", "remove the circular reference"
             )
         return Fault(
-            _written(path),
+            _path_text(path),
             f"objects and lists are nested deeper than {self.max_depth} levels",
             "flatten the value, or store the inner part as a JSON string",
         )
@@ -252,7 +252,7 @@ class Limits:
                 if taken > largest:
                     problem = f"the variable takes {taken} bytes, and at most {largest} can be sent"
                     remedy = "split the value over several variables, or store a reference to it"
-                    faults.append(Fault(_written((context, name)), problem, remedy))
+                    faults.append(Fault(_path_text((context, name)), problem, remedy))
             if total > self.max_context_bytes:
                 problem = f"its variables take {total} bytes, more than {self.max_context_bytes}"
                 faults.append(Fault(context, problem, "send fewer variables in one update"))
@@ -305,17 +305,17 @@ def has_surrogate(text: str) -> bool:
     return False
 
 
-def _written(path: Path) -> str:
+def _path_text(path: Path) -> str:
     if isinstance(path, str):
         return path
     parent, key = path
     # The index of a list; a number that has no end may only be a key that is refused.
     is_index = isinstance(key, int) and key.bit_length() < 64
-    step = f"[{key}]" if is_index else f".{shown(key)}"
-    return _written(parent) + step
+    step = f"[{key}]" if is_index else f".{printable(key)}"
+    return _path_text(parent) + step
 
 
-def shown(name: object) -> str:
+def printable(name: object) -> str:
     """A name as it may stand in a message: short and printable."""
     if not isinstance(name, str):
         return f"<{type(name).__name__}>"
@@ -325,13 +325,15 @@ def shown(name: object) -> str:
 
 def _not_a_string(path: Path, key: object) -> Fault:
     return TypeFault(
-        _written(path), f"a key is of type {type(key).__name__}", "keys of objects must be strings"
+        _path_text(path),
+        f"a key is of type {type(key).__name__}",
+        "keys of objects must be strings",
     )
 
 
 def _surrogate(path: Path) -> Fault:
     return Fault(
-        _written(path),
+        _path_text(path),
         "the text has a lone surrogate, which UTF-8 cannot carry",
         "decode it properly, or replace the character",
     )
@@ -339,5 +341,7 @@ def _surrogate(path: Path) -> Fault:
 
 def _not_finite(path: Path) -> Fault:
     return Fault(
-        _written(path), "NaN and infinity are not JSON", "send a string, or leave the variable out"
+        _path_text(path),
+        "NaN and infinity are not JSON",
+        "send a string, or leave the variable out",
     )

@@ -71,7 +71,7 @@ class UpdateResult:
     def body(self) -> Any:
         """The parsed answer, to the last request of several; None where it is empty or no JSON."""
         if self._content is not None:
-            self._body = parse(self._content)
+            self._body = parse_json(self._content)
             self._content = None
         return self._body
 
@@ -100,7 +100,7 @@ class UpdateResult:
     def version(self) -> int | None:
         """The state's version number after the update, where the server tells it."""
         # Elsewhere a variable may have that name.
-        return version_in(self.body) if self._versioned else None
+        return version_of(self.body) if self._versioned else None
 
     def __repr__(self) -> str:
         return (
@@ -109,7 +109,7 @@ class UpdateResult:
         )
 
 
-def parse(content: bytes) -> Any:
+def parse_json(content: bytes) -> Any:
     """JSON, or None where it is none."""
     try:
         return from_json(content) if content else None
@@ -117,7 +117,7 @@ def parse(content: bytes) -> Any:
         return None
 
 
-def version_in(body: Any) -> int | None:
+def version_of(body: Any) -> int | None:
     """The version number that an answer tells."""
     version = body.get("version") if isinstance(body, dict) else None
     return version if type(version) is int else None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from pydantic_core import PydanticCustomError, core_schema, from_json
 
 from ..errors import Fault, UpdateValidationError, VariableTypeError
-from .identifiers import NO_METADATA, faults_of_names, faults_of_people, read_metadata
-from .limits import DEFAULT_LIMITS, Limits, TypeFault, encode, shown
+from .identifiers import NO_METADATA, faults_of_identifiers, faults_of_owner, read_metadata
+from .limits import DEFAULT_LIMITS, Limits, TypeFault, encode, printable
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -274,8 +274,8 @@ class StateUpdate:
             and profile_id is None
             and metadata is None
         ):
-            faults = faults_of_names(limits, dialog_id, next_step, if_match, update_id)
-            faults += faults_of_people(user_id, profile_id)
+            faults = faults_of_identifiers(limits, dialog_id, next_step, if_match, update_id)
+            faults += faults_of_owner(user_id, profile_id)
             if metadata is not None:
                 self._metadata, more = read_metadata(metadata)
                 faults += more
@@ -320,7 +320,7 @@ _KNOWN = frozenset(FIELDS)
 def _faults_of_keys(fields: Mapping[str, Any]) -> list[Fault]:
     remedy = f"the parts are {', '.join(FIELDS)}"
     faults = [
-        Fault(shown(name), "is not a part of an update", remedy)
+        Fault(printable(name), "is not a part of an update", remedy)
         for name in fields
         if name not in _KNOWN
     ]

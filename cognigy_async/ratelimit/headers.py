@@ -12,15 +12,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-LONGEST = 1024
+MAX_HEADER_LENGTH = 1024
 """Characters of a header that are read."""
-EPOCH = 1e9
+EPOCH_THRESHOLD = 1e9
 """A reset above it is no number of seconds to wait, but a time since 1970; or milliseconds."""
 
 _MEMBER = re.compile(r'(?:"([^"]*)"|([\w.*-]+))((?:\s*;\s*[\w-]+\s*=\s*[\w."-]+)*)')
 _PARAMETER = re.compile(r";\s*([\w-]+)\s*=\s*([\w.]+)")
 _PAIR = re.compile(r"\b(limit|remaining|reset)\s*=\s*(\d+)")
-MOST = 1e15
+MAX_NUMBER = 1e15
 """Larger numbers say nothing, and would not survive arithmetic."""
 
 
@@ -46,8 +46,8 @@ def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHead
         headers: with names in lower case.
         wall_clock: seconds since the epoch.
     """
-    policies = _policies(headers.get("ratelimit-policy", "")[:LONGEST])
-    state = headers.get("ratelimit", "")[:LONGEST]
+    policies = _policies(headers.get("ratelimit-policy", "")[:MAX_HEADER_LENGTH])
+    state = headers.get("ratelimit", "")[:MAX_HEADER_LENGTH]
     if state and policies:
         found = [
             RateLimitHeaders(*policies[name], remaining, reset)
@@ -60,26 +60,26 @@ def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHead
     pairs = {name: number for name, number in found_pairs if number is not None}
     told = next(iter(policies.values()), (0, None))
     if "limit" in pairs or (pairs and told[0]):
-        return _advice(
+        return _limit_from(
             pairs.get("limit", told[0]), told[1], pairs.get("remaining"), pairs.get("reset")
         )
     for prefix in ("ratelimit-", "x-ratelimit-", "x-rate-limit-"):
-        first, _, policy = headers.get(f"{prefix}limit", "")[:LONGEST].partition(",")
+        first, _, policy = headers.get(f"{prefix}limit", "")[:MAX_HEADER_LENGTH].partition(",")
         limit = _number(first)
         if limit is not None:
             window = told[1] or next(iter(_policies(policy).values()), (0, None))[1]
             reset = _number(headers.get(f"{prefix}reset", ""))
-            if reset is not None and reset > EPOCH:
-                reset = (reset / 1000 if reset > EPOCH * 1000 else reset) - wall_clock
+            if reset is not None and reset > EPOCH_THRESHOLD:
+                reset = (reset / 1000 if reset > EPOCH_THRESHOLD * 1000 else reset) - wall_clock
             remaining = _number(headers.get(f"{prefix}remaining", ""))
-            return _advice(limit, window, remaining, reset)
+            return _limit_from(limit, window, remaining, reset)
     if policies:
         limit, window = min(policies.values(), key=lambda one: one[0] / (one[1] or math.inf))
-        return _advice(limit, window, None, None)
+        return _limit_from(limit, window, None, None)
     return None
 
 
-def _advice(
+def _limit_from(
     limit: float, window: float | None, remaining: float | None, reset: float | None
 ) -> RateLimitHeaders | None:
     if limit < 1:
@@ -97,7 +97,7 @@ def _number(text: str) -> float | None:
         number = float(text[:32])
     except ValueError:
         return None
-    return number if 0 <= number <= MOST else None
+    return number if 0 <= number <= MAX_NUMBER else None
 
 
 def _policies(text: str) -> dict[str, tuple[int, float | None]]:

@@ -37,7 +37,7 @@ class Pacer(Protocol):
         """A request starts."""
         ...
 
-    def answered(self, began: float, now: float) -> None:
+    def finish(self, began: float, now: float) -> None:
         """The request that started at `began` is over, whatever became of it."""
         ...
 
@@ -45,20 +45,22 @@ class Pacer(Protocol):
 class RateLimiter(Pacer, Protocol):
     """One limit, wherever it is kept."""
 
-    def use(self, now: float) -> QuotaUse | None:
+    def usage(self, now: float) -> QuotaUse | None:
         """For the metrics; None while there is no limit yet."""
         ...
 
 
-Task: TypeAlias = Callable[[Callable[[], float], Callable[[], None]], Coroutine[Any, Any, None]]
+LimiterTask: TypeAlias = Callable[
+    [Callable[[], float], Callable[[], None]], Coroutine[Any, Any, None]
+]
 """Given the clock of the client and what to call when a request may start."""
 
 
 @runtime_checkable
-class Running(Protocol):
+class BackgroundLimiter(Protocol):
     """A limiter that has to run in the background."""
 
-    run: Task
+    run: LimiterTask
 
 
 class CompositeLimiter:
@@ -68,22 +70,22 @@ class CompositeLimiter:
         self.limiters = limiters
         self.adaptive = next((each for each in limiters if isinstance(each, AdaptiveLimiter)), None)
         """The limit that has to be told what the server answers."""
-        self.pacer: Pacer = limiters[0] if len(limiters) == 1 else self
+        self.hot_path: Pacer = limiters[0] if len(limiters) == 1 else self
         """What each request asks: without a detour where there is one limit."""
 
         self._clock: Callable[[], float] | None = None
 
-    def begin(self, clock: Callable[[], float]) -> None:
+    def bind_clock(self, clock: Callable[[], float]) -> None:
         """The client that it belongs to is opened: from now on it is used."""
         self._clock = clock
 
-    def use_now(self) -> tuple[QuotaUse, ...]:
+    def current_usage(self) -> tuple[QuotaUse, ...]:
         """How much of each limit is used; nothing before it is used."""
-        return () if self._clock is None else self.use(self._clock())
+        return () if self._clock is None else self.usage(self._clock())
 
-    def tasks(self) -> list[Task]:
+    def background_tasks(self) -> list[LimiterTask]:
         """What has to run while the quota is in use."""
-        return [each.run for each in self.limiters if isinstance(each, Running)]
+        return [each.run for each in self.limiters if isinstance(each, BackgroundLimiter)]
 
     def __repr__(self) -> str:
         return f"<Quota {' '.join(map(repr, self.limiters))}>"
@@ -111,15 +113,15 @@ class CompositeLimiter:
         for limiter in self.limiters:
             limiter.start(now, bulk=bulk)
 
-    def answered(self, began: float, now: float) -> None:
+    def finish(self, began: float, now: float) -> None:
         """See `Pacer`."""
         for limiter in self.limiters:
-            limiter.answered(began, now)
+            limiter.finish(began, now)
 
-    def use(self, now: float) -> tuple[QuotaUse, ...]:
+    def usage(self, now: float) -> tuple[QuotaUse, ...]:
         """How much of each limit is used."""
-        uses = (limiter.use(now) for limiter in self.limiters)
-        return tuple(use for use in uses if use is not None)
+        uses = (limiter.usage(now) for limiter in self.limiters)
+        return tuple(usage for usage in uses if usage is not None)
 
     def _windows(self) -> list[SlidingWindow]:
         """Those that are kept here; others are kept in a file, and so is what they know."""
@@ -159,7 +161,7 @@ RateLimits: TypeAlias = RateLimit | Sequence[RateLimit] | Literal["auto"] | None
 """One limit, several that hold at once, what is learned from the server, or none."""
 
 
-def limiter_of(rate_limit: RateLimits) -> CompositeLimiter | None:
+def create_limiter(rate_limit: RateLimits) -> CompositeLimiter | None:
     """What keeps the limits of one client.
 
     Raises:

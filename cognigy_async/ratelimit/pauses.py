@@ -5,8 +5,8 @@ Everything takes `now` (seconds of a monotonic clock) as an argument.
 
 from __future__ import annotations
 
-SPREAD_OF_PAUSE = 0.5
-LONGEST_SPREAD = 1.0
+SLOW_START_SHARE = 0.5
+MAX_SLOW_START = 1.0
 """After a pause the first requests are spread over half its length, at most over a second."""
 
 
@@ -21,9 +21,9 @@ class TenantPause:
         self._in_flight = in_flight
         self._began = 0.0
         self._until = 0.0
-        self._gap = 0.0
-        self._spread_end = 0.0
-        self._next = 0.0
+        self._interval = 0.0
+        self._slow_start_end = 0.0
+        self._next_start_at = 0.0
         self.consecutive_429s = 0
         """Pauses in a row with no success between them."""
         self.active = False
@@ -41,12 +41,12 @@ class TenantPause:
             self._began = now
         if until <= self._until:
             return
-        spread = min(LONGEST_SPREAD, SPREAD_OF_PAUSE * (until - self._began))
+        slow_start = min(MAX_SLOW_START, SLOW_START_SHARE * (until - self._began))
         self.active = True
         self._until = until
-        self._gap = spread / self._in_flight
-        self._next = until + offset * self._gap
-        self._spread_end = until + spread
+        self._interval = slow_start / self._in_flight
+        self._next_start_at = until + offset * self._interval
+        self._slow_start_end = until + slow_start
 
     def succeeded(self, sent: float) -> None:
         """A request that was sent at `sent` was not throttled."""
@@ -55,13 +55,13 @@ class TenantPause:
 
     def next_slot_at(self, now: float) -> float:
         """When the next request may start; a moment not after `now` means at once."""
-        if self.active and now >= self._spread_end:
+        if self.active and now >= self._slow_start_end:
             self.active = False
-        return self._next if self.active else now
+        return self._next_start_at if self.active else now
 
     def start(self, now: float) -> None:
         """A request starts now; `opens` allowed it."""
-        self._next = max(self._next, now) + self._gap
+        self._next_start_at = max(self._next_start_at, now) + self._interval
 
     def remaining(self, now: float) -> float:
         """Seconds until the end of the pause, 0 when there is none."""

@@ -24,7 +24,7 @@ from .._utils.logging import log
 from ..errors import ConfigurationError
 from ..metrics import QuotaUse
 from .limit import RateLimit
-from .shared_ledger import BATCHES, LEASE, Grant, SharedLedger
+from .shared_ledger import BATCHES_PER_WINDOW, LEASE_SHARE, Grant, SharedLedger
 
 AFTER_FAILURE = 1.0
 """Seconds until a file that could not be used is tried again."""
@@ -56,8 +56,8 @@ class SharedFileLimiter:
         assert limit.shared is not None
         self._limit = limit
         self._path = os.fspath(limit.shared)
-        self._lease = LEASE * limit.per
-        self._size = max(1, limit.capacity // BATCHES)
+        self._lease = LEASE_SHARE * limit.per
+        self._size = max(1, limit.capacity // BATCHES_PER_WINDOW)
         self._batches: deque[_Batch] = deque()
         self._wanted = False
         self._wanted_live = False
@@ -121,10 +121,10 @@ class SharedFileLimiter:
         batch.left -= 1
         batch.started += 1
 
-    def answered(self, began: float, now: float) -> None:
+    def finish(self, began: float, now: float) -> None:
         """See `Limiter`: it counts from the end of its lease."""
 
-    def use(self, now: float) -> QuotaUse | None:
+    def usage(self, now: float) -> QuotaUse | None:
         """See `Limiter`; `used` is that of all processes, the utilisation that of this one."""
         limit = self._limit
         windows = max(1.0, (self._last - self._first) / limit.per)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .limit import RateLimit
-from .sliding_window import SLOWER, SPREAD, following
+from .sliding_window import HEADROOM_DIVISOR, HEADROOM_SLOWDOWN, next_in_schedule
 
-LEASE = 0.02
+LEASE_SHARE = 0.02
 """Of a window: how long a place may be kept before it is used. Then it is given back."""
-BATCHES = 20
+BATCHES_PER_WINDOW = 20
 """A process takes at most this fraction of a window at once."""
 
 
@@ -45,10 +45,10 @@ class SharedLedger:
         self._length = limit.per * (1 + limit.guard)
         self._offset = offset
         self._batches: dict[str, list[float]] = {}
-        self._next_paced = -math.inf
-        self._gap = self._length / limit.capacity if limit.burst is not None else 0.0
-        self._credit = self._gap * ((limit.burst or 1) - 1) * (1 + 1e-9)
-        self._full_at = -math.inf
+        self._next_headroom_at = -math.inf
+        self._interval = self._length / limit.capacity if limit.burst is not None else 0.0
+        self._burst_tolerance = self._interval * ((limit.burst or 1) - 1) * (1 + 1e-9)
+        self._theoretical_arrival = -math.inf
         if content:
             self._read(content, now)
 
@@ -60,14 +60,14 @@ class SharedLedger:
             if all(at <= now + self._length for _, at, _ in told["batches"].values()):
                 shift = 0.0
             self._batches = {
-                str(name): [int(count), float(at) + shift, int(paced)]
-                for name, (count, at, paced) in told["batches"].items()
+                str(name): [int(count), float(at) + shift, int(in_headroom)]
+                for name, (count, at, in_headroom) in told["batches"].items()
             }
-            self._next_paced = float(told["next_paced"]) + shift
-            self._full_at = float(told["full_at"]) + shift
+            self._next_headroom_at = float(told["next_paced"]) + shift
+            self._theoretical_arrival = float(told["full_at"]) + shift
         except (KeyError, TypeError, ValueError, AttributeError):
             self._batches = {"unreadable": [self._limit.capacity, now, 0]}
-            self._next_paced = self._full_at = -math.inf
+            self._next_headroom_at = self._theoretical_arrival = -math.inf
         gone = [name for name, batch in self._batches.items() if batch[1] + self._length <= now]
         for name in gone:
             del self._batches[name]
@@ -76,8 +76,8 @@ class SharedLedger:
         """For the file."""
         told = {
             "offset": self._offset,
-            "next_paced": max(self._next_paced, -1e300),
-            "full_at": max(self._full_at, -1e300),
+            "next_paced": max(self._next_headroom_at, -1e300),
+            "full_at": max(self._theoretical_arrival, -1e300),
             "batches": self._batches,
         }
         return json.dumps(told).encode()
@@ -97,35 +97,37 @@ class SharedLedger:
 
     def _in_burst(self, now: float) -> int:
         """How many may go at once, of those that come one by one."""
-        if not self._gap:
+        if not self._interval:
             return self._limit.capacity
-        saved = min(self._credit, now + self._credit - self._full_at)
-        return max(0, math.floor(saved / self._gap) + 1) if saved >= 0 else 0
+        saved = min(self._burst_tolerance, now + self._burst_tolerance - self._theoretical_arrival)
+        return max(0, math.floor(saved / self._interval) + 1) if saved >= 0 else 0
 
     def take(self, batch: str, want: int, now: float, *, live: bool) -> Grant:
         """Take a batch of places, which count from the end of their lease."""
         limit = self._limit
         free = limit.capacity - self.used
-        count = min(want, free, max(1, limit.capacity // BATCHES), self._in_burst(now))
-        paced = 0
-        tenth = limit.capacity // SPREAD
+        count = min(want, free, max(1, limit.capacity // BATCHES_PER_WINDOW), self._in_burst(now))
+        in_headroom = 0
+        tenth = limit.capacity // HEADROOM_DIVISOR
         if not live and tenth and count > 0:
             spread = sum(int(each[2]) for each in self._batches.values())
             room = limit.capacity - tenth - (self.used - spread)
-            if now >= self._next_paced:
-                count = paced = 1
-                pace = SLOWER * self._length / tenth
-                self._next_paced = following(self._next_paced, now, pace)
+            if now >= self._next_headroom_at:
+                count = in_headroom = 1
+                pace = HEADROOM_SLOWDOWN * self._length / tenth
+                self._next_headroom_at = next_in_schedule(self._next_headroom_at, now, pace)
             else:
                 count = min(count, room)
         if count > 0:
-            self._batches[batch] = [count, now + LEASE * limit.per, paced]
-            for _ in range(count if self._gap else 0):
-                self._full_at = following(self._full_at, now, self._gap)
+            self._batches[batch] = [count, now + LEASE_SHARE * limit.per, in_headroom]
+            for _ in range(count if self._interval else 0):
+                self._theoretical_arrival = next_in_schedule(
+                    self._theoretical_arrival, now, self._interval
+                )
             return Grant(count)
         frees = min((at for _, at, _ in self._batches.values()), default=now) + self._length - now
         if free > 0:
-            frees = min(frees, self._next_paced - now)
-        frees = max(frees, self._full_at - self._credit - now)
+            frees = min(frees, self._next_headroom_at - now)
+        frees = max(frees, self._theoretical_arrival - self._burst_tolerance - now)
         # What others report may free places earlier than it seems.
-        return Grant(0, max(0.001, min(frees, LEASE * limit.per)))
+        return Grant(0, max(0.001, min(frees, LEASE_SHARE * limit.per)))

@@ -21,7 +21,7 @@ from cognigy_async import (
     RetryPolicy,
     ServerError,
 )
-from cognigy_async.retry import OUTAGE, REPEATED, RetryState, retry_after
+from cognigy_async.retry import OUTAGE_KINDS, RETRYABLE_KINDS, RetryState, retry_after
 
 from ._builders import unhurried
 
@@ -242,7 +242,7 @@ def test_the_wait_is_that_of_the_strategy_or_what_the_server_named() -> None:
     own=st.floats(0, 100),
     live=st.booleans(),
     response_kind=st.sampled_from(
-        [*sorted(REPEATED, key=str), ResponseKind.THROTTLED, ResponseKind.CONFLICT]
+        [*sorted(RETRYABLE_KINDS, key=str), ResponseKind.THROTTLED, ResponseKind.CONFLICT]
     ),
 )
 @unhurried
@@ -258,7 +258,7 @@ def test_the_wait_is_never_less_than_asked(
         assert wait is None or wait == max(own, seconds or 0.0)
 
 
-@pytest.mark.parametrize("response_kind", sorted(REPEATED, key=str))
+@pytest.mark.parametrize("response_kind", sorted(RETRYABLE_KINDS, key=str))
 def test_a_live_update_gives_up_after_so_many_attempts(response_kind: ResponseKind) -> None:
     told = waits(policy(max_attempts=3), *[(response_kind, None)] * 3)
     assert told == [1.0, 1.0, None]
@@ -297,10 +297,10 @@ def test_pauses_that_the_server_named_do_not_count_as_time_spent() -> None:
 
 
 def test_time_spent_on_requests_counts() -> None:
-    retry_state = RetryState(spent=9.5)
+    retry_state = RetryState(elapsed=9.5)
     patient = policy(max_elapsed=10.0)
     assert patient.next_wait(retry_state, ResponseKind.FAULT, failed(), live=True, now=0.0) is None
-    retry_state = RetryState(spent=9.0)
+    retry_state = RetryState(elapsed=9.0)
     assert patient.next_wait(retry_state, ResponseKind.FAULT, failed(), live=True, now=0.0) == 1.0
 
 
@@ -319,18 +319,22 @@ def test_bulk_work_waits_as_long_as_the_server_asks() -> None:
         assert waits(impatient, *[(response_kind, 3600.0)] * 20, live=False) == [3600.0] * 20
 
 
-@pytest.mark.parametrize("response_kind", sorted(OUTAGE, key=str))
+@pytest.mark.parametrize("response_kind", sorted(OUTAGE_KINDS, key=str))
 def test_an_outage_costs_bulk_work_neither_attempts_nor_time(response_kind: ResponseKind) -> None:
     strict = policy(max_attempts=1, max_elapsed=0.5, stop=tenacity.stop_after_attempt(1))
     retry_state = RetryState()
     for _ in range(100):
         assert strict.next_wait(retry_state, response_kind, failed(), live=False, now=0.0) == 1.0
-    assert (retry_state.counted, retry_state.spent, retry_state.failures) == (0, 0.0, 100)
+    assert (retry_state.counted_failures, retry_state.elapsed, retry_state.failures) == (
+        0,
+        0.0,
+        100,
+    )
     assert waits(strict, (response_kind, None), live=True) == [None]
 
 
 def test_a_500_costs_bulk_work_attempts_and_time() -> None:
-    assert ResponseKind.FAULT not in OUTAGE
+    assert ResponseKind.FAULT not in OUTAGE_KINDS
     fault = (ResponseKind.FAULT, None)
     assert waits(policy(max_attempts=2), fault, fault, live=False) == [1.0, None]
     assert waits(policy(max_elapsed=1.5), fault, fault, live=False) == [1.0, None]

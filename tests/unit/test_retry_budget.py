@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cognigy_async.retry import RepeatBudget
+from cognigy_async.retry import RetryBudget
 
 from ._builders import unhurried
 
@@ -15,14 +15,14 @@ from ._builders import unhurried
 
 
 def test_the_budget_is_full_at_the_start_and_never_deeper() -> None:
-    budget = RepeatBudget(0.5, 3)
+    budget = RetryBudget(0.5, 3)
     for _ in range(100):
         budget.first_attempt()
     assert [budget.take() for _ in range(5)] == [True, True, True, False, False]
 
 
 def test_first_attempts_feed_the_budget() -> None:
-    budget = RepeatBudget(0.2, 1)
+    budget = RetryBudget(0.2, 1)
     assert budget.take()
     for _ in range(4):
         budget.first_attempt()
@@ -32,7 +32,7 @@ def test_first_attempts_feed_the_budget() -> None:
 
 
 def test_without_a_ratio_there_is_the_start_and_nothing_more() -> None:
-    budget = RepeatBudget(0.0, 2)
+    budget = RetryBudget(0.0, 2)
     for _ in range(100):
         budget.first_attempt()
     assert [budget.take() for _ in range(3)] == [True, True, False]
@@ -41,7 +41,7 @@ def test_without_a_ratio_there_is_the_start_and_nothing_more() -> None:
 @given(st.lists(st.booleans(), max_size=300), st.floats(0, 2), st.integers(1, 20))
 @unhurried
 def test_repeats_stay_within_the_bound(sequence: list[bool], ratio: float, capacity: int) -> None:
-    budget = RepeatBudget(ratio, capacity)
+    budget = RetryBudget(ratio, capacity)
     firsts = repeats = 0
     for is_first in sequence:
         if is_first:
@@ -55,7 +55,7 @@ def test_repeats_stay_within_the_bound(sequence: list[bool], ratio: float, capac
 @given(st.integers(1, 300), st.sampled_from([0.1, 0.2, 0.25, 1.0]))
 @unhurried
 def test_what_was_fed_can_be_taken(firsts: int, ratio: float) -> None:
-    budget = RepeatBudget(ratio, 1000)
+    budget = RetryBudget(ratio, 1000)
     while budget.take():
         pass
     for _ in range(firsts):

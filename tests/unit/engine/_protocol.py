@@ -139,8 +139,8 @@ class Play:
     def give_up(self) -> Any:
         """The error that it settles with when the policy allows no more."""
         assert self.item.retry_state is not None
-        assert self.item.retry_state.last is not None
-        return self.protocol.final(self.item, self.item.retry_state.last)
+        assert self.item.retry_state.last_error is not None
+        return self.protocol.final(self.item, self.item.retry_state.last_error)
 
     @property
     def preconditions(self) -> list[str | None]:

@@ -17,12 +17,12 @@ from hypothesis.stateful import (
 )
 
 from cognigy_async.engine.outage import Outage
-from cognigy_async.retry import RepeatBudget
+from cognigy_async.retry import RetryBudget
 
 # The outage.
 
 
-class Empty(RepeatBudget):
+class Empty(RetryBudget):
     """A budget that is used up."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ def outage(in_flight: int = 2) -> Outage[str]:
 
 
 def test_while_it_lasts_one_probe_goes_for_each_backoff() -> None:
-    away, budget = outage(), RepeatBudget(0.0, 100)
+    away, budget = outage(), RetryBudget(0.0, 100)
     for name in ("a", "b", "c"):
         away.add(name, 0.0)
     assert away.lasts
@@ -70,7 +70,7 @@ def test_the_failures_of_others_do_not_put_the_probe_off() -> None:
 
 
 def test_a_success_ends_it_and_those_who_wait_follow_by_token_or_backoff() -> None:
-    away, budget = outage(in_flight=5), RepeatBudget(0.0, 1)
+    away, budget = outage(in_flight=5), RetryBudget(0.0, 1)
     for name in ("a", "b", "c"):
         away.add(name, 0.0)
     assert away.release(2.0, budget) == "a"
@@ -92,7 +92,7 @@ def test_many_who_wait_hold_others_back_although_it_is_over() -> None:
         away.add(name, 0.0)
     away.succeeded()
     assert away.blocks
-    assert [away.release(0.0, RepeatBudget(0.0, 1)) for _ in range(2)] == ["a", "b"]
+    assert [away.release(0.0, RetryBudget(0.0, 1)) for _ in range(2)] == ["a", "b"]
     assert not away.blocks
 
 
@@ -163,7 +163,7 @@ class OutageMachine(RuleBasedStateMachine):
     @initialize(in_flight=st.integers(0, 3), tokens=st.integers(0, 3))
     def begin(self, in_flight: int, tokens: int) -> None:
         self.away: Outage[int] = Outage(in_flight, lambda failures: float(failures))
-        self.budget = RepeatBudget(0.5, tokens)
+        self.budget = RetryBudget(0.5, tokens)
         self.now = 0.0
         self.number = 0
         self.waiting: list[int] = []

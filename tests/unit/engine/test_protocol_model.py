@@ -132,7 +132,9 @@ def test_an_update_ends_with_what_happened(
             break
     else:
         # The policy allows no more.
-        error = made.give_up() if made.item.retry_state and made.item.retry_state.last else None
+        error = (
+            made.give_up() if made.item.retry_state and made.item.retry_state.last_error else None
+        )
         word = type(error).__name__ if error is not None else "nothing was sent"
         word = "ambiguous" if word == "AmbiguousUpdateError" else word
     times = len(server.applied)

@@ -16,7 +16,7 @@ from cognigy_async.engine.dialog_queue import QueueState
 from cognigy_async.engine.scheduler import Scheduler
 from cognigy_async.ratelimit.limiter import CompositeLimiter
 from cognigy_async.ratelimit.sliding_window import SlidingWindow
-from cognigy_async.retry import RepeatBudget, ResponseKind
+from cognigy_async.retry import ResponseKind, RetryBudget
 from tests.unit._builders import item
 
 serials = itertools.count(1)
@@ -75,7 +75,7 @@ def test_a_full_window_sets_the_alarm() -> None:
     accept(plan, "b")
     plan.next_queue(0.0)
     plan._limiter.start(0.0, bulk=False)
-    plan._limiter.answered(0.0, 0.0)
+    plan._limiter.finish(0.0, 0.0)
     assert plan.next_queue(1.0) is None
     assert plan._waker.alarm_at == plan.next_event_at(1.0) >= 10.0
 
@@ -88,7 +88,7 @@ class Plan(RuleBasedStateMachine):
         self.now = 0.0
         self.plan = scheduler(linger=linger)
         # So small that outages come soon.
-        self.plan.budget = RepeatBudget(1.0, 1)
+        self.plan.budget = RetryBudget(1.0, 1)
         self.flying: list[Any] = []
         self.accepted = self.settled = 0
 

@@ -86,8 +86,8 @@ TEXTS = st.text(max_size=20) | st.lists(
 @example({"ratelimit": f"limit=5, remaining=1, reset={'9' * 400}"})
 def test_whatever_a_server_says_nothing_breaks(headers: dict[str, str]) -> None:
     learned = AdaptiveLimiter()
-    learned.heard(headers, 0.0, 0.0, WALL)
+    learned.on_headers(headers, 0.0, 0.0, WALL)
     assert learned.next_slot_at(0.0, True) >= 0.0
     learned.start(0.0, bulk=False)
-    learned.answered(0.0, 1.0)
+    learned.finish(0.0, 1.0)
     assert learned.next_slot_at(1.0, True) >= 0.0

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import RateLimit
-from cognigy_async.ratelimit.shared_ledger import BATCHES, LEASE, Grant, SharedLedger
+from cognigy_async.ratelimit.shared_ledger import (
+    BATCHES_PER_WINDOW,
+    LEASE_SHARE,
+    Grant,
+    SharedLedger,
+)
 
 LIMIT = RateLimit(60, per=2, guard=0.0)
 
@@ -27,13 +32,13 @@ def all_that_is_left(content: bytes, now: float, *, live: bool) -> tuple[int, by
 
 def test_a_batch_is_a_twentieth_and_all_batches_are_the_limit() -> None:
     ledger = visit(b"", 100.0)
-    assert ledger.take("a", 60, 100.0, live=True) == Grant(60 // BATCHES)
+    assert ledger.take("a", 60, 100.0, live=True) == Grant(60 // BATCHES_PER_WINDOW)
     assert visit(ledger.content(), 100.0).used == 3
     taken, content = all_that_is_left(ledger.content(), 100.0, live=True)
     assert taken == 57
     refused = visit(content, 100.0).take("b", 1, 100.0, live=True)
     assert refused.count == 0
-    assert 0 < refused.wait <= LEASE * 2
+    assert 0 < refused.wait <= LEASE_SHARE * 2
 
 
 def test_bulk_work_leaves_the_last_tenth_and_takes_it_bit_by_bit() -> None:
@@ -64,7 +69,7 @@ def test_after_a_burst_places_come_one_by_one(burst: int) -> None:
 def test_the_places_of_a_process_that_died_come_back_after_lease_and_window() -> None:
     _, content = all_that_is_left(b"", 100.0, live=True)
     assert visit(content, 102.0).used == 60
-    assert visit(content, 102.0 + LEASE * 2 + 0.001).used == 0
+    assert visit(content, 102.0 + LEASE_SHARE * 2 + 0.001).used == 0
 
 
 def test_a_report_puts_right_what_was_assumed() -> None:
@@ -114,7 +119,7 @@ def test_whatever_the_processes_do_no_window_is_over(data: st.DataObject) -> Non
         live = data.draw(st.booleans())
         grant = ledger.take(f"{number}", 60, now, live=live)
         used = data.draw(st.integers(0, grant.count))
-        at = now + data.draw(st.floats(0, LEASE * 2))
+        at = now + data.draw(st.floats(0, LEASE_SHARE * 2))
         starts += [at] * used
         if data.draw(st.booleans()):
             ledger.report({f"{number}": used})

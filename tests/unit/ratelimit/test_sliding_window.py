@@ -40,7 +40,7 @@ def busy(
             under_way.append(now)
         if under_way and (at > now or not latency) and under_way[0] + latency <= at:
             now = max(now, under_way[0] + latency)
-            window.answered(under_way.pop(0), now)
+            window.finish(under_way.pop(0), now)
         else:
             now = max(now, at)
     return starts
@@ -104,7 +104,7 @@ class Model:
         self.last = now
         self.open.append(now)
 
-    def answered(self, began: float, now: float) -> None:
+    def finish(self, began: float, now: float) -> None:
         if began not in self.open:
             return
         self.open.remove(began)
@@ -143,8 +143,8 @@ def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps:
         elif step == "answer":
             if under_way:
                 began = under_way.pop(0)
-                window.answered(began, now)
-                model.answered(began, now)
+                window.finish(began, now)
+                model.finish(began, now)
         else:
             now += step
         model.pass_time(now)
@@ -179,14 +179,14 @@ def test_the_server_never_sees_too_many_while_answers_are_quick(
     window = SlidingWindow(RateLimit(n, per=2, guard=0.01))
     arrivals: list[float] = []
     window.start(0.0, bulk=False)
-    window.answered(0.0, now := least)
+    window.finish(0.0, now := least)
     for _ in range(6 * n):
         now = max(now, window.next_slot_at(now))
         window.start(now, bulk=False)
         there = data.draw(st.floats(0, 0.016))
         arrivals.append(now + there + least / 2)
         began, now = now, now + data.draw(st.floats(there, 0.016)) + least
-        window.answered(began, now)
+        window.finish(began, now)
     assert most(sorted(arrivals), 2.0) <= n
 
 
@@ -201,19 +201,19 @@ def test_a_slow_answer_counts_later_by_what_it_took_longer_than_the_shortest() -
     for began, took in ((0.0, 0.1), (3.0, 0.1), (6.0, 0.3)):
         assert window.next_slot_at(began) == began
         window.start(began, bulk=False)
-        window.answered(began, began + took)
+        window.finish(began, began + took)
     assert window.next_slot_at(7.0) == pytest.approx(6.0 + 0.2 + 2.02)
 
 
 def test_a_request_without_an_answer_counts_after_a_quarter_of_the_window() -> None:
     window = SlidingWindow(RateLimit(1, per=2, guard=0.01))
     window.start(0.0, bulk=False)
-    window.answered(0.0, 0.0)
+    window.finish(0.0, 0.0)
     window.start(3.0, bulk=False)
     assert window.next_slot_at(3.1) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
     # Its answer comes too late to tell of an earlier moment.
     assert window.next_slot_at(4.0) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
-    window.answered(3.0, 4.9)
+    window.finish(3.0, 4.9)
     assert window.next_slot_at(5.0) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
 
 
@@ -221,10 +221,10 @@ def test_a_request_without_an_answer_counts_after_a_quarter_of_the_window() -> N
 def test_after_a_long_idle_time_a_request_counts_from_its_answer(idle: float, cold: bool) -> None:
     window = SlidingWindow(RateLimit(1, per=2, guard=0.01))
     window.start(0.0, bulk=False)
-    window.answered(0.0, 0.1)
+    window.finish(0.0, 0.1)
     window.next_slot_at(3.0)
     window.start(3.0, bulk=False)
-    window.answered(3.0, 3.1)
+    window.finish(3.0, 3.1)
     began = 3.0 + idle
     assert window.next_slot_at(began) == began
     window.start(began, bulk=False)
@@ -251,7 +251,7 @@ def test_large_numbers_cost_little_memory_and_are_never_over() -> None:
             now = at
         else:
             window.start(now, bulk=False)
-            window.answered(now, now)
+            window.finish(now, now)
             starts.append(now)
             now += 10 / (1.3 * LARGE)
     assert most(starts, 10.0) <= LARGE
@@ -284,7 +284,7 @@ def test_what_starts_a_little_late_does_not_delay_the_others() -> None:
     window = SlidingWindow(RateLimit(10, per=10, burst=1, guard=0.0))
     window.next_slot_at(0.0)
     window.start(0.0, bulk=False)
-    window.answered(0.0, 0.0)
+    window.finish(0.0, 0.0)
     assert window.next_slot_at(1.09) == 1.09
     window.start(1.09, bulk=False)
     assert window.next_slot_at(1.1) == 2.0
@@ -321,14 +321,14 @@ def test_a_live_request_finds_a_place_soon_at_any_moment(
         if at <= now and arrivals[0] <= now:
             waits.append(now - arrivals.pop(0))
             window.start(now, bulk=False)
-            window.answered(now, now)
+            window.finish(now, now)
             starts.append(now)
             continue
         if at <= now:
             at = window.next_bulk_slot_at(now)
         if at <= now:
             window.start(now, bulk=True)
-            window.answered(now, now)
+            window.finish(now, now)
             starts.append(now)
         elif arrivals[0] > now:
             now = min(at, arrivals[0])
@@ -364,14 +364,14 @@ def test_requests_of_others_count_until_the_moment_that_the_server_named() -> No
     window.next_slot_at(0.0)
     for _ in range(4):
         window.start(0.0, bulk=False)
-        window.answered(0.0, 0.0)
-    window.others(6, 3.0)
+        window.finish(0.0, 0.0)
+    window.set_external(6, 3.0)
     assert (window.used, window.next_slot_at(1.0)) == (10, 3.0)
-    window.others(5, 4.0)
+    window.set_external(5, 4.0)
     assert window.next_slot_at(1.0) == 1.0
-    window.others(8, 12.0)
+    window.set_external(8, 12.0)
     assert window.next_slot_at(1.0) == 10.0
-    window.others(10, 12.0)
+    window.set_external(10, 12.0)
     assert window.next_slot_at(1.0) == 12.0
     assert window.next_slot_at(12.0) == 12.0
     assert window.used == 0
@@ -386,12 +386,12 @@ def test_what_is_saved_counts_after_a_restart() -> None:
         assert before.next_slot_at(now, True) == now
         before.start(now, bulk=False)
         if now < 109:
-            before.answered(now, now)
+            before.finish(now, now)
     state = json.loads(json.dumps(before.save(110.0, 5000.0)))
     after = limiter_of(RateLimit(3, per=10), RateLimit(4, per=1))
     after.restore(state, 7.0, 5000.5)
     # Those of 10.5, 9.5 and, as it was under way, 0.5 seconds ago.
-    assert [use.used for use in after.use(7.0)] == [2, 1]
+    assert [use.used for use in after.usage(7.0)] == [2, 1]
     assert after.next_slot_at(7.0, True) == 7.0
     after.start(7.0, bulk=False)
     assert after.next_slot_at(7.0, True) == pytest.approx(7.0 - 9.5 + 10.05)
