@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import anyio
 
@@ -17,7 +16,7 @@ class Waker:
     Attributes:
         idle: the events of the workers that wait; only the dispatcher adds to it.
         waking: a worker was woken and has not run yet.
-        on_idle: called when a worker finds nothing to do: more input is wanted.
+        on_idle: events to set when a worker finds nothing to do, so that a stream gives more.
         alarm: set to recompute the next moment; None while nobody waits for it.
         alarm_at: the moment at which the alarm rings.
     """
@@ -28,7 +27,7 @@ class Waker:
         self.idle: list[anyio.Event] = []
         self.waking = False
         self.ended = False
-        self.on_idle: set[Callable[[], None]] = set()
+        self.on_idle: set[anyio.Event] = set()
         self.alarm: anyio.Event | None = None
         self.alarm_at = math.inf
 

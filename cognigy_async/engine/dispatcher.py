@@ -147,8 +147,8 @@ class Dispatcher:
         waker = self._waker
         if waker.ended:
             return
-        for call in list(waker.on_idle):
-            call()
+        for event in waker.on_idle:
+            event.set()
         event = anyio.Event()
         waker.idle.append(event)
         try:
@@ -273,7 +273,7 @@ class Dispatcher:
                         scheduler.first_attempt(began)
                     if item.members:
                         self._reserve(item, began)
-                    elif self._hooks.any and item.kind is not READ:
+                    elif self._hooks.has_callbacks and item.kind is not READ:
                         item.reserved = self._hooks.reserve()
                 item.attempts += 1
                 metrics = self._metrics

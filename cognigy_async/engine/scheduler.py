@@ -149,7 +149,7 @@ class Scheduler:
                 return None
         hooks, limiter = self._hooks, self._limiter
         # With a full queue of events only those go on that have their place, or need none.
-        reserved_only = hooks.any and hooks.full
+        reserved_only = hooks.has_callbacks and hooks.full
         bulk = not outage.blocks
         next_bulk_slot_at = 0.0
         if limiter is not None and limited:

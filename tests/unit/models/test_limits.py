@@ -207,8 +207,8 @@ def test_what_cannot_even_be_read_is_bad_input_like_any_other(unreadable: Any) -
 
 
 @pytest.mark.parametrize("name", [1.5, None, b"a", (1,), pytest.param(10**5000, id="huge")])
-def test_a_part_whose_name_is_no_text_is_bad_input_as_well(name: Any) -> None:
-    with pytest.raises(UpdateValidationError, match="is not a part of an update"):
+def test_a_field_whose_name_is_no_text_is_bad_input_as_well(name: Any) -> None:
+    with pytest.raises(UpdateValidationError, match="is not a field of an update"):
         made({**ONE, name: 1})
 
 

@@ -183,7 +183,7 @@ def test_a_copy_with_changes_is_checked() -> None:
     assert made.payload() == {"session": {"a": 1}}
     with pytest.raises(UpdateValidationError, match=r"session\.b: a variable cannot be None"):
         made.replace(session={"b": None})
-    with pytest.raises(UpdateValidationError, match="other: is not a part"):
+    with pytest.raises(UpdateValidationError, match="other: is not a field"):
         made.replace(other=1)
     with pytest.raises(UpdateValidationError, match="carries nothing"):
         made.replace(session=None)
@@ -217,8 +217,8 @@ def test_an_update_is_a_part_of_other_models() -> None:
         ('{"session":{"a":1}}', r"dialog_id: is missing"),
         ('{"dialog_id":"d"}', r"update: the update carries nothing"),
         ('{"dialog_id":"d","session":{"{0}%s":1}}', r"session\..0.%s: a variable's name"),
-        ("[]", "a mapping of its arguments"),
-        ("null", "a mapping of its arguments"),
+        ("[]", "a mapping of the arguments of StateUpdate"),
+        ("null", "a mapping of the arguments of StateUpdate"),
     ],
 )
 def test_inside_other_models_a_fault_is_one_of_their_faults(text: str, message: str) -> None:
