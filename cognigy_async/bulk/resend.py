@@ -113,4 +113,4 @@ class InterruptedGroups:
             for context, variables in one.update.payload().items():
                 assigned.setdefault(context, {}).update(variables)
         fields = {"dialog_id": row.dialog_id, **assigned, "update_id": key}
-        return StateUpdate.within(limits, fields), rows
+        return StateUpdate.from_fields(limits, fields), rows

@@ -12,7 +12,7 @@ from ..api.runtime import RuntimeApi
 from ..engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
 from ..errors import CognigyError, ConfigurationError
 from ..models.limits import Limits
-from ..models.update import Row, StateUpdate, parsed
+from ..models.update import StateUpdate, UpdateInput, parse_update
 from ..ratelimit.limit import RateLimit
 from ..ratelimit.sliding_window import HEADROOM_DIVISOR
 
@@ -43,7 +43,7 @@ class Plan:
 
 
 def plan(
-    updates: Iterable[Row],
+    updates: Iterable[UpdateInput],
     *,
     rate_limit: RateLimit | Sequence[RateLimit] | None = None,
     coalesce: bool = False,
@@ -100,10 +100,10 @@ class _Count:
         self.invalid = 0
         self.requests = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: UpdateInput) -> None:
         """Count one input."""
         try:
-            update = parsed(row, self._limits)
+            update = parse_update(row, self._limits)
             self._api.check(update)
             alone = self._requests(update)
         except CognigyError:

@@ -118,7 +118,7 @@ def find_problem(
         if flow_nodes is not None and step not in flow_nodes:
             return f"transition.nextStep: the flow has no node {step[:200]!r}"
     try:
-        StateUpdate.within(limits, arguments)
+        StateUpdate.from_fields(limits, arguments)
     except UpdateValidationError as error:
         return str(error)
     return None

@@ -124,7 +124,7 @@ def together(limits: Limits, first: StateUpdate, assigned: Mapping[str, Any]) ->
         UpdateValidationError: The assignments together break a limit.
     """
     people = {"user_id": first.user_id, "profile_id": first.profile_id}
-    return StateUpdate.within(limits, {"dialog_id": first.dialog_id, **people, **assigned})
+    return StateUpdate.from_fields(limits, {"dialog_id": first.dialog_id, **people, **assigned})
 
 
 def key_of(update_ids: Iterable[str]) -> str:

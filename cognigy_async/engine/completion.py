@@ -129,7 +129,7 @@ class Completion:
         item.sink.notify(item)
         if result is None or is_enabled(DEBUG):
             _log(item)
-        if self._hooks.any:
+        if self._hooks.has_callbacks:
             self._publish(item)
         if self._audit is not None:
             self._audit.settled(item)

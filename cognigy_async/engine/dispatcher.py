@@ -137,8 +137,8 @@ class Dispatcher:
         waker = self._waker
         if waker.ended:
             return
-        for request_input in list(waker.on_idle):
-            request_input()
+        for event in waker.on_idle:
+            event.set()
         event = anyio.Event()
         waker.idle.append(event)
         try:
@@ -239,7 +239,7 @@ class Dispatcher:
                         scheduler.first_attempt(began)
                     if item.group is not None:
                         self._reserve(item, began)
-                    elif self._hooks.any and item.kind is not READ:
+                    elif self._hooks.has_callbacks and item.kind is not READ:
                         item.reserved = self._hooks.reserve()
                 item.attempts += 1
                 metrics = self._metrics

@@ -282,7 +282,7 @@ class UpdateProtocol:
         fields = {"dialog_id": item.dialog_id, "if_match": etag, **assignment}
         if item.metadata:
             fields["metadata"] = item.metadata
-        return StateUpdate.within(self.limits, fields)
+        return StateUpdate.from_fields(self.limits, fields)
 
     def _failed(self, item: WorkItem, response_kind: ResponseKind, error: UpdateError) -> Decision:
         if item.retry_state is None:

@@ -151,7 +151,7 @@ class Scheduler:
                 return None
         hooks, limiter = self._hooks, self._limiter
         # While a callback queue is full, only items go that have a slot in it or need none.
-        reserved_only = hooks.any and hooks.full
+        reserved_only = hooks.has_callbacks and hooks.full
         bulk = not outage.blocks
         bulk_slot_at = 0.0
         if limiter is not None and limited:

@@ -296,5 +296,5 @@ async def test_a_client_that_closes_does_not_keep_a_job_waiting(folder: Folder) 
     assert result is not None
     assert result.ok
     assert tried.ended < DAY / 10
-    closed = "hook hung: not delivered, the client was closed before the event's turn"
+    closed = "hook hung: not delivered, the client was closed before the event was delivered"
     assert hooks(folder, "d3")[-1][1].startswith(closed)

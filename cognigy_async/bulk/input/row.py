@@ -115,7 +115,7 @@ def parse_row(
                 break
         if default_id is not None and fields.get("update_id") is None:
             fields = {**fields, "update_id": default_id}
-        update = StateUpdate.within(limits, fields)
+        update = StateUpdate.from_fields(limits, fields)
     except UpdateValidationError as error:
         return Row(line, source, None, error, dialog_id if isinstance(dialog_id, str) else None)
     return Row(line, source, update, None, update.dialog_id)

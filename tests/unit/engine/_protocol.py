@@ -48,7 +48,7 @@ class Play:
             given = {"dialog_id": "d-1", **(fields or {"session": {"a": 1}})}
             if kind is Kind.STRICT:
                 given["if_match"] = '"7"'
-            update = StateUpdate.within(limits or Limits(), given)
+            update = StateUpdate.from_fields(limits or Limits(), given)
         policy = RetryPolicy(ambiguous=ambiguous)
         self.item: WorkItem = item(
             kind, update=update, policy=policy, decide=decide, live=live, serial=1

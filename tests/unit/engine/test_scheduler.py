@@ -40,7 +40,7 @@ def scheduler(*, linger: float = 0.0, limit: RateLimit | None = None, workers: i
         SimpleNamespace(
             config=SimpleNamespace(max_in_flight=workers, retry=policy, linger=linger),
             quota=None if limit is None else CompositeLimiter([SlidingWindow(limit)]),
-            hooks=SimpleNamespace(any=False, full=False),
+            hooks=SimpleNamespace(has_callbacks=False, full=False),
             waker=Waker(),
         )  # type: ignore[arg-type]
     )
