@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from . import audit, bench, bulk, demo, doctor, emulator, get, update
+from . import audit, bulk, demo, doctor, emulator, get, update
+from .bench.command import bench
 from .output import write_result
 
 app = typer.Typer(
@@ -46,7 +47,7 @@ def _root(
 
 app.add_typer(audit.app, name="audit")
 app.add_typer(bulk.app, name="bulk")
-app.command(name="bench")(bench.bench)
+app.command(name="bench")(bench)
 app.command(name="demo")(demo.demo)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="emulator")(emulator.emulator)
