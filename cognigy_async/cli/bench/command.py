@@ -118,9 +118,7 @@ def _confirm(options: BenchOptions, *, yes: bool) -> None:
     arguments, load, levels = options.client_arguments, options.load, options.levels
     if is_loopback(urlsplit(arguments["base_url"]).hostname or ""):
         return
-    reached = len(load.dialogs)
-    if load.count is not None:
-        reached = min(reached, max(load.count, *map(warm_up_count, levels)))
+    reached = min(len(load.dialogs), max(load.count or sys.maxsize, *map(warm_up_count, levels)))
     dialogs = f"{reached:,} dialogs from {load.dialog(0)} to {load.dialog(reached - 1)}"
     updates = sum(warm_up_count(level) + (load.count or 0) for level in levels)
     requests = load.requests_per_update(arguments["api"]) * options.rounds * updates
