@@ -14,10 +14,11 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from cognigy_async import CognigyError, UpdateResult
-from cognigy_async.cli.bench.load import run_callers, run_stream
+from cognigy_async.cli.bench.load import run_stream
 from cognigy_async.cli.bench.server import available_cores
 from harness.figures import spreads
 from harness.null import client, memory_mb
@@ -39,13 +40,15 @@ def check(_: UpdateResult | None, error: CognigyError | None) -> None:
 
 async def send(kind: str, dialogs: int, times: int) -> None:
     async with client() as one:
-
-        async def call(number: int) -> None:
-            await one.update(f"d{number}", session=session(number))
+        # Tasks of asyncio alone: in a task group of anyio, a call costs a microsecond more.
+        async def caller(numbers: Iterator[int]) -> None:
+            for n in numbers:
+                await one.update(f"d{n}", session=session(n))
 
         for _ in range(times):
             if kind == "update":
-                await run_callers(call, [iter(range(dialogs))] * CALLERS)
+                numbers = iter(range(dialogs))
+                await asyncio.gather(*[caller(numbers) for _ in range(CALLERS)])
             else:
                 rows = ({"dialog_id": f"d{n}", "session": session(n)} for n in range(dialogs))
                 await run_stream(one, rows, check)

@@ -3,8 +3,7 @@
     python benchmarks/in_flight.py                # a table on stdout
     python benchmarks/in_flight.py --json FILE    # and all results in a file
 
-Processes, cores and rounds are as in `throughput.py`. The latency is that of a request, from its
-sending to its response.
+Runs are as in `throughput.py`. A latency is that of a request, from its sending to its response.
 """
 
 from __future__ import annotations

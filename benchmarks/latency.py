@@ -6,8 +6,7 @@
 The maximum is measured first: as many callers as requests in flight, each with one `update` after
 the other. Then updates start at half of that rate, at constant intervals, however long they take;
 so do requests of the bare library. A latency counts from the moment at which an update was due, so
-that a client which falls behind cannot hide it. Processes, cores and rounds are as in
-`throughput.py`.
+that a client which falls behind cannot hide it. Runs are as in `throughput.py`.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def tables(found: Mapping[str, Results], plots: Mapping[str, Sequence[str]], fol
         "dialogs": _dialogs,
     }
     rows = [(*aim[:3], "reached" if aim.is_met else "**not reached**") for aim in aims(found)]
-    heads = ("", "aim", "measured", "")
-    parts = ["### What is aimed at", _table(heads, rows)] if rows else []
+    heads = ("", "target", "measured", "")
+    parts = ["### Targets", _table(heads, rows)] if rows else []
     for name, section in sections.items():
         if name in found:
             title, text = section(found[name])
@@ -148,7 +148,7 @@ def _overhead(results: Results) -> tuple[str, str]:
     ]
     pythons = [f"Python {one['python']}" for one in results.values()]
     heads = ("", *pythons, "times the calibration")
-    return "What the library itself costs", _table(heads, rows)
+    return "Cost of the library itself", _table(heads, rows)
 
 
 def _throughput(results: Results) -> tuple[str, str]:

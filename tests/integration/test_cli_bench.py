@@ -1,4 +1,4 @@
-"""`cognigy-async bench`: against an emulator of its own, a tenant on this machine, and refused."""
+"""`cognigy-async bench` against an emulator of its own and a tenant on this machine; bad usage."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def is_there(pid: int) -> bool:
 
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
-    """The emulators that are started."""
+    """Emulators that were started."""
     started: list[subprocess.Popen[str]] = []
     start = subprocess.Popen
 
@@ -91,9 +91,9 @@ def test_without_settings_it_measures_an_emulator_of_its_own(
     cores = cores_of_this_process()
     assert command("bench", *options, "--json") == 0
     assert cores_of_this_process() == cores
-    told = command.json
-    assert [(row["in_flight"], row["rounds"]) for row in told["rows"]] == [(1, 2), (4, 2)]
-    for row in told["rows"]:
+    result = command.json
+    assert [(row["in_flight"], row["rounds"]) for row in result["rows"]] == [(1, 2), (4, 2)]
+    for row in result["rows"]:
         assert (row["succeeded"], row["failed"], row["ambiguous"]) == (80, 0, 0)
         assert row["requests"] == 80 + row["retries"]
         assert 0 < row["per_second_lowest"] <= row["per_second"] <= row["per_second_highest"]
@@ -101,17 +101,17 @@ def test_without_settings_it_measures_an_emulator_of_its_own(
         assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"] <= latency["max"]
         assert row["cpu_us"] > 0
         assert row["quota_utilisation"] is None
-    assert (told["target"], told["mode"], told["payload_bytes"]) == ("emulator", mode, 200)
-    assert (told["transport"], told["loop"]) == ("aiohttp", "uvloop")
-    assert {"python", "cognigy-async", "aiohttp", "uvloop"} <= set(told["versions"])
-    assert told["machine"]["cores"] == os.cpu_count()
+    assert (result["target"], result["mode"], result["payload_bytes"]) == ("emulator", mode, 200)
+    assert (result["transport"], result["loop"]) == ("aiohttp", "uvloop")
+    assert {"python", "cognigy-async", "aiohttp", "uvloop"} <= set(result["versions"])
+    assert result["machine"]["cores"] == os.cpu_count()
     assert "round 2 of 2, 1 in flight: " in command.err
     (server,) = servers
     assert server.returncode == 0
 
 
 @pytest.mark.real_time
-def test_a_table_and_where_it_wrote_to(command: Command) -> None:
+def test_a_table_and_a_description_of_the_load(command: Command) -> None:
     chosen = ("--transport", "httpx", "--loop", "asyncio")
     assert command("bench", "--count", "5", "--rounds", "1", "--dialogs", "3", *chosen) == 0
     lines = command.out.splitlines()
@@ -128,7 +128,7 @@ def test_a_table_and_where_it_wrote_to(command: Command) -> None:
     assert "At most 3 of 32 requests will be in flight" in command.err
 
 
-def test_an_emulator_that_cannot_be_started_is_told(
+def test_an_emulator_that_cannot_be_started_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "uvicorn.py").write_text("raise ImportError('No module named uvicorn')")
@@ -278,14 +278,14 @@ def test_a_server_that_is_not_there(
     assert "NotSentError: No connection to 127.0.0.1:1" in command.err
 
 
-def test_a_round_in_which_nothing_ends(emulator: Emulator, command: Command) -> None:
+def test_a_round_in_which_no_update_completes(emulator: Emulator, command: Command) -> None:
     emulator.faults = Faults(latency=0.5)
     options = ("--seconds", "0.1", "--max-in-flight", "20")
     assert command(*TENANT, *options) == 1
     assert "No update completed within a round. Give it more time with --seconds." in command.err
 
 
-# Another machine is written to only where that is meant.
+# Writing to another machine needs confirmation.
 
 
 def test_another_machine_needs_yes(
@@ -295,7 +295,7 @@ def test_another_machine_needs_yes(
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     options = ("--max-in-flight", "8,16", "--count", "50", "--rounds", "3")
     assert command("bench", "--target", "tenant", *options) == 2
-    for said in (
+    for message in (
         f"This writes to {AWAY}: the session variable 'bench'",
         "50 dialogs from bench-0 to bench-49, which is not removed afterwards",
         # 3 rounds of 50 with a warm-up of 20, and of 50 with one of 32
@@ -303,7 +303,7 @@ def test_another_machine_needs_yes(
         "--rate 1000/300",
         "Add --yes to confirm. Nothing was sent.",
     ):
-        assert said in command.told, said
+        assert message in command.told, message
     seconds = ("--seconds", "2", "--dialogs", "1", "--rate", "9/9")
     assert command("bench", "--target", "tenant", *seconds) == 2
     assert "the dialog bench-0, which is not removed afterwards" in command.told
@@ -333,13 +333,13 @@ def test_another_machine_needs_yes(
         ("", False),
     ],
 )
-def test_what_is_this_machine(host: str, is_here: bool) -> None:
+def test_loopback_hosts(host: str, is_here: bool) -> None:
     assert is_loopback(host) is is_here
 
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
+def test_it_asks_for_confirmation_on_a_terminal(tmp_path: Path, interrupted: bool) -> None:
     ours, theirs = pty.openpty()
     settings = {"COGNIGY_BASE_URL": AWAY, "COGNIGY_API_KEY": SECRET}
     process = subprocess.Popen(
@@ -350,31 +350,31 @@ def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
         cwd=tmp_path,
         env=command_environment(**settings),
     )
-    told = b""
+    shown = b""
     try:
-        while b"Continue?" not in told:
-            told += os.read(ours, 1000)
+        while b"Continue?" not in shown:
+            shown += os.read(ours, 1000)
         if interrupted:
             process.send_signal(signal.SIGINT)
         # Also ends a read that began just when the signal came.
         os.write(ours, b"\n")
-        while b"Nothing was sent." not in told:
-            told += os.read(ours, 1000)
+        while b"Nothing was sent." not in shown:
+            shown += os.read(ours, 1000)
         assert process.wait(20) == (130 if interrupted else 1)
     finally:
         process.kill()
         process.wait()
         os.close(ours)
         os.close(theirs)
-    assert b"This writes to" in told
-    assert SECRET.encode() not in told
+    assert b"This writes to" in shown
+    assert SECRET.encode() not in shown
 
 
 # Bad usage.
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--max-in-flight", "0"], "--max-in-flight '0': must be a number from 1 to 10,000"),
         (["--max-in-flight", "10001"], "must be a number from 1 to 10,000"),
@@ -405,15 +405,15 @@ def test_bad_usage(
     servers: list[subprocess.Popen[str]],
     unset: None,
     options: list[str],
-    said: str,
+    message: str,
 ) -> None:
     assert command("bench", *options) == 2
-    assert said in command.told
+    assert message in command.told
     assert command.out == ""
     assert servers == []
 
 
-def test_what_is_chosen_and_not_installed_is_told(
+def test_an_option_that_is_not_installed_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(over, "find_spec", lambda name: None)
@@ -426,17 +426,17 @@ def test_a_file_of_dialogs(tmp_path: Path, command: Command) -> None:
     path = tmp_path / "ids"
     path.write_bytes(b"\xef\xbb\xbfa\r\n\nb")
     assert parse_dialogs(str(path)) == ["a", "b"]
-    for content, said in (
+    for content, message in (
         (b"\n\n", "no dialog id found; write one id per line"),
         (b"\xff", "not UTF-8"),
         (b"a\n" + b"x" * 300, "line 2: "),
     ):
         path.write_bytes(content)
         assert command("bench", "--dialogs", str(path)) == 2
-        assert said in command.told
+        assert message in command.told
 
 
-def test_bodies_have_the_size_that_was_asked_for() -> None:
+def test_bodies_have_the_requested_size() -> None:
     for size in (64, 200, 100_000):
         load = Load(range(3), "b-", payload_bytes=size, count=1)
         numbers = (0, 9, 10, 123_456_789)
@@ -451,8 +451,8 @@ def test_bodies_have_the_size_that_was_asked_for() -> None:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., CommandProcess]]:
-    """Starts the command as a process, which writes to the file `told.err`."""
-    (tmp_path / "told.err").touch()
+    """Starts the command as a process, which writes to the file `output.err`."""
+    (tmp_path / "output.err").touch()
     with ExitStack() as stack:
 
         def start(*arguments: str) -> CommandProcess:
@@ -460,7 +460,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., CommandProcess]]:
                 name: os.environ[name] for name in os.environ if name.startswith("COGNIGY_")
             }
             variables = command_environment(**settings)
-            process = CommandProcess(arguments, tmp_path, variables, tmp_path / "told")
+            process = CommandProcess(arguments, tmp_path, variables, tmp_path / "output")
             stack.callback(process.end)
             return process
 
@@ -468,11 +468,11 @@ def started(tmp_path: Path) -> Iterator[Callable[..., CommandProcess]]:
 
 
 @pytest.mark.real_time
-def test_an_interrupt_of_the_terminal_shows_what_was_measured(unset: None, tmp_path: Path) -> None:
+def test_an_interrupt_on_the_terminal_shows_the_results_so_far(unset: None, tmp_path: Path) -> None:
     endless = ("--count", "20", "--rounds", "100000", "--max-in-flight", "4")
-    told = tmp_path / "told.err"
+    output = tmp_path / "output.err"
     with (
-        told.open("w") as err,
+        output.open("w") as err,
         subprocess.Popen(
             [sys.executable, "-m", "cognigy_async", "bench", *endless, "--json"],
             stdout=subprocess.PIPE,
@@ -483,7 +483,7 @@ def test_an_interrupt_of_the_terminal_shows_what_was_measured(unset: None, tmp_p
         ) as process,
     ):
         try:
-            wait_for(lambda: "round 3 of" in told.read_text(), told.read_text)
+            wait_for(lambda: "round 3 of" in output.read_text(), output.read_text)
             # A terminal sends it to every process of the group.
             os.killpg(process.pid, signal.SIGINT)
             out, _ = process.communicate(timeout=20)
@@ -495,9 +495,9 @@ def test_an_interrupt_of_the_terminal_shows_what_was_measured(unset: None, tmp_p
     (row,) = result["rows"]
     assert row["rounds"] >= 3
     assert row["retries"] == row["failed"] == row["ambiguous"] == 0
-    said = told.read_text()
-    assert "Interrupted: completing requests in flight, sending no more.\n" in said
-    assert "Traceback" not in said
+    shown = output.read_text()
+    assert "Interrupted: completing requests in flight, sending no more.\n" in shown
+    assert "Traceback" not in shown
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(result["base_url"].rpartition(":")[2])))
 
@@ -508,7 +508,7 @@ def test_a_bench_that_is_killed_leaves_no_emulator(
     started: Callable[..., CommandProcess], unset: None, tmp_path: Path
 ) -> None:
     process = started("bench", "--count", "20", "--rounds", "100000")
-    wait_for(lambda: "round 1 of" in (tmp_path / "told.err").read_text())
+    wait_for(lambda: "round 1 of" in (tmp_path / "output.err").read_text())
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 1
     process.kill()

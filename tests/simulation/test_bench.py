@@ -41,7 +41,7 @@ each_mode = pytest.mark.parametrize("mode", get_args(Mode))
 
 @dataclass
 class Wire:
-    """Answers after as many seconds as `takes` says for the request of a number, from 0."""
+    """Transport with a given duration and status for each request, by number from 0."""
 
     takes: Callable[[int], float] = lambda number: 0.1
     status: Callable[[int], int] = lambda number: 200
@@ -115,7 +115,7 @@ def outcomes(measurement: Measurement) -> tuple[int, int, int]:
 
 
 @each_mode
-async def test_a_round_of_so_many_updates(mode: Mode) -> None:
+async def test_a_round_with_a_number_of_updates(mode: Mode) -> None:
     wire = Wire()
     measurement = await measured(wire, runner_of(mode, count=100), 10)
     assert outcomes(measurement) == (100, 0, 0)
@@ -130,7 +130,7 @@ async def test_a_round_of_so_many_updates(mode: Mode) -> None:
 
 
 @each_mode
-async def test_a_round_of_so_many_seconds(mode: Mode) -> None:
+async def test_a_round_with_a_duration(mode: Mode) -> None:
     wire = Wire()
     measurement = await measured(wire, runner_of(mode, seconds=1.05), 10)
     assert outcomes(measurement) == (100, 0, 0)
@@ -150,7 +150,7 @@ async def test_percentiles_of_a_known_distribution(mode: Mode) -> None:
 
 
 @each_mode
-async def test_what_is_not_applied_is_counted_by_kind(mode: Mode) -> None:
+async def test_outcomes_are_counted_by_kind(mode: Mode) -> None:
     wire = Wire(status=lambda number: {10: 403, 20: 0, 30: 0}.get(number, 200))
     runner = runner_of(mode, count=100)
     measurement = await measured(wire, runner, 10)
@@ -189,7 +189,7 @@ async def test_retries_of_the_round_alone(mode: Mode) -> None:
 
 
 @each_mode
-async def test_how_much_memory_grew(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_growth(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     resident = iter([10_000_000, 12_500_000, 12_500_000, 12_500_000])
     monkeypatch.setattr(runner_module, "resident_bytes", lambda: next(resident))
     runner, measurement = runner_of(mode, count=5), Measurement(1)
@@ -213,7 +213,7 @@ async def test_the_warm_up_opens_every_connection() -> None:
     assert wire.times.count(wire.times[0]) == 40
 
 
-async def test_a_warm_up_in_which_nothing_is_applied_tells_why() -> None:
+async def test_a_warm_up_that_applies_nothing_raises_the_first_error() -> None:
     wire = Wire(status=lambda number: 401)
     async with client_of(wire, 5) as client:
         with pytest.raises(AuthenticationError):
@@ -224,7 +224,7 @@ async def test_a_warm_up_in_which_nothing_is_applied_tells_why() -> None:
 
 
 @each_mode
-async def test_a_round_that_is_cancelled_has_measured_so_far(mode: Mode) -> None:
+async def test_a_cancelled_round_is_measured_up_to_its_end(mode: Mode) -> None:
     wire, measurement = Wire(), Measurement(10)
     async with client_of(wire, 10) as client:
         with anyio.move_on_after(0.55) as scope:
@@ -266,7 +266,7 @@ async def test_rounds_take_turns_and_share_the_quota(
     assert all("% of the quota was used" in note for note in notes)
 
 
-async def test_a_round_that_takes_its_time_tells_where_it_is(
+async def test_a_long_round_shows_progress(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wire = Wire(status=lambda number: 503 if number == 30 else 200)
@@ -279,7 +279,7 @@ async def test_a_round_that_takes_its_time_tells_where_it_is(
     assert lines[-1].endswith(" updates/s")
 
 
-async def test_the_first_error_of_a_bench_is_not_in_a_group(
+async def test_an_error_is_not_raised_in_a_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(TransportName, "made", lambda name: Wire(status=lambda number: 401))

@@ -137,7 +137,7 @@ def test_latencies_compare_each_round() -> None:
     assert (aim.bound, aim.measured, aim.is_met) == ("at most 3", "2.00 (2.00 to 3.00)", True)
 
 
-def test_aims_say_what_was_reached() -> None:
+def test_targets_show_whether_they_were_reached() -> None:
     assert "0.80 (0.80 to 0.80), by CPU 0.72" in [aim.measured for aim in aims(FOUND)]
     reached = {aim.what: aim.is_met for aim in aims(FOUND)}
     assert reached == {
@@ -151,7 +151,7 @@ def test_aims_say_what_was_reached() -> None:
     }
 
 
-def test_aims_need_results() -> None:
+def test_targets_need_results() -> None:
     assert list(aims({})) == []
     assert list(aims({"dialogs": {"kinds": {"update_many": {"1000": level(cpu_us=1.0)}}}})) == []
 
@@ -172,7 +172,7 @@ def test_plots_are_svg_in_colours_that_follow_the_reader(name: str) -> None:
         assert not [colour for colour in (INK, MUTED, *COLOURS) if colour in text]
 
 
-def test_plots_name_who_takes_part_and_the_units() -> None:
+def test_plots_name_the_contestants_and_the_units() -> None:
     drawn = charts.throughput(FOUND["throughput"])
     assert drawn is not None
     assert all(text in drawn for text in (MINE, BARE, "4,400", "updates per second"))
@@ -216,7 +216,7 @@ def test_tables_have_every_file_and_its_plots() -> None:
 def test_a_scenario_without_a_pair_shows_its_contestants() -> None:
     results = throughput(faults=("2% faults", Pair(MINE, "absent")))
     text = page.tables({"throughput": results}, {}, ".")
-    assert "### What is aimed at" not in text
+    assert "### Targets" not in text
     lines = [line for line in text.splitlines() if line.startswith(f"| {MINE}")]
     assert len(lines) == 1
     assert "4,400" in lines[0]

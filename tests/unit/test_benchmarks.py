@@ -105,7 +105,7 @@ def test_every_pair_takes_part() -> None:
 
 
 class Calls:
-    """Take a second of virtual time each, except those that are told otherwise."""
+    """Calls that take no virtual time, except those given."""
 
     def __init__(self, seconds: dict[int, float], loop_busy: dict[int, float] | None = None):
         self.begun: dict[int, float] = {}
@@ -134,7 +134,7 @@ def test_calls_begin_when_they_are_due_whatever_becomes_of_those_before() -> Non
     calls = Calls({0: 1.0})
     latencies = arriving(calls, 5)
     assert [calls.begun[n] for n in range(5)] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
-    # A pool of one worker would have told one slow call and four that took no time.
+    # A pool of one worker would have measured one slow call and four that took no time.
     assert latencies == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6])
 
 
@@ -145,7 +145,7 @@ def test_a_call_that_begins_late_has_waited_since_it_was_due() -> None:
     assert latencies == pytest.approx([0.0, 0.35, 0.25, 0.15, 0.05, 0.0], abs=1e-9)
 
 
-def test_a_pool_makes_every_call_once_and_tells_how_long_each_took() -> None:
+def test_a_pool_makes_every_call_once_and_measures_each() -> None:
     made: list[int] = []
 
     async def call(number: int) -> None:
@@ -166,7 +166,7 @@ def test_a_pool_makes_every_call_once_and_tells_how_long_each_took() -> None:
 
 
 class Sink(asyncio.Transport):
-    """Takes what the server says."""
+    """Collects what the server writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def statuses(sink: Sink) -> list[int]:
     return [int(part[:3]) for part in sink.written.split(b"HTTP/1.1 ")[1:]]
 
 
-def test_the_server_tells_when_updates_came_and_forgets_them() -> None:
+def test_the_server_reports_when_updates_came_and_forgets_them() -> None:
     connection, sink = connected(times=[])
     connection.data_received(REQUEST * 3 + b"GET /times HTTP/1.1\r\n\r\n")
     times = json.loads(sink.written.rpartition(b"\r\n")[2])
