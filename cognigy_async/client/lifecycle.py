@@ -146,7 +146,7 @@ class Lifecycle:
         )
         self.engine = engine = Engine(context)
         if self._audit is not None:
-            self._audit.start(context.clock)
+            self._audit.start()
         self._admission = Admission(context, engine.scheduler, self)
         self._events = events = _Events()
         await self._owner.start(partial(self._run, engine, events))

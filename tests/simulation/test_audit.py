@@ -33,6 +33,7 @@ from cognigy_async import (
     read_audit,
     verify_audit,
 )
+from cognigy_async.audit.completed_update import CompletedUpdate
 from cognigy_async.audit.sink_queue import SinkQueue
 from tests.simulation.world import (
     DROPPED,
@@ -411,7 +412,7 @@ async def test_two_clients_may_share_a_sink(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [7, "audit.jsonl", [None], object(), Path("audit.jsonl")])
 def test_what_is_no_sink_is_refused(wrong: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"is no audit sink.*JsonLinesAudit"):
+    with pytest.raises(ConfigurationError, match=r"not an audit sink.*JsonLinesAudit"):
         client_of(Wire(), audit=wrong)
 
 
@@ -537,7 +538,7 @@ async def test_a_sink_that_hangs_for_good_does_not_hold_up_the_close(
 
 
 async def test_flush_does_not_wait_for_ever(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cognigy_async.audit.trail.FLUSH_TIME", 0.05)
+    monkeypatch.setattr("cognigy_async.audit.trail.FLUSH_TIMEOUT", 0.05)
     async with client_of(Wire(), audit=sink) as client:
         sink.gate.clear()
         await write_some(client, 1)
@@ -550,16 +551,16 @@ async def test_flush_does_not_wait_for_ever(sink: Sink, monkeypatch: pytest.Monk
 async def test_a_record_that_cannot_be_made_takes_no_other_along(
     sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from cognigy_async.audit import sink_queue as channel
+    from cognigy_async.audit import sink_queue
 
-    made = channel.record_of
+    record_of = sink_queue.record_of
 
-    def fails(draft: Any) -> AuditRecord:
-        if draft.dialog_id == "bad":
+    def fails(update: CompletedUpdate) -> AuditRecord:
+        if update.dialog_id == "bad":
             raise ValueError(CANARY)
-        return made(draft)
+        return record_of(update)
 
-    monkeypatch.setattr(channel, "record_of", fails)
+    monkeypatch.setattr(sink_queue, "record_of", fails)
     async with client_of(Wire(), audit=sink) as client:
         for dialog_id in ("good", "bad", "good"):
             await client.update(dialog_id, session={"a": 1})
@@ -614,7 +615,7 @@ async def test_a_strict_sink_that_fails_lets_nothing_be_written_until_it_works(
                 error = await outcome_of(way())
                 assert isinstance(error, AuditError)
                 assert "No space left" in str(error)
-                assert "Mend it" in str(error)
+                assert "Repair the sink" in str(error)
         assert len(wire.sent) == 2
         assert (await client.get_state("d")).version == 2
         strict.error = None
