@@ -1,7 +1,7 @@
-"""One file for each process: the first to come writes to the path itself, others beside it.
+"""One file for each process: the first one writes to the path itself, others to files beside it.
 
-A lock on a file beside the path says that it is in use. The names are few and used again, so that
-workers which are started anew continue the chains of those before them.
+A lock on a file beside each of them marks it as in use. Its name is used again after the process
+has ended, so that the next process continues its chain.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ from pathlib import Path
 from .._utils.locks import try_lock
 from ..errors import AuditError
 
-MOST = 1000
-"""Files for one path, and so processes that may write to it at the same time."""
+MAX_FILES = 1000
+"""Most files of one path, and so most processes that write to it at once."""
 
 
-def take_slot(path: Path) -> tuple[Path, int]:
-    """`path` itself, or the first of `stem.2.suffix`, `stem.3.suffix`, ... that is free, and the
-    descriptor that keeps it until it is closed; closed in a forked child it leaves the lock alone.
+def lock_process_file(path: Path) -> tuple[Path, int]:
+    """Lock the first free file of `path`, `stem.2.suffix`, `stem.3.suffix` and so on.
+
+    Return the file and a descriptor that holds the lock until it is closed. Closing the copy in a
+    forked child does not release the lock.
 
     Raises:
-        OSError: the lock cannot be made.
-        AuditError: all are in use.
+        OSError: a lock file cannot be opened.
+        AuditError: all files are in use.
     """
-    for number in range(1, MOST + 1):
-        mine = path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
-        lock = os.open(mine.with_name(f".{mine.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    for number in range(1, MAX_FILES + 1):
+        own = path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
+        lock = os.open(own.with_name(f".{own.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             locked = try_lock(lock)
         except BaseException:
             os.close(lock)
             raise
         if locked:
-            return mine, lock
+            return own, lock
         os.close(lock)
-    raise AuditError(f"{MOST} processes write to {path} already; use another path.")
+    raise AuditError(f"{MAX_FILES} processes already write to {path}; use another path.")

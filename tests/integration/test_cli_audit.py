@@ -210,4 +210,4 @@ def test_what_is_no_audit_is_told(audit: Command, tmp_path: Path) -> None:
     assert audit("show", path, "--dialog", "d-1") == 1
     assert "line 1" in audit.err
     assert audit("verify", path) == 1
-    assert "line 1: it is not a line that an audit writes" in audit.err
+    assert "line 1: it is not a line of an audit file" in audit.err

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from cognigy_async import AuditReport, ConfigurationError, verify_audit
-from cognigy_async.audit.hash_chain import START, link
+from cognigy_async.audit.hash_chain import START, format_line
 from tests.unit._builders import audit_record
 
 KEY = b"canary-key-of-an-audit"
@@ -31,7 +31,7 @@ def chained(records: Iterable[Mapping[str, Any]], key: bytes | None = None) -> l
     made = []
     position = START
     for fields in records:
-        line, position = link(position, fields, key)
+        line, position = format_line(position, fields, key)
         made.append(line)
     return made
 
