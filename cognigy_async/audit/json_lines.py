@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .._utils.arguments import validate_count
+from .._utils.locks import try_lock
 from .._utils.logging import log
 from ..errors import AuditError, ConfigurationError
 from .hash_chain import START, Position, format_line, is_torn, key_bytes, parse_line
-from .process_files import lock_process_file
 from .sinks import AuditSink
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from .records import AuditRecord
+
+MAX_FILES = 1000
+"""Most files of one path, and so most processes that write to it at once."""
 
 OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 TAIL = 64 * 1024
@@ -38,11 +41,7 @@ class JsonLinesAudit(AuditSink):
     each with a chain of its own. The sink may be created before a fork. `verify_audit` and
     `cognigy-async audit verify` check the files.
 
-    ```py
-    audit = JsonLinesAudit("audit.jsonl", key=secret)
-    async with AsyncStateClient(base_url, auth=auth, audit=audit) as client:
-        ...
-    ```
+    Example: `AsyncStateClient(base_url, auth=auth, audit=JsonLinesAudit("audit.jsonl"))`
 
     Args:
         path: the file, in an existing directory. Hidden lock files are created beside it.
@@ -157,20 +156,15 @@ class JsonLinesAudit(AuditSink):
         assert self._file is not None
         size = os.fstat(self._file).st_size
         if size != self._size:
-            log(
-                WARNING,
-                "audit file %s was changed by another program: %d bytes instead of %d",
-                self.path,
-                size,
-                self._size,
-            )
+            message = "audit file %s was changed by another program: %d bytes instead of %d"
+            log(WARNING, message, self.path, size, self._size)
             self._size = size
 
     def _open(self) -> None:
         path = self._configured_path
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        self._process_path, self._file_lock = lock_process_file(path)
+        self._process_path, self._file_lock = _lock_process_file(path)
         self._open_file()
         self._position = self._recover()
 
@@ -247,12 +241,8 @@ class JsonLinesAudit(AuditSink):
         try:
             _, after = parse_line(torn + b"\n", self._key)
         except ValueError:
-            log(
-                WARNING,
-                "audit file %s: removed %d bytes of an incomplete record at its end",
-                self.path,
-                len(torn),
-            )
+            message = "audit file %s: removed %d bytes of an incomplete record at its end"
+            log(WARNING, message, self.path, len(torn))
             os.ftruncate(self._file, self._size - len(torn))
             self._size -= len(torn)
             return position
@@ -289,6 +279,30 @@ def _reset_all_after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_all_after_fork)
+
+
+def _lock_process_file(path: Path) -> tuple[Path, int]:
+    """Lock the first free file of `path`, `stem.2.suffix`, `stem.3.suffix` and so on.
+
+    A file is used again after its process has ended, and its chain continued. Return the file and a
+    descriptor of the lock, which closing its copy in a forked child does not release.
+
+    Raises:
+        OSError: a lock file cannot be opened.
+        AuditError: all files are in use.
+    """
+    for number in range(1, MAX_FILES + 1):
+        own = path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
+        lock = os.open(own.with_name(f".{own.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            locked = try_lock(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        if locked:
+            return own, lock
+        os.close(lock)
+    raise AuditError(f"{MAX_FILES} processes already write to {path}; use another path.")
 
 
 def _last_line(path: Path) -> tuple[bytes, bytes]:

@@ -37,9 +37,6 @@ class SinkQueue:
     Args:
         counter_lock: guards the audit counters of `metrics`, which the sinks of a client share.
 
-    Attributes:
-        opened: set when `sink.open` has returned or failed.
-        abandoned: closing ran out of time; nothing is counted any more.
     """
 
     def __init__(self, sink: AuditSink, metrics: Metrics, counter_lock: threading.Lock) -> None:
@@ -53,14 +50,14 @@ class SinkQueue:
         # An event among the updates marks a flush or, if it is `_closing`, the end.
         self._queue: deque[CompletedUpdate | threading.Event] = deque()
         self._not_empty = threading.Event()
+        self._opened = threading.Event()  # set when `sink.open` has returned or failed
         self._closing = threading.Event()
         self._ended = False
+        self._abandoned = False  # closing ran out of time; nothing is counted any more
         self._accepted = 0
         self._done = 0
         self._problem = ""
         self._logged_at: dict[str, float] = {}
-        self.opened = threading.Event()
-        self.abandoned = False
         self._thread = threading.Thread(
             target=self._run, name=f"cognigy_async audit {sink!r}", daemon=True
         )
@@ -105,11 +102,15 @@ class SinkQueue:
         """Reason why a strict sink lets no updates be accepted; empty if it does."""
         if self._problem:
             return self._problem
-        if not self.opened.is_set():
+        if not self._opened.is_set():
             return "it is still opening"
         return "its queue is full" if self.full else ""
 
     # Called by threads that may block.
+
+    def wait_opened(self, deadline: float) -> None:
+        """Wait until the sink is open or has failed, at most until `deadline`."""
+        self._opened.wait(max(0.0, deadline - time.monotonic()))
 
     def flush(self, deadline: float) -> None:
         """Wait until everything queued so far is written or lost, at most until `deadline`."""
@@ -129,7 +130,7 @@ class SinkQueue:
         """Wait for the end of the thread. What is not written by `deadline` is dropped."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         with self._counter_lock:
-            self.abandoned = True
+            self._abandoned = True
             lost = self._accepted - self._done
             self._done = self._accepted
             self._metrics.audit_dropped += lost
@@ -144,8 +145,8 @@ class SinkQueue:
     def _run(self) -> None:
         try:
             self._call(self.sink.open)
-            self.opened.set()
-            while not self.abandoned:
+            self._opened.set()
+            while not self._abandoned:
                 batch, marker = self._next_batch()
                 if batch:
                     self._write(batch)
@@ -154,7 +155,7 @@ class SinkQueue:
                 if marker is self._closing:
                     return
         finally:
-            self.opened.set()
+            self._opened.set()
             self._ended = True
             while self._queue:
                 item = self._queue.popleft()
@@ -216,7 +217,7 @@ class SinkQueue:
 
     def _count(self, *, written: int = 0, failed: int = 0, dropped: int = 0) -> None:
         with self._counter_lock:
-            if self.abandoned:
+            if self._abandoned:
                 return
             self._done += written + failed
             self._metrics.audit_written += written

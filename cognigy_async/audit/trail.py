@@ -65,7 +65,7 @@ class AuditTrail:
             AuditError: one of them cannot be opened.
         """
         if self.strict:
-            await _in_thread(self._wait_for_strict, time.monotonic() + OPEN_TIMEOUT)
+            await _in_thread(self._strict_queues, SinkQueue.wait_opened, OPEN_TIMEOUT)
             self.check()
 
     def check(self) -> None:
@@ -89,28 +89,27 @@ class AuditTrail:
 
     async def flush(self) -> None:
         """Wait until the sinks have taken what is queued, at most 5 seconds."""
-        await _in_thread(self._for_each, SinkQueue.flush, time.monotonic() + FLUSH_TIMEOUT)
+        await _in_thread(self._queues, SinkQueue.flush, FLUSH_TIMEOUT)
 
     async def close(self, seconds: float) -> None:
         """Write what is queued and end the threads, within `seconds` of real time."""
-        deadline = time.monotonic() + max(seconds, MIN_CLOSE_TIMEOUT)
         for queue in self._queues:
             queue.stop()
-        await _in_thread(self._for_each, SinkQueue.join, deadline)
+        await _in_thread(self._queues, SinkQueue.join, max(seconds, MIN_CLOSE_TIMEOUT))
 
-    def _for_each(self, wait: Callable[[SinkQueue, float], None], deadline: float) -> None:
-        for queue in self._queues:
+
+async def _in_thread(
+    queues: Sequence[SinkQueue], wait: Callable[[SinkQueue, float], None], seconds: float
+) -> None:
+    """Wait for each queue in a thread of its own, `seconds` of real time in all."""
+    deadline = time.monotonic() + seconds
+
+    def wait_for_all() -> None:
+        for queue in queues:
             wait(queue, deadline)
 
-    def _wait_for_strict(self, deadline: float) -> None:
-        for queue in self._strict_queues:
-            queue.opened.wait(max(0.0, deadline - time.monotonic()))
-
-
-async def _in_thread(function: Callable[..., object], *args: Any) -> None:
-    """Run a function that blocks in a thread outside of the limit for worker threads."""
     limiter = anyio.CapacityLimiter(1)
-    await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=limiter)
+    await anyio.to_thread.run_sync(wait_for_all, abandon_on_cancel=True, limiter=limiter)
 
 
 def _validate_sink(sink: Any) -> None:

@@ -101,10 +101,7 @@ def verify_audit(
 ) -> AuditReport:
     """Check that no record was changed, removed, inserted or moved.
 
-    ```py
-    report = verify_audit(["audit.jsonl"], heads=[saved_head])
-    assert report.ok, report.faults
-    ```
+    Example: `verify_audit(["audit.jsonl"], heads=[saved_head]).ok`
 
     Args:
         paths: all files of a chain, or of several chains, in any order.

@@ -42,11 +42,7 @@ class OAuthTokenProvider:
     Several clients, event loops and threads may share a provider. With a `transport` it belongs to
     the event loop of its first refresh.
 
-    ```py
-    auth = OAuthTokenProvider(OAuthConfig(token_url=url, client_id="id", client_secret="..."))
-    async with AsyncStateClient(base_url, auth=auth) as client:
-        ...
-    ```
+    Example: `AsyncStateClient(base_url, auth=OAuthTokenProvider(OAuthConfig(...)))`
 
     Args:
         config: the endpoint and the credentials.

@@ -79,9 +79,7 @@ class ApiKey:
 
     It always returns the same `AccessToken`, so a 401 is not retried with another one.
 
-    ```python
-    client = AsyncStateClient(base_url, auth=ApiKey("..."), api=SessionsApi())
-    ```
+    Example: `AsyncStateClient(base_url, auth=ApiKey("..."), api=SessionsApi())`
 
     Args:
         key: visible ASCII without spaces.

@@ -182,13 +182,9 @@ class Refresh:
                     random.uniform(0, BACKOFF * 2 ** (attempt - 2)), failure.retry_after or 0
                 )
                 self._begin_step(wait)
-                log(
-                    logging.INFO,
-                    "token request failed; retrying in %.3g s (attempt %d of %d)",
-                    *(wait, attempt, ATTEMPTS),
-                    attempt=attempt - 1,
-                    wait=wait,
-                )
+                message = "token request failed; retrying in %.3g s (attempt %d of %d)"
+                fields = {"attempt": attempt - 1, "wait": wait}
+                log(logging.INFO, message, wait, attempt, ATTEMPTS, **fields)
                 await anyio.sleep(wait)
             self._begin_step(self._timeout + TIMEOUT_GRACE)
             requested_at = self._clock()

@@ -74,14 +74,8 @@ Seconds = Annotated[float, Field(ge=0, le=MAX_LIFETIME)]
 class OAuthConfig(BaseModel):
     """Client credentials and the endpoint that issues tokens for them (RFC 6749, section 4.4).
 
-    ```py
-    OAuthConfig(
-        token_url="https://api.cognigy.ai/oauth/token",
-        client_id="my-client",
-        client_secret="...",
-        scopes="runtime:write dialog:read",
-    )
-    ```
+    Example: `OAuthConfig(token_url="https://api.cognigy.ai/oauth/token", client_id="my-client",
+    client_secret="...", scopes="runtime:write dialog:read")`
 
     Args:
         token_url: absolute http or https URL without credentials and fragment.

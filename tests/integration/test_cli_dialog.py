@@ -225,7 +225,7 @@ def test_what_is_never_answered_can_be_told_from_what_was_refused(
     assert command("update", "d-1", "--session", "a=1", "--next-step", "pay") == 1
     assert command.err.startswith("AmbiguousUpdateError: ")
     assert "Read the state" in command.err
-    assert "The cause: No whole answer came" in command.err
+    assert "The cause: No complete response" in command.err
 
 
 def test_a_cause_that_the_error_tells_is_not_told_twice(
