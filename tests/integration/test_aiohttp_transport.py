@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import subprocess
-import sys
 import warnings
 import weakref
 from contextlib import suppress
@@ -22,12 +20,10 @@ from cognigy_async import (
     AiohttpTransport,
     ApiKey,
     AsyncStateClient,
-    ClientUsageError,
     HttpxTransport,
     NoResponseError,
     NotSentError,
     Request,
-    Transport,
 )
 from cognigy_async.emulator import Emulator, Faults, serve
 from tests.integration.tls import server_context, trusting_context
@@ -504,48 +500,3 @@ async def test_a_client_keeps_its_promises_over_it() -> None:
         number = int(dialog_id.removeprefix("d-"))
         assert dialog.session["seq"] == 380 + number
     assert emulator.stats.in_flight_max <= 8
-
-
-@pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])
-async def test_under_trio_it_says_that_it_needs_asyncio() -> None:
-    transport: Transport = AiohttpTransport()
-    with pytest.raises(ClientUsageError, match="needs asyncio"):
-        await transport.send(patch("http://127.0.0.1:1"), timeout=1)
-    async with AsyncStateClient(
-        "http://127.0.0.1:1", auth=ApiKey("k"), transport=transport
-    ) as client:
-        with pytest.raises(ClientUsageError, match="under trio use HttpxTransport"):
-            await client.update("d-1", session={"a": 1})
-
-
-def test_it_belongs_to_one_event_loop() -> None:
-    transport = AiohttpTransport()
-
-    async def use() -> None:
-        await transport.send(patch("http://127.0.0.1:1"), timeout=1)
-
-    async def close() -> None:
-        await transport.aclose()
-
-    with asyncio.Runner() as first:
-        with pytest.raises(NotSentError):
-            first.run(use())
-        with asyncio.Runner() as second, pytest.raises(ClientUsageError, match="event loop"):
-            second.run(use())
-        first.run(close())
-
-
-def test_without_aiohttp_it_says_what_to_install() -> None:
-    program = """
-import sys
-sys.modules["aiohttp"] = None
-from cognigy_async import AiohttpTransport, ConfigurationError
-try:
-    AiohttpTransport()
-except ConfigurationError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
-    )
-    assert "pip install 'cognigy-async[aiohttp]'" in done.stdout

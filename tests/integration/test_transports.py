@@ -803,10 +803,5 @@ class TestConnectionsStayHealthy:
             await all_can_be_served(transport, server, owned)
 
 
-def test_it_is_made_outside_of_an_event_loop_and_opens_nothing() -> None:
-    assert repr(HttpxTransport()) == "<HttpxTransport with its own connections>"
-    assert repr(AiohttpTransport()) == "<AiohttpTransport with its own connections>"
-
-
 def test_a_response_says_nothing_of_its_content() -> None:
     assert repr(Response(200, {"x": CANARY}, CANARY.encode())) == "<Response 200 15 bytes>"

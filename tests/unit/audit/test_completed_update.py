@@ -36,7 +36,8 @@ def test_a_response_without_trace_id_and_etag() -> None:
     done = item()
     done.result = result(None)
     done.requests = [request()]
-    for headers in (None, {}):
+    without: tuple[dict[str, str] | None, ...] = (None, {})
+    for headers in without:
         done.headers = headers
         update = _completed_update(done, 1e9, 12.5)
         assert (update.trace_id, update.request) == (None, None)
