@@ -1,4 +1,4 @@
-"""What is particular to `HttpxTransport`: two libraries, and clients of the user's."""
+"""`HttpxTransport` with given clients of both libraries, over sockets."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_after_cancellation_at_each_step(warm: bool, monkeypatch: pytest.M
 
 class TestAClientOfTheUsers:
     @pytest.mark.parametrize("library", LIBRARIES)
-    async def test_its_default_headers_go_behind_those_of_the_request(self, library: str) -> None:
+    async def test_headers_of_the_request_override_its_default_headers(self, library: str) -> None:
         headers = {"X-Proxy": "p", "Authorization": "Basic no", "User-Agent": "me"}
         async with (
             LIBRARIES[library].AsyncClient(headers=headers, verify=TLS) as client,
@@ -75,7 +75,7 @@ class TestAClientOfTheUsers:
         assert b"basic" not in head
 
     @pytest.mark.parametrize("library", LIBRARIES)
-    async def test_its_hooks_may_read_the_answer(self, library: str) -> None:
+    async def test_its_event_hooks_may_read_the_response(self, library: str) -> None:
         async def read(response: Any) -> None:
             await response.aread()
 

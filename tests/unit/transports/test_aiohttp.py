@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import aiohttp
 import pytest
 
 from cognigy_async import ApiKey, AsyncStateClient, HttpxTransport, Transport
@@ -65,7 +66,13 @@ def test_creating_a_transport_needs_no_event_loop() -> None:
     assert repr(AiohttpTransport()) == "<AiohttpTransport with its own connections>"
 
 
-@pytest.mark.parametrize("session", [object(), "session"])
+@pytest.mark.parametrize("session", [object(), aiohttp.ClientSession, "session"])
 def test_an_object_that_is_not_a_session_is_refused(session: Any) -> None:
     with pytest.raises(TypeError, match=r"pass an aiohttp\.ClientSession"):
         AiohttpTransport(session)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_repr_with_a_session() -> None:
+    async with aiohttp.ClientSession() as session:
+        assert repr(AiohttpTransport(session)) == "<AiohttpTransport with a session>"
