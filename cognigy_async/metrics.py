@@ -1,4 +1,4 @@
-"""What a client counts and measures, in constant memory."""
+"""Counters and histograms of a client, in constant memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, fields
 from math import exp2, log2
 from typing import Protocol
 
-STEPS = 32
-"""Buckets for each doubling, all as wide by ratio: their middle is wrong by less than 1.1%."""
-SMALLEST = -20
-LARGEST = 20
-"""Powers of two: from a microsecond to twelve days."""
+BUCKETS_PER_OCTAVE = 32
+"""Buckets between a duration and its double. The middle of a bucket is off by less than 1.1%."""
+MIN_OCTAVE = -20
+MAX_OCTAVE = 20
+"""Exponents of two of the bounds in seconds: from a microsecond to twelve days."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A frozen summary of durations in seconds; all 0.0 while `count` is 0."""
+    """Summary of durations in seconds; all 0.0 while `count` is 0."""
 
     count: int
     mean: float
@@ -29,18 +29,21 @@ class Distribution:
 
 
 class Histogram:
-    """Durations in seconds by logarithmic steps; percentiles within 2%, mean and maximum exact."""
+    """Logarithmic histogram of durations in seconds.
+
+    Percentiles are accurate to 2%; count, mean and maximum are exact.
+    """
 
     __slots__ = ("_buckets", "count", "max", "total")
 
     def __init__(self) -> None:
-        self._buckets = [0] * ((LARGEST - SMALLEST) * STEPS)
+        self._buckets = [0] * ((MAX_OCTAVE - MIN_OCTAVE) * BUCKETS_PER_OCTAVE)
         self.count = 0
         self.total = 0.0
         self.max = 0.0
 
     def record(self, seconds: float) -> None:
-        """Count one duration; negative ones count as 0."""
+        """Add one duration; a negative one counts as 0."""
         self.count += 1
         if seconds <= 0.0:
             self._buckets[0] += 1
@@ -48,7 +51,7 @@ class Histogram:
         self.total += seconds
         if seconds > self.max:
             self.max = seconds
-        index = int((log2(seconds) - SMALLEST) * STEPS)
+        index = int((log2(seconds) - MIN_OCTAVE) * BUCKETS_PER_OCTAVE)
         try:
             self._buckets[index if index > 0 else 0] += 1
         except IndexError:
@@ -56,40 +59,35 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        """0.0 when nothing was recorded."""
+        """Mean duration; 0.0 if nothing was recorded."""
         return self.total / self.count if self.count else 0.0
 
     def percentile(self, share: float) -> float:
-        """The duration that `share` (0 to 1) of all stay within; 0.0 when nothing was recorded."""
+        """Return the duration that `share` (0 to 1) of all do not exceed; 0.0 without any."""
         rank = max(1, math.ceil(share * self.count))
         seen = 0
         for index, count in enumerate(self._buckets):
             seen += count
             if seen >= rank:
-                return min(exp2((index + 0.5) / STEPS + SMALLEST), self.max)
+                return min(exp2((index + 0.5) / BUCKETS_PER_OCTAVE + MIN_OCTAVE), self.max)
         return 0.0
 
     def summary(self) -> Distribution:
-        """Count, mean, percentiles and maximum, frozen."""
-        return Distribution(
-            self.count,
-            self.mean,
-            self.percentile(0.5),
-            self.percentile(0.95),
-            self.percentile(0.99),
-            self.max,
-        )
+        """Return count, mean, percentiles and maximum."""
+        p50, p95, p99 = map(self.percentile, (0.5, 0.95, 0.99))
+        return Distribution(self.count, self.mean, p50, p95, p99, self.max)
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaUse:
-    """How one rate limit stands.
+    """Use of one rate limit.
 
     Attributes:
-        n, per: requests that the client may start in so many seconds, without what is reserved.
-        used: requests that count at this moment.
-        utilisation: of what the limit allowed from the first request to the last, 0 to 1.
-        learned: whether the limit is an estimate, of ``rate_limit="auto"``.
+        n: requests that the client may start in one window, without the reserve.
+        per: length of the window in seconds.
+        used: requests that count now.
+        utilisation: share, 0 to 1, of what the limit allowed from the first request to the last.
+        learned: True if the limit is an estimate of ``rate_limit="auto"``.
     """
 
     n: int
@@ -100,38 +98,39 @@ class QuotaUse:
 
 
 class UsageSource(Protocol):
-    """Tells how much of the rate limits is used."""
+    """Reports the use of the rate limits."""
 
     def current_usage(self) -> tuple[QuotaUse, ...]:
-        """At this moment."""
-        ...
+        """Return the use of each rate limit now."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsSnapshot:
-    """The metrics at one moment.
+    """The metrics of a client at one moment.
 
     Attributes:
-        applied, failed, ambiguous: settled updates by outcome.
-        withdrawn: accepted updates that were taken back before they were sent.
-        reads: reads that were answered; failed ones are not counted elsewhere either.
-        requests: requests made, reads and repeats included, token requests not.
-        retries: repeats by reason: ``fault``, ``unavailable``, ``gateway``, ``no_response``,
+        applied, failed, ambiguous: completed updates by outcome.
+        withdrawn: accepted updates that were withdrawn before they were sent.
+        reads: successful reads.
+        requests: requests sent, including reads and retries, without token requests.
+        retries: retries by reason: ``fault``, ``unavailable``, ``gateway``, ``no_response``,
             ``not_sent``, ``throttled``, ``conflict``, ``unauthorized``.
-        persistence_rate: applied over settled, 0.0 when none settled.
-        latency: from the first request of an update to its answer.
+        persistence_rate: share of the completed updates that were applied, 0.0 without any.
+        latency: from the first request of an update to its last response.
         queued: from the acceptance of an update to its first request.
-        in_flight: requests under way. pending: updates accepted and unsettled.
+        in_flight: requests without a response yet.
+        pending: accepted updates without an outcome yet.
         paused: dialogs that wait for `resume`.
-        token_refreshes: tokens that the client saw replaced.
-        events_delivered, events_failed, events_dropped: calls of callbacks that worked, that did
-            not, and events that went to the dead letters.
-        threads_abandoned: synchronous callbacks that still run past their timeout.
-        quota: each rate limit, in the order given; none where the client has none, or has not yet
-            learned one.
-        audit_written, audit_failed, audit_dropped: records that sinks took, that they failed with
-            for good, and that found their queue full or were left over when the client closed;
-            each sink counts for itself.
+        token_refreshes: replaced tokens that the client used.
+        events_delivered: events that a callback handled.
+        events_failed: failed calls of callbacks.
+        events_dropped: events handed to the dead-letter handlers.
+        threads_abandoned: synchronous callbacks that still run after their timeout.
+        quota: use of each rate limit in the order given; empty without one, or while none is
+            learned.
+        audit_written, audit_failed, audit_dropped: audit records, counted for each sink, that it
+            wrote, that it finally failed to write, and that did not fit into its queue or were
+            left when the client closed.
     """
 
     applied: int
@@ -159,7 +158,7 @@ class MetricsSnapshot:
 
 
 class Metrics:
-    """Counters of a client; see `MetricsSnapshot` for what each one means."""
+    """Live counters of a client, named as in `MetricsSnapshot`."""
 
     def __init__(self, quota: UsageSource | None = None) -> None:
         self.applied = self.failed = self.ambiguous = self.withdrawn = 0
@@ -174,26 +173,26 @@ class Metrics:
 
     @property
     def quota(self) -> tuple[QuotaUse, ...]:
-        """How each rate limit stands."""
+        """Use of each rate limit now."""
         return () if self._quota is None else self._quota.current_usage()
 
     @property
     def persistence_rate(self) -> float:
-        """Applied over settled updates; 0.0 when none settled."""
-        settled = self.applied + self.failed + self.ambiguous
-        return self.applied / settled if settled else 0.0
+        """Share of the completed updates that were applied; 0.0 without any."""
+        completed = self.applied + self.failed + self.ambiguous
+        return self.applied / completed if completed else 0.0
 
     @property
     def mean_latency(self) -> float:
-        """Mean seconds from first request to answer; 0.0 when none was applied."""
+        """Mean seconds from the first request to the last response; 0.0 without any."""
         return self.latency.mean
 
     def snapshot(self) -> MetricsSnapshot:
-        """A frozen copy."""
-        own = {each.name: getattr(self, each.name) for each in fields(MetricsSnapshot)}
-        own["retries"] = dict(self.retries)
-        own["latency"], own["queued"] = self.latency.summary(), self.queued.summary()
-        return MetricsSnapshot(**own)
+        """Return a frozen copy."""
+        values = {each.name: getattr(self, each.name) for each in fields(MetricsSnapshot)}
+        values["retries"] = dict(self.retries)
+        values["latency"], values["queued"] = self.latency.summary(), self.queued.summary()
+        return MetricsSnapshot(**values)
 
     def __repr__(self) -> str:
         return (

@@ -1,6 +1,6 @@
-"""What became of a request, and whether and when to make it again.
+"""When a failed request is repeated: response kinds, `RetryPolicy`, the retry budget.
 
-Nothing here sleeps or reads a clock: the dispatcher asks after each failure, and waits as told.
+Nothing here sleeps or reads a clock.
 """
 
 from __future__ import annotations
@@ -15,31 +15,38 @@ from typing import Literal, TypeVar
 
 import tenacity
 
+from ._utils.arguments import validate_count
 from .errors import ConfigurationError, UpdateError
 
 
 class ResponseKind(enum.Enum):
-    """What became of one request, as far as the next step depends on it."""
+    """The result of one request, as far as the next step depends on it."""
 
     APPLIED = "applied"
+    """2xx."""
     REFUSED = "refused"
-    """400, 403, 404, 413, a redirect and the like: final."""
+    """400, 403, 404, 413, a redirect or another 4xx: final."""
     UNAUTHORIZED = "unauthorized"
+    """401: replayed once with a fresh token."""
     CONFLICT = "conflict"
+    """409 or 412: applied again to the current state, if the API has versions."""
     THROTTLED = "throttled"
+    """429: repeated, never before Retry-After."""
     UNAVAILABLE = "unavailable"
-    """503: turned away before anything was done."""
+    """503: nothing was done; repeated, never before Retry-After."""
     FAULT = "fault"
-    """500."""
+    """500: possibly applied; repeated if that is harmless."""
     GATEWAY = "gateway"
-    """502, 504 and other 5xx: something on the way gave up."""
+    """502, 504 or another 5xx: as `FAULT`, but the server may be away."""
     NOT_SENT = "not_sent"
+    """Nothing reached the server; repeated."""
     NO_RESPONSE = "no_response"
+    """Sent without a complete response: possibly applied; repeated if that is harmless."""
 
 
 APPLIED = ResponseKind.APPLIED
 UNAUTHORIZED = ResponseKind.UNAUTHORIZED
-"""For where each answer passes: on Python 3.11 a look-up on the class costs five times as much."""
+"""Aliases for hot paths: on Python 3.11 the look-up on the class costs five times as much."""
 
 RETRYABLE_KINDS = frozenset(
     {
@@ -50,15 +57,15 @@ RETRYABLE_KINDS = frozenset(
         ResponseKind.GATEWAY,
     }
 )
-"""Repeating after these counts as an attempt and costs a token of the repeat budget."""
+"""A retry after these counts as an attempt and takes a token of the retry budget."""
 
 COUNTED_KINDS = RETRYABLE_KINDS | {ResponseKind.UNAUTHORIZED}
-"""These spend attempts; the first refusal of a token is replayed without asking."""
+"""These count as attempts. The first 401 is replayed without asking the policy."""
 
 OUTAGE_KINDS = RETRYABLE_KINDS - {ResponseKind.FAULT}
-"""The server is away; bulk work waits for it as long as it takes."""
+"""The server is away: bulk work waits until it is back, however long that takes."""
 
-AnswerT = TypeVar("AnswerT", float, bool)
+ValueT = TypeVar("ValueT", float, bool)
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
 StopStrategy = Callable[[tenacity.RetryCallState], bool]
 
@@ -69,23 +76,27 @@ def _default_wait() -> WaitStrategy:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When an update that failed is sent again.
+    """When a failed update is sent again.
+
+    Example::
+
+        RetryPolicy(max_attempts=3, wait=tenacity.wait_random_exponential(max=60))
 
     Args:
-        max_attempts: attempts that end in 5xx or without an answer; 409, 412 and 429 do not count.
-        wait: a tenacity wait strategy; it sees the number of all failures so far.
-        stop: a tenacity stop strategy besides `max_attempts`; it sees the attempts that count.
-        max_elapsed: seconds from the first request on, without queueing and without pauses that the
-            server named.
-        max_retry_after: seconds that a live update lets the server make it wait, at once or in sum;
-            beyond, it fails with `RateLimitedError`. Bulk work waits.
-        budget: repeats after a 5xx or no answer for each first attempt, over all dialogs; what
-            keeps retries from making an outage worse.
-        ambiguous: what to do when an update of variables was sent and no answer came: ``"retry"``
-            (the same assignment again, with the same key) or ``"raise"``.
+        max_attempts: number of attempts that may end in 5xx or without a response. 409, 412 and 429
+            do not count.
+        wait: a tenacity wait strategy in seconds. It sees the number of all failures so far.
+        stop: a tenacity stop strategy besides `max_attempts`. It sees the attempts that count.
+        max_elapsed: seconds from the first request on, without Retry-After waits.
+        max_retry_after: seconds that a live update waits for Retry-After, in total; beyond, it
+            fails with `RateLimitedError`. Bulk work waits for any time.
+        budget: number of retries after 5xx or no response for each first attempt, over all dialogs,
+            so that retries do not make an outage worse.
+        ambiguous: what to do when an assignment was sent and no response came: ``"retry"`` sends it
+            again with the same key, ``"raise"`` fails with `AmbiguousUpdateError`.
 
     Raises:
-        ConfigurationError: a number out of its range, an unknown word.
+        ConfigurationError: an argument is out of its range.
     """
 
     max_attempts: int = 5
@@ -97,16 +108,13 @@ class RetryPolicy:
     ambiguous: Literal["retry", "raise"] = "retry"
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int):
-            raise ConfigurationError(f"max_attempts={self.max_attempts!r}: must be an integer")
-        if self.max_attempts < 1:
-            raise ConfigurationError(f"max_attempts={self.max_attempts}: must be at least 1")
+        validate_count("max_attempts", self.max_attempts)
         for name in ("max_elapsed", "max_retry_after", "budget"):
             number = getattr(self, name)
             if not isinstance(number, int | float) or not number >= 0:
                 raise ConfigurationError(f"{name}={number!r}: must be a number of at least 0")
         if not math.isfinite(self.budget):
-            raise ConfigurationError("budget=inf: without a bound an outage becomes a storm")
+            raise ConfigurationError("budget=inf: must be finite, or retries worsen an outage")
         if self.ambiguous not in ("retry", "raise"):
             raise ConfigurationError(f'ambiguous={self.ambiguous!r}: must be "retry" or "raise"')
         for name in ("wait", "stop"):
@@ -117,8 +125,8 @@ class RetryPolicy:
                 )
 
     def backoff(self, failures: int, error: BaseException | None, now: float) -> float:
-        """The wait after so many failures in a row, in seconds."""
-        return _seconds(self._call_strategy(self.wait, failures, error, now, 0.0, 0.0, 0.0))
+        """Return the seconds to wait after so many failures in a row."""
+        return _seconds(_call_strategy(self.wait, failures, error, now))
 
     def next_wait(
         self,
@@ -129,81 +137,82 @@ class RetryPolicy:
         live: bool,
         now: float,
     ) -> float | None:
-        """Seconds until the update may be sent again, or None to let it fail with `error`.
+        """Update `retry_state` after a failure and decide about a retry.
 
-        `trouble` is brought up to date. Never less than what the server named.
+        Returns:
+            Seconds to wait, at least `error.retry_after`; None to let the update fail.
         """
-        free = response_kind in OUTAGE_KINDS and not live
+        unlimited = response_kind in OUTAGE_KINDS and not live
         retry_state.failures += 1
-        retry_state.counted_failures += response_kind in COUNTED_KINDS and not free
-        elapsed = retry_state.elapsed
-        asked = self._call_strategy(
-            self.wait, retry_state.failures, error, now, elapsed, retry_state.waited, 0.0
-        )
-        own = _seconds(asked)
-        requested_wait = error.retry_after or 0.0
-        retry_state.requested_wait += requested_wait
+        retry_state.counted_failures += response_kind in COUNTED_KINDS and not unlimited
+        elapsed, waited = retry_state.elapsed, retry_state.waited
+        own = _seconds(_call_strategy(self.wait, retry_state.failures, error, now, elapsed, waited))
+        requested = error.retry_after or 0.0
+        retry_state.requested_wait += requested
         if live and retry_state.requested_wait > self.max_retry_after:
             return None
-        retry_state.waited += max(own, requested_wait)
-        if free:
-            return max(own, requested_wait)
-        retry_state.elapsed += max(0.0, own - requested_wait)
-        if retry_state.elapsed > self.max_elapsed:
+        wait = max(own, requested)
+        retry_state.waited = waited = waited + wait
+        if unlimited:
+            return wait
+        retry_state.elapsed += max(0.0, own - requested)
+        attempts = retry_state.counted_failures
+        if retry_state.elapsed > self.max_elapsed or attempts >= self.max_attempts:
             return None
-        if retry_state.counted_failures >= self.max_attempts:
-            return None
-        if self.stop is not None and self._call_strategy(
-            self.stop, retry_state.counted_failures, error, now, elapsed, retry_state.waited, own
+        if self.stop is not None and _call_strategy(
+            self.stop, attempts, error, now, elapsed, waited, own
         ):
             return None
-        return max(own, requested_wait)
-
-    @staticmethod
-    def _call_strategy(
-        strategy: Callable[[tenacity.RetryCallState], AnswerT],
-        number: int,
-        error: BaseException | None,
-        now: float,
-        elapsed: float,
-        waited: float,
-        upcoming: float,
-    ) -> AnswerT:
-        state = tenacity.RetryCallState(_NOBODY, None, (), {})
-        state.attempt_number = number
-        state.start_time = now - elapsed
-        state.outcome_timestamp = now
-        state.idle_for = waited
-        state.upcoming_sleep = upcoming
-        if error is not None:
-            state.outcome = tenacity.Future(number)
-            state.outcome.set_exception(error)
-        return strategy(state)
+        return wait
 
 
-_NOBODY = tenacity.Retrying()
+_UNUSED = tenacity.Retrying()
 
 
-def _seconds(answer: float) -> float:
-    if not 0.0 <= answer < math.inf:
-        raise ValueError(f"the wait strategy returned {answer!r}, not a number of seconds")
-    return float(answer)
+def _call_strategy(
+    strategy: Callable[[tenacity.RetryCallState], ValueT],
+    attempt: int,
+    error: BaseException | None,
+    now: float,
+    elapsed: float = 0.0,
+    waited: float = 0.0,
+    upcoming: float = 0.0,
+) -> ValueT:
+    state = tenacity.RetryCallState(_UNUSED, None, (), {})
+    state.attempt_number = attempt
+    state.start_time = now - elapsed
+    state.outcome_timestamp = now
+    state.idle_for = waited
+    state.upcoming_sleep = upcoming
+    if error is not None:
+        state.outcome = tenacity.Future(attempt)
+        state.outcome.set_exception(error)
+    return strategy(state)
+
+
+def _seconds(value: float) -> float:
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"the wait strategy returned {value!r}, not a number of seconds")
+    return float(value)
 
 
 @dataclass(slots=True)
 class RetryState:
-    """What went wrong so far with one update; made at its first failure.
+    """The failures of one update so far, created at the first one.
 
     Attributes:
-        failures: all of them. counted: those that spend attempts.
-        spent: seconds that count against `max_elapsed`.
-        named: seconds that the server told it to wait.
-        idle: seconds waited between attempts.
-        last: the failure to settle with if nothing else happens.
-        lost: the first request that was sent and not answered.
-        let_in: requests of the client that were not refused for their token, when one of this
-            update was, the last time.
-        uncertain: a request that cannot be repeated harmlessly was answered 500, 502 or 504.
+        failures: number of failures.
+        counted_failures: number of failures that count as attempts.
+        elapsed: seconds that count against `RetryPolicy.max_elapsed`.
+        requested_wait: sum of all Retry-After values in seconds.
+        waited: seconds waited between attempts.
+        last_error: the failure to raise if there are no more attempts.
+        unanswered: failure of a request that was sent and may have been applied.
+        authorized_requests: number of authorized requests of the client as of this update's last
+            401. If it grew by the next one, tokens expire quickly, but access is there.
+        maybe_applied: True after a 500, 502 or 504 to a request that is not harmless to repeat.
+        conflicts: number of 409 responses of an API without versions.
+        refused_token: the token that the last request was refused with.
     """
 
     failures: int = 0
@@ -215,14 +224,19 @@ class RetryState:
     unanswered: UpdateError | None = None
     authorized_requests: int = 0
     maybe_applied: bool = False
+    conflicts: int = 0
+    refused_token: object = None
 
 
 def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
-    """Seconds that an answer asks to wait (RFC 9110, 10.2.3): a number, or an HTTP date.
+    """Return the seconds of a Retry-After header: a number or an HTTP date (RFC 9110, 10.2.3).
 
-    A date is measured against the answer's own `Date` where it has one, else against `wall_clock`
-    (seconds since the epoch). None where there is nothing sensible: garbage, negative, not finite.
-    A date in the past is 0.
+    Args:
+        headers: header values by lower-case name.
+        wall_clock: seconds since the epoch. It measures a date if the response has no `Date`.
+
+    Returns:
+        At least 0; None if the header is missing, malformed or not finite.
     """
     text = headers.get("retry-after", "").strip()
     if not text:
@@ -249,15 +263,19 @@ def _now(headers: Mapping[str, str], wall_clock: float) -> float:
 
 def _date(text: str) -> float:
     moment = parsedate_to_datetime(text[:64])
-    # The obsolete forms that HTTP still allows name no zone, and mean UTC all the same.
+    # The obsolete formats name no zone; RFC 9110, 5.6.7 says that they are UTC.
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 class RetryBudget:
-    """A token bucket for requests that repeat others after a 5xx or no answer.
+    """A token bucket for retries after 5xx or no response.
 
-    Fed by first attempts, full at the start, never deeper than `capacity`: however the server
-    fails, repeats number at most `ratio` for each first attempt, plus `capacity`.
+    It starts full, and first attempts refill it. Retries number at most `ratio` for each first
+    attempt, plus `capacity`, however the server fails.
+
+    Args:
+        ratio: tokens that a first attempt adds.
+        capacity: tokens at most.
     """
 
     def __init__(self, ratio: float, capacity: float) -> None:
@@ -267,16 +285,16 @@ class RetryBudget:
 
     @property
     def full(self) -> bool:
-        """Whether first attempts add nothing."""
+        """True if first attempts need not be recorded."""
         return self._tokens >= self._capacity
 
     def first_attempt(self) -> None:
-        """A request that repeats nothing was sent."""
+        """Record a request that repeats nothing."""
         if self._tokens < self._capacity:
             self._tokens = min(self._capacity, self._tokens + self._ratio)
 
     def take(self) -> bool:
-        """Take the token of one repeat, if there is one."""
+        """Take the token of one retry. Return False if there is none."""
         if self._tokens < 1.0:
             return False
         self._tokens -= 1.0

@@ -1,6 +1,6 @@
-"""Names that the project's own edges need beyond the public ones.
+"""Names beyond the public ones for the project's own edges, such as `cognigy_async.bulk`.
 
-They may change in any release. Programs import from `cognigy_async` only.
+They may change in any release; programs import from `cognigy_async` only.
 """
 
 from __future__ import annotations

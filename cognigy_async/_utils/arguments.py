@@ -1,4 +1,4 @@
-"""Arguments that cannot work are refused where they are given."""
+"""Validate arguments where they are given, so that a bad one fails before anything is sent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError
 
-T = TypeVar("T")
+InstanceT = TypeVar("InstanceT")
 
 
 def validate_timeout(timeout: Any) -> float:
-    """A positive, finite number of seconds, or a `ConfigurationError`."""
+    """Return a timeout in seconds; raise `ConfigurationError` unless it is positive and finite."""
     if not isinstance(timeout, int | float) or not timeout > 0 or timeout == math.inf:
         raise ConfigurationError(f"timeout={timeout!r}: must be a positive number of seconds")
     seconds: float = timeout
@@ -21,31 +21,36 @@ def validate_timeout(timeout: Any) -> float:
 
 
 def validate_seconds(name: str, seconds: Any, *, least: float = -math.inf) -> float:
-    """A finite number of seconds, or a `ConfigurationError`."""
+    """Return a duration; raise `ConfigurationError` unless it is finite and at least `least`."""
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not math.isfinite(seconds) or seconds < least:
-        wanted = "a finite number" if least == -math.inf else f"a finite number from {least:g} up"
-        raise ConfigurationError(f"{name}={seconds!r}: must be {wanted} of seconds")
+        bound = "" if least == -math.inf else f" of at least {least:g}"
+        raise ConfigurationError(f"{name}={seconds!r}: must be a finite number{bound} in seconds")
     return float(seconds)
 
 
 def validate_count(name: str, number: Any) -> int:
-    """A whole number of at least 1, or a `ConfigurationError`."""
+    """Return a count; raise `ConfigurationError` unless it is an integer of at least 1."""
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ConfigurationError(f"{name}={number!r}: must be an integer of at least 1")
     return number
 
 
-def validate_type(name: str, value: object, kind: type[T]) -> T:
-    """An object of the kind that is needed, or a `ConfigurationError`."""
+def validate_type(name: str, value: object, kind: type[InstanceT]) -> InstanceT:
+    """Return an object; raise `ConfigurationError` unless it is an instance of `kind`."""
     if not isinstance(value, kind):
         given = type(value).__name__
-        raise ConfigurationError(f"{name}: must be a {kind.__name__}, and is of type {given}")
+        raise ConfigurationError(f"{name}: must be a {kind.__name__}, not a {given}")
     return value
 
 
 def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
-    """An absolute URL without a slash at its end, or a `ConfigurationError`."""
+    """Return a base URL without trailing slashes.
+
+    Raises:
+        ConfigurationError: it is not absolute ASCII, has credentials, a query or a fragment, or
+            uses ``http://`` for another machine without `allow_insecure`.
+    """
     validate_type("base_url", base_url, str)
     problem = url_problem(base_url, "https://api.cognigy.ai")
     if problem is None and not base_url.isascii():
@@ -57,14 +62,14 @@ def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
     parts = urlsplit(base_url)
     if parts.scheme == "http" and not allow_insecure and not is_loopback(parts.hostname):
         raise ConfigurationError(
-            "base_url begins with http://, so that everybody on the way could read credentials and "
-            "variables; use https://, or allow_insecure=True where nobody else is on the way"
+            "base_url uses http://, which sends credentials and variables unencrypted; use "
+            "https://, or allow_insecure=True on a network that you trust"
         )
     return base_url.rstrip("/")
 
 
 def url_problem(url: str, example: str) -> str | None:
-    """What is wrong with an absolute URL; None where nothing is. Tells nothing of what it holds."""
+    """Return the first problem of an absolute URL, or None. The text holds no part of the URL."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -75,12 +80,12 @@ def url_problem(url: str, example: str) -> str | None:
     if not usable:
         return f"must be absolute, like {example}"
     if "@" in parts.netloc:
-        return "must not hold credentials; they are given apart from it"
+        return "must not hold credentials; pass them as arguments or settings of their own"
     return "must have neither query nor fragment" if "#" in url else None
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host is this machine: `localhost`, a name below it, or a loopback address."""
+    """Return whether a host is this machine: `localhost`, `*.localhost` or a loopback address."""
     if not host:
         return False
     name = host.lower().rstrip(".")

@@ -1,4 +1,4 @@
-"""Log lines under `cognigy_async`, with their fields in `extra`."""
+"""Log lines of the logger `cognigy_async`, with their fields in `extra`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from contextlib import suppress
 logger = logging.getLogger("cognigy_async")
 
 is_enabled = logger.isEnabledFor
-"""Whether lines of a level go anywhere."""
+"""Return whether any handler may take lines of a level."""
 
 
 def log(level: int, message: str, *arguments: object, **fields: object) -> None:
-    """Log a line.
+    """Log a line; `fields` become attributes of the record, if none of their names is taken.
 
-    Never raises: a filter, a record factory or a field's name that an application has taken for
-    something else must not end an update.
+    Never raise: a filter or record factory of the application must not end an update.
     """
     if not is_enabled(level):
         return

@@ -1,4 +1,4 @@
-"""Wake idle workers and set the alarm."""
+"""Wake idle workers and set the dispatcher's alarm."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import anyio
 
 
 class Waker:
-    """Wakes one idle worker at a time, and the alarm when an earlier moment is planned.
+    """Wakes one idle worker at a time, and the alarm if an earlier moment is planned.
 
-    Each worker wakes the next one when it finds more to do than it takes. So a transport that
-    answers at once is not given a crowd of workers that find nothing.
+    A woken worker wakes the next one if it finds more work than it takes. So a transport that
+    responds at once never wakes workers that would find nothing.
 
     Attributes:
-        idle: the events of the workers that wait; only the dispatcher adds to it.
-        waking: a worker was woken and has not run yet.
+        idle: events of the waiting workers; only the dispatcher adds to it.
+        waking: True from waking a worker until it runs.
+        ended: True after `end`.
         on_idle: events to set when a worker finds nothing to do, so that a stream gives more.
-        alarm: set to recompute the next moment; None while nobody waits for it.
-        alarm_at: the moment at which the alarm rings.
+        alarm: event that makes the dispatcher recompute its next moment; None while it is busy.
+        alarm_at: moment at which the dispatcher wakes by itself, in seconds of its clock.
     """
 
     __slots__ = ("alarm", "alarm_at", "ended", "idle", "on_idle", "waking")
@@ -35,19 +36,19 @@ class Waker:
         return f"<Waker {len(self.idle)} idle>"
 
     def wake(self) -> None:
-        """Wake one worker, unless one is waking up."""
+        """Wake one worker, unless one is waking up already."""
         if self.idle and not self.waking:
             self.waking = True
             self.idle.pop().set()
 
     def wake_at(self, at: float) -> None:
-        """Let the alarm ring no later than that."""
+        """Let the alarm ring at `at` or earlier."""
         if at < self.alarm_at and self.alarm is not None:
             self.alarm_at = at
             self.alarm.set()
 
     def end(self) -> None:
-        """Wake all workers; none waits any more."""
+        """Wake all workers for the last time."""
         self.ended = True
         while self.idle:
             self.idle.pop().set()

@@ -1,1 +1,1 @@
-"""How requests are built and responses are read, one module an API."""
+"""HTTP APIs of the server: how a request is built and how a response is read."""

@@ -1,4 +1,4 @@
-"""How an update becomes requests, and an answer a response_kind: the `StateApi` protocol."""
+"""`StateApi`: the protocol of an HTTP API of the server."""
 
 from __future__ import annotations
 
@@ -15,90 +15,79 @@ if TYPE_CHECKING:
 
 __all__ = ["StateApi"]
 
-Use: TypeAlias = Literal["get_state", "modify"]
-Reset: TypeAlias = Literal["context", "state"]
+OptionalMethod: TypeAlias = Literal["get_state", "modify"]
+"""A method of the client that an API may not support."""
+ResetPart: TypeAlias = Literal["context", "state"]
 
 
 class StateApi(Protocol):
-    """One HTTP API of the server. All of it is pure: no network, no clock."""
+    """Turns updates into requests, and responses into results or errors.
+
+    All methods are pure: no network, no clock. Requests are returned without credentials.
+    """
 
     @property
     def limits(self) -> Limits:
-        """What this API accepts unless the client is given other limits."""
-        ...
+        """Limits of the API, unless the client is given others."""
 
     @property
     def honours_idempotency_keys(self) -> bool:
-        """Whether the server applies one `Idempotency-Key` once, so that repeating is harmless."""
-        ...
+        """True if the server applies one `Idempotency-Key` once, so that any retry is harmless."""
 
     @property
     def has_versions(self) -> bool:
-        """Whether a state has a version that can be read (`ETag`) and demanded (`If-Match`)."""
-        ...
+        """True if a state has a version that is read as `ETag` and required by `If-Match`."""
 
     @property
     def keeps_other_variables(self) -> bool:
-        """Whether a write leaves the variables alone that it does not name, so that two of them may
-        be sent as one.
-        """
-        ...
+        """True if a write keeps the variables it does not name, so that writes can be merged."""
 
-    def check_use(self, use: Use) -> None:
-        """Raise `UnsupportedByApiError` for a method of the client that cannot work."""
-        ...
+    def check_use(self, use: OptionalMethod) -> None:
+        """Raise `UnsupportedByApiError` if the API does not support a method of the client."""
 
     def check(self, update: StateUpdate) -> None:
-        """Raise `UpdateValidationError` for an update that this API cannot carry.
-
-        It was checked against the limits already.
-        """
-        ...
+        """Raise `UpdateValidationError` if the API cannot carry a valid update."""
 
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
-        """The requests that carry an update out, in order, unsigned.
+        """Return the requests of an update in the order of sending; `update_id` is their key.
 
         Raises:
-            UpdateValidationError: it does not fit into requests of this API.
+            UpdateValidationError: the update does not fit into requests of this API.
         """
-        ...
 
     def reset(
         self,
         base_url: str,
         dialog_id: str,
-        what: Reset,
+        what: ResetPart,
         user_id: str | None = None,
         flow_reference_id: str | None = None,
         entrypoint: str | None = None,
     ) -> Request:
-        """The request that puts the context or the state of a session back, unsigned.
+        """Return the request that resets the context or the state of a session.
 
         Raises:
-            UnsupportedByApiError: this API has no resets. UpdateValidationError: bad input.
+            UnsupportedByApiError: the API has no resets.
+            UpdateValidationError: an argument is invalid.
         """
-        ...
 
     def read(self, base_url: str, dialog_id: str) -> Request:
-        """The request that reads a state, unsigned."""
-        ...
+        """Return the request that reads a state."""
 
     def classify(self, response: Response) -> ResponseKind:
-        """What an answer means for the next step."""
-        ...
+        """Return the kind of a response, on which the next step depends."""
 
     def throttles_dialog(self, response: Response) -> bool:
-        """Whether a 429 is the dialog's own, and not the tenant's."""
-        ...
+        """Return True if a 429 concerns one dialog, False if it concerns the tenant."""
 
     def error(self, request: Request, response: Response, wall_clock: float) -> UpdateError:
-        """An answer that is no success, as an exception; `wall_clock` is seconds of the epoch."""
-        ...
+        """Return the exception for a response other than a success.
+
+        It must hold no value or credential of the request. `wall_clock` is in seconds since 1970.
+        """
 
     def etag(self, response: Response) -> str | None:
-        """The version of the state that an answer tells, as `If-Match` takes it."""
-        ...
+        """Return the version of the state in the form that `If-Match` takes; None without one."""
 
     def state(self, dialog_id: str, response: Response) -> DialogState | None:
-        """The state that a successful read tells; None where it is no state."""
-        ...
+        """Return the state of a successful read; None if the body is no state."""

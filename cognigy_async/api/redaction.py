@@ -1,8 +1,8 @@
-"""Whether a text of the server repeats what a request keeps private: values and credentials.
+"""Detect values and credentials of a request in texts of the server.
 
-A server may quote a value whole or in part, escaped, in other letters, or rounded. So texts are
-compared by their letters and digits alone, in runs of `RUN`, and numbers by their value. When in
-doubt a text counts as private: it is lost to whoever reads the message, which is the lesser evil.
+A server may quote a value in full or in part, escaped, in another case, or rounded. So texts are
+compared by letters and digits only, in runs of `RUN_LENGTH`, and numbers by value. In doubt a text
+counts as private: a message without it is better than a leak.
 """
 
 from __future__ import annotations
@@ -16,73 +16,75 @@ from urllib.parse import unquote
 from ..models.http import Request
 from ..models.results import parse_json
 
-RUN = 6
-"""So many letters and digits in a row are no coincidence."""
-WORD = 3
-"""A shorter value has to be a word of its own."""
+RUN_LENGTH = 6
+"""Number of equal letters and digits in a row that are no coincidence."""
+WORD_LENGTH = 3
+"""A shorter value leaks only as a word of its own."""
 
-VARIABLES = ("session", "user", "context", "profile")
-"""The members of a body that hold variables."""
-OPEN_HEADERS = ("accept", "content-type", "idempotency-key", "if-match", "traceparent")
+VARIABLE_MEMBERS = ("session", "user", "context", "profile")
+"""Members of a request body that hold variables."""
+PUBLIC_HEADERS = ("accept", "content-type", "idempotency-key", "if-match", "traceparent")
 
-CODED = re.compile(r"\\u([0-9a-fA-F]{4})")
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
-ALONE = re.compile(rf"(?<![^\W_]){NUMBER.pattern}(?![^\W_])")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_NUMBER_WORD = re.compile(rf"(?<![^\W_]){_NUMBER.pattern}(?![^\W_])")
 
 
 class PrivateValues:
-    """What a request keeps private."""
+    """The variables and credentials of one request."""
 
     def __init__(self, request: Request) -> None:
         self._numbers: set[float] = set()
         self._words: set[str] = set()
         long: list[str] = []
-        for text in _texts(request, self._numbers):
-            folded = _folded(text)
-            if len(folded) >= RUN:
+        for text in _private_texts(request, self._numbers):
+            folded = _fold(text)
+            if len(folded) >= RUN_LENGTH:
                 long.append(folded)
             elif folded:
                 self._words.add(folded)
         self._long = "\0".join(long)
 
     def occur_in(self, text: str, *, is_id: bool = False) -> bool:
-        """Whether `text` repeats any of it.
+        """Return whether a text of the server repeats any of the values.
 
-        An id has digits of its own: there a number counts that is long, or stands alone and is no
-        shorter than a word.
+        An id has digits of its own: there a number counts only if it is long, or stands alone and
+        is no shorter than a word.
         """
-        plain = _unescaped(text)
+        plain = _unescape(text)
         if self._numbers:
-            found: list[str] = NUMBER.findall(plain)
+            found: list[str] = _NUMBER.findall(plain)
             if is_id:
-                found = [n for n in found if len(n) >= RUN]
-                found += [n for n in ALONE.findall(plain) if len(n) >= WORD]
+                found = [n for n in found if len(n) >= RUN_LENGTH]
+                found += [n for n in _NUMBER_WORD.findall(plain) if len(n) >= WORD_LENGTH]
             if any(float(n) in self._numbers for n in found):
                 return True
-        folded = _folded(plain)
-        words = {_folded(word) for word in re.split(r"[\W_]+", plain)}
-        if any(word in words or (len(word) >= WORD and word in folded) for word in self._words):
+        folded = _fold(plain)
+        words = {_fold(word) for word in re.split(r"[\W_]+", plain)}
+        if any(
+            word in words or (len(word) >= WORD_LENGTH and word in folded) for word in self._words
+        ):
             return True
-        runs = {folded[at : at + RUN] for at in range(len(folded) - RUN + 1)}
+        runs = {folded[at : at + RUN_LENGTH] for at in range(len(folded) - RUN_LENGTH + 1)}
         return any(run in self._long for run in runs)
 
 
-def _texts(request: Request, numbers: set[float]) -> Iterator[str]:
-    """The private texts of a request; its numbers go into `numbers`."""
+def _private_texts(request: Request, numbers: set[float]) -> Iterator[str]:
+    """Yield the private texts of a request, and add its numbers to `numbers`."""
     for name, value in request.headers.items():
-        if name.lower() not in OPEN_HEADERS:
-            # Of credentials with a scheme, as in "Bearer ...", the scheme is no secret.
+        if name.lower() not in PUBLIC_HEADERS:
+            # Without the scheme, as in "Bearer ...", which is no secret.
             yield value.split(" ", 1)[-1]
-    sent = parse_json(request.content)
-    if isinstance(sent, dict):
-        for member in VARIABLES:
-            variables = sent.get(member)
+    body = parse_json(request.content)
+    if isinstance(body, dict):
+        for member in VARIABLE_MEMBERS:
+            variables = body.get(member)
             for value in variables.values() if isinstance(variables, dict) else ():
                 yield from _leaves(value, numbers)
 
 
 def _leaves(value: object, numbers: set[float]) -> Iterator[str]:
-    """The texts in a variable's value, the keys of its objects included."""
+    """Yield the texts and keys inside a value, and add its numbers to `numbers`."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield name
@@ -96,12 +98,12 @@ def _leaves(value: object, numbers: set[float]) -> Iterator[str]:
         yield value
 
 
-def _unescaped(text: str) -> str:
-    """Without what JSON, HTML and URLs put in place of a character."""
-    decoded = CODED.sub(lambda match: chr(int(match[1], 16)), text)
+def _unescape(text: str) -> str:
+    """Resolve the escapes of JSON, HTML and URLs."""
+    decoded = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
     return html.unescape(unquote(decoded)).replace("\\", "")
 
 
-def _folded(text: str) -> str:
-    """Letters and digits alone, in one case."""
+def _fold(text: str) -> str:
+    """Return the letters and digits of a text in one case."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))

@@ -1,4 +1,4 @@
-"""What the APIs have in common: path segments, and what an answer tells, with nothing private."""
+"""What all APIs share: path segments, and errors from responses without private values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from .redaction import PrivateValues
 if TYPE_CHECKING:
     from ..models.http import Request, Response
 
-LONGEST_DETAIL = 200
+MAX_DETAIL_LENGTH = 200
+MAX_ERROR_BODY = 65_536
+"""Bytes of an error's body that are parsed."""
 UNRESERVED = re.compile(r"[A-Za-z0-9_~-]+").fullmatch
 
-RESPONSE_KINDS = {
+KIND_OF_STATUS = {
     401: ResponseKind.UNAUTHORIZED,
     409: ResponseKind.CONFLICT,
     412: ResponseKind.CONFLICT,
@@ -28,40 +30,50 @@ RESPONSE_KINDS = {
     503: ResponseKind.UNAVAILABLE,
 }
 
-ERRORS: Mapping[int, tuple[type[errors.UpdateError], str]] = {
-    400: (errors.BadRequestError, "The server refuses the payload"),
-    404: (errors.DialogNotFoundError, "There is no such dialog, or no such API on this host"),
+ERROR_OF_STATUS: Mapping[int, tuple[type[errors.UpdateError], str]] = {
+    400: (errors.BadRequestError, "The server rejected the payload"),
+    404: (errors.DialogNotFoundError, "The dialog does not exist, or this host lacks this API"),
     409: (errors.StateConflictError, "The state has another version"),
     412: (errors.StateConflictError, "The state has another version"),
     413: (errors.PayloadTooLargeError, "The payload is too large for the server"),
-    429: (errors.RateLimitedError, "The server throttles"),
+    429: (errors.RateLimitedError, "The server throttled the request"),
 }
+
+TOKEN_REMEDY = "Check client id, client secret, scopes and token URL."
+KEY_REMEDY = (
+    "Check that the API key is complete, neither revoked nor expired, and made in the environment "
+    "of the base URL."
+)
+KEY_ACCESS_REMEDY = (
+    "Give the user of the API key access to the project, and check that the environment is the "
+    "right one."
+)
 
 
 def path_segment(text: str) -> str:
-    """A text as one segment of a path."""
+    """Return a text percent-encoded as one segment of a URL path."""
     if UNRESERVED(text):
         return text
-    # A dot alone would be resolved as a path, so dots are encoded as well.
+    # Dots as well: clients and proxies resolve "." and "..".
     return quote(text, safe="").replace(".", "%2E")
 
 
 def has_dialog_scope(headers: Mapping[str, str]) -> bool:
-    """Whether `X-RateLimit-Scope` says that the limit is the dialog's own."""
+    """Return whether `X-RateLimit-Scope` says that a limit concerns one dialog."""
     return headers.get("x-ratelimit-scope", "").strip().lower() == "dialog"
 
 
 def kind_of_status(status: int) -> ResponseKind:
-    """What a status means for the next step."""
+    """Return the response kind of a status."""
     if 200 <= status < 300:
         return APPLIED
-    if status >= 500 and status not in RESPONSE_KINDS:
+    if status >= 500 and status not in KIND_OF_STATUS:
         return ResponseKind.GATEWAY
-    return RESPONSE_KINDS.get(status, ResponseKind.REFUSED)
+    return KIND_OF_STATUS.get(status, ResponseKind.REFUSED)
 
 
 class ErrorDetails(NamedTuple):
-    """What an error answer says: its JSON object, and what of it may be shown."""
+    """The JSON object of an error response, and what of it may be shown."""
 
     body: dict[str, Any]
     trace_id: str | None
@@ -69,78 +81,68 @@ class ErrorDetails(NamedTuple):
 
 
 def error_details(request: Request, response: Response) -> ErrorDetails:
-    """What an answer says, shortened, and without what the request keeps private."""
-    body = parse_json(response.content[:65_536])
-    told = body if isinstance(body, dict) else {}
+    """Return the content of an error response, without private values of the request."""
+    parsed = parse_json(response.content[:MAX_ERROR_BODY])
+    body = parsed if isinstance(parsed, dict) else {}
     private = PrivateValues(request)
-    # What a read could repeat is the state, which is not known here.
-    detail = None if request.method == "GET" else _detail(told, private)
-    return ErrorDetails(told, _trace_id(told, response, private), detail)
+    # After a read the server may quote the state, whose values are unknown here.
+    detail = None if request.method == "GET" else _detail(body, private)
+    return ErrorDetails(body, _trace_id(body, response, private), detail)
 
 
 def error_of_status(request: Request, status: int, context: dict[str, Any]) -> errors.UpdateError:
-    """The exception of a status that is no success; `context` are its facts."""
+    """Return the exception for a status; `context` has its keyword arguments."""
     if status >= 500:
         return errors.ServerError("The server failed", **context)
     if status in (401, 403):
         return _credentials_error(request, status, context)
-    if status in ERRORS:
-        kind, message = ERRORS[status]
+    if status in ERROR_OF_STATUS:
+        kind, message = ERROR_OF_STATUS[status]
         return kind(message, **context)
     if 300 <= status < 400:
-        message = "The server answers with a redirect, which is not followed"
+        message = "The server sent a redirect, which is never followed"
     elif 200 <= status < 300:
-        message = "The answer to the read is not a state"
+        message = "The response to the read is not a state"
     else:
-        message = "The server gives an answer that this API does not have"
+        message = "The server sent a status that this API does not define"
     return errors.UnexpectedAnswerError(message, **context)
 
 
 def _credentials_error(
     request: Request, status: int, context: dict[str, Any]
 ) -> errors.UpdateError:
-    """Says whether it is a key or a token that is at fault."""
     error: errors.UpdateError
     has_token = any(name.lower() == "authorization" for name in request.headers)
     if status == 401:
         what = "token, not even a fresh one" if has_token else "API key"
         error = errors.AuthenticationError(f"The server does not accept the {what}", **context)
-        if has_token:
-            error.remedy = "Check client id, client secret, scopes and token URL."
-        else:
-            error.remedy = (
-                "Check that the API key is whole, neither revoked nor expired, and made in the "
-                "environment that the base URL leads to."
-            )
+        error.remedy = TOKEN_REMEDY if has_token else KEY_REMEDY
     else:
-        what = "token does" if has_token else "API key does"
-        error = errors.PermissionDeniedError(f"The {what} not allow this", **context)
+        what = "token" if has_token else "API key"
+        error = errors.PermissionDeniedError(f"The {what} does not allow this", **context)
         if not has_token:
-            error.remedy = (
-                "Give the user of the API key access to the project, and check that the "
-                "environment is the right one."
-            )
+            error.remedy = KEY_ACCESS_REMEDY
     return error
 
 
-def _trace_id(told: Mapping[str, Any], response: Response, private: PrivateValues) -> str | None:
+def _trace_id(body: Mapping[str, Any], response: Response, private: PrivateValues) -> str | None:
     headers = response.headers
-    trace_id = told.get("traceId") or headers.get("x-trace-id") or headers.get("x-request-id")
+    trace_id = body.get("traceId") or headers.get("x-trace-id") or headers.get("x-request-id")
     if not isinstance(trace_id, str) or len(trace_id) > 128 or not HEADER_TEXT(trace_id):
         return None
     return None if private.occur_in(trace_id, is_id=True) else trace_id
 
 
-def _detail(told: Mapping[str, Any], private: PrivateValues) -> str | None:
-    text = told.get("message") or told.get("detail") or told.get("error_description")
+def _detail(body: Mapping[str, Any], private: PrivateValues) -> str | None:
+    text = body.get("message") or body.get("detail") or body.get("error_description")
     if not isinstance(text, str):
         return None
-    plain = _plain(text[: 2 * LONGEST_DETAIL])
+    plain = _plain(text[: 2 * MAX_DETAIL_LENGTH])
     if private.occur_in(plain):
         return "[withheld, because it repeats values of the request]"
-    return plain if len(plain) <= LONGEST_DETAIL else plain[: LONGEST_DETAIL - 3] + "..."
+    return plain if len(plain) <= MAX_DETAIL_LENGTH else plain[: MAX_DETAIL_LENGTH - 3] + "..."
 
 
 def _plain(text: str) -> str:
-    """Printable, with single spaces."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    """Return a text with spaces for what is not printable, and single spaces."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

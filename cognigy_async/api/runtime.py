@@ -1,4 +1,7 @@
-"""The runtime API v2: one PATCH for an update, ETags, conditional writes."""
+"""The runtime API v2, as in the tutorial: one PATCH for an update, ETags, conditional writes.
+
+No page of the vendor documents this API.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,20 @@ from .responses import (
 
 if TYPE_CHECKING:
     from ..models.http import Response
-    from .base import Reset, Use
+    from .base import OptionalMethod, ResetPart
 
 
 class RuntimeApi:
-    """`PATCH {base_url}/runtime/v2/dialogs/{dialog_id}/state`.
+    """`PATCH` and `GET {base_url}/runtime/v2/dialogs/{dialog_id}/state`.
+
+    See `StateApi` for the methods.
 
     Args:
-        honours_idempotency_keys: the server applies one `Idempotency-Key` once. Then a lost answer
-            is always followed by a repeat, transitions included. Only say so of a server of which
-            it is known.
-        is_dialog_throttle: tells from the headers (lower-case names) of a 429 whether it is the
-            dialog's own; otherwise it pauses the whole tenant.
+        honours_idempotency_keys: True if you know that the server applies one `Idempotency-Key`
+            once. Then an update without a response is always repeated, transitions included.
+        is_dialog_throttle: gets the headers of a 429, values by lower-case name, and returns True
+            if it concerns the dialog; otherwise the whole tenant pauses. By default it reads
+            `X-RateLimit-Scope`.
     """
 
     limits = DEFAULT_LIMITS
@@ -48,63 +53,62 @@ class RuntimeApi:
         self.honours_idempotency_keys = honours_idempotency_keys
         self._is_dialog_throttle = is_dialog_throttle
 
-    def check_use(self, use: Use) -> None:
-        """It has all that the client has, resets aside."""
+    def check_use(self, use: OptionalMethod) -> None:
+        """Accept all methods of the client."""
 
     def check(self, update: StateUpdate) -> None:
-        """Neither users nor profiles are named here: the dialog says whose it is."""
+        """Reject a user or a profile id, which this API does not have."""
         if update._user_id is None and update._profile_id is None:
             return
         name = "user_id" if update._user_id is not None else "profile_id"
-        problem = "is nothing that the runtime API has"
+        problem = "is not supported by the runtime API"
         remedy = "leave it out, or use api=SessionsApi() with the host of the public REST API"
         raise UnsupportedByApiError((Fault(name, problem, remedy),), dialog_id=update._dialog_id)
 
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
-        """One PATCH, or several where the payload is over the safe threshold."""
+        """Return one PATCH, or several if the payload exceeds `Limits.safe_payload_bytes`."""
         body = update._body
-        stays = update._next_step is None
-        if len(body) <= update._limits.safe_payload_bytes:
-            headers = _write_headers(update_id)
-            return [Request("PATCH", _url(base_url, update._dialog_id), headers, body, stays)]
+        idempotent = update._next_step is None
         url = _url(base_url, update._dialog_id)
+        if len(body) <= update._limits.safe_payload_bytes:
+            return [Request("PATCH", url, _write_headers(update_id), body, idempotent)]
         requests = [
             Request("PATCH", url, _write_headers(f"{update_id}/{part}"), body)
             for part, body in enumerate(_split(update))
         ]
-        requests[-1].idempotent = stays
+        requests[-1].idempotent = idempotent
         return requests
 
     def reset(
         self,
         base_url: str,
         dialog_id: str,
-        what: Reset,
+        what: ResetPart,
         user_id: str | None = None,
         flow_reference_id: str | None = None,
         entrypoint: str | None = None,
     ) -> NoReturn:
-        """There is no such thing."""
+        """Raise `UnsupportedByApiError`."""
         method, other = f"reset_{what}()", "session=" if what == "context" else "next_step="
-        remedy = f"assign what it shall be with update({other}...), or use api=SessionsApi()"
-        fault = Fault(method, "is nothing that the runtime API has", remedy)
+        remedy = f"assign the values with update({other}...), or use api=SessionsApi()"
+        fault = Fault(method, "is not supported by the runtime API", remedy)
         raise UnsupportedByApiError((fault,), dialog_id=dialog_id)
 
     def read(self, base_url: str, dialog_id: str) -> Request:
-        """GET on the same path."""
+        """Return a GET of the state."""
         return Request("GET", _url(base_url, dialog_id), {"accept": "application/json"})
 
     def classify(self, response: Response) -> ResponseKind:
-        """By status."""
+        """Return the kind of the status."""
         status = response.status
         return APPLIED if 200 <= status < 300 else kind_of_status(status)
 
     def throttles_dialog(self, response: Response) -> bool:
-        """What the predicate that the API was given says."""
+        """Return the result of `is_dialog_throttle`."""
         return self._is_dialog_throttle(response.headers)
 
     def error(self, request: Request, response: Response, wall_clock: float) -> UpdateError:
-        """The exception of the status; what the server said is shortened and scrubbed."""
+        """Return the exception for the status."""
         status = response.status
         body, trace_id, detail = error_details(request, response)
         context: dict[str, Any] = {"status": status, "trace_id": trace_id, "detail": detail}
@@ -116,14 +120,14 @@ class RuntimeApi:
         return error_of_status(request, status, context)
 
     def etag(self, response: Response) -> str | None:
-        """The `ETag` header, if it can be sent back."""
+        """Return the `ETag` header if it can be sent back."""
         etag = response.headers.get("etag")
         if not etag or len(etag) > 512 or not (etag.isascii() and etag.isprintable()):
             return None
         return None if " " in etag else etag
 
     def state(self, dialog_id: str, response: Response) -> DialogState | None:
-        """From the body, with the version of the header."""
+        """Return the state in the body with the version in the `ETag` header."""
         body = parse_json(response.content)
         if not isinstance(body, dict):
             return None
@@ -155,15 +159,15 @@ def _write_headers(key: str) -> dict[str, str]:
 
 
 def _split(update: StateUpdate) -> Iterator[bytes]:
-    """Bodies under the threshold, variables in their order, the transition in the last."""
+    """Yield bodies within the limit: variables in order, the transition in the last one."""
     transition = encode({"nextStep": update.next_step}) if update.next_step else b""
-    room = update._limits.safe_payload_bytes - ENVELOPE
+    space = update._limits.safe_payload_bytes - ENVELOPE
     contexts: dict[str, dict[str, object]] = {}
     size = 0
     for context, variables in (("session", update.session), ("user", update.user)):
         for name, value in variables.items():
             needed = len(encode(name)) + len(encode(value)) + 2
-            if contexts and size + needed > room:
+            if contexts and size + needed > space:
                 yield encode(contexts)
                 contexts, size = {}, 0
             contexts.setdefault(context, {})[name] = value
@@ -172,7 +176,7 @@ def _split(update: StateUpdate) -> Iterator[bytes]:
         yield encode(contexts)
         return
     step = {"transition": {"nextStep": update.next_step}}
-    if size + len(transition) > room:
+    if size + len(transition) > space:
         yield encode(contexts)
         yield encode(step)
     else:

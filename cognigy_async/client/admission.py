@@ -15,7 +15,18 @@ from .._utils.concurrency import current_loop_getter, fork_counter
 from ..engine.coalescing import merges
 from ..engine.completion import pause_error
 from ..engine.dialog_queue import QueueState
-from ..engine.work_item import ASSIGN, READ, STRICT, Action, Kind, SendOptions, Sink, WorkItem
+from ..engine.work_item import (
+    ASSIGN,
+    READ,
+    STRICT,
+    Action,
+    Kind,
+    Modification,
+    Reading,
+    SendOptions,
+    Sink,
+    WorkItem,
+)
 from ..errors import ClientClosedError, ClientUsageError, CognigyError, DeadlineExceededError
 from ..hooks.observers import Observations, Operation
 from ..models.identifiers import NO_METADATA
@@ -93,9 +104,9 @@ class Admission:
     def try_acquire_slot(self) -> bool:
         """Acquire a slot without waiting; inside a callback this always succeeds."""
         if self._hooks.has_callbacks and self._hooks.inside_callback():
-            self._pending_limit.take_anyway()
+            self._pending_limit.acquire_beyond_capacity()
             return True
-        return self._pending_limit.try_take()
+        return self._pending_limit.try_acquire()
 
     async def acquire_slot(
         self, dialog_id: str | None = None, deadline: float | None = None
@@ -109,11 +120,11 @@ class Admission:
         if self.try_acquire_slot():
             return
         if deadline is None or dialog_id is None:
-            await self._pending_limit.take(dialog_id)
+            await self._pending_limit.acquire(dialog_id)
         else:
             self._check_deadline(deadline, dialog_id)
             with anyio.move_on_after(max(0.0, deadline - self._clock())) as scope:
-                await self._pending_limit.take(dialog_id)
+                await self._pending_limit.acquire(dialog_id)
             if scope.cancelled_caught:
                 message = "The deadline passed while the update waited for a pending slot"
                 raise DeadlineExceededError(message, dialog_id=dialog_id)
@@ -136,7 +147,7 @@ class Admission:
 
     def release_slot(self) -> None:
         """Release a slot for which nothing was queued."""
-        self._pending_limit.give_back()
+        self._pending_limit.release()
 
     def _audit_is_behind(self) -> bool:
         return self._audit is not None and self._audit.slow
@@ -190,7 +201,10 @@ class Admission:
         """Queue a read, which needs no slot, or a modify or reset that has one; see `enqueue`."""
         context = None if decide is None else copy_context()
         item = self._new_item(kind, dialog_id, None, options, sink, context)
-        item.decide = decide
+        if decide is not None:
+            item.modification = Modification(decide)
+        elif kind is READ:
+            item.reading = Reading()
         item.metadata = metadata
         if requests is not None:
             item.requests, item.action = requests, Action.WRITE
@@ -229,8 +243,9 @@ class Admission:
         serial = next(self._serials)
         if update_id is None:
             update_id = f"{self._id_prefix}-{serial:x}"
-        item = WorkItem(kind, dialog_id, update_id, update, serial, options, context, sink)
+        item = WorkItem(kind, dialog_id, update_id, update, serial, options, sink)
         # Set here, because keyword arguments double the cost of creating an item.
+        item.context = context
         item.from_callback = hooks.has_callbacks and hooks.inside_callback()
         item.waits_when_paused = waits_when_paused
         if hooks.observers:

@@ -404,8 +404,9 @@ class AsyncStateClient:
         admission = self._lifecycle.check_open()
         item = admission.enqueue_operation(Kind.READ, dialog_id, options, self._waiters)
         await self._wait(item)
-        assert item.state is not None
-        return item.state
+        assert item.reading is not None
+        assert item.reading.state is not None
+        return item.reading.state
 
     async def modify(
         self,

@@ -81,7 +81,7 @@ def plan(
     for row in updates:
         count.add(row)
     count.end()
-    seconds = max((seconds_of(limit, count.requests) for limit in quota), default=None)
+    seconds = seconds_under(quota, count.requests)
     return Plan(
         count.updates,
         count.invalid,
@@ -178,8 +178,20 @@ def _limits_of(rate_limit: RateLimit | Sequence[RateLimit] | None) -> Sequence[R
     return several
 
 
-def seconds_of(limit: RateLimit, requests: int) -> float:
-    """From the first request to the last. Bulk work spreads the last tenth of a window over it."""
+def seconds_under(
+    rate_limit: RateLimit | Sequence[RateLimit] | None, requests: int
+) -> float | None:
+    """Return the seconds from the first of so many requests to the last; None without a limit.
+
+    Raises:
+        ConfigurationError: A rate limit that is not known in numbers.
+    """
+    several = _limits_of(rate_limit)
+    return max((_seconds_under_one(limit, requests) for limit in several), default=None)
+
+
+def _seconds_under_one(limit: RateLimit, requests: int) -> float:
+    # Bulk work spreads the last tenth of a window over it.
     window = limit.per * (1 + limit.guard)
     capacity = limit.capacity
     windows, rest = divmod(requests, capacity)

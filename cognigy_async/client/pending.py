@@ -48,7 +48,7 @@ class PendingUpdate:
 
     def done(self) -> bool:
         """Return True if the update has its result or its error."""
-        return self._item.settled
+        return self._item.completed
 
     def withdraw(self) -> bool:
         """Withdraw the update. Return True if it was not sent, and never will be.
@@ -61,7 +61,7 @@ class PendingUpdate:
 
     async def _wait(self) -> UpdateResult:
         item = self._item
-        if not item.settled:
+        if not item.completed:
             self._admission.check_event_loop()
             await SHARED_WAITERS.wait(item)
         if item.error is not None:
@@ -74,7 +74,7 @@ class PendingUpdate:
 
     def __repr__(self) -> str:
         item = self._item
-        state = "done" if item.settled else "sent" if item.sent_at is not None else "waiting"
+        state = "done" if item.completed else "sent" if item.sent_at is not None else "waiting"
         return f"<PendingUpdate {item.update_id} dialog={item.dialog_id!r} {state}>"
 
 

@@ -201,7 +201,7 @@ class UpdateStream:
         # Coalescing takes all there is, because more updates may then share a request.
         options = self._options
         scheduler = self._lifecycle.require_engine().scheduler
-        return options.coalesce or scheduler.hungry(live=options.live)
+        return options.coalesce or scheduler.wants_input(live=options.live)
 
     async def _pull(self) -> None:
         """Take inputs while workers want more, up to the limit."""

@@ -1,1 +1,1 @@
-"""Values that a caller passes in or gets back."""
+"""Values that callers pass in or get back."""

@@ -1,4 +1,4 @@
-"""The records that callbacks are given: frozen, one for each settled update."""
+"""Events for callbacks, and the observer of updates in progress."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .update import StateUpdate
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UpdateEvent:
-    """An update that settled.
+    """The outcome of one update, as callbacks get it.
 
     Attributes:
-        dialog_id, update_id: which update.
-        update: what was written; None for a reset, and where a `modify` failed before it decided.
-        result: of an update that was applied, else None.
-        error: of an update that failed, else None.
-        metadata: what the caller said about it.
+        dialog_id, update_id: the update.
+        update: what was written; None for a reset, or if `modify` failed before it decided.
+        result: result of an applied update, else None.
+        error: error of a failed update, else None.
+        metadata: metadata that the caller passed with the update.
     """
 
     dialog_id: str
@@ -32,22 +32,22 @@ class UpdateEvent:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The object that was sent: `session`, `user`, `transition`. A new copy at each access."""
+        """The JSON object with `session`, `user` and `transition`; a new copy at each access."""
         return self.update.payload() if self.update is not None else {}
 
     def __repr__(self) -> str:
-        told = "applied" if self.error is None else type(self.error).__name__
-        return f"<UpdateEvent {self.update_id} dialog={self.dialog_id!r} {told}>"
+        outcome = "applied" if self.error is None else type(self.error).__name__
+        return f"<UpdateEvent {self.update_id} dialog={self.dialog_id!r} {outcome}>"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that a callback did not take.
+    """An event that a callback did not handle.
 
     Attributes:
         event: the event.
-        error: why; its `__cause__` is what the callback raised last, if it was called.
-        attempts: how often the callback was called with it.
+        error: the reason; its `__cause__` is the last exception of the callback, if it was called.
+        attempts: number of calls of the callback.
     """
 
     event: UpdateEvent
@@ -56,49 +56,46 @@ class DeadLetter:
 
 
 DeliveryReceipt: TypeAlias = Callable[[CallbackError | None, int], None]
-"""Called once when a callback is done with an event, with the number of calls: None where it took
-it, else why it did not."""
+"""Called once when a callback is done with an event: with None if it handled it, else the reason,
+and with the number of calls."""
 
 
 class UpdateWatch(Protocol):
-    """Looks on while updates are under way; an index is a position in `update_many`, -1 in others.
+    """Observes updates in progress, for programs that keep a journal of them.
 
-    For programs that keep a record which has to survive them, as a job with a journal does.
+    An index is a position in the input of `update_many`, -1 for other updates.
     """
 
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
-        """A request is about to be sent, and waits for this, before each of its attempts.
+        """Record that a request is about to be sent; the request waits for this.
 
-        Called for what must not be repeated blindly, which is a request with a transition or with
-        `if_match`, and for what has to be repeated as it was: a request that carries several
-        updates. What it raises fails the update, which is not sent then; let it be a
-        `CognigyError`.
+        Called before each attempt of a request that must not be repeated blindly (with a
+        transition or `if_match`), or that must be repeated unchanged (merged updates). An
+        exception, best a `CognigyError`, fails the update without sending it.
 
         Args:
-            indexes: of the updates that the request carries.
+            indexes: updates that the request carries.
             key: its `Idempotency-Key`, without the number of a part.
-            etag: the version of the state that is known from before, None where none is. If the
-                state still has it later, the request was not applied.
+            etag: version of the state before the request, None if unknown. If the state still has
+                it later, the request was not applied.
         """
-        ...
 
     def retrying(self, index: int, reason: str, seconds: float) -> None:
-        """A request failed and is repeated after so many seconds; `reason` as in `Metrics.retries`.
+        """Record that a failed request is repeated after `seconds`. Must not raise.
 
-        It must not raise.
+        `reason` is one of those of `MetricsSnapshot.retries`.
         """
-        ...
 
     def published(self, index: int, callback: str) -> DeliveryReceipt | None:
-        """An update has settled, and its event has a place with this callback, named as in the log.
+        """Record that the event of a completed update was queued for a callback. Must not raise.
 
-        Called before the outcome is read. What it returns is called in the event loop, also where
-        the client is closed meanwhile; None to hear nothing. Neither must raise.
+        Called before the outcome is read, with the callback's name as in the log. The returned
+        receipt is called in the event loop and must not raise; it is called even if the client is
+        closed meanwhile.
         """
-        ...
 
 
 Callback: TypeAlias = Callable[[UpdateEvent], Awaitable[object] | object]
-"""Called with each event: an async function, or a plain one, which runs in a worker thread."""
+"""An async function, or a plain one, which runs in a worker thread; called with each event."""
 
 DeadLetterHandler: TypeAlias = Callable[[DeadLetter], Awaitable[object] | object]

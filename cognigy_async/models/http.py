@@ -1,4 +1,4 @@
-"""One HTTP request and one answer, as values."""
+"""HTTP requests and responses as values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, repr=False, eq=False)
 class Request:
-    """One HTTP request. Its repr has neither headers nor content, which may hold secrets.
+    """One HTTP request. Its repr omits headers and content, which may hold secrets.
 
     Attributes:
-        idempotent: carried out twice in a row, it leaves what it leaves once, so that it may be
-            repeated when its answer is lost.
+        url: absolute and percent-encoded.
+        idempotent: True if sending it twice in a row has the same effect as once, so that it may be
+            repeated without a response.
     """
 
     method: str
@@ -27,7 +28,7 @@ class Request:
 
 @dataclass(slots=True, repr=False, eq=False)
 class Response:
-    """One whole HTTP answer; header names are in lower case."""
+    """One complete HTTP response: header values by lower-case name, and the decoded body."""
 
     status: int
     headers: Mapping[str, str]

@@ -1,8 +1,8 @@
-"""What the server accepts: the numbers (`Limits`) and the rules for variables.
+"""Limits of the server (`Limits`) and the validation of variables.
 
 The rules are the tutorial's for the runtime API: names are identifiers without a reserved prefix,
 values are JSON with at most three levels of nesting and no cycles. Integers beyond 2^53 - 1 are
-refused because the platform stores JavaScript numbers.
+rejected because the platform stores JavaScript numbers.
 """
 
 from __future__ import annotations
@@ -14,21 +14,28 @@ from typing import Any, TypeAlias
 
 from pydantic_core import to_json
 
+from .._utils.arguments import validate_count
 from ..errors import ConfigurationError, Fault
 
 KIBIBYTE = 1024
 MEBIBYTE = 1024 * KIBIBYTE
 DEPTH_BOUND = 64
-"""`Limits(max_depth=...)` stays below this: the walk over a value is recursive."""
-
+"""Largest `max_depth`; the validation is recursive."""
 MAX_FAULTS = 1000
-"""After so many a value is not looked at any further."""
-
+"""Number of faults after which a context is not looked at any further."""
 ENVELOPE = len('{"session":{},"user":{},"transition":{"nextStep":""}}')
-"""What a payload takes besides its variables and its step."""
+"""Bytes of a payload besides its variables and its step."""
 
 Path: TypeAlias = "str | tuple[Path, str | int]"
-"""A path is written out only when something is wrong at its end."""
+"""Place of a value, as a chain of keys. It becomes a text only for a fault."""
+
+# Problem and remedy of faults.
+SURROGATE = (
+    "has a lone surrogate, which UTF-8 cannot encode",
+    "decode it properly, or replace the character",
+)
+NOT_FINITE = ("NaN and infinity are not JSON", "send a string, or leave the variable out")
+CIRCULAR = ("the value contains itself", "remove the circular reference")
 
 
 class TypeFault(Fault):
@@ -39,10 +46,20 @@ class TypeFault(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes of UTF-8 JSON, lengths in characters.
+    """What the server accepts. Sizes are bytes of UTF-8 JSON, lengths are characters.
 
-    `Limits()` has the tutorial's numbers for the runtime API, `Limits.cognigy_saas()` the
-    documented ones of the public REST API (docs.cognigy.com, "Quotas and Limits").
+    `Limits()` has the tutorial's numbers for the runtime API, `Limits.cognigy_saas()` those of the
+    public REST API (docs.cognigy.com, "Quotas and Limits").
+
+    Attributes:
+        max_depth: levels of nested objects and lists, at most 64.
+        max_variable_bytes: size of one variable with its name.
+        max_context_bytes: size of all session or all user variables of one update.
+        safe_payload_bytes: size of one request; larger updates are split.
+        max_integer: largest absolute value of an integer.
+        max_dialog_id_length: length of a dialog id.
+        reserved_prefixes: prefixes that names of variables must not have.
+        harmless_bytes: size of a payload that breaks no other size, computed.
 
     Raises:
         ConfigurationError: a number that no update could satisfy.
@@ -56,7 +73,6 @@ class Limits:
     max_dialog_id_length: int = 256
     reserved_prefixes: tuple[str, ...] = ("_cognigy", "_session", "_user", "cognigy_")
     harmless_bytes: int = field(init=False, repr=False, compare=False)
-    """A payload of this size breaks no limit of size."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -67,56 +83,34 @@ class Limits:
             "max_dialog_id_length",
             "max_depth",
         ):
-            number = getattr(self, name)
-            if not isinstance(number, int) or number < 1:
-                raise ConfigurationError(
-                    f"Limits({name}={number!r}): must be an integer of at least 1"
-                )
+            validate_count(f"Limits: {name}", getattr(self, name))
         if self.max_depth > DEPTH_BOUND:
             raise ConfigurationError(
-                f"Limits(max_depth={self.max_depth!r}): must be between 1 and {DEPTH_BOUND}"
+                f"Limits: max_depth={self.max_depth}: must be between 1 and {DEPTH_BOUND}"
             )
         prefixes = self.reserved_prefixes
         if type(prefixes) is not tuple or not all(isinstance(text, str) for text in prefixes):
             raise ConfigurationError(
-                f"Limits(reserved_prefixes={prefixes!r}): must be a tuple of strings"
+                f"Limits: reserved_prefixes={prefixes!r}: must be a tuple of strings"
             )
         sizes = (self.max_variable_bytes, self.max_context_bytes, self.safe_payload_bytes)
         object.__setattr__(self, "harmless_bytes", min(sizes))
 
     @classmethod
     def cognigy_saas(cls) -> Limits:
-        """60 kB for a payload, 65 kB for a context."""
+        """Return the limits of the public REST API: 60 kB a request, 65 kB a context."""
         return cls(max_variable_bytes=65_000, max_context_bytes=65_000, safe_payload_bytes=60_000)
 
     def are_plain(self, variables: Mapping[str, Any]) -> bool:
-        """Whether a glance finds no fault in the variables; in most there is none."""
+        """Return True if a fast check finds no faults, as for most variables."""
         for name, value in variables.items():
-            kind = type(value)
-            if kind is str:
-                if not value.isascii() and has_surrogate(value):
-                    return False
-            elif kind is int:
-                if not -self.max_integer <= value <= self.max_integer:
-                    return False
-            elif kind is dict or kind is list:
-                if not self._is_plain(value, 1):
-                    return False
-            elif kind is not bool and not (kind is float and math.isfinite(value)):
-                return False
-            if type(name) is not str or not name.isidentifier():
+            if type(name) is not str or not name.isidentifier() or value is None:
                 return False
             if name.startswith(self.reserved_prefixes):
                 return False
-        return True
+        return self._are_plain_values(variables.values(), 0)
 
-    def _is_plain(self, container: dict[Any, Any] | list[Any], depth: int) -> bool:
-        """The same for what is inside an object or a list of so many levels."""
-        values: Iterable[Any] = container
-        if type(container) is dict:
-            if not _are_plain_keys(container):
-                return False
-            values = container.values()
+    def _are_plain_values(self, values: Iterable[Any], depth: int) -> bool:
         largest = self.max_integer
         for value in values:
             kind = type(value)
@@ -126,8 +120,13 @@ class Limits:
             elif kind is int:
                 if not -largest <= value <= largest:
                     return False
-            elif kind is dict or kind is list:
-                if depth >= self.max_depth or not self._is_plain(value, depth + 1):
+            elif kind is dict:
+                if depth >= self.max_depth or not _are_plain_keys(value):
+                    return False
+                if not self._are_plain_values(value.values(), depth + 1):
+                    return False
+            elif kind is list:
+                if depth >= self.max_depth or not self._are_plain_values(value, depth + 1):
                     return False
             elif kind is float:
                 if not math.isfinite(value):
@@ -137,11 +136,11 @@ class Limits:
         return True
 
     def faults_in(self, context: str, variables: Mapping[str, Any]) -> list[Fault]:
-        """Everything wrong with the variables of a context, sizes aside; [] when all is well."""
+        """Return all faults of the variables of a context but those of size."""
         faults: list[Fault] = []
         for name, value in variables.items():
             if type(name) is not str:
-                faults.append(_not_a_string(context, name))
+                faults.append(_key_fault(context, name))
             elif not name.isidentifier():
                 problem = "a variable's name must be an identifier"
                 remedy = "use letters, digits and underscores, and no digit first"
@@ -164,86 +163,65 @@ class Limits:
         depth: int,
         faults: list[Fault],
     ) -> None:
+        """Add the faults of the values inside a container on level `depth`."""
         for key, value in members:
             if len(faults) >= MAX_FAULTS:
                 return
-            kind = type(value)
-            if kind is str:
+            if isinstance(value, str):
                 if not value.isascii() and has_surrogate(value):
-                    faults.append(_surrogate((path, key)))
-            elif kind is bool or value is None:
+                    faults.append(Fault(_path_text((path, key)), *SURROGATE))
+            elif value is None:
                 continue
-            elif kind is int:
-                if not -self.max_integer <= value <= self.max_integer:
-                    faults.append(self._too_large_integer((path, key)))
-            elif kind is float:
+            elif isinstance(value, int):
+                if not -self.max_integer <= int(value) <= self.max_integer:
+                    limit = self.max_integer
+                    problem = f"the integer is beyond {limit}, where the platform is not exact"
+                    faults.append(Fault(_path_text((path, key)), problem, "send it as a string"))
+            elif isinstance(value, float):
                 if not math.isfinite(value):
-                    faults.append(_not_finite((path, key)))
-            else:
-                self._visit(value, (path, key), depth, faults)
-
-    def _visit(self, value: object, path: Path, depth: int, faults: list[Fault]) -> None:
-        """Containers, subclasses of the plain types, and what JSON does not have."""
-        if isinstance(value, Mapping | list):
-            if depth >= self.max_depth:
-                faults.append(self._too_deep(value, path))
+                    faults.append(Fault(_path_text((path, key)), *NOT_FINITE))
+            elif not isinstance(value, Mapping | list):
+                problem = f"{type(value).__name__} is not a type that the server stores"
+                remedy = "use a string, integer, float, boolean, list or object"
+                faults.append(TypeFault(_path_text((path, key)), problem, remedy))
+            elif depth >= self.max_depth:
+                faults.append(self._too_deep(value, (path, key)))
             elif isinstance(value, list):
-                self._walk(enumerate(value), path, depth + 1, faults)
+                self._walk(enumerate(value), (path, key), depth + 1, faults)
             else:
-                for key in value:
-                    if not isinstance(key, str):
-                        faults.append(_not_a_string(path, key))
-                    elif not key.isascii() and has_surrogate(key):
-                        faults.append(_surrogate((path, key)))
-                self._walk(value.items(), path, depth + 1, faults)
-        elif isinstance(value, int):
-            if not -self.max_integer <= int(value) <= self.max_integer:
-                faults.append(self._too_large_integer(path))
-        elif isinstance(value, float):
-            if not math.isfinite(value):
-                faults.append(_not_finite(path))
-        elif isinstance(value, str):
-            if has_surrogate(value):
-                faults.append(_surrogate(path))
-        else:
-            faults.append(
-                TypeFault(
-                    _path_text(path),
-                    f"{type(value).__name__} is not a type that the server stores",
-                    "use a string, integer, float, boolean, list or object",
-                )
-            )
-
-    def _too_large_integer(self, path: Path) -> Fault:
-        return Fault(
-            _path_text(path),
-            f"the integer is beyond {self.max_integer}, where the platform is no longer exact",
-            "send it as a string",
-        )
+                at = (path, key)
+                for name in value:
+                    if not isinstance(name, str):
+                        faults.append(_key_fault(at, name))
+                    elif not name.isascii() and has_surrogate(name):
+                        faults.append(Fault(_path_text((at, name)), *SURROGATE))
+                self._walk(value.items(), at, depth + 1, faults)
 
     def _too_deep(self, value: object, path: Path) -> Fault:
         if _contains_itself(value, self.max_depth + 1):
-            return Fault(
-                _path_text(path), "the value contains itself", "remove the circular reference"
-            )
-        return Fault(
-            _path_text(path),
-            f"objects and lists are nested deeper than {self.max_depth} levels",
-            "flatten the value, or store the inner part as a JSON string",
-        )
+            return Fault(_path_text(path), *CIRCULAR)
+        problem = f"objects and lists are nested deeper than {self.max_depth} levels"
+        remedy = "flatten the value, or store the inner part as a JSON string"
+        return Fault(_path_text(path), problem, remedy)
 
     def faults_of_size(
         self, payload: Mapping[str, Any], size: int, *, splittable: bool
     ) -> list[Fault]:
-        """What is wrong with a payload of `size` bytes, which is not harmless."""
+        """Return the faults of size of a payload with more than `harmless_bytes`.
+
+        Args:
+            payload: the object to send.
+            size: its bytes as JSON.
+            splittable: False if it must fit into one request.
+        """
         faults = []
         if size > self.safe_payload_bytes and not splittable:
             problem = f"the payload takes {size} bytes, and a conditional write cannot be split"
             remedy = f"send at most {self.safe_payload_bytes} bytes, or write unconditionally"
             faults.append(Fault("update", problem, remedy))
-        # What has to be split needs room for the envelope of each part.
-        room = self.safe_payload_bytes - (ENVELOPE if size > self.safe_payload_bytes else 0)
-        largest = min(self.max_variable_bytes, room)
+        # Each part of a split payload has an envelope of its own.
+        space = self.safe_payload_bytes - (ENVELOPE if size > self.safe_payload_bytes else 0)
+        largest = min(self.max_variable_bytes, space)
         for context in ("session", "user"):
             total = 0
             for name, value in payload.get(context, {}).items():
@@ -254,7 +232,7 @@ class Limits:
                     remedy = "split the value over several variables, or store a reference to it"
                     faults.append(Fault(_path_text((context, name)), problem, remedy))
             if total > self.max_context_bytes:
-                problem = f"its variables take {total} bytes, more than {self.max_context_bytes}"
+                problem = f"the variables take {total} bytes, more than {self.max_context_bytes}"
                 faults.append(Fault(context, problem, "send fewer variables in one update"))
         step = len(encode({"transition": payload.get("transition")}))
         if step > self.safe_payload_bytes:
@@ -267,7 +245,7 @@ DEFAULT_LIMITS = Limits()
 
 
 def encode(value: object) -> bytes:
-    """The one JSON encoder of bodies and hashes: UTF-8, no white space, keys as they come."""
+    """Return compact UTF-8 JSON with keys in their order, as bodies and hashes use it."""
     return to_json(value, fallback=_plain)
 
 
@@ -297,7 +275,7 @@ def _are_plain_keys(names: Iterable[Any]) -> bool:
 
 
 def has_surrogate(text: str) -> bool:
-    """Whether half of a character stands alone in a text, which UTF-8 cannot carry."""
+    """Return whether a text has a lone surrogate, which UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -309,39 +287,20 @@ def _path_text(path: Path) -> str:
     if isinstance(path, str):
         return path
     parent, key = path
-    # The index of a list; a number that has no end may only be a key that is refused.
+    # Larger integers are no indexes but rejected keys, and may have too many digits to print.
     is_index = isinstance(key, int) and key.bit_length() < 64
     step = f"[{key}]" if is_index else f".{printable(key)}"
     return _path_text(parent) + step
 
 
 def printable(name: object) -> str:
-    """A name as it may stand in a message: short and printable."""
+    """Return a name in a form for messages: short and printable."""
     if not isinstance(name, str):
         return f"<{type(name).__name__}>"
     short = name if len(name) <= 60 else name[:57] + "..."
     return short if short.isprintable() else ascii(short)
 
 
-def _not_a_string(path: Path, key: object) -> Fault:
-    return TypeFault(
-        _path_text(path),
-        f"a key is of type {type(key).__name__}",
-        "keys of objects must be strings",
-    )
-
-
-def _surrogate(path: Path) -> Fault:
-    return Fault(
-        _path_text(path),
-        "the text has a lone surrogate, which UTF-8 cannot carry",
-        "decode it properly, or replace the character",
-    )
-
-
-def _not_finite(path: Path) -> Fault:
-    return Fault(
-        _path_text(path),
-        "NaN and infinity are not JSON",
-        "send a string, or leave the variable out",
-    )
+def _key_fault(path: Path, key: object) -> Fault:
+    problem = f"a key is of type {type(key).__name__}"
+    return TypeFault(_path_text(path), problem, "keys of objects must be strings")

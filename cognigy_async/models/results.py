@@ -1,4 +1,4 @@
-"""The values that come out: results, outcomes, states, the report of a close."""
+"""Results of a client: update results and outcomes, dialog states, the report of `aclose`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .update import StateUpdate
 
 
 class UpdateResult:
-    """An update that was applied.
+    """The result of an applied update.
 
     Attributes:
-        dialog_id, update_id: which update.
-        status: HTTP status of the answer, 2xx.
-        etag: version of the state after it, as `if_match` takes it; None where none was sent.
-        attempts: requests made for it, reads included.
-        latency: seconds from its first request to its answer, waits between included.
+        dialog_id, update_id: the update.
+        status: HTTP status of the last response, 2xx.
+        etag: version of the state after the update, for `if_match`; None if the server sent none.
+        attempts: number of requests made for it, including reads.
+        latency: seconds from its first request to its last response.
         queued: seconds from its acceptance to its first request.
-        merged: how many updates its request carried, 1 where nothing was coalesced.
+        merged: number of updates that its request carried; 1 if nothing was coalesced.
     """
 
     __slots__ = (
@@ -69,7 +69,7 @@ class UpdateResult:
 
     @property
     def body(self) -> Any:
-        """The parsed answer, to the last request of several; None where it is empty or no JSON."""
+        """The JSON body of the last response; None if it is empty or not JSON."""
         if self._content is not None:
             self._body = parse_json(self._content)
             self._content = None
@@ -77,11 +77,11 @@ class UpdateResult:
 
     @property
     def carried_by(self) -> str:
-        """The `Idempotency-Key` of its request, without the number of a part."""
+        """The `Idempotency-Key` of the request, without the number of a part."""
         return self._carried_by if self._carried_by is not None else self.update_id
 
     def share(self, update_id: str, queued: float, merged: int) -> UpdateResult:
-        """The same result for one of `merged` updates that its request carried."""
+        """Return the result of one of the `merged` updates that the request carried."""
         return UpdateResult(
             self.dialog_id,
             update_id,
@@ -93,13 +93,13 @@ class UpdateResult:
             self._content or b"",
             merged,
             self.carried_by,
-            versioned=self._versioned,
+            self._versioned,
         )
 
     @property
     def version(self) -> int | None:
-        """The state's version number after the update, where the server tells it."""
-        # Elsewhere a variable may have that name.
+        """The version number of the state after the update; None if the server sent none."""
+        # Without versions, `version` in the body may be a variable.
         return version_of(self.body) if self._versioned else None
 
     def __repr__(self) -> str:
@@ -110,7 +110,7 @@ class UpdateResult:
 
 
 def parse_json(content: bytes) -> Any:
-    """JSON, or None where it is none."""
+    """Return the parsed JSON; None if the content is empty or not JSON."""
     try:
         return from_json(content) if content else None
     except ValueError:
@@ -118,19 +118,21 @@ def parse_json(content: bytes) -> Any:
 
 
 def version_of(body: Any) -> int | None:
-    """The version number that an answer tells."""
+    """Return the version number of a state in a response body, None without one."""
     version = body.get("version") if isinstance(body, dict) else None
     return version if type(version) is int else None
 
 
 @dataclass(slots=True, eq=False)
 class UpdateOutcome:
-    """What became of one input of `update_many`: a result or an error.
+    """The outcome of one input of `update_many`: a result or an error.
 
     Attributes:
         index: position in the input, from 0.
-        update: the input; None where it was not a valid update.
-        update_id: the id it was sent with; None where it was not valid.
+        update: the update; None if the input was invalid.
+        update_id: the id it was sent with; None if the input was invalid.
+        result: result of an applied update, or None.
+        error: the failure, or None.
     """
 
     index: int
@@ -141,18 +143,25 @@ class UpdateOutcome:
 
     @property
     def ok(self) -> bool:
-        """Whether it was applied."""
+        """True if the update was applied."""
         return self.error is None
 
     def __repr__(self) -> str:
         dialog_id = self.update.dialog_id if self.update else None
-        told = "ok" if self.ok else type(self.error).__name__
-        return f"<UpdateOutcome {self.index} dialog={dialog_id!r} {told}>"
+        outcome = "ok" if self.ok else type(self.error).__name__
+        return f"<UpdateOutcome {self.index} dialog={dialog_id!r} {outcome}>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DialogState:
-    """The state of a dialog as the server has it."""
+    """The state of a dialog on the server.
+
+    Attributes:
+        session, user: variables by name.
+        next_step: flow node of the last transition; None if the server sent none.
+        etag: version of the state, for `if_match`; None if the server sent none.
+        version: version number of the state; None if the server sent none.
+    """
 
     dialog_id: str
     session: Mapping[str, Any]
@@ -170,13 +179,13 @@ class DialogState:
 
 @dataclass(frozen=True, slots=True)
 class CloseReport:
-    """What a client did in its life, told by `aclose`.
+    """Totals of a client, returned by `aclose`.
 
     Attributes:
-        applied, failed, ambiguous: settled updates by outcome.
-        unsent: updates that were accepted and not sent, in the order of acceptance of each dialog;
-            they can be given to another client as they are.
-        undelivered: events that no callback took.
+        applied, failed, ambiguous: completed updates by outcome.
+        unsent: accepted updates that were not sent, in order for each dialog; another client can
+            send them as they are.
+        undelivered: events that were handed to the dead-letter handlers.
     """
 
     applied: int
@@ -194,4 +203,4 @@ class CloseReport:
 
 
 Decide = Callable[[DialogState], Mapping[str, Any] | None]
-"""The function that `modify` is given: from the state to an assignment, or None for no write."""
+"""The function that `modify` takes: from the state to an assignment, or None for no write."""

@@ -1,1 +1,1 @@
-"""Quotas: when the next request may start."""
+"""Rate limits: when the next request may start."""

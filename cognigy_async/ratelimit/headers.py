@@ -1,8 +1,8 @@
-"""What the headers of an answer tell of a rate limit.
+"""Read rate-limit headers.
 
-Three families are in use: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers,
-its present and its earlier forms), `RateLimit-Limit`, `-Remaining` and `-Reset` (its first forms),
-and the same with `X-` before them, which no document defines.
+Three families are in use: `RateLimit-Policy` with `RateLimit` (draft-ietf-httpapi-ratelimit-headers
+in its present and earlier forms), `RateLimit-Limit`, `-Remaining` and `-Reset` (its first forms),
+and the latter with an `X-` prefix, which no document defines. The vendor documents none of them.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAX_HEADER_LENGTH = 1024
-"""Characters of a header that are read."""
-EPOCH_THRESHOLD = 1e9
-"""A reset above it is no number of seconds to wait, but a time since 1970; or milliseconds."""
+"""Characters that are read of a header."""
+MIN_EPOCH = 1e9
+"""A reset above it is no waiting time but seconds, or milliseconds, since 1970."""
+MAX_NUMBER = 1e15
+"""Larger numbers are ignored; they would not survive arithmetic."""
 
 _MEMBER = re.compile(r'(?:"([^"]*)"|([\w.*-]+))((?:\s*;\s*[\w-]+\s*=\s*[\w."-]+)*)')
 _PARAMETER = re.compile(r";\s*([\w-]+)\s*=\s*([\w.]+)")
 _PAIR = re.compile(r"\b(limit|remaining|reset)\s*=\s*(\d+)")
-MAX_NUMBER = 1e15
-"""Larger numbers say nothing, and would not survive arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeaders:
-    """One rate limit of the server.
+    """One rate limit of the server; None for what its headers do not have.
 
     Attributes:
-        limit: requests in a window. window: its seconds, None where it is not told.
-        remaining: requests that are left. reset: seconds until there are more. None if not told.
+        limit: requests in a window.
+        window: length of the window in seconds.
+        remaining: requests that are left in the present window.
+        reset: seconds until more are available.
     """
 
     limit: int
@@ -40,10 +42,10 @@ class RateLimitHeaders:
 
 
 def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHeaders | None:
-    """The limit that an answer tells of, the tightest of several; None where there is none.
+    """Return the rate limit that a response names, the tightest of several; None without one.
 
     Args:
-        headers: with names in lower case.
+        headers: header values by lower-case name.
         wall_clock: seconds since the epoch.
     """
     policies = _policies(headers.get("ratelimit-policy", "")[:MAX_HEADER_LENGTH])
@@ -55,26 +57,25 @@ def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHead
             if name in policies
         ]
         if found:
-            return min(found, key=lambda one: (one.remaining or 0) / one.limit)
+            return min(found, key=lambda each: (each.remaining or 0) / each.limit)
     found_pairs = ((name, _number(number)) for name, number in _PAIR.findall(state))
     pairs = {name: number for name, number in found_pairs if number is not None}
-    told = next(iter(policies.values()), (0, None))
-    if "limit" in pairs or (pairs and told[0]):
-        return _limit_from(
-            pairs.get("limit", told[0]), told[1], pairs.get("remaining"), pairs.get("reset")
-        )
+    limit, window = next(iter(policies.values()), (0, None))
+    if "limit" in pairs or (pairs and limit):
+        remaining, reset = pairs.get("remaining"), pairs.get("reset")
+        return _limit_from(pairs.get("limit", limit), window, remaining, reset)
     for prefix in ("ratelimit-", "x-ratelimit-", "x-rate-limit-"):
         first, _, policy = headers.get(f"{prefix}limit", "")[:MAX_HEADER_LENGTH].partition(",")
-        limit = _number(first)
-        if limit is not None:
-            window = told[1] or next(iter(_policies(policy).values()), (0, None))[1]
+        number = _number(first)
+        if number is not None:
+            window = window or next(iter(_policies(policy).values()), (0, None))[1]
             reset = _number(headers.get(f"{prefix}reset", ""))
-            if reset is not None and reset > EPOCH_THRESHOLD:
-                reset = (reset / 1000 if reset > EPOCH_THRESHOLD * 1000 else reset) - wall_clock
+            if reset is not None and reset > MIN_EPOCH:
+                reset = (reset / 1000 if reset > MIN_EPOCH * 1000 else reset) - wall_clock
             remaining = _number(headers.get(f"{prefix}remaining", ""))
-            return _limit_from(limit, window, remaining, reset)
+            return _limit_from(number, window, remaining, reset)
     if policies:
-        limit, window = min(policies.values(), key=lambda one: one[0] / (one[1] or math.inf))
+        limit, window = min(policies.values(), key=lambda each: each[0] / (each[1] or math.inf))
         return _limit_from(limit, window, None, None)
     return None
 
@@ -101,7 +102,7 @@ def _number(text: str) -> float | None:
 
 
 def _policies(text: str) -> dict[str, tuple[int, float | None]]:
-    """Requests and seconds of each policy, ``"name";q=100;w=60`` or ``100;w=60``."""
+    """Return limit and window of each policy, ``"name";q=100;w=60`` or ``100;w=60``, by name."""
     found: dict[str, tuple[int, float | None]] = {}
     for quoted, bare, parameters in _MEMBER.findall(text):
         values = dict(_PARAMETER.findall(parameters))
@@ -112,7 +113,7 @@ def _policies(text: str) -> dict[str, tuple[int, float | None]]:
 
 
 def _states(text: str) -> dict[str, tuple[int, float | None]]:
-    """What is left, and for how long, ``"name";r=50;t=30``."""
+    """Return remaining requests and reset of each policy, ``"name";r=50;t=30``, by name."""
     found: dict[str, tuple[int, float | None]] = {}
     for quoted, bare, parameters in _MEMBER.findall(text):
         values = dict(_PARAMETER.findall(parameters))

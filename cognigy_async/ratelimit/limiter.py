@@ -1,13 +1,10 @@
-"""Several limits at once: when the next request may start, and who takes the places.
-
-Everything takes `now` (seconds of a monotonic clock that never goes back) as an argument.
-"""
+"""The rate limiter of one client: one limit, several at once, or a learned one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
 
 from ..errors import ConfigurationError
 from ..metrics import QuotaUse
@@ -17,176 +14,150 @@ from .shared_file import SharedFileLimiter
 from .sliding_window import SlidingWindow
 
 QuotaState: TypeAlias = dict[str, Any]
-"""What `Quota.save` gives: JSON that `Quota.restore` takes."""
+"""The JSON object that `CompositeLimiter.save` returns and `restore` takes."""
+
+RateLimits: TypeAlias = RateLimit | Sequence[RateLimit] | Literal["auto"] | None
+"""One limit, several that hold at once, a limit learned from the server, or none."""
 
 
-class Pacer(Protocol):
-    """Says when requests may start."""
+class RateLimiter(Protocol):
+    """Decides when requests may start.
+
+    All times are seconds of one monotonic clock. `now` never decreases from call to call.
+    """
 
     def next_slot_at(self, now: float, live: bool) -> float:
-        """When a request may start, a moment not after `now` for at once, infinite where something
-        else has to happen first. `live` says whether live work waits.
+        """Return when a request may start: at most `now` for at once, infinity if a response has to
+        come first. `live` says whether live work waits.
         """
-        ...
 
     def next_bulk_slot_at(self, now: float) -> float:
-        """The same for bulk work, where `opens` said that a request may start."""
-        ...
+        """Return when bulk work may start; valid only if `next_slot_at` allows a request now."""
 
     def start(self, now: float, *, bulk: bool) -> None:
-        """A request starts."""
-        ...
+        """Take a slot for a request that starts now."""
 
-    def finish(self, began: float, now: float) -> None:
-        """The request that started at `began` is over, whatever became of it."""
-        ...
+    def finish(self, started: float, now: float) -> None:
+        """Record the end, with or without a response, of the request that started at `started`."""
 
-
-class RateLimiter(Pacer, Protocol):
-    """One limit, wherever it is kept."""
-
-    def usage(self, now: float) -> QuotaUse | None:
-        """For the metrics; None while there is no limit yet."""
-        ...
-
-
-LimiterTask: TypeAlias = Callable[
-    [Callable[[], float], Callable[[], None]], Coroutine[Any, Any, None]
-]
-"""Given the clock of the client and what to call when a request may start."""
-
-
-@runtime_checkable
-class BackgroundLimiter(Protocol):
-    """A limiter that has to run in the background."""
-
-    run: LimiterTask
+    def usage(self, now: float) -> tuple[QuotaUse, ...]:
+        """Return the use of each limit for the metrics; empty while no limit is known."""
 
 
 class CompositeLimiter:
-    """Several limits at once, each of which has to allow a request."""
+    """Several limits at once: a request may start when each of them allows it.
+
+    Attributes:
+        adaptive: the limiter that learns from responses; None if there is none.
+        hot_path: the limiter to ask for each request: the only one if there is one, else this.
+    """
 
     def __init__(self, limiters: Sequence[RateLimiter]) -> None:
         self.limiters = limiters
         self.adaptive = next((each for each in limiters if isinstance(each, AdaptiveLimiter)), None)
-        """The limit that has to be told what the server answers."""
-        self.hot_path: Pacer = limiters[0] if len(limiters) == 1 else self
-        """What each request asks: without a detour where there is one limit."""
-
+        self.hot_path: RateLimiter = limiters[0] if len(limiters) == 1 else self
         self._clock: Callable[[], float] | None = None
 
+    def __repr__(self) -> str:
+        return f"<CompositeLimiter {' '.join(map(repr, self.limiters))}>"
+
     def bind_clock(self, clock: Callable[[], float]) -> None:
-        """The client that it belongs to is opened: from now on it is used."""
+        """Set the clock of `current_usage` when the client is opened."""
         self._clock = clock
 
     def current_usage(self) -> tuple[QuotaUse, ...]:
-        """How much of each limit is used; nothing before it is used."""
+        """Return the use of each limit now; empty before the client is opened."""
         return () if self._clock is None else self.usage(self._clock())
 
-    def background_tasks(self) -> list[LimiterTask]:
-        """What has to run while the quota is in use."""
-        return [each.run for each in self.limiters if isinstance(each, BackgroundLimiter)]
-
-    def __repr__(self) -> str:
-        return f"<Quota {' '.join(map(repr, self.limiters))}>"
+    def shared_files(self) -> list[SharedFileLimiter]:
+        """Return the limiters whose `run` has to run while the client is open."""
+        return [each for each in self.limiters if isinstance(each, SharedFileLimiter)]
 
     def next_slot_at(self, now: float, live: bool) -> float:
-        """See `Pacer`."""
-        at = now
-        for limiter in self.limiters:
-            next_slot_at = limiter.next_slot_at(now, live)
-            if next_slot_at > at:
-                at = next_slot_at
-        return at
+        """Return when all limits allow a request."""
+        return max([limiter.next_slot_at(now, live) for limiter in self.limiters])
 
     def next_bulk_slot_at(self, now: float) -> float:
-        """See `Pacer`."""
-        at = now
-        for limiter in self.limiters:
-            next_slot_at = limiter.next_bulk_slot_at(now)
-            if next_slot_at > at:
-                at = next_slot_at
-        return at
+        """Return when all limits allow bulk work."""
+        return max([limiter.next_bulk_slot_at(now) for limiter in self.limiters])
 
     def start(self, now: float, *, bulk: bool) -> None:
-        """See `Pacer`."""
+        """Take a slot of each limit."""
         for limiter in self.limiters:
             limiter.start(now, bulk=bulk)
 
-    def finish(self, began: float, now: float) -> None:
-        """See `Pacer`."""
+    def finish(self, started: float, now: float) -> None:
+        """Record the end of a request with each limit."""
         for limiter in self.limiters:
-            limiter.finish(began, now)
+            limiter.finish(started, now)
 
     def usage(self, now: float) -> tuple[QuotaUse, ...]:
-        """How much of each limit is used."""
-        uses = (limiter.usage(now) for limiter in self.limiters)
-        return tuple(usage for usage in uses if usage is not None)
+        """Return the use of each limit, in the order given."""
+        return tuple(use for limiter in self.limiters for use in limiter.usage(now))
 
     def _windows(self) -> list[SlidingWindow]:
-        """Those that are kept here; others are kept in a file, and so is what they know."""
+        # Limits in a shared file persist there; a learned one is learned anew.
         return [each for each in self.limiters if isinstance(each, SlidingWindow)]
 
     def save(self, now: float, wall_clock: float) -> QuotaState:
-        """What has to be known after a restart, as JSON; `wall_clock` is seconds of the epoch."""
-        windows = self._windows()
+        """Return the requests that count as a JSON object, for `restore` after a restart.
+
+        `wall_clock` is in seconds since the epoch.
+        """
         starts: list[tuple[float, int]] = []
-        if windows:
-            longest = max(windows, key=lambda window: window.limit.per)
+        longest = max(self._windows(), key=lambda window: window.limit.per, default=None)
+        if longest is not None:
             longest.next_slot_at(now)
             starts = longest.save(now)
         return {"at": wall_clock, "starts": starts}
 
     def restore(self, state: QuotaState, now: float, wall_clock: float) -> None:
-        """Take over what was saved.
+        """Count the requests that `save` returned.
 
         Raises:
-            ConfigurationError: it is not what `save` gives.
+            ConfigurationError: the state was not returned by `save`.
         """
         saved: list[tuple[float, int]] = []
         try:
-            # A clock that was set back must not make requests younger than they are.
-            since = max(0.0, wall_clock - float(state["at"]))
-            saved = [(max(0.0, float(ago)) + since, int(count)) for ago, count in state["starts"]]
-            usable = all(count > 0 and math.isfinite(ago) for ago, count in saved)
+            # A wall clock that was set back must not make requests younger than they are.
+            elapsed = max(0.0, wall_clock - float(state["at"]))
+            saved = [(max(0.0, float(age)) + elapsed, int(count)) for age, count in state["starts"]]
+            usable = all(count > 0 and math.isfinite(age) for age, count in saved)
         except (KeyError, TypeError, ValueError, OverflowError):
             usable = False
         if not usable:
-            raise ConfigurationError("the saved quota cannot be read: use what quota_state() gave")
+            raise ConfigurationError(
+                "the quota state cannot be read; pass what quota_state() returned"
+            )
         for window in self._windows():
             window.restore(now, saved)
 
 
-RateLimits: TypeAlias = RateLimit | Sequence[RateLimit] | Literal["auto"] | None
-"""One limit, several that hold at once, what is learned from the server, or none."""
-
-
 def create_limiter(rate_limit: RateLimits) -> CompositeLimiter | None:
-    """What keeps the limits of one client.
+    """Return the limiter for the client argument `rate_limit`; None if there is no limit.
 
     Raises:
-        ConfigurationError: it is something else.
+        ConfigurationError: the argument is none of `RateLimits`.
     """
+    if rate_limit is None:
+        return None
     if rate_limit == "auto":
         return CompositeLimiter([AdaptiveLimiter()])
-    return (
-        None
-        if rate_limit is None
-        else CompositeLimiter([_limiter(one) for one in _several(rate_limit)])
+    return CompositeLimiter(
+        [
+            SlidingWindow(limit) if limit.shared is None else SharedFileLimiter(limit)
+            for limit in _as_list(rate_limit)
+        ]
     )
 
 
-def _several(given: object) -> list[RateLimit]:
+def _as_list(given: object) -> list[RateLimit]:
     several = [given] if isinstance(given, RateLimit) else given
     if isinstance(several, Sequence) and not isinstance(several, str):
-        limits = [one for one in several if isinstance(one, RateLimit)]
+        limits = [each for each in several if isinstance(each, RateLimit)]
         if limits and len(limits) == len(several):
             return limits
     raise ConfigurationError(
         f"rate_limit={given!r}: must be a RateLimit, for example RateLimit(1000, per=300), "
-        'several of them in a list, or "auto"'
+        'a list of several, or "auto"'
     )
-
-
-def _limiter(limit: RateLimit) -> RateLimiter:
-    return SlidingWindow(limit) if limit.shared is None else SharedFileLimiter(limit)

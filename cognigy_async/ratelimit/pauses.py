@@ -1,38 +1,46 @@
-"""Pauses that the server named, of the tenant and of single dialogs.
+"""Pauses after 429 and 503 responses, of the whole tenant and of single dialogs.
 
-Everything takes `now` (seconds of a monotonic clock) as an argument.
+All times are seconds of one monotonic clock, given as arguments.
 """
 
 from __future__ import annotations
 
+from .._utils.purging import ExpiringDict
+
 SLOW_START_SHARE = 0.5
+"""Share of a pause over which the first requests after it are spread."""
 MAX_SLOW_START = 1.0
-"""After a pause the first requests are spread over half its length, at most over a second."""
+"""Seconds over which they are spread at most."""
 
 
 class TenantPause:
     """One pause for all dialogs, and the slow start after it.
 
     Args:
-        in_flight: how many requests may be in flight; as many are spread out after a pause.
+        max_in_flight: number of requests in flight at most; as many are spread after a pause.
+
+    Attributes:
+        active: True during a pause and its slow start; otherwise `next_slot_at` need not be called.
+        consecutive_429s: pauses in a row without a success between them.
     """
 
-    def __init__(self, in_flight: int) -> None:
-        self._in_flight = in_flight
+    def __init__(self, max_in_flight: int) -> None:
+        self._max_in_flight = max_in_flight
         self._began = 0.0
         self._until = 0.0
         self._interval = 0.0
         self._slow_start_end = 0.0
         self._next_start_at = 0.0
         self.consecutive_429s = 0
-        """Pauses in a row with no success between them."""
         self.active = False
-        """Whether `opens` has to be asked at all."""
 
     def throttle(self, now: float, sent: float, wait: float, offset: float) -> None:
-        """The server wants no request for `wait` seconds; it answered so to one sent at `sent`.
+        """Begin or extend a pause. It never shortens one.
 
-        `offset` in [0, 1) shifts the slow start, so that clients of a tenant do not resume as one.
+        Args:
+            sent: time at which the throttled request was sent.
+            wait: length of the pause in seconds.
+            offset: shift of the slow start in [0, 1), so that clients do not resume as one.
         """
         if sent >= self._until:
             self.consecutive_429s += 1
@@ -44,47 +52,50 @@ class TenantPause:
         slow_start = min(MAX_SLOW_START, SLOW_START_SHARE * (until - self._began))
         self.active = True
         self._until = until
-        self._interval = slow_start / self._in_flight
+        self._interval = slow_start / self._max_in_flight
         self._next_start_at = until + offset * self._interval
         self._slow_start_end = until + slow_start
 
     def succeeded(self, sent: float) -> None:
-        """A request that was sent at `sent` was not throttled."""
+        """Record a request that was sent at `sent` and not throttled."""
         if self.consecutive_429s and sent >= self._until:
             self.consecutive_429s = 0
 
     def next_slot_at(self, now: float) -> float:
-        """When the next request may start; a moment not after `now` means at once."""
+        """Return when the next request may start: at most `now` for at once."""
         if self.active and now >= self._slow_start_end:
             self.active = False
         return self._next_start_at if self.active else now
 
     def start(self, now: float) -> None:
-        """A request starts now; `opens` allowed it."""
+        """Record a request that starts now, as `next_slot_at` allowed."""
         self._next_start_at = max(self._next_start_at, now) + self._interval
 
     def remaining(self, now: float) -> float:
-        """Seconds until the end of the pause, 0 when there is none."""
+        """Return the seconds until the end of the pause, 0 without one."""
         return max(0.0, self._until - now)
 
 
 class DialogPauses:
-    """Dialogs that the server throttles by themselves, until when. Forgets those that are over."""
+    """Pauses of single dialogs.
+
+    Attributes:
+        any: False until the first pause; `until` need not be called before.
+    """
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-        self._sweep_at = 64
+        self._until: ExpiringDict[str, float] = ExpiringDict(_is_over, minimum=64)
         self.any = False
-        """Whether `until` has to be asked at all."""
 
     def throttle(self, dialog_id: str, now: float, until: float) -> None:
-        """The server wants no request for this dialog before `until`."""
+        """Begin or extend the pause of a dialog. It never shortens one."""
         self.any = True
-        self._until[dialog_id] = max(until, self._until.get(dialog_id, until))
-        if len(self._until) >= self._sweep_at:
-            self._until = {name: end for name, end in self._until.items() if end > now}
-            self._sweep_at = max(64, 2 * len(self._until))
+        self._until.put(dialog_id, max(until, self.until(dialog_id)), now)
 
     def until(self, dialog_id: str) -> float:
-        """When the dialog may be sent something; 0.0 where it is not throttled."""
+        """Return the end of the last pause of a dialog, 0.0 if none is known."""
         return self._until.get(dialog_id, 0.0)
+
+
+def _is_over(until: float, now: float) -> bool:
+    return until <= now

@@ -1,9 +1,9 @@
-"""One limit for the processes of a host, kept in a file.
+"""One limit for all processes of a host, kept in a file.
 
-Places are taken in small batches by a thread, before they are needed: neither the event loop nor a
-request waits for the lock of the file. A batch has a short lease, at the end of which what was not
-used is given back. All its places count from that moment on, so that a process that dies takes
-nothing with it for longer than a window.
+A thread takes slots in small batches before they are needed, so neither the event loop nor a
+request waits for the lock of the file. A batch has a short lease; what is unused at its end is
+returned. All slots of a batch count from the end of its lease, so a process that dies occupies them
+for no longer than one window after that.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
+from dataclasses import dataclass
 from logging import WARNING
 
 import anyio
 import anyio.to_thread
 
+from .._utils.locks import open_lockable, read_content, replace_content, wait_for_lock
 from .._utils.logging import log
+from .._utils.waker import Waker
 from ..errors import ConfigurationError
 from ..metrics import QuotaUse
 from .limit import RateLimit
 from .shared_ledger import BATCHES_PER_WINDOW, LEASE_SHARE, Grant, SharedLedger
 
-AFTER_FAILURE = 1.0
-"""Seconds until a file that could not be used is tried again."""
-LAST_REPORT = 1.0
-"""Seconds that giving back what is left may take when the client closes."""
+RETRY_INTERVAL = 1.0
+"""Seconds until a file that failed is tried again."""
+LAST_REPORT_TIMEOUT = 1.0
+"""Seconds that returning the unused slots may take when the client closes."""
 
 
+@dataclass(slots=True, eq=False)
 class _Batch:
-    """Places that this process was given."""
+    """Slots that this process leased."""
 
-    __slots__ = ("lease", "left", "live", "name", "started")
-
-    def __init__(self, name: str, count: int, lease: float, *, live: bool) -> None:
-        self.name = name
-        self.left = count
-        self.lease = lease
-        self.live = live
-        self.started = 0
+    name: str
+    left: int
+    lease_end: float
+    live: bool
+    started: int = 0
 
 
 class SharedFileLimiter:
-    """The limiter of `RateLimit(shared=...)`.
+    """The limiter of ``RateLimit(shared=...)``; see `RateLimiter` for the methods they share.
 
     Raises:
-        ConfigurationError: the file cannot be used, or the system has no such locks.
+        ConfigurationError: the file cannot be opened for writing.
     """
 
     def __init__(self, limit: RateLimit) -> None:
@@ -57,156 +57,143 @@ class SharedFileLimiter:
         self._limit = limit
         self._path = os.fspath(limit.shared)
         self._lease = LEASE_SHARE * limit.per
-        self._size = max(1, limit.capacity // BATCHES_PER_WINDOW)
+        self._batch_size = max(1, limit.capacity // BATCHES_PER_WINDOW)
         self._batches: deque[_Batch] = deque()
         self._wanted = False
         self._wanted_live = False
-        self._opens = -math.inf
+        self._refused_until = -math.inf
         self._refused_live = False
         self._used = 0
         self._serial = 0
         self._started = 0
-        self._first = self._last = 0.0
-        self._event: anyio.Event | None = None
+        self._first_start = self._last_start = 0.0
+        self._wake_up: anyio.Event | None = None
         self._clock: Callable[[], float] = time.monotonic
-        if find_spec("fcntl") is None:
-            raise ConfigurationError(
-                "RateLimit(shared=...): this system has no file locks; give each process its share"
-            )
         try:
             os.close(self._open())
         except OSError as error:
             raise ConfigurationError(
-                f"RateLimit(shared=...): the file cannot be used: {error.strerror}; "
-                "its directory must be there, and all processes must be able to write it"
+                f"RateLimit(shared=...): the file cannot be used: {error.strerror}; its directory "
+                "must exist, and all processes must be able to write it"
             ) from error
 
     def __repr__(self) -> str:
-        return f"<SharedWindow {self._used} of {self._limit.capacity} per {self._limit.per:g} s>"
-
-    # As every limiter.
+        limit = self._limit
+        return f"<SharedFileLimiter {self._used}/{limit.capacity} per {limit.per:g} s>"
 
     def next_slot_at(self, now: float, live: bool) -> float:
-        """See `Limiter`; infinite while the thread asks."""
+        """Return when a request may start; infinity while the thread asks for slots."""
         left = 0
         for batch in self._batches:
-            if now < batch.lease:
+            if now < batch.lease_end:
                 left += batch.left
-        # What bulk work was refused is not what live work would be.
-        refused = now < self._opens and (self._refused_live or not live)
-        if 2 * left <= self._size and not refused:
+        # Live work may get slots where bulk work was refused.
+        refused = now < self._refused_until and (self._refused_live or not live)
+        if 2 * left <= self._batch_size and not refused:
             self._want(live)
         if left:
             return now
-        return self._opens if refused else math.inf
+        return self._refused_until if refused else math.inf
 
     def next_bulk_slot_at(self, now: float) -> float:
-        """See `Limiter`. Places that were taken for live work are from the last tenth."""
+        """Return when bulk work may start; slots leased for live work may be headroom."""
         for batch in self._batches:
-            if batch.left and now < batch.lease and not batch.live:
+            if batch.left and now < batch.lease_end and not batch.live:
                 return now
-        if now >= self._opens:
+        if now >= self._refused_until:
             self._want(live=False)
             return math.inf
-        return self._opens
+        return self._refused_until
 
     def start(self, now: float, *, bulk: bool) -> None:
-        """See `Limiter`."""
-        usable = [each for each in self._batches if each.left and now < each.lease]
+        """Take a slot, if possible of a batch leased for the same kind of work."""
+        usable = [each for each in self._batches if each.left and now < each.lease_end]
         batch = next((each for each in usable if each.live is not bulk), usable[0])
         if not self._started:
-            self._first = now
+            self._first_start = now
         self._started += 1
-        self._last = now
+        self._last_start = now
         batch.left -= 1
         batch.started += 1
 
-    def finish(self, began: float, now: float) -> None:
-        """See `Limiter`: it counts from the end of its lease."""
+    def finish(self, started: float, now: float) -> None:
+        """Do nothing: a request counts from the end of its lease."""
 
-    def usage(self, now: float) -> QuotaUse | None:
-        """See `Limiter`; `used` is that of all processes, the utilisation that of this one."""
+    def usage(self, now: float) -> tuple[QuotaUse, ...]:
+        """Return the slots used by all processes, and the utilisation by this one."""
         limit = self._limit
-        windows = max(1.0, (self._last - self._first) / limit.per)
+        windows = max(1.0, (self._last_start - self._first_start) / limit.per)
         share = min(1.0, self._started / (limit.capacity * windows))
-        return QuotaUse(limit.capacity, limit.per, self._used, share, learned=False)
+        return (QuotaUse(limit.capacity, limit.per, self._used, share, learned=False),)
 
     def _want(self, live: bool) -> None:
         self._wanted = True
         self._wanted_live = self._wanted_live or live
-        if self._event is not None:
-            self._event.set()
+        if self._wake_up is not None:
+            self._wake_up.set()
 
-    # The task, and what its thread does.
-
-    async def run(self, clock: Callable[[], float], wake: Callable[[], None]) -> None:
-        """Take batches as they are wanted, and tell what became of them, until cancelled."""
+    async def run(self, clock: Callable[[], float], waker: Waker) -> None:
+        """Lease slots as they are wanted, and return unused ones, until cancelled."""
         self._clock = clock
         try:
             while True:
-                self._event = anyio.Event()
+                self._wake_up = anyio.Event()
                 if not self._wanted:
-                    ends = min((batch.lease for batch in self._batches), default=math.inf)
+                    ends = min((batch.lease_end for batch in self._batches), default=math.inf)
                     wait = max(0.001, ends - clock()) if ends < math.inf else None
                     with anyio.move_on_after(wait):
-                        await self._event.wait()
-                await self._exchange()
-                wake()
+                        await self._wake_up.wait()
+                await self._sync()
+                waker.wake()
         finally:
             self._wanted = False
             for batch in self._batches:
-                batch.lease = -math.inf
-            with anyio.move_on_after(LAST_REPORT, shield=True), suppress(OSError):
-                await self._exchange()
+                batch.lease_end = -math.inf
+            with anyio.move_on_after(LAST_REPORT_TIMEOUT, shield=True), suppress(OSError):
+                await self._sync()
 
-    async def _exchange(self) -> None:
-        asked = self._clock()
+    async def _sync(self) -> None:
+        """Report the batches that ended and lease a new one if wanted, in a thread."""
+        asked_at = self._clock()
         wanted, live = self._wanted, self._wanted_live
         self._wanted = self._wanted_live = False
         self._serial += 1
         name = f"{os.getpid()}-{id(self):x}-{self._serial}"
-        reports = self._given_back(asked)
+        reports = self._drop_ended(asked_at)
         try:
-            grant = await anyio.to_thread.run_sync(self._visit, name, reports, wanted, live)
+            grant = await anyio.to_thread.run_sync(self._update_file, name, reports, wanted, live)
         except OSError as error:
-            log(WARNING, "the shared quota cannot be used: %s", error.strerror)
-            grant = Grant(0, AFTER_FAILURE)
+            log(WARNING, "shared quota file cannot be used: %s", error.strerror)
+            grant = Grant(0, RETRY_INTERVAL)
         if grant.count:
-            self._batches.append(_Batch(name, grant.count, asked + self._lease, live=live))
+            self._batches.append(_Batch(name, grant.count, asked_at + self._lease, live))
         elif wanted:
-            self._opens = self._clock() + grant.wait
+            self._refused_until = self._clock() + grant.wait
             self._refused_live = live
 
-    def _given_back(self, now: float) -> dict[str, int]:
-        """How much was used of the batches of which places are left; those that are over are
-        forgotten.
-        """
-        over = [batch for batch in self._batches if not batch.left or now >= batch.lease]
-        for batch in over:
+    def _drop_ended(self, now: float) -> dict[str, int]:
+        """Drop used and expired batches. Return the number of used slots of the expired ones."""
+        ended = [batch for batch in self._batches if not batch.left or now >= batch.lease_end]
+        for batch in ended:
             self._batches.remove(batch)
-        return {batch.name: batch.started for batch in over if batch.left}
+        return {batch.name: batch.started for batch in ended if batch.left}
 
-    def _visit(self, name: str, reports: dict[str, int], wanted: bool, live: bool) -> Grant:
-        """Read the file, change it, write it back; in a thread."""
-        import fcntl
-
+    def _update_file(self, name: str, reports: dict[str, int], wanted: bool, live: bool) -> Grant:
+        """Read, change and write the file under its lock."""
         file = self._open()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait_for_lock(file)
             now = time.monotonic()
-            content = os.pread(file, os.fstat(file).st_size, 0)
-            ledger = SharedLedger(self._limit, content, now, time.time() - now)
+            ledger = SharedLedger(self._limit, read_content(file), now, time.time() - now)
             ledger.report(reports)
             grant = Grant(0)
             if wanted:
-                grant = ledger.take(name, self._size, now, live=live)
+                grant = ledger.take(name, self._batch_size, now, live=live)
             self._used = ledger.used
-            written = ledger.content()
-            os.pwrite(file, written, 0)
-            os.ftruncate(file, len(written))
+            replace_content(file, ledger.content())
             return grant
         finally:
             os.close(file)
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return open_lockable(self._path, 0o600)

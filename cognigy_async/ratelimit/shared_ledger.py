@@ -1,5 +1,6 @@
-"""What a file says of one limit that several processes share: who holds how many places, and since
-when they count. Times are seconds of the machine's monotonic clock, given as arguments.
+"""The content of a shared quota file: which process holds how many slots, and until when.
+
+All times are seconds of the machine's monotonic clock, given as arguments.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from .limit import RateLimit
 from .sliding_window import HEADROOM_DIVISOR, HEADROOM_SLOWDOWN, next_in_schedule
 
 LEASE_SHARE = 0.02
-"""Of a window: how long a place may be kept before it is used. Then it is given back."""
+"""Share of a window for which a process may keep a slot before it must use or return it."""
 BATCHES_PER_WINDOW = 20
 """A process takes at most this fraction of a window at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Places that were given, perhaps none.
+    """The slots that a process got.
 
     Attributes:
-        wait: seconds until asking again may help, where there are none.
+        count: number of slots.
+        wait: seconds after which to ask again if there were none.
     """
 
     count: int
@@ -31,22 +33,28 @@ class Grant:
 
 
 class SharedLedger:
-    """The places of one limit, read from a file and written back to it.
+    """The slots of one limit, read from a file and written back to it.
+
+    Each batch of slots counts for one window from the end of its lease.
 
     Args:
-        content: of the file; empty for a new one. One that cannot be read, because a process died
-            while it was written, is taken for a window that is used up.
-        offset: seconds from the monotonic clock to the wall clock, which goes on across a restart
-            of the machine.
+        limit: the limit, the same for all processes.
+        content: content of the file; empty for a new one. Unreadable content, left by a process
+            that died while writing, counts as a full window.
+        now: the time.
+        offset: seconds from the monotonic clock to the wall clock. It shows that the machine was
+            restarted, which resets the monotonic clock.
     """
 
     def __init__(self, limit: RateLimit, content: bytes, now: float, offset: float) -> None:
         self._limit = limit
         self._length = limit.per * (1 + limit.guard)
         self._offset = offset
-        self._batches: dict[str, list[float]] = {}
+        self._batches: dict[str, tuple[int, float, int]] = {}
+        """By name: slots, start of counting, and 1 if it is headroom that bulk work took."""
         self._next_headroom_at = -math.inf
         self._interval = self._length / limit.capacity if limit.burst is not None else 0.0
+        # A little more than it is, because sums of intervals are not exact.
         self._burst_tolerance = self._interval * ((limit.burst or 1) - 1) * (1 + 1e-9)
         self._theoretical_arrival = -math.inf
         if content:
@@ -54,80 +62,84 @@ class SharedLedger:
 
     def _read(self, content: bytes, now: float) -> None:
         try:
-            told = json.loads(content)
-            # Beyond the drift of clocks the machine was started again.
-            shift = float(told["offset"]) - self._offset
-            if all(at <= now + self._length for _, at, _ in told["batches"].values()):
+            state = json.loads(content)
+            shift = float(state["offset"]) - self._offset
+            if all(at <= now + self._length for _, at, _ in state["batches"].values()):
+                # No time lies in the future, so the machine was not restarted: only the wall
+                # clock was set.
                 shift = 0.0
             self._batches = {
-                str(name): [int(count), float(at) + shift, int(in_headroom)]
-                for name, (count, at, in_headroom) in told["batches"].items()
+                str(name): (int(count), float(at) + shift, int(headroom))
+                for name, (count, at, headroom) in state["batches"].items()
             }
-            self._next_headroom_at = float(told["next_paced"]) + shift
-            self._theoretical_arrival = float(told["full_at"]) + shift
+            self._next_headroom_at = float(state["next_paced"]) + shift
+            self._theoretical_arrival = float(state["full_at"]) + shift
         except (KeyError, TypeError, ValueError, AttributeError):
-            self._batches = {"unreadable": [self._limit.capacity, now, 0]}
+            self._batches = {"unreadable": (self._limit.capacity, now, 0)}
             self._next_headroom_at = self._theoretical_arrival = -math.inf
-        gone = [name for name, batch in self._batches.items() if batch[1] + self._length <= now]
-        for name in gone:
-            del self._batches[name]
+        for name, (_, at, _) in list(self._batches.items()):
+            if at + self._length <= now:
+                del self._batches[name]
 
     def content(self) -> bytes:
-        """For the file."""
-        told = {
+        """Return the new content of the file."""
+        state = {
             "offset": self._offset,
             "next_paced": max(self._next_headroom_at, -1e300),
             "full_at": max(self._theoretical_arrival, -1e300),
             "batches": self._batches,
         }
-        return json.dumps(told).encode()
+        return json.dumps(state).encode()
 
     @property
     def used(self) -> int:
-        """Places that count, or are kept."""
-        return int(sum(count for count, _, _ in self._batches.values()))
+        """Number of slots that count or are leased."""
+        return sum(count for count, _, _ in self._batches.values())
 
     def report(self, used: Mapping[str, int]) -> None:
-        """Take back what was not used of batches."""
-        for batch, count in used.items():
+        """Return unused slots; `used` has the number of used ones by batch."""
+        for name, count in used.items():
             if not count:
-                self._batches.pop(batch, None)
-            elif batch in self._batches:
-                self._batches[batch][0] = count
+                self._batches.pop(name, None)
+            elif name in self._batches:
+                _, at, headroom = self._batches[name]
+                self._batches[name] = (count, at, headroom)
 
-    def _in_burst(self, now: float) -> int:
-        """How many may go at once, of those that come one by one."""
+    def _burst(self, now: float) -> int:
+        """Return how many requests `burst` allows at once."""
         if not self._interval:
             return self._limit.capacity
         saved = min(self._burst_tolerance, now + self._burst_tolerance - self._theoretical_arrival)
         return max(0, math.floor(saved / self._interval) + 1) if saved >= 0 else 0
 
-    def take(self, batch: str, want: int, now: float, *, live: bool) -> Grant:
-        """Take a batch of places, which count from the end of their lease."""
+    def take(self, name: str, want: int, now: float, *, live: bool) -> Grant:
+        """Lease a new batch of at most `want` slots.
+
+        Bulk work (`live` is False) takes headroom one slot at a time, as in `SlidingWindow`.
+        """
         limit = self._limit
         free = limit.capacity - self.used
-        count = min(want, free, max(1, limit.capacity // BATCHES_PER_WINDOW), self._in_burst(now))
+        count = min(want, free, max(1, limit.capacity // BATCHES_PER_WINDOW), self._burst(now))
         in_headroom = 0
-        tenth = limit.capacity // HEADROOM_DIVISOR
-        if not live and tenth and count > 0:
-            spread = sum(int(each[2]) for each in self._batches.values())
-            room = limit.capacity - tenth - (self.used - spread)
+        headroom = limit.capacity // HEADROOM_DIVISOR
+        if not live and headroom and count > 0:
+            headroom_used = sum(each for _, _, each in self._batches.values())
             if now >= self._next_headroom_at:
                 count = in_headroom = 1
-                pace = HEADROOM_SLOWDOWN * self._length / tenth
-                self._next_headroom_at = next_in_schedule(self._next_headroom_at, now, pace)
+                interval = HEADROOM_SLOWDOWN * self._length / headroom
+                self._next_headroom_at = next_in_schedule(self._next_headroom_at, now, interval)
             else:
-                count = min(count, room)
+                count = min(count, limit.capacity - headroom - (self.used - headroom_used))
         if count > 0:
-            self._batches[batch] = [count, now + LEASE_SHARE * limit.per, in_headroom]
+            self._batches[name] = (count, now + LEASE_SHARE * limit.per, in_headroom)
             for _ in range(count if self._interval else 0):
                 self._theoretical_arrival = next_in_schedule(
                     self._theoretical_arrival, now, self._interval
                 )
             return Grant(count)
-        frees = min((at for _, at, _ in self._batches.values()), default=now) + self._length - now
+        wait = min((at for _, at, _ in self._batches.values()), default=now) + self._length - now
         if free > 0:
-            frees = min(frees, self._next_headroom_at - now)
-        frees = max(frees, self._theoretical_arrival - self._burst_tolerance - now)
-        # What others report may free places earlier than it seems.
-        return Grant(0, max(0.001, min(frees, LEASE_SHARE * limit.per)))
+            wait = min(wait, self._next_headroom_at - now)
+        wait = max(wait, self._theoretical_arrival - self._burst_tolerance - now)
+        # Other processes may return slots before their lease ends.
+        return Grant(0, max(0.001, min(wait, LEASE_SHARE * limit.per)))

@@ -143,7 +143,7 @@ async def test_a_live_update_beside_bulk_work_finds_a_place_soon(tmp_path: Path)
 
 def test_a_file_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
     limit = RateLimit(40, per=1, shared=tmp_path / "nowhere" / "quota")
-    with pytest.raises(ConfigurationError, match="its directory must be there"):
+    with pytest.raises(ConfigurationError, match="its directory must exist"):
         client_of(Wire(), limit)
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
 async def test_a_file_that_is_taken_away_only_delays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cognigy_async.ratelimit.shared_file.AFTER_FAILURE", 0.05)
+    monkeypatch.setattr("cognigy_async.ratelimit.shared_file.RETRY_INTERVAL", 0.05)
     folder = tmp_path / "folder"
     folder.mkdir()
     client = client_of(Wire(), RateLimit(40, per=1, shared=folder / "quota"))
@@ -159,7 +159,7 @@ async def test_a_file_that_is_taken_away_only_delays(
     folder.rmdir()
     async with client:
         handle = await client.submit({"dialog_id": "d", "session": {"n": 1}})
-        while "the shared quota cannot be used" not in caplog.text:  # noqa: ASYNC110
+        while "shared quota file cannot be used" not in caplog.text:  # noqa: ASYNC110
             await anyio.sleep(0.01)
         folder.mkdir()
         await handle

@@ -167,7 +167,9 @@ async def test_a_watch_that_fails_in_another_way_fails_the_update_alone() -> Non
     async with client_of(wire) as client:
         stream = client.update_many([{"dialog_id": "d", "next_step": "a"}], watch=watch)
         outcomes = await all_outcomes(stream)
-    assert str(outcomes[0].error) == "what looks on failed with RuntimeError"
+    assert str(outcomes[0].error) == (
+        "the update watch raised RuntimeError before the request was sent"
+    )
 
 
 async def test_while_one_waits_for_it_other_dialogs_go_on() -> None:

@@ -239,7 +239,7 @@ def test_every_status_has_its_verdict_and_its_error() -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(302, "redirect"), (200, "not a state"), (418, "does not have"), (100, "does not have")],
+    [(302, "redirect"), (200, "not a state"), (418, "does not define"), (100, "does not define")],
 )
 def test_an_unexpected_answer_says_what_it_was(status: int, message: str) -> None:
     assert message in str(API.error(request(), response(status), NOW))
