@@ -178,6 +178,7 @@ async def test_other_operations_become_items() -> None:
     request: Any = object()
     read = entrance.admission.enqueue_operation(Kind.READ, "d", options(), Heard())
     assert (read.kind, read.action, read.context) == (Kind.READ, Action.READ, None)
+    assert read.reading is not None
     assert entrance.metrics.pending == entrance.pending_limit.used == 0
     reset = entrance.admission.enqueue_operation(
         Kind.RESET, "d", options(), Heard(), requests=[request]
@@ -187,6 +188,7 @@ async def test_other_operations_become_items() -> None:
         Kind.MODIFY, "d", options(), Heard(), decide=lambda _: None, metadata={"a": "b"}
     )
     assert modify.metadata == {"a": "b"}
+    assert modify.modification is not None
     assert modify.context is not None
 
 

@@ -24,7 +24,7 @@ from tests.unit.client._parts import config
     ("argument", "value", "message"),
     [
         ("base_url", "api.example", "base_url must be absolute"),
-        ("base_url", "http://api.example", "base_url begins with http://"),
+        ("base_url", "http://api.example", "base_url uses http://"),
         ("auth", "key", "auth must be a token provider"),
         ("api", "runtime", "api must be a StateApi"),
         ("max_in_flight", 0, "max_in_flight=0"),

@@ -17,7 +17,7 @@ def item(**changes: Any) -> Any:
     facts: dict[str, Any] = {
         "update_id": "u-1",
         "dialog_id": "d-1",
-        "settled": False,
+        "completed": False,
         "sent_at": None,
         "result": None,
         "error": None,
@@ -47,7 +47,7 @@ def pending(of: Any) -> tuple[PendingUpdate, Client]:
 
 
 def complete(of: Any, result: Any = None, error: Exception | None = None) -> None:
-    of.settled, of.result, of.error = True, result, error
+    of.completed, of.result, of.error = True, result, error
     SHARED_WAITERS.notify(of)
 
 
@@ -91,7 +91,7 @@ async def test_it_is_withdrawn_by_the_engine() -> None:
 
 @pytest.mark.parametrize(
     ("facts", "state"),
-    [({}, "waiting"), ({"sent_at": 1.0}, "sent"), ({"settled": True, "sent_at": 1.0}, "done")],
+    [({}, "waiting"), ({"sent_at": 1.0}, "sent"), ({"completed": True, "sent_at": 1.0}, "done")],
 )
 def test_the_repr_says_how_far_it_is(facts: dict[str, Any], state: str) -> None:
     handle, _ = pending(item(**facts))

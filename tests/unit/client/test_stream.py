@@ -34,7 +34,7 @@ class Client:
         self.waker = Waker()
         self.cancelled: list[WorkItem] = []
         self.spawned = tasks
-        self.scheduler: Any = SimpleNamespace(hungry=lambda *, live: self.hungry)
+        self.scheduler: Any = SimpleNamespace(wants_input=lambda *, live: self.hungry)
 
     @property
     def items(self) -> list[WorkItem]:
@@ -67,7 +67,7 @@ class Client:
 
     def complete(self, number: int = 0, error: CognigyError | None = None) -> None:
         item = self.items[number]
-        item.settled, item.error = True, error
+        item.completed, item.error = True, error
         item.sink.notify(item)
 
 
