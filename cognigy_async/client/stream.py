@@ -13,7 +13,6 @@ from collections.abc import (
     Mapping,
 )
 from contextvars import copy_context
-from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -112,12 +111,7 @@ class UpdateStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
     def stop(self) -> None:
