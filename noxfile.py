@@ -65,11 +65,12 @@ def interpreter(version: str) -> str | None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, and which module may import which."""
+    """Check style, layers, and the rules of tests/check_style.py."""
     session.install("-q", *group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--cache-dir", ".cache/import_linter")
+    session.run("python", "-m", "tests.check_style")
 
 
 @nox.session

@@ -35,8 +35,9 @@ CALLERS = 64
 async def update_many(dialogs: int, times: int) -> None:
     async with client() as one:
         for _ in range(times):
-            rows = ({"dialog_id": f"d{n}", "session": {"n": n, "tag": "x"}} for n in range(dialogs))
-            async with one.update_many(rows) as outcomes:
+            async with one.update_many(
+                {"dialog_id": f"d{n}", "session": {"n": n, "tag": "x"}} for n in range(dialogs)
+            ) as outcomes:
                 async for outcome in outcomes:
                     if outcome.error is not None:
                         raise outcome.error

@@ -58,7 +58,7 @@ if typing.TYPE_CHECKING:
     from .models.http import Request, Response
     from .models.limits import Limits
     from .models.results import CloseReport, DialogState, UpdateOutcome, UpdateResult
-    from .models.update import StateUpdate
+    from .models.update import StateUpdate, UpdateFields
     from .ratelimit.limit import RateLimit
     from .retry import ResponseKind, RetryPolicy
     from .transports.aiohttp import AiohttpTransport
@@ -131,6 +131,7 @@ __all__ = [
     "UnsupportedByApiError",
     "UpdateError",
     "UpdateEvent",
+    "UpdateFields",
     "UpdateOutcome",
     "UpdateResult",
     "UpdateStream",
@@ -209,6 +210,7 @@ _HOMES = {
     "UnsupportedByApiError": "errors",
     "UpdateError": "errors",
     "UpdateEvent": "models.events",
+    "UpdateFields": "models.update",
     "UpdateOutcome": "models.results",
     "UpdateResult": "models.results",
     "UpdateStream": "client.stream",

@@ -211,6 +211,8 @@ class RetryState:
         authorized_requests: number of authorized requests of the client as of this update's last
             401. If it grew by the next one, tokens expire quickly, but access is there.
         maybe_applied: True after a 500, 502 or 504 to a request that is not harmless to repeat.
+        conflicts: number of 409 responses of an API without versions.
+        refused_token: the token that the last request was refused with.
     """
 
     failures: int = 0
@@ -222,6 +224,8 @@ class RetryState:
     unanswered: UpdateError | None = None
     authorized_requests: int = 0
     maybe_applied: bool = False
+    conflicts: int = 0
+    refused_token: object = None
 
 
 def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:

@@ -1,9 +1,10 @@
-"""An aiohttp.web service that changes dialogs and keeps a CRM in step.
+"""An aiohttp.web service that updates dialogs and synchronizes a CRM.
 
     CRM_URL=https://crm.example python examples/aiohttp_service.py --port 8080
 
-The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default.
+The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
+Without CRM_URL no CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default
+10).
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from aiohttp import web
 
 from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
-"""Seconds after which nothing is sent for a caller, who may have given up by then."""
+"""Seconds after which nothing is sent for a caller, who may have disconnected by then."""
 
 CRM = web.AppKey("crm", aiohttp.ClientSession)
 
 
 async def crm_session(app: web.Application) -> AsyncIterator[None]:
-    """What the callbacks need: it is closed after the last of them."""
+    """Keep a session to the CRM open until the last callback has run."""
     async with aiohttp.ClientSession(
         os.environ.get("CRM_URL"),
         timeout=aiohttp.ClientTimeout(total=5.0),
@@ -40,7 +41,7 @@ async def crm_session(app: web.Application) -> AsyncIterator[None]:
 
 
 def make_client(app: web.Application) -> AsyncStateClient:
-    # A throttling that lasts longer than callers wait is told to them at once.
+    # If the server throttles for longer than callers wait, they get an error at once.
     retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
     client = AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
 
@@ -49,8 +50,8 @@ def make_client(app: web.Application) -> AsyncStateClient:
             f"/dialogs/{quote(event.dialog_id, safe='')}",
             json=event.payload,
             headers={"Idempotency-Key": event.update_id},
-        ) as answer:
-            answer.raise_for_status()
+        ) as response:
+            response.raise_for_status()
 
     if os.environ.get("CRM_URL"):
         client.on_state_updated(sync_crm)
@@ -61,9 +62,9 @@ async def change_dialog(request: web.Request) -> web.Response:
     try:
         change = await request.json()
     except json.JSONDecodeError:
-        raise web.HTTPBadRequest(text="the body is no JSON") from None
+        raise web.HTTPBadRequest(text="the body is not JSON") from None
     if not isinstance(change, dict):
-        raise web.HTTPBadRequest(text="the body is no object")
+        raise web.HTTPBadRequest(text="the body is not an object")
     result = await request.config_dict[CLIENT].update(
         request.match_info["dialog_id"],
         session=change.get("session"),
@@ -77,13 +78,13 @@ async def change_dialog(request: web.Request) -> web.Response:
 
 
 async def live(request: web.Request) -> web.Response:
-    told = health(request.config_dict[CLIENT])
-    return web.json_response(asdict(told), status=200 if told.alive else 503)
+    status = health(request.config_dict[CLIENT])
+    return web.json_response(asdict(status), status=200 if status.alive else 503)
 
 
 async def ready(request: web.Request) -> web.Response:
-    told = health(request.config_dict[CLIENT])
-    return web.json_response(asdict(told), status=200 if told.ready else 503)
+    status = health(request.config_dict[CLIENT])
+    return web.json_response(asdict(status), status=200 if status.ready else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -92,7 +93,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 def make_app() -> web.Application:
     app = web.Application(middlewares=[error_middleware])
-    # They end in reverse: the client first, and then what its callbacks need.
+    # Contexts end in reverse: first the client, then the session that its callbacks use.
     app.cleanup_ctx.extend([crm_session, client_ctx(make_client, drain_timeout=4.0)])
     app.router.add_post("/dialogs/{dialog_id}", change_dialog)
     app.router.add_get("/health/live", live)
@@ -102,10 +103,12 @@ def make_app() -> web.Application:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Changes dialogs and keeps a CRM in step.")
+    parser = argparse.ArgumentParser(description="Update dialogs and synchronize a CRM.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--reuse-port", action="store_true", help="share the port: several workers")
+    parser.add_argument(
+        "--reuse-port", action="store_true", help="share the port with other workers"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     web.run_app(
@@ -113,7 +116,7 @@ def main() -> None:
         host=options.host,
         port=options.port,
         reuse_port=options.reuse_port,
-        # aiohttp waits for it twice: before it cancels a handler, and after.
+        # aiohttp waits twice: before it cancels handlers, and after.
         shutdown_timeout=2.5,
     )
 

@@ -1,10 +1,10 @@
-"""A data job: a Polars frame of orders becomes one update for each dialog.
+"""A data job: write totals from a Polars frame of orders, one update for each dialog.
 
     python examples/data_job.py orders.parquet --failed failed.parquet
 
-The frame (Parquet or CSV) has the columns `dialog_id`, `amount` and `ordered_at`. What was not
-applied is written to another frame, with the reason. The settings of the client are in the
-environment: see `cognigy_async.settings`. Exit status 1 if something was not applied.
+The file (Parquet or CSV) has the columns `dialog_id`, `amount` and `ordered_at`. Updates that fail
+are written to another file with the reason, and the exit status is 1. The client reads its settings
+from the environment, see `cognigy_async.integrations.settings`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 import polars as pl
 
 from cognigy_async import AsyncStateClient
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 FAILURES = {"dialog_id": pl.String, "error": pl.String, "message": pl.String}
 
 
 def totals(orders: Path) -> pl.DataFrame:
-    """What each dialog is told of its orders."""
+    """Return the totals of each dialog."""
     scan = pl.scan_csv if orders.suffix == ".csv" else pl.scan_parquet
     return (
         scan(orders)
@@ -40,14 +40,14 @@ def totals(orders: Path) -> pl.DataFrame:
 
 
 def updates(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Row by row, so that only what is under way is held twice."""
+    """Yield row by row, so that only rows in flight exist twice."""
     for row in frame.iter_rows(named=True):
         dialog_id = row.pop("dialog_id")
         yield {"dialog_id": dialog_id, "user": row}
 
 
 async def write(frame: pl.DataFrame) -> pl.DataFrame:
-    """Write all of it; what was not applied."""
+    """Write all totals; return a frame of those that were not applied."""
     async with (
         AsyncStateClient(**Settings().client_arguments()) as client,
         client.update_many(updates(frame)) as outcomes,
@@ -65,7 +65,9 @@ async def write(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Writes what dialogs ordered to their users.")
+    parser = argparse.ArgumentParser(
+        description="Write the order totals of dialogs to their user context."
+    )
     parser.add_argument("orders", type=Path)
     parser.add_argument("--failed", type=Path, default=Path("failed.parquet"))
     options = parser.parse_args()

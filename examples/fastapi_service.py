@@ -1,11 +1,12 @@
-"""A FastAPI service that changes dialogs and keeps a CRM in step.
+"""A FastAPI service that updates dialogs and synchronizes a CRM.
 
     pip install 'cognigy-async[cli,fastapi,otel]' opentelemetry-exporter-prometheus uvicorn
     CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 5
 
-The settings of the client are in the environment: see `cognigy_async.settings`. Without CRM_URL
-there is no CRM. ANSWER_WITHIN is how many seconds callers wait, 10 by default.
-Prometheus finds metrics at /metrics.
+The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
+Without CRM_URL no CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default
+10).
+Metrics for Prometheus are at /metrics.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from cognigy_async.integrations.fastapi import (
     health,
 )
 from cognigy_async.integrations.opentelemetry import instrument
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
-"""Seconds after which nothing is sent for a caller, who may have given up by then."""
+"""Seconds after which nothing is sent for a caller, who may have disconnected by then."""
 
-# uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.
+# uvicorn configures its own loggers only. Updates that fail are logged under `cognigy_async`.
 logging.basicConfig(level=logging.WARNING)
 
 
@@ -61,7 +62,7 @@ class Resources(TypedDict):
 
 @asynccontextmanager
 async def resources(app: FastAPI) -> AsyncIterator[Resources]:
-    """What the client needs: it is closed after the last callback."""
+    """Keep the resources of the client open until the last callback has run."""
     meters = MeterProvider([PrometheusMetricReader()])
     try:
         async with httpx.AsyncClient(base_url=os.environ.get("CRM_URL", ""), timeout=5.0) as crm:
@@ -71,19 +72,19 @@ async def resources(app: FastAPI) -> AsyncIterator[Resources]:
 
 
 def make_client(state: Mapping[str, Any]) -> AsyncStateClient:
-    # A throttling that lasts longer than callers wait is told to them at once.
+    # If the server throttles for longer than callers wait, they get an error at once.
     retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
     client = AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
     instrument(client, meter_provider=state["meters"])
     crm: httpx.AsyncClient = state["crm"]
 
     async def sync_crm(event: UpdateEvent) -> None:
-        answer = await crm.put(
+        response = await crm.put(
             f"/dialogs/{quote(event.dialog_id, safe='')}",
             json=event.payload,
             headers={"Idempotency-Key": event.update_id},
         )
-        answer.raise_for_status()
+        response.raise_for_status()
 
     if crm.base_url.host:
         client.on_state_updated(sync_crm)
@@ -117,16 +118,16 @@ async def change_dialog(
 
 @app.get("/health/live")
 async def live(client: StateClient, response: Response) -> Health:
-    told = health(client)
-    response.status_code = 200 if told.alive else 503
-    return told
+    status = health(client)
+    response.status_code = 200 if status.alive else 503
+    return status
 
 
 @app.get("/health/ready")
 async def ready(client: StateClient, response: Response) -> Health:
-    told = health(client)
-    response.status_code = 200 if told.ready else 503
-    return told
+    status = health(client)
+    response.status_code = 200 if status.ready else 503
+    return status
 
 
 @app.get("/metrics")

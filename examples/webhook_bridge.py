@@ -1,10 +1,10 @@
-"""A bridge from a CRM to Cognigy.AI: each webhook of the CRM becomes an update of a dialog.
+"""A bridge from a CRM to Cognigy.AI: each webhook of the CRM updates a dialog.
 
     WEBHOOK_SECRET=... uvicorn examples.webhook_bridge:app --timeout-graceful-shutdown 5
 
-The CRM signs the body: `X-Signature` is its HMAC-SHA-256 in hexadecimal. Its event id names the
-update, so that an event that comes twice has the same `Idempotency-Key`. It is answered when the
-update is applied; after 429 or 5xx the CRM sends it again.
+The CRM signs the body: `X-Signature` is its HMAC-SHA-256 in hexadecimal. The event id is the id of
+the update, so that a repeated event has the same `Idempotency-Key`. The webhook is answered when
+the update is applied; after 429 or 5xx the CRM repeats it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pydantic import BaseModel, SecretStr
 
 from cognigy_async import AsyncStateClient, RetryPolicy
 from cognigy_async.integrations.fastapi import StateClient, add_error_handlers, client_lifespan
-from cognigy_async.settings import Settings
+from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = 10.0
-"""Seconds after which nothing is sent: a CRM waits a little, and comes again later by itself."""
+"""Seconds after which nothing is sent, because the CRM has given up and will repeat the event."""
 
-# uvicorn sets up its own loggers only; what was not applied is told under `cognigy_async`.
+# uvicorn configures its own loggers only. Updates that fail are logged under `cognigy_async`.
 logging.basicConfig(level=logging.WARNING)
 
 
@@ -40,7 +40,7 @@ class CrmEvent(BaseModel):
 def webhook_secret() -> SecretStr:
     secret = os.environ.get("WEBHOOK_SECRET")
     if not secret:
-        raise RuntimeError("set WEBHOOK_SECRET to what the CRM signs with")
+        raise RuntimeError("set WEBHOOK_SECRET to the secret with which the CRM signs")
     return SecretStr(secret)
 
 
@@ -51,11 +51,11 @@ def make_client(_: Mapping[str, Any]) -> AsyncStateClient:
 
 
 async def signed(request: Request, x_signature: Annotated[str, Header()]) -> None:
-    """Refuse what does not come from the CRM."""
+    """Refuse requests that the CRM has not signed."""
     key = webhook_secret().get_secret_value().encode()
     expected = hmac.new(key, await request.body(), hashlib.sha256).hexdigest()
     if not hmac.compare_digest(expected.encode(), x_signature.encode()):
-        raise HTTPException(401, "the signature does not fit the body")
+        raise HTTPException(401, "the signature does not match the body")
 
 
 app = FastAPI(title="CRM bridge", lifespan=client_lifespan(make_client, drain_timeout=4.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import anyio
 
@@ -18,7 +17,7 @@ class Waker:
         idle: events of the waiting workers; only the dispatcher adds to it.
         waking: True from waking a worker until it runs.
         ended: True after `end`.
-        on_idle: called by each worker that finds nothing to do, to ask for more input.
+        on_idle: events to set when a worker finds nothing to do, so that a stream gives more.
         alarm: event that makes the dispatcher recompute its next moment; None while it is busy.
         alarm_at: moment at which the dispatcher wakes by itself, in seconds of its clock.
     """
@@ -29,7 +28,7 @@ class Waker:
         self.idle: list[anyio.Event] = []
         self.waking = False
         self.ended = False
-        self.on_idle: set[Callable[[], None]] = set()
+        self.on_idle: set[anyio.Event] = set()
         self.alarm: anyio.Event | None = None
         self.alarm_at = math.inf
 

@@ -1,18 +1,16 @@
 """Jobs: the rows of a file, applied once each, with a journal that survives the process.
 
-Start with `BulkJob`. It needs no extra for JSON Lines and CSV; Parquet needs ``parquet``, zstd
-``zstd`` before Python 3.14, and reports need ``report``.
+Start with `BulkJob`. JSON Lines and CSV need no extra; Parquet needs ``parquet``, zstd ``zstd``
+before Python 3.14, and reports need ``report``.
 """
 
-from .dryrun import DryRun, dry_run
+from .dry_run import DryRun, dry_run
 from .errors import BulkError, InputError, JournalError, JournalRefusedError
-from .explain import Moment
-from .explain import explain as explain_dialog
-from .job import BulkJob, JobProgress
-from .ledger import JobResult
+from .input.row import RowFault
+from .job import BulkJob, JobProgress, JobResult
+from .journal.summary import JournalSummary, read_summary
+from .journal.timeline import Moment, explain_dialog
 from .options import JobOptions
-from .rows import RowFault
-from .summary import JournalSummary, read_summary
 
 __all__ = [
     "BulkError",

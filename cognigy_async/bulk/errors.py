@@ -1,12 +1,12 @@
-"""What a job cannot get over.
+"""Errors that end a job.
 
 ::
 
     CognigyError
-    └── BulkError                  a job that cannot start, or cannot go on
-        ├── InputError             the input cannot be read, or is no longer what it was
-        └── JournalError           the journal cannot be written: nothing more is sent
-            └── JournalRefusedError   it is another job's, in use, damaged, or cannot be made
+    └── BulkError                     the job cannot start or go on
+        ├── InputError                the input cannot be read, or has changed
+        └── JournalError              the journal cannot be written
+            └── JournalRefusedError   the journal cannot be used for this job
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from cognigy_async import CognigyError
 
 
 class BulkError(CognigyError):
-    """A job that cannot start, or cannot go on."""
+    """A job cannot start or go on."""
 
 
 class InputError(BulkError):
-    """The input cannot be read, or is no longer what it was."""
+    """The input cannot be read, or has changed."""
 
 
 class JournalError(BulkError):
@@ -27,4 +27,4 @@ class JournalError(BulkError):
 
 
 class JournalRefusedError(JournalError):
-    """The journal is another job's, in use, damaged, or cannot be made; nothing was sent."""
+    """The journal is another job's, in use, damaged, or cannot be created; nothing was sent."""

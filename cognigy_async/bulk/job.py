@@ -1,43 +1,42 @@
-"""`BulkJob`: the rows of a file, applied once each, with a journal that survives the process."""
+"""`BulkJob`: the rows of a file, applied once each."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import anyio
 import anyio.to_thread
 
-from cognigy_async import AsyncStateClient, ConfigurationError
+from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
 
-from .doubts import Doubts
-from .errors import InputError, JournalError, JournalRefusedError
-from .groups import Groups
-from .intake import Intake
-from .journal import Batch, Journal
-from .ledger import Ended, JobResult, Ledger
-from .opening import Opened, open_job
-from .options import JobOptions, default_journal, default_letters
-from .quota import QuotaKeeper, utilisation
-from .readers import STDIN
-from .records import Totals
-from .run import Run
-from .scribe import Scribe
+from .errors import InputError, JournalRefusedError
+from .input.reader import STDIN
+from .journal.schema import Totals
+from .journal.writer import JournalWriter
+from .options import JobOptions
+from .resume import OpenedJob, open_job
+from .run import JobRun
+from .stop_conditions import FIRST_FAILURE, Ended
 
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """Where a job is.
+    """Progress of a job.
 
     Attributes:
-        done, failed: rows of all runs; what failed is done too.
-        skipped: rows that were done before this run.
-        seen: rows that were read. share: of the input, in bytes; None where its size is unknown.
-        reason, until: why a request is repeated and when, as a moment of the epoch; the latest.
+        done: Completed rows of all runs, failed ones included.
+        failed: Rows of all runs that were not applied.
+        skipped: Rows completed by earlier runs.
+        seen: Rows read.
+        share: Share of the input that was read, by bytes; None if its size is unknown.
+        reason, until: Reason of the latest retry, and its time in seconds of the epoch.
     """
 
     done: int
@@ -49,8 +48,72 @@ class JobProgress:
     until: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """Result of a job, all of its runs together.
+
+    Attributes:
+        inputs: Rows of the job, as far as the input was read.
+        succeeded, failed, ambiguous: Completed rows by outcome.
+        pending: Rows that are not completed: held back behind a failure, or not reached.
+        skipped: Rows completed by earlier runs.
+        requests: Requests sent to the API.
+        retries: Those of them that repeated a failed one.
+        retries_by_reason: As in `Metrics.retries`.
+        elapsed: Seconds.
+        quota_utilisation: Share of the quota used by this run; None without a quota.
+        ended: ``"complete"``, ``"stopped"`` by itself, or ``"interrupted"`` from outside.
+        reason: Why it stopped.
+        fault: Error that stopped it: an `InputError`, a `JournalError`, an `AuthenticationError`
+            or a `ClientClosedError`; None if there was none.
+        notes: Remarks for the user, about the input and about events left to callbacks.
+    """
+
+    inputs: int
+    succeeded: int
+    failed: int
+    ambiguous: int
+    pending: int
+    skipped: int
+    requests: int
+    retries: int
+    retries_by_reason: dict[str, int]
+    elapsed: float
+    quota_utilisation: float | None
+    ended: Ended
+    reason: str | None
+    fault: CognigyError | None
+    notes: tuple[str, ...]
+
+    @property
+    def at_limit(self) -> bool:
+        """Return whether a limit for failures stopped it, which would stop the next run too."""
+        return self.ended == "stopped" and self.fault is None and self.reason != FIRST_FAILURE
+
+    @property
+    def ok(self) -> bool:
+        """Return whether every row was applied."""
+        return self.ended == "complete" and self.succeeded == self.inputs
+
+    def record(self) -> dict[str, Any]:
+        """Return the object that `bulk run --json` prints."""
+        return {
+            "inputs": self.inputs,
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "ambiguous": self.ambiguous,
+            "skipped": self.skipped,
+            "pending": self.pending,
+            "requests": self.requests,
+            "retries": self.retries,
+            "elapsed": round(self.elapsed, 3),
+            "quota_utilisation": self.quota_utilisation,
+            "ended": self.ended,
+        }
+
+
 class BulkJob:
-    """Applies the rows of an input, and remembers what became of each.
+    """A job that applies the rows of an input and keeps a journal of their outcomes.
 
     ::
 
@@ -58,21 +121,21 @@ class BulkJob:
         async with AsyncStateClient(...) as client:
             result = await job.run(client)
 
-    Run again with the same journal, it goes on where it was. Rows of one dialog are applied in the
-    order of the input, also across runs. A row that was not yet recorded as done when the process
-    died is sent again with the same `Idempotency-Key`, and nothing else is; one with a transition
-    only where that is safe, else it ends as ambiguous.
+    Run again with the same journal, it continues. Rows of one dialog are applied in the order of
+    the input, also across runs. After a crash, rows without a recorded outcome are sent again with
+    the same `Idempotency-Key`, and no others. A row with a transition is sent again only if that
+    is safe, else it ends as ambiguous.
 
     Args:
-        source: a path, or ``"-"`` for standard input.
-        journal: `{source}.journal` by default.
-        dead_letters: where rows that were not applied go; beside the journal by default.
-        options: see `JobOptions`.
-        circumstances: what else a resumed run must have in common with the one before, by name.
-        force: go on with a journal of another input or of other options.
+        source: A path, or ``"-"`` for standard input.
+        journal: File of the journal, `{source}.journal` by default.
+        dead_letters: File for the rows that were not applied; by default beside the journal.
+        options: What to do; see `JobOptions`.
+        circumstances: What a resumed run must have in common besides the options, by name.
+        force: Resume although the input or the options differ.
 
     Raises:
-        ConfigurationError: two of the files are one.
+        ConfigurationError: Two of the files are the same.
     """
 
     def __init__(
@@ -87,18 +150,19 @@ class BulkJob:
     ) -> None:
         self.source = source
         self.options = options if options is not None else JobOptions()
-        self.journal = Path(journal) if journal is not None else default_journal(source)
-        self._wants_letters = dead_letters is not None
-        self.dead_letters = (
-            Path(dead_letters) if dead_letters is not None else default_letters(self.journal)
-        )
+        if journal is None:
+            journal = "stdin.journal" if source == STDIN else f"{source}.journal"
+        self.journal = Path(journal)
+        self._keeps_empty = dead_letters is not None
+        if dead_letters is None:
+            name = f"{self.journal.name.removesuffix('.journal')}.dead.jsonl"
+            dead_letters = self.journal.with_name(name)
+        self.dead_letters = Path(dead_letters)
         self._circumstances = circumstances or {}
         self._force = force
-        self._run: Run | None = None
-        self._opened: Opened | None = None
-        self._ledger: Ledger | None = None
-        self._intake: Intake | None = None
-        self._stop_asked = False
+        self._run: JobRun | None = None
+        self._opened: OpenedJob | None = None
+        self._stop_requested = False
         self._check_paths()
 
     def _check_paths(self) -> None:
@@ -111,181 +175,144 @@ class BulkJob:
                     raise ConfigurationError(f"the {name} and the {other} are one file, {path}")
 
     def stop(self) -> None:
-        """Take no more rows, and let what is in flight end; from the event loop of `run`."""
-        self._stop_asked = True
+        """Take no more rows, and let requests in flight end. Call it from the loop of `run`."""
+        self._stop_requested = True
         if self._run is not None:
             self._run.stop("interrupted", "interrupted")
 
     @property
     def progress(self) -> JobProgress:
-        """Where it is now."""
-        run, ledger, intake, opened = self._run, self._ledger, self._intake, self._opened
-        if run is None or ledger is None or intake is None or opened is None:
+        """Progress at this moment."""
+        run, opened = self._run, self._opened
+        if run is None or opened is None:
             return JobProgress(0, 0, 0, 0, None, None, None)
         size = opened.reader.fingerprint.size
         return JobProgress(
-            ledger.done,
-            ledger.failed,
+            run.conditions.done,
+            run.conditions.failed,
             run.skipped,
-            intake.count,
+            opened.rows.count,
             None if not size else min(1.0, run.position / size),
-            *(run.news or (None, None)),
+            *(run.latest_wait or (None, None)),
         )
 
     async def run(self, client: AsyncStateClient) -> JobResult:
-        """Apply what is left to do, until it is done, or `stop`, or what cannot be got over.
+        """Apply the rows that are left, until all are done, `stop` is called or the job stops.
 
-        The last is told by `JobResult.fault`: an input that cannot be read any further, a journal
-        that cannot be written, no access to the server, a client that was closed. What was sent is
-        recorded, or is sent again with the same keys.
+        `JobResult.fault` tells of an error that stopped it: an input that cannot be read further,
+        a journal that cannot be written, no access to the server, a closed client. What was sent
+        is recorded, or is sent again with the same keys.
 
-        Where the client has callbacks, the journal has what became of each event. A run ends when
-        they are done with the events of its rows; after `stop` they are given five seconds.
+        If the client has callbacks, the journal records what became of each event. The run ends
+        when they are done with the events of its rows; after `stop` they have five seconds.
 
         Raises:
-            JournalRefusedError: the journal belongs to another job, is in use, damaged, or cannot
-                be made; nothing was sent.
-            InputError: the input cannot be opened; nothing was sent.
-            ConfigurationError: the options need a client that is made otherwise.
-            ClientUsageError: the client is not open, or belongs to another event loop.
+            JournalRefusedError: The journal belongs to another job, is in use, damaged, or cannot
+                be created; nothing was sent.
+            InputError: The input cannot be opened; nothing was sent.
+            ConfigurationError: The options need a client with other options.
+            ClientUsageError: The client is not open, or belongs to another event loop.
         """
-        client.quota_state()  # Raises what the job would run into, before anything is made.
+        client.quota_state()  # Raises if the client cannot be used, before files are created.
         if self.options.on_failure != "continue" and client.on_failure != "pause":
             raise ConfigurationError(
                 f'on_failure={self.options.on_failure!r} needs AsyncStateClient(on_failure="pause")'
             )
-        api = type(client.api).__name__
-        circumstances = {"server": client.base_url, "api": api, **self._circumstances}
-        opened = await anyio.to_thread.run_sync(
-            lambda: open_job(
-                self.source, self.journal, self.options, circumstances, force=self._force
+        api = client.api
+        circumstances = {
+            "server": client.base_url,
+            "api": type(api).__name__,
+            **self._circumstances,
+        }
+        self._opened = opened = await anyio.to_thread.run_sync(
+            partial(
+                open_job,
+                self.source,
+                self.journal,
+                self.options,
+                circumstances,
+                limits=client.limits,
+                api=api,
+                force=self._force,
             )
         )
         try:
-            with self._open_letters() as letters:
-                return await self._carry_out(client, opened, letters)
+            with self._open_dead_letters() as dead_letters:
+                if opened.earlier.quota is not None:
+                    _restore_quota(client, opened.earlier.quota)
+                writer = JournalWriter(opened.journal, dead_letters, client)
+                run = self._run = JobRun(client, self.options, opened, writer)
+                if self._stop_requested:
+                    run.stop("interrupted", "interrupted")
+                await run.carry_out()
+                totals = await anyio.to_thread.run_sync(opened.journal.totals)
+                return _result(client, opened, run, totals)
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(opened.close)
 
     @contextlib.contextmanager
-    def _open_letters(self) -> Iterator[BinaryIO]:
-        """Written from the beginning: what earlier runs wrote is written again from the journal."""
+    def _open_dead_letters(self) -> Iterator[BinaryIO]:
+        """Open the file empty: dead letters of earlier runs are written again from the journal."""
         try:
-            letters = self.dead_letters.open("wb")
+            file = self.dead_letters.open("wb")
         except OSError as error:
             raise JournalRefusedError(
                 f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose "
                 "a file that can, with --dead-letters."
             ) from error
-        with letters:
-            yield letters
-        if not self._wants_letters and not self.dead_letters.stat().st_size:
+        with file:
+            yield file
+        if not self._keeps_empty and not self.dead_letters.stat().st_size:
             self.dead_letters.unlink()
 
-    async def _carry_out(
-        self, client: AsyncStateClient, opened: Opened, letters: BinaryIO
-    ) -> JobResult:
-        journal, before = opened.journal, opened.before
-        keeper = QuotaKeeper(client)
-        keeper.restore(opened.quota)
-        self._opened = opened
-        intake = self._intake = Intake(
-            opened.reader,
-            client.limits,
-            self.options.selection,
-            api=client.api,
-            key=lambda line: f"{journal.job_id}-{line}",
-            settled=journal.settled,
-            last_settled=opened.last_line,
-        )
-        self._ledger = ledger = Ledger(
-            self.options, opened.canary, before.settled, before.failed + before.ambiguous
-        )
-        scribe = Scribe(
-            journal,
-            letters,
-            self.dead_letters,
-            run_record=lambda: run.record(),  # noqa: PLW0108 - it is made later
-            quota=lambda: keeper.state(run.now()),
-            on_failure=lambda error: run.stop("stopped", str(error), error),
-        )
-        run = self._run = Run(
-            client,
-            intake,
-            scribe,
-            ledger,
-            Doubts(client, opened.sends),
-            Groups(opened.groups),
-            number=journal.run,
-            coalesce=self.options.coalesce,
-            pauses_dialogs=self.options.on_failure == "pause-dialog",
-            abandons_reads=opened.reader.fingerprint.size is None,
-        )
-        if self._stop_asked:
-            run.stop("interrupted", "interrupted")
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(scribe.run)
-                try:
-                    await run.carry_out()
-                finally:
-                    scribe.close()
-            totals = await anyio.to_thread.run_sync(
-                _finish, journal, run.ended, run.record(run.reason or run.ended)
-            )
-        finally:
-            intake.close()
-        inputs = max(intake.count, totals.settled)
-        return JobResult(
-            inputs=inputs,
-            succeeded=totals.succeeded,
-            failed=totals.failed,
-            ambiguous=totals.ambiguous,
-            pending=inputs - totals.settled,
-            skipped=run.skipped,
-            requests=totals.requests,
-            retries=sum(totals.retries.values()),
-            retries_by_reason=totals.retries,
-            elapsed=totals.elapsed,
-            quota_utilisation=utilisation(client),
-            ended=run.ended,
-            reason=run.reason,
-            fault=run.fault,
-            notes=tuple(self._notes(opened, run, intake)),
-        )
 
-    @staticmethod
-    def _notes(opened: Opened, run: Run, intake: Intake) -> Iterator[str]:
-        yield from opened.reader.notes
-        if run.ended == "complete" and not intake.count:
-            yield intake.selection.told_of_nothing
-        if left := run.deliveries.left:
-            yield (
-                f"The run ended before callbacks had taken {left} event{'s' * (left > 1)} of its "
-                "rows. The journal has nothing of those; the close_report of the client tells what "
-                "was not delivered."
-            )
-        change = opened.reader.changed()
-        if change is not None and not isinstance(run.fault, InputError):
-            yield (
-                f"{opened.reader.name} changed while the job ran: {change}. What was applied is "
-                "what was read before."
-            )
+def _restore_quota(client: AsyncStateClient, saved: str) -> None:
+    """Count the requests of earlier runs, if they can be read."""
+    if client.metrics.quota:
+        with contextlib.suppress(ConfigurationError, ValueError):
+            client.restore_quota(json.loads(saved))
 
 
-def _finish(journal: Journal, ended: Ended, record: tuple[Any, ...]) -> Totals:
-    """Write down how the run ended, and count."""
-    meta = {}
-    if ended == "complete":
-        # What was held back behind a failure goes on in the next run.
-        meta["pass"] = str(journal.current_pass + 1)
-    batch = Batch(run=record, meta=meta)
-    # Where it cannot be written the run has been stopped for that already.
-    with contextlib.suppress(JournalError):
-        journal.write(batch)
-    return journal.totals()
+def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: Totals) -> JobResult:
+    completed = totals.completed
+    inputs = max(opened.rows.count, completed)
+    quota = client.metrics.quota
+    return JobResult(
+        inputs=inputs,
+        succeeded=totals.succeeded,
+        failed=totals.failed,
+        ambiguous=totals.ambiguous,
+        pending=inputs - completed,
+        skipped=run.skipped,
+        requests=totals.requests,
+        retries=totals.retries.total(),
+        retries_by_reason=dict(totals.retries),
+        elapsed=totals.elapsed,
+        quota_utilisation=round(max(use.utilisation for use in quota), 4) if quota else None,
+        ended=run.ended,
+        reason=run.reason,
+        fault=run.fault,
+        notes=tuple(_notes(opened, run)),
+    )
+
+
+def _notes(opened: OpenedJob, run: JobRun) -> Iterator[str]:
+    reader = opened.reader
+    yield from reader.notes
+    if run.ended == "complete" and not opened.rows.count:
+        yield opened.rows.none_found
+    if left := run.receipts.pending:
+        yield (
+            f"The run ended before callbacks had taken {left} event{'s' * (left > 1)} of its rows. "
+            "The journal does not have these; the client's close_report names those not delivered."
+        )
+    change = reader.changed()
+    if change is not None and not isinstance(run.fault, InputError):
+        yield (
+            f"{reader.name} changed while the job ran: {change}. The rows read before were applied."
+        )
 
 
 def _are_one(first: Path, second: Path) -> bool:

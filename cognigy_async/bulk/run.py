@@ -1,12 +1,8 @@
-"""One run of a job: rows go in, outcomes come out, and what has to be remembered is noted."""
+"""One run of a job: rows go to the client, and their outcomes to the journal."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections import Counter
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
 
 import anyio
 import anyio.to_thread
@@ -16,126 +12,139 @@ from cognigy_async import (
     AmbiguousUpdateError,
     AsyncStateClient,
     AuthenticationError,
+    BadRequestError,
     ClientClosedError,
     ClientUsageError,
     CognigyError,
+    DialogNotFoundError,
+    DialogPausedError,
+    NotSentError,
+    PayloadTooLargeError,
     PendingUpdate,
+    PermissionDeniedError,
+    RateLimitedError,
     StateConflictError,
     StateUpdate,
+    UnexpectedAnswerError,
     UpdateOutcome,
     UpdateResult,
     UpdateStream,
+    UpdateWithdrawnError,
 )
 from cognigy_async.spi import DeliveryReceipt
 
-from .deliveries import Deliveries
-from .doubts import Doubts, conflicted
+from .callback_receipts import CallbackReceipts
 from .errors import InputError, JournalError
-from .groups import Groups, GroupWatch
-from .intake import Intake
-from .ledger import Ended, Ledger
-from .outcomes import Outcomes
-from .rows import Row
-from .scribe import Scribe
-from .verdicts import FINAL, NOT_SENT, REJECTED, was_turned_away
+from .input.row import Row
+from .journal.writer import JournalWriter
+from .options import JobOptions
+from .resend import AmbiguousSends, InterruptedGroups, ambiguous
+from .resume import OpenedJob
+from .stop_conditions import Ended, StopConditions
+
+FINAL = (
+    BadRequestError,
+    DialogNotFoundError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    UnexpectedAnswerError,
+)
+"""Errors that a retry cannot repair, the only ones that fail a row while the run is stopping."""
+
+UNSENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
+"""Errors of rows that were not sent, which are left to the next run."""
+
+NOT_APPLIED = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
+"""Errors that prove that a row was not applied; a 503 proves it too."""
+
+NOT_APPLIED_REASONS = frozenset(
+    {"conflict", "not_sent", "throttled", "unauthorized", "unavailable"}
+)
+"""Reasons for a retry that prove that the request was not applied."""
 
 
-class Run:
-    """Carries out the rows of an intake.
-
-    It is the `UpdateWatch` of its own stream.
-
-    Args:
-        number: of the run, in the journal.
-        pauses_dialogs: what follows a failed row of a dialog is held back.
-        abandons_reads: reading may wait for somebody who writes, and is not waited for at the end.
-    """
+class JobRun:
+    """One run of a job. It is the `UpdateWatch` of its own stream."""
 
     def __init__(
         self,
         client: AsyncStateClient,
-        intake: Intake,
-        scribe: Scribe,
-        ledger: Ledger,
-        doubts: Doubts,
-        groups: Groups,
-        *,
-        number: int,
-        coalesce: bool,
-        pauses_dialogs: bool,
-        abandons_reads: bool,
+        options: JobOptions,
+        opened: OpenedJob,
+        writer: JournalWriter,
     ) -> None:
         self._client = client
-        self._intake = intake
-        self._scribe = scribe
-        self._ledger = ledger
-        self._doubts = doubts
-        self._groups = groups
-        self._coalesce = coalesce
-        self._again: list[PendingUpdate] = []
-        self._side: TaskGroup | None = None
-        self._pauses_dialogs = pauses_dialogs
-        self._abandons_reads = abandons_reads
-        self._rows: dict[int, Row] = {}
-        self._next = 0
+        self._rows = opened.rows
+        self._writer = writer
+        self._coalesce = options.coalesce
+        self._pauses_dialogs = options.on_failure == "pause-dialog"
+        # Reading a pipe may wait for its writer; the end of the run must not.
+        self._abandons_reads = opened.reader.fingerprint.size is None
+        totals = opened.earlier.totals
+        failed = totals.failed + totals.ambiguous
+        self.conditions = StopConditions(options, opened.canary, totals.completed, failed)
+        self.receipts = CallbackReceipts(writer)
+        self._ambiguous = AmbiguousSends(client, opened.earlier.sends)
+        self._groups = InterruptedGroups(opened.earlier.groups)
+        self._group_tasks: TaskGroup | None = None
+        self._resent: list[PendingUpdate] = []
+        self._stream: UpdateStream | None = None
+        self._in_stream: dict[int, Row] = {}
+        self._next_index = 0
         self._conditional: set[int] = set()
-        self._lost: set[int] = set()
+        """Indexes of rows that are sent on condition of a version."""
+        self._unclear: set[int] = set()
+        """Indexes of rows of which an earlier attempt may have been applied."""
         self._paused: set[str] = set()
         self._canary_done = anyio.Event()
-        self._stream: UpdateStream | None = None
-        # The clock of the event loop, set to the time of day, so that it never goes back.
-        self._epoch = time.time() - anyio.current_time()
-        self._outcomes = Outcomes(scribe, ledger, self.now)
-        self.deliveries = Deliveries(scribe, self.now)
-        self._all_settled = False
-        self._number = number
-        self._began = self.now()
-        self._requests_before = client.metrics.requests
-        self._retries_before = Counter(client.metrics.retries)
+        self._all_completed = False
         self.skipped = 0
+        """Rows completed by earlier runs."""
         self.position = 0
-        """Bytes of the input that were read."""
+        """Bytes of the input read so far."""
         self.ended: Ended = "complete"
         self.reason: str | None = None
         self.fault: CognigyError | None = None
-        """What the job cannot get over."""
-        self.news: tuple[str, float] | None = None
-        """Why a request is repeated, and when, as a moment of the epoch; the latest, until a row is
-        applied after that."""
-
-    def now(self) -> float:
-        """Seconds of the epoch."""
-        return self._epoch + anyio.current_time()
+        """Error that stopped the run."""
+        self.latest_wait: tuple[str, float] | None = None
+        """Reason of the latest retry and its time in seconds of the epoch; None once a row was
+        applied after it."""
 
     async def carry_out(self) -> None:
-        """Until there is nothing left to do, or the run is stopped."""
-        async with anyio.create_task_group() as side:
-            self._side = side
-            self._judge()
-            await self._carry_out_stream()
-            if self.ended != "complete":
-                # Groups that are sent again and do not come to an end are there for the next run.
-                side.cancel_scope.cancel()
-        if self.ended != "complete" and self.fault is None and not self._abandons_reads:
-            await self._complete_letters()
-        self._all_settled = True
-        if self.ended == "interrupted":
-            self.deliveries.hurry()
-        if self._scribe.failure is None:
-            await self.deliveries.wait()
-
-    async def _complete_letters(self) -> None:
-        """The file of dead letters is complete also where a run did not get to the end."""
-        last = False
-        while not last:
+        """Apply rows until none is left or the run is stopped, and record all of it."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._write_journal)
+            ended = None
             try:
-                chunk = await anyio.to_thread.run_sync(self._intake.rest_of_letters)
-            except InputError:
-                return
-            last = chunk.last
-            self._scribe.read(chunk.marks, chunk.letters)
+                await self._apply_rows()
+                ended = self.reason or self.ended
+            finally:
+                self._writer.close(ended)
+        if self._writer.failure is not None:
+            await self._writer.record_failure(self.reason or self.ended)
 
-    async def _carry_out_stream(self) -> None:
+    async def _write_journal(self) -> None:
+        await self._writer.run()
+        if (failure := self._writer.failure) is not None:
+            self.stop("stopped", str(failure), failure)
+
+    async def _apply_rows(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            self._group_tasks = tasks
+            self._check_conditions()
+            await self._stream_rows()
+            if self.ended != "complete":
+                # Groups that are sent again are left to the next run.
+                tasks.cancel_scope.cancel()
+        if self.ended != "complete" and self.fault is None and not self._abandons_reads:
+            await self._complete_dead_letters()
+        self._all_completed = True
+        if self.ended == "interrupted":
+            self.receipts.hurry()
+        if self._writer.failure is None:
+            await self.receipts.wait()
+
+    async def _stream_rows(self) -> None:
         stream = self._client.update_many(self._feed(), coalesce=self._coalesce, watch=self)
         async with stream:
             self._stream = stream
@@ -147,222 +156,233 @@ class Run:
             except (InputError, ClientUsageError) as error:
                 self.stop("stopped", str(error), error)
 
-    def stop(self, ended: Ended, reason: str | None, fault: CognigyError | None = None) -> None:
-        """Take no more rows, withdraw what was not sent, and let the rest end."""
-        if self._all_settled and fault is None:
-            self.deliveries.hurry()
+    async def _complete_dead_letters(self) -> None:
+        """Write the dead letters of earlier runs that lie beyond where this run ended."""
+        last = False
+        while not last:
+            try:
+                chunk = await anyio.to_thread.run_sync(self._rows.remaining_dead_letters)
+            except InputError:
+                return
+            last = chunk.last
+            self._writer.read(chunk.marks, chunk.dead_letters)
+
+    def stop(self, ended: Ended, reason: str, fault: CognigyError | None = None) -> None:
+        """Take no more rows, withdraw those that were not sent, and let the others end."""
+        if self._all_completed and fault is None:
+            self.receipts.hurry()
             return
         if isinstance(fault, JournalError):
-            # Nothing can be written down any more.
-            self.deliveries.hurry(0.0)
+            # Receipts could not be recorded.
+            self.receipts.hurry(0.0)
         if self.ended != "complete":
             return
         self.ended, self.reason, self.fault = ended, reason, fault
         self._canary_done.set()
         if self._stream is not None:
             self._stream.stop()
-        for pending in self._again:
+        for pending in self._resent:
             pending.withdraw()
 
-    # Rows in.
+    def _check_conditions(self) -> None:
+        reason = self.conditions.reason_to_stop()
+        if reason is not None:
+            self.stop("stopped", reason)
+        elif not self._canary_done.is_set() and self.conditions.canary_is_done:
+            self._canary_done.set()
+
+    # Sending.
 
     async def _feed(self) -> AsyncGenerator[StateUpdate, None]:
+        """Yield the updates of the rows that the stream sends, and deal with all others."""
         last = False
-        while not last and self.ended == "complete":
+        while not last:
             chunk = await anyio.to_thread.run_sync(
-                self._intake.next_chunk, abandon_on_cancel=self._abandons_reads
+                self._rows.next_chunk, abandon_on_cancel=self._abandons_reads
             )
             last = chunk.last
             self.position = chunk.position
-            self.skipped += len(chunk.skipped)
-            self._ledger.passed_over(chunk.skipped, chunk.failed)
-            self._paused.update(chunk.paused)
-            self._scribe.read(chunk.marks, chunk.letters)
+            if chunk.marks or chunk.dead_letters:
+                self._writer.read(chunk.marks, chunk.dead_letters)
             if chunk.skipped:
-                self._judge()
-                if self.ended != "complete":
-                    return
+                self.skipped += len(chunk.skipped)
+                self._paused.update(chunk.paused)
+                self.conditions.skip(chunk.skipped, chunk.failed)
+                self._check_conditions()
             for row in chunk.rows:
-                if row.ordinal > self._ledger.canary > 0:
-                    await self._wait_for_canary()
-                update = row.update if row.error is None else None
-                if update is None:
-                    self._refuse(row)
-                elif self._pauses_dialogs and row.dialog_id in self._paused:
-                    self._ledger.hold(row.ordinal)
-                elif row.repeats is not None:
-                    self._outcomes.repeated(row)
-                    self._judge()
-                elif len(self._groups) and self._groups.has(row):
-                    await self._send_again(row)
-                else:
-                    if len(self._doubts):
-                        resolved = await self._doubts.resolve(row)
-                        if isinstance(resolved, AmbiguousUpdateError):
-                            self._fail(row, resolved)
-                            self._judge()
-                            continue
-                        if resolved is not None:
-                            update = resolved
-                            self._conditional.add(self._next)
-                    self._rows[self._next] = row
-                    self._next += 1
-                    yield update
+                if row.ordinal > self.conditions.canary > 0 and not self.conditions.canary_is_done:
+                    await self._canary_done.wait()
                 if self.ended != "complete":
                     return
-        self._canary_is_over()
+                update = row.update
+                if update is None:
+                    assert row.error is not None
+                    self._fail(row, row.error)
+                elif self._pauses_dialogs and row.dialog_id in self._paused:
+                    self.conditions.hold(row.ordinal)
+                elif row.duplicate_of is not None:
+                    self._writer.duplicate(row)
+                    self.conditions.complete(row.ordinal, ok=True)
+                elif row.line in self._groups.keys:
+                    await self._resend_group(row)
+                else:
+                    if row.line in self._ambiguous.sends:
+                        update = await self._resolved(row, update)
+                    if update is not None:
+                        self._in_stream[self._next_index] = row
+                        self._next_index += 1
+                        yield update
+                        continue
+                self._check_conditions()
+            if self.ended != "complete":
+                return
+        if self.conditions.canary > self._rows.count:
+            self.conditions.canary = self._rows.count
+            self._check_conditions()
 
-    async def _send_again(self, row: Row) -> None:
-        """Send a group as it was sent before, once all of its rows are there.
+    async def _resolved(self, row: Row, update: StateUpdate) -> StateUpdate | None:
+        """Return what to send for a row that may have been applied; None if it is ambiguous."""
+        resolved = await self._ambiguous.resolve(row, update)
+        if isinstance(resolved, AmbiguousUpdateError):
+            self._fail(row, resolved)
+            return None
+        self._conditional.add(self._next_index)
+        return resolved
 
-        What follows in the same dialog is accepted after it, and so sent after it.
+    async def _resend_group(self, row: Row) -> None:
+        """Send a group as it was sent before, once all of its rows are read.
+
+        It is accepted, and so sent, before what follows in its dialog.
         """
-        complete = self._groups.add(row, self._client.limits)
-        if complete is None:
+        group = self._groups.add(row, self._client.limits)
+        if group is None:
             return
-        update, rows = complete
-        watch = GroupWatch(rows, self.deliveries, self._note_wait)
-        pending = await self._client.submit(update, watch=watch, coalesce=False, priority="bulk")
-        self._again.append(pending)
-        assert self._side is not None
-        self._side.start_soon(self._wait_for, pending, rows)
+        update, rows = group
+        pending = await self._client.submit(
+            update, watch=_GroupObserver(self, rows), coalesce=False, priority="bulk"
+        )
+        self._resent.append(pending)
+        assert self._group_tasks is not None
+        self._group_tasks.start_soon(self._take_group, pending, rows)
 
-    async def _wait_for(self, pending: PendingUpdate, rows: list[Row]) -> None:
+    # Outcomes.
+
+    def _take(self, outcome: UpdateOutcome) -> None:
+        index = outcome.index
+        row = self._in_stream.pop(index)
+        if outcome.result is not None:
+            self._succeed(row, outcome.result)
+        else:
+            assert outcome.error is not None
+            self._judge_failure(row, index, outcome.error)
+        if self._conditional:
+            self._conditional.discard(index)
+        if self._unclear:
+            self._unclear.discard(index)
+        # Without either, no condition can hold; this is the path of each row.
+        if self.conditions.failed or self.conditions.canary:
+            self._check_conditions()
+
+    async def _take_group(self, pending: PendingUpdate, rows: list[Row]) -> None:
         try:
             result = await pending
         except CognigyError as error:
             for row in rows:
-                self._take_failure(row, -1, error)
+                self._judge_failure(row, -1, error)
         else:
             for row in rows:
-                row.leader = rows[0].line
+                row.sent_with = rows[0].line
                 self._succeed(row, result)
-        self._again.remove(pending)
-        self._judge()
-
-    async def _wait_for_canary(self) -> None:
-        if not self._ledger.canary_is_done:
-            await self._canary_done.wait()
-
-    def _canary_is_over(self) -> None:
-        """The input has fewer rows than the canary."""
-        self._ledger.canary = min(self._ledger.canary, self._intake.count)
-        self._judge()
-
-    def _refuse(self, row: Row) -> None:
-        """A row that is not valid."""
-        assert row.error is not None
-        self._fail(row, row.error)
-        self._judge()
-
-    # Outcomes out.
-
-    def _take(self, outcome: UpdateOutcome) -> None:
-        row = self._rows.pop(outcome.index)
-        result = outcome.result
-        if result is not None:
-            self._succeed(row, result)
-        else:
-            assert outcome.error is not None
-            self._take_failure(row, outcome.index, outcome.error)
-        if self._conditional:
-            self._conditional.discard(outcome.index)
-        if self._lost:
-            self._lost.discard(outcome.index)
-        self._judge()
+        self._resent.remove(pending)
+        self._check_conditions()
 
     def _succeed(self, row: Row, result: UpdateResult) -> None:
-        at = self.now() if row.settled is None else row.settled
-        if self.news is not None and self.news[1] < at:
-            self.news = None
-        self._outcomes.applied(row, result, at)
+        self._writer.applied(row, result)
+        self.conditions.complete(row.ordinal, ok=True)
+        if self.latest_wait is not None and self.latest_wait[1] < self._writer.now():
+            self.latest_wait = None
 
-    def _take_failure(self, row: Row, index: int, error: CognigyError) -> None:
-        if isinstance(error, NOT_SENT):
-            if row.is_delicate and not isinstance(error, JournalError):
-                self._scribe.rejected(row.line, row.dialog_id or "", self.now())
-            self._ledger.hold(row.ordinal)
+    def _judge_failure(self, row: Row, index: int, error: CognigyError) -> None:
+        """Record a failed row, or leave it to the next run."""
+        if isinstance(error, UNSENT):
+            self.conditions.hold(row.ordinal)
+            if row.not_repeatable and not isinstance(error, JournalError):
+                self._writer.rejected(row)
             if isinstance(error, ClientClosedError):
                 self.stop("stopped", str(error), error)
-            return
-        if isinstance(error, AuthenticationError):
-            # It says nothing of the row, and would be the same for all of them.
-            self._hold(row, index, error)
+        elif isinstance(error, AuthenticationError):
+            # It would be the same for all rows.
+            self._leave(row, index, error)
             self.stop("stopped", f"there is no access to the server: {error}", error)
-            return
-        if self.ended != "complete" and not isinstance(error, FINAL):
-            # It would have been tried again: the next run does.
-            self._hold(row, index, error)
-            return
-        if index in self._conditional and isinstance(error, StateConflictError):
-            error = conflicted(row, error)
-        self._fail(row, error)
+        elif self.ended != "complete" and not isinstance(error, FINAL):
+            # The client would have retried it, so the next run does.
+            self._leave(row, index, error)
+        elif index in self._conditional and isinstance(error, StateConflictError):
+            self._fail(row, ambiguous(row, error))
+        else:
+            self._fail(row, error)
 
-    def _hold(self, row: Row, index: int, error: CognigyError) -> None:
+    def _leave(self, row: Row, index: int, error: CognigyError) -> None:
         """Leave a row that was sent to the next run."""
-        self._ledger.hold(row.ordinal)
-        if row.is_delicate and was_turned_away(error) and index not in self._lost:
-            self._scribe.rejected(row.line, row.dialog_id or "", self.now())
+        self.conditions.hold(row.ordinal)
+        was_rejected = isinstance(error, NOT_APPLIED) or getattr(error, "status", None) == 503
+        if row.not_repeatable and was_rejected and index not in self._unclear:
+            self._writer.rejected(row)
 
     def _fail(self, row: Row, error: CognigyError) -> None:
-        self._outcomes.failed(row, error)
+        self._writer.failed(row, error)
+        self.conditions.complete(row.ordinal, ok=False)
         if row.dialog_id is not None:
             self._paused.add(row.dialog_id)
 
-    def _judge(self) -> None:
-        ledger = self._ledger
-        reason = ledger.verdict()
-        if reason is not None:
-            self.stop("stopped", reason)
-        elif ledger.canary_is_done and not self._canary_done.is_set():
-            self._canary_done.set()
-
-    # What the client tells on the way.
+    # Methods of `UpdateWatch`, called by the client.
 
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
-        """As `UpdateWatch` says."""
-        rows = [self._rows[index] for index in indexes]
-        first = rows[0]
+        """Record a request that must not be repeated, or only unchanged."""
+        rows = [self._in_stream[index] for index in indexes]
         if len(rows) == 1:
-            self._lost.discard(indexes[0])
-            await self._scribe.sent(first.line, first.dialog_id or "", self.now(), etag)
+            self._unclear.discard(indexes[0])
+            await self._writer.sending(rows[0], etag)
             return
         for row in rows:
-            row.leader = first.line
-        lines = [row.line for row in rows]
-        await self._scribe.sent_together(lines, first.dialog_id or "", self.now(), key)
+            row.sent_with = rows[0].line
+        await self._writer.sending_together(rows, key)
 
     def retrying(self, index: int, reason: str, seconds: float) -> None:
-        """As `UpdateWatch` says."""
-        row = self._rows[index]
-        now = self._note_wait(row, reason, seconds)
-        if not row.is_delicate:
+        """Record a wait, and whether the failed attempt may have been applied."""
+        row = self._in_stream[index]
+        self.note_wait(row, reason, seconds)
+        if not row.not_repeatable:
             return
-        if reason not in REJECTED:
-            self._lost.add(index)
-        elif index not in self._lost:
-            self._scribe.rejected(row.line, row.dialog_id or "", now)
+        if reason not in NOT_APPLIED_REASONS:
+            self._unclear.add(index)
+        elif index not in self._unclear:
+            self._writer.rejected(row)
 
-    def _note_wait(self, row: Row, reason: str, seconds: float) -> float:
-        now = self.now()
-        self.news = (reason, now + seconds)
-        self._scribe.event(row.line, row.dialog_id or "", now, reason, seconds)
-        return now
+    def note_wait(self, row: Row, reason: str, seconds: float) -> None:
+        """Record that a row waits so many seconds before it is sent again."""
+        self.latest_wait = (reason, self._writer.now() + seconds)
+        self._writer.event(row.line, row.dialog_id, reason, seconds)
 
     def published(self, index: int, callback: str) -> DeliveryReceipt:
-        """As `UpdateWatch` says."""
-        return self.deliveries.expect((self._rows[index],), callback)
+        """Return the receipt of a row's event."""
+        return self.receipts.expect((self._in_stream[index],), callback)
 
-    def record(self, ended: str | None = None) -> tuple[Any, ...]:
-        """The row of this run in the journal, as it is now."""
-        metrics, now = self._client.metrics, self.now()
-        retries = metrics.retries - self._retries_before
-        return (
-            self._number,
-            self._began,
-            now,
-            now - self._began,
-            metrics.requests - self._requests_before,
-            json.dumps(dict(retries)),
-            ended,
-        )
+
+class _GroupObserver:
+    """The `UpdateWatch` of a group that is sent again."""
+
+    def __init__(self, run: JobRun, rows: Sequence[Row]) -> None:
+        self._run = run
+        self._rows = rows
+
+    async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
+        """Do nothing: the journal has the group already."""
+
+    def retrying(self, index: int, reason: str, seconds: float) -> None:
+        """Record a wait."""
+        self._run.note_wait(self._rows[0], reason, seconds)
+
+    def published(self, index: int, callback: str) -> DeliveryReceipt:
+        """Return the receipt of the event of all rows."""
+        return self._run.receipts.expect(self._rows, callback)

@@ -1,17 +1,15 @@
-"""The command `cognigy-async`: one module a command, and `main`, which starts it.
+"""The command `cognigy-async`: `main`, and one module or folder for each command.
 
 Results go to stdout; progress, logs and errors to stderr. Exit status: 0 applied, 1 not applied,
-2 bad usage or settings, 130 interrupted. Needs the extra ``cli``.
+2 invalid usage or settings, 130 interrupted. Requires the extra ``cli``.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
-__all__ = ["main"]
+from ._streams import flush, report
 
 EXTRA = frozenset({"pydantic_settings", "rich", "typer"})
 
@@ -20,56 +18,29 @@ def main() -> NoReturn:
     """Run the command with the arguments of the process, and exit."""
     status: int | str | None = 0
     try:
-        _run()
+        _run_app()
     except SystemExit as exit_:
         status = exit_.code
     except KeyboardInterrupt:
         # The interrupt came before or after the command itself, which would have reported it.
         status = 130
     except OSError as error:
-        status = _report(error)
+        status = report(error)
     # Python flushes both streams at exit, where a failure would end the process with status 120.
     for stream in (sys.stdout, sys.stderr):
-        status = _flush(stream, status)
+        status = flush(stream, status)
     sys.exit(status)
 
 
-def _run() -> None:
+def _run_app() -> None:
     try:
         from .app import app
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
         sys.stderr.write(
-            f"cognigy-async: the command needs {error.name}, which comes with an extra: "
-            "pip install 'cognigy-async[cli]'\n"
+            f"cognigy-async: the package {error.name} is missing; "
+            "install it with: pip install 'cognigy-async[cli]'\n"
         )
         sys.exit(2)
     app(prog_name="cognigy-async")
-
-
-def _flush(stream: TextIO, status: int | str | None) -> int | str | None:
-    """Flush a standard stream; return the exit status, which is 1 if a result was not written."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough.
-        _discard(stream)
-    except OSError as error:
-        _discard(stream)
-        if stream is sys.stdout and not status:
-            return _report(error)
-    return status
-
-
-def _report(error: OSError) -> int:
-    with suppress(OSError):
-        sys.stderr.write(f"Error: {error.strerror or error}\n")
-    return 1
-
-
-def _discard(stream: TextIO) -> None:
-    """Send what is left in the buffer of a standard stream to the null device."""
-    with suppress(OSError), open(os.devnull, "w") as devnull:
-        os.dup2(devnull.fileno(), stream.fileno())
-        stream.flush()

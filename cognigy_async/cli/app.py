@@ -1,4 +1,4 @@
-"""The command itself, and its commands."""
+"""The commands of `cognigy-async`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import Annotated
 
 import typer
 
-from . import audit, bench, bulk, demo, doctor, emulator, get, update
-from .output import write_result
+from . import audit, bulk
+from ._output import write_result
+from .bench import bench
+from .demo.command import demo
+from .dialog import get, update
+from .doctor.command import doctor
+from .emulator import emulator
 
 app = typer.Typer(
     name="cognigy-async",
     help="Write dialog state to Cognigy.AI.",
     epilog=(
-        "Settings come from the environment or a file .env: COGNIGY_BASE_URL, COGNIGY_CLIENT_ID, "
-        "COGNIGY_CLIENT_SECRET (or COGNIGY_API_KEY), COGNIGY_TOKEN_URL, COGNIGY_SCOPES. "
-        "Exit status: 0 applied, 1 not applied, 2 bad usage or settings, 130 interrupted."
+        "Settings come from the environment or from a file .env: COGNIGY_BASE_URL, "
+        "COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET (or COGNIGY_API_KEY), and others. Exit "
+        "status: 0 applied, 1 not applied, 2 invalid usage or settings, 130 interrupted."
     ),
     no_args_is_help=True,
     add_completion=True,
@@ -46,9 +51,5 @@ def _root(
 
 app.add_typer(audit.app, name="audit")
 app.add_typer(bulk.app, name="bulk")
-app.command(name="bench")(bench.bench)
-app.command(name="demo")(demo.demo)
-app.command(name="doctor")(doctor.doctor)
-app.command(name="emulator")(emulator.emulator)
-app.command(name="get")(get.get)
-app.command(name="update")(update.update)
+for command in (bench, demo, doctor, emulator, get, update):
+    app.command()(command)

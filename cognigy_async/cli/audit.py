@@ -1,31 +1,30 @@
-"""`cognigy-async audit`: whether audit files are whole, and what they tell of one dialog."""
+"""`cognigy-async audit`: verify audit files, and print what they record of a dialog."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import typer
 from pydantic import SecretStr
 
-from cognigy_async import AuditRecord, AuditReport, ConfigurationError, read_audit, verify_audit
-from cognigy_async.settings import Credentials
+from cognigy_async import AuditRecord, ConfigurationError, read_audit, verify_audit
+from cognigy_async.integrations.settings import Credentials
 
-from .output import say, write_result
-from .running import Debug, reported
-
-DOES_NOT_FIT = 1
+from ._options import DebugOption
+from ._output import counted, say, write_result
+from ._run import NOT_APPLIED, report_errors
 
 app = typer.Typer(
-    help="Verify audit files, or show what they tell of a dialog.", no_args_is_help=True
+    help="Verify audit files, or print what they record of a dialog.", no_args_is_help=True
 )
 
-Files: TypeAlias = Annotated[
+FilesArgument = Annotated[
     list[Path],
     typer.Argument(
         metavar="FILE...",
-        help="Files that JsonLinesAudit wrote, in any order.",
+        help="Audit files of JsonLinesAudit, in any order.",
         exists=True,
         dir_okay=False,
         readable=True,
@@ -35,68 +34,68 @@ Files: TypeAlias = Annotated[
 
 @app.command()
 def verify(
-    files: Files,
+    files: FilesArgument,
     head: Annotated[
         list[str] | None,
         typer.Option(
-            "--head",
-            metavar="HASH",
-            help="The hash of a record, kept elsewhere, that must be there. Repeatable.",
+            metavar="HASH", help="Hash of a record, kept elsewhere, to look for. Repeatable."
         ),
     ] = None,
     after: Annotated[
         str | None,
-        typer.Option(
-            "--after", metavar="HASH", help="The hash of the last record before these files."
-        ),
+        typer.Option(metavar="HASH", help="Hash of the last record before these files."),
     ] = None,
     key_file: Annotated[
         Path | None,
         typer.Option(
-            "--key-file",
             metavar="PATH",
-            help="Holds the key; without it the variable COGNIGY_AUDIT_KEY does, if it is set.",
+            help="File with the key. Default: the variable COGNIGY_AUDIT_KEY.",
             exists=True,
             dir_okay=False,
             readable=True,
         ),
     ] = None,
-    debug: Debug = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Check that no record was changed, removed, added or moved; name the first that does not fit.
+    """Check that no record was changed, removed, added or moved, and name the first that was.
 
-    Give all files of a chain. Exit status: 0 everything fits, 1 something does not, 2 bad usage.
+    Give all files of a chain.
+
+    Exit status: 0 all records are intact, 1 some are not, 2 invalid usage.
     """
-    with reported(debug=debug):
+    with report_errors(debug=debug):
         report = verify_audit(files, key=_key(key_file), heads=head or (), after=after)
         for path in report.torn:
-            say(f"{path}: a record at its end is not whole, as a crash leaves it; it is left out.")
+            say(f"{path} ends with an incomplete record, as after a crash; it is ignored.")
         for fault in report.faults:
             say(str(fault), style="red")
         for missing in report.missing:
-            why = "none that fits" if report.faults else "the end is missing"
-            say(f"There is no record with the hash {missing}: {why}.", style="red")
+            why = "no intact record has it" if report.faults else "the end of the chain is missing"
+            say(f"No record has the hash {missing}: {why}.", style="red")
         if not report.ok:
-            raise typer.Exit(DOES_NOT_FIT)
-        write_result("\n".join(_told(report, len(files))))
+            raise typer.Exit(NOT_APPLIED)
+        number, size = counted(report.records, "record"), counted(len(files), "file")
+        write_result(f"{number} in {size}: all intact")
+        for last in report.heads:
+            write_result(f"head {last}")
 
 
 @app.command()
 def show(
-    files: Files,
-    dialog: Annotated[str, typer.Option("--dialog", metavar="ID", help="The dialog.")],
-    debug: Debug = False,
+    files: FilesArgument,
+    dialog: Annotated[str, typer.Option(metavar="ID", help="Dialog id.")],
+    debug: DebugOption = False,
 ) -> None:
-    """Print what happened to a dialog, the oldest first. Nothing is verified by it."""
-    with reported(debug=debug):
+    """Print the records of a dialog in order of time, without verifying them."""
+    with report_errors(debug=debug):
         records = [
             record for path in files for record in read_audit(path) if record.dialog_id == dialog
         ]
         if not records:
-            say("There is no record of this dialog.")
-            raise typer.Exit(DOES_NOT_FIT)
+            say(f"No record of dialog {dialog!r}.")
+            raise typer.Exit(NOT_APPLIED)
         for record in sorted(records, key=lambda record: record.timestamp):
-            write_result(" | ".join(map(_printable, _line(record))))
+            write_result(" | ".join(map(_printable, _fields(record))))
 
 
 def _key(key_file: Path | None) -> bytes | SecretStr | None:
@@ -104,22 +103,16 @@ def _key(key_file: Path | None) -> bytes | SecretStr | None:
         return Credentials().audit_key
     key = key_file.read_bytes().rstrip(b"\r\n")
     if not key:
-        raise ConfigurationError(f"{key_file} holds no key.")
+        raise ConfigurationError(f"--key-file {key_file} is empty; it must contain the key")
     return key
 
 
-def _told(report: AuditReport, files: int) -> Iterator[str]:
-    yield f"{report.records} records in {files} {'file' if files == 1 else 'files'}: all fit"
-    for head in report.heads:
-        yield f"head {head}"
-
-
-def _line(record: AuditRecord) -> Iterator[str]:
+def _fields(record: AuditRecord) -> Iterator[str]:
     yield record.timestamp.isoformat(sep=" ", timespec="milliseconds")
     yield record.outcome if record.error is None else f"{record.outcome}: {record.error}"
     yield f"update {record.update_id}"
     yield ", ".join(record.variables) or "no variables"
-    yield f"HTTP {record.status}" if record.status is not None else "no answer"
+    yield f"HTTP {record.status}" if record.status is not None else "no response"
     yield f"attempts {record.attempts}"
     if record.latency_ms is not None:
         yield f"{record.latency_ms:.1f} ms"

@@ -12,8 +12,19 @@ import anyio
 import typer
 
 from cognigy_async import ConfigurationError, DialogNotFoundError, RuntimeApi, StateUpdate
-from cognigy_async.settings import REMEDY, ClientArguments, Settings
+from cognigy_async.integrations.settings import REMEDY, ClientArguments, Settings
 
+from ._options import (
+    DebugOption,
+    LoopName,
+    LoopOption,
+    TransportOption,
+    choose_loop,
+    choose_transport,
+    parse_rate,
+)
+from ._output import say, write_json, write_result
+from ._run import INTERRUPTED, NOT_APPLIED, report_errors
 from .bench_load import (
     LEAST_BYTES,
     VARIABLE,
@@ -28,10 +39,6 @@ from .bench_report import Row, table
 from .bench_run import Bench
 from .bench_setting import Setting
 from .bench_target import Target, ask_first, own_emulator
-from .output import say, write_json, write_result
-from .over import Loop, LoopName, Over, loop_of, transport_of
-from .rates import parse_rate
-from .running import INTERRUPTED, NOT_APPLIED, Debug, reported
 
 COUNT = 100
 """Updates of a round on a tenant, where each one counts against the quota."""
@@ -95,13 +102,13 @@ def bench(
             help="A quota, as 1000/300; of a tenant by default what COGNIGY_RATE_LIMIT says.",
         ),
     ] = None,
-    transport: Over = None,
-    loop: Loop = None,
+    transport: TransportOption = None,
+    loop: LoopOption = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Write to a tenant without asking first.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    debug: Debug = False,
+    debug: DebugOption = False,
 ) -> None:
     """Measure how fast updates are written: to the emulator, or for real to a tenant.
 
@@ -116,8 +123,8 @@ def bench(
         raise typer.BadParameter("--seconds: must be a positive number")
     if count is None and seconds is None:
         count, seconds = (COUNT, None) if target is Target.TENANT else (None, SECONDS)
-    with reported(debug=debug, news=False), ExitStack() as stack:
-        over, on = transport_of(transport), loop_of(loop)
+    with report_errors(debug=debug, log=False), ExitStack() as stack:
+        over, on = choose_transport(transport), choose_loop(loop)
         limits = None if rate is None else parse_rate(rate)
         load = Load(
             mode,

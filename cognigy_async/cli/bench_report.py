@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from cognigy_async import CognigyError, Distribution
 
+from ._output import REASONS
 from .bench_measure import Sample
-from .bulk_progress import REASONS
 
 N = TypeVar("N", int, float)
 

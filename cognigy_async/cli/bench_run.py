@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import anyio
 
 from cognigy_async import AsyncStateClient, CognigyError
-from cognigy_async.settings import ClientArguments
+from cognigy_async.integrations.settings import ClientArguments
 
+from ._options import TransportName
+from ._output import say_if_possible
+from ._run import INTERRUPTS
 from .bench_load import Load
 from .bench_measure import Sample, run_round, warm_up
 from .bench_report import told_retries, told_speed
-from .output import say_if_seen
-from .over import TransportName
-from .running import INTERRUPTS
 
 GRACE = 5.0
 """Seconds that requests in flight are given to end after an interrupt."""
@@ -77,7 +77,7 @@ class Bench:
                     **self.arguments,
                     max_in_flight=level,
                     max_pending=PENDING * level,
-                    transport=self.transport.made(),
+                    transport=self.transport.create(),
                 )
                 async with client:
                     try:
@@ -108,14 +108,14 @@ class Bench:
             tasks.cancel_scope.cancel()
         if error is not None:
             raise error
-        say_if_seen(f"{name}: {told_speed(sample.per_second)} updates/s")
+        say_if_possible(f"{name}: {told_speed(sample.per_second)} updates/s")
 
     async def _listen(self, scope: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(*INTERRUPTS) as signals:
             async for _ in signals:
                 if not self.interrupted:
                     self.interrupted = True
-                    say_if_seen(
+                    say_if_possible(
                         "Interrupted: what is in flight ends now, and nothing more is sent."
                     )
                     scope.cancel()
@@ -129,4 +129,4 @@ async def _tell_news(name: str, client: AsyncStateClient) -> None:
         if metrics.retries:
             told.append(told_retries(metrics.retries))
         told += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
-        say_if_seen(f"{name}: {', '.join(told)}")
+        say_if_possible(f"{name}: {', '.join(told)}")

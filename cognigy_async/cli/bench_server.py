@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from cognigy_async import ConfigurationError
-from cognigy_async.emulator import Emulator, serve
+from cognigy_async.emulator import Emulator, Rules, serve
 
 KEY = "bench"
 """Good for this emulator alone, which listens on this machine only and forgets everything."""
@@ -62,7 +62,7 @@ def emulator_process(core: int | None) -> Iterator[str]:
 
 async def _serve() -> None:
     # Of each dialog no more is kept than what the next answer needs: it is not to grow meanwhile.
-    emulator = Emulator(api_key=KEY, history_limit=1)
+    emulator = Emulator(api_key=KEY, rules=Rules(history_limit=1))
     async with serve(emulator) as base_url:
         sys.stdout.write(f"{LISTENING}{base_url}\n")
         sys.stdout.flush()

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ._options import LoopName, format_rate
 from .bench_machine import Cores, machine, versions
 from .bench_report import Row
 from .bench_run import Bench
 from .bench_target import Target
-from .over import LoopName
-from .rates import told_rate
 
 PACKAGES = ("cognigy-async", "anyio", "pydantic")
 BUSY = 0.9
@@ -45,7 +44,7 @@ class Setting:
             )
         length = f"{load.seconds:g} s" if load.count is None else _counted(load.count, "update")
         rounds = _counted(running.rounds, "round")
-        rate = told_rate(running.arguments["rate_limit"])
+        rate = format_rate(running.arguments["rate_limit"])
         yield (
             f"By {load.mode.value} over {running.transport.value} on {self.loop.value}: bodies of "
             f"{load.payload_bytes:,} bytes, {_counted(len(load.dialogs), 'dialog')}, {rounds} "
@@ -86,7 +85,7 @@ class Setting:
             "count": load.count,
             "seconds": None if load.count is not None else load.seconds,
             "rounds": running.rounds,
-            "rate": told_rate(running.arguments["rate_limit"]),
+            "rate": format_rate(running.arguments["rate_limit"]),
             "cores": None if cores is None else {"server": cores.server, "client": cores.client},
             "interrupted": running.interrupted,
             "versions": self._versions(),

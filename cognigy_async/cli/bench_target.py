@@ -12,13 +12,13 @@ import typer
 
 from cognigy_async import ApiKey, ConfigurationError, RuntimeApi
 from cognigy_async._utils.arguments import is_loopback
-from cognigy_async.settings import ClientArguments
+from cognigy_async.integrations.settings import ClientArguments
 
+from ._output import say
+from ._run import INTERRUPTED, NOT_APPLIED
 from .bench_load import VARIABLE, Load, NumberedDialogs, requests_each, warm_up_of
 from .bench_machine import Cores, pinned_to
 from .bench_server import KEY, emulator_process
-from .output import say
-from .running import INTERRUPTED, NOT_APPLIED
 
 
 class Target(StrEnum):

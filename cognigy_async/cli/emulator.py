@@ -1,69 +1,74 @@
-"""`cognigy-async emulator`: serve the emulator until it is told to stop."""
+"""`cognigy-async emulator`: serve the emulator until it is interrupted."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Annotated, Self
+from dataclasses import fields
+from typing import Annotated
 
 import typer
 
 from cognigy_async import ConfigurationError
-from cognigy_async.emulator import Emulator, Faults, run
-from cognigy_async.settings import Credentials
+from cognigy_async.emulator import Emulator, Faults, Rules, Throttling, run
+from cognigy_async.integrations.settings import Credentials
 
-from .assignments import parse_assignments
-from .output import say, write_result
-from .running import Debug, reported
+from ._options import DebugOption, parse_assignments, parse_rate
+from ._output import counted, say, write_result
+from ._run import report_errors
+
+DEFAULT_ID = "emulator-client"
+DEFAULT_SECRET = "emulator-secret"
+"""Public, and accepted by emulators only."""
 
 
 def emulator(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 0,
-    api_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="An API key to accept.")
-    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 chooses a free one.")
+    ] = 0,
+    api_key: Annotated[str | None, typer.Option(metavar="KEY", help="API key to accept.")] = None,
     client_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="Who may have tokens; with --client-secret.")
+        str | None,
+        typer.Option(metavar="ID", help="OAuth client id to accept (requires --client-secret)."),
     ] = None,
     client_secret: Annotated[
-        str | None, typer.Option(metavar="SECRET", help="The secret of that client.")
+        str | None, typer.Option(metavar="SECRET", help="OAuth client secret to accept.")
     ] = None,
     token_lifetime: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long a token is valid.")
+        float, typer.Option(metavar="SECONDS", help="Lifetime of a token.")
     ] = 3600.0,
     quota: Annotated[
         str | None,
-        typer.Option(metavar="N/SECONDS", help="Requests beyond this are answered 429."),
+        typer.Option(
+            metavar="N/SECONDS", help="Answer requests beyond this rate, e.g. 1000/300, with 429."
+        ),
     ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="What goes wrong: a probability as in error_503=0.1 or drop_after=0.05, or "
-            "seconds as in latency=0.2. Repeatable.",
+            help="Inject a fault: a probability (error_503=0.1, drop_after=0.05) or seconds "
+            "(latency=0.2). Repeatable.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all chance.")] = 0,
-    debug: Debug = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed for injected faults.")] = 0,
+    debug: DebugOption = False,
 ) -> None:
-    """Serve an emulator of the runtime and the sessions API; its first line on stdout says where.
+    """Serve a test server with the runtime and sessions APIs until Ctrl-C.
 
-    Without credentials it accepts those of the settings, else its own, and says which.
+    The first line on stdout is its URL. By default it accepts the credentials of the settings.
     """
-    faults = _faults(fault or ())
-    tenant_quota = _quota(quota)
-    with reported(debug=debug):
-        accepted = _Accepted.of(api_key, client_id, client_secret)
+    with report_errors(debug=debug):
+        accepted, settings = _credentials(api_key, client_id, client_secret)
+        rate = None if quota is None else parse_rate(quota, "--quota")[0]
         try:
             app = Emulator(
-                client_id=accepted.client_id,
-                client_secret=accepted.client_secret,
-                api_key=accepted.api_key,
-                token_lifetime=token_lifetime,
-                tenant_quota=tenant_quota,
-                faults=faults,
+                client_id=accepted.get("client_id", DEFAULT_ID),
+                client_secret=accepted.get("client_secret", DEFAULT_SECRET),
+                api_key=accepted.get("api_key"),
+                rules=Rules(token_lifetime=token_lifetime),
+                throttling=Throttling(tenant_quota=None if rate is None else (rate.n, rate.per)),
+                faults=_parse_faults(fault or ()),
                 seed=seed,
             )
         except ValueError as error:
@@ -71,83 +76,59 @@ def emulator(
 
         def announce(base_url: str) -> None:
             write_result(f"listening on {base_url}")
-            say(f"A client needs these settings:\n  COGNIGY_BASE_URL={base_url}")
-            for line in accepted.advice:
+            say(f"Settings for a client:\n  COGNIGY_BASE_URL={base_url}")
+            for line in settings:
                 say(f"  {line}")
-            say("  COGNIGY_API=sessions and COGNIGY_USER_ID, for the sessions API")
-            say("Ctrl-C stops it.")
+            say("  for the sessions API also COGNIGY_API=sessions and COGNIGY_USER_ID")
+            say("Press Ctrl-C to stop.")
 
         run(app, host=host, port=port, on_listening=announce)
-        say(f"Stopped. Requests: {app.stats.requests}, dialogs: {len(app.dialogs)}.")
+        dialogs = counted(len(app.dialogs), "dialog")
+        say(f"Stopped after {counted(app.stats.requests, 'request')} to {dialogs}.")
 
 
-@dataclass(frozen=True)
-class _Accepted:
-    """The credentials that are accepted, and how a client comes by them: never the secrets."""
+def _credentials(
+    api_key: str | None, client_id: str | None, client_secret: str | None
+) -> tuple[dict[str, str], list[str]]:
+    """Return the credentials to accept, and lines about the settings of a client without secrets.
 
-    api_key: str | None
-    client_id: str
-    client_secret: str
-    advice: tuple[str, ...]
-
-    @classmethod
-    def of(cls, api_key: str | None, client_id: str | None, client_secret: str | None) -> Self:
-        """Those of the options, else of the settings, else the emulator's own.
-
-        Raises:
-            typer.BadParameter, ConfigurationError: half of a pair.
-        """
-        if "" in (api_key, client_id, client_secret):
-            raise typer.BadParameter("credentials must not be empty")
-        if (client_id is None) != (client_secret is None):
-            raise typer.BadParameter("--client-id and --client-secret go together")
-        source = "as given by the option"
-        if api_key is None and client_id is None:
-            source = "as set in the environment or in .env"
-            settings = Credentials()
-            if (settings.client_id is None) != (settings.client_secret is None):
-                raise ConfigurationError("COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET go together.")
-            client_id = settings.client_id
-            if settings.api_key is not None:
-                api_key = settings.api_key.get_secret_value()
-            if settings.client_secret is not None:
-                client_secret = settings.client_secret.get_secret_value()
-        advice = []
-        if api_key is not None:
-            advice.append(f"COGNIGY_API_KEY, {source}")
-        if client_id is not None:
-            alone = "or " if advice else ""
-            advice.append(f"{alone}COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, {source}")
-        if not advice:
-            advice += [f"COGNIGY_CLIENT_ID={OWN_ID}", f"COGNIGY_CLIENT_SECRET={OWN_SECRET}"]
-        return cls(api_key, client_id or OWN_ID, client_secret or OWN_SECRET, tuple(advice))
+    The options come first, then the settings of the environment.
+    """
+    given = {"api_key": api_key, "client_id": client_id, "client_secret": client_secret}
+    if "" in given.values():
+        raise typer.BadParameter("credentials must not be empty")
+    pair, source = "--client-id and --client-secret", "as given by the option"
+    if not any(given.values()):
+        pair = "COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET"
+        source = "as set in the environment or in .env"
+        settings = Credentials()
+        given["client_id"] = settings.client_id
+        for name, secret in (
+            ("api_key", settings.api_key),
+            ("client_secret", settings.client_secret),
+        ):
+            given[name] = None if secret is None else secret.get_secret_value()
+    accepted = {name: value for name, value in given.items() if value is not None}
+    if ("client_id" in accepted) != ("client_secret" in accepted):
+        raise ConfigurationError(f"{pair} go together; give both")
+    lines = []
+    if "api_key" in accepted:
+        lines.append(f"COGNIGY_API_KEY, {source}")
+    if "client_id" in accepted:
+        prefix = "or " if lines else ""
+        lines.append(f"{prefix}COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, {source}")
+    if not lines:
+        lines = [f"COGNIGY_CLIENT_ID={DEFAULT_ID}", f"COGNIGY_CLIENT_SECRET={DEFAULT_SECRET}"]
+    return accepted, lines
 
 
-OWN_ID = "emulator-client"
-OWN_SECRET = "emulator-secret"
-"""Known to everybody, and good for the emulator alone."""
-
-
-def _faults(assignments: Iterable[str]) -> Faults:
-    given = parse_assignments("--fault", assignments)
+def _parse_faults(assignments: Iterable[str]) -> Faults:
+    values = parse_assignments("--fault", assignments)
     names = [field.name for field in fields(Faults)]
-    for name in given:
+    for name in values:
         if name not in names:
-            raise typer.BadParameter(f"--fault {name!r}: there are {', '.join(names)}")
+            raise typer.BadParameter(f"--fault {name!r} is unknown; use one of {', '.join(names)}")
     try:
-        return Faults.of(given)
+        return Faults(**values)
     except ValueError as error:
-        raise typer.BadParameter(f"--fault: {error}") from None
-
-
-def _quota(text: str | None) -> tuple[int, float] | None:
-    if text is None:
-        return None
-    number, _, seconds = text.partition("/")
-    try:
-        quota = int(number), float(seconds)
-    except ValueError:
-        quota = 0, 0.0
-    if quota[0] < 1 or not 0 < quota[1] < math.inf:
-        raise typer.BadParameter("--quota: write it as N/SECONDS, for example 1000/300")
-    return quota
+        raise typer.BadParameter(f"--fault {error}") from None

@@ -1,247 +1,283 @@
-"""How updates come in: checked, given a place, a name and a number, and put into their lane."""
+"""Accept updates and reads: check that it is allowed, acquire a pending slot, queue a work item."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from contextvars import Context as Variables
+from contextvars import Context as ContextVariables
 from contextvars import copy_context
 from itertools import count
 from typing import TYPE_CHECKING
 
 import anyio
 
+from .._utils.concurrency import current_loop_getter, fork_counter
 from ..engine.coalescing import merges
 from ..engine.completion import pause_error
 from ..engine.dialog_queue import QueueState
-from ..engine.work_item import ASSIGN, READ, Action, Kind, SendOptions, Sink, WorkItem
-from ..errors import AuditError, DeadlineExceededError
+from ..engine.work_item import (
+    ASSIGN,
+    READ,
+    STRICT,
+    Action,
+    Kind,
+    Modification,
+    Reading,
+    SendOptions,
+    Sink,
+    WorkItem,
+)
+from ..errors import ClientClosedError, ClientUsageError, CognigyError, DeadlineExceededError
 from ..hooks.observers import Observations, Operation
 from ..models.identifiers import NO_METADATA
 from ..models.results import Decide
 from ..models.update import StateUpdate
-from .waiters import waiters_for_this_loop
 
 if TYPE_CHECKING:
     from ..engine.context import Context
     from ..engine.scheduler import Scheduler
     from ..models.http import Request
-    from .lifecycle import Lifecycle
 
-AUDIT_PAUSE = 0.02
-"""Seconds before bulk work looks again whether the audit has caught up."""
+AUDIT_POLL_INTERVAL = 0.02
+"""Seconds after which bulk work checks again whether the audit sinks have caught up."""
 
 
 class Admission:
-    """The way into a client.
+    """The entrance of an open client, in the event loop that opened it.
 
-    Whoever lets an entry in first takes a place in the room; it is given back when the entry
-    settles, or when it is refused.
+    Acquire a pending slot before calling `enqueue`. The slot is released when the update is done,
+    or when it is refused.
     """
 
-    def __init__(self, context: Context, scheduler: Scheduler, lifecycle: Lifecycle) -> None:
+    def __init__(self, context: Context, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._lifecycle = lifecycle
         self._pending_limit = context.pending_limit
         self._hooks = context.hooks
         self._metrics = context.metrics
         self._clock = context.clock
         self._pauses_dialogs = context.config.pauses_dialogs
-        self._mergeable = context.config.api.keeps_other_variables
+        self._api_can_merge = context.config.api.keeps_other_variables
+        # Only a strict audit refuses updates.
         audit = context.audit
         self._audit = audit if audit is not None and audit.strict else None
-        """Only a strict one keeps updates out."""
-        self.waiters = waiters_for_this_loop()
-        """Wakes the task that waits for one update."""
-        self._ids = secrets.token_hex(8)
+        self._current_loop = current_loop_getter()
+        self._loop = self._current_loop()
+        self._fork_count = fork_counter.count
+        self._id_prefix = secrets.token_hex(8)
         self._serials = count(1)
+        self.is_open = False
+        self._open_to_callbacks = False
+
+    def open(self) -> None:
+        """Start to accept."""
+        self.is_open = True
+
+    def close(self, *, except_callbacks: bool = False) -> None:
+        """Stop to accept, except what running callbacks submit if `except_callbacks`."""
+        self.is_open = False
+        self._open_to_callbacks = except_callbacks
+
+    def check_open(self) -> None:
+        """Raise `ClientUsageError` if nothing is accepted here."""
+        self.check_event_loop()
+        if self.is_open or (self._open_to_callbacks and self._hooks.inside_callback()):
+            return
+        raise ClientClosedError("the client is closed and accepts no more updates")
+
+    def check_event_loop(self) -> None:
+        """Raise `ClientUsageError` in another event loop, thread or process."""
+        if self._fork_count != fork_counter.count:
+            raise ClientUsageError(
+                "this client was opened before the process forked; open one in each process"
+            )
+        try:
+            loop = self._current_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop:
+            raise ClientUsageError(
+                "this client belongs to another event loop; open one in each event loop"
+            )
+
+    # Pending slots.
 
     def try_acquire_slot(self) -> bool:
-        """Take a place if there is one; what a callback calls always finds one."""
-        if self._hooks.any and self._hooks.called_us():
-            self._pending_limit.take_anyway()
+        """Acquire a slot without waiting; inside a callback this always succeeds."""
+        if self._hooks.has_callbacks and self._hooks.inside_callback():
+            self._pending_limit.acquire_beyond_capacity()
             return True
-        return self._pending_limit.try_take()
+        return self._pending_limit.try_acquire()
 
     async def acquire_slot(
-        self, deadline: float | None = None, dialog_id: str | None = None
+        self, dialog_id: str | None = None, deadline: float | None = None
     ) -> None:
-        """Take a place, waiting for it.
+        """Acquire a slot, waiting until one is free.
+
+        Args:
+            dialog_id: Dialog whose turn is used.
+            deadline: Time of the client's clock.
 
         Raises:
-            ClientClosedError: the client was closed meanwhile.
-            DeadlineExceededError: the deadline passed, or cannot be met.
+            ClientClosedError: The client was closed while waiting.
+            DeadlineExceededError: The deadline passed, or cannot be met.
         """
+        if self.try_acquire_slot():
+            return
         if deadline is None or dialog_id is None:
-            await self._pending_limit.take(dialog_id)
+            await self._pending_limit.acquire(dialog_id)
         else:
             self._check_deadline(deadline, dialog_id)
-            await self._acquire_slot_by(deadline, dialog_id)
-        if not self._lifecycle.accepting:
-            self._pending_limit.give_back()
-            self._lifecycle.check_open()
+            with anyio.move_on_after(max(0.0, deadline - self._clock())) as scope:
+                await self._pending_limit.acquire(dialog_id)
+            if scope.cancelled_caught:
+                message = "The deadline passed while the update waited for a pending slot"
+                raise DeadlineExceededError(message, dialog_id=dialog_id)
+        if not self.is_open:
+            self.release_slot()
+            self.check_open()
 
-    async def _acquire_slot_by(self, deadline: float, dialog_id: str) -> None:
-        seconds = max(0.0, deadline - self._clock())
-        with anyio.move_on_after(seconds) as waiting:
-            await self._pending_limit.take(dialog_id)
-        if waiting.cancelled_caught:
-            message = "The deadline passed before there was room for the update"
-            raise DeadlineExceededError(message, dialog_id=dialog_id)
+    def try_acquire_bulk_slot(self) -> bool:
+        """Acquire a slot without waiting, unless the audit sinks are behind."""
+        return not self._audit_is_behind() and self.try_acquire_slot()
 
-    def _check_deadline(self, deadline: float, dialog_id: str) -> None:
-        """Refuse at once what cannot be sent in time, as far as is known."""
-        now = self._clock()
-        earliest = self._scheduler.earliest(dialog_id, now)
-        if deadline <= now:
-            message = "The deadline has passed already"
-            raise DeadlineExceededError(message, dialog_id=dialog_id)
-        if deadline <= earliest:
-            wait = earliest - now
-            message = f"The deadline cannot be met: nothing may be sent for {wait:.1f} s"
-            raise DeadlineExceededError(message, dialog_id=dialog_id, retry_after=wait)
+    async def acquire_bulk_slot(self) -> None:
+        """Acquire a slot, waiting for the audit sinks and then for the slot; see `acquire_slot`."""
+        # The sinks are written by threads that cannot set an event of this loop.
+        while self._audit_is_behind():
+            self.check_open()
+            await anyio.sleep(AUDIT_POLL_INTERVAL)
+        self.check_open()
+        await self.acquire_slot()
 
-    def give_back(self) -> None:
-        """A place is not needed after all."""
-        self._pending_limit.give_back()
+    def release_slot(self) -> None:
+        """Release a slot for which nothing was queued."""
+        self._pending_limit.release()
 
-    def begin(
+    def _audit_is_behind(self) -> bool:
+        return self._audit is not None and self._audit.slow
+
+    # Work items.
+
+    def enqueue(
         self,
-        kind: Kind,
-        dialog_id: str,
-        update: StateUpdate | None,
+        update: StateUpdate,
         options: SendOptions,
         sink: Sink,
         *,
+        index: int = -1,
+        context: ContextVariables | None = None,
         waits_when_paused: bool = False,
+    ) -> WorkItem:
+        """Queue an update that has a slot. Release the slot if the update is refused.
+
+        Args:
+            index: Position in the input of `update_many`.
+            context: Context of the callbacks, by default the caller's.
+            waits_when_paused: Wait if the dialog is paused instead of failing.
+
+        Raises:
+            DialogPausedError: The dialog is paused.
+            DeadlineExceededError: The deadline passed, or cannot be met.
+            AuditError: A strict audit sink does not accept records.
+        """
+        kind = ASSIGN if update._if_match is None else STRICT
+        dialog_id = update._dialog_id
+        item = self._new_item(
+            kind, dialog_id, update, options, sink, context, waits_when_paused=waits_when_paused
+        )
+        item.index = index
+        if options.coalesce:
+            item.coalesces = self._api_can_merge and merges(update)
+        self._scheduler.accept(item, self._clock())
+        return item
+
+    def enqueue_operation(
+        self,
+        kind: Kind,
+        dialog_id: str,
+        options: SendOptions,
+        sink: Sink,
+        *,
         decide: Decide | None = None,
         requests: list[Request] | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
     ) -> WorkItem:
-        """Queue an entry that has its place in the room; a read needs none. See `admit`."""
-        item = self.admit(
-            kind,
-            dialog_id,
-            update,
-            options,
-            sink,
-            has_slot=True,
-            waits_when_paused=waits_when_paused,
-            decide=decide,
-            requests=requests,
-            metadata=metadata,
-        )
-        assert item is not None
+        """Queue a read, which needs no slot, or a modify or reset that has one; see `enqueue`."""
+        context = None if decide is None else copy_context()
+        item = self._new_item(kind, dialog_id, None, options, sink, context)
+        if decide is not None:
+            item.modification = Modification(decide)
+        elif kind is READ:
+            item.reading = Reading()
+        item.metadata = metadata
+        if requests is not None:
+            item.requests, item.action = requests, Action.WRITE
+        self._scheduler.accept(item, self._clock())
         return item
 
-    def admit(
+    def _new_item(
         self,
         kind: Kind,
         dialog_id: str,
         update: StateUpdate | None,
         options: SendOptions,
         sink: Sink,
+        context: ContextVariables | None,
         *,
-        has_slot: bool = False,
-        context: Variables | None = None,
         waits_when_paused: bool = False,
-        decide: Decide | None = None,
-        requests: list[Request] | None = None,
-        index: int = -1,
-        metadata: Mapping[str, str] = NO_METADATA,
-    ) -> WorkItem | None:
-        """Queue an entry; None where it has no place in the room and there is none.
-
-        Callbacks run in `context`, or in that of the caller where it is not given.
-
-        Raises:
-            DialogPausedError: the dialog is paused and the entry would not wait for `resume`.
-            DeadlineExceededError: the deadline passed, or cannot be met.
-            AuditError: a strict audit sink takes no records.
-        """
-        inside = self._hooks.any and self._hooks.called_us()
-        if not has_slot:
-            if inside:
-                self._pending_limit.take_anyway()
-            elif not self._pending_limit.try_take():
-                return None
-        if self._audit is not None and kind is not READ:
-            try:
+    ) -> WorkItem:
+        update_id = update._update_id if update is not None else None
+        needs_slot = kind is not READ
+        try:
+            if self._audit is not None and needs_slot:
                 self._audit.check()
-            except AuditError:
-                self._pending_limit.give_back()
-                raise
-        if options.deadline is not None:
-            try:
-                self._check_deadline(options.deadline, dialog_id)
-            except DeadlineExceededError as error:
-                if kind is not READ:
-                    self._pending_limit.give_back()
-                error.update_id = update.update_id if update is not None else None
-                raise
-        if self._pauses_dialogs and not waits_when_paused and kind is not READ:
-            queue = self._scheduler.queues.get(dialog_id)
-            if queue is not None and queue.state is QueueState.PAUSED:
-                self._pending_limit.give_back()
-                raise pause_error(queue)
-        if context is None and (self._hooks.any or decide is not None):
+            if options.deadline is not None:
+                self._check_deadline(options.deadline, dialog_id, update_id)
+            if self._pauses_dialogs and not waits_when_paused and needs_slot:
+                queue = self._scheduler.queues.get(dialog_id)
+                if queue is not None and queue.state is QueueState.PAUSED:
+                    raise pause_error(queue)
+        except CognigyError:
+            if needs_slot:
+                self.release_slot()
+            raise
+        hooks = self._hooks
+        if context is None and hooks.has_callbacks:
             context = copy_context()
         serial = next(self._serials)
-        named = update._update_id if update is not None else None
-        item = WorkItem(
-            kind,
-            dialog_id,
-            named if named is not None else f"{self._ids}-{serial:x}",
-            update,
-            serial,
-            options,
-            context,
-            sink,
-        )
-        # Set here and not passed: keywords double the price of an entry.
-        item.from_callback = inside
+        if update_id is None:
+            update_id = f"{self._id_prefix}-{serial:x}"
+        item = WorkItem(kind, dialog_id, update_id, update, serial, options, sink)
+        # Set here, because keyword arguments double the cost of creating an item.
+        item.context = context
+        item.from_callback = hooks.has_callbacks and hooks.inside_callback()
         item.waits_when_paused = waits_when_paused
-        item.index = index
-        if update is None:
-            item.decide = decide
-            item.metadata = metadata
-            if requests is not None:
-                item.requests, item.action = requests, Action.WRITE
-        elif options.coalesce:
-            item.coalesces = self._mergeable and merges(update)
-        if self._hooks.observers:
+        if hooks.observers:
             operation = _OPERATIONS.get(kind, "update")
-            observed = Observations(self._hooks.observers, operation, dialog_id, item.update_id)
-            item.observations = observed or None
-        if kind is not READ:
+            item.observations = (
+                Observations(hooks.observers, operation, dialog_id, update_id) or None
+            )
+        if needs_slot:
             self._metrics.pending += 1
-        self._scheduler.accept(item, self._clock())
         return item
 
-    # What a stream needs besides.
-
-    def hungry(self, *, live: bool) -> bool:
-        """Whether more updates of that class would find workers soon."""
-        return self._scheduler.hungry(live=live)
-
-    def try_acquire_bulk_slot(self) -> bool:
-        """Take a place if there is one, and the audit keeps up."""
-        if self._audit is not None and self._audit.slow:
-            return False
-        return self.try_acquire_slot()
-
-    async def acquire_bulk_slot(self) -> None:
-        """Take a place when the audit has caught up, waiting for it; see `wait_for_room`."""
-        # It catches up in threads that know nothing of the event loop.
-        while self._audit_is_slow():
-            self._lifecycle.check_open()
-            await anyio.sleep(AUDIT_PAUSE)
-        self._lifecycle.check_open()
-        if not self.try_acquire_slot():
-            await self.acquire_slot()
-
-    def _audit_is_slow(self) -> bool:
-        return self._audit is not None and self._audit.slow
+    def _check_deadline(
+        self, deadline: float, dialog_id: str, update_id: str | None = None
+    ) -> None:
+        """Raise `DeadlineExceededError` if the deadline cannot be met, as far as is known."""
+        now = self._clock()
+        earliest = self._scheduler.earliest(dialog_id, now)
+        wait = None
+        if deadline <= now:
+            message = "The deadline has passed already"
+        elif deadline <= earliest:
+            wait = earliest - now
+            message = f"The deadline cannot be met: no request may be sent for {wait:.1f} s"
+        else:
+            return
+        raise DeadlineExceededError(
+            message, dialog_id=dialog_id, update_id=update_id, retry_after=wait
+        )
 
 
 _OPERATIONS: Mapping[Kind, Operation] = {
@@ -249,8 +285,3 @@ _OPERATIONS: Mapping[Kind, Operation] = {
     Kind.READ: "read",
     Kind.RESET: "reset",
 }
-
-
-def kind_of(update: StateUpdate) -> Kind:
-    """What an entry for an update is for."""
-    return ASSIGN if update._if_match is None else Kind.STRICT

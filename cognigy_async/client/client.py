@@ -1,30 +1,30 @@
-"""`AsyncStateClient`: the façade."""
+"""`AsyncStateClient`: the public API."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .._utils.arguments import validate_timeout
 from .._utils.waker import Waker
 from ..api.runtime import RuntimeApi
-from ..engine.work_item import ASSIGN, STRICT, Kind, SendOptions, WorkItem
-from ..errors import ClientUsageError, DialogPausedError, QueueFullError
+from ..engine.work_item import Kind, SendOptions, WorkItem
+from ..errors import ClientClosedError, ClientUsageError, DialogPausedError, QueueFullError
 from ..hooks.observers import Observer
 from ..hooks.registry import CallbackRegistry, Register
 from ..metrics import Metrics
-from ..models.identifiers import NO_METADATA
 from ..models.limits import Limits
 from ..models.results import CloseReport, Decide, DialogState, UpdateResult
-from ..models.update import Row, StateUpdate
+from ..models.update import StateUpdate, UpdateInput
 from ..ratelimit.limiter import QuotaState, RateLimits, create_limiter
 from ..retry import RetryPolicy
-from .admission import Admission, kind_of
-from .config import ClientConfig, Priority
-from .lifecycle import Lifecycle
-from .pending import PendingUpdate
+from .admission import Admission
+from .config import ClientConfig, Priority, SendArguments, SubmitArguments
+from .lifecycle import NOT_OPEN, Lifecycle
+from .pending import SHARED_WAITERS, PendingUpdate, single_task_waiters
 from .stream import UpdateStream
 
 if TYPE_CHECKING:
@@ -32,39 +32,46 @@ if TYPE_CHECKING:
     from ..audit.sinks import AuditSink
     from ..audit.trail import AuditTrail
     from ..auth.provider import TokenProvider
-    from ..models.events import UpdateWatch
-    from ..models.http import Request
     from ..transports.base import Transport
 
 
 class AsyncStateClient:
-    """Writes dialog state, from many tasks at once.
+    """Writes the state of dialogs, from any number of tasks of one event loop.
 
-    Use it as ``async with AsyncStateClient(...) as client``, one for the life of the process. All
-    times are seconds.
+    Use one client for the life of the process. Updates of one dialog are sent in the order of their
+    calls, one request at a time; different dialogs are served concurrently. All times are seconds.
 
     Args:
-        base_url: where the API is, without its path; a trailing slash is fine.
-        auth: where the credentials come from; several clients may share one.
-        api: which API of the server; `RuntimeApi()` by default.
-        max_in_flight: requests at a time, reads included.
-        max_pending: updates accepted and unsettled at a time; then `update` waits its turn.
-        rate_limit: requests in a window of time, all kinds but for tokens; one `RateLimit`, several
-            that hold at once, or ``"auto"``, which learns from the server's headers and its 429s.
-        retry: when failed updates are sent again; `RetryPolicy()` by default.
-        limits: what an update may carry; the API's own by default.
-        coalesce: send updates that wait for the same dialog as one request where the state cannot
-            tell; see ``docs/coalescing.md``.
-        linger: how long a dialog waits for more to coalesce, counted from its oldest update; ended
-            by `flush` and `aclose`.
-        on_failure: ``"pause"`` holds back what follows a failed update of a dialog until `resume`.
-        timeout: for one request.
-        audit: where a record of each settled update goes, for example `JsonLinesAudit(path)`.
-        transport: how requests are sent; the client closes it. `HttpxTransport()` by default.
-        allow_insecure: take a base URL with ``http://`` whose host is not this machine.
+        base_url: URL of the API without its path, for example ``"https://api.cognigy.ai"``.
+        auth: Source of credentials; several clients may share one.
+        api: API of the server: `RuntimeApi()`, the default, or `SessionsApi()`.
+        max_in_flight: Maximum number of concurrent requests, reads included.
+        max_pending: Maximum number of accepted updates without an outcome; beyond it `update`
+            waits.
+        rate_limit: Requests per time window, token requests excluded: a `RateLimit`, several that
+            hold together, or ``"auto"`` to learn it from response headers and 429 responses.
+            Shared SaaS allows 1,000 requests in 5 minutes (docs.cognigy.com, "Quotas and Limits").
+        retry: When failed requests are retried; `RetryPolicy()` by default.
+        limits: Limits for variables and sizes; those of the API by default.
+        coalesce: Merge waiting updates of one dialog into one request if the resulting state is
+            the same; see ``docs/coalescing.md``.
+        linger: Seconds that a dialog waits for more updates to coalesce, from its oldest one on.
+            `flush` and `aclose` end the wait.
+        on_failure: ``"pause"`` holds back the later updates of a dialog after a failed one, until
+            `resume`.
+        timeout: Seconds for one request.
+        audit: One or more sinks that get a record of each finished update, for example
+            `JsonLinesAudit(path)`.
+        transport: HTTP library; the client closes it. `HttpxTransport()` by default.
+        allow_insecure: Accept an ``http://`` base URL whose host is not this machine.
 
     Raises:
-        ConfigurationError: an argument that cannot work.
+        ConfigurationError: An argument is invalid.
+
+    Example::
+
+        async with AsyncStateClient(url, auth=ApiKey(key)) as client:
+            await client.update("d-1", session={"cart_total": 149.99})
     """
 
     def __init__(
@@ -106,103 +113,66 @@ class AsyncStateClient:
         )
         quota = create_limiter(rate_limit)
         self.metrics = Metrics(quota)
-        """Counts and latencies; `metrics.snapshot()` is a frozen copy."""
+        """Counts and latencies; `metrics.snapshot()` returns a frozen copy."""
         waker = Waker()
         self._hooks = CallbackRegistry(self.metrics, waker)
         self.on_state_updated = Register(self._hooks, failures=False)
-        """Registers a callback for the updates that were applied; see `Register`."""
+        """Decorator for callbacks of applied updates; see `Register`."""
         self.on_update_failed = Register(self._hooks, failures=True)
-        """Registers a callback for the updates that were sent and failed."""
+        """Decorator for callbacks of updates that were sent and failed; see `Register`."""
         self._audit: AuditTrail | None = None
         if audit is not None:
             from ..audit.trail import AuditTrail
 
             self._audit = AuditTrail(audit, self.metrics)
         self._lifecycle = Lifecycle(config, self.metrics, self._hooks, quota, self._audit, waker)
-        self._check = api.check
+        self._waiters = SHARED_WAITERS
+        self._new_update = partial(StateUpdate.from_values, config.limits)
+        self._check_update = api.check
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._config.base_url} {self._lifecycle} {self.metrics!r}>"
 
     @property
     def base_url(self) -> str:
-        """Where the API is, without a slash at its end."""
+        """URL of the API, without a trailing slash."""
         return self._config.base_url
 
     @property
     def api(self) -> StateApi:
-        """Which API of the server is used."""
+        """API of the server."""
         return self._config.api
 
     @property
     def limits(self) -> Limits:
-        """What updates are checked against."""
+        """Limits that updates are validated against."""
         return self._config.limits
 
     @property
     def on_failure(self) -> Literal["continue", "pause"]:
-        """What follows a failed update of a dialog: the argument."""
+        """Effect of a failed update on its dialog."""
         return self._config.on_failure
-
-    def add_observer(self, observer: Observer) -> None:
-        """Let `observer` see each update and its requests from now on, as tracing does."""
-        self._hooks.observers += (observer,)
-
-    async def flush(self) -> None:
-        """Wait until everything accepted before has settled and callbacks have had their events.
-
-        Updates held by paused dialogs are not waited for, and audit sinks at most five seconds.
-
-        Raises:
-            ClientUsageError: called from inside a callback, which it would wait for.
-        """
-        if self._hooks.called_us():
-            raise ClientUsageError("flush() would wait for the callback that calls it")
-        self._lifecycle.check_open()
-        await self._lifecycle.opened().flush()
-        await self._hooks.drained()
-        if self._audit is not None:
-            await self._audit.flush()
-
-    def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
-        """The dialogs that wait for `resume`, each with its failure as `__cause__`."""
-        engine = self._lifecycle.engine
-        return engine.completion.paused() if engine is not None else {}
-
-    def resume(self, dialog_id: str | None = None) -> None:
-        """Let one paused dialog go on, or all of them; nothing for one that is not paused."""
-        self._lifecycle.check_open()
-        self._lifecycle.opened().completion.resume(dialog_id)
-
-    def quota_state(self) -> QuotaState:
-        """The requests that still count, as JSON: what a process that restarts must not forget.
-
-        Nothing is in it of limits that are shared by a file, which is read again anyway.
-        """
-        self._lifecycle.check_open()
-        return self._lifecycle.opened().save_quota()
-
-    def restore_quota(self, state: QuotaState) -> None:
-        """Count what `quota_state` told, perhaps in another process before this one.
-
-        Raises:
-            ConfigurationError: it is something else.
-        """
-        self._lifecycle.check_open()
-        self._lifecycle.opened().restore_quota(state)
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes updates: from its opening to the beginning of its close."""
-        return self._lifecycle.accepting
+        """True while updates are accepted: from ``async with`` until the start of the close."""
+        admission = self._lifecycle.admission
+        return admission is not None and admission.is_open
 
     @property
     def close_report(self) -> CloseReport | None:
-        """What `aclose` returned, None before."""
+        """Result of `aclose`, None before."""
         return self._lifecycle.report
+
+    def add_observer(self, observer: Observer) -> None:
+        """Notify `observer` of every update accepted from now on, for example for tracing."""
+        self._hooks.add_observer(observer)
+
+    # Lifecycle.
 
     async def __aenter__(self) -> Self:
         await self._lifecycle.open()
+        self._waiters = single_task_waiters()
         return self
 
     async def __aexit__(
@@ -211,20 +181,62 @@ class AsyncStateClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._lifecycle.leave(drain=error is None)
+        await self._lifecycle.exit(drain=error is None)
 
     async def aclose(self, *, drain: bool = True, timeout: float = 30.0) -> CloseReport:
-        """Stop accepting, settle everything, deliver the events, close the connections.
+        """Stop accepting, complete all updates, deliver all events, close the connections.
 
         Args:
-            drain: send what was accepted; otherwise only what is in flight ends.
-            timeout: seconds for all of it. What is in flight then is cut off and ambiguous, what
-                was not sent is returned, and events not delivered go to the dead letters.
+            drain: Send the updates that are waiting; otherwise only requests in flight complete.
+            timeout: Seconds for all of this. After it, updates in flight end as ambiguous, unsent
+                ones are returned in the report, and undelivered events become dead letters.
 
         Raises:
-            ClientUsageError: called from inside a callback, which it would wait for.
+            ClientUsageError: Called by a callback of this client, which it would wait for.
         """
         return await self._lifecycle.close(drain=drain, timeout=validate_timeout(timeout))
+
+    async def flush(self) -> None:
+        """Wait until all updates accepted before are complete and their events delivered.
+
+        Updates of paused dialogs are not waited for, audit sinks for at most five seconds.
+
+        Raises:
+            ClientUsageError: Called by a callback of this client, which it would wait for.
+        """
+        if self._hooks.inside_callback():
+            raise ClientUsageError("flush() would wait for the callback that calls it")
+        await self._lifecycle.require_open_engine().flush()
+        await self._hooks.wait_delivered()
+        if self._audit is not None:
+            await self._audit.flush()
+
+    def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
+        """Return the dialogs that wait for `resume`, each with its failure as `__cause__`."""
+        engine = self._lifecycle.engine
+        return engine.completion.paused() if engine is not None else {}
+
+    def resume(self, dialog_id: str | None = None) -> None:
+        """Resume one paused dialog, or all of them; ignore a dialog that is not paused."""
+        self._lifecycle.require_open_engine().completion.resume(dialog_id)
+
+    def quota_state(self) -> QuotaState:
+        """Return the requests that still count against the rate limits, as JSON.
+
+        Save it before a restart and pass it to `restore_quota` after it. Limits shared through a
+        file are not included; the file itself persists them.
+        """
+        return self._lifecycle.require_open_engine().save_quota()
+
+    def restore_quota(self, state: QuotaState) -> None:
+        """Count the requests of a `quota_state`, for example of the process before this one.
+
+        Raises:
+            ConfigurationError: `state` is not a result of `quota_state`.
+        """
+        self._lifecycle.require_open_engine().restore_quota(state)
+
+    # Updates.
 
     async def update(
         self,
@@ -244,57 +256,56 @@ class AsyncStateClient:
         priority: Priority = "live",
         metadata: Mapping[str, str] | None = None,
     ) -> UpdateResult:
-        """Assign variables of one dialog, perhaps move it, and wait until that is done.
+        """Assign variables of one dialog, optionally with a transition, and wait for the result.
 
-        Cancelled before it is sent, the update is never sent. Cancelled after, its request
-        completes, and is not repeated.
+        An update that is cancelled before it is sent is never sent. One that is cancelled later
+        completes its request and is not retried.
 
         Args:
             dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata:
-                see `StateUpdate`.
-            retry, timeout, coalesce: instead of the client's own.
-            deadline: seconds from this call after which nothing of it is sent, waits of all kinds
-                included. A request under way then ends and counts, and is not followed by another.
-            priority: ``"bulk"`` gives way to live work, and waits for a server that is away.
+                See `StateUpdate`.
+            retry, timeout, coalesce: Replace the client's own for this update.
+            deadline: Seconds from now after which no request of this update is sent; all waits
+                count. A request in flight then completes and counts, and no other follows it.
+            priority: ``"bulk"`` yields to live work and waits for a server that is unavailable.
+
+        Returns:
+            UpdateResult: The update was applied.
 
         Raises:
-            UpdateValidationError: bad input, or (`UnsupportedByApiError`) something that the API
-                does not have; nothing was sent.
-            UpdateError: it was not carried out; the subclasses say why.
-            DeadlineExceededError: the deadline passed, or cannot be met as far as is known.
-            DialogPausedError: the dialog is paused after a failure.
-            AuditError: a strict audit sink takes no records; nothing was sent.
-            ClientUsageError: the client is closed, or used in another event loop.
+            UpdateValidationError: The input is invalid; nothing was sent.
+            UnsupportedByApiError: The API does not support an argument; nothing was sent.
+            UpdateError: The update failed; each subclass stands for one reason.
+            DeadlineExceededError: The deadline passed, or cannot be met as far as is known.
+            DialogPausedError: The dialog is paused after a failure.
+            AuditError: A strict audit sink does not accept records; nothing was sent.
+            ClientUsageError: The client is closed, or belongs to another event loop.
+
+        Example::
+
+            result = await client.update("d-1", session={"visits": 3}, timeout=5.0)
+            print(result.status, result.etag)
         """
-        config = self._config
-        update = StateUpdate.checked(
-            config.limits,
-            dialog_id,
-            session,
-            user,
-            next_step,
-            if_match,
-            update_id,
-            user_id,
-            profile_id,
-            metadata,
+        update = self._new_update(
+            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata
         )
-        self._check(update)
-        moment = None if deadline is None else self._lifecycle.moment(deadline)
-        options = config.options(retry, timeout, moment, priority, coalesce)
-        admission = self._lifecycle.check_open()
-        waiters = admission.waiters
-        kind = ASSIGN if update._if_match is None else STRICT
-        item = admission.admit(kind, dialog_id, update, options, waiters)
-        if item is None:
-            await admission.acquire_slot(options.deadline, dialog_id)
-            item = admission.begin(kind, dialog_id, update, options, waiters)
-        # Thousands may wait here at a time: they hold no more than they need.
+        self._check_update(update)
+        if deadline is not None:
+            deadline = self._lifecycle.deadline_after(deadline)
+        options = self._config.send_options(retry, timeout, deadline, priority, coalesce)
+        admission = self._lifecycle.admission
+        if admission is None:
+            raise ClientClosedError(NOT_OPEN)
+        admission.check_open()
+        if not admission.try_acquire_slot():
+            await admission.acquire_slot(dialog_id, options.deadline)
+        item = admission.enqueue(update, options, self._waiters)
+        # Thousands of these calls may wait at a time; release what they no longer need.
         del update, session, user
         try:
-            await waiters.wait(item)
+            await self._waiters.wait(item)
         except BaseException:
-            self._lifecycle.opened().cancel(item)
+            self._lifecycle.require_engine().cancel(item)
             raise
         if item.error is not None:
             raise item.error
@@ -302,165 +313,155 @@ class AsyncStateClient:
         return item.result
 
     async def submit(
-        self,
-        update: StateUpdate | Mapping[str, Any],
-        *,
-        retry: RetryPolicy | None = None,
-        timeout: float | None = None,
-        watch: UpdateWatch | None = None,
-        deadline: float | None = None,
-        coalesce: bool | None = None,
-        priority: Priority = "live",
+        self, update: UpdateInput, **arguments: Unpack[SubmitArguments]
     ) -> PendingUpdate:
-        """Accept an update, waiting for room, and return a handle on it.
+        """Accept an update, waiting for a pending slot if there is none, and return its handle.
 
         Args:
-            update: a `StateUpdate`, or a mapping of its arguments.
-            retry, timeout, deadline, coalesce, priority: as for `update`.
-            watch: looks on while it is under way; see `UpdateWatch`.
+            update: A `StateUpdate`, or a mapping of its arguments.
+            retry, timeout, deadline, coalesce, priority: See `update`.
+            watch: See `spi.UpdateWatch`.
 
         Raises:
-            UpdateValidationError: bad input; nothing was accepted.
-            DeadlineExceededError, AuditError: as for `update`.
-            ClientUsageError: the client is closed, or used in another event loop.
+            UpdateValidationError: The input is invalid; nothing was accepted.
+            DeadlineExceededError, AuditError: See `update`.
+            ClientUsageError: The client is closed, or belongs to another event loop.
+
+        Example::
+
+            pending = await client.submit({"dialog_id": "d-1", "session": {"visits": 3}})
         """
         valid = self._config.parse(update)
-        options = self._config.options(
-            retry, timeout, self._moment(deadline), priority, coalesce, watch
-        )
+        options = self._send_options(**arguments)
         admission = self._lifecycle.check_open()
-        if not admission.try_acquire_slot():
-            await admission.acquire_slot(options.deadline, valid.dialog_id)
-        return self._hand_out(admission, valid, options)
+        await admission.acquire_slot(valid.dialog_id, options.deadline)
+        return self._enqueue(admission, valid, options)
 
     def submit_nowait(
-        self,
-        update: StateUpdate | Mapping[str, Any],
-        *,
-        retry: RetryPolicy | None = None,
-        timeout: float | None = None,
-        watch: UpdateWatch | None = None,
-        deadline: float | None = None,
-        coalesce: bool | None = None,
-        priority: Priority = "live",
+        self, update: UpdateInput, **arguments: Unpack[SubmitArguments]
     ) -> PendingUpdate:
-        """The same without waiting.
+        """Accept an update without waiting, and return its handle; arguments as for `submit`.
 
         Raises:
-            QueueFullError: `max_pending` updates are accepted and unsettled.
-            UpdateValidationError, DeadlineExceededError, AuditError, ClientUsageError: as for
-                `submit`.
+            QueueFullError: `max_pending` updates are accepted and not complete.
+            CognigyError: See `submit`.
         """
         valid = self._config.parse(update)
-        options = self._config.options(
-            retry, timeout, self._moment(deadline), priority, coalesce, watch
-        )
+        options = self._send_options(**arguments)
         admission = self._lifecycle.check_open()
         if not admission.try_acquire_slot():
             raise QueueFullError(self._config.max_pending)
-        return self._hand_out(admission, valid, options)
+        return self._enqueue(admission, valid, options)
 
     def update_many(
         self,
-        updates: Iterable[Row] | AsyncIterable[Row],
-        *,
-        retry: RetryPolicy | None = None,
-        timeout: float | None = None,
-        watch: UpdateWatch | None = None,
-        deadline: float | None = None,
-        coalesce: bool | None = None,
-        priority: Priority = "bulk",
+        updates: Iterable[UpdateInput] | AsyncIterable[UpdateInput],
+        **arguments: Unpack[SubmitArguments],
     ) -> UpdateStream:
-        """Carry out many updates; iterate over the outcomes, one for each input.
+        """Send many updates, and iterate over their outcomes, one for each input.
 
-        Updates of one dialog are sent in the order of the input, those of different dialogs side by
-        side. This is bulk work: it gives way to `update`, and waits for a server that is away.
-        It leaves the last tenth of each window of a rate limit to be used bit by bit, so that
-        `update` finds a place in it soon.
+        Updates of one dialog are sent in the order of the input, those of different dialogs
+        concurrently. By default they are bulk work: they yield to `update`, wait for a server that
+        is unavailable, and spread the last tenth of each rate-limit window, so that `update` soon
+        finds room in it.
 
         Args:
-            updates: `StateUpdate`s, or mappings of its arguments; an iterable or an async iterable.
-            retry, timeout, coalesce: instead of the client's own.
-            deadline: seconds from this call for all of them, as for `update`; what comes too late
-                becomes an outcome with a `DeadlineExceededError`.
-            watch: looks on while they are under way; see `UpdateWatch`.
-            priority: ``"live"`` makes it like as many `update` calls.
+            updates: An iterable or asynchronous iterable of `StateUpdate` or mappings of its
+                arguments.
+            retry, timeout, coalesce: Replace the client's own for these updates.
+            deadline: Seconds from now for all of them; see `update`. A late update becomes an
+                outcome with a `DeadlineExceededError`.
+            priority: ``"live"`` treats them like as many calls of `update`.
+            watch: See `spi.UpdateWatch`.
 
         Raises:
-            TypeError: the input cannot be iterated.
-            ClientUsageError: while iterating, when the client is not open; at once with a deadline.
+            TypeError: `updates` cannot be iterated.
+            ClientUsageError: The client is not open; raised while iterating, and at once if there
+                is a deadline.
+
+        Example::
+
+            async with client.update_many(rows) as outcomes:
+                async for outcome in outcomes:
+                    print(outcome.index, outcome.error or "applied")
         """
-        return UpdateStream(
-            self._config,
-            self._lifecycle,
-            updates,
-            options=self._config.options(
-                retry, timeout, self._moment(deadline), priority, coalesce, watch
-            ),
-        )
+        arguments.setdefault("priority", "bulk")
+        options = self._send_options(**arguments)
+        return UpdateStream(self._config, self._lifecycle, updates, options)
 
-    async def get_state(
-        self,
-        dialog_id: str,
-        *,
-        retry: RetryPolicy | None = None,
-        timeout: float | None = None,
-        deadline: float | None = None,
-        priority: Priority = "live",
-    ) -> DialogState:
-        """Read the state of a dialog. It does not queue behind the dialog's writes.
+    # Other operations.
+
+    async def get_state(self, dialog_id: str, **arguments: Unpack[SendArguments]) -> DialogState:
+        """Read the state of a dialog; reads do not wait for the writes of the dialog.
 
         Args:
-            retry, timeout, deadline, priority: as for `update`.
+            dialog_id: Id of the dialog.
+            retry, timeout, deadline, priority: See `update`.
 
         Raises:
-            UpdateValidationError: no dialog id. UnsupportedByApiError: this API reads no states.
-            UpdateError: it could not be read.
-            ClientUsageError: the client is closed, or used in another event loop.
+            UpdateValidationError: `dialog_id` is invalid.
+            UnsupportedByApiError: The API cannot read states.
+            UpdateError: The state could not be read.
+            ClientUsageError: The client is closed, or belongs to another event loop.
         """
         self._config.api.check_use("get_state")
-        dialog_id, _ = self._config.check_dialog_id(dialog_id)
-        options = self._config.options(retry, timeout, self._moment(deadline), priority)
-        item = await self._carry_out(self._lifecycle.check_open(), Kind.READ, dialog_id, options)
-        assert item.state is not None
-        return item.state
+        dialog_id, _ = self._config.validate_dialog_id(dialog_id)
+        options = self._send_options(**arguments)
+        admission = self._lifecycle.check_open()
+        item = admission.enqueue_operation(Kind.READ, dialog_id, options, self._waiters)
+        await self._wait(item)
+        assert item.reading is not None
+        assert item.reading.state is not None
+        return item.reading.state
 
     async def modify(
         self,
         dialog_id: str,
         fn: Decide,
         *,
-        retry: RetryPolicy | None = None,
-        timeout: float | None = None,
-        deadline: float | None = None,
-        priority: Priority = "live",
         metadata: Mapping[str, str] | None = None,
+        **arguments: Unpack[SendArguments],
     ) -> UpdateResult | None:
-        """Read the state, let `fn` decide what to write, and write it if nothing changed meanwhile.
+        """Read the state, let `fn` decide what to write, and write it if the state is unchanged.
 
-        Otherwise start over. Two `modify` of one dialog never lose an update, wherever they run.
+        Otherwise start over. Concurrent `modify` of one dialog lose no update, in whichever
+        processes they run. Needs the etags of the runtime API, which are as in the tutorial.
 
         Args:
-            fn: called with the `DialogState`, perhaps several times, in the event loop; returns a
-                mapping with `session`, `user` or `next_step`, or None for no write.
-            retry, timeout, deadline, priority, metadata: as for `update`.
+            dialog_id: Id of the dialog.
+            fn: Plain function, called in the event loop with the `DialogState`, possibly several
+                times. It returns a mapping with `session`, `user` or `next_step`, or None to write
+                nothing.
+            metadata: See `StateUpdate`.
+            retry, timeout, deadline, priority: See `update`.
+
+        Returns:
+            UpdateResult: The write was applied. None: `fn` decided to write nothing.
 
         Raises:
-            UnsupportedByApiError: this API has no versions.
-            Exception: whatever `fn` raises, and what `update` raises.
+            UnsupportedByApiError: The API has no versions.
+            TypeError: `fn` is not a plain function.
+            Exception: Raised by `fn`, or see `update`.
+
+        Example::
+
+            def count_visit(state: DialogState) -> Mapping[str, Any]:
+                return {"session": {"visits": state.session.get("visits", 0) + 1}}
+
+            await client.modify("d-1", count_visit)
         """
         given: Any = fn
         if not callable(given) or inspect.iscoroutinefunction(given):
             raise TypeError("modify takes a plain function of the dialog's state, not an async one")
         self._config.api.check_use("modify")
-        dialog_id, metadata = self._config.check_dialog_id(dialog_id, metadata)
-        options = self._config.options(retry, timeout, self._moment(deadline), priority)
+        dialog_id, metadata = self._config.validate_dialog_id(dialog_id, metadata)
+        options = self._send_options(**arguments)
         admission = self._lifecycle.check_open()
-        if not admission.try_acquire_slot():
-            await admission.acquire_slot(options.deadline, dialog_id)
-        item = await self._carry_out(
-            admission, Kind.MODIFY, dialog_id, options, decide=fn, metadata=metadata
+        await admission.acquire_slot(dialog_id, options.deadline)
+        item = admission.enqueue_operation(
+            Kind.MODIFY, dialog_id, options, self._waiters, decide=fn, metadata=metadata
         )
+        await self._wait(item)
         return item.result
 
     async def reset_context(
@@ -473,25 +474,24 @@ class AsyncStateClient:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
     ) -> UpdateResult:
-        """Put the context of a session back to its beginning, after what was accepted before.
+        """Reset the context of a session, after the updates accepted before.
 
-        A reset that was sent and not answered is not repeated: it may wipe out what the flow has
-        written since.
+        A reset without a response is not retried: it may erase what the flow has written since. It
+        sends ``POST /new/v2.0/sessions/{id}/context/reset`` (docs.cognigy.com, API reference).
 
         Args:
-            user_id: as for `update`.
-            flow_reference_id, entrypoint: the ids of the flow whose context it is, and of the
-                project or snapshot that it is in; sent where given, and the server may insist.
-            retry, timeout: instead of the client's own.
+            dialog_id: Id of the session.
+            user_id: Owner of the session.
+            flow_reference_id: Id of the flow whose context is reset; sent if given.
+            entrypoint: Id of the project or snapshot of that flow; sent if given.
+            retry, timeout: Replace the client's own.
 
         Raises:
-            UnsupportedByApiError: this API has no resets. Otherwise what `update` raises.
+            UnsupportedByApiError: The API has no resets.
+            UpdateError: The reset failed; see `update`.
         """
-        dialog_id, _ = self._config.check_dialog_id(dialog_id)
-        request = self._config.api.reset(
-            self._config.base_url, dialog_id, "context", user_id, flow_reference_id, entrypoint
-        )
-        return await self._reset(dialog_id, request, retry, timeout)
+        flow = (flow_reference_id, entrypoint)
+        return await self._reset(dialog_id, "context", user_id, flow, retry, timeout)
 
     async def reset_state(
         self,
@@ -501,69 +501,51 @@ class AsyncStateClient:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
     ) -> UpdateResult:
-        """Put the state of a session's flow back to its default; see `reset_context`."""
-        dialog_id, _ = self._config.check_dialog_id(dialog_id)
-        request = self._config.api.reset(self._config.base_url, dialog_id, "state", user_id)
-        return await self._reset(dialog_id, request, retry, timeout)
+        """Reset the state of a session's flow to its default; arguments as for `reset_context`."""
+        return await self._reset(dialog_id, "state", user_id, (), retry, timeout)
+
+    # Steps that several methods share.
 
     async def _reset(
         self,
         dialog_id: str,
-        request: Request,
+        target: Literal["context", "state"],
+        user_id: str | None,
+        flow: tuple[str | None, ...],
         retry: RetryPolicy | None,
         timeout: float | None,
     ) -> UpdateResult:
-        options = self._config.options(retry, timeout)
+        config = self._config
+        dialog_id, _ = config.validate_dialog_id(dialog_id)
+        request = config.api.reset(config.base_url, dialog_id, target, user_id, *flow)
+        options = config.send_options(retry, timeout)
         admission = self._lifecycle.check_open()
-        if not admission.try_acquire_slot():
-            await admission.acquire_slot(None, dialog_id)
-        item = await self._carry_out(admission, Kind.RESET, dialog_id, options, requests=[request])
+        await admission.acquire_slot(dialog_id)
+        item = admission.enqueue_operation(
+            Kind.RESET, dialog_id, options, self._waiters, requests=[request]
+        )
+        await self._wait(item)
         assert item.result is not None
         return item.result
 
-    async def _carry_out(
-        self,
-        admission: Admission,
-        kind: Kind,
-        dialog_id: str,
-        options: SendOptions,
-        *,
-        decide: Decide | None = None,
-        metadata: Mapping[str, str] = NO_METADATA,
-        requests: list[Request] | None = None,
-    ) -> WorkItem:
-        """Accept all but an update and wait for its outcome; cancelled, it is given up."""
-        waiters = admission.waiters
-        item = admission.begin(
-            kind,
-            dialog_id,
-            None,
-            options,
-            waiters,
-            decide=decide,
-            requests=requests,
-            metadata=metadata,
-        )
+    def _send_options(self, **arguments: Unpack[SubmitArguments]) -> SendOptions:
+        deadline = arguments.get("deadline")
+        if deadline is not None:
+            arguments["deadline"] = self._lifecycle.deadline_after(deadline)
+        return self._config.send_options(**arguments)
+
+    def _enqueue(
+        self, admission: Admission, update: StateUpdate, options: SendOptions
+    ) -> PendingUpdate:
+        item = admission.enqueue(update, options, SHARED_WAITERS, waits_when_paused=True)
+        return PendingUpdate(item, self._lifecycle.require_engine(), admission)
+
+    async def _wait(self, item: WorkItem) -> None:
+        """Wait for the outcome and raise its error; if cancelled, cancel the item."""
         try:
-            await waiters.wait(item)
+            await self._waiters.wait(item)
         except BaseException:
-            self._lifecycle.opened().cancel(item)
+            self._lifecycle.require_engine().cancel(item)
             raise
         if item.error is not None:
             raise item.error
-        return item
-
-    def _hand_out(
-        self, admission: Admission, update: StateUpdate, options: SendOptions
-    ) -> PendingUpdate:
-        """Accept an update that has its place, and give a handle on it."""
-        pending = PendingUpdate(self._lifecycle)
-        pending.bind(
-            admission.begin(
-                kind_of(update), update.dialog_id, update, options, pending, waits_when_paused=True
-            )
-        )
-        return pending
-
-    def _moment(self, deadline: float | None) -> float | None:
-        return None if deadline is None else self._lifecycle.moment(deadline)

@@ -1,10 +1,10 @@
-"""The arguments of a client, validated; and what follows from them for one update."""
+"""The validated arguments of a client, and the arguments of its methods resolved against them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from .._utils.arguments import (
     validate_base_url,
@@ -13,11 +13,10 @@ from .._utils.arguments import (
     validate_timeout,
     validate_type,
 )
-from ..api.runtime import RuntimeApi
 from ..engine.work_item import SendOptions
 from ..errors import ConfigurationError
 from ..models.limits import Limits
-from ..models.update import Row, StateUpdate, parsed
+from ..models.update import StateUpdate, UpdateInput, parse_update
 from ..ratelimit.limiter import RateLimits
 from ..retry import RetryPolicy
 
@@ -29,39 +28,58 @@ if TYPE_CHECKING:
     from ..transports.base import Transport
 
 Priority: TypeAlias = Literal["live", "bulk"]
-"""Live work goes before bulk work, which gives way and has patience."""
+"""Class of work: live work is sent before bulk work."""
+
+
+class SendArguments(TypedDict, total=False):
+    """Keyword arguments of the methods that send one operation; see `AsyncStateClient.update`."""
+
+    retry: RetryPolicy | None
+    timeout: float | None
+    deadline: float | None
+    priority: Priority
+
+
+class SubmitArguments(SendArguments, total=False):
+    """Keyword arguments of `submit`, `submit_nowait` and `update_many`."""
+
+    coalesce: bool | None
+    watch: UpdateWatch | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientConfig:
-    """The arguments of `AsyncStateClient`; see there.
+    """The arguments of `AsyncStateClient`, validated.
+
+    Attributes:
+        default_options: Send options of an operation without arguments of its own.
 
     Raises:
-        ConfigurationError: an argument that cannot work.
+        ConfigurationError: An argument is invalid.
     """
 
     base_url: str
     auth: TokenProvider
-    api: StateApi = field(default_factory=RuntimeApi)
-    max_in_flight: int = 32
-    max_pending: int = 10_000
-    rate_limit: RateLimits = None
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    api: StateApi
+    max_in_flight: int
+    max_pending: int
+    rate_limit: RateLimits
+    retry: RetryPolicy
     limits: Limits
-    coalesce: bool = False
-    linger: float = 0.0
-    on_failure: Literal["continue", "pause"] = "continue"
-    timeout: float = 15.0
-    audit: AuditSink | Sequence[AuditSink] | None = None
-    transport: Transport | None = None
-    allow_insecure: bool = False
-    usual: SendOptions = field(init=False)
-    """What an update without terms of its own is sent with."""
+    coalesce: bool
+    linger: float
+    on_failure: Literal["continue", "pause"]
+    timeout: float
+    audit: AuditSink | Sequence[AuditSink] | None
+    transport: Transport | None
+    allow_insecure: bool
+    default_options: SendOptions = field(init=False)
 
     def __post_init__(self) -> None:
         if self.on_failure not in ("continue", "pause"):
-            problem = f'on_failure={self.on_failure!r}: must be "continue" or "pause"'
-            raise ConfigurationError(problem)
+            raise ConfigurationError(
+                f'on_failure={self.on_failure!r}: must be "continue" or "pause"'
+            )
         if self.transport is not None and not hasattr(self.transport, "send"):
             raise ConfigurationError("transport must have a method send, as HttpxTransport() has")
         if not hasattr(self.api, "writes"):
@@ -70,74 +88,71 @@ class ClientConfig:
             raise ConfigurationError(
                 "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
             )
-        url = validate_base_url(self.base_url, allow_insecure=self.allow_insecure)
-        object.__setattr__(self, "base_url", url)
+        base_url = validate_base_url(self.base_url, allow_insecure=self.allow_insecure)
         validate_count("max_in_flight", self.max_in_flight)
         validate_count("max_pending", self.max_pending)
         validate_type("retry", self.retry, RetryPolicy)
         validate_type("limits", self.limits, Limits)
         linger = validate_seconds("linger", self.linger, least=0.0)
+        options = SendOptions(self.retry, validate_timeout(self.timeout), coalesce=self.coalesce)
+        object.__setattr__(self, "base_url", base_url)
         object.__setattr__(self, "linger", linger)
-        usual = SendOptions(self.retry, validate_timeout(self.timeout), coalesce=self.coalesce)
-        object.__setattr__(self, "usual", usual)
+        object.__setattr__(self, "default_options", options)
 
     @property
     def pauses_dialogs(self) -> bool:
-        """Whether what follows a failed update is held back."""
+        """True if a failed update pauses its dialog."""
         return self.on_failure == "pause"
 
-    def parse(self, row: Row) -> StateUpdate:
-        """A valid update from what a caller hands over, or an `UpdateValidationError`."""
-        # What is one already, and was checked against these very limits, needs no more.
-        if type(row) is StateUpdate and row._limits is self.limits:
-            update = row
+    def parse(self, given: UpdateInput) -> StateUpdate:
+        """Return a valid update from an argument or a row of the caller.
+
+        Raises:
+            UpdateValidationError: It is invalid, or the API does not support it.
+        """
+        # An update that was validated against this very object needs no second check.
+        if type(given) is StateUpdate and given._limits is self.limits:
+            update = given
         else:
-            update = parsed(row, self.limits)
+            update = parse_update(given, self.limits)
         self.api.check(update)
         return update
 
-    def check_dialog_id(
+    def validate_dialog_id(
         self, dialog_id: str, metadata: Mapping[str, str] | None = None
     ) -> tuple[str, Mapping[str, str]]:
-        """Both as plain copies; raises `UpdateValidationError` for what is no dialog id."""
+        """Return plain copies of both, or raise `UpdateValidationError`."""
         fields = {"dialog_id": dialog_id, "next_step": "-", "metadata": metadata}
-        update = StateUpdate.within(self.limits, fields)
+        update = StateUpdate.from_fields(self.limits, fields)
         return update.dialog_id, update.metadata
 
-    def options(
+    def send_options(
         self,
-        retry: RetryPolicy | None,
-        timeout: float | None,
-        moment: float | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
         priority: Priority = "live",
         coalesce: bool | None = None,
         watch: UpdateWatch | None = None,
     ) -> SendOptions:
-        """On which terms an update is carried out: its own, or those of the client.
+        """Return the send options of one operation; None stands for the client's own value.
 
         Args:
-            moment: of the client's clock, its deadline.
+            deadline: Time of the client's clock.
 
         Raises:
-            ConfigurationError: one of them cannot work.
+            ConfigurationError: An argument is invalid.
         """
-        usual = self.usual
-        if (
-            priority == "live"
-            and retry is None
-            and timeout is None
-            and moment is None
-            and coalesce is None
-            and watch is None
-        ):
-            return usual
+        defaults = self.default_options
+        if priority == "live" and (retry, timeout, deadline, coalesce, watch) == (None,) * 5:
+            return defaults
         if priority not in ("live", "bulk"):
             raise ConfigurationError(f'priority={priority!r}: must be "live" or "bulk"')
         return SendOptions(
-            usual.policy if retry is None else validate_type("retry", retry, RetryPolicy),
-            usual.timeout if timeout is None else validate_timeout(timeout),
-            moment,
+            defaults.policy if retry is None else validate_type("retry", retry, RetryPolicy),
+            defaults.timeout if timeout is None else validate_timeout(timeout),
+            deadline,
             priority == "live",
-            usual.coalesce if coalesce is None else coalesce,
+            defaults.coalesce if coalesce is None else coalesce,
             watch,
         )

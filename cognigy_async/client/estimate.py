@@ -12,7 +12,7 @@ from ..api.runtime import RuntimeApi
 from ..engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
 from ..errors import CognigyError, ConfigurationError
 from ..models.limits import Limits
-from ..models.update import Row, StateUpdate, parsed
+from ..models.update import StateUpdate, UpdateInput, parse_update
 from ..ratelimit.limit import RateLimit
 from ..ratelimit.sliding_window import HEADROOM_DIVISOR
 
@@ -43,7 +43,7 @@ class Plan:
 
 
 def plan(
-    updates: Iterable[Row],
+    updates: Iterable[UpdateInput],
     *,
     rate_limit: RateLimit | Sequence[RateLimit] | None = None,
     coalesce: bool = False,
@@ -76,7 +76,7 @@ def plan(
     for row in updates:
         count.add(row)
     count.end()
-    seconds = max((seconds_of(limit, count.requests) for limit in quota), default=None)
+    seconds = seconds_under(quota, count.requests)
     return Plan(
         count.updates,
         count.invalid,
@@ -100,10 +100,10 @@ class _Count:
         self.invalid = 0
         self.requests = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: UpdateInput) -> None:
         """Count one input."""
         try:
-            update = parsed(row, self._limits)
+            update = parse_update(row, self._limits)
             self._api.check(update)
             alone = self._requests(update)
         except CognigyError:
@@ -173,8 +173,20 @@ def _limits_of(rate_limit: RateLimit | Sequence[RateLimit] | None) -> Sequence[R
     return several
 
 
-def seconds_of(limit: RateLimit, requests: int) -> float:
-    """From the first request to the last. Bulk work spreads the last tenth of a window over it."""
+def seconds_under(
+    rate_limit: RateLimit | Sequence[RateLimit] | None, requests: int
+) -> float | None:
+    """Return the seconds from the first of so many requests to the last; None without a limit.
+
+    Raises:
+        ConfigurationError: A rate limit that is not known in numbers.
+    """
+    several = _limits_of(rate_limit)
+    return max((_seconds_under_one(limit, requests) for limit in several), default=None)
+
+
+def _seconds_under_one(limit: RateLimit, requests: int) -> float:
+    # Bulk work spreads the last tenth of a window over it.
     window = limit.per * (1 + limit.guard)
     capacity = limit.capacity
     windows, rest = divmod(requests, capacity)

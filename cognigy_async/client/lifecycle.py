@@ -1,22 +1,15 @@
-"""From the opening of a client to its close: where it may be used, and how it ends."""
+"""The lifecycle of a client: open the engine, drain it, close it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from logging import WARNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from .._utils.arguments import validate_seconds
-from .._utils.concurrency import (
-    BackgroundTask,
-    current_loop_getter,
-    fork_counter,
-    monotonic_clock,
-    run_to_completion,
-)
+from .._utils.concurrency import BackgroundTask, monotonic_clock, run_to_completion
 from .._utils.logging import log
 from ..engine.capacity import PendingLimit
 from ..engine.context import Context
@@ -35,29 +28,36 @@ if TYPE_CHECKING:
     from ..transports.base import Transport
     from .config import ClientConfig
 
-NOTHING_DONE = CloseReport(0, 0, 0, (), 0)
+NOT_OPEN = "the client is not open: use it inside `async with`"
 
-CLOSING_TIME = 5.0
-"""Seconds that the transport may take to close its connections."""
+EMPTY_REPORT = CloseReport(0, 0, 0, (), 0)
+
+TRANSPORT_CLOSE_TIMEOUT = 5.0
+"""Seconds in which the transport has to close its connections."""
 
 
-class _Events:
-    """The moments of an open client."""
+class _Signals:
+    """The events and cancel scopes of one open client."""
 
     def __init__(self) -> None:
-        self.started = anyio.Event()
-        self.stop = anyio.Event()
-        self.worked = anyio.Event()
-        self.stop_hooks = anyio.Event()
-        self.ended = anyio.Event()
+        self.workers_started = anyio.Event()
+        self.stop_workers = anyio.Event()
+        self.workers_ended = anyio.Event()
+        self.stop_callbacks = anyio.Event()
+        self.callbacks_ended = anyio.Event()
         self.closed = anyio.Event()
-        self.cut = anyio.CancelScope()
-        self.closing = anyio.CancelScope()
-        self.draining = anyio.CancelScope()
+        self.in_flight_scope = anyio.CancelScope()
+        self.close_scope = anyio.CancelScope()
+        self.drain_scope = anyio.CancelScope()
 
 
 class Lifecycle:
-    """Opens the engine of one client, says where and when it may be used, and closes it."""
+    """Opens and closes one client, once.
+
+    Attributes:
+        engine, admission: None before the client is open.
+        report: Result of the close, None before.
+    """
 
     def __init__(
         self,
@@ -74,68 +74,50 @@ class Lifecycle:
         self._quota = quota
         self._audit = audit
         self._waker = waker
-        self._owner = BackgroundTask()
-        self.engine: Engine | None = None
-        """What carries updates out; None before the client is open."""
-        self._admission: Admission | None = None
+        self._background = BackgroundTask()
         self._transport: Transport | None = None
-        self._events: _Events | None = None
-        self._home: Callable[[], Any] | None = None
-        self._loop: Any = None
-        self._forks = 0
+        self._signals: _Signals | None = None
         self._closing = False
-        self._draining = False
-        self.accepting = False
-        """Whether updates are taken."""
+        self.engine: Engine | None = None
+        self.admission: Admission | None = None
         self.report: CloseReport | None = None
-        """What the close came to, None before."""
 
     def __str__(self) -> str:
-        return "open" if self.accepting else "closed" if self._closing else "not open"
-
-    def check_home(self) -> None:
-        """Raise `ClientUsageError` in another event loop, thread or process than its own."""
-        if self._forks != fork_counter.count:
-            raise ClientUsageError(
-                "this client was opened before the process forked; open one in each process"
-            )
-        try:
-            here = self._home() if self._home is not None else None
-        except RuntimeError:
-            here = None
-        if here is not self._loop:
-            raise ClientUsageError(
-                "this client belongs to another event loop; open one in each event loop"
-            )
+        if self.admission is not None and self.admission.is_open:
+            return "open"
+        return "closed" if self._closing else "not open"
 
     def check_open(self) -> Admission:
-        """The way in; raise `ClientUsageError` where no updates are taken."""
-        if self._admission is None:
-            raise ClientClosedError("the client is not open: use it inside `async with`")
-        self.check_home()
-        if not self.accepting and not (self._draining and self._hooks.called_us()):
-            raise ClientClosedError("the client is closed and takes no more updates")
-        return self._admission
+        """Return the admission; raise `ClientUsageError` if nothing is accepted here and now."""
+        admission = self.admission
+        if admission is None:
+            raise ClientClosedError(NOT_OPEN)
+        admission.check_open()
+        return admission
 
-    def moment(self, seconds: float) -> float:
-        """The deadline that is so many seconds from now."""
-        seconds = validate_seconds("deadline", seconds)
+    def require_open_engine(self) -> Engine:
+        """Return the engine; raise `ClientUsageError` if nothing is accepted here and now."""
         self.check_open()
-        return self.opened().clock() + seconds
-
-    def opened(self) -> Engine:
-        """The engine of a client that was opened; raise `ClientClosedError` where it was not."""
-        if self.engine is None:
-            raise ClientClosedError("the client is not open: use it inside `async with`")
+        assert self.engine is not None
         return self.engine
 
+    def require_engine(self) -> Engine:
+        """Return the engine, open or closed; raise `ClientClosedError` if it was never open."""
+        if self.engine is None:
+            raise ClientClosedError(NOT_OPEN)
+        return self.engine
+
+    def deadline_after(self, seconds: float) -> float:
+        """Return the time of the client's clock that is so many seconds from now."""
+        seconds = validate_seconds("deadline", seconds)
+        return self.require_open_engine().clock() + seconds
+
+    # Open.
+
     async def open(self) -> None:
-        """Build the engine in the running event loop, and start to work."""
+        """Build the engine in the running event loop, and start its workers."""
         if self.engine is not None or self._closing:
-            raise ClientUsageError("a client is opened once; make a new one")
-        self._home = current_loop_getter()
-        self._loop = self._home()
-        self._forks = fork_counter.count
+            raise ClientUsageError("a client can be opened once only; create a new one")
         config = self._config
         self._transport = config.transport if config.transport is not None else _default_transport()
         context = Context(
@@ -153,115 +135,115 @@ class Lifecycle:
         self.engine = engine = Engine(context)
         if self._audit is not None:
             self._audit.start(context.clock)
-        self._admission = Admission(context, engine.scheduler, self)
-        self._events = events = _Events()
-        await self._owner.start(partial(self._run, engine, events))
+        self.admission = admission = Admission(context, engine.scheduler)
+        self._signals = signals = _Signals()
+        await self._background.start(partial(self._run, engine, admission, signals))
         try:
-            await events.started.wait()
+            await signals.workers_started.wait()
             if self._audit is not None:
                 await self._audit.ready()
         except BaseException:
-            await self.leave(drain=False)
+            await self.exit(drain=False)
             raise
-        self.accepting = not self._closing
+        if not self._closing:
+            admission.open()
 
-    async def _run(self, engine: Engine, events: _Events) -> None:
-        """What runs in the background from opening to closing."""
+    async def _run(self, engine: Engine, admission: Admission, signals: _Signals) -> None:
+        """Run workers and callbacks until the client is closed."""
         try:
             async with anyio.create_task_group() as tasks:
-                hooks_started = anyio.Event()
-                tasks.start_soon(self._hooks.run, events.stop_hooks, hooks_started)
-                await hooks_started.wait()
+                callbacks_started = anyio.Event()
+                tasks.start_soon(self._hooks.run, signals.stop_callbacks, callbacks_started)
+                await callbacks_started.wait()
                 try:
-                    await engine.run(events.started, events.stop, events.cut)
+                    await engine.run(
+                        signals.workers_started, signals.stop_workers, signals.in_flight_scope
+                    )
                 finally:
-                    # First: who is woken by an outcome must not come in again.
-                    self.accepting = self._draining = False
+                    # Stop accepting before completing the rest: a woken caller must not submit.
+                    admission.close()
                     engine.close()
-                    events.worked.set()
+                    signals.workers_ended.set()
         finally:
-            self.accepting = self._draining = False
-            for event in (events.started, events.worked, events.ended):
-                event.set()
+            admission.close()
+            signals.workers_started.set()
+            signals.workers_ended.set()
+            signals.callbacks_ended.set()
 
-    async def leave(self, *, drain: bool) -> None:
-        """The end of ``async with``."""
+    # Close.
+
+    async def exit(self, *, drain: bool) -> None:
+        """Close at the end of ``async with``, and wait for the background task."""
         try:
-            # What is in flight is given its time even when this task is being cancelled.
+            # Requests in flight get their time even if this task is being cancelled.
             with anyio.CancelScope(shield=not drain):
                 await self.close(drain=drain, timeout=30.0)
         finally:
-            await self._owner.join()
+            await self._background.join()
 
     async def close(self, *, drain: bool, timeout: float) -> CloseReport:
-        """Stop accepting and settle everything, within `timeout` seconds; see the client."""
-        if self._hooks.called_us():
+        """Stop accepting and complete everything within `timeout` seconds.
+
+        See `AsyncStateClient.aclose`.
+        """
+        if self._hooks.inside_callback():
             raise ClientUsageError("aclose() would wait for the callback that calls it")
-        events, engine = self._events, self.engine
-        if events is None or engine is None:
+        signals, engine, admission = self._signals, self.engine, self.admission
+        if signals is None or engine is None or admission is None:
             self._closing = True
-            self.report = self.report or NOTHING_DONE
+            self.report = self.report or EMPTY_REPORT
             return self.report
-        self.check_home()
+        admission.check_event_loop()
         if self._closing:
-            return await self._hasten(events, drain=drain, timeout=timeout)
+            return await self._join_close(signals, drain=drain, timeout=timeout)
         self._closing = True
-        self.accepting = False
+        admission.close()
         engine.pending_limit.close()
-        deadline = events.closing.deadline = anyio.current_time() + timeout
+        deadline = signals.close_scope.deadline = anyio.current_time() + timeout
         try:
-            with events.closing:
+            with signals.close_scope:
                 if drain:
-                    with events.draining:
-                        await self._drain(engine)
-                self._draining = False
-                events.stop.set()
-                await events.worked.wait()
-                await self._hooks.drained()
+                    with signals.drain_scope:
+                        await self._drain(engine, admission)
+                admission.close()
+                signals.stop_workers.set()
+                await signals.workers_ended.wait()
+                await self._hooks.wait_delivered()
         finally:
-            await run_to_completion(partial(self._finish, engine, events, deadline))
-        return self.report or NOTHING_DONE
+            await run_to_completion(partial(self._finish_close, engine, signals, deadline))
+        return self.report or EMPTY_REPORT
 
-    async def _drain(self, engine: Engine) -> None:
-        """Until everything is settled and delivered, what callbacks write meanwhile included."""
-        self._draining = True
-        settlement, hooks = engine.completion, self._hooks
+    async def _drain(self, engine: Engine, admission: Admission) -> None:
+        """Wait until all is complete and delivered, including what callbacks submit meanwhile."""
+        admission.close(except_callbacks=True)
         engine.scheduler.end_linger(for_good=True)
-        while settlement.busy or hooks.busy:
-            await settlement.flush()
-            await hooks.drained()
+        while engine.completion.busy or self._hooks.busy:
+            await engine.completion.flush()
+            await self._hooks.wait_delivered()
 
-    async def _hasten(self, events: _Events, *, drain: bool, timeout: float) -> CloseReport:
-        """Wait for a close that is under way, and let it take no longer than is asked for now."""
+    async def _join_close(self, signals: _Signals, *, drain: bool, timeout: float) -> CloseReport:
+        """Wait for the close under way, which ends within this `timeout` as well."""
         if not drain:
-            events.draining.cancel()
+            signals.drain_scope.cancel()
         with anyio.move_on_after(timeout):
-            await events.closed.wait()
-        if not events.closed.is_set():
-            events.closing.cancel()
-            await events.closed.wait()
-        return self.report or NOTHING_DONE
+            await signals.closed.wait()
+        if not signals.closed.is_set():
+            signals.close_scope.cancel()
+            await signals.closed.wait()
+        return self.report or EMPTY_REPORT
 
-    async def _close_transport(self) -> None:
+    async def _finish_close(self, engine: Engine, signals: _Signals, deadline: float) -> None:
+        """Cut off what is still running, close audit and transport, and write the report."""
         try:
-            if self._transport is not None:
-                await self._transport.aclose()
-        except Exception as error:
-            # Everything is settled; connections that do not close must not hide that.
-            log(WARNING, "the transport could not be closed: %s", type(error).__name__)
-
-    async def _finish(self, engine: Engine, events: _Events, deadline: float) -> None:
-        """Cut off what is left, and say what was done."""
-        try:
-            events.stop.set()
-            events.cut.cancel()
-            await events.worked.wait()
-            events.stop_hooks.set()
-            await events.ended.wait()
+            signals.stop_workers.set()
+            signals.in_flight_scope.cancel()
+            await signals.workers_ended.wait()
+            signals.stop_callbacks.set()
+            await signals.callbacks_ended.wait()
             await self._hooks.dead_letter_rest()
             if self._audit is not None:
                 await self._audit.close(deadline - anyio.current_time())
-            with anyio.move_on_after(CLOSING_TIME):
+            with anyio.move_on_after(TRANSPORT_CLOSE_TIMEOUT):
                 await self._close_transport()
             metrics = self._metrics
             self.report = CloseReport(
@@ -272,7 +254,15 @@ class Lifecycle:
                 undelivered=metrics.events_dropped,
             )
         finally:
-            events.closed.set()
+            signals.closed.set()
+
+    async def _close_transport(self) -> None:
+        try:
+            if self._transport is not None:
+                await self._transport.aclose()
+        except Exception as error:
+            # Every update has its outcome; a failing transport must not hide that.
+            log(WARNING, "the transport could not be closed: %s", type(error).__name__)
 
 
 def _default_transport() -> Transport:

@@ -23,86 +23,89 @@ from .._utils.concurrency import is_failure
 from ..engine.work_item import SendOptions, WorkItem
 from ..errors import ClientClosedError, CognigyError
 from ..models.results import UpdateOutcome
-from ..models.update import Row
-from .admission import Admission, kind_of
+from ..models.update import UpdateInput
+from .admission import Admission
 from .config import ClientConfig
 from .lifecycle import Lifecycle
 
-CHUNK = 64
-"""Inputs taken from an iterable before others get their turn."""
+INPUTS_PER_YIELD = 64
+"""Inputs taken from an iterable before other tasks get their turn."""
 
-ENDING_TIME = 5.0
-"""Seconds that an asynchronous generator has to end when its stream is left."""
+INPUT_CLOSE_TIMEOUT = 5.0
+"""Seconds in which an asynchronous generator has to end when its stream is closed."""
 
 
 class UpdateStream:
-    """The outcomes of many updates, one for each input, in the order in which they settle.
+    """The outcomes of `update_many`, one for each input, in the order of completion.
 
-    Iterate over it, at best inside ``async with``: leaving that withdraws what was not sent.
-    Without it, what was accepted is carried out although nobody looks, and an asynchronous input is
-    taken on until as many are held as may be, and closed with the client. An input that is not
-    valid becomes an outcome with an error. What the input itself raises is raised here, after the
-    outcomes of what it gave before.
+    Iterate over it, preferably inside ``async with``: leaving the block withdraws what was not
+    sent. Without the block, accepted updates are sent even if nobody reads their outcomes, and an
+    asynchronous input is read until `limit` inputs are held, and closed with the client.
 
-    It takes input as the workers need it, or where updates are coalesced as much as there is, and
-    holds at most `limit` inputs, outcomes not yet read included.
+    An invalid input becomes an outcome with an error. An exception of the input itself is raised
+    here, after the outcomes of the inputs before it.
+
+    The stream takes input as workers need it, or as much as there is if updates are coalesced. It
+    holds at most half of `max_pending` inputs, unread outcomes included.
+
+    Example::
+
+        async with client.update_many(rows) as outcomes:
+            async for outcome in outcomes:
+                if not outcome.ok:
+                    print(outcome.index, outcome.error)
     """
 
     def __init__(
         self,
         config: ClientConfig,
         lifecycle: Lifecycle,
-        updates: Iterable[Row] | AsyncIterable[Row],
-        *,
+        updates: Iterable[UpdateInput] | AsyncIterable[UpdateInput],
         options: SendOptions,
     ) -> None:
         self._config = config
         self._lifecycle = lifecycle
-        self._engine = lifecycle.opened
         self._options = options
         self._limit = max(1, config.max_pending // 2)
         self._context = copy_context()
-        self._rows: Iterator[Row] | None = None
-        self._arriving: AsyncIterator[Row] | None = None
+        self._inputs: Iterator[UpdateInput] | None = None
+        self._async_inputs: AsyncIterator[UpdateInput] | None = None
         if isinstance(updates, AsyncIterable):
-            self._arriving = aiter(updates)
+            self._async_inputs = aiter(updates)
         else:
-            self._rows = _iterator(updates)
+            self._inputs = _iterator(updates)
         self._outcomes: deque[UpdateOutcome] = deque()
-        self._index = 0
+        self._taken = 0
         self._held = 0
         self._exhausted = False
-        self._failure: BaseException | None = None
-        self._complaint: Exception | None = None
-        self._moved: anyio.Event | None = None
-        self._room_for_one: anyio.Event | None = None
-        self._feeder: anyio.CancelScope | None = None
-        self._fed: anyio.Event | None = None
+        self._input_error: BaseException | None = None
+        self._input_close_error: Exception | None = None
+        self._reader: anyio.Event | None = None
+        self._feeder: anyio.Event | None = None
+        self._feed_scope: anyio.CancelScope | None = None
+        self._feed_ended: anyio.Event | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"<UpdateStream {self._index} taken, {self._held} held, "
-            f"{len(self._outcomes)} to be read>"
-        )
+        return f"<UpdateStream taken={self._taken} held={self._held} unread={len(self._outcomes)}>"
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> UpdateOutcome:
         while True:
-            if self._rows is not None and self._wants_input():
+            if self._inputs is not None and self._wants_input():
                 await self._pull()
-            elif self._arriving is not None and self._fed is None and not self._exhausted:
+            elif self._async_inputs is not None and not (self._feed_ended or self._exhausted):
                 self._start_feeding()
             if self._outcomes:
                 self._held -= 1
-                if self._room_for_one is not None:
-                    self._room_for_one.set()
+                if self._feeder is not None:
+                    self._feeder.set()
                 return self._outcomes.popleft()
             if self._exhausted and not self._held:
-                failure, self._failure = self._failure, None
-                if failure is not None:
-                    raise failure
+                error, self._input_error = self._input_error, None
+                if error is not None:
+                    raise error
                 raise StopAsyncIteration
             await self._wait_for_outcome()
 
@@ -118,123 +121,56 @@ class UpdateStream:
         await self.aclose()
 
     def stop(self) -> None:
-        """Take no more input, withdraw what was not sent, and let what is in flight end.
+        """Take no more input, withdraw what was not sent, and let requests in flight end.
 
-        The outcomes of all of it are still to be read: what was withdrawn has an
-        `UpdateWithdrawnError`, what waited to be repeated has its last failure.
+        All outcomes are still to be read. A withdrawn update has an `UpdateWithdrawnError`, one
+        that waited for a retry has its last error.
         """
-        self._rows = None
+        self._inputs = None
         self._exhausted = True
-        if self._feeder is not None:
-            self._feeder.cancel()
+        if self._feed_scope is not None:
+            self._feed_scope.cancel()
         self._withdraw()
         self._wake_reader()
 
     async def aclose(self) -> None:
-        """Take no more input and withdraw what was not sent. Outcomes not read are dropped.
+        """Take no more input, withdraw what was not sent, and drop unread outcomes.
 
         Raises:
-            Exception: what the input raises when it is closed, after all this is done.
+            Exception: The asynchronous input raised it while it was closed.
         """
         self._exhausted = True
-        rows, self._rows = self._rows, None
-        if self._feeder is not None and self._fed is not None:
-            self._feeder.cancel()
-            # Its source may take its time to end.
+        inputs, self._inputs = self._inputs, None
+        if self._feed_scope is not None and self._feed_ended is not None:
+            self._feed_scope.cancel()
+            # Before waiting for the input, which may be slow to end.
             self._withdraw()
             with anyio.CancelScope(shield=True):
-                await self._fed.wait()
+                await self._feed_ended.wait()
         self._withdraw()
         self._outcomes.clear()
         self._held = 0
-        self._failure = None
-        if isinstance(rows, Generator):
-            rows.close()
-        if self._complaint is not None:
-            complaint, self._complaint = self._complaint, None
-            raise complaint
+        self._input_error = None
+        if isinstance(inputs, Generator):
+            inputs.close()
+        if self._input_close_error is not None:
+            error, self._input_close_error = self._input_close_error, None
+            raise error
 
     def _withdraw(self) -> None:
         if self._held:
-            engine = self._engine()
-            mine = [e for queue in engine.queues for e in queue.work_items if e.sink is self]
-            for item in mine:
-                engine.cancel(item)
+            engine = self._lifecycle.require_engine()
+            items = [item for queue in engine.queues for item in queue.work_items]
+            for item in items:
+                if item.sink is self:
+                    engine.cancel(item)
 
-    # Taking input.
-
-    def _wants_input(self) -> bool:
-        return not self._held or (self._held < self._limit and self._wants_more())
-
-    def _wants_more(self) -> bool:
-        # The further it looks ahead, the more it finds that may share a request.
-        options = self._options
-        return options.coalesce or self._engine().scheduler.hungry(live=options.live)
-
-    async def _pull(self) -> None:
-        """Take input from an iterable while it finds workers, as much as may be held."""
-        rows = self._rows
-        assert rows is not None
-        try:
-            admission = self._lifecycle.check_open()
-        except CognigyError as error:
-            self._end(error)
-            return
-        while self._wants_input():
-            for _ in range(min(CHUNK, self._limit - self._held)):
-                if not admission.try_acquire_bulk_slot():
-                    if self._held:
-                        return
-                    await admission.acquire_bulk_slot()
-                try:
-                    row = next(rows)
-                except BaseException as error:
-                    admission.give_back()
-                    self._end(None if isinstance(error, StopIteration) else error)
-                    return
-                self._take(admission, row)
-            if self._outcomes:
-                return
-            await anyio.lowlevel.checkpoint()
-
-    def _end(self, failure: BaseException | None) -> None:
-        """There is no more input; `failure` is raised after the outcomes of what there was."""
-        self._rows = None
-        self._exhausted = True
-        self._failure = failure
-
-    def _take(self, admission: Admission, row: Row) -> None:
-        """One input: accept it, or make an outcome of what is wrong with it."""
-        index = self._index
-        self._index += 1
-        self._held += 1
-        update = None
-        try:
-            update = self._config.parse(row)
-            admission.admit(
-                kind_of(update),
-                update._dialog_id,
-                update,
-                self._options,
-                self,
-                has_slot=True,
-                context=self._context,
-                index=index,
-            )
-        except Exception as error:
-            if update is None:
-                admission.give_back()
-            if not isinstance(error, CognigyError):
-                told = CognigyError(f"the input could not be read: {type(error).__name__}")
-                told.__cause__ = error
-                error = told
-            self._outcomes.append(UpdateOutcome(index, update, None, None, error))
-            self._wake_reader()
+    # Outcomes.
 
     def notify(self, item: WorkItem, /) -> None:
-        """The sink of every entry of this stream."""
-        if self._room_for_one is not None:
-            self._room_for_one.set()
+        """Add the outcome of one work item; the stream is the sink of all its items."""
+        if self._feeder is not None:
+            self._feeder.set()
         if self._exhausted and not self._held:
             return
         error = item.error
@@ -242,94 +178,160 @@ class UpdateStream:
         self._outcomes.append(
             UpdateOutcome(item.index, item.update, item.update_id, item.result, error)
         )
-        if self._moved is not None:
+        if self._reader is not None:
             self._wake_reader()
 
     def _wake_reader(self) -> None:
-        moved, self._moved = self._moved, None
-        if moved is not None:
-            moved.set()
-
-    def _feed_more(self) -> None:
-        if self._room_for_one is not None:
-            self._room_for_one.set()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.set()
 
     async def _wait_for_outcome(self) -> None:
-        """Wait for an outcome, or until more input is wanted."""
-        self._moved = moved = anyio.Event()
-        idlers = self._engine().waker.on_idle
-        if self._rows is not None and self._held < self._limit:
-            idlers.add(self._wake_reader)
+        """Wait for an outcome, or until an idle worker wants more input."""
+        self._reader = reader = anyio.Event()
+        on_idle = self._lifecycle.require_engine().waker.on_idle
+        if self._inputs is not None and self._held < self._limit:
+            on_idle.add(reader)
         try:
-            await moved.wait()
+            await reader.wait()
         finally:
-            self._moved = None
-            idlers.discard(self._wake_reader)
+            self._reader = None
+            on_idle.discard(reader)
+
+    # Input from an iterable: taken by the task that reads the outcomes.
+
+    def _wants_input(self) -> bool:
+        return not self._held or (self._held < self._limit and self._wants_more())
+
+    def _wants_more(self) -> bool:
+        # Coalescing takes all there is, because more updates may then share a request.
+        options = self._options
+        scheduler = self._lifecycle.require_engine().scheduler
+        return options.coalesce or scheduler.wants_input(live=options.live)
+
+    async def _pull(self) -> None:
+        """Take inputs while workers want more, up to the limit."""
+        inputs = self._inputs
+        assert inputs is not None
+        try:
+            admission = self._lifecycle.check_open()
+        except CognigyError as error:
+            self._end_input(error)
+            return
+        while self._wants_input():
+            for _ in range(min(INPUTS_PER_YIELD, self._limit - self._held)):
+                if not admission.try_acquire_bulk_slot():
+                    if self._held:
+                        return
+                    await admission.acquire_bulk_slot()
+                try:
+                    given = next(inputs)
+                except BaseException as error:
+                    admission.release_slot()
+                    self._end_input(None if isinstance(error, StopIteration) else error)
+                    return
+                self._submit(admission, given)
+            if self._outcomes:
+                return
+            await anyio.lowlevel.checkpoint()
+
+    def _end_input(self, error: BaseException | None) -> None:
+        """Take no more input; raise `error` after the outcomes of the inputs before it."""
+        self._inputs = None
+        self._exhausted = True
+        self._input_error = error
+
+    def _submit(self, admission: Admission, given: UpdateInput) -> None:
+        """Submit one input that has a slot; an invalid or refused one becomes an outcome."""
+        index = self._taken
+        self._taken += 1
+        self._held += 1
+        update = None
+        try:
+            update = self._config.parse(given)
+            admission.enqueue(update, self._options, self, index=index, context=self._context)
+        except Exception as error:
+            if update is None:
+                admission.release_slot()
+            if not isinstance(error, CognigyError):
+                error = _wrapped("the input could not be read", error)
+            self._outcomes.append(UpdateOutcome(index, update, None, None, error))
+            self._wake_reader()
+
+    # Input from an asynchronous iterable: taken by a task of its own.
 
     def _start_feeding(self) -> None:
         self._lifecycle.check_open()
-        self._fed = anyio.Event()
-        self._feeder = anyio.CancelScope()
-        self._context.run(self._engine().spawn, self._feed)
+        self._feed_ended = anyio.Event()
+        self._feed_scope = anyio.CancelScope()
+        self._context.run(self._lifecycle.require_engine().spawn, self._feed)
 
     async def _feed(self) -> None:
-        """Take input from an async iterable, as much as may be held."""
-        assert self._arriving is not None
-        assert self._feeder is not None
-        assert self._fed is not None
+        """Take inputs while workers want more, up to the limit, until the input ends."""
+        assert self._async_inputs is not None
+        assert self._feed_scope is not None
+        assert self._feed_ended is not None
         try:
-            with self._feeder:
-                async for row in self._arriving:
+            with self._feed_scope:
+                async for given in self._async_inputs:
                     admission = await self._acquire_slot()
-                    if self._feeder.cancel_called:
-                        admission.give_back()
+                    if self._feed_scope.cancel_called:
+                        admission.release_slot()
                         return
-                    self._take(admission, row)
+                    self._submit(admission, given)
         except BaseException as error:
             if isinstance(error, Exception):
-                self._failure = error
+                self._input_error = error
             elif not is_failure(error):
-                self._failure = ClientClosedError("the client was closed before the input ended")
+                self._input_error = ClientClosedError(
+                    "the client was closed before the input of update_many ended"
+                )
                 raise
             else:
-                # Raised as it is, it would look as if the one who reads were cancelled.
-                told = CognigyError(f"the input of update_many raised {type(error).__name__}")
-                told.__cause__ = error
-                self._failure = told
+                # Wrapped, because a stray cancellation would look like one of the reader.
+                self._input_error = _wrapped("the input of update_many failed", error)
         finally:
             self._exhausted = True
             try:
-                await self._close_source()
+                await self._close_async_inputs()
             finally:
-                self._fed.set()
+                self._feed_ended.set()
                 self._wake_reader()
 
-    async def _close_source(self) -> None:
-        if isinstance(self._arriving, AsyncGenerator):
-            try:
-                with anyio.move_on_after(ENDING_TIME, shield=True):
-                    await self._arriving.aclose()
-            except Exception as error:
-                self._complaint = error
-
     async def _acquire_slot(self) -> Admission:
+        """Wait until more input is wanted, and acquire a slot for it."""
+        on_idle = self._lifecycle.require_engine().waker.on_idle
         while self._held >= self._limit or (self._held and not self._wants_more()):
-            self._room_for_one = anyio.Event()
-            idlers = self._engine().waker.on_idle
-            idlers.add(self._feed_more)
+            self._feeder = feeder = anyio.Event()
+            on_idle.add(feeder)
             try:
-                await self._room_for_one.wait()
+                await feeder.wait()
             finally:
-                self._room_for_one = None
-                idlers.discard(self._feed_more)
+                self._feeder = None
+                on_idle.discard(feeder)
         admission = self._lifecycle.check_open()
         if not admission.try_acquire_bulk_slot():
             await admission.acquire_bulk_slot()
         return admission
 
+    async def _close_async_inputs(self) -> None:
+        if isinstance(self._async_inputs, AsyncGenerator):
+            try:
+                with anyio.move_on_after(INPUT_CLOSE_TIMEOUT, shield=True):
+                    await self._async_inputs.aclose()
+            except Exception as error:
+                self._input_close_error = error
 
-def _iterator(updates: Any) -> Iterator[Row]:
+
+def _iterator(updates: Any) -> Iterator[UpdateInput]:
     if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
         kind = type(updates).__name__
         raise TypeError(f"update_many takes an iterable of updates, not {kind}")
     return iter(updates)
+
+
+def _wrapped(problem: str, cause: BaseException) -> CognigyError:
+    # The text of the cause may contain values, so the message names its class only.
+    error = CognigyError(f"{problem}: {type(cause).__name__}")
+    error.__cause__ = cause
+    return error

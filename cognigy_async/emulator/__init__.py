@@ -1,8 +1,8 @@
 """A server that behaves like Cognigy.AI's APIs, for tests and demonstrations.
 
-It has versions and etags, scopes, quotas, idempotency keys and the constraints on variables; it
-fails on demand; and it tells what no client may do. In a test it runs in the process, on asyncio
-and on trio::
+It implements versions and etags, scopes, quotas, idempotency keys and the constraints on
+variables, injects faults, and counts violations of the rules for clients. In a test it runs in the
+process, on asyncio and on trio::
 
     @pytest.fixture
     async def cognigy():
@@ -20,15 +20,15 @@ and on trio::
         assert emulator.dialogs["d-1"].session == {"cart_total": 149.99}
         assert not emulator.stats.violations()
 
-Over real sockets it runs in asyncio by `serve`, in the foreground by `run`; both need the extra
-``emulator``. Times are those of the event loop's clock, so a virtual clock serves as well.
+`serve` runs it over sockets in asyncio, `run` in the foreground; both need the extra ``emulator``.
+Times are by the clock of the event loop, so that a virtual clock works too.
 """
 
 from .app import Emulator
 from .faults import Fault, Faults, Step
-from .profiles import Profile
-from .serve import run, serve
-from .state import Dialog, HistoryEntry
+from .rules import Rules, Throttling
+from .server.serve import run, serve
+from .state import Dialog, HistoryEntry, Profile
 from .stats import Stats
 
 __all__ = [
@@ -38,8 +38,10 @@ __all__ = [
     "Faults",
     "HistoryEntry",
     "Profile",
+    "Rules",
     "Stats",
     "Step",
+    "Throttling",
     "run",
     "serve",
 ]

@@ -1,69 +1,84 @@
-"""``/_emulator/``: what a test asks of an emulator that runs in another process."""
+"""``/_emulator/``: control of an emulator that runs in another process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
+from typing import Any, Protocol
 
-from .answers import Answer, answer_json
-from .asgi import Request
-from .faults import Faults
-from .payload import parse
+from .faults import Faults, Step
+from .responses import HttpResponse, json_response
+from .server.asgi import HttpRequest, decode_segment, parse_object
+from .state import Dialog
+from .stats import Stats
 
-if TYPE_CHECKING:
-    from .app import Emulator
+MAX_BODY_BYTES = 1024 * 1024
+DIALOGS = b"dialogs/"
 
-LARGEST = 1024 * 1024
-DIALOGS = "dialogs/"
+
+class _Controlled(Protocol):
+    """The part of `Emulator` that is controlled."""
+
+    stats: Stats
+    dialogs: dict[str, Dialog]
+
+    @property
+    def faults(self) -> Faults: ...
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None: ...
+
+    def script(self, *steps: Step, dialog_id: str | None = ...) -> None: ...
+
+    def revoke_tokens(self) -> None: ...
+
+    def reset(self) -> None: ...
 
 
 class Control:
-    """Serves these paths, without credentials:
+    """The control endpoint. It needs no credentials and serves these paths:
 
     - ``GET stats``: `Stats.as_dict`.
-    - ``GET faults``, ``PUT faults``: the fields of `Faults`; what is not named takes its default.
-    - ``POST script``: ``{"steps": [...], "dialog_id": ..., "method": ...}``, see `Emulator.script`.
-    - ``GET dialogs/{id}``: the state of a dialog or session, with its history.
-    - ``POST revoke``: no token is valid any longer. ``POST reset``: as newly made.
+    - ``GET faults``, ``PUT faults``: Fields of `Faults`; missing ones get their default.
+    - ``POST script``: ``{"steps": [...], "dialog_id": ..., "method": ...}``, as `Emulator.script`.
+    - ``GET dialogs/{id}``: State of a dialog or session, with its history.
+    - ``POST revoke``: `Emulator.revoke_tokens`. ``POST reset``: `Emulator.reset`.
     """
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(self, emulator: _Controlled) -> None:
         self._emulator = emulator
 
-    async def handle(self, request: Request, path: str) -> None:
-        """Answer one request; `path` is what follows ``/_emulator/``, still percent-encoded."""
-        content = await request.read(LARGEST)
+    async def handle(self, request: HttpRequest, path: bytes) -> None:
+        """Answer one request; `path` follows ``/_emulator/`` and is percent-encoded."""
+        content = await request.read(MAX_BODY_BYTES)
         await request.answer(self._answer(request.method, path, content or b""))
 
-    def _answer(self, method: str, path: str, content: bytes) -> Answer:
+    def _answer(self, method: str, path: bytes, content: bytes) -> HttpResponse:
         emulator = self._emulator
-        name = DIALOGS if path.startswith(DIALOGS) else path
-        match method, name:
-            case "GET", "stats":
-                return answer_json(200, emulator.stats.as_dict())
-            case "GET", "faults":
-                return answer_json(200, emulator.faults.as_dict())
-            case "PUT", "faults":
-                return self._changed(self._set_faults, content)
-            case "POST", "script":
-                return self._changed(self._script, content)
-            case "GET", "dialogs/":
-                return self._dialog(path.removeprefix(DIALOGS))
-            case "POST", "revoke":
+        match method, DIALOGS if path.startswith(DIALOGS) else path:
+            case "GET", b"stats":
+                return json_response(200, emulator.stats.as_dict())
+            case "GET", b"faults":
+                return json_response(200, emulator.faults.as_dict())
+            case "PUT", b"faults":
+                return self._change(self._set_faults, content)
+            case "POST", b"script":
+                return self._change(self._script, content)
+            case "GET", b"dialogs/":
+                return self._show_dialog(path.removeprefix(DIALOGS))
+            case "POST", b"revoke":
                 emulator.revoke_tokens()
-                return answer_json(200, {"message": "tokens revoked"})
-            case "POST", "reset":
+                return json_response(200, {"message": "tokens revoked"})
+            case "POST", b"reset":
                 emulator.reset()
-                return answer_json(200, {"message": "reset"})
-        return answer_json(404, {"message": f"no {method} of this path; see Control"})
+                return json_response(200, {"message": "reset"})
+        return json_response(404, {"message": f"{method} is not supported at this path"})
 
-    def _changed(self, change: Callable[[dict[str, Any]], None], content: bytes) -> Answer:
+    def _change(self, change: Callable[[dict[str, Any]], None], content: bytes) -> HttpResponse:
         try:
-            change(parse(content))
+            change(parse_object(content))
         except (TypeError, ValueError) as error:
-            return answer_json(400, {"message": str(error)})
-        return answer_json(200, self._emulator.faults.as_dict())
+            return json_response(400, {"message": str(error)})
+        return json_response(200, self._emulator.faults.as_dict())
 
     def _set_faults(self, body: dict[str, Any]) -> None:
         self._emulator.faults = Faults.of(body)
@@ -79,13 +94,12 @@ class Control:
             raise ValueError(f"unknown member {', '.join(unknown)}")
         self._emulator.script(*steps, **body)
 
-    def _dialog(self, segment: str) -> Answer:
-        try:
-            dialog_id = unquote_to_bytes(segment).decode()
-        except UnicodeDecodeError:
-            return answer_json(400, {"message": "the dialog id is not UTF-8"})
+    def _show_dialog(self, segment: bytes) -> HttpResponse:
+        dialog_id = decode_segment(segment)
+        if dialog_id is None:
+            return json_response(400, {"message": "the dialog id is not UTF-8"})
         dialog = self._emulator.dialogs.get(dialog_id)
-        if dialog is None or "/" in segment:
-            return answer_json(404, {"message": "there is no such dialog"})
+        if dialog is None or b"/" in segment:
+            return json_response(404, {"message": "no such dialog"})
         history = [entry.as_dict() for entry in dialog.history]
-        return answer_json(200, {**dialog.as_dict(), "history": history})
+        return json_response(200, {**dialog.as_dict(), "history": history})

@@ -1,227 +1,279 @@
-"""What every API of the emulator does with a request: gates, faults, latency, throttling.
+"""The handling of a request by any API of the emulator.
 
-What may refuse a request whatever is in it (an outage, credentials, quotas, pauses) is decided when
-it arrives. Then half of the latency passes, then it is carried out in one step, then the other half
-passes.
+Outages, credentials, quotas and pauses are checked when the request arrives. Then half of the
+latency passes, the request is executed in one step, and the other half passes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from itertools import count
+from typing import Any, ClassVar
 
 import anyio
-import anyio.lowlevel
 
-from cognigy_async import Limits
-
-from .answers import Answer, Errors
-from .asgi import Request
-from .faults import Fault, FaultSource
-from .state import Dialog, Merge
-from .throttle import Notice, Throttle
+from .faults import Fault, FaultInjector
+from .recorder import Arrival, Recorder
+from .responses import HttpResponse, json_response
+from .rules import Rules
+from .server.asgi import HttpRequest, decode_segment, parse_object
+from .state import Dialog, Profile, sequence_number
+from .throttle import Header, Notice, Throttle
 from .tokens import Tokens
-from .watch import Arrival, Watch
 
 DROPS = frozenset(("drop_before", "drop_after"))
 HANGS = frozenset(("hang", "hang_applied"))
-NOT_EVEN_TRIED = frozenset(("drop_before", "hang"))
+NOT_EXECUTED = frozenset(("drop_before", "hang"))
 FAILURES = {f"error_{status}": status for status in (500, 502, 503, 504)}
 FAILURES_APPLIED = {f"error_{status}_applied": status for status in (500, 502, 504)}
-SAYS = {
+FAILURE_MESSAGES = {
     500: "the orchestration failed: state corruption",
     502: "bad gateway",
     503: "the service is overloaded",
     504: "gateway timeout",
 }
-INVALID_TOKEN = (b"www-authenticate", b'Bearer error="invalid_token"')
+INVALID_TOKEN: Header = (b"www-authenticate", b'Bearer error="invalid_token"')
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """How the server goes about writes; see `Emulator`."""
-
-    merge: Merge
-    inject: Literal["merge", "replace"]
-    honour_idempotency_keys: bool
-    conflict_status: int
-    limits: Limits
-    flow_nodes: Collection[str] | None
-    max_body_bytes: int
-    create_dialogs: bool
-    history_limit: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """What all endpoints share."""
+class Backend:
+    """The parts of the server that all endpoints share."""
 
     rules: Rules
     dialogs: dict[str, Dialog]
+    profiles: dict[str, Profile]
     tokens: Tokens
     throttle: Throttle
-    faults: FaultSource
-    watch: Watch
+    faults: FaultInjector
+    recorder: Recorder
 
 
 class Call:
-    """One request, as far as every API looks at it.
+    """A request to an API.
 
     Attributes:
-        subject: the dialog, or what else is read or written.
-        dialog_id: the dialog that it writes; None where it writes none.
-        writes: whether it writes anything.
-        key, seq: what tells whether an update is the same; None for nothing.
+        operation: Operation, a key of `Endpoint.methods`.
+        subject: Id of the dialog, session or profile.
+        writes: Whether it writes.
+        dialog_id: Id of the dialog or session that it writes; None if it writes none.
+        key, if_match: Headers of a write.
+        too_large: Whether the body exceeds the size limit.
+        body: JSON object of a write, empty if there is a `problem`.
+        problem: Reason why the body of a write is not a JSON object.
+        seq: Sequence number of a write, by the convention of `Stats`.
     """
 
-    __slots__ = ("dialog_id", "key", "seq", "subject", "writes")
-
-    def __init__(self, subject: str, *, writes: bool, dialog_id: str | None = None) -> None:
+    def __init__(
+        self, request: HttpRequest, operation: str, subject: str, content: bytes | None
+    ) -> None:
+        self.operation = operation
         self.subject = subject
-        self.writes = writes
-        self.dialog_id = dialog_id
-        self.key: str | None = None
-        self.seq: int | None = None
+        self.writes = request.method != "GET"
+        self.dialog_id = subject if self.writes and operation != "profiles" else None
+        self.key = request.header(b"idempotency-key") if self.writes else None
+        self.if_match = request.header(b"if-match") if self.writes else None
+        self.too_large = content is None
+        self.body: dict[str, Any] = {}
+        self.problem: str | None = None
+        if self.writes and content is not None:
+            try:
+                self.body = parse_object(content)
+            except ValueError as error:
+                self.problem = str(error)
+        self.seq = sequence_number(self.body.get("session", self.body.get("context")))
 
 
-CallT = TypeVar("CallT", bound=Call)
+class Endpoint(ABC):
+    """An API of the emulator.
 
+    Args:
+        backend: Parts that all endpoints share.
+        max_bytes: Size above which a body is answered 413.
+    """
 
-class Endpoint(ABC, Generic[CallT]):
-    """Answers requests, or lets them meet their fault."""
+    methods: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Allowed HTTP methods by operation."""
 
-    def __init__(self, server: Server, errors: Errors) -> None:
-        self._rules = server.rules
-        self._dialogs = server.dialogs
-        self._tokens = server.tokens
-        self._throttle = server.throttle
-        self._faults = server.faults
-        self._watch = server.watch
-        self._error = errors
+    def __init__(self, backend: Backend, max_bytes: int) -> None:
+        self._rules = backend.rules
+        self._dialogs = backend.dialogs
+        self._profiles = backend.profiles
+        self._tokens = backend.tokens
+        self._throttle = backend.throttle
+        self._faults = backend.faults
+        self._recorder = backend.recorder
+        self._max_bytes = max_bytes
+        self.reset()
+
+    def reset(self) -> None:
+        """Number trace ids from 1 again."""
+        self._trace_numbers = count(1)
+
+    async def handle(self, request: HttpRequest, operation: str, segment: bytes) -> None:
+        """Answer one request, drop it, or let it hang.
+
+        Args:
+            request: Request to answer.
+            operation: Operation that the path names, perhaps one that does not exist.
+            segment: Percent-encoded id of the dialog, session or profile.
+        """
+        methods = self.methods.get(operation)
+        subject = decode_segment(segment)
+        if methods is None or not segment or b"/" in segment:
+            refusal = self._error(404, "no such path")
+        elif request.method not in methods:
+            allowed = ", ".join(methods)
+            refusal = self._error(405, f"use {allowed}", (b"allow", allowed.encode()))
+        elif subject is None:
+            refusal = self._error(400, "the id is not UTF-8")
+        else:
+            content = await request.read(self._max_bytes)
+            await self._serve(request, Call(request, operation, subject, content))
+            return
+        self._recorder.stats.requests += 1
+        await self._send(request, refusal)
 
     @abstractmethod
-    def _not_allowed(self, call: CallT, scopes: Collection[str]) -> Answer | None:
-        """A refusal where the scopes do not suffice."""
+    def _apply(self, call: Call, fault: Fault | None) -> HttpResponse:
+        """Read or write in one step, without an await.
+
+        Args:
+            call: Request, whose body is a JSON object if it writes.
+            fault: Fault to inject; only "conflict" and "competitor" change the outcome.
+        """
 
     @abstractmethod
-    def _carry_out(self, call: CallT, fault: Fault | None) -> Answer:
-        """Read or write, in one step without an await; fault is one that bears on that."""
+    def _error_body(self, status: int, message: str, number: int) -> dict[str, object]:
+        """Return the body of an error response; `number` makes its trace id unique."""
 
-    async def serve(self, request: Request, call: CallT) -> None:
-        """Answer one request, or drop it, or never answer it."""
-        arrival = self._arrives(request, call)
+    def _scopes_for(self, call: Call) -> tuple[str, ...]:
+        """Return scopes of which the credentials need one; none if all credentials will do."""
+        return ()
+
+    def _invalid(self, message: str) -> HttpResponse:
+        return self._error(400, message)
+
+    def _error(
+        self,
+        status: int,
+        message: str,
+        *headers: Header,
+        notice: Notice | None = None,
+        members: Mapping[str, object] | None = None,
+    ) -> HttpResponse:
+        """Return an error response; `members` are added to its body."""
+        body = self._error_body(status, message, next(self._trace_numbers)) | dict(members or {})
+        response = json_response(status, body, *headers)
+        if 300 <= status < 400:
+            response.headers += ((b"location", b"/elsewhere"),)
+        if notice is not None:
+            response.headers += notice.headers
+            response.notice = notice
+        return response
+
+    async def _serve(self, request: HttpRequest, call: Call) -> None:
+        arrival = self._record_arrival(request, call)
+        stats = self._recorder.stats
         try:
-            answer, fault = self._at_the_gate(request, call)
-            told = self._throttle.headers(request.address, anyio.current_time())
+            response, fault = self._admit(request, call)
+            quota_headers = self._throttle.quota_headers(request.address, anyio.current_time())
             delay = self._faults.delay(anyio.current_time()) / 2
-            await self._travel(request, delay)
-            if answer is None and fault not in NOT_EVEN_TRIED:
-                answer = self._carried_out(call, fault)
-            await self._travel(request, delay)
+            await request.delay(delay)
+            if response is None and fault not in NOT_EXECUTED:
+                response = self._execute(call, fault)
+            await request.delay(delay)
             if fault in HANGS:
-                await request.until_gone()
-                self._watch.stats.abandoned += 1
+                await request.wait_until_gone()
+                stats.abandoned += 1
                 return
         except anyio.get_cancelled_exc_class():
-            self._watch.stats.abandoned += 1
+            stats.abandoned += 1
             raise
         finally:
             awaited = arrival.awaited
-            self._watch.leaves(arrival)
-        if answer is None or fault in DROPS:
-            self._watch.stats.dropped += 1
+            self._recorder.end(arrival)
+        if response is None or fault in DROPS:
+            stats.dropped += 1
             await request.hang_up()
             return
         if not awaited:
-            self._watch.stats.abandoned += 1
-        answer.headers += told
-        await self.send(request, answer)
+            stats.abandoned += 1
+        response.headers += quota_headers
+        await self._send(request, response)
 
-    async def send(self, request: Request, answer: Answer) -> None:
-        """Count an answer and send it."""
-        self._watch.stats.answers[answer.status] += 1
-        if answer.notice is not None:
-            self._throttle.tell(answer.notice, anyio.current_time())
-        await request.answer(answer)
+    async def _send(self, request: HttpRequest, response: HttpResponse) -> None:
+        self._recorder.stats.answers[response.status] += 1
+        if response.notice is not None:
+            self._throttle.record(response.notice, anyio.current_time())
+        await request.answer(response)
 
-    async def refuse(
-        self, request: Request, status: int, message: str, *headers: tuple[bytes, bytes]
-    ) -> None:
-        """Answer a request that is none of this API."""
-        self._watch.stats.requests += 1
-        await self.send(request, self._error(status, message, *headers))
-
-    def _arrives(self, request: Request, call: CallT) -> Arrival:
+    def _record_arrival(self, request: HttpRequest, call: Call) -> Arrival:
         now = anyio.current_time()
-        stats = self._watch.stats
+        stats = self._recorder.stats
         if self._throttle.is_early(call.subject, now, request.address):
             stats.early_requests += 1
         if not call.writes:
-            return self._watch.read_arrives(request.connection)
-        if self._throttle.repeats_early(call.key, now):
+            return self._recorder.begin_read(request.connection)
+        if self._throttle.is_early_repeat(call.key, now):
             stats.early_repeats += 1
-        return self._watch.write_arrives(request.connection, call.dialog_id, call.seq)
+        return self._recorder.begin_write(request.connection, call.dialog_id, call.seq)
 
-    async def _travel(self, request: Request, seconds: float) -> None:
-        if seconds:
-            await anyio.sleep(seconds)
-        elif request.connection is None:
-            # Called in the process, a request would else be over before another task can run.
-            await anyio.lowlevel.checkpoint()
-
-    def _at_the_gate(self, request: Request, call: CallT) -> tuple[Answer | None, Fault | None]:
-        """A refusal, or the fault that the request meets further on."""
+    def _admit(self, request: HttpRequest, call: Call) -> tuple[HttpResponse | None, Fault | None]:
+        """Return a refusal, or else the fault that the request meets later."""
         now = anyio.current_time()
-        outage = self._faults.faults.fail_status
-        if outage is not None:
-            return self._failed(outage, call), None
+        faults = self._faults.faults
+        if faults.fail_status is not None:
+            return self._fail(faults.fail_status, call), None
         scopes = self._tokens.scopes_of(request.headers, now)
         if scopes is None:
             return self._error(401, "the token is missing, expired or unknown", INVALID_TOKEN), None
-        refusal = self._not_allowed(call, scopes)
-        if refusal is not None:
-            return refusal, None
+        needed = self._scopes_for(call)
+        if needed and set(scopes).isdisjoint(needed):
+            return self._error(403, f"this needs the scope {' or '.join(needed)}"), None
         notice = self._throttle.admit(call.subject, now, request.address)
         if notice is not None:
-            return self._throttled(notice), None
-        fault = self._faults.of("PATCH" if call.writes else "GET", call.subject, now)
+            return self._reject(notice), None
+        fault = self._faults.next_fault("PATCH" if call.writes else "GET", call.subject, now)
         if fault is None:
             return None, None
-        self._watch.stats.faults[str(fault)] += 1
+        self._recorder.stats.faults[str(fault)] += 1
         if fault == "throttle_tenant" or fault == "throttle_dialog":
             subject = call.subject if fault == "throttle_dialog" else None
-            seconds = self._faults.faults.throttle_seconds
-            return self._throttled(self._throttle.pause(subject, seconds, now)), None
+            return self._reject(self._throttle.pause(subject, faults.throttle_seconds, now)), None
         if fault == "token_expiry":
             self._tokens.revoke(request.headers)
             return self._error(401, "the token has expired", INVALID_TOKEN), None
         status = fault if isinstance(fault, int) else FAILURES.get(fault)
         if status is not None:
-            return self._failed(status, call), None
+            return self._fail(status, call), None
         return None, fault
 
-    def _throttled(self, notice: Notice) -> Answer:
+    def _reject(self, notice: Notice) -> HttpResponse:
         return self._error(429, f"too many requests for this {notice.subject[0]}", notice=notice)
 
-    def _failed(self, status: int, call: CallT) -> Answer:
+    def _fail(self, status: int, call: Call) -> HttpResponse:
         seconds = self._faults.faults.retry_after_503
         notice = None
         if status == 503 and seconds is not None:
-            notice = self._throttle.repeat_after(call.key, seconds, anyio.current_time())
-        return self._error(status, SAYS.get(status, "as was asked of the emulator"), notice=notice)
+            notice = self._throttle.delay_repeat(call.key, seconds, anyio.current_time())
+        message = FAILURE_MESSAGES.get(status, "the emulator was asked for this status")
+        return self._error(status, message, notice=notice)
 
-    def _carried_out(self, call: CallT, fault: Fault | None) -> Answer:
-        answer = self._carry_out(call, fault)
+    def _execute(self, call: Call, fault: Fault | None) -> HttpResponse:
+        if call.too_large:
+            response = self._error(413, f"the body has more than {self._max_bytes} bytes")
+        elif call.problem is not None:
+            response = self._invalid(call.problem)
+        else:
+            response = self._apply(call, fault)
         if isinstance(fault, str) and fault in FAILURES_APPLIED:
-            return self._failed(FAILURES_APPLIED[fault], call)
-        if fault == "malformed" and answer.status == 200:
-            answer.cut()
-        return answer
+            return self._fail(FAILURES_APPLIED[fault], call)
+        if fault == "malformed" and response.status == 200:
+            response.truncate()
+        return response
 
-    def _dialog(self, dialog_id: str) -> Dialog | None:
+    def _find_dialog(self, dialog_id: str) -> Dialog | None:
         dialog = self._dialogs.get(dialog_id)
-        if dialog is None and self._rules.create_dialogs:
-            return Dialog(dialog_id)
-        return dialog
+        return Dialog(dialog_id) if dialog is None and self._rules.create_dialogs else dialog

@@ -1,4 +1,4 @@
-"""A dict that forgets what is over, so that long runs need no more memory than short ones."""
+"""A dict that drops expired items, so that long runs need no more memory than short ones."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import TypeVar
 K = TypeVar("K")
 V = TypeVar("V")
 
-SMALL = 1_000
+MIN_SIZE = 1_000
 
 
 class Expiring(dict[K, V]):
-    """Looks for what is over whenever it has doubled: a constant cost for each `put`."""
+    """A dict that drops expired items whenever it has doubled: constant cost for each `put`."""
 
-    def __init__(self, is_over: Callable[[V, float], bool]) -> None:
+    def __init__(self, is_expired: Callable[[V, float], bool]) -> None:
         super().__init__()
-        self._is_over = is_over
-        self._most = SMALL
+        self._is_expired = is_expired
+        self._sweep_at = MIN_SIZE
 
     def put(self, key: K, value: V, now: float) -> None:
-        """Set an item."""
-        if len(self) >= self._most:
-            for over in [name for name, each in self.items() if self._is_over(each, now)]:
-                del self[over]
-            self._most = max(SMALL, 2 * len(self))
+        """Set an item; drop expired ones if the dict has doubled."""
+        if len(self) >= self._sweep_at:
+            for expired in [name for name, each in self.items() if self._is_expired(each, now)]:
+                del self[expired]
+            self._sweep_at = max(MIN_SIZE, 2 * len(self))
         self[key] = value

@@ -1,4 +1,4 @@
-"""What goes wrong: probabilities (`Faults`), scripts, and which fault a request meets."""
+"""Fault injection: probabilities (`Faults`), scripts, and the fault that a request meets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from random import Random
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
-Chance: TypeAlias = Literal[
+RandomFault: TypeAlias = Literal[
     "throttle_tenant",
     "throttle_dialog",
     "token_expiry",
@@ -26,73 +26,68 @@ Chance: TypeAlias = Literal[
 ]
 """Faults with a probability of their own, in the order in which they are drawn."""
 
-Fault: TypeAlias = (
-    Chance
-    | Literal["error_500_applied", "error_502_applied", "error_504_applied", "hang_applied"]
-    | int
-)
-"""What may happen to a request; a number answers with that status and applies nothing."""
+AppliedFault: TypeAlias = Literal[
+    "error_500_applied", "error_502_applied", "error_504_applied", "hang_applied"
+]
+
+Fault: TypeAlias = RandomFault | AppliedFault | int
+"""A fault that a request may meet; an integer is a status to answer without applying anything."""
 
 Step: TypeAlias = Fault | Literal["ok", "token_failure"]
-"""What a script may hold: also "ok" for no fault, and "token_failure" for the token endpoint."""
+"""A step of a script: a fault, "ok" for none, or "token_failure" for the token endpoint."""
 
-CHANCES: Final[tuple[Chance, ...]] = get_args(Chance)
+RANDOM_FAULTS: Final[tuple[RandomFault, ...]] = get_args(RandomFault)
+APPLIED: Final[Mapping[RandomFault, AppliedFault]] = {
+    "error_500": "error_500_applied",
+    "error_502": "error_502_applied",
+    "error_504": "error_504_applied",
+    "hang": "hang_applied",
+}
 WRITES_ONLY: Final = frozenset(("conflict", "competitor"))
-NAMES: Final = frozenset(
-    (
-        *CHANCES,
-        "error_500_applied",
-        "error_502_applied",
-        "error_504_applied",
-        "hang_applied",
-        "ok",
-        "token_failure",
-    )
-)
+STEPS: Final = frozenset((*RANDOM_FAULTS, *APPLIED.values(), "ok", "token_failure"))
 PROBABILITIES: Final = frozenset(
-    (*CHANCES, "error_applies", "token_failure", "brown_out", "brown_out_errors")
+    (*RANDOM_FAULTS, "error_applies", "token_failure", "brown_out", "brown_out_errors")
 )
 STATUSES: Final = range(300, 600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Faults on demand: probabilities for each request between 0 and 1, times in seconds.
+    """Probabilities of faults, from 0 to 1 for each request, and times in seconds.
 
-    A request meets at most one of the faults that have a probability. They are drawn in the order
-    of `Chance`; reads meet neither `conflict` nor `competitor`. Where PATCH is named, the POST of
-    the sessions API is meant as well.
+    A request meets at most one of the faults with a probability, drawn in the order of
+    `RandomFault`. Reads meet neither `conflict` nor `competitor`. A PATCH stands for the POST of
+    the sessions API as well.
 
     Args:
-        latency: how long each answer takes at least, half of it before the update is applied.
-        latency_jitter: up to this much more, evenly distributed.
-        error_500, error_502, error_503, error_504: answered so, and not applied.
-        error_applies: the share of 500, 502 and 504 (not of 503) that are applied all the same.
-        drop_before: the connection is closed without an answer; nothing is applied.
-        drop_after: applied, then the connection is closed without an answer.
-        competitor: somebody else writes the dialog just before a PATCH, so that `If-Match` fails.
-            A PATCH without `If-Match` is applied.
-        conflict: a PATCH is answered 409, with or without `If-Match`, and not applied.
-        throttle_tenant, throttle_dialog: a pause of `throttle_seconds` begins; this request and
-            those that come before its end are answered 429.
-        throttle_seconds: length of such a pause.
-        retry_after_503: what a 503 names in `Retry-After`; None sends none.
-        token_latency: how long the token endpoint takes.
-        token_failure: the token endpoint answers 500.
-        token_expiry: the request is answered 401 and its token is valid no longer.
-        malformed: applied and answered 200, with JSON that is cut off.
-        hang: never answered.
-        hang_applies: whether a request that is never answered is applied.
-        brown_out: a brown-out begins: for `brown_out_seconds` the server is slow and fails now and
-            then. The request that begins it is the first to meet it.
-        brown_out_seconds: how long it lasts.
-        brown_out_latency: how much longer each answer takes meanwhile.
-        brown_out_errors: the share of requests that are answered 503 meanwhile.
-        fail_status: every request to the API is answered with this status, from 300 to 599; None
-            for no such outage.
+        latency: Minimum time to a response; half of it passes before the update is applied.
+        latency_jitter: Maximum of the additional latency, which is uniformly distributed.
+        error_500, error_502, error_503, error_504: The status is answered and nothing applied.
+        error_applies: Share of 500, 502 and 504 (not of 503) that are applied nevertheless.
+        drop_before: The connection is closed without a response; nothing is applied.
+        drop_after: The request is applied, then the connection is closed without a response.
+        competitor: Another client writes the dialog just before a PATCH, so that its `If-Match`
+            fails. A PATCH without `If-Match` is applied.
+        conflict: A PATCH is answered 409, with or without `If-Match`, and not applied.
+        throttle_tenant, throttle_dialog: A pause of `throttle_seconds` begins. This request and
+            all until its end are answered 429.
+        throttle_seconds: Length of such a pause.
+        retry_after_503: `Retry-After` of a 503; None omits the header.
+        token_latency: Time that the token endpoint takes.
+        token_failure: The token endpoint answers 500.
+        token_expiry: The request is answered 401 and its token is revoked.
+        malformed: The request is applied and answered 200, with truncated JSON.
+        hang: The request is never answered.
+        hang_applies: Whether a request that is never answered is applied.
+        brown_out: A brown-out begins with this request: for `brown_out_seconds` the server is slow
+            and some requests fail.
+        brown_out_seconds: Length of a brown-out.
+        brown_out_latency: Additional latency during a brown-out.
+        brown_out_errors: Share of requests that are answered 503 during a brown-out.
+        fail_status: Status from 300 to 599 that answers every API request; None for no outage.
 
     Raises:
-        ValueError: a number out of its range; the message names the field.
+        ValueError: A field has an invalid value.
     """
 
     latency: float = 0.0
@@ -125,16 +120,16 @@ class Faults:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            problem = _problem(field.name, value)
+            problem = _find_problem(field.name, value)
             if problem:
                 raise ValueError(f"Faults({field.name}={value!r}): {problem}")
 
     @classmethod
     def of(cls, mapping: Mapping[str, Any]) -> Self:
-        """Faults from a mapping of their fields; what is not named takes its default.
+        """Return faults from a mapping of fields; missing ones get their default.
 
         Raises:
-            ValueError: an unknown field, or a value out of its range.
+            ValueError: A field is unknown or has an invalid value.
         """
         unknown = sorted(mapping.keys() - {field.name for field in fields(cls)})
         if unknown:
@@ -142,16 +137,16 @@ class Faults:
         return cls(**mapping)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name."""
+        """Return all fields by name."""
         return asdict(self)
 
 
-def _problem(name: str, value: object) -> str | None:
+def _find_problem(name: str, value: object) -> str | None:
     if name == "hang_applies":
         return None if isinstance(value, bool) else "must be True or False"
     if name == "fail_status":
-        fits = value is None or (type(value) is int and value in STATUSES)
-        return None if fits else "must be a status from 300 to 599, or None"
+        valid = value is None or (type(value) is int and value in STATUSES)
+        return None if valid else "must be a status from 300 to 599, or None"
     if name == "retry_after_503" and value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
@@ -161,8 +156,8 @@ def _problem(name: str, value: object) -> str | None:
     return None if 0 <= value < math.inf else "must be a number of seconds, not negative"
 
 
-class FaultSource:
-    """Decides which fault a request meets: first what a script says, else by the probabilities."""
+class FaultInjector:
+    """Decide which fault a request meets: by its script, or else by the probabilities."""
 
     def __init__(self, faults: Faults, seed: int) -> None:
         self._seed = seed
@@ -170,7 +165,7 @@ class FaultSource:
         self.reset()
 
     def reset(self) -> None:
-        """As at the beginning: no scripts, the first faults, the seed's first number."""
+        """Restore the initial faults and the random seed, and forget all scripts."""
         self._random = Random(self._seed)
         self._scripts: dict[tuple[str, str | None], deque[Step]] = {}
         self._brown_out_ends = -math.inf
@@ -178,68 +173,65 @@ class FaultSource:
 
     @property
     def faults(self) -> Faults:
-        """The probabilities in force."""
+        """The faults in force."""
         return self._faults
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
         self._faults = faults
-        chances: list[tuple[Chance, float]] = [
-            (name, getattr(faults, name)) for name in CHANCES if getattr(faults, name)
+        drawn: list[tuple[RandomFault, float]] = [
+            (name, getattr(faults, name)) for name in RANDOM_FAULTS if getattr(faults, name)
         ]
-        self._chances: dict[str, list[tuple[Chance, float]]] = {
-            "PATCH": chances,
-            "GET": [(name, chance) for name, chance in chances if name not in WRITES_ONLY],
+        self._drawn = {
+            "PATCH": drawn,
+            "GET": [(name, probability) for name, probability in drawn if name not in WRITES_ONLY],
         }
 
     def script(self, steps: tuple[Step, ...], dialog_id: str | None, method: str) -> None:
-        """Append steps to the queue of a dialog, or of all dialogs where it is None.
+        """Append steps to the script of a dialog, or of all dialogs if it is None.
 
         Raises:
-            ValueError: there is no such step or method.
+            ValueError: A step or the method does not exist; no step is appended.
         """
-        if method not in self._chances:
+        if method not in self._drawn:
             raise ValueError(f"script(method={method!r}): must be PATCH or GET")
         for step in steps:
-            known = step in STATUSES if type(step) is int else step in NAMES
+            known = step in STATUSES if type(step) is int else step in STEPS
             if not known:
-                names = ", ".join(sorted(NAMES))
+                names = ", ".join(sorted(STEPS))
                 raise ValueError(f"no step {step!r}; there are {names}, and statuses 300 to 599")
         for step in steps:
             queue = ("POST", None) if step == "token_failure" else (method, dialog_id)
             self._scripts.setdefault(queue, deque()).append(step)
 
-    def of(self, method: str, dialog_id: str, now: float) -> Fault | None:
-        """The fault that the next request with this method to this dialog meets."""
-        step = self._next(method, dialog_id) or self._next(method, None)
-        if step is None:
-            if self._browned_out(now) and self._hits(self._faults.brown_out_errors):
-                return "error_503"
-            return self._drawn(method)
-        return None if step == "ok" or step == "token_failure" else step
+    def next_fault(self, method: str, dialog_id: str, now: float) -> Fault | None:
+        """Return the fault that the next request with this method to this dialog meets."""
+        step = self._next_step(method, dialog_id) or self._next_step(method, None)
+        if step is not None:
+            return None if step == "ok" or step == "token_failure" else step
+        faults = self._faults
+        if now >= self._brown_out_ends and self._hits(faults.brown_out):
+            self._brown_out_ends = now + faults.brown_out_seconds
+        if now < self._brown_out_ends and self._hits(faults.brown_out_errors):
+            return "error_503"
+        for name, probability in self._drawn[method]:
+            if self._hits(probability):
+                return APPLIED[name] if name in APPLIED and self._applies(name) else name
+        return None
 
-    def of_token(self) -> bool:
-        """Whether the next token request fails."""
-        return self._next("POST", None) is not None or self._hits(self._faults.token_failure)
+    def next_token_request_fails(self) -> bool:
+        """Return whether the next token request fails."""
+        return self._next_step("POST", None) is not None or self._hits(self._faults.token_failure)
 
     def delay(self, now: float) -> float:
-        """Seconds that the next answer takes."""
+        """Return the latency of the next response in seconds."""
         faults = self._faults
         jitter = faults.latency_jitter
         seconds = faults.latency + self._random.uniform(0, jitter) if jitter else faults.latency
         return seconds + faults.brown_out_latency if now < self._brown_out_ends else seconds
 
-    def _browned_out(self, now: float) -> bool:
-        """Whether a brown-out lasts; it may begin now."""
-        faults = self._faults
-        if now >= self._brown_out_ends and self._hits(faults.brown_out):
-            self._brown_out_ends = now + faults.brown_out_seconds
-        return now < self._brown_out_ends
-
-    def _next(self, method: str, dialog_id: str | None) -> Step | None:
-        if not self._scripts:
-            return None
-        steps = self._scripts.get((method, dialog_id))
+    def _next_step(self, method: str, dialog_id: str | None) -> Step | None:
+        steps = self._scripts.get((method, dialog_id)) if self._scripts else None
         if steps is None:
             return None
         step = steps.popleft()
@@ -247,20 +239,10 @@ class FaultSource:
             del self._scripts[method, dialog_id]
         return step
 
-    def _drawn(self, method: str) -> Fault | None:
-        for name, chance in self._chances[method]:
-            if self._hits(chance):
-                return self._variant(name)
-        return None
-
-    def _variant(self, name: Chance) -> Fault:
+    def _applies(self, name: RandomFault) -> bool:
         if name == "hang":
-            return "hang_applied" if self._faults.hang_applies else "hang"
-        if name in ("error_500", "error_502", "error_504") and self._hits(
-            self._faults.error_applies
-        ):
-            return f"{name}_applied"  # type: ignore[return-value]
-        return name
+            return self._faults.hang_applies
+        return self._hits(self._faults.error_applies)
 
-    def _hits(self, chance: float) -> bool:
-        return chance > 0 and self._random.random() < chance
+    def _hits(self, probability: float) -> bool:
+        return probability > 0 and self._random.random() < probability

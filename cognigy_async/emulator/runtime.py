@@ -3,125 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 
-from .answers import Answer, answer_json
-from .asgi import Request
+from cognigy_async import Limits, StateUpdate, UpdateValidationError
+
 from .endpoint import Call, Endpoint
 from .faults import Fault
-from .payload import fault_in, parse
-from .state import Dialog, holds, sequence_number
+from .responses import HttpResponse, json_response
+from .state import Dialog, matches
+
+MEMBERS = frozenset(("session", "user", "transition"))
 
 
-class Write(Call):
-    """A GET, or a PATCH: its body, or why there is none, and the headers that matter."""
-
-    __slots__ = ("body", "if_match", "problem", "too_large")
-
-    def __init__(self, request: Request, dialog_id: str, content: bytes | None) -> None:
-        super().__init__(dialog_id, writes=request.method == "PATCH", dialog_id=dialog_id)
-        self.body: dict[str, Any] = {}
-        self.problem: str | None = None
-        self.if_match: str | None = None
-        self.too_large = content is None
-        if not self.writes:
-            return
-        self.key = request.header(b"idempotency-key")
-        self.if_match = request.header(b"if-match")
-        if content is not None:
-            try:
-                self.body = parse(content)
-                self.seq = sequence_number(self.body)
-            except ValueError as error:
-                self.problem = str(error)
-
-
-class RuntimeEndpoint(Endpoint[Write]):
+class RuntimeEndpoint(Endpoint):
     """The state of a dialog."""
 
-    async def handle(self, request: Request, dialog_id: str) -> None:
-        """Answer one GET or PATCH, or drop it, or never answer it."""
-        content = await request.read(self._rules.max_body_bytes)
-        await self.serve(request, Write(request, dialog_id, content))
+    methods: ClassVar = {"state": ("GET", "PATCH")}
 
-    def _not_allowed(self, call: Write, scopes: Collection[str]) -> Answer | None:
-        if "runtime:write" in scopes or (not call.writes and "dialog:read" in scopes):
-            return None
-        needed = "runtime:write" if call.writes else "dialog:read or runtime:write"
-        return self._error(403, f"this needs the scope {needed}")
+    def _scopes_for(self, call: Call) -> tuple[str, ...]:
+        return ("runtime:write",) if call.writes else ("dialog:read", "runtime:write")
 
-    def _carry_out(self, call: Write, fault: Fault | None) -> Answer:
-        if call.writes:
-            return self._written(call.subject, call, fault)
-        return self._read(call.subject)
+    def _error_body(self, status: int, message: str, number: int) -> dict[str, object]:
+        return {"message": message, "traceId": f"emulator-{number}"}
 
-    def _read(self, dialog_id: str) -> Answer:
-        dialog = self._dialog(dialog_id)
+    def _apply(self, call: Call, fault: Fault | None) -> HttpResponse:
+        rules, dialog = self._rules, self._find_dialog(call.subject)
         if dialog is None:
-            return self._error(404, "there is no such dialog")
-        return answer_json(200, dialog.as_dict(), (b"etag", dialog.etag.encode()))
-
-    def _written(self, dialog_id: str, write: Write, fault: Fault | None) -> Answer:
-        """One step without an await: nothing comes between the check of a version and the write."""
-        rules = self._rules
-        if write.too_large:
-            return self._error(413, f"the body has more than {rules.max_body_bytes} bytes")
-        dialog = self._dialog(dialog_id)
-        if dialog is None:
-            return self._error(404, "there is no such dialog")
-        problem = write.problem or fault_in(dialog_id, write.body, rules.limits, rules.flow_nodes)
+            return self._error(404, "no such dialog")
+        if not call.writes:
+            return json_response(200, dialog.as_dict(), (b"etag", dialog.etag.encode()))
+        problem = find_problem(call.subject, call.body, rules.limits, rules.flow_nodes)
         if problem is not None:
-            return self._error(400, problem)
+            return self._invalid(problem)
+        now = anyio.current_time()
         if fault == "competitor":
-            self._dialogs[dialog_id] = dialog
-            dialog.compete(anyio.current_time(), rules.history_limit)
-        refusal = self._known(dialog, write) or self._conflict(dialog, write, fault)
+            self._dialogs[call.subject] = dialog
+            dialog.compete(now, rules.history_limit)
+        refusal = self._replay(dialog, call) or self._check_version(dialog, call, fault)
         if refusal is not None:
             return refusal
-        self._dialogs[dialog_id] = dialog
-        before = dialog.applied_before(write.key, write.seq)
+        self._dialogs[call.subject] = dialog
+        earlier = dialog.find_earlier(call.key, call.seq)
         entry = dialog.assign(
-            write.body,
+            call.body,
             merge=rules.merge,
-            at=anyio.current_time(),
-            key=write.key,
-            if_match=write.if_match,
+            at=now,
+            key=call.key,
+            if_match=call.if_match,
             history_limit=rules.history_limit,
         )
-        self._watch.applied(entry, before)
-        return self._success(dialog, entry.version)
+        self._recorder.record_applied(entry, earlier)
+        return _success(dialog, entry.version)
 
-    def _known(self, dialog: Dialog, write: Write) -> Answer | None:
-        """The answer to a key that was applied before: the same one again, or a refusal."""
-        entry = dialog.identities.get(write.key) if write.key is not None else None
+    def _replay(self, dialog: Dialog, call: Call) -> HttpResponse | None:
+        """Return the response to a known key: the first one again, or a refusal."""
+        entry = dialog.identities.get(call.key) if call.key is not None else None
         if entry is None:
             return None
-        if entry.body != write.body:
-            self._watch.stats.reused_keys += 1
-            if self._rules.honour_idempotency_keys:
-                return self._error(422, "the Idempotency-Key was used for another body")
-        if not self._rules.honour_idempotency_keys:
+        reused, honoured = entry.body != call.body, self._rules.honour_idempotency_keys
+        if reused:
+            self._recorder.stats.reused_keys += 1
+        if not honoured:
             return None
-        self._watch.stats.replayed += 1
-        return self._success(dialog, entry.version)
+        if reused:
+            return self._error(422, "the Idempotency-Key was used for another body")
+        self._recorder.stats.replayed += 1
+        return _success(dialog, entry.version)
 
-    def _conflict(self, dialog: Dialog, write: Write, fault: Fault | None) -> Answer | None:
-        version, etag = dialog.version, (b"etag", dialog.etag.encode())
-        said = {"dialogId": dialog.dialog_id, "version": version}
+    def _check_version(
+        self, dialog: Dialog, call: Call, fault: Fault | None
+    ) -> HttpResponse | None:
+        """Return a refusal if `If-Match` does not match or a conflict is injected."""
         if fault == "conflict":
-            return self._error(409, "somebody else is writing the state", etag, members=said)
-        if write.if_match is None:
+            status, message = 409, "another client is writing the state"
+        elif call.if_match is None:
             return None
-        try:
-            if holds(write.if_match, version):
-                return None
-        except ValueError as error:
-            return self._error(400, str(error))
-        status = self._rules.conflict_status
-        return self._error(status, f"the state has version {version}", etag, members=said)
+        else:
+            try:
+                if matches(call.if_match, dialog.version):
+                    return None
+            except ValueError as error:
+                return self._error(400, str(error))
+            status = self._rules.conflict_status
+            message = f"the state has version {dialog.version}"
+        members = {"dialogId": dialog.dialog_id, "version": dialog.version}
+        return self._error(status, message, (b"etag", dialog.etag.encode()), members=members)
 
-    def _success(self, dialog: Dialog, version: int) -> Answer:
-        body = {"dialogId": dialog.dialog_id, "version": version, "message": "state updated"}
-        return answer_json(200, body, (b"etag", b'"%d"' % version))
+
+def find_problem(
+    dialog_id: str, body: dict[str, Any], limits: Limits, flow_nodes: Collection[str] | None
+) -> str | None:
+    """Return the reason to refuse a body, or None.
+
+    Variables are validated by the rules that a client applies before it sends them.
+    """
+    if not body.keys() <= MEMBERS:
+        unknown = ", ".join(sorted(body.keys() - MEMBERS))
+        return f"unknown member {unknown[:200]}; there are session, user and transition"
+    arguments: dict[str, Any] = {"dialog_id": dialog_id}
+    for context in ("session", "user"):
+        if context in body:
+            if not isinstance(body[context], dict):
+                return f"{context} must be an object of variables"
+            arguments[context] = body[context]
+    if "transition" in body:
+        transition = body["transition"]
+        if not isinstance(transition, dict) or list(transition) != ["nextStep"]:
+            return "transition must be an object with the single member nextStep"
+        arguments["next_step"] = step = transition["nextStep"]
+        if not isinstance(step, str):
+            return "transition.nextStep must be a string"
+        if flow_nodes is not None and step not in flow_nodes:
+            return f"transition.nextStep: the flow has no node {step[:200]!r}"
+    try:
+        StateUpdate.from_fields(limits, arguments)
+    except UpdateValidationError as error:
+        return str(error)
+    return None
+
+
+def _success(dialog: Dialog, version: int) -> HttpResponse:
+    body = {"dialogId": dialog.dialog_id, "version": version, "message": "state updated"}
+    return json_response(200, body, (b"etag", b'"%d"' % version))

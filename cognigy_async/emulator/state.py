@@ -1,4 +1,4 @@
-"""Dialogs: variables, versions, history, preconditions, and the two ways of merging."""
+"""Dialogs with variables, versions and history; preconditions; contact profiles."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any, Literal, TypeAlias
 Merge: TypeAlias = Literal["replace", "recursive"]
 
 COMPETITOR = "competitor"
-"""The session variable that a competing writer counts up."""
+"""The session variable that a competing writer increments."""
+PROFILE_MEMBERS = frozenset(("profile", "active", "contactIds"))
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One version of a dialog: what made it.
+    """The write that made a version of a dialog.
 
     Attributes:
-        version: the version that it made.
+        version: Version that it made.
         key: `Idempotency-Key` of the request.
-        body: the assignment, as it was sent.
+        body: Assignment as it was sent.
         if_match: `If-Match` of the request.
-        competitor: whether a competing writer made it and no client.
-        at: when, by the clock of the event loop.
+        competitor: Whether a competing writer made it, not a client.
+        at: Time of the write, by the clock of the event loop.
     """
 
     version: int
@@ -34,11 +35,16 @@ class HistoryEntry:
 
     @property
     def seq(self) -> int | None:
-        """The sequence number in the session variables, by the convention of `Stats`."""
-        return sequence_number(self.body)
+        """The sequence number, by the convention of `Stats`."""
+        return sequence_number(self.body.get("session"))
+
+    @property
+    def identities(self) -> Iterable[str | int]:
+        """The key and the sequence number, as far as there are any."""
+        return [identity for identity in (self.key, self.seq) if identity is not None]
 
     def as_dict(self) -> dict[str, Any]:
-        """The entry as JSON has it."""
+        """Return the entry as in JSON."""
         return {
             "version": self.version,
             "key": self.key,
@@ -50,13 +56,16 @@ class HistoryEntry:
 
 @dataclass(slots=True, eq=False)
 class Dialog:
-    """The state of a dialog; `version` counts the writes, from 0 for none.
+    """The state of a dialog.
 
     Attributes:
-        session, user: variables by name.
-        next_step: where the last transition went.
-        user_id: whose it is, where a request to the sessions API has said so.
-        history: one entry for each version, the oldest first.
+        dialog_id: Id of the dialog or session.
+        version: Number of writes.
+        session, user: Variables by name.
+        next_step: Target of the last transition.
+        user_id: User of the session, if a request to the sessions API has named one.
+        history: Entries by version, the oldest first.
+        identities: Entries by `Idempotency-Key` and by sequence number.
     """
 
     dialog_id: str
@@ -67,19 +76,18 @@ class Dialog:
     user_id: str | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     identities: dict[str | int, HistoryEntry] = field(default_factory=dict, repr=False)
-    """Entries by what tells whether an update is the same: its key, its sequence number."""
 
     @property
     def etag(self) -> str:
-        """The version as `ETag` has it, in quotes."""
+        """The version as in `ETag`, in quotes."""
         return f'"{self.version}"'
 
-    def applied_before(self, key: str | None, seq: int | None) -> HistoryEntry | None:
-        """The entry of the same update, if it is in the history."""
-        same = self.identities.get(key) if key is not None else None
-        if same is None and seq is not None:
-            same = self.identities.get(seq)
-        return same
+    def find_earlier(self, key: str | None, seq: int | None) -> HistoryEntry | None:
+        """Return the entry of an update that was applied before, if it is in the history."""
+        for identity in (key, seq):
+            if identity is not None and identity in self.identities:
+                return self.identities[identity]
+        return None
 
     def assign(
         self,
@@ -92,24 +100,28 @@ class Dialog:
         history_limit: int | None = None,
     ) -> HistoryEntry:
         """Apply a valid body as a new version."""
-        for context, variables in ((self.session, "session"), (self.user, "user")):
-            assigned = body.get(variables)
-            if assigned:
-                _assign(context, assigned, merge)
+        for context, assigned in (
+            (self.session, body.get("session")),
+            (self.user, body.get("user")),
+        ):
+            for name, value in (assigned or {}).items():
+                context[name] = value if merge == "replace" else _merge(context.get(name), value)
         transition = body.get("transition")
         if transition is not None:
             self.next_step = transition["nextStep"]
-        return self._remember(key, body, if_match, False, at, history_limit)
+        entry = HistoryEntry(self.version + 1, key, body, if_match, at=at)
+        return self._append(entry, history_limit)
 
     def compete(self, at: float, history_limit: int | None = None) -> HistoryEntry:
-        """Let a competing writer make a new version: it counts up the variable `competitor`."""
+        """Apply a write of a competing writer, which increments the variable `competitor`."""
         before = self.session.get(COMPETITOR)
-        count = before + 1 if type(before) is int else 1
-        self.session[COMPETITOR] = count
-        return self._remember(None, {"session": {COMPETITOR: count}}, None, True, at, history_limit)
+        self.session[COMPETITOR] = count = before + 1 if type(before) is int else 1
+        body = {"session": {COMPETITOR: count}}
+        entry = HistoryEntry(self.version + 1, None, body, competitor=True, at=at)
+        return self._append(entry, history_limit)
 
     def as_dict(self) -> dict[str, Any]:
-        """The state as a GET answers it."""
+        """Return the state as a GET answers it."""
         return {
             "dialogId": self.dialog_id,
             "version": self.version,
@@ -118,36 +130,73 @@ class Dialog:
             "transition": None if self.next_step is None else {"nextStep": self.next_step},
         }
 
-    def _remember(
-        self,
-        key: str | None,
-        body: Mapping[str, Any],
-        if_match: str | None,
-        competitor: bool,
-        at: float,
-        limit: int | None,
-    ) -> HistoryEntry:
-        self.version += 1
-        entry = HistoryEntry(self.version, key, body, if_match, competitor, at)
+    def _append(self, entry: HistoryEntry, limit: int | None) -> HistoryEntry:
+        self.version = entry.version
         self.history.append(entry)
-        for identity in _identities(entry):
+        for identity in entry.identities:
             known = self.identities.get(identity)
-            # One with a transition stays known: it is the one that must not come again.
-            if known is None or "transition" in body or "transition" not in known.body:
+            # An entry with a transition is kept, because its update must not be applied again.
+            if known is None or "transition" in entry.body or "transition" not in known.body:
                 self.identities[identity] = entry
         if limit is not None and len(self.history) > limit:
             oldest = self.history.pop(0)
-            for identity in _identities(oldest):
+            for identity in oldest.identities:
                 if self.identities.get(identity) is oldest:
                     del self.identities[identity]
         return entry
 
 
-def holds(if_match: str, version: int) -> bool:
-    """Whether an `If-Match` holds for a version; a dialog never written has version 0.
+@dataclass(slots=True, eq=False)
+class Profile:
+    """A contact profile.
+
+    Attributes:
+        profile_id: Id of the profile.
+        profile: Fields by name.
+        active: Whether flows may use it.
+        contact_ids: Ids of its users.
+        patches: Bodies that were written, in order.
+    """
+
+    profile_id: str
+    profile: dict[str, Any] = field(default_factory=dict)
+    active: bool = True
+    contact_ids: list[str] = field(default_factory=list)
+    patches: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the profile as a GET answers it."""
+        return {
+            "_id": self.profile_id,
+            "profile": self.profile,
+            "active": self.active,
+            "contactIds": self.contact_ids,
+        }
+
+    def patch(self, body: Mapping[str, Any]) -> str | None:
+        """Assign the members of a body; return the problem if it is invalid."""
+        if not body.keys() <= PROFILE_MEMBERS:
+            unknown = ", ".join(sorted(body.keys() - PROFILE_MEMBERS))
+            return f"unknown member {unknown[:200]}; there are profile, active and contactIds"
+        fields, active = body.get("profile", {}), body.get("active", self.active)
+        contact_ids = body.get("contactIds", self.contact_ids)
+        if not isinstance(fields, dict):
+            return "profile must be an object"
+        if not isinstance(active, bool):
+            return "active must be true or false"
+        if not isinstance(contact_ids, list) or not all(isinstance(i, str) for i in contact_ids):
+            return "contactIds must be a list of strings"
+        self.profile.update(fields)
+        self.active, self.contact_ids = active, contact_ids
+        self.patches.append(body)
+        return None
+
+
+def matches(if_match: str, version: int) -> bool:
+    """Return whether an `If-Match` matches a version; a dialog never written has version 0.
 
     Raises:
-        ValueError: it is neither `*` nor a list of quoted tags.
+        ValueError: The header is neither `*` nor a list of quoted tags.
     """
     if if_match.strip() == "*":
         return version > 0
@@ -159,34 +208,17 @@ def holds(if_match: str, version: int) -> bool:
     return f'"{version}"' in tags
 
 
-def sequence_number(body: Mapping[str, Any]) -> int | None:
-    """The integer variable `seq` of the session, if the body assigns one."""
-    session = body.get("session")
-    seq = session.get("seq") if isinstance(session, dict) else None
+def sequence_number(variables: object) -> int | None:
+    """Return the integer variable ``seq``, if there is one."""
+    seq = variables.get("seq") if isinstance(variables, dict) else None
     return seq if type(seq) is int else None
 
 
-def _identities(entry: HistoryEntry) -> Iterable[str | int]:
-    if entry.key is not None:
-        yield entry.key
-    seq = entry.seq
-    if seq is not None:
-        yield seq
-
-
-def _assign(context: dict[str, Any], variables: Mapping[str, Any], merge: Merge) -> None:
-    if merge == "replace":
-        context.update(variables)
-        return
-    for name, value in variables.items():
-        context[name] = _merged(context.get(name), value)
-
-
-def _merged(old: object, new: object) -> object:
-    """A new object; the history holds the old and the new one as they were."""
+def _merge(old: object, new: object) -> object:
+    """Return the merged value as a new object, because the history keeps both arguments."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     merged = dict(old)
     for name, value in new.items():
-        merged[name] = _merged(old.get(name), value)
+        merged[name] = _merge(old.get(name), value)
     return merged

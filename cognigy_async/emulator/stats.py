@@ -1,4 +1,4 @@
-"""What the emulator has seen: counters, and what no client may do."""
+"""Counters of what the emulator has seen, and of what no client may do."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ VIOLATIONS = (
 class Stats:
     """Counters since the start or the last reset.
 
-    By convention the integer session variable ``seq``, where an update assigns one, grows from
-    update to update of a dialog. By it the emulator sees whether updates arrive in order, whatever
-    becomes of them. Whether an update is applied more than once it sees by its `Idempotency-Key`
-    and by ``seq``.
+    By convention, updates of a dialog may assign an integer session variable ``seq`` that grows
+    from update to update. It shows the emulator whether updates arrive in order. `Idempotency-Key`
+    and ``seq`` show it whether an update is applied more than once.
 
-    A request that its client no longer waits for (a time-out, a closed connection) is not in
-    flight, even if the server is still at work on it.
+    A request whose client has given up (a timeout, a closed connection) is not in flight, even if
+    the server still works on it.
 
     Attributes:
-        requests: to the API, all kinds; `reads` are GET, `writes` PATCH and POST.
-        applied: writes of clients that made a new version.
-        replayed: writes answered from memory because their `Idempotency-Key` was applied before.
-        answers: API answers by status.
-        faults: faults met, by name; a scripted status by its number.
-        dropped: connections closed without an answer.
-        abandoned: requests whose client went away before the answer.
-        in_flight_max: most API requests under way at one time.
-        connections, connections_max: accepted, and most open at one time (0 without sockets).
-        token_requests, tokens_issued, token_answers: of the token endpoint.
-        token_requests_overlapping: most token requests under way at one time.
-        repeated: writes that arrived with the same `seq` as the one before: repeats.
-        repeat_applies: writes applied although the same update was applied before. Harmless where
-            only variables are assigned; a server that honours keys has none with the same key.
+        requests: API requests; `reads` are GET, `writes` are PATCH and POST.
+        applied: Writes of clients that made a new version.
+        replayed: Writes with a known `Idempotency-Key` that got the first response again.
+        answers: API responses by status.
+        faults: Injected faults by name; a scripted status by its number.
+        dropped: Connections closed without a response.
+        abandoned: Requests whose client disconnected before the response.
+        in_flight_max: Highest number of API requests in flight.
+        connections, connections_max: Accepted connections, and the highest number of open ones (0
+            without sockets).
+        token_requests, tokens_issued, token_answers: Counters of the token endpoint.
+        token_requests_overlapping: Highest number of token requests in flight.
+        repeated: Writes with the highest `seq` that had arrived before.
+        repeat_applies: Writes applied although the same update was applied before. Harmless if
+            only variables are assigned.
 
-        overlapping_writes: writes that arrived while another one of the dialog was in flight.
-        early_requests: requests to a throttled tenant or dialog before the moment named.
-        early_repeats: updates repeated before the `Retry-After` of the 503 that answered them.
-        reordered: writes that arrived with a smaller `seq` than one before.
-        double_applies: updates with a transition that were applied more than once.
-        reused_keys: writes with the `Idempotency-Key` of another body.
+        overlapping_writes: Writes that arrived while another one of the dialog was in flight.
+        early_requests: Requests to a throttled tenant or dialog before its `Retry-After`.
+        early_repeats: Updates repeated before the `Retry-After` of the 503 that answered them.
+        reordered: Writes that arrived with a smaller `seq` than one before.
+        double_applies: Updates with a transition that were applied more than once.
+        reused_keys: Writes with the `Idempotency-Key` of another body.
     """
 
     requests: int = 0
@@ -79,11 +79,11 @@ class Stats:
     reused_keys: int = 0
 
     def violations(self) -> dict[str, int]:
-        """Those counters of what no client may do that are not 0."""
+        """Return the counters of forbidden behaviour that are not 0."""
         return {name: getattr(self, name) for name in VIOLATIONS if getattr(self, name)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Every counter by name, and `violations`."""
+        """Return all counters by name, and `violations`."""
         counters = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             name: dict(value) if isinstance(value, Mapping) else value
@@ -91,7 +91,7 @@ class Stats:
         } | {"violations": self.violations()}
 
     def reset(self) -> None:
-        """Every counter at 0 again, in place."""
+        """Set all counters to 0 in place."""
         fresh = Stats()
         for each in fields(self):
             setattr(self, each.name, getattr(fresh, each.name))

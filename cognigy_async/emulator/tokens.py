@@ -1,31 +1,41 @@
-"""Access tokens: who may have one, which scopes it carries, how long it lives."""
+"""Access tokens and the endpoint that issues them: ``POST /oauth/token``."""
 
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from random import Random
 from urllib.parse import parse_qsl, unquote_plus
 
+import anyio
+
 from .expiring import Expiring
+from .faults import FaultInjector
+from .recorder import Recorder
+from .responses import HttpResponse, json_response
+from .rules import Rules
+from .server.asgi import HttpRequest
+from .throttle import Header
 
 FORM = b"application/x-www-form-urlencoded"
+MAX_FORM_BYTES = 64 * 1024
+NO_STORE: Header = (b"cache-control", b"no-store")
 
 
-class TokenError(Exception):
-    """A token request is refused, by RFC 6749 section 5.2."""
+class TokenRequestError(Exception):
+    """A token request was refused, as in RFC 6749 section 5.2."""
 
-    def __init__(self, status: int, error: str, description: str) -> None:
-        self.status = status
-        self.error = error
-        self.description = description
+    def __init__(self, status: int, error: str, description: str, *headers: Header) -> None:
+        self.response = json_response(
+            status, {"error": error, "error_description": description}, NO_STORE, *headers
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token that was issued; `expires` by the clock of the event loop."""
+    """An issued token; `expires` is by the clock of the event loop."""
 
     text: str = field(repr=False)
     scopes: tuple[str, ...]
@@ -33,40 +43,41 @@ class Token:
 
 
 class Tokens:
-    """Issues tokens and knows them again. `lifetime` is in seconds."""
+    """Credentials of clients, and the tokens issued to them.
+
+    Args:
+        client: OAuth client id and client secret.
+        api_key: API key to accept; None for none.
+        rules: Scopes and lifetime of tokens.
+        seed: Seed of the tokens' texts.
+    """
 
     def __init__(
-        self,
-        client_id: str,
-        client_secret: str,
-        api_key: str | None,
-        scopes: Collection[str],
-        lifetime: float,
-        seed: int,
+        self, client: tuple[str, str], api_key: str | None, rules: Rules, seed: int
     ) -> None:
-        self._client = (client_id.encode(), client_secret.encode())
+        self._client = (client[0].encode(), client[1].encode())
         self._api_key = None if api_key is None else api_key.encode()
-        self._scopes = tuple(scopes)
-        self.lifetime = lifetime
+        self._scopes = tuple(rules.scopes)
         self._seed = seed
+        self.lifetime = rules.token_lifetime
         self.reset()
 
     def reset(self) -> None:
-        """As at the beginning: no token issued."""
+        """Forget all tokens and restore the random seed."""
         self._random = Random(f"tokens of {self._seed}")
-        self._issued = Expiring[bytes, Token](lambda token, now: token.expires <= now)
+        self._issued = Expiring[bytes, Token](_is_expired)
 
     def revoke_all(self) -> None:
-        """No token issued so far is valid any longer."""
+        """Revoke all tokens."""
         self._issued.clear()
 
     def revoke(self, headers: Mapping[bytes, bytes]) -> None:
-        """The token that these headers carry is valid no longer."""
-        self._issued.pop(_bearer(headers) or b"", None)
+        """Revoke the token in these request headers."""
+        self._issued.pop(_bearer_token(headers), None)
 
     def scopes_of(self, headers: Mapping[bytes, bytes], now: float) -> tuple[str, ...] | None:
-        """The scopes that a request may use; None where its credentials are not valid."""
-        token = self._issued.get(_bearer(headers) or b"")
+        """Return the scopes of the request's credentials, or None if those are invalid."""
+        token = self._issued.get(_bearer_token(headers))
         if token is not None and now < token.expires:
             return token.scopes
         key = headers.get(b"x-api-key")
@@ -75,22 +86,24 @@ class Tokens:
         return None
 
     def issue(self, headers: Mapping[bytes, bytes], content: bytes, now: float) -> Token:
-        """A token for a client that authenticates itself by HTTP Basic or form fields.
+        """Return a token for a client that authenticates by HTTP Basic or form fields.
 
         Raises:
-            TokenError: the request is refused.
+            TokenRequestError: The request is refused.
         """
-        form = _form(headers, content)
+        form = _parse_form(headers, content)
         self._authenticate(headers, form)
         grant = form.get("grant_type")
         if grant is None:
-            raise TokenError(400, "invalid_request", "grant_type is missing")
+            raise TokenRequestError(400, "invalid_request", "grant_type is missing")
         if grant != "client_credentials":
-            raise TokenError(400, "unsupported_grant_type", "only client_credentials is supported")
-        asked = form.get("scope", "").split()
-        granted = tuple(scope for scope in self._scopes if not asked or scope in asked)
+            raise TokenRequestError(
+                400, "unsupported_grant_type", "only client_credentials is supported"
+            )
+        requested = form.get("scope", "").split()
+        granted = tuple(scope for scope in self._scopes if not requested or scope in requested)
         if not granted:
-            raise TokenError(400, "invalid_scope", "none of the scopes asked for may be granted")
+            raise TokenRequestError(400, "invalid_scope", "none of the scopes can be granted")
         text = f"{self._random.getrandbits(256):064x}"
         token = Token(text, granted, now + self.lifetime)
         self._issued.put(text.encode(), token, now)
@@ -100,34 +113,92 @@ class Tokens:
         scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"basic":
             if "client_secret" in form:
-                raise TokenError(400, "invalid_request", "use either HTTP Basic or form fields")
+                raise TokenRequestError(
+                    400, "invalid_request", "use either HTTP Basic or form fields"
+                )
             try:
                 pair = b64decode(credentials.strip(), validate=True).decode()
             except ValueError:
-                raise TokenError(401, "invalid_client", "HTTP Basic does not parse") from None
+                raise _invalid_client("HTTP Basic does not parse") from None
             # RFC 6749 section 2.3.1: both are form-urlencoded before they are joined.
             client_id, _, secret = pair.partition(":")
             client = (unquote_plus(client_id).encode(), unquote_plus(secret).encode())
         else:
             client = (form.get("client_id", "").encode(), form.get("client_secret", "").encode())
         if not all(map(compare_digest, client, self._client)):
-            raise TokenError(401, "invalid_client", "client id or client secret is wrong")
+            raise _invalid_client("client id or client secret is wrong")
 
 
-def _form(headers: Mapping[bytes, bytes], content: bytes) -> dict[str, str]:
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind != FORM:
-        raise TokenError(400, "invalid_request", f"the body must be {FORM.decode()}")
+class TokenEndpoint:
+    """The token endpoint, with the latency and the failures of `Faults`."""
+
+    def __init__(self, tokens: Tokens, faults: FaultInjector, recorder: Recorder) -> None:
+        self._tokens = tokens
+        self._faults = faults
+        self._recorder = recorder
+
+    async def handle(self, request: HttpRequest) -> None:
+        """Answer one request."""
+        content = await request.read(MAX_FORM_BYTES)
+        arrival = self._recorder.begin_token_request(request.connection)
+        try:
+            fails = self._faults.next_token_request_fails()
+            await request.delay(self._faults.faults.token_latency)
+            response = self._fail() if fails else self._issue(request, content)
+        finally:
+            self._recorder.end(arrival)
+        self._recorder.stats.token_answers[response.status] += 1
+        await request.answer(response)
+
+    def _fail(self) -> HttpResponse:
+        self._recorder.stats.faults["token_failure"] += 1
+        return json_response(500, {"error": "server_error"}, NO_STORE)
+
+    def _issue(self, request: HttpRequest, content: bytes | None) -> HttpResponse:
+        try:
+            if request.method != "POST":
+                raise TokenRequestError(
+                    405, "invalid_request", "tokens are requested by POST", (b"allow", b"POST")
+                )
+            if content is None:
+                raise TokenRequestError(413, "invalid_request", "the form is too large")
+            token = self._tokens.issue(request.headers, content, anyio.current_time())
+        except TokenRequestError as error:
+            return error.response
+        self._recorder.stats.tokens_issued += 1
+        lifetime = self._tokens.lifetime
+        body = {
+            "access_token": token.text,
+            "token_type": "Bearer",
+            "expires_in": int(lifetime) if lifetime == int(lifetime) else lifetime,
+            "scope": " ".join(token.scopes),
+        }
+        return json_response(200, body, NO_STORE)
+
+
+def _parse_form(headers: Mapping[bytes, bytes], content: bytes) -> dict[str, str]:
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if media_type != FORM:
+        raise TokenRequestError(400, "invalid_request", f"the body must be {FORM.decode()}")
     try:
         pairs = parse_qsl(content.decode(), keep_blank_values=True, errors="strict")
     except ValueError:
-        raise TokenError(400, "invalid_request", "the form does not parse") from None
+        raise TokenRequestError(400, "invalid_request", "the form does not parse") from None
     form = dict(pairs)
     if len(form) < len(pairs):
-        raise TokenError(400, "invalid_request", "a field is there twice")
+        raise TokenRequestError(400, "invalid_request", "a field is there twice")
     return form
 
 
-def _bearer(headers: Mapping[bytes, bytes]) -> bytes | None:
+def _bearer_token(headers: Mapping[bytes, bytes]) -> bytes:
     scheme, _, text = headers.get(b"authorization", b"").partition(b" ")
-    return text.strip() if scheme.lower() == b"bearer" else None
+    return text.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _invalid_client(description: str) -> TokenRequestError:
+    challenge = (b"www-authenticate", b'Basic realm="emulator"')
+    return TokenRequestError(401, "invalid_client", description, challenge)
+
+
+def _is_expired(token: Token, now: float) -> bool:
+    return token.expires <= now

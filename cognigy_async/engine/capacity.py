@@ -1,4 +1,4 @@
-"""How many updates are accepted and unsettled, and who waits for room: dialogs take turns."""
+"""Limit the updates that are accepted and not yet settled."""
 
 from __future__ import annotations
 
@@ -9,85 +9,96 @@ import anyio
 from ..errors import ClientClosedError
 
 
-class _Waiter:
-    __slots__ = ("event", "granted")
-
-    def __init__(self) -> None:
-        self.event = anyio.Event()
-        self.granted = False
-
-
 class PendingLimit:
-    """Places for `capacity` updates. Dialogs take turns at places that are given back, so that one
-    for which thousands wait does not keep out the others; within a dialog nobody overtakes.
+    """A semaphore that serves its waiters dialog by dialog.
+
+    A released slot goes to the next dialog in turn and, within it, to the oldest waiter. A dialog
+    with thousands of waiters therefore delays every other dialog by one slot at most.
+
+    Args:
+        capacity: Number of slots.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.used = 0
-        # Those who are cancelled leave from the midst, thousands at a time.
+        # OrderedDict, because cancelled waiters are removed from the middle in O(1).
         self._waiters: OrderedDict[str | None, OrderedDict[_Waiter, None]] = OrderedDict()
 
     def __repr__(self) -> str:
         waiting = sum(map(len, self._waiters.values()))
-        return f"<Room {self.used} of {self.capacity} used, {waiting} waiting>"
+        return f"<PendingLimit used={self.used}/{self.capacity} waiting={waiting}>"
 
-    def try_take(self) -> bool:
-        """Take a place if there is one and nobody waits for it."""
+    def try_acquire(self) -> bool:
+        """Acquire a slot without waiting. Return False if none is free or others are waiting."""
         if self.used >= self.capacity or self._waiters:
             return False
         self.used += 1
         return True
 
-    def take_anyway(self) -> None:
-        """Take a place beyond the capacity if need be."""
+    def acquire_beyond_capacity(self) -> None:
+        """Acquire a slot even if none is free, so that callbacks cannot deadlock their client."""
         self.used += 1
 
-    async def take(self, dialog_id: str | None = None) -> None:
-        """Take a place, waiting for it; what is of no certain dialog counts as one more.
+    async def acquire(self, dialog_id: str | None = None) -> None:
+        """Acquire a slot, waiting until one is free.
+
+        Args:
+            dialog_id: Dialog whose turn is used; None takes turns as one more dialog.
 
         Raises:
-            ClientClosedError: the client was closed meanwhile.
+            ClientClosedError: `close` was called while waiting.
         """
-        if self.try_take():
+        if self.try_acquire():
             return
         waiter = _Waiter()
         self._waiters.setdefault(dialog_id, OrderedDict())[waiter] = None
         try:
-            await waiter.event.wait()
+            await waiter.woken.wait()
         except BaseException:
-            if waiter.granted:
-                self.give_back()
+            if waiter.has_slot:
+                self.release()
             else:
-                self._leave(dialog_id, waiter)
+                self._remove(dialog_id, waiter)
             raise
-        if not waiter.granted:
-            raise ClientClosedError("the client was closed while this update waited for room")
+        if not waiter.has_slot:
+            raise ClientClosedError("the client was closed before this update was accepted")
 
-    def _leave(self, dialog_id: str | None, waiter: _Waiter) -> None:
-        mine = self._waiters.get(dialog_id)
-        if mine is not None:
-            mine.pop(waiter, None)
-            if not mine:
-                del self._waiters[dialog_id]
-
-    def _next(self) -> _Waiter:
-        dialog_id, mine = self._waiters.popitem(last=False)
-        waiter, _ = mine.popitem(last=False)
-        if mine:
-            self._waiters[dialog_id] = mine
-        return waiter
-
-    def give_back(self) -> None:
-        """An update settled."""
+    def release(self) -> None:
+        """Release a slot, handing it to the next waiter if there is one."""
+        # Slots acquired beyond capacity are not handed on: they shrink the excess first.
         if self._waiters and self.used <= self.capacity:
-            waiter = self._next()
-            waiter.granted = True
-            waiter.event.set()
+            waiter = self._pop_next()
+            waiter.has_slot = True
+            waiter.woken.set()
         else:
             self.used -= 1
 
     def close(self) -> None:
-        """Nobody gets a place any more; those who wait are told so."""
+        """Wake all waiters without a slot; each raises `ClientClosedError`."""
         while self._waiters:
-            self._next().event.set()
+            self._pop_next().woken.set()
+
+    def _pop_next(self) -> _Waiter:
+        """Remove and return the next waiter, moving its dialog to the end of the turn order."""
+        dialog_id, queue = self._waiters.popitem(last=False)
+        waiter, _ = queue.popitem(last=False)
+        if queue:
+            self._waiters[dialog_id] = queue
+        return waiter
+
+    def _remove(self, dialog_id: str | None, waiter: _Waiter) -> None:
+        """Remove a cancelled waiter; it may be gone already if the limit was closed."""
+        queue = self._waiters.get(dialog_id)
+        if queue is not None:
+            queue.pop(waiter, None)
+            if not queue:
+                del self._waiters[dialog_id]
+
+
+class _Waiter:
+    __slots__ = ("has_slot", "woken")
+
+    def __init__(self) -> None:
+        self.woken = anyio.Event()
+        self.has_slot = False

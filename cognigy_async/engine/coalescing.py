@@ -1,7 +1,7 @@
-"""Coalescing: the updates at the head of a lane that go into one request, and what each comes to.
+"""Coalescing: updates at the head of a dialog's queue share one request.
 
-A group is an entry that stands in the lane for its members. It is sent, repeated and settled like
-any other, so that nothing else needs to know of it.
+A group is an item that stands in the queue for its members. It is sent, retried and completed like
+any other item.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ from ..models.limits import ENVELOPE, Limits, encode
 from ..models.update import StateUpdate
 from .dialog_queue import DialogQueue
 from .protocol import Settled, UpdateProtocol
-from .work_item import Kind, WorkItem
+from .work_item import Group, Kind, WorkItem
 
 MOST_MERGED = 1000
-"""Updates in one request: they settle in one go, during which the event loop does nothing else."""
+"""Updates in one request at most; completing them blocks the event loop for that long."""
 
 
 def joins(head: WorkItem, item: WorkItem) -> bool:
-    """Whether an entry may share the request of a head that coalesces, sizes and names aside.
+    """Return whether an item may share the request of a head that coalesces, sizes aside.
 
-    Only what would be repeated, given up and paced alike: a group has one policy, one timeout, one
-    deadline, and is either live or bulk.
+    A group has one policy, one timeout and one deadline, and is either live or bulk.
     """
     return item.coalesces and (item.options is head.options or item.options == head.options)
 
 
 def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
-    """Put what may share the request of a lane's head, which was not sent yet, into a group.
+    """Put the items that may share the request of a queue's head, which was not sent, into a group.
 
-    Returns the new head: the group, or the old one where nothing joins it. At most `most` join.
+    At most `most` items join. Return the new head: the group, or the old head if none joins.
     """
     head = queue.first
     first = head.update
@@ -64,29 +63,28 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
         update,
         head.serial,
         head.options,
-        None,
         head.sink,
-        from_callback=any(item.from_callback for item in members),
-        index=head.index,
     )
+    group.from_callback = any(item.from_callback for item in members)
+    group.index = head.index
     group.accepted_at = head.accepted_at
     try:
         protocol.api.check(update)
         protocol.request(group)
     except CognigyError:
-        # What the API cannot carry must not take the others along.
+        # The items can still be sent one by one.
         return head
-    group.members = tuple(members)
-    # Backwards, so that the headers that the oldest one's observer sets are those that are sent.
-    looking_on = [each.observations for each in reversed(members) if each.observations is not None]
-    if looking_on:
-        group.observations = Observations.joined(looking_on)
+    group.group = Group(tuple(members))
+    # In reverse: the headers set last are sent, and those are of the oldest item's observer.
+    observed = [each.observations for each in reversed(members) if each.observations is not None]
+    if observed:
+        group.observations = Observations.joined(observed)
     queue.join(group)
     return group
 
 
 def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled]]:
-    """What each member of a settled group comes to, in their order."""
+    """Yield each member of a completed group with its own outcome, in order."""
     for item in group.members:
         item.queue = None
         item.attempts = group.attempts
@@ -106,36 +104,36 @@ def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled
 
 
 def merges(update: StateUpdate) -> bool:
-    """Whether an update may share a request at all: no transition, no precondition.
+    """Return whether an update may share a request: it has no transition and no precondition.
 
-    A transition stays alone, also as the last of a group: it makes a lost answer one that must not
-    be repeated blindly, and that would hold for all the variables sent with it.
+    A transition is never the last of a group either: it would make the whole request one that
+    must not be repeated after a lost answer.
     """
     return update.next_step is None and update.if_match is None
 
 
 def concern_the_same(one: StateUpdate, other: StateUpdate) -> bool:
-    """Whether two updates of a dialog name the same user and the same profile."""
+    """Return whether two updates of a dialog name the same user and the same profile."""
     return one.user_id == other.user_id and one.profile_id == other.profile_id
 
 
 def together(limits: Limits, first: StateUpdate, assigned: Mapping[str, Any]) -> StateUpdate:
-    """The update that assigns what several do, of which this is the first.
+    """Return the update that assigns `assigned`, for the user and profile of `first`.
 
     Raises:
-        UpdateValidationError: it cannot be.
+        UpdateValidationError: The assignments together break a limit.
     """
     people = {"user_id": first.user_id, "profile_id": first.profile_id}
-    return StateUpdate.within(limits, {"dialog_id": first.dialog_id, **people, **assigned})
+    return StateUpdate.from_fields(limits, {"dialog_id": first.dialog_id, **people, **assigned})
 
 
 def key_of(update_ids: Iterable[str]) -> str:
-    """The `Idempotency-Key` of a request that carries these updates; the same in every process."""
+    """Return the `Idempotency-Key` of a group; it is the same in every process."""
     return "merged-" + hashlib.sha256("\n".join(update_ids).encode()).hexdigest()[:40]
 
 
 class Merge:
-    """What the request of a group assigns so far: names and sizes, not values."""
+    """The names and sizes, not values, of what the request of a group assigns so far."""
 
     __slots__ = ("_most", "_sizes", "_space", "_totals")
 
@@ -147,12 +145,14 @@ class Merge:
 
     @property
     def names(self) -> Mapping[str, Iterable[str]]:
-        """The variables by context."""
+        """Names of variables by context."""
         return self._sizes
 
     def take(self, payload: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Add the variables of an update that comes later than all before; false where it must
-        stay apart, and then nothing is added.
+        """Add the payload of the next update. Return False, and add nothing, if it must stay apart.
+
+        It must stay apart if the request would be too large, or if it assigns an object to a
+        variable that the group assigns: servers may merge objects.
         """
         sizes: dict[str, dict[str, int]] = {}
         totals = dict(self._totals)

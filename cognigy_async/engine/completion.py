@@ -1,7 +1,7 @@
-"""How updates end: outcomes, paused dialogs, `flush`, and what is left when a client closes.
+"""Completion of items: outcomes, paused dialogs, `flush`, and what is left when a client closes.
 
-All of it is synchronous but for the waiting of `flush`. Whoever calls decides; this keeps the
-lanes, the room, the metrics and the callbacks in step with the decision.
+All of it is synchronous, except for waiting in `flush`. It keeps queues, pending limit, metrics,
+callbacks and audit in step with each outcome.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
 
 class Completion:
-    """Gives entries their outcomes."""
+    """Completes items.
+
+    Attributes:
+        unsent: updates that the close of the client found unsent.
+    """
 
     def __init__(self, context: Context, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -52,7 +56,7 @@ class Completion:
     # Outcomes.
 
     def last_error(self, item: WorkItem) -> UpdateError:
-        """What an entry settles with that is not tried again."""
+        """Return the error of an item that is not sent again."""
         retry_state = item.retry_state
         last = retry_state.last_error if retry_state is not None else None
         if last is None:
@@ -60,15 +64,15 @@ class Completion:
         return self._protocol.final(item, last)
 
     def give_up(self, queue: DialogQueue) -> None:
-        """The head of a lane is not tried again."""
+        """Complete the head of a queue with its last error."""
         self.complete(queue, Settled(error=self.last_error(queue.first)))
 
     def expire(self, queue: DialogQueue) -> None:
-        """The head of a lane that was sent before is past its deadline."""
+        """Complete the head of a queue, which was sent before and is past its deadline."""
         self.complete(queue, Settled(error=self._protocol.expired(queue.first)))
 
     def complete(self, queue: DialogQueue, done: Settled) -> None:
-        """The head of a lane has its outcome; the lane goes on, pauses or is forgotten."""
+        """Complete the head of a queue; the queue goes on, pauses or is forgotten."""
         item = queue.head
         assert item is not None
         error = done.error
@@ -77,7 +81,7 @@ class Completion:
             self._pause(queue, error)
         else:
             self._scheduler.finish(queue)
-        if not item.members:
+        if item.group is None:
             self._finish(item, done)
             return
         failure: Exception | None = None
@@ -85,29 +89,31 @@ class Completion:
             try:
                 self._finish(member, own)
             except Exception as problem:
-                # What breaks at one of them must not keep the others from their outcomes.
+                # A failure at one member must not keep the others from their outcomes.
                 failure = failure or problem
         if failure is not None:
             raise failure
 
-    def take_out(self, item: WorkItem, error: CognigyError) -> None:
-        """An entry that was not sent gets its outcome, and its lane goes on without it."""
+    def complete_unsent(self, item: WorkItem, error: CognigyError) -> None:
+        """Complete an item that was not sent; its queue goes on without it."""
         self._scheduler.remove(item)
         self._finish(item, Settled(error=error))
 
     def _finish(self, item: WorkItem, done: Settled) -> None:
-        """Tell everybody: the caller first."""
-        item.settled = True
-        item.result, item.state, item.error = done.result, done.state, done.error
+        """Record an outcome and notify everybody, the caller first."""
+        item.completed = True
+        item.result, item.error = done.result, done.error
         metrics = self._metrics
         if item.observations is not None:
             item.observations.settled(done.error, item.attempts)
         if item.kind is READ:
+            assert item.reading is not None
+            item.reading.state = done.state
             metrics.reads += done.state is not None
             item.sink.notify(item)
             return
         metrics.pending -= 1
-        self._pending_limit.give_back()
+        self._pending_limit.release()
         result = done.result
         if result is not None:
             metrics.applied += 1
@@ -123,7 +129,7 @@ class Completion:
         item.sink.notify(item)
         if result is None or is_enabled(DEBUG):
             _log(item)
-        if self._hooks.any:
+        if self._hooks.has_callbacks:
             self._publish(item)
         if self._audit is not None:
             self._audit.settled(item)
@@ -148,7 +154,7 @@ class Completion:
                 error,
                 dict(item.metadata),
             )
-        # Without one the callback was registered after the update was accepted.
+        # No captured context: the first callback was registered after this update was accepted.
         context = item.context if item.context is not None else copy_context()
         self._hooks.publish(
             event,
@@ -165,16 +171,16 @@ class Completion:
     def _pause(self, queue: DialogQueue, error: UpdateError) -> None:
         self._scheduler.pause(queue, error)
         self._metrics.paused += 1
-        told = "dialog %r is paused after a failed update"
-        log(WARNING, told, queue.dialog_id, dialog_id=queue.dialog_id)
+        message = "dialog %r is paused after a failed update"
+        log(WARNING, message, queue.dialog_id, dialog_id=queue.dialog_id)
         for item in queue.work_items:
             if item.waits_when_paused:
                 self._flushes.mark_done(item.serial)
             else:
-                self.take_out(item, pause_error(queue))
+                self.complete_unsent(item, pause_error(queue))
 
     def paused(self) -> dict[str, DialogPausedError]:
-        """The dialogs that wait for `resume`."""
+        """Return the paused dialogs, each with its failure as `__cause__`."""
         return {
             queue.dialog_id: pause_error(queue)
             for queue in self._queues
@@ -190,8 +196,8 @@ class Completion:
 
     # Waiting for all, and closing.
 
-    def _open(self) -> Iterator[int]:
-        """What has no outcome yet, paused dialogs aside."""
+    def _incomplete(self) -> Iterator[int]:
+        """Yield the serials of items without an outcome, except those of paused dialogs."""
         for queue in self._queues:
             if queue.state is not QueueState.PAUSED:
                 for item in queue.work_items:
@@ -199,15 +205,15 @@ class Completion:
 
     @property
     def busy(self) -> bool:
-        """Whether `flush` would wait."""
-        return any(True for _ in self._open())
+        """Return whether `flush` would wait."""
+        return any(True for _ in self._incomplete())
 
     async def flush(self) -> None:
-        """Wait until what was accepted before has settled, paused dialogs aside."""
-        await self._flushes.wait(self._open())
+        """Wait until everything accepted before is complete, except in paused dialogs."""
+        await self._flushes.wait(self._incomplete())
 
     def close(self) -> None:
-        """Nothing is sent any more: everything that is left gets its outcome."""
+        """Complete everything that is left; nothing is sent any more."""
         self._scheduler.stop()
         self._pending_limit.close()
         scheduler = self._scheduler
@@ -215,7 +221,7 @@ class Completion:
         for item in sorted(left, key=lambda item: item.serial):
             queue = item.queue
             if queue is None:
-                # A member of a group that was given up.
+                # It was a member of a group that was given up.
                 continue
             head = queue.first
             if item.sent_at is not None and head.attempts:
@@ -223,14 +229,14 @@ class Completion:
                 continue
             if item in head.members:
                 self.unsent.extend(member.update for member in head.members if member.update)
-                told = ClientClosedError("the client was closed before these updates were sent")
-                self.complete(queue, Settled(error=told))
+                closed = ClientClosedError("the client was closed before these updates were sent")
+                self.complete(queue, Settled(error=closed))
                 continue
             if item.update is not None:
                 self.unsent.append(item.update)
             message = f"the client was closed before update {item.update_id!r} was sent"
-            self.take_out(item, ClientClosedError(message))
-            # Whoever reads a stream has the outcomes of its rows, which may be thousands.
+            self.complete_unsent(item, ClientClosedError(message))
+            # The reader of a stream gets the outcomes of its rows, which may be thousands.
             if item.kind is not READ and item.index < 0:
                 log(
                     WARNING,
@@ -255,7 +261,7 @@ def _log(item: WorkItem) -> None:
 
 
 def pause_error(queue: DialogQueue) -> DialogPausedError:
-    """What a caller is told of a paused dialog."""
+    """Return the error for a caller that writes to a paused dialog."""
     error = DialogPausedError(queue.dialog_id, len(queue.work_items))
     error.__cause__ = queue.paused_by
     return error

@@ -1,4 +1,4 @@
-"""What the parts of one engine share; made once, when the client is opened."""
+"""The parts that one engine shares; made when the client is opened."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Shared parts of one engine. Copy what a hot path needs to `self`.
+    """The shared parts of one engine. Parts copy what their hot paths need to `self`.
 
     Attributes:
-        transport: the configured one, or the default.
-        quota, audit: None where there is none.
-        clock: seconds, monotonic.
+        transport: the transport of the configuration, or the default one.
+        quota: the rate limits, None without any.
+        audit: the audit trail, None without sinks.
+        clock: monotonic seconds.
     """
 
     config: ClientConfig

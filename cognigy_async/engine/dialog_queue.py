@@ -1,8 +1,4 @@
-"""The queue of one dialog, and where it stands.
-
-A `Lane` holds the updates of one dialog in the order in which they were accepted. Its head is the
-only one that may be sent, which is what makes the writes to a dialog one after another.
-"""
+"""The queue of one dialog, and its states."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class QueueState(enum.IntEnum):
-    """Where a lane stands.
+    """State of a dialog queue.
 
     ========= ==================================== ==========================================
     state     meaning                              goes to
@@ -27,19 +23,19 @@ class QueueState(enum.IntEnum):
                                                    IDLE: all was withdrawn or given up;
                                                    PAUSED: its head was given up between
                                                    attempts, which is a failure
-    IN_FLIGHT a worker makes a request of its head READY: settled and there is more, or the next
+    IN_FLIGHT its head is in flight                READY: completed and there is more, or the next
                                                    request follows at once;
                                                    WAITING: backing off; PAUSED: it failed;
-                                                   IDLE: settled, no more
+                                                   IDLE: completed, no more
     WAITING   until a moment, or until an outage   READY: the moment came; IDLE: its head was
               ends                                 given up and there is no more; PAUSED: its
                                                    head was given up, which is a failure
     PAUSED    holds what follows a failure         READY: resumed; IDLE: nothing is held
     ========= ==================================== ==========================================
 
-    What must never happen: IN_FLIGHT to IN_FLIGHT, two requests of one dialog at a time; WAITING to
-    IN_FLIGHT, a request before its moment; PAUSED to IN_FLIGHT, a request that skips the failed
-    one; IDLE to anything but READY, work on a lane that is no longer in the set.
+    Illegal are IN_FLIGHT to IN_FLIGHT, two requests of one dialog at a time; WAITING to IN_FLIGHT,
+    a request before its moment; PAUSED to IN_FLIGHT, a request after a failed one; IDLE to
+    anything but READY, work on a queue that was forgotten.
     """
 
     IDLE = 0
@@ -56,20 +52,25 @@ LEGAL: tuple[frozenset[QueueState], ...] = (
     frozenset({QueueState.READY, QueueState.PAUSED, QueueState.IDLE}),
     frozenset({QueueState.READY, QueueState.IDLE}),
 )
-"""Indexed by the state that is left."""
+"""States that may follow, indexed by the present state."""
 
 IDLE, READY, IN_FLIGHT, WAITING, PAUSED = QueueState
-"""On Python 3.11 a look-up on the class costs five times as much."""
+"""Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class DialogQueue:
-    """The entries of one dialog; see `LaneState`.
+    """The items of one dialog in the order of acceptance; see `QueueState`.
+
+    Only the head may be sent, so writes to a dialog never overlap.
 
     Attributes:
-        head: the entry that may be sent, or is under way.
-        behind: those that follow it; None while there never were any, which is what most dialogs
-            come to.
+        head: the item that may be sent or is in flight.
+        behind: the items that follow; None until there is one, as most dialogs have none.
+        live, from_callback: number of such items.
+        until: moment until which a WAITING queue waits; infinite if it waits for the server.
+        ready_list: the list of `ReadyQueues` that a READY queue stands in.
+        paused_by: the failure that a PAUSED queue waits for `resume` after.
     """
 
     dialog_id: str
@@ -84,21 +85,21 @@ class DialogQueue:
 
     @property
     def first(self) -> WorkItem:
-        """The head, where there must be one."""
+        """The head of a queue that is not empty."""
         if self.head is None:
             raise AssertionError(f"{self!r} has no head")
         return self.head
 
     @property
     def work_items(self) -> list[WorkItem]:
-        """All entries in their order."""
+        """All items in order; the members of a group instead of the group."""
         head = self.head
         if head is None:
             return []
         return [*(head.members or (head,)), *(self.behind or ())]
 
     def append(self, item: WorkItem) -> None:
-        """Put an entry at the end."""
+        """Add an item at the end."""
         item.queue = self
         if item.live:
             self.live += 1
@@ -112,7 +113,7 @@ class DialogQueue:
             self.behind[item] = None
 
     def remove(self, item: WorkItem) -> None:
-        """Take an entry out, wherever it stands."""
+        """Remove an item from any position."""
         if item is not self.head:
             assert self.behind is not None
             del self.behind[item]
@@ -125,7 +126,7 @@ class DialogQueue:
             self.from_callback -= 1
 
     def join(self, group: WorkItem) -> None:
-        """Put a group in the place of its members, which are the first entries."""
+        """Replace the members of a group, which are the first items, by the group."""
         for item in group.members:
             self.remove(item)
             item.queue = self
@@ -140,15 +141,15 @@ class DialogQueue:
         self.head = group
 
     def move(self, state: QueueState) -> None:
-        """Change the state; an illegal change is a bug of this library and says so."""
+        """Change the state; raise AssertionError for an illegal change, a bug of this library."""
         if state not in LEGAL[self.state]:
-            raise AssertionError(f"a lane cannot go from {self.state.name} to {state.name}")
+            raise AssertionError(f"a queue cannot go from {self.state.name} to {state.name}")
         self.state = state
 
     def begin(self) -> None:
-        """Leave the queue: a worker makes a request of the head."""
+        """Leave the ready list: a worker sends a request of the head."""
         self.ready_list = None
         self.move(IN_FLIGHT)
 
     def __repr__(self) -> str:
-        return f"<Lane {self.dialog_id!r} {self.state.name} {len(self.work_items)} entries>"
+        return f"<DialogQueue {self.dialog_id!r} {self.state.name} {len(self.work_items)} items>"

@@ -1,17 +1,17 @@
-"""The workers of one client: take a lane, get a token, make the request, and do what follows.
+"""The workers of one client.
 
-A worker makes one request at a time and holds nothing while an update backs off, so the number of
-workers is the bound on requests in flight, reads included. Whatever happens to a request, the head
-of its lane ends up settled, waiting, or ready for its next request. All of it is decided in
-synchronous code after the one await.
+A worker takes a dialog's queue, sends the next request of its head, and applies what the response
+leads to. It makes one request at a time and holds nothing while an update backs off, so the number
+of workers is the bound on requests in flight, reads included. Decisions are made in synchronous
+code before and after the one await: whatever happens to a request, the head of the queue ends up
+completed, waiting, or ready for its next request.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from logging import ERROR, WARNING
+from logging import ERROR
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,7 +20,6 @@ import anyio.lowlevel
 from .._utils.concurrency import is_failure
 from .._utils.logging import log
 from ..errors import (
-    AuthenticationError,
     CognigyError,
     NoResponseError,
     NotSentError,
@@ -30,9 +29,9 @@ from ..errors import (
 from ..retry import UNAUTHORIZED, ResponseKind, RetryState
 from .coalescing import MOST_MERGED, gather
 from .dialog_queue import DialogQueue, QueueState
-from .protocol import Backoff as RetryLater
-from .protocol import Next, SendNext, Settled, share, withdrawn
-from .work_item import READ, Action, Kind, WorkItem
+from .protocol import Decision, RetryLater, SendNext, Settled, withdrawn
+from .token_failures import TokenFailures, copy_for_one_update
+from .work_item import READ, Action, WorkItem
 
 if TYPE_CHECKING:
     from ..auth.provider import AccessToken
@@ -45,22 +44,11 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 STEPS_BETWEEN_YIELDS = 32
-"""A transport that answers without waiting must not keep the event loop to itself."""
-
-SHARED_BY_BULK = 1.0
-"""Seconds for which a final failure to get a token holds for bulk work accepted after it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _TokenFailure:
-    error: AuthenticationError
-    serial: int
-    """Of the last entry that was accepted before it."""
-    at: float
+"""Requests after which a worker yields to the event loop, in case the transport never waits."""
 
 
 class Dispatcher:
-    """The workers of one client, awake and idle."""
+    """Runs the workers, awake and idle, and keeps time for what waits."""
 
     def __init__(
         self, context: Context, scheduler: Scheduler, completion: Completion, backoff: Backoff
@@ -69,6 +57,7 @@ class Dispatcher:
         self._queues = scheduler.queues
         self._completion = completion
         self._backoff = backoff
+        self._token_failures = TokenFailures(context, scheduler, completion)
         self._waker = context.waker
         self._protocol = context.protocol
         self._api = context.protocol.api
@@ -81,14 +70,14 @@ class Dispatcher:
         self._hooks = context.hooks
         self._metrics = context.metrics
         self._clock = context.clock
-        self._authorized_requests = 0
+        self._authorized = 0
+        """Requests that were not answered 401."""
         self._token: AccessToken | None = None
-        self._token_failure: _TokenFailure | None = None
-        self._asking: set[anyio.CancelScope] = set()
-        """Of the workers that wait for a token, who hold nothing."""
+        self._token_scopes: set[anyio.CancelScope] = set()
+        """Scopes of the workers that wait for a token and hold nothing."""
 
     async def run(self, started: anyio.Event, stop: anyio.Event) -> None:
-        """Work until `stop` is set, then end the requests in flight."""
+        """Run the workers until `stop` is set, then wait for the requests in flight."""
         async with anyio.create_task_group() as workers:
             for _ in range(self._workers):
                 workers.start_soon(self._work)
@@ -96,7 +85,7 @@ class Dispatcher:
             await stop.wait()
             self._scheduler.stop()
             self._waker.end()
-            for scope in self._asking:
+            for scope in self._token_scopes:
                 scope.cancel()
 
     async def _work(self) -> None:
@@ -104,9 +93,10 @@ class Dispatcher:
             await self._work_within(scope)
 
     async def _work_within(self, scope: anyio.CancelScope) -> None:
-        """Work; `scope` may be cancelled while this asks for a token."""
+        """Send requests until the end; `scope` may be cancelled while waiting for a token."""
         scheduler, queues = self._scheduler, self._queues
         urgent, live, bulk = queues.urgent, queues.live, queues.bulk
+        failures = self._token_failures
         steps = 0
         while not scheduler.stopped:
             if not (live or bulk or urgent):
@@ -115,10 +105,10 @@ class Dispatcher:
             steps += 1
             if steps % STEPS_BETWEEN_YIELDS == 0:
                 await anyio.lowlevel.checkpoint()
-            if self._token_failure is not None and self._fail_older():
+            if failures.last is not None and failures.fail_next():
                 continue
-            # The token comes before the lane: while it is refreshed nothing is held.
-            self._asking.add(scope)
+            # The token comes before the queue, so that nothing is held while it is refreshed.
+            self._token_scopes.add(scope)
             try:
                 token = await self._auth.get_token()
             except BaseException as error:
@@ -128,11 +118,11 @@ class Dispatcher:
                     await self._idle()
                 continue
             finally:
-                self._asking.discard(scope)
+                self._token_scopes.discard(scope)
             if token is not self._token:
                 self._metrics.token_refreshes += self._token is not None
                 self._token = token
-                self._token_failure = None
+                failures.last = None
             now = self._clock()
             queue = scheduler.next_queue(now)
             if queue is not None:
@@ -147,8 +137,8 @@ class Dispatcher:
         waker = self._waker
         if waker.ended:
             return
-        for call in list(waker.on_idle):
-            call()
+        for event in waker.on_idle:
+            event.set()
         event = anyio.Event()
         waker.idle.append(event)
         try:
@@ -159,10 +149,11 @@ class Dispatcher:
                 waker.idle.remove(event)
 
     async def keep_time(self) -> None:
-        """Go on with what has come to its moment, and settle what is past its deadline."""
+        """Complete what is past its deadline, and make ready what has waited long enough."""
         scheduler, waker = self._scheduler, self._waker
         while True:
             now = self._clock()
+            # Deadlines first: an update that is past its deadline must not become a probe.
             self._expire(now)
             scheduler.advance(now)
             waker.alarm_at = at = scheduler.next_event_at(now)
@@ -171,97 +162,72 @@ class Dispatcher:
                 await waker.alarm.wait()
 
     def _expire(self, now: float) -> None:
-        """Settle what waits past its deadline; what is in flight ends first."""
-        late = self._scheduler.overdue(now)
-        for item in late:
+        """Complete the waiting updates whose deadline has passed; requests in flight end first."""
+        overdue = self._scheduler.overdue(now)
+        for item in overdue:
             queue = item.queue
             if queue is None:
                 continue
             if item.sent_at is None:
-                self._completion.take_out(item, self._protocol.expired(item))
+                self._completion.complete_unsent(item, self._protocol.expired(item))
             elif queue.state is not QueueState.IN_FLIGHT:
                 self._completion.expire(queue)
-        if late:
+        if overdue:
             self._waker.wake()
 
-    # What a worker does next: a token, then a lane.
-
     def _no_token(self, error: BaseException) -> bool:
-        """There is no token: those who wait share the failure, or try again later.
-
-        Whether there is something to do at once.
-        """
-        failure = error if isinstance(error, AuthenticationError) else None
-        if failure is None:
-            failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
-            failure.__cause__ = error
-        log(WARNING, "no token: %s", failure, transient=failure.transient)
+        """Handle a failure of the token provider. Return False if nothing can be done now."""
+        failure = self._token_failures.record(error)
         self._token = None
         if not failure.transient:
-            self._token_failure = _TokenFailure(failure, self._scheduler.serial, self._clock())
             return True
         now = self._clock()
+        # No request is made, so the rate limit does not count.
         queue = self._scheduler.next_queue(now, limited=False)
         if queue is None:
             if self._scheduler.tenant.active:
                 self._refuse_impatient(now)
             return False
-        self._apply(queue, self._protocol.unanswered(queue.first, share(failure)), self._clock())
-        return True
-
-    def _fail_older(self) -> bool:
-        """Settle one update that shares the last failure to get a token; whether there was one."""
-        failed = self._token_failure
-        queue = self._queues.take() if failed is not None else None
-        if failed is None or queue is None:
-            return False
-        item = queue.first
-        # All that was accepted before waited for that token. Bulk work that is fed in one by one
-        # would otherwise ask for a new one with each row.
-        fresh = not item.live and self._clock() < failed.at + SHARED_BY_BULK
-        if item.serial > failed.serial and not fresh:
-            self._queues.ready(queue, first=True)
-            return False
-        self._completion.complete(
-            queue, Settled(error=self._protocol.final(item, share(failed.error)))
-        )
+        not_sent = self._protocol.unanswered(queue.first, copy_for_one_update(failure))
+        self._apply(queue, not_sent, self._clock())
         return True
 
     def _refuse_impatient(self, now: float) -> None:
-        """Live updates do not wait for a pause that is longer than their policy allows."""
+        """Fail live updates whose policy does not allow waiting for the tenant's pause."""
         scheduler = self._scheduler
-        while (queue := scheduler.impatient(now)) is not None:
-            message = "The tenant is throttled for longer than the policy waits"
-            wait = scheduler.tenant.remaining(now)
-            error = RateLimitedError(message, status=429, retry_after=wait)
-            self._completion.complete(
-                queue, Settled(error=self._protocol.final(queue.first, error))
+        while (queue := scheduler.next_impatient(now)) is not None:
+            error = RateLimitedError(
+                "The tenant is throttled for longer than the policy waits",
+                status=429,
+                retry_after=scheduler.tenant.remaining(now),
             )
+            final = self._protocol.final(queue.first, error)
+            self._completion.complete(queue, Settled(error=final))
 
-    # One request of a lane's head, and what follows from it.
+    # One request, and what follows from it.
 
     async def _send(self, queue: DialogQueue, token: AccessToken, began: float) -> None:
-        """Make one request of a lane's head, and do what follows from it."""
+        """Send the next request of a queue's head, and apply what the response leads to."""
         item = queue.head
         assert item is not None
-        if token is item.refused_token:
-            # The provider has nothing better than what the server refused.
+        if item.retry_state is not None and token is item.retry_state.refused_token:
+            # The provider has no other token than the one that the server refused.
             self._completion.give_up(queue)
             return
         options = item.options
         if options.deadline is not None and began >= options.deadline:
             self._completion.expire(queue)
             return
-        following: Next
+        following: Decision
         scheduler = self._scheduler
         try:
             if item.coalesces and queue.behind and item.sent_at is None:
                 item = gather(queue, self._protocol, self._hooks.free_slots(MOST_MERGED))
             if options.watch is not None:
-                if not item.cleared and item.not_repeatable:
-                    await self._clear(queue, options.watch)
+                if not item.announced and item.not_repeatable:
+                    await self._announce(queue, options.watch)
                     return
-                item.cleared = False
+                item.announced = False
             try:
                 request = self._protocol.request(item)
                 if item.observations is not None:
@@ -271,9 +237,9 @@ class Dispatcher:
                     item.sent_at = began
                     if not scheduler.quiet:
                         scheduler.first_attempt(began)
-                    if item.members:
+                    if item.group is not None:
                         self._reserve(item, began)
-                    elif self._hooks.any and item.kind is not READ:
+                    elif self._hooks.has_callbacks and item.kind is not READ:
                         item.reserved = self._hooks.reserve()
                 item.attempts += 1
                 metrics = self._metrics
@@ -297,15 +263,16 @@ class Dispatcher:
                     item.observations.request_ends(request, response, None)
                 response_kind = self._api.classify(response)
                 if self._adaptive is not None:
-                    self._learn(self._adaptive, response, response_kind, began)
+                    self._adapt(self._adaptive, response, response_kind, began)
                 if response_kind is UNAUTHORIZED:
                     refusal = self._api.error(request, response, 0.0)
-                    self._unauthorized(queue, token, refusal, began)
+                    self._replay_unauthorized(queue, token, refusal, began)
                     return
-                item.refused_token = None
-                self._authorized_requests += 1
+                if item.retry_state is not None:
+                    item.retry_state.refused_token = None
+                self._authorized += 1
                 if not scheduler.quiet:
-                    scheduler.heard(response_kind, began)
+                    scheduler.on_response(response_kind, began)
                 following = self._protocol.answered(
                     item, response_kind, request, response, now, time.time()
                 )
@@ -317,7 +284,7 @@ class Dispatcher:
                 lost = NoResponseError(f"The request failed with {type(error).__name__}")
                 lost.__cause__ = error
                 if not is_failure(error):
-                    self._cut(queue, lost)
+                    self._abort(queue, lost)
                     raise
                 following = self._protocol.unanswered(item, lost)
             if type(following) is Settled:
@@ -325,47 +292,54 @@ class Dispatcher:
             else:
                 self._apply(queue, following, began)
         except Exception as error:
-            self._break_off(item, error)
+            self._fail_internally(item, error)
 
-    def _break_off(self, item: WorkItem, error: Exception) -> None:
-        """Something failed that must not: this update bears it, and nobody else."""
-        log(ERROR, "update %s broke off: %r", item.update_id, type(error).__name__)
-        if item.settled or item.queue is None:
+    def _fail_internally(self, item: WorkItem, error: Exception) -> None:
+        """Fail one update after an error of the library or of the user's own parts."""
+        log(
+            ERROR,
+            "internal error while sending update %s: %s",
+            item.update_id,
+            type(error).__name__,
+            dialog_id=item.dialog_id,
+        )
+        if item.completed or item.queue is None:
             return
-        lost = NoResponseError(f"The update broke off with {type(error).__name__}")
+        lost = NoResponseError(f"The update ended with an internal {type(error).__name__}")
         lost.__cause__ = error
-        self._lose(item, lost)
+        self._mark_lost(item, lost)
         self._completion.give_up(item.queue)
 
-    def _learn(
+    def _adapt(
         self,
         adaptive: AdaptiveLimiter,
         response: Response,
         response_kind: ResponseKind,
         began: float,
     ) -> None:
+        """Let a limit that is learned from the server learn from a response."""
         adaptive.on_headers(response.headers, began, self._clock(), time.time())
         if response_kind is not ResponseKind.THROTTLED:
             adaptive.on_accepted(began)
 
     def _reserve(self, item: WorkItem, began: float) -> None:
-        """Take the places that the events of an entry will have in the queues of the callbacks."""
-        if item.members:
-            for member in item.members:
+        """Reserve slots in the callback queues for the events of an item or its members."""
+        if item.group is not None:
+            for member in item.group.members:
                 member.sent_at = began
                 member.reserved = self._hooks.reserve()
-        elif item.kind is not Kind.READ:
+        elif item.kind is not READ:
             item.reserved = self._hooks.reserve()
 
-    async def _clear(self, queue: DialogQueue, watch: UpdateWatch) -> None:
-        """Let what looks on write down that a request is about to be sent.
+    async def _announce(self, queue: DialogQueue, watch: UpdateWatch) -> None:
+        """Call the watch before a request that must not be repeated blindly.
 
-        That takes its time, so the lane then takes its turn once more, before the others: whether
-        a request may start now is asked where it starts.
+        The call takes time, so the queue takes one more turn afterwards: only the worker that sends
+        asks whether a request may go now.
         """
         item = queue.first
         began = self._clock()
-        following: Next = SendNext()
+        following: Decision = SendNext()
         try:
             self._protocol.request(item)
             if item.sent_at is None:
@@ -374,51 +348,50 @@ class Dispatcher:
                 self._reserve(item, began)
             if item.not_repeatable:
                 indexes = tuple(member.index for member in item.members) or (item.index,)
-                await watch.before_send(indexes, item.update_id, item.etag or item.known)
-            item.cleared = True
+                await watch.before_send(indexes, item.update_id, item.etag or item.etag_before)
+            item.announced = True
         except CognigyError as error:
             following = Settled(error=error)
         except BaseException as error:
             if not is_failure(error):
                 self._scheduler.stop()
                 raise
-            told = CognigyError(f"what looks on failed with {type(error).__name__}")
-            told.__cause__ = error
-            following = Settled(error=told)
+            kind = type(error).__name__
+            failure = CognigyError(f"the update watch raised {kind} before the request was sent")
+            failure.__cause__ = error
+            following = Settled(error=failure)
         if item.abandoned and not item.attempts:
             following = Settled(error=withdrawn(item))
         self._apply(queue, following, began)
 
-    def _unauthorized(
+    def _replay_unauthorized(
         self, queue: DialogQueue, token: AccessToken, error: UpdateError, began: float
     ) -> None:
-        """Replay the request once with a fresh token; bulk work has patience after that, too."""
+        """Send a request again with a fresh token, once; bulk work backs off after that."""
         item = queue.first
         self._auth.invalidate(token)
         self._protocol.unauthorized(item, error)
-        if item.abandoned or (item.live and item.refused_token is not None):
-            self._completion.give_up(queue)
-            return
         retry_state = item.retry_state
         assert retry_state is not None
-        others, retry_state.authorized_requests = (
-            self._authorized_requests - retry_state.authorized_requests,
-            self._authorized_requests,
-        )
-        if item.refused_token is not None:
-            item.refused_token = token
-            if others:
-                # There is access: tokens end faster than they get there. That spends no attempt.
-                retry_state.failures -= 1
-                retry_state.counted_failures -= 1
-            self._back_off(queue, RetryLater(ResponseKind.UNAUTHORIZED, error), began)
+        refused_before = retry_state.refused_token is not None
+        if item.abandoned or (item.live and refused_before):
+            self._completion.give_up(queue)
             return
-        self._backoff.count("unauthorized", item, 0.0)
-        item.refused_token = token
-        self._go_on(queue)
+        others = self._authorized - retry_state.authorized_requests
+        retry_state.authorized_requests = self._authorized
+        retry_state.refused_token = token
+        if not refused_before:
+            self._backoff.count("unauthorized", item, 0.0)
+            self._continue(queue)
+            return
+        if others:
+            # Other requests get in: tokens end faster than they arrive, which spends no attempt.
+            retry_state.failures -= 1
+            retry_state.counted_failures -= 1
+        self._back_off(queue, RetryLater(ResponseKind.UNAUTHORIZED, error), began)
 
-    def _apply(self, queue: DialogQueue, following: Next, began: float) -> None:
-        """Do what a request that began at that moment leads to."""
+    def _apply(self, queue: DialogQueue, following: Decision, began: float) -> None:
+        """Complete the head, let it wait, or make it ready; the last request began at `began`."""
         if type(following) is Settled:
             self._completion.complete(queue, following)
         elif type(following) is RetryLater:
@@ -426,44 +399,44 @@ class Dispatcher:
         elif queue.first.abandoned and queue.first.retry_state is not None:
             self._completion.give_up(queue)
         else:
-            self._go_on(queue)
+            self._continue(queue)
 
-    def _go_on(self, queue: DialogQueue) -> None:
-        """The next request of the head follows at once; a probe is not held back by the outage."""
-        if self._is_late(queue):
+    def _continue(self, queue: DialogQueue) -> None:
+        """Make the head ready for its next request, unless its deadline has passed."""
+        if self._is_overdue(queue):
             self._completion.expire(queue)
-            return
-        self._scheduler.go_on(queue)
+        else:
+            self._scheduler.send_next(queue)
 
     def _back_off(self, queue: DialogQueue, failure: RetryLater, began: float) -> None:
         try:
             waits = self._backoff.failed(queue, failure, began)
         except Exception as error:
-            # Strategies are the user's own; what they raise ends this update and nothing else.
-            log(ERROR, "the retry policy failed with %s", type(error).__name__)
-            told = self._completion.last_error(queue.first)
-            told.__cause__ = error
-            self._completion.complete(queue, Settled(error=told))
+            # Strategies are the user's own: what they raise ends this update and nothing else.
+            log(ERROR, "the retry policy raised %s", type(error).__name__)
+            last = self._completion.last_error(queue.first)
+            last.__cause__ = error
+            self._completion.complete(queue, Settled(error=last))
         else:
             if not waits:
                 self._completion.give_up(queue)
-            elif self._is_late(queue):
+            elif self._is_overdue(queue):
                 self._completion.expire(queue)
 
-    def _is_late(self, queue: DialogQueue) -> bool:
-        """Whether the deadline of a head passed while its request was under way."""
+    def _is_overdue(self, queue: DialogQueue) -> bool:
+        """Return whether the deadline of the head passed while its request was in flight."""
         deadline = queue.first.options.deadline
         return deadline is not None and self._clock() >= deadline
 
-    def _cut(self, queue: DialogQueue, lost: NoResponseError) -> None:
-        """A request in flight was torn down."""
-        self._lose(queue.first, lost)
+    def _abort(self, queue: DialogQueue, lost: NoResponseError) -> None:
+        """Give up the head, whose request in flight was torn down."""
+        self._mark_lost(queue.first, lost)
         self._scheduler.stop()
         self._completion.give_up(queue)
 
     @staticmethod
-    def _lose(item: WorkItem, lost: NoResponseError) -> None:
-        """Nobody will know what became of the request at hand."""
+    def _mark_lost(item: WorkItem, lost: NoResponseError) -> None:
+        """Mark the current request as sent with an unknown result."""
         if item.retry_state is None:
             item.retry_state = RetryState()
         if item.action is Action.WRITE:

@@ -1,8 +1,4 @@
-"""The engine of one client: its parts, put together, and how entries get in and out of them.
-
-Everything here is synchronous but for `run` and `flush`: what is decided about an entry is decided
-in one step.
-"""
+"""The engine of one client: its parts put together, and the way of items in and out."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """What stands behind one client."""
+    """The parts of one open client, put together."""
 
     def __init__(self, context: Context) -> None:
         self.clock = context.clock
@@ -45,26 +41,24 @@ class Engine:
         )
         self._keepers: TaskGroup | None = None
 
-    # Accepting and withdrawing: called by the client, synchronous.
-
     def withdraw(self, item: WorkItem) -> bool:
-        """Take an entry back if it was not sent; whether that was so."""
-        if item.settled or item.sent_at is not None:
+        """Withdraw an item. Return False if it was sent or is complete."""
+        if item.completed or item.sent_at is not None:
             return False
-        self.completion.take_out(item, withdrawn(item))
+        self.completion.complete_unsent(item, withdrawn(item))
         self.waker.wake()
         return True
 
     def cancel(self, item: WorkItem) -> None:
-        """The caller of an entry is gone: it is withdrawn, or not sent again."""
-        if self.withdraw(item) or item.settled:
+        """Withdraw an item whose caller is gone, or let its request end without a retry."""
+        if self.withdraw(item) or item.completed:
             return
         item.abandoned = True
         queue = item.queue
         assert queue is not None
         head = queue.first
         if head is not item:
-            # It is in a group, whose body stays as it is: it goes on while anybody waits for it.
+            # The body of a group is fixed: the group goes on while any caller waits for it.
             if not all(member.abandoned for member in head.members):
                 return
             head.abandoned = True
@@ -77,30 +71,30 @@ class Engine:
         self.waker.wake()
 
     async def flush(self) -> None:
-        """Wait until what was accepted before has settled; nothing of it lingers any more."""
+        """Wait until everything accepted before is complete; none of it lingers any more."""
         self.scheduler.end_linger()
         await self.completion.flush()
 
     def save_quota(self) -> QuotaState:
-        """What the quota has to know after a restart."""
+        """Return what the rate limits must know after a restart."""
         quota = self._quota if self._quota is not None else CompositeLimiter(())
         return quota.save(self.clock(), time.time())
 
     def restore_quota(self, state: QuotaState) -> None:
-        """Take that over."""
+        """Restore what `save_quota` returned."""
         if self._quota is not None:
             self._quota.restore(state, self.clock(), time.time())
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run something in the background until the engine ends."""
+        """Run a coroutine function in the background until the engine ends."""
         if self._keepers is None:
             raise ClientClosedError("the client is not open: use it inside `async with`")
         self._keepers.start_soon(function)
 
     async def run(self, started: anyio.Event, stop: anyio.Event, cut: anyio.CancelScope) -> None:
-        """Work until `stop` is set, then end the requests in flight; `cut` tears them down.
+        """Run until `stop` is set, then wait for the requests in flight.
 
-        However this ends, call `close` after it.
+        Cancelling `cut` aborts them. Call `close` afterwards, however this ends.
         """
         async with anyio.create_task_group() as keepers:
             self._keepers = keepers
@@ -112,5 +106,5 @@ class Engine:
             keepers.cancel_scope.cancel()
 
     def close(self) -> None:
-        """Give everything that is left its outcome; nothing may be accepted any more."""
+        """Complete everything that is left; nothing may be accepted any more."""
         self.completion.close()

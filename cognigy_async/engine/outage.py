@@ -1,4 +1,4 @@
-"""Bulk work that waits while the server is away, and the probes that ask for it.
+"""Outages: bulk work that waits while the server does not answer, and its probes.
 
 Everything takes `now` (seconds of a monotonic clock) as an argument.
 """
@@ -17,31 +17,31 @@ Waiting = TypeVar("Waiting", bound=Hashable)
 
 
 class Outage(Generic[Waiting]):
-    """Bulk work that found the repeat budget empty: it waits, and one at a time probes the server.
+    """Bulk work that found the retry budget empty.
 
-    While the outage lasts no bulk request is sent but the probes, one for each backoff. They take
-    turns: one that always fails by its own fault must not make all others wait. The first success
-    ends it; those still waiting then go one by one, as the budget fills or the backoff ends.
+    While the outage lasts, the only bulk requests are probes, one for each backoff. The waiting
+    dialogs take turns to probe, since one of them may fail by its own fault. The first success ends
+    the outage; what still waits then goes one by one, as the budget fills or the backoff ends.
 
     Args:
-        in_flight: with more than so many waiting, bulk work stops although some of it succeeds.
-        backoff: seconds to wait after so many failed probes.
+        in_flight: number of waiting dialogs above which bulk work stops even after a success.
+        backoff: returns the seconds to wait after a number of failed probes.
     """
 
     def __init__(self, in_flight: int, backoff: Callable[[int], float]) -> None:
         self._in_flight = in_flight
         self._backoff = backoff
         self.waiting: deque[Waiting] = deque()
-        """Those that failed and found no token, in the order of their turns."""
+        """Dialogs that wait, in the order of their turns."""
         self.lasts = False
-        """From the first failure without a token to the first success."""
+        """True if there was no success since the first failure that found the budget empty."""
         self.blocks = False
-        """Whether bulk work that is not a probe has to wait."""
+        """True if bulk work other than probes has to wait."""
         self._failures = 0
         self._turns = 0
         self._next_probe = 0.0
         self.probe: Waiting | None = None
-        """The one whose answer decides how the outage goes on."""
+        """The dialog whose response decides whether the outage ends."""
 
     def __bool__(self) -> bool:
         return bool(self.waiting)
@@ -50,7 +50,7 @@ class Outage(Generic[Waiting]):
         self.blocks = self.lasts or len(self.waiting) > self._in_flight
 
     def add(self, one: Waiting, now: float) -> None:
-        """`one` failed and found no token, or it was the probe."""
+        """Let a dialog wait whose retry found the budget empty, or that was the probe."""
         if one is self.probe or not self.lasts:
             self._failures += 1
             self._next_probe = now + self._backoff(self._failures)
@@ -60,14 +60,14 @@ class Outage(Generic[Waiting]):
         self._decide()
 
     def succeeded(self) -> None:
-        """The server answered a request as it should: it is back."""
+        """End the outage: the server answered a request."""
         self.lasts = False
         self._failures = 0
         self.probe = None
         self._decide()
 
     def discard(self, one: Waiting) -> None:
-        """`one` neither waits nor probes any longer."""
+        """Forget a dialog that waits or probes."""
         if one is self.probe:
             self.probe = None
         else:
@@ -76,25 +76,25 @@ class Outage(Generic[Waiting]):
             self.lasts = False
         self._decide()
 
-    def next_slot_at(self) -> float:
-        """When `release` will have something, should no token come before; inf for never."""
+    def next_probe_at(self) -> float:
+        """Return when `release` will return the next probe, infinite for never."""
         waits_for_probe = self.lasts and self.probe is not None
         return math.inf if waits_for_probe or not self.waiting else self._next_probe
 
     @property
     def wants_another(self) -> bool:
-        """Whether all that wait had their turn, and one that did not fail itself may probe."""
+        """Return whether all waiting dialogs had a turn, so that a fresh one may probe."""
         return self.lasts and self._turns >= len(self.waiting)
 
     def probe_with(self, one: Waiting, now: float) -> None:
-        """Let `one`, which did not fail itself, be the probe that is due."""
+        """Make a dialog that did not fail the next probe."""
         self._turns = 0
         self._next_probe = now + self._backoff(self._failures + 1)
         self.probe = one
 
     def release(self, now: float, budget: RetryBudget) -> Waiting | None:
-        """The one that may go now, if any."""
-        if now >= self.next_slot_at():
+        """Return the next dialog that may go now, if any."""
+        if now >= self.next_probe_at():
             self._next_probe = now + self._backoff(self._failures + 1)
             one = self.waiting.popleft()
             if self.lasts:

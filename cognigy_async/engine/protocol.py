@@ -1,7 +1,6 @@
-"""The course of one update: which request is next, and what its answer leads to.
+"""The protocol of one update: which request is next, and what its response leads to.
 
-This is where conflicts, lost answers and `modify` are dealt with. Nothing here waits: a `Backoff`
-says that the update may go on later, and the retry policy decides when and whether.
+Conflicts, lost answers and `modify` are handled here, in pure functions of an item and a response.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import (
     AmbiguousUpdateError,
-    AuthenticationError,
     DeadlineExceededError,
     Fault,
     NoResponseError,
@@ -34,14 +32,17 @@ if TYPE_CHECKING:
     from ..models.http import Request, Response
 
 KNOWN_ETAGS = 4096
-"""Dialogs whose last version is remembered, to tell after a lost answer whether it was applied.
+"""Dialogs whose last version is remembered at least; at most twice as many are.
 
-At least so many, at most twice."""
+After a lost answer the version shows whether the update was applied."""
 
 
 @dataclass(slots=True)
 class Settled:
-    """The update settles: with a result, a state (of a read), an error, or nothing (`modify`)."""
+    """The item is complete.
+
+    It has a result, a state (a read), an error, or none of them (a `modify` that writes nothing).
+    """
 
     result: UpdateResult | None = None
     state: DialogState | None = None
@@ -50,29 +51,29 @@ class Settled:
 
 @dataclass(slots=True)
 class SendNext:
-    """The next request follows at once."""
+    """The next request of the item follows at once."""
 
 
 @dataclass(slots=True)
-class Backoff:
-    """The request failed in a way that a later one may mend."""
+class RetryLater:
+    """The request failed and a later one may succeed, if the retry policy allows one."""
 
     response_kind: ResponseKind
     error: UpdateError
     dialog_only: bool = False
-    """The server throttles this dialog, not the tenant."""
+    """True if the server throttles this dialog and not the tenant."""
 
 
-Next: TypeAlias = Settled | SendNext | Backoff
+Decision: TypeAlias = Settled | SendNext | RetryLater
 
 
 class UpdateProtocol:
-    """Decides for every entry of a client, by the rules of its API.
+    """Decides which request of an item is next, and what a response leads to.
 
     Args:
-        api: how requests look and what answers mean.
-        base_url: without a slash at its end.
-        limits: what an assignment of `modify` is checked against.
+        api: builds requests and reads responses.
+        base_url: URL without a slash at its end.
+        limits: limits of the assignments that `modify` functions return.
     """
 
     def __init__(self, api: StateApi, base_url: str, limits: Limits) -> None:
@@ -83,23 +84,23 @@ class UpdateProtocol:
         self._older_etags: dict[str, str | None] = {}
 
     def request(self, item: WorkItem) -> Request:
-        """The next request of an entry, unsigned.
+        """Return the next request of an item, unsigned.
 
         Raises:
-            UpdateValidationError: the API cannot carry the update.
+            UpdateValidationError: The API cannot carry the update.
         """
         if item.action is not WRITE:
             return self.api.read(self._base_url, item.dialog_id)
         if item.requests is None:
             assert item.update is not None
-            key = f"{item.update_id}/r{item.round}" if item.round else item.update_id
+            key = self._carrier(item) or item.update_id
             item.requests = self.api.writes(self._base_url, item.update, key)
         request = item.requests[item.part]
         if item.etag is not None:
             request.headers["if-match"] = item.etag
         elif not request.idempotent:
-            # Now, not when the answer is lost: a read meanwhile may see what this write does.
-            item.known = self._known_etag(item.dialog_id)
+            # Before the request is sent: a read after it may already see what it did.
+            item.etag_before = self._known_etag(item.dialog_id)
         return request
 
     def answered(
@@ -110,48 +111,46 @@ class UpdateProtocol:
         response: Response,
         now: float,
         wall_clock: float,
-    ) -> Next:
-        """What follows an answer, other than 401."""
+    ) -> Decision:
+        """Return what follows a response other than 401."""
         if response_kind is APPLIED:
             if item.action is WRITE:
                 return self._applied(item, response, now)
             state = self.api.state(item.dialog_id, response)
             if state is not None:
                 return self._read(item, state)
-            # It is not away, so that bulk work does not wait for it without end.
+            # A 2xx with an unusable body is a server fault, not an outage: bulk work must not
+            # retry it forever.
             response_kind = ResponseKind.FAULT
         following = self._failed(item, response_kind, self.api.error(request, response, wall_clock))
-        if response_kind is ResponseKind.THROTTLED and isinstance(following, Backoff):
+        if response_kind is ResponseKind.THROTTLED and isinstance(following, RetryLater):
             following.dialog_only = self.api.throttles_dialog(response)
         return following
 
-    def unanswered(self, item: WorkItem, error: UpdateError) -> Next:
-        """What follows a request without an answer, or one that could not even be signed."""
+    def unanswered(self, item: WorkItem, error: UpdateError) -> Decision:
+        """Return what follows a request that was not answered or could not be sent."""
         lost = isinstance(error, NoResponseError)
         return self._failed(
             item, ResponseKind.NO_RESPONSE if lost else ResponseKind.NOT_SENT, error
         )
 
     def unauthorized(self, item: WorkItem, error: UpdateError) -> None:
-        """The credentials of a request were refused; it may be replayed with others."""
+        """Note that the credentials of a request were refused; it may be replayed with others."""
         if item.retry_state is None:
             item.retry_state = RetryState()
         if item.action not in (Action.REPORT, Action.CONFIRM):
             item.retry_state.last_error = error
 
     def final(self, item: WorkItem, error: UpdateError) -> UpdateError:
-        """The error that an entry settles with: its facts filled in, and ambiguous if any of its
-        requests may have been applied without our knowing.
+        """Return the error that completes an item, with its dialog, ids and attempts filled in.
+
+        It is an `AmbiguousUpdateError` if a request without an answer may have been applied.
         """
-        retry_state = item.retry_state
-        if (
-            retry_state is not None
-            and retry_state.unanswered is not None
-            and item.kind is not Kind.READ
-        ):
-            told = AmbiguousUpdateError(
+        unanswered = item.retry_state.unanswered if item.retry_state is not None else None
+        if unanswered is not None and item.kind is not Kind.READ:
+            ambiguous = AmbiguousUpdateError(
                 "The update was sent and not answered"
-                if error is retry_state.unanswered
+                if error is unanswered
                 else "The update was sent and not answered, and could not be repeated",
                 status=error.status,
                 trace_id=error.trace_id,
@@ -159,10 +158,10 @@ class UpdateProtocol:
                 detail=error.detail,
                 code=error.code,
             )
-            told.__cause__ = error
-            error = told
+            ambiguous.__cause__ = error
+            error = ambiguous
         elif item.kind is Kind.READ and isinstance(error, NoResponseError):
-            error.remedy = "Nothing was changed by it: read again."
+            error.remedy = "A read changes nothing: read again."
         error.dialog_id = item.dialog_id
         error.update_id = None if item.kind is Kind.READ else item.update_id
         error.attempts = item.attempts
@@ -170,7 +169,7 @@ class UpdateProtocol:
         return error
 
     def expired(self, item: WorkItem) -> UpdateError:
-        """What an entry settles with at its deadline."""
+        """Return the error that completes an item at its deadline."""
         last = item.retry_state.last_error if item.retry_state is not None else None
         if item.attempts:
             error = DeadlineExceededError("The deadline passed before this was complete")
@@ -181,7 +180,7 @@ class UpdateProtocol:
             error.__cause__ = last
         return self.final(item, error)
 
-    def _applied(self, item: WorkItem, response: Response, now: float) -> Next:
+    def _applied(self, item: WorkItem, response: Response, now: float) -> Decision:
         etag = self.api.etag(response)
         self._etags[item.dialog_id] = etag
         if len(self._etags) >= KNOWN_ETAGS:
@@ -189,7 +188,7 @@ class UpdateProtocol:
         item.part += 1
         assert item.requests is not None
         if item.part < len(item.requests):
-            # Each part starts afresh: what happened to the one before is over.
+            # Failures of one part say nothing about the next.
             item.etag = item.retry_state = None
             return SendNext()
         item.headers = response.headers
@@ -205,10 +204,16 @@ class UpdateProtocol:
                 began - item.accepted_at,
                 response.content,
                 1,
-                f"{item.update_id}/r{item.round}" if item.round else None,
+                None if item.modification is None else self._carrier(item),
                 self.api.has_versions,
             )
         )
+
+    @staticmethod
+    def _carrier(item: WorkItem) -> str | None:
+        """Return the key of a `modify` that was written again after conflicts, else None."""
+        conflicts = 0 if item.modification is None else item.modification.conflicts
+        return f"{item.update_id}/r{conflicts}" if conflicts else None
 
     def _remember(self, dialog_id: str, etag: str | None) -> None:
         self._etags[dialog_id] = etag
@@ -220,7 +225,7 @@ class UpdateProtocol:
             return self._etags[dialog_id]
         return self._older_etags.get(dialog_id)
 
-    def _read(self, item: WorkItem, state: DialogState) -> Next:
+    def _read(self, item: WorkItem, state: DialogState) -> Decision:
         action = item.action
         if action is Action.READ:
             self._remember(item.dialog_id, state.etag)
@@ -241,18 +246,18 @@ class UpdateProtocol:
         item.action = Action.WRITE
         return SendNext()
 
-    def _decide(self, item: WorkItem, state: DialogState) -> Next:
-        """Ask the function of a `modify` what to write."""
-        assert item.decide is not None
+    def _decide(self, item: WorkItem, state: DialogState) -> Decision:
+        """Call the function of a `modify`, and prepare the write that it asks for."""
+        assert item.modification is not None
         if item.abandoned:
             last = item.retry_state.last_error if item.retry_state is not None else None
             return Settled(error=withdrawn(item) if last is None else self.final(item, last))
         if state.etag is None:
-            message = "The server tells no version of the state, without which modify() is not safe"
+            message = "The server sends no version of the state, without which modify() is not safe"
             return Settled(error=self.final(item, UnexpectedAnswerError(message)))
         try:
             assert item.context is not None
-            assignment = item.context.run(item.decide, state)
+            assignment = item.context.run(item.modification.decide, state)
             if inspect.iscoroutine(assignment):
                 assignment.close()
                 raise TypeError("modify takes a plain function, not an async one")
@@ -277,9 +282,9 @@ class UpdateProtocol:
         fields = {"dialog_id": item.dialog_id, "if_match": etag, **assignment}
         if item.metadata:
             fields["metadata"] = item.metadata
-        return StateUpdate.within(self.limits, fields)
+        return StateUpdate.from_fields(self.limits, fields)
 
-    def _failed(self, item: WorkItem, response_kind: ResponseKind, error: UpdateError) -> Next:
+    def _failed(self, item: WorkItem, response_kind: ResponseKind, error: UpdateError) -> Decision:
         if item.retry_state is None:
             item.retry_state = RetryState()
         retry_state = item.retry_state
@@ -302,22 +307,22 @@ class UpdateProtocol:
                 retry_state.maybe_applied = True
         if action not in (Action.REPORT, Action.CONFIRM):
             retry_state.last_error = error
-        return Backoff(response_kind, error)
+        return RetryLater(response_kind, error)
 
     def _harmless(self, item: WorkItem) -> bool:
-        """Whether the write at hand may be applied twice without anybody noticing."""
+        """Return whether applying the next write twice does no harm."""
         return self.api.honours_idempotency_keys or _assigns_only(item)
 
-    def _conflict(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Next:
+    def _conflict(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Decision:
         if not self.api.has_versions:
-            # There is no version to read and to demand. It may be only the turn of somebody else;
-            # if it is not, no time that passes will help.
+            # There is no version to compare. Another writer may hold the session; retry a limited
+            # number of times.
             retry_state.last_error = error
-            item.round += 1
-            if item.round >= item.options.policy.max_attempts:
+            retry_state.conflicts += 1
+            if retry_state.conflicts >= item.options.policy.max_attempts:
                 return Settled(error=self.final(item, error))
-            return Backoff(ResponseKind.CONFLICT, error)
-        # A server that honours keys may look at the precondition first, which our own write broke.
+            return RetryLater(ResponseKind.CONFLICT, error)
+        # A server that honours keys may check the precondition first, which our own write broke.
         if not self.api.honours_idempotency_keys or item.etag is not None:
             if retry_state.maybe_applied and retry_state.unanswered is None:
                 retry_state.unanswered = retry_state.last_error
@@ -329,45 +334,32 @@ class UpdateProtocol:
                 item.action = Action.REPORT
                 return SendNext()
             return Settled(error=self.final(item, error))
-        if item.kind is Kind.MODIFY:
+        if item.modification is not None:
             item.action = Action.READ
-            item.round += 1
+            item.modification.conflicts += 1
         else:
             item.action = Action.REBASE
-        return Backoff(ResponseKind.CONFLICT, error)
+        return RetryLater(ResponseKind.CONFLICT, error)
 
-    def _lost(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Next:
+    def _lost(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Decision:
         retry_state.unanswered = retry_state.last_error = error
         if item.options.policy.ambiguous == "retry":
             if self._harmless(item):
-                return Backoff(ResponseKind.NO_RESPONSE, error)
-            known = item.etag or item.known
+                return RetryLater(ResponseKind.NO_RESPONSE, error)
+            known = item.etag or item.etag_before
             closed = isinstance(error, NoResponseError) and not error.timed_out
             if closed and known is not None:
                 item.etag = known
                 item.action = Action.CONFIRM
-                return Backoff(ResponseKind.NO_RESPONSE, error)
+                return RetryLater(ResponseKind.NO_RESPONSE, error)
         return Settled(error=self.final(item, error))
 
 
 def _assigns_only(item: WorkItem) -> bool:
-    """Whether it says the same however often it is said."""
+    """Return whether repeating the next write gives the same state."""
     return item.kind is Kind.ASSIGN and item.idempotent
 
 
 def withdrawn(item: WorkItem) -> UpdateWithdrawnError:
-    """What those are told who still wait for an update that was taken back."""
-    return UpdateWithdrawnError(f"update {item.update_id!r} was taken back before it was sent")
-
-
-def share(failure: AuthenticationError) -> AuthenticationError:
-    """The failure for one of many updates, each of which fills in its own facts."""
-    own = AuthenticationError(
-        failure.message,
-        transient=failure.transient,
-        status=failure.status,
-        detail=failure.detail,
-        retry_after=failure.retry_after,
-    )
-    own.__cause__ = failure
-    return own
+    """Return the error of an update that its caller withdrew."""
+    return UpdateWithdrawnError(f"update {item.update_id!r} was withdrawn before it was sent")

@@ -1,6 +1,6 @@
-"""The dialogs that have something to do: turns and waiting. No clock, no await, no network.
+"""The dialogs that have something to do: whose turn it is, and until when others wait.
 
-`Lanes` holds the lanes that have something to do, and nothing of dialogs that have not.
+No clock, no await, no network. Dialogs without work are not kept.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 
 class ReadyQueues:
-    """The lanes with something to do, and whose turn it is.
+    """The queues of all dialogs with work, and whose turn it is.
 
-    Ready lanes take turns, in three classes: urgent (what a callback waits for), live, bulk. A lane
-    belongs to the highest class of its entries, so that what stands before a live update is lifted
-    with it. Bulk work gets every tenth turn although live work is waiting.
+    Ready queues take turns in three classes: urgent (a callback waits for it), live, bulk. A queue
+    belongs to the highest class of its items, so that what stands before a live update is lifted
+    with it. Bulk work gets every tenth turn even while live work is waiting.
+
+    Attributes:
+        urgent, live, bulk: the ready queues of each class, in the order of their turns. They may
+            hold places that a queue has left.
     """
 
     BULK_TURN = 10
@@ -46,15 +50,15 @@ class ReadyQueues:
 
     def __repr__(self) -> str:
         states = [queue.state.name for queue in self._by_dialog.values()]
-        told = ", ".join(f"{states.count(name)} {name}" for name in sorted(set(states)))
-        return f"<Lanes {told or 'empty'}>"
+        counts = ", ".join(f"{states.count(name)} {name}" for name in sorted(set(states)))
+        return f"<ReadyQueues {counts or 'empty'}>"
 
     def get(self, dialog_id: str) -> DialogQueue | None:
-        """The lane of a dialog, if it has anything to do."""
+        """Return the queue of a dialog, None if it has nothing to do."""
         return self._by_dialog.get(dialog_id)
 
     def accept(self, item: WorkItem, queue: DialogQueue | None = None) -> None:
-        """Put an entry at the end of its dialog's lane, or into `lane`, which stands alone."""
+        """Add an item at the end of its dialog's queue, or to `queue`, which belongs to a read."""
         if queue is None:
             dialog_id = item.dialog_id
             queue = self._by_dialog.get(dialog_id)
@@ -83,7 +87,7 @@ class ReadyQueues:
             self._enqueue(queue)
 
     def ready(self, queue: DialogQueue, *, first: bool = False, urgent: bool = False) -> None:
-        """The head may be sent: at its turn, or before the others of its class, or before all."""
+        """Make a queue ready, at the end of its class, as its `first`, or as `urgent`."""
         queue.move(READY)
         self._enqueue(queue, first=first, urgent=urgent)
 
@@ -101,35 +105,30 @@ class ReadyQueues:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Forget the places and moments that lanes have left behind."""
+        """Remove the places and timers that queues have left."""
         for ready_list in (self.urgent, self.live, self.bulk):
-            free_slots = [queue for queue in ready_list if queue.ready_list is ready_list]
+            current = [queue for queue in ready_list if queue.ready_list is ready_list]
             ready_list.clear()
-            ready_list.extend(free_slots)
+            ready_list.extend(current)
         self._timers = list(filter(self._is_current, self._timers))
         heapq.heapify(self._timers)
         most = max(self.waiting(), len(self._timers))
         self._sweep_at = max(1024, 2 * most)
 
-    @property
-    def any_waiting(self) -> bool:
-        """Whether a lane is ready, or was."""
-        return bool(self.bulk or self.live or self.urgent)
-
     def waiting(self) -> int:
-        """How many lanes are ready, or were."""
+        """Return the number of places in the ready lists."""
         return len(self.live) + len(self.bulk) + len(self.urgent)
 
     def waiting_before_bulk(self) -> int:
-        """How many of them go before bulk work."""
+        """Return the number of places that go before bulk work."""
         return len(self.live) + len(self.urgent)
 
     def take(self, *, bulk: bool = True, reserved_only: bool = False) -> DialogQueue | None:
-        """The lane whose turn it is, now in flight.
+        """Return the queue whose turn it is, now in flight, or None.
 
         Args:
-            bulk: without it, no lane of bulk work.
-            placed: only what has its place in the queues of the callbacks, or needs none.
+            bulk: include bulk work.
+            reserved_only: only queues whose head has a slot in the callback queues or needs none.
         """
         if reserved_only:
             return self._take_reserved(bulk=bulk)
@@ -153,7 +152,7 @@ class ReadyQueues:
 
     @property
     def bulk_is_due(self) -> bool:
-        """Whether so much live work went before bulk work that it is the turn of that."""
+        """Return whether it is the turn of bulk work, after nine turns of live work."""
         return self._since_bulk >= self.BULK_TURN - 1 and bool(self.bulk)
 
     def _take_reserved(self, *, bulk: bool) -> DialogQueue | None:
@@ -171,7 +170,7 @@ class ReadyQueues:
         return None
 
     def promote_bulk(self) -> DialogQueue | None:
-        """Let the next lane of bulk work go before all others."""
+        """Make the next bulk queue urgent and return it, or None."""
         while self.bulk:
             queue = self.bulk.popleft()
             if queue.ready_list is self.bulk:
@@ -180,14 +179,14 @@ class ReadyQueues:
         return None
 
     def take_live(self) -> DialogQueue | None:
-        """The next lane of live work, now in flight; one that has to be refused."""
+        """Return the next live queue, now in flight, or None."""
         return self._next(self.live)
 
     @staticmethod
     def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:
         while ready_list:
             queue = ready_list.popleft()
-            # A lane that was lifted or emptied leaves its old place behind.
+            # A queue that was lifted or emptied leaves its old place behind.
             if queue.ready_list is ready_list:
                 if queue.state is not READY:
                     queue.move(IN_FLIGHT)
@@ -197,7 +196,7 @@ class ReadyQueues:
         return None
 
     def wait(self, queue: DialogQueue, until: float) -> None:
-        """Back off until a moment; `until` may be infinite, then someone else wakes the lane."""
+        """Let a queue wait until a moment; infinite if something else makes it ready."""
         queue.move(WAITING)
         queue.until = until
         if until != math.inf:
@@ -207,7 +206,7 @@ class ReadyQueues:
                 self._sweep()
 
     def next_due(self) -> float:
-        """The moment at which the first waiting lane is ready, infinite where there is none."""
+        """Return when the first waiting queue is due, infinite if none waits."""
         timers = self._timers
         while timers and not self._is_current(timers[0]):
             heapq.heappop(timers)
@@ -219,7 +218,7 @@ class ReadyQueues:
         return queue.state is WAITING and queue.until == until
 
     def due(self, now: float) -> int:
-        """Make the lanes ready whose moment has come; how many there were."""
+        """Make the queues ready that are due. Return their number."""
         count = 0
         while self.next_due() <= now:
             queue = heapq.heappop(self._timers)[2]
@@ -228,7 +227,7 @@ class ReadyQueues:
         return count
 
     def finish(self, queue: DialogQueue) -> None:
-        """Take out the head, which has its outcome; the lane goes on, or is forgotten."""
+        """Remove the completed head of a queue; the queue goes on or is forgotten."""
         item = queue.head
         if item is None or queue.behind or queue.state is not IN_FLIGHT:
             queue.remove(queue.first)
@@ -241,24 +240,24 @@ class ReadyQueues:
             del self._by_dialog[queue.dialog_id]
 
     def next_or_drop(self, queue: DialogQueue) -> None:
-        """After its head is gone: make the lane ready if it has more, else forget it."""
+        """Make a queue ready whose head was removed, or forget it if it is empty."""
         if queue.head is None:
             self.drop(queue)
         elif queue.state is not READY:
             self.ready(queue)
 
     def drop(self, queue: DialogQueue) -> None:
-        """Forget a lane that has nothing to do."""
+        """Forget a queue that is empty."""
         queue.move(IDLE)
         queue.ready_list = None
         if self._by_dialog.get(queue.dialog_id) is queue:
             del self._by_dialog[queue.dialog_id]
 
     def remove(self, item: WorkItem) -> None:
-        """Take out an entry that was not sent; its lane stays or goes as it must."""
+        """Remove an item that was not sent; its queue goes on, or is forgotten if empty."""
         queue = item.queue
         if queue is None:
-            raise AssertionError("the entry is in no lane")
+            raise AssertionError("the item is in no queue")
         was_head = item is queue.head
         queue.remove(item)
         if queue.state is PAUSED:
@@ -275,13 +274,13 @@ class ReadyQueues:
         queue.paused_by = error
 
     def resume(self, queue: DialogQueue) -> None:
-        """Let a paused lane go on."""
+        """Let a paused queue go on."""
         queue.paused_by = None
         self.next_or_drop(queue)
 
 
 class Deadlines:
-    """Entries by their deadline. Holds at most as many that are settled as that are not."""
+    """Items by their deadline. At most half of those held are complete already."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, WorkItem]] = []
@@ -291,24 +290,24 @@ class Deadlines:
         return len(self._heap)
 
     def add(self, item: WorkItem) -> None:
-        """Watch an entry that has a deadline."""
+        """Add an item that has a deadline."""
         deadline = item.options.deadline
         assert deadline is not None
         heapq.heappush(self._heap, (deadline, item.serial, item))
         if len(self._heap) > self._sweep_at:
-            self._heap = [place for place in self._heap if not place[2].settled]
+            self._heap = [place for place in self._heap if not place[2].completed]
             heapq.heapify(self._heap)
             self._sweep_at = max(1024, 2 * len(self._heap))
 
     def next(self) -> float:
-        """The first moment that matters, infinite where there is none."""
+        """Return the first deadline of an item that is not complete, infinite if there is none."""
         heap = self._heap
-        while heap and heap[0][2].settled:
+        while heap and heap[0][2].completed:
             heapq.heappop(heap)
         return heap[0][0] if heap else math.inf
 
     def due(self, now: float) -> list[WorkItem]:
-        """The unsettled entries whose moment has come, which are forgotten here."""
+        """Return and forget the items that are not complete and whose deadline has passed."""
         late = []
         while self.next() <= now:
             late.append(heapq.heappop(self._heap)[2])

@@ -25,27 +25,28 @@ if TYPE_CHECKING:
     from .work_item import WorkItem
 
 
-SPARE_REPEATS = 10
-"""Repeats that are allowed beyond one for each worker and the share of first attempts."""
+SPARE_RETRIES = 10
+"""Retries allowed beyond one for each worker and the share of first attempts."""
 
 FALLBACK_BACKOFF = 5.0
-"""Seconds between probes where the wait strategy fails."""
+"""Seconds between probes if the wait strategy raises."""
 
 READ_AHEAD = 4
-"""Ready lanes for each worker beyond which a stream takes no further input."""
+"""Ready queues for each worker beyond which a stream takes no further input."""
 
 
 class Scheduler:
-    """The lanes, pauses, outage, limits, deadlines and lingering of one client.
+    """Decides when the next request of one client may go, and to which dialog.
 
     Attributes:
-        lanes: the dialogs that have something to do.
-        tenant, dialogs: pauses that the server named.
-        budget: of repeats.
+        queues: the dialogs that have something to do.
+        tenant, dialogs: pauses that the server asked for.
+        budget: limits retries.
         outage: bulk work that waits for the server.
-        serial: of the last entry that was accepted.
-        quiet: nothing went wrong lately, so that `first_attempt` and `heard` need not be called.
-        stopped: no request is made any more.
+        reads: queues of reads; each read has one of its own.
+        serial: serial of the last accepted item.
+        quiet: nothing failed lately, so `first_attempt` and `on_response` need not be called.
+        stopped: no further request is sent.
     """
 
     def __init__(self, context: Context) -> None:
@@ -54,17 +55,17 @@ class Scheduler:
         self._urgent, self._live, self._bulk = queues.urgent, queues.live, queues.bulk
         self.tenant = TenantPause(config.max_in_flight)
         self.dialogs = DialogPauses()
-        self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_REPEATS)
+        self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_RETRIES)
         self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
         self._deadlines = Deadlines()
-        self._linger = Linger(self.queues, config.linger) if config.linger else None
+        self._linger = Linger(queues, config.linger) if config.linger else None
         self._policy = config.retry
-        self._limiter = context.quota.hot_path if context.quota is not None else None
         self._quota = context.quota
+        self._limiter = context.quota.hot_path if context.quota is not None else None
         self._hooks = context.hooks
         self._waker = context.waker
         self._read_ahead = READ_AHEAD * config.max_in_flight
-        self._quota_opens = math.inf
+        self._quota_slot_at = math.inf
         self._now = 0.0
         self.reads: set[DialogQueue] = set()
         self.serial = 0
@@ -72,13 +73,13 @@ class Scheduler:
         self.stopped = False
 
     def stop(self) -> None:
-        """Let no request go any more."""
+        """Send no further request."""
         self.stopped = True
 
     # Work comes in and goes out.
 
     def accept(self, item: WorkItem, now: float) -> None:
-        """Queue an entry at the end of its dialog's lane; a read has a lane of its own."""
+        """Add an item at the end of its dialog's queue; a read gets a queue of its own."""
         self.serial = item.serial
         item.accepted_at = now
         if item.kind is READ:
@@ -96,76 +97,77 @@ class Scheduler:
         self._waker.wake()
 
     def finish(self, queue: DialogQueue) -> None:
-        """Take out the head of a lane, which has its outcome; the lane goes on or is forgotten."""
+        """Remove the completed head of a queue; the queue goes on or is forgotten."""
         if not self.quiet:
-            self._leave(queue)
+            self._leave_outage(queue)
         if self.reads:
             self.reads.discard(queue)
         self.queues.finish(queue)
 
     def pause(self, queue: DialogQueue, error: CognigyError) -> None:
-        """Take out the head of a lane, which failed, and hold back what follows until `resume`."""
-        self._leave(queue)
+        """Remove the failed head of a queue and hold back the rest until `resume`."""
+        self._leave_outage(queue)
         queue.remove(queue.first)
         self.queues.pause(queue, error)
 
     def remove(self, item: WorkItem) -> None:
-        """Take out an entry that was not sent; its lane goes on without it."""
+        """Remove an item that was not sent; its queue goes on without it."""
         queue = item.queue
         assert queue is not None
         if item is queue.head:
-            self._leave(queue)
+            self._leave_outage(queue)
         self.queues.remove(item)
         if item.kind is READ:
             self.reads.discard(queue)
 
     def resume(self, queue: DialogQueue) -> None:
-        """Let a paused lane go on."""
+        """Let a paused queue go on."""
         self.queues.resume(queue)
         self._waker.wake()
 
-    def _leave(self, queue: DialogQueue) -> None:
-        """The head of a lane is settled: it neither waits for the server nor probes."""
+    def _leave_outage(self, queue: DialogQueue) -> None:
+        """Forget a queue whose head is completed as a probe or as waiting for the server."""
         waits = queue.until == math.inf and queue.state is QueueState.WAITING
         if waits or queue is self.outage.probe:
             self.outage.discard(queue)
-            self._watch_outage()
+            self._set_probe_alarm()
 
-    # What a worker does next.
+    # The next request.
 
     def next_queue(self, now: float, *, limited: bool = True) -> DialogQueue | None:
-        """A lane whose head may be sent now, in flight from here on; None for nothing yet.
+        """Return a queue whose head may be sent now, marked as in flight, or None.
 
         Args:
-            limited: without it, whatever the rate limit says: no request is made of it.
+            now: seconds of the client's clock, the start of the request.
+            limited: respect the rate limit; False if no request is made.
         """
         if self.stopped:
             return None
         tenant, queues, outage = self.tenant, self.queues, self.outage
         if tenant.active:
-            next_slot_at = tenant.next_slot_at(now)
-            if next_slot_at > now:
-                self._waker.wake_at(next_slot_at)
+            slot_at = tenant.next_slot_at(now)
+            if slot_at > now:
+                self._waker.wake_at(slot_at)
                 return None
         hooks, limiter = self._hooks, self._limiter
-        # With a full queue of events only those go on that have their place, or need none.
-        reserved_only = hooks.any and hooks.full
+        # While a callback queue is full, only items go that have a slot in it or need none.
+        reserved_only = hooks.has_callbacks and hooks.full
         bulk = not outage.blocks
-        next_bulk_slot_at = 0.0
+        bulk_slot_at = 0.0
         if limiter is not None and limited:
             live = bool(self._live or self._urgent)
-            next_slot_at = limiter.next_slot_at(now, live)
-            if next_slot_at > now:
-                self._wait_for_quota(next_slot_at)
+            slot_at = limiter.next_slot_at(now, live)
+            if slot_at > now:
+                self._wait_for_quota(slot_at)
                 return None
-            next_bulk_slot_at = limiter.next_bulk_slot_at(now)
-            if next_bulk_slot_at > now and not (live and queues.bulk_is_due):
+            bulk_slot_at = limiter.next_bulk_slot_at(now)
+            if bulk_slot_at > now and not (live and queues.bulk_is_due):
                 bulk = False
         while True:
             queue = queues.take(bulk=bulk, reserved_only=reserved_only)
             if queue is None:
-                if next_bulk_slot_at > now:
-                    self._wait_for_quota(next_bulk_slot_at)
+                if bulk_slot_at > now:
+                    self._wait_for_quota(bulk_slot_at)
                 return None
             until = self.dialogs.until(queue.dialog_id) if self.dialogs.any else 0.0
             if self._linger is not None and queue is not outage.probe:
@@ -174,7 +176,7 @@ class Scheduler:
                 break
             if queue is outage.probe:
                 self.wait_for_server(queue, now)
-                # The pause of the dialog is as long for the next one, as far as is known.
+                # The next probe is expected to have to wait as long as this dialog.
                 self._waker.wake_at(until)
             else:
                 self.wait(queue, until)
@@ -184,8 +186,8 @@ class Scheduler:
             self._waker.wake()
         return queue
 
-    def impatient(self, now: float) -> DialogQueue | None:
-        """A live lane whose head does not wait for the tenant's pause, in flight from here on."""
+    def next_impatient(self, now: float) -> DialogQueue | None:
+        """Return a live queue whose head cannot wait out the tenant's pause, now in flight."""
         if not self.tenant.active or self.tenant.next_slot_at(now) <= now:
             return None
         queue = self.queues.take_live()
@@ -198,65 +200,76 @@ class Scheduler:
         return queue
 
     def _wait_for_quota(self, until: float) -> None:
-        """Have a worker woken then; nobody holds anything meanwhile."""
-        self._quota_opens = until
+        """Wake a worker when the rate limit has a slot."""
+        self._quota_slot_at = until
         self._waker.wake_at(until)
 
     def first_attempt(self, now: float) -> None:
-        """A request that repeats nothing is about to be sent; not needed while `quiet`."""
+        """Count a first attempt, which feeds the retry budget; not needed while `quiet`."""
         outage = self.outage
         if not outage.lasts:
             self.budget.first_attempt()
             if outage.waiting:
                 self._release(now)
-            self._check_quiet()
+            self._update_quiet()
 
-    def heard(self, response_kind: ResponseKind, began: float) -> None:
-        """An answer to a request sent at `began` may end an outage; not needed while `quiet`."""
+    def on_response(self, response_kind: ResponseKind, began: float) -> None:
+        """Note a response to a request sent at `began`; it may end an outage or a pause.
+
+        Not needed while `quiet`.
+        """
         if self.tenant.consecutive_429s and response_kind is not ResponseKind.THROTTLED:
             self.tenant.succeeded(began)
         if self.outage.lasts and response_kind not in RETRYABLE_KINDS:
             self.outage.succeeded()
-            self._watch_outage()
+            self._set_probe_alarm()
             self._waker.wake()
-        self._check_quiet()
+        self._update_quiet()
 
-    def _check_quiet(self) -> None:
+    def _update_quiet(self) -> None:
         outage = self.outage
         troubled = outage.lasts or outage.waiting or self.tenant.consecutive_429s
         self.quiet = not troubled and self.budget.full
 
     def throttle_tenant(self, now: float, sent: float, wait: float, offset: float) -> None:
-        """The server wants no request for `wait` seconds; it answered so to one sent at `sent`."""
+        """Pause all requests for `wait` seconds.
+
+        Args:
+            now: when the server answered.
+            sent: when the throttled request was sent.
+            wait: seconds.
+            offset: random number in [0, 1) that shifts the slow start after the pause.
+        """
         self.quiet = False
         self.tenant.throttle(now, sent, wait, offset)
 
     def throttle_dialog(self, dialog_id: str, now: float, wait: float) -> None:
-        """The server wants no request for this dialog for `wait` seconds."""
+        """Pause the requests of one dialog for `wait` seconds."""
         self.dialogs.throttle(dialog_id, now, now + wait)
 
-    def go_on(self, queue: DialogQueue) -> None:
-        """The next request of the head follows at once; a probe is not held back by the outage."""
+    def send_next(self, queue: DialogQueue) -> None:
+        """Make a queue ready for the next request of the same head, before others of its class."""
+        # An outage must not hold back a probe that needs several requests.
         self.queues.ready(queue, first=True, urgent=queue is self.outage.probe)
 
     # Waiting.
 
     def wait(self, queue: DialogQueue, until: float) -> None:
-        """Let a lane wait until a moment."""
+        """Let a queue wait until a moment."""
         self.queues.wait(queue, until)
         self._waker.wake_at(until)
 
     def wait_for_server(self, queue: DialogQueue, now: float) -> float:
-        """Let a lane wait until it is its turn to probe; the moment of the next probe, if known."""
+        """Let a queue wait to probe the server. Return when the next probe goes, inf if unknown."""
         self.queues.wait(queue, math.inf)
         self.quiet = False
         self._now = now
         self.outage.add(queue, now)
-        self._watch_outage()
-        return self.outage.next_slot_at()
+        self._set_probe_alarm()
+        return self.outage.next_probe_at()
 
     def may_repeat(self, queue: DialogQueue, response_kind: ResponseKind) -> bool:
-        """Take the budget of a repeat; a probe never has any: what stops it, the next one goes."""
+        """Spend the budget of one retry. Return False if there is none; a probe never has any."""
         if queue is self.outage.probe:
             return False
         if response_kind not in RETRYABLE_KINDS:
@@ -264,52 +277,52 @@ class Scheduler:
         self.quiet = False
         return self.budget.take()
 
-    def _watch_outage(self) -> None:
-        self._waker.wake_at(self.outage.next_slot_at())
+    def _set_probe_alarm(self) -> None:
+        self._waker.wake_at(self.outage.next_probe_at())
 
     def _probe_backoff(self, failures: int) -> float:
         try:
             return self._policy.backoff(failures, None, self._now)
         except Exception as error:
-            # The strategy is the user's own, and the outage is everybody's.
-            log(ERROR, "the wait strategy failed with %s", type(error).__name__)
+            # The strategy is the user's own, and the outage concerns every dialog.
+            log(ERROR, "the wait strategy raised %s", type(error).__name__)
             return FALLBACK_BACKOFF
 
     # Time.
 
     def advance(self, now: float) -> None:
-        """Make ready what may go on now."""
+        """Make ready what has waited until now, and wake a worker for it."""
         ready = self.queues.due(now) + self._release(now)
         if self.tenant.active and self.tenant.next_slot_at(now) <= now:
             ready += 1
-        if self._quota_opens <= now:
-            self._quota_opens = math.inf
+        if self._quota_slot_at <= now:
+            self._quota_slot_at = math.inf
             ready += 1
         if ready:
             self._waker.wake()
 
     def overdue(self, now: float) -> list[WorkItem]:
-        """The entries whose deadline has come, which are forgotten here."""
+        """Return and forget the items whose deadline has passed."""
         return self._deadlines.due(now)
 
     def next_event_at(self, now: float) -> float:
-        """The moment at which `advance` or `overdue` will find something, infinite for none."""
+        """Return when `advance` or `overdue` will next find something, infinite for never."""
         tenant = self.tenant
-        next_slot_at = tenant.next_slot_at(now) if tenant.active else now
+        slot_at = tenant.next_slot_at(now) if tenant.active else now
         return min(
             self.queues.next_due(),
-            self.outage.next_slot_at(),
-            next_slot_at if next_slot_at > now else math.inf,
-            self._quota_opens,
+            self.outage.next_probe_at(),
+            slot_at if slot_at > now else math.inf,
+            self._quota_slot_at,
             self._deadlines.next(),
         )
 
     def _release(self, now: float) -> int:
-        """Let go those that wait for the server, as the budget or the next probe allows."""
+        """Make ready what waits for the server, as far as the budget or the next probe allows."""
         outage = self.outage
         self._now = now
-        # Those that wait for the server have their places; a fresh one could not be sent without.
-        if outage.wants_another and now >= outage.next_slot_at() and not self._hooks.full:
+        # Queues that wait for the server have reserved slots; a fresh probe would need new ones.
+        if outage.wants_another and now >= outage.next_probe_at() and not self._hooks.full:
             fresh = self.queues.promote_bulk()
             if fresh is not None:
                 outage.probe_with(fresh, now)
@@ -318,29 +331,29 @@ class Scheduler:
         while (queue := outage.release(now, self.budget)) is not None:
             self.queues.ready(queue, urgent=True)
             count += 1
-        self._watch_outage()
+        self._set_probe_alarm()
         return count
 
-    # What others ask.
+    # Questions of the admission.
 
     def earliest(self, dialog_id: str, now: float) -> float:
-        """The moment before which nothing is sent to a dialog, as far as is known."""
-        next_slot_at = self.tenant.next_slot_at(now) if self.tenant.active else now
+        """Return the earliest moment at which a new update of a dialog may be sent."""
+        slot_at = self.tenant.next_slot_at(now) if self.tenant.active else now
         until = self.dialogs.until(dialog_id) if self.dialogs.any else now
-        free = self._quota.next_slot_at(now, True) if self._quota is not None else now
-        if free == math.inf:
-            # An answer makes room, and nobody knows when.
-            free = now
-        return max(now, next_slot_at, until, free)
+        quota_at = self._quota.next_slot_at(now, True) if self._quota is not None else now
+        if quota_at == math.inf:
+            # Only a response can free a slot, and nobody knows when.
+            quota_at = now
+        return max(now, slot_at, until, quota_at)
 
-    def hungry(self, *, live: bool) -> bool:
-        """Whether more input of that class would find workers soon."""
+    def wants_input(self, *, live: bool) -> bool:
+        """Return whether more updates of that class would find workers soon."""
         queues = self.queues
         waiting = queues.waiting_before_bulk() if live else queues.waiting()
         return waiting < self._read_ahead
 
     def end_linger(self, *, for_good: bool = False) -> None:
-        """Nothing that was accepted until now waits for more; for good: nor what comes."""
+        """Let nothing that was accepted until now linger; `for_good`: nor what comes later."""
         if self._linger is not None:
             self._linger.end(self.serial)
             if for_good:
@@ -349,21 +362,21 @@ class Scheduler:
 
 
 class Linger:
-    """Says how long a lane waits, counted from the acceptance of its head.
+    """Decides how long a queue waits for more updates that could share its next request.
 
-    It does not wait for what cannot come: once something stands behind that may not share the
-    request, or where its deadline would pass, it goes at its turn.
+    The time counts from the acceptance of the head. A queue does not wait if an update stands
+    behind that cannot share the request, or if its deadline would pass.
     """
 
     def __init__(self, queues: ReadyQueues, seconds: float) -> None:
         self._queues = queues
         self._seconds = seconds
-        self._ended = -1
+        self._ended_serial = -1
 
     def until(self, queue: DialogQueue) -> float:
-        """The moment until which a lane waits; one in the past for not at all."""
+        """Return until when a queue waits, 0.0 if it does not."""
         head = queue.first
-        if not head.coalesces or head.sent_at is not None or head.serial <= self._ended:
+        if not head.coalesces or head.sent_at is not None or head.serial <= self._ended_serial:
             return 0.0
         if queue.behind and not all(joins(head, item) for item in queue.behind):
             return 0.0
@@ -372,20 +385,20 @@ class Linger:
         return until if deadline is None or until < deadline else 0.0
 
     def accepted(self, item: WorkItem) -> None:
-        """An entry came to the end of its lane: it may be what ends the waiting."""
+        """End the waiting of a queue if its new last item cannot share the request."""
         queue = item.queue
         assert queue is not None
         if item is not queue.head and not joins(queue.first, item):
-            self._wake(queue)
+            self._make_ready(queue)
 
     def end(self, serial: int) -> None:
-        """Nothing that was accepted up to this serial number waits any more."""
-        self._ended = serial
+        """End the waiting of everything that was accepted up to this serial."""
+        self._ended_serial = serial
         for queue in self._queues:
-            self._wake(queue)
+            self._make_ready(queue)
 
-    def _wake(self, queue: DialogQueue) -> None:
-        """Whoever takes the lane looks again whether it has to wait for something else."""
+    def _make_ready(self, queue: DialogQueue) -> None:
+        # The worker that takes the queue checks again whether it must wait for something else.
         unsent = queue.state is QueueState.WAITING and queue.first.sent_at is None
         if unsent and queue.until != math.inf:
             self._queues.ready(queue)

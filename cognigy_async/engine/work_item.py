@@ -1,4 +1,4 @@
-"""One accepted update or read: what it is for, how far it has come, what became of it."""
+"""Items of work: accepted updates, reads and resets, and how far each has come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..models.identifiers import NO_METADATA
 
 if TYPE_CHECKING:
-    from ..auth.provider import AccessToken
     from ..hooks.callback_queue import CallbackQueue
     from ..hooks.observers import Observations
     from ..models.events import UpdateWatch
@@ -23,49 +22,53 @@ if TYPE_CHECKING:
 
 
 class Kind(enum.Enum):
-    """What an entry is for."""
+    """The operation that an item stands for."""
 
     ASSIGN = "assign"
-    """Variables, perhaps a transition; no precondition of the caller."""
+    """Assign variables, perhaps with a transition, without a precondition of the caller."""
     STRICT = "strict"
-    """The same with the caller's `if_match`."""
+    """Assign with the caller's `if_match`."""
     MODIFY = "modify"
     """Read, decide, write if nothing changed meanwhile."""
     READ = "read"
+    """Read the state."""
     RESET = "reset"
-    """Put the context or the state of a session back to its beginning."""
+    """Reset the context or the state of a session."""
 
 
 class Action(enum.Enum):
-    """The next request of an entry."""
+    """The purpose of an item's next request."""
 
     WRITE = "write"
+    """Carry out the update."""
     READ = "read"
+    """Read the state, for a read or a `modify`."""
     REBASE = "rebase"
     """Read the version that the next write is based on, after a conflict."""
     CONFIRM = "confirm"
     """Read whether the state changed, after a write without an answer."""
     REPORT = "report"
-    """Read the version that a strict write ran into."""
+    """Read the version that a strict write conflicted with."""
 
 
 ASSIGN = Kind.ASSIGN
 READ = Kind.READ
 STRICT = Kind.STRICT
 WRITE = Action.WRITE
-"""For where each update passes: on Python 3.11 a look-up on the class costs five times as much."""
+"""Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
 
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
-    """On which terms an update or a read is carried out; one object for all that have the same.
+    """Options of sending an update or a read; items with equal options share one object.
 
     Attributes:
-        timeout: seconds, for one request.
-        deadline: moment of the client's clock after which nothing of it is sent, None for never.
+        policy: decides on retries.
+        timeout: seconds for one request.
+        deadline: moment of the client's clock after which nothing is sent; None for never.
         live: goes before bulk work.
-        coalesce: whether it may share a request with others of its dialog, as far as it can.
-        watch: looks on while it is under way.
+        coalesce: whether an update may share a request with others of its dialog.
+        watch: notified while an update is under way.
     """
 
     policy: RetryPolicy
@@ -77,36 +80,74 @@ class SendOptions:
 
 
 class Sink(Protocol):
-    """Who is told of the outcome of an entry."""
+    """Receives the outcome of an item."""
 
     def notify(self, item: WorkItem, /) -> None:
-        """The entry has its outcome."""
+        """Take note that the item has its outcome."""
         ...
+
+
+@dataclass(slots=True, eq=False)
+class Modification:
+    """The part of an item that only a `modify` has.
+
+    Attributes:
+        decide: the caller's function from a state to an assignment.
+        conflicts: how often the state had changed before it was written.
+    """
+
+    decide: Decide
+    conflicts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """The part of an item that only a read has: the state, once it is known."""
+
+    state: DialogState | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """The part of an item that carries others: those that share its request, in order."""
+
+    members: tuple[WorkItem, ...]
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class WorkItem:
-    """One accepted update or read, from its acceptance to its outcome.
+    """One accepted update, read or reset, from its acceptance to its outcome.
 
     Attributes:
-        serial: tells the order of acceptance.
-        live: as its terms say. exempt: comes from inside a callback, which waits for it.
-        held: waits where its dialog is paused; others fail then.
-        requests: what carries it out, in order; made when the first is needed.
-        action, part, round: the next request; which part of an update; conflicts that led to
-            another try, of a `modify` or where there are no versions.
-        etag: the version that the next write depends on.
-        known: the version that the state had when a transition was sent, as far as is known.
-        sent_at: seconds of the client's clock at its first request, None before.
-        attempts: requests made. trouble: what went wrong, None while nothing did.
-        refused_token: what its last request was refused with.
-        coalesces: may share a request with others of its dialog.
-        members: the entries that this one carries, where it is a group of them.
-        abandoned: its caller is gone: it is not repeated.
-        headers: of the answer that said that it was applied.
-        observations: what looks on; None where nothing does.
-        waiter: what its sink wakes who waits for it with.
-        cleared: what looks on let the next request go.
+        kind: the operation.
+        update: the update to send; None for a read, a reset, and a `modify` that did not decide.
+        serial: position in the order of acceptance.
+        sink: receives the outcome.
+        context: context variables that callbacks and `modify` functions run in.
+        live: goes before bulk work.
+        from_callback: submitted by a callback, which waits for it.
+        waits_when_paused: waits while its dialog is paused; other items fail.
+        coalesces: may share a request with other updates of its dialog.
+        index: position in the input of a stream, -1 outside of streams.
+        metadata: texts of the caller, for callbacks and the audit.
+        accepted_at, sent_at: seconds of the client's clock; `sent_at` is None before the first
+            request.
+        attempts: number of requests made.
+        requests: the requests that carry the update, in order; None until the first is needed.
+        action: the purpose of the next request.
+        part: index of the next request in `requests`.
+        etag: version that the next write depends on.
+        etag_before: last known version before a request that cannot be repeated blindly.
+        announced: the watch was called for the next request.
+        reserved: callback queues in which a slot is reserved for the event.
+        observations: the observers of this item, None if there are none.
+        queue: the queue that the item stands in, None before and after.
+        waiter: object by which the waiting task is woken.
+        abandoned: the caller is gone; the item is not sent again.
+        completed: the item has its outcome, which is in `result`, `reading` or `error`.
+        headers: headers of the response that confirmed the update.
+        retry_state: what went wrong so far, None if nothing did.
+        modification, reading, group: what only such an item has.
     """
 
     kind: Kind
@@ -115,38 +156,36 @@ class WorkItem:
     update: StateUpdate | None
     serial: int
     options: SendOptions
-    context: Context | None
     sink: Sink
-    from_callback: bool = False
-    index: int = -1
-    waits_when_paused: bool = False
-    decide: Decide | None = None
-    cleared: bool = False
-    coalesces: bool = False
-    known: str | None = None
-    accepted_at: float = 0.0
-    sent_at: float | None = None
-    attempts: int = 0
-    part: int = 0
-    round: int = 0
-    requests: list[Request] | None = None
-    retry_state: RetryState | None = None
-    refused_token: AccessToken | None = None
-    abandoned: bool = False
-    members: tuple[WorkItem, ...] = ()
-    reserved: tuple[CallbackQueue, ...] = ()
-    observations: Observations | None = None
-    settled: bool = False
-    queue: DialogQueue | None = None
-    result: UpdateResult | None = None
-    headers: Mapping[str, str] | None = None
-    state: DialogState | None = None
-    error: BaseException | None = None
-    waiter: Any = None
+    context: Context | None = field(default=None, init=False)
     live: bool = field(init=False)
-    action: Action = field(init=False)
-    etag: str | None = field(init=False)
+    from_callback: bool = field(default=False, init=False)
+    waits_when_paused: bool = field(default=False, init=False)
+    coalesces: bool = field(default=False, init=False)
+    index: int = field(default=-1, init=False)
     metadata: Mapping[str, str] = field(init=False)
+    accepted_at: float = field(default=0.0, init=False)
+    sent_at: float | None = field(default=None, init=False)
+    attempts: int = field(default=0, init=False)
+    requests: list[Request] | None = field(default=None, init=False)
+    action: Action = field(init=False)
+    part: int = field(default=0, init=False)
+    etag: str | None = field(init=False)
+    etag_before: str | None = field(default=None, init=False)
+    announced: bool = field(default=False, init=False)
+    reserved: tuple[CallbackQueue, ...] = field(default=(), init=False)
+    observations: Observations | None = field(default=None, init=False)
+    queue: DialogQueue | None = field(default=None, init=False)
+    waiter: Any = field(default=None, init=False)
+    abandoned: bool = field(default=False, init=False)
+    completed: bool = field(default=False, init=False)
+    result: UpdateResult | None = field(default=None, init=False)
+    error: BaseException | None = field(default=None, init=False)
+    headers: Mapping[str, str] | None = field(default=None, init=False)
+    retry_state: RetryState | None = field(default=None, init=False)
+    modification: Modification | None = field(default=None, init=False)
+    reading: Reading | None = field(default=None, init=False)
+    group: Group | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         update = self.update
@@ -156,16 +195,21 @@ class WorkItem:
         self.metadata = NO_METADATA if update is None else update._metadata
 
     @property
+    def members(self) -> tuple[WorkItem, ...]:
+        """The items that share the request of this one; empty unless it is a group."""
+        return () if self.group is None else self.group.members
+
+    @property
     def has_slot(self) -> bool:
-        """Whether its event has its place with the callbacks, or there will be none."""
-        return self.sent_at is not None or self.kind is Kind.READ
+        """Return whether its event has a slot in the callback queues or needs none."""
+        return self.sent_at is not None or self.kind is READ
 
     @property
     def not_repeatable(self) -> bool:
-        """Whether the request at hand must not be repeated blindly, or otherwise than it was."""
+        """Return whether the next request must not be repeated blindly."""
         if self.action is not WRITE:
             return False
-        if self.kind is Kind.STRICT or self.members:
+        if self.kind is Kind.STRICT or self.group is not None:
             return True
         if self.requests is None:
             return self.update is not None and self.update.next_step is not None
@@ -173,5 +217,5 @@ class WorkItem:
 
     @property
     def idempotent(self) -> bool:
-        """Whether the request at hand does no harm when it is carried out twice."""
+        """Return whether carrying out the next request twice does no harm."""
         return self.requests is None or self.requests[self.part].idempotent

@@ -1,7 +1,7 @@
 """One callback and its queue: in order for each dialog, bounded, with a timeout and retries.
 
-An event has its place in the queue of a callback before its update is sent. It keeps it until the
-callback took it, or until it went to the dead letters.
+An update reserves a slot in the queue of each callback before it is sent. Its event keeps the slot
+until the callback has succeeded or the event is a dead letter.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
+from collections.abc import Callable, Coroutine
 from contextvars import Context
+from dataclasses import dataclass
 from logging import ERROR, INFO
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
-from .._utils.concurrency import is_failure
+from .._utils.concurrency import CompletionTracker, is_failure
 from .._utils.logging import log
+from .._utils.waker import Waker
 from ..errors import CallbackError, ConfigurationError
+from ..metrics import Metrics
 from ..models.events import (
     Callback,
     DeadLetter,
@@ -29,37 +34,20 @@ from ..models.events import (
 )
 from .invocation import Invoker
 
-if TYPE_CHECKING:
-    from .registry import CallbackRegistry
-
-CLOSED = "the client was closed before the event's turn"
-
-
-class Delivery:
-    """One event on its way to one callback."""
-
-    __slots__ = ("attempts", "context", "event", "receipt")
-
-    def __init__(
-        self, event: UpdateEvent, context: Context, receipt: DeliveryReceipt | None
-    ) -> None:
-        self.event = event
-        self.context = context
-        self.receipt = receipt
-        self.attempts = 0
+CLIENT_CLOSED = "the client was closed before the event was delivered"
 
 
 class HookOptions(TypedDict, total=False):
-    """How a callback is called.
+    """Options of a callback.
 
     Keys:
-        timeout: seconds for one call; 10.
-        retries: further calls after one that fails; 3.
-        concurrency: calls at a time, for different dialogs, threads at a time; 16.
-        max_queue: events that have a place at a time; 10,000.
-        overflow: with a full queue, ``"wait"`` (the default) delays the sending of updates, and
-            ``"dead_letter"`` hands the events over to the dead-letter handler.
-        on_dead_letter: called with a `DeadLetter` for what could not be delivered.
+        timeout: Seconds for one call; 10.
+        retries: Further calls after a failed one; 3.
+        concurrency: Maximum number of concurrent calls, for different dialogs; 16.
+        max_queue: Maximum number of events with a slot; 10,000.
+        overflow: Effect of a full queue. ``"wait"``, the default, delays the sending of updates;
+            ``"dead_letter"`` passes the events to the dead-letter handler.
+        on_dead_letter: Called with a `DeadLetter` for each event that could not be delivered.
     """
 
     timeout: float
@@ -70,90 +58,142 @@ class HookOptions(TypedDict, total=False):
     on_dead_letter: DeadLetterHandler | None
 
 
-class CallbackQueue:
-    """One registered callback with its queue.
-
-    Args:
-        owner: runs the tasks that deliver.
-        callback: an async function, or a plain one, which runs in a worker thread.
-        failures: whether it takes the failed updates, or those that were applied.
-        The others: see `HookOptions`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackOptions:
+    """`HookOptions` with their defaults, validated.
 
     Raises:
-        ConfigurationError: a number out of its range.
-        TypeError: something that cannot be called.
+        ConfigurationError: A value is out of range.
+        TypeError: The dead-letter handler is not callable.
+    """
+
+    timeout: float = 10.0
+    retries: int = 3
+    concurrency: int = 16
+    max_queue: int = 10_000
+    overflow: Literal["wait", "dead_letter"] = "wait"
+    on_dead_letter: DeadLetterHandler | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_dead_letter is not None and not callable(self.on_dead_letter):
+            raise TypeError("on_dead_letter must be callable")
+        if not (self.timeout > 0 and math.isfinite(self.timeout)):
+            raise ConfigurationError(
+                f"timeout={self.timeout!r}: must be a positive number of seconds"
+            )
+        if self.retries < 0 or self.concurrency < 1 or self.max_queue < 1:
+            raise ConfigurationError(
+                "retries must be at least 0, concurrency and max_queue at least 1"
+            )
+        if self.overflow not in ("wait", "dead_letter"):
+            raise ConfigurationError(f'overflow={self.overflow!r}: must be "wait" or "dead_letter"')
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One event on its way to one callback."""
+
+    event: UpdateEvent
+    context: Context
+    receipt: DeliveryReceipt | None
+    attempts: int = 0
+
+
+class DeliveryTasks:
+    """The tasks that deliver the events of one client, and what its callback queues share.
+
+    Attributes:
+        running: True while deliveries can be started.
+        tracker: Lets tasks wait for deliveries.
+    """
+
+    def __init__(self, metrics: Metrics, waker: Waker) -> None:
+        self.metrics = metrics
+        self.waker = waker
+        self.running = False
+        self.tracker: CompletionTracker[Delivery] = CompletionTracker()
+        self._tasks: TaskGroup | None = None
+
+    async def run(self, stop: anyio.Event, started: anyio.Event) -> None:
+        """Run deliveries until `stop` is set, then cancel those that are left."""
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self.running = True
+                started.set()
+                await stop.wait()
+                self._tasks.cancel_scope.cancel()
+        finally:
+            self.running = False
+
+    def spawn(
+        self, context: Context, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
+    ) -> None:
+        """Start a task that inherits `context`, which is that of the caller of `update`."""
+        assert self._tasks is not None
+        context.run(self._tasks.start_soon, function, *args)
+
+
+class CallbackQueue:
+    """The events that wait for one callback.
+
+    Args:
+        tasks: Shared by the queues of one client.
+        callback: An async function, or a plain one, which runs in a worker thread.
+        options: Validated options.
+        failures: True for a callback of failed updates, False for one of applied updates.
+
+    Attributes:
+        used: Number of slots that are reserved or hold an event.
+        unfinished: Deliveries that neither succeeded nor are dead letters.
+
+    Raises:
+        TypeError: The callback is not callable.
     """
 
     def __init__(
         self,
-        owner: CallbackRegistry,
+        tasks: DeliveryTasks,
         callback: Callback,
+        options: CallbackOptions,
         *,
         failures: bool,
-        timeout: float = 10.0,
-        retries: int = 3,
-        concurrency: int = 16,
-        max_queue: int = 10_000,
-        overflow: Literal["wait", "dead_letter"] = "wait",
-        on_dead_letter: DeadLetterHandler | None = None,
     ) -> None:
         if not callable(callback):
             raise TypeError(f"a callback must be callable, not {type(callback).__name__}")
-        if on_dead_letter is not None and not callable(on_dead_letter):
-            raise TypeError("on_dead_letter must be callable")
-        if not (timeout > 0 and math.isfinite(timeout)):
-            raise ConfigurationError(f"timeout={timeout!r}: must be a positive number of seconds")
-        if retries < 0 or concurrency < 1 or max_queue < 1:
-            raise ConfigurationError(
-                "retries must be at least 0, concurrency and max_queue at least 1"
-            )
-        if overflow not in ("wait", "dead_letter"):
-            raise ConfigurationError(f'overflow={overflow!r}: must be "wait" or "dead_letter"')
-        self.failures = failures
-        self.waits = overflow == "wait"
-        self._callback = callback
-        self._handler = on_dead_letter
-        self._retries = retries
-        self._concurrency = concurrency
-        self.max_queue = max_queue
         self.name = getattr(callback, "__qualname__", type(callback).__name__)
-        self._owner = owner
-        self._metrics = owner.metrics
-        self._invoker = Invoker(self.name, owner, timeout, most_hanging=2 * concurrency)
+        self.failures = failures
+        self.waits = options.overflow == "wait"
+        self.max_queue = options.max_queue
+        self.used = 0
+        self.unfinished: set[Delivery] = set()
+        self._tasks = tasks
+        self._callback = callback
+        self._options = options
+        self._invoker = Invoker(
+            self.name, tasks, options.timeout, 2 * options.concurrency, tasks.metrics
+        )
         self._by_dialog: dict[str, deque[Delivery]] = {}
-        self._ready: deque[str] = deque()
-        self._running = 0
+        self._ready_dialogs: deque[str] = deque()
         self._queued = 0
-        self.taken = 0
-        """Places that are reserved, or have an event."""
-        self._dead: deque[tuple[Delivery, DeadLetter]] = deque()
-        self.open: set[Delivery] = set()
-        """What is neither delivered nor buried."""
-        self._dead_lettering = False
+        self._running = 0
+        self._dead_letters: deque[tuple[Delivery, DeadLetter]] = deque()
+        self._handler_running = False
 
     def __repr__(self) -> str:
         return (
-            f"<Hook {self.name} {self._queued} queued, {self._running} running, "
-            f"{self.taken - self._queued} reserved>"
+            f"<CallbackQueue {self.name} queued={self._queued} running={self._running} "
+            f"reserved={self.used - self._queued}>"
         )
 
     @property
     def full(self) -> bool:
-        """Whether every place is taken."""
-        return self.taken >= self.max_queue
+        """True if every slot is used."""
+        return self.used >= self.max_queue
 
     @property
     def free_slots(self) -> int:
-        """How many places are free."""
-        return max(0, self.max_queue - self.taken)
-
-    def reserve(self) -> None:
-        """Take a place for the event of an update that is about to be sent."""
-        self.taken += 1
-
-    def release(self) -> None:
-        """Give the place back: its event is published, or there will be none."""
-        self.taken -= 1
+        """Number of free slots."""
+        return max(0, self.max_queue - self.used)
 
     def publish(
         self,
@@ -164,38 +204,39 @@ class CallbackQueue:
         watch: UpdateWatch | None,
         index: int,
     ) -> None:
-        """Queue an event; `exempt` ones find a place in a full queue."""
-        receipt = None if watch is None else _receipt_of(watch, index, self.name)
+        """Queue an event. If ``"dead_letter"`` is set, a full queue rejects it."""
+        receipt = None if watch is None else _request_receipt(watch, index, self.name)
         delivery = Delivery(event, context, receipt)
-        self.open.add(delivery)
+        self.unfinished.add(delivery)
         if self._queued >= self.max_queue and not self.waits and not from_callback:
             self._dead_letter(delivery, CallbackError(f"the queue of {self.name} is full"))
             return
-        if not self._owner.open:
-            self._dead_letter(delivery, CallbackError(CLOSED))
+        if not self._tasks.running:
+            self._dead_letter(delivery, CallbackError(CLIENT_CLOSED))
             return
         self._queued += 1
-        self.taken += 1
+        self.used += 1
         queue = self._by_dialog.get(event.dialog_id)
         if queue is None:
             self._by_dialog[event.dialog_id] = deque((delivery,))
-            self._ready.append(event.dialog_id)
-            self._pump()
+            self._ready_dialogs.append(event.dialog_id)
+            self._start_deliveries()
         else:
             queue.append(delivery)
 
-    def _pump(self) -> None:
-        while self._owner.open and self._running < self._concurrency and self._ready:
-            dialog_id = self._ready.popleft()
+    def _start_deliveries(self) -> None:
+        """Deliver the first events of dialogs that are ready, up to the concurrency limit."""
+        tasks = self._tasks
+        while self._ready_dialogs and self._running < self._options.concurrency and tasks.running:
+            dialog_id = self._ready_dialogs.popleft()
             delivery = self._by_dialog[dialog_id][0]
             self._running += 1
-            # The task is made inside the context of the caller of `update`, and so inherits it.
-            delivery.context.run(self._owner.spawn, self._deliver, dialog_id, delivery)
+            tasks.spawn(delivery.context, self._deliver, dialog_id, delivery)
 
     async def _deliver(self, dialog_id: str, delivery: Delivery) -> None:
         failure: BaseException | None = None
         try:
-            # On trio tasks of one round run in any order: the caller of `update` wakes first.
+            # trio runs the tasks of one round in any order; the caller of `update` runs first.
             await anyio.lowlevel.checkpoint()
             delivery.attempts += 1
             await self._invoker.call(self._callback, delivery.event)
@@ -205,143 +246,124 @@ class CallbackQueue:
             failure = error
         finally:
             self._running -= 1
-        metrics = self._metrics
+        metrics = self._tasks.metrics
         if failure is None:
             metrics.events_delivered += 1
-            if delivery.receipt is not None:
-                _tell(delivery.receipt, None, delivery.attempts)
+            _send_receipt(delivery, None)
             self._advance(dialog_id)
-            self._over(delivery)
+            self._mark_finished(delivery)
             return
         metrics.events_failed += 1
-        kind = type(failure).__name__
-        log(
-            INFO,
-            "callback %s failed with %s for dialog %r (attempt %d)",
-            self.name,
-            kind,
-            dialog_id,
-            delivery.attempts,
-            callback=self.name,
-            dialog_id=dialog_id,
-            update_id=delivery.event.update_id,
-            attempt=delivery.attempts,
-            error=kind,
-        )
-        if delivery.attempts > self._retries:
-            undelivered = CallbackError(f"the callback {self.name} failed with {kind}")
+        reason = type(failure).__name__
+        message = "callback %s failed with %s for dialog %r (attempt %d)"
+        arguments = (self.name, reason, dialog_id, delivery.attempts)
+        self._log(INFO, delivery, message, *arguments, error=reason)
+        if delivery.attempts > self._options.retries:
+            undelivered = CallbackError(f"the callback {self.name} failed with {reason}")
             undelivered.__cause__ = failure
             self._advance(dialog_id)
             self._dead_letter(delivery, undelivered)
             return
-        self._pump()
+        self._start_deliveries()
         await anyio.sleep(_backoff(delivery.attempts))
-        self._ready.append(dialog_id)
-        self._pump()
+        self._ready_dialogs.append(dialog_id)
+        self._start_deliveries()
 
     def _advance(self, dialog_id: str) -> None:
-        """The head of a dialog's queue is done with: the next one follows."""
+        """Remove the first event of a dialog, whose next one becomes ready; release the slot."""
         queue = self._by_dialog[dialog_id]
         queue.popleft()
         if queue:
-            self._ready.append(dialog_id)
+            self._ready_dialogs.append(dialog_id)
         else:
             del self._by_dialog[dialog_id]
         was_full = self.full
         self._queued -= 1
-        self.taken -= 1
-        self._pump()
+        self.used -= 1
+        self._start_deliveries()
         if was_full:
-            self._owner.on_free_slot()
+            self._tasks.waker.wake()
 
-    def _over(self, delivery: Delivery) -> None:
-        """An event was delivered, or buried for good."""
-        self.open.discard(delivery)
-        self._owner.over(delivery)
+    def _mark_finished(self, delivery: Delivery) -> None:
+        self.unfinished.discard(delivery)
+        self._tasks.tracker.mark_done(delivery)
+
+    # Dead letters.
 
     def _dead_letter(self, delivery: Delivery, error: CallbackError) -> None:
-        self._metrics.events_dropped += 1
-        if delivery.receipt is not None:
-            _tell(delivery.receipt, error, delivery.attempts)
+        self._tasks.metrics.events_dropped += 1
+        _send_receipt(delivery, error)
         event = delivery.event
-        log(
-            ERROR,
-            "event of update %s of dialog %r was not delivered: %s",
-            event.update_id,
-            event.dialog_id,
-            error,
-            callback=self.name,
-            dialog_id=event.dialog_id,
-            update_id=event.update_id,
-            attempts=delivery.attempts,
-        )
-        # Where the handler is slower than the events fail, the newest is lost rather than memory.
-        if self._handler is None or len(self._dead) >= self.max_queue:
-            self._over(delivery)
+        message = "event of update %s of dialog %r was not delivered: %s"
+        self._log(ERROR, delivery, message, event.update_id, event.dialog_id, error)
+        # If the handler is slower than events fail, drop the newest ones to bound the memory.
+        if self._options.on_dead_letter is None or len(self._dead_letters) >= self.max_queue:
+            self._mark_finished(delivery)
             return
-        self._dead.append((delivery, DeadLetter(event, error, delivery.attempts)))
-        if not self._dead_lettering and self._owner.open:
-            self._dead_lettering = True
-            delivery.context.run(self._owner.spawn, self.dead_letter_all)
+        self._dead_letters.append((delivery, DeadLetter(event, error, delivery.attempts)))
+        if not self._handler_running and self._tasks.running:
+            self._handler_running = True
+            self._tasks.spawn(delivery.context, self.handle_dead_letters)
 
-    async def dead_letter_all(self) -> None:
-        """Hand what could not be delivered to the dead-letter handler."""
-        handler = self._handler
+    async def handle_dead_letters(self) -> None:
+        """Call the dead-letter handler with each dead letter, one after another."""
+        handler = self._options.on_dead_letter
         try:
-            while handler is not None and self._dead:
-                delivery, letter = self._dead[0]
+            while handler is not None and self._dead_letters:
+                delivery, letter = self._dead_letters[0]
                 try:
                     await self._invoker.call(handler, letter, unlimited=True)
                 except BaseException as error:
                     if not is_failure(error):
                         raise
-                    # The exception's text is the handler's own and may hold values.
-                    log(
-                        ERROR,
-                        "the dead-letter handler of %s failed with %s for dialog %r",
-                        self.name,
-                        type(error).__name__,
-                        letter.event.dialog_id,
-                        callback=self.name,
-                        dialog_id=letter.event.dialog_id,
-                    )
-                self._dead.popleft()
-                self._over(delivery)
+                    # The text of the exception may contain values, so the line names its class.
+                    message = "dead-letter handler of %s failed with %s for dialog %r"
+                    arguments = (self.name, type(error).__name__, letter.event.dialog_id)
+                    self._log(ERROR, delivery, message, *arguments)
+                self._dead_letters.popleft()
+                self._mark_finished(delivery)
         finally:
-            self._dead_lettering = False
+            self._handler_running = False
 
-    def end(self) -> None:
-        """Nothing is delivered any more: what waits goes to the dead letters; see `bury_all`."""
+    def _log(
+        self, level: int, delivery: Delivery, message: str, *arguments: object, **fields: object
+    ) -> None:
+        event = delivery.event
+        fields |= {"dialog_id": event.dialog_id, "update_id": event.update_id}
+        log(level, message, *arguments, callback=self.name, attempts=delivery.attempts, **fields)
+
+    def stop(self) -> None:
+        """Turn all queued events into dead letters; call after the tasks have ended."""
         rest = [delivery for queue in self._by_dialog.values() for delivery in queue]
         self._by_dialog.clear()
-        self._ready.clear()
-        self.taken -= self._queued
+        self._ready_dialogs.clear()
+        self.used -= self._queued
         self._queued = 0
         for delivery in rest:
-            self._dead_letter(delivery, CallbackError(CLOSED))
+            self._dead_letter(delivery, CallbackError(CLIENT_CLOSED))
 
 
-def _receipt_of(watch: UpdateWatch, index: int, callback: str) -> DeliveryReceipt | None:
-    """Ask what looks on at an update what it wants to hear of a delivery."""
+def _request_receipt(watch: UpdateWatch, index: int, callback: str) -> DeliveryReceipt | None:
     try:
         return watch.published(index, callback)
     except Exception as error:
-        _complain(watch, error)
+        _log_observer_failure(watch, error)
         return None
 
 
-def _tell(receipt: DeliveryReceipt, error: CallbackError | None, calls: int) -> None:
-    try:
-        receipt(error, calls)
-    except Exception as problem:
-        _complain(receipt, problem)
+def _send_receipt(delivery: Delivery, error: CallbackError | None) -> None:
+    if delivery.receipt is not None:
+        try:
+            delivery.receipt(error, delivery.attempts)
+        except Exception as problem:
+            _log_observer_failure(delivery.receipt, problem)
 
 
-def _complain(of: object, error: Exception) -> None:
-    # The text of the exception is another's own and may hold values.
-    kind = type(of).__name__
-    log(ERROR, "what looks on at deliveries, a %s, failed with %s", kind, type(error).__name__)
+def _log_observer_failure(observer: object, error: Exception) -> None:
+    # The text of the exception may contain values, so the line names its class only.
+    log(ERROR, "delivery observer %s raised %s", type(observer).__name__, type(error).__name__)
 
 
 def _backoff(attempts: int) -> float:
+    """Return the seconds before the next call: exponential with jitter, at most 10.25."""
     return min(10.0, 0.25 * 2.0 ** (attempts - 1)) + random.uniform(0, 0.25)

@@ -1,8 +1,4 @@
-"""Calls of other people's functions: each has a timeout, plain functions run in threads.
-
-Code that a callback calls must not wait for what waits for the callback, so it is known here
-whether it does.
-"""
+"""Call user functions: each call has a timeout, and plain functions run in threads."""
 
 from __future__ import annotations
 
@@ -19,11 +15,11 @@ import anyio.to_thread
 from ..errors import CallbackError
 
 if TYPE_CHECKING:
-    from .registry import CallbackRegistry
+    from ..metrics import Metrics
 
 
-class _Call:
-    """A call of a callback that is under way, or was."""
+class Call:
+    """One call of a user function; `active` until the function has returned."""
 
     __slots__ = ("active", "owner")
 
@@ -32,70 +28,70 @@ class _Call:
         self.active = True
 
 
-current_call: ContextVar[_Call | None] = ContextVar("cognigy_async.call", default=None)
-"""Set where a callback runs: what it calls must not wait for the queue that it holds up. Tasks that
-the callback started inherit it, and the mark says whether the call is still under way."""
-
-
-def inside_callback(owner: object) -> bool:
-    """Whether this is called, directly or not, by a callback of `owner` that is under way."""
-    call = current_call.get()
-    return call is not None and call.active and call.owner is owner
+current_call: ContextVar[Call | None] = ContextVar("cognigy_async.call", default=None)
+"""Call that runs the present code. Tasks that it started inherit this and may outlive the call."""
 
 
 class Invoker:
-    """Calls one callback, and what it has for its dead letters.
+    """Calls one callback and its dead-letter handler.
 
     Args:
-        owner: who the calls are marked with, and whose metrics they are counted in.
-        timeout: seconds for one call.
-        most_hanging: threads that may run on past their timeout; then the callback is not called.
+        name: Name of the callback in messages.
+        owner: Identifies the client in `current_call`.
+        timeout: Seconds for one call.
+        max_hanging: Number of threads that may run on after their timeout; beyond it a plain
+            function is not called.
+        metrics: Counts abandoned threads.
     """
 
     def __init__(
-        self, name: str, owner: CallbackRegistry, timeout: float, *, most_hanging: int
+        self, name: str, owner: object, timeout: float, max_hanging: int, metrics: Metrics
     ) -> None:
         self._name = name
         self._owner = owner
         self._timeout = timeout
-        self._most_hanging = most_hanging
+        self._max_hanging = max_hanging
+        self._metrics = metrics
         self._hanging: set[object] = set()
-        # The number of calls is bounded already, and a thread that hangs must not hold a place.
+        # The queue bounds the number of calls, and a hanging thread must not hold a token.
         self._threads = anyio.CapacityLimiter(math.inf)
 
     async def call(
         self, function: Callable[[Any], object], argument: object, *, unlimited: bool = False
     ) -> None:
-        """Call a function, async or plain; `unlimited` whatever else hangs.
+        """Call a function, async or plain; `unlimited` ignores `max_hanging`.
 
         Raises:
-            Exception: what it raises, or a `TimeoutError`.
+            TimeoutError: The call took too long.
+            CallbackError: Too many earlier calls hang in their threads.
+            Exception: Raised by the function.
         """
-        call = _Call(self._owner)
-        mark = current_call.set(call)
+        call = Call(self._owner)
+        token = current_call.set(call)
         try:
             with anyio.fail_after(self._timeout):
                 result: object
                 if _is_async(function):
                     result = function(argument)
                 else:
-                    if len(self._hanging) >= self._most_hanging and not unlimited:
-                        hanging = f"{len(self._hanging)} calls of {self._name}"
-                        raise CallbackError(f"{hanging} hang in their threads")
-                    result = await self._in_thread(function, argument)
+                    if len(self._hanging) >= self._max_hanging and not unlimited:
+                        raise CallbackError(
+                            f"{len(self._hanging)} calls of {self._name} hang in their threads"
+                        )
+                    result = await self._call_in_thread(function, argument)
                 if inspect.isawaitable(result):
                     await cast("Awaitable[object]", result)
         finally:
             call.active = False
-            current_call.reset(mark)
+            current_call.reset(token)
 
-    async def _in_thread(self, function: Callable[[Any], object], argument: object) -> object:
+    async def _call_in_thread(self, function: Callable[[Any], object], argument: object) -> object:
         call = object()
-        begun: list[object] = []
+        started: list[object] = []
         ended: list[object] = []
 
         def run() -> object:
-            begun.append(call)
+            started.append(call)
             try:
                 return function(argument)
             finally:
@@ -107,10 +103,10 @@ class Invoker:
                 run, abandon_on_cancel=True, limiter=self._threads
             )
         except anyio.get_cancelled_exc_class():
-            if begun and not ended:
-                self._owner.metrics.threads_abandoned += 1
+            if started and not ended:
+                self._metrics.threads_abandoned += 1
                 self._hanging.add(call)
-                # It may have ended in the meantime, and found nothing to take out.
+                # The thread may have ended between the check and the line above.
                 if ended:
                     self._hanging.discard(call)
             raise

@@ -1,13 +1,13 @@
-"""Looking on: what sees every update and each of its requests, for tracing.
+"""Observers: notified of every update and each of its requests, for example for tracing.
 
-Callbacks are for acting on an outcome, after it and in the background. An `Observer` is called
-while things happen, in the event loop, and may add headers to a request. It must be quick; what it
-raises is logged and changes nothing.
+Callbacks act on an outcome, after it and in the background. An `Observer` is called synchronously
+in the event loop and may add headers to a request. It must be fast; its exceptions are logged and
+change nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from logging import ERROR
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -17,94 +17,94 @@ if TYPE_CHECKING:
     from ..models.http import Request, Response
 
 Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
-"""What is observed; ``"read"`` is `get_state`."""
+"""Kind of an observed operation; ``"read"`` is `get_state`."""
 
 
 class Observation(Protocol):
-    """The way of one update, from its acceptance to its outcome; one request at a time."""
+    """Observes one operation from its acceptance to its outcome; one request at a time."""
 
     def request_starts(self, request: Request, attempt: int) -> None:
-        """A request is about to be sent; `attempt` counts from 1. Its headers may be added to.
+        """Handle a request that is about to be sent; headers may be added to it.
 
-        The headers hold no credentials at the first attempt, and those of the last one later.
+        Args:
+            request: At the first attempt without credentials, later with those of the last one.
+            attempt: Number of the attempt, from 1.
         """
         ...
 
     def request_ends(
         self, request: Request, response: Response | None, error: BaseException | None
     ) -> None:
-        """It was answered, or it was not, and why."""
+        """Handle the response of a request, or the error for which there is none."""
         ...
 
     def settled(self, error: BaseException | None, attempts: int) -> None:
-        """The update has its outcome: None for success."""
+        """Handle the outcome of the operation: None for success."""
         ...
 
 
 class Observer(Protocol):
-    """Sees all updates of a client that it was given to by `add_observer`."""
+    """Observes all operations of the clients that it is added to with `add_observer`."""
 
     def accepted(self, operation: Operation, dialog_id: str, update_id: str) -> Observation | None:
-        """An update was accepted; called in the context of the caller. None to leave it alone."""
+        """Return the observation of a new operation, or None to ignore it.
+
+        Called in the context of the caller, before the first request.
+        """
         ...
 
 
 class Observations:
-    """What observers made of one update; none of them can harm it."""
+    """The observations of one operation. Their exceptions are logged and have no other effect."""
 
-    __slots__ = ("_all",)
+    __slots__ = ("_observations",)
 
     def __init__(
         self, observers: tuple[Observer, ...], operation: Operation, dialog_id: str, update_id: str
     ) -> None:
-        self._all: tuple[Observation, ...] = ()
+        self._observations: tuple[Observation, ...] = ()
         for observer in observers:
             try:
                 observation = observer.accepted(operation, dialog_id, update_id)
             except Exception as error:
-                _complain(observer.accepted, error)
+                _log_failure(observer, error)
             else:
                 if observation is not None:
-                    self._all += (observation,)
+                    self._observations += (observation,)
 
     @classmethod
     def joined(cls, several: Iterable[Observations]) -> Observations:
-        """What looks on at several updates that go into one request."""
-        all_of_them = cls((), "update", "", "")
-        all_of_them._all = tuple(one for each in several for one in each._all)
-        return all_of_them
+        """Combine the observations of several updates that share a request."""
+        combined = cls((), "update", "", "")
+        combined._observations = tuple(one for each in several for one in each._observations)
+        return combined
 
     def __bool__(self) -> bool:
-        return bool(self._all)
+        return bool(self._observations)
 
     def request_starts(self, request: Request, attempt: int) -> None:
-        """See `Observation`."""
-        for one in self._all:
-            try:
-                one.request_starts(request, attempt)
-            except Exception as error:
-                _complain(one.request_starts, error)
+        """Notify all observations; see `Observation`."""
+        self._notify("request_starts", request, attempt)
 
     def request_ends(
         self, request: Request, response: Response | None, error: BaseException | None
     ) -> None:
-        """See `Observation`."""
-        for one in self._all:
-            try:
-                one.request_ends(request, response, error)
-            except Exception as problem:
-                _complain(one.request_ends, problem)
+        """Notify all observations; see `Observation`."""
+        self._notify("request_ends", request, response, error)
 
     def settled(self, error: BaseException | None, attempts: int) -> None:
-        """See `Observation`."""
-        for one in self._all:
+        """Notify all observations; see `Observation`."""
+        self._notify("settled", error, attempts)
+
+    def _notify(self, method: str, *arguments: object) -> None:
+        for observation in self._observations:
             try:
-                one.settled(error, attempts)
-            except Exception as problem:
-                _complain(one.settled, problem)
+                getattr(observation, method)(*arguments)
+            except Exception as error:
+                _log_failure(observation, error, method)
 
 
-def _complain(method: Callable[..., object], error: Exception) -> None:
-    # The text of the exception is the observer's own and may hold values.
-    name = getattr(method, "__qualname__", repr(method))
-    log(ERROR, "the observer's %s failed with %s", name, type(error).__name__)
+def _log_failure(observer: object, error: Exception, method: str = "accepted") -> None:
+    # The text of the exception may contain values, so the line names its class only.
+    name = f"{type(observer).__qualname__}.{method}"
+    log(ERROR, "observer %s raised %s", name, type(error).__name__)

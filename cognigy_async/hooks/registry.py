@@ -1,71 +1,82 @@
-"""All callbacks of a client: who gets which event, and the tasks that call them."""
+"""All callbacks and observers of a client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context
-from typing import Any, TypeVar, Unpack, overload
+from typing import TypeVar, Unpack, overload
 
 import anyio
-from anyio.abc import TaskGroup
 
-from .._utils.concurrency import CompletionTracker
 from .._utils.waker import Waker
 from ..metrics import Metrics
 from ..models.events import Callback, UpdateEvent, UpdateWatch
-from .callback_queue import CallbackQueue, Delivery, HookOptions
+from .callback_queue import CallbackOptions, CallbackQueue, DeliveryTasks, HookOptions
 from .invocation import current_call
 from .observers import Observer
 
 CallbackT = TypeVar("CallbackT", bound=Callback)
 
-DEAD_LETTER_TIME = 1.0
-"""Seconds that the dead-letter handlers have in all when a client closes."""
+DEAD_LETTER_TIMEOUT = 1.0
+"""Seconds that all dead-letter handlers have together when a client closes."""
 
 
 class CallbackRegistry:
-    """All callbacks of a client, and the tasks that call them."""
+    """All callbacks and observers of one client.
+
+    Attributes:
+        has_callbacks: True if there are any.
+        observers: Notified of every update.
+    """
 
     def __init__(self, metrics: Metrics, waker: Waker) -> None:
-        self.metrics = metrics
         self._waker = waker
-        self._hooks: tuple[CallbackQueue, ...] = ()
-        self._waiting: tuple[CallbackQueue, ...] = ()
-        self._tasks: TaskGroup | None = None
-        self._countdowns: CompletionTracker[Delivery] = CompletionTracker()
-        self.open = False
-        self.any = False
-        """Whether there are callbacks at all."""
+        self._tasks = DeliveryTasks(metrics, waker)
+        self._queues: tuple[CallbackQueue, ...] = ()
+        # Queues that delay the sending of updates when they are full.
+        self._blocking: tuple[CallbackQueue, ...] = ()
+        self.has_callbacks = False
         self.observers: tuple[Observer, ...] = ()
-        """What sees every update."""
 
     def __repr__(self) -> str:
-        return f"<Hooks {list(self._hooks)}>"
+        return f"<CallbackRegistry {list(self._queues)}>"
 
-    def add(self, hook: CallbackQueue) -> None:
-        """Register; before the client is open or while it is."""
-        self._hooks += (hook,)
-        self.any = True
-        if hook.waits:
-            self._waiting += (hook,)
+    def add(self, callback: Callback, options: CallbackOptions, *, failures: bool) -> None:
+        """Register a callback, before the client is opened or while it is open."""
+        queue = CallbackQueue(self._tasks, callback, options, failures=failures)
+        self._queues += (queue,)
+        self.has_callbacks = True
+        if queue.waits:
+            self._blocking += (queue,)
+
+    def add_observer(self, observer: Observer) -> None:
+        """Notify `observer` of every update accepted from now on."""
+        self.observers += (observer,)
+
+    def inside_callback(self) -> bool:
+        """Return True inside a running callback of this client, or a task that it started."""
+        call = current_call.get()
+        return call is not None and call.active and call.owner is self._tasks
+
+    # Slots and events.
 
     @property
     def full(self) -> bool:
-        """Whether sending has to wait for a callback."""
-        for hook in self._waiting:  # noqa: SIM110 (a generator costs more on the hot path)
-            if hook.taken >= hook.max_queue:
+        """True if sending has to wait for a callback."""
+        for queue in self._blocking:  # noqa: SIM110 (a generator costs more on the hot path)
+            if queue.used >= queue.max_queue:
                 return True
         return False
 
-    def free_slots(self, most: int) -> int:
-        """How many events have a place now, at most `most`."""
-        return min((hook.free_slots for hook in self._waiting), default=most)
+    def free_slots(self, limit: int) -> int:
+        """Return the number of events that have room in every queue, at most `limit`."""
+        return min((queue.free_slots for queue in self._blocking), default=limit)
 
     def reserve(self) -> tuple[CallbackQueue, ...]:
-        """Places for the event of an update; give them to `publish`."""
-        for hook in self._waiting:
-            hook.taken += 1
-        return self._waiting
+        """Reserve a slot for the event of one update, and return the queues for `publish`."""
+        for queue in self._blocking:
+            queue.used += 1
+        return self._blocking
 
     def publish(
         self,
@@ -77,75 +88,60 @@ class CallbackRegistry:
         watch: UpdateWatch | None,
         index: int,
     ) -> None:
-        """Queue the event of a settled update, if there is one, in the places it reserved."""
+        """Release the reserved slots of an update and queue its event, if there is one."""
         was_full = bool(reserved) and self.full
-        for hook in reserved:
-            hook.release()
+        for queue in reserved:
+            queue.used -= 1
         if event is not None:
             failed = event.error is not None
-            for hook in self._hooks:
-                if hook.failures is failed:
-                    hook.publish(
+            for queue in self._queues:
+                if queue.failures is failed:
+                    queue.publish(
                         event, context, from_callback=from_callback, watch=watch, index=index
                     )
         if was_full and not self.full:
             self._waker.wake()
 
-    def on_free_slot(self) -> None:
-        """A full queue has room again."""
-        self._waker.wake()
-
-    def called_us(self) -> bool:
-        """Whether this is called by one of these callbacks, directly or not."""
-        call = current_call.get()
-        return call is not None and call.active and call.owner is self
-
-    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Start a task that delivers."""
-        assert self._tasks is not None
-        self._tasks.start_soon(function, *args)
-
-    def over(self, delivery: Delivery) -> None:
-        """An event was delivered, or buried for good."""
-        self._countdowns.mark_done(delivery)
+    # Lifecycle.
 
     async def run(self, stop: anyio.Event, started: anyio.Event) -> None:
-        """Own the delivering tasks until `stop` is set and they have ended."""
+        """Deliver events until `stop` is set; then turn the rest into dead letters."""
         try:
-            async with anyio.create_task_group() as self._tasks:
-                self.open = True
-                started.set()
-                await stop.wait()
-                self._tasks.cancel_scope.cancel()
+            await self._tasks.run(stop, started)
         finally:
-            # All that is left is decided here, so that nobody waits for what does not come.
-            self.open = False
-            for hook in self._hooks:
-                hook.end()
-            self._countdowns.close()
+            for queue in self._queues:
+                queue.stop()
+            self._tasks.tracker.close()
 
     @property
     def busy(self) -> bool:
-        """Whether there are events that are neither delivered nor buried."""
-        return not self._countdowns.closed and any(hook.open for hook in self._hooks)
+        """True if `wait_delivered` would wait."""
+        return not self._tasks.tracker.closed and any(queue.unfinished for queue in self._queues)
 
-    async def drained(self) -> None:
-        """Wait until the events that there are now are delivered or buried."""
-        await self._countdowns.wait(delivery for hook in self._hooks for delivery in hook.open)
+    async def wait_delivered(self) -> None:
+        """Wait until the events published so far are delivered or are dead letters."""
+        unfinished = [delivery for queue in self._queues for delivery in queue.unfinished]
+        await self._tasks.tracker.wait(unfinished)
 
     async def dead_letter_rest(self) -> None:
-        """After `run`: hand what is left to the dead-letter handlers, within a second."""
-        with anyio.move_on_after(DEAD_LETTER_TIME, shield=True):
-            for hook in self._hooks:
-                await hook.dead_letter_all()
+        """Call the dead-letter handlers with what is left after `run`, within a second."""
+        with anyio.move_on_after(DEAD_LETTER_TIMEOUT, shield=True):
+            for queue in self._queues:
+                await queue.handle_dead_letters()
 
 
 class Register:
-    """Registers callbacks: call it with one, or use it as a decorator, with or without options.
+    """Registers callbacks, as a function or as a decorator, with or without options.
 
-    The callback is an async function, or a plain one, which runs in a worker thread. It is called
-    with an `UpdateEvent`, in order for each dialog, in the background. One that fails or hangs does
-    not fail the update. For the options see `HookOptions`.
+    A callback is an async function, or a plain one, which runs in a worker thread. It is called in
+    the background with an `UpdateEvent`; the events of one dialog come in order. A callback that
+    fails or hangs does not fail the update. See `HookOptions` for the options.
+
+    Example::
+
+        @client.on_state_updated(retries=5)
+        async def sync_crm(event: UpdateEvent) -> None:
+            await crm.save(event.dialog_id, event.payload)
     """
 
     def __init__(self, hooks: CallbackRegistry, *, failures: bool) -> None:
@@ -163,17 +159,15 @@ class Register:
     def __call__(
         self, callback: CallbackT | None = None, /, **options: Unpack[HookOptions]
     ) -> CallbackT | Callable[[CallbackT], CallbackT]:
-        """Register a callback, or return what registers one.
+        """Register a callback and return it, or return a decorator if there is none.
 
         Raises:
-            ConfigurationError: an option out of its range.
-            TypeError: something that cannot be called.
+            ConfigurationError: An option is out of range.
+            TypeError: The callback or the dead-letter handler is not callable.
         """
 
         def register(function: CallbackT) -> CallbackT:
-            self._hooks.add(
-                CallbackQueue(self._hooks, function, failures=self._failures, **options)
-            )
+            self._hooks.add(function, CallbackOptions(**options), failures=self._failures)
             return function
 
         return register if callback is None else register(callback)

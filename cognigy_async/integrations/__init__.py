@@ -1,1 +1,1 @@
-"""The client inside frameworks and observability tools; each module needs the extra it names."""
+"""Integration with web frameworks and observability tools; each module names its extra."""

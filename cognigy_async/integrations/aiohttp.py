@@ -1,4 +1,4 @@
-"""The client inside an aiohttp.web application. Needs the extra ``aiohttp-web``.
+"""Integration with aiohttp.web applications. Needs the extra ``aiohttp-web``.
 
 ::
 
@@ -25,14 +25,14 @@ from aiohttp.typedefs import Handler
 
 from cognigy_async import AsyncStateClient, CognigyError
 
-from .drain import DRAIN_TIMEOUT, checked_drain_timeout, open_client
+from .drain import DRAIN_TIMEOUT, open_client, validate_drain_timeout
 from .health import Health, health
 from .problems import MEDIA_TYPE, problem_of
 
 __all__ = ["CLIENT", "Health", "client_ctx", "error_middleware", "health"]
 
 CLIENT: Final = web.AppKey("cognigy_client", AsyncStateClient)
-"""Where the client is: ``request.config_dict[CLIENT]``, which looks in outer applications too."""
+"""Key of the client: ``request.config_dict[CLIENT]``, which searches outer applications too."""
 
 
 def client_ctx(
@@ -40,21 +40,21 @@ def client_ctx(
     *,
     drain_timeout: float = DRAIN_TIMEOUT,
 ) -> Callable[[web.Application], AsyncIterator[None]]:
-    """A context for `cleanup_ctx` that holds a client open for all requests.
+    """Return a context for `cleanup_ctx` that keeps one client open for all requests.
 
-    Contexts end in reverse: append it after those of what the client's callbacks need, which is
-    then there for the last of them.
+    Contexts end in reverse order. Append this one after those of the resources that the client's
+    callbacks use, so that they outlive the last callback.
 
     Args:
-        make_client: called at the start of the application; returns a new client, which is not yet
-            open, with its callbacks registered.
-        drain_timeout: seconds in which the shutdown sends what was accepted and delivers the
-            events. What could not be sent by then is logged by `update_id` and `dialog_id`.
+        make_client: Function that is called at the start of the application and returns a new,
+            unopened client with its callbacks registered.
+        drain_timeout: Seconds in which the shutdown sends accepted updates and delivers events.
+            Updates that were not sent by then are logged by `update_id` and `dialog_id`.
 
     Raises:
-        ConfigurationError: a `drain_timeout` that cannot work.
+        ConfigurationError: `drain_timeout` is not a positive, finite number of seconds.
     """
-    drain_timeout = checked_drain_timeout(drain_timeout)
+    drain_timeout = validate_drain_timeout(drain_timeout)
 
     async def with_client(app: web.Application) -> AsyncIterator[None]:
         async with open_client(make_client(app), drain_timeout) as client:
@@ -66,9 +66,9 @@ def client_ctx(
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer a `CognigyError` that a handler raises with problem details; see `problems`.
+    """Answer a `CognigyError` of a handler with problem details, as by `problems`.
 
-    Errors that are mistakes in the service are left to aiohttp, which logs them.
+    Errors that are mistakes in the service are raised: aiohttp answers 500 and logs them.
     """
     try:
         return await handler(request)
@@ -76,7 +76,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         problem = problem_of(error)
         if problem is None:
             raise
-        # As bytes: given a text, aiohttp would name a charset, which this type does not have.
+        # As bytes: for a text aiohttp would add a charset, which this media type does not have.
         return web.Response(
             body=json.dumps(problem.content).encode(),
             status=problem.status,

@@ -1,4 +1,4 @@
-"""The client's life inside an application: open while it serves, drained when it shuts down."""
+"""The lifetime of a client in an application: open while it serves, drained at shutdown."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cognigy_async import AsyncStateClient, ConfigurationError
 logger = logging.getLogger("cognigy_async")
 
 DRAIN_TIMEOUT = 8.0
-"""Seconds; what Docker and others leave between SIGTERM and SIGKILL is 10 or more."""
+"""Seconds. Docker and others allow at least 10 between SIGTERM and SIGKILL."""
 
 
-def checked_drain_timeout(seconds: float) -> float:
-    """The number itself: when the application shuts down it is too late to refuse it.
+def validate_drain_timeout(seconds: float) -> float:
+    """Return the timeout, validated before the shutdown at which it is used.
 
     Raises:
-        ConfigurationError: not a positive, finite number of seconds.
+        ConfigurationError: The timeout is not a positive, finite number of seconds.
     """
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ConfigurationError(f"drain_timeout={seconds!r}: must be a positive number of seconds")
@@ -32,10 +32,10 @@ def checked_drain_timeout(seconds: float) -> float:
 async def open_client(
     client: AsyncStateClient, drain_timeout: float
 ) -> AsyncGenerator[AsyncStateClient]:
-    """Open the client; at the end send what was accepted and deliver the events, within a deadline.
+    """Open the client; on exit send accepted updates and deliver events within `drain_timeout`.
 
-    An application that ends by an exception or a cancellation sends nothing more, but gives what is
-    in flight the same time. What was not sent is logged by `update_id` and `dialog_id`.
+    After an exception or a cancellation nothing more is sent, but requests in flight get that time
+    as well. Updates that were not sent are logged by `update_id` and `dialog_id`.
     """
     async with client:
         drain = False
@@ -45,4 +45,4 @@ async def open_client(
         finally:
             with anyio.CancelScope(shield=not drain):
                 report = await client.aclose(drain=drain, timeout=drain_timeout)
-                logger.info("the client is closed: %r", report)
+                logger.info("client closed: %r", report)

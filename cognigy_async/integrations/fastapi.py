@@ -1,4 +1,4 @@
-"""The client inside a FastAPI application. Needs the extra ``fastapi``.
+"""Integration with FastAPI applications. Needs the extra ``fastapi``.
 
 ::
 
@@ -12,7 +12,7 @@
     async def set_total(dialog_id: str, total: float, client: StateClient) -> None:
         await client.update(dialog_id, session={"cart_total": total})
 
-All of it works in a Starlette application as well, but for the dependency.
+All but the dependency works in Starlette applications too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse
 
 from cognigy_async import AsyncStateClient, ClientUsageError, CognigyError
 
-from .drain import DRAIN_TIMEOUT, checked_drain_timeout, open_client
+from .drain import DRAIN_TIMEOUT, open_client, validate_drain_timeout
 from .health import Health, health
 from .problems import MEDIA_TYPE, problem_of
 
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 STATE = "cognigy_client"
-"""Where the client is in the state that the lifespan yields."""
+"""Key of the client in the state that the lifespan yields."""
 
 AppT = TypeVar("AppT", bound=Starlette)
 State: TypeAlias = Mapping[str, Any]
@@ -54,22 +54,20 @@ def client_lifespan(
     lifespan: Callable[[AppT], AbstractAsyncContextManager[State | None]] | None = None,
     drain_timeout: float = DRAIN_TIMEOUT,
 ) -> Callable[[AppT], AbstractAsyncContextManager[State]]:
-    """A lifespan that holds a client open for all requests, around or without one of your own.
-
-    Your own begins before the client is made, keeps the state that it yields, and ends after the
-    client is closed: what the client's callbacks need is there for the last of them.
+    """Return a lifespan that keeps one client open for all requests.
 
     Args:
-        make_client: called at each start of the application, with what your own lifespan yielded;
-            returns a new client, which is not yet open, with its callbacks registered.
-        lifespan: your own.
-        drain_timeout: seconds in which the shutdown sends what was accepted and delivers the
-            events. What could not be sent by then is logged by `update_id` and `dialog_id`.
+        make_client: Function that is called at each start of the application, with the state that
+            `lifespan` yielded; it returns a new, unopened client with its callbacks registered.
+        lifespan: Lifespan of your own. It begins before the client is made and ends after the
+            client is closed, so that its resources outlive the last callback. Its state is kept.
+        drain_timeout: Seconds in which the shutdown sends accepted updates and delivers events.
+            Updates that were not sent by then are logged by `update_id` and `dialog_id`.
 
     Raises:
-        ConfigurationError: a `drain_timeout` that cannot work.
+        ConfigurationError: `drain_timeout` is not a positive, finite number of seconds.
     """
-    drain_timeout = checked_drain_timeout(drain_timeout)
+    drain_timeout = validate_drain_timeout(drain_timeout)
 
     @asynccontextmanager
     async def with_client(app: AppT) -> AsyncGenerator[State]:
@@ -86,10 +84,10 @@ def client_lifespan(
 
 
 async def get_client(connection: HTTPConnection) -> AsyncStateClient:
-    """The application's client, for requests and websockets; `StateClient` is the dependency.
+    """Return the application's client, for requests and websockets.
 
     Raises:
-        ClientUsageError: the application was started without `client_lifespan`.
+        ClientUsageError: The application was started without `client_lifespan`.
     """
     client = getattr(connection.state, STATE, None)
     if not isinstance(client, AsyncStateClient):
@@ -101,14 +99,14 @@ async def get_client(connection: HTTPConnection) -> AsyncStateClient:
 
 
 StateClient: TypeAlias = Annotated[AsyncStateClient, Depends(get_client)]
-"""Annotate a parameter with it, and it is given the application's client."""
+"""Type of a parameter that receives the application's client."""
 
 
 def add_error_handlers(app: Starlette) -> None:
-    """Answer a `CognigyError` that a handler raises with problem details; see `problems`.
+    """Answer a `CognigyError` of a handler with problem details, as by `problems`.
 
-    A handler of your own for one of its subclasses goes before. Errors that are mistakes in the
-    service, and those of websockets, are left to the server, which logs them.
+    Handlers of your own for its subclasses take precedence. Errors that are mistakes in the
+    service, and those of websockets, are raised: the server logs them.
     """
     app.add_exception_handler(CognigyError, _answer)
 

@@ -1,4 +1,4 @@
-"""What an orchestrator asks of a service, from the state of the client and its metrics."""
+"""Health of a client, for the probes of an orchestrator."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from cognigy_async import AsyncStateClient
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a client does.
+    """Health of a client.
 
-    A server that is away or throttles makes neither false: restarting the service, or sending its
-    requests to another one, would not help. Alert on the metrics for that.
+    A server that is down or throttles makes neither `alive` nor `ready` false: restarting the
+    service, or sending its requests to another one, would not help. Alert on the metrics for that.
 
     Attributes:
-        alive: the client is open; when it is not, it will never be again.
-        ready: it is alive, and has room for more updates.
-        pending: updates accepted and unsettled. in_flight: requests under way.
-        paused: dialogs that wait for `resume`.
-        persistence_rate: applied over settled updates, 0.0 when none settled.
+        alive: Whether the client is open. A closed client cannot be opened again.
+        ready: Whether the client is open and can accept more updates.
+        pending: Number of updates that are accepted and not completed.
+        in_flight: Number of requests in flight.
+        paused: Number of dialogs that are paused until `resume`.
+        persistence_rate: Applied updates divided by completed ones; 0.0 if none are completed.
     """
 
     alive: bool
@@ -31,14 +32,14 @@ class Health:
 
 
 def health(client: AsyncStateClient, *, max_pending: int = 10_000) -> Health:
-    """How the client does at this moment; makes no request.
+    """Return the health of the client, without a request.
 
     Args:
-        client: the client.
-        max_pending: with so many updates unsettled it is not ready. Give the client's own
-            `max_pending`, or less to be spared requests earlier.
+        client: Client to check.
+        max_pending: Number of pending updates from which it is not ready: the client's own
+            `max_pending`, or less to be relieved earlier.
     """
-    # A snapshot would work out percentiles as well, and probes are frequent.
+    # Not `snapshot`, which computes percentiles too: probes are frequent.
     metrics = client.metrics
     return Health(
         alive=client.is_open,

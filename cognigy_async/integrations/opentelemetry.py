@@ -1,24 +1,24 @@
-"""Traces and metrics by OpenTelemetry (extra ``otel``: the API only).
+"""Traces and metrics by OpenTelemetry. Needs the extra ``otel``, which is the API only.
 
-`instrument` makes a span for each update, a child span for each of its requests, and instruments
-for what the client counts::
+`instrument` creates a span for each update, a child span for each of its requests, and metrics of
+the client's counters::
 
     client = AsyncStateClient(...)
     instrument(client)
 
-The span of an update is a child of what was current where it was accepted. Requests carry their
-span to the server by the configured propagator, which is W3C Trace Context by default. Spans and
-attributes follow the semantic conventions for HTTP clients
+The span of an update is a child of the span that is current when the update is accepted. Requests
+carry their span to the server by the configured propagator, by default W3C Trace Context. Spans
+and attributes follow the semantic conventions for HTTP clients
 (https://opentelemetry.io/docs/specs/semconv/http/). Dialog and update ids are attributes of spans
-and never of metrics; no variable, token or key is either.
+and never of metrics. Variables, tokens and keys are attributes of neither.
 
-Without an SDK the API does nothing, and costs next to nothing.
+Without an SDK the API does nothing, at almost no cost.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from opentelemetry import propagate
@@ -68,13 +68,13 @@ METRICS: Mapping[str, str] = {
     "cognigy.client.updates.pending": "gauge",
     "cognigy.client.dialogs.paused": "gauge",
 }
-"""The names of all instruments and their kinds."""
+"""Names and kinds of all metrics."""
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Seconds; what the semantic conventions advise for HTTP."""
+"""Seconds, as the semantic conventions advise for HTTP."""
 
 LONG_BUCKETS = (*BUCKETS, 30.0, 60.0, 300.0, 900.0)
-"""An update may wait for a throttled tenant, and bulk work for a quota."""
+"""Seconds. An update may wait for a throttled tenant, and bulk work for a quota."""
 
 SPAN_NAMES: Mapping[Operation, str] = {
     "update": "cognigy update",
@@ -91,23 +91,23 @@ def instrument(
     meter_provider: MeterProvider | None = None,
     name: str | None = None,
 ) -> None:
-    """Trace and measure what `client` does from now on.
+    """Trace and measure all updates that `client` accepts from now on.
 
     Args:
-        client: open or not yet.
-        tracer_provider, meter_provider: the global ones by default.
-        name: the attribute ``cognigy.client.name`` of all metrics; give each of several clients of
-            a process its own, or their counts hide each other.
+        client: Client, open or not.
+        tracer_provider, meter_provider: Providers; None for the global ones.
+        name: Attribute ``cognigy.client.name`` of all metrics. Several clients of a process need
+            different names, or their counters overwrite each other.
     """
     tracer = get_tracer(SCOPE, tracer_provider=tracer_provider, schema_url=SCHEMA)
     meter = get_meter(SCOPE, meter_provider=meter_provider, schema_url=SCHEMA)
     label = {} if name is None else {"cognigy.client.name": name}
-    _watch_counts(client.metrics, meter, label)
-    client.add_observer(_Tracing(tracer, meter, label))
+    _create_observables(client.metrics, meter, label)
+    client.add_observer(_Instrumentation(tracer, meter, label))
 
 
-class _Tracing:
-    """The observer: begins the span of each update."""
+class _Instrumentation:
+    """Observer of a client, which starts the span of each update."""
 
     def __init__(self, tracer: Tracer, meter: Meter, label: Mapping[str, str]) -> None:
         self.tracer = tracer
@@ -116,11 +116,11 @@ class _Tracing:
         self.operations = _durations(meter, "cognigy.client.operation.duration", LONG_BUCKETS)
         self.requests = _durations(meter, "http.client.request.duration", BUCKETS)
 
-    def accepted(self, operation: Operation, dialog_id: str, update_id: str) -> _Traced:
-        return _Traced(self, operation, dialog_id, update_id)
+    def accepted(self, operation: Operation, dialog_id: str, update_id: str) -> _UpdateTrace:
+        return _UpdateTrace(self, operation, dialog_id, update_id)
 
-    def facts_of(self, request: Request) -> dict[str, AttributeValue]:
-        """What is said of a request in spans and metrics alike."""
+    def attributes_of(self, request: Request) -> dict[str, AttributeValue]:
+        """Return the attributes of a request, for spans and metrics."""
         origin = request.url[: request.url.find("/", len("https://"))]
         host = self._hosts.get(origin)
         if host is None:
@@ -134,32 +134,34 @@ class _Tracing:
         }
 
 
-class _Traced:
-    """The spans and times of one update."""
+class _UpdateTrace:
+    """Spans and durations of one update."""
 
     __slots__ = (
-        "_began",
         "_context",
-        "_of",
+        "_instrumentation",
         "_operation",
         "_recording",
-        "_request",
-        "_sent",
+        "_request_span",
+        "_request_started",
+        "_sends",
         "_span",
-        "_times",
+        "_started",
     )
 
-    def __init__(self, of: _Tracing, operation: Operation, dialog_id: str, update_id: str) -> None:
-        self._of = of
-        self._began = time.perf_counter()
-        self._sent = 0.0
-        self._request: Span | None = None
+    def __init__(
+        self, parent: _Instrumentation, operation: Operation, dialog_id: str, update_id: str
+    ) -> None:
+        self._instrumentation = parent
+        self._started = time.perf_counter()
+        self._request_started = 0.0
+        self._request_span: Span | None = None
         self._operation = operation
-        self._span = span = of.tracer.start_span(SPAN_NAMES[operation])
+        self._span = span = parent.tracer.start_span(SPAN_NAMES[operation])
         self._recording = span.is_recording()
         self._context: Context | None = None
         if self._recording:
-            self._times: dict[tuple[str, str], int] = {}
+            self._sends: dict[tuple[str, str], int] = {}
             span.set_attributes(
                 {
                     "cognigy.operation": operation,
@@ -169,61 +171,65 @@ class _Traced:
             )
             self._context = set_span_in_context(span)
         elif span.get_span_context().is_valid:
-            # There is no SDK here, or this trace is not sampled; whoever called us is still told.
+            # No SDK, or a trace that is not sampled: the server still gets the trace context.
             self._context = set_span_in_context(span)
 
     def request_starts(self, request: Request, attempt: int) -> None:
-        self._sent = time.perf_counter()
+        self._request_started = time.perf_counter()
         if self._context is None:
             return
         context = self._context
         if self._recording:
-            facts = self._of.facts_of(request)
-            # An update may be several requests, of which each is sent for the first time.
-            what = (request.method, request.url)
-            sent_before = self._times.get(what, 0)
-            self._times[what] = sent_before + 1
-            if sent_before:
-                facts["http.request.resend_count"] = sent_before
-            facts["url.full"] = request.url
-            self._request = self._of.tracer.start_span(
-                request.method, context, SpanKind.CLIENT, facts
+            attributes = self._instrumentation.attributes_of(request)
+            # Counted by target, because an update may consist of several requests.
+            target = (request.method, request.url)
+            resends = self._sends.get(target, 0)
+            self._sends[target] = resends + 1
+            if resends:
+                attributes["http.request.resend_count"] = resends
+            attributes["url.full"] = request.url
+            self._request_span = self._instrumentation.tracer.start_span(
+                request.method, context, SpanKind.CLIENT, attributes
             )
-            context = set_span_in_context(self._request)
+            context = set_span_in_context(self._request_span)
         propagate.inject(request.headers, context)
 
     def request_ends(
         self, request: Request, response: Response | None, error: BaseException | None
     ) -> None:
-        facts = self._of.facts_of(request)
-        failed: str | None = None
+        attributes = self._instrumentation.attributes_of(request)
+        error_type: str | None = None
         if response is not None:
-            facts["http.response.status_code"] = response.status
-            failed = str(response.status) if response.status >= 400 else None
+            attributes["http.response.status_code"] = response.status
+            error_type = str(response.status) if response.status >= 400 else None
         elif error is not None:
-            failed = type(error).__name__
-        if failed is not None:
-            facts["error.type"] = failed
-        took = time.perf_counter() - self._sent
-        self._of.requests.record(took, {**facts, **self._of.label}, self._context)
-        span, self._request = self._request, None
+            error_type = type(error).__name__
+        if error_type is not None:
+            attributes["error.type"] = error_type
+        self._instrumentation.requests.record(
+            time.perf_counter() - self._request_started,
+            {**attributes, **self._instrumentation.label},
+            self._context,
+        )
+        span, self._request_span = self._request_span, None
         if span is not None:
-            span.set_attributes(facts)
-            if failed is not None:
+            span.set_attributes(attributes)
+            if error_type is not None:
                 span.set_status(Status(StatusCode.ERROR))
             span.end()
 
     def settled(self, error: BaseException | None, attempts: int) -> None:
-        facts: dict[str, AttributeValue] = {
-            **self._of.label,
+        attributes: dict[str, AttributeValue] = {
+            **self._instrumentation.label,
             "cognigy.operation": self._operation,
             "cognigy.outcome": _outcome(error),
         }
         if error is not None:
-            facts["error.type"] = type(error).__name__
-        self._of.operations.record(time.perf_counter() - self._began, facts, self._context)
+            attributes["error.type"] = type(error).__name__
+        duration = time.perf_counter() - self._started
+        self._instrumentation.operations.record(duration, attributes, self._context)
         if self._recording:
-            self._span.set_attributes({**facts, "cognigy.requests": attempts})
+            self._span.set_attributes({**attributes, "cognigy.requests": attempts})
             if error is not None and not isinstance(error, UpdateWithdrawnError):
                 self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()
@@ -241,48 +247,32 @@ def _durations(meter: Meter, name: str, buckets: tuple[float, ...]) -> Histogram
     return meter.create_histogram(name, unit="s", explicit_bucket_boundaries_advisory=buckets)
 
 
-def _watch_counts(metrics: Metrics, meter: Meter, label: Mapping[str, str]) -> None:
-    """Instruments that read the client's own counters when they are asked."""
+def _create_observables(metrics: Metrics, meter: Meter, label: Mapping[str, str]) -> None:
+    """Create instruments that read the client's counters when they are collected."""
 
-    def watch(
-        create: Callable[..., object],
-        name: str,
-        unit: str,
-        key: str | None,
-        read: Callable[[Metrics], Mapping[str, int]],
-    ) -> None:
+    def create(name: str, unit: str, attribute: str | None, fields: Mapping[str, str]) -> None:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
-            for value, count in read(metrics).items():
-                yield Observation(count, {**label, key: value} if key else label)
+            for value, field in fields.items():
+                count = getattr(metrics, field)
+                yield Observation(count, {**label, attribute: value} if attribute else label)
 
-        create(name, callbacks=[observe], unit=unit)
+        gauge = METRICS[name] == "gauge"
+        factory = meter.create_observable_gauge if gauge else meter.create_observable_counter
+        factory(name, callbacks=[observe], unit=unit)
 
-    def single(create: Callable[..., object], name: str, unit: str, attribute: str) -> None:
-        watch(create, name, unit, None, lambda metrics: {"": getattr(metrics, attribute)})
+    def observe_retries(_: CallbackOptions) -> Iterable[Observation]:
+        for reason, number in metrics.retries.items():
+            yield Observation(number, {**label, "cognigy.reason": reason})
 
-    counter, gauge = meter.create_observable_counter, meter.create_observable_gauge
-    watch(counter, "cognigy.client.updates", "{update}", "cognigy.outcome", _by_outcome)
-    watch(counter, "cognigy.client.retries", "{request}", "cognigy.reason", lambda m: m.retries)
-    watch(counter, "cognigy.client.events", "{event}", "cognigy.outcome", _events)
-    single(counter, "cognigy.client.requests", "{request}", "requests")
-    single(counter, "cognigy.client.token.refreshes", "{token}", "token_refreshes")
-    single(gauge, "cognigy.client.requests.in_flight", "{request}", "in_flight")
-    single(gauge, "cognigy.client.updates.pending", "{update}", "pending")
-    single(gauge, "cognigy.client.dialogs.paused", "{dialog}", "paused")
-
-
-def _by_outcome(metrics: Metrics) -> Mapping[str, int]:
-    return {
-        "applied": metrics.applied,
-        "failed": metrics.failed,
-        "ambiguous": metrics.ambiguous,
-        "withdrawn": metrics.withdrawn,
-    }
-
-
-def _events(metrics: Metrics) -> Mapping[str, int]:
-    return {
-        "delivered": metrics.events_delivered,
-        "failed": metrics.events_failed,
-        "dropped": metrics.events_dropped,
-    }
+    outcomes = ("applied", "failed", "ambiguous", "withdrawn")
+    events = {name: f"events_{name}" for name in ("delivered", "failed", "dropped")}
+    create("cognigy.client.updates", "{update}", "cognigy.outcome", {n: n for n in outcomes})
+    create("cognigy.client.events", "{event}", "cognigy.outcome", events)
+    create("cognigy.client.requests", "{request}", None, {"": "requests"})
+    create("cognigy.client.token.refreshes", "{token}", None, {"": "token_refreshes"})
+    create("cognigy.client.requests.in_flight", "{request}", None, {"": "in_flight"})
+    create("cognigy.client.updates.pending", "{update}", None, {"": "pending"})
+    create("cognigy.client.dialogs.paused", "{dialog}", None, {"": "paused"})
+    meter.create_observable_counter(
+        "cognigy.client.retries", callbacks=[observe_retries], unit="{request}"
+    )

@@ -1,34 +1,8 @@
-"""What the caller of a service is told of a `CognigyError`: problem details, as in RFC 9457.
+"""Problem details (RFC 9457) that answer a `CognigyError` to the callers of a service.
 
-=========================== ====== ==================================================
-error                       status
-=========================== ====== ==================================================
-UpdateValidationError       400    with `faults`: path, problem and remedy of each
-BadRequestError             400
-DialogNotFoundError         404
-StateConflictError          409    with `current_etag` and `current_version`
-PayloadTooLargeError        413
-RateLimitedError            429    `Retry-After`
-ServerError                 502    503 with `Retry-After`, or 504, where it was that
-AuthenticationError         502    503 with `Retry-After` where it will pass
-PermissionDeniedError       502    of the service's credentials, and not the caller's
-UnexpectedAnswerError       502
-other UpdateErrors          502
-NotSentError                503    `Retry-After`
-DeadlineExceededError       503    `Retry-After`
-QueueFullError              503    `Retry-After`
-DialogPausedError           503    `Retry-After`
-UpdateWithdrawnError        503    `Retry-After`
-ClientClosedError           503    `Retry-After`
-AuditError                  503    `Retry-After`
-NoResponseError             504    with `"applied": "unknown"`
-AmbiguousUpdateError        504    with `"applied": "unknown"`
-=========================== ====== ==================================================
-
-The others (`ConfigurationError`, `ClientUsageError`, `CallbackError`) are mistakes in the service
-and have no problem details. Texts are fixed here: neither what the server said, nor what an
-operator should do about it, nor a value or a secret reaches the caller. The log has the rest, by
-`update_id`.
+`ConfigurationError`, `ClientUsageError` and `CallbackError` are mistakes in the service and have no
+problem details. Texts are fixed: no server message, no remedy for operators, no value and no secret
+reaches the caller. The log has the rest, by `update_id`.
 """
 
 from __future__ import annotations
@@ -65,40 +39,41 @@ from cognigy_async import (
 MEDIA_TYPE = "application/problem+json"
 
 SOON = 1.0
-"""Seconds to wait where nobody named a time."""
+"""Seconds in `Retry-After` if the error names no time."""
 
 TABLE: dict[type[CognigyError], tuple[int, str]] = {
     UpdateValidationError: (400, "The update is not valid; nothing was sent."),
-    BadRequestError: (400, "Cognigy.AI refused the update: a variable or the next step."),
-    DialogNotFoundError: (404, "There is no such dialog."),
-    StateConflictError: (409, "The state has another version by now; read it and decide again."),
-    PayloadTooLargeError: (413, "The update is larger than Cognigy.AI takes."),
+    BadRequestError: (400, "Cognigy.AI refused a variable or the next step of the update."),
+    DialogNotFoundError: (404, "The dialog does not exist."),
+    StateConflictError: (409, "The state has changed; read it and decide again."),
+    PayloadTooLargeError: (413, "The update is too large for Cognigy.AI."),
     RateLimitedError: (429, "Cognigy.AI is throttling; try again later."),
-    ServerError: (502, "Cognigy.AI failed to carry this out."),
+    ServerError: (502, "Cognigy.AI failed to process the request."),
     AuthenticationError: (502, "Cognigy.AI does not accept the credentials of this service."),
     PermissionDeniedError: (502, "Cognigy.AI does not permit this to this service."),
-    UnexpectedAnswerError: (502, "Cognigy.AI gave an answer that is not understood."),
-    UpdateError: (502, "It was not carried out."),
+    UnexpectedAnswerError: (502, "Cognigy.AI sent an unexpected response."),
+    UpdateError: (502, "The request was not carried out."),
     NotSentError: (503, "Cognigy.AI cannot be reached; nothing was sent."),
-    DeadlineExceededError: (503, "There was not the time to carry this out."),
+    DeadlineExceededError: (503, "The deadline passed or cannot be met; nothing more is sent."),
     QueueFullError: (503, "Too many updates are waiting; nothing was sent."),
     DialogPausedError: (503, "The dialog is paused after an earlier failure; nothing was sent."),
-    UpdateWithdrawnError: (503, "The update was taken back before it was sent."),
+    UpdateWithdrawnError: (503, "The update was withdrawn before it was sent."),
     ClientClosedError: (503, "The service is shutting down; nothing was sent."),
-    AuditError: (503, "The service cannot keep its records; nothing was sent."),
-    NoResponseError: (504, "Cognigy.AI did not answer; it may have been applied."),
-    AmbiguousUpdateError: (504, "It may have been applied; read the state before trying again."),
+    AuditError: (503, "The service cannot write its audit log; nothing was sent."),
+    NoResponseError: (504, "Cognigy.AI did not respond; the update may have been applied."),
+    AmbiguousUpdateError: (504, "The update may have been applied; read the state before a retry."),
 }
+"""Status and text by class of error; a subclass is answered as its nearest base."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An answer for the caller of a service.
+    """A response to the caller of a service.
 
     Attributes:
-        status: of HTTP.
-        content: the object to send as `MEDIA_TYPE`.
-        headers: to send with it: `Retry-After`, or nothing.
+        status: HTTP status.
+        content: JSON object to send as `MEDIA_TYPE`.
+        headers: HTTP headers: `Retry-After`, or none.
     """
 
     status: int
@@ -107,26 +82,27 @@ class Problem:
 
 
 def problem_of(error: CognigyError) -> Problem | None:
-    """The answer for an error; None for one that is a mistake in the service itself."""
+    """Return the response to an error, or None if it is a mistake in the service itself."""
     row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), None)
     if row is None:
         return None
     status, detail = _status(error, row[0]), row[1]
     content: dict[str, Any] = {
-        # No URL stands for the type: `error` says which it is, and the status what that means.
+        # No URL identifies the type: `error` names it, and the status says what it means.
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "error": type(error).__name__,
     }
-    content |= {name: value for name, value in _facts(error).items() if value is not None}
+    content |= {name: value for name, value in _details(error).items() if value is not None}
     if status not in (429, 503):
         return Problem(status, content)
     return Problem(status, content, {"Retry-After": str(_whole_seconds(error))})
 
 
 def _status(error: CognigyError, usual: int) -> int:
+    """Return the status of an error; `usual` unless the cause was more specific."""
     if isinstance(error, ServerError) and error.status in (503, 504):
         return error.status
     if isinstance(error, AuthenticationError) and error.transient:
@@ -134,29 +110,29 @@ def _status(error: CognigyError, usual: int) -> int:
     return usual
 
 
-def _facts(error: CognigyError) -> dict[str, Any]:
-    """What helps the caller, or whoever it asks, and is no secret; None for what is not known."""
-    facts: dict[str, Any] = {"dialog_id": getattr(error, "dialog_id", None)}
+def _details(error: CognigyError) -> dict[str, Any]:
+    """Return members that help the caller and hold no secret; None for unknown values."""
+    details: dict[str, Any] = {"dialog_id": getattr(error, "dialog_id", None)}
     if isinstance(error, UpdateError):
-        facts |= {
+        details |= {
             "update_id": error.update_id,
             "trace_id": error.trace_id,
             "applied_parts": error.applied_parts or None,
         }
     if isinstance(error, UpdateValidationError):
-        facts["faults"] = [
+        details["faults"] = [
             {"path": fault.path, "problem": fault.problem, "remedy": fault.remedy}
             for fault in error.faults
         ]
     elif isinstance(error, StateConflictError):
-        facts["current_etag"] = error.current_etag
-        facts["current_version"] = error.current_version
+        details["current_etag"] = error.current_etag
+        details["current_version"] = error.current_version
     elif isinstance(error, AmbiguousUpdateError | NoResponseError):
-        facts["applied"] = "unknown"
-    return facts
+        details["applied"] = "unknown"
+    return details
 
 
 def _whole_seconds(error: CognigyError) -> int:
-    """`Retry-After` has whole seconds: rounded up, so that nobody comes early."""
+    """Return `Retry-After` in whole seconds, rounded up to prevent early retries."""
     named = error.retry_after if isinstance(error, UpdateError) else None
     return math.ceil(named) if named is not None and 0 < named < math.inf else math.ceil(SOON)

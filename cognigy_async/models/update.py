@@ -1,13 +1,13 @@
-"""`StateUpdate`: what is asked for, checked and encoded.
+"""`StateUpdate`: a validated and encoded assignment to the state of one dialog.
 
-An update is encoded when it is made and keeps nothing else of its variables. What is sent is that
-encoding, so nothing that happens to the caller's objects afterwards changes an update.
+An update is encoded when it is created and keeps only the encoding of its variables. So changes to
+the caller's objects after that never change what is sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Required, Self, TypeAlias, TypedDict, final
 
 from pydantic_core import PydanticCustomError, core_schema, from_json
 
@@ -18,40 +18,50 @@ from .limits import DEFAULT_LIMITS, Limits, TypeFault, encode, printable
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
-FIELDS = (
-    "dialog_id",
-    "session",
-    "user",
-    "next_step",
-    "if_match",
-    "update_id",
-    "user_id",
-    "profile_id",
-    "metadata",
-)
+
+class UpdateFields(TypedDict, total=False):
+    """The arguments of a `StateUpdate` as a mapping, for example a row of `update_many`."""
+
+    dialog_id: Required[str]
+    session: Mapping[str, Any] | None
+    user: Mapping[str, Any] | None
+    next_step: str | None
+    if_match: str | None
+    update_id: str | None
+    user_id: str | None
+    profile_id: str | None
+    metadata: Mapping[str, str] | None
+
+
+FIELD_NAMES = tuple(UpdateFields.__annotations__)
 
 
 class StateUpdate:
-    """An assignment of variables to one dialog, and perhaps a transition of it.
+    """An immutable assignment of variables to one dialog, with an optional transition.
 
-    It cannot be changed. Each variable named in `session` or `user` is replaced whole; the others
-    stay as they are. It serves as a field or a body type in pydantic models and FastAPI.
+    Each variable named in `session` or `user` is replaced whole; the others keep their values. The
+    class works as a field or a body type in pydantic models and FastAPI.
 
     Args:
-        dialog_id: the dialog; any text, it is percent-encoded on its way.
-        session, user: variables by name; JSON values, `None` only inside objects and lists.
-        next_step: the flow node to go to.
-        if_match: write only if the state still has this etag.
-        update_id: names the update in logs and results and is its `Idempotency-Key`: visible ASCII,
-            unique. The client makes one where there is none.
-        user_id: who the session belongs to, for `SessionsApi`.
-        profile_id: the contact profile that `user` is written to, for `SessionsApi`.
-        metadata: texts by name, for callbacks and the audit; never sent. At most 32, of at most
-            1,024 characters.
+        dialog_id: Id of the dialog, at most 256 characters; it is percent-encoded in URLs.
+        session, user: Variables by name. Values are JSON; None is allowed inside objects and lists
+            only. Names and sizes follow `Limits`.
+        next_step: Id of the flow node to go to.
+        if_match: Etag of the state; the server writes only if the state still has it.
+        update_id: Id in logs, results and the `Idempotency-Key` header: 1 to 512 visible ASCII
+            characters, unique. By default the client generates one.
+        user_id: Owner of the session; `SessionsApi` only.
+        profile_id: Contact profile that `user` is written to; `SessionsApi` only.
+        metadata: Texts by name for callbacks and the audit log, never sent. At most 32 entries of
+            at most 1,024 characters.
 
     Raises:
-        UpdateValidationError: with every fault of the input. An update made here is checked against
-            `Limits()`, and again against the client's own limits where those differ.
+        UpdateValidationError: The input is invalid; `faults` has every fault. `Limits()` apply
+            here, and the client's own limits again when the update is submitted.
+
+    Example::
+
+        StateUpdate("d-1", session={"cart_total": 149.99}, next_step="process_checkout")
     """
 
     __slots__ = (
@@ -93,102 +103,100 @@ class StateUpdate:
         )
 
     @classmethod
-    def within(cls, limits: Limits, fields: Mapping[str, Any]) -> Self:
-        """An update from a mapping of its arguments, checked against other limits.
+    def from_fields(cls, limits: Limits, fields: Mapping[str, Any]) -> Self:
+        """Create an update from a mapping of its arguments, validated against `limits`.
 
         Raises:
-            UpdateValidationError: with every fault of the input.
+            UpdateValidationError: The input is invalid; `faults` has every fault.
         """
-        if not fields.keys() <= _KNOWN or "dialog_id" not in fields:
-            raise _refused(_faults_of_keys(fields), fields.get("dialog_id"))
-        return cls.checked(limits, *map(fields.get, FIELDS))
+        if not fields.keys() <= _KNOWN_NAMES or "dialog_id" not in fields:
+            raise _validation_error(_faults_of_keys(fields), fields.get("dialog_id"))
+        return cls.from_values(limits, *map(fields.get, FIELD_NAMES))
 
     @classmethod
-    def checked(cls, limits: Limits, *values: Any) -> Self:
-        """An update from its arguments, in the order of `FIELDS`, checked against other limits.
+    def from_values(cls, limits: Limits, *values: Any) -> Self:
+        """Create an update from all its arguments, in the order of `UpdateFields`.
 
         Raises:
-            UpdateValidationError: with every fault of the input.
+            UpdateValidationError: The input is invalid; `faults` has every fault.
         """
         update = cls.__new__(cls)
         update._fill(limits, *values)
         return update
 
-    def under(self, limits: Limits) -> Self:
-        """This update, checked against other limits.
+    def with_limits(self, limits: Limits) -> Self:
+        """Return this update, validated against `limits`.
 
         Raises:
-            UpdateValidationError: it breaks one of them.
+            UpdateValidationError: The update exceeds one of them.
         """
         if limits is self._limits or limits == self._limits:
             return self
-        return self.within(limits, self.fields())
+        return self.from_fields(limits, self.fields())
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some arguments changed, checked like any other.
+        """Return a copy with other values for the arguments named in `changes`.
 
         Raises:
-            UpdateValidationError: with every fault of it.
+            UpdateValidationError: The copy is invalid; `faults` has every fault.
         """
-        return self.within(self._limits, self.fields() | changes)
+        return self.from_fields(self._limits, self.fields() | changes)
 
     @property
     def dialog_id(self) -> str:
-        """The dialog."""
+        """Id of the dialog."""
         return self._dialog_id
 
     @property
     def session(self) -> dict[str, Any]:
-        """Session variables by name, as they are sent. A new copy at each access."""
+        """Session variables by name, as sent; a new copy at each access."""
         session: dict[str, Any] = from_json(self._body).get("session", {})
         return session
 
     @property
     def user(self) -> dict[str, Any]:
-        """User variables by name, as they are sent. A new copy at each access."""
+        """User variables by name, as sent; a new copy at each access."""
         user: dict[str, Any] = from_json(self._body).get("user", {})
         return user
 
     @property
     def next_step(self) -> str | None:
-        """The flow node to go to."""
+        """Id of the flow node to go to."""
         return self._next_step
 
     @property
     def if_match(self) -> str | None:
-        """The etag that the state must still have."""
+        """Etag that the state must still have."""
         return self._if_match
 
     @property
     def update_id(self) -> str | None:
-        """The name that the caller gave it."""
+        """Id given by the caller; None if the client is to generate one."""
         return self._update_id
 
     @property
     def user_id(self) -> str | None:
-        """Who the session belongs to."""
+        """Owner of the session."""
         return self._user_id
 
     @property
     def profile_id(self) -> str | None:
-        """The contact profile that `user` is written to."""
+        """Contact profile that `user` is written to."""
         return self._profile_id
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the caller says about it. A new copy at each access."""
+        """Texts for callbacks and the audit log; a new copy at each access."""
         return dict(self._metadata)
 
     def payload(self) -> dict[str, Any]:
-        """The object that goes over the wire: `session`, `user` and `transition` where they carry
-        something. A new copy at each call.
-        """
+        """Return a copy of the JSON object to send, with `session`, `user` and `transition`."""
         payload: dict[str, Any] = from_json(self._body)
         return payload
 
     def fields(self) -> dict[str, Any]:
-        """The arguments that make this update, without those that carry nothing."""
-        fields = {name: getattr(self, name) for name in FIELDS}
+        """Return the arguments that create this update, without empty ones."""
+        fields = {name: getattr(self, name) for name in FIELD_NAMES}
         return {name: value for name, value in fields.items() if value not in (None, {})}
 
     def __eq__(self, other: object) -> bool:
@@ -198,16 +206,16 @@ class StateUpdate:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        told = frozenset(self._metadata.items())
-        people = (self._user_id, self._profile_id)
-        return (self._dialog_id, self._body, self._if_match, self._update_id, people, told)
+        owner = (self._user_id, self._profile_id)
+        metadata = frozenset(self._metadata.items())
+        return (self._dialog_id, self._body, self._if_match, self._update_id, owner, metadata)
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
-        return f"StateUpdate({told})"
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
+        return f"StateUpdate({arguments})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).within, (self._limits, self.fields())
+        return type(self).from_fields, (self._limits, self.fields())
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -229,7 +237,7 @@ class StateUpdate:
         return {
             "title": "StateUpdate",
             "type": "object",
-            "properties": {name: kinds.get(name, text) for name in FIELDS},
+            "properties": {name: kinds.get(name, text) for name in FIELD_NAMES},
             "required": ["dialog_id"],
             "additionalProperties": False,
         }
@@ -239,9 +247,11 @@ class StateUpdate:
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
-            raise PydanticCustomError("state_update", "a mapping of its arguments is needed")
+            raise PydanticCustomError(
+                "state_update", "a mapping of the arguments of StateUpdate is required"
+            )
         try:
-            return cls.within(DEFAULT_LIMITS, value)
+            return cls.from_fields(DEFAULT_LIMITS, value)
         except UpdateValidationError as error:
             raise PydanticCustomError("state_update", "{faults}", {"faults": str(error)}) from error
 
@@ -258,8 +268,9 @@ class StateUpdate:
         profile_id: Any,
         metadata: Any,
     ) -> None:
+        """Validate and encode the values; each constructor ends here."""
         self._metadata = NO_METADATA
-        # This runs for every update, and most are plain: a glance, and a closer look at the others.
+        # Most updates are plain: one quick check passes them, and only the others are walked.
         if not (
             (session is None or (type(session) is dict and limits.are_plain(session)))
             and (user is None or (type(user) is dict and limits.are_plain(user)))
@@ -281,8 +292,8 @@ class StateUpdate:
                 faults += more
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
             if faults:
-                raise _refused(faults, dialog_id)
-            # A subclass may format itself as something else: an enum tells its name.
+                raise _validation_error(faults, dialog_id)
+            # A subclass of str may format as another text, as an enum does.
             dialog_id, next_step, if_match, update_id, user_id, profile_id = map(
                 _plain_text, (dialog_id, next_step, if_match, update_id, user_id, profile_id)
             )
@@ -294,16 +305,16 @@ class StateUpdate:
         if next_step is not None:
             wire["transition"] = {"nextStep": next_step}
         if not wire:
-            problem, remedy = "the update carries nothing", "name a variable, or next_step"
-            raise _refused([Fault("update", problem, remedy)], dialog_id)
+            problem, remedy = "the update carries nothing", "set a variable or next_step"
+            raise _validation_error([Fault("update", problem, remedy)], dialog_id)
         try:
             body = encode(wire)
         except Exception as error:
-            raise _refused([_unreadable("update", error)], dialog_id) from None
+            raise _validation_error([_unreadable("update", error)], dialog_id) from None
         if len(body) > limits.harmless_bytes:
             faults = limits.faults_of_size(wire, len(body), splittable=if_match is None)
             if faults:
-                raise _refused(faults, dialog_id)
+                raise _validation_error(faults, dialog_id)
         self._dialog_id: str = dialog_id
         self._next_step: str | None = next_step
         self._if_match: str | None = if_match
@@ -314,18 +325,18 @@ class StateUpdate:
         self._limits = limits
 
 
-_KNOWN = frozenset(FIELDS)
+_KNOWN_NAMES = frozenset(FIELD_NAMES)
 
 
 def _faults_of_keys(fields: Mapping[str, Any]) -> list[Fault]:
-    remedy = f"the parts are {', '.join(FIELDS)}"
+    remedy = f"the fields are {', '.join(FIELD_NAMES)}"
     faults = [
-        Fault(printable(name), "is not a part of an update", remedy)
+        Fault(printable(name), "is not a field of an update", remedy)
         for name in fields
-        if name not in _KNOWN
+        if name not in _KNOWN_NAMES
     ]
     if "dialog_id" not in fields:
-        faults.append(Fault("dialog_id", "is missing", "every update names its dialog"))
+        faults.append(Fault("dialog_id", "is missing", "add the id of the dialog"))
     return faults
 
 
@@ -346,39 +357,49 @@ def _faults_in(limits: Limits, context: str, variables: Any) -> list[Fault]:
 
 
 def _unreadable(path: str, error: Exception) -> Fault:
-    # What an object of the caller's raises may name values, so only its kind is told.
+    # The text of the exception may contain values, so the message names its class only.
     return Fault(path, f"reading it raised {type(error).__name__}", "pass plain dicts and lists")
 
 
-def _refused(faults: list[Fault], dialog_id: object) -> UpdateValidationError:
-    named = None
+def _validation_error(faults: list[Fault], dialog_id: object) -> UpdateValidationError:
+    shown = None
     if isinstance(dialog_id, str) and dialog_id.isprintable():
-        named = dialog_id[:80] or None
+        shown = dialog_id[:80] or None
     kind = VariableTypeError if isinstance(faults[0], TypeFault) else UpdateValidationError
-    return kind(tuple(faults), dialog_id=named)
+    return kind(tuple(faults), dialog_id=shown)
 
 
-Row: TypeAlias = StateUpdate | Mapping[str, Any]
+@final
+class _AnyValue:
+    """No value has this type, so of all mappings only those with values of type Any match it.
+
+    Mappings that a type checker knows more about have to match `UpdateFields`.
+    """
+
+
+UpdateInput: TypeAlias = StateUpdate | UpdateFields | Mapping[str, _AnyValue]
 """An update, or a mapping of its arguments."""
 
 
-def parsed(row: Row, limits: Limits) -> StateUpdate:
-    """A valid update from a row, or an `UpdateValidationError`."""
-    if isinstance(row, StateUpdate):
-        return row.under(limits)
-    return StateUpdate.within(limits, _mapping(row))
+def parse_update(given: UpdateInput, limits: Limits) -> StateUpdate:
+    """Return an update that is validated against `limits`.
+
+    Raises:
+        UpdateValidationError: The input is invalid; `faults` has every fault.
+    """
+    if isinstance(given, StateUpdate):
+        return given.with_limits(limits)
+    return StateUpdate.from_fields(limits, _plain_mapping(given))
 
 
-def _mapping(row: Any) -> Mapping[str, Any]:
-    if type(row) is dict:
-        return row
-    if isinstance(row, Mapping):
+def _plain_mapping(given: Any) -> Mapping[str, Any]:
+    if type(given) is dict:
+        return given
+    if isinstance(given, Mapping):
         try:
-            return dict(row)
+            return dict(given)
         except Exception as error:
-            problem = f"reading it raised {type(error).__name__}"
-            remedy = "pass a mapping that can be read"
-            raise UpdateValidationError((Fault("update", problem, remedy),)) from error
-    problem = f"is of type {type(row).__name__}"
+            raise UpdateValidationError((_unreadable("update", error),)) from error
+    problem = f"is of type {type(given).__name__}"
     remedy = "pass a StateUpdate, or a mapping of its arguments"
     raise VariableTypeError((Fault("update", problem, remedy),))

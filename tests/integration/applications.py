@@ -1,4 +1,4 @@
-"""A FastAPI application in the process: its lifespan, and a client that calls it over ASGI."""
+"""A FastAPI application in the process, and a client that calls it over ASGI."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MakeClient = Callable[[Mapping[str, Any]], AsyncStateClient]
 
 
 def maker(server: Emulator, **options: Any) -> MakeClient:
-    """Makes clients of an emulator, whatever the state."""
+    """Return a function that makes clients of an emulator from any state."""
     return lambda state: client_of(server, **options)
 
 
 @asynccontextmanager
 async def started(app: FastAPI) -> AsyncIterator[ASGIApp]:
-    """The application, as a server calls it; it ends as the block does."""
+    """Run the lifespan of the application; it ends with the block."""
     async with app.router.lifespan_context(app) as state:
 
         async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,7 +35,7 @@ async def started(app: FastAPI) -> AsyncIterator[ASGIApp]:
 
 @asynccontextmanager
 async def served(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """A started application, and a client that calls it."""
+    """Start the application, and yield a client that calls it."""
     async with (
         started(app) as running,
         httpx.AsyncClient(

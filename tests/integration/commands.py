@@ -1,7 +1,7 @@
-"""Run the command as a process, in an environment of its own.
+"""Run the command as a process in a clean environment.
 
-`CommandProcess` starts quickly, because it is forked from a process that has imported all it needs.
-Signals, limits, files and `kill -9` mean the same as in a process of the command.
+`CommandProcess` starts quickly, because it is forked from a process that has imported everything.
+Signals, limits, files and `kill -9` work as in a process that was started by a shell.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-__all__ = ["CommandProcess", "command_environment"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,20 +28,17 @@ CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def command_environment(**variables: str) -> dict[str, str]:
-    """Return the variables of a process of the command.
-
-    Only PATH, HOME and LANG are inherited, so that settings of a machine cannot hide a fault.
-    """
+    """Return an environment with PATH, HOME and LANG only, so that no setting hides a fault."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return inherited | {"PYTHONPATH": str(ROOT)} | variables
 
 
 class CommandProcess:
-    """`cognigy-async` with arguments, in a folder.
+    """A process of `cognigy-async`.
 
     Args:
-        place: where what it writes goes, without a suffix.
-        largest: bytes that a file of it may have.
+        place: path of its output, without the suffixes `.out` and `.err`.
+        largest: maximum size in bytes of the files that it writes.
     """
 
     def __init__(
@@ -72,19 +67,19 @@ class CommandProcess:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """As `kill -9` does."""
+        """Kill it as `kill -9` does."""
         self._process.kill()
         self._process.join()
 
     def result(self, timeout: float) -> tuple[int, str, str]:
-        """Its exit status and what it wrote, once it has ended."""
+        """Wait for its end; return exit status, stdout and stderr."""
         self._process.join(timeout)
         status = self._process.exitcode
         assert status is not None, "it does not end"
         return status, self._out.read_text(), self._err.read_text()
 
     def end(self) -> None:
-        """Whatever it does."""
+        """Kill it and release its resources."""
         self.kill()
         self._process.close()
 

@@ -1,4 +1,4 @@
-"""The command in this process, and an emulator that its settings lead to."""
+"""Fixtures: the command in this process, and an emulator that its settings name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "correct-horse-battery-staple"
 
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Emulator]:
-    """One that the settings of the process lead to."""
+    """Serve an emulator that the settings of the process name."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.upper().startswith("COGNIGY_"):
@@ -38,7 +38,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Emulat
 
 
 class Command:
-    """Runs the command in this process; keeps what it wrote last."""
+    """The command in this process, with the output of its last call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
@@ -60,8 +60,8 @@ class Command:
         return json.loads(self.out)
 
     @property
-    def told(self) -> str:
-        """What stands on stderr, without the frame that a usage error has."""
+    def messages(self) -> str:
+        """Stderr in one line, without the frame of a usage error."""
         return " ".join(self.err.replace("│", " ").split())
 
 
@@ -72,7 +72,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(autouse=True)
 def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command is the program; a test run goes on after it."""
+    """Undo the logging set-up of the command, which expects to own the process."""
     logger = logging.getLogger("cognigy_async")
     level, handlers = logger.level, list(logger.handlers)
     yield

@@ -1,4 +1,4 @@
-"""The example services as processes, between callers and what they talk to: emulator and CRM."""
+"""The example services as processes, with callers, an emulator and a CRM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "correct-horse-battery-staple"
 
 HOST = "127.0.0.1"
 GRACE = "5"
-"""Seconds that a server gives its requests after SIGTERM; the drain of the client comes after."""
+"""Seconds that a server grants its requests after SIGTERM, before the drain of the client."""
 
 UVICORN = ["-m", "uvicorn", "--host", HOST, "--timeout-graceful-shutdown", GRACE]
 FASTAPI = "examples.fastapi_service:app"
@@ -45,11 +45,11 @@ web.run_app(make_app(), host="{HOST}", port=int(sys.argv[1]), loop=loop, shutdow
 
 @dataclass(frozen=True)
 class Kind:
-    """How a service is run; `{port}` stands for its port.
+    """Command that runs a service; `{port}` stands for its port.
 
     Attributes:
-        started: what it prints where one worker is ready.
-        workers: how many there are; in one process each where `processes` says so.
+        started: Text that it prints when a worker is ready.
+        workers: Number of workers; each is a process if `processes` is set.
     """
 
     name: str
@@ -88,7 +88,7 @@ KINDS = [
 
 @dataclass
 class Crm:
-    """Takes what the callbacks of a service send it, each time after `latency` seconds."""
+    """A CRM that stores what callbacks send, after `latency` seconds each."""
 
     latency: float = 0.0
     keys: list[str] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Crm:
 
 @dataclass
 class World:
-    """What a service talks to, all of it in the event loop of one thread."""
+    """The servers that a service calls, in the event loop of one thread."""
 
     portal: BlockingPortal
     emulator: Emulator
@@ -119,14 +119,14 @@ class World:
     environment: dict[str, str]
 
     def applied(self) -> set[str]:
-        """The ids of all updates that the server has applied."""
+        """Return the ids of all updates that the server has applied."""
         dialogs = self.emulator.dialogs.values()
         return {str(entry.key) for dialog in dialogs for entry in dialog.history}
 
 
 @contextmanager
 def world(latency: float = 0.0, token_latency: float = 0.0) -> Iterator[World]:
-    """Everything around a service; the server and the CRM take some seconds for an answer."""
+    """Start the servers that a service calls, and yield them."""
     emulator = Emulator(
         client_id=CLIENT_ID,
         client_secret=SECRET,
@@ -152,7 +152,7 @@ def world(latency: float = 0.0, token_latency: float = 0.0) -> Iterator[World]:
             "CRM_URL": f"http://{HOST}:{port}",
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
-            # Proxies are for the world outside.
+            # Proxies are for other hosts.
             "NO_PROXY": "*",
         }
         try:
@@ -167,27 +167,27 @@ class Service:
 
     base_url: str
     processes: list[subprocess.Popen[bytes]]
-    log: Path
+    log_path: Path
 
     def terminate(self) -> None:
         for process in self.processes:
             process.send_signal(signal.SIGTERM)
 
     def wait_until(self, end: float) -> list[int]:
-        """The exit statuses.
+        """Return the exit statuses.
 
         Raises:
-            subprocess.TimeoutExpired: it is still running at that moment of the monotonic clock.
+            subprocess.TimeoutExpired: A process runs longer than `end`, by the monotonic clock.
         """
         return [process.wait(max(0.0, end - time.monotonic())) for process in self.processes]
 
-    def told(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
+    def read_log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager
 def running(kind: Kind, surroundings: World, directory: Path) -> Iterator[Service]:
-    """The service, once it answers; whatever is left of it at the end is killed."""
+    """Start a service and yield it once it answers; kill what is left of it at the end."""
     port = free_port()
     log = directory / "service.log"
     arguments = [argument.replace("{port}", str(port)) for argument in kind.arguments]
@@ -199,14 +199,14 @@ def running(kind: Kind, surroundings: World, directory: Path) -> Iterator[Servic
                 env=surroundings.environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                # Its workers are of its group, and end with it.
+                # Its workers are in its process group and end with it.
                 start_new_session=True,
             )
             for _ in range(kind.processes)
         ]
     service = Service(f"http://{HOST}:{port}", processes, log)
     try:
-        wait_for(lambda: _is_up(service, kind), service.told)
+        wait_for(lambda: _is_up(service, kind), service.read_log)
         yield service
     finally:
         for process in processes:
@@ -216,8 +216,8 @@ def running(kind: Kind, surroundings: World, directory: Path) -> Iterator[Servic
 
 def _is_up(service: Service, kind: Kind) -> bool:
     for process in service.processes:
-        assert process.poll() is None, service.told()
-    if service.told().count(kind.started) < kind.workers:
+        assert process.poll() is None, service.read_log()
+    if service.read_log().count(kind.started) < kind.workers:
         return False
     with httpx.Client(trust_env=False) as http:
         try:
@@ -241,24 +241,24 @@ def free_port() -> int:
         return port
 
 
-def wait_for(condition: Callable[[], bool], told: Callable[[], str] = str) -> None:
+def wait_for(condition: Callable[[], bool], detail: Callable[[], str] = str) -> None:
     end = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < end, f"it does not happen: {told()}"
+        assert time.monotonic() < end, f"it does not happen: {detail()}"
         time.sleep(0.02)
 
 
 @dataclass
 class Answers:
-    """What callers got.
+    """Responses that callers got.
 
     Attributes:
-        succeeded: the ids of the updates that were answered with success.
-        refused: other answers, by status.
-        cut: callers whose connection was refused or closed.
-        left: callers that went away before the answer.
-        applied_before: updates that were applied when SIGTERM was sent.
-        terminated_at: when that was, on the monotonic clock.
+        succeeded: Ids of updates that were answered with success.
+        refused: Statuses of other responses.
+        cut: Number of callers whose connection was refused or closed.
+        left: Number of callers that disconnected before the response.
+        applied_before: Number of updates that were applied when SIGTERM was sent.
+        terminated_at: Time of the SIGTERM, by the monotonic clock.
     """
 
     succeeded: list[str] = field(default_factory=list)
@@ -277,13 +277,13 @@ async def call_together(
     impatient: bool = False,
     terminate_when: Callable[[Stats], bool] | None = None,
 ) -> Answers:
-    """Many callers at once.
+    """Call a service many times at once.
 
     Args:
-        service, surroundings: whom they call, and what that talks to.
-        callers: how many.
-        impatient: half of them go away at a random moment.
-        terminate_when: SIGTERM is sent as soon as this is so on the server.
+        service, surroundings: Service to call, and the servers that it calls.
+        callers: Number of calls.
+        impatient: Whether half of the callers disconnect at a random moment.
+        terminate_when: Condition on the server at which SIGTERM is sent.
     """
     answers = Answers()
     chance = random.Random(7)
@@ -295,14 +295,14 @@ async def call_together(
             change = {"session": {f"n{number}": number}}
             try:
                 async with asyncio.timeout(patience), http.post(url, json=change) as answer:
-                    told = await answer.json()
+                    body = await answer.json()
             except TimeoutError:
                 answers.left += 1
             except aiohttp.ClientError:
                 answers.cut += 1
             else:
                 if answer.status == 200:
-                    answers.succeeded.append(told["update_id"])
+                    answers.succeeded.append(body["update_id"])
                 else:
                     answers.refused.append(answer.status)
 

@@ -29,7 +29,7 @@ from cognigy_async import (
     Request,
     Transport,
 )
-from cognigy_async.emulator import Emulator, Faults, serve
+from cognigy_async.emulator import Emulator, Faults, Rules, serve
 from tests.integration.tls import server_context, trusting_context
 from tests.integration.transport_servers import (
     CANARY,
@@ -486,7 +486,7 @@ async def test_a_client_opens_no_more_connections_than_it_has_requests_in_flight
 async def test_a_client_keeps_its_promises_over_it() -> None:
     emulator = Emulator(
         api_key="key",
-        honour_idempotency_keys=False,
+        rules=Rules(honour_idempotency_keys=False),
         faults=Faults(drop_before=0.05, drop_after=0.05, error_503=0.02, conflict=0.02),
     )
     rows = [{"dialog_id": f"d-{number % 20}", "session": {"seq": number}} for number in range(400)]

@@ -1,4 +1,4 @@
-"""The client inside an aiohttp.web application, over sockets; aiohttp runs on asyncio alone."""
+"""The client in an aiohttp.web application, over sockets; aiohttp runs on asyncio only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def change(request: web.Request) -> web.Response:
 
 
 async def accept(request: web.Request) -> web.Response:
-    """Answers as soon as the update is accepted."""
+    """Answer as soon as the update is accepted."""
     update = {"dialog_id": request.match_info["dialog_id"], "session": await request.json()}
     pending = await request.config_dict[CLIENT].submit(update)
     return web.json_response(pending.update_id, status=202)
@@ -80,7 +80,7 @@ async def test_a_handler_has_the_client_in_an_inner_application_too() -> None:
             assert (entry.key, entry.body) == (await answer.json(), {"session": {"a": 1}})
 
 
-async def test_what_began_before_is_there_for_the_last_callback() -> None:
+async def test_earlier_contexts_outlive_the_last_callback() -> None:
     server = emulator()
     events: list[str] = []
 
@@ -105,14 +105,14 @@ async def test_what_began_before_is_there_for_the_last_callback() -> None:
     assert events == ["crm begins", "shutdown", "synced d-1", "crm ends"]
 
 
-async def test_the_shutdown_sends_what_was_accepted() -> None:
+async def test_the_shutdown_sends_accepted_updates() -> None:
     server = emulator(faults=Faults(latency=0.1))
     async with served(service(client_ctx(maker(server, max_in_flight=2)))) as http:
         ids = [await (await http.post(f"/later/d-{n}", json={"a": n})).json() for n in range(6)]
     assert [applied(server, f"d-{n}")[0].key for n in range(6)] == ids
 
 
-async def test_what_cannot_be_sent_within_the_deadline_is_logged_by_id(
+async def test_updates_not_sent_within_the_drain_timeout_are_logged_by_id(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = emulator(faults=Faults(hang=1.0))
@@ -124,22 +124,22 @@ async def test_what_cannot_be_sent_within_the_deadline_is_logged_by_id(
         ]
         while server.stats.requests == 0:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    told = {
+    logged = {
         (vars(each)["update_id"], vars(each)["dialog_id"])
         for each in caplog.records
         if each.levelno == logging.WARNING and each.name == "cognigy_async"
     }
-    assert told == {(ids[0], "d-0"), (ids[1], "d-1")}
+    assert logged == {(ids[0], "d-0"), (ids[1], "d-1")}
     assert CANARY not in caplog.text
 
 
 @pytest.mark.parametrize("seconds", [0, float("inf")])
-def test_a_deadline_that_cannot_work_is_refused_before_it_is_needed(seconds: float) -> None:
+def test_an_invalid_drain_timeout_is_refused_early(seconds: float) -> None:
     with pytest.raises(ConfigurationError, match="drain_timeout="):
         client_ctx(maker(emulator()), drain_timeout=seconds)
 
 
-async def test_a_caller_that_disconnects_tears_no_write_down() -> None:
+async def test_a_caller_that_disconnects_does_not_abort_a_write() -> None:
     server = emulator(faults=Faults(latency=0.3))
     cancelled: list[str] = []
 
@@ -169,8 +169,8 @@ async def test_errors_are_answered_with_problem_details() -> None:
         answer = await http.post("/dialogs/d-1", json={"a-b": CANARY})
         assert answer.status == 400
         assert answer.headers["Content-Type"] == "application/problem+json"
-        told = await answer.json(content_type="application/problem+json")
-        assert [fault["path"] for fault in told["faults"]] == ["session.a-b"]
+        problem = await answer.json(content_type="application/problem+json")
+        assert [fault["path"] for fault in problem["faults"]] == ["session.a-b"]
         assert CANARY not in await answer.text()
 
         server.faults = Faults(throttle_tenant=1.0, throttle_seconds=3600.0)
@@ -179,7 +179,7 @@ async def test_errors_are_answered_with_problem_details() -> None:
         assert CANARY not in await answer.text()
 
 
-async def test_a_mistake_in_the_service_is_left_to_aiohttp(
+async def test_a_mistake_in_the_service_is_raised_to_aiohttp(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def fail(request: web.Request) -> web.Response:
@@ -195,7 +195,7 @@ async def test_a_mistake_in_the_service_is_left_to_aiohttp(
     assert logged == [ConfigurationError]
 
 
-async def test_health_is_told_of_the_client() -> None:
+async def test_health_follows_the_client() -> None:
     async def ready(request: web.Request) -> web.Response:
         return web.json_response(health(request.config_dict[CLIENT]).ready)
 

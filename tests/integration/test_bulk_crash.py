@@ -206,7 +206,7 @@ def test_an_input_that_keeps_the_job_waiting_does_not_keep_it_from_ending(
         process.send_signal(signal.SIGTERM)
         status, result, err = jobs.result(process)
         assert (status, result["succeeded"]) == (130, 1)
-        assert "To go on" in err
+        assert "To resume" in err
         status, _, err = jobs.finish("--canary", "1%", "--journal", "other")
         assert status == 2
         assert "give a number of rows" in err
@@ -229,7 +229,7 @@ def test_a_second_interrupt_stops_at_once(jobs: Jobs, emulator: Emulator) -> Non
     status, _, err = jobs.result(process)
     assert status == 130
     assert time.monotonic() - began < 10
-    assert "To go on:" in err
+    assert "To resume:" in err
     emulator.faults = Faults()
     status, result, _ = jobs.finish()
     assert (status, result["succeeded"]) == (0, ROWS)
@@ -256,7 +256,7 @@ def test_a_full_disk_stops_the_job_and_loses_nothing(jobs: Jobs, emulator: Emula
     status, result, err = jobs.result(jobs.start(largest=60_000))
     assert status == 1
     assert "journal job cannot be written" in err
-    assert "The journal has everything" not in err
+    assert "All progress is in the journal" not in err
     assert result["failed"] == 0
     assert written(emulator) < 900
     status, result, _ = jobs.finish()
@@ -267,7 +267,7 @@ def test_a_full_disk_stops_the_job_and_loses_nothing(jobs: Jobs, emulator: Emula
 
 
 @pytest.mark.real_time
-def test_a_file_that_changes_under_a_running_job_is_told(jobs: Jobs, emulator: Emulator) -> None:
+def test_a_file_that_changes_under_a_running_job_is_noted(jobs: Jobs, emulator: Emulator) -> None:
     jobs.write()
     emulator.faults = Faults(latency=0.1)
     process = jobs.start()

@@ -53,7 +53,7 @@ def report(emulator: Emulator, command: Command) -> str:
     emulator.faults = Faults(error_503=0.05, drop_before=0.02, throttle_dialog=0.01)
     arguments = ["bulk", "run", "rows <b>.jsonl", "--journal", "job", "--report", "report.html"]
     assert command(*arguments) == 1
-    assert "The report is in report.html." in command.told
+    assert "The report is in report.html." in command.messages
     return Path("report.html").read_text(encoding="utf-8")
 
 

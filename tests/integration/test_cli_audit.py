@@ -32,7 +32,7 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 
 class Command:
-    """Runs the command in this process; keeps what it wrote last."""
+    """The command in this process, with the output of its last call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
@@ -82,21 +82,21 @@ def written(path: Path, *records: AuditRecord, **options: Any) -> str:
     return sink.head
 
 
-def test_what_fits(audit: Command, tmp_path: Path) -> None:
+def test_intact_files(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     head = written(path)
     assert audit("verify", path) == 0
-    assert audit.out == f"4 records in 1 file: all fit\nhead {head}\n"
+    assert audit.out == f"4 records in 1 file: all intact\nhead {head}\n"
     assert audit("verify", path, "--head", head) == 0
     later = written(path, record(9), max_bytes=10)
     assert audit("verify", *tmp_path.glob("audit*"), "--head", head, "--head", later) == 0
-    assert audit.out == f"5 records in 2 files: all fit\nhead {later}\n"
+    assert audit.out == f"5 records in 2 files: all intact\nhead {later}\n"
     assert audit("verify", path) == 1
     assert "give all files of the chain" in audit.err
     assert audit("verify", path, "--after", head) == 0
 
 
-def test_the_first_record_that_does_not_fit_is_named(audit: Command, tmp_path: Path) -> None:
+def test_the_first_changed_record_is_named(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     written(path)
     path.write_bytes(path.read_bytes().replace(b"u-2", b"u-3"))
@@ -112,27 +112,25 @@ def test_a_missing_end_is_found_with_the_head(audit: Command, tmp_path: Path) ->
     assert audit("verify", path) == 0
     assert audit("verify", path, "--head", head) == 1
     assert head in audit.err
-    assert "the end is missing" in audit.err
+    assert "the end of the chain is missing" in audit.err
 
 
-def test_behind_a_fault_nobody_can_tell_whether_the_end_is_missing(
-    audit: Command, tmp_path: Path
-) -> None:
+def test_a_missing_end_is_not_reported_behind_a_fault(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     head = written(path)
     path.write_bytes(path.read_bytes().replace(b"u-2", b"u-3"))
     assert audit("verify", path, "--head", head) == 1
     assert head in audit.err
-    assert "the end is missing" not in audit.err
+    assert "the end of the chain is missing" not in audit.err
 
 
-def test_a_torn_end_is_told_and_fits(audit: Command, tmp_path: Path) -> None:
+def test_an_incomplete_last_record_is_ignored_with_a_note(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     written(path)
     path.write_bytes(path.read_bytes()[:-20])
     assert audit("verify", path) == 0
     assert "3 records" in audit.out
-    assert "not whole, as a crash leaves it" in audit.err
+    assert "ends with an incomplete record, as after a crash" in audit.err
 
 
 def test_the_key_comes_from_a_file_or_the_environment(
@@ -163,7 +161,7 @@ def test_bad_usage(audit: Command, tmp_path: Path) -> None:
     assert audit("verify", path, "--head", "abc") == 2
     assert "64 digits" in audit.err
     assert audit("verify", path, "--key-file", tmp_path / "empty") == 2
-    assert "holds no key" in audit.err
+    assert "is empty; it must contain the key" in audit.err
     assert audit("verify", tmp_path / "none") == 2
     assert audit("verify", tmp_path) == 2
     assert audit("verify") == 2
@@ -197,14 +195,14 @@ def test_a_timeline_of_one_dialog(audit: Command, tmp_path: Path) -> None:
         "trace id api--7",
         r"'actor=x\n\x1b[31m'",
     ]
-    assert "not_sent | update u-3 | no variables | no answer | attempts 1" in second
+    assert "not_sent | update u-3 | no variables | no response | attempts 1" in second
     assert audit("show", path, path, "--dialog", "d-0") == 0
     assert 'version "7"' in audit.out
     assert audit("show", path, "--dialog", "d-9") == 1
-    assert (audit.out, audit.err) == ("", "There is no record of this dialog.\n")
+    assert (audit.out, audit.err) == ("", "No record of dialog 'd-9'.\n")
 
 
-def test_what_is_no_audit_is_told(audit: Command, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_audit_file(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_text("no record\n")
     assert audit("show", path, "--dialog", "d-1") == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cognigy_async import AiohttpTransport, HttpxTransport, Request, Response
-from cognigy_async.cli import over
+from cognigy_async.cli import _options
 from cognigy_async.emulator import Emulator, Faults
 
 from .conftest import Command
@@ -87,9 +87,9 @@ def test_a_run_over_aiohttp_on_uvloop_or_as_chosen(
     chosen = ("--transport", "httpx", "--loop", "asyncio")
     assert command("bulk", "run", "rows.jsonl", "--journal", "2", *chosen) == 0
     assert seen == {("HttpxTransport", "asyncio")}
-    monkeypatch.setattr(over, "find_spec", lambda name: None)
+    monkeypatch.setattr(_options, "find_spec", lambda name: None)
     assert command("bulk", "run", "rows.jsonl", "--journal", "3", "--loop", "uvloop") == 2
-    assert "pip install 'cognigy-async[uvloop]'" in command.told
+    assert "pip install 'cognigy-async[uvloop]'" in command.messages
 
 
 def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command) -> None:
@@ -103,9 +103,9 @@ def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command
         lines.append(row)
     Path("mixed.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     assert command("bulk", "run", "mixed.jsonl", "--dry-run") == 1
-    told = [line for line in command.out.splitlines() if line.startswith("line ")]
-    assert sorted({int(line.split()[1].rstrip(",")) for line in told}) == bad_at
-    assert "52 rows, 20 dialogs, 40 requests; 12 rows with 12 faults" in command.out
+    reported = [line for line in command.out.splitlines() if line.startswith("line ")]
+    assert sorted({int(line.split()[1].rstrip(",")) for line in reported}) == bad_at
+    assert "Invalid: 52 rows, 20 dialogs, 40 requests; 12 rows with 12 faults" in command.out
     assert not Path("mixed.jsonl.journal").exists()
     assert emulator.stats.requests == 0
     assert command("bulk", "run", "mixed.jsonl", "--dead-letters", "dead.jsonl", "--json") == 1
@@ -145,20 +145,20 @@ def test_three_percent_of_each_fault_lose_nothing(
 
 def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
     write_rows(1)
-    for arguments, said in (
+    for arguments, expected in (
         (["no-such-file"], "no-such-file cannot be opened"),
         (["rows.jsonl", "--journal", "rows.jsonl"], "the input and the journal are one file"),
         (["rows.jsonl", "--dead-letters", "rows.jsonl"], "are one file"),
-        (["rows.jsonl", "--report", "rows.jsonl"], "are one file"),
-        (["rows.jsonl", "--report", "no/r.html"], "no such folder"),
-        (["rows.jsonl", "--report", "."], "the report . cannot be written"),
+        (["rows.jsonl", "--report", "rows.jsonl"], "would overwrite a file of the job"),
+        (["rows.jsonl", "--report", "no/r.html"], "does not exist"),
+        (["rows.jsonl", "--report", "."], "--report . cannot be written"),
         (["rows.jsonl", "--canary", "x"], "canary='x': must be a share"),
         (["rows.jsonl", "--max-failure-rate", "2"], "must be a share like 5%"),
         (["rows.jsonl", "--text-column", "a"], "no CSV file"),
         (["rows.jsonl", "--on-failure", "explode"], "Invalid value for '--on-failure'"),
     ):
         assert command("bulk", "run", *arguments) == 2, arguments
-        assert said in command.told, arguments
+        assert expected in command.messages, arguments
     assert command("bulk", "status", "none") == 2
     assert emulator.stats.requests == 0
 
@@ -166,27 +166,29 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
 def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command: Command) -> None:
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n' + '{"dialog_id": "d", "next_step": "s"}\n')
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-    assert "Stopped: of the rows 1 was not applied, more than max_failures=0" in command.told
-    assert "1 row is not done. The journal has everything. To go on all the same:" in command.told
+    assert "Stopped: 1 row was not applied, more than max_failures=0" in command.messages
+    assert (
+        "1 row is not done. All progress is in the journal. To continue anyway:" in command.messages
+    )
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "1", "--force", "--json") == 1
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
 
 
-def test_a_job_at_its_limit_says_how_to_go_on_where_all_that_was_read_is_done(
+def test_a_job_at_its_limit_with_nothing_left_says_how_to_resume(
     emulator: Emulator, command: Command
 ) -> None:
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n')
     for _ in range(2):
         assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-        assert "The journal has everything. To go on all the same:" in command.told
-        assert "not done" not in command.told
+        assert "All progress is in the journal. To continue anyway:" in command.messages
+        assert "not done" not in command.messages
 
 
 def test_other_options_are_refused_and_forced(emulator: Emulator, command: Command) -> None:
     write_rows(10)
     assert command("bulk", "run", "rows.jsonl") == 0
     assert command("bulk", "run", "rows.jsonl", "--max-in-flight", "3") == 2
-    assert "max_in_flight: 32 before, 3 now" in command.told
+    assert "max_in_flight: 32 before, 3 now" in command.messages
     assert command("bulk", "run", "rows.jsonl", "--max-in-flight", "3", "--force") == 0
 
 
@@ -203,20 +205,20 @@ def test_csv_from_standard_input(
     assert (letter["dialog_id"], letter["_error"]["line"]) == ("d-2", 3)
 
 
-def test_an_empty_file_says_so(emulator: Emulator, command: Command) -> None:
+def test_an_empty_file_is_noted(emulator: Emulator, command: Command) -> None:
     Path("rows.jsonl").write_text("")
     assert command("bulk", "run", "rows.jsonl") == 0
-    assert "The input has no rows." in command.told
+    assert "The input has no rows." in command.messages
 
 
-def test_without_settings_a_dry_run_says_what_is_missing(
+def test_a_dry_run_works_without_settings_and_names_the_missing_ones(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_rows(3)
     assert command("bulk", "run", "rows.jsonl", "--dry-run") == 0
-    assert "Settings are missing: COGNIGY_BASE_URL" in command.told
-    assert "3 rows, 3 dialogs, 3 requests; 0 rows with 0 faults" in command.out
+    assert "Settings are missing: COGNIGY_BASE_URL" in command.messages
+    assert "OK: 3 rows, 3 dialogs, 3 requests; no faults" in command.out
     assert command("bulk", "run", "rows.jsonl", "--dry-run", "--json") == 0
     assert command.json["rows"] == 3
     assert command("bulk", "run", "rows.jsonl") == 2
@@ -229,6 +231,6 @@ def test_the_quota_of_an_option(emulator: Emulator, command: Command) -> None:
     assert command("bulk", "run", "rows.jsonl", "--rate", "1000/60", "--json") == 0
     assert 0 < command.json["quota_utilisation"] <= 1
     assert command("bulk", "run", "rows.jsonl", "--rate", "ten") == 2
-    assert "must be requests/seconds" in command.told
+    assert "must be requests/seconds" in command.messages
     assert command("bulk", "run", "rows.jsonl", "--rate", "500/60") == 2
-    assert 'rate: "1000/60" before, "500/60" now' in command.told
+    assert 'rate: "1000/60" before, "500/60" now' in command.messages

@@ -1,4 +1,4 @@
-"""How the demo judges: it has to see each kind of broken promise, and say so."""
+"""The checks of the demo see each kind of broken promise; the command prints them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import StateUpdate, UpdateEvent
-from cognigy_async.cli import demo, demo_job, main
-from cognigy_async.cli.demo_verdict import Check, Seen, judge
+from cognigy_async import AmbiguousUpdateError, StateUpdate, UpdateEvent
+from cognigy_async.cli import main
+from cognigy_async.cli.demo import command
+from cognigy_async.cli.demo.check import Outcome, run_checks
 from cognigy_async.emulator import Dialog, Emulator, Faults
 
 LIMIT = 16
@@ -34,7 +35,7 @@ def write(dialog: Dialog, **body: Any) -> None:
 
 
 class Job:
-    """Three ordered updates of one dialog, as they should be; tests spoil one thing each."""
+    """Three ordered updates of one dialog without faults; each test spoils one thing."""
 
     def __init__(self) -> None:
         self.emulator = Emulator()
@@ -42,12 +43,18 @@ class Job:
         for seq in (1, 2, 3):
             write(self.dialog, session={"seq": seq})
         self.events = {"d-1": events("d-1", (1, 2, 3))}
-        self.seen = Seen(self.events, updates=3, settled=3)
-        self.seen.applied = [("d-1", 1), ("d-1", 2), ("d-1", 3)]
+        self.updates = 3
+        self.outcomes = [Outcome("d-1", seq, None) for seq in (1, 2, 3)]
+
+    def report_move(self, dialog_id: str, *, applied: bool) -> None:
+        self.updates += 1
+        self.outcomes.append(
+            Outcome(dialog_id, None, None if applied else AmbiguousUpdateError("lost"))
+        )
 
     def broken(self) -> dict[str, int]:
-        checks = judge(self.emulator, self.seen, LIMIT)
-        return {check.name: check.broken for check in checks if not check.kept}
+        checks = run_checks(self.emulator, LIMIT, self.updates, self.outcomes, self.events)
+        return {name: broken for name, broken, _ in checks if broken}
 
 
 def test_nothing_is_broken() -> None:
@@ -60,7 +67,7 @@ def test_a_harmless_repeat_is_not_broken() -> None:
     assert job.broken() == {}
 
 
-def test_what_is_told_as_applied_and_is_not_there_is_lost() -> None:
+def test_an_applied_update_that_the_server_does_not_have_is_lost() -> None:
     job = Job()
     job.emulator.dialogs["d-1"] = Dialog("d-1")
     assert job.broken() == {"lost": 3}
@@ -69,13 +76,13 @@ def test_what_is_told_as_applied_and_is_not_there_is_lost() -> None:
 def test_a_whole_dialog_is_lost() -> None:
     job = Job()
     job.emulator.dialogs.clear()
-    job.seen.moved.append(("d-2", True))
-    job.seen.moved.append(("d-3", False))
+    job.report_move("d-2", applied=True)
+    job.report_move("d-3", applied=False)
     job.events["d-2"] = events("d-2", ())
     assert job.broken()["lost"] == 4
 
 
-def test_an_order_that_the_server_has_otherwise() -> None:
+def test_another_order_on_the_server() -> None:
     job = Job()
     job.dialog.history.reverse()
     assert job.broken() == {"reordered": 1}
@@ -89,7 +96,7 @@ def test_a_repeat_that_comes_too_late() -> None:
 
 def test_a_transition_made_twice() -> None:
     job = Job()
-    job.seen.moved.append(("d-1", False))
+    job.report_move("d-1", applied=False)
     write(job.dialog, transition={"nextStep": "pay"})
     assert job.broken() == {}
     write(job.dialog, transition={"nextStep": "pay"})
@@ -112,7 +119,7 @@ def test_what_the_server_counts(counter: str, check: str) -> None:
     assert job.broken() == {check: 2}
 
 
-def test_too_much_at_a_time() -> None:
+def test_too_many_requests_in_flight() -> None:
     job = Job()
     job.emulator.stats.in_flight_max = LIMIT
     job.emulator.stats.token_requests_overlapping = 1
@@ -124,7 +131,7 @@ def test_too_much_at_a_time() -> None:
 
 def test_an_update_without_an_outcome() -> None:
     job = Job()
-    job.seen.updates = 4
+    job.updates = 4
     assert job.broken() == {"unsettled": 1}
 
 
@@ -135,7 +142,7 @@ def test_events_that_are_missing_doubled_or_out_of_order(seqs: tuple[int, ...]) 
     assert list(job.broken()) == ["misdelivered"]
 
 
-def test_an_event_of_nothing() -> None:
+def test_an_event_without_an_update() -> None:
     job = Job()
     job.events["d-2"] = events("d-2", (1,))
     assert job.broken() == {"misdelivered": 1}
@@ -151,22 +158,22 @@ def run_demo(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
 SMALL = ("--dialogs", "2", "--updates", "2")
 
 
-def test_a_broken_promise_is_told_and_is_the_exit_status(
+def test_a_broken_promise_is_printed_and_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = (Check("lost", 7, "told as applied, and not on the server"),)
-    monkeypatch.setattr(demo_job, "judge", lambda *_: broken)
+    broken = [("lost", 7, "applied, but not on the server")]
+    monkeypatch.setattr(command, "run_checks", lambda *_: broken)
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out
-    assert "lost  7  told as applied" in out
+    assert "lost 7 applied, but not on the server" in " ".join(out.split())
     assert out.endswith("A promise was broken, or an update failed.\n")
 
 
-def test_an_update_that_fails_is_told_and_is_the_exit_status(
+def test_a_failed_update_is_printed_and_sets_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = Faults(fail_status=400)
-    monkeypatch.setattr(demo_job, "WEATHER", refused)
+    monkeypatch.setattr(command, "STORM", refused)
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out
     assert "0 applied, 4 failed, 0 ambiguous" in out
@@ -177,8 +184,8 @@ def test_an_update_that_fails_is_told_and_is_the_exit_status(
 def test_a_demo_that_does_not_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "SECONDS", 0.5)
-    monkeypatch.setattr(demo_job, "WEATHER", Faults(hang=1))
+    monkeypatch.setattr(command, "SECONDS", 0.5)
+    monkeypatch.setattr(command, "STORM", Faults(hang=1))
     assert run_demo(monkeypatch) == 1
     assert "did not end within 0.5 s" in capsys.readouterr().err
 
@@ -186,8 +193,8 @@ def test_a_demo_that_does_not_end(
 def test_a_slow_machine_does_less_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "INPUT_SECONDS", 0.0)
+    monkeypatch.setattr(command, "INPUT_SECONDS", 0.0)
     assert run_demo(monkeypatch) == 0
     out = capsys.readouterr().out
-    assert "; not 1,500, so as to end in time" in out
+    assert " instead of 1,500, to end in time" in out
     assert out.endswith("Every promise was kept.\n")

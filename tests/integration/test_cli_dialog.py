@@ -16,8 +16,8 @@ from cognigy_async import (
     Response,
     ServerError,
 )
-from cognigy_async.cli import over
-from cognigy_async.cli.running import reported
+from cognigy_async.cli import _options
+from cognigy_async.cli._run import report_errors
 from cognigy_async.emulator import Emulator, Faults
 
 from .conftest import SECRET, Command
@@ -70,7 +70,7 @@ def test_an_update_and_the_state_after_it(emulator: Emulator, command: Command) 
         ("01", "01"),
     ],
 )
-def test_a_value_is_json_where_it_parses_as_json(
+def test_a_value_is_json_if_it_parses_as_json(
     emulator: Emulator, command: Command, text: str, value: object
 ) -> None:
     assert command("update", "d-1", "--user", f"v={text}") == 0
@@ -79,12 +79,10 @@ def test_a_value_is_json_where_it_parses_as_json(
     assert command.err == ""
 
 
-def test_json_that_does_not_parse_is_sent_as_text_and_told(
-    emulator: Emulator, command: Command
-) -> None:
+def test_invalid_json_is_sent_as_text_with_a_note(emulator: Emulator, command: Command) -> None:
     assert command("update", "d-1", "--session", "cart={total: 5}") == 0
     assert emulator.dialogs["d-1"].session["cart"] == "{total: 5}"
-    assert command.told.startswith("Note: --session 'cart' is no valid JSON")
+    assert command.messages.startswith("Note: --session 'cart' is not valid JSON")
 
 
 def test_several_variables_in_their_order(emulator: Emulator, command: Command) -> None:
@@ -95,7 +93,7 @@ def test_several_variables_in_their_order(emulator: Emulator, command: Command) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         ([], "nothing to write"),
         (["--if-match", '"1"'], "nothing to write"),
@@ -103,7 +101,7 @@ def test_several_variables_in_their_order(emulator: Emulator, command: Command) 
         (["--session", ""], "write it as NAME=VALUE"),
         (["--session", "=1"], "write it as NAME=VALUE"),
         (["--session", "a=1", "--session", "a=1"], "--session 'a' is given twice"),
-        (["--user", 'a={"b": 1, "b": 2}'], "--user 'a': an object has the same member twice"),
+        (["--user", 'a={"b": 1, "b": 2}'], "--user 'a': an object has a duplicate key"),
         (["--user", "a=" + "[" * 100_000], "--user 'a' is nested too deeply"),
         (["--session", "a=null"], "session.a: a variable cannot be None"),
         (["--session", "a=1e999"], "session.a: NaN and infinity are not JSON"),
@@ -113,20 +111,20 @@ def test_several_variables_in_their_order(emulator: Emulator, command: Command) 
         (["--sesion", "a=1"], "No such option"),
     ],
 )
-def test_bad_usage_is_told_and_nothing_is_sent(
-    emulator: Emulator, command: Command, arguments: list[str], said: str
+def test_invalid_usage_sends_nothing(
+    emulator: Emulator, command: Command, arguments: list[str], expected: str
 ) -> None:
     assert command("update", "d-1", *arguments) == 2
-    assert said in command.told
+    assert expected in command.messages
     assert command.out == ""
     assert emulator.stats.requests == 0
 
 
-def test_a_dialog_without_a_name(emulator: Emulator, command: Command) -> None:
+def test_a_dialog_without_an_id(emulator: Emulator, command: Command) -> None:
     assert command("get", "") == 2
-    assert "dialog_id: " in command.told
+    assert "dialog_id: " in command.messages
     assert command("get") == 2
-    assert "Missing argument 'ID'" in command.told
+    assert "Missing argument 'ID'" in command.messages
 
 
 def test_a_condition_that_does_not_hold(emulator: Emulator, command: Command) -> None:
@@ -154,14 +152,12 @@ def test_debug_shows_the_traceback_and_the_log(emulator: Emulator, command: Comm
     assert "cognigy_async.errors.BadRequestError: " in command.err
 
 
-def test_a_retry_is_told_and_the_result_is_alone_on_stdout(
-    emulator: Emulator, command: Command
-) -> None:
+def test_a_retry_is_logged_on_stderr_only(emulator: Emulator, command: Command) -> None:
     emulator.script(503)
     assert command("update", "d-1", "--session", "a=1") == 0
     assert command.json["attempts"] == 2
-    assert command.err.startswith("retry of update ")
-    assert command.err.endswith(": unavailable\n")
+    assert command.err.startswith("unavailable (503); retrying in ")
+    assert command.err.count("\n") == 1
 
 
 def test_a_wrong_secret(
@@ -180,7 +176,7 @@ def test_no_settings(emulator: Emulator, command: Command, monkeypatch: pytest.M
     assert command.err.startswith("Error: Settings are missing: COGNIGY_BASE_URL, ")
 
 
-def test_settings_without_effect_are_told(
+def test_unknown_settings_are_logged(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COGNIGY_COLOUR", "1/1")
@@ -218,20 +214,18 @@ def test_text_beyond_ascii(
     assert b'"Zo\\u00eb"' in written.getvalue()
 
 
-def test_what_is_never_answered_can_be_told_from_what_was_refused(
-    emulator: Emulator, command: Command
-) -> None:
+def test_an_ambiguous_update_names_its_cause(emulator: Emulator, command: Command) -> None:
     emulator.faults = Faults(drop_after=1)
     assert command("update", "d-1", "--session", "a=1", "--next-step", "pay") == 1
     assert command.err.startswith("AmbiguousUpdateError: ")
     assert "Read the state" in command.err
-    assert "The cause: No whole answer came" in command.err
+    assert "Cause: No whole answer came" in command.err
 
 
-def test_a_cause_that_the_error_tells_is_not_told_twice(
+def test_a_cause_in_the_message_of_the_error_is_not_repeated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(typer.Exit), reported(debug=False):
+    with pytest.raises(typer.Exit), report_errors(debug=False):
         raise AmbiguousUpdateError("No answer: connection reset") from ServerError(
             "connection reset"
         )
@@ -267,16 +261,16 @@ def test_aiohttp_and_uvloop_are_the_default_where_they_are_installed(
     assert seen == []
 
 
-def test_what_is_chosen_and_not_installed_is_told(
+def test_a_chosen_library_that_is_not_installed(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(over, "find_spec", lambda name: None)
+    monkeypatch.setattr(_options, "find_spec", lambda name: None)
     assert command("get", "d-1") == 0
     assert command("get", "d-1", "--loop", "uvloop") == 2
-    assert "cognigy-async[uvloop]" in command.told
+    assert "cognigy-async[uvloop]" in command.messages
     assert command("get", "d-1", "--transport", "aiohttp") == 2
-    assert "--transport aiohttp needs aiohttp" in command.told
-    assert "cognigy-async[aiohttp]" in command.told
+    assert "--transport aiohttp needs aiohttp" in command.messages
+    assert "cognigy-async[aiohttp]" in command.messages
 
 
 # The sessions API.
@@ -289,18 +283,18 @@ def test_update_and_get_of_a_session(
     profile = "0123456789abcdef01234567"
     arguments = ["s-1", "--session", "a=1", "--user", "b=2", "--next-step", "pay"]
     assert command("update", *arguments, "--profile-id", profile) == 2
-    assert "user_id: is missing" in command.told
-    assert "for all of them in COGNIGY_USER_ID" in command.told
+    assert "user_id: is missing" in command.messages
+    assert "for all of them in COGNIGY_USER_ID" in command.messages
     assert command("update", *arguments, "--user-id", "u-1") == 2
-    assert "user: variables of a user are kept in a contact profile" in command.told
+    assert "user: variables of a user are kept in a contact profile" in command.messages
     assert emulator.stats.requests == 0
     assert command("update", *arguments, "--user-id", "u-1", "--profile-id", profile) == 0
     assert (command.json["status"], command.json["attempts"]) == (204, 3)
     assert emulator.dialogs["s-1"].user_id == "u-1"
     assert emulator.profiles[profile].profile == {"b": 2}
     assert command("get", "s-1") == 2
-    assert "get_state(): is not documented" in command.told
-    assert "use COGNIGY_READS_STATE=true" in command.told
+    assert "get_state(): is not documented" in command.messages
+    assert "use COGNIGY_READS_STATE=true" in command.messages
     monkeypatch.setenv("COGNIGY_READS_STATE", "true")
     assert command("get", "s-1") == 0
     assert (command.json["session"], command.json["next_step"]) == ({"a": 1}, "pay")

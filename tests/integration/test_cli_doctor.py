@@ -1,4 +1,4 @@
-"""`cognigy-async doctor`: each thing that can be wrong, and what it says to do."""
+"""`cognigy-async doctor`: each kind of failure, and the remedy that it prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ import pytest
 import trustme
 
 from cognigy_async import Request, Response
-from cognigy_async.cli.checkup import Finding, _clock, _Listener, _throttling
+from cognigy_async.cli.doctor.checks import (
+    Finding,
+    RecordingTransport,
+    check_clock,
+    check_throttling,
+)
 from cognigy_async.emulator import Emulator, Faults
 
 from .conftest import SECRET, Command
@@ -48,15 +53,15 @@ def test_no_settings(emulator: Emulator, command: Command, monkeypatch: pytest.M
     assert command.out.startswith("failed  settings   Settings are missing: COGNIGY_BASE_URL.")
     assert command("doctor", "--json") == 2
     assert command.json["ok"] is False
-    (told,) = command.json["checks"]
-    assert "in the environment" in told["remedy"]
-    assert "in the environment" not in told["detail"]
+    (found,) = command.json["checks"]
+    assert "in the environment" in found["remedy"]
+    assert "in the environment" not in found["detail"]
 
 
-def test_a_dialog_that_cannot_be(emulator: Emulator, command: Command) -> None:
-    told = findings(command, "--dialog", "")["read"]
-    assert (told["status"], told["detail"]) == ("failed", "dialog_id: is empty")
-    assert told["remedy"]
+def test_an_invalid_dialog_id(emulator: Emulator, command: Command) -> None:
+    found = findings(command, "--dialog", "")["read"]
+    assert (found["status"], found["detail"]) == ("failed", "dialog_id: is empty")
+    assert found["remedy"]
 
 
 def test_settings_without_effect(
@@ -77,13 +82,13 @@ def test_settings_without_effect(
 
 
 @pytest.mark.parametrize("path", ["/runtime/v2", "/nothing/here"])
-def test_a_token_endpoint_that_is_none(
+def test_a_wrong_token_endpoint(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setenv("COGNIGY_TOKEN_URL", f"{os.environ['COGNIGY_BASE_URL']}{path}")
-    told = findings(command)["token"]
-    assert (told["status"], "HTTP 404" in told["detail"]) == ("failed", True)
-    assert "COGNIGY_TOKEN_URL" in told["remedy"]
+    found = findings(command)["token"]
+    assert (found["status"], "HTTP 404" in found["detail"]) == ("failed", True)
+    assert "COGNIGY_TOKEN_URL" in found["remedy"]
 
 
 def test_a_wrong_secret(
@@ -92,21 +97,21 @@ def test_a_wrong_secret(
     monkeypatch.setenv("COGNIGY_CLIENT_SECRET", "canary-secret")
     assert command("doctor") == 1
     assert "canary-secret" not in command.out + command.err
-    told = findings(command)
-    assert told["token"]["status"] == "failed"
-    assert "COGNIGY_CLIENT_SECRET" in told["token"]["remedy"]
-    assert told["read"]["status"] == "skipped"
+    found = findings(command)
+    assert found["token"]["status"] == "failed"
+    assert "COGNIGY_CLIENT_SECRET" in found["token"]["remedy"]
+    assert found["read"]["status"] == "skipped"
 
 
 def test_an_api_key(emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COGNIGY_CLIENT_ID")
     monkeypatch.delenv("COGNIGY_CLIENT_SECRET")
     monkeypatch.setenv("COGNIGY_API_KEY", "canary-key")
-    told = findings(command)
+    found = findings(command)
     assert "canary-key" not in command.out
-    assert told["token"]["status"] == "ok"
-    assert told["read"]["status"] == "failed"
-    assert "HTTP 401" in told["read"]["detail"]
+    assert found["token"]["status"] == "ok"
+    assert found["read"]["status"] == "failed"
+    assert "HTTP 401" in found["read"]["detail"]
 
 
 def test_scopes_that_are_not_granted(
@@ -114,10 +119,10 @@ def test_scopes_that_are_not_granted(
 ) -> None:
     monkeypatch.setenv("COGNIGY_SCOPES", "runtime:write some:other")
     assert command("doctor") == 1
-    told = findings(command)
-    assert told["scopes"]["detail"] == "not granted: some:other"
-    assert "COGNIGY_SCOPES" in told["scopes"]["remedy"]
-    assert told["read"]["status"] == "ok", "there is a token, so the read is tried"
+    found = findings(command)
+    assert found["scopes"]["detail"] == "not granted: some:other"
+    assert "COGNIGY_SCOPES" in found["scopes"]["remedy"]
+    assert found["read"]["status"] == "ok", "there is a token, so the read is tried"
 
 
 @pytest.mark.parametrize(
@@ -128,17 +133,17 @@ def test_a_read_that_fails(
     emulator: Emulator, command: Command, status: int, kind: str, word: str
 ) -> None:
     emulator.faults = Faults(fail_status=status)
-    told = findings(command, "--dialog", "d-1")
-    assert told["read"]["status"] == kind
-    assert word in told["read"]["remedy"]
+    found = findings(command, "--dialog", "d-1")
+    assert found["read"]["status"] == kind
+    assert word in found["read"]["remedy"]
     assert command("doctor") == (0 if kind == "warning" else 1)
 
 
 def test_a_throttled_read_names_the_wait_at_once(emulator: Emulator, command: Command) -> None:
     emulator.script("throttle_tenant", method="GET")
-    told = findings(command)
-    assert told["read"]["status"] == "failed"
-    assert "retry-after: " in told["throttling"]["detail"]
+    found = findings(command)
+    assert found["read"]["status"] == "failed"
+    assert "retry-after: " in found["throttling"]["detail"]
 
 
 def test_nobody_listens(
@@ -148,20 +153,20 @@ def test_nobody_listens(
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("COGNIGY_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         assert command("doctor") == 1
-        told = findings(command)
-    assert told["tls"]["status"] == "failed"
-    assert told["tls"]["detail"].endswith("Connection refused")
-    assert {told[check]["status"] for check in ("token", "read", "clock")} == {"skipped"}
+        found = findings(command)
+    assert found["tls"]["status"] == "failed"
+    assert found["tls"]["detail"].endswith("Connection refused")
+    assert {found[check]["status"] for check in ("token", "read", "clock")} == {"skipped"}
 
 
 def test_a_host_without_an_address(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COGNIGY_BASE_URL", "https://no-such-host.invalid")
-    told = findings(command)
-    assert told["dns"]["status"] == "failed"
-    assert told["dns"]["detail"] == "no-such-host.invalid has no address"
-    assert "tls" not in told
+    found = findings(command)
+    assert found["dns"]["status"] == "failed"
+    assert found["dns"]["detail"] == "no-such-host.invalid has no address"
+    assert "tls" not in found
 
 
 @contextmanager
@@ -193,20 +198,20 @@ def accepting(context: ssl.SSLContext | None) -> Iterator[str]:
         yield f"https://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_a_certificate_that_nobody_vouches_for(
+def test_a_certificate_of_an_unknown_issuer(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with accepting(context) as url:
         monkeypatch.setenv("COGNIGY_BASE_URL", url)
-        told = findings(command)
-    assert told["tls"]["status"] == "failed"
-    assert "SSL_CERT_FILE" in told["tls"]["remedy"]
+        found = findings(command)
+    assert found["tls"]["status"] == "failed"
+    assert "SSL_CERT_FILE" in found["tls"]["remedy"]
 
 
 @pytest.mark.parametrize(("days", "status"), [(90, "ok"), (3, "warning")])
-def test_how_long_a_certificate_is_valid(
+def test_the_days_until_a_certificate_expires(
     emulator: Emulator,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
@@ -224,9 +229,9 @@ def test_how_long_a_certificate_is_valid(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with accepting(context) as url:
         monkeypatch.setenv("COGNIGY_BASE_URL", url)
-        told = findings(command)
-    assert told["tls"]["status"] == status
-    assert f"valid for {days} days" in told["tls"]["detail"]
+        found = findings(command)
+    assert found["tls"]["status"] == status
+    assert f"valid for {days} days" in found["tls"]["detail"]
 
 
 def test_a_port_that_speaks_no_tls(
@@ -234,13 +239,13 @@ def test_a_port_that_speaks_no_tls(
 ) -> None:
     with accepting(None) as url:
         monkeypatch.setenv("COGNIGY_BASE_URL", url)
-        told = findings(command)
-    assert told["tls"]["status"] == "failed"
-    assert "speaks TLS" in told["tls"]["remedy"]
+        found = findings(command)
+    assert found["tls"]["status"] == "failed"
+    assert "speaks TLS" in found["tls"]["remedy"]
 
 
 class Answers:
-    """A transport whose answers tell a time."""
+    """A transport that responds with fixed headers."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self.headers = headers
@@ -255,9 +260,9 @@ class Answers:
 async def looked_at(
     headers: dict[str, str], sent: dict[str, str] | None = None
 ) -> tuple[Finding, Finding]:
-    listener = _Listener(Answers(headers))
-    await listener.send(Request("GET", "http://localhost/", sent or {}), timeout=1.0)
-    return _clock(listener), _throttling(listener)
+    transport = RecordingTransport(Answers(headers))
+    await transport.send(Request("GET", "http://localhost/", sent or {}), timeout=1.0)
+    return check_clock(transport), check_throttling(transport)
 
 
 @pytest.mark.parametrize(
@@ -271,19 +276,19 @@ async def test_the_clock(offset: float, status: str, word: str) -> None:
 
 
 @pytest.mark.parametrize("date", ["", "yesterday"])
-async def test_a_time_that_makes_no_sense(date: str) -> None:
+async def test_an_invalid_date_header(date: str) -> None:
     clock, _ = await looked_at({"date": date})
     assert clock.status == "skipped"
 
 
-async def test_limits_that_the_server_tells() -> None:
+async def test_rate_limit_headers() -> None:
     _, throttling = await looked_at(
         {"x-ratelimit-limit": "1000", "ratelimit-policy": '"q";q=1000;w=300', "set-cookie": SECRET}
     )
     assert throttling.detail == 'ratelimit-policy: "q";q=1000;w=300; x-ratelimit-limit: 1000'
 
 
-async def test_limits_that_quote_the_credentials_are_left_out() -> None:
+async def test_rate_limit_headers_that_quote_the_credentials_are_left_out() -> None:
     _, throttling = await looked_at(
         {"x-ratelimit-limit": "1000", "x-ratelimit-key": "for canary-token"},
         {"authorization": "Bearer canary-token"},
@@ -306,19 +311,19 @@ def on_sessions(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator
     return emulator
 
 
-def test_a_session_is_neither_read_nor_written_unasked(
+def test_a_session_is_neither_read_nor_written_by_default(
     on_sessions: Emulator, command: Command
 ) -> None:
     assert command("doctor") == 0
-    told = findings(command)
-    assert list(told) == ALL
-    assert told["token"]["detail"].startswith("there is one")
-    assert told["read"]["status"] == "skipped"
-    assert "--probe-session" in told["read"]["remedy"]
+    found = findings(command)
+    assert list(found) == ALL
+    assert found["token"]["detail"].startswith("received")
+    assert found["read"]["status"] == "skipped"
+    assert "--probe-session" in found["read"]["remedy"]
     assert on_sessions.stats.requests == 0
 
 
-def test_a_session_is_read_where_that_is_set(
+def test_a_session_is_read_with_reads_state(
     on_sessions: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COGNIGY_READS_STATE", "true")
@@ -326,32 +331,32 @@ def test_a_session_is_read_where_that_is_set(
     assert on_sessions.dialogs == {}
 
 
-def test_the_probe_tells_what_inject_does(
+def test_the_probe_finds_out_what_inject_does(
     on_sessions: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = findings(command, "--probe-session", "s-1")
-    assert (told["inject"]["status"], told["inject"]["detail"]) == (
+    found = findings(command, "--probe-session", "s-1")
+    assert (found["inject"]["status"], found["inject"]["detail"]) == (
         "ok",
-        "the server's inject does merge",
+        "behaviour of the server's inject: merge",
     )
-    assert told["read"]["remedy"] is None
+    assert found["read"]["remedy"] is None
     assert list(on_sessions.dialogs) == ["s-1"]
     monkeypatch.setenv("COGNIGY_INJECT", "replace")
-    told = findings(command, "--probe-session", "s-1")
-    assert told["inject"]["status"] == "failed"
-    assert told["inject"]["remedy"] == "Set COGNIGY_INJECT=merge."
+    found = findings(command, "--probe-session", "s-1")
+    assert found["inject"]["status"] == "failed"
+    assert found["inject"]["remedy"] == "Set COGNIGY_INJECT=merge."
     assert command("doctor", "--probe-session", "s-1") == 1
 
 
 def test_the_probe_may_fail(on_sessions: Emulator, command: Command) -> None:
     on_sessions.faults = Faults(fail_status=403)
-    told = findings(command, "--probe-session", "s-1")
-    assert told["inject"]["status"] == "failed"
-    assert "HTTP 403" in told["inject"]["detail"]
-    assert told["inject"]["remedy"]
+    found = findings(command, "--probe-session", "s-1")
+    assert found["inject"]["status"] == "failed"
+    assert "HTTP 403" in found["inject"]["detail"]
+    assert found["inject"]["remedy"]
 
 
-def test_the_probe_is_of_the_sessions_api(emulator: Emulator, command: Command) -> None:
+def test_the_probe_requires_the_sessions_api(emulator: Emulator, command: Command) -> None:
     assert command("doctor", "--probe-session", "s-1") == 2
-    assert "COGNIGY_API=sessions" in command.told
+    assert "COGNIGY_API=sessions" in command.messages
     assert emulator.stats.requests == 0

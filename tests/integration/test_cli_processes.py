@@ -1,4 +1,4 @@
-"""The command as a process: signals, closed pipes, credentials, what stands on which stream."""
+"""The command as a process: signals, closed pipes, credentials, output streams."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Process = subprocess.Popen[str]
 
 
 class Commands:
-    """Starts the command in a directory of its own, with nothing set but what is given."""
+    """Starts the command in a directory of its own, with a clean environment."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -72,7 +72,7 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
 
 @pytest.fixture
 def emulator(commands: Commands) -> Iterator[Emulator]:
-    """One that the settings of the commands lead to."""
+    """Serve an emulator that the settings of the commands name."""
     emulator = Emulator(api_key=SECRET)
     with (
         start_blocking_portal() as portal,
@@ -104,7 +104,7 @@ def test_the_version(commands: Commands) -> None:
     assert out.count("\n") == 1
 
 
-def test_without_the_extra_one_is_told_which(commands: Commands) -> None:
+def test_without_the_extra_the_message_names_it(commands: Commands) -> None:
     program = (
         "import sys; sys.modules['typer'] = None; sys.argv = ['cognigy-async', 'demo']\n"
         "from cognigy_async.cli import main\nmain()"
@@ -123,7 +123,7 @@ def test_without_the_extra_one_is_told_which(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["get", "d-1"], ["update", "d-1", "--session", "a=1"]])
-def test_a_reader_that_is_gone_changes_nothing(
+def test_a_closed_stdout_changes_nothing(
     commands: Commands, emulator: Emulator, arguments: list[str]
 ) -> None:
     read, write = os.pipe()
@@ -184,7 +184,7 @@ def test_an_interrupt_while_the_answer_is_awaited(commands: Commands, emulator: 
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (130, "")
     assert err == (
-        "The update may have been applied: read the state before sending it again.\nInterrupted.\n"
+        "The update may have been applied. Read the state before you send it again.\nInterrupted.\n"
     )
 
 
@@ -255,7 +255,7 @@ def listening(process: Process) -> str:
 
 
 def stop(process: Process, number: signal.Signals = signal.SIGTERM) -> str:
-    """End it; what it wrote to stderr."""
+    """End a process; return its stderr."""
     process.send_signal(number)
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (0, "")
@@ -275,7 +275,7 @@ def secret_works(base_url: str, client_id: str, secret: str) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_emulator_says_where_it_is_and_ends_by_a_signal(
+def test_the_emulator_prints_its_url_and_ends_on_a_signal(
     commands: Commands, number: signal.Signals
 ) -> None:
     process = commands.start("emulator")
@@ -286,7 +286,7 @@ def test_the_emulator_says_where_it_is_and_ends_by_a_signal(
         f"  COGNIGY_BASE_URL={base_url}",
         "  COGNIGY_CLIENT_ID=emulator-client",
         "  COGNIGY_CLIENT_SECRET=emulator-secret",
-        "Stopped. Requests: 0, dialogs: 0.",
+        "Stopped after 0 requests to 0 dialogs.",
     ):
         assert line in err.splitlines()
 
@@ -356,19 +356,19 @@ def test_faults_quota_and_lifetime(commands: Commands) -> None:
         token = http.post(f"{base_url}/oauth/token", data=form, auth=auth).json()
     assert statuses == [200, 429]
     assert token["expires_in"] == 5
-    assert "Stopped. Requests: 3" in stop(process)
+    assert "Stopped after 3 requests" in stop(process)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
-        (["--fault", "nope=1"], "--fault 'nope': there are latency, "),
+        (["--fault", "nope=1"], "--fault 'nope' is unknown; use one of latency, "),
         (["--fault", "error_500=2"], "must be a probability"),
         (["--fault", "error_500=x"], "must be a number"),
         (["--fault", "error_500"], "write it as NAME=VALUE"),
-        (["--quota", "5"], "write it as N/SECONDS"),
-        (["--quota", "0/1"], "write it as N/SECONDS"),
-        (["--quota", "1/nan"], "write it as N/SECONDS"),
+        (["--quota", "5"], "--quota 5: must be requests/seconds"),
+        (["--quota", "0/1"], "must be requests/seconds"),
+        (["--quota", "1/nan"], "must be requests/seconds"),
         (["--client-id", "someone"], "go together"),
         (["--client-secret", SECRET], "go together"),
         (["--api-key", ""], "must not be empty"),
@@ -376,10 +376,10 @@ def test_faults_quota_and_lifetime(commands: Commands) -> None:
         (["--port", "65536"], "65535"),
     ],
 )
-def test_bad_usage_of_the_emulator(commands: Commands, options: list[str], said: str) -> None:
+def test_bad_usage_of_the_emulator(commands: Commands, options: list[str], expected: str) -> None:
     status, out, err = commands.run("emulator", *options)
     assert (status, out) == (2, "")
-    assert said in " ".join(err.replace("│", " ").split())
+    assert expected in " ".join(err.replace("│", " ").split())
     assert SECRET not in err
     assert "Traceback" not in err
 
@@ -387,7 +387,7 @@ def test_bad_usage_of_the_emulator(commands: Commands, options: list[str], said:
 def test_half_of_a_pair_in_the_environment(commands: Commands) -> None:
     status, out, err = commands.run("emulator", variables={"COGNIGY_CLIENT_SECRET": SECRET})
     assert (status, out) == (2, "")
-    assert err == "Error: COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET go together.\n"
+    assert err == "Error: COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET go together; give both\n"
 
 
 def test_a_port_that_is_taken(commands: Commands) -> None:
@@ -413,7 +413,7 @@ def test_the_demo_does_the_main_job_in_time(commands: Commands) -> None:
     lines = [" ".join(line.split()) for line in out.splitlines()]
     for check in ("overlapping writes", "reordered", "lost", "doubled", "early", "unsettled"):
         assert any(line.startswith(f"{check} 0 ") for line in lines), check
-    for reason in ("conflict (409)", "no answer", "throttled (429)", "token expired (401)"):
+    for reason in ("conflict (409)", "no response", "throttled (429)", "token refused (401)"):
         assert any(line.endswith(f" {reason}") for line in lines), reason
     assert "outcome 19 applied, 1 ambiguous" in lines
 

@@ -41,7 +41,7 @@ def bridge(surroundings: World, tmp_path: Path) -> Iterator[httpx.Client]:
         httpx.Client(base_url=service.base_url, trust_env=False) as http,
     ):
         yield http
-        assert WEBHOOK_SECRET not in service.told()
+        assert WEBHOOK_SECRET not in service.read_log()
 
 
 def deliver(http: httpx.Client, event: object, *, secret: str = WEBHOOK_SECRET) -> httpx.Response:
@@ -81,14 +81,14 @@ def test_a_webhook_with_a_wrong_signature_is_refused(
     assert surroundings.emulator.stats.requests == 0
 
 
-def test_the_crm_is_told_what_to_do_with_a_webhook(
+def test_responses_tell_the_crm_whether_to_repeat(
     bridge: httpx.Client, surroundings: World
 ) -> None:
-    # Not again: it will never work.
+    # No repeat: it will never succeed.
     answer = deliver(bridge, {"event_id": "e 1", "dialog_id": "d-1", "contact": {"name": None}})
     assert answer.status_code == 400
     assert [fault["path"] for fault in answer.json()["faults"]] == ["update_id"]
-    # Again, and when.
+    # Repeat after this time.
     surroundings.emulator.faults = Faults(throttle_tenant=1.0, throttle_seconds=60.0)
     answer = deliver(bridge, {"event_id": "e-1", "dialog_id": "d-1", "contact": {"name": "Ada"}})
     assert answer.status_code == 429
@@ -154,9 +154,7 @@ def test_a_frame_becomes_one_update_for_each_dialog(
     assert surroundings.emulator.stats.writes == 2
 
 
-def test_what_was_not_applied_is_written_with_the_reason(
-    surroundings: World, tmp_path: Path
-) -> None:
+def test_failed_updates_are_written_with_the_reason(surroundings: World, tmp_path: Path) -> None:
     orders, failed = tmp_path / "orders.parquet", tmp_path / "failed.parquet"
     ORDERS.write_parquet(orders)
     surroundings.emulator.script(400, dialog_id="d-2")
@@ -178,7 +176,7 @@ TOTAL = "/dialogs/d-1/cart?total=149.99"
 @pytest.mark.parametrize("page", ["fastapi", "aiohttp"])
 def test_the_program_of_a_page_runs(surroundings: World, tmp_path: Path, page: str) -> None:
     (program,) = blocks("python", ROOT / "docs" / f"{page}.md")
-    # It names a CRM and a port that are not to be had here.
+    # It names a CRM and a port that do not exist here.
     program = program.replace("https://crm.example", surroundings.environment["CRM_URL"])
     (tmp_path / "page.py").write_text(program.replace("port=8080", "port=int(sys.argv[1])"))
     kind = {

@@ -1,4 +1,4 @@
-"""The client inside a FastAPI application, on both event loops and in virtual time."""
+"""The client in a FastAPI application, on both event loops and in virtual time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CANARY = "canary-4711"
 
 
 def service(lifespan: Any) -> FastAPI:
-    """One that writes what it is sent to a dialog."""
+    """Return an application that writes request bodies to a dialog."""
     app = FastAPI(lifespan=lifespan)
     add_error_handlers(app)
 
@@ -55,7 +55,7 @@ def service(lifespan: Any) -> FastAPI:
 # The lifespan.
 
 
-async def test_a_handler_is_given_the_client() -> None:
+async def test_a_handler_gets_the_client() -> None:
     server = emulator()
     async with served(service(client_lifespan(maker(server)))) as http:
         answer = await http.post("/dialogs/d-1", json={"a": 1})
@@ -137,19 +137,19 @@ async def test_a_client_that_cannot_be_made_stops_the_start_and_ends_the_own_lif
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("inf"), float("nan")])
-def test_a_deadline_that_cannot_work_is_refused_before_it_is_needed(seconds: float) -> None:
+def test_an_invalid_drain_timeout_is_refused_early(seconds: float) -> None:
     with pytest.raises(ConfigurationError, match="drain_timeout="):
         client_lifespan(maker(emulator()), drain_timeout=seconds)
 
 
-async def test_without_the_lifespan_one_is_told_what_to_do() -> None:
+async def test_the_error_without_the_lifespan_says_what_to_do() -> None:
     app = service(None)
     async with served(app) as http:
         with pytest.raises(ClientUsageError, match="lifespan=client_lifespan"):
             await http.post("/dialogs/d-1", json={"a": 1})
 
 
-async def test_a_test_may_put_another_client_in_its_place() -> None:
+async def test_a_test_can_override_the_client() -> None:
     server, other = emulator(), emulator()
     app = service(client_lifespan(maker(server)))
     async with client_of(other) as client, served(app) as http:
@@ -181,7 +181,7 @@ async def test_a_dependency_may_build_on_the_client() -> None:
 
 
 def background_service(lifespan: Any) -> FastAPI:
-    """One that answers as soon as an update is accepted."""
+    """Return an application that answers as soon as an update is accepted."""
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/dialogs/{dialog_id}", status_code=202)
@@ -192,7 +192,7 @@ def background_service(lifespan: Any) -> FastAPI:
     return app
 
 
-async def test_the_shutdown_sends_what_was_accepted() -> None:
+async def test_the_shutdown_sends_accepted_updates() -> None:
     server = emulator(faults=Faults(latency=1.0))
     app = background_service(client_lifespan(maker(server, max_in_flight=2)))
     async with served(app) as http:
@@ -201,7 +201,7 @@ async def test_the_shutdown_sends_what_was_accepted() -> None:
     assert [applied(server, f"d-{n}")[0].key for n in range(10)] == ids
 
 
-async def test_what_cannot_be_sent_within_the_deadline_is_logged_by_id(
+async def test_updates_not_sent_within_the_drain_timeout_are_logged_by_id(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = emulator(faults=Faults(hang=1.0))
@@ -217,10 +217,10 @@ async def test_what_cannot_be_sent_within_the_deadline_is_logged_by_id(
 
     warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert {each.name for each in warnings} == {"cognigy_async"}
-    told = {(vars(each)["update_id"], vars(each)["dialog_id"]): each for each in warnings}
-    assert told.keys() == {(ids[n], f"d-{n}") for n in range(3)}
-    # The first one was under way, and nobody knows whether it was applied.
-    texts = [told[ids[n], f"d-{n}"].getMessage() for n in range(3)]
+    logged = {(vars(each)["update_id"], vars(each)["dialog_id"]): each for each in warnings}
+    assert logged.keys() == {(ids[n], f"d-{n}") for n in range(3)}
+    # The first one was in flight, so that it may have been applied.
+    texts = [logged[ids[n], f"d-{n}"].getMessage() for n in range(3)]
     assert "AmbiguousUpdateError" in texts[0]
     assert texts[1] == f"update {ids[1]} of dialog 'd-1' was not sent: the client was closed"
     assert texts[2] == f"update {ids[2]} of dialog 'd-2' was not sent: the client was closed"
@@ -273,10 +273,10 @@ async def test_a_shutdown_that_is_cancelled_ends_at_once_and_settles_everything(
     assert (report.ambiguous, report.unsent) == (1, ())
 
 
-# Callers that go away.
+# Callers that disconnect.
 
 
-async def test_a_caller_that_disconnects_tears_no_write_down() -> None:
+async def test_a_caller_that_disconnects_does_not_abort_a_write() -> None:
     server = emulator(faults=Faults(latency=1.0))
     synced: list[str] = []
 
@@ -294,7 +294,7 @@ async def test_a_caller_that_disconnects_tears_no_write_down() -> None:
 
     @app.post("/dialogs/{dialog_id}")
     async def change(dialog_id: str, request: Request, client: StateClient) -> None:
-        """Give up when the caller does, as some middleware makes every handler do."""
+        """Cancel the handler when the caller disconnects, as some middleware does."""
         async with anyio.create_task_group() as tasks:
 
             async def write() -> None:
@@ -318,7 +318,7 @@ async def test_a_caller_that_disconnects_tears_no_write_down() -> None:
 
 
 async def call_and_leave(app: ASGIApp, path: str) -> None:
-    """A POST whose caller closes the connection after a quarter of a second."""
+    """Send a POST whose caller disconnects after a quarter of a second."""
     messages = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> Message:
@@ -371,7 +371,7 @@ async def test_a_thousand_handlers_make_one_token_request() -> None:
 # Errors.
 
 
-async def test_a_fault_is_answered_with_its_path() -> None:
+async def test_a_validation_fault_is_answered_with_its_path() -> None:
     server = emulator()
     async with served(service(client_lifespan(maker(server)))) as http:
         answer = await http.post("/dialogs/d-1", json={"a-b": CANARY, "fine": CANARY})
@@ -395,7 +395,7 @@ async def test_a_fault_is_answered_with_its_path() -> None:
     ],
     ids=str,
 )
-async def test_what_the_server_does_is_answered(
+async def test_server_failures_are_answered_with_problem_details(
     faults: Faults, status: int, retry_after: str | None
 ) -> None:
     server = emulator(faults=faults)
@@ -407,7 +407,7 @@ async def test_what_the_server_does_is_answered(
     assert CANARY not in answer.text
 
 
-async def test_an_own_handler_for_one_error_goes_before() -> None:
+async def test_an_own_error_handler_takes_precedence() -> None:
     app = FastAPI(lifespan=client_lifespan(maker(emulator())))
     add_error_handlers(app)
 
@@ -423,7 +423,7 @@ async def test_an_own_handler_for_one_error_goes_before() -> None:
         assert (await http.post("/dialogs/d-1")).status_code == 418
 
 
-async def test_a_mistake_in_the_service_is_left_to_the_server() -> None:
+async def test_a_mistake_in_the_service_is_raised_to_the_server() -> None:
     app = FastAPI()
     add_error_handlers(app)
 

@@ -1,4 +1,4 @@
-"""Spans and metrics, as the SDK's in-memory exporters get them."""
+"""Spans and metrics, as exported to memory by the SDK."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CANARY = "canary-value"
 
 @dataclass
 class Sdk:
-    """An SDK of a test's own; the global one is not touched."""
+    """An SDK for one test; the global one is not changed."""
 
     tracers: TracerProvider
     meters: MeterProvider
@@ -46,11 +46,11 @@ class Sdk:
         return client
 
     def spans(self) -> list[ReadableSpan]:
-        """Ended spans, in the order in which they began."""
+        """Return ended spans, in the order of their start."""
         return sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
 
     def points(self) -> dict[str, dict[frozenset[tuple[str, object]], Any]]:
-        """The data points of each metric by their attributes."""
+        """Return the data points of each metric by their attributes."""
         data = self.reader.get_metrics_data()
         assert data is not None
         return {
@@ -151,7 +151,7 @@ async def test_reads_and_modifies_are_operations_too(sdk: Sdk) -> None:
     ("reply", "kind", "outcome"),
     [(400, "BadRequestError", "failed"), (DROPPED, "AmbiguousUpdateError", "ambiguous")],
 )
-async def test_a_failure_is_told_by_its_kind(sdk: Sdk, reply: Any, kind: str, outcome: str) -> None:
+async def test_a_failure_has_its_error_type(sdk: Sdk, reply: Any, kind: str, outcome: str) -> None:
     wire = Wire(answer=reply)
     async with sdk.instrument(client_of(wire, retry=every(1, max_attempts=1))) as client:
         error = await outcome_of(client.update("d", session={"a": CANARY}))
@@ -164,7 +164,7 @@ async def test_a_failure_is_told_by_its_kind(sdk: Sdk, reply: Any, kind: str, ou
     assert update.events == request.events == ()
 
 
-async def test_a_withdrawn_update_is_no_error(sdk: Sdk) -> None:
+async def test_a_withdrawn_update_is_not_an_error(sdk: Sdk) -> None:
     wire = Wire()
     wire.script(throttled("60"))
     async with sdk.instrument(client_of(wire, max_in_flight=1)) as client:
@@ -173,11 +173,11 @@ async def test_a_withdrawn_update_is_no_error(sdk: Sdk) -> None:
         assert behind.withdraw()
         assert isinstance(await outcome_of(behind), UpdateWithdrawnError)
         await first
-    told = {facts(span).get("cognigy.outcome"): span for span in sdk.spans()}
-    assert told["withdrawn"].status.status_code is StatusCode.UNSET
+    by_outcome = {facts(span).get("cognigy.outcome"): span for span in sdk.spans()}
+    assert by_outcome["withdrawn"].status.status_code is StatusCode.UNSET
 
 
-async def test_updates_of_a_stream_belong_to_who_reads_it(sdk: Sdk) -> None:
+async def test_spans_of_a_stream_belong_to_its_reader(sdk: Sdk) -> None:
     rows = [{"dialog_id": f"d-{n}", "session": {"n": n}} for n in range(3)]
     async with sdk.instrument(client_of(Wire())) as client:
         with sdk.tracers.get_tracer("app").start_as_current_span("job") as job:
@@ -241,7 +241,7 @@ async def test_metrics_have_fixed_labels_and_never_ids(sdk: Sdk) -> None:
             assert not re.search(rf"dialog-|u-\d|{CANARY}", str(label)), metric
 
 
-async def test_without_an_sdk_the_trace_of_the_caller_goes_on() -> None:
+async def test_the_callers_trace_context_is_sent_without_an_sdk() -> None:
     wire = Wire()
     client = client_of(wire)
     instrument(client)
@@ -259,7 +259,7 @@ async def test_without_an_sdk_the_trace_of_the_caller_goes_on() -> None:
     assert traced.headers["traceparent"] == f"00-{0x1234:032x}-{0x5678:016x}-01"
 
 
-async def test_an_observer_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_observer_that_raises_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def accepted(self, *_: object) -> Broken:
             return self
@@ -282,7 +282,7 @@ async def test_an_observer_that_raises_harms_nobody(caplog: pytest.LogCaptureFix
     assert CANARY not in caplog.text
 
 
-def test_the_extra_is_named_where_it_is_missing() -> None:
+def test_the_missing_extra_is_named() -> None:
     program = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "import cognigy_async\n"
@@ -296,8 +296,8 @@ def test_the_extra_is_named_where_it_is_missing() -> None:
     assert "opentelemetry" in done.stderr.splitlines()[-1]
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
-    """By the names under which the Prometheus exporter gives them."""
+def test_the_dashboard_uses_existing_metrics() -> None:
+    """Check names as the Prometheus exporter writes them."""
     reader = PrometheusMetricReader()
     meters = MeterProvider([reader])
     try:
@@ -356,8 +356,8 @@ def test_structlog_gets_the_fields_of_log_lines() -> None:
     finally:
         logger.removeHandler(handler)
     (failed,) = [line for line in lines if "update failed" in line["event"]]
-    told = {name: failed[name] for name in ("dialog_id", "update_id", "error", "status")}
-    assert told == {
+    fields = {name: failed[name] for name in ("dialog_id", "update_id", "error", "status")}
+    assert fields == {
         "dialog_id": "d",
         "update_id": "u-1",
         "error": "BadRequestError",

@@ -1,4 +1,4 @@
-"""The example services as processes, over real HTTP: what they answer, and how they end."""
+"""The example services as processes: responses and shutdown, over real HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .services import KINDS, SECRET, Kind, call_together, running, world
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
 
 ALONE = [kind for kind in KINDS if kind.name in ("uvicorn", "hypercorn-trio", "aiohttp")]
-"""One of each framework and event loop."""
+"""One service for each framework and event loop."""
 
 VALUE = "the-value-of-a-variable"
 
@@ -49,7 +49,7 @@ def terminate_amid_requests(kind: Kind, tmp_path: Path, *, impatient: bool) -> N
         )
         answers = surroundings.portal.call(call, service, surroundings)
         statuses = service.wait_until(answers.terminated_at + 10)
-        log = service.told()
+        log = service.read_log()
 
         assert set(statuses) <= {0, -15}, log
         applied = surroundings.applied()
@@ -60,7 +60,7 @@ def terminate_amid_requests(kind: Kind, tmp_path: Path, *, impatient: bool) -> N
         assert len(answers.succeeded) >= 20
         assert bool(answers.left) == impatient
         stats = surroundings.emulator.stats
-        # Each worker keeps the order of its own updates; they know nothing of each other.
+        # Each worker orders its own updates only.
         assert stats.violations().keys() <= ({"overlapping_writes"} if kind.workers > 1 else set())
         assert stats.abandoned == 0, "no request was torn down"
         for retry_state in ("Traceback", "was not sent", "not delivered", SECRET):
@@ -88,20 +88,20 @@ def test_a_service_ends_in_time_although_the_server_hangs(tmp_path: Path) -> Non
         for service, call_of_all in calls:
             answers = call_of_all.result()
             statuses = service.wait_until(answers.terminated_at + 10)
-            log = service.told()
+            log = service.read_log()
             assert statuses in ([0], [-15]), log
             assert answers.succeeded == []
-            # What was under way is told by its id.
-            told = re.findall(
+            # Updates in flight are logged by id.
+            logged = re.findall(
                 r"^WARNING:cognigy_async:.*'(d-\d+)', update '([^']+)'", log, re.MULTILINE
             )
-            assert len({update_id for _, update_id in told}) >= 32, log
+            assert len({update_id for _, update_id in logged}) >= 32, log
             assert SECRET not in log
 
 
 @pytest.fixture
 def _many_files() -> Iterator[None]:
-    """A thousand connections have two ends, one of them here."""
+    """Allow more open files: both ends of a thousand connections are on this machine."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -115,9 +115,9 @@ def _many_files() -> Iterator[None]:
 @pytest.mark.usefixtures("_many_files")
 @pytest.mark.parametrize("kind", [ALONE[0], ALONE[-1]], ids=name)
 def test_a_thousand_handlers_make_one_token_request(kind: Kind, tmp_path: Path) -> None:
-    # The token takes its time, so that callers pile up behind it.
+    # The token is slow, so that callers wait for it together.
     with world(token_latency=0.5) as surroundings, ExitStack() as stack:
-        # However slow the machine is.
+        # Independent of the speed of the machine.
         surroundings.environment["ANSWER_WITHIN"] = "50"
         service = stack.enter_context(running(kind, surroundings, tmp_path))
         call = partial(call_together, callers=1000)
@@ -167,7 +167,7 @@ def test_what_a_service_answers(kind: Kind, tmp_path: Path) -> None:
         assert 1 <= int(answer.headers["Retry-After"]) <= 30
         assert VALUE not in answer.text
 
-        # Whoever comes during the pause is told the rest of it, and nothing is queued.
+        # Callers during the pause get the rest of it as Retry-After; nothing is queued.
         answer = http.post("/dialogs/d-2", json={"user": {"name": VALUE}})
         assert answer.status_code == 503
         assert 5 <= int(answer.headers["Retry-After"]) <= 40
@@ -186,7 +186,7 @@ def test_what_a_service_answers(kind: Kind, tmp_path: Path) -> None:
             }
             assert updates == {"applied": 1, "failed": 2, "ambiguous": 0, "withdrawn": 0}
             assert [value for _, value in samples["cognigy_client_updates_pending"]] == [0]
-            # No id is a label.
+            # Labels hold no ids.
             assert "d-1" not in answer.text
 
 
@@ -205,7 +205,7 @@ def test_callers_are_answered_in_time(kind: Kind, tmp_path: Path) -> None:
 
 
 def exposed(answer: httpx.Response) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """The samples that Prometheus would take from an answer, by name."""
+    """Return the Prometheus samples in a response, by name."""
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     samples: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(answer.text):

@@ -1,4 +1,4 @@
-"""The official JavaScript client: where it is installed, and how it is called.
+"""The official JavaScript client: installation and calls.
 
 ``python -m tests.interop.official`` installs it, which the first test does as well.
 """
@@ -14,13 +14,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache" / "interop"
-"""Out of git, and kept from run to run."""
+"""Ignored by git, and kept between runs."""
 
 NODE = shutil.which("node")
 
 
 def install() -> Path:
-    """Install the version that package.json names, unless it is there; the folder it is in."""
+    """Install the version in package.json if it is missing, and return its folder."""
     wanted = json.loads((HERE / "package.json").read_text())["dependencies"]
     ((name, version),) = wanted.items()
     installed = CACHE / "node_modules" / name / "package.json"
@@ -40,7 +40,7 @@ def call(
     *calls: tuple[str, dict[str, Any]],
     login: dict[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """What becomes of each call, after the login where there is one: a value or an error."""
+    """Return the value or error of each call, after the login if there is one."""
     assert NODE is not None
     asked = {
         "modules": str(CACHE / "package.json"),
@@ -49,7 +49,7 @@ def call(
         "login": login,
         "calls": calls,
     }
-    # Proxies are not for loopback.
+    # No proxy for loopback.
     environment = {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     }

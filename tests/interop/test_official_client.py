@@ -1,4 +1,4 @@
-"""The official JavaScript client against the emulator, and its requests beside this library's."""
+"""The official JavaScript client against the emulator, and its requests compared with ours."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.interop.official import NODE, call, install
 pytestmark = [
     pytest.mark.real_time,
     pytest.mark.skipif(NODE is None, reason="there is no Node.js to run the official client"),
-    # It may have to be downloaded first.
+    # The client may have to be downloaded first.
     pytest.mark.timeout(300),
 ]
 
@@ -72,7 +72,7 @@ def _installed() -> None:
 
 @contextmanager
 def emulator(*options: str) -> Iterator[str]:
-    """`cognigy-async emulator` in a process of its own; its base URL."""
+    """Run `cognigy-async emulator` as a process, and yield its base URL."""
     arguments = ("--api-key", KEY, "--client-id", ID, "--client-secret", SECRET, *options)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("COGNIGY_")
@@ -94,7 +94,7 @@ def emulator(*options: str) -> Iterator[str]:
 
 
 def history(base_url: str) -> list[dict[str, Any]]:
-    """What was written to the session, as the emulator has it."""
+    """Return the session as the emulator has it."""
     answer = httpx.get(f"{base_url}/_emulator/dialogs/s-1", trust_env=False)
     return [entry["body"] for entry in answer.json()["history"]]
 
@@ -127,14 +127,16 @@ def test_errors_are_those_that_the_client_knows() -> None:
     inject = CALLS[0]
     with emulator() as base_url:
 
-        def told(*calls: tuple[str, dict[str, Any]], key: str = KEY) -> list[tuple[Any, ...]]:
+        def failures_of(
+            *calls: tuple[str, dict[str, Any]], key: str = KEY
+        ) -> list[tuple[Any, ...]]:
             outcomes = call(base_url, {"type": "ApiKey", "apiKey": key}, *calls)
             assert all(outcome["traceId"].startswith("api--") for outcome in outcomes)
             assert all(outcome["message"] for outcome in outcomes)
             return [(outcome["error"], outcome["code"]) for outcome in outcomes]
 
-        assert told(inject, key="another") == [("UnauthorizedError", 401)]
-        assert told(
+        assert failures_of(inject, key="another") == [("UnauthorizedError", 401)]
+        assert failures_of(
             ("injectContext", {"sessionId": "s-1", "context": {}}),
             ("injectState", SESSION),
             ("injectState", SESSION | {"state": 7}),
@@ -149,16 +151,16 @@ def test_errors_are_those_that_the_client_knows() -> None:
         ]
         steps = {"steps": ["conflict", 403, "throttle_dialog"]}
         httpx.post(f"{base_url}/_emulator/script", json=steps, trust_env=False).raise_for_status()
-        assert told(inject, inject, inject) == [
+        assert failures_of(inject, inject, inject) == [
             ("ConflictError", 1004),
             ("ForbiddenError", 403),
-            # It has a class for 429, and does not look it up.
+            # It has a class for 429 but does not use it.
             ("InternalServerError", 1008),
         ]
         steps = {"steps": [502, 503, 504], "dialog_id": "s-2"}
         httpx.post(f"{base_url}/_emulator/script", json=steps, trust_env=False).raise_for_status()
         other = ("injectState", SESSION | {"sessionId": "s-2", "state": "x"})
-        assert told(other, other, other) == [
+        assert failures_of(other, other, other) == [
             ("BadGatewayError", 502),
             ("ServiceUnavailableError", 503),
             ("GatewayTimeoutError", 504),
@@ -184,7 +186,7 @@ OF_THE_CONNECTION = {
 
 
 class Recorder(http.server.BaseHTTPRequestHandler):
-    """Answers everything, and keeps what was asked."""
+    """A server that answers everything and keeps the requests."""
 
     rows: list[dict[str, Any]]
 
@@ -274,7 +276,7 @@ async def test_the_same_operations_are_the_same_requests_with_client_credentials
         None,
         *["Bearer t-1"] * len(WRITES),
     ]
-    # Theirs takes anything for a token; ours says what it can read.
+    # Their client accepts any media type for a token; ours names the one that it reads.
     assert ours[0]["headers"].pop("accept") == "application/json"
     theirs[0]["headers"].pop("accept")
     assert ours == theirs

@@ -23,14 +23,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "": ("cognigy_async", "cognigy_async.emulator"),
-    "cli": ("cognigy_async.cli.app", "cognigy_async.settings"),
-    "emulator": ("cognigy_async.emulator.sockets",),
+    "cli": ("cognigy_async.cli.app", "cognigy_async.integrations.settings"),
+    "emulator": ("cognigy_async.emulator.server.sockets",),
     "aiohttp": ("cognigy_async.transports.aiohttp",),
     "aiohttp-web": ("cognigy_async.integrations.aiohttp",),
     "fastapi": ("cognigy_async.integrations.fastapi",),
     "otel": ("cognigy_async.integrations.opentelemetry",),
     "parquet": ("cognigy_async.bulk", "pyarrow.parquet"),
-    "report": ("cognigy_async.bulk.report", "cognigy_async.bulk.charts"),
+    "report": ("cognigy_async.bulk.report", "cognigy_async.bulk.report.charts"),
     "uvloop": ("uvloop",),
     "zstd": (
         "cognigy_async.bulk",

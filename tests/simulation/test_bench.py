@@ -22,11 +22,11 @@ from cognigy_async import (
     RuntimeApi,
 )
 from cognigy_async.cli import bench_measure
+from cognigy_async.cli._options import TransportName
 from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, warm_up_of
 from cognigy_async.cli.bench_measure import Sample, run_round, warm_up
 from cognigy_async.cli.bench_report import Row, table, told_speed
 from cognigy_async.cli.bench_run import Bench
-from cognigy_async.cli.over import TransportName
 
 each_mode = pytest.mark.parametrize("mode", list(Mode))
 
@@ -150,7 +150,7 @@ async def test_retries_of_the_round_alone(mode: Mode) -> None:
     assert (sample.applied, sample.requests) == (100, 102)
     row = Row.of(5, [sample])
     assert row is not None
-    assert list(row.remarks()) == ["5 in flight: retries: 2 (the server is unavailable (503): 2)"]
+    assert list(row.remarks()) == ["5 in flight: retries: 2 (unavailable (503): 2)"]
 
 
 @each_mode
@@ -201,7 +201,7 @@ async def test_a_round_that_is_cancelled_has_measured_so_far(mode: Mode) -> None
 def bench_of(
     monkeypatch: pytest.MonkeyPatch, wire: Wire, load: Load, *levels: int, rounds: int = 2
 ) -> Bench:
-    monkeypatch.setattr(TransportName, "made", lambda name: wire)
+    monkeypatch.setattr(TransportName, "create", lambda name: wire)
     arguments = {
         "base_url": "https://api.test",
         "auth": ApiKey("key"),
@@ -247,7 +247,7 @@ async def test_a_round_that_takes_its_time_tells_where_it_is(
     await bench.run()
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("round 1 of 1, 1 in flight: ")
-    assert "updates applied so far, the warm-up included, retries: 1 (the server is" in told[0]
+    assert "updates applied so far, the warm-up included, retries: 1 (unavailable (503)" in told[0]
     assert " of 200 in 10 s" in told[0]
     assert told[-1].endswith(" updates/s")
 

@@ -1,4 +1,4 @@
-"""`BulkJob` over a client with callbacks: what the journal tells of each delivery, and when."""
+"""`BulkJob` over a client with callbacks: deliveries in the journal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def hung(_: UpdateEvent) -> None:
 
 
 class Broken:
-    """A callback that fails so many times, with a text that must not be told."""
+    """A callback that fails so many times, with a text that must stay out of the journal."""
 
     def __init__(self, times: float = math.inf) -> None:
         self.left = times
@@ -59,12 +59,12 @@ class Broken:
             raise ConnectionError(f"canary-77 {event.payload}")
 
 
-def told(folder: Folder, dialog_id: str) -> list[tuple[int, str]]:
+def timeline(folder: Folder, dialog_id: str) -> list[tuple[int, str]]:
     return [(one.line, one.what) for one in explain_dialog(folder.journal, dialog_id)]
 
 
 def hooks(folder: Folder, dialog_id: str) -> list[tuple[int, str]]:
-    return [(line, what) for line, what in told(folder, dialog_id) if what.startswith("hook")]
+    return [(line, what) for line, what in timeline(folder, dialog_id) if what.startswith("hook")]
 
 
 async def run(folder: Folder, client: AsyncStateClient, **options: Any) -> JobResult:
@@ -106,7 +106,7 @@ async def test_the_command_prints_them(folder: Folder) -> None:
     ]
 
 
-async def test_a_timeline_of_several_days_tells_them_and_of_a_millisecond_what_came_first(
+async def test_a_timeline_shows_days_and_the_order_within_a_millisecond(
     folder: Folder,
 ) -> None:
     folder.write(rows_of(2, dialogs=1))
@@ -145,7 +145,7 @@ async def test_a_timeline_of_several_days_tells_them_and_of_a_millisecond_what_c
     ],
     ids=["repeated", "broken", "hanging"],
 )
-async def test_what_is_not_delivered_is_told_with_the_kind_of_its_failure(
+async def test_a_failed_delivery_is_recorded_with_the_type_of_its_error(
     folder: Folder, callback: Any, options: dict[str, Any], what: str
 ) -> None:
     if isinstance(callback, Broken):
@@ -159,7 +159,7 @@ async def test_what_is_not_delivered_is_told_with_the_kind_of_its_failure(
         assert b"canary-77" not in file.read_bytes()
 
 
-async def test_events_that_find_no_place_are_told_too(folder: Folder) -> None:
+async def test_events_that_do_not_fit_in_the_queue_are_recorded(folder: Folder) -> None:
     folder.write(rows_of(5, dialogs=5))
     client = client_of(Wire())
     client.on_state_updated(named("slow", takes_long), max_queue=2, overflow="dead_letter")
@@ -172,7 +172,7 @@ async def test_events_that_find_no_place_are_told_too(folder: Folder) -> None:
     ]
 
 
-async def test_rows_that_failed_are_told_to_the_callbacks_for_them(folder: Folder) -> None:
+async def test_failed_rows_go_to_the_callbacks_for_failures(folder: Folder) -> None:
     folder.write(rows_of(4, dialogs=1))
     client = client_of(Wire(answer=refusing(2)))
     client.on_state_updated(named("good", taken))
@@ -184,7 +184,7 @@ async def test_rows_that_failed_are_told_to_the_callbacks_for_them(folder: Folde
         (3, "hook bad: delivered"),
         (4, "hook good: delivered"),
     ]
-    assert told(folder, "d0")[-2:] == [
+    assert timeline(folder, "d0")[-2:] == [
         (4, "settled: applied"),
         (4, "hook good: delivered"),
     ]
@@ -209,7 +209,7 @@ async def test_each_row_of_a_request_that_is_sent_again_has_its_delivery(folder:
     client.on_state_updated(named("crm", taken))
     assert (await run(folder, client, coalesce=True)).ok
     assert sorted(hooks(folder, "d0")) == [(n, "hook crm: delivered") for n in range(1, 21)]
-    assert (1, "503") in told(folder, "d0")
+    assert (1, "503") in timeline(folder, "d0")
 
 
 async def test_a_job_without_callbacks_writes_nothing_of_them(folder: Folder) -> None:
@@ -255,7 +255,7 @@ class Tried:
     def is_waiting(self) -> bool:
         """Whether it has nothing left to do but to wait for callbacks."""
         run = self.job._run
-        return run is not None and run.deliveries._over is not None
+        return run is not None and run.receipts._finished is not None
 
 
 async def test_stop_gives_the_callbacks_a_few_seconds(folder: Folder) -> None:
@@ -289,12 +289,12 @@ async def test_a_job_that_is_cancelled_waits_for_no_callback(folder: Folder) -> 
     assert counts(await folder.run(Wire())) == (10, 10, 0, 0, 0)
 
 
-async def test_a_client_that_closes_meanwhile_keeps_no_job_waiting(folder: Folder) -> None:
+async def test_a_client_that_closes_does_not_keep_a_job_waiting(folder: Folder) -> None:
     folder.write(rows_of(10))
     tried = Tried(folder, Wire())
     result = await tried.run(lambda: tried.is_waiting, lambda: tried.client.aclose(timeout=1.0))
     assert result is not None
     assert result.ok
     assert tried.ended < DAY / 10
-    closed = "hook hung: not delivered, the client was closed before the event's turn"
+    closed = "hook hung: not delivered, the client was closed before the event was delivered"
     assert hooks(folder, "d3")[-1][1].startswith(closed)

@@ -1,4 +1,4 @@
-"""`BulkJob` in virtual time: what is applied, remembered and refused, run by run."""
+"""`BulkJob` in virtual time: rows applied, recorded and refused, run by run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cognigy_async import (
     AccessToken,
     ClientClosedError,
     ConfigurationError,
+    Limits,
     RateLimit,
     Request,
     Response,
@@ -35,8 +36,8 @@ from cognigy_async.bulk import (
     explain_dialog,
     read_summary,
 )
-from cognigy_async.bulk.journal import Batch, Journal
-from cognigy_async.bulk.opening import open_job
+from cognigy_async.bulk.journal.journal import Batch, Journal
+from cognigy_async.bulk.resume import open_job
 from tests.simulation.world import (
     DROPPED,
     Wire,
@@ -184,7 +185,7 @@ async def test_what_was_in_flight_when_a_run_was_cut_off_is_sent_again_with_its_
     before = {sent.key for sent in wire.sent}
     # A thread writes the journal, and virtual time does not wait for it: it may have fewer rows.
     with Journal(folder.journal) as journal:
-        recorded = {f"{journal.job_id}-{line}" for line in journal.settled(1, 40)}
+        recorded = {f"{journal.job_id}-{line}" for line in journal.completed(1, 40)}
     again = Wire()
     result = await folder.run(again)
     assert counts(result) == (40, 40, 0, 0, 0)
@@ -377,7 +378,7 @@ class FreshTokens:
         pass
 
 
-async def test_tokens_that_end_early_are_no_lack_of_access(folder: Folder) -> None:
+async def test_tokens_that_expire_early_do_not_stop_the_job(folder: Folder) -> None:
     folder.write(rows_of(1000, dialogs=1000))
     refused = 0
 
@@ -438,7 +439,7 @@ async def test_a_client_that_is_not_open_is_refused_before_anything_is_made(
 
 
 @pytest.mark.parametrize("limit", [None, RateLimit(100_000, per=1.0)])
-async def test_a_client_that_is_closed_meanwhile_stops_the_job(
+async def test_a_client_that_is_closed_stops_the_job(
     folder: Folder, limit: RateLimit | None
 ) -> None:
     folder.write(rows_of(1000))
@@ -546,9 +547,7 @@ async def test_it_is_sent_again_where_the_server_honours_keys(folder: Folder) ->
 
 
 @pytest.mark.parametrize("reply", [503, throttled("100"), 409])
-async def test_one_that_the_server_turned_away_is_simply_sent_again(
-    folder: Folder, reply: Any
-) -> None:
+async def test_a_rejected_transition_is_sent_again(folder: Folder, reply: Any) -> None:
     folder.write([{"dialog_id": "d", "next_step": "go"}])
     wire = Wire()
     wire.script(reply)
@@ -632,7 +631,7 @@ async def test_what_waits_to_be_repeated_is_left_for_the_next_run(folder: Folder
 
 
 @pytest.mark.parametrize(("answered", "steps"), [(503, 3), (401, 3), (500, 2)])
-async def test_a_transition_that_was_turned_away_when_a_run_stopped_is_not_in_doubt(
+async def test_a_transition_rejected_while_a_run_stopped_is_not_ambiguous(
     folder: Folder, answered: int, steps: int
 ) -> None:
     folder.write([{"dialog_id": f"d{n}", "next_step": "go"} for n in range(3)])
@@ -694,7 +693,7 @@ async def halfway(folder: Folder) -> list[Row]:
     return rows
 
 
-async def test_a_copy_of_the_input_is_as_good_and_what_cannot_be_compared_is_told(
+async def test_a_copy_of_the_input_is_accepted_and_the_uncompared_part_is_noted(
     folder: Folder,
 ) -> None:
     rows = await halfway(folder)
@@ -705,7 +704,7 @@ async def test_a_copy_of_the_input_is_as_good_and_what_cannot_be_compared_is_tol
     assert counts(result) == (30_000, 29_999, 1, 0, 0)
     (note,) = result.notes
     assert "has another time than before" in note
-    assert "what follows had not been read, and cannot be compared" in note
+    assert "the rest had not been read and cannot be compared" in note
     again = await folder.run(Wire(), on_failure="stop")
     assert again.notes == ()
     # All of it was read: there is nothing left that cannot be compared.
@@ -726,8 +725,10 @@ async def test_other_options_are_refused_by_name(folder: Folder) -> None:
     folder.write(rows_of(10))
     await folder.run(Wire(answer=refusing(3)), max_failures=5)
     wire = Wire()
-    said = r"other options: coalesce: false before, true now; max_failures: 5 before, not set now"
-    with pytest.raises(JournalRefusedError, match=said):
+    message = (
+        r"other options: coalesce: false before, true now; max_failures: 5 before, not set now"
+    )
+    with pytest.raises(JournalRefusedError, match=message):
         await folder.run(wire, coalesce=True)
     assert (await folder.run(wire, coalesce=True, force=True)).inputs == 10
     assert wire.sent == []
@@ -742,9 +743,10 @@ async def test_another_api_is_another_job(folder: Folder) -> None:
 
 async def test_a_run_of_which_nothing_was_recorded_may_have_sent_something(folder: Folder) -> None:
     folder.write(rows_of(1))
-    open_job(folder.rows, folder.journal, JobOptions(), {}, force=False).close()
+    made: dict[str, Any] = {"limits": Limits(), "api": RuntimeApi(), "force": False}
+    open_job(folder.rows, folder.journal, JobOptions(), {}, **made).close()
     with pytest.raises(JournalRefusedError, match="coalesce: false before, true now"):
-        open_job(folder.rows, folder.journal, JobOptions(coalesce=True), {}, force=False)
+        open_job(folder.rows, folder.journal, JobOptions(coalesce=True), {}, **made)
 
 
 async def test_a_second_run_on_a_journal_is_refused_at_once(folder: Folder) -> None:
@@ -790,7 +792,7 @@ async def test_a_damaged_journal_is_named(folder: Folder, damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("DELETE FROM meta WHERE key = 'job'", "it has no job"),
         ("UPDATE meta SET value = 'x' WHERE key = 'pass'", "invalid literal"),
@@ -799,7 +801,7 @@ async def test_a_damaged_journal_is_named(folder: Folder, damage: str) -> None:
     ],
 )
 async def test_a_journal_that_lacks_something_is_named(
-    folder: Folder, damage: str, said: str
+    folder: Folder, damage: str, message: str
 ) -> None:
     folder.write(rows_of(10))
     await folder.run(Wire())
@@ -807,23 +809,23 @@ async def test_a_journal_that_lacks_something_is_named(
         connection.execute(damage)
     wire = Wire()
     for _ in range(2):
-        with pytest.raises(JournalRefusedError, match=rf"job\.journal is damaged: {said}"):
+        with pytest.raises(JournalRefusedError, match=rf"job\.journal is damaged: {message}"):
             await folder.run(wire)
     assert wire.sent == []
     if "'job'" in damage:
-        with pytest.raises(JournalRefusedError, match=rf"job\.journal is damaged: {said}"):
+        with pytest.raises(JournalRefusedError, match=rf"job\.journal is damaged: {message}"):
             read_summary(folder.journal)
 
 
-async def test_a_journal_of_another_version_is_read_by_nobody(folder: Folder) -> None:
+async def test_a_journal_of_another_version_is_refused(folder: Folder) -> None:
     folder.write(rows_of(1))
     await folder.run(Wire())
     with closing(sqlite3.connect(folder.journal)) as connection:
         connection.execute("PRAGMA user_version = 9")
-    told = r"another version of cognigy_async \(format 9, and this one has 1\)"
-    with pytest.raises(JournalRefusedError, match=told):
+    message = r"another version of cognigy_async \(format 9, and this one has 1\)"
+    with pytest.raises(JournalRefusedError, match=message):
         await folder.run(Wire())
-    with pytest.raises(JournalRefusedError, match=told):
+    with pytest.raises(JournalRefusedError, match=message):
         read_summary(folder.journal)
 
 
@@ -857,7 +859,7 @@ async def test_another_database_is_no_journal(folder: Folder) -> None:
 async def test_a_folder_that_is_not_there(folder: Folder, tmp_path: Path) -> None:
     folder.write(rows_of(1))
     folder.journal = tmp_path / "no" / "journal"
-    with pytest.raises(JournalRefusedError, match="cannot be made or written"):
+    with pytest.raises(JournalRefusedError, match="cannot be created or written"):
         await folder.run(Wire())
 
 
@@ -902,7 +904,7 @@ async def test_a_journal_that_cannot_be_written_stops_the_job(
     assert result.ambiguous == 0 or step
 
 
-# What a journal tells.
+# Reading a journal.
 
 
 async def test_the_timeline_of_a_dialog(folder: Folder) -> None:
@@ -913,23 +915,23 @@ async def test_the_timeline_of_a_dialog(folder: Folder) -> None:
     await folder.run(wire, client={"retry": every(5.0)})
     moments = explain_dialog(str(folder.journal), "d0")
     assert [one.at for one in moments] == sorted(one.at for one in moments)
-    for line, told in (
+    for line, whats in (
         (1, ["queued", "sent", "503", "settled: applied after 2 requests"]),
         (3, ["queued", "sent", "settled: applied"]),
     ):
-        assert [one.what for one in moments if one.line == line] == told
+        assert [one.what for one in moments if one.line == line] == whats
     wait = next(one for one in explain_dialog(folder.journal, "d0") if one.what == "503")
     assert wait.until == pytest.approx(wait.at + 5.0)
     refused = [one for one in explain_dialog(folder.journal, "d1") if one.line == 4]
-    told = ["queued", "sent", "settled: failed, BadRequestError 400"]
-    assert [one.what for one in refused] == told
+    whats = ["queued", "sent", "settled: failed, BadRequestError 400"]
+    assert [one.what for one in refused] == whats
     queued, sent, settled = (one.at for one in refused)
     assert sent - queued == pytest.approx(1.0, abs=0.1)
     assert settled - sent == pytest.approx(1.0, abs=0.1)
     assert explain_dialog(folder.journal, "d9") == []
 
 
-async def test_the_timeline_tells_of_each_row_with_which_other_it_was_sent(folder: Folder) -> None:
+async def test_the_timeline_names_the_line_with_which_a_row_was_sent(folder: Folder) -> None:
     rows = rows_of(5, dialogs=1)
     folder.write(rows)
     wire = Wire(answer=refusing(4))
@@ -942,15 +944,15 @@ async def test_the_timeline_tells_of_each_row_with_which_other_it_was_sent(folde
     assert sum("failed" in one.what for one in moments) == len(rows)
 
 
-async def test_the_timeline_of_a_row_in_doubt_tells_that_it_was_sent(folder: Folder) -> None:
+async def test_the_timeline_of_an_ambiguous_row_has_its_send(folder: Folder) -> None:
     folder.write(rows_of(1, next_step="go"))
     wire = Wire()
     wire.script(never)
     await folder.cut_off(wire, 1)
     assert (await folder.run(Wire())).ambiguous == 1
     # The virtual time of the first run may end after the second one begins.
-    told = sorted(one.what for one in explain_dialog(folder.journal, "d0"))
-    assert told == ["sent", "settled: ambiguous, AmbiguousUpdateError"]
+    whats = sorted(one.what for one in explain_dialog(folder.journal, "d0"))
+    assert whats == ["sent", "settled: ambiguous, AmbiguousUpdateError"]
 
 
 async def test_the_summary_of_a_journal(folder: Folder) -> None:

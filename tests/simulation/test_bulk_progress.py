@@ -13,7 +13,7 @@ import pytest
 
 from cognigy_async import Request, Response
 from cognigy_async.bulk import BulkJob
-from cognigy_async.cli.bulk_progress import Progress
+from cognigy_async.cli.bulk.progress import Progress
 from tests.simulation.world import DROPPED, Wire, client_of, status
 
 
@@ -43,7 +43,7 @@ async def test_a_server_that_is_away_is_told_as_long_as_it_is(
 ) -> None:
     # Virtual time runs ahead of the clock of the machine: here each moment is in the past.
     late = SimpleNamespace(time=lambda: time.time() + 3600)
-    monkeypatch.setattr("cognigy_async.cli.bulk_progress.time", late)
+    monkeypatch.setattr("cognigy_async.cli.bulk.progress.time", late)
     path = tmp_path / "rows.jsonl"
     rows = [{"dialog_id": f"d{n % 50}", "session": {"n": n}} for n in range(500)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -68,4 +68,4 @@ async def test_a_server_that_is_away_is_told_as_long_as_it_is(
                 await anyio.sleep(0.1)
             tasks.cancel_scope.cancel()
     lines = [line for line in capsys.readouterr().err.splitlines() if "retries" in line]
-    assert sum(line.endswith(", waiting: no answer") for line in lines) >= 8, lines
+    assert sum(line.endswith(", waiting: no response") for line in lines) >= 8, lines

@@ -265,7 +265,7 @@ async def test_usage_of_a_handle() -> None:
         assert len({id(result) for result in results}) == 1
         assert await handle is results[0]
         assert handle.done()
-        assert "settled" in repr(handle)
+        assert "done" in repr(handle)
         assert not handle.withdraw()
     # What it came to can still be asked for.
     assert isinstance(await handle, UpdateResult)

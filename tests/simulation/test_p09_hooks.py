@@ -499,7 +499,7 @@ async def test_p9_hooks_that_wait_and_hooks_that_bury_stand_side_by_side() -> No
         await anyio.sleep(1)
 
     @client.on_state_updated(max_queue=1, overflow="dead_letter")
-    async def impatient(_: UpdateEvent) -> None:
+    async def next_impatient(_: UpdateEvent) -> None:
         seen["impatient"] += 1
         await anyio.sleep(1.5)
 

@@ -167,7 +167,9 @@ async def test_a_watch_that_fails_in_another_way_fails_the_update_alone() -> Non
     async with client_of(wire) as client:
         stream = client.update_many([{"dialog_id": "d", "next_step": "a"}], watch=watch)
         outcomes = await all_outcomes(stream)
-    assert str(outcomes[0].error) == "what looks on failed with RuntimeError"
+    assert str(outcomes[0].error) == (
+        "the update watch raised RuntimeError before the request was sent"
+    )
 
 
 async def test_while_one_waits_for_it_other_dialogs_go_on() -> None:
@@ -422,7 +424,7 @@ async def test_each_event_is_decided_when_a_client_closes() -> None:
             )
         )
         report = await client.aclose(timeout=1.0)
-    closed = "the client was closed before the event's turn"
+    closed = "the client was closed before the event was delivered"
     assert [told[2:] for told in watch.told[4:]] == [(closed, 1), (closed, 0)] * 2
     assert report.undelivered == 4
 
@@ -452,9 +454,9 @@ async def test_one_that_fails_there_harms_nothing(caplog: pytest.LogCaptureFixtu
         await client.flush()
     assert all(outcome.ok for outcome in outcomes.values())
     assert sorted(seen) == ["d0", "d1"]
-    told = [one.getMessage() for one in caplog.records if "what looks on" in one.getMessage()]
+    told = [one.getMessage() for one in caplog.records if "observer" in one.getMessage()]
     assert sorted(told) == [
-        "what looks on at deliveries, a Broken, failed with RuntimeError",
-        "what looks on at deliveries, a function, failed with RuntimeError",
+        "delivery observer Broken raised RuntimeError",
+        "delivery observer function raised RuntimeError",
     ]
     assert "canary" not in caplog.text

@@ -7,7 +7,7 @@ import random
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
@@ -32,7 +32,7 @@ from cognigy_async import (
     SessionsApi,
     StateApi,
 )
-from cognigy_async.emulator import Emulator, HistoryEntry
+from cognigy_async.emulator import Emulator, HistoryEntry, Rules, Throttling
 
 BASE_URL = "http://127.0.0.1"
 KEY = "the-key"
@@ -56,7 +56,10 @@ on_each_api = pytest.mark.usefixtures("each_api")
 
 
 def emulator(**options: Any) -> Emulator:
-    """Accepts `KEY`."""
+    """Return an emulator that accepts `KEY`; options may be fields of its rules and throttling."""
+    for name, config in (("rules", Rules), ("throttling", Throttling)):
+        names = {field.name for field in fields(config)} & options.keys()
+        options[name] = config(**{field: options.pop(field) for field in names})
     return Emulator(**{"api_key": KEY} | options)
 
 

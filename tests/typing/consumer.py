@@ -1,5 +1,7 @@
 """A program that uses every public signature. Type checkers read it; nothing runs it."""
 
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -282,8 +284,8 @@ async def writing(client: ca.AsyncStateClient) -> None:
     assert_type(update.metadata, dict[str, str])
     assert_type(update.fields(), dict[str, Any])
     assert_type(update.replace(next_step="n"), ca.StateUpdate)
-    assert_type(ca.StateUpdate.within(ca.Limits(), update.fields()), ca.StateUpdate)
-    assert_type(update.under(ca.Limits.cognigy_saas()), ca.StateUpdate)
+    assert_type(ca.StateUpdate.from_fields(ca.Limits(), update.fields()), ca.StateUpdate)
+    assert_type(update.with_limits(ca.Limits.cognigy_saas()), ca.StateUpdate)
 
     pending = await client.submit(update, retry=policy(), timeout=1.0)
     assert_type(pending, ca.PendingUpdate)
@@ -322,6 +324,25 @@ async def writing_many(client: ca.AsyncStateClient) -> None:
     stream = client.update_many(arriving())
     assert_type(await anext(stream), ca.UpdateOutcome)
     await stream.aclose()
+
+
+async def rows(client: ca.AsyncStateClient, untyped: dict[str, Any]) -> None:
+    """Mappings: those that a checker knows have to match, those with values of type Any pass."""
+    row: ca.UpdateFields = {"dialog_id": "d-1", "session": None, "metadata": {"actor": "a"}}
+    mapping: Mapping[str, Any] = untyped
+    client.update_many([row, untyped, mapping, {"dialog_id": "d-1", "user": typed_variables()}])
+    client.update_many(untyped for _ in range(2))
+    await client.submit(row)
+    client.submit_nowait(untyped, retry=policy(), deadline=1.0, coalesce=False, priority="bulk")
+    ca.plan([row, untyped, mapping])
+
+    await client.submit({"dialog_id": "d-1", "sesion": {"a": 1}})  # type: ignore[dict-item]
+    await client.submit({"dialog_id": 1, "session": {"a": 1}})  # type: ignore[dict-item]
+    client.submit_nowait({"session": {"a": 1}})  # type: ignore[dict-item]
+    client.update_many([{"dialog_id": "d-1", "session": 1}])  # type: ignore[dict-item]
+    ca.plan([{"dialog_id": "d-1", "next_stop": "n"}])  # type: ignore[dict-item]
+    await client.submit(row, timeout="1")  # type: ignore[arg-type]
+    await client.get_state("d-1", coalesce=True)  # type: ignore[call-arg]
 
 
 def planning() -> None:

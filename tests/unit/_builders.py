@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cognigy_async import AuditRecord, Request, Response, RetryPolicy, StateUpdate
-from cognigy_async.engine.work_item import Kind, SendOptions, WorkItem
+from cognigy_async.engine.work_item import Kind, Modification, Reading, SendOptions, WorkItem
 from cognigy_async.models.results import Decide
 
 unhurried = settings(deadline=None)
@@ -59,11 +59,14 @@ def item(
         update,
         serial,
         SendOptions(policy or RetryPolicy(), 15.0, deadline, live),
-        copy_context(),
         Heard(),
-        from_callback=from_callback,
     )
-    made.decide = decide
+    made.context = copy_context()
+    made.from_callback = from_callback
+    if decide is not None:
+        made.modification = Modification(decide)
+    elif kind is Kind.READ:
+        made.reading = Reading()
     return made
 
 

@@ -20,6 +20,7 @@ from cognigy_async import (
     UpdateValidationError,
     plan,
 )
+from cognigy_async.client.estimate import seconds_under
 from cognigy_async.engine.coalescing import MOST_MERGED
 from tests.chance import Chance
 from tests.simulation.world import Wire, client_of
@@ -159,6 +160,7 @@ async def test_it_is_what_a_client_sends(seed: int, coalesce: bool) -> None:
 )
 def test_time_under_the_quota(limit: Limit, requests: int, seconds: float) -> None:
     assert plan(rows(requests, 5000), rate_limit=limit).seconds == pytest.approx(seconds)
+    assert seconds_under(limit, requests) == pytest.approx(seconds)
 
 
 def test_a_rate_limit_of_a_client() -> None:

@@ -34,7 +34,7 @@ NOW = 1_700_000_000.0
 
 
 def writes(limits: dict[str, Any], /, **fields: Any) -> list[Request]:
-    made = StateUpdate.within(Limits(**limits), {"dialog_id": "d", **fields})
+    made = StateUpdate.from_fields(Limits(**limits), {"dialog_id": "d", **fields})
     return API.writes(BASE, made, "u-1")
 
 
@@ -108,7 +108,7 @@ def test_the_parts_together_are_the_payload(
 ) -> None:
     fields = {"dialog_id": "d", "session": session, "user": user, "next_step": next_step}
     try:
-        made = StateUpdate.within(Limits(safe_payload_bytes=threshold), fields)
+        made = StateUpdate.from_fields(Limits(safe_payload_bytes=threshold), fields)
     except ValueError:
         return
     requests = API.writes(BASE, made, "u")

@@ -41,7 +41,7 @@ NOW = 1_700_000_000.0
 
 
 def made(limits: Limits | None = None, /, **fields: Any) -> StateUpdate:
-    return StateUpdate.within(limits or API.limits, {"dialog_id": "s", **fields})
+    return StateUpdate.from_fields(limits or API.limits, {"dialog_id": "s", **fields})
 
 
 def writes(limits: Limits | None = None, /, api: SessionsApi = API, **fields: Any) -> list[Request]:

@@ -14,7 +14,7 @@ from cognigy_async import (
     RuntimeApi,
     StateUpdate,
 )
-from cognigy_async.engine.protocol import Backoff, Next, SendNext, Settled, UpdateProtocol
+from cognigy_async.engine.protocol import Decision, RetryLater, SendNext, Settled, UpdateProtocol
 from cognigy_async.engine.work_item import Kind, WorkItem
 from cognigy_async.models.results import Decide
 from tests.unit._builders import item, response
@@ -48,7 +48,7 @@ class Play:
             given = {"dialog_id": "d-1", **(fields or {"session": {"a": 1}})}
             if kind is Kind.STRICT:
                 given["if_match"] = '"7"'
-            update = StateUpdate.within(limits or Limits(), given)
+            update = StateUpdate.from_fields(limits or Limits(), given)
         policy = RetryPolicy(ambiguous=ambiguous)
         self.item: WorkItem = item(
             kind, update=update, policy=policy, decide=decide, live=live, serial=1
@@ -56,7 +56,7 @@ class Play:
         self.item.accepted_at = 10.0
         self.now = 12.0
         self.sent: list[Request] = []
-        self.following: Next = SendNext()
+        self.following: Decision = SendNext()
 
     def know(self, etag: str | None) -> Play:
         """An earlier write of the same client told this version."""
@@ -110,11 +110,11 @@ class Play:
         self.send()
         return self.word(self.protocol.unanswered(self.item, NotSentError("No connection")))
 
-    def word(self, following: Next) -> str:
+    def word(self, following: Decision) -> str:
         """What follows, in a word."""
         self.following = following
         action = self.item.action.value
-        if isinstance(following, Backoff):
+        if isinstance(following, RetryLater):
             return action
         if isinstance(following, SendNext):
             return f"again {action}"

@@ -39,7 +39,7 @@ class Crowd:
         with anyio.CancelScope() as scope:
             self.scopes[name] = scope
             try:
-                await self.pending_limit.take()
+                await self.pending_limit.acquire()
             except ClientClosedError:
                 self.refused.append(name)
                 return
@@ -50,11 +50,11 @@ class Crowd:
 
 async def test_there_are_as_many_places_as_the_capacity() -> None:
     pending_limit = PendingLimit(2)
-    await pending_limit.take()
-    assert pending_limit.try_take()
-    assert not pending_limit.try_take()
-    pending_limit.give_back()
-    assert pending_limit.try_take()
+    await pending_limit.acquire()
+    assert pending_limit.try_acquire()
+    assert not pending_limit.try_acquire()
+    pending_limit.release()
+    assert pending_limit.try_acquire()
     assert (pending_limit.used, pending_limit.capacity) == (2, 2)
 
 
@@ -62,55 +62,55 @@ async def test_a_place_that_is_free_is_taken_without_waiting() -> None:
     pending_limit = PendingLimit(1)
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await pending_limit.take()
+        await pending_limit.acquire()
     assert pending_limit.used == 1
 
 
 async def test_places_go_to_those_who_wait_longest() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take()
+    await pending_limit.acquire()
     async with anyio.create_task_group() as group:
         crowd = Crowd(pending_limit, group)
         await crowd.arrive("a", "b", "c")
         assert crowd.came == []
         for expected in (["a"], ["a", "b"], ["a", "b", "c"]):
-            pending_limit.give_back()
+            pending_limit.release()
             await settled()
             assert crowd.came == expected
             assert pending_limit.used == 1
-    pending_limit.give_back()
+    pending_limit.release()
     assert pending_limit.used == 0
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take()
+    await pending_limit.acquire()
     async with anyio.create_task_group() as group:
         crowd = Crowd(pending_limit, group)
         await crowd.arrive("a")
-        pending_limit.give_back()
+        pending_limit.release()
         # The place is given, although who waits for it has not run yet.
-        assert not pending_limit.try_take()
+        assert not pending_limit.try_acquire()
         await crowd.arrive("b")
         assert crowd.came == ["a"]
-        pending_limit.give_back()
+        pending_limit.release()
     assert crowd.came == ["a", "b"]
 
 
 async def test_places_beyond_the_capacity_are_not_handed_on() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take()
-    pending_limit.take_anyway()
-    pending_limit.take_anyway()
+    await pending_limit.acquire()
+    pending_limit.acquire_beyond_capacity()
+    pending_limit.acquire_beyond_capacity()
     assert pending_limit.used == 3
     async with anyio.create_task_group() as group:
         crowd = Crowd(pending_limit, group)
         await crowd.arrive("a")
         for used in (2, 1):
-            pending_limit.give_back()
+            pending_limit.release()
             await settled()
             assert (pending_limit.used, crowd.came) == (used, [])
-        pending_limit.give_back()
+        pending_limit.release()
         await settled()
         assert (pending_limit.used, crowd.came) == (1, ["a"])
 
@@ -118,12 +118,12 @@ async def test_places_beyond_the_capacity_are_not_handed_on() -> None:
 def early(pending_limit: PendingLimit, scope: anyio.CancelScope) -> None:
     """Cancelled while it waits, and a place is given back afterwards."""
     scope.cancel()
-    pending_limit.give_back()
+    pending_limit.release()
 
 
 def late(pending_limit: PendingLimit, scope: anyio.CancelScope) -> None:
     """Cancelled when the place was given already, and before it could be taken."""
-    pending_limit.give_back()
+    pending_limit.release()
     scope.cancel()
 
 
@@ -133,7 +133,7 @@ async def test_a_place_is_not_lost_with_one_who_gives_up(
     moment: Callable[[PendingLimit, anyio.CancelScope], None], who: str
 ) -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take()
+    await pending_limit.acquire()
     async with anyio.create_task_group() as group:
         crowd = Crowd(pending_limit, group)
         await crowd.arrive("a", "b", "c")
@@ -145,28 +145,28 @@ async def test_a_place_is_not_lost_with_one_who_gives_up(
             left.insert(0, who)
         assert crowd.came == left[:1]
         for taken in range(2, len(left) + 1):
-            pending_limit.give_back()
+            pending_limit.release()
             await settled()
             assert crowd.came == left[:taken]
-        pending_limit.give_back()
+        pending_limit.release()
         assert pending_limit.used == 0
-        assert pending_limit.try_take()
+        assert pending_limit.try_acquire()
 
 
 async def test_one_who_gives_up_after_a_while_leaves_no_trace() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take()
+    await pending_limit.acquire()
     for _ in range(50):
         with anyio.move_on_after(1.0):
-            await pending_limit.take()
-    assert "0 waiting" in repr(pending_limit)
-    pending_limit.give_back()
-    assert (pending_limit.used, pending_limit.try_take()) == (0, True)
+            await pending_limit.acquire()
+    assert "waiting=0" in repr(pending_limit)
+    pending_limit.release()
+    assert (pending_limit.used, pending_limit.try_acquire()) == (0, True)
 
 
 async def test_when_it_is_closed_those_who_wait_are_told() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take()
+    await pending_limit.acquire()
     async with anyio.create_task_group() as group:
         crowd = Crowd(pending_limit, group)
         await crowd.arrive("a", "b")
@@ -175,24 +175,24 @@ async def test_when_it_is_closed_those_who_wait_are_told() -> None:
         # Those who are woken at once may run in any order.
         assert sorted(crowd.refused) == ["a", "b"]
     assert (pending_limit.used, crowd.came) == (1, [])
-    pending_limit.give_back()
+    pending_limit.release()
     assert pending_limit.used == 0
 
 
 async def test_a_place_given_just_before_the_end_is_kept_and_the_others_are_told() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take()
+    await pending_limit.acquire()
     async with anyio.create_task_group() as group:
         crowd = Crowd(pending_limit, group)
         await crowd.arrive("a", "b")
-        pending_limit.give_back()
+        pending_limit.release()
         pending_limit.close()
     assert (crowd.came, crowd.refused, pending_limit.used) == (["a"], ["b"], 1)
 
 
 async def test_cancelled_and_closed_at_once_loses_nothing() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take()
+    await pending_limit.acquire()
     async with anyio.create_task_group() as group:
         crowd = Crowd(pending_limit, group)
         await crowd.arrive("a", "b")
@@ -204,39 +204,39 @@ async def test_cancelled_and_closed_at_once_loses_nothing() -> None:
 
 async def test_the_repr_tells_how_full_it_is() -> None:
     pending_limit = PendingLimit(3)
-    await pending_limit.take()
-    assert repr(pending_limit) == "<Room 1 of 3 used, 0 waiting>"
+    await pending_limit.acquire()
+    assert repr(pending_limit) == "<PendingLimit used=1/3 waiting=0>"
 
 
 async def test_dialogs_take_turns_and_within_one_nobody_overtakes() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take("a")
+    await pending_limit.acquire("a")
     came: list[str] = []
 
     async def one(dialog_id: str, name: str) -> None:
-        await pending_limit.take(dialog_id)
+        await pending_limit.acquire(dialog_id)
         came.append(name)
 
     async with anyio.create_task_group() as group:
         for name in ("a1", "a2", "a3", "b1", "b2", "c1"):
             group.start_soon(one, name[0], name)
             await settled()
-        assert repr(pending_limit) == "<Room 1 of 1 used, 6 waiting>"
+        assert repr(pending_limit) == "<PendingLimit used=1/1 waiting=6>"
         for _ in range(6):
-            pending_limit.give_back()
+            pending_limit.release()
             await settled()
     assert came == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
 async def test_a_dialog_for_which_nobody_waits_any_more_has_no_turn() -> None:
     pending_limit = PendingLimit(1)
-    await pending_limit.take("a")
+    await pending_limit.acquire("a")
     async with anyio.create_task_group() as group:
-        group.start_soon(pending_limit.take, "b")
+        group.start_soon(pending_limit.acquire, "b")
         await settled()
         with anyio.move_on_after(1):
-            await pending_limit.take("a")
-        pending_limit.give_back()
-    assert repr(pending_limit) == "<Room 1 of 1 used, 0 waiting>"
-    pending_limit.give_back()
-    assert pending_limit.try_take()
+            await pending_limit.acquire("a")
+        pending_limit.release()
+    assert repr(pending_limit) == "<PendingLimit used=1/1 waiting=0>"
+    pending_limit.release()
+    assert pending_limit.try_acquire()

@@ -40,7 +40,7 @@ def test_each_is_told_once_at_its_moment_and_never_when_it_is_settled(
         if step == "add":
             open_.append(watched(deadlines, now + number, serial))
         elif step == "settle" and open_:
-            open_.pop(number % len(open_)).settled = True
+            open_.pop(number % len(open_)).completed = True
         elif step == "wait":
             now += number
         assert deadlines.next() == min(map(moment_of, open_), default=math.inf)
@@ -56,6 +56,6 @@ def test_those_that_settle_early_are_forgotten() -> None:
     deadlines = Deadlines()
     for serial in range(50_000):
         # The first one stays, so that the others are never on top.
-        watched(deadlines, 100.0 + serial, serial).settled = serial > 0
+        watched(deadlines, 100.0 + serial, serial).completed = serial > 0
     assert len(deadlines) < 3000
     assert deadlines.next() == 100.0

@@ -39,12 +39,12 @@ def test_while_it_lasts_one_probe_goes_for_each_backoff() -> None:
         away.add(name, 0.0)
     assert away.lasts
     assert away.blocks
-    assert away.next_slot_at() == 2.0
+    assert away.next_probe_at() == 2.0
     assert away.release(1.9, budget) is None
     assert away.release(2.0, budget) == "a"
     assert away.probe == "a"
     # Tokens or not: until the probe is answered nothing else goes.
-    assert away.next_slot_at() == math.inf
+    assert away.next_probe_at() == math.inf
     assert away.release(1000.0, budget) is None
 
 
@@ -54,7 +54,7 @@ def test_the_probes_take_turns_and_come_less_often() -> None:
         away.add(name, 0.0)
     went = []
     for _ in range(6):
-        now = away.next_slot_at()
+        now = away.next_probe_at()
         probe = away.release(now, Empty())
         assert probe is not None
         went.append((probe, now))
@@ -66,7 +66,7 @@ def test_the_failures_of_others_do_not_put_the_probe_off() -> None:
     away = outage()
     away.add("a", 0.0)
     away.add("b", 1.9)
-    assert away.next_slot_at() == 2.0
+    assert away.next_probe_at() == 2.0
 
 
 def test_a_success_ends_it_and_those_who_wait_follow_by_token_or_backoff() -> None:
@@ -80,10 +80,10 @@ def test_a_success_ends_it_and_those_who_wait_follow_by_token_or_backoff() -> No
     assert away.probe is None
     assert away.release(2.0, budget) == "b"
     assert away.release(2.0, budget) is None
-    assert away.release(away.next_slot_at(), budget) == "c"
+    assert away.release(away.next_probe_at(), budget) == "c"
     assert away.probe is None
     assert not away.waiting
-    assert away.next_slot_at() == math.inf
+    assert away.next_probe_at() == math.inf
 
 
 def test_many_who_wait_hold_others_back_although_it_is_over() -> None:
@@ -105,7 +105,7 @@ def test_after_a_success_the_backoff_begins_anew() -> None:
     assert away.release(18.0, Empty()) == "a"
     away.succeeded()
     away.add("a", 100.0)
-    assert away.next_slot_at() == 102.0
+    assert away.next_probe_at() == 102.0
 
 
 def test_one_who_is_given_up_waits_no_longer() -> None:
@@ -130,7 +130,7 @@ def test_a_probe_that_is_given_up_leaves_its_turn_to_the_next() -> None:
     assert away.release(2.0, Empty()) == "a"
     away.discard("a")
     assert away.lasts
-    assert away.next_slot_at() == 2.0 + 4.0
+    assert away.next_probe_at() == 2.0 + 4.0
     assert away.release(6.0, Empty()) == "b"
     away.discard("b")
     assert not away.lasts
@@ -145,14 +145,14 @@ def test_when_all_had_their_turn_one_that_did_not_fail_may_probe() -> None:
     assert away.release(2.0, Empty()) == "a"
     away.add("a", 2.0)
     assert away.wants_another
-    away.probe_with("fresh", away.next_slot_at())
+    away.probe_with("fresh", away.next_probe_at())
     assert away.probe == "fresh"
-    assert away.next_slot_at() == math.inf
+    assert away.next_probe_at() == math.inf
     assert not away.wants_another
     away.add("fresh", 7.0)
     assert away.probe is None
     assert list(away.waiting) == ["a", "fresh"]
-    assert away.next_slot_at() == 7.0 + 8.0
+    assert away.next_probe_at() == 7.0 + 8.0
     away.succeeded()
     assert not away.wants_another
 
@@ -191,7 +191,7 @@ class OutageMachine(RuleBasedStateMachine):
         self.out.discard(data.draw(st.sampled_from(sorted(self.out))))
         self.away.succeeded()
 
-    @precondition(lambda self: self.away.wants_another and self.now >= self.away.next_slot_at())
+    @precondition(lambda self: self.away.wants_another and self.now >= self.away.next_probe_at())
     @rule()
     def one_that_did_not_fail_probes(self) -> None:
         self.number += 1
@@ -227,7 +227,7 @@ class OutageMachine(RuleBasedStateMachine):
 
     @rule()
     def release(self) -> None:
-        lasted, next_slot_at = self.away.lasts, self.away.next_slot_at()
+        lasted, next_slot_at = self.away.lasts, self.away.next_probe_at()
         one = self.away.release(self.now, self.budget)
         if one is None:
             assert self.now < next_slot_at
@@ -248,9 +248,9 @@ class OutageMachine(RuleBasedStateMachine):
     def those_who_wait_go_some_time(self) -> None:
         # Either a moment is known, or the answer of a probe under way decides.
         if self.waiting:
-            assert math.isfinite(self.away.next_slot_at()) or self.away.probe in self.out
+            assert math.isfinite(self.away.next_probe_at()) or self.away.probe in self.out
         else:
-            assert self.away.next_slot_at() == math.inf
+            assert self.away.next_probe_at() == math.inf
 
     @invariant()
     def nothing_is_blocked_for_nobody(self) -> None:

@@ -17,7 +17,8 @@ from cognigy_async import (
     UnexpectedAnswerError,
     UpdateError,
 )
-from cognigy_async.engine.protocol import Backoff, share
+from cognigy_async.engine.protocol import RetryLater
+from cognigy_async.engine.token_failures import copy_for_one_update
 from cognigy_async.engine.work_item import Kind
 from tests.unit._builders import item
 
@@ -154,7 +155,7 @@ def test_a_repeat_is_the_same_request_with_the_same_key() -> None:
 def test_the_policy_is_told_what_happened(failure: str | int, response_kind: ResponseKind) -> None:
     made = Play()
     fail(made, failure)
-    assert isinstance(made.following, Backoff)
+    assert isinstance(made.following, RetryLater)
     assert made.following.response_kind is response_kind
 
 
@@ -162,11 +163,11 @@ def test_whether_a_429_is_the_dialogs_own() -> None:
     for scope, dialog_only in (("dialog", True), ("tenant", False)):
         made = Play()
         assert made.answer(429, x_ratelimit_scope=scope, retry_after="3") == "write"
-        assert isinstance(made.following, Backoff)
+        assert isinstance(made.following, RetryLater)
         assert made.following.dialog_only is dialog_only
         assert made.following.error.retry_after == 3.0
     assert made.answer(503, x_ratelimit_scope="dialog") == "write"
-    assert isinstance(made.following, Backoff)
+    assert isinstance(made.following, RetryLater)
     assert not made.following.dialog_only
 
 
@@ -421,7 +422,7 @@ def test_a_failure_that_many_share_is_told_to_each_with_his_own_facts() -> None:
     failure = AuthenticationError(
         "No token", transient=True, status=503, detail="busy", retry_after=2.0
     )
-    own = share(failure)
+    own = copy_for_one_update(failure)
     told = Play().protocol.final(item(dialog_id="d-2"), own)
     assert own is told
     assert isinstance(told, AuthenticationError)

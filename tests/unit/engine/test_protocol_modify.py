@@ -15,7 +15,7 @@ from cognigy_async import (
     UnexpectedAnswerError,
     UpdateValidationError,
 )
-from cognigy_async.engine.protocol import Backoff
+from cognigy_async.engine.protocol import RetryLater
 from cognigy_async.engine.work_item import Kind
 from cognigy_async.retry import OUTAGE_KINDS
 
@@ -197,7 +197,7 @@ def test_a_read_that_fails_is_never_ambiguous_and_names_no_update() -> None:
     assert made.answer(200, b"<html>") == "read"
     assert isinstance(made.give_up(), UnexpectedAnswerError)
     # A server that is there and talks nonsense is no outage, which bulk work would wait out.
-    assert isinstance(made.following, Backoff)
+    assert isinstance(made.following, RetryLater)
     assert made.following.response_kind not in OUTAGE_KINDS
     assert made.answer(404) == "DialogNotFoundError"
 

@@ -11,7 +11,7 @@ import pytest
 from cognigy_async import ServerError
 from cognigy_async.engine.dialog_queue import DialogQueue, QueueState
 from cognigy_async.engine.ready_queues import ReadyQueues
-from cognigy_async.engine.work_item import Kind, WorkItem
+from cognigy_async.engine.work_item import Group, Kind, WorkItem
 from tests.unit._builders import item
 
 from ._queues import (
@@ -34,7 +34,7 @@ def group_of(*members: WorkItem) -> WorkItem:
     group = item(
         live=members[0].live, from_callback=any(member.from_callback for member in members)
     )
-    group.members = members
+    group.group = Group(members)
     return group
 
 
@@ -105,7 +105,7 @@ def test_entries_keep_their_order_and_go_from_anywhere() -> None:
     queue.append(made[1])
     assert queue.work_items == [made[1]]
     assert "READY" not in repr(queue)
-    assert "1 entries" in repr(queue)
+    assert "1 items" in repr(queue)
 
 
 # Turns.
@@ -348,7 +348,7 @@ def test_an_entry_is_taken_out_wherever_it_stands() -> None:
     queues.remove(second)
     queues.remove(first)
     assert take(queues).first is third
-    with pytest.raises(AssertionError, match="in no lane"):
+    with pytest.raises(AssertionError, match="in no queue"):
         queues.remove(second)
 
 

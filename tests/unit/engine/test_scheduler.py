@@ -40,14 +40,17 @@ def scheduler(*, linger: float = 0.0, limit: RateLimit | None = None, workers: i
         SimpleNamespace(
             config=SimpleNamespace(max_in_flight=workers, retry=policy, linger=linger),
             quota=None if limit is None else CompositeLimiter([SlidingWindow(limit)]),
-            hooks=SimpleNamespace(any=False, full=False),
+            hooks=SimpleNamespace(has_callbacks=False, full=False),
             waker=Waker(),
         )  # type: ignore[arg-type]
     )
 
 
-def accept(plan: Any, dialog_id: str, now: float = 0.0, *, live: bool = True) -> Any:
+def accept(
+    plan: Any, dialog_id: str, now: float = 0.0, *, live: bool = True, coalesces: bool = False
+) -> Any:
     made = item(dialog_id=dialog_id, serial=next(serials), live=live)
+    made.coalesces = coalesces
     plan.accept(made, now)
     return made
 
@@ -78,6 +81,82 @@ def test_a_full_window_sets_the_alarm() -> None:
     plan._limiter.finish(0.0, 0.0)
     assert plan.next_queue(1.0) is None
     assert plan._waker.alarm_at == plan.next_event_at(1.0) >= 10.0
+
+
+def test_bulk_work_keeps_every_tenth_turn_under_a_rate_limit() -> None:
+    plan = scheduler(limit=RateLimit(100, per=10))
+    for _ in range(92):
+        plan._limiter.start(0.0, bulk=True)
+        plan._limiter.finish(0.0, 0.0)
+    assert plan._limiter.next_bulk_slot_at(0.0) > 0.0
+    accept(plan, "bulk", live=False)
+    for number in range(12):
+        accept(plan, f"live-{number}")
+    assert [plan.next_queue(0.0).dialog_id for _ in range(10)].index("bulk") == 9
+
+
+def wait_for_server(plan: Any, dialog_id: str, now: float = 0.0, **options: Any) -> Any:
+    """Accept a bulk item, send it, and let it wait for the server."""
+    made = accept(plan, dialog_id, now, live=False, **options)
+    queue = plan.next_queue(now)
+    assert queue.first is made
+    made.sent_at = now
+    plan.wait_for_server(queue, now)
+    return queue
+
+
+def test_the_end_of_an_outage_wakes_a_worker() -> None:
+    plan = scheduler()
+    accept(plan, "live")
+    sent = plan.next_queue(0.0)
+    wait_for_server(plan, "bulk")
+    woken = plan._waker.woken
+    plan.on_response(ResponseKind.APPLIED, 0.0)
+    plan.finish(sent)
+    assert plan._waker.woken > woken
+
+
+def test_the_scheduler_is_not_quiet_while_queues_wait_for_the_server() -> None:
+    plan = scheduler()
+    accept(plan, "live")
+    plan.next_queue(0.0)
+    wait_for_server(plan, "bulk")
+    plan.on_response(ResponseKind.APPLIED, 0.0)
+    assert not plan.outage.lasts
+    assert not plan.quiet
+    plan.advance(10.0)
+    assert plan.next_queue(10.0).dialog_id == "bulk"
+    plan.on_response(ResponseKind.APPLIED, 10.0)
+    assert plan.quiet
+
+
+def test_the_scheduler_is_not_quiet_before_a_success_after_the_pause() -> None:
+    plan = scheduler()
+    plan.throttle_tenant(0.0, 0.0, 5.0, 0.0)
+    # It was sent before the server throttled.
+    plan.on_response(ResponseKind.APPLIED, 0.0)
+    assert not plan.quiet
+    plan.on_response(ResponseKind.APPLIED, 5.0)
+    assert plan.quiet
+
+
+def test_a_probe_does_not_linger() -> None:
+    plan = scheduler(linger=5.0)
+    first = wait_for_server(plan, "first")
+    plan.advance(1.0)
+    assert plan.next_queue(1.0) is first
+    plan.wait_for_server(first, 1.0)
+    accept(plan, "fresh", 2.0, live=False, coalesces=True)
+    # Each of those that wait has had its turn, so one that did not fail is the next probe.
+    plan.advance(2.0)
+    assert plan.next_queue(2.0).dialog_id == "fresh"
+
+
+def test_work_that_is_no_probe_lingers() -> None:
+    plan = scheduler(linger=5.0)
+    accept(plan, "fresh", 2.0, live=False, coalesces=True)
+    assert plan.next_queue(2.0) is None
+    assert plan._waker.alarm_at == 7.0
 
 
 class Plan(RuleBasedStateMachine):
@@ -111,7 +190,7 @@ class Plan(RuleBasedStateMachine):
     @rule()
     def succeed(self) -> None:
         if not self.plan.quiet:
-            self.plan.heard(ResponseKind.APPLIED, self.now)
+            self.plan.on_response(ResponseKind.APPLIED, self.now)
         self.plan.finish(self.flying.pop(0))
         self.settled += 1
 
@@ -120,7 +199,7 @@ class Plan(RuleBasedStateMachine):
     def fail(self) -> None:
         queue = self.flying.pop(0)
         if not self.plan.quiet:
-            self.plan.heard(ResponseKind.FAULT, self.now)
+            self.plan.on_response(ResponseKind.FAULT, self.now)
         if self.plan.may_repeat(queue, ResponseKind.FAULT):
             self.plan.wait(queue, self.now + 1.0)
         elif queue.first.live:

@@ -42,7 +42,7 @@ def test_it_is_not_sent() -> None:
         pytest.param(lambda made: pickle.loads(pickle.dumps(made)), id="pickle"),
         pytest.param(lambda made: StateUpdate(**made.fields()), id="fields"),
         pytest.param(lambda made: made.replace(next_step="n"), id="replace"),
-        pytest.param(lambda made: made.under(Limits(max_depth=2)), id="under"),
+        pytest.param(lambda made: made.with_limits(Limits(max_depth=2)), id="with_limits"),
         pytest.param(lambda made: TypeAdapter(StateUpdate).validate_python(made.fields()), id="py"),
     ],
 )

@@ -42,7 +42,7 @@ def made(given_fields: dict[str, Any], limits: Limits | None = None) -> StateUpd
     """An update from a row; `...` stands for an argument that is missing."""
     row = {"dialog_id": "d-1"} | given_fields
     row = {name: value for name, value in row.items() if value is not ...}
-    return StateUpdate.within(limits or Limits(), row)
+    return StateUpdate.from_fields(limits or Limits(), row)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_what_cannot_even_be_read_is_bad_input_like_any_other(unreadable: Any) -
 
 
 @pytest.mark.parametrize("name", [1.5, None, b"a", (1,), pytest.param(10**5000, id="huge")])
-def test_a_part_whose_name_is_no_text_is_bad_input_as_well(name: Any) -> None:
-    with pytest.raises(UpdateValidationError, match="is not a part of an update"):
+def test_a_field_whose_name_is_no_text_is_bad_input_as_well(name: Any) -> None:
+    with pytest.raises(UpdateValidationError, match="is not a field of an update"):
         made({**ONE, name: 1})
 
 
@@ -295,10 +295,10 @@ def test_one_more_level_than_the_limit_is_refused(value: object) -> None:
 
     enough = max(1, depth(value))
     update = {"dialog_id": "d", "session": {"a": value}}
-    assert StateUpdate.within(Limits(max_depth=enough), update).payload()
+    assert StateUpdate.from_fields(Limits(max_depth=enough), update).payload()
     if enough > 1:
         with pytest.raises(UpdateValidationError, match=f"deeper than {enough - 1} levels"):
-            StateUpdate.within(Limits(max_depth=enough - 1), update)
+            StateUpdate.from_fields(Limits(max_depth=enough - 1), update)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_the_largest_values_of_each_limit_are_taken() -> None:
 
 def test_an_empty_tuple_of_prefixes_reserves_nothing() -> None:
     limits = Limits(reserved_prefixes=())
-    assert StateUpdate.within(limits, {"dialog_id": "d", "session": {"_user": 1}}).payload()
+    assert StateUpdate.from_fields(limits, {"dialog_id": "d", "session": {"_user": 1}}).payload()
 
 
 def test_the_limits_of_the_tutorial_and_of_the_public_api() -> None:

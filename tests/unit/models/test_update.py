@@ -73,7 +73,7 @@ def test_each_payload_is_a_copy_of_its_own() -> None:
 
 
 def test_what_is_done_to_the_variables_changes_nothing_of_what_is_sent() -> None:
-    made = StateUpdate.within(SMALL, {"dialog_id": "d", **WIDE})
+    made = StateUpdate.from_fields(SMALL, {"dialog_id": "d", **WIDE})
     before = made.payload(), sent(made)
     made.session["a"] = "changed"
     made.user["c"].append(1)
@@ -82,7 +82,7 @@ def test_what_is_done_to_the_variables_changes_nothing_of_what_is_sent() -> None
     assert (made.payload(), sent(made)) == before
     assert (made.session, made.user) == (WIDE["session"], WIDE["user"])
     # The client checks an update against limits of its own, and may send the outcome of that.
-    assert made.under(Limits()).payload() == before[0]
+    assert made.with_limits(Limits()).payload() == before[0]
     assert made.replace().payload() == before[0]
 
 
@@ -105,7 +105,7 @@ def test_equality_is_that_of_the_content() -> None:
     for same in (
         update(session={"a": 1}),
         update(session={"a": 1}, user={}),
-        StateUpdate.within(SMALL, {"dialog_id": "d-1", "session": {"a": 1}}),
+        StateUpdate.from_fields(SMALL, {"dialog_id": "d-1", "session": {"a": 1}}),
     ):
         assert update(session={"a": 1}) == same
         assert hash(update(session={"a": 1})) == hash(same)
@@ -149,24 +149,24 @@ def test_an_update_survives_its_way(through: Callable[[StateUpdate], StateUpdate
 
 
 def test_the_limits_of_an_update_go_with_it() -> None:
-    made = StateUpdate.within(SMALL, {"dialog_id": "d", **WIDE})
+    made = StateUpdate.from_fields(SMALL, {"dialog_id": "d", **WIDE})
     assert len(sent(made)) > 1
     assert sent(pickle.loads(pickle.dumps(made))) == sent(made)
     assert sent(made.replace(update_id="v")) == sent(made)
-    assert len(sent(made.under(Limits()))) == 1
+    assert len(sent(made.with_limits(Limits()))) == 1
 
 
 def test_under_is_the_same_update_where_nothing_changes() -> None:
     made = update()
-    assert made.under(Limits()) is made
-    stricter = made.under(Limits(max_depth=1))
+    assert made.with_limits(Limits()) is made
+    stricter = made.with_limits(Limits(max_depth=1))
     assert stricter == made
     assert stricter is not made
 
 
 def test_under_other_limits_an_update_may_be_refused() -> None:
     with pytest.raises(UpdateValidationError, match=r"session\.a\[0\]: .* deeper than 1 levels"):
-        update(session={"a": [[1]]}).under(Limits(max_depth=1))
+        update(session={"a": [[1]]}).with_limits(Limits(max_depth=1))
 
 
 def test_a_copy_with_changes_is_checked() -> None:
@@ -176,7 +176,7 @@ def test_a_copy_with_changes_is_checked() -> None:
     assert made.payload() == {"session": {"a": 1}}
     with pytest.raises(UpdateValidationError, match=r"session\.b: a variable cannot be None"):
         made.replace(session={"b": None})
-    with pytest.raises(UpdateValidationError, match="other: is not a part"):
+    with pytest.raises(UpdateValidationError, match="other: is not a field"):
         made.replace(other=1)
     with pytest.raises(UpdateValidationError, match="carries nothing"):
         made.replace(session=None)
@@ -210,8 +210,8 @@ def test_an_update_is_a_part_of_other_models() -> None:
         ('{"session":{"a":1}}', r"dialog_id: is missing"),
         ('{"dialog_id":"d"}', r"update: the update carries nothing"),
         ('{"dialog_id":"d","session":{"{0}%s":1}}', r"session\..0.%s: a variable's name"),
-        ("[]", "a mapping of its arguments"),
-        ("null", "a mapping of its arguments"),
+        ("[]", "a mapping of the arguments of StateUpdate"),
+        ("null", "a mapping of the arguments of StateUpdate"),
     ],
 )
 def test_inside_other_models_a_fault_is_one_of_their_faults(text: str, message: str) -> None:

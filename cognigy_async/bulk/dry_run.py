@@ -1,0 +1,125 @@
+"""Dry run of a job: all faults of its input, and what it would take. Nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cognigy_async import Limits, RateLimit, StateApi, StateUpdate, plan
+from cognigy_async.client.estimate import seconds_under
+
+from .input.reader import open_input
+from .input.row import RowFault, faults_of
+from .input.row_reader import RowReader, SpilledSet
+from .options import JobOptions
+
+HELD = 5000
+"""Updates that a job holds at a time, half of the client's `max_pending`. No others can be
+coalesced."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """Result of a dry run.
+
+    Attributes:
+        rows: Rows of the job.
+        faulty: Those of them that are not valid.
+        faults: Number of their faults.
+        dialogs: Number of dialogs of the valid rows.
+        requests: Requests for the valid rows without repeats; with `coalesce` about as many as a
+            job sends whose rows wait for the quota.
+        seconds: Time that these requests take under the quota; None without a quota.
+        notes: Remarks for the user about the input.
+    """
+
+    rows: int
+    faulty: int
+    faults: int
+    dialogs: int
+    requests: int
+    seconds: float | None
+    notes: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """Return the object that `bulk run --dry-run --json` prints."""
+        return {name: value for name, value in asdict(self).items() if name != "notes"}
+
+
+def dry_run(
+    source: str | Path,
+    options: JobOptions,
+    *,
+    api: StateApi,
+    limits: Limits | None = None,
+    rate_limit: RateLimit | Sequence[RateLimit] | None = None,
+    on_fault: Callable[[RowFault], object],
+) -> DryRun:
+    """Read an input as a job does, and send nothing.
+
+    Args:
+        rate_limit: Quota for which the time is computed.
+        on_fault: Called with each fault of each row, in order.
+
+    Raises:
+        InputError: The input cannot be read.
+    """
+    reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
+    rows = RowReader(reader, options, limits if limits is not None else api.limits, api)
+    check = _Check(rows, on_fault)
+    try:
+        if options.coalesce:
+            requests = _coalesced_requests(check.updates(), limits, api)
+        else:
+            requests = sum(len(api.writes("", update, "-")) for update in check.updates())
+    finally:
+        rows.close()
+    notes = list(reader.notes)
+    if not rows.count:
+        notes.append(rows.none_found)
+    return DryRun(
+        rows=rows.count,
+        faulty=check.faulty,
+        faults=check.faults,
+        dialogs=check.dialogs.count(),
+        requests=requests,
+        seconds=seconds_under(rate_limit, requests),
+        notes=tuple(notes),
+    )
+
+
+def _coalesced_requests(
+    updates: Iterator[StateUpdate], limits: Limits | None, api: StateApi
+) -> int:
+    requests = 0
+    while held := list(islice(updates, HELD)):
+        requests += plan(held, coalesce=True, limits=limits, api=api).requests
+    return requests
+
+
+class _Check:
+    """Counts the faults and the dialogs of some rows."""
+
+    def __init__(self, rows: RowReader, on_fault: Callable[[RowFault], object]) -> None:
+        self._rows = rows
+        self._on_fault = on_fault
+        self.faulty = 0
+        self.faults = 0
+        self.dialogs = SpilledSet()
+
+    def updates(self) -> Iterator[StateUpdate]:
+        """Yield the updates that would be sent."""
+        for row in self._rows.rows():
+            if row.error is not None:
+                found = faults_of(row)
+                self.faulty += 1
+                self.faults += len(found)
+                for fault in found:
+                    self._on_fault(fault)
+            elif row.update is not None:
+                self.dialogs.add(row.update.dialog_id)
+                if row.duplicate_of is None:
+                    yield row.update

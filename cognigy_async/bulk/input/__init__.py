@@ -1,0 +1,1 @@
+"""Input of a job: files, pipes and standard input, read row by row."""

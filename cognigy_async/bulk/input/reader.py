@@ -1,0 +1,247 @@
+"""Records of an input, in constant memory.
+
+JSON Lines and CSV (plain, gzip or zstd) and Parquet, from a file or from standard input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeAlias
+
+from ..errors import InputError
+from .compression import ByteSource, decompressed
+from .fingerprint import Fingerprint, HashedFile, Mark
+from .tables import LineBlocks, Record, csv_records, parquet_records
+
+Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
+
+STDIN = "-"
+PARQUET = b"PAR1"
+BLOCK = 1 << 18
+"""Bytes read at a time."""
+LONGEST_LINE = 1 << 24
+"""Bytes. A row that the server accepts is far shorter."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class InputReader:
+    """The records of one input, read once from its beginning to its end.
+
+    Attributes:
+        name: Name of the input, for messages.
+        fingerprint: Its size and time when it was opened.
+        notes: Remarks for the user that are no faults.
+    """
+
+    def __init__(
+        self, file: BinaryIO, name: str, kind: Format, texts: Collection[str], known: Sequence[Mark]
+    ) -> None:
+        self._file = file
+        self._is_standard_input = file is getattr(sys.stdin, "buffer", None)
+        self.name = name
+        self.notes: list[str] = []
+        self._hashed: HashedFile | None = None
+        if kind == "parquet":
+            # It is not read from front to back, so it is hashed before.
+            self.fingerprint = Fingerprint.of(file)
+            self._marks = [self._mark_whole(known)]
+            self._records = parquet_records(file, name)
+            return
+        self._hashed = HashedFile(file, name, known)
+        self.fingerprint = self._hashed.fingerprint
+        self._marks = self._hashed.marks
+        blocks = _line_blocks(self._hashed, name, self.notes.append)
+        self._records = csv_records(blocks, name, texts) if kind == "csv" else _json_records(blocks)
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        return self._records
+
+    def take_marks(self) -> list[Mark]:
+        """Return the marks noted since the last call."""
+        taken = self._marks.copy()
+        self._marks.clear()
+        return taken
+
+    @property
+    def bytes_read(self) -> int:
+        """Number of bytes read, before decompression."""
+        return self._hashed.offset if self._hashed is not None else self._file.tell()
+
+    def changed(self) -> str | None:
+        """Describe how the file changed since it was opened; None if it did not."""
+        if self.fingerprint.size is None:
+            return None
+        if self._is_standard_input:
+            return self.fingerprint.change(Fingerprint.of(self._file))
+        try:
+            found = Fingerprint.from_stat(Path(self.name).stat())
+        except OSError:
+            return "it is no longer there"
+        return self.fingerprint.change(found)
+
+    def _mark_whole(self, known: Sequence[Mark]) -> Mark:
+        digest = hashlib.sha256()
+        while data := self._file.read(BLOCK):
+            digest.update(data)
+        mark = Mark(self._file.tell(), digest.hexdigest(), last=True)
+        if known and known[-1] != mark:
+            raise InputError(
+                f"{self.name} is not the input that this job began with: its content differs. Give "
+                "the same input, or start a new job with another journal."
+            )
+        self._file.seek(0)
+        return mark
+
+    def close(self) -> None:
+        """Close the file; a read that waits in another thread ends."""
+        if self._hashed is not None:
+            self._hashed.stop()
+        if not self._is_standard_input:
+            self._file.close()
+
+
+def open_input(
+    source: str | Path,
+    *,
+    format: Format | None = None,  # noqa: A002 - the name of the option
+    text_columns: Collection[str] = (),
+    known: Sequence[Mark] = (),
+) -> InputReader:
+    """Open an input.
+
+    Args:
+        source: A path, or ``"-"`` for standard input.
+        format: By default taken from the name and the first bytes of a file, else JSON Lines.
+        text_columns: Columns of CSV whose cells are not parsed as JSON.
+        known: Marks of an earlier reading, which this one must agree with.
+
+    Raises:
+        InputError: The input cannot be opened, or differs from the earlier reading.
+    """
+    name = "standard input" if source == STDIN else str(source)
+    given: Any = sys.stdin
+    if source == STDIN:
+        if given is None:
+            raise InputError("standard input is closed")
+        file: BinaryIO = given.buffer
+    else:
+        file = _opened(source)
+    try:
+        kind = format or _guess_format(name, file)
+        if kind == "parquet" and not file.seekable():
+            raise InputError(f"{name}: Parquet cannot be read from a pipe; give it as a file")
+        if text_columns and kind != "csv":
+            raise InputError(f"{name} is no CSV file; only CSV has text columns")
+        return InputReader(file, name, kind, text_columns, known)
+    except BaseException:
+        if source != STDIN:
+            file.close()
+        raise
+
+
+def compare_input(source: str | Path, known: Sequence[Mark]) -> None:
+    """Compare a file with an earlier reading of it, as far as that reached.
+
+    Raises:
+        InputError: The file differs, or cannot be opened.
+    """
+    with _opened(source) as file:
+        HashedFile(file, str(source), known).compare()
+
+
+def _opened(source: str | Path) -> BinaryIO:
+    try:
+        return Path(source).open("rb")
+    except OSError as error:
+        raise InputError(f"{source} cannot be opened: {error.strerror}") from error
+
+
+def _guess_format(name: str, file: BinaryIO) -> Format:
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".zst", ".zstd"):
+        suffixes.pop()
+    last = suffixes[-1] if suffixes else ""
+    if last == ".csv":
+        return "csv"
+    if last in (".parquet", ".pq"):
+        return "parquet"
+    if file.seekable():
+        head = file.read(len(PARQUET))
+        file.seek(0)
+        if head == PARQUET:
+            return "parquet"
+    return "jsonl"
+
+
+def _json_records(blocks: LineBlocks) -> Iterator[list[Record]]:
+    for first, lines in blocks:
+        yield [
+            (number, line, None)
+            for number, line in enumerate(lines, first)
+            if line and not line.isspace()
+        ]
+
+
+def _line_blocks(file: HashedFile, name: str, note: Callable[[str], None]) -> LineBlocks:
+    """Yield blocks of whole lines without their ends, each with the number of its first line.
+
+    Nothing is read before the first block is asked for, since a pipe may keep its reader waiting.
+
+    Raises:
+        InputError: The input cannot be decompressed, is UTF-16, or is not made of lines.
+    """
+    source = decompressed(file, name)
+    line = 1
+    rest = b""
+    first = True
+    while data := _read_block(source, name, line):
+        data = rest + data
+        if first and (len(data) >= len(BYTE_ORDER_MARK) or not BYTE_ORDER_MARK.startswith(data)):
+            first = False
+            data = _without_mark(data, name, note)
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        if len(rest) > LONGEST_LINE:
+            raise InputError(
+                f"{name}: line {line + len(lines)} is longer than {LONGEST_LINE:,} bytes; this is "
+                "no file of rows"
+            )
+        if lines:
+            yield line, lines
+            line += len(lines)
+    if rest:
+        note(
+            f"The last line, {line}, has no newline at its end; it was used as it is. If the file "
+            "was truncated, this line may be incomplete."
+        )
+        yield line, [rest]
+
+
+def _without_mark(data: bytes, name: str, note: Callable[[str], None]) -> bytes:
+    if data.startswith(UTF_16_MARKS):
+        raise InputError(f"{name} is UTF-16; save it as UTF-8")
+    if not data.startswith(BYTE_ORDER_MARK):
+        return data
+    note("The input begins with a byte-order mark, which was skipped.")
+    return data[len(BYTE_ORDER_MARK) :]
+
+
+def _read_block(source: ByteSource, name: str, line: int) -> bytes:
+    try:
+        return source.read(BLOCK)
+    except EOFError as error:
+        raise InputError(
+            f"{name} was cut off: the compressed file ends early, at about line {line}. The rows "
+            "before that have been used."
+        ) from error
+    except Exception as error:
+        # The exception of zstandard can only be named where it is installed.
+        if not isinstance(error, OSError | zlib.error) and type(error).__name__ != "ZstdError":
+            raise
+        raise InputError(f"{name} cannot be decompressed after line {line}: {error}") from error

@@ -1,0 +1,288 @@
+"""Rows of a job, in chunks: selected, checked, and without those completed by earlier runs.
+
+Chunks are read in a worker thread, one at a time: crossing threads for each row would cost more
+than the row, and a whole block at once would keep the interpreter from the event loop too long.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from cognigy_async import CognigyError, Fault, Limits, StateApi, StateUpdate, UpdateValidationError
+
+from ..journal.journal import Journal
+from ..journal.schema import CompletedRow
+from ..options import JobOptions
+from .fingerprint import Mark
+from .reader import InputReader
+from .row import Row, Source, dead_letter, parse_row
+from .tables import Record
+
+MAX_ROWS = 128
+"""Rows in a chunk."""
+MAX_LINES = 20_000
+"""Lines read for a chunk, completed rows included."""
+PAGE = 4096
+"""Lines looked up in the journal at a time."""
+MOST_IN_MEMORY = 200_000
+"""Texts that a `SpilledSet` keeps in memory."""
+
+UPDATE_ID = b'"update_id"'
+
+
+@dataclass(slots=True)
+class RowChunk:
+    """Some rows, and what was skipped on the way to them.
+
+    Attributes:
+        skipped: Ordinals of rows completed by earlier runs.
+        failed: Ordinals of those of them that were not applied.
+        dead_letters: Dead letters of the failed ones.
+        paused: Dialogs with a failure in the pass that this run continues.
+        marks: Marks of the input up to here.
+        position: Bytes of the input read so far.
+        last: True if nothing is left.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    dead_letters: list[bytes] = field(default_factory=list)
+    paused: list[str] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    position: int = 0
+    last: bool = False
+
+
+class RowReader:
+    """The rows of one input, in order.
+
+    Args:
+        options: Which rows belong to the job.
+        api: API that must be able to carry a row; None for any.
+        journal: Journal of the job; None reads all rows, as for the first time.
+    """
+
+    def __init__(
+        self,
+        reader: InputReader,
+        options: JobOptions,
+        limits: Limits,
+        api: StateApi | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self._reader = reader
+        self._limit = options.limit
+        self._dialogs = frozenset(options.only_dialogs)
+        self._limits = limits
+        self._api = api
+        self._journal = journal
+        self._job_id = None if journal is None else journal.job_id
+        self._last_completed = 0 if journal is None else journal.last_line()
+        self._page: dict[int, CompletedRow] = {}
+        self._page_end = 0
+        self._update_ids = _UpdateIds()
+        self._blocks = iter(reader)
+        self._records: Iterator[Record] = iter(())
+        self.count = 0
+        """Rows of the job read so far."""
+
+    @property
+    def none_found(self) -> str:
+        """Note for the user that the input has no rows of the job."""
+        if not self._dialogs:
+            return "The input has no rows."
+        return f"The input has no rows of {', '.join(map(repr, sorted(self._dialogs)))}."
+
+    def next_chunk(self) -> RowChunk:
+        """Return the next rows, without waiting for more once there are some.
+
+        Raises:
+            InputError: The input cannot be read.
+        """
+        chunk = RowChunk()
+        while not self._fill(chunk):
+            block = next(self._blocks, None) if self._wants_more() else None
+            if block is None:
+                chunk.last = True
+                break
+            self._records = iter(block)
+        chunk.marks = self._reader.take_marks()
+        chunk.position = self._reader.bytes_read
+        return chunk
+
+    def _fill(self, chunk: RowChunk) -> bool:
+        """Add rows of the current block. Return False if nothing of it is left."""
+        lines = 0
+        if not self._wants_more():
+            return False
+        for line, source, fault in self._records:
+            lines += 1
+            if line <= self._last_completed and (done := self._completed(line)) is not None:
+                self._skip(chunk, line, source, done)
+            else:
+                # The same in all runs of the job.
+                default_id = None if self._job_id is None else f"{self._job_id}-{line}"
+                row = parse_row(line, source, self._limits, default_id, fault)
+                if row.update is not None:
+                    self._check(row, row.update, default_id)
+                if self._dialogs and row.dialog_id not in self._dialogs:
+                    continue
+                self.count += 1
+                row.ordinal = self.count
+                chunk.rows.append(row)
+            if len(chunk.rows) >= MAX_ROWS or lines >= MAX_LINES or not self._wants_more():
+                break
+        return lines > 0
+
+    def remaining_dead_letters(self) -> RowChunk:
+        """Return the next dead letters of completed rows, ignoring all other rows.
+
+        Raises:
+            InputError: The input cannot be read.
+        """
+        chunk = RowChunk()
+        lines = 0
+        for line, source, _ in islice(self._remaining_records(), MAX_LINES):
+            if line > self._last_completed:
+                break
+            lines += 1
+            done = self._completed(line)
+            if done is not None and done.failure is not None:
+                chunk.dead_letters.append(dead_letter(line, source, done.failure))
+        chunk.last = lines < MAX_LINES
+        return chunk
+
+    def _remaining_records(self) -> Iterator[Record]:
+        yield from self._records
+        for block in self._blocks:
+            self._records = iter(block)
+            yield from self._records
+
+    def rows(self) -> Iterator[Row]:
+        """Yield all rows, in the calling thread."""
+        while True:
+            chunk = self.next_chunk()
+            yield from chunk.rows
+            if chunk.last:
+                return
+
+    def close(self) -> None:
+        """Close the input."""
+        self._update_ids.close()
+        self._reader.close()
+
+    def _wants_more(self) -> bool:
+        return self._limit is None or self.count < self._limit
+
+    def _completed(self, line: int) -> CompletedRow | None:
+        if line > self._page_end:
+            assert self._journal is not None
+            self._page_end = line + PAGE
+            self._page = self._journal.completed(line, self._page_end)
+        return self._page.get(line)
+
+    def _skip(self, chunk: RowChunk, line: int, source: Source, done: CompletedRow) -> None:
+        self.count += 1
+        chunk.skipped.append(self.count)
+        if (
+            UPDATE_ID in source
+            if isinstance(source, bytes)
+            else source.get("update_id") is not None
+        ):
+            row = parse_row(line, source, self._limits, None)
+            if row.update is not None and row.update.update_id is not None:
+                self._update_ids.first(row.update, line)
+        if done.failure is None:
+            return
+        chunk.failed.append(self.count)
+        chunk.dead_letters.append(dead_letter(line, source, done.failure))
+        if done.this_pass and done.dialog_id is not None:
+            chunk.paused.append(done.dialog_id)
+
+    def _check(self, row: Row, update: StateUpdate, default_id: str | None) -> None:
+        """Reject a row that the API cannot carry or whose `update_id` another update has."""
+        if self._api is not None:
+            try:
+                self._api.check(update)
+            except UpdateValidationError as error:
+                row.reject(error)
+                return
+            except CognigyError as error:
+                fault = Fault("update", str(error).rstrip("."), "leave it out")
+                row.reject(UpdateValidationError((fault,), dialog_id=update.dialog_id))
+                return
+        if update.update_id is None or update.update_id == default_id:
+            return
+        first = self._update_ids.first(update, row.line)
+        if first is None:
+            return
+        line, same = first
+        if same:
+            row.duplicate_of = line
+            return
+        problem = f"is that of line {line} too, which is another update"
+        fault = Fault("update_id", problem, "give each update an id of its own, or leave it out")
+        row.reject(UpdateValidationError((fault,), dialog_id=update.dialog_id))
+
+
+class _UpdateIds:
+    """The `update_id`s of an input with the line where each occurs first, on disk if many."""
+
+    def __init__(self) -> None:
+        self._connection = _scratch_table(", line, content")
+
+    def first(self, update: StateUpdate, line: int) -> tuple[int, bool] | None:
+        """Return the earlier line with the same id, and whether it is the same update.
+
+        Return None, and remember the id, if this is its first line.
+        """
+        id_hash, content = hash(update.update_id), hash(update)
+        insert = "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)"
+        if self._connection.execute(insert, (id_hash, line, content)).rowcount:
+            return None
+        select = "SELECT line, content FROM seen WHERE id = ?"
+        first, first_content = self._connection.execute(select, (id_hash,)).fetchone()
+        return first, first_content == content
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class SpilledSet:
+    """A set of texts that moves to disk when it is large; it can only be counted."""
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._connection = _scratch_table("")
+
+    def add(self, text: str) -> None:
+        """Add a text."""
+        self._recent.add(hash(text))
+        if len(self._recent) > MOST_IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        rows = ((item,) for item in sorted(self._recent))
+        self._connection.executemany("INSERT OR IGNORE INTO seen VALUES (?)", rows)
+        self._recent.clear()
+
+    def count(self) -> int:
+        """Return the number of different texts, and close the set."""
+        self._spill()
+        number: int = self._connection.execute("SELECT count(*) FROM seen").fetchone()[0]
+        self._connection.close()
+        return number
+
+
+def _scratch_table(columns: str) -> sqlite3.Connection:
+    # A database without a name is a file that SQLite makes when its cache is full, and removes.
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for statement in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8192"):
+        connection.execute(f"PRAGMA {statement}")
+    connection.execute(f"CREATE TABLE seen (id INTEGER PRIMARY KEY{columns})")
+    connection.execute("BEGIN")
+    return connection

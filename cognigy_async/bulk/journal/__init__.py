@@ -1,0 +1,1 @@
+"""Journal of a job: one SQLite file with the outcome of each row."""

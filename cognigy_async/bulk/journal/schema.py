@@ -1,0 +1,122 @@
+"""Tables of a journal, and their rows as values.
+
+A journal holds lines, dialogs, times, outcomes and errors, but no value of a variable.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass, field
+
+from cognigy_async import CognigyError
+
+APPLICATION_ID = 0x636F676A
+"""Application id of the SQLite file, which marks it as a journal."""
+SCHEMA_VERSION = 1
+"""User version of the SQLite file."""
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE marks (offset INTEGER, last INTEGER, digest TEXT, PRIMARY KEY (offset, last));
+CREATE TABLE outcomes (
+    line INTEGER PRIMARY KEY, dialog TEXT, status INTEGER NOT NULL, pass INTEGER NOT NULL,
+    queued REAL, sent REAL, settled REAL NOT NULL, attempts INTEGER NOT NULL, refers INTEGER);
+CREATE TABLE failures (line INTEGER PRIMARY KEY, type TEXT, message TEXT, http INTEGER);
+CREATE TABLE sends (
+    line INTEGER PRIMARY KEY, dialog TEXT, at REAL NOT NULL, etag TEXT, open INTEGER NOT NULL,
+    carrier TEXT);
+CREATE TABLE events (
+    line INTEGER, dialog TEXT, at REAL NOT NULL, what TEXT NOT NULL, seconds REAL NOT NULL);
+CREATE TABLE runs (
+    run INTEGER PRIMARY KEY, began REAL NOT NULL, latest REAL NOT NULL, elapsed REAL NOT NULL,
+    requests INTEGER NOT NULL, retries TEXT NOT NULL, ended TEXT);
+"""
+
+HOOK = "hook "
+"""Prefix of events of callbacks; other events are waits, named by their reason."""
+
+
+class Status(enum.IntEnum):
+    """Outcome of a completed row."""
+
+    SUCCEEDED = 1
+    FAILED = 2
+    AMBIGUOUS = 3
+    REPEATED = 4
+    """The same update with the same `update_id` is in the line that `refers` names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Error of a row that was not applied: type, message and HTTP status."""
+
+    type: str
+    message: str
+    status: int | None
+
+    @classmethod
+    def of(cls, error: CognigyError) -> Failure:
+        """Return the failure that an error describes."""
+        return cls(type(error).__name__, str(error), getattr(error, "status", None))
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedRow:
+    """A row completed by an earlier run.
+
+    Attributes:
+        this_pass: True if the run that completed it belongs to the current pass.
+        failure: Error of the row; None if it was applied.
+    """
+
+    dialog_id: str | None
+    this_pass: bool
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSend:
+    """A row that must not be sent twice, was sent by an earlier run and has no outcome."""
+
+    line: int
+    dialog_id: str
+    etag: str | None
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of all runs of a job.
+
+    Attributes:
+        retries: Retries by reason.
+        elapsed: Seconds for which the job ran.
+    """
+
+    succeeded: int = 0
+    failed: int = 0
+    ambiguous: int = 0
+    requests: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    elapsed: float = 0.0
+
+    @property
+    def completed(self) -> int:
+        """Number of completed rows."""
+        return self.succeeded + self.failed + self.ambiguous
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRuns:
+    """State left by earlier runs.
+
+    Attributes:
+        sends: Rows that may have been applied.
+        groups: Idempotency key of the request of each merged row without an outcome, by line.
+        quota: Saved state of the quota; None if there is none.
+    """
+
+    totals: Totals
+    sends: list[OpenSend]
+    groups: dict[int, str]
+    quota: str | None

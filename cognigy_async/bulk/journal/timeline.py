@@ -1,0 +1,106 @@
+"""Timeline of one dialog, read from a journal."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from .journal import connect_read_only, refuse_unreadable
+from .schema import HOOK, Status
+
+WAITS = {
+    "conflict": "conflict: somebody else wrote the dialog",
+    "fault": "500",
+    "gateway": "502 or 504",
+    "no_response": "no answer",
+    "not_sent": "the server could not be reached",
+    "throttled": "429",
+    "unauthorized": "401: the token was refused",
+    "unavailable": "503",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened to a row at a time, in seconds of the epoch.
+
+    `until` is the end of a wait; None if the row did not wait.
+    """
+
+    at: float
+    line: int
+    what: str
+    until: float | None = None
+
+
+def explain_dialog(journal: str | os.PathLike[str], dialog_id: str) -> list[Moment]:
+    """Return what happened to the rows of one dialog, in order.
+
+    Raises:
+        JournalRefusedError: The journal does not exist or is damaged.
+    """
+    path = Path(journal)
+    with closing(connect_read_only(path)) as connection, refuse_unreadable(path):
+        moments = [*_outcomes(connection, dialog_id), *_sends(connection, dialog_id)]
+        moments += _events(connection, dialog_id)
+    order = {"queued": 0, "sent": 1}
+    # Within a millisecond the clock does not tell which came first, but the kind does.
+    return sorted(
+        moments, key=lambda one: (int(one.at * 1000), one.line, order.get(one.what, 2), one.at)
+    )
+
+
+def _outcomes(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
+    rows = connection.execute(
+        "SELECT line, status, queued, sent, settled, attempts, refers, type, http"
+        " FROM outcomes LEFT JOIN failures USING (line) WHERE dialog = ?",
+        (dialog_id,),
+    )
+    for line, status, queued, sent, settled, attempts, refers, kind, http in rows:
+        if queued is not None:
+            yield Moment(queued, line, "queued")
+        alone = refers is None or refers == line or status == Status.REPEATED
+        merged = "" if alone else f", with line {refers}"
+        if sent is not None:
+            yield Moment(sent, line, f"sent{merged}")
+        yield Moment(settled, line, _outcome(status, attempts, refers, kind, http))
+
+
+def _outcome(
+    status: int, attempts: int, refers: int | None, kind: str | None, http: int | None
+) -> str:
+    requests = "" if attempts == 1 else f" after {attempts} requests" if attempts else ", not sent"
+    if status == Status.AMBIGUOUS and not attempts:
+        # Its requests were made by the run that was cut off.
+        requests = ""
+    if status == Status.SUCCEEDED:
+        return f"settled: applied{requests}"
+    if status == Status.REPEATED:
+        return f"settled: the same update as line {refers}"
+    name = "ambiguous" if status == Status.AMBIGUOUS else "failed"
+    code = "" if http is None else f" {http}"
+    return f"settled: {name}, {kind}{code}{requests}"
+
+
+def _sends(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
+    """Yield the sends of runs that were cut off before the outcome."""
+    rows = connection.execute(
+        "SELECT line, sends.at, status FROM sends LEFT JOIN outcomes USING (line)"
+        " WHERE sends.dialog = ? AND open AND sent IS NULL",
+        (dialog_id,),
+    )
+    for line, at, status in rows:
+        yield Moment(at, line, "sent, and no outcome is recorded" if status is None else "sent")
+
+
+def _events(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
+    rows = connection.execute(
+        "SELECT line, at, what, seconds FROM events WHERE dialog = ?", (dialog_id,)
+    )
+    for line, at, what, seconds in rows:
+        text: str = WAITS.get(what) or what
+        yield Moment(at, line, text, None if text.startswith(HOOK) else at + seconds)

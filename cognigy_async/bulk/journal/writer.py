@@ -1,0 +1,246 @@
+"""Writer of a journal: batches, off the event loop, at most 50 ms behind.
+
+Only what must be recorded before a request is sent waits for the disk: `sending` and
+`sending_together`. If writing fails, the writer ends and keeps the error in `failure`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import anyio
+import anyio.to_thread
+
+from cognigy_async import (
+    AmbiguousUpdateError,
+    AsyncStateClient,
+    CognigyError,
+    UpdateError,
+    UpdateResult,
+)
+
+from ..errors import JournalError
+from ..input.fingerprint import Mark
+from ..input.row import Row, dead_letter
+from .journal import Batch, Journal
+from .schema import Failure, Status
+
+GATHERING = 0.03
+"""Seconds in which a batch is collected; writing it takes the rest of the 50 ms."""
+SMALL_QUOTA = 2000
+"""Requests in a window up to which the quota is saved with every batch."""
+LARGE_QUOTA_EVERY = 0.5
+"""Seconds between two times that a larger one is saved, which takes milliseconds."""
+
+
+class JournalWriter:
+    """The writer of one run.
+
+    Args:
+        dead_letters: File for the rows that were not applied.
+        client: Client whose requests, retries and quota are saved with each batch.
+    """
+
+    def __init__(self, journal: Journal, dead_letters: BinaryIO, client: AsyncStateClient) -> None:
+        self._journal = journal
+        self._dead_letters = dead_letters
+        self._client = client
+        # The event loop's clock, shifted to the epoch: it never goes back.
+        self._epoch = time.time() - anyio.current_time()
+        self._began = self.now()
+        self._requests_before = client.metrics.requests
+        self._retries_before = client.metrics.retries.copy()
+        self._quota_saved_at = 0.0
+        self._quota_requests = -1
+        self._batch = Batch()
+        self._waiting: list[anyio.Event] = []
+        self._noted = anyio.Event()
+        self._urgent = anyio.Event()
+        self._limiter = anyio.CapacityLimiter(1)
+        self._closing = False
+        self._ended: str | None = None
+        self.failure: JournalError | None = None
+        """Error that ended the writer."""
+
+    def now(self) -> float:
+        """Return the time in seconds of the epoch."""
+        return self._epoch + anyio.current_time()
+
+    # Noting.
+
+    def applied(self, row: Row, result: UpdateResult) -> None:
+        """Note a row that was applied."""
+        at = self.now() if row.completed_at is None else row.completed_at
+        sent = at - result.latency
+        self._complete(row, Status.SUCCEEDED, (sent - result.queued, sent, at), result.attempts)
+
+    def duplicate(self, row: Row) -> None:
+        """Note a row with the update of an earlier line."""
+        self._complete(row, Status.REPEATED, (None, None, self.now()), 0)
+
+    def failed(self, row: Row, error: CognigyError) -> None:
+        """Note a row that was not applied, or may not have been."""
+        at = self.now() if row.completed_at is None else row.completed_at
+        queued = sent = None
+        if isinstance(error, UpdateError) and error.latency is not None:
+            sent = at - error.latency
+            queued = sent - (error.queued or 0.0)
+        failure = Failure.of(error)
+        self._batch.failures.append((row.line, failure.type, failure.message, failure.status))
+        self._batch.dead_letters.append(dead_letter(row.line, row.source, failure))
+        ambiguous = isinstance(error, AmbiguousUpdateError)
+        status = Status.AMBIGUOUS if ambiguous else Status.FAILED
+        self._complete(row, status, (queued, sent, at), getattr(error, "attempts", 0))
+
+    def _complete(
+        self, row: Row, status: Status, times: tuple[float | None, ...], attempts: int
+    ) -> None:
+        refers = row.sent_with if row.duplicate_of is None else row.duplicate_of
+        completed_in = self._journal.current_pass
+        outcome = (row.line, row.dialog_id, int(status), completed_in, *times, attempts, refers)
+        self._batch.outcomes.append(outcome)
+        if not self._noted.is_set():
+            self._noted.set()
+
+    def event(self, line: int, dialog_id: str | None, what: str, seconds: float = 0.0) -> None:
+        """Note a wait of so many seconds, named by its reason, or what a callback did."""
+        self._batch.events.append((line, dialog_id or "", self.now(), what, seconds))
+        self._noted.set()
+
+    def read(self, marks: list[Mark], dead_letters: list[bytes]) -> None:
+        """Note marks of the input, and dead letters of earlier runs."""
+        if marks or dead_letters:
+            self._batch.marks.extend(marks)
+            self._batch.dead_letters.extend(dead_letters)
+            self._noted.set()
+
+    def rejected(self, row: Row) -> None:
+        """Note that the server did not apply a row noted by `sending`: it may be sent again."""
+        self._batch.sends.append((row.line, row.dialog_id or "", self.now(), None, 0, None))
+        self._noted.set()
+
+    async def sending(self, row: Row, etag: str | None) -> None:
+        """Note a row that must not be sent twice; return when that is on disk.
+
+        Raises:
+            JournalError: The journal cannot be written.
+        """
+        self._batch.sends.append((row.line, row.dialog_id or "", self.now(), etag, 1, None))
+        self._batch.durable = True
+        await self._written()
+
+    async def sending_together(self, rows: Sequence[Row], key: str) -> None:
+        """Note rows sent as one request, which may only be repeated unchanged.
+
+        Raises:
+            JournalError: The journal cannot be written.
+        """
+        now = self.now()
+        for row in rows:
+            self._batch.sends.append((row.line, row.dialog_id or "", now, None, 0, key))
+        await self._written()
+
+    async def _written(self) -> None:
+        written = anyio.Event()
+        self._waiting.append(written)
+        self._noted.set()
+        self._urgent.set()
+        if self.failure is None:
+            await written.wait()
+        if self.failure is not None:
+            raise JournalError(str(self.failure)) from self.failure
+
+    # Writing.
+
+    async def run(self) -> None:
+        """Write until `close`, or until writing fails."""
+        try:
+            while not self._closing and self.failure is None:
+                await self._noted.wait()
+                with anyio.move_on_after(GATHERING):
+                    await self._urgent.wait()
+                if not self._closing:
+                    await self._write()
+        finally:
+            if self.failure is None:
+                self._batch.durable = True
+                await self._write()
+
+    def close(self, ended: str | None) -> None:
+        """Write the last batch and end.
+
+        Args:
+            ended: Recorded as the reason why the run ended; None if it was cut off.
+        """
+        self._ended = ended
+        self._closing = True
+        self._noted.set()
+        self._urgent.set()
+
+    async def record_failure(self, reason: str) -> None:
+        """Try to record why the run ended, after a batch could not be written."""
+        self._ended = reason
+        self._batch = Batch()
+        await self._write()
+
+    async def _write(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        waiting, self._waiting = self._waiting, []
+        if not self._closing:
+            self._noted, self._urgent = anyio.Event(), anyio.Event()
+        now = self.now()
+        batch.run = self._run_record(now)
+        if self._ended == "complete":
+            # The next run begins a new pass, in which paused dialogs continue.
+            batch.meta["pass"] = str(self._journal.current_pass + 1)
+        if (quota := self._quota_to_save(now)) is not None:
+            batch.meta["quota"] = quota
+        try:
+            # A batch is written completely even if the job is cancelled meanwhile.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
+        except JournalError as error:
+            self.failure = error
+            # No later batch will wake those that began to wait meanwhile.
+            waiting += self._waiting
+        finally:
+            for event in waiting:
+                event.set()
+
+    def _run_record(self, now: float) -> tuple[Any, ...]:
+        metrics = self._client.metrics
+        requests = metrics.requests - self._requests_before
+        retries = json.dumps(metrics.retries - self._retries_before)
+        elapsed = now - self._began
+        return (self._journal.run, self._began, now, elapsed, requests, retries, self._ended)
+
+    def _quota_to_save(self, now: float) -> str | None:
+        """Return the state of the quota; None if it has not changed or was saved just before."""
+        requests = self._client.metrics.requests
+        if requests == self._quota_requests:
+            return None
+        quota = self._client.metrics.quota
+        if not quota or not self._client.is_open:
+            return None
+        is_large = max(use.n for use in quota) > SMALL_QUOTA
+        if is_large and now - self._quota_saved_at < LARGE_QUOTA_EVERY:
+            return None
+        self._quota_requests = requests
+        self._quota_saved_at = now
+        return json.dumps(self._client.quota_state())
+
+    def _write_in_thread(self, batch: Batch) -> None:
+        if batch.dead_letters:
+            try:
+                self._dead_letters.write(b"".join(batch.dead_letters))
+                self._dead_letters.flush()
+            except OSError as error:
+                raise JournalError(
+                    f"the dead letters {self._dead_letters.name} cannot be written: "
+                    f"{error.strerror}. Nothing more is sent. Make room and run the same command "
+                    "again to go on."
+                ) from error
+        self._journal.write(batch)

@@ -1,0 +1,170 @@
+"""Opening of a job: its journal and input, compared with what the job is asked to do now."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cognigy_async import ConfigurationError, Limits, StateApi
+
+from .errors import InputError, JournalRefusedError
+from .input.fingerprint import Fingerprint, Mark
+from .input.reader import STDIN, InputReader, compare_input, open_input
+from .input.row_reader import RowReader
+from .journal.journal import Journal, refuse_unreadable
+from .journal.schema import EarlierRuns
+from .options import JobOptions
+
+
+@dataclass(slots=True)
+class OpenedJob:
+    """A journal and an input that belong together.
+
+    Attributes:
+        rows: The rows of the input.
+        earlier: State left by earlier runs.
+        canary: Number of rows that come first; 0 for none.
+    """
+
+    journal: Journal
+    reader: InputReader
+    rows: RowReader
+    earlier: EarlierRuns
+    canary: int
+
+    def close(self) -> None:
+        """Close both."""
+        self.rows.close()
+        self.journal.close()
+
+
+def open_job(
+    source: str | Path,
+    path: Path,
+    options: JobOptions,
+    circumstances: Mapping[str, Any],
+    *,
+    limits: Limits,
+    api: StateApi,
+    force: bool,
+) -> OpenedJob:
+    """Open the input of a job and its journal.
+
+    Args:
+        path: File of the journal.
+        circumstances: What a resumed run must have in common besides the options, by name.
+        force: Resume although the input or the options differ.
+
+    Raises:
+        JournalRefusedError: The journal cannot be used for this job.
+        InputError: The input cannot be read.
+    """
+    if source != STDIN and not os.path.exists(source):
+        raise InputError(f"{source} cannot be opened: there is no such file")
+    journal = Journal(path)
+    try:
+        asked = {**options.record(), **circumstances}
+        resumes = journal.resumed and not force
+        known: list[Mark] = []
+        note = None
+        if resumes:
+            with refuse_unreadable(path):
+                known = journal.marks()
+                _compare_options(journal, asked)
+                note = _compare_input(journal, source, known)
+        reader = open_input(
+            source, format=options.format, text_columns=tuple(options.text_columns), known=known
+        )
+        try:
+            if note is not None:
+                reader.notes.append(note)
+            found = reader.fingerprint
+            identity = {"name": reader.name, "size": found.size, "modified_ns": found.modified_ns}
+            earlier = journal.earlier_runs()
+            canary = _canary(source, options)
+            meta = {"options": json.dumps(asked), "input": json.dumps(identity)}
+            journal.begin_run(meta, same_input=resumes)
+            rows = RowReader(reader, options, limits, api, journal)
+            return OpenedJob(journal, reader, rows, earlier, canary)
+        except BaseException:
+            reader.close()
+            raise
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _canary(source: str | Path, options: JobOptions) -> int:
+    """Return the number of rows that come first, counting the input for a share of it."""
+    if options.canary_share is None:
+        return options.canary_rows or 0
+    if source == STDIN or not os.path.isfile(source):
+        raise ConfigurationError(
+            "canary: a share needs the number of all rows, which standard input and pipes do not "
+            "have; give a number of rows"
+        )
+    reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
+    rows = RowReader(reader, options, Limits())
+    try:
+        return math.ceil(options.canary_share * sum(1 for _ in rows.rows()))
+    finally:
+        rows.close()
+
+
+def _compare_options(journal: Journal, asked: Mapping[str, Any]) -> None:
+    before = json.loads(journal.meta("options"))
+    differences = [
+        f"{name}: {_shown(before.get(name))} before, {_shown(asked.get(name))} now"
+        for name in sorted({*before, *asked})
+        if before.get(name) != asked.get(name)
+    ]
+    if differences:
+        raise JournalRefusedError(
+            f"journal {journal.path} belongs to a job with other options: "
+            f"{'; '.join(differences)}. Give the same options, or --force to go on with these, or "
+            "another --journal for a new job."
+        )
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)
+
+
+def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> str | None:
+    """Refuse another input. Return a note if a part of it cannot be compared."""
+    if source == STDIN:
+        return None
+    before = json.loads(journal.meta("input"))
+    now = Fingerprint.from_stat(os.stat(source))
+    then = Fingerprint(before["size"], before["modified_ns"])
+    if then.size is None or then == now:
+        return None
+    difference = then.change(now) if then.size != now.size else None
+    if difference is None:
+        # A copy has another time and the same content, so only the content decides.
+        try:
+            compare_input(source, known)
+        except InputError as error:
+            difference = f"its content differs ({error})"
+        else:
+            return _uncompared(source, known)
+    raise JournalRefusedError(
+        f"journal {journal.path} belongs to another input: {before['name']} then, {source} now, "
+        f"and {difference}. Give the same input, or another --journal for a new job, or --force to "
+        "go on with this one, which skips the lines that the journal has."
+    )
+
+
+def _uncompared(source: str | Path, known: list[Mark]) -> str | None:
+    if known and known[-1].last:
+        return None
+    read = known[-1].offset if known else 0
+    return (
+        f"{source} has another time than before. Its first {read:,} bytes are those that this job "
+        "read; the rest had not been read and cannot be compared."
+    )

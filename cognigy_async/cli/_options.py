@@ -1,0 +1,135 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from enum import StrEnum
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import typer
+
+from cognigy_async import (
+    AiohttpTransport,
+    ConfigurationError,
+    HttpxTransport,
+    RateLimit,
+    Transport,
+)
+from cognigy_async.integrations.settings import parse_rate_limit
+
+from ._output import say
+
+
+class TransportName(StrEnum):
+    """The HTTP library to send with."""
+
+    HTTPX = "httpx"
+    AIOHTTP = "aiohttp"
+
+    def create(self) -> Transport:
+        """Return a new transport."""
+        return AiohttpTransport() if self is TransportName.AIOHTTP else HttpxTransport()
+
+
+class LoopName(StrEnum):
+    """The event loop to run on."""
+
+    ASYNCIO = "asyncio"
+    UVLOOP = "uvloop"
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """Options of anyio's asyncio backend."""
+        return {"use_uvloop": self is LoopName.UVLOOP}
+
+
+TransportOption = Annotated[
+    TransportName | None,
+    typer.Option("--transport", help="HTTP library; aiohttp if installed, else httpx."),
+]
+LoopOption = Annotated[
+    LoopName | None,
+    typer.Option("--loop", help="Event loop; uvloop if installed, else asyncio."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Print the log and tracebacks.")]
+
+Name = TypeVar("Name", TransportName, LoopName)
+
+
+def choose_transport(name: TransportName | None) -> TransportName:
+    """Return the given transport, or the fastest installed one; raise if it is not installed."""
+    return _choose("--transport", name, TransportName.AIOHTTP, TransportName.HTTPX)
+
+
+def choose_loop(name: LoopName | None) -> LoopName:
+    """Return the given event loop, or the fastest installed one; raise if it is not installed."""
+    return _choose("--loop", name, LoopName.UVLOOP, LoopName.ASYNCIO)
+
+
+def _choose(option: str, name: Name | None, fastest: Name, other: Name) -> Name:
+    # The fastest one has the name of the package and of the extra that it needs.
+    installed = find_spec(fastest.value) is not None
+    if name is fastest and not installed:
+        raise ConfigurationError(
+            f"{option} {fastest.value} needs {fastest.value}; "
+            f"install it with: pip install 'cognigy-async[{fastest.value}]'"
+        )
+    if name is not None:
+        return name
+    return fastest if installed else other
+
+
+def parse_rate(text: str, option: str = "--rate") -> tuple[RateLimit, ...]:
+    """Return the rate limit of an option such as ``--rate 1000/300``, or raise if it is none."""
+    try:
+        return (parse_rate_limit(text),)
+    except ValueError as error:
+        raise ConfigurationError(f"{option} {text}: {error}") from None
+
+
+def format_rate(rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None) -> str | None:
+    """Return a rate limit as it is written in an option."""
+    if rate_limit is None or isinstance(rate_limit, str):
+        return rate_limit
+    return " ".join(f"{limit.n}/{limit.per:g}" for limit in rate_limit)
+
+
+def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the values of arguments like ``cart_total=149.99`` by name, or raise BadParameter.
+
+    A value is JSON if it parses as JSON, else text.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{option} {assignment!r}: write it as NAME=VALUE")
+        if name in values:
+            raise typer.BadParameter(f"{option} {name!r} is given twice; give each name once")
+        values[name] = _parse_value(f"{option} {name!r}", text)
+    return values
+
+
+def _parse_value(subject: str, text: str) -> Any:
+    def parse_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(members)
+        if len(value) < len(members):
+            raise typer.BadParameter(f"{subject}: an object has a duplicate key; remove one")
+        return value
+
+    try:
+        # Python would parse NaN and Infinity too, which are not JSON.
+        return json.loads(text, object_pairs_hook=parse_object, parse_constant=_refuse)
+    except RecursionError:
+        raise typer.BadParameter(f"{subject} is nested too deeply; flatten it") from None
+    except ValueError:
+        if text.lstrip()[:1] in ("{", "["):
+            say(f"Note: {subject} is not valid JSON and is sent as text. Check its quotes.")
+        return text
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)

@@ -1,0 +1,118 @@
+"""Output of the commands: results to stdout, messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from contextlib import suppress
+from typing import Any
+
+from rich.console import Console
+from rich.json import JSON
+
+from ._streams import discard
+
+REASONS = {
+    "conflict": "conflict (409)",
+    "fault": "server fault (500)",
+    "gateway": "gateway error (502, 504)",
+    "no_response": "no response",
+    "not_sent": "could not connect",
+    "throttled": "throttled (429)",
+    "unauthorized": "token refused (401)",
+    "unavailable": "unavailable (503)",
+}
+"""Reasons for a retry, by their names in the metrics."""
+
+
+class _Console(Console):
+    """A console that stays silent once its reader has left, as after ``| head -1``.
+
+    The command does its work, and its exit status stays the same.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard(self.file)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for the current stdout or stderr."""
+    made = _Console(stderr=stderr, highlight=False, emoji=False)
+    if made.is_dumb_terminal:
+        # rich does not ask these for their width.
+        made.width = shutil.get_terminal_size().columns
+    return made
+
+
+def write_result(text: str) -> None:
+    """Write a text to stdout unchanged."""
+    console().out(text, highlight=False)
+
+
+def write_json(value: Any) -> None:
+    """Write a value to stdout as JSON, in colours on a terminal."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = json.dumps(value, indent=2, ensure_ascii=not encoding.lower().startswith("utf"))
+    out = console()
+    if out.is_terminal:
+        out.print(JSON(text, ensure_ascii=False), soft_wrap=True)
+    else:
+        out.out(text, highlight=False)
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """Write a message to stderr; the terminal wraps its lines."""
+    console(stderr=True).print(text, style=style, markup=False, soft_wrap=True)
+
+
+def say_if_possible(text: str, *, style: str | None = None) -> None:
+    """Write a message to stderr, ignoring that stderr cannot be written."""
+    with suppress(OSError):
+        say(text, style=style)
+
+
+def log_to_stderr(*, everything: bool) -> None:
+    """Write log lines of the library to stderr: all, or those that explain a wait or a setting."""
+    logger = logging.getLogger("cognigy_async")
+    for old in [handler for handler in logger.handlers if isinstance(handler, _Handler)]:
+        logger.removeHandler(old)
+    handler = _Handler()
+    if everything:
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    else:
+        handler.addFilter(_explains)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if everything else logging.INFO)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        reason = getattr(record, "reason", None)
+        if reason in REASONS and self.formatter is None:
+            seconds: float = getattr(record, "seconds", 0.0)
+            say(f"{REASONS[reason]}; retrying in {duration(seconds)}", style="dim")
+        else:
+            say(self.format(record), style="dim")
+
+
+def _explains(record: logging.LogRecord) -> bool:
+    """Return True for a wait and for a setting without effect; errors are reported elsewhere."""
+    return hasattr(record, "seconds") or hasattr(record, "variable")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or the plural."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit in which they read best."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,99 @@
+"""The progress of a job on stderr: a panel on a terminal, otherwise a line from time to time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import suppress
+
+import anyio
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from cognigy_async import AsyncStateClient
+from cognigy_async.bulk import BulkJob, JobProgress
+
+from .._output import REASONS, console, duration, say
+
+REFRESH = 0.5
+"""Seconds between two panels."""
+LINE = 30
+"""Seconds between two lines."""
+RATE_WINDOW = 30.0
+"""Seconds that the rate is averaged over."""
+
+
+class Progress:
+    """The display of a running job."""
+
+    def __init__(self, job: BulkJob, client: AsyncStateClient) -> None:
+        self._job = job
+        self._client = client
+        self._points: deque[tuple[float, int]] = deque()
+
+    async def run(self) -> None:
+        """Show the progress until cancelled, or until stderr cannot be written any more."""
+        out = console(stderr=True)
+        with suppress(OSError):
+            if not out.is_interactive:
+                while True:
+                    for _ in range(LINE):
+                        await anyio.sleep(1)
+                        self._rate(self._job.progress)
+                    say(f"{self._line()}; {self._details()}")
+            with Live(console=out, auto_refresh=False, transient=True) as live:
+                while True:
+                    live.update(self._panel(), refresh=True)
+                    await anyio.sleep(REFRESH)
+
+    def _panel(self) -> Group:
+        share = self._job.progress.share
+        bar = ProgressBar(total=None if share is None else 1.0, completed=share or 0.0)
+        return Group(bar, Text(self._line()), Text(self._details(), style="dim"))
+
+    def _line(self) -> str:
+        progress, metrics = self._job.progress, self._client.metrics
+        rate = self._rate(progress)
+        eta = self._eta(rate)
+        left = "" if eta is None else f", {duration(eta)} left"
+        return (
+            f"{progress.done} done, {progress.failed} failed, {rate:.1f} rows/s{left}, "
+            f"{metrics.in_flight} in flight"
+        )
+
+    def _details(self) -> str:
+        progress, metrics = self._job.progress, self._client.metrics
+        details = [f"{sum(metrics.retries.values())} retries"]
+        details += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
+        if progress.reason is not None and not metrics.in_flight:
+            remaining = (progress.until or 0.0) - time.time()
+            wait = f" {duration(remaining)}" if remaining > 0 else ""
+            details.append(f"waiting{wait}: {REASONS.get(progress.reason, progress.reason)}")
+        return ", ".join(details)
+
+    def _rate(self, progress: JobProgress) -> float:
+        """Return the rows per second within the last `RATE_WINDOW`."""
+        if not progress.seen:
+            return 0.0
+        now, done = anyio.current_time(), progress.done
+        points = self._points
+        points.append((now, done))
+        while len(points) > 2 and points[1][0] < now - RATE_WINDOW:
+            points.popleft()
+        began, before = points[0]
+        return (done - before) / (now - began) if now > began else 0.0
+
+    def _eta(self, rate: float) -> float | None:
+        """Return the estimated seconds until the end; None if nothing is known yet."""
+        progress = self._job.progress
+        if not progress.share or not rate:
+            return None
+        left = max(progress.seen / progress.share, progress.done) - progress.done
+        quota, requests = self._client.metrics.quota, self._client.metrics.requests
+        done_by_this_run = progress.done - progress.skipped
+        if not quota or not requests or done_by_this_run <= 0:
+            return left / rate
+        # In the long run the quota decides, whatever the rate is now.
+        return left * max(requests / done_by_this_run * use.per / use.n for use in quota)

@@ -1,0 +1,336 @@
+"""`cognigy-async bulk run`: start or resume a job."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import anyio
+import typer
+
+from cognigy_async import (
+    AsyncStateClient,
+    CognigyError,
+    ConfigurationError,
+    RateLimit,
+    RuntimeApi,
+    StateApi,
+)
+from cognigy_async.bulk import (
+    BulkJob,
+    InputError,
+    JobOptions,
+    JobResult,
+    JournalError,
+    JournalRefusedError,
+    RowFault,
+    dry_run,
+)
+from cognigy_async.integrations.settings import Settings, name_settings
+
+from .._options import (
+    DebugOption,
+    JsonOption,
+    LoopOption,
+    TransportOption,
+    choose_loop,
+    choose_transport,
+    format_rate,
+    parse_rate,
+)
+from .._output import counted, duration, say, say_if_possible, write_json, write_result
+from .._run import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, report_errors
+from .progress import Progress
+
+SECOND_GRACE = 0.5
+"""Seconds that requests in flight may still take after a second interrupt."""
+
+
+def run(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="JSON Lines (plain, gzip or zstd), CSV or Parquet; - for stdin."
+        ),
+    ],
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Record of the progress. Default: FILE.journal."),
+    ] = None,
+    dead_letters: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Write rows that failed, unchanged plus an _error field. Default: beside the "
+            "journal.",
+        ),
+    ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check and count all rows; send nothing.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Write an HTML report. Requires the extra report."),
+    ] = None,
+    as_json: JsonOption = False,
+    max_in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Concurrent requests.")] = (
+        32
+    ),
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/SECONDS", help="Rate limit, e.g. 1000/300. Default: COGNIGY_RATE_LIMIT."
+        ),
+    ] = None,
+    coalesce: Annotated[
+        bool,
+        typer.Option("--coalesce", help="Merge waiting rows of a dialog into one request."),
+    ] = False,
+    on_failure: Annotated[
+        Literal["continue", "pause-dialog", "stop"],
+        typer.Option(help="After a row failed: continue, hold back its dialog, or stop."),
+    ] = "continue",
+    max_failures: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Stop if more than N rows fail.")
+    ] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Run this many rows first (e.g. 1% or 500) and stop if too many fail.",
+        ),
+    ] = None,
+    max_failure_rate: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Stop if a larger share of rows fails (e.g. 5%)."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Process only the first N rows.")
+    ] = None,
+    only_dialog: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Process only this dialog. Repeatable."),
+    ] = None,
+    input_format: Annotated[
+        Literal["jsonl", "csv", "parquet"] | None,
+        typer.Option("--format", help="Input format. Default: detected from FILE."),
+    ] = None,
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="CSV column of text instead of JSON. Repeatable."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Resume with a different input or other options.")
+    ] = False,
+    transport: TransportOption = None,
+    loop: LoopOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Apply the rows of FILE. If the journal exists, resume its job.
+
+    Exit status: 0 all applied, 1 some not, 2 invalid usage, settings or input, 130 interrupted.
+    """
+    with report_errors(debug=debug, log=False, usage=(InputError, JournalRefusedError)):
+        options = JobOptions(
+            on_failure=on_failure,
+            max_failures=max_failures,
+            canary=canary,
+            max_failure_rate=max_failure_rate,
+            coalesce=coalesce,
+            limit=limit,
+            only_dialogs=only_dialog or (),
+            format=input_format,
+            text_columns=text_column or (),
+        )
+        rate_limit = None if rate is None else parse_rate(rate)
+        if dry:
+            raise typer.Exit(_dry_run(file, options, rate_limit, as_json=as_json))
+        arguments = Settings().client_arguments()
+        if rate_limit is not None:
+            arguments["rate_limit"] = rate_limit
+        job = BulkJob(
+            file,
+            journal=journal,
+            dead_letters=dead_letters,
+            options=options,
+            circumstances={
+                "max_in_flight": max_in_flight,
+                "rate": format_rate(arguments["rate_limit"]),
+            },
+            force=force,
+        )
+        if report is not None:
+            _check_report(report, job)
+        client = AsyncStateClient(
+            **arguments,
+            max_in_flight=max_in_flight,
+            on_failure="continue" if on_failure == "continue" else "pause",
+            transport=choose_transport(transport).create(),
+        )
+        result = anyio.run(_run_job, job, client, backend_options=choose_loop(loop).options)
+        _print_result(result, job, as_json=as_json)
+        if report is not None:
+            _write_report(report, job)
+    if result.ended == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    if isinstance(result.fault, InputError):
+        raise typer.Exit(USAGE)
+    raise typer.Exit(0 if result.ok else NOT_APPLIED)
+
+
+async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:
+    """Run a job with its progress on stderr, until its end or a second interrupt."""
+    result: JobResult | None = None
+    error: CognigyError | None = None
+    async with client, anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signals, job, tasks.cancel_scope)
+        tasks.start_soon(Progress(job, client).run)
+        try:
+            result = await job.run(client)
+        except CognigyError as caught:
+            # The task group would wrap it into an exception group.
+            error = caught
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await client.aclose(drain=False, timeout=SECOND_GRACE)
+            raise
+        finally:
+            tasks.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    if result is None:
+        raise KeyboardInterrupt
+    return result
+
+
+async def _stop_on_signals(job: BulkJob, scope: anyio.CancelScope) -> None:
+    """Stop the job on the first signal, after its requests in flight; at once on the second."""
+    with anyio.open_signal_receiver(*INTERRUPTS) as signals:
+        first = True
+        async for _ in signals:
+            if not first:
+                say_if_possible(f"Stopped. {how_to_resume(job)}")
+                scope.cancel()
+                return
+            first = False
+            say_if_possible(
+                "Interrupted: waiting for the requests in flight, sending nothing more. "
+                "Interrupt again to stop at once."
+            )
+            job.stop()
+
+
+def how_to_resume(job: BulkJob, *, at_limit: bool = False) -> str:
+    """Return a sentence with the command that resumes a job."""
+    command = shlex.join(
+        ["cognigy-async", "bulk", "run", str(job.source), "--journal", str(job.journal)]
+    )
+    if at_limit:
+        return (
+            f"All progress is in the journal. To continue anyway: {command} --force, with a "
+            "higher limit for failures and otherwise the same options."
+        )
+    return f"All progress is in the journal. To resume: {command}, with the same options."
+
+
+def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
+    with suppress(OSError):
+        for note in result.notes:
+            say(f"Note: {note}")
+        if result.ended == "stopped":
+            say(f"Stopped: {result.reason}", style="red")
+        if result.ended == "interrupted":
+            say(f"Interrupted. {how_to_resume(job)}")
+        elif result.pending or result.ended == "stopped":
+            sentences = []
+            if result.pending:
+                verb = "is" if result.pending == 1 else "are"
+                sentences.append(f"{counted(result.pending, 'row')} {verb} not done.")
+            # The message of these errors says what to do.
+            if not isinstance(result.fault, InputError | JournalError):
+                sentences.append(how_to_resume(job, at_limit=result.at_limit))
+            if sentences:
+                say(" ".join(sentences))
+        if result.failed or result.ambiguous:
+            say(f"Rows that were not applied are in {job.dead_letters}, ready to run again.")
+    if as_json:
+        write_json(result.record())
+        return
+    counts = {
+        "failed": result.failed,
+        "ambiguous": result.ambiguous,
+        "not done": result.pending,
+        "done before": result.skipped,
+        "retries": result.retries,
+    }
+    parts = [f"{result.succeeded} of {result.inputs} rows applied"]
+    parts += [f"{number} {what}" for what, number in counts.items() if number]
+    requests = counted(result.requests, "request")
+    write_result(f"{', '.join(parts)}; {requests} in {duration(result.elapsed)}")
+
+
+def _dry_run(
+    file: str, options: JobOptions, rate_limit: tuple[RateLimit, ...] | None, *, as_json: bool
+) -> int:
+    """Check an input and print what was found; return the exit status."""
+    api: StateApi = RuntimeApi()
+    try:
+        arguments = Settings().client_arguments()
+        api = arguments["api"]
+        if rate_limit is None and isinstance(arguments["rate_limit"], tuple):
+            rate_limit = arguments["rate_limit"]
+    except ConfigurationError as error:
+        say(f"Note: these settings do not allow a real run yet. {error}")
+    write = say if as_json else write_result
+
+    def on_fault(fault: RowFault) -> None:
+        write(name_settings(str(fault)))
+
+    found = dry_run(file, options, api=api, rate_limit=rate_limit, on_fault=on_fault)
+    for note in found.notes:
+        say(f"Note: {note}")
+    if as_json:
+        write_json(found.record())
+    else:
+        rows, dialogs = counted(found.rows, "row"), counted(found.dialogs, "dialog")
+        time = "" if found.seconds is None else f", {duration(found.seconds)} under the rate limit"
+        faults = f"{counted(found.faulty, 'row')} with {counted(found.faults, 'fault')}"
+        write_result(
+            f"{'Invalid' if found.faulty else 'OK'}: {rows}, {dialogs}, "
+            f"{counted(found.requests, 'request')}{time}; {faults if found.faulty else 'no faults'}"
+        )
+    return NOT_APPLIED if found.faulty else 0
+
+
+def _check_report(path: Path, job: BulkJob) -> None:
+    """Raise before a job if its report cannot be written later, or only over another file."""
+    folder = path.resolve().parent
+    if path.resolve() in {
+        Path(file).resolve() for file in (job.source, job.journal, job.dead_letters)
+    }:
+        raise ConfigurationError(f"--report {path} would overwrite a file of the job; name another")
+    if not folder.is_dir():
+        raise ConfigurationError(f"--report {path}: the folder {folder} does not exist; create it")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigurationError(f"--report {path} cannot be written; name another file")
+    if find_spec("matplotlib") is None:
+        raise ConfigurationError(
+            "--report needs matplotlib; install it with: pip install 'cognigy-async[report]'"
+        )
+
+
+def _write_report(path: Path, job: BulkJob) -> None:
+    from cognigy_async.bulk.report import write_report
+
+    try:
+        write_report(job.journal, path)
+    except OSError as error:
+        raise OSError(
+            f"the report {path} cannot be written: {error.strerror}. The job itself is unaffected. "
+            "Run the command again with another --report path to create only the report"
+        ) from error
+    say_if_possible(f"The report is in {path}.")

@@ -1,0 +1,1 @@
+"""`cognigy-async demo`: run the client against a failing emulator, and check the result there."""

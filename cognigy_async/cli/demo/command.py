@@ -1,0 +1,267 @@
+"""The command `cognigy-async demo`: three parts, each printed when it is done, and the checks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.progress import Progress
+from tenacity import wait_random_exponential
+
+from cognigy_async import (
+    AsyncStateClient,
+    CognigyError,
+    OAuthConfig,
+    OAuthTokenProvider,
+    RetryPolicy,
+    UpdateEvent,
+)
+from cognigy_async.emulator import Emulator, Faults, Rules, Step, Throttling, serve
+
+from .._options import DebugOption
+from .._output import REASONS, console, counted, duration, say
+from .._run import NOT_APPLIED, report_errors
+from .check import Outcome, run_checks
+
+DIALOGS = 150
+UPDATES = 10
+INPUT_SECONDS, SECONDS = 7.0, 19.0
+"""Seconds of input, and of the whole demo of the default size, at most."""
+MAX_IN_FLIGHT = 16
+RETRY = RetryPolicy(wait=wait_random_exponential(multiplier=0.1, max=1.0))
+"""Short waits, because this server recovers at once."""
+DIALOG = "d-8f3a"
+NODE = "process_checkout"
+TOKEN_LIFETIME = 3.0
+"""Seconds; long enough that a fresh token does not expire on its way on a slow machine."""
+
+CALM = Faults(latency=0.005, token_latency=0.05)
+STORM = Faults(
+    latency=0.01,
+    latency_jitter=0.02,
+    error_500=0.02,
+    error_503=0.02,
+    drop_before=0.02,
+    drop_after=0.02,
+    conflict=0.02,
+    competitor=0.02,
+    throttle_tenant=0.002,
+    throttle_dialog=0.005,
+    throttle_seconds=0.3,
+    token_latency=0.1,
+)
+EACH_ONCE: list[Step] = ["conflict", "drop_after", "throttle_dialog", "error_503"]
+EACH_ONCE += ["token_expiry", "drop_before", "throttle_tenant", "error_500"]
+"""Faults that come even if chance leaves them out: one in `SPACING` requests at first."""
+SPACING = 10
+BETWEEN: list[Step] = ["ok"] * (SPACING - 1)
+
+
+def demo(
+    dialogs: Annotated[int, typer.Option(min=1, metavar="N", help="Dialogs.")] = DIALOGS,
+    updates: Annotated[int, typer.Option(min=1, metavar="N", help="Updates per dialog.")] = UPDATES,
+    debug: DebugOption = False,
+) -> None:
+    """Run the client against a failing emulator and check that no update was lost.
+
+    Takes less than 20 seconds in the default size and needs no settings.
+
+    Exit status: 0 every promise was kept, 1 one was broken or an update failed.
+    """
+    default = (dialogs, updates) == (DIALOGS, UPDATES)
+    input_end = time.monotonic() + INPUT_SECONDS if default else math.inf
+    with report_errors(debug=debug, log=False):
+        try:
+            kept = anyio.run(_run, dialogs, updates, input_end)
+        except TimeoutError:
+            say(f"The demo did not end within {SECONDS:g} s.", style="red")
+            kept = False
+    if not kept:
+        raise typer.Exit(NOT_APPLIED)
+
+
+async def _run(dialogs: int, updates: int, input_end: float) -> bool:
+    emulator = Emulator(
+        # The harder case: a request that is sent twice is applied twice.
+        rules=Rules(token_lifetime=TOKEN_LIFETIME, honour_idempotency_keys=False),
+        throttling=Throttling(retry_after="decimal"),
+    )
+    with anyio.fail_after(SECONDS if input_end < math.inf else None):
+        async with serve(emulator) as base_url:
+            demo = _Demo(emulator, base_url)
+            await demo.update_once()
+            await demo.fan_out(dialogs, updates, input_end)
+            await demo.move_dialogs(min(dialogs, 20))
+            return demo.print_checks()
+
+
+class _Demo:
+    def __init__(self, emulator: Emulator, base_url: str) -> None:
+        self._emulator = emulator
+        self._base_url = base_url
+        self._crm: dict[str, list[UpdateEvent]] = {}
+        self._updates = 0
+        self._outcomes: list[Outcome] = []
+        self._printed = 0
+        self._auth = OAuthTokenProvider(
+            OAuthConfig(
+                token_url=f"{base_url}/oauth/token",
+                client_id="emulator-client",
+                client_secret="emulator-secret",
+            )
+        )
+        _print("cognigy-async demo", "bold")
+        _print(f"   against an emulator on {base_url}, over HTTP\n")
+
+    def _client(self) -> AsyncStateClient:
+        client = AsyncStateClient(
+            self._base_url, auth=self._auth, max_in_flight=MAX_IN_FLIGHT, retry=RETRY
+        )
+        client.on_state_updated(self._upsert)
+        return client
+
+    async def _upsert(self, event: UpdateEvent) -> None:
+        """Stand in for a CRM that takes its time."""
+        await anyio.sleep(0.002)
+        self._crm.setdefault(event.dialog_id, []).append(event)
+
+    async def update_once(self) -> None:
+        """Move a dialog; its first request is lost before the server has it."""
+        self._emulator.faults = CALM
+        self._emulator.script("drop_before", dialog_id=DIALOG)
+        self._updates += 1
+        cart, orders = {"cart_total": 149.99}, {"lifetime_orders": 12}
+        async with self._client() as client:
+            await client.get_state(DIALOG)
+            result = await client.update(DIALOG, session=cart, user=orders, next_step=NODE)
+        self._outcomes.append(Outcome(DIALOG, None, None))
+        self._print_part(
+            "1. One update with a callback for the CRM",
+            f"""\
+   The connection drops before the server has the request. A
+   transition must not be applied twice: the client reads
+   the state, finds it unchanged, and sends the update again
+   on condition of that version.
+   dialog        {DIALOG}, moved to {NODE}
+   state         version {result.version}, etag {result.etag}
+   requests      {result.attempts} in {duration(result.latency)}
+   CRM callback  called {counted(len(self._crm.get(DIALOG, ())), "time")}""",
+        )
+
+    async def fan_out(self, dialogs: int, updates: int, input_end: float) -> None:
+        """Send ordered updates of many dialogs, while everything fails now and then."""
+        planned = dialogs * updates
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for number in range(planned):
+                if time.monotonic() > input_end:
+                    return
+                self._updates += 1
+                seq = number // dialogs + 1
+                session = {"seq": seq, "cart_total": round(seq * 9.99, 2)}
+                yield {"dialog_id": f"d-{number % dialogs:04}", "session": session}
+
+        self._emulator.faults = STORM
+        for step in EACH_ONCE[: planned // SPACING]:
+            self._emulator.script(*BETWEEN, step)
+        began, out = time.monotonic(), console(stderr=True)
+        async with self._client() as client:
+            with Progress(console=out, transient=True, disable=not out.is_interactive) as bar:
+                task = bar.add_task("updates", total=planned)
+                async with client.update_many(rows()) as outcomes:
+                    async for outcome in outcomes:
+                        assert outcome.update is not None
+                        dialog_id, seq = outcome.update.dialog_id, outcome.update.session["seq"]
+                        self._outcomes.append(Outcome(dialog_id, seq, outcome.error))
+                        bar.advance(task)
+            elapsed = time.monotonic() - began
+            await client.flush()
+            metrics = client.metrics.snapshot()
+        inputs = metrics.applied + metrics.failed + metrics.ambiguous
+        less = f" instead of {planned:,}, to end in time" if inputs < planned else ""
+        counts = f"{metrics.applied:,} applied, {metrics.failed:,} failed"
+        latency = metrics.latency
+        p50, p95, p99 = map(duration, (latency.p50, latency.p95, latency.p99))
+        retries = "".join(
+            f"   retries       {count:,} {REASONS.get(reason, reason)}\n"
+            for reason, count in sorted(metrics.retries.items(), key=lambda retry: -retry[1])
+        )
+        self._print_part(
+            "2. A fan-out",
+            f"""\
+   Ordered updates of many dialogs. Meanwhile the server
+   throttles, reports conflicts, fails, drops connections
+   before and after it applies an update, and lets tokens
+   expire.
+   updates       {inputs:,}{less}, in {duration(elapsed)}
+   outcome       {counts}, {metrics.ambiguous:,} ambiguous
+   requests      {metrics.requests:,}, at most {self._emulator.stats.in_flight_max} in flight
+{retries}   latency       p50 {p50}, p95 {p95}, p99 {p99}
+                 at most {duration(latency.max)}, retries included
+   tokens        {self._auth.token_refreshes} requested; each is valid for {TOKEN_LIFETIME:g} s
+   CRM callback  called {counted(metrics.events_delivered, "time")}""",
+        )
+
+    async def move_dialogs(self, number: int) -> None:
+        """Move dialogs; one request is lost on its way, and the response to another one."""
+        self._emulator.faults = CALM
+        self._emulator.script("drop_after", dialog_id="d-0000")
+        self._emulator.script("drop_before", dialog_id="d-0001")
+        async with self._client() as client, anyio.create_task_group() as tasks:
+
+            async def move(dialog_id: str) -> None:
+                self._updates += 1
+                error: CognigyError | None = None
+                try:
+                    # The read gives the client a version to compare with.
+                    await client.get_state(dialog_id)
+                    await client.update(dialog_id, session={"closed": True}, next_step=NODE)
+                except CognigyError as caught:
+                    error = caught
+                self._outcomes.append(Outcome(dialog_id, None, error))
+
+            for index in range(number):
+                tasks.start_soon(move, f"d-{index:04}")
+        counts = client.metrics
+        self._print_part(
+            f"3. Transitions of {counted(number, 'dialog')}",
+            f"""\
+   The response to the first one is lost. Nobody can know
+   that it was applied, so the client does not repeat it and
+   raises AmbiguousUpdateError. The request of the second is
+   lost. The version of the state proves that, so the client
+   sends it again.
+   outcome       {counts.applied} applied, {counts.ambiguous} ambiguous""",
+        )
+
+    def print_checks(self) -> bool:
+        """Print the checks; return whether every promise was kept and no update failed."""
+        _print("Checks on the server", "bold")
+        ok = not any(outcome.failed for outcome in self._outcomes)
+        for name, broken, meaning in run_checks(
+            self._emulator, MAX_IN_FLIGHT, self._updates, self._outcomes, self._crm
+        ):
+            _print(f"   {name:18}  {broken}  {meaning}", "bold red" if broken else "")
+            ok = ok and not broken
+        verdict = "Every promise was kept." if ok else "A promise was broken, or an update failed."
+        _print(f"\n{verdict}", "bold green" if ok else "bold red")
+        return ok
+
+    def _print_part(self, title: str, text: str) -> None:
+        _print(title, "bold")
+        _print(text)
+        errors = [outcome.error for outcome in self._outcomes[self._printed :] if outcome.failed]
+        self._printed = len(self._outcomes)
+        for error in errors[:5]:
+            _print(f"   {error}", "red")
+        if len(errors) > 5:
+            _print(f"   and {len(errors) - 5} more", "red")
+        _print("")
+
+
+def _print(text: str, style: str = "") -> None:
+    console().print(text, style=style, markup=False, soft_wrap=True)

@@ -1,0 +1,99 @@
+"""`cognigy-async get` and `cognigy-async update`: the state of one dialog."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cognigy_async import AsyncStateClient, DialogState, UpdateResult
+
+from ._options import DebugOption, LoopOption, TransportOption, parse_assignments
+from ._output import write_json
+from ._run import report_errors, run_with_client
+
+DialogArgument = Annotated[str, typer.Argument(metavar="ID", help="Dialog id.")]
+
+
+def get(
+    dialog_id: DialogArgument,
+    transport: TransportOption = None,
+    loop: LoopOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Print the state of a dialog as JSON."""
+
+    async def read(client: AsyncStateClient) -> DialogState:
+        return await client.get_state(dialog_id)
+
+    with report_errors(debug=debug):
+        state = run_with_client(read, transport, loop)
+        variables = {"session": dict(state.session), "user": dict(state.user)}
+        others = {name: getattr(state, name) for name in ("next_step", "etag", "version")}
+        write_json({"dialog_id": state.dialog_id} | variables | others)
+
+
+def update(
+    dialog_id: DialogArgument,
+    session: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Session variable to assign; JSON if it parses as JSON, else text. Repeatable.",
+        ),
+    ] = None,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="User variable to assign, likewise. Repeatable."),
+    ] = None,
+    next_step: Annotated[
+        str | None, typer.Option(metavar="STEP", help="Flow node to move the dialog to.")
+    ] = None,
+    if_match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ETAG",
+            help="Write only if the state still has this etag, as get prints it, with its quotes.",
+        ),
+    ] = None,
+    user_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER",
+            help="User that the session belongs to; overrides COGNIGY_USER_ID. Only with "
+            "COGNIGY_API=sessions.",
+        ),
+    ] = None,
+    profile_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROFILE",
+            help="Contact profile that --user writes to. Only with COGNIGY_API=sessions.",
+        ),
+    ] = None,
+    transport: TransportOption = None,
+    loop: LoopOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Assign variables of a dialog, or move it, and print the result as JSON."""
+    session_variables = parse_assignments("--session", session or ())
+    user_variables = parse_assignments("--user", user or ())
+    if not session_variables and not user_variables and next_step is None:
+        raise typer.BadParameter("nothing to write: give --session, --user or --next-step")
+
+    async def write(client: AsyncStateClient) -> UpdateResult:
+        return await client.update(
+            dialog_id,
+            session=session_variables or None,
+            user=user_variables or None,
+            next_step=next_step,
+            if_match=if_match,
+            user_id=user_id,
+            profile_id=profile_id,
+        )
+
+    with report_errors(debug=debug):
+        result = run_with_client(write, transport, loop)
+        names = ("update_id", "dialog_id", "status", "etag", "version", "attempts")
+        record = {name: getattr(result, name) for name in names}
+        write_json(record | {"latency": round(result.latency, 6)})

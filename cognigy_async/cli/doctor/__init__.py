@@ -1,0 +1,1 @@
+"""`cognigy-async doctor`: check everything between this machine and the server."""

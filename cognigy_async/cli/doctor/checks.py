@@ -1,0 +1,320 @@
+"""The checks of `cognigy-async doctor`, from the settings to the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import anyio
+from anyio.streams.tls import TLSAttribute
+
+from cognigy_async import (
+    AsyncStateClient,
+    AuthenticationError,
+    CognigyError,
+    DialogNotFoundError,
+    HttpxTransport,
+    Request,
+    Response,
+    RetryPolicy,
+    Transport,
+    UpdateValidationError,
+    probe_inject,
+)
+from cognigy_async._utils.arguments import is_loopback
+from cognigy_async.integrations.settings import Settings, name_settings
+
+TIMEOUT = 10.0
+"""Seconds for each check."""
+EXPIRES_SOON = 14 * 86_400.0
+"""Seconds before the expiry of a certificate from which it is worth a warning."""
+MAX_SKEW = 5.0
+"""Seconds. Only a `Retry-After` with a date, and no `Date` beside it, depends on the clock."""
+CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+LIMIT_HEADERS = ("ratelimit", "x-ratelimit", "retry-after")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check, without secrets."""
+
+    check: str
+    status: Literal["ok", "warning", "failed", "skipped"]
+    detail: str
+    remedy: str | None = None
+    """What to do; None if nothing has to be done."""
+
+
+@dataclass
+class RecordingTransport:
+    """A transport that records the last response, and the skew of this machine's clock."""
+
+    inner: Transport = field(default_factory=HttpxTransport)
+    response: Response | None = None
+    credentials: tuple[str, ...] = ()
+    """Secrets in the headers of the last request."""
+    skew: float | None = None
+    """Seconds that this machine's clock is ahead of the server's; None if unknown."""
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        """Send a request and record its response."""
+        began = time.time()
+        self.response = response = await self.inner.send(request, timeout=timeout)
+        self.credentials = tuple(
+            value.split()[-1]
+            for name, value in request.headers.items()
+            if name.lower() in CREDENTIAL_HEADERS and value.strip()
+        )
+        try:
+            date = parsedate_to_datetime(response.headers["date"]).timestamp()
+        except (KeyError, ValueError, TypeError):
+            return response
+        # The header is in whole seconds and was written at some time during the request.
+        self.skew = max(0.0, began - date - 1) - max(0.0, date - time.time())
+        return response
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self.inner.aclose()
+
+
+async def run_checks(
+    settings: Settings, dialog_id: str, session_id: str | None = None
+) -> AsyncIterator[Finding]:
+    """Yield the findings one after the other; skip checks that depend on a failed one.
+
+    The dialog is read. The session, unless it is None, is written to.
+    """
+    credentials = "API key"
+    if settings.api_key is None:
+        scopes = " ".join(settings.asked_scopes) or "chosen by the server"
+        credentials = f"OAuth client credentials, scopes {scopes}"
+    yield Finding("settings", "ok", f"{settings.base_url}, {credentials}")
+    reachable = True
+    for scheme, host, port in _servers(settings):
+        for finding in (await check_dns(host, port), await check_tls(scheme, host, port)):
+            yield finding
+            if finding.status == "failed":
+                reachable = False
+                break
+    if not reachable:
+        for check in ("token", "read", "clock", "throttling"):
+            yield Finding(check, "skipped", "the server cannot be reached")
+        return
+    token = await check_token(settings)
+    yield token
+    transport = RecordingTransport()
+    if token.check == "token" and token.status == "failed":
+        yield Finding("read", "skipped", "no token")
+    elif settings.api == "sessions" and not settings.reads_state:
+        remedy = "Use --probe-session ID with a spare session, which is written to."
+        detail = "this API cannot read state, so access is not verified"
+        yield Finding("read", "skipped", detail, None if session_id else remedy)
+    else:
+        yield await check_read(settings, transport, dialog_id)
+    if session_id is not None and token.status == "ok":
+        # The client of the read has closed its transport.
+        transport = RecordingTransport()
+        yield await check_inject(settings, transport, session_id)
+    yield check_clock(transport)
+    yield check_throttling(transport)
+
+
+def _servers(settings: Settings) -> list[tuple[str, str, int]]:
+    """Return scheme, host and port of the servers in use, each once."""
+    urls = [settings.base_url]
+    if settings.api_key is None and settings.token_url is not None:
+        urls.append(settings.token_url)
+    parts = map(urlsplit, urls)
+    ports = {"http": 80, "https": 443}
+    return list(
+        dict.fromkeys(
+            (url.scheme, url.hostname or "", url.port or ports[url.scheme]) for url in parts
+        )
+    )
+
+
+async def check_dns(host: str, port: int) -> Finding:
+    """Resolve the name of a host."""
+    try:
+        with anyio.fail_after(TIMEOUT):
+            answers = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        remedy = "Check the DNS servers of this machine."
+        return Finding("dns", "failed", f"{host}: no answer within {TIMEOUT:g} s", remedy)
+    except (OSError, UnicodeError):
+        remedy = "Check the spelling of the host, and the DNS servers of this machine."
+        return Finding("dns", "failed", f"{host} has no address", remedy)
+    addresses = sorted({answer[4][0] for answer in answers})
+    return Finding("dns", "ok", f"{host} resolves to {', '.join(addresses[:4])}")
+
+
+async def check_tls(scheme: str, host: str, port: int) -> Finding:
+    """Connect to a server, with TLS unless its scheme is http."""
+    server = f"{host}:{port}"
+    try:
+        with anyio.fail_after(TIMEOUT):
+            if scheme == "http":
+                await (await anyio.connect_tcp(host, port)).aclose()
+                if is_loopback(host):
+                    return Finding("tls", "ok", f"{server} accepts connections; no TLS needed here")
+                detail = f"{server} is used without TLS, which sends credentials unencrypted"
+                return Finding("tls", "warning", detail, "Use https://.")
+            stream = await anyio.connect_tcp(
+                host,
+                port,
+                ssl_context=ssl.create_default_context(),
+                tls_standard_compatible=False,
+            )
+            version = stream.extra(TLSAttribute.tls_version)
+            certificate: Any = stream.extra(TLSAttribute.peer_certificate)
+            await anyio.aclose_forcefully(stream)
+    except TimeoutError:
+        problem = f"no answer within {TIMEOUT:g} s"
+        remedy = "Check firewalls; this check connects without a proxy."
+    except ssl.SSLCertVerificationError as error:
+        problem = error.verify_message
+        remedy = "Check the host name, and that its issuer is trusted here (SSL_CERT_FILE)."
+    except ssl.SSLError as error:
+        problem = error.reason or "TLS failed"
+        remedy = "Check that the port speaks TLS, and which proxy is in between."
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        problem = os.strerror(cause.errno) if cause.errno else str(cause)
+        remedy = "Check host and port, and that the server is up."
+    else:
+        left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
+        detail = f"{host}: {version}, certificate valid for {left / 86_400:.0f} days"
+        if left >= EXPIRES_SOON:
+            return Finding("tls", "ok", detail)
+        return Finding("tls", "warning", detail, "Ask the operator of the server to renew it.")
+    return Finding("tls", "failed", f"{server}: {problem}", remedy)
+
+
+async def check_token(settings: Settings) -> Finding:
+    """Request a token, and compare its scopes with the requested ones."""
+    if settings.api_key is not None:
+        return Finding("token", "ok", "not needed; the read shows whether the API key works")
+    transport = RecordingTransport()
+    provider = settings.token_provider(transport=transport)
+    try:
+        await provider.get_token()
+    except CognigyError as error:
+        return _failed("token", error)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await provider.aclose()
+            await transport.aclose()
+    try:
+        answer = json.loads(transport.response.content) if transport.response else {}
+    except ValueError:
+        answer = {}
+    granted = answer.get("scope") if isinstance(answer, dict) else None
+    if not isinstance(granted, str):
+        # RFC 6749, section 5.1: left out if it is the requested one.
+        return Finding("token", "ok", "received, with the requested scopes")
+    missing = [scope for scope in settings.asked_scopes if scope not in granted.split()]
+    if missing:
+        remedy = "Grant them to the client id, or remove them from COGNIGY_SCOPES."
+        return Finding("scopes", "failed", f"not granted: {' '.join(missing)}", remedy)
+    return Finding("token", "ok", f"received, with scopes {granted}")
+
+
+async def check_read(settings: Settings, transport: RecordingTransport, dialog_id: str) -> Finding:
+    """Read the state of a dialog."""
+    try:
+        async with _client(settings, transport) as client:
+            state = await client.get_state(dialog_id)
+    except DialogNotFoundError:
+        remedy = "Name an existing one with --dialog, to be sure that this is the API."
+        return Finding("read", "warning", f"dialog {dialog_id} does not exist", remedy)
+    except CognigyError as error:
+        return _failed("read", error)
+    if state.etag is None and settings.api == "runtime":
+        detail = f"dialog {dialog_id} was read, but the response has no ETag"
+        remedy = "modify() and if_match need it and do not work with this server."
+        return Finding("read", "warning", detail, remedy)
+    return Finding("read", "ok", f"dialog {dialog_id} was read")
+
+
+async def check_inject(
+    settings: Settings, transport: RecordingTransport, session_id: str
+) -> Finding:
+    """Write to a session to find out whether the server's inject merges or replaces."""
+    try:
+        async with _client(settings, transport) as client:
+            found = await probe_inject(client, session_id)
+    except CognigyError as error:
+        return _failed("inject", error)
+    if found is None:
+        return Finding("inject", "warning", "the responses do not contain the context")
+    wanted = "replace" if found == "replace" else "merge"
+    detail = f"behaviour of the server's inject: {found}"
+    if wanted == (settings.inject or "merge"):
+        return Finding("inject", "ok", detail)
+    return Finding("inject", "failed", detail, f"Set COGNIGY_INJECT={wanted}.")
+
+
+def check_clock(transport: RecordingTransport) -> Finding:
+    """Compare this machine's clock with the one of the last response."""
+    skew = transport.skew
+    if skew is None:
+        return Finding("clock", "skipped", "no response with a Date header")
+    if abs(skew) <= MAX_SKEW:
+        return Finding("clock", "ok", "the clocks of this machine and of the server agree")
+    direction = "ahead of" if skew > 0 else "behind"
+    detail = f"this machine's clock is {abs(skew):.0f} s {direction} the server's"
+    remedy = "Synchronise it (NTP); timestamps in audit records and logs are wrong."
+    return Finding("clock", "warning", detail, remedy)
+
+
+def check_throttling(transport: RecordingTransport) -> Finding:
+    """Show the rate-limit headers of the last response, but none that quotes a secret."""
+    if transport.response is None:
+        return Finding("throttling", "skipped", "no response")
+    limits = [
+        f"{name}: {value[:80]}"
+        for name, value in sorted(transport.response.headers.items())
+        if name.startswith(LIMIT_HEADERS)
+        and value.isprintable()
+        and not any(secret in value for secret in transport.credentials)
+    ]
+    if limits:
+        return Finding("throttling", "ok", "; ".join(limits))
+    detail = "no rate-limit headers; the limit will be learned from 429 responses"
+    return Finding("throttling", "ok", detail)
+
+
+def _client(settings: Settings, transport: RecordingTransport) -> AsyncStateClient:
+    return AsyncStateClient(
+        **settings.client_arguments(),
+        transport=transport,
+        max_in_flight=1,
+        retry=RetryPolicy(max_attempts=1, max_retry_after=0.0),
+        timeout=TIMEOUT,
+    )
+
+
+def _failed(check: str, error: CognigyError) -> Finding:
+    """Return the finding for an error, its remedy apart from its detail."""
+    if isinstance(error, UpdateValidationError):
+        fault = error.faults[0]
+        detail = f"{fault.path}: {fault.problem}"
+        return Finding(check, "failed", detail, name_settings(fault.remedy))
+    remedy: str | None = getattr(error, "remedy", None)
+    detail = str(error).removesuffix(remedy or "").strip()
+    if isinstance(error, AuthenticationError):
+        if (error.detail or "").startswith("invalid_client"):
+            remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server rejects them."
+        elif not error.transient and error.status not in (None, 400, 401, 403):
+            # A page, a redirect or another API answers instead of a token endpoint.
+            remedy = "Check COGNIGY_BASE_URL and COGNIGY_TOKEN_URL: this is no token endpoint."
+    return Finding(check, "failed", detail, None if remedy is None else name_settings(remedy))

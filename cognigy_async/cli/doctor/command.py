@@ -1,0 +1,94 @@
+"""The command `cognigy-async doctor`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Annotated
+
+import anyio
+import typer
+
+from cognigy_async import ConfigurationError
+from cognigy_async.integrations.settings import REMEDY, Settings
+
+from .._options import DebugOption, JsonOption
+from .._output import console, write_json
+from .._run import NOT_APPLIED, USAGE, report_errors
+from .checks import Finding, run_checks
+
+STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+
+
+def doctor(
+    dialog_id: Annotated[
+        str, typer.Option("--dialog", metavar="ID", help="Dialog to read.")
+    ] = "cognigy-async-doctor",
+    session_id: Annotated[
+        str | None,
+        typer.Option(
+            "--probe-session",
+            metavar="ID",
+            help="Write to this spare session to find out whether inject merges or replaces. Only "
+            "with COGNIGY_API=sessions.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check settings, DNS, TLS, token, one read, the clock and throttling.
+
+    Nothing is written, except with --probe-session.
+
+    Exit status: 0 no check failed, 1 a check failed, 2 invalid settings.
+    """
+    with report_errors(debug=debug, log=False):
+        findings = _Findings(printed=not as_json)
+        status = anyio.run(_check_all, findings, dialog_id, session_id)
+        if as_json:
+            checks = [asdict(finding) for finding in findings.all]
+            write_json({"ok": status == 0, "checks": checks})
+    raise typer.Exit(status)
+
+
+class _Findings(logging.Handler):
+    """The findings so far, also those that the library logs as warnings of settings."""
+
+    def __init__(self, *, printed: bool) -> None:
+        super().__init__(logging.WARNING)
+        self.all: list[Finding] = []
+        self._printed = printed
+
+    def emit(self, record: logging.LogRecord) -> None:
+        remedy = "Check its spelling, or remove it."
+        self.add(Finding("settings", "warning", record.getMessage(), remedy))
+
+    def add(self, finding: Finding) -> None:
+        """Keep a finding, and print it unless there will be JSON."""
+        self.all.append(finding)
+        if not self._printed:
+            return
+        out = console()
+        out.print(f"{finding.status:8}", style=STYLES[finding.status], end="", markup=False)
+        out.print(f"{finding.check:11}{finding.detail}", markup=False, soft_wrap=True)
+        if finding.remedy:
+            out.print(f"{'':19}{finding.remedy}", markup=False, soft_wrap=True)
+
+
+async def _check_all(findings: _Findings, dialog_id: str, session_id: str | None) -> int:
+    """Run all checks; return the exit status."""
+    logger = logging.getLogger("cognigy_async")
+    logger.addHandler(findings)
+    try:
+        settings = Settings()
+    except ConfigurationError as error:
+        detail = str(error).replace(REMEDY, "").strip()
+        findings.add(Finding("settings", "failed", detail, REMEDY))
+        return USAGE
+    finally:
+        logger.removeHandler(findings)
+    if session_id is not None and settings.api != "sessions":
+        raise typer.BadParameter("--probe-session requires COGNIGY_API=sessions")
+    async for finding in run_checks(settings, dialog_id, session_id):
+        findings.add(finding)
+    return NOT_APPLIED if any(finding.status == "failed" for finding in findings.all) else 0

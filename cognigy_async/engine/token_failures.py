@@ -1,0 +1,76 @@
+"""Failures to get a token, and the updates that share them."""
+
+from __future__ import annotations
+
+from logging import WARNING
+from typing import TYPE_CHECKING
+
+from .._utils.logging import log
+from ..errors import AuthenticationError
+from .protocol import Settled
+
+if TYPE_CHECKING:
+    from .completion import Completion
+    from .context import Context
+    from .scheduler import Scheduler
+
+SHARED_BY_BULK = 1.0
+"""Seconds for which a final failure holds for bulk work accepted after it."""
+
+
+class TokenFailures:
+    """The last final failure to get a token; every update that waited for that token fails with it.
+
+    Attributes:
+        last: None if the last attempt to get a token succeeded.
+    """
+
+    def __init__(self, context: Context, scheduler: Scheduler, completion: Completion) -> None:
+        self._scheduler = scheduler
+        self._completion = completion
+        self._protocol = context.protocol
+        self._clock = context.clock
+        self.last: AuthenticationError | None = None
+        self._serial = 0
+        self._failed_at = 0.0
+
+    def record(self, error: BaseException) -> AuthenticationError:
+        """Log a failure of the token provider, remember it if it is final, and return it."""
+        failure = error if isinstance(error, AuthenticationError) else None
+        if failure is None:
+            failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
+            failure.__cause__ = error
+        log(WARNING, "no token: %s", failure, transient=failure.transient)
+        if not failure.transient:
+            self.last = failure
+            self._serial = self._scheduler.serial
+            self._failed_at = self._clock()
+        return failure
+
+    def fail_next(self) -> bool:
+        """Fail one update that waited for the token. Return False if there is none."""
+        queue = self._scheduler.queues.take() if self.last is not None else None
+        if self.last is None or queue is None:
+            return False
+        item = queue.first
+        # Bulk work is fed in one by one: without this, each row would ask for a new token.
+        recent = not item.live and self._clock() < self._failed_at + SHARED_BY_BULK
+        if item.serial > self._serial and not recent:
+            self._scheduler.queues.ready(queue, first=True)
+            return False
+        error = self._protocol.final(item, copy_for_one_update(self.last))
+        self._completion.complete(queue, Settled(error=error))
+        return True
+
+
+def copy_for_one_update(failure: AuthenticationError) -> AuthenticationError:
+    """Return a copy that can carry the dialog and the attempts of one update."""
+    own = AuthenticationError(
+        failure.message,
+        transient=failure.transient,
+        status=failure.status,
+        detail=failure.detail,
+        retry_after=failure.retry_after,
+    )
+    own.__cause__ = failure
+    return own

@@ -1,0 +1,319 @@
+"""Client settings from the environment or from a file `.env` in the working directory.
+
+::
+
+    settings = Settings()
+    async with AsyncStateClient(**settings.client_arguments()) as client:
+        ...
+
+====================== =====================================================================
+variable               meaning
+====================== =====================================================================
+COGNIGY_BASE_URL       URL of the API, without a path
+COGNIGY_API            `runtime` (the default) or `sessions`
+COGNIGY_API_KEY        API key
+COGNIGY_CLIENT_ID      OAuth client credentials, instead of an API key
+COGNIGY_CLIENT_SECRET
+COGNIGY_TOKEN_URL      token endpoint; by default `{COGNIGY_BASE_URL}/oauth/token`, for
+                       `sessions` `{COGNIGY_BASE_URL}/auth/oauth2/token`
+COGNIGY_SCOPES         scopes, separated by spaces; by default `runtime:write session:manage
+                       dialog:read`, for `sessions` the choice of the server
+COGNIGY_RATE_LIMIT     requests/seconds, such as `1000/300`; several, separated by spaces; or
+                       `auto`
+COGNIGY_ALLOW_INSECURE `true` allows http:// to another machine
+COGNIGY_AUDIT_KEY      key of the audit files, for `cognigy-async audit verify`
+COGNIGY_USER_ID        only `sessions`: user that the sessions belong to, unless an update names one
+COGNIGY_INJECT         only `sessions`: what the server's inject does, `merge` (the default) or
+                       `replace`
+COGNIGY_READS_STATE    only `sessions`: `true` if the server can return the state of a session
+====================== =====================================================================
+
+The environment takes precedence over the file. Empty variables count as not set. Requires the
+extra ``cli``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+from pydantic import BeforeValidator, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from cognigy_async import (
+    ApiKey,
+    AsyncStateClient,
+    ConfigurationError,
+    OAuthConfig,
+    OAuthTokenProvider,
+    RateLimit,
+    RuntimeApi,
+    SessionsApi,
+    StateApi,
+    TokenProvider,
+    Transport,
+)
+
+logger = logging.getLogger("cognigy_async")
+
+PREFIX = "COGNIGY_"
+SCOPES = ("runtime:write", "session:manage", "dialog:read")
+REMEDY = "Set them in the environment, or in a file .env in the working directory."
+
+SETTING_OF_ARGUMENT = {
+    "SessionsApi(reads_state=True)": "COGNIGY_READS_STATE=true",
+    "SessionsApi(user_id=...)": "COGNIGY_USER_ID",
+    "allow_insecure=True": "COGNIGY_ALLOW_INSECURE=true",
+    "api=RuntimeApi()": "COGNIGY_API=runtime",
+    "api=SessionsApi()": "COGNIGY_API=sessions",
+    "ApiKey: ": "COGNIGY_API_KEY: ",
+}
+INVALID_ARGUMENT = re.compile(
+    r"(?:^(?:OAuthConfig: |SessionsApi: )?|(?<=; ))"
+    r"(base_url|client_id|client_secret|scopes|token_url|user_id)[.\d]*(?=:? )"
+)
+"""An argument of a constructor where its `ConfigurationError` names it."""
+
+
+def name_settings(message: str) -> str:
+    """Return a message of the library with settings in place of the arguments it names."""
+    for argument, setting in SETTING_OF_ARGUMENT.items():
+        message = message.replace(argument, setting)
+    return message
+
+
+def parse_rate_limit(text: str) -> RateLimit:
+    """Return the limit written as ``requests/seconds``, for example ``1000/300``.
+
+    Raises:
+        ValueError: the text has another form; the message does not quote it.
+    """
+    n, _, per = text.partition("/")
+    try:
+        return RateLimit(int(n), per=float(per))
+    except ValueError:
+        raise ValueError("must be requests/seconds, for example 1000/300, both positive") from None
+
+
+def _rate_limits(text: object) -> object:
+    if not isinstance(text, str) or text == "auto":
+        return text
+    try:
+        return tuple(map(parse_rate_limit, text.split()))
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
+def _words(text: object) -> object:
+    return tuple(text.split()) if isinstance(text, str) else text
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+class ClientArguments(TypedDict):
+    """Arguments of `AsyncStateClient` that come from settings."""
+
+    base_url: str
+    auth: TokenProvider
+    api: StateApi
+    allow_insecure: bool
+    rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None
+
+
+class Credentials(BaseSettings):
+    """The credentials among the settings, for commands that need no client.
+
+    Args:
+        env_file: file with variables that the environment lacks; None for no file. A missing file
+            is not an error.
+
+    Raises:
+        ConfigurationError: settings are invalid. The message names each of them and what to do; it
+            contains no value.
+    """
+
+    model_config = SettingsConfigDict(
+        # A .env file may have the bare name of a field; only the prefixed name counts.
+        alias_generator=_variable,
+        env_file_encoding="utf-8-sig",  # with or without a byte order mark
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    api_key: SecretStr | None = None
+    audit_key: SecretStr | None = None
+
+    def __init__(self, *, env_file: str | Path | None = ".env") -> None:
+        faults: list[str] = []
+        try:
+            super().__init__(_env_file=env_file)
+        except ValidationError as error:
+            faults += map(_fault_of_value, error.errors(include_url=False))
+        except UnicodeDecodeError:
+            faults.append(f"{env_file} is not UTF-8; save it as UTF-8.")
+        except OSError as error:
+            faults.append(f"{env_file} cannot be read: {error.strerror}.")
+        else:
+            faults += self._faults()
+        # Raised outside of `except`: the context of an error must not hold the values.
+        if faults:
+            raise ConfigurationError(" ".join(faults))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the environment and the file, in this order; warn of unknown variables in them."""
+        sources = (env_settings, dotenv_settings)
+        for source in sources:
+            if isinstance(source, EnvSettingsSource):
+                _warn_of_unknown(source.env_vars)
+        return sources
+
+    def _faults(self) -> Iterator[str]:
+        """Yield a sentence for each fault that is not of one value alone."""
+        yield from ()
+
+
+class Settings(Credentials):
+    """Everything that a client needs; the variables are listed in the docstring of the module."""
+
+    base_url: str = ""
+    api: Literal["runtime", "sessions"] = "runtime"
+    token_url: str | None = None
+    scopes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = SCOPES
+    allow_insecure: bool = False
+    user_id: str | None = None
+    inject: Literal["merge", "replace"] | None = None
+    reads_state: bool | None = None
+    rate_limit: Annotated[
+        tuple[RateLimit, ...] | Literal["auto"] | None, NoDecode, BeforeValidator(_rate_limits)
+    ] = None
+
+    if TYPE_CHECKING:
+        # Type checkers derive one from the fields unless the class has its own.
+        def __init__(self, *, env_file: str | Path | None = ".env") -> None: ...
+
+    def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
+        """Return a new provider of credentials.
+
+        Args:
+            transport: sends the token requests, as for `OAuthTokenProvider`.
+        """
+        if self.api_key is not None:
+            return ApiKey(self.api_key)
+        return OAuthTokenProvider(self._oauth_config(), transport=transport)
+
+    def client_arguments(self) -> ClientArguments:
+        """Return the arguments of `AsyncStateClient`, with a new token provider."""
+        return {
+            "base_url": self.base_url,
+            "auth": self.token_provider(),
+            "api": self.state_api(),
+            "allow_insecure": self.allow_insecure,
+            "rate_limit": self.rate_limit,
+        }
+
+    def state_api(self) -> StateApi:
+        """Return the API that the client speaks."""
+        if self.api == "runtime":
+            return RuntimeApi()
+        return SessionsApi(
+            user_id=self.user_id,
+            inject=self.inject or "merge",
+            reads_state=bool(self.reads_state),
+        )
+
+    @property
+    def asked_scopes(self) -> tuple[str, ...]:
+        """Scopes to request a token for; none leaves the choice to the server."""
+        chosen = self.api == "runtime" or "scopes" in self.model_fields_set
+        return self.scopes if chosen else ()
+
+    def _oauth_config(self) -> OAuthConfig:
+        runtime = self.api == "runtime"
+        path = "/oauth/token" if runtime else "/auth/oauth2/token"
+        return OAuthConfig(
+            token_url=self.token_url or self.base_url.rstrip("/") + path,
+            client_id=self.client_id or "",
+            client_secret=self.client_secret or "",
+            scopes=self.asked_scopes,
+            client_auth="basic" if runtime else "post",
+        )
+
+    def _faults(self) -> Iterator[str]:
+        pair = {_variable(name): getattr(self, name) for name in ("client_id", "client_secret")}
+        given = [variable for variable, value in pair.items() if value is not None]
+        missing = [] if self.base_url else ["COGNIGY_BASE_URL"]
+        if self.api_key is None and not given:
+            missing.append(f"{' and '.join(pair)} (or COGNIGY_API_KEY instead of both)")
+        elif self.api_key is None:
+            missing += [variable for variable in pair if variable not in given]
+        elif given:
+            yield (
+                f"COGNIGY_API_KEY and {' and '.join(given)} are set, but only one kind of "
+                "credentials can be used; remove the other."
+            )
+        if missing:
+            yield f"Settings are missing: {', '.join(missing)}. {REMEDY}"
+        try:
+            if self.base_url:
+                # Checked first, because the default token URL is derived from it.
+                AsyncStateClient(
+                    self.base_url,
+                    auth=ApiKey("unused"),
+                    api=self.state_api(),
+                    allow_insecure=self.allow_insecure,
+                )
+            if not missing:
+                self.token_provider()
+        except ConfigurationError as error:
+            message = INVALID_ARGUMENT.sub(lambda found: _variable(found[1]), str(error))
+            yield f"{name_settings(message)}."
+        self._warn_of_unused()
+
+    def _warn_of_unused(self) -> None:
+        for name in ("user_id", "inject", "reads_state"):
+            if self.api == "runtime" and getattr(self, name) is not None:
+                _warn("%s has no effect without COGNIGY_API=sessions", _variable(name))
+
+
+def _fault_of_value(line: Mapping[str, Any]) -> str:
+    """Return a sentence for an error of pydantic, which locates a field by its variable."""
+    if line["type"] == "literal_error":
+        problem = f"must be {line['ctx']['expected']}, or left out"
+    elif line["type"] == "bool_parsing":
+        problem = "must be true or false, or left out"
+    else:
+        problem = line["msg"].removeprefix("Value error, ")
+    return f"{line['loc'][0]}: {problem}."
+
+
+def _warn_of_unknown(variables: Mapping[str, str | None]) -> None:
+    names = {name.upper() for name in variables if name.upper().startswith(PREFIX)}
+    for name in sorted(names - set(map(_variable, Settings.model_fields))):
+        _warn("%s is not a setting and has no effect", name)
+
+
+def _warn(message: str, variable: str) -> None:
+    logger.warning(message, variable, extra={"variable": variable})

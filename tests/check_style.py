@@ -1,0 +1,120 @@
+"""Check rules of layout and prose that ruff does not know. Run by ``nox -s lint``.
+
+    python -m tests.check_style
+
+Rules:
+
+- The package's root has at most 14 folders and 7 files.
+- A docstring opens with a verb or a noun, not with What, Whether, How, Where, When, Who or From.
+- Nothing is named "told" or "said".
+- A constructor has at most seven parameters; records (`RECORDS`) may have more.
+- Each module of the core has a test in ``tests/unit/<folder>/`` that imports it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "cognigy_async"
+MOST_FOLDERS, MOST_FILES, MOST_PARAMETERS = 14, 7, 7
+CORE = {"_utils", "api", "audit", "auth", "client", "engine", "hooks", "models"}
+CORE |= {"ratelimit", "transports"}
+OPENING = re.compile(r"\s*(What|Whether|How|Where|When|Who|Whose|From)\b")
+NAME = re.compile(r"(^|_)(told|said)(_|$)")
+RECORDS = {
+    # Arguments of the user, results and errors.
+    "AsyncStateClient",
+    "StateUpdate",
+    "UpdateError",
+}
+
+
+def main() -> int:
+    """Print each breach of a rule. Return 1 if there is one."""
+    breaches = list(_layout())
+    tests = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/unit/**/*.py"))
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        place = path.relative_to(ROOT)
+        breaches += [f"{place}:{line}: {text}" for line, text in _module(tree)]
+        if place.parts[1] in CORE and path.stem != "__init__":
+            breaches += _untested(place, tests)
+    for breach in breaches:
+        print(breach)
+    return int(bool(breaches))
+
+
+def _layout() -> Iterator[str]:
+    entries = [path for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")]
+    folders = [path.name for path in entries if path.is_dir()]
+    files = [path.name for path in entries if path.is_file()]
+    if len(folders) > MOST_FOLDERS:
+        yield f"cognigy_async has {len(folders)} folders, at most {MOST_FOLDERS} are allowed"
+    if len(files) > MOST_FILES:
+        yield f"cognigy_async has {len(files)} files, at most {MOST_FILES} are allowed"
+
+
+def _untested(place: Path, tests: str) -> Iterator[str]:
+    dotted = ".".join(place.with_suffix("").parts)
+    package, _, name = dotted.rpartition(".")
+    imports = rf"(from {re.escape(dotted)} import|import {re.escape(dotted)}\b"
+    imports += rf"|from {re.escape(package)} import [^\n]*\b{name}\b)"
+    if not re.search(imports, tests):
+        yield f"{place}: no test in tests/unit imports it"
+
+
+def _module(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        yield from _docstrings(node)
+        yield from _names(node)
+        if isinstance(node, ast.ClassDef):
+            yield from _constructor(node)
+
+
+def _docstrings(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield docstrings of modules, classes, functions and attributes that open badly."""
+    body = getattr(node, "body", None)
+    if not isinstance(body, list):
+        return
+    for index, child in enumerate(body):
+        is_first = index == 0 and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        is_first |= index == 0 and isinstance(node, ast.AsyncFunctionDef)
+        after = index > 0 and isinstance(body[index - 1], ast.Assign | ast.AnnAssign)
+        if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
+            continue
+        text = child.value.value
+        if isinstance(text, str) and (is_first or after) and OPENING.match(text):
+            yield child.lineno, f"docstring opens with {text.split()[0]!r}: open with a verb"
+
+
+def _names(node: ast.AST) -> Iterator[tuple[int, str]]:
+    name = None
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        name = node.id
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        name = node.name
+    elif isinstance(node, ast.arg):
+        name = node.arg
+    if name is not None and NAME.search(name.lower()):
+        line = getattr(node, "lineno", 0)
+        yield line, f"{name!r}: call it message, text, detail or error"
+
+
+def _constructor(node: ast.ClassDef) -> Iterator[tuple[int, str]]:
+    if node.name in RECORDS:
+        return
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef) and child.name == "__init__":
+            arguments = child.args
+            count = len(arguments.posonlyargs + arguments.args + arguments.kwonlyargs) - 1
+            if count > MOST_PARAMETERS:
+                yield child.lineno, f"{node.name} takes {count} parameters, not {MOST_PARAMETERS}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""Numbers and durations in the output of the commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from cognigy_async.cli._output import counted, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.0123, "12 ms"),
+        (0.9994, "999 ms"),
+        (0.9995, "1.0 s"),
+        (59.94, "59.9 s"),
+        (59.95, "1 min 0 s"),
+        (3599.6, "1 h 0 min"),
+        (7260.0, "2 h 1 min"),
+    ],
+)
+def test_a_duration_has_the_unit_in_which_it_reads_best(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+def test_a_noun_follows_its_number() -> None:
+    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
