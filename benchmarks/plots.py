@@ -1,11 +1,10 @@
-"""From files of results to plots, and to the tables of the page that shows them.
+"""Plots and tables of results, for the page that shows them.
 
     python benchmarks/plots.py docs/benchmarks    # reads its *.json, writes *.svg and the page
 
-The files are those that `--json` of the other programs has written: `throughput.json`,
-`in_flight.json`, `latency.json`, `dialogs.json`, and `overhead-3.11.json` and the like. Those that
-are missing are left out. The tables go into `benchmarks.md` beside the folder, between two
-comments. Needs the extra `report`.
+The files are those that `--json` of the other programs writes, such as `throughput.json` and
+`overhead-3.11.json`; missing ones are left out. The tables go into `benchmarks.md` beside the
+folder, between two comments. Needs the extra `report`.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ def main() -> None:
     folder: Path = options.folder
     page: Path = options.page or folder.with_name(f"{folder.name}.md")
     found = read(folder)
-    plots: dict[str, list[str]] = {}
+    plots: dict[str, list[str]] = {name: [] for name in CHARTS}
     for name, charts in CHARTS.items():
-        plots[name] = []
         for draw in charts if name in found else ():
             if text := draw(found[name]):
                 path = folder / f"{draw.__name__.replace('_', '-')}.svg"

@@ -1,1 +1,1 @@
-"""What the programs of this folder are made of: work, contestants, rounds, summaries, charts."""
+"""Parts of the benchmarks: work, contestants, scenarios, processes, figures, charts, the page."""

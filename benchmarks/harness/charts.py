@@ -1,34 +1,68 @@
-"""What was measured, as charts: one function for each file of results, from its JSON to SVG."""
+"""Charts of results as SVG, with colours for light and for dark; needs the extra `report`.
+
+`CHARTS` has the functions for each file of results. The same results give the same bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-
-from .drawing import COLOURS, INK, MUTED, canvas, svg
-
-__all__ = ["CHARTS", "by_dialogs", "by_in_flight", "latency", "scenarios", "throughput"]
 
 Results = Mapping[str, Any]
 
 OURS = ("library", "update")
-"""How the names of this library's contestants begin."""
+"""Prefixes of the names of this library's contestants."""
+
+PAPER, INK, MUTED, LINE = "#010101", "#020202", "#030303", "#040404"
+COLOURS = ("#050505", "#060606", "#070707")
+PALETTE = {
+    PAPER: ("#ffffff", "#1b1e25"),
+    INK: ("#1f2328", "#e4e7eb"),
+    MUTED: ("#6b7480", "#98a2ae"),
+    LINE: ("#dde1e6", "#383e49"),
+    COLOURS[0]: ("#2f5fd0", "#82aaff"),
+    COLOURS[1]: ("#c2570c", "#f5a35c"),
+    COLOURS[2]: ("#177a4e", "#5fcf9a"),
+}
+"""Placeholders, with the colours that replace them: light and dark."""
+
+IN_INK = ("axes.labelcolor", "legend.labelcolor", "text.color", "xtick.labelcolor")
+STYLE: Any = {
+    **dict.fromkeys((*IN_INK, "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("axes.spines.right", "axes.spines.top", "legend.frameon"), False),
+    **dict.fromkeys(("xtick.minor.size", "ytick.minor.size"), 0),
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "figure.facecolor": PAPER,
+    "font.size": 10,
+    "grid.color": LINE,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cognigy-async",
+}
 
 
 def throughput(results: Results) -> str | None:
-    """Every contestant of the first scenario."""
+    """Draw every contestant of the first scenario."""
     if "dialogs" not in results["scenarios"]:
         return None
     contestants = results["scenarios"]["dialogs"]["contestants"]
     rates = {name: one["per_second"] for name, one in contestants.items()}
     names = sorted(rates, key=lambda name: rates[name]["median"])
-    with canvas(0.9 + 0.27 * len(names)) as (figure, [axes]):
+    with _canvas(0.9 + 0.27 * len(names)) as (figure, [axes]):
         for place, name in enumerate(names):
-            colour = COLOURS[0] if name.startswith(OURS) else MUTED
-            _dot(axes, rates[name], place, colour)
+            _dot(axes, rates[name], place, COLOURS[0] if name.startswith(OURS) else MUTED)
             axes.annotate(
                 f"{rates[name]['median']:,.0f}",
                 (rates[name]["highest"], place),
@@ -42,35 +76,34 @@ def throughput(results: Results) -> str | None:
         axes.set(xscale="log", xlabel="updates per second (logarithmic); line: lowest to highest")
         axes.set_xlim(right=max(rate["highest"] for rate in rates.values()) * 2.5)
         _numbers(axes)
-        return svg(figure, "Updates per second of each contestant")
+        return _svg(figure, "Updates per second of each contestant")
 
 
 def scenarios(results: Results) -> str | None:
-    """This library beside a bare pool on the same HTTP library, scenario by scenario."""
+    """Draw this library beside a bare pool on the same HTTP library, scenario by scenario."""
     found = [
-        (told["title"], compared["one"].removeprefix("library over "), compared["per_second"])
-        for told in results["scenarios"].values()
-        for compared in told["ratios"]
-        if compared["other"].startswith("bare ") and compared["one"].startswith("library")
-    ]
+        (result["title"], pair["one"].removeprefix("library over "), pair["per_second"])
+        for result in results["scenarios"].values()
+        for pair in result["ratios"]
+        if pair["other"].startswith("bare ") and pair["one"].startswith("library")
+    ][::-1]
     if not found:
         return None
-    rows = [f"{title}: {library}" for title, library, _ in found][::-1]
-    with canvas(0.9 + 0.27 * len(rows)) as (figure, [axes]):
+    with _canvas(0.9 + 0.27 * len(found)) as (figure, [axes]):
         axes.axvline(1.0, color=MUTED, linewidth=1)
-        for place, (_, library, rate) in enumerate(reversed(found)):
+        for place, (_, library, rate) in enumerate(found):
             _dot(axes, rate, place, COLOURS[0 if library.startswith("aiohttp") else 1])
-        _rows(axes, rows)
+        _rows(axes, [f"{title}: {library}" for title, library, _ in found])
         axes.set(xscale="log", xlabel="updates per second, times those of a bare pool")
         _numbers(axes, (0.2, 0.5, 1, 2, 5, 10, 20, 50))
-        return svg(figure, "Throughput as a multiple of a bare pool, by scenario")
+        return _svg(figure, "Throughput as a multiple of a bare pool, by scenario")
 
 
-def by_in_flight(results: Results) -> str | None:
-    """Throughput and p99 latency by requests in flight."""
+def by_in_flight(results: Results) -> str:
+    """Draw throughput and p99 latency by requests in flight."""
     contestants: Mapping[str, Mapping[str, Any]] = results["contestants"]
     kinds = (("per_second", "updates per second"), ("p99_ms", "p99 latency (ms)"))
-    with canvas(3.6, 2) as (figure, panels):
+    with _canvas(3.6, 2) as (figure, panels):
         for axes, (kind, label) in zip(panels, kinds, strict=True):
             for name, levels in contestants.items():
                 _line(axes, levels, kind, COLOURS[0 if "aiohttp" in name else 1], name)
@@ -80,33 +113,30 @@ def by_in_flight(results: Results) -> str | None:
             axes.yaxis.set_major_formatter(FuncFormatter(_number))
             axes.yaxis.set_minor_locator(NullLocator())
         _legend(figure, panels[0])
-        return svg(figure, "Throughput and latency by requests in flight")
+        return _svg(figure, "Throughput and latency by requests in flight")
 
 
-def latency(results: Results) -> str | None:
-    """Percentiles of `update` and of the bare library at the same rate."""
-    percentiles = (("p50_ms", "p50"), ("p95_ms", "p95"), ("p99_ms", "p99"))
-    rows = [
-        (library, kind, label) for library in results["libraries"] for kind, label in percentiles
-    ][::-1]
-    with canvas(1.2 + 0.3 * len(rows)) as (figure, [axes]):
-        for place, (library, kind, _) in enumerate(rows):
-            told = results["libraries"][library]
+def latency(results: Results) -> str:
+    """Draw percentiles of `update` and of the bare library at the same rate."""
+    libraries: Mapping[str, Any] = results["libraries"]
+    rows = [(library, p) for library in libraries for p in ("p50", "p95", "p99")][::-1]
+    with _canvas(1.2 + 0.3 * len(rows)) as (figure, [axes]):
+        for place, (library, p) in enumerate(rows):
             for name, colour, aside in (("bare", MUTED, -0.14), ("update", COLOURS[0], 0.14)):
-                label = f"{name}" if place == 0 else None
-                _dot(axes, told[name][kind], place + aside, colour, label)
-        _rows(axes, [f"{library} {label}" for library, _, label in rows])
-        rates = ", ".join(f"{n} {one['rate']:,}" for n, one in results["libraries"].items())
+                value, label = libraries[library][name][f"{p}_ms"], None if place else name
+                _dot(axes, value, place + aside, colour, label)
+        _rows(axes, [f"{library} {p}" for library, p in rows])
+        rates = ", ".join(f"{library} {one['rate']:,}" for library, one in libraries.items())
         axes.set(xscale="log", xlabel=f"latency (ms); updates a second: {rates}")
         _numbers(axes)
         _legend(figure, axes)
-        return svg(figure, "Latency percentiles at half of the maximum throughput")
+        return _svg(figure, "Latency percentiles at half of the maximum throughput")
 
 
-def by_dialogs(results: Results) -> str | None:
-    """CPU and memory by the number of dialogs."""
+def by_dialogs(results: Results) -> str:
+    """Draw CPU and memory by the number of dialogs."""
     kinds = (("cpu_us", "CPU of an update (µs)"), ("peak_mb", "peak resident memory (MB)"))
-    with canvas(3.2, 2) as (figure, panels):
+    with _canvas(3.2, 2) as (figure, panels):
         for axes, (measured, label) in zip(panels, kinds, strict=True):
             for (name, levels), colour in zip(results["kinds"].items(), COLOURS, strict=False):
                 _line(axes, levels, measured, colour, name)
@@ -114,7 +144,7 @@ def by_dialogs(results: Results) -> str | None:
             axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
             _numbers(axes, sorted({int(n) for one in results["kinds"].values() for n in one}))
         _legend(figure, panels[0])
-        return svg(figure, "CPU and memory by the number of dialogs")
+        return _svg(figure, "CPU and memory by the number of dialogs")
 
 
 CHARTS = {
@@ -123,7 +153,14 @@ CHARTS = {
     "latency": (latency,),
     "dialogs": (by_dialogs,),
 }
-"""For each file of results."""
+
+
+@contextmanager
+def _canvas(height: float, panels: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Yield a figure with panels side by side; the height is in inches."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, height), layout="constrained")
+        yield figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
 def _dot(
@@ -134,16 +171,16 @@ def _dot(
 
 
 def _line(axes: Axes, levels: Mapping[str, Any], kind: str, colour: str, name: str) -> None:
-    at = sorted(levels, key=int)
-    values = [levels[level][kind] for level in at]
-    where = [int(level) for level in at]
-    dashed = "--" if name.startswith("bare") else "-"
-    axes.plot(where, [v["median"] for v in values], f"o{dashed}", color=colour, label=name)
-    low, high = [v["lowest"] for v in values], [v["highest"] for v in values]
-    axes.fill_between(where, low, high, color=colour, alpha=0.15, linewidth=0)
+    at = sorted(map(int, levels))
+    median, lowest, highest = (
+        [levels[str(level)][kind][which] for level in at]
+        for which in ("median", "lowest", "highest")
+    )
+    axes.plot(at, median, "o--" if name.startswith("bare") else "o-", color=colour, label=name)
+    axes.fill_between(at, lowest, highest, color=colour, alpha=0.15, linewidth=0)
 
 
-def _rows(axes: Axes, names: list[str]) -> None:
+def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.7, len(names) - 0.3)
     axes.tick_params(axis="y", length=0)
@@ -152,7 +189,7 @@ def _rows(axes: Axes, names: list[str]) -> None:
 
 
 def _numbers(axes: Axes, at: Iterable[float] | None = None) -> None:
-    """Plain numbers at the ticks, and not powers of ten."""
+    """Show plain numbers at the ticks, not powers of ten."""
     if at is not None:
         low, high = axes.get_xlim()
         axes.xaxis.set_major_locator(FixedLocator([tick for tick in at if low <= tick <= high]))
@@ -168,3 +205,20 @@ def _number(value: float, _: int | None = None) -> str:
 def _legend(figure: Any, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """Return a figure as SVG, with a label for readers who do not see it."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    light, dark = list[str](), list[str]()
+    for number, (placeholder, colours) in enumerate(PALETTE.items(), 1):
+        text = text.replace(placeholder, f"var(--c{number})")
+        for values, colour in zip((light, dark), colours, strict=True):
+            values.append(f"--c{number}: {colour};")
+    style = f":root {{ {' '.join(light)} }}\n"
+    style += f"@media (prefers-color-scheme: dark) {{ :root {{ {' '.join(dark)} }} }}"
+    text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return re.sub(r"(<svg[^>]*>)", rf"\1\n<style>{style}</style>", text, count=1)

@@ -1,13 +1,12 @@
-"""A transport that does nothing, a client over it, and the memory of this process."""
+"""A client over a transport that does nothing, and the memory of this process."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-from cognigy_async import ApiKey, AsyncStateClient, AuditSink, RateLimit, Request, Response
-
-__all__ = ["IN_FLIGHT", "NullTransport", "client", "peak_memory", "resident_memory"]
+from cognigy_async import ApiKey, AsyncStateClient, Request, Response
 
 IN_FLIGHT = 32
 
@@ -28,37 +27,20 @@ class NullTransport:
         pass
 
 
-def client(
-    max_pending: int = 10_000,
-    audit: AuditSink | None = None,
-    rate_limit: RateLimit | None = None,
-) -> AsyncStateClient:
+def client(max_pending: int = 10_000, **options: Any) -> AsyncStateClient:
+    options |= {"transport": NullTransport(), "max_in_flight": IN_FLIGHT}
     return AsyncStateClient(
-        "http://localhost",
-        auth=ApiKey("key"),
-        transport=NullTransport(),
-        max_in_flight=IN_FLIGHT,
-        max_pending=max_pending,
-        rate_limit=rate_limit,
-        audit=audit,
+        "http://localhost", auth=ApiKey("key"), max_pending=max_pending, **options
     )
 
 
-def resident_memory() -> float:
-    """Megabytes; 0.0 where the system does not tell."""
-    return _memory("VmRSS")
+def memory_mb(field: str) -> float:
+    """Return a field of `/proc/self/status` in megabytes; 0.0 if there is no such file.
 
-
-def peak_memory() -> float:
-    """The most megabytes that were resident; 0.0 where the system does not tell.
-
-    What `resource.getrusage` says includes the process from which this one was forked.
+    `VmRSS` is the resident memory, `VmHWM` its peak. `resource.getrusage` would include the process
+    from which this one was forked.
     """
-    return _memory("VmHWM")
-
-
-def _memory(kind: str) -> float:
     status = Path("/proc/self/status")
     text = status.read_text() if status.exists() else ""
-    found = re.search(rf"^{kind}:\s*(\d+) kB$", text, re.MULTILINE)
+    found = re.search(rf"^{field}:\s*(\d+) kB$", text, re.MULTILINE)
     return int(found[1]) * 1024 / 1e6 if found else 0.0

@@ -1,4 +1,4 @@
-// The official client with a pool of promises, as a JSON object on stdin says; prints what it measured.
+// The official client with a pool of promises. Reads a task as JSON from stdin, prints results as JSON.
 "use strict";
 
 const { createRequire } = require("node:module");
@@ -6,12 +6,12 @@ const { readFileSync } = require("node:fs");
 const http = require("node:http");
 
 const task = JSON.parse(readFileSync(0, "utf8"));
-const { baseUrl, inFlight, warmUp, count, text, serverPid, ticks } = task;
+const { baseUrl, inFlight, warmUp, count, context, serverPid, ticks } = task;
 const required = createRequire(task.modules);
 const { RestAPIClient } = required("@cognigy/rest-api-client");
 
-// It has no setting for connections. Node keeps them open by default; this also keeps one for each
-// request in flight, so that none is opened while it is measured.
+// The client has no setting for connections. Node keeps them open by default; this agent also keeps one
+// for each request in flight, so that none is opened while it is measured.
 const agent = new http.Agent({ keepAlive: true, maxSockets: inFlight, maxFreeSockets: inFlight });
 createRequire(required.resolve("@cognigy/rest-api-client"))("axios").defaults.httpAgent = agent;
 
@@ -33,7 +33,8 @@ async function run(start, end) {
   async function worker() {
     while (number < end) {
       const n = number++;
-      await client.injectContext({ sessionId: `d${n}`, userId: "u", context: { n, text } });
+      const values = { bench: { ...context.bench, n } };
+      await client.injectContext({ sessionId: `d${n}`, userId: "u", context: values });
     }
   }
   await Promise.all(Array.from({ length: inFlight }, worker));

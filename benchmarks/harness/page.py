@@ -1,15 +1,13 @@
-"""The tables of the page that shows what was measured, from the files of results."""
+"""The results as Markdown: targets and tables, for the page that shows them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .aims import Aim, aims
-
-__all__ = ["inserted", "read", "tables"]
+from .figures import ratio_text
 
 BEGIN = "<!-- results: written by benchmarks/plots.py -->"
 END = "<!-- end of results -->"
@@ -24,26 +22,34 @@ ALT = {
     "by-dialogs.svg": "CPU and memory by the number of dialogs",
 }
 
+COSTS = {"update_many": 10.0, "update": 20.0}
+"""Targets: CPU microseconds per update over a transport that does nothing."""
+
+
+class Aim(NamedTuple):
+    """A target, and whether it was reached."""
+
+    what: str
+    bound: str
+    measured: str
+    is_met: bool
+
 
 def read(folder: Path) -> dict[str, Any]:
-    """What there is, by the name of its file; `overhead` has one for each Python."""
+    """Read the files of results by name; `overhead` has one for each Python."""
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("*.json")):
-        told = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
         name, _, version = path.stem.partition("-")
         if version:
-            found.setdefault(name, {})[version] = told
+            found.setdefault(name, {})[version] = results
         else:
-            found[name] = told
+            found[name] = results
     return found
 
 
 def inserted(page: str, text: str) -> str:
-    """The page, with `text` between the two comments.
-
-    Raises:
-        ValueError: it has not both of them.
-    """
+    """Return the page with `text` between the two comments. Raise ValueError if one is missing."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -52,7 +58,7 @@ def inserted(page: str, text: str) -> str:
 
 
 def tables(found: Mapping[str, Results], plots: Mapping[str, Sequence[str]], folder: str) -> str:
-    """Everything of all files, with the plots where they belong."""
+    """Return the sections of all files of results, with their plots."""
     if not found:
         return "Nothing was measured yet."
     sections = {
@@ -62,7 +68,9 @@ def tables(found: Mapping[str, Results], plots: Mapping[str, Sequence[str]], fol
         "latency": _latency,
         "dialogs": _dialogs,
     }
-    parts = ["### What is aimed at", _aims(aims(found))]
+    rows = [(*aim[:3], "reached" if aim.is_met else "**not reached**") for aim in aims(found)]
+    heads = ("", "target", "measured", "")
+    parts = ["### Targets", _table(heads, rows)] if rows else []
     for name, section in sections.items():
         if name in found:
             title, text = section(found[name])
@@ -73,140 +81,160 @@ def tables(found: Mapping[str, Results], plots: Mapping[str, Sequence[str]], fol
     return "\n\n".join(parts)
 
 
-def _aims(rows: Iterable[Aim]) -> str:
-    return _table(
-        ("", "aim", "measured", ""),
-        [
-            (aim.what, aim.bound, aim.measured, "reached" if aim.is_met else "**not reached**")
-            for aim in rows
-        ],
-    )
+def aims(found: Mapping[str, Results]) -> Iterator[Aim]:
+    """Yield the targets for which there are results."""
+    for one in found.get("overhead", {}).values():
+        for kind, most in COSTS.items():
+            calls = f", {one['count']:,} calls at once" if kind == "update" else ""
+            limit = ", with a rate limit" if one.get("rate_limit") else ""
+            what = f"CPU of `{kind}`{calls}, Python {one['python']}{limit}"
+            yield _at_most(what, most, one[kind]["cpu_us"])
+    scenarios = found.get("throughput", {}).get("scenarios", {})
+    for pair in (pair for one in scenarios.values() for pair in one["ratios"]):
+        if (aim := pair["aim"]) is not None:
+            rate = pair["per_second"]
+            measured = f"{ratio_text(rate)}, by CPU {pair['cpu']['median']:.2f}"
+            what = f"{pair['one']}, times {pair['other']}"
+            yield Aim(what, f"at least {aim:g}", measured, rate["median"] >= aim)
+    for one in scenarios.get("quota", {}).get("contestants", {}).values():
+        used = one["utilisation"]["median"]
+        yield Aim("use of a rate limit", "at least 99%", f"{used:.1%}", used >= 0.99)
+    for library, one in found.get("latency", {}).get("libraries", {}).items():
+        p99 = one["p99_ratio"]
+        what = f"p99 of `update` over {library}, times that of bare {library}"
+        bound = f"at most {p99['aim']:g}"
+        yield Aim(what, bound, ratio_text(p99), p99["median"] <= p99["aim"])
+    for kind, numbers in found.get("dialogs", {}).get("kinds", {}).items():
+        yield from _aims_of_dialogs(kind, numbers)
+
+
+def _aims_of_dialogs(kind: str, numbers: Mapping[str, Any]) -> Iterator[Aim]:
+    if "1000000" not in numbers:
+        return
+    cpu, memory = (numbers["1000000"][what]["median"] for what in ("cpu_us", "peak_mb"))
+    if kind in COSTS:
+        calls = ", as many calls at once as requests in flight" if kind == "update" else ""
+        yield _at_most(f"CPU of `{kind}`{calls}, 10^6 dialogs", COSTS[kind], cpu)
+    if "1000" in numbers:
+        growth = cpu / numbers["1000"]["cpu_us"]["median"]
+        what = f"CPU of `{kind}` with 10^6 dialogs, times that with 10^3"
+        yield Aim(what, "at most 1.1", f"{growth:.2f}", growth <= 1.1)
+    if kind == "update_many" and "10000" in numbers:
+        growth = memory - numbers["10000"]["peak_mb"]["median"]
+        what = "memory of `update_many` with 10^6 dialogs, above that with 10^4"
+        yield Aim(what, "below 10 MB", f"{growth:.1f} MB", growth < 10.0)
+
+
+def _at_most(what: str, most_us: float, cost_us: float) -> Aim:
+    return Aim(what, f"at most {most_us:g} µs", f"{cost_us:.1f} µs", cost_us <= most_us)
 
 
 def _overhead(results: Results) -> tuple[str, str]:
-    count = max(told["count"] for told in results.values())
+    count = max(one["count"] for one in results.values())
     kinds = {
         "calibration": "calibration",
         "update_many": "`update_many`",
-        "update": f"`update`, {_count(count)} calls that wait at once",
+        "update": f"`update`, {count:,} calls that wait at once",
     }
+    kinds |= {f"{kind}_nested": f"{title}, 1 kB" for kind, title in kinds.items()}
     rows = [
         (
             title,
-            *[f"{told[kind]['cpu_us']:.1f} µs" for told in results.values()],
-            " and ".join(f"{told[kind]['times_calibration']:.1f}" for told in results.values()),
+            *[f"{one[kind]['cpu_us']:.1f} µs" for one in results.values()],
+            " and ".join(f"{one[kind]['times_calibration']:.1f}" for one in results.values()),
         )
         for kind, title in kinds.items()
+        if all(kind in one for one in results.values())
     ]
-    heads = (
-        "",
-        *[f"Python {told['python']}" for told in results.values()],
-        "times the calibration",
-    )
-    return "What the library itself costs", _table(heads, rows)
+    pythons = [f"Python {one['python']}" for one in results.values()]
+    heads = ("", *pythons, "times the calibration")
+    return "Cost of the library itself", _table(heads, rows)
 
 
 def _throughput(results: Results) -> tuple[str, str]:
-    told = results["scenarios"]
-    parts = []
-    if "dialogs" in told:
-        rows = [
-            (
-                name,
-                _count(one["per_second"]["median"]),
-                f"{_count(one['per_second']['lowest'])} to {_count(one['per_second']['highest'])}",
-                f"{one['cpu_us']['median']:.1f} µs",
-                f"{one['server_share']['median']:.0%}",
-            )
-            for name, one in told["dialogs"]["contestants"].items()
-        ]
-        parts.append(_table(("many dialogs", "updates/s", "spread", "CPU", "server"), rows))
-    if compared := [row for key, one in told.items() if key != "dialogs" for row in _pairs(one)]:
-        heads = ("", "over", "updates/s", "bare pool", "ratio", "by CPU", "requests an update")
-        parts.append(_table(heads, compared))
-    if "quota" in told:
-        ((_, one),) = told["quota"]["contestants"].items()
+    scenarios = results["scenarios"]
+    parts = [
+        f"Medians of {results['rounds']} interleaved rounds (at most 3 but of the first scenario), "
+        f"{results['in_flight']} requests in flight, {results['count']:,} updates of the "
+        "fastest, fewer of the slow ones."
+    ]
+    for key, scenario in scenarios.items():
+        if key == "dialogs" or not (scenario["ratios"] or key == "quota"):
+            rows = [_contestant(name, one) for name, one in scenario["contestants"].items()]
+            heads = (scenario["title"], "updates/s", "spread", "CPU", "server")
+            parts.append(_table(heads, rows))
+    if pairs := [row for key, one in scenarios.items() if key != "dialogs" for row in _pairs(one)]:
+        columns = ("", "over", "updates/s", "bare pool", "ratio", "by CPU", "requests an update")
+        parts.append(_table(columns, pairs))
+    if "quota" in scenarios:
+        (one,) = scenarios["quota"]["contestants"].values()
         seconds, least = one["seconds"]["median"], one["ideal_seconds"]["median"]
         parts.append(
             f"Under a rate limit of 500 requests a second, {one['utilisation']['median']:.1%} of "
             f"it were used: {seconds:.2f} s, where {least:g} s are the least. The server saw at "
             f"most {one['most_in_a_second']['highest']:g} requests within a second."
         )
-    method = (
-        f"Medians of {results['rounds']} interleaved rounds (at most 3 but of the first scenario), "
-        f"{results['in_flight']} requests in flight, {_count(results['count'])} updates of the "
-        "fastest, fewer of the slow ones."
-    )
-    return "Updates per second", "\n\n".join([method, *parts])
+    return "Updates per second", "\n\n".join(parts)
 
 
-def _pairs(told: Results) -> Iterable[tuple[str, ...]]:
-    for compared in told["ratios"]:
-        one, other = (told["contestants"][compared[side]] for side in ("one", "other"))
+def _contestant(name: str, one: Results) -> tuple[str, ...]:
+    rate, cpu, server = one["per_second"], one["cpu_us"]["median"], one["server_share"]["median"]
+    spread = f"{_count(rate['lowest'])} to {_count(rate['highest'])}"
+    return name, _count(rate["median"]), spread, f"{cpu:.1f} µs", f"{server:.0%}"
+
+
+def _pairs(result: Results) -> Iterator[tuple[str, ...]]:
+    for pair in result["ratios"]:
+        one, other = (result["contestants"][pair[side]] for side in ("one", "other"))
         yield (
-            told["title"],
-            compared["one"].removeprefix("library over "),
+            result["title"],
+            pair["one"].removeprefix("library over "),
             _count(one["per_second"]["median"]),
             _count(other["per_second"]["median"]),
-            _spread(compared["per_second"]),
-            f"{compared['cpu']['median']:.2f}",
+            ratio_text(pair["per_second"]),
+            f"{pair['cpu']['median']:.2f}",
             f"{one['requests_per_update']['median']:.3g}",
         )
 
 
 def _in_flight(results: Results) -> tuple[str, str]:
-    rows = [
-        (
-            name,
-            level,
-            _count(one["per_second"]["median"]),
-            f"{one['cpu_us']['median']:.0f} µs",
-            *[f"{one[kind]['median']:.2f} ms" for kind in ("p50_ms", "p95_ms", "p99_ms")],
-        )
-        for name, levels in results["contestants"].items()
-        for level, one in levels.items()
-    ]
+    rows = []
+    for name, levels in results["contestants"].items():
+        for level, one in levels.items():
+            rate, cpu = _count(one["per_second"]["median"]), one["cpu_us"]["median"]
+            rows.append((name, level, rate, f"{cpu:.0f} µs", *_percentiles(one)))
     heads = ("", "in flight", "updates/s", "CPU", "p50", "p95", "p99")
     return "1 to 256 requests in flight", _table(heads, rows)
 
 
 def _latency(results: Results) -> tuple[str, str]:
     rows = [
-        (
-            f"{'`update` over' if kind == 'update' else 'bare'} {library}",
-            _count(told["rate"]),
-            *[f"{told[kind][p]['median']:.2f} ms" for p in ("p50_ms", "p95_ms", "p99_ms")],
-        )
-        for library, told in results["libraries"].items()
-        for kind in ("update", "bare")
+        (f"{name} {library}", f"{one['rate']:,}", *_percentiles(one[kind]))
+        for library, one in results["libraries"].items()
+        for kind, name in (("update", "`update` over"), ("bare", "bare"))
     ]
     table = _table(("", "a second", "p50", "p95", "p99"), rows)
     return "Latency at half of the maximum throughput", table
 
 
 def _dialogs(results: Results) -> tuple[str, str]:
-    rows = [
-        (
-            f"`{kind}`",
-            _count(int(number)),
-            f"{one['cpu_us']['median']:.1f} µs",
-            f"{one['peak_mb']['median']:.1f} MB",
-        )
-        for kind, numbers in results["kinds"].items()
-        for number, one in numbers.items()
-    ]
+    rows = []
+    for kind, numbers in results["kinds"].items():
+        for number, one in numbers.items():
+            cpu, memory = one["cpu_us"]["median"], one["peak_mb"]["median"]
+            rows.append((f"`{kind}`", f"{int(number):,}", f"{cpu:.1f} µs", f"{memory:.1f} MB"))
     table = _table(("", "dialogs", "CPU of an update", "peak memory"), rows)
     return "A thousand to a million dialogs", table
 
 
-def _machine(told: Results) -> str:
-    names = {name: version for name, version in told["versions"].items() if version}
-    versions = ", ".join(f"{name} {version}" for name, version in names.items())
-    return f"{told['processor']}, {told['cores']} cores; Python {told['python']}, {versions}."
+def _machine(facts: Results) -> str:
+    versions = [f"{name} {version}" for name, version in facts["versions"].items() if version]
+    python = f"{facts['processor']}, {facts['cores']} cores; Python {facts['python']}"
+    return f"{', '.join([python, *versions])}."
 
 
-def _spread(value: Mapping[str, float]) -> str:
-    return f"{value['median']:.2f} ({value['lowest']:.2f} to {value['highest']:.2f})"
+def _percentiles(one: Results) -> list[str]:
+    return [f"{one[kind]['median']:.2f} ms" for kind in ("p50_ms", "p95_ms", "p99_ms")]
 
 
 def _count(number: float) -> str:
@@ -214,5 +242,8 @@ def _count(number: float) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = [tuple(heads), *map(tuple, rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, tuple("-" * width for width in widths))
+    lines = [" | ".join(map(str.ljust, line, widths)) for line in cells]
+    return "\n".join(f"| {line} |" for line in lines)

@@ -1,37 +1,39 @@
-"""A server on one core and each run on another, in processes of their own."""
+"""Runs in processes of their own, beside a server on another core, in interleaved rounds."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["MALLOC", "Server", "cores", "in_process", "serving"]
+from cognigy_async.cli.bench.load import turns
+from cognigy_async.cli.bench.server import available_cores, server_process
+
+from .page import tables
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "2097152"}
-"""So that glibc keeps the buffers into which asyncio reads, which are larger than what it keeps."""
+"""Make glibc keep the buffers into which asyncio reads, which it would return to the system."""
 
 PROGRAMS = Path(__file__).parents[1]
-
-
-def cores() -> tuple[int, int] | None:
-    """One for the server and one for the client, where the system lets processes have some."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    available = sorted(os.sched_getaffinity(0))
-    return (available[0], available[-1]) if len(available) > 1 else None
+DISTS = ("aiohttp", "anyio", "cognigy-async", "httpcore", "httpx", "httpx2", "pydantic", "uvloop")
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where it listens, its process, and a file with whom to trust where it speaks TLS."""
+    """A running server; `authority` is a PEM file of the authority if it uses TLS."""
 
     url: str
     pid: int
@@ -40,68 +42,105 @@ class Server:
 
 @contextmanager
 def serving(kind: str = "plain") -> Iterator[Server]:
-    """`server.py`: plain, or with faults, tls or times."""
+    """Run `server.py`: plain, or with faults, tls or times."""
     with tempfile.TemporaryDirectory() as folder:
-        options: list[str] = []
-        authority = None
-        if kind == "faults":
-            options = ["--fault-every", "50"]
-        elif kind == "times":
-            options = ["--times"]
-        elif kind == "tls":
+        authority, options = None, list[str]()
+        if kind == "tls":
             authority, *pair = _certificates(Path(folder))
             options = ["--tls", *pair]
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAMS / "server.py"), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            if both := cores():
-                os.sched_setaffinity(process.pid, {both[0]})
-            port = int(process.stdout.readline())
+        elif kind != "plain":
+            options = {"faults": ["--fault-every", "50"], "times": ["--times"]}[kind]
+        program = str(PROGRAMS / "server.py")
+        with server_process([program, *options], available_cores()) as (port, pid):
             scheme = "https" if authority else "http"
-            yield Server(f"{scheme}://127.0.0.1:{port}", process.pid, authority)
-        finally:
-            process.stdin.close()
-            process.wait(timeout=10)
-            process.stdout.close()
+            yield Server(f"{scheme}://127.0.0.1:{int(port)}", pid, authority)
 
 
-def _certificates(folder: Path) -> tuple[str, str, str]:
-    """Files with an authority, and with a certificate for 127.0.0.1 and its key."""
+def _certificates(folder: Path) -> list[str]:
+    """Write an authority, a certificate for 127.0.0.1 and its key; return their paths."""
     import trustme
 
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
-    names = ("authority.pem", "certificate.pem", "key.pem")
-    paths = [folder / name for name in names]
-    authority.cert_pem.write_to_path(str(paths[0]))
-    issued.cert_chain_pems[0].write_to_path(str(paths[1]))
-    issued.private_key_pem.write_to_path(str(paths[2]))
-    return str(paths[0]), str(paths[1]), str(paths[2])
+    paths = [str(folder / name) for name in ("authority.pem", "certificate.pem", "key.pem")]
+    authority.cert_pem.write_to_path(paths[0])
+    issued.cert_chain_pems[0].write_to_path(paths[1])
+    issued.private_key_pem.write_to_path(paths[2])
+    return paths
 
 
-def in_process(
-    program: str, arguments: Sequence[str], environment: Mapping[str, str] = MALLOC
-) -> dict[str, Any]:
-    """What a program of this folder prints as JSON, run on the core for clients.
-
-    Raises:
-        subprocess.CalledProcessError: it failed; it has said why on stderr.
-    """
-    both = cores()
-    if both is not None:
-        arguments = [*arguments, "--core", str(both[1])]
+def in_process(*arguments: str) -> dict[str, Any]:
+    """Run Python with arguments, and return the JSON that it prints."""
     done = subprocess.run(
-        [sys.executable, str(PROGRAMS / program), *arguments],
-        env={**os.environ, **environment},
+        [sys.executable, *arguments],
+        cwd=PROGRAMS,
+        env={**os.environ, **MALLOC},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    results: dict[str, Any] = json.loads(done.stdout)
+    return results
+
+
+def interleaved(
+    keys: Sequence[Key], rounds: int, run: Callable[[Key], dict[str, float]]
+) -> dict[Key, list[dict[str, float]]]:
+    """Run each key once per round; return the results of each in the order of rounds."""
+    runs: dict[Key, list[dict[str, float]]] = {key: [] for key in keys}
+    for number, key in turns(keys, rounds):
+        tell(f"round {number + 1} of {rounds}: {key}")
+        runs[key].append({kind: float(f"{value:.5g}") for kind, value in run(key).items()})
+    return runs
+
+
+def tell(text: str) -> None:
+    """Print progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parser_of(doc: str | None, rounds: int) -> ArgumentParser:
+    """Return a parser with the options that all programs have."""
+    parser = ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to it")
+    return parser
+
+
+def publish(name: str, results: dict[str, Any], path: Path | None) -> None:
+    """Print the tables of results, and write a file of them with the machine."""
+    text = json.dumps({"machine": machine(), **results}, indent=2)
+    print(tables({name: json.loads(text) | {"machine": None}}, {}, "."))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+
+
+def machine() -> dict[str, Any]:
+    """Return the machine and the versions that figures depend on."""
+    versions: dict[str, str | None] = dict.fromkeys(DISTS)
+    for package in DISTS:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    for program in ("node", "wrk"):
+        versions[program] = _version_of(program)
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": model and model[1],
+        "cores": os.cpu_count(),
+        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "versions": versions,
+        "malloc": MALLOC,
+    }
+
+
+def _version_of(program: str) -> str | None:
+    if shutil.which(program) is None:
+        return None
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+(\.\d+)+", (done.stdout or done.stderr).partition("\n")[0])
+    return found and found.group()

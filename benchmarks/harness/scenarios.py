@@ -1,4 +1,4 @@
-"""What is asked of the contestants, and which of them are compared."""
+"""Scenarios: what the contestants do, and which of them are compared."""
 
 from __future__ import annotations
 
@@ -6,24 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .contestants import CONTESTANTS
+from .figures import Pair
 from .work import Work
-
-__all__ = ["SCENARIOS", "Pair", "Scenario"]
-
-Server = Literal["plain", "faults", "tls", "times"]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Updates per second of one contestant as times those of another, and what is aimed at."""
-
-    one: str
-    other: str
-    aim: float | None = None
-
-
-FOR_LATENCY = ("update over httpx", "update over httpx2")
-"""Contestants that only `latency.py` needs."""
 
 AIOHTTP = Pair("library over aiohttp", "bare aiohttp")
 AIOHTTP_UVLOOP = Pair("library over aiohttp, uvloop", "bare aiohttp, uvloop")
@@ -36,14 +20,11 @@ class Scenario:
     """The same updates for every contestant.
 
     Attributes:
-        title: of its table.
-        pairs: whom to compare; also who takes part, unless `contestants` says so.
-        share: of the number of updates that is asked for.
-        updates: at most so many, for every contestant; 0 for no such bound.
-        rounds: at most so many; 0 for no such bound.
-        warmed_up: there are more updates before those that are measured.
-        server: which of the servers is met.
-        work: what differs from the usual `Work`.
+        pairs: Contestants to compare; they take part unless `contestants` is given.
+        share: Factor of the number of updates.
+        updates: Maximum number of updates; 0 for no maximum.
+        rounds: Maximum number of rounds; 0 for no maximum.
+        work: Attributes of `Work` that differ from the default.
     """
 
     title: str
@@ -53,33 +34,23 @@ class Scenario:
     updates: int = 0
     rounds: int = 3
     warmed_up: bool = True
-    server: Server = "plain"
+    server: Literal["plain", "faults", "tls", "times"] = "plain"
     work: tuple[tuple[str, Any], ...] = ()
 
     @property
     def names(self) -> list[str]:
-        """Who takes part."""
+        """Contestants that take part."""
         paired = [name for pair in self.pairs for name in (pair.one, pair.other)]
         return list(self.contestants or dict.fromkeys(paired))
 
     def work_of(self, name: str, url: str, count: int, in_flight: int, **more: Any) -> Work:
-        """What a contestant is asked for, where the fastest is asked for `count`."""
-        updates = max(1, int(count * self.share * CONTESTANTS[name].share))
+        """Return the work of a contestant if that of the fastest has `count` updates."""
+        contestant = CONTESTANTS[name]
+        updates = max(1, int(count * self.share * contestant.share))
         updates = min(updates, self.updates or updates)
-        return Work(
-            url,
-            updates,
-            warm_up=self._warm_up(name, updates, in_flight),
-            in_flight=in_flight,
-            **dict(self.work),
-            **more,
-        )
-
-    def _warm_up(self, name: str, updates: int, in_flight: int) -> int:
-        """A share of the updates, and enough to open every connection."""
-        if not self.warmed_up:
-            return 0
-        return max(int(updates * CONTESTANTS[name].warm_up), 4 * in_flight)
+        # Enough to open every connection.
+        warm_up = max(int(updates * contestant.warm_up), 4 * in_flight) if self.warmed_up else 0
+        return Work(url, updates, warm_up, in_flight, **dict(self.work), **more)
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -99,12 +70,11 @@ SCENARIOS: dict[str, Scenario] = {
             Pair("library over aiohttp", "official JavaScript client", 1.5),
         ),
         rounds=0,
-        contestants=tuple(name for name in CONTESTANTS if name not in FOR_LATENCY),
+        # "update over httpx" and "update over httpx2" are for `latency.py` alone.
+        contestants=tuple(name for name in CONTESTANTS if not name.startswith("update over httpx")),
     ),
     "few-dialogs": Scenario(
-        "16 dialogs, in order",
-        (AIOHTTP, AIOHTTP_UVLOOP, HTTPX2),
-        work=(("dialogs", 16),),
+        "16 dialogs, in order", (AIOHTTP, AIOHTTP_UVLOOP, HTTPX2), work=(("dialogs", 16),)
     ),
     "hot-dialog": Scenario(
         "one dialog, coalesced",
@@ -126,16 +96,12 @@ SCENARIOS: dict[str, Scenario] = {
         share=0.1,
         work=(("payload_bytes", 65_536),),
     ),
-    "tls": Scenario(
-        "TLS",
-        (AIOHTTP, AIOHTTP_UVLOOP, HTTPX, HTTPX2),
-        server="tls",
-    ),
+    "tls": Scenario("TLS", (AIOHTTP, AIOHTTP_UVLOOP, HTTPX, HTTPX2), server="tls"),
     "quota": Scenario(
         "500 requests a second",
         (),
         contestants=("library over aiohttp",),
-        # Six windows, and what shows where the last one ends.
+        # Six windows, and the request that shows where the last one ends.
         updates=3_010,
         warmed_up=False,
         server="times",

@@ -1,7 +1,7 @@
 """The tutorial's approach, written anew: a synchronous client, one request after the other.
 
-Before each request it looks whether its token is still valid; after each it writes an audit
-record with a hash of the payload, and calls a callback.
+It checks its token before each request, and afterwards writes an audit record with a hash of the
+payload and calls a callback.
 """
 
 from __future__ import annotations
@@ -13,71 +13,50 @@ from typing import Any
 
 import httpx
 
-from .measuring import Meter
-from .work import HEADERS, Work
-
-__all__ = ["one_at_a_time"]
+from .work import HEADERS, Meter, Work
 
 EARLY = 300
-"""Seconds before its end at which a token is renewed."""
+"""Seconds before its expiry at which a token is renewed."""
+GRANT = {"grant_type": "client_credentials", "scope": "runtime:write"}
 
 
-class Script:
-    """Everything that such a script has."""
+async def one_at_a_time(work: Work, meter: Meter) -> None:
+    """Block the event loop, as such a script does."""
+    token, expires = "", 0.0
+    audit: list[dict[str, Any]] = []
+    versions: list[int] = []
 
-    def __init__(self, work: Work, client: httpx.Client) -> None:
-        self._work = work
-        self._client = client
-        self._token = ""
-        self._expires = 0.0
-        self.audit: list[dict[str, Any]] = []
-        self.told = 0
-
-    def token(self) -> str:
-        if time.time() >= self._expires - EARLY:
-            response = self._client.post(
-                f"{self._work.url}/oauth/token",
-                data={"grant_type": "client_credentials", "scope": "runtime:write"},
-                auth=("client", "secret"),
-            )
-            response.raise_for_status()
-            answer = response.json()
-            self._token = answer["access_token"]
-            self._expires = time.time() + answer["expires_in"]
-        return self._token
-
-    def update(self, number: int) -> None:
-        payload = {"session": self._work.session(number)}
+    def update(client: httpx.Client, number: int) -> None:
+        nonlocal token, expires
+        if time.time() >= expires - EARLY:
+            url = f"{work.url}/oauth/token"
+            response = client.post(url, data=GRANT, auth=("client", "secret"))
+            answer = response.raise_for_status().json()
+            token, expires = answer["access_token"], time.time() + answer["expires_in"]
+        payload = {"session": work.load.session(number)}
+        headers = {**HEADERS, "Authorization": f"Bearer {token}"}
         began = time.time()
-        response = self._client.patch(
-            self._work.url_of(number),
-            json=payload,
-            headers={**HEADERS, "Authorization": f"Bearer {self.token()}"},
-        )
+        response = client.patch(work.url_of(number), json=payload, headers=headers)
         response.raise_for_status()
         text = json.dumps(payload, sort_keys=True)
-        self.audit.append(
+        audit.append(
             {
-                "dialog_id": self._work.dialog(number),
+                "dialog_id": work.load.dialog(number),
                 "timestamp": began,
                 "status": response.status_code,
                 "latency": time.time() - began,
                 "payload_sha256": hashlib.sha256(text.encode()).hexdigest(),
             }
         )
-        self.callback(response.json())
+        callback(response.json())
 
-    def callback(self, answer: dict[str, Any]) -> None:
-        self.told += answer["version"]
+    def callback(answer: dict[str, Any]) -> None:
+        versions.append(answer["version"])
 
-
-async def one_at_a_time(work: Work, measure: Meter) -> None:
-    """That it blocks the event loop is the point."""
     with httpx.Client() as client:
-        script = Script(work, client)
 
-        async def run(start: int, end: int) -> None:
-            for number in range(start, end):
-                script.update(number)
+        async def run(numbers: range) -> None:
+            for number in numbers:
+                update(client, number)
 
-        await measure(run)
+        await meter.measure(run)

@@ -1,28 +1,41 @@
-"""What a run does: its updates, where they go, and how many at a time. The same for every
-contestant."""
+"""One run of a contestant: its updates, how calls are made, and what is measured."""
 
 from __future__ import annotations
 
-import functools
+import asyncio
 import json
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
-__all__ = ["HEADERS", "Work"]
+from cognigy_async import CognigyError, UpdateResult
+from cognigy_async.cli.bench.load import Call, Load, run_callers
+
+from .figures import percentile
 
 HEADERS = {
     "Accept": "application/json",
     "Content-Type": "application/json",
     "Authorization": "Bearer 0123456789abcdef",
 }
-TEXT = "x" * 150
 ITEM = {"sku": "A-4711", "name": "a thing with a name", "price": 149.99, "amount": 2}
+Run = Callable[[range], Awaitable[None]]
 
 
-@functools.cache
+class ItemsLoad(Load):
+    """Updates with a list of objects."""
+
+    def session(self, number: int) -> dict[str, Any]:
+        return {"n": number, "items": _items(self.payload_bytes)}
+
+
+@cache
 def _items(size: int) -> list[dict[str, Any]]:
-    """A list that is `size` bytes long as JSON, or a little less."""
+    """Return a list that is `size` bytes long as JSON, or a little less."""
     return [ITEM] * (size // len(json.dumps(ITEM) + ", "))
 
 
@@ -31,18 +44,12 @@ class Work:
     """One run of one contestant; goes to its process as JSON.
 
     Attributes:
-        count: updates that are measured.
-        warm_up: as many before them.
-        dialogs: over which the updates go round; 0 for one dialog each.
-        payload_bytes: of an update, about; 0 for two variables, about 200 bytes.
-        faults: the server has some, so requests have to be repeated.
-        coalesce: updates that wait for the same dialog may be sent as one.
-        per_second: a rate limit; 0 for none.
-        rate: calls a second, at which they are made whatever becomes of them; 0 for a pool of
-            workers.
-        latencies: are kept for each request.
-        server_pid: whose CPU time is told as well; 0 for nobody's.
-        authority: a file in PEM with whom to trust.
+        dialogs: Number of dialogs, which take turns; 0 for one dialog per update.
+        payload_bytes: Approximate size of an update with a list of objects; 0 for 200 bytes text.
+        faults: Whether the server has faults, so that requests have to be repeated.
+        per_second: Rate limit; 0 for none.
+        rate: Calls started per second, however long they take; 0 for a pool of workers.
+        authority: PEM file of the certificate authority.
     """
 
     url: str
@@ -66,38 +73,119 @@ class Work:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    @property
-    def workers(self) -> int:
-        """How many of a pool keep the order of each dialog, if each of them has its own."""
-        return min(self.in_flight, self.dialogs) if self.dialogs else self.in_flight
-
-    def dialog(self, number: int) -> str:
-        return f"d{number % self.dialogs if self.dialogs else number}"
+    @cached_property
+    def load(self) -> Load:
+        dialogs = range(self.dialogs or 1_000_000_000)
+        if self.payload_bytes:
+            return ItemsLoad(dialogs, "d", self.payload_bytes)
+        return Load(dialogs, "d")
 
     def url_of(self, number: int) -> str:
-        return f"{self.url}/runtime/v2/dialogs/{self.dialog(number)}/state"
-
-    def session(self, number: int) -> dict[str, Any]:
-        if self.payload_bytes:
-            return {"n": number, "items": _items(self.payload_bytes)}
-        return {"n": number, "text": TEXT}
+        return f"{self.url}/runtime/v2/dialogs/{self.load.dialog(number)}/state"
 
     def content(self, number: int) -> bytes:
-        return json.dumps({"session": self.session(number)}).encode()
+        return json.dumps({"session": self.load.session(number)}).encode()
 
-    def rows(self, start: int, end: int) -> Iterator[dict[str, Any]]:
-        for number in range(start, end):
-            yield {"dialog_id": self.dialog(number), "session": self.session(number)}
+    def shares(self, numbers: range) -> list[Iterator[int]]:
+        """Return the numbers of each worker.
 
-    def shares(self, start: int, end: int) -> list[Iterator[int]]:
-        """The numbers from `start` to `end` for each worker of a pool.
-
-        They share what there is, or, where dialogs have several updates, each has all those of some
-        dialogs, in their order.
+        Workers share one iterator. If dialogs have several updates, each worker has all updates of
+        some dialogs instead, which keeps their order.
         """
         if not self.dialogs:
-            return [iter(range(start, end))] * self.in_flight
+            return [iter(numbers)] * self.in_flight
+        workers = min(self.in_flight, self.dialogs)
         return [
-            iter([n for n in range(start, end) if n % self.dialogs % self.workers == worker])
-            for worker in range(self.workers)
+            iter([n for n in numbers if n % self.dialogs % workers == worker])
+            for worker in range(workers)
         ]
+
+
+class Meter:
+    """Measures a contestant: per update, and as a share of the core of the server."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.latencies: list[float] = []
+        self.results: dict[str, float] = {}
+
+    async def measure(self, run: Run) -> None:
+        """Run the warm-up, then the measured updates."""
+        work = self.work
+        if work.warm_up:
+            await run(range(work.warm_up))
+        self.latencies.clear()
+        server, cpu, began = server_cpu(work.server_pid), time.process_time(), time.perf_counter()
+        await run(range(work.warm_up, work.warm_up + work.count))
+        seconds = time.perf_counter() - began
+        self.results |= {
+            "per_second": work.count / seconds,
+            "cpu_us": (time.process_time() - cpu) / work.count * 1e6,
+            "server_share": (server_cpu(work.server_pid) - server) / seconds,
+        }
+        if work.latencies:
+            for name, share in (("p50_ms", 0.5), ("p95_ms", 0.95), ("p99_ms", 0.99)):
+                self.results[name] = percentile(self.latencies, share) * 1000
+
+    async def measure_calls(self, call: Call) -> None:
+        """Measure calls that a pool of workers makes, or that start at a constant rate."""
+
+        async def timed(number: int) -> None:
+            began = time.perf_counter()
+            await call(number)
+            self.latencies.append(time.perf_counter() - began)
+
+        async def run(numbers: range) -> None:
+            if self.work.rate:
+                self.latencies += await arrivals(self.work.rate, numbers, call)
+            else:
+                one = timed if self.work.latencies else call
+                await run_callers(one, self.work.shares(numbers))
+
+        await self.measure(run)
+
+    def take(self, result: UpdateResult | None, error: CognigyError | None) -> None:
+        """Record the latency of an outcome."""
+        if result is None:
+            raise RuntimeError("an update was not applied") from error
+        if self.work.latencies:
+            self.latencies.append(result.latency)
+
+
+def server_cpu(pid: int) -> float:
+    """Return CPU seconds that a process has used; 0.0 if the system does not report them."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not pid or not stat.exists():
+        return 0.0
+    # The second field is a name, which may contain spaces.
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def arrivals(
+    rate: float,
+    numbers: range,
+    call: Call,
+    clock: Callable[[], float] = time.perf_counter,
+    pause: Callable[[float], Awaitable[object]] | None = None,
+) -> list[float]:
+    """Start `rate` calls per second, wait for all, and return the seconds of each.
+
+    They count from the moment at which a call was due: counted from its start, the slow moments of
+    a busy event loop would be missed. Without `pause` the event loop is polled, because timers are
+    late by up to a millisecond.
+    """
+    latencies = [0.0] * len(numbers)
+    began = clock()
+
+    async def one(place: int, due: float) -> None:
+        await call(numbers[place])
+        latencies[place] = clock() - due
+
+    async with asyncio.TaskGroup() as group:
+        for place in range(len(numbers)):
+            due = began + place / rate
+            while (left := due - clock()) > 0:
+                await (pause(left) if pause is not None else asyncio.sleep(0))
+            group.create_task(one(place, due))
+    return latencies

@@ -9,7 +9,7 @@ import typer
 
 from . import audit, bulk
 from ._output import write_result
-from .bench import bench
+from .bench.command import bench
 from .demo.command import demo
 from .dialog import get, update
 from .doctor.command import doctor

@@ -10,7 +10,6 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..errors import ClientClosedError
-from ..ratelimit.limiter import CompositeLimiter, QuotaState
 from .backoff import Backoff
 from .completion import Completion
 from .dialog_queue import QueueState
@@ -20,6 +19,7 @@ from .scheduler import Scheduler
 from .work_item import Kind, WorkItem
 
 if TYPE_CHECKING:
+    from ..ratelimit.limiter import QuotaState
     from .context import Context
 
 
@@ -77,8 +77,9 @@ class Engine:
 
     def save_quota(self) -> QuotaState:
         """Return what the rate limits must know after a restart."""
-        quota = self._quota if self._quota is not None else CompositeLimiter(())
-        return quota.save(self.clock(), time.time())
+        if self._quota is None:
+            return {"at": time.time(), "starts": []}
+        return self._quota.save(self.clock(), time.time())
 
     def restore_quota(self, state: QuotaState) -> None:
         """Restore what `save_quota` returned."""

@@ -1,4 +1,4 @@
-"""`cognigy-async bench`: against an emulator of its own, a tenant on this machine, and refused."""
+"""`cognigy-async bench` against an emulator of its own and a tenant on this machine; bad usage."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from typing import Any
 import anyio
 import pytest
 
-from cognigy_async import ApiKey, AsyncStateClient, Request, Response
+from cognigy_async import ApiKey, AsyncStateClient, Request, Response, RuntimeApi
 from cognigy_async._utils.arguments import is_loopback
 from cognigy_async.cli import _options
-from cognigy_async.cli._options import LoopName
-from cognigy_async.cli.bench_load import Load, Mode, NumberedDialogs, read_dialogs, warm_up_of
-from cognigy_async.cli.bench_machine import Cores, pinned_to, resident_bytes
-from cognigy_async.cli.bench_measure import Sample, run_round
-from cognigy_async.cli.bench_run import Bench
-from cognigy_async.cli.bench_server import emulator_process
+from cognigy_async.cli._options import LoopName, TransportName
+from cognigy_async.cli.bench.load import Load, parse_dialogs
+from cognigy_async.cli.bench.runner import (
+    BenchOptions,
+    Measurement,
+    Runner,
+    resident_bytes,
+    warm_up_count,
+)
+from cognigy_async.cli.bench.server import available_cores, emulator_process
 from cognigy_async.emulator import Emulator, Faults
+from cognigy_async.integrations.settings import ClientArguments
 
 from .commands import CommandProcess, command_environment
 from .conftest import SECRET, Command
@@ -52,13 +57,13 @@ def is_there(pid: int) -> bool:
 
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
-    """The emulators that are started."""
+    """Emulators that were started."""
     started: list[subprocess.Popen[str]] = []
     start = subprocess.Popen
 
     def noted(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
         process = start(*arguments, **options)
-        if "cognigy_async.cli.bench_server" in arguments[0]:
+        if "cognigy_async.cli.bench.server" in arguments[0]:
             started.append(process)
         return process
 
@@ -86,9 +91,9 @@ def test_without_settings_it_measures_an_emulator_of_its_own(
     cores = cores_of_this_process()
     assert command("bench", *options, "--json") == 0
     assert cores_of_this_process() == cores
-    told = command.json
-    assert [(row["in_flight"], row["rounds"]) for row in told["rows"]] == [(1, 2), (4, 2)]
-    for row in told["rows"]:
+    result = command.json
+    assert [(row["in_flight"], row["rounds"]) for row in result["rows"]] == [(1, 2), (4, 2)]
+    for row in result["rows"]:
         assert (row["succeeded"], row["failed"], row["ambiguous"]) == (80, 0, 0)
         assert row["requests"] == 80 + row["retries"]
         assert 0 < row["per_second_lowest"] <= row["per_second"] <= row["per_second_highest"]
@@ -96,17 +101,17 @@ def test_without_settings_it_measures_an_emulator_of_its_own(
         assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"] <= latency["max"]
         assert row["cpu_us"] > 0
         assert row["quota_utilisation"] is None
-    assert (told["target"], told["mode"], told["payload_bytes"]) == ("emulator", mode, 200)
-    assert (told["transport"], told["loop"]) == ("aiohttp", "uvloop")
-    assert {"python", "cognigy-async", "aiohttp", "uvloop"} <= set(told["versions"])
-    assert told["machine"]["cores"] == os.cpu_count()
+    assert (result["target"], result["mode"], result["payload_bytes"]) == ("emulator", mode, 200)
+    assert (result["transport"], result["loop"]) == ("aiohttp", "uvloop")
+    assert {"python", "cognigy-async", "aiohttp", "uvloop"} <= set(result["versions"])
+    assert result["machine"]["cores"] == os.cpu_count()
     assert "round 2 of 2, 1 in flight: " in command.err
     (server,) = servers
     assert server.returncode == 0
 
 
 @pytest.mark.real_time
-def test_a_table_and_where_it_wrote_to(command: Command) -> None:
+def test_a_table_and_a_description_of_the_load(command: Command) -> None:
     chosen = ("--transport", "httpx", "--loop", "asyncio")
     assert command("bench", "--count", "5", "--rounds", "1", "--dialogs", "3", *chosen) == 0
     lines = command.out.splitlines()
@@ -115,12 +120,15 @@ def test_a_table_and_where_it_wrote_to(command: Command) -> None:
     assert lines[2].startswith("python ")
     assert "httpx " in lines[2]
     assert "uvloop" not in lines[2]
-    assert "To an emulator in a process of its own" in command.err
-    assert "By update over httpx on asyncio: bodies of 200 bytes, 3 dialogs, 1 round" in command.err
-    assert "Of 32 in flight no more than 3 will be" in command.err
+    assert "Target: emulator on " in command.err
+    assert (
+        "Load: update over httpx on asyncio, bodies of 200 bytes, 3 dialogs, 1 round of 5 updates"
+        in command.err
+    )
+    assert "At most 3 of 32 requests will be in flight" in command.err
 
 
-def test_an_emulator_that_cannot_be_started_is_told(
+def test_an_emulator_that_cannot_be_started_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "uvicorn.py").write_text("raise ImportError('No module named uvicorn')")
@@ -133,31 +141,39 @@ def test_an_emulator_that_cannot_be_started_is_told(
 
 @pytest.mark.real_time
 def test_the_emulator_ends_with_its_client(servers: list[subprocess.Popen[str]]) -> None:
-    cores = Cores.found()
-    with emulator_process(cores.server if cores else None) as base_url:
+    before, cores = cores_of_this_process(), available_cores()
+    with emulator_process(cores) as base_url:
         assert base_url.startswith("http://127.0.0.1:")
         (server,) = servers
         assert server.poll() is None
         if cores:
+            assert cores.server != cores.client
             assert os.sched_getaffinity(server.pid) == {cores.server}
+            assert os.sched_getaffinity(0) == {cores.client}
+            assert available_cores() is None
     assert server.returncode == 0
+    assert cores_of_this_process() == before
 
 
-def test_a_process_is_kept_on_its_core_meanwhile() -> None:
-    if sys.platform != "linux":
-        assert Cores.found() is None
-        return
-    before = os.sched_getaffinity(0)
-    cores = Cores.found()
-    if len(before) > 1:
-        assert cores is not None
-        assert cores.server != cores.client
-    with pinned_to(min(before)):
-        assert os.sched_getaffinity(0) == {min(before)}
-        assert Cores.found() is None
-    assert os.sched_getaffinity(0) == before
-    with pinned_to(None):
-        assert os.sched_getaffinity(0) == before
+@pytest.mark.real_time
+def test_without_two_cores_nothing_is_pinned(servers: list[subprocess.Popen[str]]) -> None:
+    before = cores_of_this_process()
+    with emulator_process(None):
+        (server,) = servers
+        if sys.platform == "linux":
+            assert os.sched_getaffinity(server.pid) == before
+        assert cores_of_this_process() == before
+
+
+def test_two_cores_are_chosen_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    available = len(cores_of_this_process())
+    assert (available_cores() is None) is (available < 2)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert available_cores() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports it")
+def test_the_resident_memory_of_this_process() -> None:
     resident = resident_bytes()
     assert resident is not None
     assert 10e6 < resident < 10e9
@@ -198,7 +214,7 @@ def test_a_session_of_the_sessions_api(
     assert command(*TENANT, "--count", "10", "--dialogs", "2") == 0
     assert emulator.dialogs["bench-1"].session["bench"]["n"] % 2 == 1
     assert command(*TENANT, "--payload-bytes", "70000") == 2
-    assert "--payload-bytes 70000: one request to this API cannot carry that" in command.messages
+    assert "--payload-bytes 70000: too large for one request to this API" in command.messages
 
 
 def test_dialogs_of_a_file(emulator: Emulator, command: Command) -> None:
@@ -207,13 +223,13 @@ def test_dialogs_of_a_file(emulator: Emulator, command: Command) -> None:
     assert command(*TENANT, *emulator_only) == 0
     assert set(emulator.dialogs) == {"d-1", "d-2"}
     assert command(*TENANT, *emulator_only, "--dialog-prefix", "x") == 2
-    assert "--dialog-prefix is for a number of dialogs" in command.messages
+    assert "--dialog-prefix needs a number of dialogs, not a file" in command.messages
 
 
 def test_dialogs_that_the_tenant_does_not_have(emulator: Emulator, command: Command) -> None:
     emulator.faults = Faults(fail_status=404)
     assert command(*TENANT, "--count", "10") == 1
-    assert "Name dialogs that the tenant has with --dialogs FILE, one id a line." in command.err
+    assert "Name existing dialogs with --dialogs FILE, one id per line." in command.err
     assert "DialogNotFoundError: " in command.err
     assert command.out == ""
 
@@ -222,7 +238,7 @@ def test_one_percent_is_refused(emulator: Emulator, command: Command) -> None:
     options = (*TENANT, "--count", "100", "--dialogs", "100", "--max-in-flight", "8")
     emulator.script(403, dialog_id="bench-77")
     assert command(*options) == 1
-    assert "8 in flight: 99 applied, 1 failed, 0 ambiguous; the first: Permission" in command.out
+    assert "8 in flight: 99 applied, 1 failed, 0 ambiguous; first error: Permission" in command.out
     assert "dialog 'bench-77'" in command.out
     emulator.script(403, dialog_id="bench-77")
     assert command(*options, "--json") == 1
@@ -262,14 +278,14 @@ def test_a_server_that_is_not_there(
     assert "NotSentError: No connection to 127.0.0.1:1" in command.err
 
 
-def test_a_round_in_which_nothing_ends(emulator: Emulator, command: Command) -> None:
+def test_a_round_in_which_no_update_completes(emulator: Emulator, command: Command) -> None:
     emulator.faults = Faults(latency=0.5)
     options = ("--seconds", "0.1", "--max-in-flight", "20")
     assert command(*TENANT, *options) == 1
-    assert "No update was settled within a round" in command.err
+    assert "No update completed within a round. Give it more time with --seconds." in command.err
 
 
-# Another machine is written to only where that is meant.
+# Writing to another machine needs confirmation.
 
 
 def test_another_machine_needs_yes(
@@ -279,23 +295,23 @@ def test_another_machine_needs_yes(
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     options = ("--max-in-flight", "8,16", "--count", "50", "--rounds", "3")
     assert command("bench", "--target", "tenant", *options) == 2
-    for said in (
+    for message in (
         f"This writes to {AWAY}: the session variable 'bench'",
-        "the 50 dialogs bench-0 to bench-49",
+        "50 dialogs from bench-0 to bench-49, which is not removed afterwards",
         # 3 rounds of 50 with a warm-up of 20, and of 50 with one of 32
-        "456 requests without repeats, which count against the quota.",
+        "456 requests without retries, which count against the quota.",
         "--rate 1000/300",
-        "add --yes. Nothing was sent.",
+        "Add --yes to confirm. Nothing was sent.",
     ):
-        assert said in command.messages, said
+        assert message in command.messages, message
     seconds = ("--seconds", "2", "--dialogs", "1", "--rate", "9/9")
     assert command("bench", "--target", "tenant", *seconds) == 2
-    assert "the dialog bench-0, which stays there" in command.messages
-    assert "192 requests to warm up and then as many as fit in 6 s" in command.messages
+    assert "the dialog bench-0, which is not removed afterwards" in command.messages
+    assert "192 requests without retries to warm up, then as many as fit in 6 s" in command.messages
     assert "1000/300" not in command.messages
     Path("ids").write_text("a\nb\nc\n")
     assert command("bench", "--target", "tenant", "--dialogs", "ids") == 2
-    assert "3 dialogs of the file, from a to c" in command.messages
+    assert "3 dialogs from a to c" in command.messages
     # The name leads nowhere; that it is tried is what --yes is for.
     monkeypatch.setenv("COGNIGY_TOKEN_URL", "http://127.0.0.1:1/oauth/token")
     assert command("bench", "--target", "tenant", "--count", "1", "--yes") == 1
@@ -317,13 +333,13 @@ def test_another_machine_needs_yes(
         ("", False),
     ],
 )
-def test_what_is_this_machine(host: str, is_here: bool) -> None:
+def test_loopback_hosts(host: str, is_here: bool) -> None:
     assert is_loopback(host) is is_here
 
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
+def test_it_asks_for_confirmation_on_a_terminal(tmp_path: Path, interrupted: bool) -> None:
     ours, theirs = pty.openpty()
     settings = {"COGNIGY_BASE_URL": AWAY, "COGNIGY_API_KEY": SECRET}
     process = subprocess.Popen(
@@ -334,36 +350,36 @@ def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
         cwd=tmp_path,
         env=command_environment(**settings),
     )
-    told = b""
+    shown = b""
     try:
-        while b"Go on?" not in told:
-            told += os.read(ours, 1000)
+        while b"Continue?" not in shown:
+            shown += os.read(ours, 1000)
         if interrupted:
             process.send_signal(signal.SIGINT)
         # Also ends a read that began just when the signal came.
         os.write(ours, b"\n")
-        while b"Nothing was sent." not in told:
-            told += os.read(ours, 1000)
+        while b"Nothing was sent." not in shown:
+            shown += os.read(ours, 1000)
         assert process.wait(20) == (130 if interrupted else 1)
     finally:
         process.kill()
         process.wait()
         os.close(ours)
         os.close(theirs)
-    assert b"This writes to" in told
-    assert SECRET.encode() not in told
+    assert b"This writes to" in shown
+    assert SECRET.encode() not in shown
 
 
 # Bad usage.
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--max-in-flight", "0"], "--max-in-flight '0': must be a number from 1 to 10,000"),
         (["--max-in-flight", "10001"], "must be a number from 1 to 10,000"),
         (["--max-in-flight", "9" * 5000], "must be a number from 1 to 10,000"),
-        (["--max-in-flight", "1,,2"], "or several as 1,8,64"),
+        (["--max-in-flight", "1,,2"], "--max-in-flight '': must be a number from 1 to 10,000"),
         (["--max-in-flight", "-1"], "--max-in-flight"),
         (["--count", "5", "--seconds", "1"], "exclude each other; give one of them"),
         (["--count", "0"], "--count"),
@@ -372,10 +388,10 @@ def test_on_a_terminal_it_asks(tmp_path: Path, interrupted: bool) -> None:
         (["--rounds", "0"], "--rounds"),
         (["--rate", "5"], "--rate 5: must be requests/seconds, for example 1000/300"),
         (["--payload-bytes", "63"], "--payload-bytes"),
-        (["--payload-bytes", "600000"], "--payload-bytes 600000: one request to this API cannot"),
+        (["--payload-bytes", "600000"], "--payload-bytes 600000: too large for one request"),
         (["--payload-bytes", "99999999999"], "--payload-bytes"),
-        (["--dialogs", "0"], "--dialogs: must be a number from 1 to 1,000,000,000"),
-        (["--dialogs", "9" * 20], "--dialogs: must be a number from 1 to 1,000,000,000"),
+        (["--dialogs", "0"], "--dialogs '0': must be a number from 1 to 1,000,000,000"),
+        (["--dialogs", "9" * 20], "must be a number from 1 to 1,000,000,000"),
         (["--dialogs", "no-such-file"], "--dialogs no-such-file: cannot be read: No such file"),
         (["--dialog-prefix", "x" * 300], "dialog_id: has 303 characters, more than 256"),
         (["--mode", "batch"], "--mode"),
@@ -389,15 +405,15 @@ def test_bad_usage(
     servers: list[subprocess.Popen[str]],
     unset: None,
     options: list[str],
-    said: str,
+    message: str,
 ) -> None:
     assert command("bench", *options) == 2
-    assert said in command.messages
+    assert message in command.messages
     assert command.out == ""
     assert servers == []
 
 
-def test_what_is_chosen_and_not_installed_is_told(
+def test_an_option_that_is_not_installed_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_options, "find_spec", lambda name: None)
@@ -409,25 +425,22 @@ def test_what_is_chosen_and_not_installed_is_told(
 def test_a_file_of_dialogs(tmp_path: Path, command: Command) -> None:
     path = tmp_path / "ids"
     path.write_bytes(b"\xef\xbb\xbfa\r\n\nb")
-    assert read_dialogs(path) == ["a", "b"]
-    for content, said in (
-        (b"\n\n", "has no dialog id; write one a line"),
-        (b"\xff", "is not UTF-8"),
+    assert parse_dialogs(str(path)) == ["a", "b"]
+    for content, message in (
+        (b"\n\n", "no dialog id found; write one id per line"),
+        (b"\xff", "not UTF-8"),
         (b"a\n" + b"x" * 300, "line 2: "),
     ):
         path.write_bytes(content)
         assert command("bench", "--dialogs", str(path)) == 2
-        assert said in command.messages
+        assert message in command.messages
 
 
-def test_bodies_have_the_size_that_was_asked_for() -> None:
-    dialogs = NumberedDialogs("b-", 3)
-    assert list(dialogs) == ["b-0", "b-1", "b-2"]
-    assert dialogs[1:] == ["b-1", "b-2"]
+def test_bodies_have_the_requested_size() -> None:
     for size in (64, 200, 100_000):
-        load = Load(Mode.UPDATE, dialogs, payload_bytes=size, count=1)
-        for number in (0, 9, 10, 123_456_789):
-            row = load.row(number)
+        load = Load(range(3), "b-", payload_bytes=size, count=1)
+        numbers = (0, 9, 10, 123_456_789)
+        for number, row in zip(numbers, load.rows(numbers), strict=True):
             body = json.dumps({"session": row["session"]}, separators=(",", ":"))
             assert len(body) == size
             assert row["dialog_id"] == f"b-{number % 3}"
@@ -438,8 +451,8 @@ def test_bodies_have_the_size_that_was_asked_for() -> None:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., CommandProcess]]:
-    """Starts the command as a process, which writes to the file `told.err`."""
-    (tmp_path / "told.err").touch()
+    """Starts the command as a process, which writes to the file `output.err`."""
+    (tmp_path / "output.err").touch()
     with ExitStack() as stack:
 
         def start(*arguments: str) -> CommandProcess:
@@ -447,7 +460,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., CommandProcess]]:
                 name: os.environ[name] for name in os.environ if name.startswith("COGNIGY_")
             }
             variables = command_environment(**settings)
-            process = CommandProcess(arguments, tmp_path, variables, tmp_path / "told")
+            process = CommandProcess(arguments, tmp_path, variables, tmp_path / "output")
             stack.callback(process.end)
             return process
 
@@ -455,11 +468,11 @@ def started(tmp_path: Path) -> Iterator[Callable[..., CommandProcess]]:
 
 
 @pytest.mark.real_time
-def test_an_interrupt_of_the_terminal_shows_what_was_measured(unset: None, tmp_path: Path) -> None:
+def test_an_interrupt_on_the_terminal_shows_the_results_so_far(unset: None, tmp_path: Path) -> None:
     endless = ("--count", "20", "--rounds", "100000", "--max-in-flight", "4")
-    told = tmp_path / "told.err"
+    output = tmp_path / "output.err"
     with (
-        told.open("w") as err,
+        output.open("w") as err,
         subprocess.Popen(
             [sys.executable, "-m", "cognigy_async", "bench", *endless, "--json"],
             stdout=subprocess.PIPE,
@@ -470,7 +483,7 @@ def test_an_interrupt_of_the_terminal_shows_what_was_measured(unset: None, tmp_p
         ) as process,
     ):
         try:
-            wait_for(lambda: "round 3 of" in told.read_text(), told.read_text)
+            wait_for(lambda: "round 3 of" in output.read_text(), output.read_text)
             # A terminal sends it to every process of the group.
             os.killpg(process.pid, signal.SIGINT)
             out, _ = process.communicate(timeout=20)
@@ -482,9 +495,9 @@ def test_an_interrupt_of_the_terminal_shows_what_was_measured(unset: None, tmp_p
     (row,) = result["rows"]
     assert row["rounds"] >= 3
     assert row["retries"] == row["failed"] == row["ambiguous"] == 0
-    said = told.read_text()
-    assert "Interrupted: what is in flight ends now, and nothing more is sent.\n" in said
-    assert "Traceback" not in said
+    shown = output.read_text()
+    assert "Interrupted: completing requests in flight, sending no more.\n" in shown
+    assert "Traceback" not in shown
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(result["base_url"].rpartition(":")[2])))
 
@@ -495,7 +508,7 @@ def test_a_bench_that_is_killed_leaves_no_emulator(
     started: Callable[..., CommandProcess], unset: None, tmp_path: Path
 ) -> None:
     process = started("bench", "--count", "20", "--rounds", "100000")
-    wait_for(lambda: "round 1 of" in (tmp_path / "told.err").read_text())
+    wait_for(lambda: "round 1 of" in (tmp_path / "output.err").read_text())
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 1
     process.kill()
@@ -508,7 +521,7 @@ def test_an_interrupt_lets_a_request_end(
 ) -> None:
     emulator.faults = Faults(latency=0.3)
     process = started(*TENANT, "--count", "1000", "--max-in-flight", "20")
-    wait_for(lambda: emulator.stats.writes > warm_up_of(20))
+    wait_for(lambda: emulator.stats.writes > warm_up_count(20))
     process.send_signal(signal.SIGTERM)
     status, _, err = process.result(20)
     assert status == 130
@@ -519,8 +532,6 @@ def test_an_interrupt_lets_a_request_end(
 
 @pytest.mark.real_time
 def test_rounds_that_are_shorter_than_a_millisecond_are_measured() -> None:
-    samples = []
-
     class Immediate:
         async def send(self, request: Request, *, timeout: float) -> Response:
             return Response(200, {}, b"{}")
@@ -528,14 +539,22 @@ def test_rounds_that_are_shorter_than_a_millisecond_are_measured() -> None:
         async def aclose(self) -> None:
             pass
 
+    arguments = ClientArguments(
+        base_url="https://api.test",
+        auth=ApiKey(SECRET),
+        api=RuntimeApi(),
+        allow_insecure=False,
+        rate_limit=None,
+    )
+    load = Load(range(1), "b-", payload_bytes=64, count=1)
+    over = TransportName.HTTPX, LoopName.UVLOOP
+    runner = Runner(BenchOptions("emulator", "update", load, [1], 20, *over, arguments))
+    measurement = Measurement(1)
+
     async def measure() -> None:
-        dialogs = NumberedDialogs("b-", 1)
-        load = Load(Mode.UPDATE, dialogs, payload_bytes=64, count=1)
-        auth = ApiKey(SECRET)
-        async with AsyncStateClient("https://api.test", auth=auth, transport=Immediate()) as client:
+        async with AsyncStateClient(**arguments, transport=Immediate()) as client:
             for _ in range(20):
-                samples.append(Sample())
-                await run_round(client, load, 1, samples[-1], Bench.clock)
+                await runner.measure(client, measurement)
 
     anyio.run(measure, backend_options=LoopName.UVLOOP.options)
-    assert all(sample.elapsed > 0 for sample in samples)
+    assert len(measurement.per_second) == 20

@@ -1,7 +1,8 @@
-"""From what the benchmarks have measured to ratios, aims, plots and the page."""
+"""Results of the benchmarks: ratios, targets, plots and the page."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -11,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import charts, page, summary
-from benchmarks.harness.aims import aims
-from benchmarks.harness.drawing import COLOURS, INK, MUTED
-from benchmarks.harness.scenarios import Pair, Scenario
+from benchmarks.harness import charts, figures, page
+from benchmarks.harness.charts import COLOURS, INK, MUTED
+from benchmarks.harness.figures import Pair
+from benchmarks.harness.page import aims
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -40,10 +41,12 @@ MACHINE: dict[str, Any] = {
 }
 
 
-def throughput(**scenarios: Scenario) -> dict[str, Any]:
-    told = {key: summary.summary(scenario, RUNS) for key, scenario in scenarios.items()}
+def throughput(**scenarios: tuple[str, Pair]) -> dict[str, Any]:
+    results = {
+        key: figures.summary(title, [pair], RUNS) for key, (title, pair) in scenarios.items()
+    }
     head = {"machine": MACHINE, "rounds": 2, "count": 1_000, "in_flight": 64}
-    return {**head, "scenarios": told}
+    return {**head, "scenarios": results}
 
 
 def level(**values: float) -> dict[str, Any]:
@@ -55,9 +58,7 @@ def level(**values: float) -> dict[str, Any]:
 
 LATENCIES = level(p50_ms=1.0, p95_ms=2.0, p99_ms=4.0)
 FOUND: dict[str, Any] = {
-    "throughput": throughput(
-        dialogs=Scenario("many dialogs", (PAIR,)), tls=Scenario("TLS", (Pair(MINE, BARE),))
-    ),
+    "throughput": throughput(dialogs=("many dialogs", PAIR), tls=("TLS", Pair(MINE, BARE))),
     "in_flight": {
         "machine": MACHINE,
         "contestants": {
@@ -101,40 +102,42 @@ FOUND: dict[str, Any] = {
 
 
 def test_a_summary_has_medians_and_ratios_of_the_same_round() -> None:
-    told = summary.summary(Scenario("many dialogs", (PAIR, Pair(MINE, "absent"))), RUNS)
-    assert told["contestants"][MINE]["per_second"]["median"] == 4_400
-    (compared,) = told["ratios"]
+    result = figures.summary("many dialogs", [PAIR, Pair(MINE, "absent")], RUNS)
+    assert result["title"] == "many dialogs"
+    assert result["contestants"][MINE]["per_second"]["median"] == 4_400
+    (compared,) = result["ratios"]
+    assert compared["aim"] == 0.8
     assert compared["per_second"] == {"median": 0.8, "lowest": 0.8, "highest": 0.8}
     assert compared["cpu"]["highest"] == 0.75
-    assert "0.80 (0.80 to 0.80; aim 0.80; by CPU 0.72)" in summary.table(told)
+    assert compared["cpu"]["median"] == pytest.approx(0.72, abs=0.005)
 
 
 def test_use_of_a_quota_is_that_of_whole_windows() -> None:
     # Ten a second: each window at once, the third one begins 50 ms late.
     times = [*[0.0] * 10, *[1.0] * 10, 2.05, 2.5, 2.9]
-    told = summary.quota(times, 10)
-    assert told == {
+    assert figures.quota(times, 10) == {
         "seconds": 2.05,
         "ideal_seconds": 2.0,
         "utilisation": pytest.approx(2 / 2.05),
         "most_in_a_second": 10.0,
     }
     # What was left of a window that nobody needed is no loss.
-    assert summary.quota(times[:20], 10)["utilisation"] == 1.0
-    assert summary.quota([0.0, 0.1, 0.2], 2)["most_in_a_second"] == 3.0
+    assert figures.quota(times[:20], 10)["utilisation"] == 1.0
+    assert figures.quota([0.0, 0.1, 0.2], 2)["most_in_a_second"] == 3.0
 
 
 def test_latencies_compare_each_round() -> None:
     kinds = ("p50_ms", "p95_ms", "p99_ms")
     mine = [dict.fromkeys(kinds, value) for value in (4.0, 40.0, 6.0)]
     bare = [dict.fromkeys(kinds, value) for value in (2.0, 20.0, 2.0)]
-    told = summary.latencies(123.4, mine, bare)
-    assert told["rate"] == 123
-    assert told["p99_ratio"] == {"aim": 3.0, "median": 2.0, "lowest": 2.0, "highest": 3.0}
-    assert "p99, times bare: 2.00 (2.00 to 3.00; aim 3)" in summary.latency_table({"x": told})
+    result = figures.latencies(123.4, mine, bare)
+    assert result["rate"] == 123
+    assert result["p99_ratio"] == {"aim": 3.0, "median": 2.0, "lowest": 2.0, "highest": 3.0}
+    (aim,) = aims({"latency": {"libraries": {"x": result}}})
+    assert (aim.bound, aim.measured, aim.is_met) == ("at most 3", "2.00 (2.00 to 3.00)", True)
 
 
-def test_aims_say_what_was_reached() -> None:
+def test_targets_show_whether_they_were_reached() -> None:
     assert "0.80 (0.80 to 0.80), by CPU 0.72" in [aim.measured for aim in aims(FOUND)]
     reached = {aim.what: aim.is_met for aim in aims(FOUND)}
     assert reached == {
@@ -148,7 +151,7 @@ def test_aims_say_what_was_reached() -> None:
     }
 
 
-def test_aims_need_results() -> None:
+def test_targets_need_results() -> None:
     assert list(aims({})) == []
     assert list(aims({"dialogs": {"kinds": {"update_many": {"1000": level(cpu_us=1.0)}}}})) == []
 
@@ -169,11 +172,11 @@ def test_plots_are_svg_in_colours_that_follow_the_reader(name: str) -> None:
         assert not [colour for colour in (INK, MUTED, *COLOURS) if colour in text]
 
 
-def test_plots_name_who_takes_part_and_the_units() -> None:
-    told = charts.throughput(FOUND["throughput"])
-    assert told is not None
-    assert all(text in told for text in (MINE, BARE, "4,400", "updates per second"))
-    assert "p99 latency (ms)" in (charts.by_in_flight(FOUND["in_flight"]) or "")
+def test_plots_name_the_contestants_and_the_units() -> None:
+    drawn = charts.throughput(FOUND["throughput"])
+    assert drawn is not None
+    assert all(text in drawn for text in (MINE, BARE, "4,400", "updates per second"))
+    assert "p99 latency (ms)" in charts.by_in_flight(FOUND["in_flight"])
 
 
 def test_nothing_is_drawn_of_scenarios_that_were_not_measured() -> None:
@@ -199,15 +202,41 @@ def test_a_page_without_a_place_for_them_is_refused(text: str) -> None:
 
 
 def test_tables_have_every_file_and_its_plots() -> None:
-    told = page.tables(FOUND, {"throughput": ["throughput.svg", "scenarios.svg"]}, "benchmarks")
-    assert "| library over aiohttp | 4,400 | 800 to 8,000 | 125.0 µs | 25% |" in told
-    assert "| TLS | aiohttp | 4,400 | 5,500 | 0.80 (0.80 to 0.80) | 0.72 | 1 |" in told
-    assert "| `update`, 20,000 calls that wait at once | 15.0 µs | 5.0 |" in told
-    assert "](benchmarks/scenarios.svg)" in told
-    assert "a processor, 2 cores; Python 3.11.0, aiohttp 3.12." in told
-    widths = [line.count("|") for line in told.splitlines() if line.startswith("|")]
-    assert min(widths) > 3
-    assert told.count("[All runs](benchmarks/") == 4
+    text = page.tables(FOUND, {"throughput": ["throughput.svg", "scenarios.svg"]}, "benchmarks")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert ["library over aiohttp", "4,400", "800 to 8,000", "125.0 µs", "25%"] in rows
+    assert ["TLS", "aiohttp", "4,400", "5,500", "0.80 (0.80 to 0.80)", "0.72", "1"] in rows
+    assert ["`update`, 20,000 calls that wait at once", "15.0 µs", "5.0"] in rows
+    assert "](benchmarks/scenarios.svg)" in text
+    assert "a processor, 2 cores; Python 3.11.0, aiohttp 3.12." in text
+    assert min(len(row) for row in rows if row) > 2
+    assert text.count("[All runs](benchmarks/") == 4
+
+
+def test_a_scenario_without_a_pair_shows_its_contestants() -> None:
+    results = throughput(faults=("2% faults", Pair(MINE, "absent")))
+    text = page.tables({"throughput": results}, {}, ".")
+    assert "### Targets" not in text
+    lines = [line for line in text.splitlines() if line.startswith(f"| {MINE}")]
+    assert len(lines) == 1
+    assert "4,400" in lines[0]
+
+
+def test_the_lines_of_a_table_have_the_same_length() -> None:
+    lines = [line for line in page.tables(FOUND, {}, ".").splitlines() if line.startswith("|")]
+    lengths = [len(list(group)) for _, group in itertools.groupby(map(len, lines))]
+    assert min(lengths) > 2
+
+
+def test_costs_with_the_nested_payload_are_shown_where_they_were_measured() -> None:
+    kinds = ("calibration", "update_many", "update")
+    one = FOUND["overhead"]["3.11"]
+    nested = one | {f"{kind}_nested": one[kind] | {"cpu_us": 33.0} for kind in kinds}
+    assert "1 kB" not in page.tables(FOUND, {}, ".")
+    assert "1 kB" not in page.tables({"overhead": {"3.11": nested, "3.13": one}}, {}, ".")
+    text = page.tables({"overhead": {"3.11": nested}}, {}, ".")
+    assert text.count(", 1 kB") == 3
+    assert text.count("| 33.0 µs") == 3
 
 
 def test_the_page_shows_what_the_files_have() -> None:
@@ -231,16 +260,31 @@ def test_from_a_run_to_the_page(tmp_path: Path) -> None:
     text.write_text(f"{page.BEGIN}\n{page.END}\n", encoding="utf-8")
     few = ["--scenario", "few-dialogs", "--only", BARE, "--count", "40", "--rounds", "1"]
     program("throughput.py", *few, "--in-flight", "4", "--json", str(folder / "throughput.json"))
-    told = json.loads((folder / "throughput.json").read_text(encoding="utf-8"))
-    assert told["machine"]["cores"] >= 1
-    runs = told["scenarios"]["few-dialogs"]["runs"]
+    results = json.loads((folder / "throughput.json").read_text(encoding="utf-8"))
+    assert results["machine"]["cores"] >= 1
+    runs = results["scenarios"]["few-dialogs"]["runs"]
     assert set(runs) == {BARE, f"{BARE}, uvloop"}
     assert all(one["per_second"] > 0 and one["cpu_us"] > 0 for (one,) in runs.values())
     program("plots.py", str(folder))
     assert "### Updates per second" in text.read_text(encoding="utf-8")
 
 
-def program(name: str, *arguments: str) -> None:
+@pytest.mark.real_time
+def test_overhead_is_measured_with_a_tiny_and_a_nested_payload() -> None:
+    few = ("--count", "200", "--rounds", "2", "--memory", "0")
+    results = json.loads(program("overhead.py", *few, "--json"))
+    assert results["payload_bytes"]["tiny"] < 50
+    assert 900 < results["payload_bytes"]["nested"] < 1_100
+    for base in ("calibration", "calibration_nested"):
+        for kind in ("calibration", "update_many", "update"):
+            row = results[base.replace("calibration", kind)]
+            assert 0 < row["lowest_us"] <= row["cpu_us"] <= row["highest_us"]
+            ratio = row["cpu_us"] / results[base]["cpu_us"]
+            assert row["times_calibration"] == pytest.approx(ratio, abs=0.02)
+    assert results["calibration_nested"]["lowest_us"] > results["calibration"]["lowest_us"]
+
+
+def program(name: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / name), *arguments],
         capture_output=True,
@@ -249,3 +293,4 @@ def program(name: str, *arguments: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout

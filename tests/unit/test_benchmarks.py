@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks import server
-from benchmarks.harness.driving import arrivals, drive
 from benchmarks.harness.figures import most_within, percentile, ratio, spread
-from benchmarks.harness.rounds import turns
 from benchmarks.harness.scenarios import SCENARIOS
-from benchmarks.harness.work import Work
+from benchmarks.harness.work import Meter, Work, arrivals
+from cognigy_async.cli.bench.load import turns
 from tests.virtual_time import VirtualClockLoop, run
 
 URL = "http://localhost"
@@ -29,14 +28,13 @@ def test_a_percentile_is_one_of_the_values(share: float, value: int) -> None:
 
 
 def test_spread_is_median_lowest_and_highest() -> None:
-    told = spread([3.00001, 1.0, 9.0])
-    assert told == {"median": 3.0, "lowest": 1.0, "highest": 9.0}
+    assert spread([3.00001, 1.0, 9.0]) == {"median": 3.0, "lowest": 1.0, "highest": 9.0}
 
 
 def test_a_ratio_is_made_within_each_round() -> None:
     # A round in which the machine was slow was slow for both.
-    told = ratio([80.0, 8.0, 40.0], [100.0, 10.0, 50.0])
-    assert told == {"median": 0.8, "lowest": 0.8, "highest": 0.8}
+    ratios = ratio([80.0, 8.0, 40.0], [100.0, 10.0, 50.0])
+    assert ratios == {"median": 0.8, "lowest": 0.8, "highest": 0.8}
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         ratio([1.0, 2.0], [1.0])
 
@@ -64,7 +62,7 @@ def test_work_goes_to_its_process_and_arrives_as_it_was() -> None:
 
 
 def test_workers_share_what_there_is() -> None:
-    shares = Work(URL, 10, in_flight=3).shares(5, 9)
+    shares = Work(URL, 10, in_flight=3).shares(range(5, 9))
     assert len(shares) == 3
     assert [next(shares[place]) for place in (0, 2, 1, 1)] == [5, 6, 7, 8]
 
@@ -72,11 +70,13 @@ def test_workers_share_what_there_is() -> None:
 @pytest.mark.parametrize("dialogs", [1, 3, 4, 7])
 def test_a_worker_has_all_updates_of_a_dialog_in_their_order(dialogs: int) -> None:
     work = Work(URL, 30, in_flight=4, dialogs=dialogs)
-    shares = [list(numbers) for numbers in work.shares(5, 30)]
+    shares = [list(numbers) for numbers in work.shares(range(5, 30))]
     assert len(shares) == min(4, dialogs)
     assert sorted(number for numbers in shares for number in numbers) == list(range(5, 30))
     assert all(shares)
-    owners = Counter(d for numbers in shares for d in {work.dialog(number) for number in numbers})
+    owners = Counter(
+        d for numbers in shares for d in {work.load.dialog(number) for number in numbers}
+    )
     assert set(owners.values()) == {1}
     assert all(numbers == sorted(numbers) for numbers in shares)
 
@@ -105,7 +105,7 @@ def test_every_pair_takes_part() -> None:
 
 
 class Calls:
-    """Take a second of virtual time each, except those that are told otherwise."""
+    """Calls that take no virtual time, except those given."""
 
     def __init__(self, seconds: dict[int, float], loop_busy: dict[int, float] | None = None):
         self.begun: dict[int, float] = {}
@@ -134,7 +134,7 @@ def test_calls_begin_when_they_are_due_whatever_becomes_of_those_before() -> Non
     calls = Calls({0: 1.0})
     latencies = arriving(calls, 5)
     assert [calls.begun[n] for n in range(5)] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
-    # A pool of one worker would have told one slow call and four that took no time.
+    # A pool of one worker would have measured one slow call and four that took no time.
     assert latencies == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6])
 
 
@@ -145,26 +145,28 @@ def test_a_call_that_begins_late_has_waited_since_it_was_due() -> None:
     assert latencies == pytest.approx([0.0, 0.35, 0.25, 0.15, 0.05, 0.0], abs=1e-9)
 
 
-def test_a_pool_makes_every_call_once_and_tells_how_long_each_took() -> None:
+def test_a_pool_makes_every_call_once_and_measures_each() -> None:
     made: list[int] = []
 
     async def call(number: int) -> None:
         await asyncio.sleep(0)
         made.append(number)
 
-    latencies: list[float] = []
-    work = Work(URL, 10, in_flight=3)
-    asyncio.run(drive(work, 2, 12, call, latencies))
-    assert sorted(made) == list(range(2, 12))
-    assert len(latencies) == 10
-    assert min(latencies) >= 0.0
+    meter = Meter(Work(URL, 10, warm_up=2, in_flight=3, latencies=True))
+    asyncio.run(meter.measure_calls(call))
+    assert sorted(made) == list(range(12))
+    assert len(meter.latencies) == 10
+    assert min(meter.latencies) >= 0.0
+    assert meter.results.keys() == {
+        *("per_second", "cpu_us", "server_share", "p50_ms", "p95_ms", "p99_ms")
+    }
 
 
 # The server.
 
 
 class Sink(asyncio.Transport):
-    """Takes what the server says."""
+    """Collects what the server writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,7 +222,7 @@ def statuses(sink: Sink) -> list[int]:
     return [int(part[:3]) for part in sink.written.split(b"HTTP/1.1 ")[1:]]
 
 
-def test_the_server_tells_when_updates_came_and_forgets_them() -> None:
+def test_the_server_reports_when_updates_came_and_forgets_them() -> None:
     connection, sink = connected(times=[])
     connection.data_received(REQUEST * 3 + b"GET /times HTTP/1.1\r\n\r\n")
     times = json.loads(sink.written.rpartition(b"\r\n")[2])

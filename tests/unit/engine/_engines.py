@@ -8,9 +8,8 @@ from typing import Any
 
 import anyio
 
-from cognigy_async import ApiKey, Limits, RuntimeApi
+from cognigy_async import ApiKey, AsyncStateClient
 from cognigy_async._utils.waker import Waker
-from cognigy_async.client.config import ClientConfig
 from cognigy_async.engine.capacity import PendingLimit
 from cognigy_async.engine.context import Context
 from cognigy_async.engine.engine import Engine
@@ -23,8 +22,8 @@ from tests.simulation.world import BASE_URL, KEY, Wire
 
 def engine_over(wire: Wire, **options: Any) -> Engine:
     """Return an engine that is not running yet, with the clock of the running event loop."""
-    defaults: dict[str, Any] = {"auth": ApiKey(KEY), "limits": Limits(), "api": RuntimeApi()}
-    config = ClientConfig(base_url=BASE_URL, **defaults | options)
+    client = AsyncStateClient(BASE_URL, **{"auth": ApiKey(KEY)} | options)
+    config = client._config
     metrics, waker = Metrics(), Waker()
     return Engine(
         Context(
