@@ -15,8 +15,9 @@ if typing.TYPE_CHECKING:
     from .audit.records import AuditRecord
     from .audit.sinks import AuditSink, LoggingAudit, MemoryAudit
     from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
-    from .auth.oauth import OAuthConfig, OAuthTokenProvider
+    from .auth.oauth import OAuthTokenProvider
     from .auth.provider import AccessToken, ApiKey, TokenProvider
+    from .auth.token_endpoint import OAuthConfig
     from .client.client import AsyncStateClient
     from .client.estimate import Plan, plan
     from .client.pending import PendingUpdate
@@ -181,7 +182,7 @@ _HOMES = {
     "MetricsSnapshot": "metrics",
     "NoResponseError": "errors",
     "NotSentError": "errors",
-    "OAuthConfig": "auth.oauth",
+    "OAuthConfig": "auth.token_endpoint",
     "OAuthTokenProvider": "auth.oauth",
     "Observation": "hooks.observers",
     "Observer": "hooks.observers",

@@ -102,6 +102,7 @@ class UsageSource(Protocol):
 
     def current_usage(self) -> tuple[QuotaUse, ...]:
         """Return the use of each rate limit now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""When a failed request is repeated: response kinds, `RetryPolicy`, the retry budget.
+"""Retries: response kinds, `RetryPolicy`, the retry budget.
 
 Nothing here sleeps or reads a clock.
 """
@@ -76,7 +76,7 @@ def _default_wait() -> WaitStrategy:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When a failed update is sent again.
+    """The rules by which a failed update is sent again.
 
     Example::
 
@@ -289,7 +289,7 @@ class RetryBudget:
         return self._tokens >= self._capacity
 
     def first_attempt(self) -> None:
-        """Record a request that repeats nothing."""
+        """Record a request that is not a retry."""
         if self._tokens < self._capacity:
             self._tokens = min(self._capacity, self._tokens + self._ratio)
 

@@ -184,7 +184,7 @@ def spawn_detached(main: Callable[[], Coroutine[Any, Any, None]], name: str) -> 
 
 
 def current_asyncio_task() -> object:
-    """Return the current task on asyncio, which holds its tasks by weak references; else None."""
+    """Return the current task on asyncio, which keeps only weak references; None on trio."""
     return asyncio.current_task() if sniffio.current_async_library() == "asyncio" else None
 
 

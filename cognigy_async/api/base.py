@@ -29,24 +29,30 @@ class StateApi(Protocol):
     @property
     def limits(self) -> Limits:
         """Limits of the API, unless the client is given others."""
+        ...
 
     @property
     def honours_idempotency_keys(self) -> bool:
         """True if the server applies one `Idempotency-Key` once, so that any retry is harmless."""
+        ...
 
     @property
     def has_versions(self) -> bool:
         """True if a state has a version that is read as `ETag` and required by `If-Match`."""
+        ...
 
     @property
     def keeps_other_variables(self) -> bool:
         """True if a write keeps the variables it does not name, so that writes can be merged."""
+        ...
 
     def check_use(self, use: OptionalMethod) -> None:
         """Raise `UnsupportedByApiError` if the API does not support a method of the client."""
+        ...
 
     def check(self, update: StateUpdate) -> None:
         """Raise `UpdateValidationError` if the API cannot carry a valid update."""
+        ...
 
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
         """Return the requests of an update in the order of sending; `update_id` is their key.
@@ -54,6 +60,7 @@ class StateApi(Protocol):
         Raises:
             UpdateValidationError: the update does not fit into requests of this API.
         """
+        ...
 
     def reset(
         self,
@@ -70,24 +77,31 @@ class StateApi(Protocol):
             UnsupportedByApiError: the API has no resets.
             UpdateValidationError: an argument is invalid.
         """
+        ...
 
     def read(self, base_url: str, dialog_id: str) -> Request:
         """Return the request that reads a state."""
+        ...
 
     def classify(self, response: Response) -> ResponseKind:
         """Return the kind of a response, on which the next step depends."""
+        ...
 
     def throttles_dialog(self, response: Response) -> bool:
         """Return True if a 429 concerns one dialog, False if it concerns the tenant."""
+        ...
 
     def error(self, request: Request, response: Response, wall_clock: float) -> UpdateError:
         """Return the exception for a response other than a success.
 
         It must hold no value or credential of the request. `wall_clock` is in seconds since 1970.
         """
+        ...
 
     def etag(self, response: Response) -> str | None:
         """Return the version of the state in the form that `If-Match` takes; None without one."""
+        ...
 
     def state(self, dialog_id: str, response: Response) -> DialogState | None:
         """Return the state of a successful read; None if the body is no state."""
+        ...

@@ -1,4 +1,4 @@
-"""What all APIs share: path segments, and errors from responses without private values."""
+"""Helpers of all APIs: path segments, and errors from responses without private values."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def kind_of_status(status: int) -> ResponseKind:
 
 
 class ErrorDetails(NamedTuple):
-    """The JSON object of an error response, and what of it may be shown."""
+    """The JSON object of an error response, and its parts that are safe to show."""
 
     body: dict[str, Any]
     trace_id: str | None

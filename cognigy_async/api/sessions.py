@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 PROFILE_ID = re.compile(r"[a-z0-9]{24}").fullmatch
 ENVELOPE_LENGTH = len('{"userId":"","context":{}}')
 
+NO_VERSIONS = "needs versions of the state, which the sessions API does not have"
+
 STATUS_OF_CODE = {
     1000: 400,  # missing argument
     1001: 500,  # database write
@@ -106,9 +108,8 @@ class SessionsApi:
     def check_use(self, use: OptionalMethod) -> None:
         """Reject `modify`, and `get_state` unless `reads_state` is set."""
         if use == "modify":
-            problem = "needs versions of the state, which the sessions API does not have"
             remedy = "assign values with update(), or keep counters where they are atomic"
-            raise UnsupportedByApiError((Fault("modify()", problem, remedy),))
+            raise UnsupportedByApiError((Fault("modify()", NO_VERSIONS, remedy),))
         if not self._reads_state:
             problem = "is not documented for the sessions API"
             remedy = (
@@ -120,17 +121,14 @@ class SessionsApi:
     def check(self, update: StateUpdate) -> None:
         """Reject a precondition, a missing user or profile id, and parts that are too large."""
         if update._if_match is not None:
-            problem = "needs versions of the state, which the sessions API does not have"
             remedy = "leave it out; the updates of one client stay in order without it"
-            self._refuse(update, UnsupportedByApiError, Fault("if_match", problem, remedy))
+            self._refuse(update, UnsupportedByApiError, Fault("if_match", NO_VERSIONS, remedy))
         user_id = self._user_of(update._user_id, update._dialog_id)
         profile_id = update._profile_id
         if profile_id is not None and not PROFILE_ID(profile_id):
             problem = "is not a profile id, which has 24 characters of a-z and 0-9"
-            fault = Fault(
-                "profile_id", problem, "copy it from the URL of the profile in Cognigy.AI"
-            )
-            self._refuse(update, UpdateValidationError, fault)
+            remedy = "copy it from the URL of the profile in Cognigy.AI"
+            self._refuse(update, UpdateValidationError, Fault("profile_id", problem, remedy))
         # Fast path. A character of the user id takes at most six bytes, as an escape.
         size = len(update._body) + ENVELOPE_LENGTH + 6 * len(user_id)
         if size <= update._limits.safe_payload_bytes and b'"user":{' not in update._body:
@@ -206,18 +204,11 @@ class SessionsApi:
         entrypoint: str | None = None,
     ) -> Request:
         """Return the POST that resets the context or the state of a session."""
-        given = {
-            "user_id": user_id,
-            "flow_reference_id": flow_reference_id,
-            "entrypoint": entrypoint,
-        }
-        faults = tuple(
-            fault
-            for name, text in given.items()
-            if text is not None and (fault := fault_of_text(name, text))
-        )
-        if faults:
-            raise UpdateValidationError(faults, dialog_id=dialog_id)
+        names = ("user_id", "flow_reference_id", "entrypoint")
+        texts = zip(names, (user_id, flow_reference_id, entrypoint), strict=True)
+        faults = [fault_of_text(name, text) for name, text in texts if text is not None]
+        if found := tuple(filter(None, faults)):
+            raise UpdateValidationError(found, dialog_id=dialog_id)
         body = {"userId": self._user_of(user_id, dialog_id)}
         if flow_reference_id is not None:
             body["flowReferenceId"] = flow_reference_id

@@ -79,12 +79,14 @@ class UpdateWatch(Protocol):
             etag: version of the state before the request, None if unknown. If the state still has
                 it later, the request was not applied.
         """
+        ...
 
     def retrying(self, index: int, reason: str, seconds: float) -> None:
         """Record that a failed request is repeated after `seconds`. Must not raise.
 
         `reason` is one of those of `MetricsSnapshot.retries`.
         """
+        ...
 
     def published(self, index: int, callback: str) -> DeliveryReceipt | None:
         """Record that the event of a completed update was queued for a callback. Must not raise.
@@ -93,6 +95,7 @@ class UpdateWatch(Protocol):
         receipt is called in the event loop and must not raise; it is called even if the client is
         closed meanwhile.
         """
+        ...
 
 
 Callback: TypeAlias = Callable[[UpdateEvent], Awaitable[object] | object]

@@ -13,7 +13,7 @@ class Request:
     Attributes:
         url: absolute and percent-encoded.
         idempotent: True if sending it twice in a row has the same effect as once, so that it may be
-            repeated without a response.
+            repeated if its response is lost.
     """
 
     method: str

@@ -46,7 +46,7 @@ class TypeFault(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server accepts. Sizes are bytes of UTF-8 JSON, lengths are characters.
+    """Limits of the server. Sizes are bytes of UTF-8 JSON, lengths are characters.
 
     `Limits()` has the tutorial's numbers for the runtime API, `Limits.cognigy_saas()` those of the
     public REST API (docs.cognigy.com, "Quotas and Limits").
@@ -294,7 +294,7 @@ def _path_text(path: Path) -> str:
 
 
 def printable(name: object) -> str:
-    """Return a name in a form for messages: short and printable."""
+    """Return a name as messages show it: short and printable."""
     if not isinstance(name, str):
         return f"<{type(name).__name__}>"
     short = name if len(name) <= 60 else name[:57] + "..."

@@ -134,7 +134,7 @@ class AdaptiveLimiter:
     def _count_external(
         self, window: SlidingWindow, server: RateLimitHeaders, started: float, now: float
     ) -> None:
-        """Count what the server counts beyond this client's requests as other clients'."""
+        """Count requests of other clients: those that the server counts beyond this client's."""
         if server.remaining is None or server.reset is None:
             return
         window.next_slot_at(now)

@@ -30,18 +30,23 @@ class RateLimiter(Protocol):
         """Return when a request may start: at most `now` for at once, infinity if a response has to
         come first. `live` says whether live work waits.
         """
+        ...
 
     def next_bulk_slot_at(self, now: float) -> float:
         """Return when bulk work may start; valid only if `next_slot_at` allows a request now."""
+        ...
 
     def start(self, now: float, *, bulk: bool) -> None:
         """Take a slot for a request that starts now."""
+        ...
 
     def finish(self, started: float, now: float) -> None:
         """Record the end, with or without a response, of the request that started at `started`."""
+        ...
 
     def usage(self, now: float) -> tuple[QuotaUse, ...]:
         """Return the use of each limit for the metrics; empty while no limit is known."""
+        ...
 
 
 class CompositeLimiter:

@@ -366,23 +366,6 @@ def test_an_answer_that_is_no_problem_goes_by_its_status(body: bytes) -> None:
     assert (type(error), error.code, error.trace_id) == (ServerError, None, None)
 
 
-@pytest.mark.parametrize("api", [API, RuntimeApi()], ids=["sessions", "runtime"])
-def test_a_key_and_a_token_are_told_apart(api: SessionsApi | RuntimeApi) -> None:
-    request = Request("POST", BASE, {"X-API-Key": CANARY})
-    told = {status: str(api.error(request, response(status), NOW)) for status in (401, 403)}
-    assert "does not accept the API key" in told[401]
-    assert "neither revoked nor expired" in told[401]
-    assert "The API key does not allow this" in told[403]
-    assert "user of the API key" in told[403]
-    request = Request("POST", BASE, {"Authorization": f"Bearer {CANARY}"})
-    tokens = {status: str(api.error(request, response(status), NOW)) for status in (401, 403)}
-    assert "does not accept the token" in tokens[401]
-    assert "client secret" in tokens[401]
-    assert "The token does not allow this" in tokens[403]
-    assert "API key" not in tokens[401] + tokens[403]
-    assert CANARY not in f"{told}{tokens}"
-
-
 def test_what_the_server_says_is_withheld_where_it_repeats_variables() -> None:
     for fields in (
         {"session": {"a": CANARY}},

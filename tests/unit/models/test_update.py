@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import pickle
 from collections.abc import Callable
@@ -14,18 +13,12 @@ from hypothesis import given
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cognigy_async import (
-    CloseReport,
-    DialogState,
     Limits,
     RuntimeApi,
-    ServerError,
     StateUpdate,
-    UpdateEvent,
-    UpdateOutcome,
-    UpdateResult,
     UpdateValidationError,
 )
-from tests.unit._builders import CANARY, unhurried, update, variables
+from tests.unit._builders import unhurried, update, variables
 
 ADAPTER = TypeAdapter(StateUpdate)
 SMALL = Limits(safe_payload_bytes=100)
@@ -255,78 +248,3 @@ def test_equal_input_has_the_same_body_in_the_same_order(session: dict[str, Any]
     made = update(session=session, next_step="s")
     assert sent(made) == sent(update(session=copy.deepcopy(session), next_step="s"))
     assert list(made.payload().get("session", {})) == list(session)
-
-
-def result(content: bytes = b"", **changes: Any) -> UpdateResult:
-    given_facts: dict[str, Any] = {
-        "dialog_id": "d",
-        "update_id": "u",
-        "status": 200,
-        "etag": '"8"',
-        "attempts": 2,
-        "latency": 1.5,
-        "queued": 0.25,
-    }
-    return UpdateResult(**(given_facts | changes), content=content)
-
-
-@pytest.mark.parametrize(
-    ("content", "body", "version"),
-    [
-        (b'{"version": 8, "session": {}}', {"version": 8, "session": {}}, 8),
-        (b'{"version": "8"}', {"version": "8"}, None),
-        (b'{"version": true}', {"version": True}, None),
-        (b"{}", {}, None),
-        (b"[8]", [8], None),
-        (b"null", None, None),
-        (b"", None, None),
-        (b"<html>", None, None),
-        (b'{"version": 8', None, None),
-        (b"\xff\xfe", None, None),
-        (b"[" * 100_000, None, None),
-    ],
-)
-def test_a_result_reads_its_answer_when_it_is_asked(
-    content: bytes, body: object, version: int | None
-) -> None:
-    made = result(content)
-    assert made.version == version
-    assert made.body == body
-    assert made.body is made.body
-
-
-def test_the_reprs_show_no_variable() -> None:
-    made = update(session={"a": CANARY}, next_step="s", update_id="u-1")
-    state = DialogState("d", {"a": CANARY}, {"b": CANARY}, "s", '"8"', 8)
-    error = ServerError("The server failed", status=500)
-    done = result(b'{"session": {"a": "%s"}}' % CANARY.encode())
-    for shown in (
-        done,
-        state,
-        UpdateOutcome(0, made, "u-1", done, None),
-        UpdateOutcome(0, made, "u-1", None, error),
-        UpdateEvent("d", "u-1", made, done, None),
-        CloseReport(1, 2, 3, (made,), 4),
-    ):
-        assert CANARY not in repr(shown)
-        assert type(shown).__name__ in repr(shown)
-    assert "1 session and 1 user variables" in repr(state)
-    assert "ServerError" in repr(UpdateOutcome(0, made, "u-1", None, error))
-    assert "1 unsent" in repr(CloseReport(1, 2, 3, (made,), 4))
-
-
-def test_an_outcome_is_good_without_an_error() -> None:
-    assert UpdateOutcome(0, update(), "u", result(), None).ok
-    assert not UpdateOutcome(0, None, None, None, ServerError("failed")).ok
-
-
-def test_events_reports_and_states_are_frozen() -> None:
-    event = UpdateEvent("d", "u", update(session={"a": [1]}), None, None)
-    state = DialogState("d", {}, {}, None, None, None)
-    report = CloseReport(0, 0, 0, (), 0)
-    for frozen, name in ((event, "dialog_id"), (state, "etag"), (report, "applied")):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(frozen, name, "x")
-    event.payload["session"]["a"].append(2)
-    assert event.payload == {"session": {"a": [1]}}
-    assert UpdateEvent("d", "u", None, None, ServerError("failed")).payload == {}

@@ -1,11 +1,9 @@
-"""RateLimit, one window and several, against the plainest model there is."""
+"""One window against the plainest model there is."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from bisect import bisect_right
 from typing import Any
 
 import pytest
@@ -13,54 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import ConfigurationError, RateLimit
-from cognigy_async.ratelimit.limiter import CompositeLimiter
 from cognigy_async.ratelimit.sliding_window import SlidingWindow
 
+from ._busy import busy, most
+
 LARGE = 50_000
-"""More than are remembered one by one."""
-
-
-def busy(
-    window: SlidingWindow | CompositeLimiter,
-    count: int,
-    *,
-    latency: float = 0.0,
-    bulk: bool = False,
-) -> list[float]:
-    """The starts of so many requests, each as early as it may be."""
-    now, starts = 0.0, []
-    under_way: list[float] = []
-    while len(starts) < count:
-        at = next_slot_at(window, now)
-        if at <= now and bulk:
-            at = window.next_bulk_slot_at(now)
-        if at <= now:
-            window.start(now, bulk=bulk)
-            starts.append(now)
-            under_way.append(now)
-        if under_way and (at > now or not latency) and under_way[0] + latency <= at:
-            now = max(now, under_way[0] + latency)
-            window.finish(under_way.pop(0), now)
-        else:
-            now = max(now, at)
-    return starts
-
-
-def limiter_of(*limits: RateLimit) -> CompositeLimiter:
-    return CompositeLimiter([SlidingWindow(limit) for limit in limits])
-
-
-def next_slot_at(window: SlidingWindow | CompositeLimiter, now: float) -> float:
-    return (
-        window.next_slot_at(now, True)
-        if isinstance(window, CompositeLimiter)
-        else window.next_slot_at(now)
-    )
-
-
-def most(starts: list[float], per: float) -> int:
-    """How many lie in one window, its end not included."""
-    return max(bisect_right(starts, at + per - 1e-9) - index for index, at in enumerate(starts))
+"""More requests than are kept one by one."""
 
 
 # The plainest model.
@@ -345,17 +301,6 @@ def test_in_a_short_window_bulk_work_alone_takes_all_places_at_once() -> None:
     assert busy(SlidingWindow(RateLimit(60, per=7.0)), 480, bulk=True)[-1] > 49.5
 
 
-# Several limits.
-
-
-def test_each_of_several_limits_holds() -> None:
-    quota = limiter_of(RateLimit(10, per=1), RateLimit(60, per=20), RateLimit(100, per=7, burst=2))
-    starts = busy(quota, 200)
-    assert most(starts, 1.0) <= 10
-    assert most(starts, 20.0) == 60
-    assert "60 per 20 s" in repr(quota)
-
-
 # Requests of others, which the server told of.
 
 
@@ -375,84 +320,3 @@ def test_requests_of_others_count_until_the_moment_that_the_server_named() -> No
     assert window.next_slot_at(1.0) == 12.0
     assert window.next_slot_at(12.0) == 12.0
     assert window.used == 0
-
-
-# Across a restart.
-
-
-def test_what_is_saved_counts_after_a_restart() -> None:
-    before = limiter_of(RateLimit(10, per=10), RateLimit(4, per=1))
-    for now in (100.0, 101.0, 109.5):
-        assert before.next_slot_at(now, True) == now
-        before.start(now, bulk=False)
-        if now < 109:
-            before.finish(now, now)
-    state = json.loads(json.dumps(before.save(110.0, 5000.0)))
-    after = limiter_of(RateLimit(3, per=10), RateLimit(4, per=1))
-    after.restore(state, 7.0, 5000.5)
-    # Those of 10.5, 9.5 and, as it was under way, 0.5 seconds ago.
-    assert [use.used for use in after.usage(7.0)] == [2, 1]
-    assert after.next_slot_at(7.0, True) == 7.0
-    after.start(7.0, bulk=False)
-    assert after.next_slot_at(7.0, True) == pytest.approx(7.0 - 9.5 + 10.05)
-
-
-def test_a_clock_that_was_set_back_makes_nothing_younger() -> None:
-    quota = limiter_of(RateLimit(1, per=10, guard=0.0))
-    quota.restore({"at": 5000.0, "starts": [[2.0, 1]]}, 0.0, 1000.0)
-    assert quota.next_slot_at(0.0, True) == 8.0
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        {},
-        {"at": 1.0},
-        {"at": 1.0, "starts": [[1.0]]},
-        {"at": 1.0, "starts": [[1.0, -1]]},
-        {"at": math.nan, "starts": [[math.inf, 1]]},
-        {"at": "x", "starts": []},
-        [],
-    ],
-)
-def test_what_was_not_saved_is_refused(state: Any) -> None:
-    quota = limiter_of(RateLimit(1, per=10))
-    with pytest.raises(ConfigurationError, match=r"quota_state\(\)"):
-        quota.restore(state, 0.0, 5.0)
-
-
-# Bad input.
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ({"n": 0}, "at least 1"),
-        ({"n": 0, "per": 300}, "at least 1"),
-        ({"n": -5, "per": 300}, "at least 1"),
-        ({"n": math.nan, "per": 300}, "must be an integer"),
-        ({"n": 1.5, "per": 300}, "must be an integer"),
-        ({"n": True, "per": 300}, "must be an integer"),
-        ({"n": 10}, "positive number of seconds"),
-        ({"n": 10, "per": 0}, "positive number of seconds"),
-        ({"n": 10, "per": -1.0}, "positive number of seconds"),
-        ({"n": 10, "per": math.nan}, "positive number of seconds"),
-        ({"n": 10, "per": math.inf}, "positive number of seconds"),
-        ({"n": 10, "per": "300"}, "positive number of seconds"),
-        ({"n": 10, "per": 1, "reserve": 1.0}, "below 1"),
-        ({"n": 10, "per": 1, "reserve": -0.1}, "below 1"),
-        ({"n": 10, "per": 1, "reserve": math.nan}, "below 1"),
-        ({"n": 10, "per": 1, "reserve": 0.95}, "reserve less"),
-        ({"n": 10, "per": 1, "guard": -0.1}, "below 1"),
-        ({"n": 10, "per": 1, "guard": math.nan}, "below 1"),
-        ({"n": 10, "per": 1, "burst": 0}, "burst=0"),
-        ({"n": 10, "per": 1, "burst": 2.5}, "or None"),
-        ({"n": 10, "per": 1, "shared": 5}, "must be a path"),
-    ],
-)
-def test_numbers_that_cannot_work_are_refused_with_a_remedy(
-    arguments: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=told) as caught:
-        RateLimit(**arguments)
-    assert isinstance(caught.value, ValueError)
