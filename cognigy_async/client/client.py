@@ -294,7 +294,8 @@ class AsyncStateClient:
         if not admission.try_acquire_slot():
             await admission.acquire_slot(dialog_id, options.deadline)
         item = admission.enqueue(update, options, self._waiters)
-        # Thousands of these calls may wait at a time; release what they no longer need.
+        # Thousands of these calls may wait at a time: release what they no longer need, and save
+        # the coroutine of `_wait`.
         del update, session, user
         try:
             await self._waiters.wait(item)
