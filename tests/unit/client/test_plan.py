@@ -12,14 +12,13 @@ from cognigy_async import (
     ConfigurationError,
     Fault,
     Limits,
-    Plan,
     RateLimit,
     Request,
     RuntimeApi,
     StateUpdate,
     UpdateValidationError,
-    plan,
 )
+from cognigy_async.client.plan import Plan, plan
 from cognigy_async.engine.coalescing import MOST_MERGED
 from cognigy_async.ratelimit.estimate import seconds_under
 from tests.chance import Chance
