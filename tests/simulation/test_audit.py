@@ -206,7 +206,7 @@ async def test_a_failure_is_told_with_its_kind_and_without_what_the_server_said(
     assert (record.outcome, record.error, record.status) == ("failed", "BadRequestError", 400)
     assert (record.attempts, record.trace_id) == (1, "api--7")
     assert record.latency_ms == pytest.approx(1000)
-    assert record.summary == "The server refuses the payload"
+    assert record.summary == "The server rejected the payload"
     assert CANARY not in repr(record)
 
 
