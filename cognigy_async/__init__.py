@@ -15,11 +15,12 @@ if typing.TYPE_CHECKING:
     from .audit.records import AuditRecord
     from .audit.sinks import AuditSink, LoggingAudit, MemoryAudit
     from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
-    from .auth.oauth import OAuthConfig, OAuthTokenProvider
+    from .auth.oauth import OAuthTokenProvider
     from .auth.provider import AccessToken, ApiKey, TokenProvider
+    from .auth.token_endpoint import OAuthConfig
     from .client.client import AsyncStateClient
-    from .client.estimate import Plan, plan
     from .client.pending import PendingUpdate
+    from .client.plan import Plan, plan
     from .client.probe import Injection, probe_inject
     from .client.stream import UpdateStream
     from .errors import (
@@ -181,7 +182,7 @@ _HOMES = {
     "MetricsSnapshot": "metrics",
     "NoResponseError": "errors",
     "NotSentError": "errors",
-    "OAuthConfig": "auth.oauth",
+    "OAuthConfig": "auth.token_endpoint",
     "OAuthTokenProvider": "auth.oauth",
     "Observation": "hooks.observers",
     "Observer": "hooks.observers",
@@ -189,7 +190,7 @@ _HOMES = {
     "PayloadTooLargeError": "errors",
     "PendingUpdate": "client.pending",
     "PermissionDeniedError": "errors",
-    "Plan": "client.estimate",
+    "Plan": "client.plan",
     "QueueFullError": "errors",
     "QuotaUse": "metrics",
     "RateLimit": "ratelimit.limit",
@@ -217,7 +218,7 @@ _HOMES = {
     "UpdateValidationError": "errors",
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
-    "plan": "client.estimate",
+    "plan": "client.plan",
     "probe_inject": "client.probe",
     "read_audit": "audit.verify",
     "verify_audit": "audit.verify",

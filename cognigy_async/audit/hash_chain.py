@@ -1,8 +1,8 @@
-"""The lines of an audit file, each of which holds the hash of the one before it.
+"""The lines of an audit file, each of which holds the hash of the line before it.
 
-A line is JSON. Its last member is the hash over all the bytes before that member, one of which
-is the hash of the line before; so every change of a byte shows, also of one that means nothing in
-JSON. With a key the hash is an HMAC, which nobody can compute who does not have the key.
+A line is JSON. Its last member is the hash over all bytes before that member, among them the hash
+of the previous line. So any changed byte is found, even one that JSON ignores. With a key the hash
+is an HMAC, which cannot be computed without the key.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LINE = re.compile(
     rb'(\{"seq":(0|[1-9][0-9]{0,17}),"chain":"(sha256|hmac-sha256)","prev":"([0-9a-f]{64})",.*)'
     rb',"hash":"([0-9a-f]{64})"\}\n'
 )
-BEGINNING = b'{"seq":'
+LINE_START = b'{"seq":'
 HASH = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a chain has got to: the number of the next record and the hash of the last one."""
+    """A position in a chain: the number of the next record and the hash of the last one."""
 
     seq: int
     head: str
@@ -38,30 +38,11 @@ class Position:
 START = Position(0, "0" * 64)
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """What a line says of its place in the chain."""
-
-    seq: int
-    prev: str
-    hash: str
-
-    @property
-    def before(self) -> Position:
-        """Where the chain was before this line."""
-        return Position(self.seq, self.prev)
-
-    @property
-    def after(self) -> Position:
-        """Where it is after it."""
-        return Position(self.seq + 1, self.hash)
-
-
 def key_bytes(key: str | bytes | SecretStr | None) -> bytes | None:
-    """The key of an HMAC; None for a plain hash.
+    """Return the key of an HMAC, or None for a plain hash.
 
     Raises:
-        ConfigurationError: there is nothing in it, or it is no key.
+        ConfigurationError: the key is empty or of another type.
     """
     if isinstance(key, SecretStr):
         key = key.get_secret_value()
@@ -70,51 +51,54 @@ def key_bytes(key: str | bytes | SecretStr | None) -> bytes | None:
     if key is not None and not isinstance(key, bytes):
         raise ConfigurationError(f"key must be str, bytes or SecretStr, not {type(key).__name__}")
     if key == b"":
-        raise ConfigurationError("key is empty; leave it out for a chain without a key")
+        raise ConfigurationError("key is empty; omit it for a chain without a key")
     return key
 
 
-def link(at: Position, fields: Mapping[str, Any], key: bytes | None) -> tuple[bytes, Position]:
-    """The line of a record, and where the chain is after it."""
+def format_line(
+    position: Position, fields: Mapping[str, Any], key: bytes | None
+) -> tuple[bytes, Position]:
+    """Return the line of a record at `position`, and the position after it."""
     kind = "sha256" if key is None else "hmac-sha256"
-    sealed = to_json({"seq": at.seq, "chain": kind, "prev": at.head, **fields})[:-1]
-    digest = _digest(sealed, key)
-    return b'%b,"hash":"%b"}\n' % (sealed, digest.encode()), Position(at.seq + 1, digest)
+    hashed = to_json({"seq": position.seq, "chain": kind, "prev": position.head, **fields})[:-1]
+    digest = _digest(hashed, key)
+    return b'%b,"hash":"%b"}\n' % (hashed, digest.encode()), Position(position.seq + 1, digest)
 
 
-def read_line(line: bytes, key: bytes | None) -> Link:
-    """What a whole line says, if its hash is right.
+def parse_line(line: bytes, key: bytes | None) -> tuple[Position, Position]:
+    """Check a complete line. Return the positions of the chain before and after it.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: the line is invalid; the message says why.
     """
     found = LINE.fullmatch(line)
     if found is None:
-        raise ValueError("it is not a line that an audit writes")
-    sealed, seq, kind, prev, digest = found.groups()
+        raise ValueError("it is not a line of an audit file")
+    hashed, seq, kind, prev, digest = found.groups()
     if kind == b"sha256" and key is not None:
         raise ValueError("it was written without a key, and a key was given")
     if kind == b"hmac-sha256" and key is None:
         raise ValueError("it was written with a key, and none was given")
-    if not hmac.compare_digest(_digest(sealed, key).encode(), digest):
+    if not hmac.compare_digest(_digest(hashed, key).encode(), digest):
         raise ValueError("its hash is wrong" if key is None else "its hash is wrong for this key")
-    return Link(int(seq), prev.decode(), digest.decode())
+    number = int(seq)
+    return Position(number, prev.decode()), Position(number + 1, digest.decode())
 
 
-def claimed(line: bytes) -> Position | None:
-    """Where a chain is after a line, if the line is believed."""
+def unverified_position(line: bytes) -> Position | None:
+    """Return the position after a line without checking its hash, or None if it is no line."""
     found = LINE.fullmatch(line)
     return Position(int(found[2]) + 1, found[5].decode()) if found is not None else None
 
 
 def is_torn(tail: bytes) -> bool:
-    """Whether what stands after the last whole line can be a record that a crash cut short."""
+    """Return whether the bytes after the last complete line can be a record cut off by a crash."""
     # A file that grew before its data was written ends in zeros after a power failure.
     begun = tail.rstrip(b"\0")
-    return b"\n" not in tail and (begun.startswith(BEGINNING) or BEGINNING.startswith(begun))
+    return b"\n" not in tail and (begun.startswith(LINE_START) or LINE_START.startswith(begun))
 
 
-def _digest(sealed: bytes, key: bytes | None) -> str:
+def _digest(hashed: bytes, key: bytes | None) -> str:
     if key is None:
-        return hashlib.sha256(sealed).hexdigest()
-    return hmac.digest(key, sealed, "sha256").hex()
+        return hashlib.sha256(hashed).hexdigest()
+    return hmac.digest(key, hashed, "sha256").hex()

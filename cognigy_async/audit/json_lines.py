@@ -1,4 +1,4 @@
-"""`JsonLinesAudit`: records as JSON Lines, in files that show whether they were changed."""
+"""`JsonLinesAudit`: records as JSON Lines in a hash chain, with rotation and recovery."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .._utils.arguments import validate_count
+from .._utils.locks import try_lock
 from .._utils.logging import log
 from ..errors import AuditError, ConfigurationError
-from .hash_chain import START, Position, is_torn, key_bytes, link, read_line
-from .process_files import take_slot
+from .hash_chain import START, Position, format_line, is_torn, key_bytes, parse_line
 from .sinks import AuditSink
 
 if TYPE_CHECKING:
@@ -24,31 +24,36 @@ if TYPE_CHECKING:
 
     from .records import AuditRecord
 
-FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+MAX_FILES = 1000
+"""Most files of one path, and so most processes that write to it at once."""
+
+OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 TAIL = 64 * 1024
-LONGEST_TAIL = 64 * 1024 * 1024
-"""Bytes that are looked through for the last line of a file."""
+MAX_TAIL = 64 * 1024 * 1024
+"""Bytes at the end of a file that are searched for its last line; `TAIL` at first."""
 
 
 class JsonLinesAudit(AuditSink):
-    """Appends records to a file, each with a hash over itself and the one before.
+    """Appends records to a file, each with a hash over itself and the previous one.
 
-    It continues the chain of the file that is there. What a crash cut short at its end is cut off.
-    A process that finds the file in use by another one writes to ``NAME.2.SUFFIX`` beside it, the
-    next one to ``NAME.3.SUFFIX``; each of these is a chain of its own. It may be made before a
-    fork. `verify_audit` and ``cognigy-async audit verify`` say whether a chain is whole.
+    An existing file is continued. A record at its end that a crash cut off is removed. A process
+    that finds the file in use writes to `NAME.2.SUFFIX` beside it, the next one to `NAME.3.SUFFIX`,
+    each with a chain of its own. The sink may be created before a fork. `verify_audit` and
+    `cognigy-async audit verify` check the files.
+
+    Example: `AsyncStateClient(base_url, auth=auth, audit=JsonLinesAudit("audit.jsonl"))`
 
     Args:
-        path: the file; its directory must be there. A hidden file beside it serves as a lock.
+        path: the file, in an existing directory. Hidden lock files are created beside it.
         key: makes the hashes HMACs, which cannot be computed without it. A chain keeps its key.
-        max_bytes: before it would grow beyond this, a file is renamed to ``PATH.1``, the next one
-            to ``PATH.2``, and so on, and the chain goes on in a new one. Nothing is ever deleted.
-            What is written at once, at most 64 records, is not divided.
-        fsync: wait for the disk after each write, so that a power failure loses nothing written.
+        max_bytes: size at which a file is renamed to `PATH.1`, the next one to `PATH.2` and so on,
+            before the chain continues in a new file. No file is ever deleted. The records of one
+            write, at most 64, are not divided.
+        fsync: wait for the disk after each write, so that a power failure loses no written record.
         strict, max_queue: see `AuditSink`.
 
     Raises:
-        ConfigurationError: an argument that cannot work.
+        ConfigurationError: an argument is invalid.
     """
 
     def __init__(
@@ -61,24 +66,24 @@ class JsonLinesAudit(AuditSink):
         strict: bool = False,
         max_queue: int = 10_000,
     ) -> None:
-        # Where the process goes afterwards must not move the file.
-        self._base = Path(path).absolute()
-        if not self._base.name:
+        # Absolute, so that a later change of directory does not move the file.
+        self._configured_path = Path(path).absolute()
+        if not self._configured_path.name:
             raise ConfigurationError(f"path={str(path)!r}: must name a file")
         self._key = key_bytes(key)
         self._max_bytes = validate_count("max_bytes", max_bytes)
         self._fsync = fsync
         self.strict = strict
         self.max_queue = validate_count("max_queue", max_queue)
-        self._forget()
+        self._reset()
         _sinks.add(self)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._mine: Path | None = None
-        self._slot: int | None = None
+        self._process_path: Path | None = None
+        self._file_lock: int | None = None
         self._file: int | None = None
-        self._identity = (0, 0)
+        self._inode = (0, 0)
         self._size = 0
         self._position = START
 
@@ -87,38 +92,38 @@ class JsonLinesAudit(AuditSink):
 
     @property
     def path(self) -> Path:
-        """The file that this process writes to; known for certain once it is open."""
-        return self._base if self._mine is None else self._mine
+        """The file that this process writes to; final once the sink is open."""
+        return self._configured_path if self._process_path is None else self._process_path
 
     @property
     def head(self) -> str | None:
-        """The hash of the last record written. Kept elsewhere, it later shows a cut end."""
+        """Hash of the last written record. Saved elsewhere, it reveals a cut end later."""
         return self._position.head if self._position.seq else None
 
     def open(self) -> None:
-        """Take a file and find the end of its chain.
+        """Open a file and find the end of its chain.
 
         Raises:
-            OSError: it cannot be opened.
-            AuditError: it is no audit file, or has another key.
+            OSError: the file cannot be opened.
+            AuditError: it is not an audit file, or was written with another key.
         """
         with self._lock:
-            self._ready()
+            self._ensure_open()
 
     def write(self, records: Sequence[AuditRecord], /) -> None:
-        """Append records.
+        """Append records. If it raises, none was written.
 
         Raises:
-            OSError, AuditError: nothing was written.
+            OSError, AuditError: as `open`; also if the disk is full.
         """
         if not records:
             return
         with self._lock:
-            self._ready()
+            self._ensure_open()
             lines = []
             position = self._position
             for record in records:
-                line, position = link(position, record.fields(), self._key)
+                line, position = format_line(position, record.fields(), self._key)
                 lines.append(line)
             data = b"".join(lines)
             if self._size and self._size + len(data) > self._max_bytes:
@@ -127,15 +132,15 @@ class JsonLinesAudit(AuditSink):
             self._position = position
 
     def close(self) -> None:
-        """Let go of the file; a further `write` takes it again."""
+        """Close the file and release its lock. A later `write` opens it again."""
         with self._lock:
             self._release()
 
-    # All of this under the lock.
+    # Everything below is called with the lock held.
 
-    def _ready(self) -> int:
-        """An open file at the end of our chain."""
-        if self._slot is None:
+    def _ensure_open(self) -> None:
+        """Open the file, or open a new one if it was removed or renamed."""
+        if self._file_lock is None:
             try:
                 self._open()
             except BaseException:
@@ -143,36 +148,30 @@ class JsonLinesAudit(AuditSink):
                 raise
         elif not self._is_in_place():
             if self._file is not None:
-                # What was written is out of reach; that the new file begins in the middle of
-                # the chain tells so.
-                log(WARNING, "audit file %s is gone; the chain goes on in a new one", self.path)
+                # The new file begins in the middle of the chain, which shows that records are gone.
+                log(WARNING, "audit file %s is gone; continuing its chain in a new one", self.path)
                 os.close(self._file)
                 self._file = None
             self._open_file()
         assert self._file is not None
         size = os.fstat(self._file).st_size
         if size != self._size:
-            log(
-                WARNING,
-                "audit file %s was changed by somebody else: %d bytes instead of %d",
-                self.path,
-                size,
-                self._size,
-            )
+            message = "audit file %s was changed by another program: %d bytes instead of %d"
+            log(WARNING, message, self.path, size, self._size)
             self._size = size
-        return self._file
 
     def _open(self) -> None:
-        if self._base.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._base))
-        self._mine, self._slot = take_slot(self._base)
+        path = self._configured_path
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        self._process_path, self._file_lock = _lock_process_file(path)
         self._open_file()
-        self._position = self._end_of_chain()
+        self._position = self._recover()
 
     def _open_file(self) -> None:
-        self._file = os.open(self.path, FLAGS, 0o600)
+        self._file = os.open(self.path, OPEN_FLAGS, 0o600)
         status = os.fstat(self._file)
-        self._identity = (status.st_dev, status.st_ino)
+        self._inode = (status.st_dev, status.st_ino)
         self._size = status.st_size
 
     def _is_in_place(self) -> bool:
@@ -182,15 +181,15 @@ class JsonLinesAudit(AuditSink):
             status = os.stat(self.path)
         except FileNotFoundError:
             return False
-        return (status.st_dev, status.st_ino) == self._identity
+        return (status.st_dev, status.st_ino) == self._inode
 
     def _release(self) -> None:
-        open_ = self._file, self._slot
-        self._file = self._slot = self._mine = None
-        _close(*open_)
+        descriptors = self._file, self._file_lock
+        self._file = self._file_lock = self._process_path = None
+        _close(*descriptors)
 
     def _append(self, data: bytes) -> None:
-        """All of it, or nothing."""
+        """Write all of `data`, or nothing and raise."""
         assert self._file is not None
         left = memoryview(data)
         try:
@@ -199,15 +198,15 @@ class JsonLinesAudit(AuditSink):
             if self._fsync:
                 os.fsync(self._file)
         except BaseException:
-            # What a full disk took of it would stand in the middle of the chain.
+            # Remove what a full disk took, which would stand in the middle of the chain.
             os.ftruncate(self._file, self._size)
             raise
         self._size += len(data)
 
     def _rotate(self) -> None:
-        """Put the full file away under the next number."""
+        """Rename the full file to the next number and open a new one."""
         assert self._file is not None
-        number = max(self._numbers(), default=0) + 1
+        number = max(self._rotated_numbers(), default=0) + 1
         os.close(self._file)
         self._file = None
         try:
@@ -215,79 +214,99 @@ class JsonLinesAudit(AuditSink):
         finally:
             self._open_file()
 
-    def _numbers(self) -> list[int]:
-        """Of the files that were put away."""
-        beginning = f"{self.path.name}."
+    def _rotated_numbers(self) -> list[int]:
+        prefix = f"{self.path.name}."
         names = (entry.name for entry in self.path.parent.iterdir())
-        endings = [name[len(beginning) :] for name in names if name.startswith(beginning)]
-        return [int(ending) for ending in endings if ending.isascii() and ending.isdecimal()]
+        numbers = [name[len(prefix) :] for name in names if name.startswith(prefix)]
+        return [int(number) for number in numbers if number.isascii() and number.isdecimal()]
 
-    def _end_of_chain(self) -> Position:
-        """Where the chain of the files that are there has got to, with its end mended."""
+    def _recover(self) -> Position:
+        """Return the end of the chain in the existing files, after repairing a torn last line."""
         last, torn = _last_line(self.path)
         if torn and not is_torn(torn):
-            raise self._foreign("it does not end with a whole line")
-        if not last and (numbers := self._numbers()):
+            raise self._not_continuable("it does not end with a complete line")
+        if not last and (numbers := self._rotated_numbers()):
             last, _ = _last_line(Path(f"{self.path}.{max(numbers)}"))
         position = START
         if last:
             try:
-                position = read_line(last, self._key).after
+                _, position = parse_line(last, self._key)
             except ValueError as error:
-                raise self._foreign(f"of its last line, {error}") from None
-        return self._mend(position, torn) if torn else position
+                raise self._not_continuable(f"in its last line, {error}") from None
+        return self._repair(position, torn) if torn else position
 
-    def _mend(self, position: Position, torn: bytes) -> Position:
-        """Make what was not written to its end a line, if only that is missing, or cut it off."""
+    def _repair(self, position: Position, torn: bytes) -> Position:
+        """Complete a torn line that lacks only its line end, or remove it."""
         assert self._file is not None
         try:
-            whole = read_line(torn + b"\n", self._key)
+            _, after = parse_line(torn + b"\n", self._key)
         except ValueError:
-            log(
-                WARNING,
-                "audit file %s: %d bytes of a record that was not written to its end are cut off",
-                self.path,
-                len(torn),
-            )
+            message = "audit file %s: removed %d bytes of an incomplete record at its end"
+            log(WARNING, message, self.path, len(torn))
             os.ftruncate(self._file, self._size - len(torn))
             self._size -= len(torn)
             return position
         self._append(b"\n")
-        return whole.after
+        return after
 
-    def _foreign(self, problem: str) -> AuditError:
+    def _not_continuable(self, problem: str) -> AuditError:
         return AuditError(
-            f"{self.path} cannot be continued: {problem}. Check the key, or move the file away."
+            f"audit file {self.path} cannot be continued: {problem}. "
+            "Check the key, or move the file away."
         )
 
-    def _forked(self) -> None:
-        """In a child: the parent goes on with the file, and this process takes another."""
-        open_ = self._file, self._slot
-        self._forget()
-        _close(*open_)
+    def _reset_after_fork(self) -> None:
+        """Leave the file to the parent process, so that this one opens another."""
+        descriptors = self._file, self._file_lock
+        self._reset()
+        _close(*descriptors)
 
 
 def _close(*descriptors: int | None) -> None:
-    for each in descriptors:
-        if each is not None:
+    for descriptor in descriptors:
+        if descriptor is not None:
             with suppress(OSError):
-                os.close(each)
+                os.close(descriptor)
 
 
 _sinks: WeakSet[JsonLinesAudit] = WeakSet()
 
 
-def _forget_all() -> None:
+def _reset_all_after_fork() -> None:
     for sink in list(_sinks):
-        sink._forked()
+        sink._reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_reset_all_after_fork)
+
+
+def _lock_process_file(path: Path) -> tuple[Path, int]:
+    """Lock the first free file of `path`, `stem.2.suffix`, `stem.3.suffix` and so on.
+
+    A file is used again after its process has ended, and its chain continued. Return the file and a
+    descriptor of the lock, which closing its copy in a forked child does not release.
+
+    Raises:
+        OSError: a lock file cannot be opened.
+        AuditError: all files are in use.
+    """
+    for number in range(1, MAX_FILES + 1):
+        own = path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
+        lock = os.open(own.with_name(f".{own.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            locked = try_lock(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        if locked:
+            return own, lock
+        os.close(lock)
+    raise AuditError(f"{MAX_FILES} processes already write to {path}; use another path.")
 
 
 def _last_line(path: Path) -> tuple[bytes, bytes]:
-    """The last whole line, if there is one, and what stands after it."""
+    """Return the last complete line, empty if there is none, and the bytes after it."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         length = TAIL
@@ -298,6 +317,6 @@ def _last_line(path: Path) -> tuple[bytes, bytes]:
             begin = before.rfind(b"\n")
             if begin >= 0 or start == 0:
                 return before[begin + 1 :] + newline, rest
-            if length >= LONGEST_TAIL:
-                raise AuditError(f"{path} is no audit file: it has no lines. Use another path.")
+            if length >= MAX_TAIL:
+                raise AuditError(f"{path} is not an audit file: it has no lines. Use another path.")
             length *= 4

@@ -1,4 +1,4 @@
-"""One sink: its queue, and the thread that makes records of what is queued and gives it batches."""
+"""`SinkQueue`: the queue of one audit sink, and the thread that writes its records in batches."""
 
 from __future__ import annotations
 
@@ -7,239 +7,235 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from logging import ERROR
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .._utils.logging import log
 from ..errors import CognigyError
-from .records import Draft, record_of
+from .records import record_of
 
 if TYPE_CHECKING:
     from ..metrics import Metrics
+    from .completed_update import CompletedUpdate
     from .records import AuditRecord
     from .sinks import AuditSink
 
 BATCH = 64
-"""Records that are written at once."""
+"""Most records of one write."""
 
-HANDOVER = 1e-4
-"""Seconds that the event loop gives to a thread that is behind, once for each batch. A loop that is
-never idle takes the interpreter's lock back each time before the thread wakes up, without end."""
-
-LINGER = 0.01
-"""Seconds that a thread waits for more to write, so that it is not woken by every update."""
-
-PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Seconds before a call that failed is repeated; with `strict`, the last one without end."""
-
-QUIET_TIME = 3600.0
-"""Seconds in which one cause is logged once."""
+# Seconds.
+LINGER = 0.01  # wait for more records, so that not every update wakes the thread
+RETRY_DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6)  # a strict sink repeats the last one without end
+LOG_INTERVAL = 3600.0  # each cause is logged once in this time
+YIELD_TIME = 1e-4
+"""The event loop sleeps this long once for each batch while the thread is behind. A loop that is
+never idle takes the interpreter lock back each time before the thread wakes up."""
 
 
 class SinkQueue:
-    """One sink, its queue and its thread."""
+    """The queue and the thread of one sink.
 
-    def __init__(self, sink: AuditSink, metrics: Metrics, counting: threading.Lock) -> None:
+    Args:
+        counter_lock: guards the audit counters of `metrics`, which the sinks of a client share.
+
+    """
+
+    def __init__(self, sink: AuditSink, metrics: Metrics, counter_lock: threading.Lock) -> None:
         self.sink = sink
         self.strict = bool(sink.strict)
-        self._most = sink.max_queue
-        self._behind = max(1, self._most * 3 // 4)
-        self._share = max(1, min(BATCH, self._most // 4))
+        self._max_queue = sink.max_queue
+        self._yield_from = max(1, self._max_queue * 3 // 4)
+        self._yield_every = max(1, min(BATCH, self._max_queue // 4))
         self._metrics = metrics
-        self._counting = counting
-        self._queue: deque[Draft | threading.Event | None] = deque()
-        self._bell = threading.Event()
-        """Set while there may be something in the queue."""
-        self._taken = 0
-        self._settled = 0
-        self._retry_state = ""
-        self._told: dict[str, float] = {}
+        self._counter_lock = counter_lock
+        # An event among the updates marks a flush or, if it is `_closing`, the end.
+        self._queue: deque[CompletedUpdate | threading.Event] = deque()
+        self._not_empty = threading.Event()
+        self._opened = threading.Event()  # set when `sink.open` has returned or failed
         self._closing = threading.Event()
-        self.opened = threading.Event()
-        self.abandoned = False
-        self._over = False
-        """Nothing is taken from the queue any more."""
+        self._ended = False
+        self._abandoned = False  # closing ran out of time; nothing is counted any more
+        self._accepted = 0
+        self._done = 0
+        self._problem = ""
+        self._logged_at: dict[str, float] = {}
         self._thread = threading.Thread(
             target=self._run, name=f"cognigy_async audit {sink!r}", daemon=True
         )
 
-    # In the event loop's thread.
+    # Called by the event loop.
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def put(self, draft: Draft) -> None:
-        """Queue what settled; with `strict` always, since nothing new is accepted meanwhile."""
+    def put(self, update: CompletedUpdate) -> None:
+        """Queue a completed update, or drop it if the queue is full.
+
+        A strict sink drops nothing: its client accepts no new updates meanwhile.
+        """
         queue = self._queue
         waiting = len(queue)
-        if waiting >= self._behind:
-            if waiting >= self._most and not self.strict:
+        if waiting >= self._yield_from:
+            if waiting >= self._max_queue and not self.strict:
                 self._count(dropped=1)
-                self._tell("its queue is full", "Records are dropped; use a faster sink.")
+                self._log("its queue is full", "Records are dropped; use a faster sink.")
                 return
-            if waiting % self._share == 0:
-                time.sleep(HANDOVER)
-        self._taken += 1
-        queue.append(draft)
-        if not self._bell.is_set():
-            self._bell.set()
+            if waiting % self._yield_every == 0:
+                time.sleep(YIELD_TIME)
+        self._accepted += 1
+        queue.append(update)
+        if not self._not_empty.is_set():
+            self._not_empty.set()
 
     @property
     def failing(self) -> bool:
-        """Whether the sink's last call failed."""
-        return bool(self._retry_state)
-
-    @property
-    def refusal(self) -> str:
-        """Why no updates may be taken; empty where they may."""
-        if not self.strict:
-            return ""
-        if self._retry_state:
-            return self._retry_state
-        if not self.opened.is_set():
-            return "it is still opening"
-        return "its queue is full" if self.full else ""
+        """Return whether the latest call of the sink failed."""
+        return bool(self._problem)
 
     @property
     def full(self) -> bool:
-        """Whether as many records wait as may."""
-        return len(self._queue) >= self._most
+        """Return whether `max_queue` records are waiting."""
+        return len(self._queue) >= self._max_queue
 
-    # In a thread that may wait.
+    @property
+    def refusal(self) -> str:
+        """Reason why a strict sink lets no updates be accepted; empty if it does."""
+        if self._problem:
+            return self._problem
+        if not self._opened.is_set():
+            return "it is still opening"
+        return "its queue is full" if self.full else ""
+
+    # Called by threads that may block.
+
+    def wait_opened(self, deadline: float) -> None:
+        """Wait until the sink is open or has failed, at most until `deadline`."""
+        self._opened.wait(max(0.0, deadline - time.monotonic()))
 
     def flush(self, deadline: float) -> None:
-        """Wait until what is queued now has been dealt with."""
+        """Wait until everything queued so far is written or lost, at most until `deadline`."""
         reached = threading.Event()
         self._queue.append(reached)
-        self._bell.set()
-        if self._over:
-            return
-        reached.wait(max(0.0, deadline - time.monotonic()))
+        self._not_empty.set()
+        if not self._ended:
+            reached.wait(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """Write what is queued, then end; nothing is repeated any more."""
+        """End the thread after it has written what is queued, without further retries."""
         self._closing.set()
-        self._queue.append(None)
-        self._bell.set()
+        self._queue.append(self._closing)
+        self._not_empty.set()
 
     def join(self, deadline: float) -> None:
-        """Wait for the end; what is not written by then is dropped."""
+        """Wait for the end of the thread. What is not written by `deadline` is dropped."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        with self._counting:
-            self.abandoned = True
-            lost = self._taken - self._settled
-            self._settled = self._taken
+        with self._counter_lock:
+            self._abandoned = True
+            lost = self._accepted - self._done
+            self._done = self._accepted
             self._metrics.audit_dropped += lost
         if lost:
-            self._tell(
-                "it did not take everything in the time that closing had",
+            self._log(
+                "it did not take all records before the client was closed",
                 f"{lost} records are lost; give aclose() more time, or use a faster sink.",
             )
 
-    # In the sink's thread.
+    # Called by the thread.
 
     def _run(self) -> None:
         try:
             self._call(self.sink.open)
-            self.opened.set()
-            self._work()
+            self._opened.set()
+            while not self._abandoned:
+                batch, marker = self._next_batch()
+                if batch:
+                    self._write(batch)
+                if marker is not None:
+                    marker.set()
+                if marker is self._closing:
+                    return
         finally:
-            self.opened.set()
-            self._over = True
-            self._let_go()
+            self._opened.set()
+            self._ended = True
+            while self._queue:
+                item = self._queue.popleft()
+                if isinstance(item, threading.Event):
+                    item.set()
             self._call(self.sink.close)
 
-    def _work(self) -> None:
-        while not self.abandoned:
-            batch, mark = self._gather()
-            if batch:
-                self._deliver(batch)
-            if isinstance(mark, threading.Event):
-                mark.set()
-            elif mark is None:
-                return
-
-    def _let_go(self) -> None:
-        """Nobody is to wait for what does not come."""
-        while self._queue:
-            item = self._queue.popleft()
-            if isinstance(item, threading.Event):
-                item.set()
-
-    def _gather(self) -> tuple[list[Draft], threading.Event | Literal["more"] | None]:
-        """Up to a batch, and the mark that it ends with."""
+    def _next_batch(self) -> tuple[list[CompletedUpdate], threading.Event | None]:
+        """Wait for updates. Return up to a batch of them, and the marker that ended it."""
         queue = self._queue
         while not queue:
-            self._bell.clear()
-            # It may have been rung between the look and this.
+            self._not_empty.clear()
+            # An update may have come between the check and `clear`.
             if not queue:
-                self._bell.wait()
-        if isinstance(queue[0], Draft) and len(queue) < BATCH:
+                self._not_empty.wait()
+        if len(queue) < BATCH and not isinstance(queue[0], threading.Event):
             self._closing.wait(LINGER)
-        batch: list[Draft] = []
+        batch: list[CompletedUpdate] = []
         while queue and len(batch) < BATCH:
             item = queue.popleft()
-            if not isinstance(item, Draft):
+            if isinstance(item, threading.Event):
                 return batch, item
             batch.append(item)
-        return batch, "more"
+        return batch, None
 
-    def _deliver(self, batch: Sequence[Draft]) -> None:
+    def _write(self, batch: Sequence[CompletedUpdate]) -> None:
+        """Write the records of a batch, with retries."""
         records: list[AuditRecord] = []
-        for draft in batch:
+        for update in batch:
             try:
-                records.append(record_of(draft))
+                records.append(record_of(update))
             except Exception as error:
-                self._tell(_cause(error), "A record could not be made and is lost.")
-                self._count(failed=1, settled=1)
-        pauses = iter(PAUSES)
+                self._log(_text_of(error), "A record could not be made and is lost.")
+                self._count(failed=1)
+        delays = iter(RETRY_DELAYS)
         while not self._call(self.sink.write, records):
-            pause = next(pauses, PAUSES[-1] if self.strict else None)
-            if self._closing.is_set() or pause is None:
-                self._count(failed=len(records), settled=len(records))
+            delay = next(delays, RETRY_DELAYS[-1] if self.strict else None)
+            if self._closing.is_set() or delay is None:
+                self._count(failed=len(records))
                 return
-            self._closing.wait(pause)
-        self._retry_state = ""
-        self._count(written=len(records), settled=len(records))
+            self._closing.wait(delay)
+        self._problem = ""
+        self._count(written=len(records))
 
     def _call(self, function: Callable[..., object], *args: Any) -> bool:
-        """Whether it works; what sinks raise ends here, whatever it is."""
+        """Call the sink and return whether that worked. An exception is logged and kept."""
         try:
             function(*args)
         except BaseException as error:
-            self._retry_state = _cause(error)
-            self._tell(
-                self._retry_state,
+            self._problem = _text_of(error)
+            self._log(
+                self._problem,
                 "Updates are refused until it works."
                 if self.strict
-                else "Updates go on; mend it, or make it strict.",
+                else "Updates continue without it; repair it, or make it strict.",
             )
             return False
         return True
 
-    def _count(
-        self, *, written: int = 0, failed: int = 0, dropped: int = 0, settled: int = 0
-    ) -> None:
-        with self._counting:
-            if self.abandoned:
+    def _count(self, *, written: int = 0, failed: int = 0, dropped: int = 0) -> None:
+        with self._counter_lock:
+            if self._abandoned:
                 return
-            self._settled += settled
+            self._done += written + failed
             self._metrics.audit_written += written
             self._metrics.audit_failed += failed
             self._metrics.audit_dropped += dropped
 
-    def _tell(self, cause: str, consequence: str) -> None:
+    def _log(self, cause: str, consequence: str) -> None:
         now = time.monotonic()
-        if now - self._told.get(cause, -QUIET_TIME) < QUIET_TIME:
+        if now - self._logged_at.get(cause, -LOG_INTERVAL) < LOG_INTERVAL:
             return
-        if len(self._told) >= BATCH:
-            self._told.clear()
-        self._told[cause] = now
+        if len(self._logged_at) >= BATCH:
+            self._logged_at.clear()
+        self._logged_at[cause] = now
         log(ERROR, "audit sink %r: %s. %s", self.sink, cause, consequence)
 
 
-def _cause(error: BaseException) -> str:
-    """What may be told of an error; an exception of somebody else's may name anything."""
+def _text_of(error: BaseException) -> str:
+    """Return the text of an error, or only its class if the message may contain values."""
     if isinstance(error, CognigyError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

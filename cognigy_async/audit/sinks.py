@@ -1,4 +1,4 @@
-"""Sinks that need no file: memory, and the log."""
+"""`AuditSink`, the protocol of audit sinks, and the sinks that need no file: memory and logging."""
 
 from __future__ import annotations
 
@@ -14,40 +14,46 @@ if TYPE_CHECKING:
 
 
 class AuditSink(Protocol):
-    """Takes the records of settled updates. Derive from it, or have the same members.
+    """A destination of audit records. Derive from it, or define the same members.
 
-    A client calls it in a thread of its own, one call at a time; clients that share a sink call it
-    from several threads. What it raises is counted, logged once for each cause, and the call
-    is repeated a few times; it never fails an update.
+    A client calls a sink in a thread, one call at a time. Clients that share a sink call it from
+    several threads. An exception of a sink fails no update: it is counted, logged once an hour for
+    each cause, and the call is retried for about 3 seconds.
+
+    ```py
+    class Table(AuditSink):
+        def write(self, records: Sequence[AuditRecord], /) -> None:
+            database.insert([record.fields() for record in records])
+    ```
 
     Attributes:
-        strict: while the sink takes no records, or its queue is full, the client takes no updates
-            and raises `AuditError`; nor does it open if `open` fails. No record is given up before
-            the client is closed.
-        max_queue: records that wait at most; without `strict`, further ones are dropped.
+        strict: let no update go unaudited. The client does not open if `open` fails. While the sink
+            fails or its queue is full, updates are refused with an `AuditError`. Accepted updates
+            still complete, and their records are kept until the client is closed.
+        max_queue: most records that wait; without `strict` further ones are dropped.
     """
 
     strict: bool = False
     max_queue: int = 10_000
 
     def open(self) -> None:
-        """Get ready to write; called when a client opens."""
+        """Prepare for writing. Called when a client opens."""
         return
 
     def write(self, records: Sequence[AuditRecord], /) -> None:
-        """Write records, in order of settlement: all of them, or none and raise."""
+        """Write records, in order of completion: all of them, or raise and write none."""
         ...
 
     def close(self) -> None:
-        """Write out what is kept back; called when a client closes. There may be further calls."""
+        """Write what is buffered. Called when a client closes; another `write` may follow."""
         return
 
 
 class MemoryAudit(AuditSink):
-    """Keeps the last records. They arrive a moment after `update` returns; `flush` waits for them.
+    """Keeps the latest records in memory. Call `client.flush()` before reading them.
 
     Args:
-        max_records: older ones are forgotten.
+        max_records: number of records to keep.
     """
 
     def __init__(self, max_records: int = 10_000) -> None:
@@ -58,7 +64,7 @@ class MemoryAudit(AuditSink):
 
     @property
     def records(self) -> tuple[AuditRecord, ...]:
-        """Those that there are now, the oldest first."""
+        """The kept records, oldest first."""
         return tuple(self._records)
 
     def write(self, records: Sequence[AuditRecord], /) -> None:
@@ -67,14 +73,14 @@ class MemoryAudit(AuditSink):
 
 
 class LoggingAudit(AuditSink):
-    """Gives each record to `logging`, as one line with the record's fields in `extra`.
+    """Logs each record as one line.
+
+    The `audit` attribute of a log record has the fields of the audit record.
 
     Args:
         logger: a logger or its name.
-        level: of the log records.
+        level: level of the log records.
         strict, max_queue: see `AuditSink`.
-
-    The attribute ``audit`` of the log record has all fields, as they would stand in a file.
     """
 
     def __init__(
@@ -109,6 +115,3 @@ class LoggingAudit(AuditSink):
                     "audit": record.fields(),
                 },
             )
-
-
-__all__ = ["AuditSink"]

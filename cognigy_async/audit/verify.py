@@ -1,4 +1,4 @@
-"""Whether audit files are as they were written, and what is in them."""
+"""Reading and verifying audit files."""
 
 from __future__ import annotations
 
@@ -12,24 +12,33 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import AuditError, ConfigurationError
-from .hash_chain import HASH, START, Position, claimed, is_torn, key_bytes, read_line
+from .hash_chain import (
+    HASH,
+    START,
+    Position,
+    is_torn,
+    key_bytes,
+    parse_line,
+    unverified_position,
+)
 from .records import AuditRecord
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-LONGEST_LINE = 16 * 1024 * 1024
+MAX_LINE = 16 * 1024 * 1024
+"""Bytes of a line; the rest of a longer one is read as another line, which is a fault."""
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditFault:
-    """The first thing in a file that does not fit.
+    """The first fault of an audit file.
 
     Attributes:
-        path, line: where it stands; lines count from 1.
-        problem: what is wrong.
+        path, line: the file and the number of the line, counted from 1.
+        problem: description of the fault.
     """
 
     path: Path
@@ -42,14 +51,14 @@ class AuditFault:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What `verify_audit` found.
+    """The result of `verify_audit`.
 
     Attributes:
-        records: how many records fit.
-        heads: the hash of the last record of each chain, in the order of the files.
-        faults: the first of each file that has one.
-        torn: files that end in a piece of a record, as a crash leaves it; it is not counted.
-        missing: hashes that had to be there and are not.
+        records: number of valid records.
+        heads: hash of the last record of each chain, in the order of the files.
+        faults: the first fault of each file that has one.
+        torn: files that end in a part of a record, as a crash leaves it; the part is not counted.
+        missing: expected hashes that no record has.
     """
 
     records: int
@@ -60,18 +69,23 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything fits."""
+        """Return whether there is neither a fault nor a missing hash."""
         return not self.faults and not self.missing
 
 
 @dataclass(slots=True)
-class _Checked:
-    """One file: what holds inside it."""
+class _FileCheck:
+    """The check of one file.
+
+    Attributes:
+        first: position before its first record.
+        last: position after its last record; after a fault, as the last line claims.
+        found: expected hashes that the file has.
+    """
 
     path: Path
     first: Position | None = None
     last: Position = START
-    """After its last record. Where a fault stands before, as far as the last line tells."""
     records: int = 0
     fault: AuditFault | None = None
     torn: bool = False
@@ -85,46 +99,49 @@ def verify_audit(
     heads: Iterable[str] = (),
     after: str | None = None,
 ) -> AuditReport:
-    """Check that no record was changed, removed, added or moved.
+    """Check that no record was changed, removed, inserted or moved.
+
+    Example: `verify_audit(["audit.jsonl"], heads=[saved_head]).ok`
 
     Args:
-        paths: the files, in any order: of one chain all that there are, of several chains too.
-        key: that of the sink, if it had one.
-        heads: hashes kept elsewhere (`JsonLinesAudit.head`); each must be that of a record. Without
-            them nobody can tell whether the end is missing.
-        after: the hash of the last record before these files, if they are not the beginning.
+        paths: all files of a chain, or of several chains, in any order.
+        key: the key of the sink, if it had one.
+        heads: hashes saved from `JsonLinesAudit.head`. One that no record has is reported as
+            missing. Without them, records removed from the end of a chain go unnoticed.
+        after: hash of the last record before these files, if they do not begin a chain.
 
     Raises:
         OSError: a file cannot be read.
-        ConfigurationError: no hash, no key, or no file.
+        ConfigurationError: a hash or the key is malformed, or there is no file.
     """
     secret = key_bytes(key)
-    wanted = tuple(dict.fromkeys(heads))
-    for given in (*wanted, *(() if after is None else (after,))):
-        if not HASH(given):
+    expected = tuple(dict.fromkeys(heads))
+    for head in (*expected, *(() if after is None else (after,))):
+        if not HASH(head):
             raise ConfigurationError("a head is 64 digits of 0 to 9 and a to f")
     files = [
-        _check(Path(path), secret, frozenset(wanted)) for path in dict.fromkeys(map(Path, paths))
+        _check_file(Path(path), secret, frozenset(expected))
+        for path in dict.fromkeys(map(Path, paths))
     ]
     if not files:
         raise ConfigurationError("there is no file to verify")
-    ends = _check_joints(files, after)
-    found = {one for file in files for one in file.found}
+    ends = _check_continuity(files, after)
+    found = {head for file in files for head in file.found}
     return AuditReport(
         records=sum(file.records for file in files),
         heads=tuple(ends),
         faults=tuple(file.fault for file in files if file.fault is not None),
         torn=tuple(file.path for file in files if file.torn),
-        missing=tuple(head for head in wanted if head not in found),
+        missing=tuple(head for head in expected if head not in found),
     )
 
 
 def read_audit(path: AnyPath) -> Iterator[AuditRecord]:
-    """The records of a file, unverified; a piece of one at its end is left out.
+    """Yield the records of a file without verifying it. An incomplete last line is skipped.
 
     Raises:
-        OSError: it cannot be read.
-        AuditError: a line is no record.
+        OSError: the file cannot be read.
+        AuditError: a line is not a record.
     """
     with Path(path).open("rb") as file:
         for number, line in enumerate(_lines(file), 1):
@@ -133,7 +150,7 @@ def read_audit(path: AnyPath) -> Iterator[AuditRecord]:
             try:
                 yield _parser().validate_json(line)
             except ValidationError:
-                problem = f"{path}, line {number}: it is no audit record; verify the file."
+                problem = f"{path}, line {number}: not an audit record; verify the file."
                 raise AuditError(problem) from None
 
 
@@ -143,64 +160,60 @@ def _parser() -> TypeAdapter[AuditRecord]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(LONGEST_LINE):
+    while line := file.readline(MAX_LINE):
         yield line
 
 
-def _check(path: Path, key: bytes | None, wanted: frozenset[str]) -> _Checked:
-    """Go through one file, whose first record may continue another one."""
-    checked = _Checked(path)
+def _check_file(path: Path, key: bytes | None, expected: frozenset[str]) -> _FileCheck:
+    """Check a file by itself. Its first record may continue another file."""
+    check = _FileCheck(path)
     with path.open("rb") as file:
         for number, line in enumerate(_lines(file), 1):
-            if checked.fault is None:
-                problem = _problem(checked, line, key)
+            if check.fault is None:
+                problem = _problem(check, line, key)
                 if problem:
-                    checked.fault = AuditFault(path, number, problem)
-                elif not checked.torn:
-                    checked.records += 1
-                    if checked.last.head in wanted:
-                        checked.found.add(checked.last.head)
-            elif place := claimed(line):
-                # So that what follows in another file is not blamed.
-                checked.last = place
-    return checked
+                    check.fault = AuditFault(path, number, problem)
+                elif not check.torn:
+                    check.records += 1
+                    if check.last.head in expected:
+                        check.found.add(check.last.head)
+            elif position := unverified_position(line):
+                # Followed, so that a file that continues this one gets no fault of its own.
+                check.last = position
+    return check
 
 
-def _problem(checked: _Checked, line: bytes, key: bytes | None) -> str:
-    """Why a line does not fit behind those before it; empty where it does."""
+def _problem(check: _FileCheck, line: bytes, key: bytes | None) -> str:
+    """Return why a line does not follow the lines before it; empty if it does."""
     if not line.endswith(b"\n"):
-        if is_torn(line) and not _is_whole(line[:-1] + b"\n", key):
-            checked.torn = True
+        if is_torn(line) and not _is_valid(line[:-1] + b"\n", key):
+            check.torn = True
             return ""
-        return "it is not a line that an audit writes, and no piece of one either"
+        return "it is neither a line of an audit file nor a part of one"
     try:
-        link = read_line(line, key)
+        before, after = parse_line(line, key)
     except ValueError as error:
         return str(error)
-    if checked.first is None:
-        checked.first = link.before
-    elif link.before != checked.last:
-        return _gap(checked.last, link.before)
-    checked.last = link.after
+    if check.first is None:
+        check.first = before
+    elif before != check.last:
+        if before.seq == check.last.seq:
+            return f"record {before.seq} does not follow the one before it"
+        return f"record {before.seq} stands where record {check.last.seq} should"
+    check.last = after
     return ""
 
 
-def _is_whole(line: bytes, key: bytes | None) -> bool:
+def _is_valid(line: bytes, key: bytes | None) -> bool:
     try:
-        read_line(line, key)
+        parse_line(line, key)
     except ValueError:
         return False
     return True
 
 
-def _gap(expected: Position, found: Position) -> str:
-    if found.seq == expected.seq:
-        return f"record {found.seq} does not follow the one before it"
-    return f"record {found.seq} stands where record {expected.seq} should"
-
-
-def _check_joints(files: list[_Checked], after: str | None) -> list[str]:
-    """Each file begins a chain or continues just one other; the ends of the chains."""
+def _check_continuity(files: list[_FileCheck], after: str | None) -> list[str]:
+    """Check that each file begins a chain or continues one other. Return the heads."""
     ends = {file.last.head: file for file in files if file.first is not None}
     continued: set[str] = set()
     for file in files:
@@ -210,7 +223,7 @@ def _check_joints(files: list[_Checked], after: str | None) -> list[str]:
         before = ends.get(first.head)
         problem = ""
         if first.head in continued:
-            problem = f"record {first.seq} continues what another file continues as well"
+            problem = f"record {first.seq} continues a record that another file continues too"
         elif first.head != after and (before is None or before.last != first):
             problem = (
                 f"record {first.seq} is the first, and the one before it ends none of the files; "

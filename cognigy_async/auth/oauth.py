@@ -1,8 +1,7 @@
-"""Where the credentials of a request come from: an API key, or OAuth 2.0 client credentials.
+"""`OAuthTokenProvider`: OAuth 2.0 client credentials, refreshed before the token expires.
 
-A refresh of `OAuthTokenProvider` is a *flight*: one at a time, in a task of the provider's own,
-shared by all who wait. Its state changes in short synchronous sections under a lock, so that
-callers may come from any thread and any event loop; the request itself is awaited outside of them.
+One `Refresh` runs at a time. Callers may be in any thread and any event loop: state changes in
+short synchronous sections under a lock, and requests are awaited outside of it.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import anyio
 
@@ -25,59 +23,36 @@ from .._utils.concurrency import current_asyncio_task, is_failure, spawn_detache
 from .._utils.logging import log
 from ..errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
 from ..transports.base import Transport
-from .provider import AccessToken, ApiKey, TokenProvider, TokenStatistics
-from .refresh import LoopHandle, Refresh, SupersededError, event_of
-from .token_endpoint import Grant, OAuthConfig, TokenEndpoint
-from .token_request import GRACE, exchange
-
-__all__ = [
-    "AccessToken",
-    "ApiKey",
-    "OAuthConfig",
-    "OAuthTokenProvider",
-    "TokenProvider",
-]
+from .provider import AccessToken, TokenStatistics
+from .refresh import EventLoopRef, Refresh, event_of
+from .token_endpoint import IssuedToken, OAuthConfig, TokenEndpoint
 
 # Seconds.
-LONGEST_HOLD = 300.0  # after a failure, a Retry-After is believed up to this
-SLACK = 1.0  # what a refresh may be late, and how often one who waits looks after it
-FAREWELL = 3.0  # what a refresh that is cancelled may take to end
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A token and its times on the provider's clock."""
-
-    access: AccessToken
-    refresh_at: float
-    expires_at: float
-
-    @classmethod
-    def of(cls, grant: Grant) -> _Held:
-        expires_at = grant.asked_at + grant.lifetime
-        access = AccessToken("Authorization", f"Bearer {grant.token}")
-        return cls(access, refresh_at=expires_at - grant.margin, expires_at=expires_at)
+MAX_COOLDOWN = 300.0  # longest Retry-After that is kept after a failed refresh
+CLOSE_TIMEOUT = 3.0  # how long `aclose` waits for a cancelled refresh
 
 
 class OAuthTokenProvider:
-    """Tokens by OAuth 2.0 client credentials, refreshed before they expire.
+    """Access tokens by OAuth 2.0 client credentials, refreshed before they expire.
 
-    One token request is under way at a time, whoever asks and whoever is cancelled; all who wait
-    for it share its token or its failure. It runs in a task of its own, which ends by itself, with
-    `aclose` or with the event loop, and which has no context variables of any caller. While the old
-    token is valid, it serves, and a failed refresh does not take it away. May be used from several
-    event loops and threads, unless it is given a transport, which binds it to the loop in which it
-    first refreshes.
+    At most one token request runs at a time, whoever asks and whoever is cancelled; all waiting
+    callers share its token or its error. It runs in a task of its own, without the context
+    variables of any caller. A valid token is used during a refresh and after a failed one.
+
+    Several clients, event loops and threads may share a provider. With a `transport` it belongs to
+    the event loop of its first refresh.
+
+    Example: `AsyncStateClient(base_url, auth=OAuthTokenProvider(OAuthConfig(...)))`
 
     Args:
-        config: what to ask for, and where.
-        transport: used for all token requests and never closed here; by default each refresh opens
-            an `HttpxTransport` of its own.
+        config: the endpoint and the credentials.
+        transport: sends all token requests and is not closed by the provider. By default each
+            refresh opens an `HttpxTransport`.
         timeout: seconds for one token request; a refresh makes up to three.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
 
     Raises:
-        ConfigurationError: the timeout is not a positive number.
+        ConfigurationError: `timeout` is not a positive number.
     """
 
     def __init__(
@@ -96,281 +71,222 @@ class OAuthTokenProvider:
         self._transport = transport
         self._timeout = timeout
         self._clock = clock
-        # Reentrant, because the garbage collector may close the tasks of a dropped event loop while
-        # this thread is inside a section; the sections stand that.
+        # Reentrant: the garbage collector may close tasks of a dropped event loop while this thread
+        # holds the lock.
         self._lock = threading.RLock()
-        self._held: _Held | None = None
-        self._flight: Refresh | None = None  # the last one, be it over or not
-        self._held_off: tuple[float, AuthenticationError] | None = None
-        self._bound_to: LoopHandle | None = None
+        self._token: IssuedToken | None = None
+        self._refresh: Refresh | None = None  # the latest one, also when it has ended
+        self._cooldown: tuple[float, AuthenticationError] | None = None
+        self._bound_loop: EventLoopRef | None = None
         self._closed = False
         self._refreshes = 0
         self._failures = 0
         _providers.add(self)
 
     async def get_token(self) -> AccessToken:
-        """A token that is valid as far as is known; at once while it is, inside the margin too.
+        """Return a token that is valid as far as is known, refreshing it if necessary.
+
+        Return at once while the current token is valid, also inside the refresh margin.
 
         Raises:
-            AuthenticationError: there is none to be had; `transient` tells whether later may help.
+            AuthenticationError: no token could be obtained; `transient` says whether retrying may
+                help.
             ClientClosedError: the provider is closed.
             ClientUsageError: its transport belongs to another event loop.
         """
-        held = self._held
-        if held is not None and self._clock() < held.refresh_at:
-            return held.access
+        token = self._token
+        if token is not None and self._clock() < token.refresh_at:
+            return token.access
         while True:
-            serve, flight, is_new = self._decide()
-            if is_new and flight is not None:
-                self._start(flight)
-            if serve is not None:
-                return serve
-            assert flight is not None
-            await self._wait_for(flight)
-            if flight.over.cancelled():
+            current = self._token_or_refresh()
+            if isinstance(current, AccessToken):
+                return current
+            await current.wait()
+            if current.outcome.cancelled():
                 continue
-            # A token that came is given to all who waited, even one that was long on its way and
-            # has expired since; only where it was refused meanwhile is another one asked for.
-            held = self._held
-            error = flight.over.exception()
-            if held is not None and (error is None or self._clock() < held.expires_at):
-                return held.access
+            # A new token is returned even if it took so long that it has expired. Only if it was
+            # invalidated meanwhile is another one requested.
+            error = current.outcome.exception()
+            token = self._token
+            if token is not None and (error is None or self._clock() < token.expires_at):
+                return token.access
             if isinstance(error, AuthenticationError):
-                raise _again(error) from error.__cause__
+                raise _copy_of(error) from error.__cause__
 
     def invalidate(self, token: AccessToken) -> None:
-        """The server refused this token: ask for another one, unless that has been done already."""
+        """Discard a token that the server refused, unless another one has replaced it."""
         with self._lock:
-            if self._held is not None and self._held.access is token:
-                self._held = None
+            if self._token is not None and self._token.access is token:
+                self._token = None
 
     async def aclose(self) -> None:
-        """Give no more tokens; who waits for one gets a `ClientClosedError`.
+        """Close the provider. Waiting callers get a `ClientClosedError`.
 
-        A refresh under way is cancelled, and its end awaited for some seconds. What it opened it
-        closes itself. A given transport stays open.
+        A running refresh is cancelled and awaited for up to 3 s. A given transport stays open.
         """
         with self._lock:
             self._closed = True
-            self._held = None
-            flight = self._flight
-            if flight is not None:
-                self._abandon(flight)
-        if flight is not None and not flight.home.has_dropped_its_tasks():
-            with anyio.move_on_after(FAREWELL):
-                await event_of(flight.gone).wait()
+            self._token = None
+            refresh = self._refresh
+            if refresh is not None:
+                refresh.abandon()
+        if refresh is not None and not refresh.loop.is_closed():
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                await event_of(refresh.ended).wait()
 
     @property
     def token_refreshes(self) -> int:
-        """How many tokens were received."""
+        """Number of tokens received."""
         return self._refreshes
 
     def statistics(self) -> TokenStatistics:
-        """What it has done and is doing."""
+        """Return the totals and the current state."""
         with self._lock:
-            flight = self._under_way()
-            left = None if self._held is None else self._held.expires_at - self._clock()
+            refresh = self._running()
+            left = None if self._token is None else self._token.expires_at - self._clock()
             return TokenStatistics(
                 refreshes=self._refreshes,
                 failures=self._failures,
-                refreshing=flight is not None,
-                waiting=0 if flight is None else flight.waiting,
+                refreshing=refresh is not None,
+                waiting=0 if refresh is None else refresh.waiting,
                 expires_in=left if left is not None and left > 0 else None,
             )
 
     def __repr__(self) -> str:
-        doing = "closed" if self._closed else "refreshing" if self._under_way() else "idle"
+        state = "closed" if self._closed else "refreshing" if self._running() else "idle"
         left = self.statistics().expires_in
-        told = "no valid token" if left is None else f"a token for {left:.0f} s"
-        return f"<OAuthTokenProvider {self._endpoint.place} {doing}, {told}>"
+        validity = "no valid token" if left is None else f"token valid for {left:.0f} s"
+        return f"<OAuthTokenProvider {self._endpoint.url} {state}, {validity}>"
 
-    def _under_way(self) -> Refresh | None:
-        flight = self._flight
-        return None if flight is None or flight.over.done() else flight
+    def _running(self) -> Refresh | None:
+        refresh = self._refresh
+        return None if refresh is None or refresh.outcome.done() else refresh
 
-    def _decide(self) -> tuple[AccessToken | None, Refresh | None, bool]:
-        """The token that serves meanwhile, the flight to wait for, and whether to start it."""
+    def _token_or_refresh(self) -> AccessToken | Refresh:
+        """Return a valid token or the refresh to wait for. Start a refresh if one is due."""
         with self._lock:
             if self._closed:
-                raise ClientClosedError("the token provider is closed; make a new one")
+                raise ClientClosedError("the token provider is closed; create a new one")
             now = self._clock()
-            held = self._held
-            if held is not None and now < held.refresh_at:
-                return held.access, None, False
-            serve = held.access if held is not None and now < held.expires_at else None
-            flight = self._under_way()
-            if flight is not None and flight.home.has_dropped_its_tasks():
-                self._abandon(flight)
-                flight = None
-            if flight is not None:
-                return serve, flight, False
-            if serve is None and self._held_off is not None and now < self._held_off[0]:
-                until, error = self._held_off
-                raise _again(error, retry_after=until - now) from error.__cause__
-            if not self._may_refresh_here():
-                if serve is not None:
-                    return serve, None, False
+            token = self._token
+            if token is not None and now < token.refresh_at:
+                return token.access
+            valid = token.access if token is not None and now < token.expires_at else None
+            refresh = self._running()
+            if refresh is not None and refresh.loop.is_closed():
+                refresh.abandon()
+                refresh = None
+            if refresh is None:
+                if valid is None and self._cooldown is not None and now < self._cooldown[0]:
+                    until, error = self._cooldown
+                    raise _copy_of(error, retry_after=until - now) from error.__cause__
+                if self._may_refresh_here():
+                    refresh = self._start_refresh()
+            if valid is not None:
+                return valid
+            if refresh is None:
                 raise ClientUsageError(
-                    "this token provider was given a transport and belongs to the event loop that "
-                    "used it first; give each loop its own provider, or leave the transport out"
+                    "this token provider has a transport and belongs to the event loop that used "
+                    "it first; give each event loop its own provider, or omit transport"
                 )
-            # On asyncio a task may be cancelled before it begins, and then says nothing.
-            self._flight = flight = Refresh(lease=now + SLACK)
-            return serve, flight, True
+            return refresh
 
     def _may_refresh_here(self) -> bool:
+        """Return whether the running loop may use the transport. Bind the transport if free."""
         if self._transport is None:
             return True
-        here, bound_to = LoopHandle(), self._bound_to
-        if bound_to is None or not (bound_to.is_same(here) or bound_to.call_soon(_nothing)):
-            self._bound_to = bound_to = here  # the first loop, or the next one when that is over
-        return bound_to.is_same(here)
+        here, bound = EventLoopRef(), self._bound_loop
+        if bound is None or not (bound.is_same(here) or bound.call_soon(_do_nothing)):
+            self._bound_loop = bound = here  # the first loop, or the next one after it has ended
+        return bound.is_same(here)
 
-    def _start(self, flight: Refresh) -> None:
+    def _start_refresh(self) -> Refresh:
+        refresh = Refresh(self._endpoint, self._transport, self._timeout, self._clock, self._lock)
+        self._refresh = refresh
         try:
-            spawn_detached(partial(self._carry_out, flight), "token refresh")
+            spawn_detached(partial(self._run, refresh), "token refresh")
         except BaseException:
-            self._abandon(flight)
-            flight.gone.set_result(None)
+            refresh.abandon()
+            refresh.ended.set_result(None)
             raise
+        return refresh
 
-    async def _wait_for(self, flight: Refresh) -> None:
-        """Until the flight is over, or is not to be expected any more."""
-        over = event_of(flight.over)
-        with self._lock:
-            flight.waiting += 1
+    async def _run(self, refresh: Refresh) -> None:
+        """Carry out a refresh. Raise nothing but cancellation."""
+        refresh.task = current_asyncio_task()
         try:
-            while not flight.over.done():
-                late = self._clock() >= flight.lease
-                with anyio.move_on_after(SLACK):
-                    await over.wait()
-                # Overdue before and after a wait: where this very loop was blocked, the refresh has
-                # had its turn in between.
-                overdue = late and self._clock() >= flight.lease
-                if overdue or flight.home.has_dropped_its_tasks():
-                    self._abandon(flight)
-        finally:
-            with self._lock:
-                flight.waiting -= 1
-
-    async def _carry_out(self, flight: Refresh) -> None:
-        """Refresh and tell those who wait; raises nothing but cancellation."""
-        flight.task = current_asyncio_task()
-        try:
-            with flight.scope:
-                self._settle(flight, _Held.of(await self._ask(flight)))
+            with refresh.scope:
+                self._succeed(refresh, await refresh.request_token())
         except AuthenticationError as error:
-            self._fail(flight, error)
+            self._fail(refresh, error)
         except BaseException as error:
-            # The request is over by now: what was awaited has ended.
+            # The request has ended at this point, as it was awaited.
             if not is_failure(error):
-                self._abandon(flight)
+                refresh.abandon()
                 raise
-            self._fail(flight, self._endpoint.failure("could not be asked", cause=error))
+            self._fail(refresh, self._endpoint.error("could not be called", cause=error))
         finally:
-            flight.gone.set_result(None)
+            refresh.ended.set_result(None)
 
-    async def _ask(self, flight: Refresh) -> Grant:
-        self._extend(flight, self._timeout)
-        transport = self._transport
-        if transport is None:
-            # Costly to import, and not needed with a transport of one's own.
-            from ..transports.httpx import HttpxTransport
+    # An abandoned refresh changes nothing. The outcome is set last, because waiters read the token
+    # without the lock.
 
-            transport = HttpxTransport()
-        try:
-            return await exchange(
-                self._endpoint, transport, self._timeout, self._clock, partial(self._extend, flight)
-            )
-        finally:
-            # Before anybody is told, so that who has its token leaves no task behind.
-            if transport is not self._transport:
-                await _close(transport)
-
-    def _extend(self, flight: Refresh, seconds: float) -> None:
-        """Tell those who wait how long the next step takes.
-
-        Raises:
-            SupersededError: they did not wait for it.
-        """
+    def _succeed(self, refresh: Refresh, token: IssuedToken) -> None:
         with self._lock:
-            if flight.over.done():
-                raise SupersededError
-            flight.lease = self._clock() + seconds + SLACK
-
-    # What became of a flight is noted if it is not known yet; `over` comes last, because who waits
-    # looks at the token without the lock.
-
-    def _settle(self, flight: Refresh, held: _Held) -> None:
-        with self._lock:
-            if not flight.over.done():
-                self._held = held
-                self._held_off = None
+            if not refresh.outcome.done():
+                self._token = token
+                self._cooldown = None
                 self._refreshes += 1
-                flight.over.set_result(None)
+                refresh.outcome.set_result(None)
 
-    def _fail(self, flight: Refresh, error: AuthenticationError) -> None:
+    def _fail(self, refresh: Refresh, error: AuthenticationError) -> None:
         with self._lock:
-            if flight.over.done():
+            if refresh.outcome.done():
                 return
             self._failures += 1
-            self._put_off(error)
-            flight.over.set_exception(error)
-        facts = {"status": error.status, "attempts": error.attempts}
-        log(logging.WARNING, "token refresh failed: %s", error, **facts)
+            self._delay_next_refresh(error)
+            refresh.outcome.set_exception(error)
+        fields = {"status": error.status, "attempts": error.attempts}
+        log(logging.WARNING, "token refresh failed: %s", error, **fields)
 
-    def _abandon(self, flight: Refresh) -> None:
-        with self._lock:
-            if flight.over.done() or not flight.over.cancel():
-                return
-        flight.home.call_soon(flight.scope.cancel)
-
-    def _put_off(self, error: AuthenticationError) -> None:
-        """After a failure: when to ask again, while the old token serves and when it does not."""
+    def _delay_next_refresh(self, error: AuthenticationError) -> None:
+        """Keep to Retry-After, and use a valid token for a while before the next refresh."""
         now = self._clock()
-        asked = min(error.retry_after or 0.0, LONGEST_HOLD)
-        if asked:
-            self._held_off = (now + asked, error)
-        if self._held is not None:
-            delay = min(30.0, max(0.25, (self._held.expires_at - now) / 4))
-            later = min(now + max(asked, delay), self._held.expires_at)
-            self._held = replace(self._held, refresh_at=later)
+        retry_after = min(error.retry_after or 0.0, MAX_COOLDOWN)
+        if retry_after:
+            self._cooldown = (now + retry_after, error)
+        if self._token is not None:
+            expires_at = self._token.expires_at
+            delay = min(30.0, max(0.25, (expires_at - now) / 4))
+            refresh_at = min(now + max(retry_after, delay), expires_at)
+            self._token = replace(self._token, refresh_at=refresh_at)
 
-    def _forget_the_parent(self) -> None:
-        """In a forked child: threads that are gone may hold the lock, and carry a flight out."""
+    def _reset_after_fork(self) -> None:
+        """Drop what threads of the parent process hold: the lock and a running refresh."""
         self._lock = threading.RLock()
-        self._flight = None
-        self._bound_to = None
+        self._refresh = None
+        self._bound_loop = None
 
 
-async def _close(transport: Transport) -> None:
-    try:
-        with anyio.move_on_after(GRACE, shield=True):
-            await transport.aclose()
-    except Exception as error:
-        # The token is there, or the failure is known: this changes neither.
-        log(logging.DEBUG, "closing the token transport failed: %s", type(error).__name__)
-
-
-def _again(error: AuthenticationError, **facts: Any) -> AuthenticationError:
-    """A copy for one who waits: an object that many tasks raise would gather their tracebacks."""
+def _copy_of(error: AuthenticationError, retry_after: float | None = None) -> AuthenticationError:
+    """Return a copy for one caller; an object raised in many tasks would collect tracebacks."""
     fresh = copy.copy(error)
-    for name, value in facts.items():
-        setattr(fresh, name, value)
+    if retry_after is not None:
+        fresh.retry_after = retry_after
     return fresh
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
 _providers: weakref.WeakSet[OAuthTokenProvider] = weakref.WeakSet()
 
 
-def _forget_the_parent() -> None:
+def _reset_all_after_fork() -> None:
     for provider in _providers:
-        provider._forget_the_parent()
+        provider._reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_the_parent)
+    os.register_at_fork(after_in_child=_reset_all_after_fork)

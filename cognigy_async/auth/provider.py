@@ -1,4 +1,4 @@
-"""What signs a request, and who gives it: the `TokenProvider` protocol, and API keys."""
+"""Credentials of requests: the `TokenProvider` protocol and API keys."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from ..errors import ConfigurationError
-from .token_endpoint import VISIBLE
+
+VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
+"""Characters of a key or token that is sent in a header."""
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A field name (RFC 9110, section 5.1)."""
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class AccessToken:
-    """One header of a request. Two tokens are equal only if they are the same object."""
+    """One request header with credentials. Two tokens are equal only if they are one object.
+
+    Attributes:
+        header: name of the header.
+        value: its value, a secret that the repr leaves out.
+    """
 
     header: str
     value: str
@@ -26,36 +34,37 @@ class AccessToken:
 
 
 class TokenProvider(Protocol):
-    """Gives each request its credentials. Several clients may share one."""
+    """A source of credentials, asked before each request. Several clients may share one."""
 
     async def get_token(self) -> AccessToken:
-        """A token that is valid as far as is known.
+        """Return a token that is valid as far as is known.
 
         Raises:
-            AuthenticationError: there is none to be had.
+            AuthenticationError: no token could be obtained; `transient` says whether retrying may
+                help.
             ClientClosedError: the provider is closed.
         """
         ...
 
     def invalidate(self, token: AccessToken) -> None:
-        """The server refused this token: do not give it again."""
+        """Discard a token that the server refused, unless another one has replaced it."""
         ...
 
     async def aclose(self) -> None:
-        """Give no more tokens."""
+        """Close the provider. It returns no more tokens."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TokenStatistics:
-    """What an `OAuthTokenProvider` has done and is doing.
+    """State and totals of an `OAuthTokenProvider`.
 
     Attributes:
         refreshes: tokens received.
-        failures: refreshes that ended without one, repeats counted as one.
-        refreshing: whether one is under way.
+        failures: refreshes that failed; the attempts of one refresh count once.
+        refreshing: a refresh is running.
         waiting: callers that wait for it.
-        expires_in: seconds that the token still lives; None without a valid one.
+        expires_in: seconds until the token expires; None without a valid token.
     """
 
     refreshes: int
@@ -66,35 +75,41 @@ class TokenStatistics:
 
 
 class ApiKey:
-    """A key that is sent as it is with every request.
+    """A fixed key that is sent with every request.
 
-    It gives the same `AccessToken` at each call: there is no fresher one after a 401.
+    It always returns the same `AccessToken`, so a 401 is not retried with another one.
+
+    Example: `AsyncStateClient(base_url, auth=ApiKey("..."), api=SessionsApi())`
+
+    Args:
+        key: visible ASCII without spaces.
+        header: name of the request header.
 
     Raises:
-        ConfigurationError: the key or the header's name cannot be sent.
+        ConfigurationError: the key or the header name is not valid in HTTP (RFC 9110, section 5).
     """
 
     __slots__ = ("_token",)
 
     def __init__(self, key: str | SecretStr, header: str = "X-API-Key") -> None:
         secret = key.get_secret_value() if isinstance(key, SecretStr) else key
-        if not VISIBLE.fullmatch(secret):
+        if not VISIBLE_ASCII.fullmatch(secret):
             raise ConfigurationError(
                 "ApiKey: the key must be visible ASCII without spaces or line ends"
             )
         if not HEADER_NAME.fullmatch(header):
-            raise ConfigurationError("ApiKey: this is not the name of a header")
+            raise ConfigurationError("ApiKey: header must be a valid name of an HTTP header")
         self._token = AccessToken(header, secret)
 
     async def get_token(self) -> AccessToken:
-        """The key, always as the same object."""
+        """Return the key, always as the same object."""
         return self._token
 
     def invalidate(self, token: AccessToken) -> None:
-        """Nothing: a key has no successor."""
+        """Do nothing. A key cannot be refreshed."""
 
     async def aclose(self) -> None:
-        """Nothing: there is nothing open."""
+        """Do nothing. A key holds no resources."""
 
     def __repr__(self) -> str:
         return f"<ApiKey for {self._token.header}>"

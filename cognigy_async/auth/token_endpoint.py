@@ -1,4 +1,4 @@
-"""What a token endpoint is asked, and what its answers mean (OAuth 2.0, RFC 6749). No IO."""
+"""The token endpoint of OAuth 2.0 (RFC 6749): its configuration, request and responses. No IO."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from pydantic import (
@@ -27,70 +27,78 @@ from .._utils.arguments import url_problem
 from ..errors import AuthenticationError, ConfigurationError
 from ..models.http import Request, Response
 from ..retry import retry_after
+from .provider import VISIBLE_ASCII, AccessToken
 
-LONGEST_LIFETIME = 10 * 365 * 86_400.0
-"""Seconds; a token that says it lives longer is taken for a mistake."""
+MAX_LIFETIME = 10 * 365 * 86_400.0
+"""Seconds. A longer `expires_in` is taken for a mistake."""
 
-VISIBLE = re.compile(r"[\x21-\x7e]+")
+MAX_DETAIL = 200
+"""Characters of an error response that are shown."""
+
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+"""A scope token (RFC 6749, section 3.3)."""
+
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
-def _absolute_url(url: str) -> str:
+def _validate_url(url: str) -> str:
     if problem := url_problem(url, "https://api.cognigy.ai/oauth/token"):
         raise ValueError(problem)
     return url
 
 
-def _printable(text: str) -> str:
+def _validate_printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("has line ends or other control characters")
     return text
 
 
-def _printable_secret(secret: SecretStr) -> SecretStr:
-    _printable(secret.get_secret_value())
+def _validate_secret(secret: SecretStr) -> SecretStr:
+    _validate_printable(secret.get_secret_value())
     return secret
 
 
-def _listed(scopes: object) -> object:
+def _split_scopes(scopes: object) -> object:
     return scopes.split() if isinstance(scopes, str) else scopes
 
 
-def _scope(scope: str) -> str:
+def _validate_scope(scope: str) -> str:
     if not SCOPE.fullmatch(scope):
         raise ValueError("a scope is visible ASCII without spaces, quotes and backslashes")
     return scope
 
 
-Seconds = Annotated[float, Field(ge=0, le=LONGEST_LIFETIME)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_LIFETIME)]
 
 
 class OAuthConfig(BaseModel):
-    """Client credentials (RFC 6749, section 4.4).
+    """Client credentials and the endpoint that issues tokens for them (RFC 6749, section 4.4).
+
+    Example: `OAuthConfig(token_url="https://api.cognigy.ai/oauth/token", client_id="my-client",
+    client_secret="...", scopes="runtime:write dialog:read")`
 
     Args:
-        token_url: absolute, http or https, without credentials and fragment.
-        client_id, client_secret: as the server issued them.
-        scopes: a sequence, or one text separated by spaces; none leaves the choice to the server.
-        client_auth: ``"basic"`` sends id and secret in the Authorization header, ``"post"`` as form
-            fields.
-        default_lifetime: seconds that a token lives whose answer does not say.
-        refresh_margin: seconds before expiry at which a new token is asked for, but never more than
-            half of the token's lifetime.
+        token_url: absolute http or https URL without credentials and fragment.
+        client_id, client_secret: as issued by the server.
+        scopes: a sequence, or one string separated by spaces. Without scopes the server chooses.
+        client_auth: `"basic"` sends id and secret in the Authorization header (section 2.3.1),
+            `"post"` as form fields.
+        default_lifetime: seconds that a token lives if the response has no `expires_in`.
+        refresh_margin: seconds before expiry at which the next token is requested, at most half of
+            the token's lifetime.
 
     Raises:
-        ConfigurationError: with every fault, and never with what was given. Where pydantic makes
-            the object, as part of another model, its ValidationError.
+        ConfigurationError: lists every fault without the given values. A pydantic model that
+            contains an `OAuthConfig` raises its ValidationError instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    token_url: Annotated[str, AfterValidator(_absolute_url)]
-    client_id: Annotated[str, Field(min_length=1), AfterValidator(_printable)]
-    client_secret: Annotated[SecretStr, Field(min_length=1), AfterValidator(_printable_secret)]
+    token_url: Annotated[str, AfterValidator(_validate_url)]
+    client_id: Annotated[str, Field(min_length=1), AfterValidator(_validate_printable)]
+    client_secret: Annotated[SecretStr, Field(min_length=1), AfterValidator(_validate_secret)]
     scopes: Annotated[
-        tuple[Annotated[str, AfterValidator(_scope)], ...], BeforeValidator(_listed)
+        tuple[Annotated[str, AfterValidator(_validate_scope)], ...], BeforeValidator(_split_scopes)
     ] = ()
     client_auth: Literal["basic", "post"] = "basic"
     default_lifetime: Annotated[Seconds, Field(gt=0)] = 3600.0
@@ -129,7 +137,7 @@ class OAuthConfig(BaseModel):
         try:
             return handler(data)
         except ValidationError as error:
-            # hide_input_in_errors hides them in the text; errors() and json() would still tell.
+            # hide_input_in_errors covers the text only; errors() and json() would show inputs.
             lines = [
                 InitErrorDetails(
                     type=PydanticCustomError(
@@ -145,34 +153,33 @@ class OAuthConfig(BaseModel):
         raise ValidationError.from_exception_data(cls.__name__, lines, hide_input=True)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Grant:
-    """What an endpoint gave. Its repr does not have the token.
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token and its times on the provider's monotonic clock, in seconds.
 
     Attributes:
-        asked_at: when it was asked for; a token is never younger than it seems.
-        lifetime: seconds from then.
-        margin: seconds before the end of its life at which to ask for the next one.
+        access: the token as a request header.
+        refresh_at: begin of the refresh margin.
+        expires_at: end of its life, counted from before it was requested.
     """
 
-    token: str
-    asked_at: float
-    lifetime: float
-    margin: float
+    access: AccessToken
+    refresh_at: float
+    expires_at: float
 
 
 class TokenEndpoint:
-    """The endpoint of a configuration.
+    """Builds the token request of a configuration and reads the responses.
 
     Attributes:
-        place: its URL without the query, fit to be shown.
-        request: what is sent to it, each time.
+        url: the token URL without its query, safe to show.
+        request: the request for a token.
     """
 
     def __init__(self, config: OAuthConfig) -> None:
         client_id, secret = config.client_id, config.client_secret.get_secret_value()
         parts = urlsplit(config.token_url)
-        self.place = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self._default_lifetime = config.default_lifetime
         self._margin = config.refresh_margin
         form = {"grant_type": "client_credentials"}
@@ -182,7 +189,7 @@ class TokenEndpoint:
             "Accept": "application/json",
             "Content-Type": "application/x-www-form-urlencoded",
         }
-        # Form-urlencoded within Basic: section 2.3.1.
+        # RFC 6749, section 2.3.1: both are form-urlencoded before they are joined.
         pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
         basic = base64.b64encode(pair.encode("ascii")).decode("ascii")
         if config.client_auth == "basic":
@@ -195,75 +202,83 @@ class TokenEndpoint:
         self._secrets = _any_of(secrets)
         self._credentials = _any_of(secrets | {client_id, quote(client_id), quote_plus(client_id)})
 
-    def grant(self, response: Response, asked_at: float, wall_clock: float) -> Grant:
-        """The token of an answer; `asked_at` monotonic, `wall_clock` since the epoch, in seconds.
+    def parse(self, response: Response, requested_at: float, wall_clock: float) -> IssuedToken:
+        """Return the token of a response (RFC 6749, section 5.1).
+
+        Args:
+            requested_at: monotonic seconds before the request was sent.
+            wall_clock: seconds since the epoch.
 
         Raises:
-            AuthenticationError: the answer has none.
+            AuthenticationError: the response has no usable token.
         """
-        body = _parsed(response.content)
+        body = _json_object(response.content)
         if response.status != 200:
-            raise self._refused(response, body, wall_clock)
+            raise self._rejection(response, body, wall_clock)
         fault = None
         lifetime = self._default_lifetime
         token, kind, expires_in = map(body.get, ("access_token", "token_type", "expires_in"))
-        if not (isinstance(token, str) and VISIBLE.fullmatch(token)):
+        if not (isinstance(token, str) and VISIBLE_ASCII.fullmatch(token)):
             fault = "has no usable access_token" if body else "is not a JSON object"
         elif not (kind is None or (isinstance(kind, str) and kind.lower() == "bearer")):
             fault = "has a token_type other than bearer"
         elif expires_in is not None:
             lifetime = _seconds(expires_in)
-            if not 0 < lifetime <= LONGEST_LIFETIME:
-                fault = "has an expires_in that is no sensible number of seconds"
+            if not 0 < lifetime <= MAX_LIFETIME:
+                fault = "has an expires_in that is not a sensible number of seconds"
         if fault:
-            # Some say with 200 what is wrong.
-            told = None if token else self._told(body)
-            raise self.failure(f"gave an answer that {fault}", status=200, detail=told)
-        return Grant(cast(str, token), asked_at, lifetime, min(self._margin, lifetime / 2))
+            # Some servers send an error with status 200.
+            detail = None if token else self._detail(body)
+            raise self.error(f"sent a response that {fault}", status=200, detail=detail)
+        expires_at = requested_at + lifetime
+        access = AccessToken("Authorization", f"Bearer {token}")
+        return IssuedToken(access, expires_at - min(self._margin, lifetime / 2), expires_at)
 
-    def _refused(
-        self, response: Response, body: Mapping[str, Any], wall_clock: float
+    def error(
+        self, problem: str, *, cause: BaseException | None = None, **fields: Any
     ) -> AuthenticationError:
-        status = response.status
-        transient, wait = status == 429 or 500 <= status <= 599, None
-        if transient:
-            said = "cannot serve now"
-            wait = retry_after(response.headers, wall_clock)
-            if wait is not None:
-                said += f" and asks to wait {wait:.0f} s"
-        elif 300 <= status <= 399:
-            said = "answered with a redirect, which is never followed"
-        elif 400 <= status <= 499:
-            said = "refused the request"
-        else:
-            said = "gave no token"
-        return self.failure(
-            said, transient=transient, status=status, detail=self._told(body), retry_after=wait
-        )
-
-    def failure(
-        self, said: str, *, cause: BaseException | None = None, **facts: Any
-    ) -> AuthenticationError:
-        """An error about this endpoint. A cause that shows a secret is only named."""
-        message = f"the token endpoint {self.place} {said}"
+        """Return an error about this endpoint. A cause that shows a secret is only named."""
+        message = f"the token endpoint {self.url} {problem}"
         if cause is not None and any(self._secrets.search(f"{e} {e!r}") for e in _chain(cause)):
             message, cause = f"{message} ({type(cause).__name__})", None
-        error = AuthenticationError(message, **facts)
+        error = AuthenticationError(message, **fields)
         error.__cause__ = cause
         return error
 
-    def _told(self, body: Mapping[str, Any]) -> str | None:
-        """What an error answer says, fit to be shown."""
-        said = map(body.get, ("error", "error_description"))
-        text = ": ".join(part for part in said if isinstance(part, str) and part)
-        # Cleaned first, so that no control character hides a secret; cut last, so that no part of
-        # one is left over.
-        shown = "".join(c if c.isprintable() else " " for c in text)
-        return self._credentials.sub("***", shown)[:200] or None
+    def _rejection(
+        self, response: Response, body: Mapping[str, Any], wall_clock: float
+    ) -> AuthenticationError:
+        """Return the error for a status other than 200 (RFC 6749, section 5.2)."""
+        status = response.status
+        transient, wait = status == 429 or 500 <= status <= 599, None
+        if transient:
+            problem = "is temporarily unavailable"
+            wait = retry_after(response.headers, wall_clock)
+            if wait is not None:
+                problem += f" and asks to retry after {wait:.0f} s"
+        elif 300 <= status <= 399:
+            problem = "responded with a redirect, which is never followed"
+        elif 400 <= status <= 499:
+            problem = "rejected the request"
+        else:
+            problem = "responded without a token"
+        detail = self._detail(body)
+        return self.error(
+            problem, transient=transient, status=status, detail=detail, retry_after=wait
+        )
+
+    def _detail(self, body: Mapping[str, Any]) -> str | None:
+        """Return the error text of a response without credentials, or None."""
+        fields = map(body.get, ("error", "error_description"))
+        text = ": ".join(part for part in fields if isinstance(part, str) and part)
+        # Cleaned before the search, so that no control character hides a secret. Cut after it, so
+        # that no part of a secret is left at the end.
+        printable = "".join(c if c.isprintable() else " " for c in text)
+        return self._credentials.sub("***", printable)[:MAX_DETAIL] or None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and all that it came from."""
+    """Yield an exception, its causes, contexts and group members."""
     found, seen = [error], set[int]()
     while found:
         one = found.pop()
@@ -279,8 +294,8 @@ def _any_of(texts: Collection[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
-    """A JSON object, or an empty one where there is none."""
+def _json_object(content: bytes) -> dict[str, Any]:
+    """Return the parsed JSON object, or an empty one if the content is anything else."""
     try:
         body = from_json(content)
     except ValueError:
@@ -289,7 +304,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 
 def _seconds(value: object) -> float:
-    """A number, or a text that is one; NaN for anything else."""
+    """Return a number, also one written as a string; NaN for anything else."""
     try:
         if isinstance(value, str) and NUMBER.fullmatch(value):
             return float(value)

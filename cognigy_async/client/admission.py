@@ -43,10 +43,10 @@ AUDIT_POLL_INTERVAL = 0.02
 
 
 class Admission:
-    """The entrance of an open client, in the event loop that opened it.
+    """Accepts the operations of a client, in the event loop that opened it.
 
-    Acquire a pending slot before calling `enqueue`. The slot is released when the update is done,
-    or when it is refused.
+    Acquire a pending slot before calling `enqueue`; it is released when the operation completes or
+    is refused.
     """
 
     def __init__(self, context: Context, scheduler: Scheduler) -> None:
@@ -69,11 +69,11 @@ class Admission:
         self._open_to_callbacks = False
 
     def open(self) -> None:
-        """Start to accept."""
+        """Start accepting."""
         self.is_open = True
 
     def close(self, *, except_callbacks: bool = False) -> None:
-        """Stop to accept, except what running callbacks submit if `except_callbacks`."""
+        """Stop accepting, from running callbacks as well unless `except_callbacks`."""
         self.is_open = False
         self._open_to_callbacks = except_callbacks
 
@@ -111,15 +111,11 @@ class Admission:
     async def acquire_slot(
         self, dialog_id: str | None = None, deadline: float | None = None
     ) -> None:
-        """Acquire a slot, waiting until one is free.
-
-        Args:
-            dialog_id: Dialog whose turn is used.
-            deadline: Time of the client's clock.
+        """Acquire a slot in the turn of `dialog_id`, waiting until one is free.
 
         Raises:
             ClientClosedError: The client was closed while waiting.
-            DeadlineExceededError: The deadline passed, or cannot be met.
+            DeadlineExceededError: `deadline`, a time of the client's clock, cannot be met.
         """
         if self.try_acquire_slot():
             return
@@ -168,15 +164,15 @@ class Admission:
         context: ContextVariables | None = None,
         waits_when_paused: bool = False,
     ) -> WorkItem:
-        """Queue an update that has a slot. Release the slot if the update is refused.
+        """Queue an update that has a slot.
 
         Args:
             index: Position in the input of `update_many`.
             context: Context of the callbacks, by default the caller's.
-            waits_when_paused: Wait if the dialog is paused instead of failing.
+            waits_when_paused: Wait for `resume` if the dialog is paused.
 
         Raises:
-            DialogPausedError: The dialog is paused.
+            DialogPausedError: The dialog is paused, and `waits_when_paused` is False.
             DeadlineExceededError: The deadline passed, or cannot be met.
             AuditError: A strict audit sink does not accept records.
         """

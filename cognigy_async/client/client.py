@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from .._utils.arguments import validate_timeout
@@ -175,12 +174,7 @@ class AsyncStateClient:
         self._waiters = single_task_waiters()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         await self._lifecycle.exit(drain=error is None)
 
     async def aclose(self, *, drain: bool = True, timeout: float = 30.0) -> CloseReport:
@@ -300,7 +294,8 @@ class AsyncStateClient:
         if not admission.try_acquire_slot():
             await admission.acquire_slot(dialog_id, options.deadline)
         item = admission.enqueue(update, options, self._waiters)
-        # Thousands of these calls may wait at a time; release what they no longer need.
+        # Thousands of these calls may wait at a time: release what they no longer need, and save
+        # the coroutine of `_wait`.
         del update, session, user
         try:
             await self._waiters.wait(item)

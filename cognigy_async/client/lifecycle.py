@@ -134,7 +134,7 @@ class Lifecycle:
         )
         self.engine = engine = Engine(context)
         if self._audit is not None:
-            self._audit.start(context.clock)
+            self._audit.start()
         self.admission = admission = Admission(context, engine.scheduler)
         self._signals = signals = _Signals()
         await self._background.start(partial(self._run, engine, admission, signals))

@@ -1,4 +1,4 @@
-"""Finding out what `SessionsApi` cannot know: what the server's context/inject does."""
+"""Find out if the server's context/inject merges or replaces, which `SessionsApi` has to know."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ KEPT, OBJECT = "probe_kept", "probe_object"
 async def probe_inject(
     client: AsyncStateClient, dialog_id: str, *, user_id: str | None = None
 ) -> Injection | None:
-    """Inject twice and tell from the answers what becomes of the first injection.
+    """Inject twice and derive from the responses what happens to the first injection.
 
-    It writes the variables ``probe_kept`` and ``probe_object``, and where inject replaces, all else
-    in that context is gone: use a session that nobody needs.
+    The vendor's documentation does not say it. The probe writes the variables ``probe_kept`` and
+    ``probe_object``. If inject replaces, all other variables of the context are lost: use a session
+    that nobody needs.
 
     Args:
-        client: with `SessionsApi`.
-        dialog_id: the session.
-        user_id: whose it is, as for `AsyncStateClient.update`.
+        client: Client with `SessionsApi`.
+        dialog_id: Id of the session.
+        user_id: Owner of the session; see `AsyncStateClient.update`.
 
     Returns:
-        ``"merge"``: variables that an injection does not name stay, others are replaced whole.
-        ``"merge recursively"``: objects are merged into objects as well. Both go with
-        ``SessionsApi(inject="merge")``. ``"replace"`` goes with ``SessionsApi(inject="replace")``.
-        None: the answers do not tell the context.
+        ``"merge"``: Variables that an injection does not name stay, others are replaced whole.
+        ``"merge recursively"``: Objects are merged with objects as well. Use
+        ``SessionsApi(inject="merge")`` for both, and ``SessionsApi(inject="replace")`` for
+        ``"replace"``. None: The responses do not contain the context.
 
     Raises:
-        CognigyError: what `AsyncStateClient.update` raises.
+        CognigyError: See `AsyncStateClient.update`.
     """
     first = {KEPT: True, OBJECT: {"first": True}}
     await client.update(dialog_id, session=first, user_id=user_id)
     second = {OBJECT: {"second": True}}
-    answer = await client.update(dialog_id, session=second, user_id=user_id)
-    context = answer.body
+    result = await client.update(dialog_id, session=second, user_id=user_id)
+    context = result.body
     if not isinstance(context, dict) or not isinstance(context.get(OBJECT), dict):
         return None
     if KEPT not in context:

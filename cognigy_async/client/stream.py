@@ -13,7 +13,6 @@ from collections.abc import (
     Mapping,
 )
 from contextvars import copy_context
-from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -40,13 +39,12 @@ class UpdateStream:
 
     Iterate over it, preferably inside ``async with``: leaving the block withdraws what was not
     sent. Without the block, accepted updates are sent even if nobody reads their outcomes, and an
-    asynchronous input is read until `limit` inputs are held, and closed with the client.
-
-    An invalid input becomes an outcome with an error. An exception of the input itself is raised
-    here, after the outcomes of the inputs before it.
+    asynchronous input is read on until the client is closed.
 
     The stream takes input as workers need it, or as much as there is if updates are coalesced. It
-    holds at most half of `max_pending` inputs, unread outcomes included.
+    holds at most half of `max_pending` inputs, unread outcomes included. An invalid input becomes
+    an outcome with an error. An exception of the input itself is raised here, after the outcomes
+    of the inputs before it.
 
     Example::
 
@@ -95,7 +93,9 @@ class UpdateStream:
         while True:
             if self._inputs is not None and self._wants_input():
                 await self._pull()
-            elif self._async_inputs is not None and not (self._feed_ended or self._exhausted):
+            elif (
+                self._async_inputs is not None and self._feed_ended is None and not self._exhausted
+            ):
                 self._start_feeding()
             if self._outcomes:
                 self._held -= 1
@@ -112,12 +112,7 @@ class UpdateStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .._utils.concurrency import CompletionTracker
 from .._utils.logging import is_enabled, log
+from ..audit.completed_update import CompletedUpdate
 from ..errors import (
     AmbiguousUpdateError,
     ClientClosedError,
@@ -132,7 +133,7 @@ class Completion:
         if self._hooks.has_callbacks:
             self._publish(item)
         if self._audit is not None:
-            self._audit.settled(item)
+            self._audit.record(_completed_update(item, self._audit.wall_clock(), self._clock()))
 
     def _count_failure(self, error: BaseException) -> None:
         if isinstance(error, AmbiguousUpdateError):
@@ -265,3 +266,33 @@ def pause_error(queue: DialogQueue) -> DialogPausedError:
     error = DialogPausedError(queue.dialog_id, len(queue.work_items))
     error.__cause__ = queue.paused_by
     return error
+
+
+def _completed_update(item: WorkItem, timestamp: float, completed_at: float) -> CompletedUpdate:
+    """Copy what the audit needs of a completed item."""
+    update, result = item.update, item.result
+    status = etag = trace_id = None
+    latency = 0.0
+    if result is not None:
+        status, latency, etag = result.status, result.latency, result.etag
+        if item.headers:
+            trace_id = item.headers.get("x-trace-id") or item.headers.get("x-request-id")
+    return CompletedUpdate(
+        timestamp,
+        completed_at,
+        item.accepted_at,
+        item.sent_at,
+        item.update_id,
+        item.dialog_id,
+        item.metadata,
+        update._body if update is not None else None,
+        item.attempts,
+        item.part,
+        item.error,
+        status,
+        latency,
+        etag,
+        trace_id,
+        item.requests[-1] if trace_id and item.requests else None,
+        result if etag is None else None,
+    )

@@ -60,12 +60,7 @@ class HookOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackOptions:
-    """`HookOptions` with their defaults, validated.
-
-    Raises:
-        ConfigurationError: A value is out of range.
-        TypeError: The dead-letter handler is not callable.
-    """
+    """`HookOptions` with their defaults, validated; raises `ConfigurationError` or TypeError."""
 
     timeout: float = 10.0
     retries: int = 3
@@ -100,12 +95,7 @@ class Delivery:
 
 
 class DeliveryTasks:
-    """The tasks that deliver the events of one client, and what its callback queues share.
-
-    Attributes:
-        running: True while deliveries can be started.
-        tracker: Lets tasks wait for deliveries.
-    """
+    """The tasks that deliver the events of one client; `running` while new ones can be started."""
 
     def __init__(self, metrics: Metrics, waker: Waker) -> None:
         self.metrics = metrics
@@ -138,9 +128,7 @@ class CallbackQueue:
 
     Args:
         tasks: Shared by the queues of one client.
-        callback: An async function, or a plain one, which runs in a worker thread.
-        options: Validated options.
-        failures: True for a callback of failed updates, False for one of applied updates.
+        failures: True for events of failed updates, False for those of applied updates.
 
     Attributes:
         used: Number of slots that are reserved or hold an event.
@@ -184,16 +172,6 @@ class CallbackQueue:
             f"<CallbackQueue {self.name} queued={self._queued} running={self._running} "
             f"reserved={self.used - self._queued}>"
         )
-
-    @property
-    def full(self) -> bool:
-        """True if every slot is used."""
-        return self.used >= self.max_queue
-
-    @property
-    def free_slots(self) -> int:
-        """Number of free slots."""
-        return max(0, self.max_queue - self.used)
 
     def publish(
         self,
@@ -277,7 +255,7 @@ class CallbackQueue:
             self._ready_dialogs.append(dialog_id)
         else:
             del self._by_dialog[dialog_id]
-        was_full = self.full
+        was_full = self.used >= self.max_queue
         self._queued -= 1
         self.used -= 1
         self._start_deliveries()
@@ -306,7 +284,7 @@ class CallbackQueue:
             self._tasks.spawn(delivery.context, self.handle_dead_letters)
 
     async def handle_dead_letters(self) -> None:
-        """Call the dead-letter handler with each dead letter, one after another."""
+        """Call the dead-letter handler with each dead letter in turn."""
         handler = self._options.on_dead_letter
         try:
             while handler is not None and self._dead_letters:

@@ -22,12 +22,7 @@ DEAD_LETTER_TIMEOUT = 1.0
 
 
 class CallbackRegistry:
-    """All callbacks and observers of one client.
-
-    Attributes:
-        has_callbacks: True if there are any.
-        observers: Notified of every update.
-    """
+    """All callbacks and observers of one client."""
 
     def __init__(self, metrics: Metrics, waker: Waker) -> None:
         self._waker = waker
@@ -70,7 +65,8 @@ class CallbackRegistry:
 
     def free_slots(self, limit: int) -> int:
         """Return the number of events that have room in every queue, at most `limit`."""
-        return min((queue.free_slots for queue in self._blocking), default=limit)
+        free = (queue.max_queue - queue.used for queue in self._blocking)
+        return max(0, min(free, default=limit))
 
     def reserve(self) -> tuple[CallbackQueue, ...]:
         """Reserve a slot for the event of one update, and return the queues for `publish`."""

@@ -1,4 +1,4 @@
-"""From the errors of an HTTP library to `NotSentError` and `NoResponseError`."""
+"""Translation of an HTTP library's errors to `NotSentError` and `NoResponseError`."""
 
 from __future__ import annotations
 
@@ -9,65 +9,76 @@ from urllib.parse import urlsplit
 
 from ..errors import NoResponseError, NotSentError, UpdateError
 
-LONGEST_REASON = 160
-DEEPEST_CAUSE = 12
+MAX_REASON = 160
+"""Characters of the library's error that are shown."""
+
+MAX_CAUSES = 12
+"""Causes of an error that are searched for an error of the operating system."""
+
 INVALID = "the URL or a header is not valid in HTTP"
 
 
-class NotBegun(Exception):  # noqa: N818
-    """Nothing of the request was given to the library."""
+class NotStartedError(Exception):
+    """No part of the request was given to the library."""
 
 
-def failure(
-    *,
-    host: str,
+def translate(
+    url: str,
     reason: str,
+    cause: type[Exception] | None,
+    *,
     timeout: float | None,
     refused: bool,
     begun: bool,
 ) -> UpdateError:
-    """What is raised instead of the library's error.
+    """Return the error to raise instead of the library's, which refers to the request.
 
     Args:
-        host: to whom it was to be sent.
-        reason: what happened, in words that hold no part of the request.
-        timeout: the seconds that were over; None if it was not that.
-        refused: there was no connection at all.
-        begun: something that the server could carry out may have left.
+        reason: description without any part of the request.
+        cause: type of the new exception that becomes the `__cause__`.
+        timeout: the exceeded timeout in seconds, or None.
+        refused: no connection was opened.
+        begun: something that the server could act on may have been sent.
     """
-    told = f"{host}: {reason}" if timeout is None else f"{host} within {timeout:g} s"
+    host = host_of(url)
+    detail = f"{host}: {reason}" if timeout is None else f"{host} within {timeout:g} s"
+    error: UpdateError
     if refused:
-        return NotSentError(f"No connection to {told}")
-    if not begun:
-        return NotSentError(f"The request could not be sent to {told}")
-    return NoResponseError(f"No whole answer came from {told}", timed_out=timeout is not None)
+        error = NotSentError(f"No connection to {detail}")
+    elif not begun:
+        error = NotSentError(f"The request could not be sent to {detail}")
+    else:
+        error = NoResponseError(
+            f"No complete response from {detail}", timed_out=timeout is not None
+        )
+    error.__cause__ = cause(reason) if cause is not None else None
+    return error
 
 
 def host_of(url: str) -> str:
-    """Host and port, without what else an URL may hold."""
+    """Return host and port without credentials."""
     try:
         parts = urlsplit(url)
-        # What is no number may be a part of a password: ``user:pass/word@host``.
+        # Raises if it is not a number, as it may be part of a password: `user:pass/word@host`.
         parts.port  # noqa: B018
         return parts.netloc.rpartition("@")[2] or "the server"
     except ValueError:
         return "the server"
 
 
-def reason_of(error: Exception, told: str) -> str:
-    """What happened, in words that hold no part of the request.
+def reason_of(error: Exception, reason: str) -> str:
+    """Return a description of an error without any part of the request.
 
-    Those of the operating system where there are any, as they say most; else `told`, which is what
-    is known of such an error, or empty.
+    It is the text of the operating system if there is one, else `reason`, else the error's class.
     """
     found: object = error
-    for _ in range(DEEPEST_CAUSE):
+    for _ in range(MAX_CAUSES):
         if isinstance(found, OSError) and found.errno is not None:
             named = isinstance(found, ssl.SSLError | socket.gaierror)
-            told = str(found.strerror) if named else os.strerror(found.errno)
+            reason = str(found.strerror) if named else os.strerror(found.errno)
         if isinstance(found, BaseExceptionGroup):
             found = found.exceptions[0]
         elif isinstance(found, BaseException):
-            # The connection pool cuts off causes, but an error that it translated is an argument.
+            # httpcore cuts off causes, but keeps an error that it translated as an argument.
             found = found.__cause__ or next(iter(found.args), None)
-    return (told or type(error).__name__)[:LONGEST_REASON]
+    return (reason or type(error).__name__)[:MAX_REASON]

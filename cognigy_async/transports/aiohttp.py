@@ -6,57 +6,57 @@ import asyncio
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .._utils.arguments import validate_count
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
 from ..models.http import Request, Response
-from ._errors import INVALID, NotBegun, failure, host_of, reason_of
-from ._response_body import MAX_RESPONSE_BYTES, UnusableAnswer, validate_limit
+from ._errors import INVALID, NotStartedError, reason_of, translate
+from ._response_body import MAX_RESPONSE_BYTES, UnusableResponseError
 
 INSTALLED = find_spec("aiohttp") is not None
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or INSTALLED:
     import aiohttp
 
-if TYPE_CHECKING or INSTALLED:
-    from . import _aiohttp_parts as parts
-    from ._aiohttp_session import ViaSession, needs_session, open_session, validate_session
-    from ._aiohttp_wire import Wire
+    from . import _aiohttp_senders as senders
 
 REASONS = {
     "ClientConnectorCertificateError": "SSL: the certificate is not trusted",
     "ClientHttpProxyError": "the proxy refused to connect",
-    "ClientPayloadError": "the answer is not complete",
-    "ClientResponseError": "the answer is not valid in HTTP",
-    "Closed": "the session was closed",
+    "ClientPayloadError": "the response is not complete",
+    "ClientResponseError": "the response is not valid in HTTP",
+    "ConnectorClosedError": "the session was closed",
     "ServerDisconnectedError": "the server disconnected",
-    "Unusable": "the connection was given up by the server",
+    "StaleConnectionError": "the server has given up the connection",
 }
 
 
 class AiohttpTransport:
-    """Sends with aiohttp, on asyncio; several times as fast as `HttpxTransport`.
+    """Sends requests with aiohttp, on asyncio; several times as fast as `HttpxTransport`.
 
-    Without a session it opens connections of its own: as many as are asked for at once, which are
-    never more than the `max_in_flight` of the client that sends, with the certificates that httpx
-    brings, and regardless of proxies and certificates in the environment.
+    Without a session it opens its own connections, one for each request in flight, so at most
+    `max_in_flight` of the client that sends. It trusts the certificates that httpx brings;
+    HTTP(S)_PROXY and SSL_CERT_FILE are ignored.
 
-    With a session, its connector (so its limits, certificates and resolver), proxy, `trust_env`,
-    trace configurations and default headers hold (headers of the request go first), and it stays
-    open when the transport is closed. Its cookies, `auth`, middlewares, redirects, timeouts,
-    `raise_for_status`, `base_url` and ``Accept-Encoding`` do not apply: each request is sent as it
-    is, once. `limit` of its connector should not be below `max_in_flight` of whoever sends. With a
-    proxy, trace configurations or `trust_env`, a request takes about twice the CPU time.
+    With a session, its connector with limits, certificates and resolver, its proxy, `trust_env`,
+    traces and default headers apply; headers of a request come first. Its cookies, `auth`,
+    middlewares, redirects, timeouts, `raise_for_status`, `base_url` and Accept-Encoding do not
+    apply. The `limit` of its connector should be at least `max_in_flight`. A request takes about
+    twice the CPU time with a proxy, traces or `trust_env`. The session is not closed by the
+    transport.
 
-    It belongs to the event loop in which it sends first.
+    A transport belongs to the event loop in which it sends first.
+
+    Example: `AsyncStateClient(base_url, auth=auth, transport=AiohttpTransport())`
 
     Args:
         session: an `aiohttp.ClientSession`.
-        max_response_bytes: how large an answer may be, after it is decompressed; a larger one is
-            not read to its end and counts as none.
+        max_response_bytes: largest response, after decompression. A larger one is not read to its
+            end and raises a `NoResponseError`.
 
     Raises:
-        TypeError: for anything else as a session.
-        ConfigurationError: aiohttp is not installed, or `max_response_bytes` is no whole number
-            above 0.
+        TypeError: `session` is something else.
+        ConfigurationError: aiohttp is not installed, or `max_response_bytes` is not an integer of
+            at least 1.
     """
 
     def __init__(
@@ -65,116 +65,116 @@ class AiohttpTransport:
         *,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
-        self._limit = validate_limit(max_response_bytes)
+        self._limit = validate_count("max_response_bytes", max_response_bytes)
         if not INSTALLED:
             raise ConfigurationError(
-                "AiohttpTransport needs aiohttp, which comes with an extra: "
+                "AiohttpTransport needs aiohttp, which an extra installs: "
                 "pip install 'cognigy-async[aiohttp]'"
             )
-        validate_session(session)
-        self._theirs = session
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise TypeError(
+                f"AiohttpTransport(session={type(session).__name__}): "
+                "pass an aiohttp.ClientSession or nothing"
+            )
+        self._given = session
         self._session: aiohttp.ClientSession | None = None
-        self._way: Wire | ViaSession | None = None
+        self._sender: senders.DirectSender | senders.SessionSender | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     def __repr__(self) -> str:
-        if self._theirs is not None:
+        if self._given is not None:
             return "<AiohttpTransport with a session>"
         return f"<AiohttpTransport {'closed' if self._closed else 'with its own connections'}>"
 
     async def send(self, request: Request, *, timeout: float) -> Response:
-        """The whole answer, whatever its status, within `timeout` seconds.
-
-        The cause of an exception is one of the library's, without the request: no header is
-        reachable from it.
+        """Send a request, within `timeout` seconds in all, and return the complete response.
 
         Raises:
-            NotSentError: nothing reached the server, or nothing that it could carry out: a request
-                whose content was not even begun.
-            NoResponseError: the request may have been applied, and there is no whole answer.
+            NotSentError: not even the begin of the content was sent.
+            NoResponseError: the request may have been applied, and there is no complete response.
             ClientUsageError: not on asyncio, or in another event loop than before.
         """
-        sending = parts.Sending()
+        progress = senders.Progress()
         try:
-            way = self._way
-            if way is None or self._loop is not asyncio.get_running_loop():
-                way = self._opened()
-            if self._theirs is not None and self._theirs.closed:
-                raise NotBegun("The session is closed")
-            return await way.send(request, timeout, sending)
+            sender = self._sender
+            if sender is None or self._loop is not asyncio.get_running_loop():
+                sender = self._open()
+            if self._given is not None and self._given.closed:
+                raise NotStartedError("The session is closed")
+            return await sender.send(request, timeout, progress)
         except ClientUsageError:
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody cancelled it: a connector that is closed does so to who waits for it.
-            told, cause = self._failed(parts.Closed(), request.url, sending, timeout)
+            # Not a cancellation of this task: a closing connector cancels those that wait for it.
+            closed = senders.ConnectorClosedError()
+            failure = self._translate(closed, request.url, progress, timeout)
         except Exception as error:
-            told, cause = self._failed(error, request.url, sending, timeout)
-        # Raised here, when the original error, which knows the request, has been left behind.
+            failure = self._translate(error, request.url, progress, timeout)
+        # Raised outside of the handler and without this local, so that no header of the request can
+        # be reached from the exception.
         del request
         try:
-            raise told from cause
+            raise failure
         finally:
-            # Its traceback holds this frame, which shall not hold it in turn.
-            del told, cause
+            # No reference cycle of the exception and this frame, which its traceback refers to.
+            del failure
 
     async def aclose(self) -> None:
-        """Close the connections of its own; what is under way on them fails. May be repeated."""
+        """Close its own connections. Requests on them fail. May be called several times."""
         self._closed = True
-        session, self._session, self._way = self._session, None, None
+        session, self._session, self._sender = self._session, None, None
         if session is not None:
             await session.close()
 
-    def _opened(self) -> Wire | ViaSession:
+    def _open(self) -> senders.DirectSender | senders.SessionSender:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise ClientUsageError(
                 "AiohttpTransport needs asyncio; under trio use HttpxTransport"
             ) from None
-        if self._way is not None:
+        if self._sender is not None:
             raise ClientUsageError(
                 "this AiohttpTransport belongs to the event loop that used it first; "
                 "give each loop its own"
             )
-        if self._closed or (self._theirs is not None and self._theirs.closed):
-            raise NotBegun("The transport is closed")
-        # It brings httpx with it, and is not needed to make a transport.
+        if self._closed or (self._given is not None and self._given.closed):
+            raise NotStartedError("The transport is closed")
+        # Imported late, because it imports httpx, which creating a transport does not need.
         from .httpx import ssl_context
 
         self._loop = loop
-        self._session = open_session(self._theirs, ssl_context())
-        through_it = self._theirs is not None and needs_session(self._theirs)
-        self._way = (ViaSession if through_it else Wire)(self._session, self._limit)
-        return self._way
+        self._session = senders.open_session(self._given, ssl_context())
+        self._sender = senders.sender_of(self._given, self._session, self._limit)
+        return self._sender
 
     @staticmethod
-    def _failed(
-        error: Exception, url: str, sending: parts.Sending, timeout: float
-    ) -> tuple[UpdateError, Exception | None]:
-        """What is raised instead of the library's error, and its cause."""
-        if isinstance(error, NotBegun):
-            return NotSentError(str(error)), None
-        if isinstance(error, parts.Lost) and isinstance(error.__cause__, Exception):
+    def _translate(
+        error: Exception, url: str, progress: senders.Progress, timeout: float
+    ) -> UpdateError:
+        if isinstance(error, NotStartedError):
+            return NotSentError(str(error))
+        if isinstance(error, senders.ConnectionLostError) and isinstance(
+            error.__cause__, Exception
+        ):
             error = error.__cause__
         invalid = type(error) in (ValueError, UnicodeEncodeError, UnicodeError)
-        told = REASONS.get(type(error).__name__, INVALID if invalid else "")
-        if isinstance(error, UnusableAnswer):
-            told = str(error)
-        reason = reason_of(error, told)
-        known = next((kind for kind in parts.CAUSES if isinstance(error, kind)), None)
-        begun = sending.begun
+        reason = REASONS.get(type(error).__name__, INVALID if invalid else "")
+        if isinstance(error, UnusableResponseError):
+            reason = str(error)
+        begun = progress.begun
         if begun is None:
-            begun = not (invalid or isinstance(error, parts.Unusable))
-        told_error = failure(
-            host=host_of(url),
-            reason=reason,
+            begun = not (invalid or isinstance(error, senders.StaleConnectionError))
+        return translate(
+            url,
+            reason_of(error, reason),
+            next((kind for kind in senders.CAUSES if isinstance(error, kind)), None),
             timeout=timeout if isinstance(error, TimeoutError) else None,
-            # What was not begun did not leave, whatever kind of error it is.
-            refused=isinstance(error, parts.NOT_SENT) and not sending.begun,
+            # Whatever the error is, nothing left that was not begun.
+            refused=isinstance(error, senders.NOT_SENT) and not progress.begun,
             begun=begun,
         )
-        return told_error, known(reason) if known else None

@@ -1,4 +1,4 @@
-"""The `Transport` protocol: send one request, and say what became of it."""
+"""The `Transport` protocol."""
 
 from __future__ import annotations
 
@@ -6,21 +6,32 @@ from typing import Protocol
 
 from ..models.http import Request, Response
 
-__all__ = ["Request", "Response", "Transport"]
-
 
 class Transport(Protocol):
-    """Sends requests; never repeats one, never follows a redirect, never raises for a status."""
+    """Sends HTTP requests. Define these two methods to use another HTTP library.
+
+    A transport sends each request at most once: it does not retry, also not after a lost
+    connection, and does not follow redirects. A status is never an error. An exception says whether
+    the server may have acted on the request, which decides on a retry (RFC 9110, section 9.2.2).
+
+    ```py
+    class Fixed:  # a transport for tests
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            return Response(200, {"etag": '"1"'}, b"{}")
+
+        async def aclose(self) -> None: ...
+    ```
+    """
 
     async def send(self, request: Request, *, timeout: float) -> Response:
-        """The whole answer, within `timeout` seconds.
+        """Send a request and return the complete response, within `timeout` seconds in all.
 
         Raises:
-            NotSentError: nothing reached the server.
-            NoResponseError: the request may have been applied, and there is no whole answer.
+            NotSentError: the server got nothing that it could act on.
+            NoResponseError: the request may have been applied, and there is no complete response.
         """
         ...
 
     async def aclose(self) -> None:
-        """Close what the transport opened itself."""
+        """Close the connections that the transport opened itself."""
         ...

@@ -6,32 +6,30 @@ import functools
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import httpx
 
+from .._utils.arguments import validate_count
 from ..errors import NotSentError, UpdateError
 from ..models.http import Request, Response
-from ._errors import INVALID, NotBegun, failure, host_of, reason_of
+from ._errors import INVALID, NotStartedError, reason_of, translate
 from ._response_body import (
     ACCEPTED_ENCODINGS,
     MAX_RESPONSE_BYTES,
-    UnusableAnswer,
+    UnusableResponseError,
     decoded,
     headers_of,
     too_large,
     validate_length,
-    validate_limit,
 )
 
 if TYPE_CHECKING:
     import httpx2
 
 KEEPALIVE = 30.0
-"""Seconds for which a connection of the transport's own is kept idle; a connection that the server
-has closed meanwhile is noticed before it is used."""
+"""Seconds for which an idle connection is kept. httpx checks before use that it is still open."""
 
 OWN_HEADERS = [(b"user-agent", b"cognigy-async")]
 FIXED_REASONS = {
@@ -39,28 +37,42 @@ FIXED_REASONS = {
     "UnsupportedProtocol": "the URL must begin with http:// or https://",
 }
 
+NOT_SENT = (
+    *("ConnectError", "ConnectTimeout", "LocalProtocolError"),
+    *("PoolTimeout", "ProxyError", "UnsupportedProtocol"),
+)
+"""Errors of httpx before anything was sent."""
+
+ERRORS = (
+    *NOT_SENT,
+    *("CloseError", "DecodingError", "ReadError", "ReadTimeout"),
+    *("RemoteProtocolError", "WriteError", "WriteTimeout"),
+)
+"""Errors of httpx that may become the cause of an exception."""
+
 
 class HttpxTransport:
-    """Sends with httpx or httpx2, on asyncio and on trio.
+    """Sends requests with httpx or httpx2, on asyncio and trio.
 
-    Without a client it opens connections of its own: as many as are asked for at once, which are
-    never more than the `max_in_flight` of the client that sends, with the certificates that httpx
-    brings, and regardless of proxies and certificates in the environment.
+    Without a client it opens its own connections, one for each request in flight, so at most
+    `max_in_flight` of the client that sends. It trusts the certificates that httpx brings;
+    HTTP(S)_PROXY and SSL_CERT_FILE are ignored.
 
-    With a client, its proxies, certificates, limits, event hooks and default headers hold (headers
-    of the request go first), and it stays open when the transport is closed. Its `auth`, redirects,
-    cookies, query parameters, timeouts and ``Accept-Encoding`` do not apply: each request is sent
-    as it is, once.
-    `max_connections` of that client should not be below `max_in_flight` of whoever sends.
+    With a client, its proxies, certificates, limits, event hooks and default headers apply; headers
+    of a request come first. Its `auth`, redirects, cookies, query parameters, timeouts and
+    Accept-Encoding do not apply. Its `max_connections` should be at least `max_in_flight`. It is
+    not closed by the transport.
+
+    Example: `HttpxTransport(httpx.AsyncClient(proxy="http://proxy.example:3128"))`
 
     Args:
         client: an `httpx.AsyncClient` or `httpx2.AsyncClient`.
-        max_response_bytes: how large an answer may be, after it is decompressed; a larger one is
-            not read to its end and counts as none.
+        max_response_bytes: largest response, after decompression. A larger one is not read to its
+            end and raises a `NoResponseError`.
 
     Raises:
-        TypeError: for anything else as a client.
-        ConfigurationError: `max_response_bytes` is no whole number above 0.
+        TypeError: `client` is something else.
+        ConfigurationError: `max_response_bytes` is not an integer of at least 1.
     """
 
     def __init__(
@@ -69,62 +81,63 @@ class HttpxTransport:
         *,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
-        self._limit = validate_limit(max_response_bytes)
-        self._toolkit = _toolkit("httpx" if client is None else _library_of(client))
-        # The two libraries have the same interface; to a type checker one stands for both.
+        self._limit = validate_count("max_response_bytes", max_response_bytes)
+        name = "httpx" if client is None else _library_of(client)
+        # Both libraries have the same interface; for the type checker httpx stands for both.
+        self._library: Any = sys.modules[name]
+        self._body_type = _body_type(self._library)
         self._client = cast("httpx.AsyncClient | None", client)
         self._pool: _Pool | None = None
         self._closed = False
 
     def __repr__(self) -> str:
         if self._client is not None:
-            return f"<HttpxTransport with a client of {self._toolkit.name}>"
+            return f"<HttpxTransport with a client of {self._library.__name__}>"
         return f"<HttpxTransport {'closed' if self._closed else 'with its own connections'}>"
 
     async def send(self, request: Request, *, timeout: float) -> Response:
-        """The whole answer, whatever its status, within `timeout` seconds.
+        """Send a request and return the complete response, whatever its status.
 
-        The cause of an exception is one of the library's, without the request: no header is
-        reachable from it.
+        Args:
+            timeout: seconds for connecting, sending and receiving together.
 
         Raises:
-            NotSentError: nothing reached the server, or nothing that it could carry out: a request
-                whose content was not even begun.
-            NoResponseError: the request may have been applied, and there is no whole answer.
+            NotSentError: not even the begin of the content was sent.
+            NoResponseError: the request may have been applied, and there is no complete response.
         """
-        body = self._toolkit.body(request.content)
+        body = self._body_type(request.content)
         try:
             return await self._send(request, body, timeout)
         except Exception as error:
-            failure, cause = self._failed(error, request, body, timeout)
-        # Raised here, when the original error, which knows the request, has been left behind.
+            failure = self._translate(error, request, body, timeout)
+        # Raised outside of the handler and without these locals, so that no header of the request
+        # can be reached from the exception.
         del request, body
-        raise failure from cause
+        raise failure
 
     async def aclose(self) -> None:
-        """Close the connections of its own; what is under way on them fails. May be repeated."""
+        """Close its own connections. Requests on them fail. May be called several times."""
         self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.transport.aclose()
 
-    async def _send(self, request: Request, body: _Content, timeout: float) -> Response:
+    async def _send(self, request: Request, body: _Body, timeout: float) -> Response:
         if self._closed or (self._client is not None and self._client.is_closed):
-            raise NotBegun("The transport is closed")
+            raise NotStartedError("The transport is closed")
         outgoing = self._built(request, body)
-        # The library limits the time of each operation, so each is told what is left of the whole.
-        # That ends a request which gets no answer, and leaves the connections in order. The scope
-        # ends an answer that trickles in, where no single operation takes long.
-        left = _TimeLeft(timeout - min(0.05, timeout / 20))
-        outgoing.extensions["timeout"] = left
+        # httpx limits the time of single operations, each of which gets what is left in all. That
+        # ends a request without a response and leaves the connections in order. The scope ends a
+        # response that trickles in, where no single operation takes long.
+        outgoing.extensions["timeout"] = _TimeLeft(timeout - min(0.05, timeout / 20))
         with anyio.move_on_after(timeout):
             if self._client is None:
                 return await self._send_on_own(outgoing)
-            no_auth = self._toolkit.no_auth
-            answer = await self._client.send(
+            no_auth = self._library.Auth()
+            response = await self._client.send(
                 outgoing, auth=no_auth, follow_redirects=False, stream=True
             )
-            return await self._read(answer)
+            return await self._read(response)
         raise TimeoutError
 
     async def _send_on_own(self, outgoing: httpx.Request) -> Response:
@@ -141,9 +154,9 @@ class HttpxTransport:
             raise
         finally:
             pool.users -= 1
-            # Cancelled right after it was opened, a connection would stay in the pool unused for
-            # good. So those who come later get another pool, and who leaves this one last closes
-            # it. Errors and time-outs of an operation leave nothing behind.
+            # A request that is cancelled right after its connection was opened leaves it in the
+            # pool, unused for good. So later requests get another pool, and the last user of this
+            # one closes it. Errors and timeouts leave nothing behind.
             if cancelled and self._pool is pool:
                 self._pool = None
             if self._pool is not pool and not pool.users:
@@ -151,72 +164,73 @@ class HttpxTransport:
                     await pool.transport.aclose()
         return response
 
-    def _built(self, request: Request, body: _Content) -> httpx.Request:
+    def _built(self, request: Request, body: _Body) -> httpx.Request:
         try:
-            url = self._toolkit.url(request.url)
+            url = self._library.URL(request.url)
             given = {name.lower() for name in request.headers} | {"accept-encoding"}
             headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
             defaults = OWN_HEADERS if self._client is None else self._client.headers.raw
             headers += [item for item in defaults if item[0].decode().lower() not in given]
             if "host" not in given:
                 headers.insert(0, (b"Host", url.netloc))
-            # Decoded here, and not by the library, which may know more encodings.
+            # Only what `decoded` can decode; the library may know more encodings.
             headers.append((b"Accept-Encoding", ACCEPTED_ENCODINGS.encode()))
             if request.content or request.method in ("POST", "PUT", "PATCH"):
                 headers.append((b"Content-Length", b"%d" % len(request.content)))
-            return self._toolkit.request(request.method, url, headers=headers, stream=body)
-        except (ValueError, self._toolkit.invalid_url):
-            raise NotBegun("The URL or a header is not valid") from None
+            outgoing: httpx.Request = self._library.Request(
+                request.method, url, headers=headers, stream=body
+            )
+        except (ValueError, self._library.InvalidURL):
+            raise NotStartedError("The URL or a header is not valid") from None
+        return outgoing
 
-    def _failed(
-        self, error: Exception, request: Request, body: _Content, timeout: float
-    ) -> tuple[UpdateError, Exception | None]:
-        """What is raised instead of the library's error, and its cause."""
-        host = host_of(request.url)
-        if isinstance(error, NotBegun):
-            return NotSentError(str(error)), None
-        tools = self._toolkit
-        reason = self._reason(error)
-        known = next((kind for kind in type(error).__mro__ if kind in tools.errors), None)
-        # A claim that nothing was sent is believed if the content was not begun. Some transports
-        # say so of a connection that was lost afterwards. One that has no cause was not translated
-        # from another library's: then a transport for tests was told to raise it.
-        claimed = isinstance(error, tools.not_sent)
-        told = failure(
-            host=host,
-            reason=reason,
-            timeout=timeout if isinstance(error, tools.timeouts) else None,
+    def _translate(
+        self, error: Exception, request: Request, body: _Body, timeout: float
+    ) -> UpdateError:
+        if isinstance(error, NotStartedError):
+            return NotSentError(str(error))
+        kinds = {getattr(self._library, name) for name in ERRORS}
+        known = next((kind for kind in type(error).__mro__ if kind in kinds), None)
+        is_timeout = isinstance(error, (self._library.TimeoutException, TimeoutError))
+        # Believe a claim that nothing was sent only if the content was not begun: some transports
+        # make it for a connection that was lost later. A claim without a cause was not translated
+        # from another library; a mock transport of a test makes it, and is believed.
+        claimed = known is not None and known.__name__ in NOT_SENT
+        return translate(
+            request.url,
+            self._reason(error),
+            known,
+            timeout=timeout if is_timeout else None,
             refused=claimed and not (body.begun and error.__cause__),
-            # A request without the content that it announces cannot be carried out.
+            # The server cannot act on a request without the content that it announces.
             begun=body.begun or not request.content,
         )
-        return told, known(reason) if known else None
 
     def _reason(self, error: Exception) -> str:
-        told = FIXED_REASONS.get(type(error).__name__, "")
-        if isinstance(error, UnusableAnswer):
-            told = str(error)
-        elif not told and type(error).__module__.partition(".")[0] == self._toolkit.name:
-            # After a colon it may quote a header.
-            told = str(error).partition(":")[0].rstrip(".")
-        return reason_of(error, told)
+        reason = FIXED_REASONS.get(type(error).__name__, "")
+        if isinstance(error, UnusableResponseError):
+            reason = str(error)
+        elif not reason and type(error).__module__.partition(".")[0] == self._library.__name__:
+            # The text after a colon may quote a header.
+            reason = str(error).partition(":")[0].rstrip(".")
+        return reason_of(error, reason)
 
-    async def _read(self, answer: httpx.Response) -> Response:
+    async def _read(self, response: httpx.Response) -> Response:
         limit = self._limit
-        headers = headers_of(answer.headers.raw)
-        if answer.is_closed:
-            # A hook of the client has read it.
-            if len(answer.content) > limit:
+        headers = headers_of(response.headers.raw)
+        if response.is_closed:
+            # An event hook of the client has read it.
+            if len(response.content) > limit:
                 raise too_large(limit)
-            return Response(answer.status_code, headers, answer.content)
+            return Response(response.status_code, headers, response.content)
         chunks: list[bytes] = []
         size = 0
         try:
             validate_length(headers.get("content-length"), limit)
-            # An error between two chunks would leave generators of the library unfinished, which
-            # is a warning on trio. A cancellation ends them, where they wait for more.
+            # Ended by a cancellation, as an exception between two chunks would leave generators of
+            # the library unfinished, which is a warning on trio.
             with anyio.CancelScope() as enough:
-                async for chunk in cast("httpx.AsyncByteStream", answer.stream):
+                async for chunk in cast("httpx.AsyncByteStream", response.stream):
                     size += len(chunk)
                     if size > limit:
                         chunks.clear()
@@ -226,16 +240,15 @@ class HttpxTransport:
             if size > limit:
                 raise too_large(limit)
         finally:
-            await answer.aclose()
-        # Decoded when it is complete: then no generator is left behind by an error either.
-        return Response(answer.status_code, headers, decoded(b"".join(chunks), headers, limit))
+            await response.aclose()
+        return Response(response.status_code, headers, decoded(b"".join(chunks), headers, limit))
 
 
 class _Pool:
-    """Connections of the transport's own.
+    """The transport's own connections.
 
-    Below a client, as cookies, redirects and authentication are none of its business. That also
-    saves a tenth of the time of a request.
+    An `httpx.AsyncHTTPTransport` without a client, which would add cookies, redirects and
+    authentication and a tenth of the time of a request.
     """
 
     def __init__(self) -> None:
@@ -251,13 +264,13 @@ class _Pool:
 
 @functools.cache
 def ssl_context() -> ssl.SSLContext:
-    """The certificates that httpx brings, read once; the environment has no say."""
-    # Reading the certificates takes longer than many requests.
+    """Return a context with the certificates that httpx brings, whatever the environment says."""
+    # Cached, because reading the certificates takes longer than many requests.
     return httpx.create_ssl_context(trust_env=False)
 
 
-class _Content(httpx.ByteStream):
-    """The content of a request, which knows whether it was begun to be sent."""
+class _Body(httpx.ByteStream):
+    """The content of a request. `begun` is set when the library starts to send it."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
@@ -274,7 +287,7 @@ class _Content(httpx.ByteStream):
 
 
 class _Once:
-    """Yields one item. Not a generator: one that is left before its end is a warning on trio."""
+    """Yields one item. Not a generator, as an unfinished one is a warning on trio."""
 
     def __init__(self, item: bytes) -> None:
         self._items = [item]
@@ -289,7 +302,7 @@ class _Once:
 
 
 class _TimeLeft(dict[str, float]):
-    """Time-outs of single operations that together take no longer than a whole."""
+    """Timeouts of single operations that take no longer than `seconds` together."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(dict.fromkeys(("connect", "pool", "read", "write"), seconds))
@@ -299,23 +312,8 @@ class _TimeLeft(dict[str, float]):
         left = self._end - anyio.current_time()
         if left <= 0:
             return 0.0
-        # Asked for once, and applied to the connection and then to TLS on it.
+        # Read once, but applied twice: to the connection and then to TLS.
         return left / 2 if key == "connect" else left
-
-
-@dataclass(frozen=True)
-class _Toolkit:
-    """What is needed of httpx or httpx2."""
-
-    name: str
-    url: type[httpx.URL]
-    request: type[httpx.Request]
-    body: type[_Content]
-    no_auth: httpx.Auth
-    invalid_url: type[Exception]
-    errors: frozenset[type[Exception]]
-    not_sent: tuple[type[Exception], ...]
-    timeouts: tuple[type[Exception], ...]
 
 
 def _library_of(client: object) -> str:
@@ -330,41 +328,8 @@ def _library_of(client: object) -> str:
 
 
 @functools.cache
-def _toolkit(name: str) -> _Toolkit:
-    library: Any = sys.modules[name]
-    of_httpx = issubclass(library.ByteStream, httpx.ByteStream)
-    body = _Content if of_httpx else type("_Content", (_Content, library.ByteStream), {})
-    return _Toolkit(
-        name=name,
-        url=library.URL,
-        request=library.Request,
-        body=body,
-        no_auth=library.Auth(),
-        invalid_url=library.InvalidURL,
-        errors=frozenset(
-            {
-                library.CloseError,
-                library.ConnectError,
-                library.ConnectTimeout,
-                library.DecodingError,
-                library.LocalProtocolError,
-                library.PoolTimeout,
-                library.ProxyError,
-                library.ReadError,
-                library.ReadTimeout,
-                library.RemoteProtocolError,
-                library.UnsupportedProtocol,
-                library.WriteError,
-                library.WriteTimeout,
-            }
-        ),
-        not_sent=(
-            library.ConnectError,
-            library.ConnectTimeout,
-            library.LocalProtocolError,
-            library.PoolTimeout,
-            library.ProxyError,
-            library.UnsupportedProtocol,
-        ),
-        timeouts=(library.TimeoutException, TimeoutError),
-    )
+def _body_type(library: Any) -> type[_Body]:
+    """Return a class of bodies that httpx or httpx2 accepts."""
+    if issubclass(library.ByteStream, httpx.ByteStream):
+        return _Body
+    return type("_Body", (_Body, library.ByteStream), {})

@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a writer, which ends with the test."""
+    """Return a function that starts a writer, which ends with the test."""
     with ExitStack() as stack:
 
         def writer(count: int, how: str = "plain") -> Process:
@@ -66,30 +66,30 @@ def ids(*paths: Path) -> list[str]:
     return [record.update_id for file in paths for record in read_audit(file)]
 
 
-def test_kill_leaves_a_file_that_fits_and_is_continued(
+def test_a_killed_process_leaves_a_valid_file_that_is_continued(
     path: Path, start: Callable[..., Process]
 ) -> None:
     count = 0
     for _ in range(3):
         process = start(1_000_000)
         assert process.stdout is not None
-        told = [process.stdout.readline().strip() for _ in range(400)]
+        printed = [process.stdout.readline().strip() for _ in range(400)]
         process.kill()
         process.wait(timeout=20)
         report = verify_audit([path])
         assert report.faults == ()
         written = ids(path)
         assert report.records == len(written) > count
-        # In their order, none left out; what was on its way to the file is not there.
+        # In order and without a gap; records that were not written yet are lost.
         assert written[count:] == [f"plain-{n}" for n in range(len(written) - count)]
-        assert told[0] == written[count]
+        assert printed[0] == written[count]
         count = len(written)
     lines_of(start(5))
     assert files_of(path) == [path]
     assert verify_audit([path]).records == count + 5
 
 
-def test_processes_at_the_same_time_have_files_of_their_own(
+def test_concurrent_processes_have_their_own_files(
     path: Path, start: Callable[..., Process]
 ) -> None:
     first = start(1_000_000)
@@ -105,29 +105,29 @@ def test_processes_at_the_same_time_have_files_of_their_own(
     assert set(files) <= {path, *(path.with_name(f"audit.{n}.jsonl") for n in (2, 3))}
     assert verify_audit(files).ok
     assert len(ids(*files[:-1])) == 100, "those that were not killed wrote all"
-    # The first place is free again.
+    # The first file is free again.
     before = verify_audit([path]).records
     lines_of(start(3))
     assert verify_audit([path]).records == before + 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_forked_workers_have_files_of_their_own(path: Path, start: Callable[..., Process]) -> None:
+def test_forked_workers_have_their_own_files(path: Path, start: Callable[..., Process]) -> None:
     assert len(lines_of(start(30, "fork"))) == 120
     files = files_of(path)
     assert len(files) >= 2
     report = verify_audit(files)
     assert (report.faults, report.torn, report.records) == ((), (), 120)
     assert len(set(ids(*files))) == 120
-    # A child that came late may have found the parent gone.
+    # A late child may have continued the file of the parent.
     assert ids(path)[:30] == [f"parent-{number}" for number in range(30)]
-    # Their places are free again, the parent's as well.
+    # All files are free again.
     lines_of(start(3))
     assert ids(path)[-1] == "plain-2"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="this system has no limit to a file's size")
-def test_a_disk_that_is_full_costs_no_update_and_no_whole_record(
+def test_a_full_disk_fails_no_update_and_leaves_complete_records(
     path: Path, start: Callable[..., Process]
 ) -> None:
     *applied, counts = lines_of(start(300, "full"))

@@ -208,4 +208,4 @@ def test_a_file_that_is_not_an_audit_file(audit: Command, tmp_path: Path) -> Non
     assert audit("show", path, "--dialog", "d-1") == 1
     assert "line 1" in audit.err
     assert audit("verify", path) == 1
-    assert "line 1: it is not a line that an audit writes" in audit.err
+    assert "line 1: it is not a line of an audit file" in audit.err

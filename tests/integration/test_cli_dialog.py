@@ -219,7 +219,7 @@ def test_an_ambiguous_update_names_its_cause(emulator: Emulator, command: Comman
     assert command("update", "d-1", "--session", "a=1", "--next-step", "pay") == 1
     assert command.err.startswith("AmbiguousUpdateError: ")
     assert "Read the state" in command.err
-    assert "Cause: No whole answer came" in command.err
+    assert "Cause: No complete response" in command.err
 
 
 def test_a_cause_in_the_message_of_the_error_is_not_repeated(

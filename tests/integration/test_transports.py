@@ -1,4 +1,4 @@
-"""What every transport makes of servers that behave and of servers that do not, over sockets.
+"""Every transport with well-behaved and misbehaving servers, over sockets.
 
 The expectations are the same for all of them, so that one may take the place of another.
 """
@@ -81,7 +81,7 @@ def name_of(case: Case) -> str:
 
 
 def only(kinds: Iterable[str]) -> pytest.MarkDecorator:
-    """For a test that has no meaning for the other transports."""
+    """Run a test for these kinds of transport alone."""
     cases = [case for case in CASES if case.kind in kinds]
     return pytest.mark.parametrize("case", cases, ids=name_of)
 
@@ -106,14 +106,14 @@ async def opened(
     connections: int = 100,
     **options: Any,
 ) -> AsyncIterator[Transport]:
-    """A transport of this kind; what its owner has set must not reach a request."""
+    """Open a transport; the options of a given client or session must not reach a request."""
     made: Transport
     if case.kind in OWNED:
         made = HttpxTransport(**options) if case.kind == "httpx" else AiohttpTransport(**options)
         yield made
         await made.aclose()
     elif case.kind.startswith("aiohttp"):
-        # A session with traces sends by itself, and of others the transport takes the connections.
+        # A session with traces sends by itself; of others only the connections are used.
         traced = "traced" in case.kind
         session = aiohttp.ClientSession(
             "http://elsewhere.invalid/",
@@ -158,7 +158,7 @@ def owned(case: Case) -> bool:
 
 
 class TestAnswers:
-    async def test_status_headers_and_content_come_back(self, transport: Transport) -> None:
+    async def test_status_headers_and_content_are_returned(self, transport: Transport) -> None:
         answer = (
             b"HTTP/1.1 409 Conflict\r\nETag: W/x\r\nX-Note: a\r\nx-note: b\r\n"
             b"Content-Length: 4\r\n\r\nbody"
@@ -190,7 +190,7 @@ class TestAnswers:
         assert server.requests[0].startswith(b"GET /state HTTP/1.1\r\n")
         assert b"content-length" not in server.requests[0].lower()
 
-    async def test_a_compressed_answer_is_decoded(self, transport: Transport) -> None:
+    async def test_a_compressed_response_is_decoded(self, transport: Transport) -> None:
         content = gzip.compress(b'{"version": 3}')
         head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
         async with serving(answers(head % len(content) + content)) as server:
@@ -198,17 +198,17 @@ class TestAnswers:
         assert response.content == b'{"version": 3}'
         assert b"gzip" in server.requests[0]
 
-    async def test_a_chunked_answer_in_pieces_is_put_together(self, transport: Transport) -> None:
+    async def test_a_chunked_response_in_pieces_is_joined(self, transport: Transport) -> None:
         pieces = (b"HTTP/1.1 200 OK\r\nTransfer-", b"Encoding: chunked\r\n\r\n3\r", b"\n[1,\r\n")
         async with serving(answers(*pieces, b"2\r\n2]\r\n0\r\n\r\n")) as server:
             assert (await transport.send(patch(server), timeout=5)).content == b"[1,2]"
 
-    async def test_a_preliminary_answer_is_passed_over(self, transport: Transport) -> None:
+    async def test_an_interim_response_is_skipped(self, transport: Transport) -> None:
         async with serving(answers(b"HTTP/1.1 100 Continue\r\n\r\n", OK)) as server:
             assert (await transport.send(patch(server), timeout=5)).status == 200
 
     @pytest.mark.parametrize("deflated", [zlib.compress, raw_deflate], ids=["zlib", "raw"])
-    async def test_both_things_that_are_called_deflate(
+    async def test_both_formats_called_deflate_are_decoded(
         self, transport: Transport, deflated: Callable[[bytes], bytes]
     ) -> None:
         content = deflated(b'{"version": 3}')
@@ -217,11 +217,11 @@ class TestAnswers:
             response = await transport.send(patch(server), timeout=5)
         assert response.content == b'{"version": 3}'
 
-    async def test_an_answer_that_ends_with_the_connection(self, transport: Transport) -> None:
+    async def test_a_response_that_ends_with_the_connection(self, transport: Transport) -> None:
         async with serving(answers_and_closes(b"HTTP/1.1 200 OK\r\n\r\n{}")) as server:
             assert (await transport.send(patch(server), timeout=5)).content == b"{}"
 
-    async def test_an_answer_byte_by_byte(self, transport: Transport) -> None:
+    async def test_a_response_byte_by_byte(self, transport: Transport) -> None:
         async with serving(answers(*(bytes([byte]) for byte in OK))) as server:
             for _ in range(2):
                 assert (await transport.send(patch(server), timeout=5)).content == b"{}"
@@ -240,13 +240,13 @@ class TestAnswers:
             assert (await transport.send(patch(server), timeout=5)).status == 200
 
     @only(AIOHTTP)
-    async def test_a_status_that_means_nothing_is_not_waited_upon(
+    async def test_a_status_below_100_is_not_an_interim_response(
         self, transport: Transport
     ) -> None:
         async with serving(answers(OK.replace(b"200", b"099"))) as server:
             assert (await transport.send(patch(server), timeout=5)).status == 99
 
-    async def test_several_preliminary_answers(self, transport: Transport) -> None:
+    async def test_several_interim_responses_are_skipped(self, transport: Transport) -> None:
         early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
         async with serving(answers(b"HTTP/1.1 100 Continue\r\n\r\n", early, early, OK)) as server:
             assert (await transport.send(patch(server), timeout=5)).headers["etag"] == "7"
@@ -261,7 +261,9 @@ class TestAnswers:
                 assert (await transport.send(patch(server), timeout=5)).status == 200
         assert (server.connections, len(server.requests)) == (1, 2)
 
-    async def test_an_early_refusal_of_a_large_request_is_heard(self, transport: Transport) -> None:
+    async def test_an_early_response_to_a_large_request_is_returned(
+        self, transport: Transport
+    ) -> None:
         async def refuses(connection: Connection, server: Server) -> None:
             await connection.stream.receive(1000)
             await connection.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
@@ -272,13 +274,13 @@ class TestAnswers:
             assert (await transport.send(request, timeout=5)).status == 413
 
     @pytest.mark.parametrize("location", [b"/elsewhere", b"https://[bad", b"http://x.invalid/"])
-    async def test_a_redirect_is_an_answer(self, transport: Transport, location: bytes) -> None:
+    async def test_a_redirect_is_returned(self, transport: Transport, location: bytes) -> None:
         answer = b"HTTP/1.1 307 Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % location
         async with serving(answers(answer)) as server:
             try:
                 response = await transport.send(patch(server), timeout=5)
             except NoResponseError:
-                # A client of the user's looks at where it leads, and may not understand it.
+                # A given client parses the location, and may fail.
                 assert case.kind in LIBRARIES
                 assert location == b"https://[bad"
             else:
@@ -288,25 +290,27 @@ class TestAnswers:
     async def test_cookies_are_not_kept(self, transport: Transport) -> None:
         answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=1; Path=/\r\nContent-Length: 0\r\n\r\n"
         async with serving(answers(answer)) as server:
-            # Some keep none for an address.
+            # Some libraries keep no cookies for an IP address.
             url = server.url.replace("127.0.0.1", "localhost")
             await transport.send(patch(url), timeout=5)
             await transport.send(patch(url), timeout=5)
         assert len(server.requests) == 2
         assert b"cookie" not in server.requests[1].lower()
 
-    async def test_a_connection_is_used_again(self, transport: Transport) -> None:
+    async def test_a_connection_is_reused(self, transport: Transport) -> None:
         async with serving(answering) as server:
             for _ in range(5):
                 await transport.send(patch(server), timeout=5)
         assert (server.connections, len(server.requests)) == (1, 5)
 
-    async def test_a_connection_that_the_server_closed_is_not(self, transport: Transport) -> None:
+    async def test_a_connection_that_the_server_closed_is_not_reused(
+        self, transport: Transport
+    ) -> None:
         async with serving(answers_and_closes(OK)) as server:
             for _ in range(3):
                 assert (await transport.send(patch(server), timeout=5)).status == 200
                 await until(lambda: server.open == 0)
-                # The event loop is told of it in one of its next turns.
+                # The event loop notices it in one of its next iterations.
                 await anyio.sleep(0.02)
         assert (server.connections, len(server.requests)) == (3, 3)
 
@@ -324,14 +328,14 @@ class TestAnswers:
 
 
 class TestNothingWasSent:
-    async def test_nobody_listens(self, transport: Transport, free_tcp_port: int) -> None:
+    async def test_connection_refused(self, transport: Transport, free_tcp_port: int) -> None:
         error = await failure(transport, patch(f"http://127.0.0.1:{free_tcp_port}"))
         assert isinstance(error, NotSentError)
         assert f"127.0.0.1:{free_tcp_port}: Connection refused" in str(error)
         assert error.__cause__ is not None
 
     @pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'a' * 64}.invalid"])
-    async def test_the_name_is_not_known(self, transport: Transport, host: str) -> None:
+    async def test_an_unknown_host_name(self, transport: Transport, host: str) -> None:
         error = await failure(transport, patch(f"http://{host}:8080"))
         assert isinstance(error, NotSentError)
         assert host in str(error)
@@ -359,7 +363,7 @@ class TestNothingWasSent:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            # Linux drops who comes when the queue is full, so that connecting takes for ever.
+            # Linux drops connections beyond the backlog, so that connecting takes for ever.
             with suppress(TimeoutError):
                 while True:
                     waiting = socket.create_connection(listener.getsockname(), timeout=0.2)
@@ -403,33 +407,31 @@ class TestNothingWasSent:
             "h\n",
         ],
     )
-    async def test_the_url_is_none(self, transport: Transport, url: str) -> None:
+    async def test_an_invalid_url(self, transport: Transport, url: str) -> None:
         assert isinstance(await failure(transport, patch(url, "")), NotSentError)
 
     @pytest.mark.parametrize(
         "headers", [{"x-note": "a\nb: c"}, {"x-note": "é\ud800"}, {"a b": "c"}], ids=ascii
     )
-    async def test_a_header_is_none(self, transport: Transport, headers: dict[str, str]) -> None:
+    async def test_an_invalid_header(self, transport: Transport, headers: dict[str, str]) -> None:
         async with serving(answering) as server:
             headers = {name: value + CANARY for name, value in headers.items()}
             assert isinstance(await failure(transport, patch(server, **headers)), NotSentError)
         assert server.requests == []
 
-    async def test_what_is_wrong_with_a_header_is_said_without_it(
-        self, transport: Transport
-    ) -> None:
+    async def test_an_error_about_a_header_does_not_show_it(self, transport: Transport) -> None:
         async with serving(answering) as server:
             error = await failure(transport, patch(server, **{"x-note": f"{CANARY}\n"}))
         assert "the URL or a header is not valid in HTTP" in str(error)
 
-    async def test_user_and_password_of_an_url_are_not_told(
+    async def test_user_and_password_of_a_url_are_not_shown(
         self, transport: Transport, free_tcp_port: int
     ) -> None:
         error = await failure(transport, patch(f"http://me:{CANARY}@127.0.0.1:{free_tcp_port}"))
         assert f"to 127.0.0.1:{free_tcp_port}" in str(error)
 
     @pytest.mark.parametrize("rest", ["/word@127.0.0.1/", "?word@127.0.0.1/"])
-    async def test_a_password_that_breaks_an_url_is_not_told(
+    async def test_a_password_that_breaks_a_url_is_not_shown(
         self, transport: Transport, rest: str
     ) -> None:
         error = await failure(transport, patch(f"http://me:{CANARY}{rest}", ""))
@@ -448,7 +450,7 @@ class TestNothingWasSent:
 
 class TestItMayHaveBeenApplied:
     @pytest.mark.parametrize(
-        ("answer", "told"),
+        ("answer", "reason"),
         [
             (b"", "disconnected"),
             (b"HTTP/1.1 200 OK\r\nContent-", ""),
@@ -460,34 +462,38 @@ class TestItMayHaveBeenApplied:
             (f"HTTP/1.1 200 OK\r\nno header {CANARY}\r\n\r\n".encode(), ""),
         ],
     )
-    async def test_no_whole_answer(self, transport: Transport, answer: bytes, told: str) -> None:
+    async def test_an_incomplete_response(
+        self, transport: Transport, answer: bytes, reason: str
+    ) -> None:
         async with serving(answers_and_closes(answer)) as server:
             error = await failure(transport, patch(server))
         assert isinstance(error, NoResponseError)
         assert not error.timed_out
         assert server.url.removeprefix("http://") in str(error)
-        assert told in str(error)
+        assert reason in str(error)
         assert len(server.requests) == 1, "not repeated"
 
     async def test_the_connection_is_reset(self, transport: Transport) -> None:
         async def resets(connection: Connection, server: Server) -> None:
             await connection.stream.receive(1)
-            # Closed with unread data, which the peer is told by a reset.
+            # Closing with unread data sends a reset.
 
         async with serving(resets) as server:
             error = await failure(transport, patch(server))
         assert isinstance(error, NoResponseError)
         assert not error.timed_out
 
-    async def test_it_is_closed_before_the_request_is_read(self, transport: Transport) -> None:
+    async def test_the_server_closes_before_it_reads_the_request(
+        self, transport: Transport
+    ) -> None:
         async def closes(connection: Connection, server: Server) -> None:
             pass
 
         async with serving(closes) as server:
-            # By the time that the system says so, a part may have left, or none.
+            # Either error is right: a part of the request may have been sent, or none.
             await failure(transport, patch(server))
 
-    async def test_no_answer_in_time(self, transport: Transport) -> None:
+    async def test_no_response_in_time(self, transport: Transport) -> None:
         async with serving(answers()) as server:
             with anyio.fail_after(5):
                 error = await failure(transport, patch(server), timeout=0.5)
@@ -499,7 +505,7 @@ class TestItMayHaveBeenApplied:
     @pytest.mark.parametrize(
         "start", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"]
     )
-    async def test_an_answer_that_trickles_in_is_cut_off(
+    async def test_a_response_that_trickles_in_times_out(
         self, transport: Transport, start: bytes
     ) -> None:
         async def trickles(connection: Connection, server: Server) -> None:
@@ -517,7 +523,7 @@ class TestItMayHaveBeenApplied:
         assert error.timed_out
 
     @only(AIOHTTP)
-    async def test_preliminary_answers_without_end(self, transport: Transport) -> None:
+    async def test_endless_interim_responses_time_out(self, transport: Transport) -> None:
         async def postpones(connection: Connection, server: Server) -> None:
             server.requests.append(await connection.request())
             while True:
@@ -529,9 +535,7 @@ class TestItMayHaveBeenApplied:
             assert error.timed_out
             await until(lambda: server.open == 0)
 
-    async def test_the_time_holds_for_the_whole_and_not_for_each_step(
-        self, transport: Transport
-    ) -> None:
+    async def test_the_timeout_holds_for_the_whole_request(self, transport: Transport) -> None:
         async def dawdles(connection: Connection, server: Server) -> None:
             await connection.request()
             await connection.send(b"HTTP/1.1 200 OK\r\n")
@@ -557,7 +561,9 @@ class TestItMayHaveBeenApplied:
         assert error.timed_out
 
     @only(OWNED)
-    async def test_what_is_under_way_when_the_transport_closes(self, transport: Transport) -> None:
+    async def test_closing_the_transport_fails_requests_in_flight(
+        self, transport: Transport
+    ) -> None:
         async with serving(answers()) as server, anyio.create_task_group() as group:
 
             async def close() -> None:
@@ -602,9 +608,9 @@ class TestItMayHaveBeenApplied:
         assert isinstance(error, NoResponseError)
         assert len(server.requests) == 2, "not repeated"
 
-    # httpx keeps for the next answer what comes with the end of one.
+    # httpx keeps data behind a response for the next one.
     @only(("aiohttp", "aiohttp session"))
-    async def test_more_content_than_announced_is_not_the_next_answer(
+    async def test_more_content_than_announced_is_not_the_next_response(
         self, transport: Transport
     ) -> None:
         stray = b"HTTP/1.1 500 Stray\r\nContent-Length: 0\r\n\r\n"
@@ -621,7 +627,7 @@ class TestItMayHaveBeenApplied:
             statuses = [(await transport.send(patch(server), timeout=5)).status for _ in range(3)]
         assert statuses == [200, 200, 200]
 
-    async def test_an_answer_to_no_request_is_not_that_to_the_next(
+    async def test_an_unsolicited_response_is_not_the_next_response(
         self, transport: Transport
     ) -> None:
         stray = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
@@ -662,7 +668,9 @@ class TestAnswersAreBounded:
         ],
         ids=["announced", "astronomic", "chunked", "unannounced", "gzip", "deflate", "twice"],
     )
-    async def test_one_that_is_too_large(self, case: Case, head: bytes, content: bytes) -> None:
+    async def test_a_response_that_is_too_large(
+        self, case: Case, head: bytes, content: bytes
+    ) -> None:
         answer = b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + content
         async with (
             serving(answers_and_closes(answer)) as server,
@@ -675,7 +683,7 @@ class TestAnswersAreBounded:
             await until(lambda: server.open == 0)
         assert len(server.requests) == 1
 
-    async def test_an_endless_one_is_not_read_on(self, case: Case) -> None:
+    async def test_an_endless_response_is_not_read_on(self, case: Case) -> None:
         sent = 0
 
         async def talks(connection: Connection, server: Server) -> None:
@@ -703,7 +711,7 @@ class TestAnswersAreBounded:
         ],
         ids=["announced", "chunked", "gzip"],
     )
-    async def test_one_that_just_fits(self, case: Case, head: bytes, content: bytes) -> None:
+    async def test_a_response_at_the_limit(self, case: Case, head: bytes, content: bytes) -> None:
         answer = b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + content
         async with (
             serving(answers_and_closes(answer)) as server,
@@ -722,7 +730,7 @@ class TestAnswersAreBounded:
             (b"deflate", b"\x78\x9c nonsense"),
         ],
     )
-    async def test_one_that_cannot_be_unpacked(
+    async def test_a_response_that_cannot_be_decoded(
         self, transport: Transport, encoding: bytes, content: bytes
     ) -> None:
         answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\n\r\n" % encoding + content
@@ -731,13 +739,13 @@ class TestAnswersAreBounded:
         assert isinstance(error, NoResponseError)
         assert "encoded" in str(error)
 
-    async def test_no_content_needs_no_unpacking(self, transport: Transport) -> None:
+    async def test_an_empty_response_is_not_decoded(self, transport: Transport) -> None:
         answer = b"HTTP/1.1 204 No Content\r\nContent-Encoding: gzip\r\n\r\n"
         async with serving(answers(answer)) as server:
             assert (await transport.send(patch(server), timeout=5)).content == b""
 
     @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "1"])
-    def test_a_limit_that_cannot_work(self, limit: Any) -> None:
+    def test_an_invalid_limit(self, limit: Any) -> None:
         for kind in (HttpxTransport, AiohttpTransport):
             with pytest.raises(ConfigurationError, match="max_response_bytes"):
                 kind(max_response_bytes=limit)
@@ -768,7 +776,7 @@ class TestConnectionsStayHealthy:
                         group.start_soon(cut_off, server, chance.random() * 0.006)
             await all_can_be_served(transport, server, owned)
 
-    async def test_others_go_on_when_one_is_cancelled(
+    async def test_a_cancellation_does_not_affect_other_requests(
         self, transport: Transport, owned: bool
     ) -> None:
         async def dawdles(connection: Connection, server: Server) -> None:
@@ -803,10 +811,5 @@ class TestConnectionsStayHealthy:
             await all_can_be_served(transport, server, owned)
 
 
-def test_it_is_made_outside_of_an_event_loop_and_opens_nothing() -> None:
-    assert repr(HttpxTransport()) == "<HttpxTransport with its own connections>"
-    assert repr(AiohttpTransport()) == "<AiohttpTransport with its own connections>"
-
-
-def test_a_response_says_nothing_of_its_content() -> None:
+def test_the_repr_of_a_response_has_no_content() -> None:
     assert repr(Response(200, {"x": CANARY}, CANARY.encode())) == "<Response 200 15 bytes>"

@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1 that nobody trusts but whoever is told to."""
+"""A certificate for 127.0.0.1, and a context that trusts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that behave and servers that do not, for the tests of the transports."""
+"""Well-behaved and misbehaving servers for the tests of the transports."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CONTENT = b'{"session": {"a": 1}}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: 7\r\n\r\n{}"
 TLS = httpx.create_ssl_context()
 PACKAGES = ("cognigy_async", "httpx", "httpcore", "aiohttp")
-"""Those whose frames a traceback may show."""
+"""Packages whose frames are searched for the token."""
 
 
 class Connection:
-    """One connection of the server: reads whole requests, writes what a test wants."""
+    """One connection of the server."""
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self.stream = stream
         self._unread = b""
 
     async def request(self) -> bytes:
-        """The next request, head and content; empty at the end of the connection."""
+        """Return the next request, head and content; empty at the end of the connection."""
         while (end := self._unread.find(b"\r\n\r\n")) < 0:
             if not await self._more():
                 return b""
@@ -62,7 +62,7 @@ class Connection:
 
 
 class Server:
-    """Where it listens, and what it has seen."""
+    """Address and counters of a server."""
 
     def __init__(self, port: int, scheme: str = "http") -> None:
         self.url = f"{scheme}://127.0.0.1:{port}"
@@ -76,7 +76,7 @@ async def serving(
     behaviour: Callable[[Connection, Server], Awaitable[None]],
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Server]:
-    """A server in which `behaviour` has each connection; it is closed when that returns."""
+    """Serve each connection by `behaviour`, and close it when that returns."""
     plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
     server = Server(
         plain.extra(anyio.abc.SocketAttribute.local_port), "http" if tls is None else "https"
@@ -109,7 +109,7 @@ async def answering(connection: Connection, server: Server) -> None:
 
 
 def answers(*parts: bytes) -> Callable[[Connection, Server], Awaitable[None]]:
-    """A behaviour: each request is answered by these bytes; None of them keeps it open."""
+    """Return a behaviour that responds to each request with these bytes."""
 
     async def behaviour(connection: Connection, server: Server) -> None:
         while request := await connection.request():
@@ -137,7 +137,7 @@ def patch(server: Server | str, path: str = "/state", **headers: str) -> Request
 
 
 async def failure(transport: Transport, request: Request, timeout: float = 5) -> UpdateError:
-    """The exception of a send, which must not give away the token."""
+    """Return the exception of a send, which must not show the token."""
     with pytest.raises((NotSentError, NoResponseError)) as caught:
         await transport.send(request, timeout=timeout)
     error = caught.value
@@ -146,7 +146,7 @@ async def failure(transport: Transport, request: Request, timeout: float = 5) ->
 
 
 def leaks(error: BaseException) -> list[str]:
-    """Paths of attributes by which the token can be reached from an exception."""
+    """Return the paths of attributes that lead from an exception to the token."""
     found: list[str] = []
     seen: set[int] = set()
 
@@ -181,14 +181,14 @@ def leaks(error: BaseException) -> list[str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """What the other side of a socket does has no event to wait for."""
+    """Wait for a state that the other side of a socket brings about."""
     with anyio.fail_after(10):
         while not condition():  # noqa: ASYNC110
             await anyio.sleep(0.001)
 
 
 async def all_can_be_served(transport: Transport, server: Server, owned: bool) -> None:
-    """No connection is lost, and none is left behind."""
+    """Check that all connections work and none is left behind."""
     at_once = 20
     async with anyio.create_task_group() as group:
         for _ in range(at_once):

@@ -183,9 +183,7 @@ async def test_retries_of_the_round_alone(mode: Mode) -> None:
     assert measurement.totals.retries == {"unavailable": 2}
     assert outcomes(measurement) == (100, 0, 0)
     assert measurement.totals.requests == 102
-    assert remarks(runner, measurement) == [
-        "5 in flight: retries: 2 (unavailable (503): 2)"
-    ]
+    assert remarks(runner, measurement) == ["5 in flight: retries: 2 (unavailable (503): 2)"]
 
 
 @each_mode

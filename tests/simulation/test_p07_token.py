@@ -1,4 +1,4 @@
-"""P7: one token request at a time, and no update that fails because a token changes."""
+"""P7: one token request at a time, and no update fails because of a token change."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.simulation.world import all_of, client_of, emulator, oauth, outcome_o
 
 
 def fleeting(**options: Any) -> Emulator:
-    """Tokens that live 2 s, and take 0.3 s to get."""
+    """Return a server whose tokens live 2 s and take 0.3 s to issue."""
     faults = Faults(token_latency=0.3, latency=0.1, latency_jitter=0.2)
     return emulator(**{"token_lifetime": 2.0, "faults": faults} | options)
 
 
 @asynccontextmanager
 async def shared(server: Emulator) -> AsyncIterator[OAuthTokenProvider]:
-    """A provider that may be refreshing when its clients are closed."""
+    """Yield a provider that may be refreshing when its clients are closed."""
     provider = oauth(server)
     try:
         yield provider
@@ -55,7 +55,7 @@ async def test_p7_token_lives_shorter_than_the_work(kind: str) -> None:
             assert all([outcome.ok async for outcome in client.update_many(rows)])
     stats = server.stats
     assert anyio.current_time() > 8
-    # Refreshed in the background at half of its life, so that nobody is refused or waits.
+    # The token is refreshed at half of its life, so that no request is rejected or waits.
     assert stats.token_requests_overlapping == 1
     assert 5 <= stats.token_requests == stats.tokens_issued <= anyio.current_time() + 1
     assert stats.answers == {200: 1500}
@@ -79,7 +79,7 @@ async def test_p7_token_that_is_refused_is_replaced_once_for_all() -> None:
         server.revoke_tokens()
         calls = [partial(client.update, f"d-{n}", session={"seq": 2}) for n in range(100)]
         assert failures(await all_of(*calls)) == []
-    # All who were refused had the same token; none of them discards the new one.
+    # All rejected requests had the same token; none of them discards the new one.
     assert 1 < server.stats.answers[401] <= 32
     assert server.stats.token_requests == 2
     assert client.metrics.retries["unauthorized"] == server.stats.answers[401]
@@ -95,7 +95,7 @@ async def test_p7_token_refused_late_does_not_discard_the_next_one() -> None:
         tasks.start_soon(partial(client.update, "warm", session={"a": 1}))
         await anyio.sleep(10)
         server.revoke_tokens()
-        # One is refused at 14, when the other one is under way with the same old token.
+        # One is rejected at 14 s, while the other one is in flight with the same old token.
         tasks.start_soon(partial(client.update, "a", session={"a": 1}))
         await anyio.sleep(3)
         tasks.start_soon(partial(client.update, "b", session={"a": 1}))
@@ -111,7 +111,7 @@ async def test_p7_token_expires_at_random_and_no_update_fails_without_being_refu
     assert server.stats.faults["token_expiry"] > 0
     assert server.stats.token_requests_overlapping == 1
     for outcome in failures(outcomes):
-        # Two tokens in a row, both refused: that is told, and not tried for ever.
+        # Two tokens in a row were rejected: an error, not an endless retry.
         assert isinstance(outcome, AuthenticationError)
         assert outcome.attempts == 2
     assert len(failures(outcomes)) < 100
@@ -123,7 +123,7 @@ async def test_p7_token_refresh_that_fails_early_leaves_the_old_one_in_use() -> 
     async with shared(server) as provider, client_of(server, auth=provider) as client:
         await client.update("d", session={"a": 0})
         server.faults = Faults(token_failure=1.0, token_latency=0.3)
-        # From 50 s on there are refreshes, which fail; the token is good until 100 s.
+        # From 50 s on refreshes fail; the token is valid until 100 s.
         for _ in range(19):
             await anyio.sleep(5)
             began = anyio.current_time()
@@ -174,7 +174,7 @@ async def test_p7_token_comes_whoever_is_cancelled(seed: int) -> None:
                 await client.update(f"c-{number}", session={"a": 1})
 
         async def asks_itself(number: int) -> None:
-            # The provider has other users than this client, and they come and go as well.
+            # Callers that use the provider without a client are cancelled too.
             await anyio.sleep(chance.uniform(0, 6))
             with anyio.move_on_after(chance.uniform(0, 0.4)):
                 await provider.get_token()
@@ -204,7 +204,7 @@ async def test_p7_token_is_shared_by_several_clients() -> None:
         assert failures(await all_of(*(partial(work, client) for client in clients))) == []
     assert server.stats.token_requests_overlapping == 1
     assert server.stats.answers == {200: 400}
-    # One each second, whichever client is closed meanwhile.
+    # One a second, whichever client is closed meanwhile.
     assert server.stats.token_requests <= anyio.current_time() + 1
 
 
@@ -217,7 +217,7 @@ async def test_p7_token_refresh_inside_the_margin_outlives_the_client_that_began
     ):
         await first.update("d", session={"a": 1})
         await anyio.sleep(5)
-        # The old token serves, and a refresh begins.
+        # The old token is used, and a refresh starts.
         await first.update("d", session={"a": 2})
         await first.aclose()
         await anyio.sleep(3.1)
@@ -255,7 +255,7 @@ async def test_p7_token_comes_for_the_client_that_is_left_when_another_one_is_cl
 async def test_p7_token_comes_although_the_tasks_that_began_it_are_cancelled(
     anyio_backend_name: str,
 ) -> None:
-    """As asyncio cancels, which no scope can shield from."""
+    """`Task.cancel` of asyncio passes through shielded scopes."""
     if anyio_backend_name != "asyncio":
         pytest.skip("trio has scopes only")
     server = emulator(faults=Faults(token_latency=3.0))
@@ -297,7 +297,7 @@ async def test_p7_token_path_of_a_valid_token_waits_for_nothing() -> None:
         tokens.append(await provider.get_token())
 
     async with anyio.create_task_group() as tasks:
-        # With every lock of the provider held, a valid token is given all the same.
+        # A valid token is returned while the lock of the provider is held.
         with provider._lock:
             for _ in range(5):
                 tasks.start_soon(ask)

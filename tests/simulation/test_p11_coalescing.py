@@ -812,7 +812,7 @@ async def test_p11_coalescing_what_breaks_at_one_member_keeps_no_other_from_its_
 
     async with coalescing(wire) as client:
         first, second, third = submit(client, 0, 1, 2)
-        second.item.observations = Broken((), "update", "d", "u1")
+        second._item.observations = Broken((), "update", "d", "u1")
         assert isinstance(await first, UpdateResult)
         assert isinstance(await third, UpdateResult)
         assert second.done()

@@ -19,13 +19,13 @@ from cognigy_async import (
     RateLimitedError,
     Request,
     ResponseKind,
-    RuntimeApi,
     ServerError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
     UpdateError,
 )
+from cognigy_async.api.runtime import RuntimeApi
 from tests.unit._builders import request, response, unhurried, update, variables
 
 BASE = "https://api.cognigy.ai"

@@ -24,7 +24,6 @@ from cognigy_async import (
     ResponseKind,
     RuntimeApi,
     ServerError,
-    SessionsApi,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
@@ -32,6 +31,7 @@ from cognigy_async import (
     UpdateError,
     UpdateValidationError,
 )
+from cognigy_async.api.sessions import SessionsApi
 from tests.unit._builders import CANARY, response, unhurried, variables
 
 BASE = "https://api-trial.cognigy.ai"

@@ -1,4 +1,4 @@
-"""A token endpoint as a `Transport`, which says what it was asked and how."""
+"""A token endpoint as a `Transport` that records its requests, and helpers for callers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ from urllib.parse import parse_qs, unquote_plus
 
 import anyio
 import anyio.lowlevel
+import pytest
+from anyio.abc import TaskGroup
 
-from cognigy_async.auth.oauth import OAuthConfig, OAuthTokenProvider
-from cognigy_async.transports.base import Request, Response
+from cognigy_async import (
+    AuthenticationError,
+    ClientClosedError,
+    OAuthConfig,
+    OAuthTokenProvider,
+    Request,
+    Response,
+    TokenProvider,
+)
 
 CLIENT_ID = "acme client"
 SECRET = "c4nary/+ s3cret%"
@@ -40,22 +49,21 @@ def answer(status: int = 200, headers: Any = None, **body: Any) -> Response:
 
 
 def token(name: str, **body: Any) -> Response:
-    said = {"access_token": name, "token_type": "Bearer", "expires_in": 3600} | body
-    return answer(200, None, **said)
+    reply = {"access_token": name, "token_type": "Bearer", "expires_in": 3600} | body
+    return answer(200, None, **reply)
 
 
 class Endpoint:
-    """Answers from a script, then with tokens `t1`, `t2`, ... that live `lifetime` seconds.
+    """Respond from a script, then with tokens `t1`, `t2`, ... that live `lifetime` seconds.
 
     Args:
-        script: what to answer, one for each request; an exception is raised.
+        script: one response for each request; an exception is raised.
         takes: seconds for one request.
         teardown: seconds that a cancelled request needs to end.
 
     Attributes:
-        requests, times: what came, and when.
-        peak: most requests under way at once.
-        under_way: at this moment.
+        requests, times: the requests, and the time of each.
+        under_way: requests in progress; `peak` is their highest number.
     """
 
     def __init__(
@@ -83,7 +91,7 @@ class Endpoint:
         self.requests.append(request)
         self.times.append(anyio.current_time())
         self.timeouts.append(timeout)
-        said = self.script.pop(0) if self.script else None
+        reply = self.script.pop(0) if self.script else None
         with self._busy():
             try:
                 await anyio.sleep(self.takes)
@@ -91,12 +99,12 @@ class Endpoint:
                 with anyio.CancelScope(shield=True):
                     await anyio.sleep(self.teardown)
                 raise
-        if isinstance(said, BaseException):
-            raise said
-        if said is None:
+        if isinstance(reply, BaseException):
+            raise reply
+        if reply is None:
             self.issued += 1
-            said = token(f"t{self.issued}", expires_in=self.lifetime)
-        return said
+            reply = token(f"t{self.issued}", expires_in=self.lifetime)
+        return reply
 
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -123,22 +131,22 @@ def provider(
 
 
 def form_of(request: Request) -> dict[str, str]:
-    """The form of a request, decoded as a server decodes it."""
+    """Return the form fields of a request, decoded."""
     fields = parse_qs(request.content.decode(), strict_parsing=True, keep_blank_values=True)
     assert all(len(values) == 1 for values in fields.values())
     return {name: value for name, (value,) in fields.items()}
 
 
 def basic_of(request: Request) -> tuple[str, str]:
-    """Client id and secret of the Authorization header, decoded as RFC 6749, 2.3.1 says."""
+    """Return id and secret of the Authorization header (RFC 6749, section 2.3.1)."""
     scheme, _, encoded = request.headers["Authorization"].partition(" ")
     assert scheme == "Basic"
     client_id, _, secret = base64.b64decode(encoded).decode("ascii").partition(":")
     return unquote_plus(client_id), unquote_plus(secret)
 
 
-def everything_said(error: BaseException) -> str:
-    """All text in an exception and in whatever it came from, attributes included."""
+def all_text_of(error: BaseException) -> str:
+    """Return all text of an exception and its causes, attributes included."""
     texts, found, seen = [], [error], set[int]()
     while found:
         one = found.pop()
@@ -151,7 +159,7 @@ def everything_said(error: BaseException) -> str:
 
 
 class TokenServer:
-    """A token endpoint on a socket, for providers that open their transports themselves.
+    """A token endpoint on a socket, for providers that open their own transports.
 
     Attributes:
         url: where it listens.
@@ -162,7 +170,7 @@ class TokenServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                # Who was cancelled has hung up.
+                # A cancelled client has closed the connection.
                 with suppress(ConnectionError):
                     self.rfile.read(int(self.headers["Content-Length"]))
                     time.sleep(takes)
@@ -187,3 +195,45 @@ class TokenServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+EVERY_FORM_OF_THE_SECRET = (
+    SECRET,
+    "c4nary%2F%2B+s3cret%25",
+    "c4nary/%2B%20s3cret%25",
+    "YWNtZStjbGllbnQ6YzRuYXJ5JTJGJTJCK3MzY3JldCUyNQ==",
+)
+
+
+class Caller:
+    """A task that gets a token and can be cancelled."""
+
+    def __init__(self, group: TaskGroup, tokens: TokenProvider) -> None:
+        self.scope = anyio.CancelScope()
+        self.value: str | None = None
+        self.error: AuthenticationError | None = None
+        self.at: float | None = None
+        group.start_soon(self._ask, tokens)
+
+    async def _ask(self, tokens: TokenProvider) -> None:
+        with self.scope:
+            try:
+                self.value = (await tokens.get_token()).value
+            except AuthenticationError as error:
+                self.error = error
+            self.at = anyio.current_time()
+
+
+async def value_of(tokens: TokenProvider) -> str:
+    return (await tokens.get_token()).value
+
+
+async def failure_of(tokens: TokenProvider) -> AuthenticationError:
+    with pytest.raises(AuthenticationError) as caught:
+        await tokens.get_token()
+    return caught.value
+
+
+async def tokens_are_closed(tokens: TokenProvider) -> None:
+    with pytest.raises(ClientClosedError):
+        await tokens.get_token()

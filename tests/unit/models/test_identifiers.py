@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from cognigy_async import Limits, RuntimeApi, StateUpdate, UpdateValidationError, VariableTypeError
+from cognigy_async.models.identifiers import faults_of_identifiers
 from tests.unit._builders import CANARY, update
 
 TOLD = {"actor": "agent-7", "reason": "refund"}
@@ -103,3 +104,22 @@ def test_its_faults_are_reported_with_the_others() -> None:
     with pytest.raises(UpdateValidationError) as caught:
         StateUpdate("d-1", session={"_user": 1}, metadata={"a": 1})  # type: ignore[dict-item]
     assert {fault.path for fault in caught.value.faults} == {"session._user", "metadata.a"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "problem"),
+    [
+        (("", None, None, None), "dialog_id", "is empty"),
+        ((7, None, None, None), "dialog_id", "is of type int"),
+        (("d" * 2000, None, None, None), "dialog_id", "has 2000 characters"),
+        (("d-1", "s" * 1025, None, None), "next_step", "has 1025 characters"),
+        (("d-1", None, "an etag", None), "if_match", "is not a text that a header can carry"),
+        (("d-1", None, None, "\ud800"), "update_id", "is not a text that a header can carry"),
+    ],
+)
+def test_each_fault_of_an_identifier_names_its_path(
+    arguments: tuple[Any, Any, Any, Any], path: str, problem: str
+) -> None:
+    [fault] = faults_of_identifiers(Limits(), *arguments)
+    assert (fault.path, fault.problem[: len(problem)]) == (path, problem)
+    assert fault.remedy

@@ -13,13 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cognigy_async import (
-    ConfigurationError,
-    Limits,
-    StateUpdate,
-    UpdateValidationError,
-    VariableTypeError,
-)
+from cognigy_async import ConfigurationError, StateUpdate, UpdateValidationError, VariableTypeError
+from cognigy_async.models.limits import Limits
 from tests.unit._builders import CANARY, levels, unhurried, values, variables
 from tests.unit._inputs import (
     BAD,

@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import CloseReport, DialogState, ServerError, UpdateEvent, UpdateOutcome
-from cognigy_async.models.results import UpdateResult, parse_json, version_of
+from cognigy_async import ServerError, UpdateEvent
+from cognigy_async.models.results import (
+    CloseReport,
+    DialogState,
+    UpdateOutcome,
+    UpdateResult,
+    parse_json,
+    version_of,
+)
 from tests.unit._builders import CANARY, update
 
 

@@ -1,8 +1,7 @@
-"""What a job will take, before anything is sent: requests, and time under the quota."""
+"""Estimate the requests of a job and its duration under a rate limit, without sending anything."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from .._utils.arguments import validate_seconds
 from ..api.runtime import RuntimeApi
 from ..engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
-from ..errors import CognigyError, ConfigurationError
+from ..errors import CognigyError
 from ..models.limits import Limits
 from ..models.update import StateUpdate, UpdateInput, parse_update
+from ..ratelimit.estimate import numeric_limits, seconds_under
 from ..ratelimit.limit import RateLimit
-from ..ratelimit.sliding_window import HEADROOM_DIVISOR
 
 if TYPE_CHECKING:
     from ..api.base import StateApi
@@ -22,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `plan` found.
+    """Estimate of a job; result of `plan`.
 
     Attributes:
-        updates: valid inputs. invalid: the others, which become outcomes with an error.
-        dialogs: different dialogs.
-        requests: the fewest that carry all of it: without repeats, and with all that may share a
-            request waiting at the same time where updates are coalesced.
-        seconds: from the first of them to the last, where the quota is all that takes time; None
-            where no rate limit was given.
-        warning: what to look out for, and what to do; None where there is nothing.
+        updates: Number of valid inputs.
+        invalid: Number of invalid inputs, which become outcomes with an error.
+        dialogs: Number of different dialogs.
+        requests: Minimum number of requests: no retries, and every merge that coalescing allows.
+        seconds: From the first request to the last if only the rate limit takes time; None without
+            a rate limit.
+        warning: Problem and remedy, or None.
     """
 
     updates: int
@@ -51,25 +50,30 @@ def plan(
     session_ttl: float | None = None,
     api: StateApi | None = None,
 ) -> Plan:
-    """Count what `update_many` would send. Nothing is sent, and no client is needed.
+    """Estimate what `update_many` would send. Needs no client and sends nothing.
 
-    The input is read once and not kept: memory grows with the number of dialogs, and where updates
-    are coalesced with the number of their variables.
+    The input is read once and not kept: memory grows with the number of dialogs, and of their
+    variables if updates are coalesced.
 
     Args:
-        updates: `StateUpdate`s, or mappings of its arguments.
-        rate_limit, coalesce, limits, api: as the client will have them.
-        session_ttl: seconds that a session lives without being used; a job that lasts longer finds
-            sessions that have ended.
+        updates: An iterable of `StateUpdate` or mappings of its arguments.
+        rate_limit, coalesce, limits, api: As for the client.
+        session_ttl: Seconds that an unused session lives, for many endpoints 1,800 by default
+            (docs.cognigy.com, "Quotas and Limits"). A longer job gets a warning.
 
     Raises:
-        ConfigurationError: a rate limit that is none, as ``"auto"``, of which nothing is known yet;
-            a `session_ttl` that is no number of seconds.
-        TypeError: the input cannot be iterated; what the input itself raises.
+        ConfigurationError: A rate limit without numbers, such as ``"auto"``, or an invalid
+            `session_ttl`.
+        TypeError: `updates` cannot be iterated.
+        Exception: Raised by `updates`.
+
+    Example::
+
+        plan(rows, rate_limit=RateLimit(1000, per=300)).seconds
     """
     if session_ttl is not None:
         session_ttl = validate_seconds("session_ttl", session_ttl, least=0.0)
-    quota = _limits_of(rate_limit)
+    quota = numeric_limits(rate_limit)
     if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
         raise TypeError(f"plan takes an iterable of updates, not {type(updates).__name__}")
     count = _Count(api if api is not None else RuntimeApi(), limits, coalesce=coalesce)
@@ -88,7 +92,7 @@ def plan(
 
 
 class _Count:
-    """Requests, update by update."""
+    """Counts requests, update by update."""
 
     def __init__(self, api: StateApi, limits: Limits | None, *, coalesce: bool) -> None:
         self._api = api
@@ -115,12 +119,12 @@ class _Count:
             self.requests += alone
 
     def end(self) -> None:
-        """Nothing more joins the groups that there are."""
+        """Count the requests of the groups that are still open."""
         for dialog_id in list(self._open):
             self._close(dialog_id)
 
     def _joins(self, update: StateUpdate, alone: int) -> bool:
-        """Whether an update went into the group of its dialog, or began a new one."""
+        """Return True if the update joined the group of its dialog or started a new one."""
         dialog_id = update.dialog_id
         if not merges(update):
             self._close(dialog_id)
@@ -135,7 +139,7 @@ class _Count:
             if not merge.take(payload):
                 return False
         if not members:
-            # Of the first one no values are kept.
+            # Keep the first update without its values.
             first = together(self._limits, update, {"next_step": "-"})
         self._open[dialog_id] = (merge, members + 1, first, requests)
         return True
@@ -147,7 +151,7 @@ class _Count:
         if members == 1:
             self.requests += requests
             return
-        # Sizes were looked at already; how many requests it takes depends on what is assigned.
+        # Sizes are checked already; the number of requests depends on which variables are set.
         assigned: dict[str, Any] = {name: dict.fromkeys(of, 0) for name, of in merge.names.items()}
         try:
             stand_in = together(self._limits, first, assigned)
@@ -160,51 +164,11 @@ class _Count:
         return len(self._api.writes("", update, "-"))
 
 
-def _limits_of(rate_limit: RateLimit | Sequence[RateLimit] | None) -> Sequence[RateLimit]:
-    if rate_limit is None:
-        return ()
-    several = rate_limit if isinstance(rate_limit, Sequence) else (rate_limit,)
-    for limit in several:
-        if not hasattr(limit, "capacity"):
-            raise ConfigurationError(
-                f"rate_limit={rate_limit!r}: a plan needs numbers, "
-                "for example RateLimit(1000, per=300)"
-            )
-    return several
-
-
-def seconds_under(
-    rate_limit: RateLimit | Sequence[RateLimit] | None, requests: int
-) -> float | None:
-    """Return the seconds from the first of so many requests to the last; None without a limit.
-
-    Raises:
-        ConfigurationError: A rate limit that is not known in numbers.
-    """
-    several = _limits_of(rate_limit)
-    return max((_seconds_under_one(limit, requests) for limit in several), default=None)
-
-
-def _seconds_under_one(limit: RateLimit, requests: int) -> float:
-    # Bulk work spreads the last tenth of a window over it.
-    window = limit.per * (1 + limit.guard)
-    capacity = limit.capacity
-    windows, rest = divmod(requests, capacity)
-    tenth = capacity // HEADROOM_DIVISOR
-    if tenth:
-        seconds = windows * window + max(0, rest - (capacity - tenth)) / tenth * window
-    else:
-        seconds = max(0, math.ceil(requests / capacity) - 1) * window
-    if limit.burst is not None:
-        seconds = max(seconds, (requests - limit.burst) * window / capacity)
-    return seconds
-
-
 def _warning(seconds: float | None, session_ttl: float | None) -> str | None:
     if seconds is None or session_ttl is None or seconds <= session_ttl:
         return None
     return (
-        f"under the quota this takes {seconds:.0f} s, longer than the {session_ttl:.0f} s that a "
-        "session lives: the last updates may find that theirs has ended; coalesce, send less, or "
-        "send sooner what ends sooner"
+        f"the job takes {seconds:.0f} s under the rate limit, longer than a session lives "
+        f"({session_ttl:.0f} s), so the last sessions may have ended; coalesce, send fewer "
+        "updates, or send those of the oldest sessions first"
     )

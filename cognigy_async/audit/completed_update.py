@@ -1,0 +1,48 @@
+"""The value that the engine hands over to the audit for each completed update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ..models.http import Request
+    from ..models.results import UpdateResult
+
+
+class CompletedUpdate(NamedTuple):
+    """A completed update, from which a sink's thread makes a record.
+
+    It has as few objects as possible: each one that another thread releases costs the event loop
+    more than a copy of its fields.
+
+    Attributes:
+        timestamp: time of completion, in seconds since the epoch.
+        completed_at, accepted_at, sent_at: seconds of the client's clock; `sent_at` is None if no
+            request was sent.
+        payload: the update as JSON; None for a reset, and for a `modify` that did not decide.
+        attempts: number of requests made.
+        parts_applied: number of requests that were applied before the last one.
+        error: the exception of an update that was not applied.
+        status, latency, etag, trace_id: of the response to an applied update; latency in seconds.
+        request: the last request, if there is a trace id, which must not repeat any of it.
+        result: the result, if there is no etag, because its body may tell a version.
+    """
+
+    timestamp: float
+    completed_at: float
+    accepted_at: float
+    sent_at: float | None
+    update_id: str
+    dialog_id: str
+    metadata: Mapping[str, str]
+    payload: bytes | None
+    attempts: int
+    parts_applied: int
+    error: BaseException | None
+    status: int | None
+    latency: float
+    etag: str | None
+    trace_id: str | None
+    request: Request | None
+    result: UpdateResult | None

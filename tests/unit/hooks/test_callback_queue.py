@@ -1,0 +1,233 @@
+"""`CallbackQueue`: order, concurrency, retries, dead letters and receipts of one callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from cognigy_async import CallbackError, DeadLetter, UpdateEvent
+from cognigy_async.hooks.callback_queue import CallbackQueue
+from cognigy_async.hooks.registry import CallbackRegistry, Register
+from tests.unit.hooks._events import event, publish, registry, running
+
+
+def queue_of(hooks: CallbackRegistry) -> CallbackQueue:
+    return hooks._queues[0]
+
+
+async def test_events_of_a_dialog_are_in_order_and_dialogs_side_by_side() -> None:
+    hooks, _, _ = registry()
+    log: list[str] = []
+
+    @Register(hooks, failures=False)(concurrency=2)
+    async def slow(of: UpdateEvent) -> None:
+        log.append(f"start {of.dialog_id} {of.update_id}")
+        await anyio.sleep(1)
+        log.append(f"end {of.dialog_id} {of.update_id}")
+
+    async with running(hooks):
+        for number in range(2):
+            for dialog_id in "abc":
+                publish(hooks, event(dialog_id, number))
+        queue = queue_of(hooks)
+        assert (queue.used, len(queue.unfinished)) == (6, 6)
+        await hooks.wait_delivered()
+        assert anyio.current_time() == pytest.approx(3.0)
+    for dialog_id in "abc":
+        own = [line for line in log if f" {dialog_id} " in line]
+        assert own == [
+            f"{what} {dialog_id} u-{number}" for number in range(2) for what in ("start", "end")
+        ]
+    running_now = peak = 0
+    for line in log:
+        running_now += 1 if line.startswith("start") else -1
+        peak = max(peak, running_now)
+    assert peak == 2
+    assert (queue.used, queue.unfinished) == (0, set())
+
+
+async def test_a_failed_call_is_repeated_after_a_backoff() -> None:
+    hooks, metrics, _ = registry()
+    calls: list[float] = []
+
+    @Register(hooks, failures=False)(retries=2)
+    async def fails_twice(_: UpdateEvent) -> None:
+        calls.append(anyio.current_time())
+        if len(calls) < 3:
+            raise ValueError("canary")
+
+    async with running(hooks):
+        publish(hooks, event())
+        await hooks.wait_delivered()
+    assert (metrics.events_failed, metrics.events_delivered, metrics.events_dropped) == (2, 1, 0)
+    first, second = calls[1] - calls[0], calls[2] - calls[1]
+    assert 0.25 <= first <= 0.5 <= second <= 0.75
+
+
+async def test_the_next_event_waits_for_the_retries_of_the_one_before() -> None:
+    hooks, _, _ = registry()
+    seen: list[str] = []
+
+    @Register(hooks, failures=False)(retries=1)
+    async def fails_once(of: UpdateEvent) -> None:
+        seen.append(of.update_id)
+        if len(seen) == 1:
+            raise ValueError
+
+    async with running(hooks):
+        publish(hooks, event(number=1))
+        publish(hooks, event(number=2))
+        await hooks.wait_delivered()
+    assert seen == ["u-1", "u-1", "u-2"]
+
+
+async def test_an_event_that_fails_for_good_is_a_dead_letter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hooks, metrics, waker = registry()
+    letters: list[DeadLetter] = []
+
+    async def bury(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    @Register(hooks, failures=False)(retries=1, max_queue=1, on_dead_letter=bury)
+    async def broken(_: UpdateEvent) -> None:
+        raise ValueError("canary")
+
+    async with running(hooks):
+        publish(hooks, event(number=7))
+        assert hooks.full
+        await hooks.wait_delivered()
+    (letter,) = letters
+    assert (letter.event.update_id, letter.attempts) == ("u-7", 2)
+    assert isinstance(letter.error.__cause__, ValueError)
+    assert (metrics.events_failed, metrics.events_dropped) == (2, 1)
+    assert waker.woken > 0
+    (line,) = [one for one in caplog.records if "was not delivered" in one.message]
+    assert line.message.startswith("event of update u-7 of dialog 'd' was not delivered: the call")
+    facts = vars(line)
+    assert (facts["dialog_id"], facts["update_id"], facts["attempts"]) == ("d", "u-7", 2)
+    assert "canary" not in caplog.text
+
+
+async def test_a_full_queue_that_does_not_wait_drops_all_but_those_of_callbacks() -> None:
+    hooks, metrics, _ = registry()
+    letters: list[DeadLetter] = []
+    seen: list[str] = []
+
+    async def bury(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    @Register(hooks, failures=False)(max_queue=1, overflow="dead_letter", on_dead_letter=bury)
+    async def slow(of: UpdateEvent) -> None:
+        await anyio.sleep(1)
+        seen.append(of.update_id)
+
+    async with running(hooks):
+        publish(hooks, event(number=1))
+        publish(hooks, event(number=2))
+        publish(hooks, event(number=3), from_callback=True)
+        assert not hooks.full
+        await hooks.wait_delivered()
+    assert seen == ["u-1", "u-3"]
+    assert [letter.event.update_id for letter in letters] == ["u-2"]
+    assert "is full" in str(letters[0].error)
+    assert metrics.events_dropped == 1
+
+
+async def test_dead_letters_beyond_the_size_of_the_queue_are_dropped() -> None:
+    hooks, metrics, _ = registry()
+    release = anyio.Event()
+    letters: list[DeadLetter] = []
+
+    async def slow(letter: DeadLetter) -> None:
+        await release.wait()
+        letters.append(letter)
+
+    @Register(hooks, failures=False)(
+        retries=0, max_queue=2, overflow="dead_letter", on_dead_letter=slow
+    )
+    async def broken(_: UpdateEvent) -> None:
+        raise ValueError
+
+    async with running(hooks):
+        for number in range(4):
+            publish(hooks, event(number=number))
+            await anyio.sleep(1)
+        release.set()
+        await hooks.wait_delivered()
+    assert [letter.event.update_id for letter in letters] == ["u-0", "u-1"]
+    assert metrics.events_dropped == 4
+
+
+async def test_a_dead_letter_handler_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    hooks, _, _ = registry()
+
+    async def broken(_: Any) -> None:
+        raise ValueError("canary")
+
+    Register(hooks, failures=False)(broken, retries=0, on_dead_letter=broken)
+    async with running(hooks):
+        publish(hooks, event())
+        await hooks.wait_delivered()
+    assert any("dead-letter handler of" in one and "ValueError" in one for one in caplog.messages)
+    assert "canary" not in caplog.text
+
+
+class Watch:
+    """Notes what became of each event; `failing` names what raises."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.receipts: list[tuple[int, str, bool, int]] = []
+        self._failing = failing
+
+    def published(self, index: int, callback: str) -> Callable[[CallbackError | None, int], None]:
+        if self._failing == "published":
+            raise RuntimeError("canary")
+
+        def receipt(error: CallbackError | None, calls: int) -> None:
+            self.receipts.append((index, callback.rpartition(".")[2], error is None, calls))
+            if self._failing == "receipt":
+                raise RuntimeError("canary")
+
+        return receipt
+
+
+@pytest.mark.parametrize("failing", ["", "published", "receipt"])
+async def test_a_watch_gets_a_receipt_of_each_event(
+    failing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks, _, _ = registry()
+    watch = Watch(failing)
+
+    @Register(hooks, failures=False)(retries=0)
+    async def picky(of: UpdateEvent) -> None:
+        if of.dialog_id == "bad":
+            raise ValueError
+
+    async with running(hooks):
+        publish(hooks, event("good"), watch=watch, index=1)
+        publish(hooks, event("bad"), watch=watch, index=2)
+        await hooks.wait_delivered()
+    expected = [] if failing == "published" else [(1, "picky", True, 1), (2, "picky", False, 1)]
+    assert sorted(watch.receipts) == expected
+    raised = [one for one in caplog.messages if "delivery observer" in one]
+    assert len(raised) == (2 if failing else 0)
+    assert "canary" not in caplog.text
+
+
+async def test_the_repr_says_what_it_holds() -> None:
+    hooks, _, _ = registry()
+
+    @Register(hooks, failures=False)
+    async def hang(_: UpdateEvent) -> None:
+        await anyio.sleep_forever()
+
+    async with running(hooks):
+        publish(hooks, event("a"))
+        publish(hooks, event("a"))
+        hooks.reserve()
+        assert "queued=2 running=1 reserved=1>" in repr(queue_of(hooks))

@@ -1,0 +1,78 @@
+"""`AiohttpTransport` without a server: event loops, and an installation without aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import aiohttp
+import pytest
+
+from cognigy_async import ApiKey, AsyncStateClient, HttpxTransport, Transport
+from cognigy_async.errors import ClientUsageError, NotSentError
+from cognigy_async.transports.aiohttp import AiohttpTransport
+from tests.integration.transport_servers import patch
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])
+async def test_under_trio_the_error_names_asyncio() -> None:
+    transport: Transport = AiohttpTransport()
+    with pytest.raises(ClientUsageError, match="needs asyncio"):
+        await transport.send(patch("http://127.0.0.1:1"), timeout=1)
+    async with AsyncStateClient(
+        "http://127.0.0.1:1", auth=ApiKey("k"), transport=transport
+    ) as client:
+        with pytest.raises(ClientUsageError, match="under trio use HttpxTransport"):
+            await client.update("d-1", session={"a": 1})
+
+
+def test_a_transport_belongs_to_one_event_loop() -> None:
+    transport = AiohttpTransport()
+
+    async def use() -> None:
+        await transport.send(patch("http://127.0.0.1:1"), timeout=1)
+
+    async def close() -> None:
+        await transport.aclose()
+
+    with asyncio.Runner() as first:
+        with pytest.raises(NotSentError):
+            first.run(use())
+        with asyncio.Runner() as second, pytest.raises(ClientUsageError, match="event loop"):
+            second.run(use())
+        first.run(close())
+
+
+def test_without_aiohttp_the_error_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules["aiohttp"] = None
+from cognigy_async import AiohttpTransport, ConfigurationError
+try:
+    AiohttpTransport()
+except ConfigurationError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "pip install 'cognigy-async[aiohttp]'" in done.stdout
+
+
+def test_creating_a_transport_needs_no_event_loop() -> None:
+    assert repr(HttpxTransport()) == "<HttpxTransport with its own connections>"
+    assert repr(AiohttpTransport()) == "<AiohttpTransport with its own connections>"
+
+
+@pytest.mark.parametrize("session", [object(), aiohttp.ClientSession, "session"])
+def test_an_object_that_is_not_a_session_is_refused(session: Any) -> None:
+    with pytest.raises(TypeError, match=r"pass an aiohttp\.ClientSession"):
+        AiohttpTransport(session)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_the_repr_with_a_session() -> None:
+    async with aiohttp.ClientSession() as session:
+        assert repr(AiohttpTransport(session)) == "<AiohttpTransport with a session>"
