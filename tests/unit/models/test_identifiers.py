@@ -1,4 +1,4 @@
-"""What a caller says about an update: kept, checked, never sent."""
+"""Metadata of an update: kept, validated, never sent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_it_is_not_sent() -> None:
         pytest.param(lambda made: TypeAdapter(StateUpdate).validate_python(made.fields()), id="py"),
     ],
 )
-def test_it_goes_along_with_copies(copy: Any) -> None:
+def test_copies_keep_it(copy: Any) -> None:
     assert copy(told()).metadata == TOLD
 
 
@@ -84,7 +84,7 @@ class Broken(Mapping[str, str]):
         (Broken(), "metadata", UpdateValidationError, "reading it raised RuntimeError"),
     ],
 )
-def test_what_is_no_metadata_is_refused(
+def test_bad_metadata_is_rejected(
     metadata: Any, path: str, kind: type[UpdateValidationError], problem: str
 ) -> None:
     with pytest.raises(UpdateValidationError) as caught:
@@ -95,12 +95,12 @@ def test_what_is_no_metadata_is_refused(
     assert CANARY not in str(caught.value)
 
 
-def test_the_most_there_can_be_is_taken() -> None:
+def test_the_largest_metadata_is_accepted() -> None:
     most = {f"{n:0128}": "x" * 1024 for n in range(32)}
     assert told(metadata=most).metadata == most
 
 
-def test_faults_of_it_stand_beside_the_others() -> None:
+def test_its_faults_are_reported_with_the_others() -> None:
     with pytest.raises(UpdateValidationError) as caught:
         StateUpdate("d-1", session={"_user": 1}, metadata={"a": 1})  # type: ignore[dict-item]
     assert {fault.path for fault in caught.value.faults} == {"session._user", "metadata.a"}

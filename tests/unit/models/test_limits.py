@@ -1,4 +1,4 @@
-"""What is refused before anything is sent, and what the refusal says."""
+"""Validation of updates before anything is sent."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_good_texts_are_taken(name: str, value: str) -> None:
     assert getattr(made({**ONE, name: value}), name) == value
 
 
-def test_all_faults_are_told_and_not_only_the_first() -> None:
+def test_all_faults_are_reported() -> None:
     with pytest.raises(UpdateValidationError) as caught:
         StateUpdate(
             dialog_id="d" * 300,
@@ -125,7 +125,7 @@ def test_all_faults_are_told_and_not_only_the_first() -> None:
     assert caught.value.path == paths[0]
 
 
-def test_the_faults_of_all_texts_are_told_at_once() -> None:
+def test_the_faults_of_all_texts_are_reported_together() -> None:
     with pytest.raises(UpdateValidationError) as caught:
         made({"dialog_id": 7, "next_step": "", "if_match": "\n", "update_id": "", "user": 5})
     paths = [fault.path for fault in caught.value.faults]
@@ -195,7 +195,7 @@ def test_no_message_repeats_a_value(given_fields: dict[str, Any]) -> None:
         pytest.param({"a": {(1, 2): object()}}, id="tuple as key"),
     ],
 )
-def test_what_cannot_even_be_read_is_bad_input_like_any_other(unreadable: Any) -> None:
+def test_unreadable_input_is_a_validation_error(unreadable: Any) -> None:
     with pytest.raises(UpdateValidationError) as caught:
         StateUpdate(dialog_id="d", session=unreadable)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
@@ -209,7 +209,7 @@ def test_a_field_whose_name_is_no_text_is_bad_input_as_well(name: Any) -> None:
 
 @given(session=variables, user=variables)
 @unhurried
-def test_whatever_is_within_the_limits_is_sent_unchanged(
+def test_input_within_the_limits_is_sent_unchanged(
     session: dict[str, Any], user: dict[str, Any]
 ) -> None:
     expected = {name: value for name, value in (("session", session), ("user", user)) if value}
@@ -250,7 +250,7 @@ anything = st.recursive(
     ),
 )
 @unhurried
-def test_no_object_whatsoever_raises_anything_but_a_validation_error(
+def test_any_object_raises_nothing_but_a_validation_error(
     session: object, user: object, rest: dict[str, Any]
 ) -> None:
     try:
@@ -268,7 +268,7 @@ def test_no_object_whatsoever_raises_anything_but_a_validation_error(
     depth=st.integers(1, 4),
 )
 @unhurried
-def test_where_a_glance_finds_no_fault_there_is_none(variables: dict[Any, Any], depth: int) -> None:
+def test_the_fast_check_overlooks_no_fault(variables: dict[Any, Any], depth: int) -> None:
     limits = Limits(max_depth=depth)
     if limits.are_plain(variables):
         assert limits.faults_in("session", variables) == []
@@ -276,7 +276,7 @@ def test_where_a_glance_finds_no_fault_there_is_none(variables: dict[Any, Any], 
 
 @given(session=st.dictionaries(st.from_regex(r"[a-z]{3,8}", fullmatch=True), values, max_size=3))
 @unhurried
-def test_a_glance_is_enough_for_what_is_plain(session: dict[str, Any]) -> None:
+def test_the_fast_check_accepts_all_plain_variables(session: dict[str, Any]) -> None:
     limits = Limits(max_depth=64, reserved_prefixes=())
     assert limits.are_plain(session) is (limits.faults_in("session", session) == [])
 
@@ -329,7 +329,7 @@ def test_other_limits(
     assert caught.value.path == path
 
 
-def test_what_is_too_large_for_the_tutorials_numbers() -> None:
+def test_input_beyond_the_sizes_of_the_tutorial() -> None:
     with pytest.raises(
         UpdateValidationError, match="split the value over several variables"
     ) as one:

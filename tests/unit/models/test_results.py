@@ -48,7 +48,7 @@ def result(content: bytes = b"", **changes: Any) -> UpdateResult:
         (b"[" * 100_000, None, None),
     ],
 )
-def test_a_result_reads_its_answer_when_it_is_asked(
+def test_a_result_parses_its_body_on_access(
     content: bytes, body: object, version: int | None
 ) -> None:
     made = result(content)
