@@ -14,9 +14,10 @@ from .. import errors
 from ..errors import ConfigurationError, Fault, UnsupportedByApiError, UpdateValidationError
 from ..models.http import Request
 from ..models.identifiers import fault_of_text
-from ..models.limits import Limits, encode
+from ..models.limits import Limits
 from ..models.results import DialogState, parse_json
 from ..models.update import StateUpdate
+from ..models.variables import encode
 from ..retry import ResponseKind, retry_after
 from .responses import (
     MAX_ERROR_BODY,

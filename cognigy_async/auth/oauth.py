@@ -1,4 +1,4 @@
-"""`OAuthTokenProvider`: OAuth 2.0 client credentials, refreshed before the token expires.
+"""`OAuthTokenProvider`: OAuth 2.0 client credentials; decides when a token is refreshed.
 
 One `Refresh` runs at a time. Callers may be in any thread and any event loop: state changes in
 short synchronous sections under a lock, and requests are awaited outside of it.
@@ -68,6 +68,7 @@ class OAuthTokenProvider:
                 f"OAuthTokenProvider(timeout={timeout!r}): must be positive seconds"
             )
         self._endpoint = OAuthEndpoint(config)
+        self._refresh_margin = config.refresh_margin
         self._transport = transport
         self._timeout = timeout
         self._clock = clock
@@ -233,7 +234,9 @@ class OAuthTokenProvider:
     def _succeed(self, refresh: Refresh, token: IssuedToken) -> None:
         with self._lock:
             if not refresh.outcome.done():
-                self._token = token
+                # A short-lived token must still be used for half of its life.
+                margin = min(self._refresh_margin, token.lifetime / 2)
+                self._token = replace(token, refresh_at=token.expires_at - margin)
                 self._cooldown = None
                 self._refreshes += 1
                 refresh.outcome.set_result(None)

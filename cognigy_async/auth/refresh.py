@@ -1,4 +1,4 @@
-"""One token refresh: its requests, and the callers that wait for it in any event loop or thread."""
+"""The execution of one token refresh: its requests, and its waiters in any loop or thread."""
 
 from __future__ import annotations
 
