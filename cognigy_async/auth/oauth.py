@@ -19,13 +19,13 @@ from functools import partial
 
 import anyio
 
-from .._utils.concurrency import current_asyncio_task, is_failure, spawn_detached
+from .._utils.concurrency import is_failure, spawn_detached
 from .._utils.logging import log
 from ..errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
 from ..transports.base import Transport
 from .provider import AccessToken, TokenStatistics
 from .refresh import EventLoopRef, Refresh, event_of
-from .token_endpoint import IssuedToken, OAuthConfig, TokenEndpoint
+from .token_endpoint import IssuedToken, OAuthConfig, OAuthEndpoint
 
 # Seconds.
 MAX_COOLDOWN = 300.0  # longest Retry-After that is kept after a failed refresh
@@ -67,7 +67,7 @@ class OAuthTokenProvider:
             raise ConfigurationError(
                 f"OAuthTokenProvider(timeout={timeout!r}): must be positive seconds"
             )
-        self._endpoint = TokenEndpoint(config)
+        self._endpoint = OAuthEndpoint(config)
         self._transport = transport
         self._timeout = timeout
         self._clock = clock
@@ -213,7 +213,6 @@ class OAuthTokenProvider:
 
     async def _run(self, refresh: Refresh) -> None:
         """Carry out a refresh. Raise nothing but cancellation."""
-        refresh.task = current_asyncio_task()
         try:
             with refresh.scope:
                 self._succeed(refresh, await refresh.request_token())

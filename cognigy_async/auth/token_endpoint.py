@@ -168,7 +168,7 @@ class IssuedToken:
     expires_at: float
 
 
-class TokenEndpoint:
+class OAuthEndpoint:
     """Builds the token request of a configuration and reads the responses.
 
     Attributes:
