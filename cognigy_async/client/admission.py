@@ -134,12 +134,14 @@ class Admission:
 
     def try_acquire_bulk_slot(self) -> bool:
         """Acquire a slot without waiting, unless the audit sinks are behind."""
-        return not self._audit_is_behind() and self.try_acquire_slot()
+        if self._audit is not None and self._audit.slow:
+            return False
+        return self.try_acquire_slot()
 
     async def acquire_bulk_slot(self) -> None:
         """Acquire a slot, waiting for the audit sinks and then for the slot; see `acquire_slot`."""
         # The sinks are written by threads that cannot set an event of this loop.
-        while self._audit_is_behind():
+        while self._audit is not None and self._audit.slow:
             self.check_open()
             await anyio.sleep(AUDIT_POLL_INTERVAL)
         self.check_open()
@@ -148,9 +150,6 @@ class Admission:
     def release_slot(self) -> None:
         """Release a slot for which nothing was queued."""
         self._pending_limit.release()
-
-    def _audit_is_behind(self) -> bool:
-        return self._audit is not None and self._audit.slow
 
     # Work items.
 

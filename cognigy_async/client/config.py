@@ -105,11 +105,7 @@ class ClientConfig:
         return self.on_failure == "pause"
 
     def parse(self, given: UpdateInput) -> StateUpdate:
-        """Return a valid update from an argument or a row of the caller.
-
-        Raises:
-            UpdateValidationError: It is invalid, or the API does not support it.
-        """
+        """Return a valid update that the API supports, or raise `UpdateValidationError`."""
         # An update that was validated against this very object needs no second check.
         if type(given) is StateUpdate and given._limits is self.limits:
             update = given

@@ -139,12 +139,7 @@ class CallbackQueue:
     """
 
     def __init__(
-        self,
-        tasks: DeliveryTasks,
-        callback: Callback,
-        options: CallbackOptions,
-        *,
-        failures: bool,
+        self, tasks: DeliveryTasks, callback: Callback, options: CallbackOptions, *, failures: bool
     ) -> None:
         if not callable(callback):
             raise TypeError(f"a callback must be callable, not {type(callback).__name__}")

@@ -116,31 +116,19 @@ class StateUpdate:
 
     @classmethod
     def from_values(cls, limits: Limits, *values: Any) -> Self:
-        """Create an update from all its arguments, in the order of `UpdateFields`.
-
-        Raises:
-            UpdateValidationError: The input is invalid; `faults` has every fault.
-        """
+        """Create an update from all arguments in the order of `UpdateFields`; see `from_fields`."""
         update = cls.__new__(cls)
         update._fill(limits, *values)
         return update
 
     def with_limits(self, limits: Limits) -> Self:
-        """Return this update, validated against `limits`.
-
-        Raises:
-            UpdateValidationError: The update exceeds one of them.
-        """
+        """Return this update validated against `limits`, or raise `UpdateValidationError`."""
         if limits is self._limits or limits == self._limits:
             return self
         return self.from_fields(limits, self.fields())
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with other values for the arguments named in `changes`.
-
-        Raises:
-            UpdateValidationError: The copy is invalid; `faults` has every fault.
-        """
+        """Return a copy with the arguments in `changes` replaced, validated like any update."""
         return self.from_fields(self._limits, self.fields() | changes)
 
     @property
@@ -383,11 +371,7 @@ UpdateInput: TypeAlias = StateUpdate | UpdateFields | Mapping[str, _AnyValue]
 
 
 def parse_update(given: UpdateInput, limits: Limits) -> StateUpdate:
-    """Return an update that is validated against `limits`.
-
-    Raises:
-        UpdateValidationError: The input is invalid; `faults` has every fault.
-    """
+    """Return an update validated against `limits`, or raise `UpdateValidationError`."""
     if isinstance(given, StateUpdate):
         return given.with_limits(limits)
     return StateUpdate.from_fields(limits, _plain_mapping(given))
