@@ -161,7 +161,7 @@ class SessionsApi:
         if user_id is None:
             user_id = self.user_id
         if user_id is None:
-            remedy = "pass it with the update, or for all updates to SessionsApi(user_id=...)"
+            remedy = "pass it with the update, or once as SessionsApi(user_id=...)"
             fault = Fault("user_id", "is missing; the sessions API requires it", remedy)
             raise UpdateValidationError((fault,), dialog_id=dialog_id)
         return user_id
