@@ -37,7 +37,7 @@ class ResponseKind(enum.Enum):
     FAULT = "fault"
     """500: possibly applied; repeated if that is harmless."""
     GATEWAY = "gateway"
-    """502, 504 or another 5xx: as `FAULT`, but the server may be away."""
+    """502, 504 or another 5xx: as `FAULT`, but the server may be unavailable."""
     NOT_SENT = "not_sent"
     """Nothing reached the server; repeated."""
     NO_RESPONSE = "no_response"
@@ -63,7 +63,7 @@ COUNTED_KINDS = RETRYABLE_KINDS | {ResponseKind.UNAUTHORIZED}
 """These count as attempts. The first 401 is replayed without asking the policy."""
 
 OUTAGE_KINDS = RETRYABLE_KINDS - {ResponseKind.FAULT}
-"""The server is away: bulk work waits until it is back, however long that takes."""
+"""The server is unavailable: bulk work waits for it without a time limit."""
 
 ValueT = TypeVar("ValueT", float, bool)
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
@@ -125,7 +125,7 @@ class RetryPolicy:
                 )
 
     def backoff(self, failures: int, error: BaseException | None, now: float) -> float:
-        """Return the seconds to wait after so many failures in a row."""
+        """Return the seconds to wait after `failures` failures in a row."""
         return _seconds(_call_strategy(self.wait, failures, error, now))
 
     def next_wait(

@@ -15,7 +15,7 @@ import anyio
 import sniffio
 from anyio.abc import TaskGroup
 
-# Where code runs.
+# Event loops and clocks.
 
 
 class _ForkCounter:
@@ -66,7 +66,7 @@ def current_loop_getter() -> Callable[[], Any]:
 def is_failure(error: BaseException) -> bool:
     """Return whether an exception of user code is a failure, and not the end of this task.
 
-    A `CancelledError` is no proof on asyncio: awaiting a cancelled future raises it, too.
+    On asyncio a `CancelledError` may be a failure: awaiting a cancelled future raises it too.
     """
     if isinstance(error, Exception):
         return True
@@ -174,7 +174,7 @@ def spawn_detached(main: Callable[[], Coroutine[Any, Any, None]], name: str) -> 
         RuntimeError: the event loop is closing and takes no new tasks.
     """
     if sniffio.current_async_library() == "asyncio":
-        # Not through the loop's task factory, which may start tasks eagerly, inside the caller.
+        # Bypass the loop's task factory: it may start tasks eagerly, inside the caller.
         loop = asyncio.get_running_loop()
         _DetachedTask(main(), loop=loop, name=name, context=Context())
     else:
@@ -212,14 +212,14 @@ class CompletionTracker(Generic[Item]):
             self.waiters.remove(waiter)
 
     def mark_done(self, item: Item) -> None:
-        """Wake the waiters that miss nothing but this item."""
+        """Mark an item as done; wake the waiters for which it was the last one."""
         for missing, event in self.waiters:
             missing.discard(item)
             if not missing:
                 event.set()
 
     def close(self) -> None:
-        """Wake all waiters; nobody waits any more."""
+        """Wake all waiters; later calls of `wait` return at once."""
         self.closed = True
         for _, event in self.waiters:
             event.set()

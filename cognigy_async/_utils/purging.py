@@ -30,7 +30,7 @@ class PurgeThreshold:
         self._minimum = self.size = minimum
 
     def purged(self, left: int) -> None:
-        """Set the next size after a purge that left so many entries."""
+        """Set the next size after a purge that left `left` entries."""
         self.size = max(self._minimum, 2 * left)
 
 

@@ -17,9 +17,9 @@ from ..models.http import Request
 from ..models.results import parse_json
 
 RUN_LENGTH = 6
-"""Number of equal letters and digits in a row that are no coincidence."""
+"""Length of a run of matching letters and digits that counts as a leak."""
 WORD_LENGTH = 3
-"""A shorter value leaks only as a word of its own."""
+"""Shorter values count as a leak only if they match a whole word."""
 
 VARIABLE_MEMBERS = ("session", "user", "context", "profile")
 """Members of a request body that hold variables."""
@@ -48,8 +48,8 @@ class PrivateValues:
     def occur_in(self, text: str, *, is_id: bool = False) -> bool:
         """Return whether a text of the server repeats any of the values.
 
-        An id has digits of its own: there a number counts only if it is long, or stands alone and
-        is no shorter than a word.
+        An id contains digits anyway: a number in it counts only if it has `RUN_LENGTH` characters,
+        or stands alone and has `WORD_LENGTH`.
         """
         plain = _unescape(text)
         if self._numbers:
@@ -105,5 +105,5 @@ def _unescape(text: str) -> str:
 
 
 def _fold(text: str) -> str:
-    """Return the letters and digits of a text in one case."""
+    """Return the letters and digits of a text, case-folded."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .records import AuditRecord
 
 MAX_FILES = 1000
-"""Most files of one path, and so most processes that write to it at once."""
+"""Maximum number of files of one path, and so of processes that write to it at once."""
 
 OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 TAIL = 64 * 1024
@@ -97,7 +97,7 @@ class JsonLinesAudit(AuditSink):
 
     @property
     def head(self) -> str | None:
-        """Hash of the last written record. Saved elsewhere, it reveals a cut end later."""
+        """Hash of the last written record. Save it elsewhere to detect a later truncation."""
         return self._position.head if self._position.seq else None
 
     def open(self) -> None:
@@ -198,7 +198,7 @@ class JsonLinesAudit(AuditSink):
             if self._fsync:
                 os.fsync(self._file)
         except BaseException:
-            # Remove what a full disk took, which would stand in the middle of the chain.
+            # Remove the partial record that a full disk accepted; it would break the chain.
             os.ftruncate(self._file, self._size)
             raise
         self._size += len(data)

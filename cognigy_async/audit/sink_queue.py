@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from .sinks import AuditSink
 
 BATCH = 64
-"""Most records of one write."""
+"""Maximum number of records in one write."""
 
-# Seconds.
+# All of these are in seconds.
 LINGER = 0.01  # wait for more records, so that not every update wakes the thread
-RETRY_DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6)  # a strict sink repeats the last one without end
+RETRY_DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6)  # a strict sink keeps retrying at the last one
 LOG_INTERVAL = 3600.0  # each cause is logged once in this time
 YIELD_TIME = 1e-4
-"""The event loop sleeps this long once for each batch while the thread is behind. A loop that is
-never idle takes the interpreter lock back each time before the thread wakes up."""
+"""The event loop sleeps this long per batch while the thread is behind; otherwise a busy loop takes
+the interpreter lock back each time before the thread wakes up."""
 
 
 class SinkQueue:
@@ -99,7 +99,7 @@ class SinkQueue:
 
     @property
     def refusal(self) -> str:
-        """Reason why a strict sink lets no updates be accepted; empty if it does."""
+        """Reason why a strict sink blocks new updates; empty if it does not."""
         if self._problem:
             return self._problem
         if not self._opened.is_set():
@@ -127,7 +127,7 @@ class SinkQueue:
         self._not_empty.set()
 
     def join(self, deadline: float) -> None:
-        """Wait for the end of the thread. What is not written by `deadline` is dropped."""
+        """Wait for the end of the thread. Records not written by `deadline` are dropped."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         with self._counter_lock:
             self._abandoned = True

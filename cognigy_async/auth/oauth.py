@@ -35,7 +35,7 @@ CLOSE_TIMEOUT = 3.0  # how long `aclose` waits for a cancelled refresh
 class OAuthTokenProvider:
     """Access tokens by OAuth 2.0 client credentials, refreshed before they expire.
 
-    At most one token request runs at a time, whoever asks and whoever is cancelled; all waiting
+    At most one token request runs at a time, even if callers are cancelled; all waiting
     callers share its token or its error. It runs in a task of its own, without the context
     variables of any caller. A valid token is used during a refresh and after a failed one.
 
@@ -105,8 +105,8 @@ class OAuthTokenProvider:
             await current.wait()
             if current.outcome.cancelled():
                 continue
-            # A new token is returned even if it took so long that it has expired. Only if it was
-            # invalidated meanwhile is another one requested.
+            # Return a new token even if it expired while it was requested. Request another one only
+            # if it was invalidated in between.
             error = current.outcome.exception()
             token = self._token
             if token is not None and (error is None or self._clock() < token.expires_at):
@@ -252,7 +252,7 @@ class OAuthTokenProvider:
         log(logging.WARNING, "token refresh failed: %s", error, **fields)
 
     def _delay_next_refresh(self, error: AuthenticationError) -> None:
-        """Keep to Retry-After, and use a valid token for a while before the next refresh."""
+        """Delay the next refresh by Retry-After; keep using a valid token for a while."""
         now = self._clock()
         retry_after = min(error.retry_after or 0.0, MAX_COOLDOWN)
         if retry_after:

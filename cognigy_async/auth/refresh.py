@@ -114,7 +114,7 @@ class Refresh:
         self._timeout = timeout
         self._clock = clock
         self._lock = lock
-        # Also the limit for the first step: on asyncio a task cancelled before it never runs.
+        # Limit the first step too: on asyncio a task that is cancelled before it never runs.
         self._step_ends_at = clock() + CHECK_INTERVAL
         self.loop = EventLoopRef()
         self.scope = anyio.CancelScope()
@@ -140,8 +140,8 @@ class Refresh:
                 overdue = self._clock() >= self._step_ends_at
                 with anyio.move_on_after(CHECK_INTERVAL):
                     await event.wait()
-                # Overdue before and after the wait: if it was this loop that was blocked, the
-                # refresh has run in between.
+                # Abandon only if it was overdue before the wait too: if this loop was blocked, the
+                # refresh may have run in the meantime.
                 if (overdue and self._clock() >= self._step_ends_at) or self.loop.is_closed():
                     self.abandon()
         finally:

@@ -1,4 +1,4 @@
-"""Jobs: the rows of a file, applied once each, with a journal that survives the process.
+"""Jobs: apply each row of a file once, with a journal that survives a crash.
 
 Start with `BulkJob`. JSON Lines and CSV need no extra; Parquet needs ``parquet``, zstd ``zstd``
 before Python 3.14, and reports need ``report``.

@@ -19,7 +19,7 @@ PATIENCE = 5.0
 
 
 class CallbackReceipts:
-    """Notes in the journal which callback took which event, and waits for the last ones."""
+    """Records in the journal which callback handled which event; waits for pending ones."""
 
     def __init__(self, writer: JournalWriter) -> None:
         self._writer = writer
@@ -32,12 +32,12 @@ class CallbackReceipts:
         return f"<CallbackReceipts {self.pending} pending>"
 
     def expect(self, rows: Sequence[Row], callback: str) -> DeliveryReceipt:
-        """Return the receipt of an update's event; the update is that of these rows."""
+        """Return the receipt for the event of the update that carries these rows."""
         self.pending += 1
         now = self._writer.now()
         for row in rows:
             row.completed_at = now
-        # Without the rows themselves, whose content need not wait for a callback.
+        # Keep line and dialog only, so that the content of the rows can be freed.
         places = [(row.line, row.dialog_id) for row in rows]
         return partial(self._record, places, callback)
 
@@ -63,7 +63,7 @@ class CallbackReceipts:
                 await self._finished.wait()
 
     def hurry(self, seconds: float = PATIENCE) -> None:
-        """Let `wait` end after so many seconds from now."""
+        """Make `wait` return within `seconds` from now."""
         self._waiting.deadline = min(self._waiting.deadline, anyio.current_time() + seconds)
 
 

@@ -1,4 +1,4 @@
-"""Dry run of a job: all faults of its input, and what it would take. Nothing is sent."""
+"""Dry run of a job: report all faults of its input and estimate its requests. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DryRun:
 
     Attributes:
         rows: Rows of the job.
-        faulty: Those of them that are not valid.
+        faulty: Rows that are not valid.
         faults: Number of their faults.
         dialogs: Number of dialogs of the valid rows.
         requests: Requests for the valid rows without repeats; with `coalesce` about as many as a

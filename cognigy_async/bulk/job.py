@@ -1,4 +1,4 @@
-"""`BulkJob`: the rows of a file, applied once each."""
+"""`BulkJob`: applies each row of a file once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class JobResult:
         pending: Rows that are not completed: held back behind a failure, or not reached.
         skipped: Rows completed by earlier runs.
         requests: Requests sent to the API.
-        retries: Those of them that repeated a failed one.
+        retries: Requests that repeated a failed one.
         retries_by_reason: As in `Metrics.retries`.
         elapsed: Seconds.
         quota_utilisation: Share of the quota used by this run; None without a quota.
@@ -121,7 +121,7 @@ class BulkJob:
         async with AsyncStateClient(...) as client:
             result = await job.run(client)
 
-    Run again with the same journal, it continues. Rows of one dialog are applied in the order of
+    A run with the same journal continues the job. Rows of one dialog are applied in the order of
     the input, also across runs. After a crash, rows without a recorded outcome are sent again with
     the same `Idempotency-Key`, and no others. A row with a transition is sent again only if that
     is safe, else it ends as ambiguous.
@@ -306,7 +306,7 @@ def _notes(opened: OpenedJob, run: JobRun) -> Iterator[str]:
     if left := run.receipts.pending:
         yield (
             f"The run ended before callbacks had taken {left} event{'s' * (left > 1)} of its rows. "
-            "The journal does not have these; the client's close_report names those not delivered."
+            "The journal does not record them; see undelivered in the client's close_report."
         )
     change = reader.changed()
     if change is not None and not isinstance(run.fault, InputError):

@@ -1,4 +1,4 @@
-"""Rows sent by an earlier run without a recorded outcome, for which the key alone is not enough."""
+"""Rows that an earlier run sent without recording an outcome, and that are unsafe to resend."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .journal.schema import OpenSend
 
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
-"""Seconds between attempts to read a state from a server that is away."""
+"""Seconds between attempts to read a state from an unavailable server."""
 
 AWAY = (NotSentError, NoResponseError, RateLimitedError, ServerError)
 
@@ -36,7 +36,7 @@ class AmbiguousSends:
     """Rows that must not be sent twice, and may have been applied.
 
     A state whose version has not changed since before the send proves that the row was not
-    applied. It is then sent on condition of that version; in every other case it is ambiguous.
+    applied. It is then sent with `If-Match` of that version; otherwise it is ambiguous.
 
     Attributes:
         sends: The sends that are not resolved yet, by line.

@@ -1,4 +1,4 @@
-"""Opening of a job: its journal and input, compared with what the job is asked to do now."""
+"""Open a job: check that its journal and input belong to the requested job."""
 
 from __future__ import annotations
 

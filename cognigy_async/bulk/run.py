@@ -252,7 +252,7 @@ class JobRun:
     async def _resend_group(self, row: Row) -> None:
         """Send a group as it was sent before, once all of its rows are read.
 
-        It is accepted, and so sent, before what follows in its dialog.
+        The group is accepted, and so sent, before later rows of its dialog.
         """
         group = self._groups.add(row, self._client.limits)
         if group is None:
@@ -279,7 +279,7 @@ class JobRun:
             self._conditional.discard(index)
         if self._unclear:
             self._unclear.discard(index)
-        # Without either, no condition can hold; this is the path of each row.
+        # Fast path: without failures and a canary no stop condition can apply.
         if self.conditions.failed or self.conditions.canary:
             self._check_conditions()
 
@@ -338,7 +338,7 @@ class JobRun:
     # Methods of `UpdateWatch`, called by the client.
 
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
-        """Record a request that must not be repeated, or only unchanged."""
+        """Record a request that must not be repeated, or must be repeated unchanged."""
         rows = [self._in_stream[index] for index in indexes]
         if len(rows) == 1:
             self._unclear.discard(indexes[0])
@@ -360,7 +360,7 @@ class JobRun:
             self._writer.rejected(row)
 
     def note_wait(self, row: Row, reason: str, seconds: float) -> None:
-        """Record that a row waits so many seconds before it is sent again."""
+        """Record that a row waits `seconds` before it is sent again."""
         self.latest_wait = (reason, self._writer.now() + seconds)
         self._writer.event(row.line, row.dialog_id, reason, seconds)
 

@@ -11,7 +11,7 @@ Ended: TypeAlias = Literal["complete", "stopped", "interrupted"]
 
 FIRST_FAILURE = "a row was not applied, and on_failure is stop"
 MIN_ROWS_FOR_RATE = 100
-"""Completed rows from which on a failure rate is judged, the canary aside."""
+"""Number of completed rows before the failure rate is checked; the canary has its own check."""
 
 
 class StopConditions:

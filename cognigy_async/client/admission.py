@@ -73,7 +73,7 @@ class Admission:
         self.is_open = True
 
     def close(self, *, except_callbacks: bool = False) -> None:
-        """Stop accepting, from running callbacks as well unless `except_callbacks`."""
+        """Stop accepting; with `except_callbacks`, running callbacks may still submit."""
         self.is_open = False
         self._open_to_callbacks = except_callbacks
 

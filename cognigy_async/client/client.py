@@ -193,7 +193,7 @@ class AsyncStateClient:
     async def flush(self) -> None:
         """Wait until all updates accepted before are complete and their events delivered.
 
-        Updates of paused dialogs are not waited for, audit sinks for at most five seconds.
+        It does not wait for updates of paused dialogs, and at most 5 s for audit sinks.
 
         Raises:
             ClientUsageError: Called by a callback of this client, which it would wait for.
@@ -419,8 +419,8 @@ class AsyncStateClient:
     ) -> UpdateResult | None:
         """Read the state, let `fn` decide what to write, and write it if the state is unchanged.
 
-        Otherwise start over. Concurrent `modify` of one dialog lose no update, in whichever
-        processes they run. Needs the etags of the runtime API, which are as in the tutorial.
+        Otherwise start over. Concurrent `modify` calls for one dialog lose no update, even across
+        processes. Needs the etags of the runtime API, which are as in the tutorial.
 
         Args:
             dialog_id: Id of the dialog.

@@ -108,7 +108,7 @@ class Lifecycle:
         return self.engine
 
     def deadline_after(self, seconds: float) -> float:
-        """Return the time of the client's clock that is so many seconds from now."""
+        """Return the time `seconds` from now on the client's clock."""
         seconds = validate_seconds("deadline", seconds)
         return self.require_open_engine().clock() + seconds
 

@@ -149,7 +149,7 @@ class Endpoint(ABC):
         """Return the body of an error response; `number` makes its trace id unique."""
 
     def _scopes_for(self, call: Call) -> tuple[str, ...]:
-        """Return scopes of which the credentials need one; none if all credentials will do."""
+        """Return the scopes of which one is required; empty if any credentials will do."""
         return ()
 
     def _invalid(self, message: str) -> HttpResponse:

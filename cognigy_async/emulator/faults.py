@@ -199,7 +199,7 @@ class FaultInjector:
             known = step in STATUSES if type(step) is int else step in STEPS
             if not known:
                 names = ", ".join(sorted(STEPS))
-                raise ValueError(f"no step {step!r}; there are {names}, and statuses 300 to 599")
+                raise ValueError(f"no step {step!r}; use {names}, or a status from 300 to 599")
         for step in steps:
             queue = ("POST", None) if step == "token_failure" else (method, dialog_id)
             self._scripts.setdefault(queue, deque()).append(step)

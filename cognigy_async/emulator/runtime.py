@@ -101,7 +101,7 @@ def find_problem(
     """
     if not body.keys() <= MEMBERS:
         unknown = ", ".join(sorted(body.keys() - MEMBERS))
-        return f"unknown member {unknown[:200]}; there are session, user and transition"
+        return f"unknown member {unknown[:200]}; use session, user and transition"
     arguments: dict[str, Any] = {"dialog_id": dialog_id}
     for context in ("session", "user"):
         if context in body:

@@ -40,7 +40,7 @@ class HistoryEntry:
 
     @property
     def identities(self) -> Iterable[str | int]:
-        """The key and the sequence number, as far as there are any."""
+        """The key and the sequence number, if present."""
         return [identity for identity in (self.key, self.seq) if identity is not None]
 
     def as_dict(self) -> dict[str, Any]:

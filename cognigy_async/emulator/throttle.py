@@ -25,7 +25,7 @@ DATE_GRACE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A demand for no request to `subject` before `moment` (None if no time is named)."""
+    """A ban on requests to `subject` before `moment` (None if no time is named)."""
 
     subject: Subject
     moment: float | None

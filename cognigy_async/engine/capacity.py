@@ -1,4 +1,4 @@
-"""Limit the updates that are accepted and not yet settled."""
+"""Limit the updates that are accepted and not yet complete."""
 
 from __future__ import annotations
 

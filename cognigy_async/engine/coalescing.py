@@ -1,6 +1,6 @@
 """Coalescing: updates at the head of a dialog's queue share one request.
 
-A group is an item that stands in the queue for its members. It is sent, retried and completed like
+A group is an item that represents its members in the queue. It is sent, retried and completed like
 any other item.
 """
 
@@ -21,7 +21,7 @@ from .protocol import Settled, UpdateProtocol
 from .work_item import Group, Kind, WorkItem
 
 MOST_MERGED = 1000
-"""Updates in one request at most; completing them blocks the event loop for that long."""
+"""Maximum number of updates in one request; completing them blocks the event loop."""
 
 
 def joins(head: WorkItem, item: WorkItem) -> bool:
@@ -76,7 +76,7 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
         # The items can still be sent one by one.
         return head
     group.group = Group(tuple(members))
-    # In reverse: the headers set last are sent, and those are of the oldest item's observer.
+    # In reverse order, so that headers set by the oldest item's observer win.
     observed = [each.observations for each in reversed(members) if each.observations is not None]
     if observed:
         group.observations = Observations.joined(observed)
@@ -107,8 +107,8 @@ def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled
 def merges(update: StateUpdate) -> bool:
     """Return whether an update may share a request: it has no transition and no precondition.
 
-    A transition is never the last of a group either: it would make the whole request one that
-    must not be repeated after a lost answer.
+    A transition may not even end a group: the whole request could then not be repeated after a
+    lost response.
     """
     return update.next_step is None and update.if_match is None
 

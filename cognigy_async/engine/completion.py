@@ -73,7 +73,7 @@ class Completion:
         self.complete(queue, Settled(error=self._protocol.expired(queue.first)))
 
     def complete(self, queue: DialogQueue, done: Settled) -> None:
-        """Complete the head of a queue; the queue goes on, pauses or is forgotten."""
+        """Complete the head of a queue; the queue continues, pauses or is dropped."""
         item = queue.head
         assert item is not None
         error = done.error
@@ -96,12 +96,12 @@ class Completion:
             raise failure
 
     def complete_unsent(self, item: WorkItem, error: CognigyError) -> None:
-        """Complete an item that was not sent; its queue goes on without it."""
+        """Complete an item that was not sent; its queue continues without it."""
         self._scheduler.remove(item)
         self._finish(item, Settled(error=error))
 
     def _finish(self, item: WorkItem, done: Settled) -> None:
-        """Record an outcome and notify everybody, the caller first."""
+        """Record an outcome; notify observers, the caller, callbacks and audit, in this order."""
         item.completed = True
         item.result, item.error = done.result, done.error
         metrics = self._metrics
@@ -189,7 +189,7 @@ class Completion:
         }
 
     def resume(self, dialog_id: str | None) -> None:
-        """Let one paused dialog, or all of them, go on."""
+        """Resume one paused dialog, or all of them."""
         for queue in self._queues if dialog_id is None else [self._queues.get(dialog_id)]:
             if queue is not None and queue.state is QueueState.PAUSED:
                 self._scheduler.resume(queue)

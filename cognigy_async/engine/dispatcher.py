@@ -107,7 +107,7 @@ class Dispatcher:
                 await anyio.lowlevel.checkpoint()
             if failures.last is not None and failures.fail_next():
                 continue
-            # The token comes before the queue, so that nothing is held while it is refreshed.
+            # Get the token before taking a queue, so that no queue is held during a refresh.
             self._token_scopes.add(scope)
             try:
                 token = await self._auth.get_token()
@@ -149,7 +149,7 @@ class Dispatcher:
                 waker.idle.remove(event)
 
     async def keep_time(self) -> None:
-        """Complete what is past its deadline, and make ready what has waited long enough."""
+        """Complete items past their deadline; make queues ready whose wait is over."""
         scheduler, waker = self._scheduler, self._waker
         while True:
             now = self._clock()
@@ -204,7 +204,7 @@ class Dispatcher:
             final = self._protocol.final(queue.first, error)
             self._completion.complete(queue, Settled(error=final))
 
-    # One request, and what follows from it.
+    # Sending a request and applying its response.
 
     async def _send(self, queue: DialogQueue, token: AccessToken, began: float) -> None:
         """Send the next request of a queue's head, and apply what the response leads to."""
@@ -385,7 +385,7 @@ class Dispatcher:
             self._continue(queue)
             return
         if others:
-            # Other requests get in: tokens end faster than they arrive, which spends no attempt.
+            # Other requests were authorized: tokens just expire quickly, so count no attempt.
             retry_state.failures -= 1
             retry_state.counted_failures -= 1
         self._back_off(queue, RetryLater(ResponseKind.UNAUTHORIZED, error), began)

@@ -87,7 +87,7 @@ class Outage(Generic[Waiting]):
         return self.lasts and self._turns >= len(self.waiting)
 
     def probe_with(self, one: Waiting, now: float) -> None:
-        """Make a dialog that did not fail the next probe."""
+        """Use a dialog that has not failed as the next probe."""
         self._turns = 0
         self._next_probe = now + self._backoff(self._failures + 1)
         self.probe = one

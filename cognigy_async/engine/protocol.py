@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..models.http import Request, Response
 
 KNOWN_ETAGS = 4096
-"""Dialogs whose last version is remembered at least; at most twice as many are.
+"""Minimum number of dialogs whose last version is remembered; at most twice that.
 
 After a lost answer the version shows whether the update was applied."""
 
@@ -274,7 +274,7 @@ class UpdateProtocol:
     def _assignment(self, item: WorkItem, assignment: Any, etag: str) -> StateUpdate:
         allowed = {"session", "user", "next_step"}
         if not isinstance(assignment, Mapping) or not assignment.keys() <= allowed:
-            problem = "the function returned something else than an assignment"
+            problem = "the function did not return an assignment"
             remedy = "return a dict with session, user or next_step, or None for no write"
             raise UpdateValidationError(
                 (Fault("modify", problem, remedy),), dialog_id=item.dialog_id

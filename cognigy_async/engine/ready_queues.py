@@ -1,4 +1,4 @@
-"""The dialogs that have something to do: whose turn it is, and until when others wait.
+"""Queues of dialogs with work: whose turn it is, and how long the others wait.
 
 No clock, no await, no network. Dialogs without work are not kept.
 """
@@ -26,12 +26,12 @@ class ReadyQueues:
     """The queues of all dialogs with work, and whose turn it is.
 
     Ready queues take turns in three classes: urgent (a callback waits for it), live, bulk. A queue
-    belongs to the highest class of its items, so that what stands before a live update is lifted
+    belongs to the highest class of its items, so that items before a live update are promoted
     with it. Bulk work gets every tenth turn even while live work is waiting.
 
     Attributes:
         urgent, live, bulk: the ready queues of each class, in the order of their turns. They may
-            hold places that a queue has left.
+            hold stale references to queues that moved.
     """
 
     BULK_TURN = 10
@@ -109,7 +109,7 @@ class ReadyQueues:
             self._purge()
 
     def _purge(self) -> None:
-        """Remove the places and timers that queues have left."""
+        """Remove stale references and timers of queues that moved."""
         for ready_list in (self.urgent, self.live, self.bulk):
             current = [queue for queue in ready_list if queue.ready_list is ready_list]
             ready_list.clear()
@@ -190,7 +190,7 @@ class ReadyQueues:
     def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:
         while ready_list:
             queue = ready_list.popleft()
-            # A queue that was lifted or emptied leaves its old place behind.
+            # A queue that was promoted or emptied leaves a stale reference behind.
             if queue.ready_list is ready_list:
                 if queue.state is not READY:
                     queue.move(IN_FLIGHT)
@@ -231,7 +231,7 @@ class ReadyQueues:
         return count
 
     def finish(self, queue: DialogQueue) -> None:
-        """Remove the completed head of a queue; the queue goes on or is forgotten."""
+        """Remove the completed head of a queue; the queue continues or is dropped."""
         item = queue.head
         if item is None or queue.behind or queue.state is not IN_FLIGHT:
             queue.remove(queue.first)
@@ -244,21 +244,21 @@ class ReadyQueues:
             del self._by_dialog[queue.dialog_id]
 
     def next_or_drop(self, queue: DialogQueue) -> None:
-        """Make a queue ready whose head was removed, or forget it if it is empty."""
+        """Make a queue ready whose head was removed, or drop it if it is empty."""
         if queue.head is None:
             self.drop(queue)
         elif queue.state is not READY:
             self.ready(queue)
 
     def drop(self, queue: DialogQueue) -> None:
-        """Forget a queue that is empty."""
+        """Drop an empty queue."""
         queue.move(IDLE)
         queue.ready_list = None
         if self._by_dialog.get(queue.dialog_id) is queue:
             del self._by_dialog[queue.dialog_id]
 
     def remove(self, item: WorkItem) -> None:
-        """Remove an item that was not sent; its queue goes on, or is forgotten if empty."""
+        """Remove an item that was not sent; its queue continues, or is dropped if empty."""
         queue = item.queue
         if queue is None:
             raise AssertionError("the item is in no queue")
@@ -278,7 +278,7 @@ class ReadyQueues:
         queue.paused_by = error
 
     def resume(self, queue: DialogQueue) -> None:
-        """Let a paused queue go on."""
+        """Resume a paused queue."""
         queue.paused_by = None
         self.next_or_drop(queue)
 

@@ -76,7 +76,7 @@ class Scheduler:
         """Send no further request."""
         self.stopped = True
 
-    # Work comes in and goes out.
+    # Adding and removing items.
 
     def accept(self, item: WorkItem, now: float) -> None:
         """Add an item at the end of its dialog's queue; a read gets a queue of its own."""
@@ -97,7 +97,7 @@ class Scheduler:
         self._waker.wake()
 
     def finish(self, queue: DialogQueue) -> None:
-        """Remove the completed head of a queue; the queue goes on or is forgotten."""
+        """Remove the completed head of a queue; the queue continues or is dropped."""
         if not self.quiet:
             self._leave_outage(queue)
         if self.reads:
@@ -111,7 +111,7 @@ class Scheduler:
         self.queues.pause(queue, error)
 
     def remove(self, item: WorkItem) -> None:
-        """Remove an item that was not sent; its queue goes on without it."""
+        """Remove an item that was not sent; its queue continues without it."""
         queue = item.queue
         assert queue is not None
         if item is queue.head:
@@ -121,7 +121,7 @@ class Scheduler:
             self.reads.discard(queue)
 
     def resume(self, queue: DialogQueue) -> None:
-        """Let a paused queue go on."""
+        """Let a paused queue continue."""
         self.queues.resume(queue)
         self._waker.wake()
 
@@ -150,7 +150,7 @@ class Scheduler:
                 self._waker.wake_at(slot_at)
                 return None
         hooks, limiter = self._hooks, self._limiter
-        # While a callback queue is full, only items go that have a slot in it or need none.
+        # While a callback queue is full, send only items that have a slot or need none.
         reserved_only = hooks.has_callbacks and hooks.full
         bulk = not outage.blocks
         bulk_slot_at = 0.0
@@ -318,7 +318,7 @@ class Scheduler:
         )
 
     def _release(self, now: float) -> int:
-        """Make ready what waits for the server, as far as the budget or the next probe allows."""
+        """Make queues ready that wait for the server, if the budget or the next probe allows."""
         outage = self.outage
         self._now = now
         # Queues that wait for the server have reserved slots; a fresh probe would need new ones.
@@ -342,7 +342,7 @@ class Scheduler:
         until = self.dialogs.until(dialog_id) if self.dialogs.any else now
         quota_at = self._quota.next_slot_at(now, True) if self._quota is not None else now
         if quota_at == math.inf:
-            # Only a response can free a slot, and nobody knows when.
+            # Only a response can free a slot, at an unknown time.
             quota_at = now
         return max(now, slot_at, until, quota_at)
 
@@ -353,7 +353,7 @@ class Scheduler:
         return waiting < self._read_ahead
 
     def end_linger(self, *, for_good: bool = False) -> None:
-        """Let nothing that was accepted until now linger; `for_good`: nor what comes later."""
+        """End the linger of all accepted items; with `for_good` also of later ones."""
         if self._linger is not None:
             self._linger.end(self.serial)
             if for_good:
@@ -364,8 +364,8 @@ class Scheduler:
 class Linger:
     """Decides how long a queue waits for more updates that could share its next request.
 
-    The time counts from the acceptance of the head. A queue does not wait if an update stands
-    behind that cannot share the request, or if its deadline would pass.
+    The time counts from the acceptance of the head. A queue does not wait if a later update
+    cannot share the request, or if its deadline would pass.
     """
 
     def __init__(self, queues: ReadyQueues, seconds: float) -> None:

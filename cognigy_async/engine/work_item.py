@@ -147,7 +147,7 @@ class WorkItem:
         completed: the item has its outcome, which is in `result`, `reading` or `error`.
         headers: headers of the response that confirmed the update.
         retry_state: what went wrong so far, None if nothing did.
-        modification, reading, group: what only such an item has.
+        modification, reading, group: data of a `modify`, a read or a group; else None.
     """
 
     kind: Kind

@@ -177,7 +177,7 @@ class CallbackQueue:
         watch: UpdateWatch | None,
         index: int,
     ) -> None:
-        """Queue an event. If ``"dead_letter"`` is set, a full queue rejects it."""
+        """Queue an event. With overflow ``"dead_letter"``, a full queue rejects it."""
         receipt = None if watch is None else _request_receipt(watch, index, self.name)
         delivery = Delivery(event, context, receipt)
         self.unfinished.add(delivery)

@@ -35,7 +35,7 @@ class Observation(Protocol):
     def request_ends(
         self, request: Request, response: Response | None, error: BaseException | None
     ) -> None:
-        """Handle the response of a request, or the error for which there is none."""
+        """Handle the response of a request, or the error that occurred instead."""
         ...
 
     def settled(self, error: BaseException | None, attempts: int) -> None:

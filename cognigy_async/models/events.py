@@ -56,7 +56,7 @@ class DeadLetter:
 
 
 DeliveryReceipt: TypeAlias = Callable[[CallbackError | None, int], None]
-"""Called once when a callback is done with an event: with None if it handled it, else the reason,
+"""Called once when a callback is done with an event: with None on success or else the error,
 and with the number of calls."""
 
 

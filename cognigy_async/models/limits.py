@@ -28,7 +28,7 @@ class Limits:
         max_integer: largest absolute value of an integer.
         max_dialog_id_length: length of a dialog id.
         reserved_prefixes: prefixes that names of variables must not have.
-        harmless_bytes: size of a payload that breaks no other size, computed.
+        harmless_bytes: computed; payloads up to this size exceed no other size limit.
 
     Raises:
         ConfigurationError: a number that no update could satisfy.

@@ -360,7 +360,7 @@ def _validation_error(faults: list[Fault], dialog_id: object) -> UpdateValidatio
 
 @final
 class _AnyValue:
-    """No value has this type, so of all mappings only those with values of type Any match it.
+    """A type without values: of all mappings, only those with values of type Any match.
 
     Mappings that a type checker knows more about have to match `UpdateFields`.
     """

@@ -17,12 +17,12 @@ from ..errors import Fault
 from .limits import Limits
 
 MAX_FAULTS = 1000
-"""Number of faults after which a context is not looked at any further."""
+"""Number of faults after which the validation of a context stops."""
 ENVELOPE = len('{"session":{},"user":{},"transition":{"nextStep":""}}')
 """Bytes of a payload besides its variables and its step."""
 
 Path: TypeAlias = "str | tuple[Path, str | int]"
-"""Place of a value, as a chain of keys. It becomes a text only for a fault."""
+"""Location of a value as a chain of keys; formatted only to report a fault."""
 
 # Problem and remedy of faults.
 SURROGATE = (

@@ -1,4 +1,4 @@
-"""A limit that nobody configured: learned from rate-limit headers, else from 429 responses.
+"""Adaptive limit: learned from rate-limit headers, or without them from 429 responses.
 
 Headers that name requests and seconds are kept like a configured limit. Without them requests are
 spread evenly at an estimated rate. It doubles each second until the first 429. Then it grows by a
@@ -22,15 +22,15 @@ MIN_RATE = 1e-3
 INCREASE = 0.05
 """Share of the ceiling, the rate of the last 429, by which the rate grows in one period."""
 INCREASE_NEAR_CEILING = 0.002
-"""The same near the ceiling, because exceeding it costs a pause."""
+"""The share near the ceiling: smaller, because exceeding the ceiling costs a pause."""
 NEAR_CEILING, ABOVE_CEILING = 0.93, 1.05
 """Shares of the ceiling between which the rate is near it. Above, the limit was raised."""
 DECREASE, REPEATED_DECREASE = 0.95, 0.8
 """Factors of the rate after a pause, and after one that follows within `REPEATED_WITHIN`."""
 REPEATED_WITHIN = 3
-"""Periods."""
+"""In periods, estimated lengths of the server's window."""
 RATE_LATE_TOLERANCE = 0.5
-"""As `LATE_TOLERANCE`, but larger: what counts is the rate itself, not even spacing."""
+"""Like `LATE_TOLERANCE`, but larger: the average rate matters, not even spacing."""
 
 
 class AdaptiveLimiter:
@@ -44,7 +44,7 @@ class AdaptiveLimiter:
         self._rate = INITIAL_RATE
         self._ceiling = math.inf
         self._period = 1.0
-        """Seconds of the server's window, as far as pauses show it."""
+        """Length of the server's window in seconds, estimated from pauses."""
         self._next_start_at = -math.inf
         self._counting_since = math.nan
         """Start of the time in which `_accepted` requests were accepted."""
@@ -84,7 +84,7 @@ class AdaptiveLimiter:
     def _record_start(self, now: float) -> None:
         starts = self._recent_starts
         window = self._window
-        # Two windows: a slow response counts requests from before the last one.
+        # Keep two windows: the headers of a slow response cover older requests as well.
         kept = self._period if window is None else 2 * window.limit.per
         half = len(starts) // 2
         if half and starts[half] <= now - kept:

@@ -13,7 +13,7 @@ from .sliding_window import HEADROOM_DIVISOR
 def seconds_under(
     rate_limit: RateLimit | Sequence[RateLimit] | None, requests: int
 ) -> float | None:
-    """Return the seconds from the first of so many requests to the last; None without a limit.
+    """Return the seconds from the first of `requests` requests to the last; None without a limit.
 
     Raises:
         ConfigurationError: A rate limit that is not known in numbers.

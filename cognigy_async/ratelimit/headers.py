@@ -15,7 +15,7 @@ from dataclasses import dataclass
 MAX_HEADER_LENGTH = 1024
 """Characters that are read of a header."""
 MIN_EPOCH = 1e9
-"""A reset above it is no waiting time but seconds, or milliseconds, since 1970."""
+"""A larger reset is not a waiting time but seconds or milliseconds since 1970."""
 MAX_NUMBER = 1e15
 """Larger numbers are ignored; they would not survive arithmetic."""
 

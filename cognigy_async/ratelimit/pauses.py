@@ -10,7 +10,7 @@ from .._utils.purging import ExpiringDict
 SLOW_START_SHARE = 0.5
 """Share of a pause over which the first requests after it are spread."""
 MAX_SLOW_START = 1.0
-"""Seconds over which they are spread at most."""
+"""Maximum seconds over which the first requests after a pause are spread."""
 
 
 class TenantPause:

@@ -16,7 +16,7 @@ from .sliding_window import HEADROOM_DIVISOR, HEADROOM_SLOWDOWN, next_in_schedul
 LEASE_SHARE = 0.02
 """Share of a window for which a process may keep a slot before it must use or return it."""
 BATCHES_PER_WINDOW = 20
-"""A process takes at most this fraction of a window at once."""
+"""A process leases at most one part in this many of a window at once."""
 
 
 @dataclass(frozen=True, slots=True)

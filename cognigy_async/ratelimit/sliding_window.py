@@ -11,7 +11,7 @@ from ..metrics import QuotaUse
 from .limit import RateLimit
 
 MAX_EXACT = 10_000
-"""Limits of up to so many requests keep the time of each one."""
+"""Largest limit for which the time of each request is kept."""
 GRAINS_PER_WINDOW = 400
 """Larger limits group requests by a 400th of the window; a group counts until its last one ends."""
 HEADROOM_DIVISOR = 10
@@ -20,7 +20,7 @@ HEADROOM_SLOWDOWN = 1.02
 """Bulk work takes headroom 2% slower than it frees up, so that live work finds a slot."""
 SHORT_WINDOW = 6.0
 """Seconds. In windows up to this length bulk work uses the headroom freely, unless live work is
-seen: waiting for the next window is no long wait."""
+seen: the next window is never far away."""
 LIVE_MEMORY_WINDOWS = 10
 """Windows for which live work is remembered."""
 LATE_TOLERANCE = 0.1
@@ -44,9 +44,9 @@ class _StartGroup:
 class SlidingWindow:
     """The limiter of one `RateLimit`.
 
-    A request takes a slot when it starts and gives it back one window after the server saw it. The
-    latest moment of that is its response less the shortest latency so far. While connections are
-    cold, in the first window and after a long idle time, it is the response itself.
+    A request takes a slot when it starts and releases it one window after the server saw it. At
+    the latest that is its response time minus the shortest latency so far. While connections are
+    cold, in the first window and after a long idle time, the response time itself is used.
 
     Attributes:
         used: slots in use as of the last call of `next_slot_at`.

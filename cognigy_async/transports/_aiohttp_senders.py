@@ -138,7 +138,7 @@ class DirectSender:
             raise aiohttp.ConnectionTimeoutError from error
         try:
             protocol = connection.protocol
-            # A server that gives up an idle connection may send a response to no request before.
+            # A server may send an unsolicited response before it closes an idle connection.
             if protocol is None or protocol.should_close:
                 raise StaleConnectionError
             transport = protocol.transport
@@ -261,7 +261,7 @@ class SessionSender:
         headers = request.headers
         _validate_names(headers)
         _validate_values(headers.values())
-        # Only the content of a request shows when it is sent.
+        # Sending can be observed only for a request with content.
         progress.begun = False if request.content else None
         response = await self._session.request(
             request.method,
@@ -308,7 +308,7 @@ class _Body(aiohttp.Payload):
 class _CheckedRequest(aiohttp.ClientRequest):
     """A request that is not sent on a connection with unread data.
 
-    A server that gives up an idle connection may send a response to no request before. aiohttp
+    A server may send an unsolicited response before it closes an idle connection. aiohttp
     would take it for the response to the next request.
     """
 
@@ -322,7 +322,7 @@ class _CheckedRequest(aiohttp.ClientRequest):
 async def _without_retry(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Raise another error for a lost connection than those on which aiohttp retries a read."""
+    """Keep aiohttp from retrying a read: raise another error for a lost connection."""
     try:
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:

@@ -79,6 +79,6 @@ def reason_of(error: Exception, reason: str) -> str:
         if isinstance(found, BaseExceptionGroup):
             found = found.exceptions[0]
         elif isinstance(found, BaseException):
-            # httpcore cuts off causes, but keeps an error that it translated as an argument.
+            # httpcore drops the cause, but keeps the original error in `args`.
             found = found.__cause__ or next(iter(found.args), None)
     return (reason or type(error).__name__)[:MAX_REASON]

@@ -83,5 +83,5 @@ def _decompressed(content: bytes, wbits: int, limit: int) -> bytes:
     if len(plain) > limit:
         raise too_large(limit)
     if not decompressor.eof or decompressor.unused_data:
-        raise UnusableResponseError("the response is not encoded as it says")
+        raise UnusableResponseError("the response body does not match its Content-Encoding")
     return plain

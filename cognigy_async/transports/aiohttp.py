@@ -91,7 +91,7 @@ class AiohttpTransport:
         """Send a request, within `timeout` seconds in all, and return the complete response.
 
         Raises:
-            NotSentError: not even the begin of the content was sent.
+            NotSentError: no part of the content was sent.
             NoResponseError: the request may have been applied, and there is no complete response.
             ClientUsageError: not on asyncio, or in another event loop than before.
         """
@@ -174,7 +174,7 @@ class AiohttpTransport:
             reason_of(error, reason),
             next((kind for kind in senders.CAUSES if isinstance(error, kind)), None),
             timeout=timeout if isinstance(error, TimeoutError) else None,
-            # Whatever the error is, nothing left that was not begun.
+            # Whatever the error, a request that was not begun was not sent.
             refused=isinstance(error, senders.NOT_SENT) and not progress.begun,
             begun=begun,
         )

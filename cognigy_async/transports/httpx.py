@@ -102,7 +102,7 @@ class HttpxTransport:
             timeout: seconds for connecting, sending and receiving together.
 
         Raises:
-            NotSentError: not even the begin of the content was sent.
+            NotSentError: no part of the content was sent.
             NoResponseError: the request may have been applied, and there is no complete response.
         """
         body = self._body_type(request.content)

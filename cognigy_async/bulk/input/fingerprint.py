@@ -20,7 +20,7 @@ from ..errors import InputError
 
 FIRST_MARKS = (4096, 65_536)
 MARK_EVERY = 1 << 18
-"""Bytes between two marks, after the first ones, which a slow pipe reaches early."""
+"""Bytes between marks; the first ones are closer together, for slow pipes."""
 
 # select() is limited to descriptors below 1,024; poll() fails on terminals of some systems.
 _Selector = selectors.PollSelector if sys.platform == "linux" else selectors.SelectSelector
@@ -114,7 +114,7 @@ class HashedFile:
         return self._buffer[:size]
 
     def compare(self) -> None:
-        """Read as far as the earlier reading did.
+        """Compare the content up to the last mark of the earlier reading.
 
         Raises:
             InputError: The content differs.
@@ -133,9 +133,9 @@ class HashedFile:
         if self._known:
             return self._compared(self._known[-1])
         if self._pipe is not None:
-            # A pipe may keep back rows for long if more is asked for than it has.
+            # Do not read on to a mark: that could block while rows are available.
             return self._hashed(size)
-        # Everything handed out must lie before a mark, so read on to the next one or to the end.
+        # Return only content that a mark covers: read to the next mark or to the end.
         size = self._next_mark - self.offset
         data = self._hashed(size)
         if 0 < len(data) < size:
@@ -143,7 +143,7 @@ class HashedFile:
         return data
 
     def _compared(self, mark: Mark) -> bytes:
-        """Return what lies before a known mark, after comparing all of it."""
+        """Read up to a known mark, compare the hash, and return the bytes read."""
         began = self.offset
         parts = []
         while self.offset < mark.offset:
@@ -213,11 +213,11 @@ class PipeReader:
         self._reading = threading.Lock()
         self._stopped = False
         self._wake: tuple[int, int] | None = None
-        if sys.platform != "win32":  # There only sockets can be waited for.
+        if sys.platform != "win32":  # On Windows select() takes sockets only.
             self._wake = os.pipe()
 
     def read(self, size: int) -> bytes:
-        """Return what is there, at most `size` bytes, waiting for one; b"" at the end or stop."""
+        """Wait for data and return at most `size` bytes; b"" at the end or after `stop`."""
         with self._reading:
             if self._wake is None:
                 read = getattr(self._file, "read1", self._file.read)

@@ -48,7 +48,7 @@ class InputReader:
         self.notes: list[str] = []
         self._hashed: HashedFile | None = None
         if kind == "parquet":
-            # It is not read from front to back, so it is hashed before.
+            # Parquet is not read sequentially, so hash the whole file first.
             self.fingerprint = Fingerprint.of(file)
             self._marks = [self._mark_whole(known)]
             self._records = parquet_records(file, name)
@@ -146,7 +146,7 @@ def open_input(
 
 
 def compare_input(source: str | Path, known: Sequence[Mark]) -> None:
-    """Compare a file with an earlier reading of it, as far as that reached.
+    """Compare a file with an earlier reading of it, up to where that ended.
 
     Raises:
         InputError: The file differs, or cannot be opened.

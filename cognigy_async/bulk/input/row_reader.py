@@ -39,7 +39,7 @@ class RowChunk:
 
     Attributes:
         skipped: Ordinals of rows completed by earlier runs.
-        failed: Ordinals of those of them that were not applied.
+        failed: Ordinals of the skipped rows that were not applied.
         dead_letters: Dead letters of the failed ones.
         paused: Dialogs with a failure in the pass that this run continues.
         marks: Marks of the input up to here.
@@ -279,7 +279,7 @@ class SpilledSet:
 
 
 def _scratch_table(columns: str) -> sqlite3.Connection:
-    # A database without a name is a file that SQLite makes when its cache is full, and removes.
+    # Unnamed database: SQLite creates a temporary file for it when its cache is full.
     connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     for statement in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8192"):
         connection.execute(f"PRAGMA {statement}")

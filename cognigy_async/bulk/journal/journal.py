@@ -1,7 +1,7 @@
 """The journal of a job: a SQLite file that one job writes and any process may read.
 
 All of it is synchronous; `JournalWriter` calls it in a worker thread. A committed batch survives
-the death of the process, and a durable one that of the machine.
+a crash of the process, a durable batch also a crash of the machine.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Journal:
             "SELECT count(*) FROM outcomes WHERE line < 1 OR status NOT BETWEEN 1 AND 4"
         )
         if strange:
-            raise _damaged(self.path, f"{strange} of its rows make no sense")
+            raise _damaged(self.path, f"{strange} of its rows are inconsistent")
         self.totals()
         work = (
             "SELECT EXISTS (SELECT 1 FROM outcomes) OR EXISTS (SELECT 1 FROM sends)"
@@ -296,7 +296,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA query_only = 1")
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             if application != APPLICATION_ID:
-                raise JournalRefusedError(f"{path} is no journal of a job")
+                raise JournalRefusedError(f"{path} is not a journal of a job")
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             _check_format(path, found)
         except BaseException:
@@ -377,6 +377,6 @@ def _damaged(path: Path, problem: object) -> JournalRefusedError:
     # SQLite's own check puts a headline before the first problem.
     lines = [line for line in str(problem).splitlines() if not line.startswith("***")]
     return JournalRefusedError(
-        f"journal {path} is damaged: {(lines or ['it makes no sense'])[0]}. Restore it from a "
+        f"journal {path} is damaged: {(lines or ['inconsistent data'])[0]}. Restore it from a "
         "copy, or move it away and start a new job, which applies all rows again."
     )

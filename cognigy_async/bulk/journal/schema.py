@@ -45,7 +45,7 @@ class Status(enum.IntEnum):
     FAILED = 2
     AMBIGUOUS = 3
     REPEATED = 4
-    """The same update with the same `update_id` is in the line that `refers` names."""
+    """Duplicate of the row in line `refers`: same update, same `update_id`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from .journal import connect_read_only, refuse_unreadable
 from .schema import HOOK, Status
 
 WAITS = {
-    "conflict": "conflict: somebody else wrote the dialog",
+    "conflict": "conflict: another client wrote the dialog",
     "fault": "500",
     "gateway": "502 or 504",
     "no_response": "no answer",
@@ -48,7 +48,7 @@ def explain_dialog(journal: str | os.PathLike[str], dialog_id: str) -> list[Mome
         moments = [*_outcomes(connection, dialog_id), *_sends(connection, dialog_id)]
         moments += _events(connection, dialog_id)
     order = {"queued": 0, "sent": 1}
-    # Within a millisecond the clock does not tell which came first, but the kind does.
+    # Events of one row within a millisecond are ordered by kind.
     return sorted(
         moments, key=lambda one: (int(one.at * 1000), one.line, order.get(one.what, 2), one.at)
     )

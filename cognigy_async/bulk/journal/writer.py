@@ -33,7 +33,7 @@ GATHERING = 0.03
 SMALL_QUOTA = 2000
 """Requests in a window up to which the quota is saved with every batch."""
 LARGE_QUOTA_EVERY = 0.5
-"""Seconds between two times that a larger one is saved, which takes milliseconds."""
+"""Seconds between saves of a larger quota, each of which takes milliseconds."""
 
 
 class JournalWriter:
@@ -72,17 +72,17 @@ class JournalWriter:
     # Noting.
 
     def applied(self, row: Row, result: UpdateResult) -> None:
-        """Note a row that was applied."""
+        """Record a row that was applied."""
         at = self.now() if row.completed_at is None else row.completed_at
         sent = at - result.latency
         self._complete(row, Status.SUCCEEDED, (sent - result.queued, sent, at), result.attempts)
 
     def duplicate(self, row: Row) -> None:
-        """Note a row with the update of an earlier line."""
+        """Record a row with the update of an earlier line."""
         self._complete(row, Status.REPEATED, (None, None, self.now()), 0)
 
     def failed(self, row: Row, error: CognigyError) -> None:
-        """Note a row that was not applied, or may not have been."""
+        """Record a row that was not applied, or may not have been."""
         at = self.now() if row.completed_at is None else row.completed_at
         queued = sent = None
         if isinstance(error, UpdateError) and error.latency is not None:
@@ -106,24 +106,24 @@ class JournalWriter:
             self._noted.set()
 
     def event(self, line: int, dialog_id: str | None, what: str, seconds: float = 0.0) -> None:
-        """Note a wait of so many seconds, named by its reason, or what a callback did."""
+        """Record a wait and its reason, or the result of a callback."""
         self._batch.events.append((line, dialog_id or "", self.now(), what, seconds))
         self._noted.set()
 
     def read(self, marks: list[Mark], dead_letters: list[bytes]) -> None:
-        """Note marks of the input, and dead letters of earlier runs."""
+        """Record marks of the input, and dead letters of earlier runs."""
         if marks or dead_letters:
             self._batch.marks.extend(marks)
             self._batch.dead_letters.extend(dead_letters)
             self._noted.set()
 
     def rejected(self, row: Row) -> None:
-        """Note that the server did not apply a row noted by `sending`: it may be sent again."""
+        """Record that the server did not apply a row noted by `sending`: it may be sent again."""
         self._batch.sends.append((row.line, row.dialog_id or "", self.now(), None, 0, None))
         self._noted.set()
 
     async def sending(self, row: Row, etag: str | None) -> None:
-        """Note a row that must not be sent twice; return when that is on disk.
+        """Record a row that must not be sent twice; return when that is on disk.
 
         Raises:
             JournalError: The journal cannot be written.
@@ -133,7 +133,7 @@ class JournalWriter:
         await self._written()
 
     async def sending_together(self, rows: Sequence[Row], key: str) -> None:
-        """Note rows sent as one request, which may only be repeated unchanged.
+        """Record rows sent as one request, which may only be repeated unchanged.
 
         Raises:
             JournalError: The journal cannot be written.
@@ -204,7 +204,7 @@ class JournalWriter:
                 await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
         except JournalError as error:
             self.failure = error
-            # No later batch will wake those that began to wait meanwhile.
+            # Wake tasks that began to wait during the write: no later batch will.
             waiting += self._waiting
         finally:
             for event in waiting:

@@ -1,4 +1,4 @@
-"""Page of a report: one HTML file without any other, light and dark."""
+"""Page of a report: one self-contained HTML file, in light and dark colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, on a core of their own, which end with their parent."""
+"""Server processes, each pinned to its own core, that end with their parent."""
 
 from __future__ import annotations
 

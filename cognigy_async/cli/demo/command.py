@@ -1,4 +1,4 @@
-"""The command `cognigy-async demo`: three parts, each printed when it is done, and the checks."""
+"""The command `cognigy-async demo`: run three parts and the checks, and print each result."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ STORM = Faults(
 )
 EACH_ONCE: list[Step] = ["conflict", "drop_after", "throttle_dialog", "error_503"]
 EACH_ONCE.extend(("token_expiry", "drop_before", "throttle_tenant", "error_500"))
-"""Faults that come even if chance leaves them out: one in `SPACING` requests at first."""
+"""Faults that are always injected: one in `SPACING` requests at the start."""
 SPACING = 10
 BETWEEN: list[Step] = ["ok"] * (SPACING - 1)
 

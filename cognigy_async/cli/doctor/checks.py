@@ -37,7 +37,7 @@ TIMEOUT = 10.0
 EXPIRES_SOON = 14 * 86_400.0
 """Seconds before the expiry of a certificate from which it is worth a warning."""
 MAX_SKEW = 5.0
-"""Seconds. Only a `Retry-After` with a date, and no `Date` beside it, depends on the clock."""
+"""Seconds. The clock matters only for a `Retry-After` date in a response without `Date`."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 LIMIT_HEADERS = ("ratelimit", "x-ratelimit", "retry-after")
 
@@ -185,7 +185,7 @@ async def check_tls(scheme: str, host: str, port: int) -> Finding:
         remedy = "Check the host name, and that its issuer is trusted here (SSL_CERT_FILE)."
     except ssl.SSLError as error:
         problem = error.reason or "TLS failed"
-        remedy = "Check that the port speaks TLS, and which proxy is in between."
+        remedy = "Check that the port speaks TLS, and whether a proxy is in between."
     except OSError as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         problem = os.strerror(cause.errno) if cause.errno else str(cause)
