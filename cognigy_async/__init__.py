@@ -19,8 +19,8 @@ if typing.TYPE_CHECKING:
     from .auth.provider import AccessToken, ApiKey, TokenProvider
     from .auth.token_endpoint import OAuthConfig
     from .client.client import AsyncStateClient
-    from .client.estimate import Plan, plan
     from .client.pending import PendingUpdate
+    from .client.plan import Plan, plan
     from .client.probe import Injection, probe_inject
     from .client.stream import UpdateStream
     from .errors import (
@@ -190,7 +190,7 @@ _HOMES = {
     "PayloadTooLargeError": "errors",
     "PendingUpdate": "client.pending",
     "PermissionDeniedError": "errors",
-    "Plan": "client.estimate",
+    "Plan": "client.plan",
     "QueueFullError": "errors",
     "QuotaUse": "metrics",
     "RateLimit": "ratelimit.limit",
@@ -218,7 +218,7 @@ _HOMES = {
     "UpdateValidationError": "errors",
     "UpdateWithdrawnError": "errors",
     "VariableTypeError": "errors",
-    "plan": "client.estimate",
+    "plan": "client.plan",
     "probe_inject": "client.probe",
     "read_audit": "audit.verify",
     "verify_audit": "audit.verify",

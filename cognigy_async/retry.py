@@ -1,4 +1,4 @@
-"""Retries: response kinds, `RetryPolicy`, the retry budget.
+"""Retries: `RetryPolicy` (whether, and after how long, for each kind of response), retry budget.
 
 Nothing here sleeps or reads a clock.
 """

@@ -6,5 +6,6 @@ They may change in any release; programs import from `cognigy_async` only.
 from __future__ import annotations
 
 from .models.events import DeliveryReceipt, UpdateWatch
+from .ratelimit.estimate import seconds_under
 
-__all__ = ["DeliveryReceipt", "UpdateWatch"]
+__all__ = ["DeliveryReceipt", "UpdateWatch", "seconds_under"]

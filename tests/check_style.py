@@ -31,6 +31,7 @@ RECORDS = {
     "AsyncStateClient",
     "StateUpdate",
     "UpdateError",
+    "UpdateResult",
 }
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 logger = logging.getLogger("cognigy_async")
 
 is_enabled = logger.isEnabledFor
-"""Return whether any handler may take lines of a level."""
+"""True if any handler may take lines of a level."""
 
 
 def log(level: int, message: str, *arguments: object, **fields: object) -> None:

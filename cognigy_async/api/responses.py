@@ -1,4 +1,4 @@
-"""Helpers of all APIs: path segments, and errors from responses without private values."""
+"""Shared by all APIs: kinds of response by status, and errors without private values."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Fault, UnsupportedByApiError, UpdateError
 from ..models.http import Request
-from ..models.limits import DEFAULT_LIMITS, ENVELOPE, encode
+from ..models.limits import DEFAULT_LIMITS
 from ..models.results import DialogState, parse_json, version_of
 from ..models.update import StateUpdate
+from ..models.variables import ENVELOPE, encode
 from ..retry import APPLIED, ResponseKind, retry_after
 from .responses import (
     error_details,

@@ -14,9 +14,10 @@ from .. import errors
 from ..errors import ConfigurationError, Fault, UnsupportedByApiError, UpdateValidationError
 from ..models.http import Request
 from ..models.identifiers import fault_of_text
-from ..models.limits import Limits, encode
+from ..models.limits import Limits
 from ..models.results import DialogState, parse_json
 from ..models.update import StateUpdate
+from ..models.variables import encode
 from ..retry import ResponseKind, retry_after
 from .responses import (
     MAX_ERROR_BODY,
@@ -160,7 +161,7 @@ class SessionsApi:
         if user_id is None:
             user_id = self.user_id
         if user_id is None:
-            remedy = "pass it with the update, or for all updates to SessionsApi(user_id=...)"
+            remedy = "pass it with the update, or once as SessionsApi(user_id=...)"
             fault = Fault("user_id", "is missing; the sessions API requires it", remedy)
             raise UpdateValidationError((fault,), dialog_id=dialog_id)
         return user_id

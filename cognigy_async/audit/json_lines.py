@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .._utils.arguments import validate_count
-from .._utils.locks import try_lock
+from .._utils.locks import open_lockable, try_lock
 from .._utils.logging import log
 from ..errors import AuditError, ConfigurationError
 from .hash_chain import START, Position, format_line, is_torn, key_bytes, parse_line
@@ -293,7 +293,7 @@ def _lock_process_file(path: Path) -> tuple[Path, int]:
     """
     for number in range(1, MAX_FILES + 1):
         own = path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
-        lock = os.open(own.with_name(f".{own.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        lock = open_lockable(own.with_name(f".{own.name}.lock"), 0o600)
         try:
             locked = try_lock(lock)
         except BaseException:

@@ -21,8 +21,8 @@ from ..errors import (
     UpdateError,
     UpdateWithdrawnError,
 )
-from ..models.limits import encode
 from ..models.results import parse_json, version_of
+from ..models.variables import encode
 
 if TYPE_CHECKING:
     from ..models.results import UpdateResult

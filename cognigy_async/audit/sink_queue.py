@@ -89,12 +89,12 @@ class SinkQueue:
 
     @property
     def failing(self) -> bool:
-        """Whether the latest call of the sink failed."""
+        """Return whether the latest call of the sink failed."""
         return bool(self._problem)
 
     @property
     def full(self) -> bool:
-        """Whether `max_queue` records are waiting."""
+        """Return whether `max_queue` records are waiting."""
         return len(self._queue) >= self._max_queue
 
     @property

@@ -79,7 +79,7 @@ class AuditTrail:
 
     @property
     def slow(self) -> bool:
-        """Whether a strict sink works but its queue is full, so that bulk work has to wait."""
+        """Return whether a strict sink works but its queue is full: bulk work must wait."""
         return any(queue.full and not queue.failing for queue in self._strict_queues)
 
     def record(self, update: CompletedUpdate) -> None:

@@ -69,7 +69,7 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there is neither a fault nor a missing hash."""
+        """Return whether there is neither a fault nor a missing hash."""
         return not self.faults and not self.missing
 
 

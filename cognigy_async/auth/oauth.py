@@ -1,4 +1,4 @@
-"""`OAuthTokenProvider`: OAuth 2.0 client credentials, refreshed before the token expires.
+"""`OAuthTokenProvider`: OAuth 2.0 client credentials; decides when a token is refreshed.
 
 One `Refresh` runs at a time. Callers may be in any thread and any event loop: state changes in
 short synchronous sections under a lock, and requests are awaited outside of it.
@@ -19,13 +19,13 @@ from functools import partial
 
 import anyio
 
-from .._utils.concurrency import current_asyncio_task, is_failure, spawn_detached
+from .._utils.concurrency import is_failure, spawn_detached
 from .._utils.logging import log
 from ..errors import AuthenticationError, ClientClosedError, ClientUsageError, ConfigurationError
 from ..transports.base import Transport
 from .provider import AccessToken, TokenStatistics
 from .refresh import EventLoopRef, Refresh, event_of
-from .token_endpoint import IssuedToken, OAuthConfig, TokenEndpoint
+from .token_endpoint import IssuedToken, OAuthConfig, OAuthEndpoint
 
 # Seconds.
 MAX_COOLDOWN = 300.0  # longest Retry-After that is kept after a failed refresh
@@ -67,7 +67,8 @@ class OAuthTokenProvider:
             raise ConfigurationError(
                 f"OAuthTokenProvider(timeout={timeout!r}): must be positive seconds"
             )
-        self._endpoint = TokenEndpoint(config)
+        self._endpoint = OAuthEndpoint(config)
+        self._refresh_margin = config.refresh_margin
         self._transport = transport
         self._timeout = timeout
         self._clock = clock
@@ -213,7 +214,6 @@ class OAuthTokenProvider:
 
     async def _run(self, refresh: Refresh) -> None:
         """Carry out a refresh. Raise nothing but cancellation."""
-        refresh.task = current_asyncio_task()
         try:
             with refresh.scope:
                 self._succeed(refresh, await refresh.request_token())
@@ -234,7 +234,9 @@ class OAuthTokenProvider:
     def _succeed(self, refresh: Refresh, token: IssuedToken) -> None:
         with self._lock:
             if not refresh.outcome.done():
-                self._token = token
+                # A short-lived token must still be used for half of its life.
+                margin = min(self._refresh_margin, token.lifetime / 2)
+                self._token = replace(token, refresh_at=token.expires_at - margin)
                 self._cooldown = None
                 self._refreshes += 1
                 refresh.outcome.set_result(None)

@@ -1,4 +1,4 @@
-"""One token refresh: its requests, and the callers that wait for it in any event loop or thread."""
+"""The execution of one token refresh: its requests, and its waiters in any loop or thread."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from concurrent.futures import Future
 import anyio
 import sniffio
 
+from .._utils.concurrency import current_asyncio_task
 from .._utils.logging import log
 from ..errors import AuthenticationError, NoResponseError, NotSentError
 from ..models.http import Response
 from ..transports.base import Transport
-from .token_endpoint import IssuedToken, TokenEndpoint
+from .token_endpoint import IssuedToken, OAuthEndpoint
 
 ATTEMPTS = 3
 
@@ -25,9 +26,7 @@ ATTEMPTS = 3
 BACKOFF = 0.25  # longest wait before the second attempt, doubled before the third
 MAX_RETRY_WAIT = 30.0  # a longer Retry-After ends the refresh
 TIMEOUT_GRACE = 1.0  # time that a transport may take beyond its timeout
-CHECK_INTERVAL = (
-    1.0  # how often a waiter looks whether the refresh is overdue, and how late it may be
-)
+CHECK_INTERVAL = 1.0  # how often a waiter checks the refresh, and how late a step may be
 
 
 class SupersededError(Exception):
@@ -96,7 +95,6 @@ class Refresh:
     Attributes:
         loop: event loop of the task.
         scope: cancel scope of the task, cancelled when the refresh is abandoned.
-        task: reference that keeps the task alive, None before its first step.
         outcome: done with a token or an error; cancelled when the refresh is abandoned, because its
             loop ended or is blocked, or the provider was closed.
         ended: done when the task has ended.
@@ -105,7 +103,7 @@ class Refresh:
 
     def __init__(
         self,
-        endpoint: TokenEndpoint,
+        endpoint: OAuthEndpoint,
         transport: Transport | None,
         timeout: float,
         clock: Callable[[], float],
@@ -120,7 +118,7 @@ class Refresh:
         self._step_ends_at = clock() + CHECK_INTERVAL
         self.loop = EventLoopRef()
         self.scope = anyio.CancelScope()
-        self.task: object = None
+        self._task: object = None
         self.outcome: Future[None] = Future()
         self.ended: Future[None] = Future()
         self.waiting = 0
@@ -160,6 +158,8 @@ class Refresh:
             SupersededError: the refresh was abandoned.
             Exception: the transport raised an exception that its protocol does not allow.
         """
+        # Kept here, because the event loop of asyncio has only weak references to its tasks.
+        self._task = current_asyncio_task()
         self._begin_step(self._timeout)
         if self._transport is not None:
             return await self._request_with_retries(self._transport)

@@ -159,16 +159,18 @@ class IssuedToken:
 
     Attributes:
         access: the token as a request header.
-        refresh_at: begin of the refresh margin.
+        lifetime: seconds.
         expires_at: end of its life, counted from before it was requested.
+        refresh_at: when the next token is requested; set by the provider.
     """
 
     access: AccessToken
-    refresh_at: float
+    lifetime: float
     expires_at: float
+    refresh_at: float = -math.inf
 
 
-class TokenEndpoint:
+class OAuthEndpoint:
     """Builds the token request of a configuration and reads the responses.
 
     Attributes:
@@ -181,7 +183,6 @@ class TokenEndpoint:
         parts = urlsplit(config.token_url)
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self._default_lifetime = config.default_lifetime
-        self._margin = config.refresh_margin
         form = {"grant_type": "client_credentials"}
         if config.scopes:
             form["scope"] = " ".join(config.scopes)
@@ -232,7 +233,7 @@ class TokenEndpoint:
             raise self.error(f"sent a response that {fault}", status=200, detail=detail)
         expires_at = requested_at + lifetime
         access = AccessToken("Authorization", f"Bearer {token}")
-        return IssuedToken(access, expires_at - min(self._margin, lifetime / 2), expires_at)
+        return IssuedToken(access, lifetime, expires_at)
 
     def error(
         self, problem: str, *, cause: BaseException | None = None, **fields: Any

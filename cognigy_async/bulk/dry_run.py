@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cognigy_async import Limits, RateLimit, StateApi, StateUpdate, plan
-from cognigy_async.client.estimate import seconds_under
+from cognigy_async.spi import seconds_under
 
 from .input.reader import open_input
 from .input.row import RowFault, faults_of

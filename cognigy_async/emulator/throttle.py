@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Literal, TypeAlias
 
-from .expiring import Expiring
+from cognigy_async._utils.purging import ExpiringDict
+
 from .rules import Throttling
 
 Header: TypeAlias = tuple[bytes, bytes]
@@ -45,9 +46,9 @@ class Throttle:
 
     def reset(self) -> None:
         """Forget all windows, pauses and notices."""
-        self._windows = Expiring[Subject, tuple[float, int]](_window_is_over)
+        self._windows = ExpiringDict[Subject, tuple[float, int]](_window_is_over)
         self._pauses: dict[Subject, float] = {}
-        self._notices = Expiring[Subject, list[tuple[float, float]]](_notices_are_over)
+        self._notices = ExpiringDict[Subject, list[tuple[float, float]]](_notices_are_over)
 
     def admit(self, dialog_id: str, now: float, address: str | None = None) -> Notice | None:
         """Count a request; return a notice if it is refused."""

@@ -11,7 +11,8 @@ from urllib.parse import parse_qsl, unquote_plus
 
 import anyio
 
-from .expiring import Expiring
+from cognigy_async._utils.purging import ExpiringDict
+
 from .faults import FaultInjector
 from .recorder import Recorder
 from .responses import HttpResponse, json_response
@@ -65,7 +66,7 @@ class Tokens:
     def reset(self) -> None:
         """Forget all tokens and restore the random seed."""
         self._random = Random(f"tokens of {self._seed}")
-        self._issued = Expiring[bytes, Token](_is_expired)
+        self._issued = ExpiringDict[bytes, Token](_is_expired)
 
     def revoke_all(self) -> None:
         """Revoke all tokens."""

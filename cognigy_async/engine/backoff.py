@@ -1,4 +1,7 @@
-"""Failures of requests: how long to wait, whom to pause, and when to give up."""
+"""Apply a failure: let the dialog wait, pause it or the tenant, or give up.
+
+`RetryPolicy.next_wait` in `retry` decides how long.
+"""
 
 from __future__ import annotations
 

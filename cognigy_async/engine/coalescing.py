@@ -13,8 +13,9 @@ from typing import Any
 
 from ..errors import CognigyError, UpdateError, copy_error
 from ..hooks.observers import Observations
-from ..models.limits import ENVELOPE, Limits, encode
+from ..models.limits import Limits
 from ..models.update import StateUpdate
+from ..models.variables import ENVELOPE, encode
 from .dialog_queue import DialogQueue
 from .protocol import Settled, UpdateProtocol
 from .work_item import Group, Kind, WorkItem

@@ -11,11 +11,15 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .._utils.purging import PurgeThreshold
 from .dialog_queue import IDLE, IN_FLIGHT, PAUSED, READY, WAITING, DialogQueue
 
 if TYPE_CHECKING:
     from ..errors import CognigyError
     from .work_item import WorkItem
+
+MIN_PURGE_SIZE = 1024
+"""Places and timers of queues below which none is purged."""
 
 
 class ReadyQueues:
@@ -40,7 +44,7 @@ class ReadyQueues:
         self._timers: list[tuple[float, int, DialogQueue]] = []
         self._ties = 0
         self._since_bulk = 0
-        self._sweep_at = 1024
+        self._purge_threshold = PurgeThreshold(MIN_PURGE_SIZE)
 
     def __len__(self) -> int:
         return len(self._by_dialog)
@@ -73,8 +77,8 @@ class ReadyQueues:
                 )
                 queue.ready_list = ready_list
                 ready_list.append(queue)
-                if len(ready_list) > self._sweep_at:
-                    self._sweep()
+                if len(ready_list) > self._purge_threshold.size:
+                    self._purge()
                 return
         if queue.state is IDLE:
             queue.append(item)
@@ -101,10 +105,10 @@ class ReadyQueues:
             ready_list.appendleft(queue)
         else:
             ready_list.append(queue)
-        if len(ready_list) > self._sweep_at:
-            self._sweep()
+        if len(ready_list) > self._purge_threshold.size:
+            self._purge()
 
-    def _sweep(self) -> None:
+    def _purge(self) -> None:
         """Remove the places and timers that queues have left."""
         for ready_list in (self.urgent, self.live, self.bulk):
             current = [queue for queue in ready_list if queue.ready_list is ready_list]
@@ -113,7 +117,7 @@ class ReadyQueues:
         self._timers = list(filter(self._is_current, self._timers))
         heapq.heapify(self._timers)
         most = max(self.waiting(), len(self._timers))
-        self._sweep_at = max(1024, 2 * most)
+        self._purge_threshold.purged(most)
 
     def waiting(self) -> int:
         """Return the number of places in the ready lists."""
@@ -202,8 +206,8 @@ class ReadyQueues:
         if until != math.inf:
             self._ties += 1
             heapq.heappush(self._timers, (until, self._ties, queue))
-            if len(self._timers) > self._sweep_at:
-                self._sweep()
+            if len(self._timers) > self._purge_threshold.size:
+                self._purge()
 
     def next_due(self) -> float:
         """Return when the first waiting queue is due, infinite if none waits."""
@@ -284,7 +288,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, WorkItem]] = []
-        self._sweep_at = 1024
+        self._purge_threshold = PurgeThreshold(MIN_PURGE_SIZE)
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -294,10 +298,10 @@ class Deadlines:
         deadline = item.options.deadline
         assert deadline is not None
         heapq.heappush(self._heap, (deadline, item.serial, item))
-        if len(self._heap) > self._sweep_at:
+        if len(self._heap) > self._purge_threshold.size:
             self._heap = [place for place in self._heap if not place[2].completed]
             heapq.heapify(self._heap)
-            self._sweep_at = max(1024, 2 * len(self._heap))
+            self._purge_threshold.purged(len(self._heap))
 
     def next(self) -> float:
         """Return the first deadline of an item that is not complete, infinite if there is none."""

@@ -1,4 +1,4 @@
-"""All callbacks and observers of a client."""
+"""All callbacks and observers of a client; the options of a callback are in `callback_queue`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import Fault
-from .limits import SURROGATE, Limits, TypeFault, has_surrogate, printable
+from .limits import Limits
+from .variables import SURROGATE, TypeFault, has_surrogate, printable
 
 MAX_STEP_LENGTH = 1024
 MAX_USER_ID_LENGTH = 256

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError, core_schema, from_json
 
 from ..errors import Fault, UpdateValidationError, VariableTypeError
 from .identifiers import NO_METADATA, faults_of_identifiers, faults_of_owner, read_metadata
-from .limits import DEFAULT_LIMITS, Limits, TypeFault, encode, printable
+from .limits import DEFAULT_LIMITS, Limits
+from .variables import TypeFault, are_plain, encode, faults_in, faults_of_size, printable
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -260,8 +261,8 @@ class StateUpdate:
         self._metadata = NO_METADATA
         # Most updates are plain: one quick check passes them, and only the others are walked.
         if not (
-            (session is None or (type(session) is dict and limits.are_plain(session)))
-            and (user is None or (type(user) is dict and limits.are_plain(user)))
+            (session is None or (type(session) is dict and are_plain(limits, session)))
+            and (user is None or (type(user) is dict and are_plain(limits, user)))
             and type(dialog_id) is str
             and 0 < len(dialog_id) <= limits.max_dialog_id_length
             and dialog_id.isascii()
@@ -300,7 +301,7 @@ class StateUpdate:
         except Exception as error:
             raise _validation_error([_unreadable("update", error)], dialog_id) from None
         if len(body) > limits.harmless_bytes:
-            faults = limits.faults_of_size(wire, len(body), splittable=if_match is None)
+            faults = faults_of_size(limits, wire, len(body), splittable=if_match is None)
             if faults:
                 raise _validation_error(faults, dialog_id)
         self._dialog_id: str = dialog_id
@@ -337,7 +338,7 @@ def _faults_in(limits: Limits, context: str, variables: Any) -> list[Fault]:
         return []
     if isinstance(variables, Mapping):
         try:
-            return limits.faults_in(context, variables)
+            return faults_in(limits, context, variables)
         except Exception as error:
             return [_unreadable(context, error)]
     kind = type(variables).__name__

@@ -1,8 +1,8 @@
 """A limit that nobody configured: learned from rate-limit headers, else from 429 responses.
 
 Headers that name requests and seconds are kept like a configured limit. Without them requests are
-spread evenly at an estimated rate (additive increase, multiplicative decrease): it grows with each
-accepted request, at first by 1 per second, and shrinks once for each pause after a 429.
+spread evenly at an estimated rate. It doubles each second until the first 429. Then it grows by a
+fixed amount with each accepted request and shrinks by a factor at a 429, once for each pause.
 """
 
 from __future__ import annotations

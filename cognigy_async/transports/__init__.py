@@ -1,1 +1,4 @@
-"""HTTP libraries that send the requests."""
+"""HTTP libraries that send the requests, one module each; `base` has the protocol.
+
+A new one also needs a lazy name in the package's ``__init__`` and an extra in ``pyproject.toml``.
+"""

@@ -177,7 +177,7 @@ def test_a_failed_update_is_printed_and_sets_the_exit_status(
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out
     assert "0 applied, 4 failed, 0 ambiguous" in out
-    assert "The server refuses the payload" in out
+    assert "The server rejected the payload" in out
     assert out.endswith("A promise was broken, or an update failed.\n")
 
 

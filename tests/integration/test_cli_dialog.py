@@ -284,9 +284,9 @@ def test_update_and_get_of_a_session(
     arguments = ["s-1", "--session", "a=1", "--user", "b=2", "--next-step", "pay"]
     assert command("update", *arguments, "--profile-id", profile) == 2
     assert "user_id: is missing" in command.messages
-    assert "for all of them in COGNIGY_USER_ID" in command.messages
+    assert "or once as COGNIGY_USER_ID" in command.messages
     assert command("update", *arguments, "--user-id", "u-1") == 2
-    assert "user: variables of a user are kept in a contact profile" in command.messages
+    assert "user: user variables are stored in a contact profile" in command.messages
     assert emulator.stats.requests == 0
     assert command("update", *arguments, "--user-id", "u-1", "--profile-id", profile) == 0
     assert (command.json["status"], command.json["attempts"]) == (204, 3)

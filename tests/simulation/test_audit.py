@@ -205,7 +205,7 @@ async def test_a_failure_is_recorded_without_the_text_of_the_server(sink: Sink) 
     assert (record.outcome, record.error, record.status) == ("failed", "BadRequestError", 400)
     assert (record.attempts, record.trace_id) == (1, "api--7")
     assert record.latency_ms == pytest.approx(1000)
-    assert record.summary == "The server refuses the payload"
+    assert record.summary == "The server rejected the payload"
     assert CANARY not in repr(record)
 
 

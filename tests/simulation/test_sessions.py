@@ -176,7 +176,7 @@ async def test_sessions_an_ambiguous_update_tells_what_support_asks_for() -> Non
 async def test_sessions_a_conflict_that_stays_ends_by_its_attempts() -> None:
     wire = Wire(answer=status(409, code=1004))
     async with sessions(wire, retry=every(1, max_attempts=3)) as client:
-        with pytest.raises(StateConflictError, match="Somebody else is writing") as caught:
+        with pytest.raises(StateConflictError, match="Another client is writing") as caught:
             await client.update("s", session={"a": 1})
     assert caught.value.attempts == len(wire.sent) == 3
 

@@ -128,7 +128,9 @@ def test_an_exception_survives_pickling_and_copying(kind: type[Exception]) -> No
 
 
 @pytest.mark.parametrize("kind", UPDATE_ERRORS)
-def test_an_update_error_tells_its_facts_and_ends_with_the_remedy(kind: type[UpdateError]) -> None:
+def test_the_text_of_an_update_error_has_its_facts_and_ends_with_the_remedy(
+    kind: type[UpdateError],
+) -> None:
     error = sample(kind)
     assert isinstance(error, UpdateError)
     text = str(error)
@@ -141,7 +143,7 @@ def test_an_update_error_tells_its_facts_and_ends_with_the_remedy(kind: type[Upd
 
 
 @pytest.mark.parametrize("kind", UPDATE_ERRORS)
-def test_what_is_not_known_is_not_told(kind: type[UpdateError]) -> None:
+def test_unknown_facts_are_left_out_of_the_text(kind: type[UpdateError]) -> None:
     error = kind("It failed")
     assert str(error) == f"It failed. {kind.remedy}"
     assert error.attempts == error.applied_parts == 0
@@ -180,7 +182,7 @@ def test_what_only_some_errors_know() -> None:
     assert not AuthenticationError("It failed").transient
 
 
-def test_a_refusal_tells_every_fault() -> None:
+def test_the_text_of_a_validation_error_lists_every_fault() -> None:
     error = sample(VariableTypeError)
     assert isinstance(error, UpdateValidationError)
     assert str(error) == "dialog 'd-1': session.a: is wrong; mend it | user: too; also"

@@ -72,7 +72,7 @@ def test_a_clock_that_goes_backwards_counts_as_no_time(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [1e-300, 1e-9, 1e7, 1e15, 1e300])
-def test_what_is_beyond_the_range_is_counted_at_its_edge(seconds: float) -> None:
+def test_durations_beyond_the_range_are_counted_at_its_edge(seconds: float) -> None:
     histogram = recorded([seconds])
     assert (histogram.count, histogram.max) == (1, seconds)
     assert 0.0 < histogram.percentile(0.5) <= seconds
@@ -166,7 +166,7 @@ def test_a_snapshot_stays_as_it_is() -> None:
         setattr(snapshot.latency, "max", 5.0)  # noqa: B010
 
 
-def test_the_repr_tells_how_things_stand() -> None:
+def test_the_repr_has_the_main_counters() -> None:
     metrics = Metrics()
     metrics.applied, metrics.in_flight = 3, 2
     assert "3 applied" in repr(metrics)

@@ -1,4 +1,4 @@
-"""When a failed update is sent again, and what `Retry-After` asks for."""
+"""Retry policies, Retry-After and the retry budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOW = 1_700_000_000.0
 """14 November 2023, 22:13:20 UTC, a Tuesday."""
 
 
-# What the server asks for.
+# Retry-After.
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_date_without_a_zone_is_utc_wherever_this_runs(
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Tue, 99 Nov 2023 22:13:20 GMT", "1700000000"])
-def test_without_a_good_date_the_clock_here_has_to_do(date: str) -> None:
+def test_without_a_good_date_the_local_clock_is_used(date: str) -> None:
     headers = {"date": date, "retry-after": "Tue, 14 Nov 2023 22:13:50 GMT"}
     assert retry_after(headers, NOW + 10) == 20.0
 
@@ -121,7 +121,7 @@ ODD_TEXT = st.text(st.characters(exclude_categories=())) | st.text(
 @example(text="Mon, 01 Jan 0001 00:00:00 +2359", date=None, now=0.0)
 @example(text="Fri, 31 Dec 9999 23:59:59 -2359", date=None, now=0.0)
 @unhurried
-def test_no_text_whatsoever_raises(text: str, date: str | None, now: float) -> None:
+def test_no_header_raises(text: str, date: str | None, now: float) -> None:
     headers = {"retry-after": text} | ({"date": date} if date is not None else {})
     seconds = retry_after(headers, now)
     assert seconds is None or (seconds >= 0.0 and math.isfinite(seconds))
@@ -172,7 +172,7 @@ def test_any_date_comes_out_right(sent: datetime, seconds: int, zone: int) -> No
     ],
     ids=lambda arguments: "-".join(arguments) or "none",
 )
-def test_a_policy_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None:
+def test_a_policy_out_of_range_is_rejected(arguments: dict[str, Any]) -> None:
     (name,) = arguments
     with pytest.raises(ConfigurationError, match=f"^{name}="):
         RetryPolicy(**arguments)
@@ -192,7 +192,7 @@ def test_a_policy_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None
     ],
     ids=lambda arguments: "-".join(arguments) or "none",
 )
-def test_a_policy_that_can_work_is_taken(arguments: dict[str, Any]) -> None:
+def test_a_policy_within_range_is_accepted(arguments: dict[str, Any]) -> None:
     policy = RetryPolicy(**arguments)
     for name, value in arguments.items():
         assert getattr(policy, name) == value
@@ -228,7 +228,7 @@ def waits(
     ]
 
 
-def test_the_wait_is_that_of_the_strategy_or_what_the_server_named() -> None:
+def test_the_wait_is_that_of_the_strategy_or_of_retry_after() -> None:
     for response_kind in set(ResponseKind) - {ResponseKind.APPLIED, ResponseKind.REFUSED}:
         for live in (True, False):
             assert waits(policy(), (response_kind, None), live=live) == [1.0]
@@ -288,7 +288,7 @@ def test_they_do_not_spend_the_attempts_of_what_counts() -> None:
     assert waits(policy(max_attempts=2), *mixed) == [1.0] * 5 + [None]
 
 
-def test_pauses_that_the_server_named_do_not_count_as_time_spent() -> None:
+def test_retry_after_waits_do_not_count_as_elapsed() -> None:
     told = waits(policy(max_elapsed=0.5), *[(ResponseKind.THROTTLED, 60.0)] * 9)
     assert told == [60.0] * 9
     # Of a wait that is longer than asked, the rest is our own.
@@ -304,7 +304,7 @@ def test_time_spent_on_requests_counts() -> None:
     assert patient.next_wait(retry_state, ResponseKind.FAULT, failed(), live=True, now=0.0) == 1.0
 
 
-def test_a_live_update_does_not_wait_longer_than_it_lets_the_server_make_it() -> None:
+def test_a_live_update_waits_no_longer_than_max_retry_after() -> None:
     impatient = policy(max_retry_after=10.0)
     throttled = ResponseKind.THROTTLED
     assert waits(impatient, (throttled, 10.0)) == [10.0]
@@ -428,7 +428,7 @@ def test_a_backoff_counts_failures_in_a_row() -> None:
     assert told == [1.0, 2.0, 4.0, 8.0, 10.0]
 
 
-def test_a_backoff_of_nobodys_update_has_no_history() -> None:
+def test_a_backoff_without_an_update_has_no_history() -> None:
     wait = Watching(lambda state: 1.0)
     error = ServerError("failed")
     RetryPolicy(wait=wait).backoff(3, error, 50.0)
@@ -491,7 +491,7 @@ def test_without_a_ratio_there_is_the_start_and_nothing_more() -> None:
 
 @given(st.lists(st.booleans(), max_size=300), st.floats(0, 2), st.integers(1, 20))
 @unhurried
-def test_repeats_stay_within_the_bound(sequence: list[bool], ratio: float, capacity: int) -> None:
+def test_retries_stay_within_the_bound(sequence: list[bool], ratio: float, capacity: int) -> None:
     budget = RetryBudget(ratio, capacity)
     firsts = repeats = 0
     for is_first in sequence:
@@ -505,7 +505,7 @@ def test_repeats_stay_within_the_bound(sequence: list[bool], ratio: float, capac
 
 @given(st.integers(1, 300), st.sampled_from([0.1, 0.2, 0.25, 1.0]))
 @unhurried
-def test_what_was_fed_can_be_taken(firsts: int, ratio: float) -> None:
+def test_all_tokens_that_were_added_can_be_taken(firsts: int, ratio: float) -> None:
     budget = RetryBudget(ratio, 1000)
     while budget.take():
         pass

@@ -16,6 +16,7 @@ APPLICATION_ID = 0x636F676A
 SCHEMA_VERSION = 1
 """User version of the SQLite file."""
 
+# A new column also needs `Journal._fill`, `JournalWriter` and a new `SCHEMA_VERSION`.
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE marks (offset INTEGER, last INTEGER, digest TEXT, PRIMARY KEY (offset, last));

@@ -55,7 +55,7 @@ STORM = Faults(
     token_latency=0.1,
 )
 EACH_ONCE: list[Step] = ["conflict", "drop_after", "throttle_dialog", "error_503"]
-EACH_ONCE += ["token_expiry", "drop_before", "throttle_tenant", "error_500"]
+EACH_ONCE.extend(("token_expiry", "drop_before", "throttle_tenant", "error_500"))
 """Faults that come even if chance leaves them out: one in `SPACING` requests at first."""
 SPACING = 10
 BETWEEN: list[Step] = ["ok"] * (SPACING - 1)

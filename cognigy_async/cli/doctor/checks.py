@@ -50,7 +50,7 @@ class Finding:
     status: Literal["ok", "warning", "failed", "skipped"]
     detail: str
     remedy: str | None = None
-    """What to do; None if nothing has to be done."""
+    """Instructions for the user; None if nothing has to be done."""
 
 
 @dataclass

@@ -132,19 +132,19 @@ def test_a_part_of_a_value_or_a_key_in_any_form_is_withheld(value: Any, said: st
     assert error.detail == "[withheld, because it repeats values of the request]"
 
 
-def test_a_part_of_a_value_is_no_trace_id() -> None:
+def test_a_trace_id_that_is_part_of_a_value_is_withheld() -> None:
     (sent,) = API.writes(BASE, update(session={"a": LONG}), "u")
     error = API.error(sent, response(400, {"message": "x", "traceId": LONG[-20:]}), NOW)
     assert (error.trace_id, error.detail) == (None, "x")
 
 
-def test_what_is_said_of_a_read_may_be_the_state_and_is_withheld() -> None:
+def test_a_message_after_a_read_is_withheld_because_it_may_be_the_state() -> None:
     error = API.error(API.read(BASE, "d"), response(400, {"message": LONG}), NOW)
     assert error.detail is None
 
 
 @pytest.mark.parametrize("said", ["invalid payload structure", "unknown node", "line 3 is bad"])
-def test_a_message_of_the_servers_own_is_told(said: str) -> None:
+def test_a_message_without_values_is_kept(said: str) -> None:
     (sent,) = API.writes(BASE, update(session={"a": LONG, "b": 42, "c": True, "d": ""}), "u")
     error = API.error(sent, response(400, {"message": said}), NOW)
     assert error.detail == said

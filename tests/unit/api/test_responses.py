@@ -1,4 +1,4 @@
-"""What all APIs share: path segments, and errors from responses."""
+"""Path segments, and errors from responses."""
 
 from __future__ import annotations
 
@@ -138,14 +138,16 @@ def test_the_trace_id_is_found_and_never_trusted(answer: Any, trace_id: str | No
         (b'{"message": "' + b"x" * 70_000 + b'"}', None),
     ],
 )
-def test_what_the_server_says_is_shortened_and_cleaned(body: Any, detail: str | None) -> None:
+def test_the_message_of_the_server_is_shortened_and_cleaned(body: Any, detail: str | None) -> None:
     error = API.error(request(), response(500, body), NOW)
     assert error.detail == detail
     assert str(error).isprintable()
 
 
 @pytest.mark.parametrize("api", [SessionsApi(user_id="u-1"), API], ids=["sessions", "runtime"])
-def test_a_key_and_a_token_are_told_apart(api: SessionsApi | RuntimeApi) -> None:
+def test_a_rejected_key_and_a_rejected_token_have_their_own_remedies(
+    api: SessionsApi | RuntimeApi,
+) -> None:
     request = Request("POST", BASE, {"X-API-Key": CANARY})
     told = {status: str(api.error(request, response(status), NOW)) for status in (401, 403)}
     assert "does not accept the API key" in told[401]

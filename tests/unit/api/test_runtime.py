@@ -1,4 +1,4 @@
-"""What the runtime API sends for an update, and what it makes of each answer."""
+"""Requests and responses of the runtime API."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cognigy_async import (
     RateLimitedError,
     Request,
     ResponseKind,
-    RuntimeApi,
     ServerError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
     UpdateError,
 )
+from cognigy_async.api.runtime import RuntimeApi
 from tests.unit._builders import request, response, unhurried, update, variables
 
 BASE = "https://api.cognigy.ai"
@@ -93,7 +93,7 @@ def test_parts_are_filled_in_order_and_the_last_takes_the_transition() -> None:
     ]
 
 
-def test_a_transition_that_no_part_has_room_for_is_a_part_of_its_own() -> None:
+def test_a_transition_that_fits_no_part_is_a_part_of_its_own() -> None:
     parts = bodies(writes({"safe_payload_bytes": 99}, user={"a": "x" * 40}, next_step="s" * 20))
     assert parts == [{"user": {"a": "x" * 40}}, {"transition": {"nextStep": "s" * 20}}]
 
@@ -142,10 +142,10 @@ def test_the_default_threshold_is_half_a_mebibyte() -> None:
     assert len(API.writes(BASE, update(session={"v": "x" * 524_000}), "u")) == 1
 
 
-# Answers.
+# Responses.
 
 
-def expected_verdict(status: int) -> ResponseKind:
+def expected_kind(status: int) -> ResponseKind:
     if 200 <= status < 300:
         return ResponseKind.APPLIED
     if status >= 500:
@@ -175,11 +175,11 @@ def expected_error(status: int) -> type[UpdateError]:
     return kinds.get(status, ServerError if status >= 500 else UnexpectedAnswerError)
 
 
-def test_every_status_has_its_verdict_and_its_error() -> None:
+def test_every_status_has_its_kind_and_its_error() -> None:
     for status in range(100, 600):
         body = {"detail": "no", "traceId": "api--1", "version": 9}
         answer = response(status, body, etag='"9"', retry_after="7")
-        assert (status, API.classify(answer)) == (status, expected_verdict(status))
+        assert (status, API.classify(answer)) == (status, expected_kind(status))
         error = API.error(request(), answer, NOW)
         assert (status, type(error)) == (status, expected_error(status))
         assert (error.status, error.trace_id, error.detail) == (status, "api--1", "no")
@@ -192,7 +192,7 @@ def test_every_status_has_its_verdict_and_its_error() -> None:
     ("status", "message"),
     [(302, "redirect"), (200, "not a state"), (418, "does not define"), (100, "does not define")],
 )
-def test_an_unexpected_answer_says_what_it_was(status: int, message: str) -> None:
+def test_the_error_of_an_unexpected_response_describes_it(status: int, message: str) -> None:
     assert message in str(API.error(request(), response(status), NOW))
 
 
@@ -248,13 +248,13 @@ def test_a_state_is_read_from_the_body(
         *({"session": [1]}, {"user": "x"}, {"transition": [1]}),
     ],
 )
-def test_what_is_no_state_is_none(body: Any) -> None:
+def test_a_body_without_a_state_is_none(body: Any) -> None:
     assert API.state("d", response(200, body)) is None
 
 
 @given(st.binary(max_size=300), st.integers(100, 599))
 @unhurried
-def test_no_body_whatsoever_raises(content: bytes, status: int) -> None:
+def test_no_body_raises(content: bytes, status: int) -> None:
     answer = response(status, content, etag='"7"', retry_after="x", date="y")
     assert isinstance(API.error(request(content), answer, NOW), UpdateError)
     API.state("d", answer)
@@ -270,16 +270,18 @@ def test_no_body_whatsoever_raises(content: bytes, status: int) -> None:
         ({}, False),
     ],
 )
-def test_whose_limit_a_429_is(headers: dict[str, str], dialog_only: bool) -> None:
+def test_a_429_concerns_the_dialog_or_the_tenant(
+    headers: dict[str, str], dialog_only: bool
+) -> None:
     assert API.throttles_dialog(response(429, **headers)) is dialog_only
 
 
-def test_another_predicate_decides_whose_limit_it_is() -> None:
+def test_another_predicate_decides_what_a_429_concerns() -> None:
     api = RuntimeApi(is_dialog_throttle=lambda headers: headers.get("x-scope") == "d")
     assert api.throttles_dialog(response(429, x_scope="d"))
     assert not api.throttles_dialog(response(429, x_ratelimit_scope="dialog"))
 
 
-def test_whether_keys_are_honoured_is_said_by_the_user() -> None:
+def test_the_user_declares_whether_keys_are_honoured() -> None:
     assert not API.honours_idempotency_keys
     assert RuntimeApi(honours_idempotency_keys=True).honours_idempotency_keys

@@ -1,4 +1,4 @@
-"""What the sessions API sends for an update, what it refuses, and what it makes of each answer."""
+"""Requests, rejected input and responses of the sessions API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from cognigy_async import (
     ResponseKind,
     RuntimeApi,
     ServerError,
-    SessionsApi,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
@@ -32,6 +31,7 @@ from cognigy_async import (
     UpdateError,
     UpdateValidationError,
 )
+from cognigy_async.api.sessions import SessionsApi
 from tests.unit._builders import CANARY, response, unhurried, variables
 
 BASE = "https://api-trial.cognigy.ai"
@@ -85,16 +85,16 @@ def test_an_update_is_context_then_state_then_profile() -> None:
         ({"session": {"a": 1}, "profile_id": PROFILE}, ["s/context/inject"]),
     ],
 )
-def test_only_what_carries_something_is_sent(fields: dict[str, Any], ends: list[str]) -> None:
+def test_empty_parts_are_not_sent(fields: dict[str, Any], ends: list[str]) -> None:
     assert [one.url.split("/", 6)[-1] for one in writes(**fields)] == ends
 
 
-def test_the_user_of_the_update_goes_before_the_one_of_the_api() -> None:
+def test_the_user_of_the_update_takes_precedence() -> None:
     (sent,) = writes(session={"a": 1}, user_id="u-2")
     assert json.loads(sent.content)["userId"] == "u-2"
 
 
-def test_what_may_be_repeated() -> None:
+def test_which_requests_may_be_repeated() -> None:
     fields = {"session": {"a": 1}, "user": {"b": 1}, "next_step": "x", "profile_id": PROFILE}
     assert [one.idempotent for one in writes(**fields)] == [True, False, True]
     replaces = SessionsApi(user_id="u", inject="replace")
@@ -195,7 +195,7 @@ def test_a_user_id_counts_as_it_is_sent() -> None:
     assert refused(API, limits, user_id="\x01" * 40, **fields).path == "update"
 
 
-def test_what_is_replaced_whole_cannot_be_split() -> None:
+def test_a_context_that_is_replaced_cannot_be_split() -> None:
     api = SessionsApi(user_id="u", inject="replace")
     fault = refused(api, session={f"v{n}": "x" * 1000 for n in range(60)})
     assert fault.path == "session"
@@ -203,7 +203,7 @@ def test_what_is_replaced_whole_cannot_be_split() -> None:
     assert len(writes(api=api, session={f"v{n}": "x" * 1000 for n in range(50)})) == 1
 
 
-# What it does not have.
+# Unsupported input.
 
 
 def test_an_update_needs_a_user() -> None:
@@ -237,7 +237,7 @@ def test_a_profile_id_has_24_characters(profile_id: str) -> None:
     assert refused(user={"a": 1}, profile_id=profile_id).path == "profile_id"
 
 
-def test_reading_has_to_be_asked_for_and_modify_is_not_there() -> None:
+def test_reading_has_to_be_enabled_and_modify_is_unsupported() -> None:
     with pytest.raises(UnsupportedByApiError, match="reads_state=True"):
         API.check_use("get_state")
     reads = SessionsApi(reads_state=True)
@@ -256,7 +256,7 @@ def test_reading_has_to_be_asked_for_and_modify_is_not_there() -> None:
         ({"inject": "deep"}, 'must be "merge" or "replace"'),
     ],
 )
-def test_an_api_that_cannot_work(arguments: dict[str, Any], said: str) -> None:
+def test_bad_arguments_are_rejected(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         SessionsApi(**arguments)
 
@@ -298,7 +298,7 @@ def test_the_runtime_api_has_no_resets(what: Any) -> None:
         RuntimeApi().reset(BASE, "d", what)
 
 
-# Answers.
+# Responses.
 
 
 def problem(code: int, **members: Any) -> dict[str, Any]:
@@ -360,13 +360,13 @@ def test_each_answer(
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"code": "1002"}', b'{"code": true}'])
-def test_an_answer_that_is_no_problem_goes_by_its_status(body: bytes) -> None:
+def test_a_body_without_a_code_goes_by_its_status(body: bytes) -> None:
     assert API.classify(response(500, body)) is ResponseKind.FAULT
     error = API.error(API.reset(BASE, "s", "state"), response(500, body), NOW)
     assert (type(error), error.code, error.trace_id) == (ServerError, None, None)
 
 
-def test_what_the_server_says_is_withheld_where_it_repeats_variables() -> None:
+def test_a_message_that_repeats_variables_is_withheld() -> None:
     for fields in (
         {"session": {"a": CANARY}},
         {"user": {"a": [{"b": CANARY}]}, "profile_id": PROFILE},
@@ -378,7 +378,7 @@ def test_what_the_server_says_is_withheld_where_it_repeats_variables() -> None:
         assert error.trace_id is None
 
 
-def test_a_wait_is_told_with_429_and_503() -> None:
+def test_429_and_503_have_a_retry_after() -> None:
     request = API.reset(BASE, "s", "state")
     for status in (429, 503):
         assert API.error(request, response(status, retry_after="7"), NOW).retry_after == 7

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from cognigy_async import AuditError, AuditReport, ConfigurationError, JsonLinesAudit
+from cognigy_async import AuditError, ConfigurationError, JsonLinesAudit
 from cognigy_async.audit.hash_chain import START, format_line
-from cognigy_async.audit.verify import read_audit, verify_audit
+from cognigy_async.audit.verify import AuditReport, read_audit, verify_audit
 from tests.unit._builders import CANARY, audit_record
 
 KEY = b"canary-key-of-an-audit"

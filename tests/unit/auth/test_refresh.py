@@ -25,7 +25,7 @@ import trio
 from cognigy_async.auth.oauth import CLOSE_TIMEOUT, OAuthTokenProvider
 from cognigy_async.auth.provider import AccessToken, TokenProvider
 from cognigy_async.auth.refresh import EventLoopRef, Refresh, SupersededError
-from cognigy_async.auth.token_endpoint import TokenEndpoint
+from cognigy_async.auth.token_endpoint import OAuthEndpoint
 from cognigy_async.errors import (
     ClientClosedError,
     ClientUsageError,
@@ -64,7 +64,7 @@ FAILURES: list[Answer] = [
 
 def refresh_with(endpoint: Endpoint) -> Refresh:
     lock = threading.RLock()
-    return Refresh(TokenEndpoint(config()), endpoint, 10.0, anyio.current_time, lock)
+    return Refresh(OAuthEndpoint(config()), endpoint, 10.0, anyio.current_time, lock)
 
 
 async def test_an_abandoned_refresh_wakes_its_waiters_and_requests_nothing_more() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import AsyncStateClient, RuntimeApi, SessionsApi, StateUpdate, UpdateFields
+from cognigy_async import RuntimeApi, SessionsApi, StateUpdate, UpdateFields
+from cognigy_async.client.client import AsyncStateClient
 from cognigy_async.client.config import ClientConfig, SendArguments, SubmitArguments
 from tests.unit.client._parts import NullTransport, config
 

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from cognigy_async import PendingUpdate, ServerError
-from cognigy_async.client.pending import SHARED_WAITERS, single_task_waiters
+from cognigy_async import ServerError
+from cognigy_async.client.pending import SHARED_WAITERS, PendingUpdate, single_task_waiters
 
 
 def item(**changes: Any) -> Any:

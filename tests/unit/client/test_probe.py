@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import probe_inject
+from cognigy_async.client.probe import probe_inject
 
 FIRST, SECOND = {"first": True}, {"second": True}
 

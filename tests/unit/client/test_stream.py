@@ -10,15 +10,9 @@ import anyio
 import anyio.abc
 import pytest
 
-from cognigy_async import (
-    CognigyError,
-    RuntimeApi,
-    StateUpdate,
-    UpdateStream,
-    UpdateValidationError,
-)
+from cognigy_async import CognigyError, RuntimeApi, StateUpdate, UpdateValidationError
 from cognigy_async._utils.waker import Waker
-from cognigy_async.client.stream import INPUTS_PER_YIELD
+from cognigy_async.client.stream import INPUTS_PER_YIELD, UpdateStream
 from cognigy_async.engine.work_item import SendOptions, WorkItem
 from tests.unit.client._parts import Entrance, config
 

@@ -15,7 +15,7 @@ from cognigy_async import Limits, StateUpdate
 from cognigy_async.emulator.state import Dialog
 from cognigy_async.emulator.state import Merge as Semantics
 from cognigy_async.engine.coalescing import Merge, key_of, merges
-from cognigy_async.models.limits import encode
+from cognigy_async.models.variables import encode
 from tests.chance import Chance
 from tests.unit._builders import update
 

@@ -9,11 +9,12 @@ import anyio
 import pytest
 
 from cognigy_async import CallbackError, DeadLetter, UpdateEvent
+from cognigy_async.hooks.callback_queue import CallbackQueue
 from cognigy_async.hooks.registry import CallbackRegistry, Register
 from tests.unit.hooks._events import event, publish, registry, running
 
 
-def queue_of(hooks: CallbackRegistry) -> Any:
+def queue_of(hooks: CallbackRegistry) -> CallbackQueue:
     return hooks._queues[0]
 
 

@@ -1,4 +1,4 @@
-"""What a caller says about an update: kept, checked, never sent."""
+"""Metadata of an update: kept, validated, never sent."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from cognigy_async import Limits, RuntimeApi, StateUpdate, UpdateValidationError, VariableTypeError
+from cognigy_async.models.identifiers import faults_of_identifiers
 from tests.unit._builders import CANARY, update
 
 TOLD = {"actor": "agent-7", "reason": "refund"}
@@ -46,7 +47,7 @@ def test_it_is_not_sent() -> None:
         pytest.param(lambda made: TypeAdapter(StateUpdate).validate_python(made.fields()), id="py"),
     ],
 )
-def test_it_goes_along_with_copies(copy: Any) -> None:
+def test_copies_keep_it(copy: Any) -> None:
     assert copy(told()).metadata == TOLD
 
 
@@ -83,7 +84,7 @@ class Broken(Mapping[str, str]):
         (Broken(), "metadata", UpdateValidationError, "reading it raised RuntimeError"),
     ],
 )
-def test_what_is_no_metadata_is_refused(
+def test_bad_metadata_is_rejected(
     metadata: Any, path: str, kind: type[UpdateValidationError], problem: str
 ) -> None:
     with pytest.raises(UpdateValidationError) as caught:
@@ -94,12 +95,31 @@ def test_what_is_no_metadata_is_refused(
     assert CANARY not in str(caught.value)
 
 
-def test_the_most_there_can_be_is_taken() -> None:
+def test_the_largest_metadata_is_accepted() -> None:
     most = {f"{n:0128}": "x" * 1024 for n in range(32)}
     assert told(metadata=most).metadata == most
 
 
-def test_faults_of_it_stand_beside_the_others() -> None:
+def test_its_faults_are_reported_with_the_others() -> None:
     with pytest.raises(UpdateValidationError) as caught:
         StateUpdate("d-1", session={"_user": 1}, metadata={"a": 1})  # type: ignore[dict-item]
     assert {fault.path for fault in caught.value.faults} == {"session._user", "metadata.a"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "problem"),
+    [
+        (("", None, None, None), "dialog_id", "is empty"),
+        ((7, None, None, None), "dialog_id", "is of type int"),
+        (("d" * 2000, None, None, None), "dialog_id", "has 2000 characters"),
+        (("d-1", "s" * 1025, None, None), "next_step", "has 1025 characters"),
+        (("d-1", None, "an etag", None), "if_match", "is not a text that a header can carry"),
+        (("d-1", None, None, "\ud800"), "update_id", "is not a text that a header can carry"),
+    ],
+)
+def test_each_fault_of_an_identifier_names_its_path(
+    arguments: tuple[Any, Any, Any, Any], path: str, problem: str
+) -> None:
+    [fault] = faults_of_identifiers(Limits(), *arguments)
+    assert (fault.path, fault.problem[: len(problem)]) == (path, problem)
+    assert fault.remedy

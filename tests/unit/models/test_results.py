@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import CloseReport, DialogState, ServerError, UpdateEvent, UpdateOutcome
-from cognigy_async.models.results import UpdateResult, parse_json, version_of
+from cognigy_async import ServerError, UpdateEvent
+from cognigy_async.models.results import (
+    CloseReport,
+    DialogState,
+    UpdateOutcome,
+    UpdateResult,
+    parse_json,
+    version_of,
+)
 from tests.unit._builders import CANARY, update
 
 
@@ -41,7 +48,7 @@ def result(content: bytes = b"", **changes: Any) -> UpdateResult:
         (b"[" * 100_000, None, None),
     ],
 )
-def test_a_result_reads_its_answer_when_it_is_asked(
+def test_a_result_parses_its_body_on_access(
     content: bytes, body: object, version: int | None
 ) -> None:
     made = result(content)

@@ -12,12 +12,8 @@ import pytest
 from hypothesis import given
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cognigy_async import (
-    Limits,
-    RuntimeApi,
-    StateUpdate,
-    UpdateValidationError,
-)
+from cognigy_async import Limits, RuntimeApi, UpdateValidationError
+from cognigy_async.models.update import StateUpdate
 from tests.unit._builders import unhurried, update, variables
 
 ADAPTER = TypeAdapter(StateUpdate)

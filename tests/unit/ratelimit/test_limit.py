@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import ConfigurationError, RateLimit
+from cognigy_async import ConfigurationError
+from cognigy_async.ratelimit.limit import RateLimit
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_a_clock_that_was_set_back_makes_nothing_younger() -> None:
         [],
     ],
 )
-def test_what_was_not_saved_is_refused(state: Any) -> None:
+def test_a_state_that_was_not_saved_is_rejected(state: Any) -> None:
     quota = limiter_of(RateLimit(1, per=10))
     with pytest.raises(ConfigurationError, match=r"quota_state\(\)"):
         quota.restore(state, 0.0, 5.0)

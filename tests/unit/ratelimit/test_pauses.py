@@ -97,7 +97,7 @@ def test_the_time_that_remains() -> None:
     assert [pause.remaining(now) for now in (10.0, 11.5, 12.0, 13.0)] == [2.0, 0.5, 0.0, 0.0]
 
 
-def test_answers_to_requests_that_went_together_are_one_strike() -> None:
+def test_429s_of_requests_sent_together_count_once() -> None:
     pause = TenantPause(4)
     for now in (1.0, 1.125, 1.25):
         pause.throttle(now, sent=0.5, wait=2.0, offset=0.0)
@@ -106,7 +106,7 @@ def test_answers_to_requests_that_went_together_are_one_strike() -> None:
     assert pause.consecutive_429s == 2
 
 
-def test_only_a_success_after_the_pause_ends_the_strikes() -> None:
+def test_only_a_success_after_the_pause_resets_the_count() -> None:
     pause = TenantPause(4)
     pause.throttle(1.0, sent=0.5, wait=2.0, offset=0.0)
     pause.succeeded(sent=0.9)

@@ -1,4 +1,4 @@
-"""What the file of a shared limit says, and what follows from it."""
+"""The ledger in the file of a shared limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def visit(content: bytes, now: float, *, offset: float = 0.0) -> SharedLedger:
     return SharedLedger(LIMIT, content, now, offset)
 
 
-def all_that_is_left(content: bytes, now: float, *, live: bool) -> tuple[int, bytes]:
+def take_all(content: bytes, now: float, *, live: bool) -> tuple[int, bytes]:
     taken = 0
     for number in range(100):
         ledger = visit(content, now)
@@ -34,7 +34,7 @@ def test_a_batch_is_a_twentieth_and_all_batches_are_the_limit() -> None:
     ledger = visit(b"", 100.0)
     assert ledger.take("a", 60, 100.0, live=True) == Grant(60 // BATCHES_PER_WINDOW)
     assert visit(ledger.content(), 100.0).used == 3
-    taken, content = all_that_is_left(ledger.content(), 100.0, live=True)
+    taken, content = take_all(ledger.content(), 100.0, live=True)
     assert taken == 57
     refused = visit(content, 100.0).take("b", 1, 100.0, live=True)
     assert refused.count == 0
@@ -42,15 +42,15 @@ def test_a_batch_is_a_twentieth_and_all_batches_are_the_limit() -> None:
 
 
 def test_bulk_work_leaves_the_last_tenth_and_takes_it_bit_by_bit() -> None:
-    taken, content = all_that_is_left(b"", 100.0, live=False)
+    taken, content = take_all(b"", 100.0, live=False)
     assert taken == 60 - 6 + 1
-    assert all_that_is_left(content, 100.3, live=False)[0] == 0
-    assert all_that_is_left(content, 100.35, live=False)[0] == 1
-    assert all_that_is_left(content, 100.35, live=True)[0] == 5
+    assert take_all(content, 100.3, live=False)[0] == 0
+    assert take_all(content, 100.35, live=False)[0] == 1
+    assert take_all(content, 100.35, live=True)[0] == 5
 
 
 @pytest.mark.parametrize("burst", [1, 2, 5])
-def test_after_a_burst_places_come_one_by_one(burst: int) -> None:
+def test_after_a_burst_slots_come_one_by_one(burst: int) -> None:
     limit = RateLimit(60, per=2, guard=0.0, burst=burst)
     content, taken, now = b"", [], 100.0
     for number in range(4000):
@@ -66,13 +66,13 @@ def test_after_a_burst_places_come_one_by_one(burst: int) -> None:
     assert len(taken) == pytest.approx(4 / 2 * 60, abs=burst + 2)
 
 
-def test_the_places_of_a_process_that_died_come_back_after_lease_and_window() -> None:
-    _, content = all_that_is_left(b"", 100.0, live=True)
+def test_the_slots_of_a_dead_process_come_back_after_lease_and_window() -> None:
+    _, content = take_all(b"", 100.0, live=True)
     assert visit(content, 102.0).used == 60
     assert visit(content, 102.0 + LEASE_SHARE * 2 + 0.001).used == 0
 
 
-def test_a_report_puts_right_what_was_assumed() -> None:
+def test_a_report_returns_the_unused_slots() -> None:
     ledger = visit(b"", 100.0)
     ledger.take("a", 3, 100.0, live=True)
     ledger.take("b", 3, 100.0, live=True)
@@ -84,7 +84,7 @@ def test_a_report_puts_right_what_was_assumed() -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"offset": 1}', b"\xff", b'{"batches": 5}'])
-def test_a_file_that_cannot_be_read_is_a_window_that_is_used_up(content: bytes) -> None:
+def test_unreadable_content_counts_as_a_full_window(content: bytes) -> None:
     assert visit(content, 100.0).used == 60
     again = visit(content, 100.0).content()
     assert visit(again, 101.9).used == 60
@@ -109,7 +109,7 @@ def test_a_wall_clock_that_is_set_changes_nothing() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_whatever_the_processes_do_no_window_is_over(data: st.DataObject) -> None:
+def test_no_window_is_exceeded_by_several_processes(data: st.DataObject) -> None:
     limit = RateLimit(data.draw(st.integers(1, 45)), per=2, guard=0.0)
     content, now = b"", 0.0
     starts: list[float] = []

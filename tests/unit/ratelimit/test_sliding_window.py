@@ -115,7 +115,7 @@ def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps:
     burst=st.one_of(st.none(), st.integers(1, 50)),
     bulk=st.booleans(),
 )
-def test_no_window_is_ever_over(n: int, latency: float, burst: int | None, bulk: bool) -> None:
+def test_no_window_is_exceeded(n: int, latency: float, burst: int | None, bulk: bool) -> None:
     window = SlidingWindow(RateLimit(n, per=2, burst=burst))
     starts = busy(window, 6 * n, latency=latency, bulk=bulk)
     assert most(starts, 2.0) <= n
@@ -146,13 +146,13 @@ def test_the_server_never_sees_too_many_while_answers_are_quick(
     assert most(sorted(arrivals), 2.0) <= n
 
 
-def test_what_every_request_takes_costs_nothing() -> None:
+def test_a_constant_latency_costs_no_quota() -> None:
     starts = busy(SlidingWindow(RateLimit(10, per=2, guard=0.01)), 1000, latency=0.5)
     # But for the first window, which waits for its answers.
     assert starts[-1] == pytest.approx(0.5 + 99 * 2.02, abs=0.01)
 
 
-def test_a_slow_answer_counts_later_by_what_it_took_longer_than_the_shortest() -> None:
+def test_a_slow_response_counts_later_by_its_excess_over_the_shortest_latency() -> None:
     window = SlidingWindow(RateLimit(1, per=2, guard=0.01))
     for began, took in ((0.0, 0.1), (3.0, 0.1), (6.0, 0.3)):
         assert window.next_slot_at(began) == began
@@ -198,7 +198,7 @@ def test_a_busy_client_uses_at_least_99_percent(n: int, bulk: bool) -> None:
     assert count / (starts[-1] / 300 + (not bulk)) >= 0.99 * n
 
 
-def test_large_numbers_cost_little_memory_and_are_never_over() -> None:
+def test_large_limits_cost_little_memory_and_are_kept() -> None:
     window = SlidingWindow(RateLimit(LARGE, per=10, guard=0.0))
     now, starts = 0.0, []
     while len(starts) < 3 * LARGE:
@@ -236,7 +236,7 @@ def test_a_burst_goes_at_once_and_the_rest_evenly() -> None:
     assert starts[-1] == pytest.approx(43 * 0.1005)
 
 
-def test_what_starts_a_little_late_does_not_delay_the_others() -> None:
+def test_a_slightly_late_start_does_not_delay_the_others() -> None:
     window = SlidingWindow(RateLimit(10, per=10, burst=1, guard=0.0))
     window.next_slot_at(0.0)
     window.start(0.0, bulk=False)
@@ -263,7 +263,7 @@ def test_bulk_work_spreads_the_last_tenth() -> None:
 @pytest.mark.parametrize(
     ("n", "per", "apart", "longest"), [(1000, 300.0, 21.93, 3.1), (30, 1.0, 0.731, 0.36)]
 )
-def test_a_live_request_finds_a_place_soon_at_any_moment(
+def test_a_live_request_finds_a_slot_soon_at_any_moment(
     n: int, per: float, apart: float, longest: float
 ) -> None:
     """Bulk work takes what it may; now and then a live request comes."""
@@ -296,7 +296,7 @@ def test_a_live_request_finds_a_place_soon_at_any_moment(
     assert most(starts, per) <= n
 
 
-def test_in_a_short_window_bulk_work_alone_takes_all_places_at_once() -> None:
+def test_in_a_short_window_bulk_work_alone_takes_all_slots_at_once() -> None:
     assert busy(SlidingWindow(RateLimit(60, per=2.0)), 480, bulk=True)[-1] < 14.2
     assert busy(SlidingWindow(RateLimit(60, per=7.0)), 480, bulk=True)[-1] > 49.5
 
@@ -304,7 +304,7 @@ def test_in_a_short_window_bulk_work_alone_takes_all_places_at_once() -> None:
 # Requests of others, which the server told of.
 
 
-def test_requests_of_others_count_until_the_moment_that_the_server_named() -> None:
+def test_requests_of_other_clients_count_until_the_given_moment() -> None:
     window = SlidingWindow(RateLimit(10, per=10, guard=0.0))
     window.next_slot_at(0.0)
     for _ in range(4):

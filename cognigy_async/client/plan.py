@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from .._utils.arguments import validate_seconds
 from ..api.runtime import RuntimeApi
 from ..engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
-from ..errors import CognigyError, ConfigurationError
+from ..errors import CognigyError
 from ..models.limits import Limits
 from ..models.update import StateUpdate, UpdateInput, parse_update
+from ..ratelimit.estimate import numeric_limits, seconds_under
 from ..ratelimit.limit import RateLimit
-from ..ratelimit.sliding_window import HEADROOM_DIVISOR
 
 if TYPE_CHECKING:
     from ..api.base import StateApi
@@ -74,7 +73,7 @@ def plan(
     """
     if session_ttl is not None:
         session_ttl = validate_seconds("session_ttl", session_ttl, least=0.0)
-    quota = _limits_of(rate_limit)
+    quota = numeric_limits(rate_limit)
     if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
         raise TypeError(f"plan takes an iterable of updates, not {type(updates).__name__}")
     count = _Count(api if api is not None else RuntimeApi(), limits, coalesce=coalesce)
@@ -163,46 +162,6 @@ class _Count:
 
     def _requests(self, update: StateUpdate) -> int:
         return len(self._api.writes("", update, "-"))
-
-
-def _limits_of(rate_limit: RateLimit | Sequence[RateLimit] | None) -> Sequence[RateLimit]:
-    if rate_limit is None:
-        return ()
-    several = rate_limit if isinstance(rate_limit, Sequence) else (rate_limit,)
-    for limit in several:
-        if not hasattr(limit, "capacity"):
-            raise ConfigurationError(
-                f"rate_limit={rate_limit!r}: a plan needs numbers, "
-                "for example RateLimit(1000, per=300)"
-            )
-    return several
-
-
-def seconds_under(
-    rate_limit: RateLimit | Sequence[RateLimit] | None, requests: int
-) -> float | None:
-    """Return the seconds from the first of so many requests to the last; None without a limit.
-
-    Raises:
-        ConfigurationError: A rate limit that is not known in numbers.
-    """
-    several = _limits_of(rate_limit)
-    return max((_seconds_under_one(limit, requests) for limit in several), default=None)
-
-
-def _seconds_under_one(limit: RateLimit, requests: int) -> float:
-    # Bulk work spreads the last tenth of a window over it.
-    window = limit.per * (1 + limit.guard)
-    capacity = limit.capacity
-    windows, rest = divmod(requests, capacity)
-    tenth = capacity // HEADROOM_DIVISOR
-    if tenth:
-        seconds = windows * window + max(0, rest - (capacity - tenth)) / tenth * window
-    else:
-        seconds = max(0, math.ceil(requests / capacity) - 1) * window
-    if limit.burst is not None:
-        seconds = max(seconds, (requests - limit.burst) * window / capacity)
-    return seconds
 
 
 def _warning(seconds: float | None, session_ttl: float | None) -> str | None:

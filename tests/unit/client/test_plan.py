@@ -12,16 +12,15 @@ from cognigy_async import (
     ConfigurationError,
     Fault,
     Limits,
-    Plan,
     RateLimit,
     Request,
     RuntimeApi,
     StateUpdate,
     UpdateValidationError,
-    plan,
 )
-from cognigy_async.client.estimate import seconds_under
+from cognigy_async.client.plan import Plan, plan
 from cognigy_async.engine.coalescing import MOST_MERGED
+from cognigy_async.ratelimit.estimate import seconds_under
 from tests.chance import Chance
 from tests.simulation.world import Wire, client_of
 
