@@ -17,7 +17,7 @@ class Waker:
         idle: events of the waiting workers; only the dispatcher adds to it.
         waking: True from waking a worker until it runs.
         ended: True after `end`.
-        on_idle: events to set when a worker finds nothing to do, so that a stream gives more.
+        on_idle: events to set when a worker finds nothing to do: streams then give more input.
         alarm: event that makes the dispatcher recompute its next moment; None while it is busy.
         alarm_at: moment at which the dispatcher wakes by itself, in seconds of its clock.
     """

@@ -360,10 +360,7 @@ def _validation_error(faults: list[Fault], dialog_id: object) -> UpdateValidatio
 
 @final
 class _AnyValue:
-    """A type without values: of all mappings, only those with values of type Any match.
-
-    Mappings that a type checker knows more about have to match `UpdateFields`.
-    """
+    """A type without values: besides `UpdateFields` only mappings with values of type Any match."""
 
 
 UpdateInput: TypeAlias = StateUpdate | UpdateFields | Mapping[str, _AnyValue]

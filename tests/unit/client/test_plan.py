@@ -1,4 +1,4 @@
-"""`plan`: what a job will take, against what a client then sends."""
+"""`plan`: the estimate of a job, compared with what a client then sends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.simulation.world import Wire, client_of
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """What a plan asks of a rate limit."""
+    """The numbers of a rate limit that a plan uses."""
 
     capacity: int
     per: float

@@ -172,8 +172,8 @@ async def test_leaving_it_withdraws_and_drops() -> None:
         finally:
             closed.append(True)
 
-    client = Client()
-    stream = client.stream(rows())
+    client, given = Client(), rows()
+    stream = client.stream(given)
     async with stream:
         with anyio.move_on_after(1):
             await anext(stream)

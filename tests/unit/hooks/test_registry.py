@@ -127,6 +127,7 @@ async def test_what_is_left_at_the_end_goes_to_the_dead_letter_handlers() -> Non
     await hooks.dead_letter_rest()
     closed = "the client was closed before the event was delivered"
     assert sorted(letters) == [("a", closed), ("b", closed)]
+    assert hooks.free_slots(10_000) == 10_000
     assert metrics.events_dropped == 2
 
 

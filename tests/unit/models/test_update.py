@@ -1,4 +1,4 @@
-"""The values that go in and come out: what an update is, keeps and shows."""
+"""`StateUpdate`: validation, copies, comparison, pickling and pydantic."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_payload_has_the_keys_that_carry_something(
     assert [made.payload()] == [json.loads(body) for body in sent(made)]
 
 
-def test_what_the_caller_does_to_his_objects_changes_nothing() -> None:
+def test_later_changes_to_the_arguments_change_nothing() -> None:
     session: dict[str, Any] = {"a": [1, {"b": 2}]}
     made = update(session=session)
     before = sent(made)
@@ -68,7 +68,7 @@ def test_each_payload_is_a_copy_of_its_own() -> None:
     assert sent(made) == [b'{"session":{"a":[1]}}']
 
 
-def test_what_is_done_to_the_variables_changes_nothing_of_what_is_sent() -> None:
+def test_changes_to_what_an_update_returns_change_nothing() -> None:
     made = StateUpdate.from_fields(SMALL, {"dialog_id": "d", **WIDE})
     before = made.payload(), sent(made)
     made.session["a"] = "changed"
@@ -90,7 +90,7 @@ def test_an_update_cannot_be_changed(name: str) -> None:
         setattr(update(), name, "x")
 
 
-def test_what_carries_nothing_reads_as_empty() -> None:
+def test_an_argument_that_is_not_given_reads_as_empty() -> None:
     made = update(next_step="s")
     assert (made.session, made.user, made.if_match, made.update_id) == ({}, {}, None, None)
     assert (made.dialog_id, made.next_step) == ("d-1", "s")
@@ -132,7 +132,9 @@ def test_equality_is_that_of_the_content() -> None:
         pytest.param(lambda made: ADAPTER.validate_json(ADAPTER.dump_json(made)), id="JSON"),
     ],
 )
-def test_an_update_survives_its_way(through: Callable[[StateUpdate], StateUpdate]) -> None:
+def test_an_update_survives_copying_and_serialising(
+    through: Callable[[StateUpdate], StateUpdate],
+) -> None:
     made = update(
         session={"a": [None, 0.5]}, user={"b": 1}, next_step="s", if_match='"7"', update_id="u-1"
     )
@@ -152,7 +154,7 @@ def test_the_limits_of_an_update_go_with_it() -> None:
     assert len(sent(made.with_limits(Limits()))) == 1
 
 
-def test_under_is_the_same_update_where_nothing_changes() -> None:
+def test_an_update_with_the_limits_that_it_has_is_returned_as_it_is() -> None:
     made = update()
     assert made.with_limits(Limits()) is made
     stricter = made.with_limits(Limits(max_depth=1))
@@ -160,7 +162,7 @@ def test_under_is_the_same_update_where_nothing_changes() -> None:
     assert stricter is not made
 
 
-def test_under_other_limits_an_update_may_be_refused() -> None:
+def test_an_update_that_breaks_other_limits_is_refused() -> None:
     with pytest.raises(UpdateValidationError, match=r"session\.a\[0\]: .* deeper than 1 levels"):
         update(session={"a": [[1]]}).with_limits(Limits(max_depth=1))
 
