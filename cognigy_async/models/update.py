@@ -360,10 +360,21 @@ def _validation_error(faults: list[Fault], dialog_id: object) -> UpdateValidatio
 
 @final
 class _AnyValue:
-    """A type without values: besides `UpdateFields` only mappings with values of type Any match."""
+    """A type without values: of other mappings only those with values of type Any match."""
 
 
-UpdateInput: TypeAlias = StateUpdate | UpdateFields | Mapping[str, _AnyValue]
+MYPY = False
+"""A name that mypy takes for True."""
+
+if MYPY:
+    # mypy infers a type that matches no TypedDict for rows that are built before the call.
+    UpdateInput: TypeAlias = (  # pyright: ignore[reportRedeclaration]
+        StateUpdate | UpdateFields | Mapping[str, Any]
+    )
+else:
+    UpdateInput: TypeAlias = (  # pyright: ignore[reportRedeclaration]
+        StateUpdate | UpdateFields | Mapping[str, _AnyValue]
+    )
 """An update, or a mapping of its arguments."""
 
 

@@ -336,11 +336,11 @@ async def rows(client: ca.AsyncStateClient, untyped: dict[str, Any]) -> None:
     client.submit_nowait(untyped, retry=policy(), deadline=1.0, coalesce=False, priority="bulk")
     ca.plan([row, untyped, mapping])
 
-    await client.submit({"dialog_id": "d-1", "sesion": {"a": 1}})  # type: ignore[dict-item]
-    await client.submit({"dialog_id": 1, "session": {"a": 1}})  # type: ignore[dict-item]
-    client.submit_nowait({"session": {"a": 1}})  # type: ignore[dict-item]
-    client.update_many([{"dialog_id": "d-1", "session": 1}])  # type: ignore[dict-item]
-    ca.plan([{"dialog_id": "d-1", "next_stop": "n"}])  # type: ignore[dict-item]
+    await client.submit({"dialog_id": "d-1", "sesion": {"a": 1}})  # pyright: ignore[reportArgumentType]
+    await client.submit({"dialog_id": 1, "session": {"a": 1}})  # pyright: ignore[reportArgumentType]
+    client.submit_nowait({"session": {"a": 1}})  # pyright: ignore[reportArgumentType]
+    client.update_many([{"dialog_id": "d-1", "session": 1}])  # pyright: ignore[reportArgumentType]
+    ca.plan([{"dialog_id": "d-1", "next_stop": "n"}])  # pyright: ignore[reportArgumentType]
     await client.submit(row, timeout="1")  # type: ignore[arg-type]
     await client.get_state("d-1", coalesce=True)  # type: ignore[call-arg]
 
