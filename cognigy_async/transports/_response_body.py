@@ -74,14 +74,17 @@ def decoded(content: bytes, headers: Mapping[str, str], limit: int) -> bytes:
     return content
 
 
+BAD_ENCODING = "the response body does not match its Content-Encoding"
+
+
 def _decompressed(content: bytes, wbits: int, limit: int) -> bytes:
     decompressor = zlib.decompressobj(wbits)
     try:
         plain = decompressor.decompress(content, limit + 1)
     except zlib.error:
-        raise UnusableResponseError("the response is not encoded as it says") from None
+        raise UnusableResponseError(BAD_ENCODING) from None
     if len(plain) > limit:
         raise too_large(limit)
     if not decompressor.eof or decompressor.unused_data:
-        raise UnusableResponseError("the response body does not match its Content-Encoding")
+        raise UnusableResponseError(BAD_ENCODING)
     return plain
