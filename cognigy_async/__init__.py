@@ -52,8 +52,8 @@ if typing.TYPE_CHECKING:
         UpdateWithdrawnError,
         VariableTypeError,
     )
-    from .hooks.callback_queue import HookOptions
     from .hooks.observers import Observation, Observer, Operation
+    from .hooks.options import HookOptions
     from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
     from .models.events import DeadLetter, UpdateEvent
     from .models.http import Request, Response
@@ -171,7 +171,7 @@ _HOMES = {
     "DialogState": "models.results",
     "Distribution": "metrics",
     "Fault": "errors",
-    "HookOptions": "hooks.callback_queue",
+    "HookOptions": "hooks.options",
     "HttpxTransport": "transports.httpx",
     "Injection": "client.probe",
     "JsonLinesAudit": "audit.json_lines",

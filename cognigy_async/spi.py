@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from .models.events import DeliveryReceipt, UpdateWatch
 from .ratelimit.estimate import seconds_under
+from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
 
-__all__ = ["DeliveryReceipt", "UpdateWatch", "seconds_under"]
+__all__ = ["RATE_LIMIT_PREFIXES", "DeliveryReceipt", "UpdateWatch", "seconds_under"]

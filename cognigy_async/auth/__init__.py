@@ -1,1 +1,1 @@
-"""Sources of credentials."""
+"""Sources of credentials; `oauth` decides when a token is refreshed, `refresh` carries it out."""

@@ -1,4 +1,4 @@
-"""The command `cognigy-async`: `main`, and one module or folder for each command.
+"""The command `cognigy-async`: `main`, and one module or folder for each command; see `app`.
 
 Results go to stdout; progress, logs and errors to stderr. Exit status: 0 applied, 1 not applied,
 2 invalid usage or settings, 130 interrupted. Requires the extra ``cli``.

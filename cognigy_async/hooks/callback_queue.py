@@ -6,14 +6,13 @@ until the callback has succeeded or the event is a dead letter.
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass
 from logging import ERROR, INFO
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -22,66 +21,19 @@ from anyio.abc import TaskGroup
 from .._utils.concurrency import CompletionTracker, is_failure
 from .._utils.logging import log
 from .._utils.waker import Waker
-from ..errors import CallbackError, ConfigurationError
+from ..errors import CallbackError
 from ..metrics import Metrics
 from ..models.events import (
     Callback,
     DeadLetter,
-    DeadLetterHandler,
     DeliveryReceipt,
     UpdateEvent,
     UpdateWatch,
 )
 from .invocation import Invoker
+from .options import CallbackOptions
 
 CLIENT_CLOSED = "the client was closed before the event was delivered"
-
-
-class HookOptions(TypedDict, total=False):
-    """Options of a callback.
-
-    Keys:
-        timeout: Seconds for one call; 10.
-        retries: Further calls after a failed one; 3.
-        concurrency: Maximum number of concurrent calls, for different dialogs; 16.
-        max_queue: Maximum number of events with a slot; 10,000.
-        overflow: Effect of a full queue. ``"wait"``, the default, delays the sending of updates;
-            ``"dead_letter"`` passes the events to the dead-letter handler.
-        on_dead_letter: Called with a `DeadLetter` for each event that could not be delivered.
-    """
-
-    timeout: float
-    retries: int
-    concurrency: int
-    max_queue: int
-    overflow: Literal["wait", "dead_letter"]
-    on_dead_letter: DeadLetterHandler | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallbackOptions:
-    """`HookOptions` with their defaults, validated; raises `ConfigurationError` or TypeError."""
-
-    timeout: float = 10.0
-    retries: int = 3
-    concurrency: int = 16
-    max_queue: int = 10_000
-    overflow: Literal["wait", "dead_letter"] = "wait"
-    on_dead_letter: DeadLetterHandler | None = None
-
-    def __post_init__(self) -> None:
-        if self.on_dead_letter is not None and not callable(self.on_dead_letter):
-            raise TypeError("on_dead_letter must be callable")
-        if not (self.timeout > 0 and math.isfinite(self.timeout)):
-            raise ConfigurationError(
-                f"timeout={self.timeout!r}: must be a positive number of seconds"
-            )
-        if self.retries < 0 or self.concurrency < 1 or self.max_queue < 1:
-            raise ConfigurationError(
-                "retries must be at least 0, concurrency and max_queue at least 1"
-            )
-        if self.overflow not in ("wait", "dead_letter"):
-            raise ConfigurationError(f'overflow={self.overflow!r}: must be "wait" or "dead_letter"')
 
 
 @dataclass(slots=True, eq=False)

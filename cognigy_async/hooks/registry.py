@@ -1,4 +1,4 @@
-"""All callbacks and observers of a client; the options of a callback are in `callback_queue`."""
+"""All callbacks and observers of a client; the options of a callback are in `options`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import anyio
 from .._utils.waker import Waker
 from ..metrics import Metrics
 from ..models.events import Callback, UpdateEvent, UpdateWatch
-from .callback_queue import CallbackOptions, CallbackQueue, DeliveryTasks, HookOptions
+from .callback_queue import CallbackQueue, DeliveryTasks
 from .invocation import current_call
 from .observers import Observer
+from .options import CallbackOptions, HookOptions
 
 CallbackT = TypeVar("CallbackT", bound=Callback)
 

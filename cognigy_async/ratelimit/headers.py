@@ -2,7 +2,8 @@
 
 Three families are in use: `RateLimit-Policy` with `RateLimit` (draft-ietf-httpapi-ratelimit-headers
 in its present and earlier forms), `RateLimit-Limit`, `-Remaining` and `-Reset` (its first forms),
-and the latter with an `X-` prefix, which no document defines. The vendor documents none of them.
+and the latter with an `X-` prefix, also as `X-Rate-Limit-`, which no document defines. The vendor
+documents none of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+PREFIXES = ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
+"""Prefixes of the headers that name a limit, what remains of it and when it resets."""
 MAX_HEADER_LENGTH = 1024
 """Characters that are read of a header."""
 MIN_EPOCH = 1e9
@@ -64,7 +67,7 @@ def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHead
     if "limit" in pairs or (pairs and limit):
         remaining, reset = pairs.get("remaining"), pairs.get("reset")
         return _limit_from(pairs.get("limit", limit), window, remaining, reset)
-    for prefix in ("ratelimit-", "x-ratelimit-", "x-rate-limit-"):
+    for prefix in PREFIXES:
         first, _, policy = headers.get(f"{prefix}limit", "")[:MAX_HEADER_LENGTH].partition(",")
         number = _number(first)
         if number is not None:

@@ -288,6 +288,12 @@ async def test_rate_limit_headers() -> None:
     assert throttling.detail == 'ratelimit-policy: "q";q=1000;w=300; x-ratelimit-limit: 1000'
 
 
+@pytest.mark.parametrize("name", ["ratelimit-limit", "x-ratelimit-limit", "x-rate-limit-limit"])
+async def test_rate_limit_headers_of_each_family(name: str) -> None:
+    _, throttling = await looked_at({name: "1000"})
+    assert throttling.detail == f"{name}: 1000"
+
+
 async def test_rate_limit_headers_that_quote_the_credentials_are_left_out() -> None:
     _, throttling = await looked_at(
         {"x-ratelimit-limit": "1000", "x-ratelimit-key": "for canary-token"},

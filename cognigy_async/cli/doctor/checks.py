@@ -31,6 +31,7 @@ from cognigy_async import (
 )
 from cognigy_async._utils.arguments import is_loopback
 from cognigy_async.integrations.settings import Settings, name_settings
+from cognigy_async.spi import RATE_LIMIT_PREFIXES
 
 TIMEOUT = 10.0
 """Seconds for each check."""
@@ -39,7 +40,7 @@ EXPIRES_SOON = 14 * 86_400.0
 MAX_SKEW = 5.0
 """Seconds. The clock matters only for a `Retry-After` date in a response without `Date`."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
-LIMIT_HEADERS = ("ratelimit", "x-ratelimit", "retry-after")
+LIMIT_HEADERS = ("ratelimit", "retry-after", *RATE_LIMIT_PREFIXES)
 
 
 @dataclass(frozen=True, slots=True)

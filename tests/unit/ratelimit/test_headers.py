@@ -47,6 +47,10 @@ WALL = 1_800_000_000.0
             RateLimitHeaders(60, None, 0, 1.5),
         ),
         (
+            {"x-rate-limit-limit": "60", "x-rate-limit-remaining": "5"},
+            RateLimitHeaders(60, None, 5),
+        ),
+        (
             {"x-ratelimit-limit": "60", "x-ratelimit-reset": "1800000030"},
             RateLimitHeaders(60, reset=30),
         ),
