@@ -2,8 +2,9 @@
 
 A thread takes slots in small batches before they are needed, so neither the event loop nor a
 request waits for the lock of the file. A batch has a short lease; what is unused at its end is
-returned. All slots of a batch count from the end of its lease, so a process that dies occupies them
-for no longer than one window after that.
+returned. The slots of a batch count from its last response, at the latest from the end of its
+lease, so a process that dies occupies them for no longer than one window after that. A request
+that the server sees later than that may be one too many there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .._utils.waker import Waker
 from ..errors import ConfigurationError
 from ..metrics import QuotaUse
 from .limit import RateLimit
-from .shared_ledger import BATCHES_PER_WINDOW, LEASE_SHARE, Grant, SharedLedger
+from .shared_ledger import BATCHES_PER_WINDOW, LEASE_SHARE, Grant, SharedLedger, Usage
 
 RETRY_INTERVAL = 1.0
 """Seconds until a file that failed is tried again."""
@@ -43,6 +44,12 @@ class _Batch:
     lease_end: float
     live: bool
     started: int = 0
+    in_flight: int = 0
+    last_finish: float = -math.inf
+
+    def is_over(self, now: float) -> bool:
+        """Return whether no slot is left or usable, and every request has its response."""
+        return now >= self.lease_end or not (self.left or self.in_flight)
 
 
 class SharedFileLimiter:
@@ -59,6 +66,7 @@ class SharedFileLimiter:
         self._lease = LEASE_SHARE * limit.per
         self._batch_size = max(1, limit.capacity // BATCHES_PER_WINDOW)
         self._batches: deque[_Batch] = deque()
+        self._in_flight: deque[tuple[float, _Batch]] = deque()
         self._wanted = False
         self._wanted_live = False
         self._refused_until = -math.inf
@@ -115,9 +123,17 @@ class SharedFileLimiter:
         self._last_start = now
         batch.left -= 1
         batch.started += 1
+        batch.in_flight += 1
+        self._in_flight.append((now, batch))
 
     def finish(self, started: float, now: float) -> None:
-        """Do nothing: a request counts from the end of its lease."""
+        """Note the response to the request that started at `started`."""
+        for index, (at, batch) in enumerate(self._in_flight):
+            if at == started:
+                del self._in_flight[index]
+                batch.in_flight -= 1
+                batch.last_finish = now
+                return
 
     def usage(self, now: float) -> tuple[QuotaUse, ...]:
         """Return the slots used by all processes, and the utilisation by this one."""
@@ -171,21 +187,24 @@ class SharedFileLimiter:
             self._refused_until = self._clock() + grant.wait
             self._refused_live = live
 
-    def _drop_ended(self, now: float) -> dict[str, int]:
-        """Drop used and expired batches. Return the number of used slots of the expired ones."""
-        ended = [batch for batch in self._batches if not batch.left or now >= batch.lease_end]
-        for batch in ended:
+    def _drop_ended(self, now: float) -> dict[str, Usage]:
+        """Drop the batches that are over. Return their used slots, and since when they count."""
+        over = [batch for batch in self._batches if batch.is_over(now)]
+        for batch in over:
             self._batches.remove(batch)
-        return {batch.name: batch.started for batch in ended if batch.left}
+        return {
+            batch.name: Usage(batch.started, 0.0 if batch.in_flight else now - batch.last_finish)
+            for batch in over
+        }
 
-    def _update_file(self, name: str, reports: dict[str, int], wanted: bool, live: bool) -> Grant:
+    def _update_file(self, name: str, reports: dict[str, Usage], wanted: bool, live: bool) -> Grant:
         """Read, change and write the file under its lock."""
         file = self._open()
         try:
             wait_for_lock(file)
             now = time.monotonic()
             ledger = SharedLedger(self._limit, read_content(file), now, time.time() - now)
-            ledger.report(reports)
+            ledger.report(reports, now)
             grant = Grant(0)
             if wanted:
                 grant = ledger.take(name, self._batch_size, now, live=live)

@@ -32,10 +32,23 @@ class Grant:
     wait: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The use of a batch that is over.
+
+    Attributes:
+        count: number of used slots.
+        age: seconds since the last response.
+    """
+
+    count: int
+    age: float
+
+
 class SharedLedger:
     """The slots of one limit, read from a file and written back to it.
 
-    Each batch of slots counts for one window from the end of its lease.
+    Each batch of slots counts for one window from the end of its lease, or from its last response.
 
     Args:
         limit: the limit, the same for all processes.
@@ -96,14 +109,14 @@ class SharedLedger:
         """Number of slots that count or are leased."""
         return sum(count for count, _, _ in self._batches.values())
 
-    def report(self, used: Mapping[str, int]) -> None:
-        """Return unused slots; `used` has the number of used ones by batch."""
-        for name, count in used.items():
-            if not count:
+    def report(self, usages: Mapping[str, Usage], now: float) -> None:
+        """Return the unused slots of batches, and count the others from their last response."""
+        for name, usage in usages.items():
+            if not usage.count:
                 self._batches.pop(name, None)
             elif name in self._batches:
                 _, at, headroom = self._batches[name]
-                self._batches[name] = (count, at, headroom)
+                self._batches[name] = (usage.count, min(at, now - usage.age), headroom)
 
     def _burst(self, now: float) -> int:
         """Return how many requests `burst` allows at once."""

@@ -28,7 +28,7 @@ LATE_TOLERANCE = 0.1
 COLD_AFTER_WINDOWS = 2
 """Windows without a request after which connections are taken to be cold."""
 UNANSWERED_SHARE = 0.25
-"""Share of the window after which a request counts even without a response."""
+"""Share of the window beyond the shortest latency after which a request counts as unanswered."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +64,9 @@ class SlidingWindow:
         self._grain = 0.0 if limit.n <= MAX_EXACT else limit.per / GRAINS_PER_WINDOW
         self._in_flight: deque[float] = deque()
         """Starts of the requests that are in no group yet."""
-        self._unanswered_after = UNANSWERED_SHARE * self._length
+        # Until the first response shows how long requests take, none counts as unanswered.
         self._shortest_latency = math.inf
+        self._grace = UNANSWERED_SHARE * self._length
         self._cold_until = -math.inf
         self._headroom = self.capacity // HEADROOM_DIVISOR
         self._headroom_interval = (
@@ -90,10 +91,11 @@ class SlidingWindow:
     def next_slot_at(self, now: float, live: bool = True) -> float:
         """Return when a request may start, as `RateLimiter` has it; live and bulk work alike."""
         groups, length = self._groups, self._length
-        while self._in_flight and self._in_flight[0] + self._unanswered_after <= now:
+        unanswered_after = self._grace + self._shortest_latency
+        while self._in_flight and self._in_flight[0] + unanswered_after <= now:
             if self._in_flight[0] < self._cold_until:
                 break
-            self._count(self._in_flight.popleft() + self._unanswered_after)
+            self._count(self._in_flight.popleft() + self._grace)
         while groups and groups[0].last + length <= now:
             group = groups.popleft()
             self.used -= group.count
@@ -112,7 +114,8 @@ class SlidingWindow:
         external = self.external
         unanswered = math.inf
         if self._in_flight and self._in_flight[0] >= self._cold_until:
-            unanswered = self._in_flight[0] + self._unanswered_after + self._length
+            hold = self._grace + max(self._length, self._shortest_latency)
+            unanswered = self._in_flight[0] + hold
         last_resort = unanswered
         for group in self._groups:
             at = group.last + self._length
@@ -174,16 +177,15 @@ class SlidingWindow:
 
     def finish(self, started: float, now: float) -> None:
         """Count the request that started at `started`, whose response came now."""
+        is_cold = started < self._cold_until
+        if not is_cold:
+            self._shortest_latency = min(self._shortest_latency, now - started)
         try:
             # Fast: most responses come in the order of the requests.
             self._in_flight.remove(started)
         except ValueError:
             return  # It counts already, as unanswered.
-        if started < self._cold_until:
-            self._count(now)
-        else:
-            self._shortest_latency = min(self._shortest_latency, now - started)
-            self._count(max(started, now - self._shortest_latency))
+        self._count(now if is_cold else max(started, now - self._shortest_latency))
 
     def _count(self, at: float) -> None:
         """Move a request from in flight into a group, from which on it counts for one window."""

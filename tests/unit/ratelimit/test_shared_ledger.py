@@ -12,6 +12,7 @@ from cognigy_async.ratelimit.shared_ledger import (
     LEASE_SHARE,
     Grant,
     SharedLedger,
+    Usage,
 )
 
 LIMIT = RateLimit(60, per=2, guard=0.0)
@@ -77,10 +78,19 @@ def test_a_report_returns_the_unused_slots() -> None:
     ledger.take("a", 3, 100.0, live=True)
     ledger.take("b", 3, 100.0, live=True)
     # Two of one batch were used; none of the other.
-    ledger.report({"a": 2, "b": 0})
+    ledger.report({"a": Usage(2, 0.0), "b": Usage(0, 0.0)}, 100.05)
     content = ledger.content()
     assert visit(content, 102.03).used == 2
     assert visit(content, 102.05).used == 0
+
+
+def test_a_batch_counts_from_its_last_response() -> None:
+    ledger = visit(b"", 100.0)
+    ledger.take("a", 3, 100.0, live=True)
+    ledger.report({"a": Usage(3, 0.02)}, 100.03)
+    content = ledger.content()
+    assert visit(content, 102.0).used == 3
+    assert visit(content, 102.02).used == 0
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"offset": 1}', b"\xff", b'{"batches": 5}'])
@@ -122,7 +132,7 @@ def test_no_window_is_exceeded_by_several_processes(data: st.DataObject) -> None
         at = now + data.draw(st.floats(0, LEASE_SHARE * 2))
         starts += [at] * used
         if data.draw(st.booleans()):
-            ledger.report({f"{number}": used})
+            ledger.report({f"{number}": Usage(used, now - at)}, now)
         content = ledger.content()
         starts.sort()
     for start in starts:

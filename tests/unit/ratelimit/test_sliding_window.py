@@ -35,11 +35,15 @@ class Model:
     def _latest(self, began: float) -> float:
         """From when on one that is not answered counts."""
         waits = any(at < self.cold_until for at in (began, *self.open) if at <= began)
-        return math.inf if waits else began + self.limit.per / 4
+        return math.inf if waits else began + self.limit.per / 4 + self.shortest
+
+    def _end(self, began: float) -> float:
+        """Until when one that is not answered holds its slot."""
+        return max(self._latest(began), self._latest(began) - self.shortest + self.limit.per)
 
     def used(self, now: float) -> int:
         length = self.limit.per
-        open_ = [at for at in self.open if self._latest(at) + length > now]
+        open_ = [at for at in self.open if self._end(at) > now]
         return len(open_) + sum(at + length > now for at in self.counted)
 
     def pass_time(self, now: float) -> None:
@@ -49,8 +53,8 @@ class Model:
             self.counted.append(at + self.limit.per / 4)
 
     def next_slot_at(self, now: float) -> float:
-        ends = [*self.counted, *map(self._latest, self.open)]
-        moments = [now, *(at + self.limit.per for at in ends)]
+        ends = map(self._end, self.open)
+        moments = [now, *ends, *(at + self.limit.per for at in self.counted)]
         late = [at for at in moments if at >= now and self.used(at) < self.limit.capacity]
         return min(late, default=math.inf)
 
@@ -61,13 +65,12 @@ class Model:
         self.open.append(now)
 
     def finish(self, began: float, now: float) -> None:
-        if began not in self.open:
-            return
-        self.open.remove(began)
-        if began >= self.cold_until:
+        is_cold = began < self.cold_until
+        if not is_cold:
             self.shortest = min(self.shortest, now - began)
-            now = max(began, now - self.shortest)
-        self.counted.append(now)
+        if began in self.open:
+            self.open.remove(began)
+            self.counted.append(now if is_cold else max(began, now - self.shortest))
 
 
 @settings(deadline=None, max_examples=300)
@@ -163,14 +166,24 @@ def test_a_slow_response_counts_later_by_its_excess_over_the_shortest_latency() 
 
 def test_a_request_without_an_answer_counts_after_a_quarter_of_the_window() -> None:
     window = SlidingWindow(RateLimit(1, per=2, guard=0.01))
-    window.start(0.0, bulk=False)
-    window.finish(0.0, 0.0)
-    window.start(3.0, bulk=False)
-    assert window.next_slot_at(3.1) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
-    # Its answer comes too late to tell of an earlier moment.
-    assert window.next_slot_at(4.0) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
-    window.finish(3.0, 4.9)
-    assert window.next_slot_at(5.0) == pytest.approx(3.0 + 2.02 / 4 + 2.02)
+    for began in (0.0, 3.0):
+        assert window.next_slot_at(began) == began
+        window.start(began, bulk=False)
+        window.finish(began, began + 0.1)
+    assert window.next_slot_at(6.0) == 6.0
+    window.start(6.0, bulk=False)
+    assert window.next_slot_at(6.1) == pytest.approx(6.0 + 2.02 / 4 + 2.02)
+    # Its answer comes too late to show an earlier moment.
+    assert window.next_slot_at(7.0) == pytest.approx(6.0 + 2.02 / 4 + 2.02)
+    window.finish(6.0, 7.9)
+    assert window.next_slot_at(8.0) == pytest.approx(6.0 + 2.02 / 4 + 2.02)
+
+
+@pytest.mark.parametrize("latency", [0.1, 0.3, 0.6, 0.95])
+def test_a_constant_latency_costs_nothing_however_long(latency: float) -> None:
+    starts = busy(SlidingWindow(RateLimit(100, per=1)), 3000, latency=latency)
+    # But for the first window, which waits for its answers.
+    assert starts[-1] <= latency + 29 * 1.005 + 0.001
 
 
 @pytest.mark.parametrize(("idle", "cold"), [(4.0, False), (4.1, True)])
