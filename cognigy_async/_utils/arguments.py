@@ -81,7 +81,7 @@ def url_problem(url: str, example: str) -> str | None:
         return f"must be absolute, like {example}"
     if "@" in parts.netloc:
         return "must not hold credentials; pass them as arguments or settings of their own"
-    return "must have neither query nor fragment" if "#" in url else None
+    return "must not have a fragment" if "#" in url else None
 
 
 def is_loopback(host: str | None) -> bool:

@@ -25,7 +25,8 @@ def main() -> NoReturn:
         # The interrupt came before or after the command itself, which would have reported it.
         status = 130
     except OSError as error:
-        status = report(error)
+        # An error of usage that could not be printed has its own status.
+        status = getattr(error.__context__, "exit_code", None) or report(error)
     # Python flushes both streams at exit, where a failure would end the process with status 120.
     for stream in (sys.stdout, sys.stderr):
         status = flush(stream, status)

@@ -327,7 +327,7 @@ class AsyncStateClient:
             pending = await client.submit({"dialog_id": "d-1", "session": {"visits": 3}})
         """
         valid = self._config.parse(update)
-        options = self._send_options(**arguments)
+        options = self._send_options("submit", SubmitArguments, **arguments)
         admission = self._lifecycle.check_open()
         await admission.acquire_slot(valid.dialog_id, options.deadline)
         return self._enqueue(admission, valid, options)
@@ -342,7 +342,7 @@ class AsyncStateClient:
             CognigyError: See `submit`.
         """
         valid = self._config.parse(update)
-        options = self._send_options(**arguments)
+        options = self._send_options("submit_nowait", SubmitArguments, **arguments)
         admission = self._lifecycle.check_open()
         if not admission.try_acquire_slot():
             raise QueueFullError(self._config.max_pending)
@@ -381,7 +381,7 @@ class AsyncStateClient:
                     print(outcome.index, outcome.error or "applied")
         """
         arguments.setdefault("priority", "bulk")
-        options = self._send_options(**arguments)
+        options = self._send_options("update_many", SubmitArguments, **arguments)
         return UpdateStream(self._config, self._lifecycle, updates, options)
 
     # Other operations.
@@ -401,7 +401,7 @@ class AsyncStateClient:
         """
         self._config.api.check_use("get_state")
         dialog_id, _ = self._config.validate_dialog_id(dialog_id)
-        options = self._send_options(**arguments)
+        options = self._send_options("get_state", SendArguments, **arguments)
         admission = self._lifecycle.check_open()
         item = admission.enqueue_operation(Kind.READ, dialog_id, options, self._waiters)
         await self._wait(item)
@@ -450,7 +450,7 @@ class AsyncStateClient:
             raise TypeError("modify takes a plain function of the dialog's state, not an async one")
         self._config.api.check_use("modify")
         dialog_id, metadata = self._config.validate_dialog_id(dialog_id, metadata)
-        options = self._send_options(**arguments)
+        options = self._send_options("modify", SendArguments, **arguments)
         admission = self._lifecycle.check_open()
         await admission.acquire_slot(dialog_id, options.deadline)
         item = admission.enqueue_operation(
@@ -523,7 +523,11 @@ class AsyncStateClient:
         assert item.result is not None
         return item.result
 
-    def _send_options(self, **arguments: Unpack[SubmitArguments]) -> SendOptions:
+    def _send_options(
+        self, method: str, allowed: type[SendArguments], **arguments: Unpack[SubmitArguments]
+    ) -> SendOptions:
+        for name in arguments.keys() - allowed.__annotations__.keys():
+            raise TypeError(f"{method}() got an unexpected keyword argument {name!r}")
         deadline = arguments.get("deadline")
         if deadline is not None:
             arguments["deadline"] = self._lifecycle.deadline_after(deadline)

@@ -255,7 +255,7 @@ class CallbackQueue:
     ) -> None:
         event = delivery.event
         fields |= {"dialog_id": event.dialog_id, "update_id": event.update_id}
-        log(level, message, *arguments, callback=self.name, attempts=delivery.attempts, **fields)
+        log(level, message, *arguments, callback=self.name, attempt=delivery.attempts, **fields)
 
     def stop(self) -> None:
         """Turn all queued events into dead letters; call after the tasks have ended."""
@@ -291,4 +291,5 @@ def _log_observer_failure(observer: object, error: Exception) -> None:
 
 def _backoff(attempts: int) -> float:
     """Return the seconds before the next call: exponential with jitter, at most 10.25."""
-    return min(10.0, 0.25 * 2.0 ** (attempts - 1)) + random.uniform(0, 0.25)
+    # Bounded, because a float overflows at the 1,025th attempt.
+    return min(10.0, 0.25 * 2.0 ** min(attempts - 1, 10)) + random.uniform(0, 0.25)

@@ -173,6 +173,17 @@ def test_messages_that_cannot_be_written_change_no_status(
     assert process.returncode == status
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["nonsense"], ["get"], ["get", "d-1", "--nonsense"]])
+def test_bad_usage_that_cannot_be_printed_has_its_status(
+    commands: Commands, arguments: list[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        process = commands.start(*arguments, stderr=full.fileno())
+        process.communicate(timeout=30)
+    assert process.returncode == 2
+
+
 # An interrupt.
 
 

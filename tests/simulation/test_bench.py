@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -301,3 +302,12 @@ def test_few_updates_per_second_have_a_decimal() -> None:
         "99.9",
         "1,234",
     ]
+
+
+def test_a_round_without_outcomes_is_left_out() -> None:
+    measurement = Measurement(1)
+    client = AsyncStateClient("https://server.example", auth=ApiKey("key"), transport=Wire())
+    with measurement.round(client, itertools.count().__next__):
+        pass
+    assert measurement.per_second == measurement.cpu_us == measurement.memory_growth == []
+    assert measurement.elapsed == 0.0

@@ -32,7 +32,15 @@ class JournalLock:
                     f"journal {journal} cannot be created or written: {error.strerror}. Choose a "
                     "folder that can be written, with --journal."
                 ) from error
-            if not try_lock(self._file):
+            try:
+                locked = try_lock(self._file)
+            except OSError as error:
+                os.close(self._file)
+                raise JournalRefusedError(
+                    f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on a "
+                    "local disk, with --journal."
+                ) from error
+            if not locked:
                 owner = _read_owner(self._file)
                 os.close(self._file)
                 raise JournalRefusedError(

@@ -75,7 +75,7 @@ def bench(
     """
     with report_errors(debug=debug, log=False), ExitStack() as stack:
         levels = parse_levels(max_in_flight or ["32"])
-        if count is not None and seconds is not None:
+        if None not in (count, seconds):
             raise ConfigurationError("--count and --seconds exclude each other; give one of them")
         if seconds is not None and not 0 < seconds < math.inf:
             raise ConfigurationError("--seconds: must be a positive number")
@@ -90,12 +90,9 @@ def bench(
             dialog_prefix = "bench-" if isinstance(which, range) else ""
         load = Load(which, dialog_prefix, payload_bytes, count, seconds)
         cores = available_cores() if target == "emulator" else None
+        key, api = ApiKey(API_KEY), RuntimeApi()
         emulator = ClientArguments(
-            base_url="",
-            auth=ApiKey(API_KEY),
-            api=RuntimeApi(),
-            allow_insecure=False,
-            rate_limit=None,
+            base_url="", auth=key, api=api, allow_insecure=False, rate_limit=None
         )
         arguments = _tenant() if target == "tenant" else emulator
         arguments["rate_limit"] = limits or arguments["rate_limit"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -38,3 +39,17 @@ def test_a_lock_file_left_by_a_process_that_died_is_taken_over(tmp_path: Path) -
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(JournalRefusedError, match="cannot be created or written: No such file"):
         JournalLock(tmp_path / "no" / "journal")
+
+
+def test_a_file_system_without_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(_: int) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("cognigy_async.bulk.journal.lock.try_lock", no_locks)
+    before = set(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else set()
+    with pytest.raises(JournalRefusedError, match="cannot be locked: No locks available"):
+        JournalLock(tmp_path / "job")
+    after = set(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else set()
+    assert len(after) == len(before)

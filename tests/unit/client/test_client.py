@@ -12,6 +12,7 @@ import pytest
 from cognigy_async import RuntimeApi, SessionsApi, StateUpdate, UpdateFields
 from cognigy_async.client.client import AsyncStateClient
 from cognigy_async.client.config import ClientConfig, SendArguments, SubmitArguments
+from tests.simulation.world import Wire, client_of
 from tests.unit.client._parts import NullTransport, config
 
 
@@ -82,3 +83,19 @@ async def test_arguments_of_one_call_reach_its_request() -> None:
 
 def test_the_repr_says_where_it_is_in_its_life() -> None:
     assert repr(client()).startswith("<AsyncStateClient https://api.example not open ")
+
+
+@pytest.mark.parametrize("name", ["coalesce", "watch", "nonsense"])
+async def test_a_keyword_that_a_method_does_not_have_is_refused(name: str) -> None:
+    async with client_of(Wire()) as client:
+        unknown: Any = {name: None}
+        refusal = rf"\(\) got an unexpected keyword argument '{name}'"
+        with pytest.raises(TypeError, match="get_state" + refusal):
+            await client.get_state("d-1", **unknown)
+        with pytest.raises(TypeError, match="modify" + refusal):
+            await client.modify("d-1", lambda _: None, **unknown)
+        if name == "nonsense":
+            with pytest.raises(TypeError, match="submit_nowait" + refusal):
+                client.submit_nowait({"dialog_id": "d-1", "session": {"a": 1}}, **unknown)
+            with pytest.raises(TypeError, match="update_many" + refusal):
+                client.update_many([], **unknown)

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from cognigy_async import CallbackError, DeadLetter, UpdateEvent
-from cognigy_async.hooks.callback_queue import CallbackQueue
+from cognigy_async.hooks.callback_queue import CallbackQueue, _backoff
 from cognigy_async.hooks.registry import CallbackRegistry, Register
 from tests.unit.hooks._events import event, publish, registry, running
 
@@ -109,7 +109,7 @@ async def test_an_event_that_fails_for_good_is_a_dead_letter(
     (line,) = [one for one in caplog.records if "was not delivered" in one.message]
     assert line.message.startswith("event of update u-7 of dialog 'd' was not delivered: the call")
     facts = vars(line)
-    assert (facts["dialog_id"], facts["update_id"], facts["attempts"]) == ("d", "u-7", 2)
+    assert (facts["dialog_id"], facts["update_id"], facts["attempt"]) == ("d", "u-7", 2)
     assert "canary" not in caplog.text
 
 
@@ -231,3 +231,9 @@ async def test_the_repr_says_what_it_holds() -> None:
         publish(hooks, event("a"))
         hooks.reserve()
         assert "queued=2 running=1 reserved=1>" in repr(queue_of(hooks))
+
+
+def test_the_backoff_is_bounded_however_often_a_callback_fails() -> None:
+    waits = [_backoff(attempts) for attempts in (1, 6, 7, 100, 1025, 10**9)]
+    assert waits[0] <= 0.5
+    assert all(8.0 <= wait <= 10.25 for wait in waits[1:])
