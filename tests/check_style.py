@@ -8,7 +8,7 @@ Rules:
 - A docstring opens with a verb or a noun, not with What, Whether, How, Where, When, Who or From.
 - Nothing is named "told" or "said".
 - A constructor has at most seven parameters; records (`RECORDS`) may have more.
-- Each module of the core has a test in ``tests/unit/<folder>/`` that imports it.
+- Each module of the core is imported by ``tests/unit/<folder>/test_<module>.py``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ RECORDS = {
 def main() -> int:
     """Print each breach of a rule. Return 1 if there is one."""
     breaches = list(_layout())
-    tests = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/unit/**/*.py"))
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         place = path.relative_to(ROOT)
         breaches += [f"{place}:{line}: {text}" for line, text in _module(tree)]
         if place.parts[1] in CORE and path.stem != "__init__":
-            breaches += _untested(place, tests)
+            breaches += _untested(place)
     for breach in breaches:
         print(breach)
     return int(bool(breaches))
@@ -60,13 +59,14 @@ def _layout() -> Iterator[str]:
         yield f"cognigy_async has {len(files)} files, at most {MOST_FILES} are allowed"
 
 
-def _untested(place: Path, tests: str) -> Iterator[str]:
-    dotted = ".".join(place.with_suffix("").parts)
-    package, _, name = dotted.rpartition(".")
-    imports = rf"(from {re.escape(dotted)} import|import {re.escape(dotted)}\b"
+def _untested(place: Path) -> Iterator[str]:
+    module = ".".join(place.with_suffix("").parts)
+    package, _, name = module.rpartition(".")
+    test = ROOT / "tests" / "unit" / place.parent.name / f"test_{name.lstrip('_')}.py"
+    imports = rf"(from {re.escape(module)} import|import {re.escape(module)}\b"
     imports += rf"|from {re.escape(package)} import [^\n]*\b{name}\b)"
-    if not re.search(imports, tests):
-        yield f"{place}: no test in tests/unit imports it"
+    if not test.exists() or not re.search(imports, test.read_text(encoding="utf-8")):
+        yield f"{place}: {test.relative_to(ROOT)} is missing, or does not import it"
 
 
 def _module(tree: ast.Module) -> Iterator[tuple[int, str]]:

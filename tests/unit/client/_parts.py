@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from cognigy_async import ApiKey, Limits, Metrics, RetryPolicy, RuntimeApi
@@ -10,6 +9,9 @@ from cognigy_async._utils.waker import Waker
 from cognigy_async.client.admission import Admission
 from cognigy_async.client.config import ClientConfig
 from cognigy_async.engine.capacity import PendingLimit
+from cognigy_async.engine.context import Context
+from cognigy_async.engine.protocol import UpdateProtocol
+from cognigy_async.engine.scheduler import Scheduler
 from cognigy_async.engine.work_item import WorkItem
 from cognigy_async.hooks.registry import CallbackRegistry
 
@@ -50,38 +52,34 @@ def config(**changes: Any) -> ClientConfig:
     return ClientConfig(**arguments | changes)
 
 
-class FakeScheduler:
-    """Keeps the accepted items."""
-
-    def __init__(self) -> None:
-        self.items: list[WorkItem] = []
-        self.queues: dict[str, Any] = {}
-        self.earliest_at = 0.0
-
-    def accept(self, item: WorkItem, now: float) -> None:
-        self.items.append(item)
-
-    def earliest(self, dialog_id: str, now: float) -> float:
-        return max(now, self.earliest_at)
-
-
 class Entrance:
-    """An admission and the parts around it; its clock stands still at `now`."""
+    """An admission with its scheduler and no workers; its clock stands still at `now`."""
 
     def __init__(self, *, slots: int = 10, audit: Any = None, **changes: Any) -> None:
         self.now = 0.0
-        self.metrics = Metrics(None)
-        self.hooks = CallbackRegistry(self.metrics, Waker())
-        self.scheduler = FakeScheduler()
+        self.metrics, waker = Metrics(None), Waker()
+        self.hooks = CallbackRegistry(self.metrics, waker)
         self.pending_limit = PendingLimit(slots)
-        context: Any = SimpleNamespace(
-            config=config(**changes),
-            pending_limit=self.pending_limit,
-            hooks=self.hooks,
-            metrics=self.metrics,
-            clock=lambda: self.now,
+        made = config(**changes)
+        context = Context(
+            config=made,
+            protocol=UpdateProtocol(made.api, made.base_url, made.limits),
+            transport=NullTransport(),
+            quota=None,
             audit=audit,
+            metrics=self.metrics,
+            hooks=self.hooks,
+            pending_limit=self.pending_limit,
+            waker=waker,
+            clock=lambda: self.now,
         )
-        scheduler: Any = self.scheduler
-        self.admission = Admission(context, scheduler)
+        self.scheduler = Scheduler(context)
+        self.admission = Admission(context, self.scheduler)
         self.admission.open()
+
+    @property
+    def items(self) -> list[WorkItem]:
+        """The accepted items, in order."""
+        queues = [*self.scheduler.queues, *self.scheduler.reads]
+        items = [item for queue in queues for item in queue.work_items]
+        return sorted(items, key=lambda item: item.serial)

@@ -19,12 +19,13 @@ from cognigy_async import (
     DeadlineExceededError,
     DialogPausedError,
     RetryPolicy,
+    ServerError,
 )
 from cognigy_async._utils.concurrency import fork_counter
-from cognigy_async.engine.dialog_queue import QueueState
+from cognigy_async.client.admission import Admission
 from cognigy_async.engine.work_item import Action, Kind, SendOptions
 from cognigy_async.hooks.invocation import Call, current_call
-from tests.unit._builders import Heard, update
+from tests.unit._builders import Heard, item, update
 from tests.unit.client._parts import Entrance
 
 
@@ -88,7 +89,7 @@ async def test_a_forked_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_a_slot_that_is_released_goes_to_a_waiter() -> None:
     entrance = Entrance(slots=1)
-    admission = entrance.admission
+    admission: Admission = entrance.admission
     await admission.acquire_slot("a")
     assert not admission.try_acquire_slot()
     async with anyio.create_task_group() as tasks:
@@ -112,7 +113,7 @@ async def test_a_deadline_ends_the_wait_for_a_slot() -> None:
     with pytest.raises(DeadlineExceededError, match="waited for a pending slot"):
         await entrance.admission.acquire_slot("d", 3.0)
     assert anyio.current_time() == pytest.approx(3.0)
-    entrance.scheduler.earliest_at = 60.0
+    entrance.scheduler.throttle_tenant(0.0, 0.0, 60.0, 0.0)
     with pytest.raises(
         DeadlineExceededError, match=r"no request may be sent for 60\.0 s"
     ) as caught:
@@ -164,7 +165,7 @@ async def test_an_update_becomes_an_item() -> None:
     own = update(session={"a": 1}, if_match='"7"', update_id="mine")
     entrance.admission.try_acquire_slot()
     second = entrance.admission.enqueue(own, options(), sink, index=3, waits_when_paused=True)
-    assert entrance.scheduler.items == [first, second]
+    assert entrance.items == [first, second]
     assert (first.kind, first.dialog_id, first.index) == (Kind.ASSIGN, "d-1", -1)
     assert (second.kind, second.update_id, second.index) == (Kind.STRICT, "mine", 3)
     assert (first.waits_when_paused, second.waits_when_paused) == (False, True)
@@ -234,7 +235,7 @@ async def test_a_refused_update_releases_its_slot() -> None:
         with pytest.raises(expected):
             entrance.admission.enqueue(update(), options(deadline=deadline), Heard())
         assert entrance.pending_limit.used == entrance.metrics.pending == 0
-        assert entrance.scheduler.items == []
+        assert entrance.items == []
 
 
 async def test_a_refused_read_had_no_slot_to_release() -> None:
@@ -251,11 +252,13 @@ async def test_a_paused_dialog_holds_what_waits_for_it_and_reads() -> None:
     entrance.admission.try_acquire_slot()
     entrance.admission.enqueue(update(), options(), Heard(), waits_when_paused=True)
     entrance.admission.enqueue_operation(Kind.READ, "d-1", options(), Heard())
-    assert len(entrance.scheduler.items) == 2
+    assert len(entrance.items) == 2
 
 
 def paused(entrance: Entrance) -> Entrance:
-    entrance.scheduler.queues["d-1"] = SimpleNamespace(
-        dialog_id="d-1", state=QueueState.PAUSED, work_items=[], paused_by=None
-    )
+    """Pause the dialog `d-1`, as after a failed update."""
+    entrance.scheduler.accept(item(dialog_id="d-1"), 0.0)
+    queue = entrance.scheduler.next_queue(0.0)
+    assert queue is not None
+    entrance.scheduler.pause(queue, ServerError("no"))
     return entrance

@@ -16,6 +16,7 @@ from cognigy_async import (
     UnsupportedByApiError,
     UpdateValidationError,
 )
+from cognigy_async.client.config import ClientConfig
 from tests.unit._builders import update
 from tests.unit.client._parts import config
 
@@ -43,7 +44,7 @@ def test_an_invalid_argument_is_refused(argument: str, value: Any, message: str)
 
 
 def test_it_is_frozen_and_normalised() -> None:
-    made = config(base_url="https://api.example/", linger=1, on_failure="pause")
+    made: ClientConfig = config(base_url="https://api.example/", linger=1, on_failure="pause")
     assert made.base_url == "https://api.example"
     assert isinstance(made.linger, float)
     assert made.pauses_dialogs

@@ -32,7 +32,7 @@ class Client:
 
     @property
     def items(self) -> list[WorkItem]:
-        return self.entrance.scheduler.items
+        return self.entrance.items
 
     @property
     def queues(self) -> list[Any]:

@@ -22,22 +22,25 @@ from tests.simulation.world import BASE_URL, KEY, Wire
 
 def engine_over(wire: Wire, **options: Any) -> Engine:
     """Return an engine that is not running yet, with the clock of the running event loop."""
+    return Engine(context_over(wire, **options))
+
+
+def context_over(wire: Wire, **options: Any) -> Context:
+    """Return the parts of an engine with a configuration made of the arguments of a client."""
     client = AsyncStateClient(BASE_URL, **{"auth": ApiKey(KEY)} | options)
     config = client._config
     metrics, waker = Metrics(), Waker()
-    return Engine(
-        Context(
-            config=config,
-            protocol=UpdateProtocol(config.api, config.base_url, config.limits),
-            transport=wire,
-            quota=None,
-            audit=None,
-            metrics=metrics,
-            hooks=CallbackRegistry(metrics, waker),
-            pending_limit=PendingLimit(config.max_pending),
-            waker=waker,
-            clock=anyio.current_time,
-        )
+    return Context(
+        config=config,
+        protocol=UpdateProtocol(config.api, config.base_url, config.limits),
+        transport=wire,
+        quota=None,
+        audit=None,
+        metrics=metrics,
+        hooks=CallbackRegistry(metrics, waker),
+        pending_limit=PendingLimit(config.max_pending),
+        waker=waker,
+        clock=anyio.current_time,
     )
 
 

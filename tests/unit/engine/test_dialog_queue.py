@@ -1,0 +1,86 @@
+"""The queue of one dialog: order, states, groups."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+
+import pytest
+
+from cognigy_async.engine.dialog_queue import DialogQueue, QueueState
+from tests.unit._builders import item
+
+from ._queues import (
+    IDLE,
+    IN_FLIGHT,
+    PAUSED,
+    READY,
+    WAITING,
+)
+
+MOVES = {
+    IDLE: {READY},
+    READY: {IN_FLIGHT, IDLE, PAUSED},
+    IN_FLIGHT: {READY, WAITING, PAUSED, IDLE},
+    WAITING: {READY, PAUSED, IDLE},
+    PAUSED: {READY, IDLE},
+}
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(QueueState, QueueState)))
+def test_a_queue_changes_only_to_legal_states(before: QueueState, after: QueueState) -> None:
+    queue = DialogQueue("d")
+    queue.state = before
+    if after in MOVES[before]:
+        queue.move(after)
+        assert queue.state is after
+    else:
+        with pytest.raises(AssertionError, match=f"cannot go from {before.name} to {after.name}"):
+            queue.move(after)
+        assert queue.state is before
+
+
+def test_the_docstring_has_the_legal_changes() -> None:
+    # Python 3.13 takes the indentation out of docstrings by itself.
+    text = inspect.getdoc(QueueState) or ""
+    table = text.split("=========\n")[2].split("=========")[0] if "=========\n" in text else text
+    told: dict[str, set[str]] = {}
+    state = ""
+    for line in table.splitlines():
+        words = line.split()
+        if line[:5].strip() and words and words[0] in QueueState.__members__:
+            state = words[0]
+        goes_to = line[46:]
+        told.setdefault(state, set()).update(
+            name for name in QueueState.__members__ if f"{name}:" in goes_to
+        )
+    assert {before.name: {after.name for after in MOVES[before]} for before in MOVES} == {
+        name: told[name] for name in QueueState.__members__
+    }
+
+
+def test_items_keep_their_order_and_leave_from_anywhere() -> None:
+    queue = DialogQueue("d")
+    made = [
+        item(serial=number, live=number % 2 == 0, from_callback=number == 3) for number in range(5)
+    ]
+    for one in made:
+        queue.append(one)
+    assert queue.work_items == made
+    assert queue.first is made[0]
+    assert (queue.live, queue.from_callback) == (3, 1)
+    for gone in (made[2], made[0], made[4]):
+        queue.remove(gone)
+        assert gone.queue is None
+    assert queue.work_items == [made[1], made[3]]
+    assert all(one.queue is queue for one in queue.work_items)
+    assert (queue.live, queue.from_callback) == (0, 1)
+    queue.remove(made[1])
+    queue.remove(made[3])
+    assert queue.head is None
+    with pytest.raises(AssertionError, match="has no head"):
+        _ = queue.first
+    queue.append(made[1])
+    assert queue.work_items == [made[1]]
+    assert "READY" not in repr(queue)
+    assert "1 items" in repr(queue)
