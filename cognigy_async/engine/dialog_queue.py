@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ class DialogQueue:
     state: QueueState = IDLE
     live: int = 0
     from_callback: int = 0
-    until: float = 0.0
-    ready_list: deque[DialogQueue] | None = None
-    paused_by: CognigyError | None = None
+    until: float = field(default=0.0, init=False)
+    ready_list: deque[DialogQueue] | None = field(default=None, init=False)
+    paused_by: CognigyError | None = field(default=None, init=False)
 
     @property
     def first(self) -> WorkItem:

@@ -122,7 +122,7 @@ class Dispatcher:
             if token is not self._token:
                 self._metrics.token_refreshes += self._token is not None
                 self._token = token
-                failures.last = None
+                failures.clear()
             now = self._clock()
             queue = scheduler.next_queue(now)
             if queue is not None:

@@ -47,6 +47,10 @@ class TokenFailures:
             self._failed_at = self._clock()
         return failure
 
+    def clear(self) -> None:
+        """Forget the last failure: there is a token."""
+        self.last = None
+
     def fail_next(self) -> bool:
         """Fail one update that waited for the token. Return False if there is none."""
         queue = self._scheduler.queues.take() if self.last is not None else None
