@@ -12,7 +12,7 @@ ValueT = TypeVar("ValueT")
 class PurgeThreshold:
     """The size at which a container is purged: twice what the last purge left.
 
-    A purge visits every entry, but as many were added since the last one: adding stays O(1).
+    A purge visits every entry, but at least half are new since the last purge: adding stays O(1).
 
     Example::
 

@@ -48,8 +48,8 @@ class PrivateValues:
     def occur_in(self, text: str, *, is_id: bool = False) -> bool:
         """Return whether a text of the server repeats any of the values.
 
-        An id contains digits anyway: a number in it counts only if it has `RUN_LENGTH` characters,
-        or stands alone and has `WORD_LENGTH`.
+        With `is_id`, a number in the text counts only if it has `RUN_LENGTH` or more characters,
+        or stands alone and has `WORD_LENGTH` or more: ids contain digits by chance.
         """
         plain = _unescape(text)
         if self._numbers:

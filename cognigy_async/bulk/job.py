@@ -216,7 +216,7 @@ class BulkJob:
         client.quota_state()  # Raises if the client cannot be used, before files are created.
         if self.options.on_failure != "continue" and client.on_failure != "pause":
             raise ConfigurationError(
-                f'on_failure={self.options.on_failure!r} needs AsyncStateClient(on_failure="pause")'
+                f'on_failure={self.options.on_failure!r} needs a client with on_failure="pause"'
             )
         api = client.api
         circumstances = {

@@ -33,9 +33,9 @@ AWAY = (NotSentError, NoResponseError, RateLimitedError, ServerError)
 
 
 class AmbiguousSends:
-    """Rows that must not be sent twice, and may have been applied.
+    """Rows that an earlier run may have applied, and that must not be applied twice.
 
-    A state whose version has not changed since before the send proves that the row was not
+    If the version of the state is still the one from before the send, the row was not
     applied. It is then sent with `If-Match` of that version; otherwise it is ambiguous.
 
     Attributes:

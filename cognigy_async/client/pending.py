@@ -114,6 +114,6 @@ SHARED_WAITERS = Waiters()
 
 
 def single_task_waiters() -> Waiters:
-    """Return the cheapest waiters for one task per item on the running event loop."""
+    """Return the cheapest `Waiters` for this event loop, if at most one task awaits each item."""
     is_asyncio = sniffio.current_async_library() == "asyncio"
     return _FutureWaiters() if is_asyncio else SHARED_WAITERS

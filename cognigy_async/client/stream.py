@@ -237,7 +237,7 @@ class UpdateStream:
         self._input_error = error
 
     def _submit(self, admission: Admission, given: UpdateInput) -> None:
-        """Submit one input that has a slot; an invalid or refused one becomes an outcome."""
+        """Submit an input, whose slot is taken already; an error becomes its outcome."""
         index = self._taken
         self._taken += 1
         self._held += 1

@@ -392,7 +392,7 @@ class Linger:
             self._make_ready(queue)
 
     def end(self, serial: int) -> None:
-        """End the waiting of everything that was accepted up to this serial."""
+        """Let no item whose serial is at most this one wait any longer for more updates."""
         self._ended_serial = serial
         for queue in self._queues:
             self._make_ready(queue)

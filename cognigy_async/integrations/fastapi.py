@@ -103,9 +103,9 @@ StateClient: TypeAlias = Annotated[AsyncStateClient, Depends(get_client)]
 
 
 def add_error_handlers(app: Starlette) -> None:
-    """Answer a `CognigyError` of a handler with problem details, as by `problems`.
+    """Answer with problem details (see `problems`) when a request handler raises `CognigyError`.
 
-    Handlers of your own for its subclasses take precedence. Errors that are mistakes in the
+    Your own error handlers for its subclasses take precedence. Errors that are mistakes in the
     service, and those of websockets, are raised: the server logs them.
     """
     app.add_exception_handler(CognigyError, _answer)

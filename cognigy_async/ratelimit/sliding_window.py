@@ -209,7 +209,7 @@ class SlidingWindow:
             groups.insert(index, _StartGroup(at, at, 1, in_headroom))
 
     def set_external(self, count: int, until: float) -> None:
-        """Replace the number of requests of other clients, which count until a moment."""
+        """Set how many requests of other clients use up this limit, until the time `until`."""
         self.used += count - self.external
         self.external, self._external_until = count, until
 

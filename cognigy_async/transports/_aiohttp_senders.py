@@ -125,7 +125,7 @@ class DirectSender:
         """Send a request on an idle or new connection and return the response.
 
         Raises:
-            Exception: of aiohttp or this package, to be translated.
+            Exception: any of aiohttp or this package; the caller translates it.
         """
         (template, host), target = self._resolve(request.url)
         data = self._serialize(request, host, target)
@@ -256,7 +256,7 @@ class SessionSender:
         """Send a request once and return the response.
 
         Raises:
-            Exception: of aiohttp or this package, to be translated.
+            Exception: any of aiohttp or this package; the caller translates it.
         """
         headers = request.headers
         _validate_names(headers)

@@ -35,7 +35,7 @@ CREATE TABLE runs (
 """
 
 HOOK = "hook "
-"""Prefix of events of callbacks; other events are waits, named by their reason."""
+"""Begins the text of an event about a callback; other events are waits, their text the reason."""
 
 
 class Status(enum.IntEnum):

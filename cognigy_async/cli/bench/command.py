@@ -59,7 +59,7 @@ def bench(
     ] = 200,
     rate: Annotated[
         str | None,
-        typer.Option(metavar="N/SECONDS", help="Rate limit as 1000/300 (tenant: from settings)."),
+        typer.Option(metavar="N/SECONDS", help="Rate, e.g. 1000/300 (tenant default: settings)."),
     ] = None,
     transport: TransportOption = None,
     loop: LoopOption = None,

@@ -121,7 +121,7 @@ def run(
     ] = None,
     text_column: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="CSV column of text instead of JSON. Repeatable."),
+        typer.Option(metavar="NAME", help="Read this CSV column as text, not JSON. Repeatable."),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Resume with a different input or other options.")
