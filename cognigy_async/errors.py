@@ -60,7 +60,7 @@ def _restore(
 
 
 def copy_error(error: CognigyError) -> CognigyError:
-    """Return an equal error: one object raised in several tasks would mix their tracebacks."""
+    """Return a copy: one error raised in several tasks would mix their tracebacks."""
     copy = _restore(type(error), error.args, error.__dict__)
     copy.__cause__ = error.__cause__
     return copy
@@ -291,10 +291,10 @@ class AmbiguousUpdateError(UpdateError):
 
 
 class QueueFullError(CognigyError):
-    """`submit_nowait` found `max_pending` updates without an outcome.
+    """`submit_nowait` failed because `max_pending` updates have no outcome yet.
 
     Attributes:
-        max_pending: that number.
+        max_pending: the limit of updates without an outcome.
     """
 
     def __init__(self, max_pending: int) -> None:
@@ -335,7 +335,7 @@ class CallbackError(CognigyError):
 class AuditError(CognigyError):
     """An audit cannot be written, continued or read.
 
-    While a sink with ``strict=True`` takes no records, the client raises it instead of accepting an
+    While a sink with ``strict=True`` takes no records, this is raised instead of accepting an
     update.
     """
 

@@ -13,7 +13,7 @@ BUCKETS_PER_OCTAVE = 32
 """Buckets between a duration and its double. The middle of a bucket is off by less than 1.1%."""
 MIN_OCTAVE = -20
 MAX_OCTAVE = 20
-"""Exponents of two of the bounds in seconds: from a microsecond to twelve days."""
+"""The bounds in seconds are powers of two with these exponents: 1 microsecond to 12 days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Histogram:
         return self.total / self.count if self.count else 0.0
 
     def percentile(self, share: float) -> float:
-        """Return the duration that `share` (0 to 1) of all do not exceed; 0.0 without any."""
+        """Return the percentile of `share` (0 to 1); 0.0 if nothing was recorded."""
         rank = max(1, math.ceil(share * self.count))
         seen = 0
         for index, count in enumerate(self._buckets):
@@ -179,13 +179,13 @@ class Metrics:
 
     @property
     def persistence_rate(self) -> float:
-        """Share of the completed updates that were applied; 0.0 without any."""
+        """Share of the completed updates that were applied; 0.0 if there are none."""
         completed = self.applied + self.failed + self.ambiguous
         return self.applied / completed if completed else 0.0
 
     @property
     def mean_latency(self) -> float:
-        """Mean seconds from the first request to the last response; 0.0 without any."""
+        """Mean seconds from the first request to the last response; 0.0 if there are none."""
         return self.latency.mean
 
     def snapshot(self) -> MetricsSnapshot:

@@ -1,4 +1,4 @@
-"""Retries: `RetryPolicy` (whether, and after how long, for each kind of response), retry budget.
+"""Retries: `RetryPolicy` decides whether and when to repeat a request; also the retry budget.
 
 Nothing here sleeps or reads a clock.
 """
@@ -57,13 +57,13 @@ RETRYABLE_KINDS = frozenset(
         ResponseKind.GATEWAY,
     }
 )
-"""A retry after these counts as an attempt and takes a token of the retry budget."""
+"""A retry after one of these kinds counts as an attempt and takes a token of the retry budget."""
 
 COUNTED_KINDS = RETRYABLE_KINDS | {ResponseKind.UNAUTHORIZED}
-"""These count as attempts. The first 401 is replayed without asking the policy."""
+"""These kinds count as attempts. The first 401 is replayed without asking the policy."""
 
 OUTAGE_KINDS = RETRYABLE_KINDS - {ResponseKind.FAULT}
-"""The server is unavailable: bulk work waits for it without a time limit."""
+"""Kinds for an unavailable server: bulk work waits for it without a time limit."""
 
 ValueT = TypeVar("ValueT", float, bool)
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
@@ -209,7 +209,7 @@ class RetryState:
         last_error: the failure to raise if there are no more attempts.
         unanswered: failure of a request that was sent and may have been applied.
         authorized_requests: number of authorized requests of the client as of this update's last
-            401. If it grew by the next one, tokens expire quickly, but access is there.
+            401. If it grew by the next 401, tokens expire quickly but are accepted.
         maybe_applied: True after a 500, 502 or 504 to a request that is not harmless to repeat.
         conflicts: number of 409 responses of an API without versions.
         refused_token: the token that the last request was refused with.

@@ -1,4 +1,4 @@
-"""Names beyond the public ones for the project's own edges, such as `cognigy_async.bulk`.
+"""Non-public names for the project's own outer modules, such as `cognigy_async.bulk`.
 
 They may change in any release; programs import from `cognigy_async` only.
 """

@@ -1,4 +1,4 @@
-"""Validate arguments where they are given, so that a bad one fails before anything is sent."""
+"""Validate arguments when the caller passes them. A bad argument fails before any request."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
 
 
 def url_problem(url: str, example: str) -> str | None:
-    """Return the first problem of an absolute URL, or None. The text holds no part of the URL."""
+    """Return the first problem of an absolute URL, or None. The problem never quotes the URL."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

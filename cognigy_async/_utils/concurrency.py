@@ -34,10 +34,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def monotonic_clock() -> Callable[[], float]:
-    """Return the clock of the running event loop, in seconds, without detection at each call.
+    """Return the clock of the running event loop, in seconds. A call does not detect the loop.
 
-    uvloop's own clock stands still while a task runs. It and the loops of the standard library
-    follow `time.monotonic`, which does not.
+    The clock of uvloop does not advance while a task runs. uvloop and the standard loops both
+    follow `time.monotonic`, which always advances.
     """
     if sniffio.current_async_library() != "asyncio":
         return anyio.current_time
@@ -51,7 +51,7 @@ def monotonic_clock() -> Callable[[], float]:
 def current_loop_getter() -> Callable[[], Any]:
     """Return a function that identifies the event loop it runs in.
 
-    Outside any event loop of the present library that function raises RuntimeError.
+    The function raises RuntimeError when it runs outside an event loop.
     """
     if sniffio.current_async_library() == "asyncio":
         return asyncio.get_running_loop
@@ -64,7 +64,7 @@ def current_loop_getter() -> Callable[[], Any]:
 
 
 def is_failure(error: BaseException) -> bool:
-    """Return whether an exception of user code is a failure, and not the end of this task.
+    """Return whether an exception of user code is a failure, not a cancellation of this task.
 
     On asyncio a `CancelledError` may be a failure: awaiting a cancelled future raises it too.
     """
@@ -82,13 +82,13 @@ def is_failure(error: BaseException) -> bool:
 
 
 async def run_to_completion(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `main`, which takes a bounded time, to its end even if this task is cancelled.
+    """Run `main` to its end even if this task is cancelled. `main` must take a bounded time.
 
     An anyio shield is not enough: asyncio's own `Task.cancel`, as used by `asyncio.timeout`,
-    passes it.
+    breaks through it.
 
     Raises:
-        BaseException: any exception of `main`, else the cancellation that came meanwhile.
+        BaseException: any exception of `main`, else a cancellation that arrived while it ran.
     """
     if sniffio.current_async_library() != "asyncio":
         with anyio.CancelScope(shield=True):
@@ -145,7 +145,7 @@ class BackgroundTask:
             if not task.cancelled():
                 task.result()
         if self._group is not None:
-            # No shield around the exit: trio forbids to leave a nursery inside a later scope.
+            # No shield around the exit: trio does not allow leaving a nursery inside a later scope.
             group, self._group = self._group, None
             await group.__aexit__(None, None, None)
 
@@ -159,7 +159,7 @@ class _DetachedTask(asyncio.Task[None]):
             return
         # A loop that closes early drops its tasks. Closing the coroutine also suppresses "was
         # never awaited".
-        with contextlib.suppress(ValueError):  # it is being closed already
+        with contextlib.suppress(ValueError):  # the coroutine is already being closed
             self.get_coro().close()
 
 
@@ -196,7 +196,7 @@ class CompletionTracker(Generic[Item]):
 
     def __init__(self) -> None:
         self.waiters: list[tuple[set[Item], anyio.Event]] = []
-        """Items that each waiter still misses, and its event."""
+        """For each waiter: the items that are not done yet, and its event."""
         self.closed = False
 
     async def wait(self, items: Iterable[Item]) -> None:
@@ -212,7 +212,7 @@ class CompletionTracker(Generic[Item]):
             self.waiters.remove(waiter)
 
     def mark_done(self, item: Item) -> None:
-        """Mark an item as done; wake the waiters for which it was the last one."""
+        """Mark an item as done; wake the waiters that waited only for this item."""
         for missing, event in self.waiters:
             missing.discard(item)
             if not missing:

@@ -2,7 +2,7 @@
 
 A lock belongs to the descriptor, so two descriptors of one process exclude each other, and closing
 the descriptor releases it. The lock is `flock` on POSIX systems. On Windows it is one byte far
-beyond the content, because there a locked byte can be neither read nor written by others.
+beyond the content, because other processes can neither read nor write a locked byte.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOCKED_BYTE = 2**31 - 2
 """Position of the locked byte on Windows; `msvcrt.locking` takes at most 31 bits."""
 
 POLL_INTERVAL = 0.01
-"""Seconds between attempts to get a lock on Windows, where waiting gives up after ten."""
+"""Seconds between lock attempts on Windows; its blocking call gives up after ten attempts."""
 
 
 def open_lockable(path: str | os.PathLike[str], mode: int) -> int:

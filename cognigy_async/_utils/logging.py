@@ -12,7 +12,7 @@ is_enabled = logger.isEnabledFor
 
 
 def log(level: int, message: str, *arguments: object, **fields: object) -> None:
-    """Log a line; `fields` become attributes of the record, if none of their names is taken.
+    """Log a line; `fields` become attributes of the record unless a name is taken.
 
     Never raise: a filter or record factory of the application must not end an update.
     """

@@ -10,7 +10,7 @@ ValueT = TypeVar("ValueT")
 
 
 class PurgeThreshold:
-    """The size at which a container is purged: twice what the last purge left.
+    """The size at which a container is purged: twice its size after the last purge.
 
     A purge visits every entry, but at least half are new since the last purge: adding stays O(1).
 
@@ -30,7 +30,7 @@ class PurgeThreshold:
         self._minimum = self.size = minimum
 
     def purged(self, left: int) -> None:
-        """Set the next size after a purge that left `left` entries."""
+        """Set the size for the next purge; the last purge kept `left` entries."""
         self.size = max(self._minimum, 2 * left)
 
 

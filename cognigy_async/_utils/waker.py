@@ -8,16 +8,16 @@ import anyio
 
 
 class Waker:
-    """Wakes one idle worker at a time, and the alarm if an earlier moment is planned.
+    """Wakes one idle worker at a time, and rings the alarm if work is due earlier than planned.
 
     A woken worker wakes the next one if it finds more work than it takes. So a transport that
     responds at once never wakes workers that would find nothing.
 
     Attributes:
         idle: events of the waiting workers; only the dispatcher adds to it.
-        waking: True from waking a worker until it runs.
+        waking: True after a worker was woken and before it runs.
         ended: True after `end`.
-        on_idle: events to set when a worker finds nothing to do: streams then give more input.
+        on_idle: events that are set when a worker finds no work, so that streams give more input.
         alarm: event that makes the dispatcher recompute its next moment; None while it is busy.
         alarm_at: moment at which the dispatcher wakes by itself, in seconds of its clock.
     """

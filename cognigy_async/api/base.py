@@ -33,12 +33,12 @@ class StateApi(Protocol):
 
     @property
     def honours_idempotency_keys(self) -> bool:
-        """True if the server applies one `Idempotency-Key` once, so that any retry is harmless."""
+        """True if the server applies each `Idempotency-Key` only once, so any retry is harmless."""
         ...
 
     @property
     def has_versions(self) -> bool:
-        """True if a state has a version that is read as `ETag` and required by `If-Match`."""
+        """True if a state has a version: responses send it as `ETag`, `If-Match` requires it."""
         ...
 
     @property
@@ -55,7 +55,7 @@ class StateApi(Protocol):
         ...
 
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
-        """Return the requests of an update in the order of sending; `update_id` is their key.
+        """Return the requests of an update in the order of sending; `update_id` is the key.
 
         Raises:
             UpdateValidationError: the update does not fit into requests of this API.
@@ -84,7 +84,7 @@ class StateApi(Protocol):
         ...
 
     def classify(self, response: Response) -> ResponseKind:
-        """Return the kind of a response, on which the next step depends."""
+        """Return the kind of a response. The kind decides the next step."""
         ...
 
     def throttles_dialog(self, response: Response) -> bool:
@@ -99,7 +99,7 @@ class StateApi(Protocol):
         ...
 
     def etag(self, response: Response) -> str | None:
-        """Return the version of the state in the form that `If-Match` takes; None without one."""
+        """Return the version of the state as `If-Match` takes it; None if there is no version."""
         ...
 
     def state(self, dialog_id: str, response: Response) -> DialogState | None:

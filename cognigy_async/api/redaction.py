@@ -1,8 +1,8 @@
 """Detect values and credentials of a request in texts of the server.
 
 A server may quote a value in full or in part, escaped, in another case, or rounded. So texts are
-compared by letters and digits only, in runs of `RUN_LENGTH`, and numbers by value. In doubt a text
-counts as private: a message without it is better than a leak.
+compared by letters and digits only, in runs of `RUN_LENGTH`, and numbers by value. In doubt, a text
+counts as private: losing a message is better than a leak.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _private_texts(request: Request, numbers: set[float]) -> Iterator[str]:
     """Yield the private texts of a request, and add its numbers to `numbers`."""
     for name, value in request.headers.items():
         if name.lower() not in PUBLIC_HEADERS:
-            # Without the scheme, as in "Bearer ...", which is no secret.
+            # Drop the scheme, such as "Bearer": it is not a secret.
             yield value.split(" ", 1)[-1]
     body = parse_json(request.content)
     if isinstance(body, dict):

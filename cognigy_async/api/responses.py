@@ -54,7 +54,7 @@ def path_segment(text: str) -> str:
     """Return a text percent-encoded as one segment of a URL path."""
     if UNRESERVED(text):
         return text
-    # Dots as well: clients and proxies resolve "." and "..".
+    # Encode dots as well, because clients and proxies resolve "." and "..".
     return quote(text, safe="").replace(".", "%2E")
 
 
@@ -144,5 +144,5 @@ def _detail(body: Mapping[str, Any], private: PrivateValues) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Return a text with spaces for what is not printable, and single spaces."""
+    """Return a text with each run of spaces and unprintable characters as one space."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -35,7 +35,7 @@ class RuntimeApi:
 
     Args:
         honours_idempotency_keys: True if you know that the server applies one `Idempotency-Key`
-            once. Then an update without a response is always repeated, transitions included.
+            once. Then every update without a response is repeated, even with a transition.
         is_dialog_throttle: gets the headers of a 429, values by lower-case name, and returns True
             if it concerns the dialog; otherwise the whole tenant pauses. By default it reads
             `X-RateLimit-Scope`.

@@ -64,13 +64,13 @@ class SessionsApi:
     state, `user` is written to the contact profile that the update names. They have one outcome. A
     failure midway has `applied_parts`, and a retry continues with the request that failed.
 
-    States have no versions, hence neither `if_match` nor `modify`. After a lost response only
-    assignments of variables are repeated. Other requests may undo what the flow did since; they
+    States have no versions, so `if_match` and `modify` are rejected. After a lost response only
+    assignments of variables are repeated. Other requests could undo newer changes of the flow; they
     fail with `AmbiguousUpdateError`.
 
     Args:
         user_id: user of the sessions, for updates without a `user_id`.
-        inject: what an injection does with the variables of the context that it does not name:
+        inject: effect of an injection on context variables that it does not name:
             ``"merge"`` keeps them, ``"replace"`` drops them. The vendor does not document which;
             `probe_inject` measures it. With ``"replace"`` no update is split, and no injection
             without a response is repeated.
@@ -320,7 +320,7 @@ def _split(
 
 
 def _code(response: Response) -> int | None:
-    """Return the `code` of an error response, None without one."""
+    """Return the `code` of an error response; None if it has no code."""
     if 200 <= response.status < 400:
         return None
     body = parse_json(response.content[:MAX_ERROR_BODY])

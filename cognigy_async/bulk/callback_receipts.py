@@ -15,7 +15,7 @@ from .journal.schema import HOOK
 from .journal.writer import JournalWriter
 
 PATIENCE = 5.0
-"""Seconds that callbacks have to finish when a run was interrupted."""
+"""Seconds that an interrupted run waits for its callbacks to finish."""
 
 
 class CallbackReceipts:
@@ -24,7 +24,7 @@ class CallbackReceipts:
     def __init__(self, writer: JournalWriter) -> None:
         self._writer = writer
         self.pending = 0
-        """Events that a callback has not finished with."""
+        """Number of events that a callback still has to handle."""
         self._finished: anyio.Event | None = None
         self._waiting = anyio.CancelScope()
 
@@ -56,7 +56,7 @@ class CallbackReceipts:
             self._finished.set()
 
     async def wait(self) -> None:
-        """Wait until no event is pending; each call of a callback has its timeout."""
+        """Wait until no event is pending. A timeout limits each call of a callback."""
         if self.pending:
             self._finished = anyio.Event()
             with self._waiting:
@@ -70,6 +70,6 @@ class CallbackReceipts:
 def _description(error: CallbackError | None, calls: int) -> str:
     if error is None:
         return "delivered" if calls == 1 else f"delivered by call {calls}"
-    # The text of an exception raised by a callback is its own, and may hold values.
+    # The text of an exception from a callback may hold values, so use only its type.
     why = str(error) if error.__cause__ is None else type(error.__cause__).__name__
     return f"not delivered, {why}" + (f" after {calls} call{'s' * (calls > 1)}" if calls else "")

@@ -17,8 +17,8 @@ from .input.row_reader import RowReader, SpilledSet
 from .options import JobOptions
 
 HELD = 5000
-"""Updates that a job holds at a time, half of the client's `max_pending`. No others can be
-coalesced."""
+"""Number of updates that a job holds at a time: half of the client's `max_pending`. Only these
+can be coalesced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class DryRun:
     Attributes:
         rows: Rows of the job.
         faulty: Rows that are not valid.
-        faults: Number of their faults.
+        faults: Number of faults in all faulty rows.
         dialogs: Number of dialogs of the valid rows.
-        requests: Requests for the valid rows without repeats; with `coalesce` about as many as a
-            job sends whose rows wait for the quota.
+        requests: Requests for the valid rows without repeats. With `coalesce` it is an estimate,
+            for a job whose rows wait for the quota.
         seconds: Time that these requests take under the quota; None without a quota.
         notes: Remarks for the user about the input.
     """

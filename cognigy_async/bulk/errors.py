@@ -3,7 +3,7 @@
 ::
 
     CognigyError
-    └── BulkError                     the job cannot start or go on
+    └── BulkError                     the job cannot start or continue
         ├── InputError                the input cannot be read, or has changed
         └── JournalError              the journal cannot be written
             └── JournalRefusedError   the journal cannot be used for this job
@@ -15,7 +15,7 @@ from cognigy_async import CognigyError
 
 
 class BulkError(CognigyError):
-    """A job cannot start or go on."""
+    """A job cannot start or continue."""
 
 
 class InputError(BulkError):

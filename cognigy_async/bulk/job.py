@@ -50,7 +50,7 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """Result of a job, all of its runs together.
+    """Result of a job. Unless noted, it covers all runs of the job.
 
     Attributes:
         inputs: Rows of the job, as far as the input was read.
@@ -87,7 +87,7 @@ class JobResult:
 
     @property
     def at_limit(self) -> bool:
-        """Return whether a limit for failures stopped it, which would stop the next run too."""
+        """Return whether a failure limit stopped the job. It would stop the next run too."""
         return self.ended == "stopped" and self.fault is None and self.reason != FIRST_FAILURE
 
     @property
@@ -123,15 +123,15 @@ class BulkJob:
 
     A run with the same journal continues the job. Rows of one dialog are applied in the order of
     the input, also across runs. After a crash, rows without a recorded outcome are sent again with
-    the same `Idempotency-Key`, and no others. A row with a transition is sent again only if that
-    is safe, else it ends as ambiguous.
+    the same `Idempotency-Key`; other rows are not. A row with a transition is sent again only if
+    that is safe. Otherwise its outcome is ambiguous.
 
     Args:
         source: A path, or ``"-"`` for standard input.
         journal: File of the journal, `{source}.journal` by default.
         dead_letters: File for the rows that were not applied; by default beside the journal.
-        options: What to do; see `JobOptions`.
-        circumstances: What a resumed run must have in common besides the options, by name.
+        options: Options of the job.
+        circumstances: Further values, by name, that must not change when a job resumes.
         force: Resume although the input or the options differ.
 
     Raises:
@@ -175,7 +175,7 @@ class BulkJob:
                     raise ConfigurationError(f"the {name} and the {other} are one file, {path}")
 
     def stop(self) -> None:
-        """Take no more rows, and let requests in flight end. Call it from the loop of `run`."""
+        """Stop taking rows; requests in flight finish. Call this in the event loop of `run`."""
         self._stop_requested = True
         if self._run is not None:
             self._run.stop("interrupted", "interrupted")
@@ -197,14 +197,14 @@ class BulkJob:
         )
 
     async def run(self, client: AsyncStateClient) -> JobResult:
-        """Apply the rows that are left, until all are done, `stop` is called or the job stops.
+        """Apply the remaining rows until all are done, `stop` is called or the job stops itself.
 
         `JobResult.fault` tells of an error that stopped it: an input that cannot be read further,
-        a journal that cannot be written, no access to the server, a closed client. What was sent
-        is recorded, or is sent again with the same keys.
+        a journal that cannot be written, no access to the server, a closed client. Each row sent
+        has a recorded outcome, or the next run sends it again with the same key.
 
-        If the client has callbacks, the journal records what became of each event. The run ends
-        when they are done with the events of its rows; after `stop` they have five seconds.
+        If the client has callbacks, the journal records the result of each event. The run ends
+        when all callbacks have finished. After `stop`, it waits five seconds at most.
 
         Raises:
             JournalRefusedError: The journal belongs to another job, is in use, damaged, or cannot
@@ -254,7 +254,7 @@ class BulkJob:
 
     @contextlib.contextmanager
     def _open_dead_letters(self) -> Iterator[BinaryIO]:
-        """Open the file empty: dead letters of earlier runs are written again from the journal."""
+        """Open the file and empty it. The run writes dead letters of earlier runs again."""
         try:
             file = self.dead_letters.open("wb")
         except OSError as error:
@@ -269,7 +269,7 @@ class BulkJob:
 
 
 def _restore_quota(client: AsyncStateClient, saved: str) -> None:
-    """Count the requests of earlier runs, if they can be read."""
+    """Count the requests of earlier runs in the quota, if their record can be read."""
     if client.metrics.quota:
         with contextlib.suppress(ConfigurationError, ValueError):
             client.restore_quota(json.loads(saved))

@@ -17,10 +17,10 @@ class JobOptions:
     """Options of a job.
 
     Args:
-        on_failure: ``"continue"`` with all other rows; ``"pause-dialog"`` holds back what follows
+        on_failure: ``"continue"`` applies all other rows; ``"pause-dialog"`` holds back rows after
             a failed row of the same dialog; ``"stop"`` takes no more rows.
         max_failures: Stop the job when more rows than this were not applied.
-        canary: Run this many rows first, and the others only if those went well: ``"1%"``,
+        canary: Run this many rows first. Run the others only if these succeed: ``"1%"``,
             ``0.01`` or a number of rows.
         max_failure_rate: Share of the canary's rows that may fail, by default none. If given, it
             also limits the share of all rows, without a canary or after it, once 100 are done.
@@ -48,7 +48,7 @@ class JobOptions:
     canary_share: float | None = field(init=False, repr=False, default=None)
     """The canary, if it is a share of all rows."""
     allowed_rate: float | None = field(init=False, repr=False, default=None)
-    """The failure rate as a number; None allows none in the canary and any after it."""
+    """The failure rate as a number. None allows no failure in the canary and any after it."""
 
     def __post_init__(self) -> None:
         if self.on_failure not in ("continue", "pause-dialog", "stop"):
@@ -89,7 +89,7 @@ class JobOptions:
             )
 
     def record(self) -> dict[str, Any]:
-        """Return what a resumed run must have in common with the runs before, by name."""
+        """Return the options, by name, that must not change when a job resumes."""
         record = asdict(self)
         rows, share = record.pop("canary_rows"), record.pop("canary_share")
         if self.canary is not None:
@@ -101,7 +101,7 @@ class JobOptions:
 
 
 def _number(text: str | float) -> tuple[float, bool]:
-    """Return ``"5%"`` or ``0.05`` as a number, NaN if it is none, and whether it was in percent."""
+    """Return ``"5%"`` or ``0.05`` as a number (NaN if invalid), and whether it had a "%" sign."""
     plain = str(text).strip()
     try:
         number = float(plain.removesuffix("%"))

@@ -35,11 +35,11 @@ AWAY = (NotSentError, NoResponseError, RateLimitedError, ServerError)
 class AmbiguousSends:
     """Rows that an earlier run may have applied, and that must not be applied twice.
 
-    If the version of the state is still the one from before the send, the row was not
-    applied. It is then sent with `If-Match` of that version; otherwise it is ambiguous.
+    If the version of the state is the same as before the send, the row was not
+    applied. It is then sent with that version as `If-Match`. Otherwise it is ambiguous.
 
     Attributes:
-        sends: The sends that are not resolved yet, by line.
+        sends: Sends that are not resolved yet, by line.
     """
 
     def __init__(self, client: AsyncStateClient, sends: Iterable[OpenSend]) -> None:
@@ -47,9 +47,9 @@ class AmbiguousSends:
         self.sends = {send.line: send for send in sends}
 
     async def resolve(self, row: Row, update: StateUpdate) -> StateUpdate | AmbiguousUpdateError:
-        """Return the update to send for a row, or why it cannot be sent.
+        """Return the update to send for a row, or an error if it is unsafe to send it.
 
-        Waits for a server that is away.
+        Wait while the server is unavailable.
         """
         send = self.sends.pop(row.line)
         if self._client.api.honours_idempotency_keys:
@@ -90,7 +90,7 @@ class InterruptedGroups:
     """Rows that were sent as one request, and may only be sent again unchanged.
 
     Attributes:
-        keys: Idempotency key of the request of each row that was not read yet, by line.
+        keys: Idempotency keys of requests, by the line of each row that was not read yet.
     """
 
     def __init__(self, keys: Mapping[int, str]) -> None:
@@ -99,7 +99,7 @@ class InterruptedGroups:
         self._rows: dict[str, list[Row]] = {}
 
     def add(self, row: Row, limits: Limits) -> tuple[StateUpdate, list[Row]] | None:
-        """Add a row. Return the update and the rows of its group once it is complete."""
+        """Add a row. If its group is now complete, return the group's update and rows."""
         key = self.keys.pop(row.line)
         rows = self._rows.setdefault(key, [])
         rows.append(row)

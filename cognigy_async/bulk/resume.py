@@ -28,7 +28,7 @@ class OpenedJob:
     Attributes:
         rows: The rows of the input.
         earlier: State left by earlier runs.
-        canary: Number of rows that come first; 0 for none.
+        canary: Number of rows to run first; 0 for no canary.
     """
 
     journal: Journal
@@ -38,7 +38,7 @@ class OpenedJob:
     canary: int
 
     def close(self) -> None:
-        """Close both."""
+        """Close the journal and the input."""
         self.rows.close()
         self.journal.close()
 
@@ -57,7 +57,7 @@ def open_job(
 
     Args:
         path: File of the journal.
-        circumstances: What a resumed run must have in common besides the options, by name.
+        circumstances: Further values, by name, that must not change when a job resumes.
         force: Resume although the input or the options differ.
 
     Raises:
@@ -100,7 +100,7 @@ def open_job(
 
 
 def _canary(source: str | Path, options: JobOptions) -> int:
-    """Return the number of rows that come first, counting the input for a share of it."""
+    """Return the number of canary rows. If it is a share, count the rows of the input."""
     if options.canary_share is None:
         return options.canary_rows or 0
     if source == STDIN or not os.path.isfile(source):
@@ -136,7 +136,7 @@ def _shown(value: Any) -> str:
 
 
 def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> str | None:
-    """Refuse another input. Return a note if a part of it cannot be compared."""
+    """Refuse an input that differs. Return a note if a part of it cannot be compared."""
     if source == STDIN:
         return None
     before = json.loads(journal.meta("input"))
@@ -146,7 +146,7 @@ def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> s
         return None
     difference = then.change(now) if then.size != now.size else None
     if difference is None:
-        # A copy has another time and the same content, so only the content decides.
+        # Compare only the content, because a copy may have another modification time.
         try:
             compare_input(source, known)
         except InputError as error:

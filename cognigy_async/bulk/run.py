@@ -49,10 +49,10 @@ FINAL = (
     PermissionDeniedError,
     UnexpectedAnswerError,
 )
-"""Errors that a retry cannot repair, the only ones that fail a row while the run is stopping."""
+"""Errors that no retry can repair. While the run stops, only these make a row fail."""
 
 UNSENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
-"""Errors of rows that were not sent, which are left to the next run."""
+"""Errors of rows that were not sent. The next run sends these rows."""
 
 NOT_APPLIED = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
 """Errors that prove that a row was not applied; a 503 proves it too."""
@@ -64,7 +64,7 @@ NOT_APPLIED_REASONS = frozenset(
 
 
 class JobRun:
-    """One run of a job. It is the `UpdateWatch` of its own stream."""
+    """One run of a job. It also serves as the `UpdateWatch` of its stream."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class JobRun:
         self._writer = writer
         self._coalesce = options.coalesce
         self._pauses_dialogs = options.on_failure == "pause-dialog"
-        # Reading a pipe may wait for its writer; the end of the run must not.
+        # A read from a pipe may wait for its writer. The run must not wait for it to end.
         self._abandons_reads = opened.reader.fingerprint.size is None
         totals = opened.earlier.totals
         failed = totals.failed + totals.ambiguous
@@ -92,9 +92,9 @@ class JobRun:
         self._in_stream: dict[int, Row] = {}
         self._next_index = 0
         self._conditional: set[int] = set()
-        """Indexes of rows that are sent on condition of a version."""
+        """Indexes of rows of an earlier run that `_resolved` found safe to send again."""
         self._unclear: set[int] = set()
-        """Indexes of rows of which an earlier attempt may have been applied."""
+        """Indexes of rows that an earlier attempt of this run may have applied."""
         self._paused: set[str] = set()
         self._canary_done = anyio.Event()
         self._all_completed = False
@@ -107,11 +107,11 @@ class JobRun:
         self.fault: CognigyError | None = None
         """Error that stopped the run."""
         self.latest_wait: tuple[str, float] | None = None
-        """Reason of the latest retry and its time in seconds of the epoch; None once a row was
-        applied after it."""
+        """Reason of the latest retry and its time in seconds of the epoch. None after a row was
+        applied later than this time."""
 
     async def carry_out(self) -> None:
-        """Apply rows until none is left or the run is stopped, and record all of it."""
+        """Apply rows until none is left or the run stops, and record the outcomes."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write_journal)
             ended = None
@@ -134,7 +134,7 @@ class JobRun:
             self._check_conditions()
             await self._stream_rows()
             if self.ended != "complete":
-                # Groups that are sent again are left to the next run.
+                # Leave the groups that must be sent again to the next run.
                 tasks.cancel_scope.cancel()
         if self.ended != "complete" and self.fault is None and not self._abandons_reads:
             await self._complete_dead_letters()
@@ -157,7 +157,7 @@ class JobRun:
                 self.stop("stopped", str(error), error)
 
     async def _complete_dead_letters(self) -> None:
-        """Write the dead letters of earlier runs that lie beyond where this run ended."""
+        """Write dead letters of earlier runs for rows that this run did not reach."""
         last = False
         while not last:
             try:
@@ -168,12 +168,12 @@ class JobRun:
             self._writer.read(chunk.marks, chunk.dead_letters)
 
     def stop(self, ended: Ended, reason: str, fault: CognigyError | None = None) -> None:
-        """Take no more rows, withdraw those that were not sent, and let the others end."""
+        """Stop taking rows, withdraw unsent rows, and let requests in flight finish."""
         if self._all_completed and fault is None:
             self.receipts.hurry()
             return
         if isinstance(fault, JournalError):
-            # Receipts could not be recorded.
+            # Do not wait for receipts, because the journal cannot record them.
             self.receipts.hurry(0.0)
         if self.ended != "complete":
             return
@@ -194,7 +194,7 @@ class JobRun:
     # Sending.
 
     async def _feed(self) -> AsyncGenerator[StateUpdate, None]:
-        """Yield the updates of the rows that the stream sends, and deal with all others."""
+        """Yield the updates that the stream sends, and handle all other rows."""
         last = False
         while not last:
             chunk = await anyio.to_thread.run_sync(
@@ -241,7 +241,7 @@ class JobRun:
             self._check_conditions()
 
     async def _resolved(self, row: Row, update: StateUpdate) -> StateUpdate | None:
-        """Return what to send for a row that may have been applied; None if it is ambiguous."""
+        """Return the update to send for a row that may be applied; None if it is ambiguous."""
         resolved = await self._ambiguous.resolve(row, update)
         if isinstance(resolved, AmbiguousUpdateError):
             self._fail(row, resolved)
@@ -250,9 +250,9 @@ class JobRun:
         return resolved
 
     async def _resend_group(self, row: Row) -> None:
-        """Send a group as it was sent before, once all of its rows are read.
+        """Send a group unchanged, once all of its rows are read.
 
-        The group is accepted, and so sent, before later rows of its dialog.
+        The client accepts the group, and sends it, before later rows of its dialog.
         """
         group = self._groups.add(row, self._client.limits)
         if group is None:
@@ -279,7 +279,7 @@ class JobRun:
             self._conditional.discard(index)
         if self._unclear:
             self._unclear.discard(index)
-        # Fast path: without failures and a canary no stop condition can apply.
+        # Fast path: no stop condition applies if there are no failures and no canary.
         if self.conditions.failed or self.conditions.canary:
             self._check_conditions()
 
@@ -311,11 +311,11 @@ class JobRun:
             if isinstance(error, ClientClosedError):
                 self.stop("stopped", str(error), error)
         elif isinstance(error, AuthenticationError):
-            # It would be the same for all rows.
+            # This error would occur for all rows.
             self._leave(row, index, error)
             self.stop("stopped", f"there is no access to the server: {error}", error)
         elif self.ended != "complete" and not isinstance(error, FINAL):
-            # The client would have retried it, so the next run does.
+            # The client would have retried this row, so leave it to the next run.
             self._leave(row, index, error)
         elif index in self._conditional and isinstance(error, StateConflictError):
             self._fail(row, ambiguous(row, error))
@@ -323,7 +323,7 @@ class JobRun:
             self._fail(row, error)
 
     def _leave(self, row: Row, index: int, error: CognigyError) -> None:
-        """Leave a row that was sent to the next run."""
+        """Leave a row to the next run, although it was sent."""
         self.conditions.hold(row.ordinal)
         was_rejected = isinstance(error, NOT_APPLIED) or getattr(error, "status", None) == 503
         if row.not_repeatable and was_rejected and index not in self._unclear:
@@ -377,12 +377,12 @@ class _GroupObserver:
         self._rows = rows
 
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
-        """Do nothing: the journal has the group already."""
+        """Do nothing, because the journal already contains the group."""
 
     def retrying(self, index: int, reason: str, seconds: float) -> None:
         """Record a wait."""
         self._run.note_wait(self._rows[0], reason, seconds)
 
     def published(self, index: int, callback: str) -> DeliveryReceipt:
-        """Return the receipt of the event of all rows."""
+        """Return the receipt of the event that covers all rows."""
         return self._run.receipts.expect(self._rows, callback)

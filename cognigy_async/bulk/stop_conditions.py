@@ -1,4 +1,4 @@
-"""Conditions under which a job stops by itself. Pure: no IO, no clock."""
+"""Conditions under which a job stops by itself. This module uses no IO and no clock."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Ended: TypeAlias = Literal["complete", "stopped", "interrupted"]
 
 FIRST_FAILURE = "a row was not applied, and on_failure is stop"
 MIN_ROWS_FOR_RATE = 100
-"""Number of completed rows before the failure rate is checked; the canary has its own check."""
+"""Number of completed rows from which the failure rate is checked, except for the canary."""
 
 
 class StopConditions:
     """Counts of completed rows, and the limits they must not exceed.
 
     Args:
-        canary: Number of rows that come first; 0 for none.
+        canary: Number of rows to run first; 0 for no canary.
         done, failed: Completed rows of earlier runs.
     """
 
@@ -35,14 +35,14 @@ class StopConditions:
 
     @property
     def canary_is_done(self) -> bool:
-        """Return whether the rows that come first are completed."""
+        """Return whether the canary has no rows left to wait for."""
         return self._canary_done >= self.canary
 
     def skip(self, done: Iterable[int], failed: Iterable[int]) -> None:
-        """Count rows of earlier runs for the canary; `done` and `failed` include them already.
+        """Count rows of earlier runs for the canary only; the totals already include them.
 
         Args:
-            done, failed: Their ordinals.
+            done, failed: Ordinals of the completed rows, and of the failed ones among them.
         """
         if self.canary:
             self._canary_done += sum(ordinal <= self.canary for ordinal in done)

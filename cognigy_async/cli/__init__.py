@@ -22,12 +22,12 @@ def main() -> NoReturn:
     except SystemExit as exit_:
         status = exit_.code
     except KeyboardInterrupt:
-        # The interrupt came before or after the command itself, which would have reported it.
+        # A running command reports an interrupt itself. This one came before or after the command.
         status = 130
     except OSError as error:
-        # An error of usage that could not be printed has its own status.
+        # If a usage error could not be printed, its own exit status is kept.
         status = getattr(error.__context__, "exit_code", None) or report(error)
-    # Python flushes both streams at exit, where a failure would end the process with status 120.
+    # Flush here: if Python's own flush at exit fails, the exit status becomes 120.
     for stream in (sys.stdout, sys.stderr):
         status = flush(stream, status)
     sys.exit(status)

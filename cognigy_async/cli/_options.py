@@ -70,7 +70,7 @@ def choose_loop(name: LoopName | None) -> LoopName:
 
 
 def _choose(option: str, name: Name | None, fastest: Name, other: Name) -> Name:
-    # The fastest one has the name of the package and of the extra that it needs.
+    # The fastest choice, its package and its extra have the same name.
     installed = find_spec(fastest.value) is not None
     if name is fastest and not installed:
         raise ConfigurationError(
@@ -83,7 +83,7 @@ def _choose(option: str, name: Name | None, fastest: Name, other: Name) -> Name:
 
 
 def parse_rate(text: str, option: str = "--rate") -> tuple[RateLimit, ...]:
-    """Return the rate limit of an option such as ``--rate 1000/300``, or raise if it is none."""
+    """Return the rate limit of an option such as ``--rate 1000/300``; raise if it is invalid."""
     try:
         return (parse_rate_limit(text),)
     except ValueError as error:
@@ -91,7 +91,7 @@ def parse_rate(text: str, option: str = "--rate") -> tuple[RateLimit, ...]:
 
 
 def format_rate(rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None) -> str | None:
-    """Return a rate limit as it is written in an option."""
+    """Return a rate limit in the format of the option ``--rate``."""
     if rate_limit is None or isinstance(rate_limit, str):
         return rate_limit
     return " ".join(f"{limit.n}/{limit.per:g}" for limit in rate_limit)
@@ -121,7 +121,7 @@ def _parse_value(subject: str, text: str) -> Any:
         return value
 
     try:
-        # Python would parse NaN and Infinity too, which are not JSON.
+        # Python would also parse NaN and Infinity, but they are not JSON.
         return json.loads(text, object_pairs_hook=parse_object, parse_constant=_refuse)
     except RecursionError:
         raise typer.BadParameter(f"{subject} is nested too deeply; flatten it") from None

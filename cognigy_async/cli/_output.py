@@ -42,7 +42,7 @@ def console(*, stderr: bool = False) -> Console:
     """Return a console for the current stdout or stderr."""
     made = _Console(stderr=stderr, highlight=False, emoji=False)
     if made.is_dumb_terminal:
-        # rich does not ask these for their width.
+        # rich does not detect the width of dumb terminals.
         made.width = shutil.get_terminal_size().columns
     return made
 
@@ -69,7 +69,7 @@ def say(text: str, *, style: str | None = None) -> None:
 
 
 def say_if_possible(text: str, *, style: str | None = None) -> None:
-    """Write a message to stderr, ignoring that stderr cannot be written."""
+    """Write a message to stderr; ignore the error if stderr cannot be written."""
     with suppress(OSError):
         say(text, style=style)
 

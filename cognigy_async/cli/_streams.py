@@ -13,7 +13,7 @@ def flush(stream: TextIO, status: int | str | None) -> int | str | None:
     try:
         stream.flush()
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough.
+        # The reader, such as `head`, has closed the pipe.
         discard(stream)
     except OSError as error:
         discard(stream)
@@ -30,7 +30,7 @@ def report(error: OSError) -> int:
 
 
 def discard(stream: IO[str]) -> None:
-    """Send what is left in the buffer of a stream, and what follows, to the null device."""
+    """Send the buffered and all later output of a stream to the null device."""
     with suppress(OSError), open(os.devnull, "w") as devnull:
         os.dup2(devnull.fileno(), stream.fileno())
         stream.flush()

@@ -90,7 +90,7 @@ def emulator(
 def _credentials(
     api_key: str | None, client_id: str | None, client_secret: str | None
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the credentials to accept, and lines about the settings of a client without secrets.
+    """Return the credentials to accept, and lines with a client's settings but no secrets.
 
     The options come first, then the settings of the environment.
     """

@@ -29,7 +29,7 @@ CONTROL = b"/_emulator/"
 class Emulator:
     """ASGI app that emulates Cognigy.AI's runtime API, sessions API and token endpoints.
 
-    A session is a dialog too: what one API writes, the other one reads.
+    A session is a dialog too: each API can read the writes of the other API.
 
     Args:
         api_key: Value of `X-API-Key` to accept, with all scopes; None for none.

@@ -56,8 +56,8 @@ class Call:
     Attributes:
         operation: Operation, a key of `Endpoint.methods`.
         subject: Id of the dialog, session or profile.
-        writes: Whether it writes.
-        dialog_id: Id of the dialog or session that it writes; None if it writes none.
+        writes: Whether the request writes.
+        dialog_id: Id of the written dialog or session; None if there is none.
         key, if_match: Headers of a write.
         too_large: Whether the body exceeds the size limit.
         body: JSON object of a write, empty if there is a `problem`.
@@ -116,7 +116,7 @@ class Endpoint(ABC):
 
         Args:
             request: Request to answer.
-            operation: Operation that the path names, perhaps one that does not exist.
+            operation: Operation named in the path; it may not exist.
             segment: Percent-encoded id of the dialog, session or profile.
         """
         methods = self.methods.get(operation)
@@ -149,7 +149,7 @@ class Endpoint(ABC):
         """Return the body of an error response; `number` makes its trace id unique."""
 
     def _scopes_for(self, call: Call) -> tuple[str, ...]:
-        """Return the scopes of which one is required; empty if any credentials will do."""
+        """Return the scopes; one of them is required. Empty: any credentials are enough."""
         return ()
 
     def _invalid(self, message: str) -> HttpResponse:
@@ -221,7 +221,7 @@ class Endpoint(ABC):
         return self._recorder.begin_write(request.connection, call.dialog_id, call.seq)
 
     def _admit(self, request: HttpRequest, call: Call) -> tuple[HttpResponse | None, Fault | None]:
-        """Return a refusal, or else the fault that the request meets later."""
+        """Return a refusal, or else the fault to inject later."""
         now = anyio.current_time()
         faults = self._faults.faults
         if faults.fail_status is not None:

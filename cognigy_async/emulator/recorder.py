@@ -23,7 +23,7 @@ class Arrival:
 
 
 class Recorder:
-    """Count in `stats` what requests to the APIs and to the token endpoints show."""
+    """Count requests to the APIs and to the token endpoints in `stats`."""
 
     def __init__(self, stats: Stats) -> None:
         self.stats = stats
@@ -57,7 +57,7 @@ class Recorder:
         return self._begin(arrival)
 
     def end(self, arrival: Arrival) -> None:
-        """Record that a request is about to be answered, or never will be."""
+        """Record that a request will now be answered, or will never be answered."""
         self._in_flight.discard(arrival)
         self._token_requests.discard(arrival)
         if arrival.dialog_id is not None:
@@ -80,8 +80,8 @@ class Recorder:
         """Record that a client's write was applied.
 
         Args:
-            entry: Version that it made.
-            earlier: Version that the same update made before; None if it made none.
+            entry: Version that the write made.
+            earlier: Version that the same update made before; None if there is none.
         """
         self.stats.applied += 1
         if earlier is not None:

@@ -58,7 +58,7 @@ class RuntimeEndpoint(Endpoint):
         return _success(dialog, entry.version)
 
     def _replay(self, dialog: Dialog, call: Call) -> HttpResponse | None:
-        """Return the response to a known key: the first one again, or a refusal."""
+        """Return the response to a known key: the first response again, or a refusal."""
         entry = dialog.identities.get(call.key) if call.key is not None else None
         if entry is None:
             return None

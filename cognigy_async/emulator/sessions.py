@@ -1,7 +1,7 @@
 """The sessions API v2.0: contexts and states of sessions, and contact profiles.
 
 A session is a `Dialog`: its session variables are the context, its step is the state. In the
-history an injection is the equivalent assignment.
+history an injection is recorded as an assignment with the same effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .state import Dialog, Profile, sequence_number
 MISSING_ARGUMENT = {"code": 1000}
 INVALID_ARGUMENT = {"code": 1005}
 CODES = {404: 1002, 405: 1013, 409: 1004, 500: 1008}
-"""Error codes that differ from the status."""
+"""Error codes by status, where the two differ."""
 TITLES = {status.value: status.phrase for status in HTTPStatus}
 DEFAULT_STATE = "default"
 

@@ -18,11 +18,11 @@ class HistoryEntry:
     """The write that made a version of a dialog.
 
     Attributes:
-        version: Version that it made.
+        version: Version that the write made.
         key: `Idempotency-Key` of the request.
         body: Assignment as it was sent.
         if_match: `If-Match` of the request.
-        competitor: Whether a competing writer made it, not a client.
+        competitor: Whether a competing writer made the write, not a client.
         at: Time of the write, by the clock of the event loop.
     """
 
@@ -44,7 +44,7 @@ class HistoryEntry:
         return [identity for identity in (self.key, self.seq) if identity is not None]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the entry as in JSON."""
+        """Return the entry as a dict for JSON."""
         return {
             "version": self.version,
             "key": self.key,
@@ -121,7 +121,7 @@ class Dialog:
         return self._append(entry, history_limit)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the state as a GET answers it."""
+        """Return the state in the format of a GET response."""
         return {
             "dialogId": self.dialog_id,
             "version": self.version,
@@ -165,7 +165,7 @@ class Profile:
     patches: list[Mapping[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the profile as a GET answers it."""
+        """Return the profile in the format of a GET response."""
         return {
             "_id": self.profile_id,
             "profile": self.profile,

@@ -1,4 +1,4 @@
-"""Counters of what the emulator has seen, and of what no client may do."""
+"""Counters of requests to the emulator, and of forbidden behaviour of clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stats:
 
     By convention, updates of a dialog may assign an integer session variable ``seq`` that grows
     from update to update. It shows the emulator whether updates arrive in order. `Idempotency-Key`
-    and ``seq`` show it whether an update is applied more than once.
+    and ``seq`` show whether an update is applied more than once.
 
     A request whose client has given up (a timeout, a closed connection) is not in flight, even if
     the server still works on it.
@@ -48,7 +48,7 @@ class Stats:
         overlapping_writes: Writes that arrived while another one of the dialog was in flight.
         early_requests: Requests to a throttled tenant or dialog before its `Retry-After`.
         early_repeats: Updates repeated before the `Retry-After` of the 503 that answered them.
-        reordered: Writes that arrived with a smaller `seq` than one before.
+        reordered: Writes that arrived with a smaller `seq` than an earlier write.
         double_applies: Updates with a transition that were applied more than once.
         reused_keys: Writes with the `Idempotency-Key` of another body.
     """

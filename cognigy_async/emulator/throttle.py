@@ -18,9 +18,9 @@ Subject: TypeAlias = tuple[Literal["tenant", "address", "dialog", "update"], str
 TENANT: Subject = ("tenant", None)
 
 TIMER_GRACE = 1e-6
-"""Seconds. Event loops may fire a timer a clock tick early."""
+"""Seconds. An event loop may fire a timer one clock tick too early."""
 DATE_GRACE = 0.5
-"""Seconds. A date is by the wall clock, which is not the clock that the client waits by."""
+"""Seconds. A date uses the wall clock, but the client waits by another clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         problem = problem_of(error)
         if problem is None:
             raise
-        # As bytes: for a text aiohttp would add a charset, which this media type does not have.
+        # Send bytes: to text aiohttp would add a charset, which this media type lacks.
         return web.Response(
             body=json.dumps(problem.content).encode(),
             status=problem.status,

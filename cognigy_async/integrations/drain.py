@@ -18,7 +18,7 @@ DRAIN_TIMEOUT = 8.0
 
 
 def validate_drain_timeout(seconds: float) -> float:
-    """Return the timeout, validated before the shutdown at which it is used.
+    """Return the timeout if it is valid; raise now and not at the shutdown.
 
     Raises:
         ConfigurationError: The timeout is not a positive, finite number of seconds.

@@ -12,7 +12,7 @@
     async def set_total(dialog_id: str, total: float, client: StateClient) -> None:
         await client.update(dialog_id, session={"cart_total": total})
 
-All but the dependency works in Starlette applications too.
+Everything except the dependency `StateClient` also works in Starlette applications.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ def health(client: AsyncStateClient, *, max_pending: int = 10_000) -> Health:
 
     Args:
         client: Client to check.
-        max_pending: Number of pending updates from which it is not ready: the client's own
-            `max_pending`, or less to be relieved earlier.
+        max_pending: The client is not ready at this number of pending updates: the client's own
+            `max_pending`, or less to stop traffic earlier.
     """
     # Not `snapshot`, which computes percentiles too: probes are frequent.
     metrics = client.metrics

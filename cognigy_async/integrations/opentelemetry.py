@@ -171,7 +171,7 @@ class _UpdateTrace:
             )
             self._context = set_span_in_context(span)
         elif span.get_span_context().is_valid:
-            # No SDK, or a trace that is not sampled: the server still gets the trace context.
+            # Without an SDK or sampling, the server still gets the trace context.
             self._context = set_span_in_context(span)
 
     def request_starts(self, request: Request, attempt: int) -> None:

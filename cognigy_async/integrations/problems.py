@@ -63,7 +63,7 @@ TABLE: dict[type[CognigyError], tuple[int, str]] = {
     NoResponseError: (504, "Cognigy.AI did not respond; the update may have been applied."),
     AmbiguousUpdateError: (504, "The update may have been applied; read the state before a retry."),
 }
-"""Status and text by class of error; a subclass is answered as its nearest base."""
+"""Status and text by class of error; a subclass uses the entry of its nearest base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def problem_of(error: CognigyError) -> Problem | None:
 
 
 def _status(error: CognigyError, usual: int) -> int:
-    """Return the status of an error; `usual` unless the cause was more specific."""
+    """Return the status of an error; `usual` unless the error has a more specific one."""
     if isinstance(error, ServerError) and error.status in (503, 504):
         return error.status
     if isinstance(error, AuthenticationError) and error.transient:

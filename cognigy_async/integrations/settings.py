@@ -81,7 +81,7 @@ INVALID_ARGUMENT = re.compile(
     r"(?:^(?:OAuthConfig: |SessionsApi: )?|(?<=; ))"
     r"(base_url|client_id|client_secret|scopes|token_url|user_id)[.\d]*(?=:? )"
 )
-"""An argument of a constructor where its `ConfigurationError` names it."""
+"""Pattern of a constructor argument in the text of a `ConfigurationError`."""
 
 
 def name_settings(message: str) -> str:
@@ -144,7 +144,7 @@ class Credentials(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        # A .env file may have the bare name of a field; only the prefixed name counts.
+        # Read only prefixed names: a .env file may have variables named like a field.
         alias_generator=_variable,
         env_file_encoding="utf-8-sig",  # with or without a byte order mark
         env_ignore_empty=True,
@@ -170,7 +170,7 @@ class Credentials(BaseSettings):
             faults.append(f"{env_file} cannot be read: {error.strerror}.")
         else:
             faults += self._faults()
-        # Raised outside of `except`: the context of an error must not hold the values.
+        # Raise outside of `except`, so that the error's context holds no values.
         if faults:
             raise ConfigurationError(" ".join(faults))
 
@@ -191,7 +191,7 @@ class Credentials(BaseSettings):
         return sources
 
     def _faults(self) -> Iterator[str]:
-        """Yield a sentence for each fault that is not of one value alone."""
+        """Yield a sentence for each fault that the checks of single values miss."""
         yield from ()
 
 
@@ -211,7 +211,7 @@ class Settings(Credentials):
     ] = None
 
     if TYPE_CHECKING:
-        # Type checkers derive one from the fields unless the class has its own.
+        # Without this, type checkers derive the constructor from the fields.
         def __init__(self, *, env_file: str | Path | None = ".env") -> None: ...
 
     def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
@@ -246,7 +246,7 @@ class Settings(Credentials):
 
     @property
     def asked_scopes(self) -> tuple[str, ...]:
-        """Scopes to request a token for; none leaves the choice to the server."""
+        """Scopes to request a token for; if empty, the server chooses."""
         chosen = self.api == "runtime" or "scopes" in self.model_fields_set
         return self.scopes if chosen else ()
 
@@ -278,7 +278,7 @@ class Settings(Credentials):
             yield f"Settings are missing: {', '.join(missing)}. {REMEDY}"
         try:
             if self.base_url:
-                # Checked first, because the default token URL is derived from it.
+                # Check the base URL first: the default token URL is derived from it.
                 AsyncStateClient(
                     self.base_url,
                     auth=ApiKey("unused"),
@@ -299,7 +299,7 @@ class Settings(Credentials):
 
 
 def _fault_of_value(line: Mapping[str, Any]) -> str:
-    """Return a sentence for an error of pydantic, which locates a field by its variable."""
+    """Return a sentence for an error of pydantic, with the name of the variable."""
     if line["type"] == "literal_error":
         problem = f"must be {line['ctx']['expected']}, or left out"
     elif line["type"] == "bool_parsing":

@@ -17,7 +17,7 @@ class UpdateEvent:
 
     Attributes:
         dialog_id, update_id: the update.
-        update: what was written; None for a reset, or if `modify` failed before it decided.
+        update: the written update; None for a reset, or if `modify` failed without an update.
         result: result of an applied update, else None.
         error: error of a failed update, else None.
         metadata: metadata that the caller passed with the update.
@@ -67,7 +67,7 @@ class UpdateWatch(Protocol):
     """
 
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
-        """Record that a request is about to be sent; the request waits for this.
+        """Record that a request is about to be sent; the request waits until this returns.
 
         Called before each attempt of a request that must not be repeated blindly (with a
         transition or `if_match`), or that must be repeated unchanged (merged updates). An
@@ -93,7 +93,7 @@ class UpdateWatch(Protocol):
 
         Called before the outcome is read, with the callback's name as in the log. The returned
         receipt is called in the event loop and must not raise; it is called even if the client is
-        closed meanwhile.
+        closed before that.
         """
         ...
 

@@ -18,7 +18,7 @@ HEADER_TEXT = re.compile(r"[\x21-\x7e]{1,512}").fullmatch
 MAX_METADATA_ENTRIES = 32
 MAX_METADATA_NAME_LENGTH = 128
 MAX_METADATA_TEXT_LENGTH = 1024
-"""Characters. Each audit record holds all of an update's metadata."""
+"""Limits in characters. Each audit record holds all metadata of its update."""
 
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 

@@ -118,7 +118,7 @@ def parse_json(content: bytes) -> Any:
 
 
 def version_of(body: Any) -> int | None:
-    """Return the version number of a state in a response body, None without one."""
+    """Return the version number of a state in a response body; None if it has none."""
     version = body.get("version") if isinstance(body, dict) else None
     return version if type(version) is int else None
 
@@ -203,4 +203,4 @@ class CloseReport:
 
 
 Decide = Callable[[DialogState], Mapping[str, Any] | None]
-"""The function that `modify` takes: from the state to an assignment, or None for no write."""
+"""A function for `modify`: takes the state, returns an assignment, or None to write nothing."""

@@ -1,7 +1,7 @@
 """`StateUpdate`: a validated and encoded assignment to the state of one dialog.
 
 An update is encoded when it is created and keeps only the encoding of its variables. So changes to
-the caller's objects after that never change what is sent.
+the caller's objects never change the request.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ class StateUpdate:
     ) -> None:
         """Validate and encode the values; each constructor ends here."""
         self._metadata = NO_METADATA
-        # Most updates are plain: one quick check passes them, and only the others are walked.
+        # Most updates are plain: one quick check accepts them. Only the others are fully checked.
         if not (
             (session is None or (type(session) is dict and are_plain(limits, session)))
             and (user is None or (type(user) is dict and are_plain(limits, user)))
@@ -364,7 +364,7 @@ class _AnyValue:
 
 
 MYPY = False
-"""A name that mypy takes for True."""
+"""mypy treats this name as True."""
 
 if MYPY:
     # mypy infers a type that matches no TypedDict for rows that are built before the call.

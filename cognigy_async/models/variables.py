@@ -76,7 +76,7 @@ def _are_plain_values(limits: Limits, values: Iterable[Any], depth: int) -> bool
 
 
 def faults_in(limits: Limits, context: str, variables: Mapping[str, Any]) -> list[Fault]:
-    """Return all faults of the variables of a context but those of size."""
+    """Return all faults of the variables of a context, except faults of size."""
     faults: list[Fault] = []
     for name, value in variables.items():
         if type(name) is not str:
@@ -185,7 +185,7 @@ def faults_of_size(
 
 
 def encode(value: object) -> bytes:
-    """Return compact UTF-8 JSON with keys in their order, as bodies and hashes use it."""
+    """Return compact UTF-8 JSON with the keys in their order, for bodies and hashes."""
     return to_json(value, fallback=_plain)
 
 
@@ -227,7 +227,7 @@ def _path_text(path: Path) -> str:
     if isinstance(path, str):
         return path
     parent, key = path
-    # Larger integers are no indexes but rejected keys, and may have too many digits to print.
+    # A larger integer is a rejected key, not an index, and may have too many digits to print.
     is_index = isinstance(key, int) and key.bit_length() < 64
     step = f"[{key}]" if is_index else f".{printable(key)}"
     return _path_text(parent) + step

@@ -1,1 +1,1 @@
-"""Rate limits: when the next request may start."""
+"""Rate limits decide when the next request may start."""

@@ -1,4 +1,4 @@
-"""Adaptive limit: learned from rate-limit headers, or without them from 429 responses.
+"""Adaptive limit, learned from rate-limit headers or, if there are none, from 429 responses.
 
 Headers that name requests and seconds are kept like a configured limit. Without them requests are
 spread evenly at an estimated rate. It doubles each second until the first 429. Then it grows by a
@@ -22,13 +22,13 @@ MIN_RATE = 1e-3
 INCREASE = 0.05
 """Share of the ceiling, the rate of the last 429, by which the rate grows in one period."""
 INCREASE_NEAR_CEILING = 0.002
-"""The share near the ceiling: smaller, because exceeding the ceiling costs a pause."""
+"""The same share near the ceiling. It is smaller: exceeding the ceiling costs a pause."""
 NEAR_CEILING, ABOVE_CEILING = 0.93, 1.05
-"""Shares of the ceiling between which the rate is near it. Above, the limit was raised."""
+"""A rate between these shares is near the ceiling; above them, the server raised its limit."""
 DECREASE, REPEATED_DECREASE = 0.95, 0.8
 """Factors of the rate after a pause, and after one that follows within `REPEATED_WITHIN`."""
 REPEATED_WITHIN = 3
-"""In periods, estimated lengths of the server's window."""
+"""Number of periods. A period is the estimated length of the server's window."""
 RATE_LATE_TOLERANCE = 0.5
 """Like `LATE_TOLERANCE`, but larger: the average rate matters, not even spacing."""
 
@@ -38,7 +38,7 @@ class AdaptiveLimiter:
 
     def __init__(self) -> None:
         self._window: SlidingWindow | None = None
-        """The limit from headers; None while there were none."""
+        """The limit from headers; None before the first such header."""
         self._longest_reset = 0.0
         self._last_headers_at = -math.inf
         self._rate = INITIAL_RATE
@@ -53,7 +53,7 @@ class AdaptiveLimiter:
         """`_counting_since` and `_accepted` as of the last pause."""
         self._paused_until = -math.inf
         self._recent_starts: list[float] = []
-        """At least the starts of the last window."""
+        """Start times of the requests in the last window, and possibly earlier ones."""
 
     def __repr__(self) -> str:
         limit = self._window if self._window is not None else f"{self._rate:.3g}/s"
@@ -134,11 +134,11 @@ class AdaptiveLimiter:
     def _count_external(
         self, window: SlidingWindow, server: RateLimitHeaders, started: float, now: float
     ) -> None:
-        """Count requests of other clients: those that the server counts beyond this client's."""
+        """Count requests of other clients: the server's count minus this client's requests."""
         if server.remaining is None or server.reset is None:
             return
         window.next_slot_at(now)
-        # The server may have seen older requests later after their start than this one.
+        # Older requests may have taken longer to reach the server than this one.
         since = started - window.limit.per - (now - started)
         own = bisect_right(self._recent_starts, started) - bisect_right(self._recent_starts, since)
         external = max(0, server.limit - server.remaining - own)

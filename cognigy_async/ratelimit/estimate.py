@@ -23,7 +23,7 @@ def seconds_under(
 
 
 def _seconds_under_one(limit: RateLimit, requests: int) -> float:
-    # Bulk work spreads the last tenth of a window over it.
+    # Bulk work spreads the last tenth of the requests over the whole window.
     window = limit.per * (1 + limit.guard)
     capacity = limit.capacity
     windows, rest = divmod(requests, capacity)

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 PREFIXES = ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
-"""Prefixes of the headers that name a limit, what remains of it and when it resets."""
+"""Prefixes of the headers for a limit, its remaining requests and its reset."""
 MAX_HEADER_LENGTH = 1024
-"""Characters that are read of a header."""
+"""Maximum number of characters that are read from a header."""
 MIN_EPOCH = 1e9
 """A larger reset is not a waiting time but seconds or milliseconds since 1970."""
 MAX_NUMBER = 1e15
@@ -29,7 +29,7 @@ _PAIR = re.compile(r"\b(limit|remaining|reset)\s*=\s*(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeaders:
-    """One rate limit of the server; None for what its headers do not have.
+    """One rate limit of the server; an attribute is None if its header is missing.
 
     Attributes:
         limit: requests in a window.
@@ -45,7 +45,7 @@ class RateLimitHeaders:
 
 
 def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHeaders | None:
-    """Return the rate limit that a response names, the tightest of several; None without one.
+    """Return the rate limit that a response names, the tightest of several; None if it names none.
 
     Args:
         headers: header values by lower-case name.

@@ -27,7 +27,7 @@ class RateLimiter(Protocol):
     """
 
     def next_slot_at(self, now: float, live: bool) -> float:
-        """Return when a request may start: at most `now` for at once, infinity if a response has to
+        """Return when a request may start: `now` or less is at once, infinity if a response must
         come first. `live` says whether live work waits.
         """
         ...
@@ -101,7 +101,7 @@ class CompositeLimiter:
         return tuple(use for limiter in self.limiters for use in limiter.usage(now))
 
     def _windows(self) -> list[SlidingWindow]:
-        # Limits in a shared file persist there; a learned one is learned anew.
+        # Limits in a shared file persist there; a learned limit is learned again.
         return [each for each in self.limiters if isinstance(each, SlidingWindow)]
 
     def save(self, now: float, wall_clock: float) -> QuotaState:
@@ -124,7 +124,7 @@ class CompositeLimiter:
         """
         saved: list[tuple[float, int]] = []
         try:
-            # A wall clock that was set back must not make requests younger than they are.
+            # If the wall clock was set back, requests must not appear newer than they are.
             elapsed = max(0.0, wall_clock - float(state["at"]))
             saved = [(max(0.0, float(age)) + elapsed, int(count)) for age, count in state["starts"]]
             usable = all(count > 0 and math.isfinite(age) for age, count in saved)
@@ -142,7 +142,7 @@ def create_limiter(rate_limit: RateLimits) -> CompositeLimiter | None:
     """Return the limiter for the client argument `rate_limit`; None if there is no limit.
 
     Raises:
-        ConfigurationError: the argument is none of `RateLimits`.
+        ConfigurationError: the argument is not one of `RateLimits`.
     """
     if rate_limit is None:
         return None

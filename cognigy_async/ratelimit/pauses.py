@@ -17,7 +17,7 @@ class TenantPause:
     """One pause for all dialogs, and the slow start after it.
 
     Args:
-        max_in_flight: number of requests in flight at most; as many are spread after a pause.
+        max_in_flight: maximum number of requests in flight; so many are spread after a pause.
 
     Attributes:
         active: True during a pause and its slow start; otherwise `next_slot_at` need not be called.
@@ -40,7 +40,7 @@ class TenantPause:
         Args:
             sent: time at which the throttled request was sent.
             wait: length of the pause in seconds.
-            offset: shift of the slow start in [0, 1), so that clients do not resume as one.
+            offset: shift of the slow start in [0, 1), so that clients do not resume together.
         """
         if sent >= self._until:
             self.consecutive_429s += 1
@@ -62,7 +62,7 @@ class TenantPause:
             self.consecutive_429s = 0
 
     def next_slot_at(self, now: float) -> float:
-        """Return when the next request may start: at most `now` for at once."""
+        """Return when the next request may start: `now` or earlier means at once."""
         if self.active and now >= self._slow_start_end:
             self.active = False
         return self._next_start_at if self.active else now

@@ -1,7 +1,7 @@
 """One limit for all processes of a host, kept in a file.
 
 A thread takes slots in small batches before they are needed, so neither the event loop nor a
-request waits for the lock of the file. A batch has a short lease; what is unused at its end is
+request waits for the lock of the file. A batch has a short lease; slots unused at its end are
 returned. The slots of a batch count from its last response, at the latest from the end of its
 lease, so a process that dies occupies them for no longer than one window after that. A request
 that the server sees later than that may be one too many there.
@@ -48,7 +48,7 @@ class _Batch:
     last_finish: float = -math.inf
 
     def is_over(self, now: float) -> bool:
-        """Return whether no slot is left or usable, and every request has its response."""
+        """Return whether the lease ended, or no slot is left and no request is in flight."""
         return now >= self.lease_end or not (self.left or self.in_flight)
 
 
@@ -114,7 +114,7 @@ class SharedFileLimiter:
         return self._refused_until
 
     def start(self, now: float, *, bulk: bool) -> None:
-        """Take a slot, if possible of a batch leased for the same kind of work."""
+        """Take a slot, preferably from a batch leased for the same kind of work."""
         usable = [each for each in self._batches if each.left and now < each.lease_end]
         batch = next((each for each in usable if each.live is not bulk), usable[0])
         if not self._started:
@@ -188,7 +188,7 @@ class SharedFileLimiter:
             self._refused_live = live
 
     def _drop_ended(self, now: float) -> dict[str, Usage]:
-        """Drop the batches that are over. Return their used slots, and since when they count."""
+        """Drop the batches that are over. Return how many slots each used, and their age."""
         over = [batch for batch in self._batches if batch.is_over(now)]
         for batch in over:
             self._batches.remove(batch)

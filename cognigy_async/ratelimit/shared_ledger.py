@@ -64,10 +64,10 @@ class SharedLedger:
         self._length = limit.per * (1 + limit.guard)
         self._offset = offset
         self._batches: dict[str, tuple[int, float, int]] = {}
-        """By name: slots, start of counting, and 1 if it is headroom that bulk work took."""
+        """For each batch name: slots, start of counting, and 1 if bulk work took it as headroom."""
         self._next_headroom_at = -math.inf
         self._interval = self._length / limit.capacity if limit.burst is not None else 0.0
-        # A little more than it is, because sums of intervals are not exact.
+        # Slightly enlarged, because sums of intervals are not exact.
         self._burst_tolerance = self._interval * ((limit.burst or 1) - 1) * (1 + 1e-9)
         self._theoretical_arrival = -math.inf
         if content:

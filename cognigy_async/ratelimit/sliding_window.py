@@ -19,10 +19,10 @@ HEADROOM_DIVISOR = 10
 HEADROOM_SLOWDOWN = 1.02
 """Bulk work takes headroom 2% slower than it frees up, so that live work finds a slot."""
 SHORT_WINDOW = 6.0
-"""Seconds. In windows up to this length bulk work uses the headroom freely, unless live work is
-seen: the next window is never far away."""
+"""Seconds. In windows up to this length, bulk work uses the headroom freely if no live work was
+seen lately, because the next window starts soon."""
 LIVE_MEMORY_WINDOWS = 10
-"""Windows for which live work is remembered."""
+"""Number of windows for which live work is remembered."""
 LATE_TOLERANCE = 0.1
 """Share of the interval by which a start may be late without delaying the following ones."""
 COLD_AFTER_WINDOWS = 2
@@ -78,7 +78,7 @@ class SlidingWindow:
         self._headroom_kept_until = math.inf if limit.per > SHORT_WINDOW else -math.inf
         # `burst` is a generic cell rate algorithm: an interval and a tolerance.
         self._interval = self._length / self.capacity if limit.burst is not None else 0.0
-        # A little more than it is, because sums of intervals are not exact.
+        # Slightly enlarged, because sums of intervals are not exact.
         self._burst_tolerance = self._interval * ((limit.burst or 1) - 1) * (1 + 1e-9)
         self._theoretical_arrival = -math.inf
         self._started = 0
@@ -89,7 +89,7 @@ class SlidingWindow:
         return f"<SlidingWindow {self.used}/{self.capacity} per {self.limit.per:g} s>"
 
     def next_slot_at(self, now: float, live: bool = True) -> float:
-        """Return when a request may start, as `RateLimiter` has it; live and bulk work alike."""
+        """Return when a request may start, for live and bulk work alike; see `RateLimiter`."""
         groups, length = self._groups, self._length
         unanswered_after = self._grace + self._shortest_latency
         while self._in_flight and self._in_flight[0] + unanswered_after <= now:
@@ -135,7 +135,7 @@ class SlidingWindow:
         return min(last_resort, self._external_until) if external > excess else last_resort
 
     def next_bulk_slot_at(self, now: float) -> float:
-        """Return when bulk work may start, as `RateLimiter` has it."""
+        """Return when bulk work may start; see `RateLimiter`."""
         if now > self._headroom_kept_until:
             return now
         excess = self.used - self._headroom_used - (self.capacity - self._headroom)
@@ -184,11 +184,11 @@ class SlidingWindow:
             # Fast: most responses come in the order of the requests.
             self._in_flight.remove(started)
         except ValueError:
-            return  # It counts already, as unanswered.
+            return  # The request already counts as unanswered.
         self._count(now if is_cold else max(started, now - self._shortest_latency))
 
     def _count(self, at: float) -> None:
-        """Move a request from in flight into a group, from which on it counts for one window."""
+        """Move a request in flight into a group; from then on it counts for one window."""
         # It does not matter which request used headroom, only how many did.
         in_headroom = 1 if self._headroom_in_flight else 0
         self._headroom_in_flight -= in_headroom
@@ -236,7 +236,7 @@ class SlidingWindow:
 def next_in_schedule(
     planned: float, now: float, interval: float, late: float = LATE_TOLERANCE
 ) -> float:
-    """Return the start after one that was planned for `planned` and happens now.
+    """Return the next start; the present one was planned for `planned` and happens now.
 
     A start that is late by less than `late` intervals does not shift the schedule.
     """

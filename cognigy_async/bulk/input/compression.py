@@ -10,7 +10,7 @@ from ..errors import InputError
 from .fingerprint import HashedFile
 
 CHUNK = 1 << 14
-"""Bytes of zstd decompressed at a time; the result may be hundreds of times as long."""
+"""Bytes of zstd to decompress at a time. The result may be hundreds of times longer."""
 
 GZIP = b"\x1f\x8b"
 ZSTANDARD = b"\x28\xb5\x2f\xfd"
@@ -25,7 +25,7 @@ class ByteSource(Protocol):
 
 
 class _ZstandardReader:
-    """A reader of zstd frames that notices a truncated one; that of `zstandard` does not."""
+    """A zstd reader that detects a truncated frame. The reader of `zstandard` does not."""
 
     def __init__(self, source: ByteSource, decompressor: Any) -> None:
         self._source = source
@@ -34,7 +34,7 @@ class _ZstandardReader:
         self._unused = b""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return the content of the next bytes, however long it is.
+        """Return the decompressed content of the next bytes. Its length has no limit.
 
         Raises:
             EOFError: The last frame is truncated.

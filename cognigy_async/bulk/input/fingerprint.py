@@ -1,7 +1,7 @@
-"""Identity of an input: its size, its modification time and hashes of what was read.
+"""Identity of an input: its size, its modification time and hashes of its content.
 
 A mark is the hash of everything before an offset. A resumed job compares the content up to each
-mark before it uses any of it.
+mark before it uses that content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import InputError
 
 FIRST_MARKS = (4096, 65_536)
 MARK_EVERY = 1 << 18
-"""Bytes between marks; the first ones are closer together, for slow pipes."""
+"""Bytes between marks. The first marks are closer together, for slow pipes."""
 
 # select() is limited to descriptors below 1,024; poll() fails on terminals of some systems.
 _Selector = selectors.PollSelector if sys.platform == "linux" else selectors.SelectSelector
@@ -28,7 +28,7 @@ _Selector = selectors.PollSelector if sys.platform == "linux" else selectors.Sel
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The hash of everything before `offset`; `last` if the input ends there."""
+    """The hash of everything before `offset`. `last` is true if the input ends there."""
 
     offset: int
     digest: str
@@ -55,7 +55,7 @@ class Fingerprint:
         return cls(found.st_size, found.st_mtime_ns)
 
     def change(self, now: Fingerprint) -> str | None:
-        """Describe the difference to a later fingerprint; None if there is none."""
+        """Describe the difference to a later fingerprint. Return None if both are equal."""
         if self == now:
             return None
         if self.size != now.size:
@@ -71,7 +71,7 @@ class HashedFile:
     """A binary file that is hashed while it is read.
 
     Args:
-        known: Marks of an earlier reading, in order; this one raises where it differs.
+        known: Marks of an earlier reading, in order. A difference from them raises an error.
     """
 
     def __init__(self, file: BinaryIO, name: str, known: Sequence[Mark] = ()) -> None:
@@ -88,7 +88,7 @@ class HashedFile:
         self.offset = 0
         """Bytes read so far."""
         self.marks: list[Mark] = []
-        """Marks noted so far; the owner may remove them."""
+        """Marks computed so far. The owner of the file may remove them."""
         self._ended = False
 
     def read(self, size: int = -1) -> bytes:
@@ -123,7 +123,7 @@ class HashedFile:
             self._next_bytes(MARK_EVERY)
 
     def stop(self) -> None:
-        """End a read that waits for a pipe in another thread."""
+        """End a read from a pipe that is waiting in another thread."""
         if self._pipe is not None:
             self._pipe.stop()
 
@@ -203,7 +203,7 @@ def _mark_offsets() -> Iterator[int]:
 
 
 class PipeReader:
-    """A reader of a pipe or terminal whose waiting read another thread can end.
+    """A reader of a pipe or terminal. Another thread can end its waiting read.
 
     It bypasses Python's buffer of the file, so nothing else may read the file.
     """

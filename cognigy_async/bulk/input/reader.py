@@ -35,8 +35,8 @@ class InputReader:
 
     Attributes:
         name: Name of the input, for messages.
-        fingerprint: Its size and time when it was opened.
-        notes: Remarks for the user that are no faults.
+        fingerprint: Size and modification time of the input when it was opened.
+        notes: Remarks for the user. They are not faults.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class InputReader:
         return self._records
 
     def take_marks(self) -> list[Mark]:
-        """Return the marks noted since the last call."""
+        """Return the marks computed since the last call."""
         taken = self._marks.copy()
         self._marks.clear()
         return taken
@@ -74,7 +74,7 @@ class InputReader:
         return self._hashed.offset if self._hashed is not None else self._file.tell()
 
     def changed(self) -> str | None:
-        """Describe how the file changed since it was opened; None if it did not."""
+        """Describe how the file changed since it was opened. Return None if it did not."""
         if self.fingerprint.size is None:
             return None
         if self._is_standard_input:
@@ -99,7 +99,7 @@ class InputReader:
         return mark
 
     def close(self) -> None:
-        """Close the file; a read that waits in another thread ends."""
+        """Close the file, and end a read that is waiting in another thread."""
         if self._hashed is not None:
             self._hashed.stop()
         if not self._is_standard_input:
@@ -119,7 +119,7 @@ def open_input(
         source: A path, or ``"-"`` for standard input.
         format: By default taken from the name and the first bytes of a file, else JSON Lines.
         text_columns: Columns of CSV whose cells are not parsed as JSON.
-        known: Marks of an earlier reading, which this one must agree with.
+        known: Marks of an earlier reading. The content must match them.
 
     Raises:
         InputError: The input cannot be opened, or differs from the earlier reading.
@@ -146,7 +146,7 @@ def open_input(
 
 
 def compare_input(source: str | Path, known: Sequence[Mark]) -> None:
-    """Compare a file with an earlier reading of it, up to where that ended.
+    """Compare a file with an earlier reading, up to the end of that reading.
 
     Raises:
         InputError: The file differs, or cannot be opened.
@@ -189,9 +189,9 @@ def _json_records(blocks: LineBlocks) -> Iterator[list[Record]]:
 
 
 def _line_blocks(file: HashedFile, name: str, note: Callable[[str], None]) -> LineBlocks:
-    """Yield blocks of whole lines without their ends, each with the number of its first line.
+    """Yield blocks of whole lines without newlines, and the number of each block's first line.
 
-    Nothing is read before the first block is asked for, since a pipe may keep its reader waiting.
+    Reading starts when the caller asks for the first block, because a pipe may block its reader.
 
     Raises:
         InputError: The input cannot be decompressed, is UTF-16, or is not made of lines.
@@ -241,7 +241,7 @@ def _read_block(source: ByteSource, name: str, line: int) -> bytes:
             "before that have been used."
         ) from error
     except Exception as error:
-        # The exception of zstandard can only be named where it is installed.
+        # Compare by name: the exception can be imported only if zstandard is installed.
         if not isinstance(error, OSError | zlib.error) and type(error).__name__ != "ZstdError":
             raise
         raise InputError(f"{name} cannot be decompressed after line {line}: {error}") from error

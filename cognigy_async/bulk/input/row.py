@@ -30,14 +30,14 @@ class Row:
 
     Attributes:
         line: Number of its first line in the input, from 1; in Parquet the number of the row.
-        source: Its content as it was read.
-        update: Its update; None if the row is not valid.
-        error: Its faults; None if the row is valid.
-        dialog_id: Its dialog, as far as it names one.
-        duplicate_of: Line of the same update with the same `update_id`; None if there is none.
-        ordinal: Its number among the rows of the job, from 1.
-        sent_with: First line of the rows that were merged with it into one request.
-        completed_at: Seconds of the epoch of its outcome; known only if the client has callbacks.
+        source: Content of the row as it was read.
+        update: Update of the row; None if the row is not valid.
+        error: Faults of the row; None if the row is valid.
+        dialog_id: Dialog of the row; None if the row names no dialog.
+        duplicate_of: Earlier line with the same update and `update_id`; None if there is none.
+        ordinal: Number of the row among the rows of the job, from 1.
+        sent_with: First line of the rows that were merged into one request with this row.
+        completed_at: Epoch seconds of the row's outcome; known only if the client has callbacks.
     """
 
     line: int
@@ -81,7 +81,7 @@ class RowFault:
 
 @dataclass(frozen=True, slots=True)
 class PlacedFault(Fault):
-    """A fault whose column is known already."""
+    """A fault whose column is already known."""
 
     column: int
 
@@ -93,7 +93,7 @@ def parse_row(
 
     Args:
         default_id: The `update_id` of a row that has none.
-        fault: Fault that the reader has found already.
+        fault: Fault that the reader has already found.
     """
     if fault is not None:
         return _invalid(line, source, fault)
@@ -161,7 +161,7 @@ def _column(source: Source, fault: Fault) -> int:
 
 
 def column_of(line: bytes, path: str) -> int:
-    """Return the column, from 1, of the innermost part of a path that a line of JSON has.
+    """Return the column, from 1, of the deepest part of a path found in a line of JSON.
 
     Args:
         path: As in `Fault.path`: ``session.cart.items[3]``.
@@ -200,9 +200,9 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def dead_letter(line: int, source: Source, failure: Failure) -> bytes:
-    """Return a row that was not applied as a line that can be run again.
+    """Return a line of JSON with which a job can run a failed row again.
 
-    A value that JSON lacks becomes null if it is a number, base64 if it is bytes, else text.
+    JSON cannot hold some values: numbers become null, bytes become base64, others become text.
     """
     fields: Any
     if isinstance(source, bytes):

@@ -1,7 +1,7 @@
-"""Rows of a job, in chunks: selected, checked, and without those completed by earlier runs.
+"""Read the rows of a job in chunks: select and check them, and skip completed rows.
 
-Chunks are read in a worker thread, one at a time: crossing threads for each row would cost more
-than the row, and a whole block at once would keep the interpreter from the event loop too long.
+A worker thread reads one chunk at a time. Switching threads for each row would cost more than
+the row, and reading a whole block at once would block the event loop for too long.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .row import Row, Source, dead_letter, parse_row
 from .tables import Record
 
 MAX_ROWS = 128
-"""Rows in a chunk."""
+"""Most rows in a chunk."""
 MAX_LINES = 20_000
-"""Lines read for a chunk, completed rows included."""
+"""Most lines to read for a chunk, completed rows included."""
 PAGE = 4096
 """Lines looked up in the journal at a time."""
 MOST_IN_MEMORY = 200_000
@@ -35,16 +35,16 @@ UPDATE_ID = b'"update_id"'
 
 @dataclass(slots=True)
 class RowChunk:
-    """Some rows, and what was skipped on the way to them.
+    """Some rows, and the completed rows that were skipped before and between them.
 
     Attributes:
         skipped: Ordinals of rows completed by earlier runs.
         failed: Ordinals of the skipped rows that were not applied.
-        dead_letters: Dead letters of the failed ones.
+        dead_letters: Dead letters of the failed rows.
         paused: Dialogs with a failure in the pass that this run continues.
-        marks: Marks of the input up to here.
+        marks: New marks of the input, up to the end of this chunk.
         position: Bytes of the input read so far.
-        last: True if nothing is left.
+        last: True if no rows are left after this chunk.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -62,8 +62,8 @@ class RowReader:
 
     Args:
         options: Which rows belong to the job.
-        api: API that must be able to carry a row; None for any.
-        journal: Journal of the job; None reads all rows, as for the first time.
+        api: API that must support each row; None to skip this check.
+        journal: Journal of the job; None reads all rows, as in a first run.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class RowReader:
         return f"The input has no rows of {', '.join(map(repr, sorted(self._dialogs)))}."
 
     def next_chunk(self) -> RowChunk:
-        """Return the next rows, without waiting for more once there are some.
+        """Return the next rows. Once some rows are found, do not wait for more.
 
         Raises:
             InputError: The input cannot be read.
@@ -115,7 +115,7 @@ class RowReader:
         return chunk
 
     def _fill(self, chunk: RowChunk) -> bool:
-        """Add rows of the current block. Return False if nothing of it is left."""
+        """Add rows of the current block. Return False if the block has no rows left."""
         lines = 0
         if not self._wants_more():
             return False
@@ -124,7 +124,7 @@ class RowReader:
             if line <= self._last_completed and (done := self._completed(line)) is not None:
                 self._skip(chunk, line, source, done)
             else:
-                # The same in all runs of the job.
+                # The default id of a line is the same in all runs of the job.
                 default_id = None if self._job_id is None else f"{self._job_id}-{line}"
                 row = parse_row(line, source, self._limits, default_id, fault)
                 if row.update is not None:
@@ -163,7 +163,7 @@ class RowReader:
             yield from self._records
 
     def rows(self) -> Iterator[Row]:
-        """Yield all rows, in the calling thread."""
+        """Read all rows in the calling thread, and yield them."""
         while True:
             chunk = self.next_chunk()
             yield from chunk.rows
@@ -204,7 +204,7 @@ class RowReader:
             chunk.paused.append(done.dialog_id)
 
     def _check(self, row: Row, update: StateUpdate, default_id: str | None) -> None:
-        """Reject a row that the API cannot carry or whose `update_id` another update has."""
+        """Reject a row that the API does not support or that reuses the `update_id` of another."""
         if self._api is not None:
             try:
                 self._api.check(update)
@@ -230,15 +230,15 @@ class RowReader:
 
 
 class _UpdateIds:
-    """The `update_id`s of an input with the line where each occurs first, on disk if many."""
+    """The `update_id`s of an input and the first line of each. Many ids move to disk."""
 
     def __init__(self) -> None:
         self._connection = _scratch_table(", line, content")
 
     def first(self, update: StateUpdate, line: int) -> tuple[int, bool] | None:
-        """Return the earlier line with the same id, and whether it is the same update.
+        """Return the first line with the same id, and whether its update is the same.
 
-        Return None, and remember the id, if this is its first line.
+        If this line is the first with the id, remember the id and return None.
         """
         id_hash, content = hash(update.update_id), hash(update)
         insert = "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)"
@@ -253,7 +253,7 @@ class _UpdateIds:
 
 
 class SpilledSet:
-    """A set of texts that moves to disk when it is large; it can only be counted."""
+    """A set of texts that moves to disk when it is large. It can only count its texts."""
 
     def __init__(self) -> None:
         self._recent: set[int] = set()

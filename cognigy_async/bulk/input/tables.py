@@ -1,7 +1,7 @@
 """Records of CSV and Parquet, with the fields that a line of JSON would have.
 
-A column is `dialog_id`, `next_step`, `update_id`, `if_match`, a variable like
-`session.cart_total`, or begins with `_` and is ignored.
+A column is named `dialog_id`, `next_step`, `update_id`, `if_match`, or like a variable:
+`session.cart_total`. A column that begins with `_` is ignored.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ..errors import InputError
 from .row import PlacedFault, Source
 
 LineBlocks: TypeAlias = Iterator[tuple[int, list[bytes]]]
-"""Blocks of whole lines without their ends, each with the number of its first line."""
+"""Blocks of whole lines without newlines, and the number of each block's first line."""
 
 Record: TypeAlias = tuple[int, Source, Fault | None]
-"""Line number, content, and a fault the reader has found already."""
+"""Line number, content, and a fault that the reader has already found."""
 
 TEXTS = frozenset({"dialog_id", "if_match", "next_step", "profile_id", "update_id", "user_id"})
 CONTEXTS = ("session", "user")
 BATCH = 1024
-"""Records yielded together at most."""
+"""Most records to yield together."""
 PARQUET_BUFFER = 1 << 16
-"""Bytes buffered of each column."""
+"""Bytes to buffer for each column."""
 LONGEST_CELL = 1 << 20
 """Characters, more than a variable may have: the limits of updates refuse a longer one."""
 
@@ -84,13 +84,13 @@ class _Columns:
 def csv_records(blocks: LineBlocks, name: str, texts: Collection[str]) -> Iterator[list[Record]]:
     """Yield the records of a CSV file with a header line (RFC 4180, commas, UTF-8).
 
-    A cell that parses as JSON is JSON, any other is text, and so are all of a column in `texts`.
+    Parse each cell as JSON. A cell that is not JSON is text, and so is any cell of `texts` columns.
     An empty cell assigns nothing.
 
     Raises:
         InputError: The header cannot be used.
     """
-    # The limit is that of the whole process, so it is only ever raised.
+    # This limit applies to the whole process, so never lower it.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
     lines = _Lines(blocks)
     rows = _parsed(lines)
@@ -204,7 +204,7 @@ def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
         ) from error
     line = 0
     try:
-        # A row group may be the whole file, so its columns are read in pieces.
+        # Read columns in pieces, because one row group may hold the whole file.
         opened = parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER, pre_buffer=False)
         columns = _Columns(opened.schema_arrow.names, name, ())
         for batch in opened.iter_batches(batch_size=BATCH, use_threads=False):

@@ -1,6 +1,6 @@
 """The journal of a job: a SQLite file that one job writes and any process may read.
 
-All of it is synchronous; `JournalWriter` calls it in a worker thread. A committed batch survives
+All calls are synchronous; `JournalWriter` writes in a worker thread. A committed batch survives
 a crash of the process, a durable batch also a crash of the machine.
 """
 
@@ -36,7 +36,7 @@ from .schema import (
 
 @dataclass(slots=True)
 class Batch:
-    """Rows for the tables, written in one transaction; dead letters go to a file of their own."""
+    """Rows to write in one transaction. Dead letters are written to a separate file."""
 
     outcomes: list[tuple[Any, ...]] = field(default_factory=list)
     failures: list[tuple[Any, ...]] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Journal:
         self._durable = False
 
     def _prepare(self) -> bool:
-        """Check the database, or create its tables. Return whether work has been done."""
+        """Check the database, or create its tables. Return whether an earlier run did any work."""
         connection = self._connection
         is_new = not self._one("SELECT count(*) FROM sqlite_master")
         if not is_new:
@@ -108,7 +108,7 @@ class Journal:
                 f"INSERT INTO meta VALUES ('job', '{secrets.token_hex(8)}'), ('pass', '1'); COMMIT;"
             )
             return False
-        # Damage that the check does not find shows as impossible rows or totals.
+        # Look for impossible rows and totals, because the check does not find all damage.
         strange = self._one(
             "SELECT count(*) FROM outcomes WHERE line < 1 OR status NOT BETWEEN 1 AND 4"
         )
@@ -134,7 +134,7 @@ class Journal:
         """Return a stored text.
 
         Raises:
-            KeyError: There is none.
+            KeyError: The text is not stored.
         """
         found = self._stored(key)
         if found is None:
@@ -142,7 +142,7 @@ class Journal:
         return found
 
     def marks(self) -> list[Mark]:
-        """Return the marks of the input as it was read, in order."""
+        """Return the marks of the input from earlier runs, in order."""
         rows = self._connection.execute("SELECT offset, digest, last FROM marks ORDER BY 1, 3")
         return [Mark(offset, digest, bool(last)) for offset, digest, last in rows]
 
@@ -196,7 +196,7 @@ class Journal:
         """Record that this run begins: from now on, keys of this job may be in use.
 
         Args:
-            same_input: The marks of earlier runs still hold.
+            same_input: True if the marks of earlier runs still match the input.
         """
         now = time.time()
         with self._transaction():
@@ -208,7 +208,7 @@ class Journal:
         """Write all of a batch, or nothing.
 
         Raises:
-            JournalError: The batch cannot be written; those before it stay.
+            JournalError: The batch cannot be written. Earlier batches are kept.
         """
         with self._transaction(durable=batch.durable):
             self._fill(batch)
@@ -218,7 +218,7 @@ class Journal:
         connection = self._connection
         try:
             if durable != self._durable:
-                # Only what must not be sent twice is worth waiting for the disk.
+                # Wait for the disk only if the batch is durable, because that is slow.
                 connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
             connection.execute("BEGIN IMMEDIATE")
@@ -271,7 +271,7 @@ class Journal:
 
 def _connect(path: Path) -> sqlite3.Connection:
     try:
-        # Worker threads use it one after another.
+        # Worker threads use the connection one after another.
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     except sqlite3.Error as error:
         raise JournalRefusedError(
@@ -309,7 +309,7 @@ def _uri(path: Path) -> str:
     uri = path.absolute().as_uri()
     if os.access(path.parent, os.W_OK):
         return uri
-    # SQLite creates files beside a database even to read it, unless it is declared immutable.
+    # Even a reader makes SQLite create files beside a database, unless it is immutable.
     wal = path.with_name(f"{path.name}-wal")
     return f"{uri}?mode=ro" if wal.exists() else f"{uri}?mode=ro&immutable=1"
 
@@ -343,7 +343,7 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
 
 @contextmanager
 def refuse_unreadable(path: Path) -> Iterator[None]:
-    """Raise `JournalRefusedError` for what SQLite or damaged content raises inside."""
+    """Turn errors of SQLite and of damaged content into `JournalRefusedError`."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -1,4 +1,4 @@
-"""Lock that lets one job at a time use a journal; it names its owner and ends with it."""
+"""Lock that lets one job at a time use a journal. It names its process and ends with it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class JournalLock:
 
 
 def lock_owner(journal: Path) -> dict[str, Any] | None:
-    """Return the process that works on a journal; None if there is none."""
+    """Return the process that uses a journal, or None."""
     try:
         file = os.open(_lock_path(journal), os.O_RDWR)
     except OSError:

@@ -35,7 +35,7 @@ CREATE TABLE runs (
 """
 
 HOOK = "hook "
-"""Begins the text of an event about a callback; other events are waits, their text the reason."""
+"""Prefix of the text of a callback event. Other events are waits; their text is the reason."""
 
 
 class Status(enum.IntEnum):
@@ -45,7 +45,7 @@ class Status(enum.IntEnum):
     FAILED = 2
     AMBIGUOUS = 3
     REPEATED = 4
-    """Duplicate of the row in line `refers`: same update, same `update_id`."""
+    """The row repeats the update and the `update_id` of line `refers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class CompletedRow:
 
 @dataclass(frozen=True, slots=True)
 class OpenSend:
-    """A row that must not be sent twice, was sent by an earlier run and has no outcome."""
+    """A row without an outcome that an earlier run sent and that must not be sent twice."""
 
     line: int
     dialog_id: str
@@ -113,7 +113,7 @@ class EarlierRuns:
 
     Attributes:
         sends: Rows that may have been applied.
-        groups: Idempotency key of the request of each merged row without an outcome, by line.
+        groups: Idempotency keys of requests, by the line of each merged row without an outcome.
         quota: Saved state of the quota; None if there is none.
     """
 

@@ -26,7 +26,7 @@ WAITS = {
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that happened to a row at a time, in seconds of the epoch.
+    """One event of a row, with its time in seconds of the epoch.
 
     `until` is the end of a wait; None if the row did not wait.
     """
@@ -75,7 +75,7 @@ def _outcome(
 ) -> str:
     requests = "" if attempts == 1 else f" after {attempts} requests" if attempts else ", not sent"
     if status == Status.AMBIGUOUS and not attempts:
-        # Its requests were made by the run that was cut off.
+        # The run that was cut off sent the requests, so their number is unknown.
         requests = ""
     if status == Status.SUCCEEDED:
         return f"settled: applied{requests}"
@@ -87,7 +87,7 @@ def _outcome(
 
 
 def _sends(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
-    """Yield the sends of runs that were cut off before the outcome."""
+    """Yield sends whose time no outcome holds, because their run was cut off."""
     rows = connection.execute(
         "SELECT line, sends.at, status FROM sends LEFT JOIN outcomes USING (line)"
         " WHERE sends.dialog = ? AND open AND sent IS NULL",

@@ -1,7 +1,7 @@
-"""Writer of a journal: batches, off the event loop, at most 50 ms behind.
+"""Write a journal in batches, outside the event loop, with a delay of about 50 ms.
 
-Only what must be recorded before a request is sent waits for the disk: `sending` and
-`sending_together`. If writing fails, the writer ends and keeps the error in `failure`.
+Only `sending` and `sending_together` wait until a batch is written, because the record must
+precede the request. If writing fails, the writer ends and keeps the error in `failure`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .journal import Batch, Journal
 from .schema import Failure, Status
 
 GATHERING = 0.03
-"""Seconds in which a batch is collected; writing it takes the rest of the 50 ms."""
+"""Seconds for collecting a batch. The rest of the 50 ms is for writing it."""
 SMALL_QUOTA = 2000
-"""Requests in a window up to which the quota is saved with every batch."""
+"""Largest quota, in requests per window, that is saved with every batch."""
 LARGE_QUOTA_EVERY = 0.5
 """Seconds between saves of a larger quota, each of which takes milliseconds."""
 
@@ -48,7 +48,7 @@ class JournalWriter:
         self._journal = journal
         self._dead_letters = dead_letters
         self._client = client
-        # The event loop's clock, shifted to the epoch: it never goes back.
+        # Shift the event loop's clock to the epoch, because that clock never goes back.
         self._epoch = time.time() - anyio.current_time()
         self._began = self.now()
         self._requests_before = client.metrics.requests
@@ -78,7 +78,7 @@ class JournalWriter:
         self._complete(row, Status.SUCCEEDED, (sent - result.queued, sent, at), result.attempts)
 
     def duplicate(self, row: Row) -> None:
-        """Record a row with the update of an earlier line."""
+        """Record a row that repeats the update of an earlier line."""
         self._complete(row, Status.REPEATED, (None, None, self.now()), 0)
 
     def failed(self, row: Row, error: CognigyError) -> None:
@@ -118,12 +118,12 @@ class JournalWriter:
             self._noted.set()
 
     def rejected(self, row: Row) -> None:
-        """Record that the server did not apply a row noted by `sending`: it may be sent again."""
+        """Record that the server did not apply a row from `sending`. It may be sent again."""
         self._batch.sends.append((row.line, row.dialog_id or "", self.now(), None, 0, None))
         self._noted.set()
 
     async def sending(self, row: Row, etag: str | None) -> None:
-        """Record a row that must not be sent twice; return when that is on disk.
+        """Record a row that must not be sent twice. Return when the record is on disk.
 
         Raises:
             JournalError: The journal cannot be written.
@@ -133,7 +133,7 @@ class JournalWriter:
         await self._written()
 
     async def sending_together(self, rows: Sequence[Row], key: str) -> None:
-        """Record rows sent as one request, which may only be repeated unchanged.
+        """Record rows that share a request. The request may only be repeated unchanged.
 
         Raises:
             JournalError: The journal cannot be written.
@@ -199,12 +199,12 @@ class JournalWriter:
         if (quota := self._quota_to_save(now)) is not None:
             batch.meta["quota"] = quota
         try:
-            # A batch is written completely even if the job is cancelled meanwhile.
+            # Finish writing a batch even if the job is cancelled during the write.
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
         except JournalError as error:
             self.failure = error
-            # Wake tasks that began to wait during the write: no later batch will.
+            # Wake tasks that began to wait during the write, because no batch follows.
             waiting += self._waiting
         finally:
             for event in waiting:
@@ -218,7 +218,7 @@ class JournalWriter:
         return (self._journal.run, self._began, now, elapsed, requests, retries, self._ended)
 
     def _quota_to_save(self, now: float) -> str | None:
-        """Return the state of the quota; None if it has not changed or was saved just before."""
+        """Return the state of the quota, or None if it need not be saved now."""
         requests = self._client.metrics.requests
         if requests == self._quota_requests:
             return None

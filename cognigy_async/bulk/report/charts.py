@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 INK, ACCENT, PAUSE = "#010203", "#040506", "#070809"
 COLOURS = {INK: "currentColor", ACCENT: "var(--accent)", PAUSE: "var(--pause)"}
-"""Placeholders, replaced by colours of the page, which is light or dark."""
+"""Placeholders for the colours of the page, which may be light or dark."""
 
 STYLE: Any = {
     "axes.edgecolor": INK,

@@ -27,8 +27,8 @@ class ReportFigures:
     Attributes:
         step: Length of a step of `throughput`.
         throughput: Rows completed per second, by time.
-        pauses: Begin and end of each time for which the server refused requests.
-        latencies: Lower bound of each bin, and its number of rows.
+        pauses: Start and end of each period in which the server refused requests.
+        latencies: Lower bound and number of rows of each bin.
         percentiles: Latencies by percentage; 100 is the longest.
         slowest: Dialogs with their longest latency.
         failed: Dialogs with the type of their errors and the number of rows.

@@ -65,7 +65,7 @@ class Load:
 
     def requests_per_update(self, api: StateApi) -> int:
         """Return the requests of an update. Raise an error if the API does not accept it."""
-        # Reports faults that do not depend on the size, such as an id that is too long.
+        # Raise for faults that do not depend on the size, such as a too long id.
         api.check(StateUpdate(self.dialog(-1), session={VARIABLE: 0}))
         estimate = plan(self.rows([0]), api=api)
         if not estimate.updates:
@@ -78,7 +78,7 @@ class Load:
 def turns(keys: Sequence[Key], rounds: int) -> Iterator[tuple[int, Key]]:
     """Yield each key once per round, with the number of the round."""
     for number in range(rounds):
-        # Every second round runs backwards, so that no key always follows the same one.
+        # Reverse every second round, so that no key always follows the same key.
         for key in reversed(keys) if number % 2 else keys:
             yield number, key
 

@@ -1,4 +1,4 @@
-"""The report of a benchmark: what is about to run, a table of its results, JSON."""
+"""The report of a benchmark: an introduction, a table of results, and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._options import format_rate
 from .runner import BenchOptions, Row, format_per_second, format_retries
 
 BUSY = 0.9
-"""Share of a core; a client that uses less waits for something else."""
+"""Share of a core. Below it, the CPU does not limit the client."""
 HEADINGS = "in flight,updates/s,lowest,highest,CPU us,p50 ms,p95 ms,p99 ms,memory MB"
 
 

@@ -41,14 +41,14 @@ GRACE = 5.0
 PROGRESS_EVERY = 10.0
 """Seconds between two progress lines of a round."""
 PENDING_PER_REQUEST = 16
-"""Pending updates per request in flight: enough to keep the client busy, few to withdraw."""
+"""Pending updates per request in flight: enough to keep the client busy, few to cancel."""
 WARM_UP_RETRY = RetryPolicy(max_attempts=2, max_retry_after=10.0)
 """Few retries, so that the warm-up fails soon if nothing works."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Options of a benchmark. Every round measures each number in flight of `levels`."""
+    """Options of a benchmark. Each round measures all of `levels` (requests in flight)."""
 
     target: Target
     mode: Mode
@@ -63,7 +63,7 @@ class BenchOptions:
 
 @dataclass
 class Measurement:
-    """Figures of all rounds with one number of requests in flight; lists have one item a round."""
+    """Figures of all rounds with one number of requests in flight; each list item is a round."""
 
     in_flight: int
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -144,7 +144,7 @@ class Measurement:
 
 @dataclass
 class Runner:
-    """Runs the rounds of a benchmark and measures them, by requests in flight."""
+    """Run the rounds of a benchmark, and measure each number of requests in flight."""
 
     options: BenchOptions
     # The clock of the event loop is too coarse: uvloop counts milliseconds.
@@ -153,7 +153,7 @@ class Runner:
     interrupted: bool = False
 
     async def run(self) -> None:
-        """Run all rounds, or until a signal. Raise an error if a warm-up applied no update."""
+        """Run all rounds, but stop at a signal. Raise an error if a warm-up applied no update."""
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
             scope = anyio.CancelScope()
@@ -162,7 +162,7 @@ class Runner:
                 try:
                     await self._run_rounds()
                 except* CognigyError as errors:
-                    # Raised inside a task group, it would become part of a group.
+                    # An error raised inside the task group would be wrapped in an exception group.
                     failure = errors.exceptions[0]
             tasks.cancel_scope.cancel()
         if failure is not None:
@@ -206,7 +206,7 @@ class Runner:
             raise trial.first_error
 
     async def measure(self, client: AsyncStateClient, measurement: Measurement) -> None:
-        """Send and measure updates. Those in flight at the end complete later, uncounted."""
+        """Send and measure updates. Updates still in flight complete later, uncounted."""
         load = self.options.load
         numbers = islice(count(), load.count)
         with measurement.round(client, self.clock), anyio.move_on_after(load.seconds):
@@ -225,7 +225,7 @@ class Runner:
                 into.take(await client.update(dialog_id, session=session, retry=retry), None)
             except CognigyError as error:
                 into.take(None, error)
-                # An error that is raised without waiting must not block the other callers.
+                # Let the other callers run, even if the error was raised without waiting.
                 await anyio.lowlevel.checkpoint()
 
         return call
@@ -240,7 +240,7 @@ class Runner:
 
 
 def warm_up_count(in_flight: int) -> int:
-    """Return the updates of a warm-up, which opens all connections and warms up the code."""
+    """Return the number of updates that open all connections and warm up the code."""
     return max(20, 2 * in_flight)
 
 

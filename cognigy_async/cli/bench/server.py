@@ -44,7 +44,7 @@ def server_process(arguments: Sequence[str], cores: Cores | None) -> Iterator[tu
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # An interrupt on the terminal is for the client, which completes its requests first.
+        # Only the client gets an interrupt of the terminal, so it can complete its requests.
         start_new_session=True,
     ) as process:
         assert process.stdin is not None
@@ -81,7 +81,7 @@ async def _serve() -> None:
     async with serve(emulator) as base_url:
         sys.stdout.write(f"{base_url}\n")
         sys.stdout.flush()
-        # Stdin ends when the client closes it or is gone.
+        # Stdin ends when the client closes it or exits.
         await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
 
 

@@ -22,7 +22,7 @@ REFRESH = 0.5
 LINE = 30
 """Seconds between two lines."""
 RATE_WINDOW = 30.0
-"""Seconds that the rate is averaged over."""
+"""Seconds over which the rate is averaged."""
 
 
 class Progress:
@@ -95,5 +95,5 @@ class Progress:
         done_by_this_run = progress.done - progress.skipped
         if not quota or not requests or done_by_this_run <= 0:
             return left / rate
-        # In the long run the quota decides, whatever the rate is now.
+        # Over a long time the quota limits the rate, not the current speed.
         return left * max(requests / done_by_this_run * use.per / use.n for use in quota)

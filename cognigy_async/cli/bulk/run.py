@@ -192,7 +192,7 @@ async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:
         try:
             result = await job.run(client)
         except CognigyError as caught:
-            # The task group would wrap it into an exception group.
+            # If raised here, the error would be wrapped in an exception group.
             error = caught
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
@@ -208,7 +208,7 @@ async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:
 
 
 async def _stop_on_signals(job: BulkJob, scope: anyio.CancelScope) -> None:
-    """Stop the job on the first signal, after its requests in flight; at once on the second."""
+    """Stop after the requests in flight at the first signal; stop at once at the second."""
     with anyio.open_signal_receiver(*INTERRUPTS) as signals:
         first = True
         async for _ in signals:
@@ -250,7 +250,7 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
             if result.pending:
                 verb = "is" if result.pending == 1 else "are"
                 sentences.append(f"{counted(result.pending, 'row')} {verb} not done.")
-            # The message of these errors says what to do.
+            # The message of these errors already says what to do.
             if not isinstance(result.fault, InputError | JournalError):
                 sentences.append(how_to_resume(job, at_limit=result.at_limit))
             if sentences:
@@ -307,7 +307,7 @@ def _dry_run(
 
 
 def _check_report(path: Path, job: BulkJob) -> None:
-    """Raise before a job if its report cannot be written later, or only over another file."""
+    """Raise if the report cannot be written, or would overwrite a file of the job."""
     folder = path.resolve().parent
     if path.resolve() in {
         Path(file).resolve() for file in (job.source, job.journal, job.dead_letters)

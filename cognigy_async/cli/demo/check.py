@@ -1,4 +1,4 @@
-"""The checks of the demo: what the server has, compared with what the client reported."""
+"""The checks of the demo: compare the state of the server with the reports of the client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_checks(
     outcomes: Sequence[Outcome],
     events: Mapping[str, Sequence[UpdateEvent]],
 ) -> list[tuple[str, int, str]]:
-    """Return name, number of breaches and meaning of each promise that the server can prove."""
+    """Return the name, number of breaches and meaning of each check."""
     stats = emulator.stats
     orders: dict[str, list[int]] = {}
     moves = Counter[str]()
@@ -61,7 +61,7 @@ def run_checks(
 
 
 def _misdelivered(outcomes: Sequence[Outcome], events: Mapping[str, Sequence[UpdateEvent]]) -> int:
-    """Count the events that came twice, out of order or not at all."""
+    """Count the events that were duplicated, reordered or lost."""
     expected: defaultdict[str, list[int | None]] = defaultdict(list)
     for name, seq, error in outcomes:
         if error is None:

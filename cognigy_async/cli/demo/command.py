@@ -30,14 +30,14 @@ from .check import Outcome, run_checks
 DIALOGS = 150
 UPDATES = 10
 INPUT_SECONDS, SECONDS = 7.0, 19.0
-"""Seconds of input, and of the whole demo of the default size, at most."""
+"""Maximum seconds of the input, and of the whole demo in its default size."""
 MAX_IN_FLIGHT = 16
 RETRY = RetryPolicy(wait=wait_random_exponential(multiplier=0.1, max=1.0))
 """Short waits, because this server recovers at once."""
 DIALOG = "d-8f3a"
 NODE = "process_checkout"
 TOKEN_LIFETIME = 3.0
-"""Seconds; long enough that a fresh token does not expire on its way on a slow machine."""
+"""Seconds. Even on a slow machine, a new token does not expire before it is used."""
 
 CALM = Faults(latency=0.005, token_latency=0.05)
 STORM = Faults(
@@ -56,7 +56,7 @@ STORM = Faults(
 )
 EACH_ONCE: list[Step] = ["conflict", "drop_after", "throttle_dialog", "error_503"]
 EACH_ONCE.extend(("token_expiry", "drop_before", "throttle_tenant", "error_500"))
-"""Faults that are always injected: one in `SPACING` requests at the start."""
+"""Faults that are always injected at the start, one per `SPACING` requests."""
 SPACING = 10
 BETWEEN: list[Step] = ["ok"] * (SPACING - 1)
 
@@ -86,7 +86,7 @@ def demo(
 
 async def _run(dialogs: int, updates: int, input_end: float) -> bool:
     emulator = Emulator(
-        # The harder case: a request that is sent twice is applied twice.
+        # This is the harder case: the server applies a repeated request again.
         rules=Rules(token_lifetime=TOKEN_LIFETIME, honour_idempotency_keys=False),
         throttling=Throttling(retry_after="decimal"),
     )
@@ -125,12 +125,12 @@ class _Demo:
         return client
 
     async def _upsert(self, event: UpdateEvent) -> None:
-        """Stand in for a CRM that takes its time."""
+        """Simulate a slow CRM."""
         await anyio.sleep(0.002)
         self._crm.setdefault(event.dialog_id, []).append(event)
 
     async def update_once(self) -> None:
-        """Move a dialog; its first request is lost before the server has it."""
+        """Move a dialog; its first request is lost before it reaches the server."""
         self._emulator.faults = CALM
         self._emulator.script("drop_before", dialog_id=DIALOG)
         self._updates += 1
@@ -153,7 +153,7 @@ class _Demo:
         )
 
     async def fan_out(self, dialogs: int, updates: int, input_end: float) -> None:
-        """Send ordered updates of many dialogs, while everything fails now and then."""
+        """Send ordered updates of many dialogs while faults occur at random."""
         planned = dialogs * updates
 
         def rows() -> Iterator[dict[str, Any]]:

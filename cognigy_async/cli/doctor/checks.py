@@ -36,7 +36,7 @@ from cognigy_async.spi import RATE_LIMIT_PREFIXES
 TIMEOUT = 10.0
 """Seconds for each check."""
 EXPIRES_SOON = 14 * 86_400.0
-"""Seconds before the expiry of a certificate from which it is worth a warning."""
+"""Warn if a certificate expires within this number of seconds."""
 MAX_SKEW = 5.0
 """Seconds. The clock matters only for a `Retry-After` date in a response without `Date`."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
@@ -130,7 +130,7 @@ async def run_checks(
 
 
 def _servers(settings: Settings) -> list[tuple[str, str, int]]:
-    """Return scheme, host and port of the servers in use, each once."""
+    """Return the scheme, host and port of each server in use, without duplicates."""
     urls = [settings.base_url]
     if settings.api_key is None and settings.token_url is not None:
         urls.append(settings.token_url)
@@ -220,7 +220,7 @@ async def check_token(settings: Settings) -> Finding:
         answer = {}
     granted = answer.get("scope") if isinstance(answer, dict) else None
     if not isinstance(granted, str):
-        # RFC 6749, section 5.1: left out if it is the requested one.
+        # RFC 6749, section 5.1: the server may omit the scope if it granted the requested one.
         return Finding("token", "ok", "received, with the requested scopes")
     missing = [scope for scope in settings.asked_scopes if scope not in granted.split()]
     if missing:
@@ -265,7 +265,7 @@ async def check_inject(
 
 
 def check_clock(transport: RecordingTransport) -> Finding:
-    """Compare this machine's clock with the one of the last response."""
+    """Compare this machine's clock with the server's clock in the last response."""
     skew = transport.skew
     if skew is None:
         return Finding("clock", "skipped", "no response with a Date header")
@@ -305,7 +305,7 @@ def _client(settings: Settings, transport: RecordingTransport) -> AsyncStateClie
 
 
 def _failed(check: str, error: CognigyError) -> Finding:
-    """Return the finding for an error, its remedy apart from its detail."""
+    """Return the finding for an error, with its remedy separated from its detail."""
     if isinstance(error, UpdateValidationError):
         fault = error.faults[0]
         detail = f"{fault.path}: {fault.problem}"
@@ -316,6 +316,6 @@ def _failed(check: str, error: CognigyError) -> Finding:
         if (error.detail or "").startswith("invalid_client"):
             remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server rejects them."
         elif not error.transient and error.status not in (None, 400, 401, 403):
-            # A page, a redirect or another API answers instead of a token endpoint.
+            # The URL leads to a page, a redirect or another API, not to a token endpoint.
             remedy = "Check COGNIGY_BASE_URL and COGNIGY_TOKEN_URL: this is no token endpoint."
     return Finding(check, "failed", detail, None if remedy is None else name_settings(remedy))

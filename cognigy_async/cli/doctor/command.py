@@ -52,7 +52,7 @@ def doctor(
 
 
 class _Findings(logging.Handler):
-    """The findings so far, also those that the library logs as warnings of settings."""
+    """The findings so far, including warnings about settings that the library logs."""
 
     def __init__(self, *, printed: bool) -> None:
         super().__init__(logging.WARNING)
@@ -64,7 +64,7 @@ class _Findings(logging.Handler):
         self.add(Finding("settings", "warning", record.getMessage(), remedy))
 
     def add(self, finding: Finding) -> None:
-        """Keep a finding, and print it unless there will be JSON."""
+        """Keep a finding, and print it unless the output is JSON."""
         self.all.append(finding)
         if not self._printed:
             return

@@ -73,12 +73,12 @@ class HttpRequest:
             part = cast("bytes", message.get("body", b""))
             more = message.get("more_body", False)
             size += len(part)
-            # Excess is read as well: a client that still sends does not read the response.
+            # Read the excess too: a client reads the response only after it has sent the body.
             content = content + part if size <= limit else b""
         return content if size <= limit else None
 
     async def delay(self, seconds: float) -> None:
-        """Let latency pass; without any, requests in the process still overlap."""
+        """Wait for the latency. Even at 0 seconds, let other requests in the process run."""
         if seconds:
             await anyio.sleep(seconds)
         elif self.connection is None:

@@ -95,7 +95,7 @@ class SocketServer:
             self._server = await loop.create_server(protocol, host, port, backlog=2048)
         except (OSError, OverflowError) as error:
             number = getattr(error, "errno", None) or 0
-            # asyncio wraps the system's text into a sentence of its own; resolver errors have no
+            # asyncio changes the system's error text, so get it by number. Resolver errors have no
             # positive number.
             detail = os.strerror(number) if number > 0 else str(error)
             remedy = "choose another address or port; port 0 takes a free one"
@@ -117,6 +117,6 @@ class SocketServer:
         await self._server.wait_closed()
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The task ends here anyway; uvicorn would log its cancellation as an error of the app.
+        # Otherwise uvicorn would log the cancellation of the task as an error of the app.
         with suppress(asyncio.CancelledError):
             await self._emulator(scope, receive, send)
