@@ -1,1 +1,1 @@
-"""Records of completed updates, and where they go."""
+"""Audit records of completed updates, and the sinks that take them."""

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 class CompletedUpdate(NamedTuple):
     """A completed update, from which a sink's thread makes a record.
 
-    It has as few objects as possible: each one that another thread releases costs the event loop
-    more than a copy of its fields.
+    It holds as few objects as possible: an object that another thread releases costs the event loop
+    more time than copying its fields.
 
     Attributes:
         timestamp: time of completion, in seconds since the epoch.
         completed_at, accepted_at, sent_at: seconds of the client's clock; `sent_at` is None if no
             request was sent.
-        payload: the update as JSON; None for a reset, and for a `modify` that did not decide.
+        payload: the update as JSON; None for a reset, and for a `modify` without a decision.
         attempts: number of requests made.
         parts_applied: number of requests that were applied before the last one.
         error: the exception of an update that was not applied.
-        status, latency, etag, trace_id: of the response to an applied update; latency in seconds.
-        request: the last request, if there is a trace id, which must not repeat any of it.
-        result: the result, if there is no etag, because its body may tell a version.
+        status, latency, etag, trace_id: from the response to an applied update; latency in seconds.
+        request: the last request if there is a trace id, to check that the id repeats none of it.
+        result: the result if there is no etag, because its body may contain a version.
     """
 
     timestamp: float

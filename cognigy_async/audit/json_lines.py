@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from .records import AuditRecord
 
 MAX_FILES = 1000
-"""Maximum number of files of one path, and so of processes that write to it at once."""
+"""Maximum number of files for one path. Each process that writes at the same time needs one."""
 
 OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 TAIL = 64 * 1024
 MAX_TAIL = 64 * 1024 * 1024
-"""Bytes at the end of a file that are searched for its last line; `TAIL` at first."""
+"""The last line is searched in the last `TAIL` bytes of a file, then in up to this many."""
 
 
 class JsonLinesAudit(AuditSink):
@@ -48,7 +48,7 @@ class JsonLinesAudit(AuditSink):
         key: makes the hashes HMACs, which cannot be computed without it. A chain keeps its key.
         max_bytes: size at which a file is renamed to `PATH.1`, the next one to `PATH.2` and so on,
             before the chain continues in a new file. No file is ever deleted. The records of one
-            write, at most 64, are not divided.
+            write, at most 64, stay in one file.
         fsync: wait for the disk after each write, so that a power failure loses no written record.
         strict, max_queue: see `AuditSink`.
 
@@ -92,7 +92,7 @@ class JsonLinesAudit(AuditSink):
 
     @property
     def path(self) -> Path:
-        """The file that this process writes to; final once the sink is open."""
+        """The file that this process writes to. It may change until the sink is open."""
         return self._configured_path if self._process_path is None else self._process_path
 
     @property
@@ -114,7 +114,7 @@ class JsonLinesAudit(AuditSink):
         """Append records. If it raises, none was written.
 
         Raises:
-            OSError, AuditError: as `open`; also if the disk is full.
+            OSError, AuditError: for the reasons of `open`, or because the disk is full.
         """
         if not records:
             return
@@ -189,7 +189,7 @@ class JsonLinesAudit(AuditSink):
         _close(*descriptors)
 
     def _append(self, data: bytes) -> None:
-        """Write all of `data`, or nothing and raise."""
+        """Write all of `data`. If that fails, write nothing and raise."""
         assert self._file is not None
         left = memoryview(data)
         try:
@@ -256,7 +256,7 @@ class JsonLinesAudit(AuditSink):
         )
 
     def _reset_after_fork(self) -> None:
-        """Leave the file to the parent process, so that this one opens another."""
+        """Close the parent's file in this forked process, so that it opens a file of its own."""
         descriptors = self._file, self._file_lock
         self._reset()
         _close(*descriptors)
@@ -284,8 +284,8 @@ if hasattr(os, "register_at_fork"):
 def _lock_process_file(path: Path) -> tuple[Path, int]:
     """Lock the first free file of `path`, `stem.2.suffix`, `stem.3.suffix` and so on.
 
-    A file is used again after its process has ended, and its chain continued. Return the file and a
-    descriptor of the lock, which closing its copy in a forked child does not release.
+    The file of an ended process is used again, and its chain is continued. Return the file and the
+    descriptor of its lock. A forked child that closes its copy does not release the lock.
 
     Raises:
         OSError: a lock file cannot be opened.

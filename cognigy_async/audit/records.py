@@ -1,4 +1,4 @@
-"""`AuditRecord`: one completed update, by the names of its variables and never by their values."""
+"""`AuditRecord`: one completed update. It names variables but holds no values of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ENCODER = f"pydantic_core {pydantic_core.__version__}"
 MAX_SUMMARY = 100
-"""Characters of a summary."""
+"""Maximum number of characters of a summary."""
 
 TRACE_ID = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
 
@@ -160,13 +160,13 @@ def _outcome(update: CompletedUpdate) -> AuditOutcome:
 def _version(result: UpdateResult) -> int | None:
     if not result._versioned:
         return None
-    # Not `result.body`, which its owner may be parsing in another thread at this moment.
+    # Do not read `result.body`: its owner may be parsing it in another thread at this moment.
     content = result._content
     return version_of(parse_json(content) if content is not None else result._body)
 
 
 def _trace_id(update: CompletedUpdate) -> str | None:
-    """Return the trace id, unless it is malformed or repeats something of the request."""
+    """Return the trace id, unless it is malformed or repeats a part of the request."""
     if isinstance(update.error, UpdateError):
         return update.error.trace_id
     trace_id, request = update.trace_id, update.request
@@ -187,7 +187,7 @@ def _summary(update: CompletedUpdate) -> str:
     elif isinstance(error, CognigyError):
         text = str(error)
     else:
-        # The message of another exception may contain values.
+        # The message of any other exception may contain values of variables.
         text = f"the function given to modify raised {type(error).__name__}"
     if update.parts_applied and update.status is None:
         text = f"{update.parts_applied} parts applied: {text}"

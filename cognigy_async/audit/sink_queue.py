@@ -23,9 +23,9 @@ BATCH = 64
 """Maximum number of records in one write."""
 
 # All of these are in seconds.
-LINGER = 0.01  # wait for more records, so that not every update wakes the thread
-RETRY_DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6)  # a strict sink keeps retrying at the last one
-LOG_INTERVAL = 3600.0  # each cause is logged once in this time
+LINGER = 0.01  # the thread waits this long for more records before it writes
+RETRY_DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6)  # a strict sink repeats the last delay
+LOG_INTERVAL = 3600.0  # each cause is logged at most once in this time
 YIELD_TIME = 1e-4
 """The event loop sleeps this long per batch while the thread is behind; otherwise a busy loop takes
 the interpreter lock back each time before the thread wakes up."""
@@ -47,13 +47,13 @@ class SinkQueue:
         self._yield_every = max(1, min(BATCH, self._max_queue // 4))
         self._metrics = metrics
         self._counter_lock = counter_lock
-        # An event among the updates marks a flush or, if it is `_closing`, the end.
+        # An event in the queue marks a flush. The event `_closing` marks the end.
         self._queue: deque[CompletedUpdate | threading.Event] = deque()
         self._not_empty = threading.Event()
         self._opened = threading.Event()  # set when `sink.open` has returned or failed
         self._closing = threading.Event()
         self._ended = False
-        self._abandoned = False  # closing ran out of time; nothing is counted any more
+        self._abandoned = False  # set by `join`; nothing is counted after that
         self._accepted = 0
         self._done = 0
         self._problem = ""
@@ -71,7 +71,7 @@ class SinkQueue:
     def put(self, update: CompletedUpdate) -> None:
         """Queue a completed update, or drop it if the queue is full.
 
-        A strict sink drops nothing: its client accepts no new updates meanwhile.
+        A strict sink drops nothing. Its client refuses new updates while the queue is full.
         """
         queue = self._queue
         waiting = len(queue)
@@ -99,7 +99,7 @@ class SinkQueue:
 
     @property
     def refusal(self) -> str:
-        """Reason why a strict sink blocks new updates; empty if it does not."""
+        """Return why a strict sink blocks new updates, or an empty text if it does not."""
         if self._problem:
             return self._problem
         if not self._opened.is_set():
@@ -164,7 +164,7 @@ class SinkQueue:
             self._call(self.sink.close)
 
     def _next_batch(self) -> tuple[list[CompletedUpdate], threading.Event | None]:
-        """Wait for updates. Return up to a batch of them, and the marker that ended it."""
+        """Wait for updates. Return a batch of them, and the event that ended the batch, if any."""
         queue = self._queue
         while not queue:
             self._not_empty.clear()
@@ -201,7 +201,7 @@ class SinkQueue:
         self._count(written=len(records))
 
     def _call(self, function: Callable[..., object], *args: Any) -> bool:
-        """Call the sink and return whether that worked. An exception is logged and kept."""
+        """Call the sink and return whether that worked. Log an exception and keep its text."""
         try:
             function(*args)
         except BaseException as error:

@@ -27,10 +27,10 @@ class AuditSink(Protocol):
     ```
 
     Attributes:
-        strict: let no update go unaudited. The client does not open if `open` fails. While the sink
+        strict: audit every update. The client does not open if `open` fails. While the sink
             fails or its queue is full, updates are refused with an `AuditError`. Accepted updates
             still complete, and their records are kept until the client is closed.
-        max_queue: most records that wait; without `strict` further ones are dropped.
+        max_queue: maximum of waiting records. Further ones are dropped unless `strict` is set.
     """
 
     strict: bool = False

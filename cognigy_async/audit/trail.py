@@ -36,7 +36,7 @@ class AuditTrail:
 
     Attributes:
         wall_clock: returns seconds since the epoch, for `CompletedUpdate.timestamp`.
-        strict: one of the sinks is strict, so that `check` and `slow` matter.
+        strict: whether a sink is strict. Otherwise `check` and `slow` have no effect.
 
     Raises:
         ConfigurationError: `audit` contains something that is not a sink.
@@ -69,7 +69,7 @@ class AuditTrail:
             self.check()
 
     def check(self) -> None:
-        """Raise `AuditError` if a strict sink takes no records."""
+        """Raise `AuditError` if a strict sink cannot take records."""
         for queue in self._strict_queues:
             if problem := queue.refusal:
                 raise AuditError(
@@ -79,7 +79,7 @@ class AuditTrail:
 
     @property
     def slow(self) -> bool:
-        """Return whether a strict sink works but its queue is full: bulk work must wait."""
+        """Return whether a strict sink works but its queue is full. Then bulk work must wait."""
         return any(queue.full and not queue.failing for queue in self._strict_queues)
 
     def record(self, update: CompletedUpdate) -> None:
@@ -101,7 +101,7 @@ class AuditTrail:
 async def _in_thread(
     queues: Sequence[SinkQueue], wait: Callable[[SinkQueue, float], None], seconds: float
 ) -> None:
-    """Wait for each queue in a thread of its own, `seconds` of real time in all."""
+    """Call `wait` for all queues in one other thread, within `seconds` of real time in all."""
     deadline = time.monotonic() + seconds
 
     def wait_for_all() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 MAX_LINE = 16 * 1024 * 1024
-"""Bytes of a line; the rest of a longer one is read as another line, which is a fault."""
+"""Maximum bytes of a line. The rest of a longer line is read as another line and is a fault."""
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -79,7 +79,7 @@ class _FileCheck:
 
     Attributes:
         first: position before its first record.
-        last: position after its last record; after a fault, as the last line claims.
+        last: position after its last record; after a fault, unverified from the last line.
         found: expected hashes that the file has.
     """
 
@@ -178,7 +178,7 @@ def _check_file(path: Path, key: bytes | None, expected: frozenset[str]) -> _Fil
                     if check.last.head in expected:
                         check.found.add(check.last.head)
             elif position := unverified_position(line):
-                # Followed, so that a file that continues this one gets no fault of its own.
+                # Keep the position, so that the file that continues this one gets no fault too.
                 check.last = position
     return check
 
@@ -213,7 +213,7 @@ def _is_valid(line: bytes, key: bytes | None) -> bool:
 
 
 def _check_continuity(files: list[_FileCheck], after: str | None) -> list[str]:
-    """Check that each file begins a chain or continues one other. Return the heads."""
+    """Check that each file begins a chain or continues one other. Return the chains' heads."""
     ends = {file.last.head: file for file in files if file.first is not None}
     continued: set[str] = set()
     for file in files:

@@ -33,7 +33,7 @@ CLOSE_TIMEOUT = 3.0  # how long `aclose` waits for a cancelled refresh
 
 
 class OAuthTokenProvider:
-    """Access tokens by OAuth 2.0 client credentials, refreshed before they expire.
+    """Gets access tokens by OAuth 2.0 client credentials and refreshes them before they expire.
 
     At most one token request runs at a time, even if callers are cancelled; all waiting
     callers share its token or its error. It runs in a task of its own, without the context
@@ -76,7 +76,7 @@ class OAuthTokenProvider:
         # holds the lock.
         self._lock = threading.RLock()
         self._token: IssuedToken | None = None
-        self._refresh: Refresh | None = None  # the latest one, also when it has ended
+        self._refresh: Refresh | None = None  # the latest refresh, running or ended
         self._cooldown: tuple[float, AuthenticationError] | None = None
         self._bound_loop: EventLoopRef | None = None
         self._closed = False
@@ -87,7 +87,7 @@ class OAuthTokenProvider:
     async def get_token(self) -> AccessToken:
         """Return a token that is valid as far as is known, refreshing it if necessary.
 
-        Return at once while the current token is valid, also inside the refresh margin.
+        Return at once while the current token is valid, even if a refresh is due.
 
         Raises:
             AuthenticationError: no token could be obtained; `transient` says whether retrying may
@@ -198,7 +198,7 @@ class OAuthTokenProvider:
             return True
         here, bound = EventLoopRef(), self._bound_loop
         if bound is None or not (bound.is_same(here) or bound.call_soon(_do_nothing)):
-            self._bound_loop = bound = here  # the first loop, or the next one after it has ended
+            self._bound_loop = bound = here  # the first loop, or the next after its end
         return bound.is_same(here)
 
     def _start_refresh(self) -> Refresh:
@@ -213,7 +213,7 @@ class OAuthTokenProvider:
         return refresh
 
     async def _run(self, refresh: Refresh) -> None:
-        """Carry out a refresh. Raise nothing but cancellation."""
+        """Carry out a refresh. Raise only cancellation."""
         try:
             with refresh.scope:
                 self._succeed(refresh, await refresh.request_token())
@@ -264,14 +264,14 @@ class OAuthTokenProvider:
             self._token = replace(self._token, refresh_at=refresh_at)
 
     def _reset_after_fork(self) -> None:
-        """Drop what threads of the parent process hold: the lock and a running refresh."""
+        """Replace the lock and drop the refresh, which threads of the parent process may hold."""
         self._lock = threading.RLock()
         self._refresh = None
         self._bound_loop = None
 
 
 def _copy_of(error: AuthenticationError, retry_after: float | None = None) -> AuthenticationError:
-    """Return a copy for one caller; an object raised in many tasks would collect tracebacks."""
+    """Return a copy for one caller. An error raised in many tasks would collect tracebacks."""
     fresh = copy.copy(error)
     if retry_after is not None:
         fresh.retry_after = retry_after

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from ..errors import ConfigurationError
 
 VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
-"""Characters of a key or token that is sent in a header."""
+"""The characters that are allowed in a key or token."""
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A field name (RFC 9110, section 5.1)."""
@@ -19,7 +19,7 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class AccessToken:
-    """One request header with credentials. Two tokens are equal only if they are one object.
+    """One request header with credentials. Two tokens are equal only if they are the same object.
 
     Attributes:
         header: name of the header.
@@ -60,10 +60,10 @@ class TokenStatistics:
     """State and totals of an `OAuthTokenProvider`.
 
     Attributes:
-        refreshes: tokens received.
-        failures: refreshes that failed; the attempts of one refresh count once.
-        refreshing: a refresh is running.
-        waiting: callers that wait for it.
+        refreshes: number of tokens received.
+        failures: number of refreshes that failed; the attempts of one refresh count once.
+        refreshing: whether a refresh is running.
+        waiting: number of callers that wait for the refresh.
         expires_in: seconds until the token expires; None without a valid token.
     """
 

@@ -34,7 +34,7 @@ class SupersededError(Exception):
 
 
 class EventLoopRef:
-    """The running event loop, reachable from any thread.
+    """A reference to the running event loop. Any thread may use it.
 
     Raises:
         sniffio.AsyncLibraryNotFoundError: no event loop is running.
@@ -44,7 +44,7 @@ class EventLoopRef:
 
     def __init__(self) -> None:
         if sniffio.current_async_library() == "trio":
-            # Not imported elsewhere, so that asyncio programs do not load trio.
+            # Imported only here, so that asyncio programs do not load trio.
             import trio
 
             token = trio.lowlevel.current_trio_token()
@@ -56,18 +56,18 @@ class EventLoopRef:
             self._call_soon = loop.call_soon_threadsafe
 
     def is_closed(self) -> bool:
-        """Return whether the loop was closed, which drops its unfinished tasks.
+        """Return whether the loop was closed. Closing it drops its unfinished tasks.
 
         Always False for trio, which runs all of its tasks to their end.
         """
         return isinstance(self._native, asyncio.AbstractEventLoop) and self._native.is_closed()
 
     def is_same(self, other: EventLoopRef) -> bool:
-        """Return whether both are the same run of the same loop."""
+        """Return whether both refer to the same run of the same loop."""
         return self._native is other._native
 
     def call_soon(self, callback: Callable[[], object]) -> bool:
-        """Schedule `callback`, which must not raise, in the loop. Return False if it has ended."""
+        """Schedule `callback` in the loop; it must not raise. Return False if the loop ended."""
         try:
             self._call_soon(callback)
         except RuntimeError:  # asyncio: the loop is closed; trio: RunFinishedError
@@ -76,7 +76,7 @@ class EventLoopRef:
 
 
 def event_of(future: Future[None]) -> anyio.Event:
-    """Return an event of the running loop that is set when a future of any thread is done."""
+    """Return an event of the running loop that is set when `future` is done, in any thread."""
     event, loop = anyio.Event(), EventLoopRef()
     future.add_done_callback(lambda _: loop.call_soon(event.set))
     return event
@@ -114,7 +114,7 @@ class Refresh:
         self._timeout = timeout
         self._clock = clock
         self._lock = lock
-        # Limit the first step too: on asyncio a task that is cancelled before it never runs.
+        # Limit the first step too: an asyncio task that is cancelled before its start never runs.
         self._step_ends_at = clock() + CHECK_INTERVAL
         self.loop = EventLoopRef()
         self.scope = anyio.CancelScope()
@@ -158,7 +158,7 @@ class Refresh:
             SupersededError: the refresh was abandoned.
             Exception: the transport raised an exception that its protocol does not allow.
         """
-        # Kept here, because the event loop of asyncio has only weak references to its tasks.
+        # Keep the task, because the event loop of asyncio has only weak references to its tasks.
         self._task = current_asyncio_task()
         self._begin_step(self._timeout)
         if self._transport is not None:
@@ -206,7 +206,7 @@ class Refresh:
         raise failure
 
     async def _send(self, transport: Transport) -> Response:
-        # The scope stops a transport that does not keep its timeout.
+        # The scope stops a transport that exceeds its timeout.
         with anyio.move_on_after(self._timeout + TIMEOUT_GRACE):
             return await transport.send(self._endpoint.request, timeout=self._timeout)
         raise NoResponseError("the transport did not return in time", timed_out=True)

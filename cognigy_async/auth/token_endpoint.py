@@ -30,10 +30,10 @@ from ..retry import retry_after
 from .provider import VISIBLE_ASCII, AccessToken
 
 MAX_LIFETIME = 10 * 365 * 86_400.0
-"""Seconds. A longer `expires_in` is taken for a mistake."""
+"""Maximum lifetime in seconds. A longer `expires_in` is rejected as a mistake."""
 
 MAX_DETAIL = 200
-"""Characters of an error response that are shown."""
+"""Maximum number of characters shown of an error response."""
 
 SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 """A scope token (RFC 6749, section 3.3)."""
@@ -160,7 +160,7 @@ class IssuedToken:
     Attributes:
         access: the token as a request header.
         lifetime: seconds.
-        expires_at: end of its life, counted from before it was requested.
+        expires_at: end of its life, counted from the moment before its request.
         refresh_at: when the next token is requested; set by the provider.
     """
 
@@ -238,7 +238,7 @@ class OAuthEndpoint:
     def error(
         self, problem: str, *, cause: BaseException | None = None, **fields: Any
     ) -> AuthenticationError:
-        """Return an error about this endpoint. A cause that shows a secret is only named."""
+        """Return an error about this endpoint. Only name a cause that shows a secret."""
         message = f"the token endpoint {self.url} {problem}"
         if cause is not None and any(self._secrets.search(f"{e} {e!r}") for e in _chain(cause)):
             message, cause = f"{message} ({type(cause).__name__})", None
@@ -272,7 +272,7 @@ class OAuthEndpoint:
         """Return the error text of a response without credentials, or None."""
         fields = map(body.get, ("error", "error_description"))
         text = ": ".join(part for part in fields if isinstance(part, str) and part)
-        # Cleaned before the search, so that no control character hides a secret. Cut after it, so
+        # Clean the text first, so that no control character hides a secret. Cut it last, so
         # that no part of a secret is left at the end.
         printable = "".join(c if c.isprintable() else " " for c in text)
         return self._credentials.sub("***", printable)[:MAX_DETAIL] or None
@@ -305,7 +305,7 @@ def _json_object(content: bytes) -> dict[str, Any]:
 
 
 def _seconds(value: object) -> float:
-    """Return a number, also one written as a string; NaN for anything else."""
+    """Return a number, even if it is written as a string; NaN for anything else."""
     try:
         if isinstance(value, str) and NUMBER.fullmatch(value):
             return float(value)

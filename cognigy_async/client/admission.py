@@ -1,4 +1,4 @@
-"""Accept updates and reads: check that it is allowed, acquire a pending slot, queue a work item."""
+"""Accept updates and reads: check the client, acquire a pending slot and queue a work item."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from ..models.http import Request
 
 AUDIT_POLL_INTERVAL = 0.02
-"""Seconds after which bulk work checks again whether the audit sinks have caught up."""
+"""Seconds between two checks of bulk work whether the audit sinks have caught up."""
 
 
 class Admission:
     """Accepts the operations of a client, in the event loop that opened it.
 
-    Acquire a pending slot before calling `enqueue`; it is released when the operation completes or
-    is refused.
+    Acquire a pending slot before calling `enqueue`. The slot is released when the operation
+    completes or is refused.
     """
 
     def __init__(self, context: Context, scheduler: Scheduler) -> None:
@@ -69,16 +69,16 @@ class Admission:
         self._open_to_callbacks = False
 
     def open(self) -> None:
-        """Start accepting."""
+        """Start to accept operations."""
         self.is_open = True
 
     def close(self, *, except_callbacks: bool = False) -> None:
-        """Stop accepting; with `except_callbacks`, running callbacks may still submit."""
+        """Stop accepting operations; `except_callbacks` keeps running callbacks allowed."""
         self.is_open = False
         self._open_to_callbacks = except_callbacks
 
     def check_open(self) -> None:
-        """Raise `ClientUsageError` if nothing is accepted here."""
+        """Raise `ClientUsageError` if the client does not accept operations of this caller."""
         self.check_event_loop()
         if self.is_open or (self._open_to_callbacks and self._hooks.inside_callback()):
             return
@@ -102,7 +102,7 @@ class Admission:
     # Pending slots.
 
     def try_acquire_slot(self) -> bool:
-        """Acquire a slot without waiting; inside a callback this always succeeds."""
+        """Try to acquire a slot without waiting; inside a callback this always succeeds."""
         if self._hooks.has_callbacks and self._hooks.inside_callback():
             self._pending_limit.acquire_beyond_capacity()
             return True
@@ -111,7 +111,7 @@ class Admission:
     async def acquire_slot(
         self, dialog_id: str | None = None, deadline: float | None = None
     ) -> None:
-        """Acquire a slot in the turn of `dialog_id`, waiting until one is free.
+        """Wait for a free slot and acquire it; the dialogs that wait take turns.
 
         Raises:
             ClientClosedError: The client was closed while waiting.
@@ -133,14 +133,14 @@ class Admission:
             self.check_open()
 
     def try_acquire_bulk_slot(self) -> bool:
-        """Acquire a slot without waiting, unless the audit sinks are behind."""
+        """Try to acquire a slot without waiting; return False while the audit sinks are behind."""
         if self._audit is not None and self._audit.slow:
             return False
         return self.try_acquire_slot()
 
     async def acquire_bulk_slot(self) -> None:
-        """Acquire a slot, waiting for the audit sinks and then for the slot; see `acquire_slot`."""
-        # The sinks are written by threads that cannot set an event of this loop.
+        """Wait until the audit sinks have caught up, then acquire a slot; see `acquire_slot`."""
+        # Poll, because the threads that write to the sinks cannot set an event of this loop.
         while self._audit is not None and self._audit.slow:
             self.check_open()
             await anyio.sleep(AUDIT_POLL_INTERVAL)
@@ -148,7 +148,7 @@ class Admission:
         await self.acquire_slot()
 
     def release_slot(self) -> None:
-        """Release a slot for which nothing was queued."""
+        """Release a slot that no work item uses."""
         self._pending_limit.release()
 
     # Work items.
@@ -163,11 +163,11 @@ class Admission:
         context: ContextVariables | None = None,
         waits_when_paused: bool = False,
     ) -> WorkItem:
-        """Queue an update that has a slot.
+        """Queue an update for which the caller has acquired a slot.
 
         Args:
             index: Position in the input of `update_many`.
-            context: Context of the callbacks, by default the caller's.
+            context: Context variables for the callbacks; by default those of the caller.
             waits_when_paused: Wait for `resume` if the dialog is paused.
 
         Raises:
@@ -197,7 +197,7 @@ class Admission:
         requests: list[Request] | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
     ) -> WorkItem:
-        """Queue a read, which needs no slot, or a modify or reset that has one; see `enqueue`."""
+        """Queue a read, modify or reset like `enqueue`; a read needs no slot."""
         context = None if decide is None else copy_context()
         item = self._new_item(kind, dialog_id, None, options, sink, context)
         if decide is not None:
@@ -243,7 +243,7 @@ class Admission:
         if update_id is None:
             update_id = f"{self._id_prefix}-{serial:x}"
         item = WorkItem(kind, dialog_id, update_id, update, serial, options, sink)
-        # Set here, because keyword arguments double the cost of creating an item.
+        # Set the attributes here: keyword arguments double the cost of creating an item.
         item.context = context
         item.from_callback = hooks.has_callbacks and hooks.inside_callback()
         item.waits_when_paused = waits_when_paused
@@ -259,7 +259,7 @@ class Admission:
     def _check_deadline(
         self, deadline: float, dialog_id: str, update_id: str | None = None
     ) -> None:
-        """Raise `DeadlineExceededError` if the deadline cannot be met, as far as is known."""
+        """Raise `DeadlineExceededError` if the deadline passed or is known to be too early."""
         now = self._clock()
         earliest = self._scheduler.earliest(dialog_id, now)
         wait = None

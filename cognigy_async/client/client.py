@@ -54,7 +54,7 @@ class AsyncStateClient:
         limits: Limits for variables and sizes; those of the API by default.
         coalesce: Merge waiting updates of one dialog into one request if the resulting state is
             the same; see ``docs/coalescing.md``.
-        linger: Seconds that a dialog waits for more updates to coalesce, from its oldest one on.
+        linger: Seconds that a dialog waits for more updates to coalesce, counted from its oldest.
             `flush` and `aclose` end the wait.
         on_failure: ``"pause"`` holds back the later updates of a dialog after a failed one, until
             `resume`.
@@ -154,13 +154,13 @@ class AsyncStateClient:
 
     @property
     def is_open(self) -> bool:
-        """True while updates are accepted: from ``async with`` until the start of the close."""
+        """True while updates are accepted: from ``async with`` until `aclose` starts."""
         admission = self._lifecycle.admission
         return admission is not None and admission.is_open
 
     @property
     def close_report(self) -> CloseReport | None:
-        """Result of `aclose`, None before."""
+        """Result of `aclose`; None until the client has closed."""
         return self._lifecycle.report
 
     def add_observer(self, observer: Observer) -> None:
@@ -191,9 +191,9 @@ class AsyncStateClient:
         return await self._lifecycle.close(drain=drain, timeout=validate_timeout(timeout))
 
     async def flush(self) -> None:
-        """Wait until all updates accepted before are complete and their events delivered.
+        """Wait until all updates accepted so far are complete and their events are delivered.
 
-        It does not wait for updates of paused dialogs, and at most 5 s for audit sinks.
+        It waits at most 5 s for audit sinks, and does not wait for updates of paused dialogs.
 
         Raises:
             ClientUsageError: Called by a callback of this client, which it would wait for.
@@ -223,7 +223,7 @@ class AsyncStateClient:
         return self._lifecycle.require_open_engine().save_quota()
 
     def restore_quota(self, state: QuotaState) -> None:
-        """Count the requests of a `quota_state`, for example of the process before this one.
+        """Count the requests in a `quota_state`, for example one that the previous process saved.
 
         Raises:
             ConfigurationError: `state` is not a result of `quota_state`.
@@ -259,8 +259,8 @@ class AsyncStateClient:
             dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata:
                 See `StateUpdate`.
             retry, timeout, coalesce: Replace the client's own for this update.
-            deadline: Seconds from now after which no request of this update is sent; all waits
-                count. A request in flight then completes and counts, and no other follows it.
+            deadline: Seconds from now after which no request of this update is sent. Every wait
+                counts. A request already in flight completes and its result counts.
             priority: ``"bulk"`` yields to live work and waits for a server that is unavailable.
 
         Returns:
@@ -270,7 +270,7 @@ class AsyncStateClient:
             UpdateValidationError: The input is invalid; nothing was sent.
             UnsupportedByApiError: The API does not support an argument; nothing was sent.
             UpdateError: The update failed; each subclass stands for one reason.
-            DeadlineExceededError: The deadline passed, or cannot be met as far as is known.
+            DeadlineExceededError: The deadline passed, or is known to be too early.
             DialogPausedError: The dialog is paused after a failure.
             AuditError: A strict audit sink does not accept records; nothing was sent.
             ClientUsageError: The client is closed, or belongs to another event loop.
@@ -294,8 +294,8 @@ class AsyncStateClient:
         if not admission.try_acquire_slot():
             await admission.acquire_slot(dialog_id, options.deadline)
         item = admission.enqueue(update, options, self._waiters)
-        # Thousands of these calls may wait at a time: release what they no longer need, and save
-        # the coroutine of `_wait`.
+        # Thousands of these calls may wait at a time. Release objects that are not needed any
+        # more, and do not create the coroutine of `_wait`.
         del update, session, user
         try:
             await self._waiters.wait(item)
@@ -310,7 +310,7 @@ class AsyncStateClient:
     async def submit(
         self, update: UpdateInput, **arguments: Unpack[SubmitArguments]
     ) -> PendingUpdate:
-        """Accept an update, waiting for a pending slot if there is none, and return its handle.
+        """Accept an update and return its handle; wait first if no pending slot is free.
 
         Args:
             update: A `StateUpdate`, or a mapping of its arguments.
@@ -366,7 +366,7 @@ class AsyncStateClient:
             retry, timeout, coalesce: Replace the client's own for these updates.
             deadline: Seconds from now for all of them; see `update`. A late update becomes an
                 outcome with a `DeadlineExceededError`.
-            priority: ``"live"`` treats them like as many calls of `update`.
+            priority: ``"live"`` gives each of them the priority of a call of `update`.
             watch: See `spi.UpdateWatch`.
 
         Raises:
@@ -419,8 +419,8 @@ class AsyncStateClient:
     ) -> UpdateResult | None:
         """Read the state, let `fn` decide what to write, and write it if the state is unchanged.
 
-        Otherwise start over. Concurrent `modify` calls for one dialog lose no update, even across
-        processes. Needs the etags of the runtime API, which are as in the tutorial.
+        If it changed, start over. Concurrent `modify` calls for one dialog lose no update, not
+        even across processes. It needs the etags of the runtime API; see the tutorial.
 
         Args:
             dialog_id: Id of the dialog.
@@ -469,7 +469,7 @@ class AsyncStateClient:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
     ) -> UpdateResult:
-        """Reset the context of a session, after the updates accepted before.
+        """Reset the context of a session after all updates of it that were accepted earlier.
 
         A reset without a response is not retried: it may erase what the flow has written since. It
         sends ``POST /new/v2.0/sessions/{id}/context/reset`` (docs.cognigy.com, API reference).

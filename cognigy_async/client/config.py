@@ -52,7 +52,7 @@ class ClientConfig:
     """The arguments of `AsyncStateClient`, validated.
 
     Attributes:
-        default_options: Send options of an operation without arguments of its own.
+        default_options: Send options of an operation that sets no arguments itself.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -106,7 +106,7 @@ class ClientConfig:
 
     def parse(self, given: UpdateInput) -> StateUpdate:
         """Return a valid update that the API supports, or raise `UpdateValidationError`."""
-        # An update that was validated against this very object needs no second check.
+        # Skip the validation if the update was already validated against this `Limits` object.
         if type(given) is StateUpdate and given._limits is self.limits:
             update = given
         else:
@@ -117,7 +117,7 @@ class ClientConfig:
     def validate_dialog_id(
         self, dialog_id: str, metadata: Mapping[str, str] | None = None
     ) -> tuple[str, Mapping[str, str]]:
-        """Return plain copies of both, or raise `UpdateValidationError`."""
+        """Validate the arguments and return plain copies, or raise `UpdateValidationError`."""
         fields = {"dialog_id": dialog_id, "next_step": "-", "metadata": metadata}
         update = StateUpdate.from_fields(self.limits, fields)
         return update.dialog_id, update.metadata

@@ -33,7 +33,7 @@ NOT_OPEN = "the client is not open: use it inside `async with`"
 EMPTY_REPORT = CloseReport(0, 0, 0, (), 0)
 
 TRANSPORT_CLOSE_TIMEOUT = 5.0
-"""Seconds in which the transport has to close its connections."""
+"""Maximum seconds for the transport to close its connections."""
 
 
 class _Signals:
@@ -52,11 +52,11 @@ class _Signals:
 
 
 class Lifecycle:
-    """Opens and closes one client, once.
+    """Opens and closes one client. A client can be opened only once.
 
     Attributes:
         engine, admission: None before the client is open.
-        report: Result of the close, None before.
+        report: Result of the close; None until the client has closed.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Lifecycle:
         return "closed" if self._closing else "not open"
 
     def check_open(self) -> Admission:
-        """Return the admission; raise `ClientUsageError` if nothing is accepted here and now."""
+        """Return the admission; raise `ClientUsageError` if it does not accept this caller now."""
         admission = self.admission
         if admission is None:
             raise ClientClosedError(NOT_OPEN)
@@ -96,7 +96,7 @@ class Lifecycle:
         return admission
 
     def require_open_engine(self) -> Engine:
-        """Return the engine; raise `ClientUsageError` if nothing is accepted here and now."""
+        """Return the engine; raise `ClientUsageError` if the client does not accept this caller."""
         self.check_open()
         assert self.engine is not None
         return self.engine
@@ -160,7 +160,7 @@ class Lifecycle:
                         signals.workers_started, signals.stop_workers, signals.in_flight_scope
                     )
                 finally:
-                    # Stop accepting before completing the rest: a woken caller must not submit.
+                    # Close the admission first: callers that wake up now must not submit.
                     admission.close()
                     engine.close()
                     signals.workers_ended.set()
@@ -175,14 +175,14 @@ class Lifecycle:
     async def exit(self, *, drain: bool) -> None:
         """Close at the end of ``async with``, and wait for the background task."""
         try:
-            # Requests in flight get their time even if this task is being cancelled.
+            # Let requests in flight complete even if this task is being cancelled.
             with anyio.CancelScope(shield=not drain):
                 await self.close(drain=drain, timeout=30.0)
         finally:
             await self._background.join()
 
     async def close(self, *, drain: bool, timeout: float) -> CloseReport:
-        """Stop accepting and complete everything within `timeout` seconds.
+        """Stop accepting operations and complete all accepted ones within `timeout` seconds.
 
         See `AsyncStateClient.aclose`.
         """
@@ -214,7 +214,7 @@ class Lifecycle:
         return self.report or EMPTY_REPORT
 
     async def _drain(self, engine: Engine, admission: Admission) -> None:
-        """Wait until all is complete and delivered, including what callbacks submit meanwhile."""
+        """Wait until all updates are complete and all events delivered, those of callbacks too."""
         admission.close(except_callbacks=True)
         engine.scheduler.end_linger(for_good=True)
         while engine.completion.busy or self._hooks.busy:
@@ -222,7 +222,7 @@ class Lifecycle:
             await self._hooks.wait_delivered()
 
     async def _join_close(self, signals: _Signals, *, drain: bool, timeout: float) -> CloseReport:
-        """Wait for the close under way, which ends within this `timeout` as well."""
+        """Wait for the close that another task started; cut it short after `timeout` seconds."""
         if not drain:
             signals.drain_scope.cancel()
         with anyio.move_on_after(timeout):
@@ -233,7 +233,7 @@ class Lifecycle:
         return self.report or EMPTY_REPORT
 
     async def _finish_close(self, engine: Engine, signals: _Signals, deadline: float) -> None:
-        """Cut off what is still running, close audit and transport, and write the report."""
+        """Stop running requests and callbacks, close audit and transport, and create the report."""
         try:
             signals.stop_workers.set()
             signals.in_flight_scope.cancel()
@@ -261,7 +261,7 @@ class Lifecycle:
             if self._transport is not None:
                 await self._transport.aclose()
         except Exception as error:
-            # Every update has its outcome; a failing transport must not hide that.
+            # Log only: every update has its outcome, and an exception here would hide it.
             log(WARNING, "the transport could not be closed: %s", type(error).__name__)
 
 

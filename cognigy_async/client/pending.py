@@ -1,4 +1,4 @@
-"""Wait for the outcome of an accepted update: the handle of a caller, and how tasks are woken."""
+"""The handle of an accepted update, and the objects that wake the tasks waiting for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PendingUpdate:
 
     @property
     def update_id(self) -> str:
-        """Id that the update is sent with."""
+        """Id of the update."""
         return self._item.update_id
 
     @property
@@ -51,7 +51,7 @@ class PendingUpdate:
         return self._item.completed
 
     def withdraw(self) -> bool:
-        """Withdraw the update. Return True if it was not sent, and never will be.
+        """Withdraw the update. Return True if it was not sent and will never be sent.
 
         Raises:
             ClientUsageError: Called in another event loop.
@@ -95,7 +95,7 @@ class Waiters:
 
 
 class _FutureWaiters(Waiters):
-    """Waiters for one task per item on asyncio, at a quarter of the cost."""
+    """Waiters for asyncio with one task per item; they cost a quarter of `Waiters`."""
 
     def __init__(self) -> None:
         self._create_future = asyncio.get_running_loop().create_future

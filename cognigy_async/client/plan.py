@@ -28,9 +28,9 @@ class Plan:
         invalid: Number of invalid inputs, which become outcomes with an error.
         dialogs: Number of different dialogs.
         requests: Minimum number of requests: no retries, and every merge that coalescing allows.
-        seconds: From the first request to the last if only the rate limit takes time; None without
+        seconds: Minimum time from the first request to the last under the rate limit; None without
             a rate limit.
-        warning: Problem and remedy, or None.
+        warning: Text with a problem and its remedy, or None.
     """
 
     updates: int
@@ -50,14 +50,14 @@ def plan(
     session_ttl: float | None = None,
     api: StateApi | None = None,
 ) -> Plan:
-    """Estimate what `update_many` would send. Needs no client and sends nothing.
+    """Estimate the requests of `update_many`. This needs no client and sends nothing.
 
-    The input is read once and not kept: memory grows with the number of dialogs, and of their
-    variables if updates are coalesced.
+    The input is read once and not kept. Memory grows with the number of dialogs, and with their
+    number of variables if updates are coalesced.
 
     Args:
         updates: An iterable of `StateUpdate` or mappings of its arguments.
-        rate_limit, coalesce, limits, api: As for the client.
+        rate_limit, coalesce, limits, api: See `AsyncStateClient`.
         session_ttl: Seconds that an unused session lives, for many endpoints 1,800 by default
             (docs.cognigy.com, "Quotas and Limits"). A longer job gets a warning.
 
@@ -151,7 +151,7 @@ class _Count:
         if members == 1:
             self.requests += requests
             return
-        # Sizes are checked already; the number of requests depends on which variables are set.
+        # Values do not matter here: the number of requests depends on the names of variables.
         assigned: dict[str, Any] = {name: dict.fromkeys(of, 0) for name, of in merge.names.items()}
         try:
             stand_in = together(self._limits, first, assigned)

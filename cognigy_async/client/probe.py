@@ -1,4 +1,4 @@
-"""Find out if the server's context/inject merges or replaces, which `SessionsApi` has to know."""
+"""Find out whether the server's context/inject merges or replaces; `SessionsApi` needs this."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ KEPT, OBJECT = "probe_kept", "probe_object"
 async def probe_inject(
     client: AsyncStateClient, dialog_id: str, *, user_id: str | None = None
 ) -> Injection | None:
-    """Inject twice and derive from the responses what happens to the first injection.
+    """Inject twice and find out from the responses whether the second one replaces the first.
 
-    The vendor's documentation does not say it. The probe writes the variables ``probe_kept`` and
+    The vendor does not document this. The probe writes the variables ``probe_kept`` and
     ``probe_object``. If inject replaces, all other variables of the context are lost: use a session
     that nobody needs.
 

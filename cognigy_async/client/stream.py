@@ -1,4 +1,4 @@
-"""`update_many`: many updates in, one outcome for each out, in constant memory."""
+"""`update_many`: send many updates and return one outcome for each, in constant memory."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from .config import ClientConfig
 from .lifecycle import Lifecycle
 
 INPUTS_PER_YIELD = 64
-"""Inputs taken from an iterable before other tasks get their turn."""
+"""Number of inputs taken from an iterable before other tasks may run."""
 
 INPUT_CLOSE_TIMEOUT = 5.0
-"""Seconds in which an asynchronous generator has to end when its stream is closed."""
+"""Maximum seconds for an asynchronous generator to end when its stream is closed."""
 
 
 class UpdateStream:
     """The outcomes of `update_many`, one for each input, in the order of completion.
 
-    Iterate over it, preferably inside ``async with``: leaving the block withdraws what was not
-    sent. Without the block, accepted updates are sent even if nobody reads their outcomes, and an
+    Iterate over it, preferably inside ``async with``: leaving the block withdraws unsent
+    updates. Without the block, accepted updates are sent even if nobody reads their outcomes. An
     asynchronous input is read on until the client is closed.
 
-    The stream takes input as workers need it, or as much as there is if updates are coalesced. It
+    The stream takes inputs when workers need them, or without delay if updates are coalesced. It
     holds at most half of `max_pending` inputs, unread outcomes included. An invalid input becomes
     an outcome with an error. An exception of the input itself is raised here, after the outcomes
     of the inputs before it.
@@ -116,10 +116,10 @@ class UpdateStream:
         await self.aclose()
 
     def stop(self) -> None:
-        """Take no more input, withdraw what was not sent, and let requests in flight end.
+        """Take no more input, withdraw unsent updates, and let requests in flight complete.
 
-        All outcomes are still to be read. A withdrawn update has an `UpdateWithdrawnError`, one
-        that waited for a retry has its last error.
+        All outcomes can still be read. A withdrawn update has an `UpdateWithdrawnError`. An update
+        that was waiting for a retry has its last error.
         """
         self._inputs = None
         self._exhausted = True
@@ -129,7 +129,7 @@ class UpdateStream:
         self._wake_reader()
 
     async def aclose(self) -> None:
-        """Take no more input, withdraw what was not sent, and drop unread outcomes.
+        """Take no more input, withdraw unsent updates, and drop unread outcomes.
 
         Raises:
             Exception: The asynchronous input raised it while it was closed.
@@ -138,7 +138,7 @@ class UpdateStream:
         inputs, self._inputs = self._inputs, None
         if self._feed_scope is not None and self._feed_ended is not None:
             self._feed_scope.cancel()
-            # Before waiting for the input, which may be slow to end.
+            # Withdraw before waiting for the input, which may be slow to end.
             self._withdraw()
             with anyio.CancelScope(shield=True):
                 await self._feed_ended.wait()
@@ -199,7 +199,7 @@ class UpdateStream:
         return not self._held or (self._held < self._limit and self._wants_more())
 
     def _wants_more(self) -> bool:
-        # Coalescing takes all there is, because more updates may then share a request.
+        # Take all input when coalescing, because more updates may then share a request.
         options = self._options
         scheduler = self._lifecycle.require_engine().scheduler
         return options.coalesce or scheduler.wants_input(live=options.live)
@@ -237,7 +237,7 @@ class UpdateStream:
         self._input_error = error
 
     def _submit(self, admission: Admission, given: UpdateInput) -> None:
-        """Submit an input, whose slot is taken already; an error becomes its outcome."""
+        """Submit an input that has a slot; turn an error into its outcome."""
         index = self._taken
         self._taken += 1
         self._held += 1
@@ -283,7 +283,7 @@ class UpdateStream:
                 )
                 raise
             else:
-                # Wrapped, because a stray cancellation would look like one of the reader.
+                # Wrap the error: a stray cancellation would look like a cancellation of the reader.
                 self._input_error = _wrapped("the input of update_many failed", error)
         finally:
             self._exhausted = True
@@ -294,7 +294,7 @@ class UpdateStream:
                 self._wake_reader()
 
     async def _acquire_slot(self) -> Admission:
-        """Wait until more input is wanted, and acquire a slot for it."""
+        """Wait until workers want more input, and acquire a slot for one update."""
         on_idle = self._lifecycle.require_engine().waker.on_idle
         while self._held >= self._limit or (self._held and not self._wants_more()):
             self._feeder = feeder = anyio.Event()

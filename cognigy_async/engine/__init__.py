@@ -1,1 +1,1 @@
-"""Order, timing and sending of requests."""
+"""Decide the order and time of requests, and send them."""

@@ -1,6 +1,6 @@
 """Apply a failure: let the dialog wait, pause it or the tenant, or give up.
 
-`RetryPolicy.next_wait` in `retry` decides how long.
+`RetryPolicy.next_wait` in `retry` computes the wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Backoff:
-    """Turns a failure into a wait until a moment, or into giving up."""
+    """Decides after a failure whether an item waits for a retry or is given up."""
 
     def __init__(self, context: Context, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -33,7 +33,7 @@ class Backoff:
         self._adaptive = context.quota.adaptive if context.quota is not None else None
 
     def failed(self, queue: DialogQueue, failure: RetryLater, began: float) -> bool:
-        """Let a queue wait after its head failed. Return False if the head is to be given up."""
+        """Make a queue wait after its head failed. Return False if the head must be given up."""
         scheduler = self._scheduler
         item, kind, error = queue.first, failure.response_kind, failure.error
         retry_state = item.retry_state
@@ -52,7 +52,7 @@ class Backoff:
         else:
             probe_at = scheduler.wait_for_server(queue, now)
             if probe_at != math.inf:
-                # Nothing is repeated before the next probe, whatever the backoff of this item is.
+                # Report the time of the next probe: nothing is repeated before it.
                 wait = max(0.0, probe_at - now)
         self.count(kind.value, item, wait)
         return True

@@ -1,4 +1,4 @@
-"""Limit the updates that are accepted and not yet complete."""
+"""Limit the number of updates that are accepted and not yet complete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PendingLimit:
         """Acquire a slot, waiting until one is free.
 
         Args:
-            dialog_id: Dialog whose turn is used; None takes turns as one more dialog.
+            dialog_id: Dialog in whose turn to wait; None counts as one more dialog.
 
         Raises:
             ClientClosedError: `close` was called while waiting.
@@ -66,7 +66,7 @@ class PendingLimit:
 
     def release(self) -> None:
         """Release a slot, handing it to the next waiter if there is one."""
-        # Slots acquired beyond capacity are not handed on: they shrink the excess first.
+        # While more slots are used than exist, no waiter gets the released slot.
         if self._waiters and self.used <= self.capacity:
             waiter = self._pop_next()
             waiter.has_slot = True

@@ -25,7 +25,7 @@ MOST_MERGED = 1000
 
 
 def joins(head: WorkItem, item: WorkItem) -> bool:
-    """Return whether an item may share the request of a head that coalesces, sizes aside.
+    """Return whether an item may share the request of a coalescing head; ignore sizes.
 
     A group has one policy, one timeout and one deadline, and is either live or bulk.
     """
@@ -76,7 +76,7 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
         # The items can still be sent one by one.
         return head
     group.group = Group(tuple(members))
-    # In reverse order, so that headers set by the oldest item's observer win.
+    # Reverse the order, so that the headers set by the oldest item's observer win.
     observed = [each.observations for each in reversed(members) if each.observations is not None]
     if observed:
         group.observations = Observations.joined(observed)
@@ -107,8 +107,8 @@ def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled
 def merges(update: StateUpdate) -> bool:
     """Return whether an update may share a request: it has no transition and no precondition.
 
-    A transition may not even end a group: the whole request could then not be repeated after a
-    lost response.
+    Even the last update of a group may have no transition: the request could then not be
+    repeated after a lost response.
     """
     return update.next_step is None and update.if_match is None
 
@@ -134,7 +134,7 @@ def key_of(update_ids: Iterable[str]) -> str:
 
 
 class Merge:
-    """The names and sizes, not values, of what the request of a group assigns so far."""
+    """The names and sizes of the variables that a group assigns so far, without values."""
 
     __slots__ = ("_most", "_sizes", "_space", "_totals")
 
@@ -150,10 +150,10 @@ class Merge:
         return self._sizes
 
     def take(self, payload: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Add the payload of the next update. Return False, and add nothing, if it must stay apart.
+        """Add the payload of the next update. Return False and add nothing if it cannot join.
 
-        It must stay apart if the request would be too large, or if it assigns an object to a
-        variable that the group assigns: servers may merge objects.
+        It cannot join if the request would be too large, or if it assigns an object to a
+        variable that the group already assigns, because servers may merge objects.
         """
         sizes: dict[str, dict[str, int]] = {}
         totals = dict(self._totals)

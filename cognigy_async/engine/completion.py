@@ -1,7 +1,7 @@
-"""Completion of items: outcomes, paused dialogs, `flush`, and what is left when a client closes.
+"""Complete items: outcomes, paused dialogs, `flush`, and the items left when a client closes.
 
-All of it is synchronous, except for waiting in `flush`. It keeps queues, pending limit, metrics,
-callbacks and audit in step with each outcome.
+Only `flush` waits; all else is synchronous. Each outcome updates queues, pending limit, metrics,
+callbacks and audit together.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Completion:
     """Completes items.
 
     Attributes:
-        unsent: updates that the close of the client found unsent.
+        unsent: updates that were not sent before the client closed.
     """
 
     def __init__(self, context: Context, scheduler: Scheduler) -> None:
@@ -57,7 +57,7 @@ class Completion:
     # Outcomes.
 
     def last_error(self, item: WorkItem) -> UpdateError:
-        """Return the error of an item that is not sent again."""
+        """Return the final error of an item that will not be sent again."""
         retry_state = item.retry_state
         last = retry_state.last_error if retry_state is not None else None
         if last is None:
@@ -69,7 +69,7 @@ class Completion:
         self.complete(queue, Settled(error=self.last_error(queue.first)))
 
     def expire(self, queue: DialogQueue) -> None:
-        """Complete the head of a queue, which was sent before and is past its deadline."""
+        """Complete the head of a queue after its deadline."""
         self.complete(queue, Settled(error=self._protocol.expired(queue.first)))
 
     def complete(self, queue: DialogQueue, done: Settled) -> None:
@@ -90,7 +90,7 @@ class Completion:
             try:
                 self._finish(member, own)
             except Exception as problem:
-                # A failure at one member must not keep the others from their outcomes.
+                # Continue, so that the other members get their outcomes; raise the failure later.
                 failure = failure or problem
         if failure is not None:
             raise failure
@@ -155,7 +155,7 @@ class Completion:
                 error,
                 dict(item.metadata),
             )
-        # No captured context: the first callback was registered after this update was accepted.
+        # The item has no context if the first callback was registered after its acceptance.
         context = item.context if item.context is not None else copy_context()
         self._hooks.publish(
             event,
@@ -210,11 +210,11 @@ class Completion:
         return any(True for _ in self._incomplete())
 
     async def flush(self) -> None:
-        """Wait until everything accepted before is complete, except in paused dialogs."""
+        """Wait until all items accepted so far are complete, except those of paused dialogs."""
         await self._flushes.wait(self._incomplete())
 
     def close(self) -> None:
-        """Complete everything that is left; nothing is sent any more."""
+        """Complete all remaining items without sending them."""
         self._scheduler.stop()
         self._pending_limit.close()
         scheduler = self._scheduler
@@ -222,7 +222,7 @@ class Completion:
         for item in sorted(left, key=lambda item: item.serial):
             queue = item.queue
             if queue is None:
-                # It was a member of a group that was given up.
+                # The item is already complete: its group was given up.
                 continue
             head = queue.first
             if item.sent_at is not None and head.attempts:
@@ -237,7 +237,7 @@ class Completion:
                 self.unsent.append(item.update)
             message = f"the client was closed before update {item.update_id!r} was sent"
             self.complete_unsent(item, ClientClosedError(message))
-            # The reader of a stream gets the outcomes of its rows, which may be thousands.
+            # Do not log the updates of a stream: its reader gets their outcomes.
             if item.kind is not READ and item.index < 0:
                 log(
                     WARNING,
@@ -269,7 +269,7 @@ def pause_error(queue: DialogQueue) -> DialogPausedError:
 
 
 def _completed_update(item: WorkItem, timestamp: float, completed_at: float) -> CompletedUpdate:
-    """Copy what the audit needs of a completed item."""
+    """Return a copy of the data of a completed item that the audit needs."""
     update, result = item.update, item.result
     status = etag = trace_id = None
     latency = 0.0

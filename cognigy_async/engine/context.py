@@ -1,4 +1,4 @@
-"""The parts that one engine shares; made when the client is opened."""
+"""The objects that all parts of one engine share; created when the client is opened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The shared parts of one engine. Parts copy what their hot paths need to `self`.
+    """The shared objects of one engine. Its parts copy those of their hot paths to `self`.
 
     Attributes:
         transport: the transport of the configuration, or the default one.

@@ -52,7 +52,7 @@ LEGAL: tuple[frozenset[QueueState], ...] = (
     frozenset({QueueState.READY, QueueState.PAUSED, QueueState.IDLE}),
     frozenset({QueueState.READY, QueueState.IDLE}),
 )
-"""States that may follow, indexed by the present state."""
+"""The allowed next states, indexed by the current state."""
 
 IDLE, READY, IN_FLIGHT, WAITING, PAUSED = QueueState
 """Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
@@ -69,8 +69,8 @@ class DialogQueue:
         behind: the items that follow; None until there is one, as most dialogs have none.
         live, from_callback: number of such items.
         until: moment until which a WAITING queue waits; infinite if it waits for the server.
-        ready_list: the list of `ReadyQueues` that a READY queue stands in.
-        paused_by: the failure that a PAUSED queue waits for `resume` after.
+        ready_list: the list of `ReadyQueues` that contains this queue while it is READY.
+        paused_by: the failure that paused the queue.
     """
 
     dialog_id: str
@@ -92,7 +92,7 @@ class DialogQueue:
 
     @property
     def work_items(self) -> list[WorkItem]:
-        """All items in order; the members of a group instead of the group."""
+        """All items in order; a group is replaced by its members."""
         head = self.head
         if head is None:
             return []
@@ -126,7 +126,7 @@ class DialogQueue:
             self.from_callback -= 1
 
     def join(self, group: WorkItem) -> None:
-        """Replace the members of a group, which are the first items, by the group."""
+        """Put a group at the head of the queue, in place of its members."""
         for item in group.members:
             self.remove(item)
             item.queue = self
@@ -147,7 +147,7 @@ class DialogQueue:
         self.state = state
 
     def begin(self) -> None:
-        """Leave the ready list: a worker sends a request of the head."""
+        """Leave the ready list and become IN_FLIGHT, because a worker sends the head."""
         self.ready_list = None
         self.move(IN_FLIGHT)
 

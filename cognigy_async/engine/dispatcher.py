@@ -1,8 +1,8 @@
 """The workers of one client.
 
-A worker takes a dialog's queue, sends the next request of its head, and applies what the response
-leads to. It makes one request at a time and holds nothing while an update backs off, so the number
-of workers is the bound on requests in flight, reads included. Decisions are made in synchronous
+A worker takes a dialog's queue, sends the next request of its head, and applies the decision on
+the response. It sends one request at a time and is free while an update backs off, so the number
+of workers limits the requests in flight, reads included. Decisions are made in synchronous
 code before and after the one await: whatever happens to a request, the head of the queue ends up
 completed, waiting, or ready for its next request.
 """
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 STEPS_BETWEEN_YIELDS = 32
-"""Requests after which a worker yields to the event loop, in case the transport never waits."""
+"""Number of steps after which a worker yields to the event loop if the transport never waits."""
 
 
 class Dispatcher:
-    """Runs the workers, awake and idle, and keeps time for what waits."""
+    """Runs the workers and wakes them when a wait or a deadline ends."""
 
     def __init__(
         self, context: Context, scheduler: Scheduler, completion: Completion, backoff: Backoff
@@ -74,7 +74,7 @@ class Dispatcher:
         """Requests that were not answered 401."""
         self._token: AccessToken | None = None
         self._token_scopes: set[anyio.CancelScope] = set()
-        """Scopes of the workers that wait for a token and hold nothing."""
+        """Cancel scopes of the workers that wait for a token; these hold no queue."""
 
     async def run(self, started: anyio.Event, stop: anyio.Event) -> None:
         """Run the workers until `stop` is set, then wait for the requests in flight."""
@@ -93,7 +93,7 @@ class Dispatcher:
             await self._work_within(scope)
 
     async def _work_within(self, scope: anyio.CancelScope) -> None:
-        """Send requests until the end; `scope` may be cancelled while waiting for a token."""
+        """Send requests until the scheduler stops; `scope` may be cancelled during a token wait."""
         scheduler, queues = self._scheduler, self._queues
         urgent, live, bulk = queues.urgent, queues.live, queues.bulk
         failures = self._token_failures
@@ -134,7 +134,7 @@ class Dispatcher:
             await self._idle()
 
     async def _idle(self) -> None:
-        """Wait to be woken; return at once after the end."""
+        """Wait until the waker wakes this worker; return at once if the waker has ended."""
         waker = self._waker
         if waker.ended:
             return
@@ -150,11 +150,11 @@ class Dispatcher:
                 waker.idle.remove(event)
 
     async def keep_time(self) -> None:
-        """Complete items past their deadline; make queues ready whose wait is over."""
+        """Complete items after their deadline, and make queues ready after their wait."""
         scheduler, waker = self._scheduler, self._waker
         while True:
             now = self._clock()
-            # Deadlines first: an update that is past its deadline must not become a probe.
+            # Check deadlines first: an update after its deadline must not become a probe.
             self._expire(now)
             scheduler.advance(now)
             waker.alarm_at = at = scheduler.next_event_at(now)
@@ -177,13 +177,13 @@ class Dispatcher:
             self._waker.wake()
 
     def _no_token(self, error: BaseException) -> bool:
-        """Handle a failure of the token provider. Return False if nothing can be done now."""
+        """Handle a failure of the token provider. Return False if the worker should idle."""
         failure = self._token_failures.record(error)
         self._token = None
         if not failure.transient:
             return True
         now = self._clock()
-        # No request is made, so the rate limit does not count.
+        # Ignore the rate limit, because no request is made.
         queue = self._scheduler.next_queue(now, limited=False)
         if queue is None:
             if self._scheduler.tenant.active:
@@ -208,7 +208,7 @@ class Dispatcher:
     # Sending a request and applying its response.
 
     async def _send(self, queue: DialogQueue, token: AccessToken, began: float) -> None:
-        """Send the next request of a queue's head, and apply what the response leads to."""
+        """Send the next request of a queue's head, and apply the decision on its response."""
         item = queue.head
         assert item is not None
         if item.retry_state is not None and token is item.retry_state.refused_token:
@@ -296,7 +296,7 @@ class Dispatcher:
             self._fail_internally(item, error)
 
     def _fail_internally(self, item: WorkItem, error: Exception) -> None:
-        """Fail one update after an error of the library or of the user's own parts."""
+        """Fail one update after an error in this library or in the user's code."""
         log(
             ERROR,
             "internal error while sending update %s: %s",
@@ -318,7 +318,7 @@ class Dispatcher:
         response_kind: ResponseKind,
         began: float,
     ) -> None:
-        """Let a limit that is learned from the server learn from a response."""
+        """Update the learned rate limit from a response."""
         adaptive.on_headers(response.headers, began, self._clock(), time.time())
         if response_kind is not ResponseKind.THROTTLED:
             adaptive.on_accepted(began)
@@ -335,8 +335,8 @@ class Dispatcher:
     async def _announce(self, queue: DialogQueue, watch: UpdateWatch) -> None:
         """Call the watch before a request that must not be repeated blindly.
 
-        The call takes time, so the queue takes one more turn afterwards: only the worker that sends
-        asks whether a request may go now.
+        The call takes time, so the queue then becomes ready again: the worker that takes it next
+        checks whether the request may be sent at that time.
         """
         item = queue.first
         began = self._clock()
@@ -386,7 +386,7 @@ class Dispatcher:
             self._continue(queue)
             return
         if others:
-            # Other requests were authorized: tokens just expire quickly, so count no attempt.
+            # Do not count this failure: other requests were authorized, so tokens expire quickly.
             retry_state.failures -= 1
             retry_state.counted_failures -= 1
         self._back_off(queue, RetryLater(ResponseKind.UNAUTHORIZED, error), began)
@@ -413,7 +413,7 @@ class Dispatcher:
         try:
             waits = self._backoff.failed(queue, failure, began)
         except Exception as error:
-            # Strategies are the user's own: what they raise ends this update and nothing else.
+            # The user wrote the strategy: its exception must fail only this update.
             log(ERROR, "the retry policy raised %s", type(error).__name__)
             last = self._completion.last_error(queue.first)
             last.__cause__ = error
@@ -430,7 +430,7 @@ class Dispatcher:
         return deadline is not None and self._clock() >= deadline
 
     def _abort(self, queue: DialogQueue, lost: NoResponseError) -> None:
-        """Give up the head, whose request in flight was torn down."""
+        """Stop sending, and give up the head, whose request in flight was aborted."""
         self._mark_lost(queue.first, lost)
         self._scheduler.stop()
         self._completion.give_up(queue)

@@ -1,4 +1,4 @@
-"""The engine of one client: its parts put together, and the way of items in and out."""
+"""The engine of one client: it connects all parts, and can withdraw or cancel items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """The parts of one open client, put together."""
+    """Connects the parts of one open client."""
 
     def __init__(self, context: Context) -> None:
         self.clock = context.clock
@@ -50,7 +50,7 @@ class Engine:
         return True
 
     def cancel(self, item: WorkItem) -> None:
-        """Withdraw an item whose caller is gone, or let its request end without a retry."""
+        """Cancel an item for its caller: withdraw it, or complete its request without a retry."""
         if self.withdraw(item) or item.completed:
             return
         item.abandoned = True
@@ -58,7 +58,7 @@ class Engine:
         assert queue is not None
         head = queue.first
         if head is not item:
-            # The body of a group is fixed: the group goes on while any caller waits for it.
+            # A group cannot lose a member; it is sent as long as any caller waits for it.
             if not all(member.abandoned for member in head.members):
                 return
             head.abandoned = True
@@ -71,18 +71,18 @@ class Engine:
         self.waker.wake()
 
     async def flush(self) -> None:
-        """Wait until everything accepted before is complete; none of it lingers any more."""
+        """End the linger of all items accepted so far, and wait until they are complete."""
         self.scheduler.end_linger()
         await self.completion.flush()
 
     def save_quota(self) -> QuotaState:
-        """Return what the rate limits must know after a restart."""
+        """Return the state of the rate limits, to restore it after a restart."""
         if self._quota is None:
             return {"at": time.time(), "starts": []}
         return self._quota.save(self.clock(), time.time())
 
     def restore_quota(self, state: QuotaState) -> None:
-        """Restore what `save_quota` returned."""
+        """Restore the state that `save_quota` returned."""
         if self._quota is not None:
             self._quota.restore(state, self.clock(), time.time())
 
@@ -95,7 +95,7 @@ class Engine:
     async def run(self, started: anyio.Event, stop: anyio.Event, cut: anyio.CancelScope) -> None:
         """Run until `stop` is set, then wait for the requests in flight.
 
-        Cancelling `cut` aborts them. Call `close` afterwards, however this ends.
+        Cancelling `cut` aborts these requests. Always call `close` afterwards, even after an error.
         """
         async with anyio.create_task_group() as keepers:
             self._keepers = keepers
@@ -107,5 +107,5 @@ class Engine:
             keepers.cancel_scope.cancel()
 
     def close(self) -> None:
-        """Complete everything that is left; nothing may be accepted any more."""
+        """Complete all remaining items; call this only when no more items are accepted."""
         self.completion.close()

@@ -1,4 +1,4 @@
-"""Outages: bulk work that waits while the server does not answer, and its probes.
+"""Hold back bulk work while the server does not answer, and probe the server.
 
 Everything takes `now` (seconds of a monotonic clock) as an argument.
 """
@@ -17,11 +17,11 @@ Waiting = TypeVar("Waiting", bound=Hashable)
 
 
 class Outage(Generic[Waiting]):
-    """Bulk work that found the retry budget empty.
+    """The dialogs whose bulk work waits because the retry budget was empty.
 
     While the outage lasts, the only bulk requests are probes, one for each backoff. The waiting
-    dialogs take turns to probe, since one of them may fail by its own fault. The first success ends
-    the outage; what still waits then goes one by one, as the budget fills or the backoff ends.
+    dialogs take turns to probe, since one of them may cause its failure itself. A success ends
+    the outage; the dialogs still waiting are then released one by one, by budget or backoff.
 
     Args:
         in_flight: number of waiting dialogs above which bulk work stops even after a success.
@@ -34,7 +34,7 @@ class Outage(Generic[Waiting]):
         self.waiting: deque[Waiting] = deque()
         """Dialogs that wait, in the order of their turns."""
         self.lasts = False
-        """True if there was no success since the first failure that found the budget empty."""
+        """True from the first failure with an empty budget until the next success."""
         self.blocks = False
         """True if bulk work other than probes has to wait."""
         self._failures = 0
@@ -50,7 +50,7 @@ class Outage(Generic[Waiting]):
         self.blocks = self.lasts or len(self.waiting) > self._in_flight
 
     def add(self, one: Waiting, now: float) -> None:
-        """Let a dialog wait whose retry found the budget empty, or that was the probe."""
+        """Add a waiting dialog: its retry found the budget empty, or its probe failed."""
         if one is self.probe or not self.lasts:
             self._failures += 1
             self._next_probe = now + self._backoff(self._failures)
@@ -67,7 +67,7 @@ class Outage(Generic[Waiting]):
         self._decide()
 
     def discard(self, one: Waiting) -> None:
-        """Forget a dialog that waits or probes."""
+        """Remove a dialog that waits or is the probe."""
         if one is self.probe:
             self.probe = None
         else:
@@ -77,13 +77,13 @@ class Outage(Generic[Waiting]):
         self._decide()
 
     def next_probe_at(self) -> float:
-        """Return when `release` will return the next probe, infinite for never."""
+        """Return the time from which `release` returns a probe; infinity for never."""
         waits_for_probe = self.lasts and self.probe is not None
         return math.inf if waits_for_probe or not self.waiting else self._next_probe
 
     @property
     def wants_another(self) -> bool:
-        """Return whether all waiting dialogs had a turn, so that a fresh one may probe."""
+        """Return whether all waiting dialogs had a turn, so that a new dialog may probe."""
         return self.lasts and self._turns >= len(self.waiting)
 
     def probe_with(self, one: Waiting, now: float) -> None:
@@ -93,7 +93,7 @@ class Outage(Generic[Waiting]):
         self.probe = one
 
     def release(self, now: float, budget: RetryBudget) -> Waiting | None:
-        """Return the next dialog that may go now, if any."""
+        """Return a dialog that may send its request now, or None."""
         if now >= self.next_probe_at():
             self._next_probe = now + self._backoff(self._failures + 1)
             one = self.waiting.popleft()

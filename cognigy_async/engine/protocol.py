@@ -1,4 +1,4 @@
-"""The protocol of one update: which request is next, and what its response leads to.
+"""The protocol of one update: choose its next request and decide what follows a response.
 
 Conflicts, lost answers and `modify` are handled here, in pure functions of an item and a response.
 """
@@ -68,7 +68,7 @@ Decision: TypeAlias = Settled | SendNext | RetryLater
 
 
 class UpdateProtocol:
-    """Decides which request of an item is next, and what a response leads to.
+    """Chooses the next request of an item, and decides what follows its response.
 
     Args:
         api: builds requests and reads responses.
@@ -99,7 +99,7 @@ class UpdateProtocol:
         if item.etag is not None:
             request.headers["if-match"] = item.etag
         elif not request.idempotent:
-            # Before the request is sent: a read after it may already see what it did.
+            # Store this before sending: a later read may already see the effect of the request.
             item.etag_before = self._known_etag(item.dialog_id)
         return request
 
@@ -112,7 +112,7 @@ class UpdateProtocol:
         now: float,
         wall_clock: float,
     ) -> Decision:
-        """Return what follows a response other than 401."""
+        """Return the decision after a response other than 401."""
         if response_kind is APPLIED:
             if item.action is WRITE:
                 return self._applied(item, response, now)
@@ -128,7 +128,7 @@ class UpdateProtocol:
         return following
 
     def unanswered(self, item: WorkItem, error: UpdateError) -> Decision:
-        """Return what follows a request that was not answered or could not be sent."""
+        """Return the decision after a request that was not answered or could not be sent."""
         lost = isinstance(error, NoResponseError)
         return self._failed(
             item, ResponseKind.NO_RESPONSE if lost else ResponseKind.NOT_SENT, error
@@ -310,7 +310,7 @@ class UpdateProtocol:
         return RetryLater(response_kind, error)
 
     def _harmless(self, item: WorkItem) -> bool:
-        """Return whether applying the next write twice does no harm."""
+        """Return True if the next write can be applied twice without harm."""
         return self.api.honours_idempotency_keys or _assigns_only(item)
 
     def _conflict(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Decision:

@@ -1,6 +1,6 @@
-"""Queues of dialogs with work: whose turn it is, and how long the others wait.
+"""The queues of dialogs with work: choose the next one, and keep the times of waiting ones.
 
-No clock, no await, no network. Dialogs without work are not kept.
+This module uses no clock, no await and no network. It does not keep dialogs without work.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .work_item import WorkItem
 
 MIN_PURGE_SIZE = 1024
-"""Places and timers of queues below which none is purged."""
+"""Number of list entries or timers below which no stale ones are removed."""
 
 
 class ReadyQueues:
-    """The queues of all dialogs with work, and whose turn it is.
+    """The queues of all dialogs with work; chooses the queue to send next.
 
     Ready queues take turns in three classes: urgent (a callback waits for it), live, bulk. A queue
     belongs to the highest class of its items, so that items before a live update are promoted
@@ -58,7 +58,7 @@ class ReadyQueues:
         return f"<ReadyQueues {counts or 'empty'}>"
 
     def get(self, dialog_id: str) -> DialogQueue | None:
-        """Return the queue of a dialog, None if it has nothing to do."""
+        """Return the queue of a dialog, or None if the dialog has no work."""
         return self._by_dialog.get(dialog_id)
 
     def accept(self, item: WorkItem, queue: DialogQueue | None = None) -> None:
@@ -120,15 +120,15 @@ class ReadyQueues:
         self._purge_threshold.purged(most)
 
     def waiting(self) -> int:
-        """Return the number of places in the ready lists."""
+        """Return the number of entries in the ready lists."""
         return len(self.live) + len(self.bulk) + len(self.urgent)
 
     def waiting_before_bulk(self) -> int:
-        """Return the number of places that go before bulk work."""
+        """Return the number of entries that are served before bulk work."""
         return len(self.live) + len(self.urgent)
 
     def take(self, *, bulk: bool = True, reserved_only: bool = False) -> DialogQueue | None:
-        """Return the queue whose turn it is, now in flight, or None.
+        """Mark the next queue as in flight and return it, or return None.
 
         Args:
             bulk: include bulk work.
@@ -183,7 +183,7 @@ class ReadyQueues:
         return None
 
     def take_live(self) -> DialogQueue | None:
-        """Return the next live queue, now in flight, or None."""
+        """Mark the next live queue as in flight and return it, or return None."""
         return self._next(self.live)
 
     @staticmethod
@@ -200,7 +200,7 @@ class ReadyQueues:
         return None
 
     def wait(self, queue: DialogQueue, until: float) -> None:
-        """Let a queue wait until a moment; infinite if something else makes it ready."""
+        """Make a queue wait until a time; infinity if something else makes it ready."""
         queue.move(WAITING)
         queue.until = until
         if until != math.inf:
@@ -210,7 +210,7 @@ class ReadyQueues:
                 self._purge()
 
     def next_due(self) -> float:
-        """Return when the first waiting queue is due, infinite if none waits."""
+        """Return the time at which the first waiting queue is due; infinity if none waits."""
         timers = self._timers
         while timers and not self._is_current(timers[0]):
             heapq.heappop(timers)
@@ -222,7 +222,7 @@ class ReadyQueues:
         return queue.state is WAITING and queue.until == until
 
     def due(self, now: float) -> int:
-        """Make the queues ready that are due. Return their number."""
+        """Make all queues ready whose time has come. Return their number."""
         count = 0
         while self.next_due() <= now:
             queue = heapq.heappop(self._timers)[2]
@@ -272,7 +272,7 @@ class ReadyQueues:
             self.ready(queue)
 
     def pause(self, queue: DialogQueue, error: CognigyError) -> None:
-        """Hold back what follows a failed update until `resume`."""
+        """Hold back the items after a failed update until `resume`."""
         queue.move(PAUSED)
         queue.ready_list = None
         queue.paused_by = error
@@ -284,7 +284,7 @@ class ReadyQueues:
 
 
 class Deadlines:
-    """Items by their deadline. At most half of those held are complete already."""
+    """The items that have a deadline, ordered by it; completed ones are removed now and then."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, WorkItem]] = []

@@ -1,7 +1,7 @@
-"""Decide when the next request may go, and to which dialog.
+"""Decide when the next request may be sent, and for which dialog.
 
-Nothing here awaits, reads a clock or talks to the network: the caller passes `now`. The only effect
-outside is on the waker.
+Nothing here awaits, reads a clock or uses the network: the caller passes `now`. The only effect
+on other objects is to wake workers.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 
 SPARE_RETRIES = 10
-"""Retries allowed beyond one for each worker and the share of first attempts."""
+"""Retries allowed in addition to one for each worker and to a share of first attempts."""
 
 FALLBACK_BACKOFF = 5.0
 """Seconds between probes if the wait strategy raises."""
 
 READ_AHEAD = 4
-"""Ready queues for each worker beyond which a stream takes no further input."""
+"""Number of ready queues per worker at which a stream stops taking input."""
 
 
 class Scheduler:
-    """Decides when the next request of one client may go, and to which dialog.
+    """Decides when the next request of one client may be sent, and for which dialog.
 
     Attributes:
-        queues: the dialogs that have something to do.
+        queues: the queues of dialogs with work.
         tenant, dialogs: pauses that the server asked for.
         budget: limits retries.
         outage: bulk work that waits for the server.
-        reads: queues of reads; each read has one of its own.
+        reads: queues of reads; each read has its own queue.
         serial: serial of the last accepted item.
-        quiet: nothing failed lately, so `first_attempt` and `on_response` need not be called.
-        stopped: no further request is sent.
+        quiet: True if nothing failed lately; `first_attempt` and `on_response` need not be called.
+        stopped: True if no further request is sent.
     """
 
     def __init__(self, context: Context) -> None:
@@ -73,7 +73,7 @@ class Scheduler:
         self.stopped = False
 
     def stop(self) -> None:
-        """Send no further request."""
+        """Stop sending requests."""
         self.stopped = True
 
     # Adding and removing items.
@@ -126,7 +126,7 @@ class Scheduler:
         self._waker.wake()
 
     def _leave_outage(self, queue: DialogQueue) -> None:
-        """Forget a queue whose head is completed as a probe or as waiting for the server."""
+        """Remove a queue from the outage if it is the probe or waits for the server."""
         waits = queue.until == math.inf and queue.state is QueueState.WAITING
         if waits or queue is self.outage.probe:
             self.outage.discard(queue)
@@ -135,7 +135,7 @@ class Scheduler:
     # The next request.
 
     def next_queue(self, now: float, *, limited: bool = True) -> DialogQueue | None:
-        """Return a queue whose head may be sent now, marked as in flight, or None.
+        """Mark a queue whose head may be sent now as in flight and return it, or return None.
 
         Args:
             now: seconds of the client's clock, the start of the request.
@@ -176,7 +176,7 @@ class Scheduler:
                 break
             if queue is outage.probe:
                 self.wait_for_server(queue, now)
-                # The next probe is expected to have to wait as long as this dialog.
+                # Wake up when this dialog may send: the next probe probably waits as long.
                 self._waker.wake_at(until)
             else:
                 self.wait(queue, until)
@@ -248,19 +248,19 @@ class Scheduler:
         self.dialogs.throttle(dialog_id, now, now + wait)
 
     def send_next(self, queue: DialogQueue) -> None:
-        """Make a queue ready for the next request of the same head, before others of its class."""
+        """Make a queue ready for its head's next request, before other queues of its class."""
         # An outage must not hold back a probe that needs several requests.
         self.queues.ready(queue, first=True, urgent=queue is self.outage.probe)
 
     # Waiting.
 
     def wait(self, queue: DialogQueue, until: float) -> None:
-        """Let a queue wait until a moment."""
+        """Make a queue wait until a time."""
         self.queues.wait(queue, until)
         self._waker.wake_at(until)
 
     def wait_for_server(self, queue: DialogQueue, now: float) -> float:
-        """Let a queue wait to probe the server. Return when the next probe goes, inf if unknown."""
+        """Make a queue wait for the server. Return the time of the next probe, inf if unknown."""
         self.queues.wait(queue, math.inf)
         self.quiet = False
         self._now = now
@@ -269,7 +269,7 @@ class Scheduler:
         return self.outage.next_probe_at()
 
     def may_repeat(self, queue: DialogQueue, response_kind: ResponseKind) -> bool:
-        """Spend the budget of one retry. Return False if there is none; a probe never has any."""
+        """Take one retry from the budget. Return False if it is empty or the queue is a probe."""
         if queue is self.outage.probe:
             return False
         if response_kind not in RETRYABLE_KINDS:
@@ -284,14 +284,14 @@ class Scheduler:
         try:
             return self._policy.backoff(failures, None, self._now)
         except Exception as error:
-            # The strategy is the user's own, and the outage concerns every dialog.
+            # The user wrote the strategy; its exception must not break the outage of all dialogs.
             log(ERROR, "the wait strategy raised %s", type(error).__name__)
             return FALLBACK_BACKOFF
 
     # Time.
 
     def advance(self, now: float) -> None:
-        """Make ready what has waited until now, and wake a worker for it."""
+        """Make queues ready whose wait has ended, and wake a worker."""
         ready = self.queues.due(now) + self._release(now)
         if self.tenant.active and self.tenant.next_slot_at(now) <= now:
             ready += 1
@@ -306,7 +306,7 @@ class Scheduler:
         return self._deadlines.due(now)
 
     def next_event_at(self, now: float) -> float:
-        """Return when `advance` or `overdue` will next find something, infinite for never."""
+        """Return the time at which `advance` or `overdue` has work; infinity for never."""
         tenant = self.tenant
         slot_at = tenant.next_slot_at(now) if tenant.active else now
         return min(
@@ -318,10 +318,10 @@ class Scheduler:
         )
 
     def _release(self, now: float) -> int:
-        """Make queues ready that wait for the server, if the budget or the next probe allows."""
+        """Make queues that wait for the server ready if the budget or a due probe allows it."""
         outage = self.outage
         self._now = now
-        # Queues that wait for the server have reserved slots; a fresh probe would need new ones.
+        # A new probe needs callback slots; queues that wait for the server already have them.
         if outage.wants_another and now >= outage.next_probe_at() and not self._hooks.full:
             fresh = self.queues.promote_bulk()
             if fresh is not None:
@@ -334,7 +334,7 @@ class Scheduler:
         self._set_probe_alarm()
         return count
 
-    # Questions of the admission.
+    # Methods that the admission and streams call.
 
     def earliest(self, dialog_id: str, now: float) -> float:
         """Return the earliest moment at which a new update of a dialog may be sent."""
@@ -347,13 +347,13 @@ class Scheduler:
         return max(now, slot_at, until, quota_at)
 
     def wants_input(self, *, live: bool) -> bool:
-        """Return whether more updates of that class would find workers soon."""
+        """Return whether workers would soon send more live (or else bulk) updates."""
         queues = self.queues
         waiting = queues.waiting_before_bulk() if live else queues.waiting()
         return waiting < self._read_ahead
 
     def end_linger(self, *, for_good: bool = False) -> None:
-        """End the linger of all accepted items; with `for_good` also of later ones."""
+        """End the linger of all accepted items; `for_good` also ends it for later items."""
         if self._linger is not None:
             self._linger.end(self.serial)
             if for_good:
@@ -374,7 +374,7 @@ class Linger:
         self._ended_serial = -1
 
     def until(self, queue: DialogQueue) -> float:
-        """Return until when a queue waits, 0.0 if it does not."""
+        """Return the time until which a queue waits; 0.0 if it does not wait."""
         head = queue.first
         if not head.coalesces or head.sent_at is not None or head.serial <= self._ended_serial:
             return 0.0
@@ -392,7 +392,7 @@ class Linger:
             self._make_ready(queue)
 
     def end(self, serial: int) -> None:
-        """Let no item whose serial is at most this one wait any longer for more updates."""
+        """End the waiting of all items up to this serial."""
         self._ended_serial = serial
         for queue in self._queues:
             self._make_ready(queue)

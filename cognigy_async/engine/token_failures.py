@@ -1,4 +1,4 @@
-"""Failures to get a token, and the updates that share them."""
+"""Fail the updates that waited for a token when the provider has none."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 SHARED_BY_BULK = 1.0
-"""Seconds for which a final failure holds for bulk work accepted after it."""
+"""Seconds after a final failure in which newly accepted bulk work fails too."""
 
 
 class TokenFailures:
     """The last final failure to get a token; every update that waited for that token fails with it.
 
     Attributes:
-        last: None if the last attempt to get a token succeeded.
+        last: the failure; None after a token was received.
     """
 
     def __init__(self, context: Context, scheduler: Scheduler, completion: Completion) -> None:
@@ -48,7 +48,7 @@ class TokenFailures:
         return failure
 
     def clear(self) -> None:
-        """Forget the last failure: there is a token."""
+        """Forget the last failure, because the provider has returned a token."""
         self.last = None
 
     def fail_next(self) -> bool:
@@ -57,7 +57,7 @@ class TokenFailures:
         if self.last is None or queue is None:
             return False
         item = queue.first
-        # Bulk work is fed in one by one: without this, each row would ask for a new token.
+        # Bulk updates arrive one by one; without this, each would request a new token.
         recent = not item.live and self._clock() < self._failed_at + SHARED_BY_BULK
         if item.serial > self._serial and not recent:
             self._scheduler.queues.ready(queue, first=True)

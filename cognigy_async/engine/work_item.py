@@ -1,4 +1,4 @@
-"""Items of work: accepted updates, reads and resets, and how far each has come."""
+"""Work items: accepted updates, reads and resets, with their progress."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Kind(enum.Enum):
     """The operation that an item stands for."""
 
     ASSIGN = "assign"
-    """Assign variables, perhaps with a transition, without a precondition of the caller."""
+    """Assign variables, perhaps with a transition, without `if_match`."""
     STRICT = "strict"
     """Assign with the caller's `if_match`."""
     MODIFY = "modify"
-    """Read, decide, write if nothing changed meanwhile."""
+    """Read the state, let the caller decide, write if the state is unchanged."""
     READ = "read"
     """Read the state."""
     RESET = "reset"
@@ -83,17 +83,17 @@ class Sink(Protocol):
     """Receives the outcome of an item."""
 
     def notify(self, item: WorkItem, /) -> None:
-        """Take note that the item has its outcome."""
+        """Handle the outcome of an item."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class Modification:
-    """The part of an item that only a `modify` has.
+    """The data that only a `modify` has.
 
     Attributes:
         decide: the caller's function from a state to an assignment.
-        conflicts: how often the state had changed before it was written.
+        conflicts: number of writes that failed because the state had changed.
     """
 
     decide: Decide
@@ -102,14 +102,14 @@ class Modification:
 
 @dataclass(slots=True, eq=False)
 class Reading:
-    """The part of an item that only a read has: the state, once it is known."""
+    """The data that only a read has: the state; None until it is known."""
 
     state: DialogState | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """The part of an item that carries others: those that share its request, in order."""
+    """The data that only a group has: the items that share its request, in order."""
 
     members: tuple[WorkItem, ...]
 
@@ -120,16 +120,16 @@ class WorkItem:
 
     Attributes:
         kind: the operation.
-        update: the update to send; None for a read, a reset, and a `modify` that did not decide.
+        update: the update to send; None for a read, a reset, or a `modify` not yet decided.
         serial: position in the order of acceptance.
         sink: receives the outcome.
         context: context variables that callbacks and `modify` functions run in.
         live: goes before bulk work.
-        from_callback: submitted by a callback, which waits for it.
+        from_callback: True if a callback submitted the item and may wait for it.
         waits_when_paused: waits while its dialog is paused; other items fail.
         coalesces: may share a request with other updates of its dialog.
         index: position in the input of a stream, -1 outside of streams.
-        metadata: texts of the caller, for callbacks and the audit.
+        metadata: strings of the caller for callbacks and the audit.
         accepted_at, sent_at: seconds of the client's clock; `sent_at` is None before the first
             request.
         attempts: number of requests made.
@@ -138,15 +138,15 @@ class WorkItem:
         part: index of the next request in `requests`.
         etag: version that the next write depends on.
         etag_before: last known version before a request that cannot be repeated blindly.
-        announced: the watch was called for the next request.
+        announced: True if the watch was called for the next request.
         reserved: callback queues in which a slot is reserved for the event.
         observations: the observers of this item, None if there are none.
-        queue: the queue that the item stands in, None before and after.
+        queue: the queue that contains the item, or None.
         waiter: object by which the waiting task is woken.
-        abandoned: the caller is gone; the item is not sent again.
-        completed: the item has its outcome, which is in `result`, `reading` or `error`.
+        abandoned: True if the caller cancelled; the item is not sent again.
+        completed: True if the item has an outcome, in `result`, `reading` or `error`.
         headers: headers of the response that confirmed the update.
-        retry_state: what went wrong so far, None if nothing did.
+        retry_state: the failures so far; None if there were none.
         modification, reading, group: data of a `modify`, a read or a group; else None.
     """
 
@@ -201,7 +201,7 @@ class WorkItem:
 
     @property
     def has_slot(self) -> bool:
-        """Return whether its event has a slot in the callback queues or needs none."""
+        """Return True if the event of the item has its callback slots or needs none."""
         return self.sent_at is not None or self.kind is READ
 
     @property
@@ -217,5 +217,5 @@ class WorkItem:
 
     @property
     def idempotent(self) -> bool:
-        """Return whether carrying out the next request twice does no harm."""
+        """Return True if the next request can be carried out twice without harm."""
         return self.requests is None or self.requests[self.part].idempotent

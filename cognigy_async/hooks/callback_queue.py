@@ -1,4 +1,4 @@
-"""One callback and its queue: in order for each dialog, bounded, with a timeout and retries.
+"""One callback and its bounded queue: call it in order per dialog, with timeout and retries.
 
 An update reserves a slot in the queue of each callback before it is sent. Its event keeps the slot
 until the callback has succeeded or the event is a dead letter.
@@ -38,7 +38,7 @@ CLIENT_CLOSED = "the client was closed before the event was delivered"
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One event on its way to one callback."""
+    """One event that must be delivered to one callback."""
 
     event: UpdateEvent
     context: Context
@@ -47,7 +47,7 @@ class Delivery:
 
 
 class DeliveryTasks:
-    """The tasks that deliver the events of one client; `running` while new ones can be started."""
+    """The tasks that deliver the events of one client; new ones can start while `running`."""
 
     def __init__(self, metrics: Metrics, waker: Waker) -> None:
         self.metrics = metrics
@@ -57,7 +57,7 @@ class DeliveryTasks:
         self._tasks: TaskGroup | None = None
 
     async def run(self, stop: anyio.Event, started: anyio.Event) -> None:
-        """Run deliveries until `stop` is set, then cancel those that are left."""
+        """Run deliveries until `stop` is set, then cancel those still running."""
         try:
             async with anyio.create_task_group() as self._tasks:
                 self.running = True
@@ -70,7 +70,7 @@ class DeliveryTasks:
     def spawn(
         self, context: Context, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
     ) -> None:
-        """Start a task that inherits `context`, which is that of the caller of `update`."""
+        """Start a task in `context`, the context variables of the caller of `update`."""
         assert self._tasks is not None
         context.run(self._tasks.start_soon, function, *args)
 
@@ -161,7 +161,7 @@ class CallbackQueue:
     async def _deliver(self, dialog_id: str, delivery: Delivery) -> None:
         failure: BaseException | None = None
         try:
-            # trio runs the tasks of one round in any order; the caller of `update` runs first.
+            # Let the caller of `update` run first: trio runs ready tasks in any order.
             await anyio.lowlevel.checkpoint()
             delivery.attempts += 1
             await self._invoker.call(self._callback, delivery.event)
@@ -195,7 +195,7 @@ class CallbackQueue:
         self._start_deliveries()
 
     def _advance(self, dialog_id: str) -> None:
-        """Remove the first event of a dialog, whose next one becomes ready; release the slot."""
+        """Remove the first event of a dialog, release its slot, and make the next event ready."""
         queue = self._by_dialog[dialog_id]
         queue.popleft()
         if queue:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """One call of a user function; `active` until the function has returned."""
+    """One call of a user function; `active` is True until the function has returned."""
 
     __slots__ = ("active", "owner")
 
@@ -29,7 +29,7 @@ class Call:
 
 
 current_call: ContextVar[Call | None] = ContextVar("cognigy_async.call", default=None)
-"""Call that runs the present code. Tasks that it started inherit this and may outlive the call."""
+"""The call that runs the current code. Tasks that it starts inherit this and may outlive it."""
 
 
 class Invoker:
@@ -39,7 +39,7 @@ class Invoker:
         name: Name of the callback in messages.
         owner: Identifies the client in `current_call`.
         timeout: Seconds for one call.
-        max_hanging: Number of threads that may run on after their timeout; beyond it a plain
+        max_hanging: Maximum number of threads that still run after their timeout; then a plain
             function is not called.
         metrics: Counts abandoned threads.
     """
@@ -53,7 +53,7 @@ class Invoker:
         self._max_hanging = max_hanging
         self._metrics = metrics
         self._hanging: set[object] = set()
-        # The queue bounds the number of calls, and a hanging thread must not hold a token.
+        # Set no limit: the queue limits the calls, and a hanging thread must not use a place.
         self._threads = anyio.CapacityLimiter(math.inf)
 
     async def call(

@@ -1,6 +1,6 @@
-"""Observers: notified of every update and each of its requests, for example for tracing.
+"""Observers are notified of every update and each of its requests, for example for tracing.
 
-Callbacks act on an outcome, after it and in the background. An `Observer` is called synchronously
+Callbacks run in the background after an outcome. An `Observer` is called synchronously
 in the event loop and may add headers to a request. It must be fast; its exceptions are logged and
 change nothing.
 """
@@ -27,7 +27,7 @@ class Observation(Protocol):
         """Handle a request that is about to be sent; headers may be added to it.
 
         Args:
-            request: At the first attempt without credentials, later with those of the last one.
+            request: The request. It has no credentials at first, later those of the last attempt.
             attempt: Number of the attempt, from 1.
         """
         ...
@@ -39,7 +39,7 @@ class Observation(Protocol):
         ...
 
     def settled(self, error: BaseException | None, attempts: int) -> None:
-        """Handle the outcome of the operation: None for success."""
+        """Handle the outcome of the operation; `error` is None after a success."""
         ...
 
 
@@ -47,7 +47,7 @@ class Observer(Protocol):
     """Observes all operations of the clients that it is added to with `add_observer`."""
 
     def accepted(self, operation: Operation, dialog_id: str, update_id: str) -> Observation | None:
-        """Return the observation of a new operation, or None to ignore it.
+        """Return an `Observation` for a new operation, or None to ignore the operation.
 
         Called in the context of the caller, before the first request.
         """

@@ -19,7 +19,7 @@ from .options import CallbackOptions, HookOptions
 CallbackT = TypeVar("CallbackT", bound=Callback)
 
 DEAD_LETTER_TIMEOUT = 1.0
-"""Seconds that all dead-letter handlers have together when a client closes."""
+"""Total seconds for all dead-letter handlers when a client closes."""
 
 
 class CallbackRegistry:
@@ -50,7 +50,7 @@ class CallbackRegistry:
         self.observers += (observer,)
 
     def inside_callback(self) -> bool:
-        """Return True inside a running callback of this client, or a task that it started."""
+        """Return True in a running callback of this client, or in a task that it started."""
         call = current_call.get()
         return call is not None and call.active and call.owner is self._tasks
 
@@ -65,7 +65,7 @@ class CallbackRegistry:
         return False
 
     def free_slots(self, limit: int) -> int:
-        """Return the number of events that have room in every queue, at most `limit`."""
+        """Return the number of events that fit in every queue, at most `limit`."""
         free = (queue.max_queue - queue.used for queue in self._blocking)
         return max(0, min(free, default=limit))
 
@@ -102,7 +102,7 @@ class CallbackRegistry:
     # Lifecycle.
 
     async def run(self, stop: anyio.Event, started: anyio.Event) -> None:
-        """Deliver events until `stop` is set; then turn the rest into dead letters."""
+        """Deliver events until `stop` is set, then turn the remaining ones into dead letters."""
         try:
             await self._tasks.run(stop, started)
         finally:
@@ -121,7 +121,7 @@ class CallbackRegistry:
         await self._tasks.tracker.wait(unfinished)
 
     async def dead_letter_rest(self) -> None:
-        """Call the dead-letter handlers with what is left after `run`, within a second."""
+        """Call the dead-letter handlers with the events left after `run`, within a second."""
         with anyio.move_on_after(DEAD_LETTER_TIMEOUT, shield=True):
             for queue in self._queues:
                 await queue.handle_dead_letters()
@@ -156,7 +156,7 @@ class Register:
     def __call__(
         self, callback: CallbackT | None = None, /, **options: Unpack[HookOptions]
     ) -> CallbackT | Callable[[CallbackT], CallbackT]:
-        """Register a callback and return it, or return a decorator if there is none.
+        """Register a callback and return it; without a callback, return a decorator.
 
         Raises:
             ConfigurationError: An option is out of range.

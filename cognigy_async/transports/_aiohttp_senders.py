@@ -59,7 +59,7 @@ NOT_SENT = (
     aiohttp.NonHttpUrlClientError,
     aiohttp.ServerFingerprintMismatch,
 )
-"""Errors of aiohttp before anything was sent."""
+"""Errors that aiohttp raises before it has sent anything."""
 
 CAUSES: tuple[type[Exception], ...] = (
     aiohttp.ConnectionTimeoutError,
@@ -71,7 +71,7 @@ CAUSES: tuple[type[Exception], ...] = (
     aiohttp.ClientError,
     TimeoutError,
 )
-"""Errors of aiohttp that may become a `__cause__`: made of a text, narrow ones first."""
+"""Errors that may become a `__cause__`, created from a text. Subclasses come first."""
 
 
 class ConnectionLostError(Exception):
@@ -83,7 +83,7 @@ class ConnectorClosedError(aiohttp.ClientConnectionError):
 
 
 class StaleConnectionError(aiohttp.ClientConnectionError):
-    """The server has given up the connection, and nothing was sent on it."""
+    """The server has ended the idle connection, and the request was not sent on it."""
 
 
 class Progress:
@@ -117,7 +117,7 @@ class DirectSender:
         self._connector = connector
         self._limit = limit
         self._loop = asyncio.get_running_loop()
-        # A request that describes an origin to the connector, and the Host header.
+        # For each origin: a request that describes it to the connector, and the Host header.
         self._origins: dict[str, tuple[aiohttp.ClientRequest, str]] = {}
         self._default_headers: dict[tuple[str, ...], str] = {}
 
@@ -125,7 +125,7 @@ class DirectSender:
         """Send a request on an idle or new connection and return the response.
 
         Raises:
-            Exception: any of aiohttp or this package; the caller translates it.
+            Exception: any error of aiohttp or this package; the caller translates it.
         """
         (template, host), target = self._resolve(request.url)
         data = self._serialize(request, host, target)
@@ -242,7 +242,7 @@ class DirectSender:
 
 
 class SessionSender:
-    """Sends requests by a session, for a given session that has traces or a proxy.
+    """Sends requests by a session. It is used if the given session has traces or a proxy.
 
     Args:
         limit: most bytes of a response.
@@ -256,7 +256,7 @@ class SessionSender:
         """Send a request once and return the response.
 
         Raises:
-            Exception: any of aiohttp or this package; the caller translates it.
+            Exception: any error of aiohttp or this package; the caller translates it.
         """
         headers = request.headers
         _validate_names(headers)
@@ -283,9 +283,9 @@ class SessionSender:
 
 
 class _Body(aiohttp.Payload):
-    """The content of a request, which notes when it is sent.
+    """The content of a request. It records in `Progress` when aiohttp starts to send it.
 
-    aiohttp writes the head together with the begin of the content.
+    aiohttp writes the head together with the beginning of the content.
     """
 
     _value: bytes
@@ -333,7 +333,7 @@ def sender_of(
     given: aiohttp.ClientSession | None, session: aiohttp.ClientSession, limit: int
 ) -> DirectSender | SessionSender:
     """Return the sender for a session that `open_session` opened."""
-    # aiohttp exposes everything of a session but its proxy.
+    # The proxy of a session has no public attribute.
     if given is not None and (given.trace_configs or given.trust_env or given._default_proxy):
         return SessionSender(session, limit)
     return DirectSender(session, limit)
@@ -342,7 +342,7 @@ def sender_of(
 def open_session(given: aiohttp.ClientSession | None, tls: ssl.SSLContext) -> aiohttp.ClientSession:
     """Open a session with its own connections, or with those of the given session.
 
-    The given one is not used itself, because its cookies, credentials and middlewares cannot be
+    The given session itself is not used, because its cookies, credentials and middlewares cannot be
     left out of a single request.
 
     Raises:
@@ -377,7 +377,7 @@ def open_session(given: aiohttp.ClientSession | None, tls: ssl.SSLContext) -> ai
 
 @functools.lru_cache(maxsize=64)
 def _connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    """Return a timeout for getting a connection alone."""
+    """Return a timeout that limits only the time to get a connection."""
     return aiohttp.ClientTimeout(connect=max(seconds, MIN_TIMEOUT), ceil_threshold=math.inf)
 
 
@@ -403,7 +403,7 @@ def _validate_values(values: Iterable[str]) -> None:
 
 
 def _parse_url(url: str) -> URL:
-    """Parse a URL without changing its percent-encoding. Raise ValueError if it is not one."""
+    """Parse a URL without changing its percent-encoding. Raise ValueError if it is not valid."""
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError
     parsed = URL(url, encoded=True)
@@ -416,7 +416,7 @@ async def _read_body(
     read: Callable[[], Awaitable[bytes]],
     limit: int,
 ) -> bytes:
-    """Return the decoded body of a response, by `read` if its length is known.
+    """Return the decoded body of a response. Call `read` if its length is known.
 
     Raises:
         UnusableResponseError: the body is larger than `limit` bytes, or not as its headers say.
@@ -440,8 +440,8 @@ async def _read_body(
 def _write(transport: asyncio.Transport, data: bytes) -> None:
     """Write a request so that `get_write_buffer_size` shows whether a part is not sent yet.
 
-    A TLS transport does not count what it has handed on, and hands on everything until the
-    transport below asks for a pause. So the last byte of a large request is written after that.
+    A TLS transport does not count bytes that it has passed on. It passes on all bytes until the
+    socket transport asks for a pause. So the last byte of a large request is written after that.
     """
     if len(data) > LARGE_REQUEST and transport.get_extra_info("ssl_object") is not None:
         transport.write(data[:-1])

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from ..errors import NoResponseError, NotSentError, UpdateError
 
 MAX_REASON = 160
-"""Characters of the library's error that are shown."""
+"""Maximum number of characters shown of the library's error."""
 
 MAX_CAUSES = 12
-"""Causes of an error that are searched for an error of the operating system."""
+"""Maximum number of causes that are searched for an error of the operating system."""
 
 INVALID = "the URL or a header is not valid in HTTP"
 
@@ -31,7 +31,7 @@ def translate(
     refused: bool,
     begun: bool,
 ) -> UpdateError:
-    """Return the error to raise instead of the library's, which refers to the request.
+    """Return an error to raise instead of the library's error, which refers to the request.
 
     Args:
         reason: description without any part of the request.
@@ -59,7 +59,7 @@ def host_of(url: str) -> str:
     """Return host and port without credentials."""
     try:
         parts = urlsplit(url)
-        # Raises if it is not a number, as it may be part of a password: `user:pass/word@host`.
+        # Raises if the port is not a number: in `user:pass/word@host` it is part of a password.
         parts.port  # noqa: B018
         return parts.netloc.rpartition("@")[2] or "the server"
     except ValueError:

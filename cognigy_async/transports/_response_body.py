@@ -40,7 +40,7 @@ def validate_length(content_length: str | None, limit: int) -> None:
     """Check a Content-Length header, so that a body that is too large is not read.
 
     Raises:
-        UnusableResponseError: it announces more than `limit` bytes.
+        UnusableResponseError: the header announces more than `limit` bytes.
     """
     if content_length is None or not content_length.isdecimal():
         return
@@ -66,7 +66,7 @@ def decoded(content: bytes, headers: Mapping[str, str], limit: int) -> bytes:
         if name in ("gzip", "x-gzip"):
             content = _decompressed(content, GZIP, limit)
         elif name == "deflate":
-            # By RFC 9110 it has the zlib format, but some servers send raw deflate data.
+            # By RFC 9110 the data has the zlib format, but some servers send raw deflate data.
             is_zlib = content[0] & 0x0F == zlib.DEFLATED and not int.from_bytes(content[:2]) % 31
             content = _decompressed(content, ZLIB if is_zlib else RAW_DEFLATE, limit)
         elif name not in ("", "identity"):

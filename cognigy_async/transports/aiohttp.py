@@ -38,7 +38,7 @@ class AiohttpTransport:
     HTTP(S)_PROXY and SSL_CERT_FILE are ignored.
 
     With a session, its connector with limits, certificates and resolver, its proxy, `trust_env`,
-    traces and default headers apply; headers of a request come first. Its cookies, `auth`,
+    traces and default headers apply; headers of a request override these. Its cookies, `auth`,
     middlewares, redirects, timeouts, `raise_for_status`, `base_url` and Accept-Encoding do not
     apply. The `limit` of its connector should be at least `max_in_flight`. A request takes about
     twice the CPU time with a proxy, traces or `trust_env`. The session is not closed by the
@@ -109,22 +109,22 @@ class AiohttpTransport:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Not a cancellation of this task: a closing connector cancels those that wait for it.
+            # This task was not cancelled: a closing connector cancels the waits for a connection.
             closed = senders.ConnectorClosedError()
             failure = self._translate(closed, request.url, progress, timeout)
         except Exception as error:
             failure = self._translate(error, request.url, progress, timeout)
-        # Raised outside of the handler and without this local, so that no header of the request can
+        # Raise outside of the handler and without this local, so that no header of the request can
         # be reached from the exception.
         del request
         try:
             raise failure
         finally:
-            # No reference cycle of the exception and this frame, which its traceback refers to.
+            # Avoid a reference cycle: the traceback of the exception refers to this frame.
             del failure
 
     async def aclose(self) -> None:
-        """Close its own connections. Requests on them fail. May be called several times."""
+        """Close the connections it opened. Requests on them fail. May be called several times."""
         self._closed = True
         session, self._session, self._sender = self._session, None, None
         if session is not None:

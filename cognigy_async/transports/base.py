@@ -10,7 +10,7 @@ from ..models.http import Request, Response
 class Transport(Protocol):
     """Sends HTTP requests. Define these two methods to use another HTTP library.
 
-    A transport sends each request at most once: it does not retry, also not after a lost
+    A transport sends each request at most once: it never retries, even after a lost
     connection, and does not follow redirects. A status is never an error. An exception says whether
     the server may have acted on the request, which decides on a retry (RFC 9110, section 9.2.2).
 

@@ -41,7 +41,7 @@ NOT_SENT = (
     *("ConnectError", "ConnectTimeout", "LocalProtocolError"),
     *("PoolTimeout", "ProxyError", "UnsupportedProtocol"),
 )
-"""Errors of httpx before anything was sent."""
+"""Errors that httpx raises before it has sent anything."""
 
 ERRORS = (
     *NOT_SENT,
@@ -59,7 +59,7 @@ class HttpxTransport:
     HTTP(S)_PROXY and SSL_CERT_FILE are ignored.
 
     With a client, its proxies, certificates, limits, event hooks and default headers apply; headers
-    of a request come first. Its `auth`, redirects, cookies, query parameters, timeouts and
+    of a request override these. Its `auth`, redirects, cookies, query parameters, timeouts and
     Accept-Encoding do not apply. Its `max_connections` should be at least `max_in_flight`. It is
     not closed by the transport.
 
@@ -110,13 +110,13 @@ class HttpxTransport:
             return await self._send(request, body, timeout)
         except Exception as error:
             failure = self._translate(error, request, body, timeout)
-        # Raised outside of the handler and without these locals, so that no header of the request
+        # Raise outside of the handler and without these locals, so that no header of the request
         # can be reached from the exception.
         del request, body
         raise failure
 
     async def aclose(self) -> None:
-        """Close its own connections. Requests on them fail. May be called several times."""
+        """Close the connections it opened. Requests on them fail. May be called several times."""
         self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
@@ -126,7 +126,7 @@ class HttpxTransport:
         if self._closed or (self._client is not None and self._client.is_closed):
             raise NotStartedError("The transport is closed")
         outgoing = self._built(request, body)
-        # httpx limits the time of single operations, each of which gets what is left in all. That
+        # httpx limits the time of single operations. Each one gets the time that is left. That
         # ends a request without a response and leaves the connections in order. The scope ends a
         # response that trickles in, where no single operation takes long.
         outgoing.extensions["timeout"] = _TimeLeft(timeout - min(0.05, timeout / 20))
@@ -155,7 +155,7 @@ class HttpxTransport:
         finally:
             pool.users -= 1
             # A request that is cancelled right after its connection was opened leaves it in the
-            # pool, unused for good. So later requests get another pool, and the last user of this
+            # pool, never used again. So later requests get another pool, and the last user of this
             # one closes it. Errors and timeouts leave nothing behind.
             if cancelled and self._pool is pool:
                 self._pool = None
@@ -173,7 +173,7 @@ class HttpxTransport:
             headers += [item for item in defaults if item[0].decode().lower() not in given]
             if "host" not in given:
                 headers.insert(0, (b"Host", url.netloc))
-            # Only what `decoded` can decode; the library may know more encodings.
+            # Accept only encodings that `decoded` can decode; the library may know more.
             headers.append((b"Accept-Encoding", ACCEPTED_ENCODINGS.encode()))
             if request.content or request.method in ("POST", "PUT", "PATCH"):
                 headers.append((b"Content-Length", b"%d" % len(request.content)))
@@ -192,9 +192,9 @@ class HttpxTransport:
         kinds = {getattr(self._library, name) for name in ERRORS}
         known = next((kind for kind in type(error).__mro__ if kind in kinds), None)
         is_timeout = isinstance(error, (self._library.TimeoutException, TimeoutError))
-        # Believe a claim that nothing was sent only if the content was not begun: some transports
-        # make it for a connection that was lost later. A claim without a cause was not translated
-        # from another library; a mock transport of a test makes it, and is believed.
+        # Trust an error that means "not sent" only if the content was not begun: some transports
+        # raise it for a connection that was lost later. An error without a cause is trusted too:
+        # it comes from a mock transport in a test, not from another library.
         claimed = known is not None and known.__name__ in NOT_SENT
         return translate(
             request.url,
@@ -219,7 +219,7 @@ class HttpxTransport:
         limit = self._limit
         headers = headers_of(response.headers.raw)
         if response.is_closed:
-            # An event hook of the client has read it.
+            # An event hook of the client has read the response.
             if len(response.content) > limit:
                 raise too_large(limit)
             return Response(response.status_code, headers, response.content)
@@ -227,8 +227,8 @@ class HttpxTransport:
         size = 0
         try:
             validate_length(headers.get("content-length"), limit)
-            # Ended by a cancellation, as an exception between two chunks would leave generators of
-            # the library unfinished, which is a warning on trio.
+            # End by cancellation: an exception between two chunks would leave generators of
+            # the library unfinished, and trio warns about those.
             with anyio.CancelScope() as enough:
                 async for chunk in cast("httpx.AsyncByteStream", response.stream):
                     size += len(chunk)
@@ -247,8 +247,8 @@ class HttpxTransport:
 class _Pool:
     """The transport's own connections.
 
-    An `httpx.AsyncHTTPTransport` without a client, which would add cookies, redirects and
-    authentication and a tenth of the time of a request.
+    An `httpx.AsyncHTTPTransport` without a client. A client would add cookies, redirects and
+    authentication, and a tenth to the time of a request.
     """
 
     def __init__(self) -> None:
@@ -264,7 +264,7 @@ class _Pool:
 
 @functools.cache
 def ssl_context() -> ssl.SSLContext:
-    """Return a context with the certificates that httpx brings, whatever the environment says."""
+    """Return a context with the certificates that httpx brings. Ignore environment variables."""
     # Cached, because reading the certificates takes longer than many requests.
     return httpx.create_ssl_context(trust_env=False)
 
@@ -287,7 +287,7 @@ class _Body(httpx.ByteStream):
 
 
 class _Once:
-    """Yields one item. Not a generator, as an unfinished one is a warning on trio."""
+    """Yields one item. It is not a generator, because trio warns about unfinished ones."""
 
     def __init__(self, item: bytes) -> None:
         self._items = [item]
@@ -312,7 +312,7 @@ class _TimeLeft(dict[str, float]):
         left = self._end - anyio.current_time()
         if left <= 0:
             return 0.0
-        # Read once, but applied twice: to the connection and then to TLS.
+        # httpx reads it once, but applies it twice: to the connection and then to TLS.
         return left / 2 if key == "connect" else left
 
 
