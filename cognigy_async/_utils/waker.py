@@ -8,7 +8,7 @@ import anyio
 
 
 class Waker:
-    """Wakes one idle worker at a time, and rings the alarm if work is due earlier than planned.
+    """Wakes one idle worker at a time, and the dispatcher early if work is due before `alarm_at`.
 
     A woken worker wakes the next one if it finds more work than it takes. So a transport that
     responds at once never wakes workers that would find nothing.

@@ -121,7 +121,7 @@ class RuntimeApi:
         return error_of_status(request, status, context)
 
     def etag(self, response: Response) -> str | None:
-        """Return the `ETag` header if it can be sent back."""
+        """Return the `ETag` header, or None if it is no valid value for `If-Match`."""
         etag = response.headers.get("etag")
         if not etag or len(etag) > 512 or not (etag.isascii() and etag.isprintable()):
             return None

@@ -268,7 +268,7 @@ class SessionsApi:
         return
 
     def state(self, dialog_id: str, response: Response) -> DialogState | None:
-        """Return the context as session variables, and the state as the next step."""
+        """Convert a response: `context` to the session variables, `state` to the next step."""
         body = parse_json(response.content)
         if not isinstance(body, dict):
             return None

@@ -101,7 +101,7 @@ class JsonLinesAudit(AuditSink):
         return self._position.head if self._position.seq else None
 
     def open(self) -> None:
-        """Open a file and find the end of its chain.
+        """Open a file and find its last record, whose hash the next record continues.
 
         Raises:
             OSError: the file cannot be opened.

@@ -377,7 +377,7 @@ class _GroupObserver:
         self._rows = rows
 
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
-        """Do nothing, because the journal already contains the group."""
+        """Do nothing: the journal already has the rows that share this request."""
 
     def retrying(self, index: int, reason: str, seconds: float) -> None:
         """Record a wait."""

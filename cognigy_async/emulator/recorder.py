@@ -57,7 +57,7 @@ class Recorder:
         return self._begin(arrival)
 
     def end(self, arrival: Arrival) -> None:
-        """Record that a request will now be answered, or will never be answered."""
+        """Record the end of a request: its response is about to be sent, or never will be."""
         self._in_flight.discard(arrival)
         self._token_requests.discard(arrival)
         if arrival.dialog_id is not None:

@@ -147,7 +147,7 @@ class DialogQueue:
         self.state = state
 
     def begin(self) -> None:
-        """Leave the ready list and become IN_FLIGHT, because a worker sends the head."""
+        """Mark this queue IN_FLIGHT, off the ready list, because a worker sends its head."""
         self.ready_list = None
         self.move(IN_FLIGHT)
 

@@ -231,7 +231,7 @@ class ReadyQueues:
         return count
 
     def finish(self, queue: DialogQueue) -> None:
-        """Remove the completed head of a queue; the queue continues or is dropped."""
+        """Remove the completed head of a queue, and drop the queue if it is empty."""
         item = queue.head
         if item is None or queue.behind or queue.state is not IN_FLIGHT:
             queue.remove(queue.first)

@@ -97,7 +97,7 @@ class Scheduler:
         self._waker.wake()
 
     def finish(self, queue: DialogQueue) -> None:
-        """Remove the completed head of a queue; the queue continues or is dropped."""
+        """Remove the completed head of a queue, and drop the queue if it is empty."""
         if not self.quiet:
             self._leave_outage(queue)
         if self.reads:

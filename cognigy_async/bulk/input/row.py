@@ -1,4 +1,4 @@
-"""One row of an input: its update or its faults, and its dead letter.
+"""One row of an input: a valid update or a list of faults, and its dead letter if it fails.
 
 A dry run and a run parse rows alike, so that both name the same faults.
 """
@@ -161,7 +161,7 @@ def _column(source: Source, fault: Fault) -> int:
 
 
 def column_of(line: bytes, path: str) -> int:
-    """Return the column, from 1, of the deepest part of a path found in a line of JSON.
+    """Follow a path into a line of JSON as far as it exists; return its column, from 1.
 
     Args:
         path: As in `Fault.path`: ``session.cart.items[3]``.

@@ -37,7 +37,7 @@ def available_cores() -> Cores | None:
 
 @contextmanager
 def server_process(arguments: Sequence[str], cores: Cores | None) -> Iterator[tuple[str, int]]:
-    """Run a server until stdin ends; yield its first line and its pid. Pin both to their cores."""
+    """Run a server; yield its first line and pid. `cores` pins it and this process to cores."""
     before = os.sched_getaffinity(0) if cores else None
     with subprocess.Popen(
         [sys.executable, *arguments],
