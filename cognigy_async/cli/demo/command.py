@@ -27,8 +27,7 @@ from .._output import REASONS, console, counted, duration, say
 from .._run import NOT_APPLIED, report_errors
 from .check import Outcome, run_checks
 
-DIALOGS = 150
-UPDATES = 10
+DIALOGS, UPDATES = 150, 10
 INPUT_SECONDS, SECONDS = 7.0, 19.0
 """Maximum seconds of the input, and of the whole demo in its default size."""
 MAX_IN_FLIGHT = 16
@@ -107,13 +106,11 @@ class _Demo:
         self._updates = 0
         self._outcomes: list[Outcome] = []
         self._printed = 0
-        self._auth = OAuthTokenProvider(
-            OAuthConfig(
-                token_url=f"{base_url}/oauth/token",
-                client_id="emulator-client",
-                client_secret="emulator-secret",
-            )
+        url = f"{base_url}/oauth/token"
+        config = OAuthConfig(
+            token_url=url, client_id="emulator-client", client_secret="emulator-secret"
         )
+        self._auth = OAuthTokenProvider(config)
         _print("cognigy-async demo", "bold")
         _print(f"   against an emulator on {base_url}, over HTTP\n")
 
@@ -226,7 +223,6 @@ class _Demo:
 
             for index in range(number):
                 tasks.start_soon(move, f"d-{index:04}")
-        counts = client.metrics
         self._print_part(
             f"3. Transitions of {counted(number, 'dialog')}",
             f"""\
@@ -235,7 +231,7 @@ class _Demo:
    raises AmbiguousUpdateError. The request of the second is
    lost. The version of the state proves that, so the client
    sends it again.
-   outcome       {counts.applied} applied, {counts.ambiguous} ambiguous""",
+   outcome       {client.metrics.applied} applied, {client.metrics.ambiguous} ambiguous""",
         )
 
     def print_checks(self) -> bool:

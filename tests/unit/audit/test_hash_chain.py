@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from cognigy_async.audit.hash_chain import (
-    START,
     Position,
     format_line,
     is_torn,
@@ -22,16 +19,7 @@ from cognigy_async.audit.hash_chain import (
 )
 from tests.unit._builders import audit_record
 
-KEY = b"canary-key-of-an-audit"
-
-
-def chained(records: Iterable[Mapping[str, Any]], key: bytes | None = None) -> list[bytes]:
-    made = []
-    position = START
-    for fields in records:
-        line, position = format_line(position, fields, key)
-        made.append(line)
-    return made
+from ._files import KEY, chained
 
 
 def test_a_line_is_json_with_a_hash_over_the_bytes_before() -> None:

@@ -15,24 +15,12 @@ from cognigy_async.audit import json_lines
 from cognigy_async.audit.json_lines import JsonLinesAudit
 from tests.unit._builders import audit_record
 
+from ._files import ids, wrote
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.jsonl"
-
-
-def wrote(path: Path, *numbers: int, **options: Any) -> str:
-    """Write records with a new sink, and return the head of the chain."""
-    sink = JsonLinesAudit(path, **options)
-    sink.open()
-    sink.write([audit_record(number) for number in numbers])
-    sink.close()
-    assert sink.head is not None
-    return sink.head
-
-
-def ids(*paths: Path) -> list[str]:
-    return [record.update_id for path in paths for record in read_audit(path)]
 
 
 def test_records_are_read_as_they_were_written(path: Path) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from cognigy_async import AuditError, ConfigurationError, JsonLinesAudit
-from cognigy_async.audit.hash_chain import START, format_line
+from cognigy_async import AuditError, ConfigurationError
 from cognigy_async.audit.verify import AuditReport, read_audit, verify_audit
-from tests.unit._builders import CANARY, audit_record
+from tests.unit._builders import CANARY
 
-KEY = b"canary-key-of-an-audit"
-
+from ._files import KEY, chained, ids, wrote
 
 BOTH = pytest.mark.parametrize("key", [None, KEY], ids=["plain", "keyed"])
 
@@ -26,15 +24,6 @@ def lines(count: int, key: bytes | None = None, *, status: int = 200) -> list[by
     return chained(
         [{"update_id": f"u-{n}", "ms": 1.5, "status": status} for n in range(count)], key
     )
-
-
-def chained(records: Iterable[Mapping[str, Any]], key: bytes | None = None) -> list[bytes]:
-    made = []
-    position = START
-    for fields in records:
-        line, position = format_line(position, fields, key)
-        made.append(line)
-    return made
 
 
 @pytest.fixture
@@ -191,20 +180,6 @@ def test_invalid_keys_and_heads_are_refused(verified: Callable[..., AuditReport]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.jsonl"
-
-
-def wrote(path: Path, *numbers: int, **options: Any) -> str:
-    """Write records with a new sink, and return the head of the chain."""
-    sink = JsonLinesAudit(path, **options)
-    sink.open()
-    sink.write([audit_record(number) for number in numbers])
-    sink.close()
-    assert sink.head is not None
-    return sink.head
-
-
-def ids(*paths: Path) -> list[str]:
-    return [record.update_id for path in paths for record in read_audit(path)]
 
 
 def test_a_missing_file_in_the_middle_is_found(path: Path) -> None:
