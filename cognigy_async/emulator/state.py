@@ -204,7 +204,7 @@ def matches(if_match: str, version: int) -> bool:
     for tag in tags:
         opaque = tag.removeprefix("W/")
         if len(opaque) < 2 or not (opaque[0] == opaque[-1] == '"'):
-            raise ValueError("If-Match must be * or tags in double quotes, as ETag has them")
+            raise ValueError("If-Match must be * or quoted tags, as an ETag header has them")
     return f'"{version}"' in tags
 
 

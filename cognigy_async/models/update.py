@@ -237,7 +237,8 @@ class StateUpdate:
             return value
         if not isinstance(value, Mapping):
             raise PydanticCustomError(
-                "state_update", "a mapping of the arguments of StateUpdate is required"
+                "state_update",
+                'give a mapping of the arguments of StateUpdate, such as {"dialog_id": "d-1"}',
             )
         try:
             return cls.from_fields(DEFAULT_LIMITS, value)

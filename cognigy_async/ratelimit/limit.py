@@ -57,7 +57,7 @@ class RateLimit:
             _check_count("burst=", self.burst, "or None for no such bound")
         if self.capacity < 1:
             raise ConfigurationError(
-                f"RateLimit({self.n}, reserve={self.reserve!r}): leaves no request; reserve less"
+                f"RateLimit({self.n}, reserve={self.reserve!r}): no request is left; reserve less"
             )
         if self.shared is not None and not isinstance(self.shared, str | os.PathLike):
             raise ConfigurationError(f"RateLimit(shared={self.shared!r}): must be a path")

@@ -85,7 +85,9 @@ def bench(
         limits = None if rate is None else parse_rate(rate)
         which = parse_dialogs(dialogs)
         if dialog_prefix is not None and not isinstance(which, range):
-            raise ConfigurationError("--dialog-prefix needs a number of dialogs, not a file")
+            raise ConfigurationError(
+                "--dialog-prefix needs a number of dialogs, not a file; drop one of them"
+            )
         if dialog_prefix is None:
             dialog_prefix = "bench-" if isinstance(which, range) else ""
         load = Load(which, dialog_prefix, payload_bytes, count, seconds)

@@ -15,7 +15,9 @@ from .._options import DebugOption, JsonOption
 from .._output import counted, duration, write_json, write_result
 from .._run import report_errors
 
-JournalArgument = Annotated[Path, typer.Argument(metavar="JOURNAL", help="Journal of the job.")]
+JournalArgument = Annotated[
+    Path, typer.Argument(metavar="JOURNAL", help="File that records the progress of the job.")
+]
 
 
 def status(
