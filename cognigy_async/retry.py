@@ -25,7 +25,7 @@ class ResponseKind(enum.Enum):
     APPLIED = "applied"
     """2xx."""
     REFUSED = "refused"
-    """400, 403, 404, 413, a redirect or another 4xx: final."""
+    """400, 403, 404, 413, 501, 505, a redirect or another 4xx: final."""
     UNAUTHORIZED = "unauthorized"
     """401: replayed once with a fresh token."""
     CONFLICT = "conflict"
@@ -37,7 +37,7 @@ class ResponseKind(enum.Enum):
     FAULT = "fault"
     """500: possibly applied; repeated if that is harmless."""
     GATEWAY = "gateway"
-    """502, 504 or another 5xx: as `FAULT`, but the server may be unavailable."""
+    """408, 502, 504 or another 5xx: as `FAULT`, but the server may be unavailable."""
     NOT_SENT = "not_sent"
     """Nothing reached the server; repeated."""
     NO_RESPONSE = "no_response"
@@ -64,6 +64,9 @@ COUNTED_KINDS = RETRYABLE_KINDS | {ResponseKind.UNAUTHORIZED}
 
 OUTAGE_KINDS = RETRYABLE_KINDS - {ResponseKind.FAULT}
 """Kinds for an unavailable server: bulk work waits for it without a time limit."""
+
+SERVED_KINDS = frozenset({ResponseKind.APPLIED, ResponseKind.REFUSED, ResponseKind.CONFLICT})
+"""Kinds of a server that is available."""
 
 ValueT = TypeVar("ValueT", float, bool)
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
@@ -142,7 +145,7 @@ class RetryPolicy:
         Returns:
             Seconds to wait, at least `error.retry_after`; None to let the update fail.
         """
-        unlimited = response_kind in OUTAGE_KINDS and not live
+        unlimited = response_kind in OUTAGE_KINDS and not live and not retry_state.fails_alone
         retry_state.failures += 1
         retry_state.counted_failures += response_kind in COUNTED_KINDS and not unlimited
         elapsed, waited = retry_state.elapsed, retry_state.waited
@@ -210,8 +213,11 @@ class RetryState:
         unanswered: failure of a request that was sent and may have been applied.
         authorized_requests: number of authorized requests of the client as of this update's last
             401. If it grew by the next 401, tokens expire quickly but are accepted.
-        maybe_applied: True after a 500, 502 or 504 to a request that is not harmless to repeat.
+        refused_etag, refusals: the last `If-Match` that was refused, and how often in a row.
+        never_accepted_etag: an etag that was refused too often to be used again.
         conflicts: number of 409 responses of an API without versions.
+        failed_at: when a bulk update last failed as if the server were unavailable.
+        fails_alone: True if the server served other dialogs when this bulk update failed.
         refused_token: the token that the last request was refused with.
     """
 
@@ -223,8 +229,12 @@ class RetryState:
     last_error: UpdateError | None = None
     unanswered: UpdateError | None = None
     authorized_requests: int = 0
-    maybe_applied: bool = False
+    refused_etag: str | None = None
+    refusals: int = 0
+    never_accepted_etag: str | None = None
     conflicts: int = 0
+    failed_at: float | None = None
+    fails_alone: bool = False
     refused_token: object = None
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .context import Context
     from .dialog_queue import DialogQueue
     from .protocol import RetryLater
+    from ..retry import RetryState
     from .scheduler import Scheduler
     from .work_item import WorkItem
 
@@ -39,7 +40,7 @@ class Backoff:
         retry_state = item.retry_state
         assert retry_state is not None
         now = self._clock()
-        if item.live or kind not in OUTAGE_KINDS:
+        if item.live or kind not in OUTAGE_KINDS or self._is_bad_row(item, retry_state, began, now):
             retry_state.elapsed += now - began
         wait = item.options.policy.next_wait(retry_state, kind, error, live=item.live, now=now)
         self._throttle(item, failure, began, now, wait)
@@ -56,6 +57,17 @@ class Backoff:
                 wait = max(0.0, probe_at - now)
         self.count(kind.value, item, wait)
         return True
+
+    def _is_bad_row(
+        self, item: WorkItem, retry_state: RetryState, began: float, now: float
+    ) -> bool:
+        """Note that a bulk update failed. Return whether the server serves other dialogs."""
+        since = began if retry_state.failed_at is None else retry_state.failed_at
+        retry_state.failed_at = now
+        retry_state.fails_alone = self._scheduler.service.is_available(
+            item.dialog_id, since, now, before=retry_state.fails_alone
+        )
+        return retry_state.fails_alone
 
     def _throttle(
         self, item: WorkItem, failure: RetryLater, began: float, now: float, wait: float | None

@@ -26,7 +26,7 @@ from ..errors import (
     RateLimitedError,
     UpdateError,
 )
-from ..retry import UNAUTHORIZED, ResponseKind, RetryState
+from ..retry import APPLIED, SERVED_KINDS, UNAUTHORIZED, ResponseKind, RetryState
 from .coalescing import MOST_MERGED, gather
 from .dialog_queue import DialogQueue, QueueState
 from .protocol import Decision, RetryLater, SendNext, Settled, withdrawn
@@ -55,6 +55,7 @@ class Dispatcher:
     ) -> None:
         self._scheduler = scheduler
         self._queues = scheduler.queues
+        self._service = scheduler.service
         self._completion = completion
         self._backoff = backoff
         self._token_failures = TokenFailures(context, scheduler, completion)
@@ -272,6 +273,8 @@ class Dispatcher:
                 if item.retry_state is not None:
                     item.retry_state.refused_token = None
                 self._authorized += 1
+                if response_kind is APPLIED or response_kind in SERVED_KINDS:
+                    self._service.served_at = now
                 if not scheduler.quiet:
                     scheduler.on_response(response_kind, began)
                 following = self._protocol.answered(
@@ -349,7 +352,7 @@ class Dispatcher:
                 self._reserve(item, began)
             if item.not_repeatable:
                 indexes = tuple(member.index for member in item.members) or (item.index,)
-                await watch.before_send(indexes, item.update_id, item.etag or item.etag_before)
+                await watch.before_send(indexes, item.update_id, item.etag)
             item.announced = True
         except CognigyError as error:
             following = Settled(error=error)

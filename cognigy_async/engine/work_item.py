@@ -45,8 +45,6 @@ class Action(enum.Enum):
     """Read the state, for a read or a `modify`."""
     REBASE = "rebase"
     """Read the version that the next write is based on, after a conflict."""
-    CONFIRM = "confirm"
-    """Read whether the state changed, after a write without an answer."""
     REPORT = "report"
     """Read the version that a strict write conflicted with."""
 
@@ -136,8 +134,7 @@ class WorkItem:
         requests: the requests that carry the update, in order; None until the first is needed.
         action: the purpose of the next request.
         part: index of the next request in `requests`.
-        etag: version that the next write depends on.
-        etag_before: last known version before a request that cannot be repeated blindly.
+        etag: version that the next write depends on, its `If-Match`; None for no condition.
         announced: True if the watch was called for the next request.
         reserved: callback queues in which a slot is reserved for the event.
         observations: the observers of this item, None if there are none.
@@ -171,7 +168,6 @@ class WorkItem:
     action: Action = field(init=False)
     part: int = field(default=0, init=False)
     etag: str | None = field(init=False)
-    etag_before: str | None = field(default=None, init=False)
     announced: bool = field(default=False, init=False)
     reserved: tuple[CallbackQueue, ...] = field(default=(), init=False)
     observations: Observations | None = field(default=None, init=False)
