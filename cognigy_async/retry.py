@@ -145,7 +145,7 @@ class RetryPolicy:
         Returns:
             Seconds to wait, at least `error.retry_after`; None to let the update fail.
         """
-        unlimited = response_kind in OUTAGE_KINDS and not live and not retry_state.fails_alone
+        unlimited = response_kind in OUTAGE_KINDS and not live and not retry_state.is_blamed
         retry_state.failures += 1
         retry_state.counted_failures += response_kind in COUNTED_KINDS and not unlimited
         elapsed, waited = retry_state.elapsed, retry_state.waited
@@ -216,8 +216,9 @@ class RetryState:
         refused_etag, refusals: the last `If-Match` that was refused, and how often in a row.
         never_accepted_etag: an etag that was refused too often to be used again.
         conflicts: number of 409 responses of an API without versions.
-        failed_at: when a bulk update last failed as if the server were unavailable.
-        fails_alone: True if the server served other dialogs when this bulk update failed.
+        failed_at: when a bulk update last failed as if the server were away; None if it never did.
+        is_blamed: True if that failure counts, because the server is not away.
+        was_blamed: True if such a failure was counted because the server served others after it.
         refused_token: the token that the last request was refused with.
     """
 
@@ -234,7 +235,8 @@ class RetryState:
     never_accepted_etag: str | None = None
     conflicts: int = 0
     failed_at: float | None = None
-    fails_alone: bool = False
+    is_blamed: bool = False
+    was_blamed: bool = False
     refused_token: object = None
 
 

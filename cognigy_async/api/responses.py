@@ -114,8 +114,8 @@ def error_of_status(request: Request, status: int, context: dict[str, Any]) -> e
     """Return the exception for a status; `context` has its keyword arguments."""
     if status in REFUSALS:
         message, remedy = REFUSALS[status]
-        kind = errors.ServerError if status >= 500 else errors.UnexpectedAnswerError
-        error = kind(message, **context)
+        refusal = errors.ServerError if status >= 500 else errors.UnexpectedAnswerError
+        error = refusal(message, **context)
         error.remedy = remedy
         return error
     if status == 408:

@@ -9,7 +9,6 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from cognigy_async import (
-    AmbiguousUpdateError,
     AsyncStateClient,
     AuthenticationError,
     BadRequestError,
@@ -91,10 +90,10 @@ class JobRun:
         self._stream: UpdateStream | None = None
         self._in_stream: dict[int, Row] = {}
         self._next_index = 0
-        self._conditional: set[int] = set()
-        """Indexes of rows of an earlier run that `_resolved` found safe to send again."""
+        self._sent_before: set[int] = set()
+        """Indexes of rows that an earlier run may have applied."""
         self._unclear: set[int] = set()
-        """Indexes of rows that an earlier attempt of this run may have applied."""
+        """Indexes of rows that an earlier attempt, of this run or of another, may have applied."""
         self._paused: set[str] = set()
         self._canary_done = anyio.Event()
         self._all_completed = False
@@ -227,7 +226,7 @@ class JobRun:
                     await self._resend_group(row)
                 else:
                     if row.line in self._ambiguous.sends:
-                        update = await self._resolved(row, update)
+                        update = self._resolved(row, update)
                     if update is not None:
                         self._in_stream[self._next_index] = row
                         self._next_index += 1
@@ -240,13 +239,14 @@ class JobRun:
             self.conditions.canary = self._rows.count
             self._check_conditions()
 
-    async def _resolved(self, row: Row, update: StateUpdate) -> StateUpdate | None:
+    def _resolved(self, row: Row, update: StateUpdate) -> StateUpdate | None:
         """Return the update to send for a row that may be applied; None if it is ambiguous."""
-        resolved = await self._ambiguous.resolve(row, update)
-        if isinstance(resolved, AmbiguousUpdateError):
-            self._fail(row, resolved)
-            return None
-        self._conditional.add(self._next_index)
+        resolved = self._ambiguous.resolve(row, update)
+        if resolved is None:
+            self._fail(row, ambiguous(row, None))
+        else:
+            self._sent_before.add(self._next_index)
+            self._unclear.add(self._next_index)
         return resolved
 
     async def _resend_group(self, row: Row) -> None:
@@ -275,8 +275,8 @@ class JobRun:
         else:
             assert outcome.error is not None
             self._judge_failure(row, index, outcome.error)
-        if self._conditional:
-            self._conditional.discard(index)
+        if self._sent_before:
+            self._sent_before.discard(index)
         if self._unclear:
             self._unclear.discard(index)
         # Fast path: no stop condition applies if there are no failures and no canary.
@@ -306,7 +306,8 @@ class JobRun:
         """Record a failed row, or leave it to the next run."""
         if isinstance(error, UNSENT):
             self.conditions.hold(row.ordinal)
-            if row.not_repeatable and not isinstance(error, JournalError):
+            clear = row.not_repeatable and index not in self._unclear
+            if clear and not isinstance(error, JournalError):
                 self._writer.rejected(row)
             if isinstance(error, ClientClosedError):
                 self.stop("stopped", str(error), error)
@@ -317,7 +318,7 @@ class JobRun:
         elif self.ended != "complete" and not isinstance(error, FINAL):
             # The client would have retried this row, so leave it to the next run.
             self._leave(row, index, error)
-        elif index in self._conditional and isinstance(error, StateConflictError):
+        elif index in self._sent_before:
             self._fail(row, ambiguous(row, error))
         else:
             self._fail(row, error)
@@ -341,7 +342,6 @@ class JobRun:
         """Record a request that must not be repeated, or must be repeated unchanged."""
         rows = [self._in_stream[index] for index in indexes]
         if len(rows) == 1:
-            self._unclear.discard(indexes[0])
             await self._writer.sending(rows[0], etag)
             return
         for row in rows:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from .._utils.logging import log
 from ..retry import OUTAGE_KINDS, ResponseKind
-from .work_item import READ
+from .work_item import READ, WRITE, Action
 
 if TYPE_CHECKING:
+    from ..retry import RetryState
     from .context import Context
     from .dialog_queue import DialogQueue
     from .protocol import RetryLater
-    from ..retry import RetryState
     from .scheduler import Scheduler
     from .work_item import WorkItem
 
@@ -29,6 +29,7 @@ class Backoff:
     def __init__(self, context: Context, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._policy = context.config.retry
+        self._protocol = context.protocol
         self._clock = context.clock
         self._metrics = context.metrics
         self._adaptive = context.quota.adaptive if context.quota is not None else None
@@ -40,7 +41,10 @@ class Backoff:
         retry_state = item.retry_state
         assert retry_state is not None
         now = self._clock()
-        if item.live or kind not in OUTAGE_KINDS or self._is_bad_row(item, retry_state, began, now):
+        is_outage = kind in OUTAGE_KINDS and not item.live
+        if is_outage:
+            self._judge(item, retry_state, began, now)
+        if retry_state.is_blamed or not is_outage:
             retry_state.elapsed += now - began
         wait = item.options.policy.next_wait(retry_state, kind, error, live=item.live, now=now)
         self._throttle(item, failure, began, now, wait)
@@ -58,16 +62,38 @@ class Backoff:
         self.count(kind.value, item, wait)
         return True
 
-    def _is_bad_row(
-        self, item: WorkItem, retry_state: RetryState, began: float, now: float
-    ) -> bool:
-        """Note that a bulk update failed. Return whether the server serves other dialogs."""
-        since = began if retry_state.failed_at is None else retry_state.failed_at
+    def _judge(self, item: WorkItem, retry_state: RetryState, began: float, now: float) -> None:
+        """Decide whether a bulk update is to blame for its failure, or a server that is away.
+
+        The update is to blame if the server served others. If it served none, `may_send` decides
+        later; a read of another dialog shows before the next attempt whether it serves at all.
+        """
+        if item.action is Action.PROBE:
+            # Perhaps only reads fail: the next request is the write itself.
+            item.action = WRITE
+            return
         retry_state.failed_at = now
-        retry_state.fails_alone = self._scheduler.service.is_available(
-            item.dialog_id, since, now, before=retry_state.fails_alone
-        )
-        return retry_state.fails_alone
+        retry_state.is_blamed = self._scheduler.served_at > began
+        if not retry_state.is_blamed and item.action is WRITE:
+            can_probe = self._protocol.probe_next(item)
+            retry_state.is_blamed = retry_state.was_blamed and not can_probe
+
+    def may_send(self, item: WorkItem, retry_state: RetryState) -> bool:
+        """Count the last failure if the server has served others since then.
+
+        Return False if the item must be given up.
+        """
+        failed_at = retry_state.failed_at
+        if failed_at is None or self._scheduler.served_at < failed_at:
+            return True
+        retry_state.was_blamed = True
+        if retry_state.is_blamed:
+            return True
+        retry_state.is_blamed = True
+        retry_state.counted_failures += 1
+        if item.action is Action.PROBE:
+            item.action = WRITE
+        return retry_state.counted_failures < item.options.policy.max_attempts
 
     def _throttle(
         self, item: WorkItem, failure: RetryLater, began: float, now: float, wait: float | None

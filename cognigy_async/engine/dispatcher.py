@@ -55,7 +55,6 @@ class Dispatcher:
     ) -> None:
         self._scheduler = scheduler
         self._queues = scheduler.queues
-        self._service = scheduler.service
         self._completion = completion
         self._backoff = backoff
         self._token_failures = TokenFailures(context, scheduler, completion)
@@ -212,10 +211,12 @@ class Dispatcher:
         """Send the next request of a queue's head, and apply the decision on its response."""
         item = queue.head
         assert item is not None
-        if item.retry_state is not None and token is item.retry_state.refused_token:
-            # The provider has no other token than the one that the server refused.
-            self._completion.give_up(queue)
-            return
+        if item.retry_state is not None:
+            # The provider may have no other token than the one that the server refused.
+            refused = token is item.retry_state.refused_token
+            if refused or not self._backoff.may_send(item, item.retry_state):
+                self._completion.give_up(queue)
+                return
         options = item.options
         if options.deadline is not None and began >= options.deadline:
             self._completion.expire(queue)
@@ -274,7 +275,7 @@ class Dispatcher:
                     item.retry_state.refused_token = None
                 self._authorized += 1
                 if response_kind is APPLIED or response_kind in SERVED_KINDS:
-                    self._service.served_at = now
+                    scheduler.served_at = now
                 if not scheduler.quiet:
                     scheduler.on_response(response_kind, began)
                 following = self._protocol.answered(

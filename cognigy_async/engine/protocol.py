@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import (
@@ -17,14 +18,16 @@ from ..errors import (
     NoResponseError,
     StateConflictError,
     UnexpectedAnswerError,
+    UnsupportedByApiError,
     UpdateError,
     UpdateValidationError,
     UpdateWithdrawnError,
 )
+from ..models.identifiers import is_strong_etag
 from ..models.limits import Limits
 from ..models.results import DialogState, UpdateResult
 from ..models.update import StateUpdate
-from ..retry import APPLIED, ResponseKind, RetryState
+from ..retry import APPLIED, SERVED_KINDS, ResponseKind, RetryState
 from .work_item import WRITE, Action, Kind, WorkItem
 
 if TYPE_CHECKING:
@@ -94,6 +97,11 @@ class UpdateProtocol:
         self.api = api
         self._base_url = base_url
         self.limits = limits
+        self._reads_states = True
+        try:
+            api.check_use("get_state")
+        except UnsupportedByApiError:
+            self._reads_states = False
         self._etags: dict[str, str | None] = {}
         self._older_etags: dict[str, str | None] = {}
         self._accepts_its_etags = True
@@ -106,7 +114,9 @@ class UpdateProtocol:
             UpdateValidationError: The API cannot carry the update.
         """
         if item.action is not WRITE:
-            return self.api.read(self._base_url, item.dialog_id)
+            is_probe = item.action is Action.PROBE
+            dialog_id = item.probed_dialog_id if is_probe else item.dialog_id
+            return self.api.read(self._base_url, dialog_id)
         if item.requests is None:
             assert item.update is not None
             key = self._carrier(item) or item.update_id
@@ -118,6 +128,16 @@ class UpdateProtocol:
             request.headers["if-match"] = item.etag
         return request
 
+    def probe_next(self, item: WorkItem) -> bool:
+        """Let an item read a dialog that was served before. Return False if there is none."""
+        if not self._reads_states:
+            return False
+        served = next(chain(reversed(self._etags), reversed(self._older_etags)), None)
+        if served is None:
+            return False
+        item.probed_dialog_id, item.action = served, Action.PROBE
+        return True
+
     def answered(
         self,
         item: WorkItem,
@@ -128,6 +148,9 @@ class UpdateProtocol:
         wall_clock: float,
     ) -> Decision:
         """Return the decision after a response other than 401."""
+        if item.action is Action.PROBE and response_kind in SERVED_KINDS:
+            item.action = WRITE
+            return SendNext()
         if response_kind is APPLIED:
             if item.action is WRITE:
                 return self._applied(item, response, now)
@@ -153,7 +176,7 @@ class UpdateProtocol:
         """Note that the credentials of a request were refused; it may be replayed with others."""
         if item.retry_state is None:
             item.retry_state = RetryState()
-        if item.action is not Action.REPORT:
+        if item.action not in (Action.REPORT, Action.PROBE):
             item.retry_state.last_error = error
 
     def final(self, item: WorkItem, error: UpdateError) -> UpdateError:
@@ -246,7 +269,7 @@ class UpdateProtocol:
             return None
         etags = self._etags if dialog_id in self._etags else self._older_etags
         etag = etags.get(dialog_id)
-        return etag if is_strong(etag) else None
+        return etag if is_strong_etag(etag) else None
 
     def _read(self, item: WorkItem, state: DialogState) -> Decision:
         action = item.action
@@ -263,9 +286,9 @@ class UpdateProtocol:
                 conflict.current_version = state.version
             return Settled(error=self._refused(item, conflict))
         self._remember(item.dialog_id, state.etag)
-        if is_strong(state.etag) and state.etag == retry_state.never_accepted_etag:
+        if is_strong_etag(state.etag) and state.etag == retry_state.never_accepted_etag:
             self._accepts_its_etags = False
-        usable = self._accepts_its_etags and is_strong(state.etag)
+        usable = self._accepts_its_etags and is_strong_etag(state.etag)
         item.etag = state.etag if usable else None
         if item.etag is None and item.requests is not None:
             item.requests[item.part].headers.pop("if-match", None)
@@ -326,6 +349,10 @@ class UpdateProtocol:
                 response_kind in MAYBE_APPLIED_KINDS and not _assigns_only(item)
             ):
                 return self._lost(item, retry_state, response_kind, error)
+        if action is Action.PROBE:
+            # A 500 would count as an attempt of the update, which was not sent.
+            is_fault = response_kind is ResponseKind.FAULT
+            return RetryLater(ResponseKind.GATEWAY if is_fault else response_kind, error)
         if action is not Action.REPORT:
             retry_state.last_error = error
         return RetryLater(response_kind, error)
@@ -378,7 +405,7 @@ class UpdateProtocol:
             never = item.retry_state.never_accepted_etag if item.retry_state is not None else None
             if etag in (never, error.current_etag):
                 error.message = "The server does not accept the etag that it sends itself"
-                error.remedy = FOREIGN_ETAG_REMEDY if is_strong(etag) else WEAK_ETAG_REMEDY
+                error.remedy = FOREIGN_ETAG_REMEDY if is_strong_etag(etag) else WEAK_ETAG_REMEDY
         return self.final(item, error)
 
     def _lost(
@@ -394,22 +421,17 @@ class UpdateProtocol:
         # The first request may be carried out later than its repeat. It then finds another version.
         if item.options.policy.ambiguous == "raise":
             answered = response_kind is not ResponseKind.NO_RESPONSE
-            repeatable = answered and (harmless or (item.idempotent and is_strong(item.etag)))
+            repeatable = answered and (harmless or (item.idempotent and is_strong_etag(item.etag)))
         else:
-            repeatable = harmless or is_strong(item.etag)
+            repeatable = harmless or is_strong_etag(item.etag)
         if repeatable:
             return RetryLater(response_kind, error)
         return Settled(error=self.final(item, error))
 
 
-def is_strong(etag: str | None) -> bool:
-    """Return whether an etag can be compared strongly, as `If-Match` does (RFC 9110, 13.1.1)."""
-    return etag is not None and len(etag) > 1 and etag[0] == etag[-1] == '"'
-
-
 def _refuses_etag(error: UpdateError, etag: str | None) -> bool:
     """Return whether a conflict surely concerns the etag; 409 may also mean a busy dialog."""
-    return error.status == 412 or not is_strong(etag)
+    return error.status == 412 or not is_strong_etag(etag)
 
 
 def _assigns_only(item: WorkItem) -> bool:

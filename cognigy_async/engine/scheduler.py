@@ -15,7 +15,7 @@ from ..ratelimit.pauses import DialogPauses, TenantPause
 from ..retry import RETRYABLE_KINDS, ResponseKind, RetryBudget
 from .coalescing import joins
 from .dialog_queue import DialogQueue, QueueState
-from .outage import Outage, Service
+from .outage import Outage
 from .ready_queues import Deadlines, ReadyQueues
 from .work_item import READ
 
@@ -43,7 +43,7 @@ class Scheduler:
         tenant, dialogs: pauses that the server asked for.
         budget: limits retries.
         outage: bulk work that waits for the server.
-        service: whether the server serves other dialogs than one that fails.
+        served_at: seconds of the clock when the server last served a request.
         reads: queues of reads; each read has its own queue.
         serial: serial of the last accepted item.
         quiet: True if nothing failed lately; `first_attempt` and `on_response` need not be called.
@@ -58,7 +58,7 @@ class Scheduler:
         self.dialogs = DialogPauses()
         self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_RETRIES)
         self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
-        self.service = Service()
+        self.served_at = -math.inf
         self._deadlines = Deadlines()
         self._linger = Linger(queues, config.linger) if config.linger else None
         self._policy = config.retry

@@ -45,6 +45,8 @@ class Action(enum.Enum):
     """Read the state, for a read or a `modify`."""
     REBASE = "rebase"
     """Read the version that the next write is based on, after a conflict."""
+    PROBE = "probe"
+    """Read another dialog, to find out whether the server is available."""
     REPORT = "report"
     """Read the version that a strict write conflicted with."""
 
@@ -133,6 +135,7 @@ class WorkItem:
         attempts: number of requests made.
         requests: the requests that carry the update, in order; None until the first is needed.
         action: the purpose of the next request.
+        probed_dialog_id: dialog that the last probe read.
         part: index of the next request in `requests`.
         etag: version that the next write depends on, its `If-Match`; None for no condition.
         announced: True if the watch was called for the next request.
@@ -166,6 +169,7 @@ class WorkItem:
     attempts: int = field(default=0, init=False)
     requests: list[Request] | None = field(default=None, init=False)
     action: Action = field(init=False)
+    probed_dialog_id: str = field(default="", init=False)
     part: int = field(default=0, init=False)
     etag: str | None = field(init=False)
     announced: bool = field(default=False, init=False)

@@ -498,7 +498,7 @@ async def cut_off_in_a_transition(folder: Folder, *, etag_known: bool) -> None:
     await folder.cut_off(wire, 2 if etag_known else 1)
 
 
-async def test_a_transition_that_was_cut_off_is_sent_on_condition_where_nothing_changed(
+async def test_a_transition_that_was_cut_off_is_sent_again_on_the_same_condition(
     folder: Folder,
 ) -> None:
     await cut_off_in_a_transition(folder, etag_known=True)
@@ -506,8 +506,7 @@ async def test_a_transition_that_was_cut_off_is_sent_on_condition_where_nothing_
     wire.versions["d"] = 7
     result = await folder.run(wire)
     assert counts(result) == (3, 3, 0, 0, 0)
-    read, moved, last = wire.sent
-    assert read.method == "GET"
+    moved, last = wire.sent
     assert moved.headers["if-match"] == '"7"'
     assert last.seq == 9
 
@@ -515,21 +514,42 @@ async def test_a_transition_that_was_cut_off_is_sent_on_condition_where_nothing_
 async def test_it_is_ambiguous_where_the_state_changed(folder: Folder) -> None:
     await cut_off_in_a_transition(folder, etag_known=True)
     wire = Wire()
-    wire.versions["d"] = 8
+    wire.script(412)
     result = await folder.run(wire)
     assert counts(result) == (3, 2, 0, 1, 0)
-    assert [sent.method for sent in wire.sent] == ["GET", "PATCH"]
+    assert [sent.headers.get("if-match") for sent in wire.writes()] == ['"7"', None]
     assert folder.letters[0]["_error"]["type"] == "AmbiguousUpdateError"
 
 
-async def test_it_is_ambiguous_where_somebody_is_faster_than_the_condition(
-    folder: Folder,
-) -> None:
+@pytest.mark.parametrize("refusal", [400, 403, 404, 501])
+async def test_it_is_ambiguous_where_its_repeat_is_refused(folder: Folder, refusal: int) -> None:
     await cut_off_in_a_transition(folder, etag_known=True)
     wire = Wire()
-    wire.versions["d"] = 7
+    wire.script(refusal)
+    assert counts(await folder.run(wire)) == (3, 2, 0, 1, 0)
+
+
+async def test_it_stays_in_doubt_through_further_runs(folder: Folder) -> None:
+    await cut_off_in_a_transition(folder, etag_known=True)
+    # The repeat is refused for now, and the second run is cut off as well.
+    wire = Wire()
+    wire.script(503)
+    await folder.cut_off(wire, 1, client={"retry": every(100.0)})
+    wire = Wire()
     wire.script(412)
     assert counts(await folder.run(wire)) == (3, 2, 0, 1, 0)
+    assert [sent.headers.get("if-match") for sent in wire.writes()] == ['"7"', None]
+
+
+async def test_a_lost_answer_stays_in_doubt_after_a_refusal(folder: Folder) -> None:
+    folder.write([{"dialog_id": "d", "session": {"seq": 0}}, {"dialog_id": "d", "next_step": "go"}])
+    wire = Wire()
+    wire.script(200, DROPPED, 503)
+    await folder.cut_off(wire, 3, client={"retry": every(10.0)})
+    again = Wire()
+    again.script(412)
+    assert counts(await folder.run(again)) == (2, 1, 0, 1, 0)
+    assert [sent.headers.get("if-match") for sent in again.writes()] == ['"1"']
 
 
 async def test_it_is_ambiguous_where_no_version_was_known(folder: Folder) -> None:
@@ -557,11 +577,10 @@ async def test_a_rejected_transition_is_sent_again(folder: Folder, reply: Any) -
     assert [sent.method for sent in again.sent] == ["PATCH"]
 
 
-async def test_reading_the_state_waits_for_a_server_that_is_away(folder: Folder) -> None:
+async def test_its_repeat_waits_for_a_server_that_is_away(folder: Folder) -> None:
     await cut_off_in_a_transition(folder, etag_known=True)
     wire = Wire()
-    wire.versions["d"] = 7
-    wire.script(*[DROPPED] * 30, method="GET")
+    wire.script(*[DROPPED] * 30)
     assert counts(await folder.run(wire)) == (3, 3, 0, 0, 0)
 
 

@@ -25,7 +25,8 @@ BASE = "http://server"
 class Play:
     """The course of one update of dialog ``d-1``, request by request.
 
-    Each step says in a word what follows. ``write``, ``read``, ``rebase`` and ``report`` are the next request, after a backoff or (``again``) at once; others are the end.
+    Each step says in a word what follows. ``write``, ``read``, ``rebase`` and
+    ``report`` are the next request, after a backoff or (``again``) at once; others are the end.
     """
 
     def __init__(

@@ -272,7 +272,9 @@ def test_a_strict_write_is_a_conflict_although_the_version_cannot_be_read() -> N
 # Lost answers.
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("variables", "transition")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind not in ("variables", "transition")]
+)
 def test_a_write_on_a_version_is_repeated_on_that_version(kind: str) -> None:
     """The first request may be carried out after its repeat; it finds another version then."""
     made = play(kind)
