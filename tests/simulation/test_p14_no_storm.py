@@ -437,16 +437,19 @@ async def test_p14_no_storm_when_answers_stop_coming() -> None:
 
 
 @on_each_api
-@pytest.mark.parametrize("fault", [408, 500, 502, 503, 504, 520, "dropped", "silent", "refused"])
+@pytest.mark.parametrize(
+    "fault", ["408", "500", "502", "503", "520", "dropped", "silent", "refused"]
+)
 @pytest.mark.parametrize("bad", [[0], [13], [99], [13, 57, 58]], ids=str)
 async def test_p14_no_storm_of_a_row_that_fails_while_others_are_served(
-    fault: int | str, bad: list[int]
+    fault: str, bad: list[int]
 ) -> None:
     """A row that the server always fails on ends after `max_attempts`, as does the job."""
-    replies: dict[int | str, Reply] = {"dropped": DROPPED, "silent": never, "refused": REFUSED}
+    replies: dict[str, Reply] = {"dropped": DROPPED, "silent": never, "refused": REFUSED}
+    reply = replies[fault] if fault in replies else int(fault)
     wire = Wire(takes=0.01)
     for number in bad:
-        wire.script(*[replies.get(fault, fault)] * 50, dialog_id=f"d{number}")  # type: ignore[list-item]
+        wire.script(*[reply] * 50, dialog_id=f"d{number}")
     rows = [{"dialog_id": f"d{number}", "session": {"a": 1}} for number in range(100)]
     async with client_of(wire, timeout=5) as client:
         with anyio.fail_after(3600):

@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from cognigy_async import Limits, RuntimeApi, StateUpdate, UpdateValidationError, VariableTypeError
-from cognigy_async.models.identifiers import faults_of_identifiers
+from cognigy_async.models.identifiers import faults_of_identifiers, is_strong_etag
 from tests.unit._builders import CANARY, update
 
 TOLD = {"actor": "agent-7", "reason": "refund"}
@@ -123,3 +123,12 @@ def test_each_fault_of_an_identifier_names_its_path(
     [fault] = faults_of_identifiers(Limits(), *arguments)
     assert (fault.path, fault.problem[: len(problem)]) == (path, problem)
     assert fault.remedy
+
+
+@pytest.mark.parametrize(
+    ("etag", "strong"),
+    [('"7"', True), ('""', True), ('W/"7"', False), ("7", False), ('"', False), ("", False)],
+)
+def test_only_a_quoted_etag_is_strong(etag: str, strong: bool) -> None:
+    assert is_strong_etag(etag) is strong
+    assert not is_strong_etag(None)
