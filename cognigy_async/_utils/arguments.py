@@ -89,7 +89,7 @@ def url_problem(url: str, example: str) -> str | None:
         return f"must be absolute, like {example}"
     if "@" in parts.netloc:
         return "must not hold credentials; pass them as arguments or settings of their own"
-    if not _is_host(parts.netloc):
+    if host_of(parts.netloc) is None:
         return "has a host that is neither a name nor an address"
     return "must not have a fragment" if "#" in url else None
 
@@ -98,6 +98,20 @@ def leaves_unencrypted(url: str) -> bool:
     """Return whether a valid URL leads to another machine without TLS."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not is_loopback(parts.hostname)
+
+
+def host_of(netloc: str) -> str | None:
+    """Return the host of `host[:port]`, in lower case and without brackets, or None."""
+    found = NETLOC.fullmatch(netloc)
+    if found is None:
+        return None
+    host = found["host"].lower()
+    if not host.startswith("["):
+        return host.removesuffix(".") or None
+    try:
+        return IPv6Address(host[1:-1]).compressed
+    except ValueError:
+        return None
 
 
 def is_loopback(host: str | None) -> bool:
@@ -116,17 +130,3 @@ def is_loopback(host: str | None) -> bool:
         return False
     # Not every version of Python takes ::ffff:127.0.0.1 for a loopback address.
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
-def _is_host(netloc: str) -> bool:
-    """Return whether a netloc is a host name or an address, with or without a port."""
-    found = NETLOC.fullmatch(netloc)
-    if found is None:
-        return False
-    host = found["host"]
-    try:
-        if host.startswith("["):
-            IPv6Address(host[1:-1])
-    except ValueError:
-        return False
-    return True

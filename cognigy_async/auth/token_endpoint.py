@@ -185,6 +185,9 @@ class OAuthEndpoint:
         request: the request for a token.
     """
 
+    # `vars` of it would show the secrets.
+    __slots__ = ("_credentials", "_default_lifetime", "_secrets", "request", "url")
+
     def __init__(self, config: OAuthConfig) -> None:
         client_id, secret = config.client_id, config.client_secret.get_secret_value()
         parts = urlsplit(config.token_url)
