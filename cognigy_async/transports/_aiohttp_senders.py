@@ -8,7 +8,7 @@ import math
 import re
 import select
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -138,7 +138,18 @@ class DirectSender:
         (template, host), target = self._resolve(request.url)
         data = self._serialize(request, host, target)
         deadline = self._loop.time() + timeout
-        connection = await self._connect(template, timeout)
+        for _ in range(MAX_STALE):
+            try:
+                connection = await self._connector.connect(
+                    template, traces=[], timeout=_connect_timeout(timeout)
+                )
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError from error
+            if not _is_stale(connection):
+                break
+            _abort(connection)
+        else:
+            raise StaleConnectionError
         headers = None
         try:
             protocol = connection.protocol
@@ -176,20 +187,6 @@ class DirectSender:
         else:
             connection.release()
         return Response(message.code, headers, body)
-
-    async def _connect(self, template: aiohttp.ClientRequest, timeout: float) -> Connection:
-        """Return an idle or new connection without unread data."""
-        for _ in range(MAX_STALE):
-            try:
-                connection = await self._connector.connect(
-                    template, traces=[], timeout=_connect_timeout(timeout)
-                )
-            except TimeoutError as error:
-                raise aiohttp.ConnectionTimeoutError from error
-            if not _is_stale(connection):
-                return connection
-            _abort(connection)
-        raise StaleConnectionError
 
     def _resolve(self, url: str) -> tuple[tuple[aiohttp.ClientRequest, str], str]:
         """Return the origin of a URL and the request target.
@@ -454,7 +451,7 @@ async def _read_body(
     length = headers.get("content-length")
     validate_length(length, limit)
     if length is not None and "transfer-encoding" not in headers:
-        content = await read()
+        content = stream.read_nowait() if stream.is_eof() else await read()
     else:
         chunks: list[bytes] = []
         size = 0
@@ -495,15 +492,17 @@ def _is_stale(connection: Connection) -> bool:
     # Over TLS the socket may hold a session ticket. The event loop reads it in its next iteration.
     if transport.get_extra_info("ssl_object") is not None:
         return False
-    return _is_readable(transport.get_extra_info("socket").fileno())
+    return bool(_poll_of(transport.get_extra_info("socket").fileno())(0))
 
 
-def _is_readable(descriptor: int) -> bool:
+@functools.lru_cache(maxsize=1024)
+def _poll_of(descriptor: int) -> Callable[[float], list[Any]]:
+    """Return a function that takes a timeout and returns an empty list if nothing can be read."""
     if not hasattr(select, "poll"):
-        return bool(select.select([descriptor], [], [], 0)[0])
+        return lambda seconds: select.select([descriptor], [], [], seconds)[0]
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+    return poll.poll
 
 
 def _body_error(error: Exception) -> str:

@@ -26,6 +26,7 @@ GZIP = 31
 ZLIB = 15
 RAW_DEFLATE = -15
 
+WITHOUT_BODY = frozenset({204, 205, 304})
 CUT_OFF = "the body is cut off, or not valid in HTTP"
 NOT_IN_TIME = "the body was not complete in time"
 BAD_ENCODING = "the body does not match its Content-Encoding"
@@ -50,10 +51,9 @@ def has_unclear_end(status: int, headers: Mapping[str, str]) -> bool:
     That is so with two lengths, and with a length of a body that the status does not allow
     (RFC 9112, section 6.3). What follows may then be a part of this response.
     """
-    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
-    if status in (204, 205, 304):
-        return coding is not None or length not in (None, "0")
-    return coding is not None and length is not None
+    if status in WITHOUT_BODY:
+        return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    return "transfer-encoding" in headers and "content-length" in headers
 
 
 def too_large(limit: int) -> BodyError:

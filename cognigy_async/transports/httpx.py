@@ -306,21 +306,19 @@ def _has_more(connection: Any) -> bool:
     """
     if connection._h11_state.trailing_data[0]:
         return True
-    stream = connection._network_stream
-    tls = stream.get_extra_info("ssl_object")
-    if tls is not None:
+    stream = connection._network_stream._stream
+    if hasattr(stream, "transport_stream"):
         try:
-            tls.read(1)
+            connection._network_stream.get_extra_info("ssl_object").read(1)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError:
             return True
         else:
             return True
+        while hasattr(stream, "transport_stream"):
+            stream = stream.transport_stream
     # anyio keeps the rest of a piece that is larger than httpcore asks for.
-    stream = stream._stream
-    while hasattr(stream, "transport_stream"):
-        stream = stream.transport_stream
     return bool(getattr(getattr(stream, "_protocol", None), "read_queue", None))
 
 
