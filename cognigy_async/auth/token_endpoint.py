@@ -216,6 +216,9 @@ class OAuthEndpoint:
         body = _json_object(response.content)
         if response.status != 200:
             raise self._rejection(response, body, wall_clock)
+        if response.body_error is not None:
+            problem = f"sent a response without a token: {response.body_error}"
+            raise self.error(problem, transient=True, status=response.status)
         fault = None
         lifetime = self._default_lifetime
         token, kind, expires_in = map(body.get, ("access_token", "token_type", "expires_in"))
@@ -263,6 +266,8 @@ class OAuthEndpoint:
             problem = "rejected the request"
         else:
             problem = "responded without a token"
+        if response.body_error is not None:
+            problem += f"; {response.body_error}"
         detail = self._detail(body)
         return self.error(
             problem, transient=transient, status=status, detail=detail, retry_after=wait

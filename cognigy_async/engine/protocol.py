@@ -160,7 +160,10 @@ class UpdateProtocol:
             # A 2xx with an unusable body is a server fault, not an outage: bulk work must not
             # retry it forever.
             response_kind = ResponseKind.FAULT
-        following = self._failed(item, response_kind, self.api.error(request, response, wall_clock))
+        error = self.api.error(request, response, wall_clock)
+        if response.body_error is not None:
+            error.message += f"; {response.body_error}"
+        following = self._failed(item, response_kind, error)
         if response_kind is ResponseKind.THROTTLED and isinstance(following, RetryLater):
             following.dialog_only = self.api.throttles_dialog(response)
         return following
