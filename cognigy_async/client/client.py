@@ -110,7 +110,7 @@ class AsyncStateClient:
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        quota = create_limiter(rate_limit)
+        quota = create_limiter(rate_limit, config.retry.longest_pause(live=True))
         self.metrics = Metrics(quota)
         """Counts and latencies; `metrics.snapshot()` returns a frozen copy."""
         waker = Waker()

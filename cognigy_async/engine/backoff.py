@@ -11,7 +11,7 @@ from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
-from ..retry import OUTAGE_KINDS, ResponseKind
+from ..retry import MAX_BULK_WAIT, OUTAGE_KINDS, ResponseKind
 from .work_item import READ
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Backoff:
         item, kind, error = queue.first, failure.response_kind, failure.error
         retry_state = item.retry_state
         assert retry_state is not None
+        if error.retry_after is None:
+            error.retry_after = failure.reset_after
         now = self._clock()
         if item.live or kind not in OUTAGE_KINDS:
             retry_state.elapsed += now - began
@@ -66,16 +68,19 @@ class Backoff:
         if failure.dialog_only:
             if seconds is None:
                 seconds = wait if wait is not None else self._policy.backoff(1, failure.error, now)
-            scheduler.throttle_dialog(item.dialog_id, now, seconds)
+            scheduler.throttle_dialog(item.dialog_id, now, began, seconds)
             return
         throttled = failure.response_kind is ResponseKind.THROTTLED
         if throttled or (failure.response_kind is ResponseKind.UNAVAILABLE and seconds is not None):
             if seconds is None:
                 failures = scheduler.tenant.consecutive_429s + 1
                 seconds = self._policy.backoff(failures, failure.error, now)
+            elif repeats := scheduler.tenant.repeats(began):
+                # The moments that the server names come too early.
+                seconds = max(seconds, self._policy.backoff(repeats, failure.error, now))
             scheduler.throttle_tenant(now, began, seconds, random.random())
             if self._adaptive is not None and throttled:
-                self._adaptive.on_throttled(now, began, seconds)
+                self._adaptive.on_throttled(now, began, min(seconds, MAX_BULK_WAIT))
             log(WARNING, "tenant throttled for %.1f s", seconds, seconds=seconds, scope="tenant")
 
     def count(self, reason: str, item: WorkItem, wait: float) -> None:
