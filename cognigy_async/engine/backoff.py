@@ -11,7 +11,7 @@ from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
-from ..retry import MAX_BULK_WAIT, OUTAGE_KINDS, ResponseKind
+from ..retry import OUTAGE_KINDS, ResponseKind
 from .work_item import READ
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .protocol import RetryLater
     from .scheduler import Scheduler
     from .work_item import WorkItem
+
+SHORTEST_MOMENT = 0.1
+"""Seconds. A nearer moment is as good as passed: the tenant backs off as if none was named."""
 
 
 class Backoff:
@@ -47,6 +50,8 @@ class Backoff:
         self._throttle(item, failure, began, now, wait)
         if wait is None or item.abandoned:
             return False
+        if error.retry_after is not None and scheduler.is_impatient(item, now):
+            return False
         if scheduler.may_repeat(queue, kind):
             scheduler.wait(queue, now + wait)
         elif item.live:
@@ -72,15 +77,15 @@ class Backoff:
             return
         throttled = failure.response_kind is ResponseKind.THROTTLED
         if throttled or (failure.response_kind is ResponseKind.UNAVAILABLE and seconds is not None):
-            if seconds is None:
+            seconds = seconds or 0.0
+            failures = scheduler.tenant.repeats(began)
+            if seconds < SHORTEST_MOMENT:
                 failures = scheduler.tenant.consecutive_429s + 1
-                seconds = self._policy.backoff(failures, failure.error, now)
-            elif repeats := scheduler.tenant.repeats(began):
-                # The moments that the server names come too early.
-                seconds = max(seconds, self._policy.backoff(repeats, failure.error, now))
+            if failures:
+                seconds = max(seconds, self._policy.backoff(failures, failure.error, now))
             scheduler.throttle_tenant(now, began, seconds, random.random())
             if self._adaptive is not None and throttled:
-                self._adaptive.on_throttled(now, began, min(seconds, MAX_BULK_WAIT))
+                self._adaptive.on_throttled(now, began, seconds)
             log(WARNING, "tenant throttled for %.1f s", seconds, seconds=seconds, scope="tenant")
 
     def count(self, reason: str, item: WorkItem, wait: float) -> None:

@@ -194,11 +194,15 @@ class Scheduler:
         if not tenant.active or tenant.next_slot_at(now) <= now:
             return None
         for queue in self.queues.first_live():
-            item = queue.first
-            if tenant.held(item.accepted_at, now) > item.options.policy.max_retry_after:
+            if self.is_impatient(queue.first, now):
                 self.queues.take_first(queue)
                 return queue
         return None
+
+    def is_impatient(self, item: WorkItem, now: float) -> bool:
+        """Return whether pauses of the tenant hold an item longer than its policy allows."""
+        longest = item.options.policy.max_retry_after
+        return item.live and self.tenant.held(item.accepted_at, now) > longest
 
     def too_long_a_pause(self, queue: DialogQueue, now: float) -> float | None:
         """Return the rest of a dialog's pause in seconds if the head must not wait it out.

@@ -59,7 +59,6 @@ class AdaptiveLimiter:
         """The time of the reset that the last headers named; infinity if they named none."""
         self._longest_reset = 0.0
         self._last_headers_at = -math.inf
-        self._paused_until = -math.inf
         self._recent_starts: list[float] = []
         """Start times of the requests in the last window, and possibly earlier ones."""
         self._forget()
@@ -78,6 +77,7 @@ class AdaptiveLimiter:
         self._accepted = 0
         self._before_pause = (math.nan, 0)
         """`_counting_since` and `_accepted` as of the last pause."""
+        self._paused_until = -math.inf
 
     def __repr__(self) -> str:
         limit = self._window if self._window is not None else f"{self._rate:.3g}/s"
@@ -104,7 +104,7 @@ class AdaptiveLimiter:
                 self._asked_at = now
             window.start(now, bulk=bulk)
             return
-        if now < self._next_start_at:
+        if now < self._next_start_at or now < self._paused_until:
             self._asked_at = now
         if math.isnan(self._counting_since):
             self._counting_since = now
@@ -211,7 +211,8 @@ class AdaptiveLimiter:
         """Lower the rate after a 429 that pauses the tenant for `seconds`, once for each pause."""
         if started < self._paused_until or self._window is not None:
             return
-        until = now + seconds
+        self._paused_until = now + seconds
+        until = now + min(seconds, MAX_BULK_WAIT)
         if self._accepted:
             self._before_pause = (self._counting_since, self._accepted)
             self._decrease(until)
@@ -221,7 +222,7 @@ class AdaptiveLimiter:
             span = max(1.0, until - (self._counting_since if math.isnan(since) else since))
             self._period = max(self._period, span)
             self._rate = max(MIN_RATE, min(self._rate, max(accepted, 1) / span))
-        self._paused_until = self._counting_since = until
+        self._counting_since = until
         self._accepted = 0
 
     def _decrease(self, until: float) -> None:

@@ -46,6 +46,8 @@ class TenantPause:
         self._until = 0.0
         self._asked_at = math.inf
         """Start of the first request that asks before `_until`; infinity if none did."""
+        self._answered_by = 0.0
+        """Time until which the answer to the last request that asks is awaited."""
         self._live_asks_at = 0.0
         self._bulk_asks_at = 0.0
         self._interval = 0.0
@@ -131,9 +133,9 @@ class TenantPause:
             return
         # One request asks, and the others wait for its answer.
         self._asked_at = min(self._asked_at, now)
-        live_at, bulk_at = now + min(self._longest_live, UNANSWERED_AFTER), now + UNANSWERED_AFTER
-        self._live_asks_at = min(self._until, max(self._live_asks_at, live_at))
-        self._bulk_asks_at = min(self._until, max(self._bulk_asks_at, bulk_at))
+        self._answered_by = now + min(self._longest_live, UNANSWERED_AFTER)
+        self._live_asks_at = min(self._until, max(self._live_asks_at, self._answered_by))
+        self._bulk_asks_at = min(self._until, max(self._bulk_asks_at, self._answered_by))
 
     def remaining(self, now: float) -> float:
         """Return the seconds until the end of the pause, 0 without one."""
@@ -141,7 +143,10 @@ class TenantPause:
 
     def held(self, accepted_at: float, now: float) -> float:
         """Return for how long pauses in a row hold work that was accepted at a time; 0 without."""
-        return self._until - max(accepted_at, self._first_429_at) if now < self._until else 0.0
+        if now >= self._until:
+            return 0.0
+        until = self._until if self._asked_at == math.inf else min(self._until, self._answered_by)
+        return until - max(accepted_at, self._first_429_at)
 
 
 class DialogPauses:

@@ -162,6 +162,15 @@ def test_one_request_asks_and_the_others_wait_for_its_answer() -> None:
     assert bulk.next_slot_at(3610.5, False) == 3640.0
 
 
+def test_work_waits_for_the_answer_to_the_one_that_asks_and_not_for_the_moment() -> None:
+    pause = long_pause()
+    assert pause.held(600.0, 600.0) > 1e8
+    pause.start(610.0)
+    assert pause.held(605.0, 611.0) == 35.0
+    pause.throttle(now=612.0, sent=610.0, wait=1e9, offset=0.0)
+    assert pause.held(605.0, 612.0) > 1e8
+
+
 def test_a_request_that_asked_and_was_served_ends_the_pause() -> None:
     pause = long_pause()
     pause.start(610.0)
