@@ -8,5 +8,12 @@ from __future__ import annotations
 from .models.events import DeliveryReceipt, UpdateWatch
 from .ratelimit.estimate import seconds_under
 from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
+from .retry import MAX_BULK_WAIT
 
-__all__ = ["RATE_LIMIT_PREFIXES", "DeliveryReceipt", "UpdateWatch", "seconds_under"]
+__all__ = [
+    "MAX_BULK_WAIT",
+    "RATE_LIMIT_PREFIXES",
+    "DeliveryReceipt",
+    "UpdateWatch",
+    "seconds_under",
+]

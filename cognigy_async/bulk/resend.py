@@ -21,6 +21,7 @@ from cognigy_async import (
     ServerError,
     StateUpdate,
 )
+from cognigy_async.spi import MAX_BULK_WAIT
 
 from .input.row import Row
 from .journal.schema import OpenSend
@@ -70,7 +71,8 @@ class AmbiguousSends:
             try:
                 return await self._client.get_state(dialog_id)
             except AWAY as error:
-                pause = max(wait * random.uniform(0.5, 1.0), error.retry_after or 0.0)
+                named = min(error.retry_after or 0.0, MAX_BULK_WAIT)
+                pause = max(wait * random.uniform(0.5, 1.0), named)
             await anyio.sleep(pause)
             wait = min(LONGEST_WAIT, 2 * wait)
 
