@@ -71,10 +71,10 @@ MAX_BULK_WAIT = 3600.0
 """Seconds after which bulk work asks the server again, however long it was told to wait."""
 
 MIN_PAUSE = 1.0
-"""Shortest `RetryPolicy.longest_pause` in seconds: a small `max_retry_after` must cause no storm."""
+"""Minimum of `RetryPolicy.longest_pause`, so that a small `max_retry_after` causes no storm."""
 
 MIN_EPOCH = 1e9
-"""Larger numbers are no waiting time but seconds since 1970, or milliseconds above 1000 times it."""
+"""A larger number is a time since 1970: in seconds, or in milliseconds if it exceeds 1e12."""
 MAX_NUMBER = 1e15
 """Larger numbers name no moment; they would not survive arithmetic."""
 MAX_LISTED = 16

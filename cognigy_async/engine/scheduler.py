@@ -209,9 +209,11 @@ class Scheduler:
 
         None for no such pause, or if the head asks the server again.
         """
+        rest = self.dialogs.until(queue.dialog_id) - now
+        if rest <= 0:
+            return None
         item = queue.first
         policy = item.options.policy
-        rest = self.dialogs.until(queue.dialog_id) - now
         if not item.live or rest <= policy.max_retry_after:
             return None
         asks_at = self.dialogs.until(queue.dialog_id, policy.longest_pause(live=True))
@@ -244,9 +246,9 @@ class Scheduler:
 
         Not needed while `quiet`.
         """
-        if self.tenant.consecutive_429s and response_kind not in THROTTLING_KINDS:
-            if self.tenant.succeeded(began, now):
-                self._waker.wake()
+        throttled = response_kind in THROTTLING_KINDS
+        if self.tenant.consecutive_429s and not throttled and self.tenant.succeeded(began, now):
+            self._waker.wake()
         if self.outage.lasts and response_kind not in RETRYABLE_KINDS:
             self.outage.succeeded()
             self._set_probe_alarm()
@@ -271,7 +273,7 @@ class Scheduler:
         self.tenant.throttle(now, sent, wait, offset)
 
     def throttle_dialog(self, dialog_id: str, now: float, sent: float, wait: float) -> None:
-        """Pause the requests of one dialog for `wait` seconds, after one that was sent at `sent`."""
+        """Pause the requests of one dialog for `wait` seconds; see `throttle_tenant`."""
         self.dialogs.throttle(dialog_id, now, sent, wait)
 
     def send_next(self, queue: DialogQueue) -> None:

@@ -5,8 +5,8 @@ spread evenly at an estimated rate. It doubles each second until the first 429. 
 fixed amount with each accepted request and shrinks by a factor at a 429, once for each pause.
 
 A wrong header must not hold work for hours. If no request was made for `longest_live` seconds, or
-`MAX_BULK_WAIT` for bulk work, one request asks the server. If it is accepted before the moment that
-the headers named, what was learned is forgotten, and headers are ignored from then on.
+`MAX_BULK_WAIT` for bulk work, one request asks the server. If it is accepted long before the limit
+allows it, what was learned is forgotten, and headers are ignored from then on.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ REPEATED_WITHIN = 3
 """Number of periods. A period is the estimated length of the server's window."""
 RATE_LATE_TOLERANCE = 0.5
 """Like `LATE_TOLERANCE`, but larger: the average rate matters, not even spacing."""
+EARLY_SHARE = 0.05
+"""Share of a window by which an accepted request must be early to show that headers are wrong."""
 MAX_STARTS = 20_000
 """Number of requests whose start times are remembered at most, however long a window is."""
 
@@ -51,12 +53,10 @@ class AdaptiveLimiter:
 
     def __init__(self, longest_live: float = MAX_BULK_WAIT) -> None:
         self._longest_live = longest_live
-        self._last_start = -math.inf
+        self._last_start = self._last_bulk_start = -math.inf
         self._asked_at = math.nan
         """Start of the last request that was sent earlier than was learned."""
         self._reads_headers = True
-        self._reset_at = math.inf
-        """The time of the reset that the last headers named; infinity if they named none."""
         self._longest_reset = 0.0
         self._last_headers_at = -math.inf
         self._recent_starts: list[float] = []
@@ -93,15 +93,22 @@ class AdaptiveLimiter:
 
     def next_bulk_slot_at(self, now: float) -> float:
         """Return when bulk work may start; at an even rate live work needs no headroom."""
-        return now if self._window is None else self._window.next_bulk_slot_at(now)
+        if self._window is None:
+            return now
+        asks_at = max(now, self._last_bulk_start + MAX_BULK_WAIT)
+        return min(self._window.next_bulk_slot_at(now), asks_at)
 
     def start(self, now: float, *, bulk: bool) -> None:
         """Take a slot."""
         self._record_start(now)
+        if bulk:
+            self._last_bulk_start = now
         window = self._window
         if window is not None:
-            if window.used >= window.capacity and now < self._reset_at:
-                self._asked_at = now
+            if window.used >= window.capacity:
+                early = window.next_slot_at(now) - now
+                if early > EARLY_SHARE * window.limit.per:
+                    self._asked_at = now
             window.start(now, bulk=bulk)
             return
         if now < self._next_start_at or now < self._paused_until:
@@ -148,7 +155,6 @@ class AdaptiveLimiter:
         server = read_headers(headers, wall_clock) if self._reads_headers else None
         if server is None:
             return
-        self._reset_at = math.inf if server.reset is None else now + server.reset
         length = server.window
         if length is None:
             # Just after a reset the time until the next one is close to the window.

@@ -80,7 +80,7 @@ def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHead
 
 
 def reset_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
-    """Return the seconds until the reset of the limit that a 429 or 503 names, the latest of several.
+    """Return the seconds until the reset that a 429 or 503 names, the latest of several.
 
     A limit with remaining requests is not the one that refused the request: its reset is ignored.
 
@@ -93,7 +93,8 @@ def reset_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
     """
     state = headers.get("ratelimit", "")[:MAX_HEADER_LENGTH]
     pairs = dict(_PAIR.findall(state))
-    named = [*_states(state).values(), (_number(pairs.get("remaining", "")), pairs.get("reset", ""))]
+    named = [*_states(state).values()]
+    named.append((_number(pairs.get("remaining", "")), pairs.get("reset", "")))
     for prefix in PREFIXES:
         resets = listed(headers.get(f"{prefix}reset", ""))
         remaining = [_number(text) for text in listed(headers.get(f"{prefix}remaining", ""))]

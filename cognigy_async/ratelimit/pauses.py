@@ -65,7 +65,7 @@ class TenantPause:
             offset: shift of the slow start in [0, 1), so that clients do not resume together.
         """
         asked = self._asked(sent)
-        if asked or sent >= self._until:
+        if asked or sent >= self._until or not self.consecutive_429s:
             if not self.consecutive_429s:
                 self._first_429_at = now
             self.consecutive_429s += 1

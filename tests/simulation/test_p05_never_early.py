@@ -532,9 +532,7 @@ async def test_p5_never_early_the_answer_to_the_one_that_asks_names_a_nearer_mom
     wire = Wire()
     wire.script(throttled("1000000000"), throttled("5"))
     async with client_of(wire) as client:
-        assert isinstance(
-            await outcome_of(client.update("d", session={"a": 1})), RateLimitedError
-        )
+        assert isinstance(await outcome_of(client.update("d", session={"a": 1})), RateLimitedError)
         await anyio.sleep(700)
         await client.update("d", session={"a": 1})
     assert [math.floor(sent.at) for sent in wire.sent] == [0, 700, 705]

@@ -60,8 +60,9 @@ def test_seconds_and_dates_are_understood(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "   ", "soon", "-5", "-0", "+5", "1e3", "0x10", "1_000", "5s", "9" * 20, "1.2.3", "."),
-        *("nan", "inf", "-inf", "Infinity", "\u0665", "²", "9" * 400, "5\x00", "\ud800", ", ,"),
+        *("", "   ", "soon", "-5", "-0", "+5", "1e3", "0x10", "1_000", "5s", "1.2.3", "."),
+        *("nan", "inf", "-inf", "Infinity", "\u0665", "²", "9" * 400, "5\x00", "\ud800"),
+        *("9" * 20, ", ,"),
         *("Tue", ",", "::", "()", "14 Nov 2023", "Tue, 14 Nov 99999 22:14:20 GMT", "x" * 100_000),
         "Tue, 99 Nov 2023 22:14:20 GMT",
         "Tue, 14 Nov 2023 99:99:99 GMT",

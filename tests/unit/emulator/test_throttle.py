@@ -256,7 +256,10 @@ async def test_no_request_is_early_without_retry_after() -> None:
 @pytest.mark.parametrize("style", ["ietf", "ietf-early", "x"])
 async def test_requests_before_the_reset_in_quota_headers_are_early(style: str, quota: str) -> None:
     throttling = Throttling(
-        notice=0, retry_after="none", quota_headers=style, **{quota: (1, 10)}  # type: ignore[arg-type]
+        notice=0,
+        retry_after="none",
+        quota_headers=style,
+        **{quota: (1, 10)},  # type: ignore[arg-type]
     )
     emulator = Emulator(api_key=KEY, throttling=throttling)
     async with bare_client(emulator) as client:

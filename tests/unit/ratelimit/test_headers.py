@@ -75,7 +75,7 @@ WALL = 1_800_000_000.0
             },
             RateLimitHeaders(60, reset=30),
         ),
-        ({"ratelimit": "limit=60, remaining=5, reset=1800000030"}, RateLimitHeaders(60, None, 5, 30)),
+        ({"ratelimit": "limit=9, remaining=5, reset=1800000030"}, RateLimitHeaders(9, None, 5, 30)),
         (
             {"ratelimit-policy": '"a";q=60;w=90', "ratelimit": '"a";r=5;t=1800000030000'},
             RateLimitHeaders(60, 90, 5, 30),

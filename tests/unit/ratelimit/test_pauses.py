@@ -126,6 +126,15 @@ def test_a_429_to_a_request_after_the_pause_repeats_it() -> None:
     assert (pause.repeats(sent=3.5), pause.repeats(sent=6.0)) == (0, 2)
 
 
+def test_a_late_429_to_a_request_from_before_the_last_pause_counts_as_well() -> None:
+    pause = TenantPause(4)
+    pause.throttle(1.0, sent=0.5, wait=2.0, offset=0.0)
+    assert not pause.succeeded(sent=3.0, now=3.5)
+    pause.throttle(4.0, sent=0.75, wait=2.0, offset=0.0)
+    assert pause.consecutive_429s == 1
+    assert pause.held(0.0, 4.0) == 2.0
+
+
 # A moment that is too far away.
 
 
