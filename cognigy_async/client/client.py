@@ -48,7 +48,8 @@ class AsyncStateClient:
         max_pending: Maximum number of accepted updates without an outcome; beyond it `update`
             waits.
         rate_limit: Requests per time window, token requests excluded: a `RateLimit`, several that
-            hold together, or ``"auto"`` to learn it from response headers and 429 responses.
+            hold together, or ``"auto"`` to learn it from response headers and 429 responses; see
+            ``docs/quota.md``.
             Shared SaaS allows 1,000 requests in 5 minutes (docs.cognigy.com, "Quotas and Limits").
         retry: When failed requests are retried; `RetryPolicy()` by default.
         limits: Limits for variables and sizes; those of the API by default.
