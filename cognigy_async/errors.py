@@ -131,7 +131,7 @@ class UpdateError(CognigyError):
         dialog_id, update_id: the update; a read has no `update_id`.
         attempts: number of requests made for it.
         trace_id: the server's id of the request, which vendor support asks for.
-        retry_after: seconds that the server asked to wait.
+        retry_after: seconds that the server asked to wait; None if it named no moment ahead.
         applied_parts: number of requests of a split update that were applied before the failure.
         detail: the server's explanation, shortened, without values of the update.
         code: error code of the public REST API, which it sends besides the status.

@@ -26,6 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 from .._utils.arguments import url_problem
 from ..errors import AuthenticationError, ConfigurationError
 from ..models.http import Request, Response
+from ..ratelimit.headers import reset_after
 from ..retry import retry_after
 from .provider import VISIBLE_ASCII, AccessToken
 
@@ -258,6 +259,8 @@ class OAuthEndpoint:
         if transient:
             problem = "is temporarily unavailable"
             wait = retry_after(response.headers, wall_clock)
+            if wait is None and status in (429, 503):
+                wait = reset_after(response.headers, wall_clock)
             if wait is not None:
                 problem += f" and asks to retry after {wait:.0f} s"
         elif 300 <= status <= 399:

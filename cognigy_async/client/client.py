@@ -48,7 +48,8 @@ class AsyncStateClient:
         max_pending: Maximum number of accepted updates without an outcome; beyond it `update`
             waits.
         rate_limit: Requests per time window, token requests excluded: a `RateLimit`, several that
-            hold together, or ``"auto"`` to learn it from response headers and 429 responses.
+            hold together, or ``"auto"`` to learn it from response headers and 429 responses; see
+            ``docs/quota.md``.
             Shared SaaS allows 1,000 requests in 5 minutes (docs.cognigy.com, "Quotas and Limits").
         retry: When failed requests are retried; `RetryPolicy()` by default.
         limits: Limits for variables and sizes; those of the API by default.
@@ -110,7 +111,7 @@ class AsyncStateClient:
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        quota = create_limiter(rate_limit)
+        quota = create_limiter(rate_limit, config.retry.longest_pause(live=True))
         self.metrics = Metrics(quota)
         """Counts and latencies; `metrics.snapshot()` returns a frozen copy."""
         waker = Waker()

@@ -197,13 +197,17 @@ class Dispatcher:
         """Fail live updates whose policy does not allow waiting for the tenant's pause."""
         scheduler = self._scheduler
         while (queue := scheduler.next_impatient(now)) is not None:
-            error = RateLimitedError(
-                "The tenant is throttled for longer than the policy waits",
-                status=429,
-                retry_after=scheduler.tenant.remaining(now),
-            )
-            final = self._protocol.final(queue.first, error)
-            self._completion.complete(queue, Settled(error=final))
+            self._refuse(queue, "tenant", scheduler.tenant.remaining(now))
+
+    def _refuse(self, queue: DialogQueue, throttled: str, seconds: float) -> None:
+        """Fail the head of a queue because it must not wait out a pause of so many seconds."""
+        error = RateLimitedError(
+            f"The {throttled} is throttled for longer than the policy waits",
+            status=429,
+            retry_after=seconds,
+        )
+        final = self._protocol.final(queue.first, error)
+        self._completion.complete(queue, Settled(error=final))
 
     # Sending a request and applying its response.
 
@@ -223,6 +227,11 @@ class Dispatcher:
             return
         following: Decision
         scheduler = self._scheduler
+        if scheduler.dialogs.any:
+            pause = scheduler.too_long_a_pause(queue, began)
+            if pause is not None:
+                self._refuse(queue, "dialog", pause)
+                return
         try:
             if item.coalesces and queue.behind and item.sent_at is None:
                 item = gather(queue, self._protocol, self._hooks.free_slots(MOST_MERGED))
@@ -251,6 +260,8 @@ class Dispatcher:
                 limiter = self._limiter
                 if limiter is not None:
                     limiter.start(began, bulk=not queue.live)
+                if scheduler.tenant.active:
+                    scheduler.tenant.start(began)
                 try:
                     response = await self._transport.send(request, timeout=options.timeout)
                 except BaseException as error:
@@ -277,7 +288,7 @@ class Dispatcher:
                 if response_kind is APPLIED or response_kind in SERVED_KINDS:
                     scheduler.served_at = now
                 if not scheduler.quiet:
-                    scheduler.on_response(response_kind, began)
+                    scheduler.on_response(response_kind, began, now)
                 following = self._protocol.answered(
                     item, response_kind, request, response, now, time.time()
                 )

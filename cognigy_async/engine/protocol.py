@@ -27,7 +27,8 @@ from ..models.identifiers import is_strong_etag
 from ..models.limits import Limits
 from ..models.results import DialogState, UpdateResult
 from ..models.update import StateUpdate
-from ..retry import APPLIED, SERVED_KINDS, ResponseKind, RetryState
+from ..ratelimit.headers import reset_after
+from ..retry import APPLIED, SERVED_KINDS, THROTTLING_KINDS, ResponseKind, RetryState
 from .work_item import WRITE, Action, Kind, WorkItem
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class RetryLater:
     error: UpdateError
     dialog_only: bool = False
     """True if the server throttles this dialog and not the tenant."""
+    reset_after: float | None = None
+    """Seconds that rate-limit headers name, for an answer without Retry-After."""
 
 
 Decision: TypeAlias = Settled | SendNext | RetryLater
@@ -164,8 +167,10 @@ class UpdateProtocol:
         if response.body_error is not None:
             error.message += f"; {response.body_error}"
         following = self._failed(item, response_kind, error)
-        if response_kind is ResponseKind.THROTTLED and isinstance(following, RetryLater):
-            following.dialog_only = self.api.throttles_dialog(response)
+        if response_kind in THROTTLING_KINDS and isinstance(following, RetryLater):
+            following.reset_after = reset_after(response.headers, wall_clock)
+            if response_kind is ResponseKind.THROTTLED:
+                following.dialog_only = self.api.throttles_dialog(response)
         return following
 
     def unanswered(self, item: WorkItem, error: UpdateError) -> Decision:

@@ -182,9 +182,18 @@ class ReadyQueues:
                 return queue
         return None
 
-    def take_live(self) -> DialogQueue | None:
-        """Mark the next live queue as in flight and return it, or return None."""
-        return self._next(self.live)
+    def first_live(self) -> Iterator[DialogQueue]:
+        """Yield the first urgent and the first live queue whose heads are live; they stay ready."""
+        for ready_list in (self.urgent, self.live):
+            while ready_list and ready_list[0].ready_list is not ready_list:
+                ready_list.popleft()
+            if ready_list and ready_list[0].first.live:
+                yield ready_list[0]
+
+    def take_first(self, queue: DialogQueue) -> None:
+        """Mark a queue as in flight that `first_live` yielded."""
+        assert queue.ready_list is not None
+        self._next(queue.ready_list)
 
     @staticmethod
     def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:

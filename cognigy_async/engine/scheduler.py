@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .._utils.logging import log
 from ..ratelimit.pauses import DialogPauses, TenantPause
-from ..retry import RETRYABLE_KINDS, ResponseKind, RetryBudget
+from ..retry import RETRYABLE_KINDS, THROTTLING_KINDS, ResponseKind, RetryBudget
 from .coalescing import joins
 from .dialog_queue import DialogQueue, QueueState
 from .outage import Outage
@@ -54,7 +54,8 @@ class Scheduler:
         config = context.config
         self.queues = queues = ReadyQueues()
         self._urgent, self._live, self._bulk = queues.urgent, queues.live, queues.bulk
-        self.tenant = TenantPause(config.max_in_flight)
+        longest_live = config.retry.longest_pause(live=True)
+        self.tenant = TenantPause(config.max_in_flight, longest_live)
         self.dialogs = DialogPauses()
         self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_RETRIES)
         self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
@@ -146,16 +147,19 @@ class Scheduler:
         if self.stopped:
             return None
         tenant, queues, outage = self.tenant, self.queues, self.outage
+        bulk = not outage.blocks
+        bulk_slot_at = 0.0
         if tenant.active:
-            slot_at = tenant.next_slot_at(now)
+            slot_at = tenant.next_slot_at(now, bool(self._live or self._urgent))
             if slot_at > now:
                 self._waker.wake_at(slot_at)
                 return None
+            if tenant.next_slot_at(now, live=False) > now:
+                # A live request asks the server before bulk work may.
+                bulk = False
         hooks, limiter = self._hooks, self._limiter
         # While a callback queue is full, send only items that have a slot or need none.
         reserved_only = hooks.has_callbacks and hooks.full
-        bulk = not outage.blocks
-        bulk_slot_at = 0.0
         if limiter is not None and limited:
             live = bool(self._live or self._urgent)
             slot_at = limiter.next_slot_at(now, live)
@@ -171,7 +175,7 @@ class Scheduler:
                 if bulk_slot_at > now:
                     self._wait_for_quota(bulk_slot_at)
                 return None
-            until = self.dialogs.until(queue.dialog_id) if self.dialogs.any else 0.0
+            until = self._dialog_slot_at(queue, now) if self.dialogs.any else 0.0
             if self._linger is not None and queue is not outage.probe:
                 until = max(until, self._linger.until(queue))
             if until <= now:
@@ -182,24 +186,48 @@ class Scheduler:
                 self._waker.wake_at(until)
             else:
                 self.wait(queue, until)
-        if tenant.active:
-            tenant.start(now)
         if self._live or self._bulk or self._urgent:
             self._waker.wake()
         return queue
 
     def next_impatient(self, now: float) -> DialogQueue | None:
         """Return a live queue whose head cannot wait out the tenant's pause, now in flight."""
-        if not self.tenant.active or self.tenant.next_slot_at(now) <= now:
+        tenant = self.tenant
+        if not tenant.active or tenant.next_slot_at(now) <= now:
             return None
-        queue = self.queues.take_live()
-        if queue is None:
+        for queue in self.queues.first_live():
+            if self.is_impatient(queue.first, now):
+                self.queues.take_first(queue)
+                return queue
+        return None
+
+    def is_impatient(self, item: WorkItem, now: float) -> bool:
+        """Return whether pauses of the tenant hold an item longer than its policy allows."""
+        longest = item.options.policy.max_retry_after
+        return item.live and self.tenant.held(item.accepted_at, now) > longest
+
+    def too_long_a_pause(self, queue: DialogQueue, now: float) -> float | None:
+        """Return the rest of a dialog's pause in seconds if the head must not wait it out.
+
+        None for no such pause, or if the head asks the server again.
+        """
+        rest = self.dialogs.until(queue.dialog_id) - now
+        if rest <= 0:
             return None
         item = queue.first
-        if not item.live or self.tenant.remaining(now) <= item.options.policy.max_retry_after:
-            self.queues.ready(queue, first=True)
+        policy = item.options.policy
+        if not item.live or rest <= policy.max_retry_after:
             return None
-        return queue
+        asks_at = self.dialogs.until(queue.dialog_id, policy.longest_pause(live=True))
+        return rest if asks_at > now else None
+
+    def _dialog_slot_at(self, queue: DialogQueue, now: float) -> float:
+        """Return when a dialog's pause lets its head be sent or, at once, be refused."""
+        if self.too_long_a_pause(queue, now) is not None:
+            return now
+        item = queue.first
+        longest = item.options.policy.longest_pause(live=item.live)
+        return self.dialogs.until(queue.dialog_id, longest)
 
     def _wait_for_quota(self, until: float) -> None:
         """Wake a worker when the rate limit has a slot."""
@@ -215,13 +243,14 @@ class Scheduler:
                 self._release(now)
             self._update_quiet()
 
-    def on_response(self, response_kind: ResponseKind, began: float) -> None:
+    def on_response(self, response_kind: ResponseKind, began: float, now: float) -> None:
         """Note a response to a request sent at `began`; it may end an outage or a pause.
 
         Not needed while `quiet`.
         """
-        if self.tenant.consecutive_429s and response_kind is not ResponseKind.THROTTLED:
-            self.tenant.succeeded(began)
+        throttled = response_kind in THROTTLING_KINDS
+        if self.tenant.consecutive_429s and not throttled and self.tenant.succeeded(began, now):
+            self._waker.wake()
         if self.outage.lasts and response_kind not in RETRYABLE_KINDS:
             self.outage.succeeded()
             self._set_probe_alarm()
@@ -245,9 +274,9 @@ class Scheduler:
         self.quiet = False
         self.tenant.throttle(now, sent, wait, offset)
 
-    def throttle_dialog(self, dialog_id: str, now: float, wait: float) -> None:
-        """Pause the requests of one dialog for `wait` seconds."""
-        self.dialogs.throttle(dialog_id, now, now + wait)
+    def throttle_dialog(self, dialog_id: str, now: float, sent: float, wait: float) -> None:
+        """Pause the requests of one dialog for `wait` seconds; see `throttle_tenant`."""
+        self.dialogs.throttle(dialog_id, now, sent, wait)
 
     def send_next(self, queue: DialogQueue) -> None:
         """Make a queue ready for its head's next request, before other queues of its class."""
@@ -309,12 +338,10 @@ class Scheduler:
 
     def next_event_at(self, now: float) -> float:
         """Return the time at which `advance` or `overdue` has work; infinity for never."""
-        tenant = self.tenant
-        slot_at = tenant.next_slot_at(now) if tenant.active else now
         return min(
             self.queues.next_due(),
             self.outage.next_probe_at(),
-            slot_at if slot_at > now else math.inf,
+            self.tenant.next_event_at(now),
             self._quota_slot_at,
             self._deadlines.next(),
         )
@@ -341,7 +368,8 @@ class Scheduler:
     def earliest(self, dialog_id: str, now: float) -> float:
         """Return the earliest moment at which a new update of a dialog may be sent."""
         slot_at = self.tenant.next_slot_at(now) if self.tenant.active else now
-        until = self.dialogs.until(dialog_id) if self.dialogs.any else now
+        longest = self._policy.longest_pause(live=True)
+        until = self.dialogs.until(dialog_id, longest) if self.dialogs.any else now
         quota_at = self._quota.next_slot_at(now, True) if self._quota is not None else now
         if quota_at == math.inf:
             # Only a response can free a slot, at an unknown time.

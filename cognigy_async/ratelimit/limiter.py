@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from ..errors import ConfigurationError
 from ..metrics import QuotaUse
+from ..retry import MAX_BULK_WAIT
 from .adaptive import AdaptiveLimiter
 from .limit import RateLimit
 from .shared_file import SharedFileLimiter
@@ -138,8 +139,13 @@ class CompositeLimiter:
             window.restore(now, saved)
 
 
-def create_limiter(rate_limit: RateLimits) -> CompositeLimiter | None:
+def create_limiter(
+    rate_limit: RateLimits, longest_live: float = MAX_BULK_WAIT
+) -> CompositeLimiter | None:
     """Return the limiter for the client argument `rate_limit`; None if there is no limit.
+
+    Args:
+        longest_live: seconds for which a learned limit may hold live work before a request asks.
 
     Raises:
         ConfigurationError: the argument is not one of `RateLimits`.
@@ -147,7 +153,7 @@ def create_limiter(rate_limit: RateLimits) -> CompositeLimiter | None:
     if rate_limit is None:
         return None
     if rate_limit == "auto":
-        return CompositeLimiter([AdaptiveLimiter()])
+        return CompositeLimiter([AdaptiveLimiter(longest_live)])
     return CompositeLimiter(
         [
             SlidingWindow(limit) if limit.shared is None else SharedFileLimiter(limit)

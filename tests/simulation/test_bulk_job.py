@@ -45,6 +45,7 @@ from tests.simulation.world import (
     every,
     never,
     on_each_api,
+    state,
     status,
     throttled,
 )
@@ -1042,3 +1043,19 @@ async def test_rows_that_the_api_cannot_carry_are_faults_of_both_runs(folder: Fo
     result = await folder.run(Wire(), client={"api": api})
     assert (result.inputs, result.failed) == (2, 1)
     assert folder.letters[0]["_error"]["line"] == 2
+
+
+async def test_a_job_of_transitions_asks_a_throttled_server_every_hour(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write([{"dialog_id": f"d-{number}", "next_step": "go"} for number in range(20)])
+    wire = Wire(takes=0.1)
+
+    async def serve_after_three_hours(_: Request) -> Response:
+        return throttled("1000000000") if anyio.current_time() < 3 * 3600 else state(1)
+
+    wire.answers(serve_after_three_hours)
+    result = await folder.run(wire, client={"max_in_flight": 4})
+    assert result.succeeded == 20
+    # Up to four were in flight when the pause began; then one asks every hour.
+    asked = [round(sent.at) for sent in wire.sent if 1 < sent.at < 10_799]
+    assert asked == [3600, 7200]

@@ -199,16 +199,29 @@ def test_the_next_bulk_lane_can_be_put_before_all() -> None:
     assert take(queues).dialog_id == "lifted"
 
 
-def test_the_next_live_lane_can_be_taken_out_of_turn() -> None:
+def test_the_first_live_queue_can_be_taken_out_of_turn() -> None:
     queues = ReadyQueues()
-    assert queues.take_live() is None
+    assert list(queues.first_live()) == []
     accept(queues, "bulk")
     accept(queues, "live", live=True)
-    queue = queues.take_live()
-    assert queue is not None
+    [queue] = queues.first_live()
     assert queue.dialog_id == "live"
+    assert queue.state is READY
+    queues.take_first(queue)
     assert queue.state is IN_FLIGHT
-    assert queues.take_live() is None
+    assert list(queues.first_live()) == []
+
+
+def test_the_first_live_queue_of_a_callback_counts_and_a_promoted_bulk_queue_does_not() -> None:
+    queues = ReadyQueues()
+    accept(queues, "bulk")
+    accept(queues, "live", live=True)
+    queues.promote_bulk()
+    assert [queue.dialog_id for queue in queues.first_live()] == ["live"]
+    queues = ReadyQueues()
+    accept(queues, "live", live=True)
+    accept(queues, "urgent", live=True, from_callback=True)
+    assert [queue.dialog_id for queue in queues.first_live()] == ["urgent", "live"]
 
 
 # Waiting.

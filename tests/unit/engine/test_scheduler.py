@@ -72,6 +72,78 @@ def test_a_pause_sets_the_alarm() -> None:
     assert plan.next_queue(5.0).dialog_id == "d"
 
 
+def start(plan: Any, now: float) -> str | None:
+    """Take the next queue and begin its request, as the dispatcher does."""
+    queue = plan.next_queue(now)
+    if queue is not None and plan.tenant.active:
+        plan.tenant.start(now)
+    return None if queue is None else queue.dialog_id
+
+
+def test_one_live_request_asks_during_a_long_pause_and_then_one_of_bulk() -> None:
+    plan = scheduler()
+    accept(plan, "bulk-1", live=False)
+    accept(plan, "bulk-2", live=False)
+    plan.throttle_tenant(0.0, 0.0, 1e9, 0.0)
+    assert start(plan, 599.0) is None
+    # There is no live work, so the alarm is that of bulk work.
+    assert plan._waker.alarm_at == 3600.0
+    for name in ("live-1", "live-2"):
+        accept(plan, name, 599.0)
+    assert start(plan, 599.0) is None
+    assert plan._waker.alarm_at == 600.0
+    plan.advance(600.0)
+    assert [start(plan, 600.0) for _ in range(3)] == ["live-1", None, None]
+    plan.throttle_tenant(601.0, 600.0, 1e9, 0.0)
+    # The live one that waits is refused before: it would have to wait for a billion seconds.
+    assert plan.next_impatient(601.0).dialog_id == "live-2"
+    assert [start(plan, 4201.0) for _ in range(3)] == ["bulk-1", None, None]
+
+
+def test_live_work_is_refused_that_pauses_in_a_row_would_hold_too_long() -> None:
+    plan = scheduler()
+    accept(plan, "early", 0.0)
+    plan.throttle_tenant(0.0, 0.0, 400.0, 0.0)
+    assert plan.next_impatient(0.0) is None
+    accept(plan, "late", 399.0)
+    plan.throttle_tenant(400.0, 400.0, 400.0, 0.0)
+    assert plan.next_impatient(400.0).dialog_id == "early"
+    assert plan.next_impatient(400.0) is None
+
+
+def test_an_answer_that_ends_a_long_pause_wakes_a_worker() -> None:
+    plan = scheduler()
+    plan.throttle_tenant(0.0, 0.0, 1e9, 0.0)
+    accept(plan, "live", 600.0)
+    accept(plan, "bulk", 600.0, live=False)
+    assert start(plan, 600.0) == "live"
+    woken = plan._waker.woken
+    # 503 is no sign that the pause is over.
+    plan.on_response(ResponseKind.UNAVAILABLE, 600.0, 601.0)
+    assert plan._waker.woken == woken
+    plan.on_response(ResponseKind.APPLIED, 600.0, 601.0)
+    assert plan._waker.woken > woken
+    assert start(plan, 601.0) == "bulk"
+
+
+def test_the_pause_of_a_dialog_is_bounded_for_live_and_for_bulk() -> None:
+    for live, asks_at in ((True, 600.0), (False, 3600.0)):
+        plan = scheduler()
+        plan.throttle_dialog("d", 0.0, 0.0, 1e9)
+        accept(plan, "d", 0.0, live=live)
+        queue = plan.next_queue(0.0)
+        if live:
+            # It is taken at once, to be refused.
+            assert plan.too_long_a_pause(queue, 0.0) == 86_400.0
+            continue
+        assert queue is None
+        assert plan._waker.alarm_at == asks_at
+        plan.advance(asks_at)
+        queue = plan.next_queue(asks_at)
+        assert queue.dialog_id == "d"
+        assert plan.too_long_a_pause(queue, asks_at) is None
+
+
 def test_a_full_window_sets_the_alarm() -> None:
     plan = scheduler(limit=RateLimit(1, per=10))
     accept(plan, "a")
@@ -111,7 +183,7 @@ def test_the_end_of_an_outage_wakes_a_worker() -> None:
     sent = plan.next_queue(0.0)
     wait_for_server(plan, "bulk")
     woken = plan._waker.woken
-    plan.on_response(ResponseKind.APPLIED, 0.0)
+    plan.on_response(ResponseKind.APPLIED, 0.0, 0.0)
     plan.finish(sent)
     assert plan._waker.woken > woken
 
@@ -121,12 +193,12 @@ def test_the_scheduler_is_not_quiet_while_queues_wait_for_the_server() -> None:
     accept(plan, "live")
     plan.next_queue(0.0)
     wait_for_server(plan, "bulk")
-    plan.on_response(ResponseKind.APPLIED, 0.0)
+    plan.on_response(ResponseKind.APPLIED, 0.0, 0.0)
     assert not plan.outage.lasts
     assert not plan.quiet
     plan.advance(10.0)
     assert plan.next_queue(10.0).dialog_id == "bulk"
-    plan.on_response(ResponseKind.APPLIED, 10.0)
+    plan.on_response(ResponseKind.APPLIED, 10.0, 10.0)
     assert plan.quiet
 
 
@@ -134,9 +206,9 @@ def test_the_scheduler_is_not_quiet_before_a_success_after_the_pause() -> None:
     plan = scheduler()
     plan.throttle_tenant(0.0, 0.0, 5.0, 0.0)
     # It was sent before the server throttled.
-    plan.on_response(ResponseKind.APPLIED, 0.0)
+    plan.on_response(ResponseKind.APPLIED, 0.0, 0.0)
     assert not plan.quiet
-    plan.on_response(ResponseKind.APPLIED, 5.0)
+    plan.on_response(ResponseKind.APPLIED, 5.0, 5.0)
     assert plan.quiet
 
 
@@ -190,7 +262,7 @@ class Plan(RuleBasedStateMachine):
     @rule()
     def succeed(self) -> None:
         if not self.plan.quiet:
-            self.plan.on_response(ResponseKind.APPLIED, self.now)
+            self.plan.on_response(ResponseKind.APPLIED, self.now, self.now)
         self.plan.finish(self.flying.pop(0))
         self.settled += 1
 
@@ -199,7 +271,7 @@ class Plan(RuleBasedStateMachine):
     def fail(self) -> None:
         queue = self.flying.pop(0)
         if not self.plan.quiet:
-            self.plan.on_response(ResponseKind.FAULT, self.now)
+            self.plan.on_response(ResponseKind.FAULT, self.now, self.now)
         if self.plan.may_repeat(queue, ResponseKind.FAULT):
             self.plan.wait(queue, self.now + 1.0)
         elif queue.first.live:
