@@ -73,6 +73,8 @@ class UpdateStream:
         else:
             self._inputs = _iterator(updates)
         self._outcomes: deque[UpdateOutcome] = deque()
+        self._incomplete: dict[WorkItem, None] = {}
+        """The items without an outcome, in the order of the input."""
         self._taken = 0
         self._held = 0
         self._exhausted = False
@@ -153,17 +155,16 @@ class UpdateStream:
             raise error
 
     def _withdraw(self) -> None:
-        if self._held:
+        if self._incomplete:
             engine = self._lifecycle.require_engine()
-            items = [item for queue in engine.queues for item in queue.work_items]
-            for item in items:
-                if item.sink is self:
-                    engine.cancel(item)
+            for item in list(self._incomplete):
+                engine.cancel(item)
 
     # Outcomes.
 
     def notify(self, item: WorkItem, /) -> None:
         """Add the outcome of one work item; the stream is the sink of all its items."""
+        self._incomplete.pop(item, None)
         if self._feeder is not None:
             self._feeder.set()
         if self._exhausted and not self._held:
@@ -244,7 +245,10 @@ class UpdateStream:
         update = None
         try:
             update = self._config.parse(given)
-            admission.enqueue(update, self._options, self, index=index, context=self._context)
+            item = admission.enqueue(
+                update, self._options, self, index=index, context=self._context
+            )
+            self._incomplete[item] = None
         except Exception as error:
             if update is None:
                 admission.release_slot()

@@ -146,7 +146,7 @@ class Dispatcher:
             await event.wait()
         finally:
             waker.waking = False
-            if event in waker.idle:
+            if not event.is_set():
                 waker.idle.remove(event)
 
     async def keep_time(self) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .._utils.purging import PurgeThreshold
 from .dialog_queue import IDLE, IN_FLIGHT, PAUSED, READY, WAITING, DialogQueue
+from .work_item import READ
 
 if TYPE_CHECKING:
     from ..errors import CognigyError
@@ -20,6 +21,30 @@ if TYPE_CHECKING:
 
 MIN_PURGE_SIZE = 1024
 """Number of list entries or timers below which no stale ones are removed."""
+
+
+class ReadyList(deque["DialogQueue"]):
+    """The ready queues of one class, in the order of their turns.
+
+    It may hold stale references to queues that moved.
+
+    Attributes:
+        with_slot: those of them whose head has a slot in the callback queues or needs none. While
+            a callback queue is full, these are found without a search among all others.
+    """
+
+    __slots__ = ("with_slot",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.with_slot: deque[DialogQueue] = deque()
+
+    def remove_stale(self) -> None:
+        """Remove references to queues that moved, and repeated ones."""
+        for references in (self, self.with_slot):
+            current = [each for each in dict.fromkeys(references) if each.ready_list is self]
+            references.clear()
+            references.extend(current)
 
 
 class ReadyQueues:
@@ -30,17 +55,18 @@ class ReadyQueues:
     with it. Bulk work gets every tenth turn even while live work is waiting.
 
     Attributes:
-        urgent, live, bulk: the ready queues of each class, in the order of their turns. They may
-            hold stale references to queues that moved.
+        urgent, live, bulk: the ready queues of each class.
+        paused: the paused queues by dialog.
     """
 
     BULK_TURN = 10
 
     def __init__(self) -> None:
         self._by_dialog: dict[str, DialogQueue] = {}
-        self.urgent: deque[DialogQueue] = deque()
-        self.live: deque[DialogQueue] = deque()
-        self.bulk: deque[DialogQueue] = deque()
+        self.urgent = ReadyList()
+        self.live = ReadyList()
+        self.bulk = ReadyList()
+        self.paused: dict[str, DialogQueue] = {}
         self._timers: list[tuple[float, int, DialogQueue]] = []
         self._ties = 0
         self._since_bulk = 0
@@ -48,6 +74,11 @@ class ReadyQueues:
 
     def __len__(self) -> int:
         return len(self._by_dialog)
+
+    @property
+    def active(self) -> int:
+        """Number of dialogs with work that are not paused."""
+        return len(self._by_dialog) - len(self.paused)
 
     def __iter__(self) -> Iterator[DialogQueue]:
         return iter(list(self._by_dialog.values()))
@@ -72,9 +103,10 @@ class ReadyQueues:
                 )
                 self._by_dialog[dialog_id] = queue
                 item.queue = queue
-                ready_list = (
-                    self.urgent if queue.from_callback else self.live if queue.live else self.bulk
-                )
+                if queue.from_callback:
+                    self._enqueue(queue)
+                    return
+                ready_list = self.live if queue.live else self.bulk
                 queue.ready_list = ready_list
                 ready_list.append(queue)
                 if len(ready_list) > self._purge_threshold.size:
@@ -105,15 +137,21 @@ class ReadyQueues:
             ready_list.appendleft(queue)
         else:
             ready_list.append(queue)
-        if len(ready_list) > self._purge_threshold.size:
+        head = queue.head
+        assert head is not None
+        if head.sent_at is not None or queue.from_callback or head.kind is READ:
+            if first:
+                ready_list.with_slot.appendleft(queue)
+            else:
+                ready_list.with_slot.append(queue)
+        size = self._purge_threshold.size
+        if len(ready_list) > size or len(ready_list.with_slot) > size:
             self._purge()
 
     def _purge(self) -> None:
         """Remove stale references and timers of queues that moved."""
         for ready_list in (self.urgent, self.live, self.bulk):
-            current = [queue for queue in ready_list if queue.ready_list is ready_list]
-            ready_list.clear()
-            ready_list.extend(current)
+            ready_list.remove_stale()
         self._timers = list(filter(self._is_current, self._timers))
         heapq.heapify(self._timers)
         most = max(self.waiting(), len(self._timers))
@@ -161,15 +199,16 @@ class ReadyQueues:
 
     def _take_reserved(self, *, bulk: bool) -> DialogQueue | None:
         for ready_list in (self.urgent, self.live, self.bulk) if bulk else (self.urgent, self.live):
-            for queue in ready_list:
-                head = queue.head
-                if (
-                    queue.ready_list is ready_list
-                    and head is not None
-                    and (queue.from_callback or head.has_slot)
+            with_slot = ready_list.with_slot
+            while with_slot:
+                queue = with_slot.popleft()
+                if queue.ready_list is ready_list and (
+                    queue.from_callback or queue.first.has_slot
                 ):
-                    ready_list.remove(queue)
                     queue.begin()
+                    # Most of these are first: leave no list that holds nothing but references.
+                    while ready_list and ready_list[0].ready_list is not ready_list:
+                        ready_list.popleft()
                     return queue
         return None
 
@@ -187,7 +226,7 @@ class ReadyQueues:
         return self._next(self.live)
 
     @staticmethod
-    def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:
+    def _next(ready_list: ReadyList) -> DialogQueue | None:
         while ready_list:
             queue = ready_list.popleft()
             # A queue that was promoted or emptied leaves a stale reference behind.
@@ -276,10 +315,12 @@ class ReadyQueues:
         queue.move(PAUSED)
         queue.ready_list = None
         queue.paused_by = error
+        self.paused[queue.dialog_id] = queue
 
     def resume(self, queue: DialogQueue) -> None:
         """Resume a paused queue."""
         queue.paused_by = None
+        del self.paused[queue.dialog_id]
         self.next_or_drop(queue)
 
 
