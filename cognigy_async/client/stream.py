@@ -187,12 +187,12 @@ class UpdateStream:
         self._reader = reader = anyio.Event()
         on_idle = self._lifecycle.require_engine().waker.on_idle
         if self._inputs is not None and self._held < self._limit:
-            on_idle.add(reader)
+            on_idle[reader] = None
         try:
             await reader.wait()
         finally:
             self._reader = None
-            on_idle.discard(reader)
+            on_idle.pop(reader, None)
 
     # Input from an iterable: taken by the task that reads the outcomes.
 
@@ -302,12 +302,12 @@ class UpdateStream:
         on_idle = self._lifecycle.require_engine().waker.on_idle
         while self._held >= self._limit or (self._held and not self._wants_more()):
             self._feeder = feeder = anyio.Event()
-            on_idle.add(feeder)
+            on_idle[feeder] = None
             try:
                 await feeder.wait()
             finally:
                 self._feeder = None
-                on_idle.discard(feeder)
+                on_idle.pop(feeder, None)
         admission = self._lifecycle.check_open()
         if not admission.try_acquire_bulk_slot():
             await admission.acquire_bulk_slot()

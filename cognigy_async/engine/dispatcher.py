@@ -138,8 +138,9 @@ class Dispatcher:
         waker = self._waker
         if waker.ended:
             return
-        for event in waker.on_idle:
-            event.set()
+        if waker.on_idle:
+            # Ask one stream, not all: it wakes this worker, which asks the next one when idle again.
+            waker.on_idle.popitem(last=False)[0].set()
         event = anyio.Event()
         waker.idle.append(event)
         try:
