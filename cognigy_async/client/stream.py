@@ -202,8 +202,9 @@ class UpdateStream:
     def _wants_more(self) -> bool:
         # Take all input when coalescing, because more updates may then share a request.
         options = self._options
-        scheduler = self._lifecycle.require_engine().scheduler
-        return options.coalesce or scheduler.wants_input(live=options.live)
+        engine = self._lifecycle.engine
+        assert engine is not None
+        return options.coalesce or engine.scheduler.wants_input(live=options.live)
 
     async def _pull(self) -> None:
         """Take inputs while workers want more, up to the limit."""

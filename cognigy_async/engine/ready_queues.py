@@ -23,30 +23,6 @@ MIN_PURGE_SIZE = 1024
 """Number of list entries or timers below which no stale ones are removed."""
 
 
-class ReadyList(deque["DialogQueue"]):
-    """The ready queues of one class, in the order of their turns.
-
-    It may hold stale references to queues that moved.
-
-    Attributes:
-        with_slot: those of them whose head has a slot in the callback queues or needs none. While
-            a callback queue is full, these are found without a search among all others.
-    """
-
-    __slots__ = ("with_slot",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.with_slot: deque[DialogQueue] = deque()
-
-    def remove_stale(self) -> None:
-        """Remove references to queues that moved, and repeated ones."""
-        for references in (self, self.with_slot):
-            current = [each for each in dict.fromkeys(references) if each.ready_list is self]
-            references.clear()
-            references.extend(current)
-
-
 class ReadyQueues:
     """The queues of all dialogs with work; chooses the queue to send next.
 
@@ -55,7 +31,8 @@ class ReadyQueues:
     with it. Bulk work gets every tenth turn even while live work is waiting.
 
     Attributes:
-        urgent, live, bulk: the ready queues of each class.
+        urgent, live, bulk: the ready queues of each class, in the order of their turns. They may
+            hold stale references to queues that moved.
         paused: the paused queues by dialog.
     """
 
@@ -63,9 +40,14 @@ class ReadyQueues:
 
     def __init__(self) -> None:
         self._by_dialog: dict[str, DialogQueue] = {}
-        self.urgent = ReadyList()
-        self.live = ReadyList()
-        self.bulk = ReadyList()
+        self.urgent: deque[DialogQueue] = deque()
+        self.live: deque[DialogQueue] = deque()
+        self.bulk: deque[DialogQueue] = deque()
+        # The same for the queues whose head has a slot in the callback queues or needs none. While
+        # a callback queue is full, these are found without a search among all others.
+        self._urgent_with_slot: deque[DialogQueue] = deque()
+        self._live_with_slot: deque[DialogQueue] = deque()
+        self._bulk_with_slot: deque[DialogQueue] = deque()
         self.paused: dict[str, DialogQueue] = {}
         self._timers: list[tuple[float, int, DialogQueue]] = []
         self._ties = 0
@@ -129,9 +111,11 @@ class ReadyQueues:
 
     def _enqueue(self, queue: DialogQueue, *, first: bool = False, urgent: bool = False) -> None:
         if urgent or queue.from_callback:
-            ready_list = self.urgent
+            ready_list, with_slot = self.urgent, self._urgent_with_slot
+        elif queue.live:
+            ready_list, with_slot = self.live, self._live_with_slot
         else:
-            ready_list = self.live if queue.live else self.bulk
+            ready_list, with_slot = self.bulk, self._bulk_with_slot
         queue.ready_list = ready_list
         if first:
             ready_list.appendleft(queue)
@@ -141,21 +125,34 @@ class ReadyQueues:
         assert head is not None
         if head.sent_at is not None or queue.from_callback or head.kind is READ:
             if first:
-                ready_list.with_slot.appendleft(queue)
+                with_slot.appendleft(queue)
             else:
-                ready_list.with_slot.append(queue)
+                with_slot.append(queue)
         size = self._purge_threshold.size
-        if len(ready_list) > size or len(ready_list.with_slot) > size:
+        if len(ready_list) > size or len(with_slot) > size:
             self._purge()
 
     def _purge(self) -> None:
         """Remove stale references and timers of queues that moved."""
-        for ready_list in (self.urgent, self.live, self.bulk):
-            ready_list.remove_stale()
+        for ready_list, with_slot in self._classes():
+            # A queue that was taken from `with_slot` left a reference in its other list.
+            unique = dict.fromkeys(ready_list) if with_slot else ready_list
+            for references, entries in (with_slot, dict.fromkeys(with_slot)), (ready_list, unique):
+                current = [queue for queue in entries if queue.ready_list is ready_list]
+                references.clear()
+                references.extend(current)
         self._timers = list(filter(self._is_current, self._timers))
         heapq.heapify(self._timers)
         most = max(self.waiting(), len(self._timers))
         self._purge_threshold.purged(most)
+
+    def _classes(self) -> tuple[tuple[deque[DialogQueue], deque[DialogQueue]], ...]:
+        """Return both lists of each class, the highest class first."""
+        return (
+            (self.urgent, self._urgent_with_slot),
+            (self.live, self._live_with_slot),
+            (self.bulk, self._bulk_with_slot),
+        )
 
     def waiting(self) -> int:
         """Return the number of entries in the ready lists."""
@@ -198,8 +195,7 @@ class ReadyQueues:
         return self._since_bulk >= self.BULK_TURN - 1 and bool(self.bulk)
 
     def _take_reserved(self, *, bulk: bool) -> DialogQueue | None:
-        for ready_list in (self.urgent, self.live, self.bulk) if bulk else (self.urgent, self.live):
-            with_slot = ready_list.with_slot
+        for ready_list, with_slot in self._classes() if bulk else self._classes()[:2]:
             while with_slot:
                 queue = with_slot.popleft()
                 if queue.ready_list is ready_list and (
@@ -226,7 +222,7 @@ class ReadyQueues:
         return self._next(self.live)
 
     @staticmethod
-    def _next(ready_list: ReadyList) -> DialogQueue | None:
+    def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:
         while ready_list:
             queue = ready_list.popleft()
             # A queue that was promoted or emptied leaves a stale reference behind.
@@ -279,7 +275,7 @@ class ReadyQueues:
         queue.head = item.queue = None
         queue.live = queue.from_callback = 0
         queue.state = IDLE
-        if self._by_dialog.get(queue.dialog_id) is queue:
+        if item.kind is not READ:
             del self._by_dialog[queue.dialog_id]
 
     def next_or_drop(self, queue: DialogQueue) -> None:

@@ -42,6 +42,10 @@ class Client:
         self.entrance.admission.check_open()
         return self.entrance.admission
 
+    @property
+    def engine(self) -> Any:
+        return self
+
     def require_engine(self) -> Any:
         return self
 
