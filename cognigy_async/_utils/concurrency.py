@@ -215,7 +215,7 @@ class CompletionTracker:
         """
         if not open_items or self.closed:
             return
-        if open_items > self._counted:
+        if not self.waits or self.waits[-1].serial < serial:
             self.waits.append(_Wait(serial, open_items - self._counted))
             self._counted = open_items
         wait = self.waits[-1]

@@ -139,7 +139,7 @@ class Dispatcher:
         if waker.ended:
             return
         if waker.on_idle:
-            # Ask one stream, not all: it wakes this worker, which asks the next one when idle again.
+            # Ask one stream, not all: its updates wake workers, which ask the next ones when idle.
             waker.on_idle.popitem(last=False)[0].set()
         event = anyio.Event()
         waker.idle.append(event)

@@ -183,6 +183,10 @@ class ReadyQueues:
                     self._since_bulk = 0
             if queue is None and bulk and due and self.live:
                 queue = self._next_live()
+        if queue is None:
+            for ready_list, with_slot in self._classes():
+                if not ready_list:
+                    with_slot.clear()
         return queue
 
     def _next_live(self) -> DialogQueue | None:
@@ -198,9 +202,7 @@ class ReadyQueues:
         for ready_list, with_slot in self._classes() if bulk else self._classes()[:2]:
             while with_slot:
                 queue = with_slot.popleft()
-                if queue.ready_list is ready_list and (
-                    queue.from_callback or queue.first.has_slot
-                ):
+                if queue.ready_list is ready_list and (queue.from_callback or queue.first.has_slot):
                     queue.begin()
                     # Most of these are first: leave no list that holds nothing but references.
                     while ready_list and ready_list[0].ready_list is not ready_list:
