@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,8 @@ class DialogQueue:
         behind: the items that follow; None until there is one, as most dialogs have none.
         live, from_callback: number of such items.
         until: moment until which a WAITING queue waits; infinite if it waits for the server.
+        last_split: serial of the newest item that cannot share a request with the one before it.
+        last_held: serial up to which all items stay when the queue is paused.
         ready_list: the list of `ReadyQueues` that contains this queue while it is READY.
         paused_by: the failure that paused the queue.
     """
@@ -82,6 +85,8 @@ class DialogQueue:
     until: float = field(default=0.0, init=False)
     ready_list: deque[DialogQueue] | None = field(default=None, init=False)
     paused_by: CognigyError | None = field(default=None, init=False)
+    last_split: int = field(default=0, init=False)
+    last_held: int = field(default=0, init=False)
 
     @property
     def first(self) -> WorkItem:
@@ -91,12 +96,27 @@ class DialogQueue:
         return self.head
 
     @property
+    def size(self) -> int:
+        """Number of items; a group counts as its members."""
+        head = self.head
+        if head is None:
+            return 0
+        return (len(head.members) or 1) + len(self.behind or ())
+
+    @property
     def work_items(self) -> list[WorkItem]:
         """All items in order; a group is replaced by its members."""
         head = self.head
         if head is None:
             return []
         return [*(head.members or (head,)), *(self.behind or ())]
+
+    def newest(self) -> Iterator[WorkItem]:
+        """Iterate over the items from the newest one to the head, without a copy."""
+        if self.behind:
+            yield from reversed(self.behind)
+        if self.head is not None:
+            yield self.head
 
     def append(self, item: WorkItem) -> None:
         """Add an item at the end."""
@@ -152,4 +172,4 @@ class DialogQueue:
         self.move(IN_FLIGHT)
 
     def __repr__(self) -> str:
-        return f"<DialogQueue {self.dialog_id!r} {self.state.name} {len(self.work_items)} items>"
+        return f"<DialogQueue {self.dialog_id!r} {self.state.name} {self.size} items>"

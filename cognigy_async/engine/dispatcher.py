@@ -138,15 +138,16 @@ class Dispatcher:
         waker = self._waker
         if waker.ended:
             return
-        for event in waker.on_idle:
-            event.set()
+        if waker.on_idle:
+            # Ask one stream, not all: its updates wake workers, which ask the next ones when idle.
+            waker.on_idle.popitem(last=False)[0].set()
         event = anyio.Event()
         waker.idle.append(event)
         try:
             await event.wait()
         finally:
             waker.waking = False
-            if event in waker.idle:
+            if not event.is_set():
                 waker.idle.remove(event)
 
     async def keep_time(self) -> None:

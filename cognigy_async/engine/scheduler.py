@@ -7,16 +7,18 @@ on other objects is to wake workers.
 from __future__ import annotations
 
 import math
+from itertools import islice, takewhile
 from logging import ERROR
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
+from .._utils.purging import PurgeThreshold
 from ..ratelimit.pauses import DialogPauses, TenantPause
 from ..retry import RETRYABLE_KINDS, THROTTLING_KINDS, ResponseKind, RetryBudget
 from .coalescing import joins
 from .dialog_queue import DialogQueue, QueueState
 from .outage import Outage
-from .ready_queues import Deadlines, ReadyQueues
+from .ready_queues import MIN_PURGE_SIZE, Deadlines, ReadyQueues
 from .work_item import READ
 
 if TYPE_CHECKING:
@@ -107,11 +109,19 @@ class Scheduler:
             self.reads.discard(queue)
         self.queues.finish(queue)
 
-    def pause(self, queue: DialogQueue, error: CognigyError) -> None:
-        """Remove the failed head of a queue and hold back the rest until `resume`."""
+    def pause(self, queue: DialogQueue, error: CognigyError) -> list[WorkItem]:
+        """Remove the failed head of a queue and hold back the rest until `resume`.
+
+        Return the items that do not wait for that, in order.
+        """
         self._leave_outage(queue)
         queue.remove(queue.first)
         self.queues.pause(queue, error)
+        # What an earlier pause held waits: look only at what came after it.
+        later = takewhile(lambda item: item.serial > queue.last_held, queue.newest())
+        refused = [item for item in later if not item.waits_when_paused]
+        queue.last_held = self.serial
+        return refused[::-1]
 
     def remove(self, item: WorkItem) -> None:
         """Remove an item that was not sent; its queue continues without it."""
@@ -177,7 +187,7 @@ class Scheduler:
                 return None
             until = self._dialog_slot_at(queue, now) if self.dialogs.any else 0.0
             if self._linger is not None and queue is not outage.probe:
-                until = max(until, self._linger.until(queue))
+                until = max(until, self._linger.until(queue, now))
             if until <= now:
                 break
             if queue is outage.probe:
@@ -402,33 +412,51 @@ class Linger:
         self._queues = queues
         self._seconds = seconds
         self._ended_serial = -1
+        self._lingering: list[DialogQueue] = []
+        """The queues that wait for more updates, and others that did."""
+        self._purge_threshold = PurgeThreshold(MIN_PURGE_SIZE)
 
-    def until(self, queue: DialogQueue) -> float:
-        """Return the time until which a queue waits; 0.0 if it does not wait."""
+    def until(self, queue: DialogQueue, now: float) -> float:
+        """Return the time until which a queue waits; `now` or less if it does not wait."""
         head = queue.first
         if not head.coalesces or head.sent_at is not None or head.serial <= self._ended_serial:
             return 0.0
-        if queue.behind and not all(joins(head, item) for item in queue.behind):
+        if head.serial < queue.last_split:
             return 0.0
         until = head.accepted_at + self._seconds
         deadline = head.options.deadline
-        return until if deadline is None or until < deadline else 0.0
+        if until <= now or (deadline is not None and until >= deadline):
+            return 0.0
+        self._lingering.append(queue)
+        if len(self._lingering) > self._purge_threshold.size:
+            self._lingering = list(filter(_may_linger, dict.fromkeys(self._lingering)))
+            self._purge_threshold.purged(len(self._lingering))
+        return until
 
     def accepted(self, item: WorkItem) -> None:
         """End the waiting of a queue if its new last item cannot share the request."""
         queue = item.queue
         assert queue is not None
-        if item is not queue.head and not joins(queue.first, item):
+        if item is queue.head:
+            return
+        if not joins(next(islice(queue.newest(), 1, None)), item):
+            queue.last_split = item.serial
             self._make_ready(queue)
 
     def end(self, serial: int) -> None:
         """End the waiting of all items up to this serial."""
         self._ended_serial = serial
-        for queue in self._queues:
+        lingering, self._lingering = self._lingering, []
+        for queue in lingering:
             self._make_ready(queue)
 
     def _make_ready(self, queue: DialogQueue) -> None:
         # The worker that takes the queue checks again whether it must wait for something else.
-        unsent = queue.state is QueueState.WAITING and queue.first.sent_at is None
-        if unsent and queue.until != math.inf:
+        if _may_linger(queue):
             self._queues.ready(queue)
+
+
+def _may_linger(queue: DialogQueue) -> bool:
+    """Return whether a queue waits for a time before its first request."""
+    unsent = queue.state is QueueState.WAITING and queue.first.sent_at is None
+    return unsent and queue.until != math.inf

@@ -163,11 +163,12 @@ class AdaptiveLimiter:
         if not 0 < length < math.inf:
             return
         window = self._window
-        if window is None or (window.limit.n, window.limit.per) != (server.limit, length):
-            starts = [(now - at, 1) for at in self._recent_starts]
-            saved = starts if window is None else window.save(now)
+        if window is None:
             self._window = window = SlidingWindow(RateLimit(server.limit, per=length))
-            window.restore(now, saved)
+            window.restore(now, [(now - at, 1) for at in self._recent_starts])
+        elif (window.limit.n, window.limit.per) != (server.limit, length):
+            # Some servers name a longer time with each response: do not copy all that counts.
+            window.set_limit(RateLimit(server.limit, per=length))
         self._count_external(window, server, started, now)
 
     def _count_external(

@@ -231,6 +231,53 @@ def test_work_that_is_no_probe_lingers() -> None:
     assert plan._waker.alarm_at == 7.0
 
 
+def test_a_dialog_lingers_again_after_an_update_that_shares_no_request() -> None:
+    plan = scheduler(linger=5.0)
+    alone = accept(plan, "d")
+    after, last = (
+        item(dialog_id="d", serial=next(serials)),
+        item(dialog_id="d", serial=next(serials)),
+    )
+    for each in (after, last):
+        each.coalesces, each.options = True, after.options
+        plan.accept(each, 0.0)
+    queue = plan.next_queue(0.0)
+    assert queue.first is alone
+    plan.finish(queue)
+    # The first one could not join, but those behind it join each other.
+    assert plan.next_queue(0.0) is None
+    assert plan.next_queue(4.9) is None
+    plan.advance(5.0)
+    assert list(plan.next_queue(5.0).newest()) == [last, after]
+
+
+def test_the_end_of_lingering_wakes_only_dialogs_that_linger() -> None:
+    plan = scheduler(linger=5.0)
+    accept(plan, "lingers", coalesces=True)
+    accept(plan, "withdrawn", coalesces=True)
+    accept(plan, "backs off", coalesces=True)
+    assert plan.next_queue(0.0) is None
+    plan.remove(plan.queues.get("withdrawn").first)
+    backs_off = plan.queues.get("backs off")
+    backs_off.first.sent_at = 0.0
+    plan.end_linger()
+    assert [each.state.name for each in plan.queues] == ["READY", "WAITING"]
+    assert plan.next_queue(0.0).dialog_id == "lingers"
+    assert plan.next_queue(0.0) is None
+
+
+def test_dialogs_that_no_longer_linger_are_forgotten() -> None:
+    plan = scheduler(linger=5.0)
+    for number in range(5000):
+        made = accept(plan, f"d-{number}", coalesces=True)
+        assert plan.next_queue(0.0) is None
+        if number:
+            plan.remove(made)
+    assert len(plan._linger._lingering) < 2100
+    plan.end_linger()
+    assert plan.next_queue(0.0).dialog_id == "d-0"
+
+
 class Plan(RuleBasedStateMachine):
     """Whatever happens, the alarm is never later than the next event, and no dialog is lost."""
 

@@ -91,6 +91,19 @@ def test_headers_are_kept_like_a_configured_limit() -> None:
     assert limiter.next_slot_at(2.0, True) == pytest.approx(10.05)
 
 
+def test_a_window_that_the_server_names_longer_keeps_what_counts() -> None:
+    limiter = AdaptiveLimiter()
+    for number in range(5):
+        limiter.start(0.0, bulk=False)
+        limiter.finish(0.0, 0.0)
+        reset = str(10 + number)
+        named = {"ratelimit-limit": "5", "ratelimit-remaining": "9", "ratelimit-reset": reset}
+        limiter.on_headers(named, 0.0, 0.0, WALL)
+    (usage,) = limiter.usage(1.0)
+    assert (usage.n, usage.per, usage.used) == (5, 14.0, 5)
+    assert limiter.next_slot_at(1.0, True) == pytest.approx(14.0 * 1.005)
+
+
 def test_requests_of_other_clients_count_until_the_reset() -> None:
     limiter = AdaptiveLimiter()
     send(limiter, 1, 0.0)
