@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -83,12 +84,22 @@ def test_settings_without_effect(
 
 @pytest.mark.parametrize("path", ["/runtime/v2", "/nothing/here"])
 def test_a_wrong_token_endpoint(
-    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, path: str
+    emulator: Emulator,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    path: str,
 ) -> None:
     monkeypatch.setenv("COGNIGY_TOKEN_URL", f"{os.environ['COGNIGY_BASE_URL']}{path}")
     found = findings(command)["token"]
     assert (found["status"], "HTTP 404" in found["detail"]) == ("failed", True)
     assert "COGNIGY_TOKEN_URL" in found["remedy"]
+    (tmp_path / "rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": 1}}\n')
+    for arguments in (["get", "d-1"], ["bulk", "run", "rows.jsonl"]):
+        assert command(*arguments) == 1
+        assert "HTTP 404" in command.messages
+        assert "Check COGNIGY_TOKEN_URL" in command.messages
+        assert "OAuthConfig" not in command.messages
 
 
 def test_a_wrong_secret(

@@ -242,7 +242,7 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
         for note in result.notes:
             say(f"Note: {note}")
         if result.ended == "stopped":
-            say(f"Stopped: {result.reason}", style="red")
+            say(f"Stopped: {name_settings(result.reason or '')}", style="red")
         if result.ended == "interrupted":
             say(f"Interrupted. {how_to_resume(job)}")
         elif result.pending or result.ended == "stopped":

@@ -312,10 +312,6 @@ def _failed(check: str, error: CognigyError) -> Finding:
         return Finding(check, "failed", detail, name_settings(fault.remedy))
     remedy: str | None = getattr(error, "remedy", None)
     detail = str(error).removesuffix(remedy or "").strip()
-    if isinstance(error, AuthenticationError):
-        if (error.detail or "").startswith("invalid_client"):
-            remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server rejects them."
-        elif not error.transient and error.status not in (None, 400, 401, 403):
-            # The URL leads to a page, a redirect or another API, not to a token endpoint.
-            remedy = "Check COGNIGY_BASE_URL and COGNIGY_TOKEN_URL: this is no token endpoint."
+    if isinstance(error, AuthenticationError) and (error.detail or "").startswith("invalid_client"):
+        remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server rejects them."
     return Finding(check, "failed", detail, None if remedy is None else name_settings(remedy))
