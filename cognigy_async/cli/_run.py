@@ -21,7 +21,7 @@ from cognigy_async import (
 from cognigy_async.integrations.settings import Settings, name_settings
 
 from ._options import LoopName, TransportName, choose_loop, choose_transport
-from ._output import log_to_stderr, say, say_if_possible
+from ._output import log_to_stderr, say_if_possible
 
 NOT_APPLIED = 1
 USAGE = 2
@@ -54,11 +54,12 @@ def report_errors(
     try:
         yield
     except KeyboardInterrupt:
-        say("Interrupted.")
+        say_if_possible("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
     except (CognigyError, OSError, ImportError) as error:
         if debug:
-            say_if_possible("".join(traceback.format_exception(error)).rstrip())
+            for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
+                say_if_possible(line)
         else:
             say_if_possible(name_settings(_message(error)), style="red")
         is_usage = isinstance(error, (ConfigurationError, UpdateValidationError, *usage))
@@ -113,8 +114,10 @@ def run_with_client(
 def _say_outcome(client: AsyncStateClient) -> None:
     report = client.close_report
     if report is not None and report.applied:
-        say("The update was applied.")
+        say_if_possible("The update was applied.")
     elif report is not None and report.ambiguous:
-        say("The update may have been applied. Read the state before you send it again.")
+        say_if_possible(
+            "The update may have been applied. Read the state before you send it again."
+        )
     elif client.metrics.withdrawn or (report is not None and (report.failed or report.unsent)):
-        say("The update was not applied.")
+        say_if_possible("The update was not applied.")

@@ -25,6 +25,7 @@ from .._options import (
 )
 from .._output import say, write_json, write_result
 from .._run import INTERRUPTED, NOT_APPLIED, report_errors
+from .._streams import is_terminal
 from .load import MIN_BYTES, VARIABLE, Load, parse_dialogs, parse_levels
 from .report import as_json, intro, result_lines
 from .runner import BenchOptions, Mode, Runner, Target, warm_up_count
@@ -138,7 +139,8 @@ def _confirm(options: BenchOptions, *, yes: bool) -> None:
     text += ", which count against the quota."
     if arguments["rate_limit"] is None:
         text += " No rate limit is set; that of a default tenant is --rate 1000/300."
-    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+    asks = sys.stdin is not None and is_terminal(sys.stdin) and is_terminal(sys.stderr)
+    if not yes and not asks:
         raise ConfigurationError(f"{text} Add --yes to confirm. Nothing was sent.")
     say(text)
     try:

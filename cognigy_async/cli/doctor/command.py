@@ -13,7 +13,7 @@ from cognigy_async import ConfigurationError
 from cognigy_async.integrations.settings import REMEDY, Settings
 
 from .._options import DebugOption, JsonOption
-from .._output import console, write_json
+from .._output import console, printable, write_json
 from .._run import NOT_APPLIED, USAGE, report_errors
 from .checks import Finding, run_checks
 
@@ -70,9 +70,10 @@ class _Findings(logging.Handler):
             return
         out = console()
         out.print(f"{finding.status:8}", style=STYLES[finding.status], end="", markup=False)
-        out.print(f"{finding.check:11}{finding.detail}", markup=False, soft_wrap=True)
+        detail = printable(finding.detail)
+        out.print(f"{finding.check:11}{detail}", markup=False, soft_wrap=True)
         if finding.remedy:
-            out.print(f"{'':19}{finding.remedy}", markup=False, soft_wrap=True)
+            out.print(f"{'':19}{printable(finding.remedy)}", markup=False, soft_wrap=True)
 
 
 async def _check_all(findings: _Findings, dialog_id: str, session_id: str | None) -> int:
