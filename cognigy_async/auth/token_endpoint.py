@@ -47,6 +47,7 @@ TOKEN_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,15}")
 NO_ENDPOINT = {
     404: "was not found",
     405: "does not accept POST requests",
+    407: "was not reached, because the proxy requires user and password",
     410: "was removed",
     501: "does not accept POST requests",
     505: "does not accept HTTP/1.1 requests",

@@ -20,6 +20,7 @@ from cognigy_async import (
 )
 from cognigy_async.integrations.settings import Settings, name_settings
 
+from ._connection import connections
 from ._options import LoopName, TransportName, choose_loop, choose_transport
 from ._output import log_to_stderr, say_if_possible
 
@@ -91,8 +92,10 @@ def run_with_client(
     After an interrupt, a request in flight may end within `GRACE`; then the outcome of the update
     is printed.
     """
-    arguments = Settings().client_arguments()
-    sender = choose_transport(transport).create()
+    settings = Settings()
+    api, tokens = connections(settings)
+    arguments = settings.client_arguments(token_transport=tokens.token_transport())
+    sender = api.transport(choose_transport(transport))
 
     async def run() -> T:
         client = AsyncStateClient(**arguments, max_in_flight=1, transport=sender)

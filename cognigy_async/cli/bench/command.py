@@ -15,6 +15,7 @@ from cognigy_async import ApiKey, ConfigurationError, DialogNotFoundError, Runti
 from cognigy_async._utils.arguments import is_loopback
 from cognigy_async.integrations.settings import REMEDY, ClientArguments, Settings
 
+from .._connection import DIRECT, Connection, connections
 from .._options import (
     DebugOption,
     LoopOption,
@@ -97,13 +98,13 @@ def bench(
         emulator = ClientArguments(
             base_url="", auth=key, api=api, allow_insecure=False, rate_limit=None
         )
-        arguments = _tenant() if target == "tenant" else emulator
+        arguments, connection = _tenant() if target == "tenant" else (emulator, DIRECT)
         arguments["rate_limit"] = limits or arguments["rate_limit"]
         load.requests_per_update(arguments["api"])
         if target == "emulator":
             arguments["base_url"] = stack.enter_context(emulator_process(cores))
         options = BenchOptions(
-            target, mode, load, levels, rounds, transport, loop, arguments, cores
+            target, mode, load, levels, rounds, transport, loop, arguments, cores, connection
         )
         if target == "tenant":
             _confirm(options, yes=yes)
@@ -112,11 +113,12 @@ def bench(
         raise typer.Exit(_run(Runner(options), json=json))
 
 
-def _tenant() -> ClientArguments:
+def _tenant() -> tuple[ClientArguments, Connection]:
     settings = Settings()
     if settings.api == "sessions" and settings.user_id is None:
         raise ConfigurationError(f"Settings are missing: COGNIGY_USER_ID. {REMEDY}")
-    return settings.client_arguments()
+    api, tokens = connections(settings)
+    return settings.client_arguments(token_transport=tokens.token_transport()), api
 
 
 def _confirm(options: BenchOptions, *, yes: bool) -> None:

@@ -337,6 +337,7 @@ ISSUED = token("c4nary", expires_in=5).content
         (404, ISSUED, "was not found"),
         (404, PAGE, "was not found"),
         (405, b"", "does not accept POST requests"),
+        (407, PAGE, "was not reached, because the proxy requires user and password"),
         (501, PAGE, "does not accept POST requests"),
         (410, b"", "was removed"),
         (400, PAGE, "responded with a web page"),
