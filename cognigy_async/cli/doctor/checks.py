@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -24,10 +24,14 @@ from cognigy_async import (
     AuthenticationError,
     CognigyError,
     DialogNotFoundError,
+    DialogState,
     HttpxTransport,
+    PermissionDeniedError,
     Request,
     Response,
     RetryPolicy,
+    SessionsApi,
+    StateApi,
     Transport,
     UpdateValidationError,
     probe_inject,
@@ -46,6 +50,8 @@ EXPIRES_SOON = 14 * 86_400.0
 MAX_SKEW = 5.0
 """Seconds. The clock matters only for a `Retry-After` date in a response without `Date`."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+NO_PROFILE = "cognigyasyncdoctor000000"
+"""Id of a contact profile that does not exist."""
 LIMIT_HEADERS = ("ratelimit", "retry-after", *RATE_LIMIT_PREFIXES)
 
 
@@ -108,6 +114,21 @@ class Connections(NamedTuple):
         return self.tokens.token_transport() or HttpxTransport()
 
 
+class ProfileReads(SessionsApi):
+    """The sessions API where the state of a session cannot be read: it reads a contact profile."""
+
+    def read(self, base_url: str, dialog_id: str) -> Request:
+        """Return a GET of a profile; its id is not that of a dialog."""
+        url = f"{base_url}/new/v2.0/profiles/{NO_PROFILE}"
+        return Request("GET", url, {"accept": "application/json"})
+
+    def state(self, dialog_id: str, response: Response) -> DialogState | None:
+        """Return an empty state if the response is a profile, else None."""
+        if _json_object(response) is None:
+            return None
+        return DialogState(dialog_id, session={}, user={}, next_step=None, etag=None, version=None)
+
+
 async def run_checks(
     settings: Settings, ways: Connections, dialog_id: str, session_id: str | None = None
 ) -> AsyncIterator[Finding]:
@@ -135,13 +156,12 @@ async def run_checks(
     yield token
     transport = RecordingTransport(ways.transport())
     if token.check == "token" and token.status == "failed":
-        yield Finding("read", "skipped", "no token")
-    elif settings.api == "sessions" and not settings.reads_state:
-        remedy = "Use --probe-session ID with a spare session, which is written to."
-        detail = "this API cannot read state, so access is not verified"
-        yield Finding("read", "skipped", detail, None if session_id else remedy)
+        yield Finding("read", "skipped", "credentials not verified: no token")
     else:
-        yield await check_read(settings, ways, transport, dialog_id)
+        found = await check_read(settings, ways, transport, dialog_id)
+        # The probe is the remedy of a success, which does not verify writes.
+        probes = found.status == "ok" and session_id is not None
+        yield replace(found, remedy=None) if probes else found
     if session_id is not None and token.status == "ok":
         # The client of the read has closed its transport.
         transport = RecordingTransport(ways.transport())
@@ -309,15 +329,32 @@ async def check_token(settings: Settings, ways: Connections) -> Finding:
 async def check_read(
     settings: Settings, ways: Connections, transport: RecordingTransport, dialog_id: str
 ) -> Finding:
-    """Read the state of a dialog."""
+    """Read the state of a dialog, or a contact profile where the API cannot read states.
+
+    The answer shows whether the server accepts the credentials.
+    """
+    reads_state = settings.api == "runtime" or bool(settings.reads_state)
+    api = settings.state_api() if reads_state else ProfileReads(reads_state=True)
+    accepted = "the server accepts the credentials; this API cannot read the state of a session"
+    remedy = "To check writes too, use --probe-session ID with a spare session."
     try:
-        async with _client(settings, ways, transport) as client:
+        async with _client(settings, ways, transport, api) as client:
             state = await client.get_state(dialog_id)
     except DialogNotFoundError:
+        if transport.response is None or _json_object(transport.response) is None:
+            detail = "credentials not verified: HTTP 404 with a body that is not of this API"
+            remedy = "Check COGNIGY_BASE_URL and COGNIGY_API, or name a dialog with --dialog."
+            return Finding("read", "failed", detail, remedy)
+        if not reads_state:
+            return Finding("read", "ok", accepted, remedy)
         remedy = "Name an existing one with --dialog, to be sure that this is the API."
         return Finding("read", "warning", f"dialog {dialog_id} does not exist", remedy)
-    except CognigyError as error:
+    except (AuthenticationError, PermissionDeniedError, UpdateValidationError) as error:
         return _failed("read", error)
+    except CognigyError as error:
+        return _failed("read", error, "credentials not verified: ")
+    if not reads_state:
+        return Finding("read", "ok", accepted, remedy)
     if state.etag is None and settings.api == "runtime":
         detail = f"dialog {dialog_id} was read, but the response has no ETag"
         remedy = "modify() and if_match need it and do not work with this server."
@@ -330,7 +367,7 @@ async def check_inject(
 ) -> Finding:
     """Write to a session to find out whether the server's inject merges or replaces."""
     try:
-        async with _client(settings, ways, transport) as client:
+        async with _client(settings, ways, transport, settings.state_api()) as client:
             found = await probe_inject(client, session_id)
     except CognigyError as error:
         return _failed("inject", error)
@@ -374,11 +411,11 @@ def check_throttling(transport: RecordingTransport) -> Finding:
 
 
 def _client(
-    settings: Settings, ways: Connections, transport: RecordingTransport
+    settings: Settings, ways: Connections, transport: RecordingTransport, api: StateApi
 ) -> AsyncStateClient:
     arguments = settings.client_arguments(token_transport=ways.tokens.token_transport())
     return AsyncStateClient(
-        **arguments,
+        **(arguments | {"api": api}),
         transport=transport,
         max_in_flight=1,
         retry=RetryPolicy(max_attempts=1, max_retry_after=0.0),
@@ -395,7 +432,7 @@ def _json_object(response: Response) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-def _failed(check: str, error: CognigyError) -> Finding:
+def _failed(check: str, error: CognigyError, prefix: str = "") -> Finding:
     """Return the finding for an error, with its remedy separated from its detail."""
     if isinstance(error, UpdateValidationError):
         fault = error.faults[0]
@@ -406,4 +443,4 @@ def _failed(check: str, error: CognigyError) -> Finding:
     if isinstance(error, AuthenticationError) and (error.detail or "").startswith("invalid_client"):
         remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server rejects them."
     remedy = None if remedy is None else name_settings(remedy)
-    return Finding(check, "failed", detail, remedy)
+    return Finding(check, "failed", prefix + detail, remedy)

@@ -37,7 +37,7 @@ def doctor(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check settings, DNS, TLS, token, one read, the clock and throttling.
+    """Check settings, DNS, TLS, token, credentials by one read, the clock and throttling.
 
     Nothing is written, except with --probe-session.
 
