@@ -37,6 +37,8 @@ class JobProgress:
         seen: Rows read.
         share: Share of the input that was read, by bytes; None if its size is unknown.
         reason, until: Reason of the latest retry, and its time in seconds of the epoch.
+        total: Rows of the job, an estimate until they are `counted`; None if nothing is known.
+        counted: True if `total` is exact.
     """
 
     done: int
@@ -46,6 +48,8 @@ class JobProgress:
     share: float | None
     reason: str | None
     until: float | None
+    total: int | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +190,20 @@ class BulkJob:
         run, opened = self._run, self._opened
         if run is None or opened is None:
             return JobProgress(0, 0, 0, 0, None, None, None)
-        size = opened.reader.fingerprint.size
+        size, expected = opened.reader.fingerprint.size, opened.rows.expected
+        reason, until = run.latest_wait or (None, None)
+        done = run.conditions.done
         return JobProgress(
-            run.conditions.done,
+            done,
             run.conditions.failed,
             run.skipped,
             opened.rows.count,
             None if not size else min(1.0, run.position / size),
-            *(run.latest_wait or (None, None)),
+            reason,
+            until,
+            # Rows of earlier runs are done before they are read.
+            None if expected is None else max(expected, done),
+            opened.rows.counted,
         )
 
     async def run(self, client: AsyncStateClient) -> JobResult:

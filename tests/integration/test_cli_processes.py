@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
+import fcntl
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -20,6 +24,7 @@ from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.emulator import Emulator, Faults, serve
 from tests.integration.commands import command_environment
+from tests.terminal import Screen
 
 SECRET = "correct-horse-battery-staple"
 
@@ -367,6 +372,33 @@ def test_a_terminal_gets_colours_and_no_character_of_a_server(
     assert text != shown.decode(), "there are colours"
     assert text.replace("\r\n", "").replace("\u3000", "").isprintable()
     assert json.loads(text)["session"] == {"a": json.loads(json.dumps(HOSTILE))}
+
+
+def test_a_job_on_a_terminal_shows_rows_applied_of_all(
+    commands: Commands, emulator: Emulator
+) -> None:
+    emulator.faults = Faults(latency=0.1)
+    rows = (f'{{"dialog_id": "d-{n}", "session": {{"a": 1}}}}\n' for n in range(200))
+    (commands.directory / "rows.jsonl").write_text("".join(rows))
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    arguments = ["bulk", "run", "rows.jsonl", "--max-in-flight", "8"]
+    process = commands.start(*arguments, stderr=slave, variables={"TERM": "xterm-256color"})
+    os.close(slave)
+    screen, screens = Screen(60), []
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    with suppress(OSError):  # it ends like this on Linux
+        while data := os.read(master, 65536):
+            screen.write(decode(data))
+            screens.append("\n".join(screen.lines))
+    os.close(master)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, screen.lines) == (0, [])
+    assert out.startswith("200 of 200 rows applied; 200 requests in ")
+    line = r"(\d+) of 200 applied, 0 failed, \d+\.\d rows/s, [\w. ]+ left"
+    seen = [found for each in screens if (found := re.search(line, each, re.MULTILINE))]
+    assert len(seen) >= 3
+    assert any(0 < int(found[1]) < 200 for found in seen)
 
 
 # An interrupt.

@@ -7,12 +7,15 @@ the row, and reading a whole block at once would block the event loop for too lo
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import length_hint
 
 from cognigy_async import CognigyError, Fault, Limits, StateApi, StateUpdate, UpdateValidationError
 
+from ..errors import InputError
 from ..journal.journal import Journal
 from ..journal.schema import CompletedRow
 from ..options import JobOptions
@@ -25,6 +28,8 @@ MAX_ROWS = 128
 """Most rows in a chunk."""
 MAX_LINES = 20_000
 """Most lines to read for a chunk, completed rows included."""
+BLOCKS_AHEAD, BYTES_AHEAD = 3, 1 << 20
+"""Most to fetch ahead, so that the rows of a small file are counted, its last line included."""
 PAGE = 4096
 """Lines looked up in the journal at a time."""
 MOST_IN_MEMORY = 200_000
@@ -57,6 +62,60 @@ class RowChunk:
     last: bool = False
 
 
+class _Blocks:
+    """The blocks of records of an input, a few of them fetched ahead.
+
+    Attributes:
+        fetched, returned: number of records in the blocks so far, and in those returned.
+        ended: True if the last block was fetched.
+    """
+
+    def __init__(self, blocks: Iterator[list[Record]]) -> None:
+        self._blocks = blocks
+        self._ahead: deque[list[Record]] = deque()
+        self._size = 0
+        self._failure: InputError | None = None
+        self.fetched = self.returned = 0
+        self.ended = False
+
+    def __iter__(self) -> _Blocks:
+        return self
+
+    def __next__(self) -> list[Record]:
+        if not self._ahead and self._failure is None:
+            self._fetch()
+        if not self._ahead:
+            raise self._failure or StopIteration
+        block = self._ahead.popleft()
+        self._size -= _size_of(block)
+        self.returned += len(block)
+        return block
+
+    def fetch_ahead(self) -> None:
+        """Fetch the next blocks. A failure is raised after the blocks before it."""
+        while len(self._ahead) < BLOCKS_AHEAD and self._size < BYTES_AHEAD:
+            if self.ended or self._failure is not None:
+                return
+            self._fetch()
+
+    def _fetch(self) -> None:
+        try:
+            block = next(self._blocks)
+        except StopIteration:
+            self.ended = True
+        except InputError as error:
+            self._failure = error
+        else:
+            self._ahead.append(block)
+            self._size += _size_of(block)
+            self.fetched += len(block)
+
+
+def _size_of(block: list[Record]) -> int:
+    """Return the bytes of the lines of a block; blocks of tables are small."""
+    return sum(len(source) for _, source, _ in block if isinstance(source, bytes))
+
+
 class RowReader:
     """The rows of one input, in order.
 
@@ -85,10 +144,14 @@ class RowReader:
         self._page: dict[int, CompletedRow] = {}
         self._page_end = 0
         self._update_ids = _UpdateIds()
-        self._blocks = iter(reader)
+        self._blocks = _Blocks(iter(reader))
         self._records: Iterator[Record] = iter(())
         self.count = 0
         """Rows of the job read so far."""
+        self.expected: int | None = None
+        """Rows of the job, an estimate until they are `counted`; None if nothing is known."""
+        self.counted = False
+        """True if `expected` is exact."""
 
     @property
     def none_found(self) -> str:
@@ -112,7 +175,28 @@ class RowReader:
             self._records = iter(block)
         chunk.marks = self._reader.take_marks()
         chunk.position = self._reader.bytes_read
+        self._expect(last=chunk.last)
         return chunk
+
+    def _expect(self, *, last: bool) -> None:
+        """Estimate the number of rows of the job by what was read of the input."""
+        size = self._reader.fingerprint.size
+        records: float | None = self._reader.records
+        if records is None and size:
+            # A pipe has no size, and would make its reader wait.
+            self._blocks.fetch_ahead()
+            position = self._reader.bytes_read
+            records = self._blocks.fetched * max(1.0, size / position) if position else None
+        is_exact = self._blocks.ended or self._reader.records is not None
+        self.counted = last or (is_exact and not self._dialogs)
+        taken = self._blocks.returned - length_hint(self._records)
+        if last:
+            self.expected = self.count
+        elif records is None or not taken:
+            self.expected = self._limit
+        else:
+            rows = max(self.count, round(records * self.count / taken))
+            self.expected = rows if self._limit is None else min(rows, self._limit)
 
     def _fill(self, chunk: RowChunk) -> bool:
         """Add rows of the current block. Return False if the block has no rows left."""
