@@ -190,11 +190,11 @@ class BulkJob:
         run, opened = self._run, self._opened
         if run is None or opened is None:
             return JobProgress(0, 0, 0, 0, None, None, None)
-        size, expected = opened.reader.fingerprint.size, opened.rows.expected
+        size = opened.reader.fingerprint.size
+        total, counted = opened.rows.total()
         reason, until = run.latest_wait or (None, None)
-        done = run.conditions.done
         return JobProgress(
-            done,
+            run.conditions.done,
             run.conditions.failed,
             run.skipped,
             opened.rows.count,
@@ -202,8 +202,8 @@ class BulkJob:
             reason,
             until,
             # Rows of earlier runs are done before they are read.
-            None if expected is None else max(expected, done),
-            opened.rows.counted,
+            None if total is None else max(total, run.conditions.done),
+            counted,
         )
 
     async def run(self, client: AsyncStateClient) -> JobResult:

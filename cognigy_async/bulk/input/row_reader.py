@@ -82,7 +82,7 @@ class _Blocks:
         return self
 
     def __next__(self) -> list[Record]:
-        if not self._ahead and self._failure is None:
+        if not self._ahead and self._failure is None and not self.ended:
             self._fetch()
         if not self._ahead:
             raise self._failure or StopIteration
@@ -148,10 +148,7 @@ class RowReader:
         self._records: Iterator[Record] = iter(())
         self.count = 0
         """Rows of the job read so far."""
-        self.expected: int | None = None
-        """Rows of the job, an estimate until they are `counted`; None if nothing is known."""
-        self.counted = False
-        """True if `expected` is exact."""
+        self._progress = (0, 0, 0, 0, (False, False))
 
     @property
     def none_found(self) -> str:
@@ -173,30 +170,37 @@ class RowReader:
                 chunk.last = True
                 break
             self._records = iter(block)
-        chunk.marks = self._reader.take_marks()
-        chunk.position = self._reader.bytes_read
-        self._expect(last=chunk.last)
-        return chunk
-
-    def _expect(self, *, last: bool) -> None:
-        """Estimate the number of rows of the job by what was read of the input."""
-        size = self._reader.fingerprint.size
-        records: float | None = self._reader.records
-        if records is None and size:
+        if not chunk.last and self._reader.fingerprint.size:
             # A pipe has no size, and would make its reader wait.
             self._blocks.fetch_ahead()
-            position = self._reader.bytes_read
-            records = self._blocks.fetched * max(1.0, size / position) if position else None
-        is_exact = self._blocks.ended or self._reader.records is not None
-        self.counted = last or (is_exact and not self._dialogs)
-        taken = self._blocks.returned - length_hint(self._records)
+        chunk.marks = self._reader.take_marks()
+        chunk.position = self._reader.bytes_read
+        blocks = self._blocks
+        taken = blocks.returned - length_hint(self._records)
+        # Whole at each moment, because `total` is called in another thread.
+        ends = (blocks.ended, chunk.last)
+        self._progress = (self.count, taken, blocks.fetched, chunk.position, ends)
+        return chunk
+
+    def total(self) -> tuple[int | None, bool]:
+        """Return the number of rows of the job, and whether it is exact.
+
+        It is an estimate by what was read of the input, or None if nothing is known.
+        """
+        count, taken, fetched, position, (ended, last) = self._progress
         if last:
-            self.expected = self.count
-        elif records is None or not taken:
-            self.expected = self._limit
-        else:
-            rows = max(self.count, round(records * self.count / taken))
-            self.expected = rows if self._limit is None else min(rows, self._limit)
+            return count, True
+        if not taken:
+            return None, False
+        size = self._reader.fingerprint.size
+        records: float | None = self._reader.records
+        is_exact = (ended or records is not None) and not self._dialogs
+        if records is None and size and position:
+            records = fetched * max(1.0, size / position)
+        if records is None:
+            return self._limit, False
+        rows = max(count, round(records * count / taken))
+        return rows if self._limit is None else min(rows, self._limit), is_exact
 
     def _fill(self, chunk: RowChunk) -> bool:
         """Add rows of the current block. Return False if the block has no rows left."""

@@ -414,8 +414,9 @@ def _client(
     settings: Settings, ways: Connections, transport: RecordingTransport, api: StateApi
 ) -> AsyncStateClient:
     arguments = settings.client_arguments(token_transport=ways.tokens.token_transport())
+    arguments["api"] = api
     return AsyncStateClient(
-        **(arguments | {"api": api}),
+        **arguments,
         transport=transport,
         max_in_flight=1,
         retry=RetryPolicy(max_attempts=1, max_retry_after=0.0),

@@ -86,14 +86,14 @@ def test_the_rows_to_expect_are_estimated_until_they_are_read(
 ) -> None:
     path = written(tmp_path / "rows.jsonl", *lines_of(count))
     reader = RowReader(open_input(path), JobOptions(**options), Limits())
-    assert (reader.expected, reader.counted) == (None, False)
+    assert reader.total() == (None, False)
     last = False
     while not last:
         last = reader.next_chunk().last
-        assert reader.expected is not None
-        assert reader.expected == pytest.approx(total, rel=0 if reader.counted else 0.2)
-    assert reader.counted
-    assert reader.expected == reader.count == total
+        expected, is_exact = reader.total()
+        assert expected == pytest.approx(total, rel=0 if is_exact else 0.2)
+    assert is_exact
+    assert expected == reader.count == total
     reader.close()
 
 
@@ -106,7 +106,7 @@ def test_the_rows_of_a_small_file_are_counted_at_once(
     path.write_bytes(compress(b"\n".join([GOOD] * 300) + end))
     reader = RowReader(open_input(path), JobOptions(), Limits())
     assert len(reader.next_chunk().rows) < 300
-    assert (reader.expected, reader.counted) == (300, True)
+    assert reader.total() == (300, True)
     reader.close()
 
 
@@ -123,7 +123,7 @@ def test_rows_before_a_fault_of_the_input_are_read(tmp_path: Path) -> None:
         while True:
             rows += len(reader.next_chunk().rows)
     assert rows == records > 19_000
-    assert not reader.counted
+    assert reader.total()[1] is False
     reader.close()
 
 
@@ -133,14 +133,14 @@ def test_the_rows_to_expect_of_a_compressed_file_and_of_a_pipe(tmp_path: Path) -
     reader = RowReader(open_input(tmp_path / "rows.jsonl.gz"), JobOptions(), Limits())
     for _ in range(40):
         assert not reader.next_chunk().last
-    assert reader.expected == pytest.approx(20_000, rel=0.3)
+    assert reader.total() == (pytest.approx(20_000, rel=0.3), False)
     reader.close()
     os.mkfifo(tmp_path / "pipe")
     pipe = os.open(tmp_path / "pipe", os.O_RDWR)
     for limit in (None, 100):
         os.write(pipe, GOOD + b"\n")
         reader = RowReader(open_input(tmp_path / "pipe"), JobOptions(limit=limit), Limits())
-        assert (len(reader.next_chunk().rows), reader.expected) == (1, limit)
+        assert (len(reader.next_chunk().rows), reader.total()) == (1, (limit, False))
         reader.close()
     os.close(pipe)
 
@@ -150,7 +150,7 @@ def test_parquet_tells_its_rows(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "rows.parquet")
     reader = RowReader(open_input(tmp_path / "rows.parquet"), JobOptions(), Limits())
     reader.next_chunk()
-    assert (reader.expected, reader.counted) == (30_000, True)
+    assert reader.total() == (30_000, True)
     reader.close()
 
 
