@@ -37,6 +37,8 @@ class JobProgress:
         seen: Rows read.
         share: Share of the input that was read, by bytes; None if its size is unknown.
         reason, until: Reason of the latest retry, and its time in seconds of the epoch.
+        total: Rows of the job, an estimate until they are `counted`; None if nothing is known.
+        counted: True if `total` is exact.
     """
 
     done: int
@@ -46,6 +48,8 @@ class JobProgress:
     share: float | None
     reason: str | None
     until: float | None
+    total: int | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +191,19 @@ class BulkJob:
         if run is None or opened is None:
             return JobProgress(0, 0, 0, 0, None, None, None)
         size = opened.reader.fingerprint.size
+        total, counted = opened.rows.total()
+        reason, until = run.latest_wait or (None, None)
         return JobProgress(
             run.conditions.done,
             run.conditions.failed,
             run.skipped,
             opened.rows.count,
             None if not size else min(1.0, run.position / size),
-            *(run.latest_wait or (None, None)),
+            reason,
+            until,
+            # Rows of earlier runs are done before they are read.
+            None if total is None else max(total, run.conditions.done),
+            counted,
         )
 
     async def run(self, client: AsyncStateClient) -> JobResult:
