@@ -26,6 +26,7 @@ from cognigy_async import (
     Response,
     Transport,
 )
+from cognigy_async.retry import retry_after
 from tests.integration.tls import server_context, trusting_context
 from tests.integration.transport_cases import (
     AIOHTTP,
@@ -97,6 +98,15 @@ class TestAnswers:
         assert (response.status, response.content) == (409, b"body")
         assert response.headers["etag"] == "W/x"
         assert response.headers["x-note"] == "a, b"
+
+    async def test_equal_headers_name_one_moment(self, transport: Transport) -> None:
+        date, later = "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:40 GMT"
+        for value in ("40", later):
+            lines = [f"Date: {date}", f"Retry-After: {value}"] * 2
+            head = ["HTTP/1.1 429 Too Many Requests", *lines, "Content-Length: 0", "", ""]
+            async with serving(answers("\r\n".join(head).encode())) as server:
+                response = await transport.send(patch(server), timeout=5)
+            assert retry_after(response.headers, 0.0) == 40
 
     async def test_the_request_arrives_as_it_was_given(self, transport: Transport) -> None:
         path = "/dialogs/%2E%2E/%2Fx%20%C3%A9/state?q=%2B"
