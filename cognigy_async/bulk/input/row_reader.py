@@ -28,8 +28,10 @@ MAX_ROWS = 128
 """Most rows in a chunk."""
 MAX_LINES = 20_000
 """Most lines to read for a chunk, completed rows included."""
-BLOCKS_AHEAD, BYTES_AHEAD = 3, 1 << 20
-"""Most to fetch ahead, so that the rows of a small file are counted, its last line included."""
+BLOCKS_AHEAD = 3
+"""Most blocks to fetch ahead, so that the rows of a small file are counted, its end included."""
+FEW_RECORDS = 8
+"""A block with fewer records may have long ones. To bound the memory, two are fetched ahead."""
 PAGE = 4096
 """Lines looked up in the journal at a time."""
 MOST_IN_MEMORY = 200_000
@@ -73,7 +75,6 @@ class _Blocks:
     def __init__(self, blocks: Iterator[list[Record]]) -> None:
         self._blocks = blocks
         self._ahead: deque[list[Record]] = deque()
-        self._size = 0
         self._failure: InputError | None = None
         self.fetched = self.returned = 0
         self.ended = False
@@ -87,14 +88,13 @@ class _Blocks:
         if not self._ahead:
             raise self._failure or StopIteration
         block = self._ahead.popleft()
-        self._size -= _size_of(block)
         self.returned += len(block)
         return block
 
     def fetch_ahead(self) -> None:
         """Fetch the next blocks. A failure is raised after the blocks before it."""
-        while len(self._ahead) < BLOCKS_AHEAD and self._size < BYTES_AHEAD:
-            if self.ended or self._failure is not None:
+        while not self.ended and self._failure is None and len(self._ahead) < BLOCKS_AHEAD:
+            if sum(len(block) < FEW_RECORDS for block in self._ahead) > 1:
                 return
             self._fetch()
 
@@ -107,13 +107,7 @@ class _Blocks:
             self._failure = error
         else:
             self._ahead.append(block)
-            self._size += _size_of(block)
             self.fetched += len(block)
-
-
-def _size_of(block: list[Record]) -> int:
-    """Return the bytes of the lines of a block; blocks of tables are small."""
-    return sum(len(source) for _, source, _ in block if isinstance(source, bytes))
 
 
 class RowReader:
@@ -170,7 +164,7 @@ class RowReader:
                 chunk.last = True
                 break
             self._records = iter(block)
-        if not chunk.last and self._reader.fingerprint.size:
+        if not chunk.last and self._reader.fingerprint.size and self._reader.records is None:
             # A pipe has no size, and would make its reader wait.
             self._blocks.fetch_ahead()
         chunk.marks = self._reader.take_marks()
