@@ -5,6 +5,7 @@
     CognigyError
     └── BulkError                     the job cannot start or continue
         ├── InputError                the input cannot be read, or has changed
+        │   └── OtherInputError       the input is not the one that the job began with
         └── JournalError              the journal cannot be written
             └── JournalRefusedError   the journal cannot be used for this job
 """
@@ -20,6 +21,10 @@ class BulkError(CognigyError):
 
 class InputError(BulkError):
     """The input cannot be read, or has changed."""
+
+
+class OtherInputError(InputError):
+    """The input is not the one that the job began with."""
 
 
 class JournalError(BulkError):
