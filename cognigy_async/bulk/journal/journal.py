@@ -147,6 +147,8 @@ class Journal:
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         with self._transaction():
             self._fill(Batch(meta={"owner": json.dumps(owner)}))
+        if self._lock.is_record_lock and not self._lock.renew():
+            raise _in_use(self.path)
         work = (
             "SELECT EXISTS (SELECT 1 FROM outcomes) OR EXISTS (SELECT 1 FROM sends)"
             " OR EXISTS (SELECT 1 FROM runs WHERE ended IS NULL OR requests)"

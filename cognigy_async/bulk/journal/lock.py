@@ -15,6 +15,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cognigy_async._utils.locks import try_lock
@@ -42,11 +43,13 @@ class JournalLock:
     Attributes:
         path: File of the journal, without symbolic links.
         identity: Device and inode of the file.
+        is_record_lock: True if SQLite may have released the lock; then `renew` it.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, *, is_record_lock: bool) -> None:
         self.path = path
         self._descriptor = descriptor
+        self.is_record_lock = is_record_lock
         self.identity = _identity(os.fstat(descriptor))
         _locked_here.add(self.identity)
 
@@ -64,13 +67,30 @@ class JournalLock:
             with _guard:
                 if _identity_of(path) in _locked_here:
                     return None
-                descriptor = _open_locked(path)
-                if descriptor is not None:
+                with contextlib.ExitStack() as stack:
+                    descriptor = _open(path)
+                    stack.callback(os.close, descriptor)
+                    locked = _try_lock(path, descriptor, try_lock)
+                    is_record_lock = locked and not _try_lock(path, descriptor, _lock_byte)
+                    if is_record_lock:
+                        # On NFS, BSD and macOS flock and record locks exclude each other, also
+                        # within one process. There flock would lock out SQLite.
+                        stack.close()
+                        descriptor = _open(path)
+                        stack.callback(os.close, descriptor)
+                        locked = _try_lock(path, descriptor, _lock_byte)
                     # Between the calls, the file may have been replaced.
-                    if _identity(os.fstat(descriptor)) == _identity_of(path):
-                        return cls(path, descriptor)
-                    os.close(descriptor)
+                    if locked and _identity(os.fstat(descriptor)) == _identity_of(path):
+                        stack.pop_all()
+                        return cls(path, descriptor, is_record_lock=is_record_lock)
         return None
+
+    def renew(self) -> bool:
+        """Lock again once the database is in WAL mode. Return False if another process was faster.
+
+        In other modes, SQLite releases all record locks of the process after each transaction.
+        """
+        return _lock_byte(self._descriptor)
 
     def was_deleted(self) -> bool:
         """Return whether the file has no name any more."""
@@ -115,30 +135,6 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     return _identity(found) if stat.S_ISREG(found.st_mode) else None
 
 
-def _open_locked(path: Path) -> int | None:
-    descriptor = _open(path)
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, descriptor)
-        try:
-            locked = try_lock(descriptor)
-            if locked and not _lock_byte(descriptor):
-                # On NFS, BSD and macOS flock and record locks exclude each other, also within one
-                # process. There flock would lock out SQLite, so lock a single byte in its place.
-                stack.close()
-                descriptor = _open(path)
-                stack.callback(os.close, descriptor)
-                locked = _lock_byte(descriptor)
-        except OSError as error:
-            raise JournalRefusedError(
-                f"journal {path} cannot be locked: {error.strerror}. Choose a folder on a local "
-                "disk, with --journal."
-            ) from error
-        if not locked:
-            return None
-        stack.pop_all()
-        return descriptor
-
-
 def _open(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
@@ -151,6 +147,16 @@ def _open(path: Path) -> int:
         os.close(descriptor)
         raise JournalRefusedError(f"journal {path} is not a regular file; choose another --journal")
     return descriptor
+
+
+def _try_lock(path: Path, descriptor: int, lock: Callable[[int], bool]) -> bool:
+    try:
+        return lock(descriptor)
+    except OSError as error:
+        raise JournalRefusedError(
+            f"journal {path} cannot be locked: {error.strerror}. Choose a folder on a local "
+            "disk, with --journal."
+        ) from error
 
 
 def _lock_byte(descriptor: int) -> bool:

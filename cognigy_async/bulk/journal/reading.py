@@ -86,7 +86,7 @@ def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
         )
     real = Path(os.path.realpath(path))
     try:
-        if not has_wal(real):
+        if not has_wal(real) and not real.with_name(f"{real.name}-journal").exists():
             # Only a reader of an immutable database makes no files if the journal was cut off.
             with closing(connect(real, "ro&immutable=1")) as connection:
                 check_tables(path, connection)
@@ -167,19 +167,31 @@ def refusal(path: Path, error: Exception) -> JournalRefusedError:
     """Return the error for a journal that raised one of `UNREADABLE`."""
     if isinstance(error, KeyError):
         return damaged(path, f"it has no {error.args[0]}")
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if isinstance(error, OSError):
+        return _unusable(path, error.strerror)
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return JournalRefusedError(
+            f"journal {path} was cut off while its job began or ended. Run the job again: that "
+            "repairs it."
+        )
+    code &= 0xFF
     if code in BUSY:
         return JournalRefusedError(
             f"journal {path} is in use by another program. Close it and try again."
         )
     if code == sqlite3.SQLITE_INTERRUPT:
         return damaged(path, "a query did not end in time")
-    if code in UNUSABLE or isinstance(error, OSError):
-        return JournalRefusedError(
-            f"journal {path} cannot be read or written: {error}. Its folder must be writable and "
-            f"have room: copy it and {path.name}-wal to another one, or choose another --journal."
-        )
+    if code in UNUSABLE:
+        return _unusable(path, error)
     return damaged(path, error)
+
+
+def _unusable(path: Path, problem: object) -> JournalRefusedError:
+    return JournalRefusedError(
+        f"journal {path} cannot be read or written: {problem}. Its folder must be writable and "
+        f"have room: copy it and {path.name}-wal to another one, or choose another --journal."
+    )
 
 
 def damaged(path: Path, problem: object) -> JournalRefusedError:
