@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cognigy_async.bulk import InputError
+from cognigy_async.bulk.errors import OtherInputError
 from cognigy_async.bulk.input.fingerprint import HashedFile, Mark, PipeReader
 
 
@@ -121,3 +122,32 @@ def test_a_comparison_ends_where_the_earlier_reading_did(hashed: Opener) -> None
     again = hashed(b"x" * 4096 + b"y" * 5904, first.marks)
     again.compare()
     assert again.offset == 4096
+
+
+def test_what_was_read_of_a_pipe_ends_with_a_mark(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("there are no named pipes here")
+    os.mkfifo(path)
+
+    def opened(pieces: list[bytes], known: list[Mark]) -> tuple[bytes, list[Mark]]:
+        # With both ends open nobody waits for the other.
+        writer = os.open(path, os.O_RDWR)
+        with path.open("rb", buffering=0) as raw:
+            file = HashedFile(raw, "pipe", known)
+            read = b""
+            for piece in pieces:
+                os.write(writer, piece)
+                read += file.read(1 << 18)
+            os.close(writer)
+            marks = file.marks.copy()
+            file.stop()
+        return read, marks
+
+    read, marks = opened([b"x" * 100, b"y" * 5000, b"z" * 10], [])
+    assert read == b"x" * 100 + b"y" * 5000 + b"z" * 10
+    # An end that nothing but another end follows is not kept.
+    assert [mark.offset for mark in marks] == [100, 4096, 5110]
+    assert opened([read, b"more"], marks)[0] == read + b"more"
+    with pytest.raises(OtherInputError, match="after its first 4,096 bytes"):
+        opened([read[:-1] + b"!"] * 2, marks)
