@@ -19,7 +19,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.bulk import read_summary
-from cognigy_async.emulator import Emulator, Faults, serve
+from cognigy_async.emulator import Emulator, Faults, Rules, serve
 
 from .commands import CommandProcess, command_environment
 
@@ -77,8 +77,14 @@ class Jobs:
 
 
 @pytest.fixture
-def emulator() -> Emulator:
-    return Emulator(client_secret=SECRET)
+def honours_keys() -> bool:
+    """Whether the server applies a repeated key once; tests of one that does not override it."""
+    return True
+
+
+@pytest.fixture
+def emulator(honours_keys: bool) -> Emulator:
+    return Emulator(client_secret=SECRET, rules=Rules(honour_idempotency_keys=honours_keys))
 
 
 @pytest.fixture
@@ -111,6 +117,13 @@ def written(emulator: Emulator) -> int:
 def wait_for_writes(emulator: Emulator, more: int) -> None:
     before = written(emulator)
     wait_for(lambda: written(emulator) >= before + more)
+
+
+def assert_no_step_twice(emulator: Emulator) -> None:
+    for dialog in emulator.dialogs.values():
+        moves = [entry.body.get("transition") for entry in dialog.history]
+        steps = [move["nextStep"] for move in moves if move]
+        assert len(steps) == len(set(steps))
 
 
 @pytest.mark.real_time
@@ -153,6 +166,7 @@ def test_kill_and_resume_until_all_is_applied(
 
 
 @pytest.mark.real_time
+@pytest.mark.parametrize("honours_keys", [False])
 def test_a_copy_of_the_journal_needs_its_wal(jobs: Jobs, emulator: Emulator) -> None:
     jobs.write(every=1)
     emulator.faults = Faults(latency=0.02)
@@ -179,17 +193,17 @@ def test_a_copy_of_the_journal_needs_its_wal(jobs: Jobs, emulator: Emulator) -> 
     (jobs.folder / "both-wal").write_bytes(log.read_bytes())
     _, result, _ = jobs.finish("--journal", "both")
     assert result["inputs"] == result["succeeded"] + result["ambiguous"] == ROWS
-    assert result["ambiguous"] <= 32
-    assert written(emulator) <= ROWS
+    assert result["succeeded"] + sent >= ROWS
+    assert_no_step_twice(emulator)
     assert not list(jobs.folder.glob("both-*"))
 
 
 @pytest.mark.real_time
+@pytest.mark.parametrize("honours_keys", [False])
 @pytest.mark.parametrize("api", ["runtime", "sessions"])
 def test_transitions_are_not_repeated_blindly(jobs: Jobs, emulator: Emulator) -> None:
     jobs.write(400, 40, every=2)
     emulator.faults = Faults(latency=0.02)
-    emulator.honour_idempotency_keys = False
     for _ in range(3):
         process = jobs.start("--max-in-flight", "8")
         wait_for_writes(emulator, 60)
@@ -198,10 +212,7 @@ def test_transitions_are_not_repeated_blindly(jobs: Jobs, emulator: Emulator) ->
     assert result["inputs"] == result["succeeded"] + result["ambiguous"] == 400
     assert status == (1 if result["ambiguous"] else 0)
     assert result["ambiguous"] <= 3 * 8
-    for dialog in emulator.dialogs.values():
-        moves = [entry.body.get("transition") for entry in dialog.history]
-        steps = [move["nextStep"] for move in moves if move]
-        assert len(steps) == len(set(steps))
+    assert_no_step_twice(emulator)
 
 
 @pytest.mark.real_time

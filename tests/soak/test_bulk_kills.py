@@ -15,9 +15,9 @@ import pytest
 
 from cognigy_async.bulk import JournalRefusedError, read_summary
 from cognigy_async.emulator import Emulator, Faults
-from tests.integration.test_bulk_crash import Jobs, api, emulator, jobs, written
+from tests.integration.test_bulk_crash import Jobs, api, emulator, honours_keys, jobs, written
 
-__all__ = ["api", "emulator", "jobs"]
+__all__ = ["api", "emulator", "honours_keys", "jobs"]
 
 ROWS, DIALOGS, KILLS = 6000, 300, 50
 
