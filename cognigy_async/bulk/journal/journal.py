@@ -50,7 +50,7 @@ from .schema import (
 
 CLOSING = 1.0
 """Seconds to wait at the end until other programs have closed the journal."""
-CLOSING_INTERVAL = 0.02
+CLOSING_INTERVAL = 0.002
 
 
 @dataclass(slots=True)

@@ -100,6 +100,9 @@ class JournalLock:
         """Release the lock."""
         with _guard:
             _locked_here.discard(self.identity)
+            if sys.platform != "win32":
+                # A process that was forked meanwhile has the same lock and does not close it.
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
 
 

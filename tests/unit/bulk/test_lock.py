@@ -91,6 +91,16 @@ def test_another_process_is_kept_out_also_after_another_descriptor_was_closed(
     acquired(journal).release()
 
 
+def test_a_lock_ends_although_a_forked_process_has_it_too(journal: Path) -> None:
+    lock = acquired(journal)
+    copy = os.dup(lock._descriptor)
+    try:
+        lock.release()
+        acquired(journal).release()
+    finally:
+        os.close(copy)
+
+
 def test_a_lock_that_is_only_probed_keeps_no_job_out(
     journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
