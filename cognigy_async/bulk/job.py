@@ -128,7 +128,7 @@ class BulkJob:
 
     Args:
         source: A path, or ``"-"`` for standard input.
-        journal: File of the journal, `{source}.journal` by default. During a run, and after a crash,
+        journal: File of the journal, `{source}.journal` by default. During a run and after a crash,
             `{journal}-wal` belongs to it.
         dead_letters: File for the rows that were not applied; by default beside the journal.
         options: Options of the job.

@@ -26,6 +26,7 @@ from .lock import JournalLock
 from .reading import (
     IN_WAL,
     UNREADABLE,
+    beside,
     check_content,
     check_tables,
     connect,
@@ -98,6 +99,7 @@ class Journal:
         self._durable = True
         self._is_complete = True
         try:
+            keeps_wal = beside(lock.path, "-wal").exists()
             had_wal = has_wal(lock.path)
             if had_wal and not lock.path.stat().st_size:
                 raise JournalRefusedError(
@@ -109,7 +111,7 @@ class Journal:
             try:
                 self.resumed = self._prepare(force=force, had_wal=had_wal)
             except BaseException:
-                self._abandon(had_wal=had_wal)
+                self._abandon(keeps_wal=keeps_wal)
                 raise
         except UNREADABLE as error:
             lock.release()
@@ -155,9 +157,9 @@ class Journal:
         )
         return not is_new and self._stored("input") is not None and bool(self._one(work))
 
-    def _abandon(self, *, had_wal: bool) -> None:
-        """Close a journal that cannot be used. Leave its `-wal` where it is."""
-        if had_wal:
+    def _abandon(self, *, keeps_wal: bool) -> None:
+        """Close a journal that cannot be used. Keep its `-wal`, also a damaged one."""
+        if keeps_wal:
             # The last connection removes the -wal, unless it is read-only.
             with suppress(sqlite3.Error), closing(connect(self._lock.path, "ro")) as other:
                 with suppress(sqlite3.Error):

@@ -86,7 +86,7 @@ def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
         )
     real = Path(os.path.realpath(path))
     try:
-        if not has_wal(real) and not real.with_name(f"{real.name}-journal").exists():
+        if not has_wal(real) and not beside(real, "-journal").exists():
             # Only a reader of an immutable database makes no files if the journal was cut off.
             with closing(connect(real, "ro&immutable=1")) as connection:
                 check_tables(path, connection)
@@ -100,10 +100,15 @@ def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
         raise refusal(path, error) from error
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """Return the path of a file that SQLite keeps beside a database."""
+    return path.with_name(path.name + suffix)
+
+
 def has_wal(path: Path) -> bool:
     """Return whether the `-wal` of a database exists and is not empty."""
     try:
-        with path.with_name(f"{path.name}-wal").open("rb") as file:
+        with beside(path, "-wal").open("rb") as file:
             return file.read(4) in WAL_MAGIC
     except OSError:
         return False

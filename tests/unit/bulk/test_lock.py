@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from cognigy_async.bulk import JournalRefusedError
+from cognigy_async.bulk import JournalRefusedError, read_summary
 from cognigy_async.bulk.journal import lock as lock_module
 from cognigy_async.bulk.journal.journal import Journal
 from cognigy_async.bulk.journal.lock import ATTEMPTS, JournalLock, is_locked
+from cognigy_async.bulk.journal.reading import has_wal
 
 OTHER = """
 import sys
@@ -89,6 +90,18 @@ def test_another_process_is_kept_out_also_after_another_descriptor_was_closed(
     # The other process was killed.
     assert not is_locked(journal)
     acquired(journal).release()
+
+
+def test_nothing_in_this_process_takes_the_locks_of_sqlite_away(journal: Path) -> None:
+    with Journal(journal) as opened:
+        opened.begin_run({"input": "{}"}, same_input=False)
+        assert JournalLock.acquire(journal) is None
+        assert is_locked(journal)
+        assert read_summary(journal).owner
+        # A program that reads a database and thinks that it is alone removes the -wal.
+        code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM runs')"
+        subprocess.run([sys.executable, "-c", code, journal], check=True)
+        assert has_wal(journal)
 
 
 def test_a_lock_ends_although_a_forked_process_has_it_too(journal: Path) -> None:
