@@ -32,4 +32,4 @@ class JournalError(BulkError):
 
 
 class JournalRefusedError(JournalError):
-    """The journal is another job's, in use, damaged, or cannot be created; nothing was sent."""
+    """The journal is another job's, in use, damaged, lacks its `-wal`, or cannot be created."""

@@ -209,8 +209,8 @@ class BulkJob:
         when all callbacks have finished. After `stop`, it waits five seconds at most.
 
         Raises:
-            JournalRefusedError: The journal belongs to another job, is in use, damaged, or cannot
-                be created; nothing was sent.
+            JournalRefusedError: The journal belongs to another job, is in use, damaged, lacks its
+                `-wal`, or cannot be created; nothing was sent.
             InputError: The input cannot be opened; nothing was sent.
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.
