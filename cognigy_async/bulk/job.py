@@ -153,7 +153,9 @@ class BulkJob:
         self.source = source
         self.options = options if options is not None else JobOptions()
         if journal is None:
-            journal = "stdin.journal" if source == STDIN else f"{source}.journal"
+            # A journal in /dev would be lost when the machine or container restarts.
+            is_stdin = str(source) in (STDIN, "/dev/stdin")
+            journal = "stdin.journal" if is_stdin else f"{source}.journal"
         self.journal = Path(journal)
         self._keeps_empty = dead_letters is not None
         if dead_letters is None:

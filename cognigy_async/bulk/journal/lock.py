@@ -68,17 +68,17 @@ class JournalLock:
                 if _identity_of(path) in _locked_here:
                     return None
                 with contextlib.ExitStack() as stack:
-                    descriptor = _open(path)
+                    descriptor = _open(path, journal)
                     stack.callback(os.close, descriptor)
-                    locked = _try_lock(path, descriptor, try_lock)
-                    is_record_lock = locked and not _try_lock(path, descriptor, _lock_byte)
+                    locked = _try_lock(descriptor, journal, try_lock)
+                    is_record_lock = locked and not _try_lock(descriptor, journal, _lock_byte)
                     if is_record_lock:
                         # On NFS, BSD and macOS flock and record locks exclude each other, also
                         # within one process. There flock would lock out SQLite.
                         stack.close()
-                        descriptor = _open(path)
+                        descriptor = _open(path, journal)
                         stack.callback(os.close, descriptor)
-                        locked = _try_lock(path, descriptor, _lock_byte)
+                        locked = _try_lock(descriptor, journal, _lock_byte)
                     # Between the calls, the file may have been replaced.
                     if locked and _identity(os.fstat(descriptor)) == _identity_of(path):
                         stack.pop_all()
@@ -138,26 +138,28 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     return _identity(found) if stat.S_ISREG(found.st_mode) else None
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, journal: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
     except OSError as error:
         raise JournalRefusedError(
-            f"journal {path} cannot be created or written: {error.strerror}. Choose a folder that "
-            "can be written, with --journal."
+            f"journal {journal} cannot be created or written: {error.strerror}. Choose a folder "
+            "that can be written, with --journal."
         ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise JournalRefusedError(f"journal {path} is not a regular file; choose another --journal")
+        raise JournalRefusedError(
+            f"journal {journal} is not a regular file; choose another --journal"
+        )
     return descriptor
 
 
-def _try_lock(path: Path, descriptor: int, lock: Callable[[int], bool]) -> bool:
+def _try_lock(descriptor: int, journal: Path, lock: Callable[[int], bool]) -> bool:
     try:
         return lock(descriptor)
     except OSError as error:
         raise JournalRefusedError(
-            f"journal {path} cannot be locked: {error.strerror}. Choose a folder on a local "
+            f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on a local "
             "disk, with --journal."
         ) from error
 

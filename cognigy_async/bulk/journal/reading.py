@@ -118,7 +118,8 @@ def check_tables(path: Path, connection: sqlite3.Connection) -> None:
     """Raise `JournalRefusedError` if a database has not the tables of a journal."""
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise JournalRefusedError(
-            f"{path} is a SQLite file, but no journal of a job. Choose another file for the journal"
+            f"{path} is no journal of a job: it is empty, or a SQLite file of another program. "
+            "Choose another --journal."
         )
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found != SCHEMA_VERSION:

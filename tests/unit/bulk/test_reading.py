@@ -144,7 +144,10 @@ def test_a_file_that_is_no_journal_is_named(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE mine (x)")
     (message,) = refused(path)
-    assert "a SQLite file, but no journal of a job" in message
+    assert message.startswith("J is no journal of a job")
+    path.write_bytes(b"")
+    with pytest.raises(JournalRefusedError, match="is no journal of a job: it is empty"):
+        read_summary(path)
 
 
 @pytest.mark.parametrize(
