@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
 
-from .errors import InputError, JournalRefusedError
+from .errors import InputError, JournalRefusedError, OtherInputError
 from .input.reader import STDIN
 from .journal.schema import Totals
 from .journal.writer import JournalWriter
@@ -132,11 +132,13 @@ class BulkJob:
 
     Args:
         source: A path, or ``"-"`` for standard input.
-        journal: File of the journal, `{source}.journal` by default.
+        journal: File of the journal, `{source}.journal` by default. During a run and after a crash,
+            `{journal}-wal` belongs to it.
         dead_letters: File for the rows that were not applied; by default beside the journal.
         options: Options of the job.
-        circumstances: Further values, by name, that must not change when a job resumes.
-        force: Resume although the input or the options differ.
+        circumstances: Further values, by name, that must not change when a job resumes, but for
+            `max_in_flight` and `rate`.
+        force: Resume although the input or the options differ, or the `-wal` is missing.
 
     Raises:
         ConfigurationError: Two of the files are the same.
@@ -155,7 +157,9 @@ class BulkJob:
         self.source = source
         self.options = options if options is not None else JobOptions()
         if journal is None:
-            journal = "stdin.journal" if source == STDIN else f"{source}.journal"
+            # A journal in /dev would be lost when the machine or container restarts.
+            is_stdin = str(source) in (STDIN, "/dev/stdin")
+            journal = "stdin.journal" if is_stdin else f"{source}.journal"
         self.journal = Path(journal)
         self._keeps_empty = dead_letters is not None
         if dead_letters is None:
@@ -217,8 +221,8 @@ class BulkJob:
         when all callbacks have finished. After `stop`, it waits five seconds at most.
 
         Raises:
-            JournalRefusedError: The journal belongs to another job, is in use, damaged, or cannot
-                be created; nothing was sent.
+            JournalRefusedError: The journal belongs to another job, is in use, damaged, lacks its
+                `-wal`, or cannot be created; nothing was sent.
             InputError: The input cannot be opened; nothing was sent.
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.
@@ -255,6 +259,10 @@ class BulkJob:
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
                 await run.carry_out()
+                if isinstance(run.fault, OtherInputError) and not run.has_sent:
+                    raise JournalRefusedError(
+                        f"journal {self.journal} belongs to another input: {run.fault}"
+                    ) from run.fault
                 totals = await anyio.to_thread.run_sync(opened.journal.totals)
                 return _result(client, opened, run, totals)
         finally:
@@ -264,24 +272,27 @@ class BulkJob:
 
     @contextlib.contextmanager
     def _open_dead_letters(self) -> Iterator[BinaryIO]:
-        """Open the file and empty it. The run writes dead letters of earlier runs again."""
+        """Open the file. The writer empties it, and writes dead letters of earlier runs again."""
         try:
-            file = self.dead_letters.open("wb")
+            file = self.dead_letters.open("ab")
         except OSError as error:
             raise JournalRefusedError(
                 f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose "
                 "a file that can, with --dead-letters."
             ) from error
-        with file:
-            yield file
-        if not self._keeps_empty and not self.dead_letters.stat().st_size:
-            self.dead_letters.unlink()
+        try:
+            with file:
+                yield file
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if not self._keeps_empty and not self.dead_letters.stat().st_size:
+                    self.dead_letters.unlink()
 
 
 def _restore_quota(client: AsyncStateClient, saved: str) -> None:
     """Count the requests of earlier runs in the quota, if their record can be read."""
     if client.metrics.quota:
-        with contextlib.suppress(ConfigurationError, ValueError):
+        with contextlib.suppress(ConfigurationError, RecursionError, ValueError):
             client.restore_quota(json.loads(saved))
 
 

@@ -87,6 +87,7 @@ class JobRun:
         self._groups = InterruptedGroups(opened.earlier.groups)
         self._group_tasks: TaskGroup | None = None
         self._resent: list[PendingUpdate] = []
+        self._has_resent = False
         self._stream: UpdateStream | None = None
         self._in_stream: dict[int, Row] = {}
         self._next_index = 0
@@ -152,7 +153,7 @@ class JobRun:
             try:
                 async for outcome in stream:
                     self._take(outcome)
-            except (InputError, ClientUsageError) as error:
+            except (InputError, JournalError, ClientUsageError) as error:
                 self.stop("stopped", str(error), error)
 
     async def _complete_dead_letters(self) -> None:
@@ -189,6 +190,11 @@ class JobRun:
             self.stop("stopped", reason)
         elif not self._canary_done.is_set() and self.conditions.canary_is_done:
             self._canary_done.set()
+
+    @property
+    def has_sent(self) -> bool:
+        """Return whether this run gave any row to the client."""
+        return self._next_index > 0 or self._has_resent
 
     # Sending.
 
@@ -261,6 +267,7 @@ class JobRun:
         pending = await self._client.submit(
             update, watch=_GroupObserver(self, rows), coalesce=False, priority="bulk"
         )
+        self._has_resent = True
         self._resent.append(pending)
         assert self._group_tasks is not None
         self._group_tasks.start_soon(self._take_group, pending, rows)

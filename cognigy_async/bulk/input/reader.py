@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
-from ..errors import InputError
+from ..errors import InputError, OtherInputError
 from .compression import ByteSource, decompressed
 from .fingerprint import Fingerprint, HashedFile, Mark
 from .tables import LineBlocks, Record, csv_records, parquet_records
@@ -94,7 +94,7 @@ class InputReader:
             digest.update(data)
         mark = Mark(self._file.tell(), digest.hexdigest(), last=True)
         if known and known[-1] != mark:
-            raise InputError(
+            raise OtherInputError(
                 f"{self.name} is not the input that this job began with: its content differs. Give "
                 "the same input, or start a new job with another journal."
             )

@@ -125,7 +125,10 @@ def run(
         typer.Option(metavar="NAME", help="Read this CSV column as text, not JSON. Repeatable."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Resume with a different input or other options.")
+        bool,
+        typer.Option(
+            "--force", help="Resume with a different input, other options or an incomplete journal."
+        ),
     ] = False,
     transport: TransportOption = None,
     loop: LoopOption = None,
@@ -176,7 +179,7 @@ def run(
         )
         result = anyio.run(_run_job, job, client, backend_options=choose_loop(loop).options)
         _print_result(result, job, as_json=as_json)
-        if report is not None:
+        if report is not None and job.journal.exists():
             _write_report(report, job)
     if result.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
