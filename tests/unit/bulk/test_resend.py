@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import anyio
 import pytest
 
-from cognigy_async import Limits, StateUpdate
+from cognigy_async import Limits, RuntimeApi, StateUpdate
 from cognigy_async.bulk.input.row import Row
 from cognigy_async.bulk.journal.schema import OpenSend
 from cognigy_async.bulk.resend import AmbiguousSends, InterruptedGroups, ambiguous
-from tests.simulation.world import Wire, client_of, state, throttled
+from tests.simulation.world import Wire, client_of
 
 
 def row(line: int, **session: int) -> Row:
@@ -34,13 +33,23 @@ def test_an_ambiguous_row_names_its_dialog(cause: Exception | None) -> None:
     assert error.__cause__ is cause
 
 
-async def test_a_throttled_read_is_repeated_after_an_hour_however_far_the_moment_is() -> None:
-    wire = Wire()
-    wire.script(throttled("1000000000"), throttled("1000000000"), state(1), method="GET")
-    async with client_of(wire) as client:
-        sends = AmbiguousSends(client, [OpenSend(1, "d", '"1"')])
-        update = await sends.resolve(row(1, a=1), StateUpdate("d", session={"a": 1}))
-        assert isinstance(update, StateUpdate)
-        assert update.if_match == '"1"'
-    assert [round(sent.at) for sent in wire.sent] == [0, 3600, 7200]
-    assert anyio.current_time() < 7300
+@pytest.mark.parametrize("etag", ['"1"', 'W/"1"', None])
+@pytest.mark.parametrize("settings", [{}, {"conditional_writes": False}], ids=str)
+def test_a_row_is_sent_again_on_the_strong_etag_that_it_was_sent_on(
+    etag: str | None, settings: dict[str, bool]
+) -> None:
+    client = client_of(Wire(), api=RuntimeApi(**settings))
+    sends = AmbiguousSends(client, [OpenSend(1, "d", etag)])
+    update = sends.resolve(row(1, a=1), StateUpdate("d", next_step="s"))
+    if etag == '"1"' and not settings:
+        assert update is not None
+        assert (update.if_match, update.next_step) == ('"1"', "s")
+    else:
+        assert update is None
+    assert not sends.sends
+
+
+def test_a_row_is_sent_again_without_a_condition_where_keys_are_honoured() -> None:
+    client = client_of(Wire(), api=RuntimeApi(honours_idempotency_keys=True))
+    update = StateUpdate("d", next_step="s")
+    assert AmbiguousSends(client, [OpenSend(1, "d", None)]).resolve(row(1), update) is update
