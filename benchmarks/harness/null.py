@@ -28,7 +28,7 @@ class NullTransport:
 
 
 def client(max_pending: int = 10_000, **options: Any) -> AsyncStateClient:
-    options |= {"transport": NullTransport(), "max_in_flight": IN_FLIGHT}
+    options = {"transport": NullTransport(), "max_in_flight": IN_FLIGHT} | options
     return AsyncStateClient(
         "http://localhost", auth=ApiKey("key"), max_pending=max_pending, **options
     )
