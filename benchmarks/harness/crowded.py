@@ -21,9 +21,11 @@ class HeldTransport(NullTransport):
     """Answers when it is released."""
 
     def __init__(self) -> None:
+        self.asked = asyncio.Event()
         self.released = asyncio.Event()
 
     async def send(self, request: Request, *, timeout: float) -> Response:
+        self.asked.set()
         await self.released.wait()
         return self.answer
 
@@ -48,7 +50,7 @@ class QuotaTransport(NullTransport):
             "ratelimit-remaining": str(1_000_000 - used),
             "ratelimit-reset": str(60 + used * self._grows),
         }
-        return Response(200, self.answer.headers | quota, self.answer.content)
+        return Response(200, {**self.answer.headers, **quota}, self.answer.content)
 
 
 def row(dialog: object, value: object = 1) -> dict[str, Any]:
@@ -79,10 +81,10 @@ async def paused_dialog(count: int, crowded: bool) -> None:
     transport = RefusingTransport()
     async with client(count + 100, on_failure="pause", transport=transport) as one:
         for each in range(count if crowded else 0):
-            one.submit_nowait(row(""))
+            one.submit_nowait(row("", each))
         for each in range(count):
             if not crowded:
-                one.submit_nowait(row(each))
+                one.submit_nowait(row(each, each))
             await one.flush()
             one.resume()
 
@@ -117,8 +119,8 @@ async def streams_left_early(count: int, crowded: bool) -> None:
                     pass
 
         streams = [asyncio.create_task(read(number)) for number in range(count // 2)]
-        while one.metrics.pending < count // 2 * 2:
-            await asyncio.sleep(0)
+        # All are in the queue when the transport, which has one of them, is asked for the first.
+        await transport.asked.wait()
         for stream in streams if crowded else ():
             stream.cancel()
         transport.released.set()
