@@ -52,4 +52,4 @@ def test_a_row_is_sent_again_on_the_strong_etag_that_it_was_sent_on(
 def test_a_row_is_sent_again_without_a_condition_where_keys_are_honoured() -> None:
     client = client_of(Wire(), api=RuntimeApi(honours_idempotency_keys=True))
     update = StateUpdate("d", next_step="s")
-    assert AmbiguousSends(client, [OpenSend(1, "d", None)]).resolve(row(1), update) is update
+    assert AmbiguousSends(client, [OpenSend(1, "d", None)]).resolve(row(1, a=1), update) is update
