@@ -11,6 +11,7 @@ import gzip
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -116,6 +117,9 @@ class Crafted:
         self._pieces = list(pieces.values())
         self.sent = 0
 
+    def has_sent(self, count: int) -> bool:
+        return self.sent == count
+
     async def __call__(self, connection: Connection, server: Server) -> None:
         while request := await connection.request():
             server.requests.append(request)
@@ -135,7 +139,8 @@ class Crafted:
 
 @pytest.fixture(params=CASES, ids=name_of)
 def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
+    given: Case = request.param
+    return given
 
 
 @pytest.fixture
@@ -184,7 +189,7 @@ async def test_what_comes_on_an_idle_connection_is_not_the_next_response(
     async with serving(crafted) as server:
         for number, name in enumerate(pieces):
             await result_of(transport, patch(server, f"/first/{number}"))
-            await until(lambda done=number + 1: crafted.sent == done)
+            await until(partial(crafted.has_sent, number + 1))
             results[name] = await result_of(transport, patch(server, "/second"))
     allowed = ("own", "NotSentError") if "traced" in case.kind else ("own",)
     assert {name: got for name, got in results.items() if got not in allowed} == {}
