@@ -235,13 +235,13 @@ class HttpxTransport:
             return Response(status, headers, body_error=CUT_OFF if in_time else NOT_IN_TIME)
         finally:
             connection = _connection_of(response)
-            if connection is not None and (
-                has_unclear_end(status, headers) or _has_more(connection)
-            ):
-                if not was_read:
-                    # httpcore then closes it instead of using it again.
-                    connection._h11_state.send_failed()
-                elif connection.is_idle():
+            # If an event hook of the client has read the response, another request may have the
+            # connection by now.
+            is_ours = connection is not None and connection.is_idle() == was_read
+            if is_ours and (has_unclear_end(status, headers) or _has_more(connection)):
+                # httpcore closes such a connection instead of using it again.
+                connection._h11_state.send_failed()
+                if was_read:
                     await connection.aclose()
             await response.aclose()
         return Response(status, headers, content)
