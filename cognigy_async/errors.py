@@ -19,7 +19,7 @@
     │   ├── ServerError                        5xx
     │   ├── UnexpectedAnswerError              a redirect, another 4xx, a body that is not JSON
     │   ├── NotSentError                       nothing reached the server
-    │   ├── NoResponseError                    sent, but no complete response came back
+    │   ├── NoResponseError                    sent, and no complete head of a response came back
     │   └── AmbiguousUpdateError               sent, and possibly applied
     ├── QueueFullError                         `submit_nowait` found no free slot
     ├── UpdateWithdrawnError                   the update was withdrawn before it was sent
@@ -270,7 +270,7 @@ class NotSentError(UpdateError):
 
 @dataclass(eq=False, repr=False)
 class NoResponseError(UpdateError):
-    """The request was sent, at least in part, and no complete response came back.
+    """The request was sent, at least in part, and no response with a complete head came back.
 
     Attributes:
         timed_out: True if the timeout passed, False if the connection was closed.

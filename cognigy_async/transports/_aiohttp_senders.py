@@ -150,7 +150,7 @@ class DirectSender:
             _abort(connection)
         else:
             raise StaleConnectionError
-        headers = None
+        status, headers = 0, None
         try:
             protocol = connection.protocol
             assert protocol is not None
@@ -169,12 +169,12 @@ class DirectSender:
                 message, content = await protocol.read()
                 while 100 <= message.code < 200 and message.code != 101:
                     message, content = await protocol.read()
-                headers = headers_of(message.raw_headers)
+                status, headers = message.code, headers_of(message.raw_headers)
                 body = await _read_body(headers, content, content.read, self._limit)
         except Exception as error:
             _abort(connection)
             if headers is not None:
-                return Response(message.code, headers, body_error=_body_error(error))
+                return Response(status, headers, body_error=_body_error(error))
             if isinstance(error, HttpProcessingError):
                 raise InvalidResponseError from error
             raise
@@ -182,11 +182,11 @@ class DirectSender:
             _abort(connection)
             raise
         # The response may have come before the whole request was sent.
-        if transport.get_write_buffer_size() or has_unclear_end(message.code, headers):
+        if transport.get_write_buffer_size() or has_unclear_end(status, headers):
             _abort(connection)
         else:
             connection.release()
-        return Response(message.code, headers, body)
+        return Response(status, headers, body)
 
     def _resolve(self, url: str) -> tuple[tuple[aiohttp.ClientRequest, str], str]:
         """Return the origin of a URL and the request target.
@@ -492,7 +492,8 @@ def _is_stale(connection: Connection) -> bool:
     # Over TLS the socket may hold a session ticket. The event loop reads it in its next iteration.
     if transport.get_extra_info("ssl_object") is not None:
         return False
-    return bool(_poll_of(transport.get_extra_info("socket").fileno())(0))
+    connected = transport.get_extra_info("socket")
+    return connected is not None and bool(_poll_of(connected.fileno())(0))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -235,13 +235,13 @@ class HttpxTransport:
             return Response(status, headers, body_error=CUT_OFF if in_time else NOT_IN_TIME)
         finally:
             connection = _connection_of(response)
-            if connection is not None and (
-                has_unclear_end(status, headers) or _has_more(connection)
-            ):
-                if not was_read:
-                    # httpcore then closes it instead of using it again.
-                    connection._h11_state.send_failed()
-                elif connection.is_idle():
+            # If an event hook of the client has read the response, another request may have the
+            # connection by now.
+            is_ours = connection is not None and connection.is_idle() == was_read
+            if is_ours and (has_unclear_end(status, headers) or _has_more(connection)):
+                # httpcore closes such a connection instead of using it again.
+                connection._h11_state.send_failed()
+                if was_read:
                     await connection.aclose()
             await response.aclose()
         return Response(status, headers, content)
@@ -306,7 +306,7 @@ def _has_more(connection: Any) -> bool:
     """
     if connection._h11_state.trailing_data[0]:
         return True
-    stream = connection._network_stream._stream
+    stream = getattr(connection._network_stream, "_stream", None)
     if hasattr(stream, "transport_stream"):
         try:
             connection._network_stream.get_extra_info("ssl_object").read(1)

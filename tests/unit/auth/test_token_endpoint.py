@@ -373,6 +373,25 @@ async def test_a_failure_that_will_pass_is_retried(status: int) -> None:
     assert len(endpoint.requests) == 2
 
 
+async def test_a_token_that_was_cut_off_is_requested_again() -> None:
+    cut_off = Response(200, {}, body_error="the body is cut off")
+    endpoint = Endpoint(cut_off, token("t2"))
+    assert await value_of(provider(endpoint)) == "Bearer t2"
+    endpoint = Endpoint(cut_off, cut_off, cut_off)
+    error = await failure_of(provider(endpoint))
+    assert (error.status, error.transient, error.attempts) == (200, True, 3)
+    assert "sent a response without a token: the body is cut off" in str(error)
+
+
+@pytest.mark.parametrize(("status", "requests"), [(400, 1), (503, 3)])
+async def test_a_rejection_without_a_usable_body(status: int, requests: int) -> None:
+    endpoint = Endpoint(*[Response(status, {}, body_error="the body is cut off")] * requests)
+    error = await failure_of(provider(endpoint))
+    assert error.status == status
+    assert "; the body is cut off" in str(error)
+    assert len(endpoint.requests) == requests
+
+
 async def test_the_error_text_of_the_server_is_cleaned_and_cut() -> None:
     echoes = " ".join([*EVERY_FORM_OF_THE_SECRET, CLIENT_ID, SECRET.upper()])
     body = answer(400, error="bad\r\n\x1b[31m", error_description=f"{echoes} {'x' * 500}")
