@@ -20,11 +20,12 @@ from pydantic import (
     ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
-from .._utils.arguments import url_problem
+from .._utils.arguments import UNENCRYPTED, leaves_unencrypted, url_problem
 from ..errors import AuthenticationError, ConfigurationError
 from ..models.http import Request, Response
 from ..ratelimit.headers import reset_after
@@ -61,9 +62,11 @@ CHECK_TOKEN_URL = (
 )
 
 
-def _validate_url(url: str) -> str:
+def _validate_url(url: str, others: ValidationInfo) -> str:
     if problem := url_problem(url, "https://api.cognigy.ai/oauth/token"):
         raise ValueError(problem)
+    if not others.data.get("allow_insecure") and leaves_unencrypted(url):
+        raise ValueError(UNENCRYPTED.format("credentials and tokens"))
     return url
 
 
@@ -98,7 +101,7 @@ class OAuthConfig(BaseModel):
     client_secret="...", scopes="runtime:write dialog:read")`
 
     Args:
-        token_url: absolute http or https URL without credentials and fragment.
+        token_url: absolute URL without credentials and fragment; https, or http on this machine.
         client_id, client_secret: as issued by the server.
         scopes: a sequence, or one string separated by spaces. Without scopes the server chooses.
         client_auth: `"basic"` sends id and secret in the Authorization header (section 2.3.1),
@@ -106,6 +109,7 @@ class OAuthConfig(BaseModel):
         default_lifetime: seconds that a token lives if the response has no `expires_in`.
         refresh_margin: seconds before expiry at which the next token is requested, at most half of
             the token's lifetime.
+        allow_insecure: allow http:// to another machine, on a network that you trust.
 
     Raises:
         ConfigurationError: lists every fault without the given values. A pydantic model that
@@ -114,6 +118,8 @@ class OAuthConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    # First, because the URL is validated with it.
+    allow_insecure: bool = False
     token_url: Annotated[str, AfterValidator(_validate_url)]
     client_id: Annotated[str, Field(min_length=1), AfterValidator(_validate_printable)]
     client_secret: Annotated[SecretStr, Field(min_length=1), AfterValidator(_validate_secret)]
@@ -136,6 +142,7 @@ class OAuthConfig(BaseModel):
             client_auth: Literal["basic", "post"] = "basic",
             default_lifetime: float = 3600.0,
             refresh_margin: float = 300.0,
+            allow_insecure: bool = False,
         ) -> None: ...
 
     else:
@@ -197,6 +204,9 @@ class OAuthEndpoint:
         url: the token URL without its query, safe to show.
         request: the request for a token.
     """
+
+    # `vars` of it would show the secrets.
+    __slots__ = ("_credentials", "_default_lifetime", "_secrets", "request", "url")
 
     def __init__(self, config: OAuthConfig) -> None:
         client_id, secret = config.client_id, config.client_secret.get_secret_value()

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from cognigy_async import AuditRecord, ConfigurationError, read_audit, verify_audit
+from cognigy_async import AuditRecord, read_audit, verify_audit
 from cognigy_async.integrations.settings import Credentials
 
-from ._options import DebugOption
+from ._options import DebugOption, read_secret
 from ._output import counted, say, write_result
 from ._run import NOT_APPLIED, report_errors
 
@@ -99,12 +99,7 @@ def show(
 
 
 def _key(key_file: Path | None) -> bytes | SecretStr | None:
-    if key_file is None:
-        return Credentials().audit_key
-    key = key_file.read_bytes().rstrip(b"\r\n")
-    if not key:
-        raise ConfigurationError(f"--key-file {key_file} is empty; it must contain the key")
-    return key
+    return Credentials().audit_key if key_file is None else read_secret("--key-file", key_file)
 
 
 def _fields(record: AuditRecord) -> Iterator[str]:

@@ -31,7 +31,7 @@ from ..models.events import (
     UpdateWatch,
 )
 from .invocation import Invoker
-from .options import CallbackOptions
+from .options import CallbackOptions, validate_callback
 
 CLIENT_CLOSED = "the client was closed before the event was delivered"
 
@@ -93,15 +93,13 @@ class CallbackQueue:
         used: Number of slots that are reserved or hold an event.
 
     Raises:
-        TypeError: The callback is not callable.
+        TypeError: The callback cannot be called with an event.
     """
 
     def __init__(
         self, tasks: DeliveryTasks, callback: Callback, options: CallbackOptions, *, failures: bool
     ) -> None:
-        if not callable(callback):
-            raise TypeError(f"a callback must be callable, not {type(callback).__name__}")
-        self.name = getattr(callback, "__qualname__", type(callback).__name__)
+        self.name = validate_callback("a callback", callback, "the event")
         self.failures = failures
         self.waits = options.overflow == "wait"
         self.max_queue = options.max_queue

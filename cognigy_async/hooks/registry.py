@@ -159,7 +159,7 @@ class Register:
 
         Raises:
             ConfigurationError: An option is out of range.
-            TypeError: The callback or the dead-letter handler is not callable.
+            TypeError: The callback or the dead-letter handler cannot be called with one argument.
         """
 
         def register(function: CallbackT) -> CallbackT:

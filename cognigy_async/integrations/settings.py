@@ -275,6 +275,7 @@ class Settings(Credentials):
             client_secret=self.client_secret or "",
             scopes=self.asked_scopes,
             client_auth="basic" if self.api == "runtime" else "post",
+            allow_insecure=self.allow_insecure,
         )
 
     def _faults(self) -> Iterator[str]:

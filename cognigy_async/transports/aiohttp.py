@@ -35,7 +35,7 @@ class AiohttpTransport:
 
     Without a session it opens its own connections, one for each request in flight, so at most
     `max_in_flight` of the client that sends. It trusts the certificates that httpx brings;
-    HTTP(S)_PROXY and SSL_CERT_FILE are ignored.
+    HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE are ignored.
 
     With a session, its connector with limits, certificates and resolver, its proxy, `trust_env`,
     traces and default headers apply; headers of a request override these. Its cookies, `auth`,

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import certifi
 import httpx
 
 from .._utils.arguments import validate_count
@@ -62,7 +63,7 @@ class HttpxTransport:
 
     Without a client it opens its own connections, one for each request in flight, so at most
     `max_in_flight` of the client that sends. It trusts the certificates that httpx brings;
-    HTTP(S)_PROXY and SSL_CERT_FILE are ignored.
+    HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE are ignored.
 
     With a client, its proxies, certificates, limits, event hooks and default headers apply; headers
     of a request override these. Its `auth`, redirects, cookies, query parameters, timeouts and
@@ -343,8 +344,13 @@ class _Pool:
 @functools.cache
 def ssl_context() -> ssl.SSLContext:
     """Return a context with the certificates that httpx brings. Ignore environment variables."""
-    # Cached, because reading the certificates takes longer than many requests.
-    return httpx.create_ssl_context(trust_env=False)
+    # Cached, because reading the certificates takes longer than many requests. Not made by
+    # `ssl.create_default_context`, which writes the keys of all connections to SSLKEYLOGFILE.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(certifi.where())
+    if sys.version_info >= (3, 13):
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    return context
 
 
 class _Body(httpx.ByteStream):

@@ -569,6 +569,37 @@ def test_credentials_of_a_file(commands: Commands) -> None:
     assert SECRET not in stop(process)
 
 
+def test_secrets_of_files_are_not_in_the_list_of_processes(commands: Commands) -> None:
+    (commands.directory / "key").write_text(f"{SECRET}\n")
+    (commands.directory / "secret").write_text(f"{SECRET}!\r\n")
+    process = commands.start(
+        "emulator",
+        *("--api-key-file", "key", "--client-id", "someone", "--client-secret-file", "secret"),
+        variables={"COGNIGY_API_KEY": "other"},
+    )
+    base_url = listening(process)
+    assert key_works(base_url, SECRET)
+    assert not key_works(base_url, "other")
+    assert secret_works(base_url, "someone", f"{SECRET}!")
+    if (line := Path(f"/proc/{process.pid}/cmdline")).exists():
+        assert b"--client-secret-file" in line.read_bytes()
+        assert SECRET.encode() not in line.read_bytes()
+    assert SECRET not in stop(process)
+
+
+def test_a_container_is_reached_by_the_name_that_is_allowed(commands: Commands) -> None:
+    process = commands.start("emulator", "--host", "0.0.0.0", "--allowed-host", "emulator")
+    base_url = listening(process)
+    url = f"{base_url}/_emulator/stats"
+    with httpx.Client(trust_env=False) as http:
+        statuses = [
+            http.get(url, headers={"Host": host}).status_code
+            for host in ("emulator:8321", "EMULATOR", "localhost", "emulator.example", "10.1.2.3")
+        ]
+    assert statuses == [200, 200, 200, 403, 403]
+    stop(process)
+
+
 def test_faults_quota_and_lifetime(commands: Commands) -> None:
     options = ["--fault", "fail_status=503", "--fault", "retry_after_503=7", "--quota", "1/60"]
     process = commands.start("emulator", "--api-key", "k", "--token-lifetime", "5", *options)
@@ -600,6 +631,10 @@ def test_faults_quota_and_lifetime(commands: Commands) -> None:
         (["--client-id", "someone"], "go together"),
         (["--client-secret", SECRET], "go together"),
         (["--api-key", ""], "must not be empty"),
+        (["--api-key-file", "none"], "'none' does not exist"),
+        (["--api-key-file", "/dev/null"], "must contain the key or secret"),
+        (["--client-secret-file", "/dev/null", "--client-secret", SECRET], "give either"),
+        (["--allowed-host", "http://emulator"], "must be a host name or an address"),
         (["--token-lifetime", "0"], "token_lifetime"),
         (["--port", "65536"], "65535"),
     ],

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cognigy_async import ConfigurationError
 from cognigy_async.emulator import Emulator, Faults, run, serve
 from tests.unit.emulator._client import KEY, Bare, bare_client
 
@@ -191,6 +192,70 @@ async def test_the_base_url_is_reachable_if_all_addresses_are_served() -> None:
         assert base_url.startswith("http://127.0.0.1:")
         async with bare_client(Emulator(), base_url) as client:
             assert (await client.http.get("/_emulator/stats")).status_code == 200
+
+
+PAGES = {
+    "another site": {"Origin": "http://evil.example", "Content-Type": "application/json"},
+    "a rebound name": {"Host": "evil.example", "Content-Type": "application/json"},
+    "a form": {"Content-Type": "application/x-www-form-urlencoded"},
+    "plain text": {"Content-Type": "text/plain"},
+    "a beacon": {"Content-Type": ""},
+}
+"""Headers of requests that a web page can make."""
+
+
+@on_asyncio
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_web_page_cannot_reset_it(page: str) -> None:
+    async with served() as (emulator, client):
+        await client.patch()
+        for content in (b"", b"{}", b"a=b", b"x" * 300_000):
+            headers = PAGES[page]
+            answer = await client.http.post("/_emulator/reset", content=content, headers=headers)
+            assert answer.status_code in (403, 415)
+            assert answer.json()["message"]
+            put = await client.http.put("/_emulator/faults", content=content, headers=headers)
+            assert put.status_code in (403, 415)
+        assert (emulator.stats.requests, emulator.stats.connections) == (1, 1)
+        assert list(emulator.dialogs) == ["d-1"]
+        # The same requests of a program.
+        assert (await client.http.put("/_emulator/faults", json={"latency": 0})).is_success
+        assert (await client.http.post("/_emulator/reset", json={})).is_success
+        assert not emulator.dialogs
+
+
+@on_asyncio
+async def test_a_rebound_name_reads_no_state() -> None:
+    async with served() as (_, client):
+        await client.patch()
+        for path in ("/_emulator/dialogs/d-1", "/_emulator/stats", "/runtime/v2/dialogs/d-1/state"):
+            headers = client.headers | {"Host": f"evil.example:{client.http.base_url.port}"}
+            answer = await client.http.get(path, headers=headers)
+            assert answer.status_code == 403
+            assert "seq" not in answer.text
+            assert (await client.http.get(path, headers=client.headers)).status_code == 200
+
+
+@on_asyncio
+async def test_other_machines_use_a_host_that_is_allowed() -> None:
+    emulator = Emulator(api_key=KEY)
+    async with (
+        serve(emulator, allowed_hosts=["emulator"]) as base_url,
+        bare_client(emulator, base_url) as client,
+    ):
+        client.headers["Host"] = "emulator:8321"
+        assert (await client.patch()).status_code == 200
+        client.headers["Host"] = "other:8321"
+        assert (await client.patch()).status_code == 403
+    with pytest.raises(ConfigurationError, match="allowed host"):
+        async with serve(Emulator(), allowed_hosts=["http://emulator"]):
+            pass
+
+
+def test_a_bad_allowed_host_does_not_start_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigurationError, match="allowed host"):
+        run(Emulator(), allowed_hosts=["http://emulator"], on_listening=print)
+    assert capsys.readouterr().out == ""
 
 
 @on_trio

@@ -5,28 +5,40 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 
 from ..app import Emulator
+from .access import Access
 
 
 @asynccontextmanager
 async def serve(
-    emulator: Emulator, *, host: str = "127.0.0.1", port: int = 0
+    emulator: Emulator,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    allowed_hosts: Collection[str] = (),
 ) -> AsyncGenerator[str]:
     """Serve the emulator in the running asyncio event loop and yield its base URL.
 
     Signals are not handled. On exit all connections are closed and unanswered requests cut off.
+    Requests that a web page may have made are refused: with a foreign `Origin`, with a `Host` that
+    is none of this server, and control requests other than GET without JSON. The app itself does
+    not check that.
 
     Args:
         emulator: App to serve.
         host: Address to listen on.
         port: Port to listen on; 0 chooses a free one.
+        allowed_hosts: Host names and addresses, without port, that the `Host` of a request may name
+            besides `host` and those of loopback. A container needs the name by which others
+            reach it.
 
     Raises:
+        ConfigurationError: An allowed host is malformed.
         ImportError: The extra ``emulator`` is not installed.
         OSError: The address cannot be listened on.
         RuntimeError: No asyncio event loop is running, for example under trio.
@@ -45,7 +57,7 @@ async def serve(
             f"serving the emulator needs uvicorn and httptools ({error}): "
             "pip install 'cognigy-async[emulator]'"
         ) from error
-    server = SocketServer(emulator)
+    server = SocketServer(emulator, Access(host, allowed_hosts))
     base_url = await server.start(host, port)
     try:
         yield base_url
@@ -59,6 +71,7 @@ def run(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
+    allowed_hosts: Collection[str] = (),
     on_listening: Callable[[str], None],
 ) -> None:
     """Serve the emulator in the main thread until SIGINT or SIGTERM.
@@ -67,20 +80,23 @@ def run(
         emulator: App to serve.
         host: Address to listen on.
         port: Port to listen on; 0 chooses a free one.
+        allowed_hosts: As for `serve`.
         on_listening: Function that is called once with the base URL.
 
     Raises:
+        ConfigurationError: An allowed host is malformed.
         ImportError: The extra ``emulator`` is not installed.
         OSError: The address cannot be listened on.
         RuntimeError: The thread is not the main one, so that no signal could end it.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("run() ends by a signal, so it needs the main thread; use serve()")
-    asyncio.run(_serve_until_signal(emulator, host, port, on_listening))
+    served = serve(emulator, host=host, port=port, allowed_hosts=allowed_hosts)
+    asyncio.run(_serve_until_signal(served, on_listening))
 
 
 async def _serve_until_signal(
-    emulator: Emulator, host: str, port: int, on_listening: Callable[[str], None]
+    served: AbstractAsyncContextManager[str], on_listening: Callable[[str], None]
 ) -> None:
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
@@ -92,7 +108,7 @@ async def _serve_until_signal(
     for number in before:
         signal.signal(number, stop)
     try:
-        async with serve(emulator, host=host, port=port) as base_url:
+        async with served as base_url:
             on_listening(base_url)
             await signalled.wait()
     finally:

@@ -18,7 +18,8 @@ from uvicorn.server import ServerState
 
 from ..app import Emulator
 from ..stats import Stats
-from .asgi import EXTENSION, Receive, Scope, Send
+from .access import Access
+from .asgi import EXTENSION, ClientGoneError, HttpRequest, Receive, Scope, Send
 
 KEEP_ALIVE = 120
 """Seconds. Long enough that no idle connection is closed just when a client reuses it."""
@@ -66,8 +67,9 @@ class CountingProtocol(HttpToolsProtocol):
 class SocketServer:
     """A listening socket and its connections, all closed by `aclose`."""
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(self, emulator: Emulator, access: Access) -> None:
         self._emulator = emulator
+        self._access = access
         self._state = ServerState()
         self._server: asyncio.Server
         self._config = Config(
@@ -119,4 +121,11 @@ class SocketServer:
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Otherwise uvicorn would log the cancellation of the task as an error of the app.
         with suppress(asyncio.CancelledError):
-            await self._emulator(scope, receive, send)
+            refusal = self._access.refusal(scope)
+            if refusal is None:
+                await self._emulator(scope, receive, send)
+                return
+            try:
+                await HttpRequest(scope, receive, send, ConnectionError).refuse(refusal)
+            except ClientGoneError:
+                self._emulator.stats.abandoned += 1

@@ -102,6 +102,11 @@ def test_scopes_are_a_sequence_or_a_string() -> None:
         ("token_url", "https://host/c4n\nary"),
         ("token_url", "https://[c4nary"),
         ("token_url", "https://host:99999/"),
+        ("token_url", "https://[::1].c4nary/token"),
+        ("token_url", "http://c4nary/token"),
+        ("token_url", "http://[::1].c4nary/token"),
+        ("token_url", "http://localhost.c4nary/token"),
+        ("allow_insecure", "c4nary"),
         ("client_id", ""),
         ("client_id", "c4nary\n"),
         ("client_secret", ""),
@@ -129,6 +134,19 @@ def test_an_invalid_setting_is_named_without_its_value(field: str, value: Any) -
     text = all_text_of(caught.value)
     assert "c4n" not in text
     assert "4711" not in text
+
+
+def test_tokens_are_requested_in_clear_text_only_where_that_is_allowed() -> None:
+    url = "http://auth.example/oauth/token"
+    with pytest.raises(ConfigurationError) as caught:
+        config(token_url=url)
+    assert str(caught.value) == (
+        "OAuthConfig: token_url: uses http://, which sends credentials and tokens unencrypted; "
+        "use https://, or allow_insecure=True on a network that you trust"
+    )
+    assert config(token_url=url, allow_insecure=True).token_url == url
+    for host in ("localhost:8080", "127.0.0.1", "[::1]"):
+        assert config(token_url=f"http://{host}/oauth/token")
 
 
 class Settings(BaseModel):
