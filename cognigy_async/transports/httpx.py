@@ -307,7 +307,7 @@ def _has_more(connection: Any) -> bool:
     """
     if connection._h11_state.trailing_data[0]:
         return True
-    stream = getattr(connection._network_stream, "_stream", None)
+    stream: Any = getattr(connection._network_stream, "_stream", None)
     if hasattr(stream, "transport_stream"):
         try:
             connection._network_stream.get_extra_info("ssl_object").read(1)
