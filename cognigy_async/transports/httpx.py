@@ -237,8 +237,11 @@ class HttpxTransport:
             connection = _connection_of(response)
             # If an event hook of the client has read the response, another request may have the
             # connection by now.
-            is_ours = connection is not None and connection.is_idle() == was_read
-            if is_ours and (has_unclear_end(status, headers) or _has_more(connection)):
+            if (
+                connection is not None
+                and connection.is_idle() == was_read
+                and (has_unclear_end(status, headers) or _has_more(connection))
+            ):
                 # httpcore closes such a connection instead of using it again.
                 connection._h11_state.send_failed()
                 if was_read:
@@ -306,7 +309,7 @@ def _has_more(connection: Any) -> bool:
     """
     if connection._h11_state.trailing_data[0]:
         return True
-    stream = getattr(connection._network_stream, "_stream", None)
+    stream: Any = getattr(connection._network_stream, "_stream", None)
     if hasattr(stream, "transport_stream"):
         try:
             connection._network_stream.get_extra_info("ssl_object").read(1)
