@@ -238,8 +238,11 @@ class HttpxTransport:
             connection = _connection_of(response)
             # If an event hook of the client has read the response, another request may have the
             # connection by now.
-            is_ours = connection is not None and connection.is_idle() == was_read
-            if is_ours and (has_unclear_end(status, headers) or _has_more(connection)):
+            if (
+                connection is not None
+                and connection.is_idle() == was_read
+                and (has_unclear_end(status, headers) or _has_more(connection))
+            ):
                 # httpcore closes such a connection instead of using it again.
                 connection._h11_state.send_failed()
                 if was_read:
