@@ -377,9 +377,13 @@ class Scheduler:
 
     def earliest(self, dialog_id: str, now: float) -> float:
         """Return the earliest moment at which a new update of a dialog may be sent."""
-        slot_at = self.tenant.next_slot_at(now) if self.tenant.active else now
-        longest = self._policy.longest_pause(live=True)
-        until = self.dialogs.until(dialog_id, longest) if self.dialogs.any else now
+        longest = self._policy.max_retry_after
+        slot_at = self.tenant.earliest(now, longest) if self.tenant.active else now
+        until = self.dialogs.until(dialog_id) if self.dialogs.any else now
+        if until > now:
+            asks_at = self.dialogs.until(dialog_id, self._policy.longest_pause(live=True))
+            # A live update is refused that would have to wait too long for the end of the pause.
+            until = asks_at if asks_at <= now or until - now <= longest else until
         quota_at = self._quota.next_slot_at(now, True) if self._quota is not None else now
         if quota_at == math.inf:
             # Only a response can free a slot, at an unknown time.

@@ -121,6 +121,16 @@ class TenantPause:
                 return asks_at
         return self._next_start_at
 
+    def earliest(self, now: float, longest: float) -> float:
+        """Return when new live work may start, if it waits for no moment beyond `longest` seconds.
+
+        The answer to a request that asks may come at any time.
+        """
+        if now < self._until and self._asked_at < math.inf:
+            return now
+        at = self.next_slot_at(now)
+        return self._until if now < at and self.remaining(now) > longest else at
+
     def next_event_at(self, now: float) -> float:
         """Return when `next_slot_at` next allows a request that it does not allow now, or inf."""
         slots = (self.next_slot_at(now, True), self.next_slot_at(now, False))

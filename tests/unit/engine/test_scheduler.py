@@ -144,6 +144,16 @@ def test_the_pause_of_a_dialog_is_bounded_for_live_and_for_bulk() -> None:
         assert plan.too_long_a_pause(queue, asks_at) is None
 
 
+def test_the_earliest_moment_of_a_live_update_of_a_throttled_dialog() -> None:
+    plan = scheduler()
+    assert plan.earliest("d", 0.0) == 0.0
+    plan.throttle_dialog("d", 0.0, 0.0, 500.0)
+    assert plan.earliest("d", 10.0) == 500.0
+    plan.throttle_dialog("d", 500.0, 500.0, 700.0)
+    # It is refused until it may wait for the moment that is named, or ask before.
+    assert [plan.earliest("d", now) for now in (510.0, 700.0, 1150.0)] == [1200.0, 1100.0, 1150.0]
+
+
 def test_a_full_window_sets_the_alarm() -> None:
     plan = scheduler(limit=RateLimit(1, per=10))
     accept(plan, "a")

@@ -157,6 +157,17 @@ def test_the_named_moment_counts_if_it_is_nearer() -> None:
     assert pause.next_event_at(310.5) == math.inf
 
 
+def test_new_live_work_starts_at_the_moment_unless_it_asks_or_an_answer_may_come() -> None:
+    pause = long_pause()
+    # It does not wait so long, but is refused.
+    assert pause.earliest(20.0, 600.0) == 1e9 + 10.0
+    assert pause.earliest(20.0, math.inf) == 610.0
+    assert pause.earliest(610.0, 600.0) == 610.0
+    pause.start(610.0)
+    assert pause.earliest(611.0, 600.0) == 611.0
+    assert long_pause(300.0).earliest(20.0, 600.0) == 310.125
+
+
 def test_one_request_asks_and_the_others_wait_for_its_answer() -> None:
     pause = long_pause()
     assert pause.next_slot_at(610.0) <= 610.0
