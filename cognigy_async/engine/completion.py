@@ -265,7 +265,7 @@ def _log(item: WorkItem) -> None:
 def pause_error(queue: DialogQueue) -> DialogPausedError:
     """Return the error for a caller that writes to a paused dialog."""
     error = DialogPausedError(queue.dialog_id, queue.size)
-    error.__cause__ = queue.paused_by
+    error.__cause__ = queue.remember().paused_by
     return error
 
 

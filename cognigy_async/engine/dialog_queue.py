@@ -59,6 +59,21 @@ IDLE, READY, IN_FLIGHT, WAITING, PAUSED = QueueState
 """Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
 
 
+@dataclass(slots=True, eq=False)
+class QueueHistory:
+    """The data that only a queue has that was paused, or whose updates could not all merge.
+
+    Attributes:
+        paused_by: the failure that paused the queue; None if it is not paused.
+        last_held: serial up to which all items stay when the queue is paused again.
+        last_split: serial of the newest item that cannot share a request with the one before it.
+    """
+
+    paused_by: CognigyError | None = None
+    last_held: int = 0
+    last_split: int = 0
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class DialogQueue:
     """The items of one dialog in the order of acceptance; see `QueueState`.
@@ -70,10 +85,8 @@ class DialogQueue:
         behind: the items that follow; None until there is one, as most dialogs have none.
         live, from_callback: number of such items.
         until: moment until which a WAITING queue waits; infinite if it waits for the server.
-        last_split: serial of the newest item that cannot share a request with the one before it.
-        last_held: serial up to which all items stay when the queue is paused.
         ready_list: the list of `ReadyQueues` that contains this queue while it is READY.
-        paused_by: the failure that paused the queue.
+        history: None for most queues; see `remember`.
     """
 
     dialog_id: str
@@ -84,9 +97,7 @@ class DialogQueue:
     from_callback: int = 0
     until: float = field(default=0.0, init=False)
     ready_list: deque[DialogQueue] | None = field(default=None, init=False)
-    paused_by: CognigyError | None = field(default=None, init=False)
-    last_split: int = field(default=0, init=False)
-    last_held: int = field(default=0, init=False)
+    history: QueueHistory | None = field(default=None, init=False)
 
     @property
     def first(self) -> WorkItem:
@@ -94,6 +105,12 @@ class DialogQueue:
         if self.head is None:
             raise AssertionError(f"{self!r} has no head")
         return self.head
+
+    def remember(self) -> QueueHistory:
+        """Return the history, an empty one if there was none."""
+        if self.history is None:
+            self.history = QueueHistory()
+        return self.history
 
     @property
     def size(self) -> int:

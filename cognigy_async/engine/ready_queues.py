@@ -321,12 +321,12 @@ class ReadyQueues:
         """Hold back the items after a failed update until `resume`."""
         queue.move(PAUSED)
         queue.ready_list = None
-        queue.paused_by = error
+        queue.remember().paused_by = error
         self.paused[queue.dialog_id] = queue
 
     def resume(self, queue: DialogQueue) -> None:
         """Resume a paused queue."""
-        queue.paused_by = None
+        queue.remember().paused_by = None
         del self.paused[queue.dialog_id]
         self.next_or_drop(queue)
 

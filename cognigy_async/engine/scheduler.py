@@ -118,9 +118,10 @@ class Scheduler:
         queue.remove(queue.first)
         self.queues.pause(queue, error)
         # What an earlier pause held waits: look only at what came after it.
-        later = takewhile(lambda item: item.serial > queue.last_held, queue.newest())
+        history = queue.remember()
+        later = takewhile(lambda item: item.serial > history.last_held, queue.newest())
         refused = [item for item in later if not item.waits_when_paused]
-        queue.last_held = self.serial
+        history.last_held = self.serial
         return refused[::-1]
 
     def remove(self, item: WorkItem) -> None:
@@ -425,7 +426,7 @@ class Linger:
         head = queue.first
         if not head.coalesces or head.sent_at is not None or head.serial <= self._ended_serial:
             return 0.0
-        if head.serial < queue.last_split:
+        if queue.history is not None and head.serial < queue.history.last_split:
             return 0.0
         until = head.accepted_at + self._seconds
         deadline = head.options.deadline
@@ -444,7 +445,7 @@ class Linger:
         if item is queue.head:
             return
         if not joins(next(islice(queue.newest(), 1, None)), item):
-            queue.last_split = item.serial
+            queue.remember().last_split = item.serial
             self._make_ready(queue)
 
     def end(self, serial: int) -> None:

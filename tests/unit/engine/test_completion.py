@@ -53,9 +53,9 @@ async def test_a_dialog_is_not_paused_while_the_client_closes() -> None:
 def test_the_error_of_a_paused_dialog_names_its_cause_and_what_waits() -> None:
     queue = DialogQueue("d-1")
     queue.append(item(serial=1))
-    queue.paused_by = ServerError("broken")
+    queue.remember().paused_by = broken = ServerError("broken")
     error = pause_error(queue)
-    assert (error.dialog_id, error.__cause__) == ("d-1", queue.paused_by)
+    assert (error.dialog_id, error.__cause__) == ("d-1", broken)
     assert "1 waiting" in str(error)
 
 

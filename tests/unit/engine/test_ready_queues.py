@@ -376,13 +376,13 @@ def test_a_paused_lane_holds_what_follows_until_it_is_resumed() -> None:
     queue = take(queues)
     settle_and_pause(queues, queue)
     assert (queue.state, queues.take(), queues.next_due()) == (PAUSED, None, math.inf)
-    assert isinstance(queue.paused_by, ServerError)
+    assert isinstance(queue.remember().paused_by, ServerError)
     assert (queues.paused, queues.active) == ({"d": queue}, 0)
     later = accept(queues, "d", live=True)
     queues.remove(waits_when_paused)
     assert queue.state is PAUSED
     queues.resume(queue)
-    assert queue.paused_by is None
+    assert queue.remember().paused_by is None
     assert (queues.paused, queues.active) == ({}, 1)
     assert take(queues).first is later
 
