@@ -286,10 +286,11 @@ class Dispatcher:
                 if item.retry_state is not None:
                     item.retry_state.refused_token = None
                 self._authorized += 1
-                if response_kind is APPLIED or response_kind in SERVED_KINDS:
-                    # Reads may be served while no write is: only a probe asks whether they are.
-                    if item.action is WRITE or item.action is PROBE:
-                        scheduler.served_at = now
+                # Reads may be served while no write is: only a probe asks whether they are.
+                if (item.action is WRITE or item.action is PROBE) and (
+                    response_kind is APPLIED or response_kind in SERVED_KINDS
+                ):
+                    scheduler.served_at = now
                 if not scheduler.quiet:
                     scheduler.on_response(response_kind, began, now)
                 following = self._protocol.answered(
