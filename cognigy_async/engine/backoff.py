@@ -73,7 +73,8 @@ class Backoff:
         """Decide whether a bulk update is to blame for its failure, or a server that is away.
 
         The update is to blame if the server served others. If it served none, `may_send` decides
-        later; a read of another dialog shows before the next attempt whether it serves at all.
+        later. If no update is left that could be served, a read of another dialog shows before
+        the next attempt whether the server serves at all.
         """
         if item.action is Action.PROBE:
             # Perhaps only reads fail: the next request is the write itself.
@@ -81,7 +82,9 @@ class Backoff:
             return
         retry_state.failed_at = now
         retry_state.is_blamed = self._scheduler.served_at > began
-        if not retry_state.is_blamed and item.action is WRITE:
+        if retry_state.is_blamed or self._scheduler.queues.has_fresh_bulk():
+            return
+        if item.action is WRITE:
             can_probe = self._protocol.probe_next(item)
             retry_state.is_blamed = retry_state.was_blamed and not can_probe
 

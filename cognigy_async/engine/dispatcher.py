@@ -31,7 +31,7 @@ from .coalescing import MOST_MERGED, gather
 from .dialog_queue import DialogQueue, QueueState
 from .protocol import Decision, RetryLater, SendNext, Settled, withdrawn
 from .token_failures import TokenFailures, copy_for_one_update
-from .work_item import READ, Action, WorkItem
+from .work_item import PROBE, READ, WRITE, Action, WorkItem
 
 if TYPE_CHECKING:
     from ..auth.provider import AccessToken
@@ -286,7 +286,10 @@ class Dispatcher:
                 if item.retry_state is not None:
                     item.retry_state.refused_token = None
                 self._authorized += 1
-                if response_kind is APPLIED or response_kind in SERVED_KINDS:
+                # Reads may be served while no write is: only a probe asks whether they are.
+                if (item.action is WRITE or item.action is PROBE) and (
+                    response_kind is APPLIED or response_kind in SERVED_KINDS
+                ):
                     scheduler.served_at = now
                 if not scheduler.quiet:
                     scheduler.on_response(response_kind, began, now)

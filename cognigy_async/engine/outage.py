@@ -1,7 +1,5 @@
 """Hold back bulk work while the server does not answer, and probe the server.
 
-`Service` tells a server that is away from a single dialog that fails.
-
 Everything takes `now` (seconds of a monotonic clock) as an argument.
 """
 
@@ -16,38 +14,6 @@ if TYPE_CHECKING:
     from ..retry import RetryBudget
 
 Waiting = TypeVar("Waiting", bound=Hashable)
-
-
-class Service:
-    """Decides whether a failure concerns one dialog or the server.
-
-    Attributes:
-        served_at: seconds of the clock when the server last served a request.
-    """
-
-    def __init__(self) -> None:
-        self.served_at = -math.inf
-        self._failed_at = -math.inf
-        self._failing_dialog = ""
-        self._several_fail = False
-        """True if more than one dialog failed since the server last served a request."""
-
-    def is_available(self, dialog_id: str, since: float, now: float, *, before: bool) -> bool:
-        """Note the failure of a dialog. Return whether the server serves other dialogs.
-
-        Args:
-            dialog_id: the dialog whose request failed.
-            since: when its last failure was, or when its request was sent.
-            now: seconds of the clock.
-            before: the result for the last failure of the same update. It holds on while no other
-                dialog fails, because perhaps there is no other left to be served.
-        """
-        if self.served_at > self._failed_at:
-            self._failing_dialog, self._several_fail = dialog_id, False
-        elif dialog_id != self._failing_dialog:
-            self._several_fail = True
-        self._failed_at = now
-        return self.served_at > since or (before and not self._several_fail)
 
 
 class Outage(Generic[Waiting]):

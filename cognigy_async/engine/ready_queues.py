@@ -210,6 +210,11 @@ class ReadyQueues:
                     return queue
         return None
 
+    def has_fresh_bulk(self) -> bool:
+        """Return whether a bulk queue is ready whose head was not sent yet."""
+        bulk = self.bulk
+        return any(one.ready_list is bulk and one.first.sent_at is None for one in bulk)
+
     def promote_bulk(self) -> DialogQueue | None:
         """Make the next bulk queue urgent and return it, or None."""
         while self.bulk:

@@ -45,7 +45,7 @@ class Scheduler:
         tenant, dialogs: pauses that the server asked for.
         budget: limits retries.
         outage: bulk work that waits for the server.
-        served_at: seconds of the clock when the server last served a request.
+        served_at: seconds of the clock when the server last served a write or a probe.
         reads: queues of reads; each read has its own queue.
         serial: serial of the last accepted item.
         quiet: True if nothing failed lately; `first_attempt` and `on_response` need not be called.
