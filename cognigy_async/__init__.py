@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     from .audit.json_lines import JsonLinesAudit
     from .audit.records import AuditRecord
     from .audit.sinks import AuditSink, LoggingAudit, MemoryAudit
-    from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
+    from .audit.verify import AuditChain, AuditFault, AuditReport, read_audit, verify_audit
     from .auth.oauth import OAuthTokenProvider
     from .auth.provider import AccessToken, ApiKey, TokenProvider
     from .auth.token_endpoint import OAuthConfig
@@ -72,6 +72,7 @@ __all__ = [
     "AmbiguousUpdateError",
     "ApiKey",
     "AsyncStateClient",
+    "AuditChain",
     "AuditError",
     "AuditFault",
     "AuditRecord",
@@ -151,6 +152,7 @@ _HOMES = {
     "AmbiguousUpdateError": "errors",
     "ApiKey": "auth.provider",
     "AsyncStateClient": "client.client",
+    "AuditChain": "audit.verify",
     "AuditError": "errors",
     "AuditFault": "audit.verify",
     "AuditRecord": "audit.records",

@@ -59,7 +59,8 @@ def verify(
 ) -> None:
     """Check that no record was changed, removed, added or moved, and name the first that was.
 
-    Give all files of a chain.
+    Give all files of a chain, each once. Missing records at the end of a chain, and an older copy
+    in place of its files, are found only with --head.
 
     Exit status: 0 all records are intact, 1 some are not, 2 invalid usage.
     """
@@ -69,11 +70,20 @@ def verify(
             say(f"{path} ends with an incomplete record, as after a crash; it is ignored.")
         for fault in report.faults:
             say(str(fault), style="red")
+        why = "the end of the chain is missing, or this is an older copy"
+        if report.faults:
+            why = "no intact record has it"
         for missing in report.missing:
-            why = "no intact record has it" if report.faults else "the end of the chain is missing"
             say(f"No record has the hash {missing}: {why}.", style="red")
         if not report.ok:
             raise typer.Exit(NOT_APPLIED)
+        unconfirmed = [chain for chain in report.chains if not chain.confirmed]
+        if unconfirmed:
+            names = ", ".join(chain.chain_id or "without an id" for chain in unconfirmed)
+            say(
+                f"No --head is of the chain {names}. Without one nobody can tell whether its last "
+                "records are missing, or whether this is an older copy. Keep its head elsewhere."
+            )
         number, size = counted(report.records, "record"), counted(len(files), "file")
         write_result(f"{number} in {size}: all intact")
         for last in report.heads:
