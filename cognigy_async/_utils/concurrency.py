@@ -12,8 +12,11 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 import anyio
+import anyio.to_thread  # noqa: TID251
 import sniffio
 from anyio.abc import TaskGroup
+
+T = TypeVar("T")
 
 # Event loops and clocks.
 
@@ -95,6 +98,14 @@ async def run_to_completion(main: Callable[[], Coroutine[Any, Any, None]]) -> No
             await main()
         return
     task = asyncio.create_task(main())
+    cancelled = await _until_done(task)
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _until_done(task: asyncio.Task[None]) -> asyncio.CancelledError | None:
+    """Wait for the end of a task; return the last cancellation that arrived meanwhile."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -102,9 +113,25 @@ async def run_to_completion(main: Callable[[], Coroutine[Any, Any, None]]) -> No
                 await asyncio.wait([task])
         except asyncio.CancelledError as error:
             cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
+    return cancelled
+
+
+# Threads.
+
+
+async def run_in_thread(function: Callable[[], T], *, abandon_on_cancel: bool = False) -> T:
+    """Run a blocking function in a worker thread and return its result.
+
+    The thread does not count against anyio's default limiter. An application may hold all threads
+    of that one while it waits for this library, for example in endpoints that are plain functions.
+
+    Args:
+        abandon_on_cancel: a cancelled caller does not wait for the end of the thread.
+    """
+    limiter = anyio.CapacityLimiter(1)
+    return await anyio.to_thread.run_sync(  # noqa: TID251
+        function, abandon_on_cancel=abandon_on_cancel, limiter=limiter
+    )
 
 
 # Tasks.
@@ -140,10 +167,11 @@ class BackgroundTask:
         """Wait until the coroutine has ended. Raise its exception unless it was cancelled."""
         if self._task is not None:
             task, self._task = self._task, None
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
+            cancelled = await _until_done(task)
             if not task.cancelled():
                 task.result()
+            if cancelled is not None:
+                raise cancelled
         if self._group is not None:
             # No shield around the exit: trio does not allow leaving a nursery inside a later scope.
             group, self._group = self._group, None

@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import anyio
-import anyio.to_thread
-
+from .._utils.concurrency import run_in_thread
 from ..errors import AuditError, ConfigurationError
 from .sink_queue import SinkQueue
 
@@ -108,8 +106,7 @@ async def _in_thread(
         for queue in queues:
             wait(queue, deadline)
 
-    limiter = anyio.CapacityLimiter(1)
-    await anyio.to_thread.run_sync(wait_for_all, abandon_on_cancel=True, limiter=limiter)
+    await run_in_thread(wait_for_all, abandon_on_cancel=True)
 
 
 def _validate_sink(sink: Any) -> None:

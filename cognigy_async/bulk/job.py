@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import anyio
-import anyio.to_thread
 
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
+from cognigy_async._utils.concurrency import run_in_thread
 
 from .errors import InputError, JournalRefusedError
 from .input.reader import STDIN
@@ -224,7 +224,7 @@ class BulkJob:
             "api": type(api).__name__,
             **self._circumstances,
         }
-        self._opened = opened = await anyio.to_thread.run_sync(
+        self._opened = opened = await run_in_thread(
             partial(
                 open_job,
                 self.source,
@@ -245,12 +245,12 @@ class BulkJob:
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
                 await run.carry_out()
-                totals = await anyio.to_thread.run_sync(opened.journal.totals)
+                totals = await run_in_thread(opened.journal.totals)
                 return _result(client, opened, run, totals)
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(opened.close)
+                await run_in_thread(opened.close)
 
     @contextlib.contextmanager
     def _open_dead_letters(self) -> Iterator[BinaryIO]:

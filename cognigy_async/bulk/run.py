@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from cognigy_async import (
@@ -31,6 +30,7 @@ from cognigy_async import (
     UpdateStream,
     UpdateWithdrawnError,
 )
+from cognigy_async._utils.concurrency import run_in_thread
 from cognigy_async.spi import DeliveryReceipt
 
 from .callback_receipts import CallbackReceipts
@@ -161,7 +161,7 @@ class JobRun:
         last = False
         while not last:
             try:
-                chunk = await anyio.to_thread.run_sync(self._rows.remaining_dead_letters)
+                chunk = await run_in_thread(self._rows.remaining_dead_letters)
             except InputError:
                 return
             last = chunk.last
@@ -197,7 +197,7 @@ class JobRun:
         """Yield the updates that the stream sends, and handle all other rows."""
         last = False
         while not last:
-            chunk = await anyio.to_thread.run_sync(
+            chunk = await run_in_thread(
                 self._rows.next_chunk, abandon_on_cancel=self._abandons_reads
             )
             last = chunk.last

@@ -185,6 +185,8 @@ class AsyncStateClient:
             timeout: Seconds for all of this. After it, updates in flight end as ambiguous, unsent
                 ones are returned in the report, and undelivered events become dead letters.
 
+        If it is cancelled, nothing more is sent, and requests in flight complete within `timeout`.
+
         Raises:
             ClientUsageError: Called by a callback of this client, which it would wait for.
         """

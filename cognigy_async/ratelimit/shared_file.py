@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from logging import WARNING
 
 import anyio
-import anyio.to_thread
 
+from .._utils.concurrency import run_in_thread
 from .._utils.locks import open_lockable, read_content, replace_content, wait_for_lock
 from .._utils.logging import log
 from .._utils.waker import Waker
@@ -177,7 +178,7 @@ class SharedFileLimiter:
         name = f"{os.getpid()}-{id(self):x}-{self._serial}"
         reports = self._drop_ended(asked_at)
         try:
-            grant = await anyio.to_thread.run_sync(self._update_file, name, reports, wanted, live)
+            grant = await run_in_thread(partial(self._update_file, name, reports, wanted, live))
         except OSError as error:
             log(WARNING, "shared quota file cannot be used: %s", error.strerror)
             grant = Grant(0, RETRY_INTERVAL)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from contextvars import ContextVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import sniffio
 
@@ -19,6 +21,7 @@ from cognigy_async._utils.concurrency import (
     fork_counter,
     is_failure,
     monotonic_clock,
+    run_in_thread,
     run_to_completion,
     spawn_detached,
 )
@@ -138,7 +141,62 @@ async def test_an_exception_goes_before_a_cancellation() -> None:
     await cancelled()
 
 
+# Threads.
+
+
+@pytest.mark.real_time
+async def test_a_thread_is_none_of_the_default_limiter() -> None:
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    borrowers = [object() for _ in range(int(limiter.total_tokens))]
+    for borrower in borrowers:
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    with anyio.fail_after(5):
+        assert await run_in_thread(threading.get_ident) != threading.get_ident()
+    for borrower in borrowers:
+        limiter.release_on_behalf_of(borrower)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("abandon", [False, True])
+async def test_a_cancelled_caller_waits_for_the_thread_unless_it_abandons_it(abandon: bool) -> None:
+    go_on, ended = threading.Event(), threading.Event()
+
+    def block() -> None:
+        go_on.wait(5)
+        ended.set()
+
+    timer = threading.Timer(0.3, go_on.set)
+    timer.start()
+    with anyio.move_on_after(0.05):
+        await run_in_thread(block, abandon_on_cancel=abandon)
+    assert ended.is_set() is not abandon
+    go_on.set()
+    timer.join()
+    assert ended.wait(5)
+
+
 # Tasks.
+
+
+async def test_joining_a_task_is_not_cut_short_by_asyncio() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("a nursery cannot be left before its tasks")
+    done = False
+
+    async def main() -> None:
+        nonlocal done
+        await anyio.sleep(5)
+        done = True
+
+    background = BackgroundTask()
+    await background.start(main)
+    joining = asyncio.create_task(background.join())
+    for _ in range(3):
+        await anyio.sleep(1)
+        joining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joining
+    assert done
 
 
 async def test_a_background_task_outlives_the_scope_that_started_it() -> None:
