@@ -64,8 +64,8 @@ class JobResult:
         quota_utilisation: Share of the quota used by this run; None without a quota.
         ended: ``"complete"``, ``"stopped"`` by itself, or ``"interrupted"`` from outside.
         reason: Why it stopped.
-        fault: Error that stopped it: an `InputError`, a `JournalError`, an `AuthenticationError`
-            or a `ClientClosedError`; None if there was none.
+        fault: Error that stopped it: an `InputError`, a `JournalError`, an `AuthenticationError`,
+            a `SharedQuotaError` or a `ClientClosedError`; None if there was none.
         notes: Remarks for the user, about the input and about events left to callbacks.
     """
 
@@ -200,8 +200,9 @@ class BulkJob:
         """Apply the remaining rows until all are done, `stop` is called or the job stops itself.
 
         `JobResult.fault` tells of an error that stopped it: an input that cannot be read further,
-        a journal that cannot be written, no access to the server, a closed client. Each row sent
-        has a recorded outcome, or the next run sends it again with the same key.
+        a journal that cannot be written, no access to the server, the file of a shared quota that
+        cannot be used, a closed client. Each row sent has a recorded outcome, or the next run sends
+        it again with the same key.
 
         If the client has callbacks, the journal records the result of each event. The run ends
         when all callbacks have finished. After `stop`, it waits five seconds at most.

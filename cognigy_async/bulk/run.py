@@ -22,6 +22,7 @@ from cognigy_async import (
     PendingUpdate,
     PermissionDeniedError,
     RateLimitedError,
+    SharedQuotaError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
@@ -51,7 +52,13 @@ FINAL = (
 )
 """Errors that no retry can repair. While the run stops, only these make a row fail."""
 
-UNSENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
+UNSENT = (
+    UpdateWithdrawnError,
+    ClientClosedError,
+    DialogPausedError,
+    JournalError,
+    SharedQuotaError,
+)
 """Errors of rows that were not sent. The next run sends these rows."""
 
 NOT_APPLIED = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
@@ -153,7 +160,7 @@ class JobRun:
             try:
                 async for outcome in stream:
                     self._take(outcome)
-            except (InputError, ClientUsageError) as error:
+            except (InputError, ClientUsageError, SharedQuotaError) as error:
                 self.stop("stopped", str(error), error)
 
     async def _complete_dead_letters(self) -> None:
@@ -308,8 +315,12 @@ class JobRun:
             self.conditions.hold(row.ordinal)
             if row.not_repeatable and not isinstance(error, JournalError):
                 self._writer.rejected(row)
-            if isinstance(error, ClientClosedError):
+            if isinstance(error, ClientClosedError | SharedQuotaError):
                 self.stop("stopped", str(error), error)
+        elif isinstance(error.__cause__, SharedQuotaError):
+            # The row may have been applied, and was not sent again.
+            self._leave(row, index, error)
+            self.stop("stopped", str(error.__cause__), error.__cause__)
         elif isinstance(error, AuthenticationError):
             # This error would occur for all rows.
             self._leave(row, index, error)

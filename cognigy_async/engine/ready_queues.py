@@ -186,6 +186,10 @@ class ReadyQueues:
         """Mark the next live queue as in flight and return it, or return None."""
         return self._next(self.live)
 
+    def take_bulk(self) -> DialogQueue | None:
+        """Mark the next bulk queue as in flight and return it, or return None."""
+        return self._next(self.bulk)
+
     @staticmethod
     def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:
         while ready_list:
