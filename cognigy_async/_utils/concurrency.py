@@ -12,11 +12,8 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 import anyio
-import anyio.to_thread  # noqa: TID251
 import sniffio
 from anyio.abc import TaskGroup
-
-T = TypeVar("T")
 
 # Event loops and clocks.
 
@@ -114,24 +111,6 @@ async def _until_done(task: asyncio.Task[None]) -> asyncio.CancelledError | None
         except asyncio.CancelledError as error:
             cancelled = error
     return cancelled
-
-
-# Threads.
-
-
-async def run_in_thread(function: Callable[[], T], *, abandon_on_cancel: bool = False) -> T:
-    """Run a blocking function in a worker thread and return its result.
-
-    The thread does not count against anyio's default limiter. An application may hold all threads
-    of that one while it waits for this library, for example in endpoints that are plain functions.
-
-    Args:
-        abandon_on_cancel: a cancelled caller does not wait for the end of the thread.
-    """
-    limiter = anyio.CapacityLimiter(1)
-    return await anyio.to_thread.run_sync(  # noqa: TID251
-        function, abandon_on_cancel=abandon_on_cancel, limiter=limiter
-    )
 
 
 # Tasks.

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._utils.concurrency import run_in_thread
+import anyio
+import anyio.to_thread
+
 from ..errors import AuditError, ConfigurationError
 from .sink_queue import SinkQueue
 
@@ -106,7 +108,8 @@ async def _in_thread(
         for queue in queues:
             wait(queue, deadline)
 
-    await run_in_thread(wait_for_all, abandon_on_cancel=True)
+    limiter = anyio.CapacityLimiter(1)
+    await anyio.to_thread.run_sync(wait_for_all, abandon_on_cancel=True, limiter=limiter)
 
 
 def _validate_sink(sink: Any) -> None:

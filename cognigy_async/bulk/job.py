@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import anyio
+import anyio.to_thread
 
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
-from cognigy_async._utils.concurrency import run_in_thread
 
 from .errors import InputError, JournalRefusedError
 from .input.reader import STDIN
@@ -225,7 +225,8 @@ class BulkJob:
             "api": type(api).__name__,
             **self._circumstances,
         }
-        self._opened = opened = await run_in_thread(
+        limiter = anyio.CapacityLimiter(1)
+        self._opened = opened = await anyio.to_thread.run_sync(
             partial(
                 open_job,
                 self.source,
@@ -235,7 +236,8 @@ class BulkJob:
                 limits=client.limits,
                 api=api,
                 force=self._force,
-            )
+            ),
+            limiter=limiter,
         )
         try:
             with self._open_dead_letters() as dead_letters:
@@ -246,12 +248,12 @@ class BulkJob:
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
                 await run.carry_out()
-                totals = await run_in_thread(opened.journal.totals)
+                totals = await anyio.to_thread.run_sync(opened.journal.totals, limiter=limiter)
                 return _result(client, opened, run, totals)
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
-                await run_in_thread(opened.close)
+                await anyio.to_thread.run_sync(opened.close, limiter=limiter)
 
     @contextlib.contextmanager
     def _open_dead_letters(self) -> Iterator[BinaryIO]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from cognigy_async import (
@@ -31,7 +32,6 @@ from cognigy_async import (
     UpdateStream,
     UpdateWithdrawnError,
 )
-from cognigy_async._utils.concurrency import run_in_thread
 from cognigy_async.spi import DeliveryReceipt
 
 from .callback_receipts import CallbackReceipts
@@ -168,7 +168,9 @@ class JobRun:
         last = False
         while not last:
             try:
-                chunk = await run_in_thread(self._rows.remaining_dead_letters)
+                chunk = await anyio.to_thread.run_sync(
+                    self._rows.remaining_dead_letters, limiter=anyio.CapacityLimiter(1)
+                )
             except InputError:
                 return
             last = chunk.last
@@ -204,8 +206,10 @@ class JobRun:
         """Yield the updates that the stream sends, and handle all other rows."""
         last = False
         while not last:
-            chunk = await run_in_thread(
-                self._rows.next_chunk, abandon_on_cancel=self._abandons_reads
+            chunk = await anyio.to_thread.run_sync(
+                self._rows.next_chunk,
+                abandon_on_cancel=self._abandons_reads,
+                limiter=anyio.CapacityLimiter(1),
             )
             last = chunk.last
             self.position = chunk.position

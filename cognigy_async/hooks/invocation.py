@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import anyio.to_thread
 
-from .._utils.concurrency import run_in_thread
 from ..errors import CallbackError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Invoker:
         self._max_hanging = max_hanging
         self._metrics = metrics
         self._hanging: set[object] = set()
+        # Set no limit: the queue limits the calls, and a hanging thread must not use a place.
+        self._threads = anyio.CapacityLimiter(math.inf)
 
     async def call(
         self, function: Callable[[Any], object], argument: object, *, unlimited: bool = False
@@ -96,7 +99,9 @@ class Invoker:
                 self._hanging.discard(call)
 
         try:
-            return await run_in_thread(run, abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(
+                run, abandon_on_cancel=True, limiter=self._threads
+            )
         except anyio.get_cancelled_exc_class():
             if started and not ended:
                 self._metrics.threads_abandoned += 1

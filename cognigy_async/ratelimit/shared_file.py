@@ -23,8 +23,8 @@ from functools import partial
 from logging import WARNING
 
 import anyio
+import anyio.to_thread
 
-from .._utils.concurrency import run_in_thread
 from .._utils.locks import is_in_place, open_lockable, read_content, replace_content, try_lock
 from .._utils.logging import log
 from .._utils.waker import Waker
@@ -104,7 +104,7 @@ class _FileProblem:
 
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    """What one visit of the file found.
+    """The result of one visit of the file.
 
     Attributes:
         version: identifies the ledger; see `SharedLedger.version`.
@@ -407,9 +407,10 @@ class SharedFileLimiter:
     async def _visit(self, update: Callable[[], _Visit | None]) -> _Visit | _FileProblem:
         """Call `update` in a thread, several times if another process holds the lock."""
         delays = iter(LOCK_DELAYS)
+        limiter = anyio.CapacityLimiter(1)
         while True:
             try:
-                visit = await run_in_thread(update)
+                visit = await anyio.to_thread.run_sync(update, limiter=limiter)
             except ForeignContentError:
                 return FOREIGN
             except OSError as error:

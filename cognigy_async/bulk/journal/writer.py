@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, BinaryIO
 
 import anyio
+import anyio.to_thread
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -21,7 +21,6 @@ from cognigy_async import (
     UpdateError,
     UpdateResult,
 )
-from cognigy_async._utils.concurrency import run_in_thread
 
 from ..errors import JournalError
 from ..input.fingerprint import Mark
@@ -60,6 +59,7 @@ class JournalWriter:
         self._waiting: list[anyio.Event] = []
         self._noted = anyio.Event()
         self._urgent = anyio.Event()
+        self._limiter = anyio.CapacityLimiter(1)
         self._closing = False
         self._ended: str | None = None
         self.failure: JournalError | None = None
@@ -201,7 +201,7 @@ class JournalWriter:
         try:
             # Finish writing a batch even if the job is cancelled during the write.
             with anyio.CancelScope(shield=True):
-                await run_in_thread(partial(self._write_in_thread, batch))
+                await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
         except JournalError as error:
             self.failure = error
             # Wake tasks that began to wait during the write, because no batch follows.

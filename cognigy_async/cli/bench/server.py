@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import anyio
+import anyio.to_thread
 
 from cognigy_async import ConfigurationError
-from cognigy_async._utils.concurrency import run_in_thread
 from cognigy_async.emulator import Emulator, Rules, serve
 
 API_KEY = "bench"
@@ -82,7 +82,9 @@ async def _serve() -> None:
         sys.stdout.write(f"{base_url}\n")
         sys.stdout.flush()
         # Stdin ends when the client closes it or exits.
-        await run_in_thread(sys.stdin.read, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(
+            sys.stdin.read, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+        )
 
 
 if __name__ == "__main__":

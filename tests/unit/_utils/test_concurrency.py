@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from contextvars import ContextVar
 
@@ -21,7 +20,6 @@ from cognigy_async._utils.concurrency import (
     fork_counter,
     is_failure,
     monotonic_clock,
-    run_in_thread,
     run_to_completion,
     spawn_detached,
 )
@@ -139,40 +137,6 @@ async def test_an_exception_goes_before_a_cancellation() -> None:
                 await run_to_completion(main)
 
     await cancelled()
-
-
-# Threads.
-
-
-@pytest.mark.real_time
-async def test_a_thread_is_none_of_the_default_limiter() -> None:
-    limiter = anyio.to_thread.current_default_thread_limiter()
-    borrowers = [object() for _ in range(int(limiter.total_tokens))]
-    for borrower in borrowers:
-        limiter.acquire_on_behalf_of_nowait(borrower)
-    with anyio.fail_after(5):
-        assert await run_in_thread(threading.get_ident) != threading.get_ident()
-    for borrower in borrowers:
-        limiter.release_on_behalf_of(borrower)
-
-
-@pytest.mark.real_time
-@pytest.mark.parametrize("abandon", [False, True])
-async def test_a_cancelled_caller_waits_for_the_thread_unless_it_abandons_it(abandon: bool) -> None:
-    go_on, ended = threading.Event(), threading.Event()
-
-    def block() -> None:
-        go_on.wait(5)
-        ended.set()
-
-    timer = threading.Timer(0.3, go_on.set)
-    timer.start()
-    with anyio.move_on_after(0.05):
-        await run_in_thread(block, abandon_on_cancel=abandon)
-    assert ended.is_set() is not abandon
-    go_on.set()
-    timer.join()
-    assert ended.wait(5)
 
 
 # Tasks.
