@@ -22,6 +22,7 @@
     │   ├── NoResponseError                    sent, and no complete head of a response came back
     │   └── AmbiguousUpdateError               sent, and possibly applied
     ├── QueueFullError                         `submit_nowait` found no free slot
+    ├── SharedQuotaError                       the file of a shared quota cannot be used
     ├── UpdateWithdrawnError                   the update was withdrawn before it was sent
     ├── DialogPausedError                      the dialog waits for `resume` after a failure
     ├── CallbackError                          a callback did not handle its event
@@ -302,6 +303,25 @@ class QueueFullError(CognigyError):
         super().__init__(
             f"{max_pending} updates are waiting already; use submit(), which waits for a free "
             "slot, or raise max_pending."
+        )
+
+
+class SharedQuotaError(CognigyError):
+    """A bulk update was not sent, because the file of ``RateLimit(shared=...)`` cannot be used.
+
+    `__cause__` is the last failure of the update, if it was sent before.
+
+    Attributes:
+        path: the file.
+        problem: what is the matter with it.
+    """
+
+    def __init__(self, path: str, problem: str, remedy: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(
+            f"the shared quota file {path} {problem}; bulk work stops, because it could exceed the "
+            f"quota. {remedy}"
         )
 
 

@@ -97,6 +97,14 @@ async def run_to_completion(main: Callable[[], Coroutine[Any, Any, None]]) -> No
             await main()
         return
     task = asyncio.create_task(main())
+    cancelled = await _until_done(task)
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _until_done(task: asyncio.Task[None]) -> asyncio.CancelledError | None:
+    """Wait for the end of a task; return the last cancellation that arrived meanwhile."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -104,9 +112,7 @@ async def run_to_completion(main: Callable[[], Coroutine[Any, Any, None]]) -> No
                 await asyncio.wait([task])
         except asyncio.CancelledError as error:
             cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
+    return cancelled
 
 
 # Tasks.
@@ -142,10 +148,11 @@ class BackgroundTask:
         """Wait until the coroutine has ended. Raise its exception unless it was cancelled."""
         if self._task is not None:
             task, self._task = self._task, None
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
+            cancelled = await _until_done(task)
             if not task.cancelled():
                 task.result()
+            if cancelled is not None:
+                raise cancelled
         if self._group is not None:
             # No shield around the exit: trio does not allow leaving a nursery inside a later scope.
             group, self._group = self._group, None

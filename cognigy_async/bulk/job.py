@@ -68,8 +68,8 @@ class JobResult:
         quota_utilisation: Share of the quota used by this run; None without a quota.
         ended: ``"complete"``, ``"stopped"`` by itself, or ``"interrupted"`` from outside.
         reason: Why it stopped.
-        fault: Error that stopped it: an `InputError`, a `JournalError`, an `AuthenticationError`
-            or a `ClientClosedError`; None if there was none.
+        fault: Error that stopped it: an `InputError`, a `JournalError`, an `AuthenticationError`,
+            a `SharedQuotaError` or a `ClientClosedError`; None if there was none.
         notes: Remarks for the user, about the input and about events left to callbacks.
     """
 
@@ -214,8 +214,9 @@ class BulkJob:
         """Apply the remaining rows until all are done, `stop` is called or the job stops itself.
 
         `JobResult.fault` tells of an error that stopped it: an input that cannot be read further,
-        a journal that cannot be written, no access to the server, a closed client. Each row sent
-        has a recorded outcome, or the next run sends it again with the same key.
+        a journal that cannot be written, no access to the server, the file of a shared quota that
+        cannot be used, a closed client. Each row sent has a recorded outcome, or the next run sends
+        it again with the same key.
 
         If the client has callbacks, the journal records the result of each event. The run ends
         when all callbacks have finished. After `stop`, it waits five seconds at most.
@@ -238,6 +239,7 @@ class BulkJob:
             "api": type(api).__name__,
             **self._circumstances,
         }
+        limiter = anyio.CapacityLimiter(1)
         self._opened = opened = await anyio.to_thread.run_sync(
             partial(
                 open_job,
@@ -248,7 +250,8 @@ class BulkJob:
                 limits=client.limits,
                 api=api,
                 force=self._force,
-            )
+            ),
+            limiter=limiter,
         )
         try:
             with self._open_dead_letters() as dead_letters:
@@ -263,12 +266,12 @@ class BulkJob:
                     raise JournalRefusedError(
                         f"journal {self.journal} belongs to another input: {run.fault}"
                     ) from run.fault
-                totals = await anyio.to_thread.run_sync(opened.journal.totals)
+                totals = await anyio.to_thread.run_sync(opened.journal.totals, limiter=limiter)
                 return _result(client, opened, run, totals)
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(opened.close)
+                await anyio.to_thread.run_sync(opened.close, limiter=limiter)
 
     @contextlib.contextmanager
     def _open_dead_letters(self) -> Iterator[BinaryIO]:

@@ -22,6 +22,7 @@ from cognigy_async import (
     PendingUpdate,
     PermissionDeniedError,
     RateLimitedError,
+    SharedQuotaError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
@@ -50,7 +51,13 @@ FINAL = (
 )
 """Errors that no retry can repair. While the run stops, only these make a row fail."""
 
-UNSENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
+UNSENT = (
+    UpdateWithdrawnError,
+    ClientClosedError,
+    DialogPausedError,
+    JournalError,
+    SharedQuotaError,
+)
 """Errors of rows that were not sent. The next run sends these rows."""
 
 NOT_APPLIED = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
@@ -153,7 +160,7 @@ class JobRun:
             try:
                 async for outcome in stream:
                     self._take(outcome)
-            except (InputError, JournalError, ClientUsageError) as error:
+            except (InputError, JournalError, ClientUsageError, SharedQuotaError) as error:
                 self.stop("stopped", str(error), error)
 
     async def _complete_dead_letters(self) -> None:
@@ -161,7 +168,9 @@ class JobRun:
         last = False
         while not last:
             try:
-                chunk = await anyio.to_thread.run_sync(self._rows.remaining_dead_letters)
+                chunk = await anyio.to_thread.run_sync(
+                    self._rows.remaining_dead_letters, limiter=anyio.CapacityLimiter(1)
+                )
             except InputError:
                 return
             last = chunk.last
@@ -203,7 +212,9 @@ class JobRun:
         last = False
         while not last:
             chunk = await anyio.to_thread.run_sync(
-                self._rows.next_chunk, abandon_on_cancel=self._abandons_reads
+                self._rows.next_chunk,
+                abandon_on_cancel=self._abandons_reads,
+                limiter=anyio.CapacityLimiter(1),
             )
             last = chunk.last
             self.position = chunk.position
@@ -316,8 +327,12 @@ class JobRun:
             clear = row.not_repeatable and index not in self._unclear
             if clear and not isinstance(error, JournalError):
                 self._writer.rejected(row)
-            if isinstance(error, ClientClosedError):
+            if isinstance(error, ClientClosedError | SharedQuotaError):
                 self.stop("stopped", str(error), error)
+        elif isinstance(error.__cause__, SharedQuotaError):
+            # The row may have been applied, and was not sent again.
+            self._leave(row, index, error)
+            self.stop("stopped", str(error.__cause__), error.__cause__)
         elif isinstance(error, AuthenticationError):
             # This error would occur for all rows.
             self._leave(row, index, error)

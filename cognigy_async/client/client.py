@@ -181,6 +181,8 @@ class AsyncStateClient:
     async def aclose(self, *, drain: bool = True, timeout: float = 30.0) -> CloseReport:
         """Stop accepting, complete all updates, deliver all events, close the connections.
 
+        If it is cancelled, nothing more is sent, and requests in flight complete within `timeout`.
+
         Args:
             drain: Send the updates that are waiting; otherwise only requests in flight complete.
             timeout: Seconds for all of this. After it, updates in flight end as ambiguous, unsent

@@ -20,7 +20,7 @@ import anyio.lowlevel
 
 from .._utils.concurrency import is_failure
 from ..engine.work_item import SendOptions, WorkItem
-from ..errors import ClientClosedError, CognigyError
+from ..errors import ClientClosedError, CognigyError, SharedQuotaError, copy_error
 from ..models.results import UpdateOutcome
 from ..models.update import UpdateInput
 from .admission import Admission
@@ -44,7 +44,7 @@ class UpdateStream:
     The stream takes inputs when workers need them, or without delay if updates are coalesced. It
     holds at most half of `max_pending` inputs, unread outcomes included. An invalid input becomes
     an outcome with an error. An exception of the input itself is raised here, after the outcomes
-    of the inputs before it.
+    of the inputs before it; so is a `SharedQuotaError`, after which no input is taken.
 
     Example::
 
@@ -174,6 +174,11 @@ class UpdateStream:
         self._outcomes.append(
             UpdateOutcome(item.index, item.update, item.update_id, item.result, error)
         )
+        if error is not None and isinstance(error, SharedQuotaError):
+            # All later inputs would fail as this one did.
+            self._end_input(copy_error(error))
+            if self._feed_scope is not None:
+                self._feed_scope.cancel()
         if self._reader is not None:
             self._wake_reader()
 

@@ -18,6 +18,7 @@ from ..errors import (
     ClientClosedError,
     CognigyError,
     DialogPausedError,
+    SharedQuotaError,
     UpdateError,
     UpdateWithdrawnError,
 )
@@ -71,6 +72,18 @@ class Completion:
     def expire(self, queue: DialogQueue) -> None:
         """Complete the head of a queue after its deadline."""
         self.complete(queue, Settled(error=self._protocol.expired(queue.first)))
+
+    def refuse(self, queue: DialogQueue, error: SharedQuotaError) -> None:
+        """Complete the head of a bulk queue, which may not be sent, or not again."""
+        failure: CognigyError = error
+        if queue.first.attempts:
+            last = self.last_error(queue.first)
+            if isinstance(last, AmbiguousUpdateError):
+                error.__cause__, last.__cause__ = last.__cause__, error
+                failure = last
+            else:
+                error.__cause__ = last
+        self.complete(queue, Settled(error=failure))
 
     def complete(self, queue: DialogQueue, done: Settled) -> None:
         """Complete the head of a queue; the queue continues, pauses or is dropped."""

@@ -131,6 +131,8 @@ class Dispatcher:
                 continue
             if scheduler.tenant.active:
                 self._refuse_impatient(now)
+            if bulk:
+                self._refuse_bulk()
             await self._idle()
 
     async def _idle(self) -> None:
@@ -209,6 +211,11 @@ class Dispatcher:
         )
         final = self._protocol.final(queue.first, error)
         self._completion.complete(queue, Settled(error=final))
+
+    def _refuse_bulk(self) -> None:
+        """Fail ready bulk updates while a shared quota cannot be used."""
+        while (refused := self._scheduler.next_refused()) is not None:
+            self._completion.refuse(*refused)
 
     # Sending a request and applying its response.
 

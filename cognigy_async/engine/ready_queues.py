@@ -237,6 +237,10 @@ class ReadyQueues:
         assert queue.ready_list is not None
         self._next(queue.ready_list)
 
+    def take_bulk(self) -> DialogQueue | None:
+        """Mark the next bulk queue as in flight and return it, or return None."""
+        return self._next(self.bulk)
+
     @staticmethod
     def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:
         while ready_list:

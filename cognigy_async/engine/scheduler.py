@@ -22,7 +22,7 @@ from .ready_queues import MIN_PURGE_SIZE, Deadlines, ReadyQueues
 from .work_item import READ
 
 if TYPE_CHECKING:
-    from ..errors import CognigyError
+    from ..errors import CognigyError, SharedQuotaError
     from .context import Context
     from .work_item import WorkItem
 
@@ -178,7 +178,9 @@ class Scheduler:
                 self._wait_for_quota(slot_at)
                 return None
             bulk_slot_at = limiter.next_bulk_slot_at(now)
-            if bulk_slot_at > now and not (live and queues.bulk_is_due):
+            if bulk_slot_at > now and not (
+                live and queues.bulk_is_due and self.bulk_refusal() is None
+            ):
                 bulk = False
         while True:
             queue = queues.take(bulk=bulk, reserved_only=reserved_only)
@@ -200,6 +202,16 @@ class Scheduler:
         if self._live or self._bulk or self._urgent:
             self._waker.wake()
         return queue
+
+    def bulk_refusal(self) -> SharedQuotaError | None:
+        """Return the error for bulk work while a shared quota cannot be used, else None."""
+        return None if self._quota is None else self._quota.bulk_refusal()
+
+    def next_refused(self) -> tuple[DialogQueue, SharedQuotaError] | None:
+        """Return a ready bulk queue, now in flight, and the error that its head ends with."""
+        error = self.bulk_refusal()
+        queue = None if error is None else self.queues.take_bulk()
+        return None if error is None or queue is None else (queue, error)
 
     def next_impatient(self, now: float) -> DialogQueue | None:
         """Return a live queue whose head cannot wait out the tenant's pause, now in flight."""

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import sniffio
 from anyio.abc import TaskGroup
@@ -141,6 +142,27 @@ async def test_an_exception_goes_before_a_cancellation() -> None:
 
 
 # Tasks.
+
+
+async def test_joining_a_task_is_not_cut_short_by_asyncio() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("a nursery cannot be left before its tasks")
+    done = False
+
+    async def main() -> None:
+        nonlocal done
+        await anyio.sleep(5)
+        done = True
+
+    background = BackgroundTask()
+    await background.start(main)
+    joining = asyncio.create_task(background.join())
+    for _ in range(3):
+        await anyio.sleep(1)
+        joining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joining
+    assert done
 
 
 async def test_a_background_task_outlives_the_scope_that_started_it() -> None:
