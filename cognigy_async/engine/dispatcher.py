@@ -26,7 +26,7 @@ from ..errors import (
     RateLimitedError,
     UpdateError,
 )
-from ..retry import UNAUTHORIZED, ResponseKind, RetryState
+from ..retry import THROTTLING_KINDS, UNAUTHORIZED, ResponseKind, RetryState
 from .coalescing import MOST_MERGED, gather
 from .dialog_queue import DialogQueue, QueueState
 from .protocol import Decision, RetryLater, SendNext, Settled, withdrawn
@@ -285,6 +285,8 @@ class Dispatcher:
                 self._authorized += 1
                 if not scheduler.quiet:
                     scheduler.on_response(response_kind, began, now)
+                if scheduler.dialogs.any and response_kind not in THROTTLING_KINDS:
+                    scheduler.dialogs.served(item.dialog_id, began)
                 following = self._protocol.answered(
                     item, response_kind, request, response, now, time.time()
                 )
