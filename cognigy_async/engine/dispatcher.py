@@ -26,7 +26,14 @@ from ..errors import (
     RateLimitedError,
     UpdateError,
 )
-from ..retry import APPLIED, SERVED_KINDS, UNAUTHORIZED, ResponseKind, RetryState
+from ..retry import (
+    APPLIED,
+    SERVED_KINDS,
+    THROTTLING_KINDS,
+    UNAUTHORIZED,
+    ResponseKind,
+    RetryState,
+)
 from .coalescing import MOST_MERGED, gather
 from .dialog_queue import DialogQueue, QueueState
 from .protocol import Decision, RetryLater, SendNext, Settled, withdrawn
@@ -300,6 +307,8 @@ class Dispatcher:
                     scheduler.served_at = now
                 if not scheduler.quiet:
                     scheduler.on_response(response_kind, began, now)
+                if scheduler.dialogs.any and response_kind not in THROTTLING_KINDS:
+                    scheduler.dialogs.served(item.dialog_id, began)
                 following = self._protocol.answered(
                     item, response_kind, request, response, now, time.time()
                 )

@@ -234,15 +234,14 @@ class Scheduler:
 
         None for no such pause, or if the head asks the server again.
         """
-        rest = self.dialogs.until(queue.dialog_id) - now
-        if rest <= 0:
-            return None
-        item = queue.first
+        dialogs, dialog_id, item = self.dialogs, queue.dialog_id, queue.first
+        rest = dialogs.until(dialog_id) - now
         policy = item.options.policy
-        if not item.live or rest <= policy.max_retry_after:
+        if rest <= 0 or not item.live:
             return None
-        asks_at = self.dialogs.until(queue.dialog_id, policy.longest_pause(live=True))
-        return rest if asks_at > now else None
+        if dialogs.held(dialog_id, item.accepted_at) <= policy.max_retry_after:
+            return None
+        return rest if dialogs.until(dialog_id, policy.longest_pause(live=True)) > now else None
 
     def _dialog_slot_at(self, queue: DialogQueue, now: float) -> float:
         """Return when a dialog's pause lets its head be sent or, at once, be refused."""

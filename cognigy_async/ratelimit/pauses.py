@@ -19,7 +19,7 @@ UNANSWERED_AFTER = 30.0
 
 MAX_DIALOG_PAUSE = 86_400.0
 """Seconds after which the pause of a dialog is forgotten, so that not every dialog is kept."""
-NO_PAUSE = (0.0, 0.0)
+NO_PAUSE = (0.0, 0.0, 0.0)
 
 
 class TenantPause:
@@ -163,12 +163,13 @@ class DialogPauses:
     """Pauses of single dialogs.
 
     Attributes:
-        any: False until the first pause; `until` need not be called before.
+        any: False while there is none; the methods but `throttle` need not be called then.
     """
 
     def __init__(self) -> None:
-        self._pauses: ExpiringDict[str, tuple[float, float]] = ExpiringDict(_is_over, minimum=64)
-        """The time of the answer that named the end of a pause, and that end."""
+        self._pauses: ExpiringDict[str, tuple[float, float, float]]
+        self._pauses = ExpiringDict(_is_over, minimum=64)
+        """Times of the first 429 of pauses in a row, of the last one, and the end of the pause."""
         self.any = False
 
     def throttle(self, dialog_id: str, now: float, sent: float, wait: float) -> None:
@@ -180,18 +181,32 @@ class DialogPauses:
             wait: length of the pause in seconds.
         """
         self.any = True
-        named_at, before = self._pauses.get(dialog_id, NO_PAUSE)
+        first, last, before = self._pauses.get(dialog_id, (now, -math.inf, 0.0))
         until = now + min(wait, MAX_DIALOG_PAUSE)
-        self._pauses.put(dialog_id, (now, until if sent > named_at else max(until, before)), now)
+        if sent <= last:
+            until = max(until, before)
+        self._pauses.put(dialog_id, (first, now, until), now)
+
+    def served(self, dialog_id: str, sent: float) -> None:
+        """Forget the pause of a dialog after a request that was not throttled."""
+        pause = self._pauses.get(dialog_id)
+        if pause is not None and sent > pause[1]:
+            del self._pauses[dialog_id]
+            self.any = bool(self._pauses)
 
     def until(self, dialog_id: str, longest: float = math.inf) -> float:
-        """Return the end of the last pause of a dialog, 0.0 if none is known.
+        """Return the end of the pause of a dialog, 0.0 if none is known.
 
         `longest` is the number of seconds after which a request asks again.
         """
-        named_at, until = self._pauses.get(dialog_id, NO_PAUSE)
-        return min(until, named_at + longest)
+        _, last, until = self._pauses.get(dialog_id, NO_PAUSE)
+        return min(until, last + longest)
+
+    def held(self, dialog_id: str, accepted_at: float) -> float:
+        """Return for how long pauses in a row hold work that was accepted at a time."""
+        first, _, until = self._pauses.get(dialog_id, NO_PAUSE)
+        return until - max(accepted_at, first)
 
 
-def _is_over(pause: tuple[float, float], now: float) -> bool:
-    return pause[1] <= now
+def _is_over(pause: tuple[float, float, float], now: float) -> bool:
+    return pause[2] <= now

@@ -623,6 +623,29 @@ async def test_p5_never_early_those_behind_one_of_a_throttled_dialog_are_refused
     assert len(wire.sent) == 1
 
 
+async def test_p5_never_early_pauses_in_a_row_of_a_dialog_hold_it_ten_minutes_in_all() -> None:
+    wire = Wire(answer=throttled("250", dialog=True))
+    async with client_of(wire) as client:
+        outcomes = await all_of(
+            *(partial(client.update, "ill", session={"seq": n}) for n in range(20))
+        )
+        assert all(isinstance(outcome, RateLimitedError) for outcome in outcomes)
+        assert anyio.current_time() < 601
+    assert [round(sent.at) for sent in wire.sent] == [0, 250, 500]
+
+
+async def test_p5_never_early_a_request_that_is_served_ends_the_pause_of_its_dialog() -> None:
+    wire = Wire()
+    wire.script(throttled("1000000000", dialog=True), 200, throttled("500", dialog=True))
+    async with client_of(wire) as client:
+        assert isinstance(await outcome_of(client.update("d", session={"a": 1})), RateLimitedError)
+        await anyio.sleep(600)
+        await client.update("d", session={"a": 1})
+        # Bulk work need not wait for its hour, and what was named before does not add up.
+        await client.update("d", session={"a": 1}, priority="bulk")
+    assert [round(sent.at) for sent in wire.sent] == [0, 600, 600, 1100]
+
+
 async def test_p5_never_early_a_call_from_a_callback_is_refused_as_well() -> None:
     wire = Wire()
     wire.script(200, throttled("1000000000"), dialog_id="d")

@@ -280,6 +280,21 @@ def test_a_dialog_asks_again_and_the_answer_replaces_the_moment() -> None:
     assert pauses.until("b", math.inf) == 0.0
     pauses.throttle("a", 602.0, sent=601.0, wait=5.0)
     assert pauses.until("a") == 607.0
+    # From the first of the pauses in a row on, or from the acceptance.
+    assert [pauses.held("a", at) for at in (0.0, 600.0)] == [606.0, 7.0]
+
+
+def test_a_request_that_is_served_ends_the_pause_of_its_dialog() -> None:
+    pauses = DialogPauses()
+    pauses.throttle("a", 1.0, sent=0.5, wait=3000.0)
+    pauses.served("a", sent=0.75)
+    pauses.served("b", sent=601.0)
+    assert pauses.until("a") == 3001.0
+    pauses.served("a", sent=601.0)
+    assert pauses.until("a") == 0.0
+    assert not pauses.any
+    pauses.throttle("a", 700.0, sent=699.0, wait=5.0)
+    assert pauses.held("a", 0.0) == 5.0
 
 
 def test_pauses_that_are_over_are_forgotten() -> None:
