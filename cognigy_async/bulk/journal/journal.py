@@ -34,6 +34,10 @@ from .schema import (
 )
 
 
+LOCK_TIMEOUT = 0.9
+"""Seconds to wait for another program that uses the journal, which may have been stopped."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Rows to write in one transaction. Dead letters are written to a separate file."""
@@ -272,7 +276,9 @@ class Journal:
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         # Worker threads use the connection one after another.
-        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        return sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT
+        )
     except sqlite3.Error as error:
         raise JournalRefusedError(
             f"journal {path} cannot be opened: {error}. Give a file that can be written, with "
@@ -291,7 +297,9 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             f"there is no journal {path}; a run keeps it as FILE.journal, or where --journal says"
         )
     with refuse_unreadable(path):
-        connection = sqlite3.connect(_uri(path), isolation_level=None, timeout=10.0, uri=True)
+        connection = sqlite3.connect(
+            _uri(path), isolation_level=None, timeout=LOCK_TIMEOUT, uri=True
+        )
         try:
             connection.execute("PRAGMA query_only = 1")
             (application,) = connection.execute("PRAGMA application_id").fetchone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -103,6 +104,25 @@ def test_a_batch_is_written_as_a_whole_or_not_at_all(path: Path) -> None:
         wrong.durable = True
         journal.write(wrong)
         assert journal.last_line() == 1
+
+
+def test_a_program_that_holds_the_lock_delays_a_journal_by_a_second_at_most(path: Path) -> None:
+    with Journal(path) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(JournalError, match="database is locked"):
+            journal.write(Batch(meta={"a": "1"}))
+        assert time.monotonic() - began < 1.5
+        other.execute("COMMIT")
+        journal.write(Batch(meta={"a": "1"}))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        for use in (Journal, connect_read_only):
+            with pytest.raises(JournalRefusedError, match="in use by another program"):
+                use(path)
+        assert time.monotonic() - began < 2.5
 
 
 def test_a_reader_changes_nothing(path: Path) -> None:
