@@ -33,7 +33,6 @@ from .schema import (
     Totals,
 )
 
-
 LOCK_TIMEOUT = 0.9
 """Seconds to wait for another program that uses the journal, which may have been stopped."""
 
