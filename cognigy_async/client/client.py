@@ -275,6 +275,7 @@ class AsyncStateClient:
             UpdateError: The update failed; each subclass stands for one reason.
             DeadlineExceededError: The deadline passed, or is known to be too early.
             DialogPausedError: The dialog is paused after a failure.
+            SharedQuotaError: A bulk update, and the file of a shared limit cannot be used.
             AuditError: A strict audit sink does not accept records; nothing was sent.
             ClientUsageError: The client is closed, or belongs to another event loop.
 
@@ -374,6 +375,8 @@ class AsyncStateClient:
 
         Raises:
             TypeError: `updates` cannot be iterated.
+            SharedQuotaError: The file of a shared limit cannot be used; raised while iterating,
+                after the outcomes.
             ClientUsageError: The client is not open; raised while iterating, and at once if there
                 is a deadline.
 

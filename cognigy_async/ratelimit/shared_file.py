@@ -301,7 +301,7 @@ class SharedFileLimiter:
         """Wait until slots are wanted, a lease ends, or the file is to be looked at."""
         if self._problem is not None:
             await anyio.sleep(self._check_interval)
-        elif not self._wanted:
+        elif not self._wanted and self._seen is not None:
             at = min((batch.lease_end for batch in self._batches), default=math.inf)
             if self._ended:
                 # Notice soon that the file was removed: others may begin a new one, which does not

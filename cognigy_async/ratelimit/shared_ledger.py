@@ -145,7 +145,9 @@ class SharedLedger:
         content = content.strip(BLANKS)
         is_ours = content.startswith(BEGIN) or BEGIN.startswith(content)
         try:
-            state = json.loads(content)
+            # A process that was killed while it wrote may have left a part of the longer content of
+            # before below the first line.
+            state = json.loads(content.partition(b"\n")[0])
             is_ours = is_ours or {"offset", "batches"} <= state.keys()
             self._take_over(state, now)
         except (
@@ -199,7 +201,7 @@ class SharedLedger:
             "clients": self._clients,
             "batches": self._batches,
         }
-        return json.dumps(state).encode()
+        return json.dumps(state).encode() + b"\n"
 
     @property
     def clients(self) -> int:

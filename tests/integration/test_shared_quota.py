@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -193,6 +194,7 @@ def rows(count: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 def overwrite(path: Path) -> None:
+    """Replace a file in one step, so that nobody finds it empty or missing."""
     other = path.with_name("other")
     other.write_bytes(b"my notes")
     other.replace(path)
@@ -206,12 +208,12 @@ def spoilt(path: Path, kind: str) -> Iterator[None]:
             yield
         return
     if kind == "foreign":
-        # Replaced in one step, so that nobody finds it empty.
-        before = path.read_bytes()
+        before = path.with_name("before")
+        os.link(path, before)
         overwrite(path)
         yield
         assert path.read_bytes() == b"my notes"
-        path.write_bytes(before)
+        before.replace(path)
         return
     away = path.parent.with_name("away")
     path.parent.rename(away)
@@ -539,6 +541,30 @@ def test_a_file_that_is_removed_below_four_processes_is_full_for_a_window(tmp_pa
     assert most([at for at in starts if at > removed + 2.5 * PER], PER) <= LIMIT
     # In between, each has a quarter of the limit, and may have used more of it before.
     assert most(starts, PER) <= 1.75 * LIMIT
+
+
+@pytest.mark.real_time
+async def test_an_input_that_waits_is_closed_when_bulk_work_stops(path: Path) -> None:
+    path.parent.mkdir()
+    limit = RateLimit(100, per=10, shared=path)
+    overwrite(path)
+    closed = False
+
+    async def slowly() -> AsyncIterator[dict[str, Any]]:
+        nonlocal closed
+        try:
+            yield rows(1)[0]
+            await anyio.sleep_forever()
+        finally:
+            closed = True
+
+    async with client_of(Wire(), limit) as client:
+        outcomes = []
+        with anyio.fail_after(5), pytest.raises(SharedQuotaError):
+            async for outcome in client.update_many(slowly()):
+                outcomes.append(outcome)
+        assert [type(outcome.error) for outcome in outcomes] == [SharedQuotaError]
+    assert closed
 
 
 async def test_two_limits_cannot_share_a_file(path: Path) -> None:

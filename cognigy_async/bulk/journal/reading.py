@@ -21,6 +21,9 @@ SLOWEST = 10_000_000
 LONGEST = 1 << 28
 """Bytes of the longest row that is read."""
 
+LOCK_TIMEOUT = 0.9
+"""Seconds to wait for another program that uses the journal, which may have been stopped."""
+
 WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 IN_WAL = "in_wal"
@@ -63,7 +66,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         f"{path.as_uri()}?mode={mode}",
         isolation_level=None,
         check_same_thread=False,
-        timeout=10.0,
+        timeout=LOCK_TIMEOUT,
         uri=True,
     )
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)

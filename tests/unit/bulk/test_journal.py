@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import time
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -290,3 +291,23 @@ def test_of_the_ends_of_a_pipe_the_newest_is_kept(path: Path) -> None:
         assert [mark.offset for mark in journal.marks()] == kept
         journal.write(Batch(marks=[Mark(264_000, "x", last=True)]))
         assert [mark.offset for mark in journal.marks()] == [*kept[:-1], 264_000]
+
+
+def test_a_program_that_holds_the_lock_delays_a_journal_by_a_second_at_most(path: Path) -> None:
+    with Journal(path) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(JournalError, match="database is locked"):
+            journal.write(Batch(meta={"a": "1"}))
+        assert time.monotonic() - began < 1.5
+        other.execute("COMMIT")
+        journal.write(Batch(meta={"a": "1"}))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        with pytest.raises(JournalRefusedError):
+            Journal(path)
+        with pytest.raises(JournalRefusedError), open_to_read(path):
+            pass
+        assert time.monotonic() - began < 2.5

@@ -10,11 +10,13 @@ import pytest
 from anyio.abc import TaskGroup
 
 from cognigy_async import (
+    AmbiguousUpdateError,
     ClientClosedError,
     DialogPausedError,
     NoResponseError,
     RetryPolicy,
     ServerError,
+    SharedQuotaError,
 )
 from cognigy_async.engine.coalescing import gather
 from cognigy_async.engine.completion import pause_error
@@ -187,3 +189,32 @@ async def test_a_failure_at_one_member_of_a_group_keeps_no_other_from_its_outcom
     assert group.group is not None
     assert [each.completed for each in made] == [True] * 3
     assert all(isinstance(each.error, ServerError) for each in made)
+
+
+async def test_a_refused_update_tells_of_its_last_failure() -> None:
+    lost, rejected = NoResponseError("no answer"), ServerError("unavailable", status=503)
+    failures: list[NoResponseError | ServerError | None] = [None, rejected, lost]
+    found = []
+    for last in failures:
+        engine = engine_over(Wire())
+        refused = item(live=False)
+        accept(engine, refused)
+        queue = engine.scheduler.next_queue(engine.clock())
+        assert queue is not None
+        if last is not None:
+            refused.sent_at, refused.attempts = engine.clock(), 1
+            refused.retry_state = RetryState()
+            refused.retry_state.last_error = last
+            if last is lost:
+                refused.retry_state.unanswered = lost
+        engine.completion.refuse(queue, SharedQuotaError("/run/quota", "is full", "Make room."))
+        assert refused.completed
+        assert refused.error is not None
+        found.append((type(refused.error), type(refused.error.__cause__)))
+        assert list(engine.queues) == []
+    assert found == [
+        (SharedQuotaError, type(None)),
+        (SharedQuotaError, ServerError),
+        (AmbiguousUpdateError, SharedQuotaError),
+    ]
+    assert getattr(refused.error.__cause__, "__cause__", None) is lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cognigy_async import RateLimit, RetryPolicy
 from cognigy_async.engine.dialog_queue import QueueState
 from cognigy_async.engine.scheduler import Scheduler
-from cognigy_async.ratelimit.limiter import CompositeLimiter
-from cognigy_async.ratelimit.sliding_window import SlidingWindow
+from cognigy_async.ratelimit.limiter import create_limiter
+from cognigy_async.ratelimit.shared_file import FOREIGN
 from cognigy_async.retry import ResponseKind, RetryBudget
 from tests.unit._builders import item
 
@@ -39,7 +40,7 @@ def scheduler(*, linger: float = 0.0, limit: RateLimit | None = None, workers: i
     return Scheduler(
         SimpleNamespace(
             config=SimpleNamespace(max_in_flight=workers, retry=policy, linger=linger),
-            quota=None if limit is None else CompositeLimiter([SlidingWindow(limit)]),
+            quota=create_limiter(limit),
             hooks=SimpleNamespace(has_callbacks=False, full=False),
             waker=Waker(),
         )  # type: ignore[arg-type]
@@ -53,6 +54,30 @@ def accept(
     made.coalesces = coalesces
     plan.accept(made, now)
     return made
+
+
+def test_without_the_file_of_its_quota_only_bulk_work_is_refused(tmp_path: Path) -> None:
+    plan = scheduler(limit=RateLimit(100, per=10, shared=tmp_path / "quota"))
+    [shared] = plan._quota.shared_files
+    for number in range(20):
+        accept(plan, f"live-{number}")
+    for number in range(5):
+        accept(plan, f"bulk-{number}", live=False)
+    assert plan.next_refused() is None
+    assert plan.next_queue(0.0) is None
+    shared._set_problem(FOREIGN)
+    taken = []
+    while (queue := plan.next_queue(0.0)) is not None:
+        plan._limiter.start(0.0, bulk=False)
+        taken.append(queue.dialog_id)
+    # Bulk work does not even get every tenth turn.
+    assert taken == [f"live-{number}" for number in range(10)]
+    assert plan.earliest("live-10", 0.0) == 0.0
+    refused = []
+    while (found := plan.next_refused()) is not None:
+        refused.append((found[0].dialog_id, found[1].path))
+    assert refused == [(f"bulk-{number}", str(tmp_path / "quota")) for number in range(5)]
+    assert plan.next_queue(0.0) is None
 
 
 def test_live_goes_before_bulk() -> None:

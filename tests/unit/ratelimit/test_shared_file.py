@@ -231,7 +231,8 @@ async def test_before_the_file_was_read_ten_clients_are_assumed(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(shared.run, time.monotonic, Waker())
         with anyio.fail_after(5):
-            await until_it_fails(shared)
+            # It looks before it is asked for slots.
+            await until(shared.bulk_refusal)
         assert shared.usage(0.0)[0].n == N // 10
         tasks.cancel_scope.cancel()
     assert content_of(path) == b"my notes"

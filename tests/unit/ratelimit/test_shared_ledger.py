@@ -103,14 +103,13 @@ def written(**changes: Any) -> bytes:
     """The content of a ledger with a batch, of which some members are changed."""
     ledger = visit(b"", 100.0)
     ledger.take("a-1", 3, 100.0, live=True)
-    return json.dumps(json.loads(ledger.content()) | changes).encode()
+    return json.dumps(json.loads(ledger.content()) | changes).encode() + b"\n"
 
 
 DEEP = b"[" * 100_000
 DAMAGED = {
     "cut": written()[:-20],
     "cut early": BEGIN[:5],
-    "a longer one below": written() + b"0]}}",
     "blank": b"\0" * 4096,
     "not UTF-8": BEGIN + b"\xff",
     "deep": BEGIN + b'"batches": ' + DEEP,
@@ -169,6 +168,11 @@ FOREIGN = [
 def test_the_content_of_others_is_an_error(content: bytes) -> None:
     with pytest.raises(ForeignContentError):
         visit(content, 100.0)
+
+
+def test_a_longer_content_of_before_is_no_damage() -> None:
+    ledger = visit(written() + b"[3, 99.0, 0]}}\n", 100.0)
+    assert (ledger.used, ledger.changed) == (3, False)
 
 
 def test_counts_beyond_the_limit_are_full_until_they_end() -> None:
