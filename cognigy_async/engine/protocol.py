@@ -109,6 +109,8 @@ class UpdateProtocol:
         self._older_etags: dict[str, str | None] = {}
         self._accepts_its_etags = True
         """False if the server refused an etag twice that it had sent itself."""
+        self._accepts_weak_etags = False
+        """True if the server accepted a weak `If-Match`, which RFC 9110, 13.1.1, forbids."""
 
     def request(self, item: WorkItem) -> Request:
         """Return the next request of an item, unsigned.
@@ -240,6 +242,8 @@ class UpdateProtocol:
             # Failures of one part say nothing about the next.
             item.etag = item.retry_state = None
             return SendNext()
+        if item.modification is not None and not is_strong_etag(item.etag):
+            self._accepts_weak_etags = True
         item.headers = response.headers
         began = item.sent_at if item.sent_at is not None else now
         return Settled(
@@ -395,15 +399,18 @@ class UpdateProtocol:
             item.action = Action.REBASE
         return RetryLater(ResponseKind.CONFLICT, error)
 
-    @staticmethod
     def _count_refusal(
-        item: WorkItem, etag: str, retry_state: RetryState, error: UpdateError
+        self, item: WorkItem, etag: str, retry_state: RetryState, error: UpdateError
     ) -> None:
         retry_state.refusals = retry_state.refusals + 1 if etag == retry_state.refused_etag else 1
         retry_state.refused_etag = etag
-        attempts = item.options.policy.max_attempts
-        allowed = MAX_REFUSALS if _refuses_etag(error, etag) else max(MAX_REFUSALS, attempts)
-        if retry_state.refusals >= allowed:
+        attempts = max(MAX_REFUSALS, item.options.policy.max_attempts)
+        allowed = MAX_REFUSALS if _refuses_etag(error, etag) else attempts
+        is_refused = retry_state.refusals >= allowed
+        if item.modification is not None and not (is_strong_etag(etag) or self._accepts_weak_etags):
+            # Where others write the dialog, each refusal is of another weak etag.
+            is_refused |= item.modification.conflicts + 1 >= attempts
+        if is_refused:
             retry_state.never_accepted_etag = etag
 
     def _refused(self, item: WorkItem, error: UpdateError) -> UpdateError:
