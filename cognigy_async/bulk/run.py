@@ -22,6 +22,7 @@ from cognigy_async import (
     PendingUpdate,
     PermissionDeniedError,
     RateLimitedError,
+    SharedQuotaError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
@@ -50,7 +51,13 @@ FINAL = (
 )
 """Errors that no retry can repair. While the run stops, only these make a row fail."""
 
-UNSENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
+UNSENT = (
+    UpdateWithdrawnError,
+    ClientClosedError,
+    DialogPausedError,
+    JournalError,
+    SharedQuotaError,
+)
 """Errors of rows that were not sent. The next run sends these rows."""
 
 NOT_APPLIED = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
@@ -87,6 +94,7 @@ class JobRun:
         self._groups = InterruptedGroups(opened.earlier.groups)
         self._group_tasks: TaskGroup | None = None
         self._resent: list[PendingUpdate] = []
+        self._has_resent = False
         self._stream: UpdateStream | None = None
         self._in_stream: dict[int, Row] = {}
         self._next_index = 0
@@ -152,7 +160,7 @@ class JobRun:
             try:
                 async for outcome in stream:
                     self._take(outcome)
-            except (InputError, ClientUsageError) as error:
+            except (InputError, JournalError, ClientUsageError, SharedQuotaError) as error:
                 self.stop("stopped", str(error), error)
 
     async def _complete_dead_letters(self) -> None:
@@ -160,7 +168,9 @@ class JobRun:
         last = False
         while not last:
             try:
-                chunk = await anyio.to_thread.run_sync(self._rows.remaining_dead_letters)
+                chunk = await anyio.to_thread.run_sync(
+                    self._rows.remaining_dead_letters, limiter=anyio.CapacityLimiter(1)
+                )
             except InputError:
                 return
             last = chunk.last
@@ -190,6 +200,11 @@ class JobRun:
         elif not self._canary_done.is_set() and self.conditions.canary_is_done:
             self._canary_done.set()
 
+    @property
+    def has_sent(self) -> bool:
+        """Return whether this run gave any row to the client."""
+        return self._next_index > 0 or self._has_resent
+
     # Sending.
 
     async def _feed(self) -> AsyncGenerator[StateUpdate, None]:
@@ -197,7 +212,9 @@ class JobRun:
         last = False
         while not last:
             chunk = await anyio.to_thread.run_sync(
-                self._rows.next_chunk, abandon_on_cancel=self._abandons_reads
+                self._rows.next_chunk,
+                abandon_on_cancel=self._abandons_reads,
+                limiter=anyio.CapacityLimiter(1),
             )
             last = chunk.last
             self.position = chunk.position
@@ -261,6 +278,7 @@ class JobRun:
         pending = await self._client.submit(
             update, watch=_GroupObserver(self, rows), coalesce=False, priority="bulk"
         )
+        self._has_resent = True
         self._resent.append(pending)
         assert self._group_tasks is not None
         self._group_tasks.start_soon(self._take_group, pending, rows)
@@ -309,8 +327,12 @@ class JobRun:
             clear = row.not_repeatable and index not in self._unclear
             if clear and not isinstance(error, JournalError):
                 self._writer.rejected(row)
-            if isinstance(error, ClientClosedError):
+            if isinstance(error, ClientClosedError | SharedQuotaError):
                 self.stop("stopped", str(error), error)
+        elif isinstance(error.__cause__, SharedQuotaError):
+            # The row may have been applied, and was not sent again.
+            self._leave(row, index, error)
+            self.stop("stopped", str(error.__cause__), error.__cause__)
         elif isinstance(error, AuthenticationError):
             # This error would occur for all rows.
             self._leave(row, index, error)

@@ -106,8 +106,8 @@ def emulator(
 
         def announce(base_url: str) -> None:
             write_result(f"listening on {base_url}")
-            say(f"Settings for a client:\n  COGNIGY_BASE_URL={base_url}")
-            for line in settings:
+            say("Settings for a client:")
+            for line in (f"COGNIGY_BASE_URL={base_url}", *settings):
                 say(f"  {line}")
             say("  for the sessions API also COGNIGY_API=sessions and COGNIGY_USER_ID")
             say("Press Ctrl-C to stop.")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
     from .work_item import WorkItem
 
+SHORTEST_MOMENT = 0.1
+"""Seconds. A nearer moment is as good as passed: the tenant backs off as if none was named."""
+
 
 class Backoff:
     """Decides after a failure whether an item waits for a retry or is given up."""
@@ -40,6 +43,8 @@ class Backoff:
         item, kind, error = queue.first, failure.response_kind, failure.error
         retry_state = item.retry_state
         assert retry_state is not None
+        if error.retry_after is None:
+            error.retry_after = failure.reset_after
         now = self._clock()
         is_outage = kind in OUTAGE_KINDS and not item.live
         if is_outage:
@@ -49,6 +54,8 @@ class Backoff:
         wait = item.options.policy.next_wait(retry_state, kind, error, live=item.live, now=now)
         self._throttle(item, failure, began, now, wait)
         if wait is None or item.abandoned:
+            return False
+        if error.retry_after is not None and scheduler.is_impatient(item, now):
             return False
         if scheduler.may_repeat(queue, kind):
             scheduler.wait(queue, now + wait)
@@ -66,7 +73,8 @@ class Backoff:
         """Decide whether a bulk update is to blame for its failure, or a server that is away.
 
         The update is to blame if the server served others. If it served none, `may_send` decides
-        later; a read of another dialog shows before the next attempt whether it serves at all.
+        later. If no update is left that could be served, a read of another dialog shows before
+        the next attempt whether the server serves at all.
         """
         if item.action is Action.PROBE:
             # Perhaps only reads fail: the next request is the write itself.
@@ -74,7 +82,9 @@ class Backoff:
             return
         retry_state.failed_at = now
         retry_state.is_blamed = self._scheduler.served_at > began
-        if not retry_state.is_blamed and item.action is WRITE:
+        if retry_state.is_blamed or self._scheduler.queues.has_fresh_bulk():
+            return
+        if item.action is WRITE:
             can_probe = self._protocol.probe_next(item)
             retry_state.is_blamed = retry_state.was_blamed and not can_probe
 
@@ -104,13 +114,16 @@ class Backoff:
         if failure.dialog_only:
             if seconds is None:
                 seconds = wait if wait is not None else self._policy.backoff(1, failure.error, now)
-            scheduler.throttle_dialog(item.dialog_id, now, seconds)
+            scheduler.throttle_dialog(item.dialog_id, now, began, seconds)
             return
         throttled = failure.response_kind is ResponseKind.THROTTLED
         if throttled or (failure.response_kind is ResponseKind.UNAVAILABLE and seconds is not None):
-            if seconds is None:
+            seconds = seconds or 0.0
+            failures = scheduler.tenant.repeats(began)
+            if seconds < SHORTEST_MOMENT:
                 failures = scheduler.tenant.consecutive_429s + 1
-                seconds = self._policy.backoff(failures, failure.error, now)
+            if failures:
+                seconds = max(seconds, self._policy.backoff(failures, failure.error, now))
             scheduler.throttle_tenant(now, began, seconds, random.random())
             if self._adaptive is not None and throttled:
                 self._adaptive.on_throttled(now, began, seconds)

@@ -1,14 +1,12 @@
 """Hold back bulk work while the server does not answer, and probe the server.
 
-`Service` tells a server that is away from a single dialog that fails.
-
 Everything takes `now` (seconds of a monotonic clock) as an argument.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -16,38 +14,6 @@ if TYPE_CHECKING:
     from ..retry import RetryBudget
 
 Waiting = TypeVar("Waiting", bound=Hashable)
-
-
-class Service:
-    """Decides whether a failure concerns one dialog or the server.
-
-    Attributes:
-        served_at: seconds of the clock when the server last served a request.
-    """
-
-    def __init__(self) -> None:
-        self.served_at = -math.inf
-        self._failed_at = -math.inf
-        self._failing_dialog = ""
-        self._several_fail = False
-        """True if more than one dialog failed since the server last served a request."""
-
-    def is_available(self, dialog_id: str, since: float, now: float, *, before: bool) -> bool:
-        """Note the failure of a dialog. Return whether the server serves other dialogs.
-
-        Args:
-            dialog_id: the dialog whose request failed.
-            since: when its last failure was, or when its request was sent.
-            now: seconds of the clock.
-            before: the result for the last failure of the same update. It holds on while no other
-                dialog fails, because perhaps there is no other left to be served.
-        """
-        if self.served_at > self._failed_at:
-            self._failing_dialog, self._several_fail = dialog_id, False
-        elif dialog_id != self._failing_dialog:
-            self._several_fail = True
-        self._failed_at = now
-        return self.served_at > since or (before and not self._several_fail)
 
 
 class Outage(Generic[Waiting]):
@@ -65,7 +31,8 @@ class Outage(Generic[Waiting]):
     def __init__(self, in_flight: int, backoff: Callable[[int], float]) -> None:
         self._in_flight = in_flight
         self._backoff = backoff
-        self.waiting: deque[Waiting] = deque()
+        # OrderedDict, because dialogs that are given up are removed from the middle in O(1).
+        self.waiting: OrderedDict[Waiting, None] = OrderedDict()
         """Dialogs that wait, in the order of their turns."""
         self.lasts = False
         """True from the first failure with an empty budget until the next success."""
@@ -90,7 +57,7 @@ class Outage(Generic[Waiting]):
             self._next_probe = now + self._backoff(self._failures)
             self.probe = None
         self.lasts = True
-        self.waiting.append(one)
+        self.waiting[one] = None
         self._decide()
 
     def succeeded(self) -> None:
@@ -105,7 +72,7 @@ class Outage(Generic[Waiting]):
         if one is self.probe:
             self.probe = None
         else:
-            self.waiting.remove(one)
+            del self.waiting[one]
         if not self.waiting and self.probe is None:
             self.lasts = False
         self._decide()
@@ -130,12 +97,12 @@ class Outage(Generic[Waiting]):
         """Return a dialog that may send its request now, or None."""
         if now >= self.next_probe_at():
             self._next_probe = now + self._backoff(self._failures + 1)
-            one = self.waiting.popleft()
+            one, _ = self.waiting.popitem(last=False)
             if self.lasts:
                 self.probe = one
                 self._turns += 1
         elif self.waiting and not self.lasts and budget.take():
-            one = self.waiting.popleft()
+            one, _ = self.waiting.popitem(last=False)
         else:
             return None
         self._decide()

@@ -27,7 +27,8 @@ from ..models.identifiers import is_strong_etag
 from ..models.limits import Limits
 from ..models.results import DialogState, UpdateResult
 from ..models.update import StateUpdate
-from ..retry import APPLIED, SERVED_KINDS, ResponseKind, RetryState
+from ..ratelimit.headers import reset_after
+from ..retry import APPLIED, SERVED_KINDS, THROTTLING_KINDS, ResponseKind, RetryState
 from .work_item import WRITE, Action, Kind, WorkItem
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class RetryLater:
     error: UpdateError
     dialog_only: bool = False
     """True if the server throttles this dialog and not the tenant."""
+    reset_after: float | None = None
+    """Seconds that rate-limit headers name, for an answer without Retry-After."""
 
 
 Decision: TypeAlias = Settled | SendNext | RetryLater
@@ -106,6 +109,8 @@ class UpdateProtocol:
         self._older_etags: dict[str, str | None] = {}
         self._accepts_its_etags = True
         """False if the server refused an etag twice that it had sent itself."""
+        self._accepts_weak_etags = False
+        """True if the server accepted a weak `If-Match`, which RFC 9110, 13.1.1, forbids."""
 
     def request(self, item: WorkItem) -> Request:
         """Return the next request of an item, unsigned.
@@ -160,9 +165,14 @@ class UpdateProtocol:
             # A 2xx with an unusable body is a server fault, not an outage: bulk work must not
             # retry it forever.
             response_kind = ResponseKind.FAULT
-        following = self._failed(item, response_kind, self.api.error(request, response, wall_clock))
-        if response_kind is ResponseKind.THROTTLED and isinstance(following, RetryLater):
-            following.dialog_only = self.api.throttles_dialog(response)
+        error = self.api.error(request, response, wall_clock)
+        if response.body_error is not None:
+            error.message += f"; {response.body_error}"
+        following = self._failed(item, response_kind, error)
+        if response_kind in THROTTLING_KINDS and isinstance(following, RetryLater):
+            following.reset_after = reset_after(response.headers, wall_clock)
+            if response_kind is ResponseKind.THROTTLED:
+                following.dialog_only = self.api.throttles_dialog(response)
         return following
 
     def unanswered(self, item: WorkItem, error: UpdateError) -> Decision:
@@ -232,6 +242,8 @@ class UpdateProtocol:
             # Failures of one part say nothing about the next.
             item.etag = item.retry_state = None
             return SendNext()
+        if item.modification is not None and not is_strong_etag(item.etag):
+            self._accepts_weak_etags = True
         item.headers = response.headers
         began = item.sent_at if item.sent_at is not None else now
         return Settled(
@@ -387,15 +399,18 @@ class UpdateProtocol:
             item.action = Action.REBASE
         return RetryLater(ResponseKind.CONFLICT, error)
 
-    @staticmethod
     def _count_refusal(
-        item: WorkItem, etag: str, retry_state: RetryState, error: UpdateError
+        self, item: WorkItem, etag: str, retry_state: RetryState, error: UpdateError
     ) -> None:
         retry_state.refusals = retry_state.refusals + 1 if etag == retry_state.refused_etag else 1
         retry_state.refused_etag = etag
-        attempts = item.options.policy.max_attempts
-        allowed = MAX_REFUSALS if _refuses_etag(error, etag) else max(MAX_REFUSALS, attempts)
-        if retry_state.refusals >= allowed:
+        attempts = max(MAX_REFUSALS, item.options.policy.max_attempts)
+        allowed = MAX_REFUSALS if _refuses_etag(error, etag) else attempts
+        is_refused = retry_state.refusals >= allowed
+        if item.modification is not None and not (is_strong_etag(etag) or self._accepts_weak_etags):
+            # Where others write the dialog, each refusal is of another weak etag.
+            is_refused |= item.modification.conflicts + 1 >= attempts
+        if is_refused:
             retry_state.never_accepted_etag = etag
 
     def _refused(self, item: WorkItem, error: UpdateError) -> UpdateError:

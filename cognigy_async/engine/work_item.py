@@ -55,6 +55,7 @@ ASSIGN = Kind.ASSIGN
 READ = Kind.READ
 STRICT = Kind.STRICT
 WRITE = Action.WRITE
+PROBE = Action.PROBE
 """Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -159,6 +159,24 @@ async def test_leaving_ends_requests_in_flight(
             await client.get()
     assert asyncio.all_tasks() == before
     assert caplog.records == []
+
+
+@on_asyncio
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_connection_that_is_accepted_while_it_leaves_is_closed_too(steps: int) -> None:
+    emulator = Emulator(api_key=KEY)
+    with socket.socket() as client:
+        async with serve(emulator) as base_url:
+            # The system accepts it; the event loop does so in the next steps.
+            url = httpx.URL(base_url)
+            client.connect((url.host, url.port))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        client.settimeout(0)
+        # The system resets a connection that the loop did not accept.
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
 
 
 @on_asyncio

@@ -45,6 +45,7 @@ from tests.simulation.world import (
     every,
     never,
     on_each_api,
+    state,
     status,
     throttled,
 )
@@ -740,6 +741,46 @@ async def test_a_change_where_the_input_was_read_is_refused(folder: Folder) -> N
         await folder.run(Wire(), on_failure="stop")
 
 
+async def test_a_limit_may_change_from_run_to_run(folder: Folder) -> None:
+    folder.write(rows_of(30))
+    wire = Wire()
+    for limit, done in ((5, 5), (12, 12), (3, 12), (None, 30)):
+        result = await folder.run(wire, limit=limit)
+        assert (result.ended, len(wire.sent)) == ("complete", done)
+    assert sorted(sent.seq or 0 for sent in wire.sent) == list(range(30))
+
+
+async def test_a_journal_that_is_deleted_while_the_job_runs_stops_it(folder: Folder) -> None:
+    folder.write(rows_of(500, dialogs=500))
+
+    async def answer(_: Request) -> Response:
+        folder.journal.unlink(missing_ok=True)
+        await anyio.sleep(1.0)
+        return status(200, version=1)
+
+    wire = Wire(answer=answer)
+    result = await folder.run(wire)
+    assert (result.ended, type(result.fault)) == ("stopped", JournalError)
+    assert "was deleted while the job ran" in str(result.reason)
+    assert len(wire.sent) < 500
+    # What is left is not taken for a new job.
+    for _ in range(2):
+        with pytest.raises(JournalRefusedError, match=r"job\.journal-wal is left"):
+            await folder.run(wire)
+
+
+async def test_a_journal_that_turns_out_to_be_damaged_stops_the_job(folder: Folder) -> None:
+    folder.write(rows_of(10))
+    await folder.run(Wire())
+    with closing(sqlite3.connect(folder.journal)) as connection, connection:
+        connection.execute("UPDATE outcomes SET dialog = CAST(x'ff' AS TEXT) WHERE line = 7")
+    wire = Wire()
+    result = await folder.run(wire)
+    assert (result.ended, type(result.fault)) == ("stopped", JournalRefusedError)
+    assert "is damaged: Could not decode to UTF-8" in str(result.reason)
+    assert wire.sent == []
+
+
 async def test_other_options_are_refused_by_name(folder: Folder) -> None:
     folder.write(rows_of(10))
     await folder.run(Wire(answer=refusing(3)), max_failures=5)
@@ -776,7 +817,7 @@ async def test_a_second_run_on_a_journal_is_refused_at_once(folder: Folder) -> N
     ):
         await folder.run(Wire())
     assert (await folder.run(Wire())).ok
-    assert not folder.journal.with_name("job.journal.lock").exists()
+    assert not list(folder.journal.parent.glob("job.journal?*"))
 
 
 async def test_a_second_run_is_refused_whatever_link_leads_to_the_journal(folder: Folder) -> None:
@@ -1042,3 +1083,19 @@ async def test_rows_that_the_api_cannot_carry_are_faults_of_both_runs(folder: Fo
     result = await folder.run(Wire(), client={"api": api})
     assert (result.inputs, result.failed) == (2, 1)
     assert folder.letters[0]["_error"]["line"] == 2
+
+
+async def test_a_job_of_transitions_asks_a_throttled_server_every_hour(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write([{"dialog_id": f"d-{number}", "next_step": "go"} for number in range(20)])
+    wire = Wire(takes=0.1)
+
+    async def serve_after_three_hours(_: Request) -> Response:
+        return throttled("1000000000") if anyio.current_time() < 3 * 3600 else state(1)
+
+    wire.answers(serve_after_three_hours)
+    result = await folder.run(wire, client={"max_in_flight": 4})
+    assert result.succeeded == 20
+    # Up to four were in flight when the pause began; then one asks every hour.
+    asked = [round(sent.at) for sent in wire.sent if 1 < sent.at < 10_799]
+    assert asked == [3600, 7200]

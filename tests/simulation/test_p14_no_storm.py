@@ -504,12 +504,34 @@ async def test_p14_no_storm_a_server_that_goes_away_is_waited_for(fault: Reply) 
             await anyio.sleep(3600)
             wire.answers(None)
 
-        # The second outage begins while only the last rows are left.
         tasks.start_soon(go_away, 0.2)
         async with client.update_many(rows) as outcomes:
             ends = [one.error async for one in outcomes]
     assert ends == [None] * len(rows)
     assert anyio.current_time() > 3600
+
+
+@pytest.mark.parametrize("asking", [False, True])
+async def test_p14_no_storm_of_rows_while_a_server_serves_nothing_but_reads(asking: bool) -> None:
+    """No row fails while the state can be read and not be written, whoever else reads it."""
+    wire = Wire(takes=0.01)
+    rows = [{"dialog_id": f"d{number}", "session": {"a": 1}} for number in range(1000)]
+    async with client_of(wire) as client, anyio.create_task_group() as tasks:
+
+        async def refuse_writes() -> None:
+            await anyio.sleep(0.05)
+            wire.script(*[503] * 10_000)
+            for _ in range(480):
+                await anyio.sleep(15)
+                if asking:
+                    await client.get_state("other")
+            wire.forget()
+
+        tasks.start_soon(refuse_writes)
+        async with client.update_many(rows) as outcomes:
+            ends = [one.error async for one in outcomes]
+    assert ends == [None] * len(rows)
+    assert anyio.current_time() > 7200
 
 
 async def test_p14_no_storm_a_lone_row_waits_for_a_server_that_never_served() -> None:

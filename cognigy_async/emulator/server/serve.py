@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 
 import anyio
 
 from ..app import Emulator
 from .access import Access
+
+CLOSE_TIMEOUT = 2.0
+"""Maximum seconds to close the connections and to end the requests in flight."""
 
 
 @asynccontextmanager
@@ -62,7 +65,7 @@ async def serve(
     try:
         yield base_url
     finally:
-        with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
             await server.aclose()
 
 
@@ -98,19 +101,31 @@ def run(
 async def _serve_until_signal(
     served: AbstractAsyncContextManager[str], on_listening: Callable[[str], None]
 ) -> None:
-    loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(*_: object) -> None:
-        loop.call_soon_threadsafe(signalled.set)
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
+    with _calling_on_signals(signalled.set):
         async with served as base_url:
             on_listening(base_url)
             await signalled.wait()
+
+
+@contextmanager
+def _calling_on_signals(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function in the running event loop when SIGINT or SIGTERM arrives."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        try:
+            # A handler of `signal.signal` alone would not wake a loop that begins to wait for
+            # events just when the signal arrives.
+            loop.add_signal_handler(number, function)
+        except NotImplementedError:
+            # On Windows every signal wakes the loop.
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(function))
+    try:
+        yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            # A handler that was not set from Python is None, and cannot be set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
