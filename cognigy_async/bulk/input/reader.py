@@ -1,33 +1,31 @@
 """Records of an input, in constant memory.
 
-JSON Lines and CSV (plain, gzip or zstd) and Parquet, from a file or from standard input.
+JSON Lines and CSV (plain, bzip2, gzip, xz or zstd) from a file or from standard input, and Parquet
+from a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 from ..errors import InputError
-from .compression import ByteSource, decompressed
+from . import lines
 from .fingerprint import Fingerprint, HashedFile, Mark
-from .tables import LineBlocks, Record, csv_records, parquet_records
+from .lines import BLOCK, LineBlock, LineReader
+from .parquet import parquet_records
+from .row import kept_as_text, too_long
+from .tables import Records, csv_records
 
 Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
 
 STDIN = "-"
 PARQUET = b"PAR1"
-BLOCK = 1 << 18
-"""Bytes read at a time."""
-LONGEST_LINE = 1 << 24
-"""Bytes. A row that the server accepts is far shorter."""
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+COMPRESSED = (".bz2", ".gz", ".xz", ".zst", ".zstd")
 
 
 class InputReader:
@@ -56,10 +54,10 @@ class InputReader:
         self._hashed = HashedFile(file, name, known)
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
-        blocks = _line_blocks(self._hashed, name, self.notes.append)
+        blocks = LineReader(self._hashed, name, kind, self.notes.append).blocks()
         self._records = csv_records(blocks, name, texts) if kind == "csv" else _json_records(blocks)
 
-    def __iter__(self) -> Iterator[list[Record]]:
+    def __iter__(self) -> Iterator[Records]:
         return self._records
 
     def take_marks(self) -> list[Mark]:
@@ -164,7 +162,7 @@ def _opened(source: str | Path) -> BinaryIO:
 
 def _guess_format(name: str, file: BinaryIO) -> Format:
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".zst", ".zstd"):
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     last = suffixes[-1] if suffixes else ""
     if last == ".csv":
@@ -179,69 +177,14 @@ def _guess_format(name: str, file: BinaryIO) -> Format:
     return "jsonl"
 
 
-def _json_records(blocks: LineBlocks) -> Iterator[list[Record]]:
-    for first, lines in blocks:
-        yield [
+def _json_records(blocks: Iterator[LineBlock]) -> Iterator[Records]:
+    for block in blocks:
+        if block.quotes is not None:
+            fault = too_long(lines.LONGEST_LINE)
+            yield deque([(block.first, kept_as_text(block.lines[0]), fault)])
+            continue
+        yield deque(
             (number, line, None)
-            for number, line in enumerate(lines, first)
+            for number, line in enumerate(block.lines, block.first)
             if line and not line.isspace()
-        ]
-
-
-def _line_blocks(file: HashedFile, name: str, note: Callable[[str], None]) -> LineBlocks:
-    """Yield blocks of whole lines without newlines, and the number of each block's first line.
-
-    Reading starts when the caller asks for the first block, because a pipe may block its reader.
-
-    Raises:
-        InputError: The input cannot be decompressed, is UTF-16, or is not made of lines.
-    """
-    source = decompressed(file, name)
-    line = 1
-    rest = b""
-    first = True
-    while data := _read_block(source, name, line):
-        data = rest + data
-        if first and (len(data) >= len(BYTE_ORDER_MARK) or not BYTE_ORDER_MARK.startswith(data)):
-            first = False
-            data = _without_mark(data, name, note)
-        lines = data.split(b"\n")
-        rest = lines.pop()
-        if len(rest) > LONGEST_LINE:
-            raise InputError(
-                f"{name}: line {line + len(lines)} is longer than {LONGEST_LINE:,} bytes; this is "
-                "no file of rows"
-            )
-        if lines:
-            yield line, lines
-            line += len(lines)
-    if rest:
-        note(
-            f"The last line, {line}, has no newline at its end; it was used as it is. If the file "
-            "was truncated, this line may be incomplete."
         )
-        yield line, [rest]
-
-
-def _without_mark(data: bytes, name: str, note: Callable[[str], None]) -> bytes:
-    if data.startswith(UTF_16_MARKS):
-        raise InputError(f"{name} is UTF-16; save it as UTF-8")
-    if not data.startswith(BYTE_ORDER_MARK):
-        return data
-    note("The input begins with a byte-order mark, which was skipped.")
-    return data[len(BYTE_ORDER_MARK) :]
-
-
-def _read_block(source: ByteSource, name: str, line: int) -> bytes:
-    try:
-        return source.read(BLOCK)
-    except EOFError as error:
-        raise InputError(
-            f"{name} was cut off: the compressed file ends early, at about line {line}. The rows "
-            "before that have been used."
-        ) from error
-    except Exception as error:
-        # Compare by name: the exception can be imported only if zstandard is installed.
-        if not isinstance(error, OSError | zlib.error) and type(error).__name__ != "ZstdError":
-            raise
-        raise InputError(f"{name} cannot be decompressed after line {line}: {error}") from error

@@ -6,7 +6,10 @@ A dry run and a run parse rows alike, so that both name the same faults.
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -16,8 +19,32 @@ from cognigy_async import Fault, Limits, StateUpdate, UpdateValidationError
 
 from ..journal.schema import Failure
 
-Source: TypeAlias = bytes | dict[str, Any]
-"""A line as it was read, or the fields of a row of a table."""
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row of a table.
+
+    Attributes:
+        fields: Fields of an update by name, and columns that are passed over.
+        columns: Names of all columns of the table.
+    """
+
+    fields: dict[str, Any]
+    columns: tuple[str, ...] = ()
+
+
+Source: TypeAlias = bytes | TableRow
+"""A line of JSON as it was read, or a row of a table."""
+
+CONTEXTS = ("session", "user")
+RAW = "_raw"
+"""Member of a dead letter with the text of a row that could not be read."""
+NOT_JSON = "_not_json"
+"""Member of a dead letter with the values that JSON cannot hold, as texts by their paths."""
+ERROR = "_error"
+
+LONGEST_PATH = 200
+"""Characters of a path that messages show."""
 
 JSON_COLUMN = re.compile(r" at line 1 column (\d+)$")
 JSON_DECODER = json.JSONDecoder()
@@ -30,7 +57,7 @@ class Row:
 
     Attributes:
         line: Number of its first line in the input, from 1; in Parquet the number of the row.
-        source: Content of the row as it was read.
+        source: Content of the row as a line of JSON; text that could not be read as it was.
         update: Update of the row; None if the row is not valid.
         error: Faults of the row; None if the row is valid.
         dialog_id: Dialog of the row; None if the row names no dialog.
@@ -38,10 +65,11 @@ class Row:
         ordinal: Number of the row among the rows of the job, from 1.
         sent_with: First line of the rows that were merged into one request with this row.
         completed_at: Epoch seconds of the row's outcome; known only if the client has callbacks.
+        columns: Names of the columns of a table.
     """
 
     line: int
-    source: Source
+    source: bytes
     update: StateUpdate | None
     error: UpdateValidationError | None
     dialog_id: str | None
@@ -49,6 +77,7 @@ class Row:
     ordinal: int = 0
     sent_with: int | None = None
     completed_at: float | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def not_repeatable(self) -> bool:
@@ -86,6 +115,30 @@ class PlacedFault(Fault):
     column: int
 
 
+def given_twice(path: str, column: int | None = None) -> Fault:
+    """Return the fault of a part of an update that a row gives twice."""
+    path = path if path.isprintable() else ascii(path)
+    path = path if len(path) <= LONGEST_PATH else f"{path[: LONGEST_PATH - 3]}..."
+    problem, remedy = "is given twice", "keep one of the two"
+    if column is None:
+        return Fault(path, problem, remedy)
+    return PlacedFault(path, problem, remedy, column)
+
+
+def kept_as_text(text: bytes) -> TableRow:
+    """Return the source of a row that cannot be read. Its dead letter cannot be applied."""
+    return TableRow({RAW: text.decode(errors="backslashreplace").rstrip("\r\n")})
+
+
+def too_long(longest: int, reach: str = "") -> Fault:
+    """Return the fault of a row that has more than `longest` bytes.
+
+    Args:
+        reach: Lines that the row takes, for the message.
+    """
+    return Fault("row", f"is longer than {longest:,} bytes{reach}", "shorten it")
+
+
 def parse_row(
     line: int, source: Source, limits: Limits, default_id: str | None, fault: Fault | None = None
 ) -> Row:
@@ -95,34 +148,144 @@ def parse_row(
         default_id: The `update_id` of a row that has none.
         fault: Fault that the reader has already found.
     """
+    columns: tuple[str, ...] = ()
+    fields: Any = None
+    if isinstance(source, TableRow):
+        fields, columns = source.fields, source.columns
+    elif fault is None:
+        fields = _parse_line(source)
+        if isinstance(fields, Fault):
+            fault = fields
     if fault is not None:
-        return _invalid(line, source, fault)
-    fields: Any = source
-    if isinstance(source, bytes):
-        try:
-            fields = from_json(source, allow_inf_nan=False)
-        except ValueError as error:
-            return _invalid(line, source, _json_fault(source, error))
-        if type(fields) is not dict:
-            kind = "an array" if type(fields) is list else "a single value"
-            remedy = 'write an object: {"dialog_id": ..., "session": ...}'
-            return _invalid(line, source, Fault("row", f"is {kind}", remedy))
+        error = UpdateValidationError((fault,))
+        return Row(line, _line_of(source), None, error, None, columns=columns)
     dialog_id = fields.get("dialog_id")
     try:
-        for name in fields:
-            if name[:1] == "_":
-                fields = {name: value for name, value in fields.items() if name[:1] != "_"}
-                break
-        if default_id is not None and fields.get("update_id") is None:
-            fields = {**fields, "update_id": default_id}
-        update = StateUpdate.from_fields(limits, fields)
+        update = StateUpdate.from_fields(limits, _update_fields(fields, default_id))
     except UpdateValidationError as error:
-        return Row(line, source, None, error, dialog_id if isinstance(dialog_id, str) else None)
-    return Row(line, source, update, None, update.dialog_id)
+        dialog_id = dialog_id if isinstance(dialog_id, str) else None
+        # The traceback would keep the values of the row in memory.
+        error = error.with_traceback(None)
+        return Row(line, _line_of(source), None, error, dialog_id, columns=columns)
+    if isinstance(source, TableRow):
+        # A valid row has values of JSON only. Do not keep them: as text they take less memory.
+        source = to_json(fields)
+    return Row(line, source, update, None, update.dialog_id, columns=columns)
 
 
-def _invalid(line: int, source: Source, fault: Fault) -> Row:
-    return Row(line, source, None, UpdateValidationError((fault,)), None)
+def _update_fields(fields: dict[str, Any], default_id: str | None) -> dict[str, Any]:
+    """Return the arguments of an update without the members that are passed over."""
+    for name in fields:
+        if name[:1] == "_":
+            if NOT_JSON in fields and ERROR in fields:
+                problem = "has values that this dead letter could not keep"
+                remedy = f"write those of {NOT_JSON} into the row, and remove {NOT_JSON}"
+                raise UpdateValidationError((Fault(NOT_JSON, problem, remedy),))
+            fields = {name: value for name, value in fields.items() if name[:1] != "_"}
+            break
+    if default_id is not None and fields.get("update_id") is None:
+        return {**fields, "update_id": default_id}
+    return fields
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | Fault:
+    try:
+        fields = parse_json(line)
+    except ValueError as error:
+        return _json_fault(line, error)
+    if type(fields) is not dict:
+        kind = "an array" if type(fields) is list else "a single value"
+        return Fault("row", f"is {kind}", 'write an object: {"dialog_id": ..., "session": ...}')
+    twice = member_given_twice(line, fields, passes_over=True)
+    return fields if twice is None else given_twice(twice[1:])
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    NaN, infinity and lone surrogates are accepted here: an update that uses them is not valid.
+
+    Raises:
+        ValueError: The text is not JSON.
+    """
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        try:
+            return json.loads(text if isinstance(text, str) else text.decode())
+        except (ValueError, RecursionError):
+            raise error from None
+
+
+def member_given_twice(
+    text: str | bytes, value: dict[str, Any] | list[Any], *, passes_over: bool = False
+) -> str | None:
+    """Return the path of a member that an object has twice, as ``.name[3].name``, or None.
+
+    Args:
+        text: A JSON text.
+        value: Its value.
+        passes_over: Pass over the members of `value` whose names begin with an underscore.
+    """
+    # A text has a colon for each member that it gives, and no others but those in texts.
+    colons = text.count(":") if isinstance(text, str) else text.count(b":")
+    if type(value) is dict:
+        members = len(value)
+        for inner in value.values():
+            if type(inner) is dict:
+                members += len(inner)
+        if colons == members:
+            return None
+    plain = text if isinstance(text, str) else text.decode()
+    try:
+        if colons == _colons([value]) and "\\u003" not in plain:
+            return None
+        parsed = json.loads(
+            plain, object_pairs_hook=_paths_given_twice, parse_int=len, parse_float=len
+        )
+        paths = [path for path in _paths_in(parsed) if not (passes_over and path[1:2] == "_")]
+    except RecursionError:
+        # The update is refused for its nesting.
+        return None
+    return paths[0] if paths else None
+
+
+def _colons(values: Iterable[Any]) -> int:
+    """Return the number of members and of colons in texts."""
+    number = 0
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            number += value.count(":")
+        elif kind is dict:
+            number += len(value) + "".join(value).count(":") + _colons(value.values())
+        elif kind is list:
+            number += _colons(value)
+    return number
+
+
+def _paths_given_twice(members: list[tuple[str, Any]]) -> tuple[str, ...]:
+    """Return the paths of members given twice in an object and in the objects within it.
+
+    The parser gets them in place of the object, so that it takes no memory.
+    """
+    paths: list[str] = []
+    if len(dict(members)) < len(members):
+        counts = Counter(name for name, _ in members)
+        paths += (f".{name}" for name, number in counts.items() if number > 1)
+    for name, value in members:
+        if value and type(value) in (list, tuple):
+            paths += (f".{name}{path}" for path in _paths_in(value))
+    return tuple(paths)
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    if type(value) is tuple:
+        yield from value
+    elif type(value) is list:
+        for index, item in enumerate(value):
+            if item and type(item) in (list, tuple):
+                yield from (f"[{index}]{path}" for path in _paths_in(item))
 
 
 def _json_fault(source: bytes, error: ValueError) -> Fault:
@@ -143,18 +306,18 @@ def faults_of(row: Row) -> list[RowFault]:
     if row.error is None:
         return []
     return [
-        RowFault(row.line, _column(row.source, fault), fault.path, fault.problem, fault.remedy)
+        RowFault(row.line, _column(row, fault), fault.path, fault.problem, fault.remedy)
         for fault in row.error.faults
     ]
 
 
-def _column(source: Source, fault: Fault) -> int:
+def _column(row: Row, fault: Fault) -> int:
     if isinstance(fault, PlacedFault):
         return fault.column
-    if isinstance(source, bytes):
-        return column_of(source, fault.path)
     path = fault.path
-    for number, name in enumerate(source.get("_columns", ()), 1):
+    if not row.columns:
+        return column_of(row.source, path)
+    for number, name in enumerate(row.columns, 1):
         if path == name or path.startswith((f"{name}.", f"{name}[")):
             return number
     return 1
@@ -202,17 +365,75 @@ def _skip_space(text: str, at: int) -> int:
 def dead_letter(line: int, source: Source, failure: Failure) -> bytes:
     """Return a line of JSON with which a job can run a failed row again.
 
-    JSON cannot hold some values: numbers become null, bytes become base64, others become text.
+    It has the same dialog and the same values, or the row is refused again.
     """
-    fields: Any
-    if isinstance(source, bytes):
-        try:
-            fields = from_json(source, allow_inf_nan=False)
-        except ValueError:
-            fields = None
-        if not isinstance(fields, dict):
-            fields = {"_raw": source.decode(errors="backslashreplace").rstrip("\r\n")}
-    else:
-        fields = {name: value for name, value in source.items() if name != "_columns"}
-    fields["_error"] = {**asdict(failure), "line": line}
-    return to_json(fields, fallback=str, inf_nan_mode="null", bytes_mode="base64") + b"\n"
+    text = _line_of(source)
+    fields = _parse_line(text)
+    if isinstance(fields, Fault):
+        fields = kept_as_text(text).fields
+    return _encode({**_json_part(fields), ERROR: {**asdict(failure), "line": line}}) + b"\n"
+
+
+def _line_of(source: Source) -> bytes:
+    """Return a source as a line of JSON, or as it was if it is a line already."""
+    return source if isinstance(source, bytes) else _encode(_json_part(source.fields))
+
+
+def _encode(fields: Mapping[str, Any]) -> bytes:
+    try:
+        return to_json(fields)
+    except ValueError:
+        # For a lone surrogate, this error handler writes the escape sequence of JSON.
+        text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode(errors="backslashreplace")
+
+
+def _json_part(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields with the values that JSON cannot hold as texts in `NOT_JSON`."""
+    part: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    for name, value in fields.items():
+        if _is_json(value):
+            part[name] = value
+        elif name[:1] == "_":
+            part[name] = _text_of(value)
+        elif name in CONTEXTS and isinstance(value, dict):
+            part[name] = {key: inner for key, inner in value.items() if _is_json(inner)}
+            others = ((key, inner) for key, inner in value.items() if key not in part[name])
+            texts.update((f"{name}.{key}", _text_of(inner)) for key, inner in others)
+        else:
+            texts[name] = _text_of(value)
+    if texts:
+        part[NOT_JSON] = texts
+    return part
+
+
+def _is_json(value: object) -> bool:
+    try:
+        return _are_json([value])
+    except RecursionError:
+        return False
+
+
+def _are_json(values: Iterable[Any]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind is dict:
+            if not _are_json(value.values()):
+                return False
+        elif kind is list:
+            if not _are_json(value):
+                return False
+        elif kind is float:
+            if not math.isfinite(value):
+                return False
+        elif value is not None and kind not in (str, int, bool):
+            return False
+    return True
+
+
+def _text_of(value: object) -> str:
+    try:
+        return repr(value)
+    except RecursionError:
+        return "nested too deeply"

@@ -7,9 +7,9 @@ the row, and reading a whole block at once would block the event loop for too lo
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 from cognigy_async import CognigyError, Fault, Limits, StateApi, StateUpdate, UpdateValidationError
 
@@ -18,13 +18,15 @@ from ..journal.schema import CompletedRow
 from ..options import JobOptions
 from .fingerprint import Mark
 from .reader import InputReader
-from .row import Row, Source, dead_letter, parse_row
-from .tables import Record
+from .row import Row, Source, TableRow, dead_letter, parse_row
+from .tables import Record, Records
 
 MAX_ROWS = 128
 """Most rows in a chunk."""
 MAX_LINES = 20_000
 """Most lines to read for a chunk, completed rows included."""
+MAX_BYTES = 1 << 20
+"""Bytes of rows after which a chunk ends."""
 PAGE = 4096
 """Lines looked up in the journal at a time."""
 MOST_IN_MEMORY = 200_000
@@ -44,6 +46,7 @@ class RowChunk:
         paused: Dialogs with a failure in the pass that this run continues.
         marks: New marks of the input, up to the end of this chunk.
         position: Bytes of the input read so far.
+        size: Bytes of the rows and the dead letters.
         last: True if no rows are left after this chunk.
     """
 
@@ -54,7 +57,18 @@ class RowChunk:
     paused: list[str] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     position: int = 0
+    size: int = 0
     last: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the chunk should end."""
+        return len(self.rows) >= MAX_ROWS or self.size >= MAX_BYTES
+
+    def add_dead_letter(self, letter: bytes) -> None:
+        """Add the dead letter of a skipped row."""
+        self.dead_letters.append(letter)
+        self.size += len(letter)
 
 
 class RowReader:
@@ -86,7 +100,7 @@ class RowReader:
         self._page_end = 0
         self._update_ids = _UpdateIds()
         self._blocks = iter(reader)
-        self._records: Iterator[Record] = iter(())
+        self._records: Records = deque()
         self.count = 0
         """Rows of the job read so far."""
 
@@ -109,7 +123,7 @@ class RowReader:
             if block is None:
                 chunk.last = True
                 break
-            self._records = iter(block)
+            self._records = block
         chunk.marks = self._reader.take_marks()
         chunk.position = self._reader.bytes_read
         return chunk
@@ -119,7 +133,9 @@ class RowReader:
         lines = 0
         if not self._wants_more():
             return False
-        for line, source, fault in self._records:
+        while self._records:
+            # Keep no record that was used: its values may take much memory.
+            line, source, fault = self._records.popleft()
             lines += 1
             if line <= self._last_completed and (done := self._completed(line)) is not None:
                 self._skip(chunk, line, source, done)
@@ -134,7 +150,8 @@ class RowReader:
                 self.count += 1
                 row.ordinal = self.count
                 chunk.rows.append(row)
-            if len(chunk.rows) >= MAX_ROWS or lines >= MAX_LINES or not self._wants_more():
+                chunk.size += len(row.source)
+            if chunk.is_full or lines >= MAX_LINES or not self._wants_more():
                 break
         return lines > 0
 
@@ -145,22 +162,25 @@ class RowReader:
             InputError: The input cannot be read.
         """
         chunk = RowChunk()
-        lines = 0
-        for line, source, _ in islice(self._remaining_records(), MAX_LINES):
+        for lines, (line, source, _) in enumerate(self._remaining_records(), 1):
             if line > self._last_completed:
                 break
-            lines += 1
             done = self._completed(line)
             if done is not None and done.failure is not None:
-                chunk.dead_letters.append(dead_letter(line, source, done.failure))
-        chunk.last = lines < MAX_LINES
+                chunk.add_dead_letter(dead_letter(line, source, done.failure))
+            if lines == MAX_LINES or chunk.is_full:
+                return chunk
+        chunk.last = True
         return chunk
 
     def _remaining_records(self) -> Iterator[Record]:
-        yield from self._records
-        for block in self._blocks:
-            self._records = iter(block)
-            yield from self._records
+        while True:
+            while self._records:
+                yield self._records.popleft()
+            block = next(self._blocks, None)
+            if block is None:
+                return
+            self._records = block
 
     def rows(self) -> Iterator[Row]:
         """Read all rows in the calling thread, and yield them."""
@@ -189,9 +209,9 @@ class RowReader:
         self.count += 1
         chunk.skipped.append(self.count)
         if (
-            UPDATE_ID in source
-            if isinstance(source, bytes)
-            else source.get("update_id") is not None
+            source.fields.get("update_id") is not None
+            if isinstance(source, TableRow)
+            else UPDATE_ID in source
         ):
             row = parse_row(line, source, self._limits, None)
             if row.update is not None and row.update.update_id is not None:
@@ -199,7 +219,7 @@ class RowReader:
         if done.failure is None:
             return
         chunk.failed.append(self.count)
-        chunk.dead_letters.append(dead_letter(line, source, done.failure))
+        chunk.add_dead_letter(dead_letter(line, source, done.failure))
         if done.this_pass and done.dialog_id is not None:
             chunk.paused.append(done.dialog_id)
 
@@ -209,7 +229,7 @@ class RowReader:
             try:
                 self._api.check(update)
             except UpdateValidationError as error:
-                row.reject(error)
+                row.reject(error.with_traceback(None))
                 return
             except CognigyError as error:
                 fault = Fault("update", str(error).rstrip("."), "leave it out")

@@ -27,7 +27,7 @@ from ._rows import GOOD, dry, written
         (b'{"dialog_id": "x", "session": {"a": [1, [[[[2]]]]]}}', 43, "session.a[1][0][0]"),
         (b'{"dialog_id": "x"}', 1, "update"),
         (b'{"dialog_id": "x", "session": {"n": "\xff"}}', 38, "row"),
-        (b'{"dialog_id": "x", "session": {"n": NaN}}', 37, "row"),
+        (b'{"dialog_id": "x", "session": {"n": NaN}}', 32, "session.n"),
         (b'{"dialog_id": "x", "sesion": {"n": 1}}', 20, "sesion"),
     ],
 )
