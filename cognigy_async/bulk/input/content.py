@@ -70,7 +70,8 @@ def _no_rows(lines: Sequence[bytes]) -> str | None:
             "a JSON array; write each object on a line of its own, as this command does: "
             "jq -c '.[]' FILE"
         )
-    if len(rows) > 1 and rows[1][:1] != b"{" and _is_incomplete(rows[0]):
+    follows = len(rows) > 1 and (rows[1][:1] != b"{" or rows[0][-1:] == b"[")
+    if follows and _is_incomplete(rows[0]):
         return (
             "a JSON document over several lines; write each object on a line of its own, as this "
             "command does: jq -c . FILE"

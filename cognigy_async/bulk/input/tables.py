@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 from pydantic_core import from_json
@@ -180,7 +181,8 @@ def _fault_of_second_header(names: tuple[str, ...], cells: list[str], where: str
         InputError: The row is a header of other columns.
     """
     texts = tuple(map(stripped, cells))
-    if texts != names and "dialog_id" in texts and all(_is_column(text) for text in texts if text):
+    moved = [text for text, name in zip_longest(texts, names) if text and text != name]
+    if moved and "dialog_id" in texts and all(_is_column(text) for text in texts if text):
         raise InputError(
             f"{where} is a header of other columns, and the rows after it cannot be used. The rows "
             "before it have been used. Give each table as a file of its own."
