@@ -7,6 +7,7 @@ import struct
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, BinaryIO, TypeAlias
@@ -141,6 +142,10 @@ def _weight(array: Any) -> int:
         return _weight(array.dictionary_decode())
     if types.is_struct(kind):
         return size + sum(map(_weight, array.flatten()))
+    if types.is_map(kind):
+        first, end = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        entries = (part.slice(first, end - first) for part in (array.keys, array.items))
+        return size + sum(map(_weight, entries))
     if types.is_nested(kind):
         return size + _weight(array.flatten())
     return size + int(array.nbytes)
@@ -229,28 +234,28 @@ def _of_items(convert_item: Convert) -> Convert:
 
 
 def _float16(number: Any) -> float:
-    return _shortest(float(number), "e", 3)
+    return _shortest(float(number), "e")
 
 
 def _float32(number: float) -> float:
-    return _shortest(number, "f", 6)
+    return _shortest(number, "f")
 
 
-def _shortest(number: float, code: str, digits: int) -> float:
+def _shortest(number: float, code: str) -> float:
     """Return the number with the fewest digits that is the same number in a shorter format.
 
     Args:
         code: The format, as in the module struct.
-        digits: Digits that each number of the format keeps. A few more tell all of them apart.
     """
     if not math.isfinite(number):
         return number
     packed = struct.pack(code, number)
-    while True:
+    for digits in range(1, 9):
         short = float(f"{number:.{digits}g}")
-        if struct.pack(code, short) == packed:
-            return short
-        digits += 1
+        with suppress(OverflowError):
+            if struct.pack(code, short) == packed:
+                return short
+    return float(f"{number:.9g}")
 
 
 def _number(number: Decimal) -> Any:
