@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import struct
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, BinaryIO, TypeAlias
 
+from cognigy_async import Fault
+
 from ..errors import InputError
 from . import lines as text_lines
 from .parquet_pages import COLUMN_BUFFER, PER_OBJECT, ROOM, reading_cost
-from .row import CONTEXTS, PlacedFault, kept_as_text, too_long
-from .tables import TEXTS, Columns, Record, Records, stripped
+from .row import CONTEXTS, PlacedFault, TableRow, TextRow, too_long
+from .tables import TEXTS, Columns, Record, stripped
 
 MOST_MEMORY = 80 << 20
 """Bytes that the pages and rows of a row group may take, as estimated."""
@@ -36,7 +37,7 @@ class UnusableCell:
         return self.content
 
 
-def parquet_records(file: BinaryIO, name: str) -> Iterator[Records]:
+def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
     """Yield the records of a Parquet file. A null assigns nothing; a column may be a struct.
 
     Columns that begin with `_` are not read.
@@ -94,42 +95,59 @@ class _Table:
     """
 
     def __init__(self, columns: Columns, schema: Any) -> None:
-        self._columns = columns
+        self.columns = columns
         self.names = [name for name in schema.names if name[:1] != "_"]
         self._conversions = {
             name: _conversion(name, schema.field(name).type) for name in self.names
         }
         self._order = schema.names
 
-    def records(self, batch: Any, line: int) -> Iterator[Records]:
+    def records(self, batch: Any, line: int) -> Iterator[list[Record]]:
         """Yield the records of a batch, whose first row has the number `line`."""
         step = batch.num_rows if _weight(batch.to_struct_array()) <= ROOM else 1
         for start in range(0, batch.num_rows, step):
             yield self._records(batch.slice(start, step), line + start)
 
-    def _records(self, rows: Any, line: int) -> Records:
+    def _records(self, rows: Any, line: int) -> list[Record]:
         if rows.num_rows == 1 and _weight(rows.to_struct_array()) > text_lines.LONGEST_LINE:
-            content = kept_as_text(b"a row that is too long to keep")
-            return deque([(line, content, too_long(text_lines.LONGEST_LINE))])
+            content = TextRow(b"a row that is too long to keep")
+            return [(line, content, too_long(text_lines.LONGEST_LINE))]
         cells = {
             name: _cells(column, self._conversions[name])
             for name, column in zip(rows.schema.names, rows.columns, strict=True)
         }
         passed_over = [None] * rows.num_rows
         values = zip(*(cells.get(name, passed_over) for name in self._order), strict=True)
-        return deque(self._record(number, row) for number, row in enumerate(values, line))
+        return [
+            (number, ParquetRow(self.columns, row), None) for number, row in enumerate(values, line)
+        ]
 
-    def _record(self, line: int, values: tuple[Any, ...]) -> Record:
-        row, fault = self._columns.row(values)
+
+@dataclass(frozen=True, slots=True)
+class ParquetRow(TableRow):
+    """A row of Parquet."""
+
+    table: Columns
+    values: tuple[Any, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns."""
+        return self.table.names
+
+    def read(self) -> tuple[dict[str, Any], Fault | None]:
+        """Return the fields of the row, and its fault."""
+        values = self.values
+        fields, fault = self.table.fields(values)
         if UnusableCell in map(type, values):
             number, cell = next(
                 (number, value)
                 for number, value in enumerate(values, 1)
                 if type(value) is UnusableCell
             )
-            name = self._columns.names[number - 1]
+            name = self.columns[number - 1]
             fault = PlacedFault(name, cell.problem, cell.remedy, number)
-        return line, row, fault
+        return fields, fault
 
 
 def _weight(array: Any) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
@@ -18,8 +17,8 @@ from . import lines
 from .fingerprint import Fingerprint, HashedFile, Mark
 from .lines import BLOCK, LineBlock, LineReader
 from .parquet import parquet_records
-from .row import kept_as_text, too_long
-from .tables import Records, csv_records
+from .row import TextRow, too_long
+from .tables import Record, csv_records
 
 Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
 
@@ -57,7 +56,7 @@ class InputReader:
         blocks = LineReader(self._hashed, name, kind, self.notes.append).blocks()
         self._records = csv_records(blocks, name, texts) if kind == "csv" else _json_records(blocks)
 
-    def __iter__(self) -> Iterator[Records]:
+    def __iter__(self) -> Iterator[list[Record]]:
         return self._records
 
     def take_marks(self) -> list[Mark]:
@@ -177,14 +176,14 @@ def _guess_format(name: str, file: BinaryIO) -> Format:
     return "jsonl"
 
 
-def _json_records(blocks: Iterator[LineBlock]) -> Iterator[Records]:
+def _json_records(blocks: Iterator[LineBlock]) -> Iterator[list[Record]]:
     for block in blocks:
         if block.quotes is not None:
             fault = too_long(lines.LONGEST_LINE)
-            yield deque([(block.first, kept_as_text(block.lines[0]), fault)])
+            yield [(block.first, TextRow(block.lines[0]), fault)]
             continue
-        yield deque(
+        yield [
             (number, line, None)
             for number, line in enumerate(block.lines, block.first)
             if line and not line.isspace()
-        )
+        ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,17 +21,38 @@ from cognigy_async import Fault, Limits, StateUpdate, UpdateValidationError
 from ..journal.schema import Failure
 
 
+class TableRow(ABC):
+    """A row of a table, whose cells are read when it is used: their values may take much memory."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns."""
+
+    @abstractmethod
+    def read(self) -> tuple[dict[str, Any], Fault | None]:
+        """Return what a dead letter of the row has, and its fault.
+
+        Without a fault, these are the fields of an update and columns that are passed over.
+        """
+
+
 @dataclass(frozen=True, slots=True)
-class TableRow:
-    """A row of a table.
+class TextRow(TableRow):
+    """The text of a row that cannot be read. Its dead letter cannot be applied."""
 
-    Attributes:
-        fields: Fields of an update by name, and columns that are passed over.
-        columns: Names of all columns of the table.
-    """
+    text: bytes
 
-    fields: dict[str, Any]
-    columns: tuple[str, ...] = ()
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return no names."""
+        return ()
+
+    def read(self) -> tuple[dict[str, Any], Fault | None]:
+        """Return the text."""
+        return {RAW: self.text.decode(errors="backslashreplace").rstrip("\r\n")}, None
 
 
 Source: TypeAlias = bytes | TableRow
@@ -43,6 +65,8 @@ NOT_JSON = "_not_json"
 """Member of a dead letter with the values that JSON cannot hold, as texts by their paths."""
 ERROR = "_error"
 
+MOST_LEVELS = 100
+"""Levels of nesting that dead letters keep."""
 LONGEST_PATH = 200
 """Characters of a path that messages show."""
 
@@ -125,11 +149,6 @@ def given_twice(path: str, column: int | None = None) -> Fault:
     return PlacedFault(path, problem, remedy, column)
 
 
-def kept_as_text(text: bytes) -> TableRow:
-    """Return the source of a row that cannot be read. Its dead letter cannot be applied."""
-    return TableRow({RAW: text.decode(errors="backslashreplace").rstrip("\r\n")})
-
-
 def too_long(longest: int, reach: str = "") -> Fault:
     """Return the fault of a row that has more than `longest` bytes.
 
@@ -148,17 +167,11 @@ def parse_row(
         default_id: The `update_id` of a row that has none.
         fault: Fault that the reader has already found.
     """
-    columns: tuple[str, ...] = ()
-    fields: Any = None
-    if isinstance(source, TableRow):
-        fields, columns = source.fields, source.columns
-    elif fault is None:
-        fields = _parse_line(source)
-        if isinstance(fields, Fault):
-            fault = fields
-    if fault is not None:
+    fields, found = _read(source)
+    columns = source.columns if isinstance(source, TableRow) else ()
+    if (fault := fault or found) is not None:
         error = UpdateValidationError((fault,))
-        return Row(line, _line_of(source), None, error, None, columns=columns)
+        return Row(line, _line_of(source, fields), None, error, None, columns=columns)
     dialog_id = fields.get("dialog_id")
     try:
         update = StateUpdate.from_fields(limits, _update_fields(fields, default_id))
@@ -166,7 +179,7 @@ def parse_row(
         dialog_id = dialog_id if isinstance(dialog_id, str) else None
         # The traceback would keep the values of the row in memory.
         error = error.with_traceback(None)
-        return Row(line, _line_of(source), None, error, dialog_id, columns=columns)
+        return Row(line, _line_of(source, fields), None, error, dialog_id, columns=columns)
     if isinstance(source, TableRow):
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
@@ -188,16 +201,27 @@ def _update_fields(fields: dict[str, Any], default_id: str | None) -> dict[str, 
     return fields
 
 
-def _parse_line(line: bytes) -> dict[str, Any] | Fault:
+def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:
+    """Return what a dead letter of a row has, and a fault. See `TableRow.read`."""
+    if isinstance(source, TableRow):
+        return source.read()
+    fields: Any = None
     try:
-        fields = parse_json(line)
+        fields = parse_json(source)
     except ValueError as error:
-        return _json_fault(line, error)
-    if type(fields) is not dict:
-        kind = "an array" if type(fields) is list else "a single value"
-        return Fault("row", f"is {kind}", 'write an object: {"dialog_id": ..., "session": ...}')
-    twice = member_given_twice(line, fields, passes_over=True)
-    return fields if twice is None else given_twice(twice[1:])
+        fault = _json_fault(source, error)
+    else:
+        if type(fields) is dict:
+            twice = member_given_twice(source, fields, passes_over=True)
+            if twice is None:
+                return fields, None
+            fault = given_twice(twice[1:])
+        else:
+            kind = "an array" if type(fields) is list else "a single value"
+            fault = Fault(
+                "row", f"is {kind}", 'write an object: {"dialog_id": ..., "session": ...}'
+            )
+    return TextRow(source).read()[0], fault
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -367,16 +391,13 @@ def dead_letter(line: int, source: Source, failure: Failure) -> bytes:
 
     It has the same dialog and the same values, or the row is refused again.
     """
-    text = _line_of(source)
-    fields = _parse_line(text)
-    if isinstance(fields, Fault):
-        fields = kept_as_text(text).fields
+    fields, _ = _read(source)
     return _encode({**_json_part(fields), ERROR: {**asdict(failure), "line": line}}) + b"\n"
 
 
-def _line_of(source: Source) -> bytes:
+def _line_of(source: Source, fields: Mapping[str, Any]) -> bytes:
     """Return a source as a line of JSON, or as it was if it is a line already."""
-    return source if isinstance(source, bytes) else _encode(_json_part(source.fields))
+    return source if isinstance(source, bytes) else _encode(_json_part(fields))
 
 
 def _encode(fields: Mapping[str, Any]) -> bytes:
@@ -408,28 +429,14 @@ def _json_part(fields: Mapping[str, Any]) -> dict[str, Any]:
     return part
 
 
-def _is_json(value: object) -> bool:
-    try:
-        return _are_json([value])
-    except RecursionError:
-        return False
-
-
-def _are_json(values: Iterable[Any]) -> bool:
-    for value in values:
-        kind = type(value)
-        if kind is dict:
-            if not _are_json(value.values()):
-                return False
-        elif kind is list:
-            if not _are_json(value):
-                return False
-        elif kind is float:
-            if not math.isfinite(value):
-                return False
-        elif value is not None and kind not in (str, int, bool):
-            return False
-    return True
+def _is_json(value: Any, levels: int = MOST_LEVELS) -> bool:
+    kind = type(value)
+    if kind is dict or kind is list:
+        members = value.values() if kind is dict else value
+        return levels > 0 and all(_is_json(member, levels - 1) for member in members)
+    if kind is float:
+        return math.isfinite(value)
+    return value is None or kind in (str, int, bool)
 
 
 def _text_of(value: object) -> str:

@@ -7,7 +7,6 @@ the row, and reading a whole block at once would block the event loop for too lo
 from __future__ import annotations
 
 import sqlite3
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,7 +18,7 @@ from ..options import JobOptions
 from .fingerprint import Mark
 from .reader import InputReader
 from .row import Row, Source, TableRow, dead_letter, parse_row
-from .tables import Record, Records
+from .tables import Record
 
 MAX_ROWS = 128
 """Most rows in a chunk."""
@@ -100,7 +99,7 @@ class RowReader:
         self._page_end = 0
         self._update_ids = _UpdateIds()
         self._blocks = iter(reader)
-        self._records: Records = deque()
+        self._records: Iterator[Record] = iter(())
         self.count = 0
         """Rows of the job read so far."""
 
@@ -123,7 +122,7 @@ class RowReader:
             if block is None:
                 chunk.last = True
                 break
-            self._records = block
+            self._records = iter(block)
         chunk.marks = self._reader.take_marks()
         chunk.position = self._reader.bytes_read
         return chunk
@@ -133,9 +132,7 @@ class RowReader:
         lines = 0
         if not self._wants_more():
             return False
-        while self._records:
-            # Keep no record that was used: its values may take much memory.
-            line, source, fault = self._records.popleft()
+        for line, source, fault in self._records:
             lines += 1
             if line <= self._last_completed and (done := self._completed(line)) is not None:
                 self._skip(chunk, line, source, done)
@@ -174,13 +171,10 @@ class RowReader:
         return chunk
 
     def _remaining_records(self) -> Iterator[Record]:
-        while True:
-            while self._records:
-                yield self._records.popleft()
-            block = next(self._blocks, None)
-            if block is None:
-                return
-            self._records = block
+        yield from self._records
+        for block in self._blocks:
+            self._records = iter(block)
+            yield from self._records
 
     def rows(self) -> Iterator[Row]:
         """Read all rows in the calling thread, and yield them."""
@@ -209,7 +203,7 @@ class RowReader:
         self.count += 1
         chunk.skipped.append(self.count)
         if (
-            source.fields.get("update_id") is not None
+            source.read()[0].get("update_id") is not None
             if isinstance(source, TableRow)
             else UPDATE_ID in source
         ):

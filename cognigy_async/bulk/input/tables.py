@@ -7,8 +7,9 @@ A column is named `dialog_id`, `next_step`, `update_id`, `if_match`, or like a v
 from __future__ import annotations
 
 import csv
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
@@ -24,8 +25,8 @@ from .row import (
     PlacedFault,
     Source,
     TableRow,
+    TextRow,
     given_twice,
-    kept_as_text,
     member_given_twice,
     parse_json,
     too_long,
@@ -33,9 +34,6 @@ from .row import (
 
 Record: TypeAlias = tuple[int, Source, Fault | None]
 """Line number, content, and a fault that the reader has already found."""
-
-Records: TypeAlias = deque[Record]
-"""Consecutive records. Its user takes them out, because their values may take much memory."""
 
 TEXTS = frozenset({"dialog_id", "if_match", "next_step", "profile_id", "update_id", "user_id"})
 BATCH = 1024
@@ -96,8 +94,8 @@ class Columns:
             )
         self._places = [_place(text) for text in self.names]
 
-    def row(self, values: Sequence[Any]) -> tuple[TableRow, Fault | None]:
-        """Return a row with those values that are not None, and its fault if it has one."""
+    def fields(self, values: Sequence[Any]) -> tuple[dict[str, Any], Fault | None]:
+        """Return the fields of a row from its values that are not None, and its fault."""
         fields: dict[str, Any] = {}
         fault: Fault | None = None
         for (name, variable), value in zip(self._places, values, strict=True):
@@ -114,7 +112,7 @@ class Columns:
             if context and (twice := context.keys() & given.keys()):
                 fault = given_twice(f"{name}.{min(twice)}")
             context.update(given)
-        return TableRow(fields, self.names), fault
+        return fields, fault
 
 
 def _is_column(name: str) -> bool:
@@ -134,7 +132,7 @@ def stripped(name: str) -> str:
 
 def csv_records(
     blocks: Iterator[LineBlock], name: str, texts: Collection[str]
-) -> Iterator[Records]:
+) -> Iterator[list[Record]]:
     """Yield the records of a CSV file with a header line (RFC 4180, commas, UTF-8).
 
     Parse each cell as JSON. A cell that is not JSON is text, and so is any cell of `texts` columns.
@@ -156,17 +154,24 @@ def csv_records(
     if fault is not None:
         raise InputError(f"{name}: the header, line {line}, {fault.problem}; {fault.remedy}")
     columns = Columns(names, name, texts)
-    parser = _CellParser(columns, texts)
-    records: Records = deque()
+    parser = CellParser(columns, texts)
+    records: list[Record] = []
     try:
         for line, cells, parsing_fault in rows:
             fault = parsing_fault
             if fault is None and b"dialog_id" in lines.taken[0]:
                 fault = _fault_of_second_header(columns.names, cells, f"{name}: line {line}")
-            records.append(parser.record(line, cells, fault, lines.taken))
+            if fault is None and len(cells) != len(columns.names):
+                problem = f"has {len(cells)} cells, and the header has {len(columns.names)}"
+                fault = Fault("row", problem, "quote cells that hold commas or newlines")
+            taken = b"\n".join(lines.taken)
+            if fault is None:
+                records.append((line, CsvRow(parser, cells, taken), None))
+            else:
+                records.append((line, TextRow(taken), fault))
             if len(records) >= BATCH or lines.at_end_of_block:
                 yield records
-                records = deque()
+                records = []
     except InputError:
         # Use the rows before the place where reading failed.
         yield records
@@ -280,59 +285,61 @@ class _Lines:
             quotes += line.count(b'"') if of_long_line is None else of_long_line
 
 
-class _CellParser:
+@dataclass(frozen=True, slots=True)
+class CsvRow(TableRow):
+    """A row of CSV."""
+
+    parser: CellParser
+    cells: list[str]
+    text: bytes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns."""
+        return self.parser.columns.names
+
+    def read(self) -> tuple[dict[str, Any], Fault | None]:
+        """Return the fields of the row, or its text and its first fault."""
+        fields, fault = self.parser.fields(self.cells)
+        return (fields, None) if fault is None else (TextRow(self.text).read()[0], fault)
+
+
+class CellParser:
     """Reads the cells of the rows of one CSV file."""
 
     def __init__(self, columns: Columns, texts: Collection[str]) -> None:
-        self._columns = columns
+        self.columns = columns
         self._texts = frozenset(texts)
 
-    def record(
-        self, line: int, cells: list[str], fault: Fault | None, taken: list[bytes]
-    ) -> Record:
-        """Return the record of a row.
-
-        Args:
-            fault: A fault that was found before.
-            taken: Lines of the row.
-        """
-        row = self._parse(cells) if fault is None else fault
-        if isinstance(row, TableRow):
-            return line, row, None
-        return line, kept_as_text(b"\n".join(taken)), row
-
-    def _parse(self, cells: list[str]) -> TableRow | Fault:
-        """Return the row with these cells, or its first fault."""
-        names = self._columns.names
-        if len(cells) != len(names):
-            problem = f"has {len(cells)} cells, and the header has {len(names)}"
-            return Fault("row", problem, "quote cells that hold commas or newlines")
+    def fields(self, cells: list[str]) -> tuple[dict[str, Any], Fault | None]:
+        """Return the fields of a row, or its first fault."""
         values: list[Any] = []
-        for name, cell in zip(names, cells, strict=True):
-            if not cell:
-                values.append(None)
-                continue
-            if name[:1] == "_":
-                values.append(cell.encode(errors="surrogateescape").decode(errors="replace"))
-                continue
-            number = len(values) + 1
-            if not cell.isascii() and (fault := _fault_of_encoding(name, cell, number)) is not None:
-                return fault
-            if name in self._texts:
-                values.append(cell)
-                continue
-            if cell.strip() in NO_VALUE:
-                problem = f"is {cell.strip()}, which stands for no value"
-                remedy = "leave the cell empty, or add --text-column if it is a text"
-                return PlacedFault(name, problem, remedy, number)
-            value = cell if name in TEXTS else _value(cell)
-            if isinstance(value, dict | list):
-                twice = member_given_twice(cell, value)
-                if twice is not None:
-                    return given_twice(f"{name}{twice}", number)
+        for number, (name, cell) in enumerate(zip(self.columns.names, cells, strict=True), 1):
+            value = self._value(name, cell, number) if cell else None
+            if isinstance(value, Fault):
+                return {}, value
             values.append(value)
-        row, fault = self._columns.row(values)
-        return row if fault is None else fault
+        return self.columns.fields(values)
+
+    def _value(self, name: str, cell: str, number: int) -> Any:
+        if name[:1] == "_":
+            return cell.encode(errors="surrogateescape").decode(errors="replace")
+        if not cell.isascii() and (fault := _fault_of_encoding(name, cell, number)) is not None:
+            return fault
+        if name in self._texts:
+            return cell
+        if cell.strip() in NO_VALUE:
+            problem = f"is {cell.strip()}, which stands for no value"
+            remedy = "leave the cell empty, or add --text-column if it is a text"
+            return PlacedFault(name, problem, remedy, number)
+        if name in TEXTS:
+            return cell
+        value = _parsed_cell(cell)
+        if isinstance(value, dict | list):
+            twice = member_given_twice(cell, value)
+            if twice is not None:
+                return given_twice(f"{name}{twice}", number)
+        return value
 
 
 def _fault_of_encoding(name: str, cell: str, number: int) -> Fault | None:
@@ -343,7 +350,7 @@ def _fault_of_encoding(name: str, cell: str, number: int) -> Fault | None:
     return None
 
 
-def _value(cell: str) -> Any:
+def _parsed_cell(cell: str) -> Any:
     try:
         return from_json(cell, allow_inf_nan=False)
     except ValueError:
