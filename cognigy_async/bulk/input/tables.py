@@ -7,6 +7,7 @@ A column is named `dialog_id`, `next_step`, `update_id`, `if_match`, or like a v
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ NO_VALUE = frozenset(
 )
 """Texts that programs write where a cell has no value."""
 
+ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d\d+").fullmatch
+"""An id that a spreadsheet took for a number, such as 4.91512E+12: many ids become the same."""
+
 
 class Columns:
     """The columns of a table.
@@ -71,6 +75,8 @@ class Columns:
         self.names = tuple(map(stripped, names))
         faults = [
             f"column {number}, {text!r}, is not a field of an update"
+            if text
+            else f"column {number} has no name"
             for number, text in enumerate(self.names, 1)
             if not _is_column(text)
         ]
@@ -78,7 +84,7 @@ class Columns:
         faults += [
             f"column {text!r} is there twice"
             for text, number in Counter(self.names).items()
-            if number > 1 and text[:1] != "_"
+            if number > 1 and text[:1] not in ("", "_")
         ]
         if len(faults) > FAULTS_SHOWN:
             faults[FAULTS_SHOWN:] = [f"{len(faults) - FAULTS_SHOWN} more columns have faults"]
@@ -161,6 +167,8 @@ def csv_records(
             fault = parsing_fault
             if fault is None and b"dialog_id" in lines.taken[0]:
                 fault = _fault_of_second_header(columns.names, cells, f"{name}: line {line}")
+            if fault is None and not "".join(cells).strip("- "):
+                fault = Fault("row", "is a line of dashes", "remove it")
             if fault is None and len(cells) != len(columns.names):
                 problem = f"has {len(cells)} cells, and the header has {len(columns.names)}"
                 fault = Fault("row", problem, "quote cells that hold commas or newlines")
@@ -219,6 +227,9 @@ def _parsed(lines: _Lines) -> Iterator[tuple[int, list[str], Fault | None]]:
             reach = f" up to line {last}" if last > lines.first else ""
             if isinstance(error, _RowTooLongError):
                 fault = too_long(text_lines.LONGEST_LINE, reach)
+            elif any(b"\r" in line[:-1] for line in lines.taken):
+                problem = f"has a carriage return{reach} without a newline"
+                fault = Fault("row", problem, "end each line with a newline, or quote the cell")
             else:
                 problem = f"is not CSV{reach}: {error}"
                 fault = Fault("row", problem, "quote the cells as RFC 4180 says")
@@ -333,6 +344,8 @@ class CellParser:
             remedy = "leave the cell empty, or add --text-column if it is a text"
             return PlacedFault(name, problem, remedy, number)
         if name in TEXTS:
+            if name == "dialog_id" and ROUNDED(cell):
+                return PlacedFault(name, "was rounded by a spreadsheet", "save ids as text", number)
             return cell
         value = _parsed_cell(cell)
         if isinstance(value, dict | list):
