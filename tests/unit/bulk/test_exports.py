@@ -108,7 +108,10 @@ EXPORTS: dict[str, Export] = {
         "dialog_id,session.a\nd-1,#REF!\nd-2,#N/A\nd-3,1\n", 3, 2, "no value", {"a": 1}
     ),
     "excel ids.csv": Export(
-        "dialog_id,session.a\n4.91512E+12,1\n"4,9E+12",2\n4E12,3\n", 3, 2, "rounded by a spreadsheet"
+        'dialog_id,session.a\nd-1,1\n4.91512E+12,1\n"4,9E+12",2\n4E12,3\n',
+        4,
+        2,
+        "rounded by a spreadsheet",
     ),
     "excel.xlsx": Export(zipped("[Content_Types].xml", "xl/workbook.xml"), message="a workbook"),
     "excel as csv.csv": Export(
