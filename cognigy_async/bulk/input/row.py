@@ -205,23 +205,38 @@ def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:
     """Return what a dead letter of a row has, and a fault. See `TableRow.read`."""
     if isinstance(source, TableRow):
         return source.read()
-    fields: Any = None
+    text: bytes | str = source
     try:
         fields = parse_json(source)
     except ValueError as error:
-        fault = _json_fault(source, error)
+        text = source.decode(errors="surrogateescape")
+        fields = _passed_over_bytes(text)
+        if fields is None:
+            return TextRow(source).read()[0], _json_fault(source, error)
+    if type(fields) is dict:
+        twice = member_given_twice(text, fields, passes_over=True)
+        if twice is None:
+            return fields, None
+        fault = given_twice(twice[1:])
     else:
-        if type(fields) is dict:
-            twice = member_given_twice(source, fields, passes_over=True)
-            if twice is None:
-                return fields, None
-            fault = given_twice(twice[1:])
-        else:
-            kind = "an array" if type(fields) is list else "a single value"
-            fault = Fault(
-                "row", f"is {kind}", 'write an object: {"dialog_id": ..., "session": ...}'
-            )
+        kind = "an array" if type(fields) is list else "a single value"
+        fault = Fault("row", f"is {kind}", 'write an object: {"dialog_id": ..., "session": ...}')
     return TextRow(source).read()[0], fault
+
+
+def _passed_over_bytes(text: str) -> dict[str, Any] | None:
+    """Return the object of a line whose bytes that are not UTF-8 are all in members passed over.
+
+    Args:
+        text: The line, with a surrogate for each of these bytes.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(text, parse_int=_integer)
+        to_json({name: value for name, value in fields.items() if name[:1] != "_"})
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    else:
+        return fields
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -236,9 +251,18 @@ def parse_json(text: str | bytes) -> Any:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:
         try:
-            return json.loads(text if isinstance(text, str) else text.decode())
+            plain = text if isinstance(text, str) else text.decode()
+            return json.loads(plain, parse_int=_integer)
         except (ValueError, RecursionError):
             raise error from None
+
+
+def _integer(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        # It has more digits than Python converts.
+        return math.inf
 
 
 def member_given_twice(

@@ -98,6 +98,9 @@ def test_a_dead_letter_of_a_table_has_apart_what_json_cannot_hold(tmp_path: Path
 @pytest.mark.parametrize(
     "line",
     [
+        b'{"dialog_id": "d", "session": {"n": "\xff"}, "_a": "\xff"}',
+        b'{"dialog_id": "d\xff", "session": {"n": 1}}',
+        b'{"dialog_id": "d", "session": {"n": ' + b"1" * 5000 + b"}}",
         b'{"dialog_id": "d", "session": {"n": NaN, "m": 1}}',
         b'{"dialog_id": "d", "session": {"n": [1, 1e999]}}',
         b'{"dialog_id": "d", "session": {"n": "\\ud83d", "m": 1}}',
@@ -123,6 +126,10 @@ def test_values_that_are_passed_over_may_be_any(tmp_path: Path) -> None:
         b'{"_a": [-Infinity]',
         b'{"_a": "\\ud83d"',
         b'{"_a": {"b": 1, "b": 2}',
+        b'{"_a": ' + b"1" * 5000,
+        b'{"_a": ' + b"[" * 300 + b"]" * 300,
+        b'{"_a": "\xff"',
+        b'{"_a": {"\xe2\x80": [NaN, "\xff"]}, "_b": "\\ud83d"',
         b'{"_a": 1, "_a": 2',
         b'{"_raw": "of another program"',
         b'{"_error": {}, "_raw": "no row"',
