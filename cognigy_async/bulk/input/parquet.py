@@ -15,7 +15,7 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import lines as text_lines
-from .parquet_pages import COLUMN_BUFFER, PER_OBJECT, ROOM, reading_cost
+from .parquet_pages import COLUMN_BUFFER, PER_OBJECT, ROOM, reading_cost, row_groups_of
 from .row import CONTEXTS, PlacedFault, TableRow, TextRow, too_long
 from .tables import TEXTS, Columns, Record, stripped
 
@@ -55,18 +55,15 @@ def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
         ) from error
     line = 0
     try:
-        options: dict[str, Any] = {"buffer_size": COLUMN_BUFFER, "pre_buffer": False}
-        opened = parquet.ParquetFile(file, **options)
-        schema, metadata = opened.schema, opened.metadata
-        columns = Columns(opened.schema_arrow.names, name, ())
-        used = [
-            number
-            for number in range(metadata.num_columns)
-            if not schema.column(number).path.startswith("_")
-        ]
-        table = _Table(columns, opened.schema_arrow)
-        for group in range(metadata.num_row_groups):
-            cost = reading_cost(file, opened, group, used)
+        opened = parquet.ParquetFile(file, buffer_size=COLUMN_BUFFER, pre_buffer=False)
+        table = _Table(Columns(opened.schema_arrow.names, name, ()), opened.schema_arrow)
+        columns = {
+            number: column
+            for number in range(len(opened.schema))
+            if not (column := opened.schema.column(number)).path.startswith("_")
+        }
+        for group, row_group in enumerate(row_groups_of(file)):
+            cost = reading_cost(file, row_group, columns)
             if cost.memory > MOST_MEMORY:
                 raise InputError(
                     f"{name}: the rows after {line} may take {cost.memory >> 20:,} MiB to read, "

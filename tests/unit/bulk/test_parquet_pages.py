@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cognigy_async.bulk.input.parquet_pages import MOST_ROWS, ROOM, ReadingCost, reading_cost
+from cognigy_async.bulk import InputError
+from cognigy_async.bulk.input.parquet_pages import (
+    MOST_ROWS,
+    ROOM,
+    ReadingCost,
+    reading_cost,
+    row_groups_of,
+)
+
+from ._rows import rows_of
 
 arrow: Any = pytest.importorskip("pyarrow")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
 
 
+def costs(path: Path) -> list[ReadingCost]:
+    schema = parquet.ParquetFile(path).schema
+    columns = {number: schema.column(number) for number in range(len(schema))}
+    with path.open("rb") as file:
+        groups = row_groups_of(file)
+        file.seek(3)
+        found = [reading_cost(file, group, columns) for group in groups]
+        assert file.tell() == 3
+    return found
+
+
 def cost(path: Path, values: Any, **options: Any) -> ReadingCost:
     parquet.write_table(arrow.table({"a": values}), path, **options)
-    with path.open("rb") as file:
-        file.seek(3)
-        opened = parquet.ParquetFile(path)
-        found = reading_cost(file, opened, 0, range(opened.metadata.num_columns))
-        assert file.tell() == 3
+    [found] = costs(path)
     return found
 
 
@@ -62,20 +79,48 @@ def test_each_item_of_lists_counts(tmp_path: Path, size: int) -> None:
     assert found.rows == min(MOST_ROWS, ROOM // (50 * (size + 20) + 1))
 
 
-def test_a_row_group_without_rows_costs_nothing(tmp_path: Path) -> None:
-    parquet.write_table(arrow.table({"a": ["x"]}).slice(0, 0), tmp_path / "p")
-    with (tmp_path / "p").open("rb") as file:
-        opened = parquet.ParquetFile(file)
-        for group in range(opened.metadata.num_row_groups):
-            assert reading_cost(file, opened, group, [0]).memory < 1000
+def test_each_row_group_has_a_cost(tmp_path: Path) -> None:
+    table = arrow.table({"a": ["x" * 100] * 10 + ["y" * 5000] * 20})
+    parquet.write_table(table, tmp_path / "p", row_group_size=10)
+    first, second, third = costs(tmp_path / "p")
+    assert first.memory < second.memory == third.memory
+    parquet.write_table(table.slice(0, 0), tmp_path / "p")
+    assert all(found.memory < 1000 for found in costs(tmp_path / "p"))
 
 
-def test_a_header_that_is_damaged_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "broken",
+    [b"\x19" * 60, b"\0" * 60, b"\x15" + b"\xff" * 59, b"\x1c" * 60, b"\x19\xf5" + b"\xff" * 9],
+    ids=["lists", "empty", "number", "structs", "long list"],
+)
+def test_a_header_that_is_damaged_is_refused(tmp_path: Path, broken: bytes) -> None:
     path = tmp_path / "p"
     parquet.write_table(arrow.table({"a": ["x"] * 100}), path)
-    opened = parquet.ParquetFile(path)
+    column = parquet.ParquetFile(path).schema.column(0)
     content = path.read_bytes()
-    for broken in (b"\x19" * 60, b"\0" * 60, b"\x15" + b"\xff" * 59, b"\x1c" * 60):
-        path.write_bytes(content[:4] + broken + content[64:])
-        with path.open("rb") as file, pytest.raises((ValueError, RecursionError)):
-            reading_cost(file, opened, 0, [0])
+    size = int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(content[:4] + broken + content[4 + len(broken) :])
+    with path.open("rb") as file:
+        [group] = row_groups_of(file)
+        with pytest.raises(ValueError, match=r"header|footer"):
+            reading_cost(file, group, {0: column})
+    path.write_bytes(content[: -size - 8] + broken.ljust(size, b"\0") + content[-8:])
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"header|footer"):
+        reading_cost(file, row_groups_of(file)[0], {0: column})
+
+
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    values = [["x", "y"], None, []] * 20
+    parquet.write_table(arrow.table({"dialog_id": ["d"] * 60, "session.a": values}), path)
+    content = path.read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")
+    begin = len(content) - 8 - size
+    optional, required = b"\x25\x02", b"\x25\x00"
+    places = [at for at in range(begin, len(content)) if content[at : at + 2] == optional]
+    # With the access of pyarrow to the columns of a row group, three of these end the process.
+    assert len(places) >= 3
+    for at in places:
+        path.write_bytes(content[:at] + required + content[at + 2 :])
+        with suppress(InputError):
+            rows_of(path, format="parquet")
