@@ -136,6 +136,8 @@ class ParquetRow(TableRow):
         """Return the fields of the row, and its fault."""
         values = self.values
         fields, fault = self.table.fields(values)
+        if fault is not None:
+            return TextRow(repr(fields).encode(errors="backslashreplace")).read()[0], fault
         if UnusableCell in map(type, values):
             number, cell = next(
                 (number, value)

@@ -5,20 +5,25 @@ A dry run and a run parse rows alike, so that both name the same faults.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from cognigy_async import Fault, Limits, StateUpdate, UpdateValidationError
 
 from ..journal.schema import Failure
+from .json_values import (
+    column_of,
+    encode,
+    is_json,
+    member_given_twice,
+    parse_json,
+    parse_with_bytes,
+)
 
 
 class TableRow(ABC):
@@ -65,14 +70,10 @@ NOT_JSON = "_not_json"
 """Member of a dead letter with the values that JSON cannot hold, as texts by their paths."""
 ERROR = "_error"
 
-MOST_LEVELS = 100
-"""Levels of nesting that dead letters keep."""
 LONGEST_PATH = 200
 """Characters of a path that messages show."""
 
 JSON_COLUMN = re.compile(r" at line 1 column (\d+)$")
-JSON_DECODER = json.JSONDecoder()
-JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(slots=True, eq=False)
@@ -210,7 +211,7 @@ def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:
         fields = parse_json(source)
     except ValueError as error:
         text = source.decode(errors="surrogateescape")
-        fields = _passed_over_bytes(text)
+        fields = parse_with_bytes(text)
         if fields is None:
             return TextRow(source).read()[0], _json_fault(source, error)
     if type(fields) is dict:
@@ -222,118 +223,6 @@ def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:
         kind = "an array" if type(fields) is list else "a single value"
         fault = Fault("row", f"is {kind}", 'write an object: {"dialog_id": ..., "session": ...}')
     return TextRow(source).read()[0], fault
-
-
-def _passed_over_bytes(text: str) -> dict[str, Any] | None:
-    """Return the object of a line whose bytes that are not UTF-8 are all in members passed over.
-
-    Args:
-        text: The line, with a surrogate for each of these bytes.
-    """
-    try:
-        fields: dict[str, Any] = json.loads(text, parse_int=_integer)
-        to_json({name: value for name, value in fields.items() if name[:1] != "_"})
-    except (ValueError, AttributeError, RecursionError):
-        return None
-    else:
-        return fields
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text.
-
-    NaN, infinity and lone surrogates are accepted here: an update that uses them is not valid.
-
-    Raises:
-        ValueError: The text is not JSON.
-    """
-    try:
-        return from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        try:
-            plain = text if isinstance(text, str) else text.decode()
-            return json.loads(plain, parse_int=_integer)
-        except (ValueError, RecursionError):
-            raise error from None
-
-
-def _integer(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        # It has more digits than Python converts.
-        return math.inf
-
-
-def member_given_twice(
-    text: str | bytes, value: dict[str, Any] | list[Any], *, passes_over: bool = False
-) -> str | None:
-    """Return the path of a member that an object has twice, as ``.name[3].name``, or None.
-
-    Args:
-        text: A JSON text.
-        value: Its value.
-        passes_over: Pass over the members of `value` whose names begin with an underscore.
-    """
-    # A text has a colon for each member that it gives, and no others but those in texts.
-    colons = text.count(":") if isinstance(text, str) else text.count(b":")
-    if type(value) is dict:
-        members = len(value)
-        for inner in value.values():
-            if type(inner) is dict:
-                members += len(inner)
-        if colons == members:
-            return None
-    plain = text if isinstance(text, str) else text.decode()
-    try:
-        if colons == _colons([value]) and "\\u003" not in plain:
-            return None
-        parsed = json.loads(
-            plain, object_pairs_hook=_paths_given_twice, parse_int=len, parse_float=len
-        )
-        paths = [path for path in _paths_in(parsed) if not (passes_over and path[1:2] == "_")]
-    except RecursionError:
-        # The update is refused for its nesting.
-        return None
-    return paths[0] if paths else None
-
-
-def _colons(values: Iterable[Any]) -> int:
-    """Return the number of members and of colons in texts."""
-    number = 0
-    for value in values:
-        kind = type(value)
-        if kind is str:
-            number += value.count(":")
-        elif kind is dict:
-            number += len(value) + "".join(value).count(":") + _colons(value.values())
-        elif kind is list:
-            number += _colons(value)
-    return number
-
-
-def _paths_given_twice(members: list[tuple[str, Any]]) -> tuple[str, ...]:
-    """Return the paths of members given twice in an object and in the objects within it.
-
-    The parser gets them in place of the object, so that it takes no memory.
-    """
-    paths: list[str] = []
-    if len(dict(members)) < len(members):
-        counts = Counter(name for name, _ in members)
-        paths += (f".{name}" for name, number in counts.items() if number > 1)
-    for name, value in members:
-        if value and type(value) in (list, tuple):
-            paths += (f".{name}{path}" for path in _paths_in(value))
-    return tuple(paths)
-
-
-def _paths_in(value: Any) -> Iterator[str]:
-    if type(value) is tuple:
-        yield from value
-    elif type(value) is list:
-        for index, item in enumerate(value):
-            if item and type(item) in (list, tuple):
-                yield from (f"[{index}]{path}" for path in _paths_in(item))
 
 
 def _json_fault(source: bytes, error: ValueError) -> Fault:
@@ -371,66 +260,18 @@ def _column(row: Row, fault: Fault) -> int:
     return 1
 
 
-def column_of(line: bytes, path: str) -> int:
-    """Follow a path into a line of JSON as far as it exists; return its column, from 1.
-
-    Args:
-        path: As in `Fault.path`: ``session.cart.items[3]``.
-    """
-    text = line.decode(errors="replace")
-    try:
-        return _position(text, _skip_space(text, 0), path) + 1
-    except (ValueError, IndexError, RecursionError):
-        return 1
-
-
-def _position(text: str, at: int, path: str) -> int:
-    """Return the position of `path` within the value that begins at `at`."""
-    if not path or text[at] not in "{[":
-        return at
-    wanted = path.removeprefix(".")
-    here, index = _skip_space(text, at + 1), 0
-    while text[here] not in "}]":
-        begun, name = here, f"[{index}]"
-        if text[at] == "{":
-            name, end = JSON_DECODER.raw_decode(text, here)
-            here = _skip_space(text, _skip_space(text, end) + 1)
-        rest = wanted.removeprefix(name)
-        if wanted.startswith(name) and (not rest or rest[0] in ".["):
-            return _position(text, here, rest) if rest else begun
-        here = _skip_space(text, JSON_DECODER.raw_decode(text, here)[1])
-        if text[here] != ",":
-            break
-        here, index = _skip_space(text, here + 1), index + 1
-    return at
-
-
-def _skip_space(text: str, at: int) -> int:
-    space = JSON_SPACE.match(text, at)
-    return space.end() if space else at
-
-
 def dead_letter(line: int, source: Source, failure: Failure) -> bytes:
     """Return a line of JSON with which a job can run a failed row again.
 
     It has the same dialog and the same values, or the row is refused again.
     """
     fields, _ = _read(source)
-    return _encode({**_json_part(fields), ERROR: {**asdict(failure), "line": line}}) + b"\n"
+    return encode({**_json_part(fields), ERROR: {**asdict(failure), "line": line}}) + b"\n"
 
 
 def _line_of(source: Source, fields: Mapping[str, Any]) -> bytes:
     """Return a source as a line of JSON, or as it was if it is a line already."""
-    return source if isinstance(source, bytes) else _encode(_json_part(fields))
-
-
-def _encode(fields: Mapping[str, Any]) -> bytes:
-    try:
-        return to_json(fields)
-    except ValueError:
-        # For a lone surrogate, this error handler writes the escape sequence of JSON.
-        text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode(errors="backslashreplace")
+    return source if isinstance(source, bytes) else encode(_json_part(fields))
 
 
 def _json_part(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -438,12 +279,12 @@ def _json_part(fields: Mapping[str, Any]) -> dict[str, Any]:
     part: dict[str, Any] = {}
     texts: dict[str, str] = {}
     for name, value in fields.items():
-        if _is_json(value):
+        if is_json(value):
             part[name] = value
         elif name[:1] == "_":
             part[name] = _text_of(value)
         elif name in CONTEXTS and isinstance(value, dict):
-            part[name] = {key: inner for key, inner in value.items() if _is_json(inner)}
+            part[name] = {key: inner for key, inner in value.items() if is_json(inner)}
             others = ((key, inner) for key, inner in value.items() if key not in part[name])
             texts.update((f"{name}.{key}", _text_of(inner)) for key, inner in others)
         else:
@@ -451,16 +292,6 @@ def _json_part(fields: Mapping[str, Any]) -> dict[str, Any]:
     if texts:
         part[NOT_JSON] = texts
     return part
-
-
-def _is_json(value: Any, levels: int = MOST_LEVELS) -> bool:
-    kind = type(value)
-    if kind is dict or kind is list:
-        members = value.values() if kind is dict else value
-        return levels > 0 and all(_is_json(member, levels - 1) for member in members)
-    if kind is float:
-        return math.isfinite(value)
-    return value is None or kind in (str, int, bool)
 
 
 def _text_of(value: object) -> str:

@@ -20,6 +20,7 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import lines as text_lines
+from .json_values import member_given_twice, parse_json
 from .lines import KEPT, LineBlock
 from .row import (
     CONTEXTS,
@@ -28,8 +29,6 @@ from .row import (
     TableRow,
     TextRow,
     given_twice,
-    member_given_twice,
-    parse_json,
     too_long,
 )
 

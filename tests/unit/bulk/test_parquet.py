@@ -223,6 +223,9 @@ def test_a_variable_given_by_two_columns_is_a_fault(tmp_path: Path) -> None:
     first, second = rows_of(table(tmp_path, columns))
     assert "session.a: is given twice" in str(first.error)
     assert session_of(second) == {"b": 2}
+    letter = dead_letter(1, first.source, FAILURE)
+    (again,) = rows_of(written(tmp_path / "dead.jsonl", letter.rstrip()))
+    assert again.update is None
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])

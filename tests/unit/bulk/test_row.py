@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from cognigy_async.bulk.input.row import TableRow, column_of, dead_letter
+from cognigy_async.bulk.input.json_values import column_of
+from cognigy_async.bulk.input.row import TableRow, dead_letter
 from cognigy_async.bulk.journal.schema import Failure
 
 from ._rows import dry, rows_of, written
