@@ -78,8 +78,10 @@ def dry_run(
             )
         else:
             requests = sum(len(api.writes("", update, "-")) for update, _ in check.updates())
+        dialogs = check.dialogs.count()
     finally:
         rows.close()
+        check.dialogs.close()
     notes = list(reader.notes)
     if not rows.count:
         notes.append(rows.none_found)
@@ -87,7 +89,7 @@ def dry_run(
         rows=rows.count,
         faulty=check.faulty,
         faults=check.faults,
-        dialogs=check.dialogs.count(),
+        dialogs=dialogs,
         requests=requests,
         seconds=seconds_under(rate_limit, requests),
         notes=tuple(notes),

@@ -285,11 +285,14 @@ class SpilledSet:
         self._recent.clear()
 
     def count(self) -> int:
-        """Return the number of different texts, and close the set."""
+        """Return the number of different texts."""
         self._spill()
         number: int = self._connection.execute("SELECT count(*) FROM seen").fetchone()[0]
-        self._connection.close()
         return number
+
+    def close(self) -> None:
+        """Forget the texts."""
+        self._connection.close()
 
 
 def _scratch_table(columns: str) -> sqlite3.Connection:

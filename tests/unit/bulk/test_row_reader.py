@@ -60,6 +60,7 @@ def test_texts_are_counted_beyond_what_memory_holds() -> None:
     for number in range(0, count, 3):
         texts.add(str(number))
     assert texts.count() == count
+    texts.close()
 
 
 def test_rows_of_earlier_runs_are_skipped_with_their_dead_letters(tmp_path: Path) -> None:
