@@ -227,7 +227,8 @@ class JobRun:
             )
             last = chunk.last
             self.position = chunk.position
-            await self._record_chunk(chunk)
+            if chunk.marks or chunk.dead_letters:
+                await self._record_chunk(chunk)
             if chunk.skipped:
                 self.skipped += len(chunk.skipped)
                 self._paused.update(chunk.paused)

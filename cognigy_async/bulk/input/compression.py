@@ -143,31 +143,24 @@ FORMATS: dict[re.Pattern[bytes], Format] = {
 }
 
 
-def compression_of(head: bytes) -> Format | None:
-    """Return the name of a compression and its decompressor, or None for other content.
-
-    Args:
-        head: The first `LONGEST_MAGIC` bytes of the content.
-    """
-    return next((found for magic, found in FORMATS.items() if magic.match(head)), None)
-
-
 def decompressed(source: HashedFile, name: str) -> ByteSource:
     """Return a source of the decompressed content, or `source` itself if it is not compressed.
 
     Raises:
         InputError: The input is zstd and no library for it is installed.
     """
-    compression = compression_of(source.peek(LONGEST_MAGIC))
-    if compression is None:
-        return source
-    try:
-        return Decompressed(source, compression)
-    except ImportError as error:
-        raise InputError(
-            f"{name} is compressed with zstd, which needs an extra: "
-            "pip install 'cognigy-async[zstd]'"
-        ) from error
+    head = source.peek(LONGEST_MAGIC)
+    for magic, compression in FORMATS.items():
+        if not magic.match(head):
+            continue
+        try:
+            return Decompressed(source, compression)
+        except ImportError as error:
+            raise InputError(
+                f"{name} is compressed with zstd, which needs an extra: "
+                "pip install 'cognigy-async[zstd]'"
+            ) from error
+    return source
 
 
 class Decompressed:

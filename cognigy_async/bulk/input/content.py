@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias
 from pydantic_core import from_json
 
 from ..errors import InputError
-from .compression import LONGEST_MAGIC, compression_of
 
 TextFormat: TypeAlias = Literal["jsonl", "csv"]
 
@@ -26,6 +25,7 @@ MAGIC = {
     ),
     rb"%PDF|\{\\rtf": "a document; export its rows as CSV",
     rb"\x89PNG|GIF8|\xff\xd8\xff|RIFF....WEBP": "a picture",
+    rb"\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd": "compressed twice; decompress it once",
     rb"<": "HTML or XML; the download may have answered with an error page",
 }
 """First bytes of files by regular expressions, and what the files are."""
@@ -52,8 +52,6 @@ def _other_kind(head: bytes, lines: Sequence[bytes]) -> str | None:
         if re.match(magic, head, re.DOTALL):
             is_workbook = head[:2] == b"PK" and any(map(IN_WORKBOOKS.search, lines))
             return WORKBOOK if is_workbook else what
-    if (compression := compression_of(head[:LONGEST_MAGIC])) is not None:
-        return f"compressed twice; decompress the {compression[0]} file within it"
     if b"\0" in head[:4]:
         return "UTF-16 or UTF-32 without a byte-order mark, or no text; save it as UTF-8"
     if b"\0" in head and head[:1] != b"{":

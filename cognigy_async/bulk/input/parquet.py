@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeAlias
 from cognigy_async import Fault
 
 from ..errors import InputError
-from . import lines as text_lines
+from . import row as row_limits
 from .parquet_pages import COLUMN_BUFFER, PER_OBJECT, ROOM, reading_cost, row_groups_of
 from .row import CONTEXTS, PlacedFault, TableRow, TextRow, too_long
 from .tables import TEXTS, Columns, Record, stripped
@@ -106,9 +106,9 @@ class _Table:
             yield self._records(batch.slice(start, step), line + start)
 
     def _records(self, rows: Any, line: int) -> list[Record]:
-        if rows.num_rows == 1 and _weight(rows.to_struct_array()) > text_lines.LONGEST_LINE:
+        if rows.num_rows == 1 and _weight(rows.to_struct_array()) > row_limits.LONGEST_ROW:
             content = TextRow(b"a row that is too long to keep")
-            return [(line, content, too_long(text_lines.LONGEST_LINE))]
+            return [(line, content, too_long())]
         cells = {
             name: _cells(column, self._conversions[name])
             for name, column in zip(rows.schema.names, rows.columns, strict=True)

@@ -70,6 +70,8 @@ NOT_JSON = "_not_json"
 """Member of a dead letter with the values that JSON cannot hold, as texts by their paths."""
 ERROR = "_error"
 
+LONGEST_ROW = 5 << 19
+"""Bytes of a line of JSON or of a row of CSV. A row that may be sent has less than 2 MiB."""
 LONGEST_PATH = 200
 """Characters of a path that messages show."""
 
@@ -150,13 +152,13 @@ def given_twice(path: str, column: int | None = None) -> Fault:
     return PlacedFault(path, problem, remedy, column)
 
 
-def too_long(longest: int, reach: str = "") -> Fault:
-    """Return the fault of a row that has more than `longest` bytes.
+def too_long(reach: str = "") -> Fault:
+    """Return the fault of a row that has more than `LONGEST_ROW` bytes.
 
     Args:
         reach: Lines that the row takes, for the message.
     """
-    return Fault("row", f"is longer than {longest:,} bytes{reach}", "shorten it")
+    return Fault("row", f"is longer than {LONGEST_ROW:,} bytes{reach}", "shorten it")
 
 
 def parse_row(
@@ -174,8 +176,19 @@ def parse_row(
         error = UpdateValidationError((fault,))
         return Row(line, _line_of(source, fields), None, error, None, columns=columns)
     dialog_id = fields.get("dialog_id")
+    used = fields
     try:
-        update = StateUpdate.from_fields(limits, _update_fields(fields, default_id))
+        for name in fields:
+            if name[:1] == "_":
+                if NOT_JSON in fields and ERROR in fields:
+                    problem = "has values that this dead letter could not keep"
+                    remedy = f"write those of {NOT_JSON} into the row, and remove {NOT_JSON}"
+                    raise UpdateValidationError((Fault(NOT_JSON, problem, remedy),))
+                used = {name: value for name, value in fields.items() if name[:1] != "_"}
+                break
+        if default_id is not None and fields.get("update_id") is None:
+            used = {**used, "update_id": default_id}
+        update = StateUpdate.from_fields(limits, used)
     except UpdateValidationError as error:
         dialog_id = dialog_id if isinstance(dialog_id, str) else None
         # The traceback would keep the values of the row in memory.
@@ -185,21 +198,6 @@ def parse_row(
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
     return Row(line, source, update, None, update.dialog_id, columns=columns)
-
-
-def _update_fields(fields: dict[str, Any], default_id: str | None) -> dict[str, Any]:
-    """Return the arguments of an update without the members that are passed over."""
-    for name in fields:
-        if name[:1] == "_":
-            if NOT_JSON in fields and ERROR in fields:
-                problem = "has values that this dead letter could not keep"
-                remedy = f"write those of {NOT_JSON} into the row, and remove {NOT_JSON}"
-                raise UpdateValidationError((Fault(NOT_JSON, problem, remedy),))
-            fields = {name: value for name, value in fields.items() if name[:1] != "_"}
-            break
-    if default_id is not None and fields.get("update_id") is None:
-        return {**fields, "update_id": default_id}
-    return fields
 
 
 def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:

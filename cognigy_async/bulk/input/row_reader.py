@@ -59,11 +59,6 @@ class RowChunk:
     size: int = 0
     last: bool = False
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether the chunk should end."""
-        return len(self.rows) >= MAX_ROWS or self.size >= MAX_BYTES
-
     def add_dead_letter(self, letter: bytes) -> None:
         """Add the dead letter of a skipped row."""
         self.dead_letters.append(letter)
@@ -148,7 +143,8 @@ class RowReader:
                 row.ordinal = self.count
                 chunk.rows.append(row)
                 chunk.size += len(row.source)
-            if chunk.is_full or lines >= MAX_LINES or not self._wants_more():
+            is_full = len(chunk.rows) >= MAX_ROWS or chunk.size >= MAX_BYTES
+            if is_full or lines >= MAX_LINES or not self._wants_more():
                 break
         return lines > 0
 
@@ -165,7 +161,7 @@ class RowReader:
             done = self._completed(line)
             if done is not None and done.failure is not None:
                 chunk.add_dead_letter(dead_letter(line, source, done.failure))
-            if lines == MAX_LINES or chunk.is_full:
+            if lines == MAX_LINES or chunk.size >= MAX_BYTES:
                 return chunk
         chunk.last = True
         return chunk

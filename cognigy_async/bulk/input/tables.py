@@ -19,9 +19,8 @@ from pydantic_core import from_json
 from cognigy_async import Fault
 
 from ..errors import InputError
-from . import lines as text_lines
+from . import row as row_limits
 from .json_values import member_given_twice, parse_json
-from .lines import KEPT, LineBlock
 from .row import (
     CONTEXTS,
     PlacedFault,
@@ -35,6 +34,24 @@ from .row import (
 Record: TypeAlias = tuple[int, Source, Fault | None]
 """Line number, content, and a fault that the reader has already found."""
 
+
+@dataclass(frozen=True, slots=True)
+class LineBlock:
+    """Consecutive lines without newlines.
+
+    Attributes:
+        first: Number of the first line, from 1.
+        lines: The lines.
+        quotes: For the beginning of one line that is too long, the number of all quotes in it.
+    """
+
+    first: int
+    lines: list[bytes]
+    quotes: int | None = None
+
+
+KEPT = 1000
+"""Bytes kept of a line or a row that is too long."""
 TEXTS = frozenset({"dialog_id", "if_match", "next_step", "profile_id", "update_id", "user_id"})
 BATCH = 1024
 """Most records to yield together."""
@@ -147,7 +164,7 @@ def csv_records(
         InputError: The header cannot be used, or another header follows.
     """
     # This limit applies to the whole process, so never lower it.
-    csv.field_size_limit(max(csv.field_size_limit(), text_lines.LONGEST_LINE))
+    csv.field_size_limit(max(csv.field_size_limit(), row_limits.LONGEST_ROW))
     lines = _Lines(blocks)
     rows = _parsed(lines)
     header = next(rows, None)
@@ -225,7 +242,7 @@ def _parsed(lines: _Lines) -> Iterator[tuple[int, list[str], Fault | None]]:
             last = lines.line - 1
             reach = f" up to line {last}" if last > lines.first else ""
             if isinstance(error, _RowTooLongError):
-                fault = too_long(text_lines.LONGEST_LINE, reach)
+                fault = too_long(reach)
             elif any(b"\r" in line[:-1] for line in lines.taken):
                 problem = f"has a carriage return{reach} without a newline"
                 fault = Fault("row", problem, "end each line with a newline, or quote the cell")
@@ -266,7 +283,7 @@ class _Lines:
     def __next__(self) -> str:
         line, quotes = self._next()
         self._size += len(line) + 1
-        if quotes is not None or self._size > text_lines.LONGEST_LINE:
+        if quotes is not None or self._size > row_limits.LONGEST_ROW:
             self._skip_row(line.count(b'"') if quotes is None else quotes)
             raise _RowTooLongError
         self.taken.append(line)

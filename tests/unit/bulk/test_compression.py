@@ -14,12 +14,7 @@ from pathlib import Path
 import pytest
 
 from cognigy_async.bulk import InputError
-from cognigy_async.bulk.input.compression import (
-    LONGEST_MAGIC,
-    DamagedError,
-    Decompressed,
-    compression_of,
-)
+from cognigy_async.bulk.input.compression import FORMATS, DamagedError, Decompressed
 
 from ._rows import dry, row_reader, rows_of
 
@@ -41,8 +36,7 @@ ROWS = b"".join(b'{"dialog_id": "d-%d", "session": {"n": %d}}\n' % (n, n) for n 
 
 
 def unpacked(packed: bytes, into: bytearray | None = None) -> bytes:
-    compression = compression_of(packed[:LONGEST_MAGIC])
-    assert compression is not None
+    [compression] = [kind for magic, kind in FORMATS.items() if magic.match(packed)]
     source = Decompressed(io.BytesIO(packed), compression)
     content = bytearray() if into is None else into
     while part := source.read(10_000):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cognigy_async.bulk.input import lines
+from cognigy_async.bulk.input import row
 
 from ._rows import GOOD, dry, rows_of, written
 
@@ -21,7 +21,7 @@ def test_a_line_that_is_too_long_is_a_fault(tmp_path: Path, before: int, end: by
     found, faults = dry(path)
     assert (found.rows, found.faulty) == (4, 2)
     assert [fault.line for fault in faults] == [before + 2, before + 4]
-    assert faults[0].problem == f"is longer than {lines.LONGEST_LINE:,} bytes"
+    assert faults[0].problem == f"is longer than {row.LONGEST_ROW:,} bytes"
 
 
 def test_a_first_line_that_is_too_long_is_a_fault(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_beginning_of_a_long_line_is_no_row(tmp_path: Path) -> None:
 
 
 def test_a_long_line_may_end_with_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(row, "LONGEST_ROW", 1000)
     good = b'{"dialog_id": "d", "next_step": "s"}'
     for size in range(4090 - len(good), 4100 - len(good)):
         rows = rows_of(written(tmp_path / f"{size}.jsonl", good, b"x" * size, good, good))
