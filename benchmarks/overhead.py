@@ -11,6 +11,10 @@ Figures are medians of interleaved runs in this process. The calibration is a mi
 queue, workers, JSON, a send, a result. Compare multiples of it between machines. Each kind runs
 with a tiny payload, and with a nested one of about 1 kB ("nested").
 
+Crowded work, in which thousands of updates or callers wait at once, is measured as a multiple of a
+plain case in which they need not; see `harness/crowded.py`. A path that looks at all that wait for
+each of them would show.
+
 To compare two checkouts, run this file with each in turn, several times, and compare the lowest
 figures: `PYTHONPATH=CHECKOUT python benchmarks/overhead.py --json --memory 0`.
 """
@@ -26,12 +30,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
 from cognigy_async import JsonLinesAudit, RateLimit, Request, StateUpdate
+from harness.crowded import CROWDS
 from harness.null import IN_FLIGHT, NullTransport, client, memory_mb
 
 LIMITS = {"update_many": 3.6, "update": 8.3, "update_many_nested": 2.3, "update_nested": 3.3}
@@ -41,6 +47,8 @@ MEMORY_LIMIT = 10.0
 """Megabytes that updates to as many dialogs may add."""
 AUDIT_LIMIT = 5.0
 """CPU microseconds that an audit may add to an update on the thread of the event loop."""
+CROWDED_LIMIT = 2.0
+"""CPU of crowded work as a multiple of its plain case."""
 MORE = 3
 """Factor of rounds if a limit is exceeded: the lowest figure can only improve."""
 NESTED: dict[str, Any] = json.loads("""{
@@ -155,6 +163,28 @@ def measure(options: argparse.Namespace) -> Times:
     return times
 
 
+def measure_crowded(options: argparse.Namespace) -> Times:
+    """Return the times of each crowded work and, with `_plain` in the name, of its plain case."""
+    times: Times = {}
+    for number in range(options.rounds * (MORE if options.check else 1)):
+        if number >= options.rounds and not exceeded_when_crowded(times):
+            break
+        for crowd in CROWDS:
+            count = max(20, int(crowd.share * options.count))
+            for suffix, crowded in (("", True), ("_plain", False)):
+                cost = crowded_us(partial(crowd.run, count, crowded)) / count
+                times.setdefault(f"{crowd.run.__name__}{suffix}", []).append(cost)
+    return times
+
+
+def crowded_us(run: Callable[[], Coroutine[Any, Any, None]]) -> float:
+    """Return the CPU microseconds of a run."""
+    gc.collect()
+    began = time.process_time()
+    asyncio.run(run())
+    return (time.process_time() - began) * 1e6
+
+
 def base_of(name: str) -> str:
     """Return the calibration with the same payload."""
     return "calibration_nested" if name.endswith("_nested") else "calibration"
@@ -170,18 +200,34 @@ def exceeded(times: Times) -> list[str]:
     ]
 
 
+def exceeded_when_crowded(times: Times) -> list[str]:
+    """Return the crowded works whose lowest figure exceeds the limit."""
+    names = [crowd.run.__name__ for crowd in CROWDS]
+    multiples = {name: min(times[name]) / min(times[f"{name}_plain"]) for name in names}
+    return [
+        f"{name} costs {multiple:.2f} times its plain case; the limit is {CROWDED_LIMIT}"
+        for name, multiple in multiples.items()
+        if multiple > CROWDED_LIMIT
+    ]
+
+
 def show(rows: dict[str, dict[str, float]], facts: dict[str, Any], as_json: bool) -> None:
     """Print rows with the same columns, as JSON or as a table."""
     if as_json:
         print(json.dumps({**facts, **rows}, indent=2))
         return
-    columns = list(rows["update"])
-    print(" " * 18 + "".join(f" {column:>17}" for column in columns))
+    show_table(rows)
+
+
+def show_table(rows: dict[str, dict[str, float]]) -> None:
+    columns = list(next(iter(rows.values())))
+    width = max(map(len, rows))
+    print(" " * width + "".join(f" {column:>17}" for column in columns))
     for name, row in rows.items():
-        print(f"{name:18}" + "".join(f" {row[column]:17.2f}" for column in columns))
+        print(f"{name:{width}}" + "".join(f" {row[column]:17.2f}" for column in columns))
 
 
-def report(times: Times, grown: float, options: argparse.Namespace) -> None:
+def report(times: Times, crowded: Times, grown: float, options: argparse.Namespace) -> None:
     middle = {name: statistics.median(values) for name, values in times.items()}
     rows = {
         name: {
@@ -192,6 +238,16 @@ def report(times: Times, grown: float, options: argparse.Namespace) -> None:
         }
         for name, values in times.items()
     }
+    crowds = {
+        name: {
+            "cpu_us": round(statistics.median(crowded[name]), 2),
+            "plain_us": round(statistics.median(crowded[f"{name}_plain"]), 2),
+            "times_plain": round(
+                statistics.median(map(truediv, crowded[name], crowded[f"{name}_plain"])), 2
+            ),
+        }
+        for name in (crowd.run.__name__ for crowd in CROWDS)
+    }
     facts = {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -200,9 +256,11 @@ def report(times: Times, grown: float, options: argparse.Namespace) -> None:
         "rounds": len(times["calibration"]),
         "payload_bytes": {each.__name__: len(json.dumps(each(0))) for each in (tiny, nested)},
         "memory": {"updates": options.memory, "grown_mb": round(grown, 1)},
+        "crowded": crowds,
     }
     show(rows, facts, options.json)
     if not options.json:
+        show_table(crowds)
         print(f"memory grown by {options.memory} updates: {grown:.1f} MB")
 
 
@@ -255,8 +313,9 @@ def main() -> int:
     # First, while no garbage hides the growth.
     grown = memory(options.memory) if options.memory else 0.0
     times = measure(options)
-    report(times, grown, options)
-    faults = exceeded(times)
+    crowded = measure_crowded(options)
+    report(times, crowded, grown, options)
+    faults = [*exceeded(times), *exceeded_when_crowded(crowded)]
     if grown > MEMORY_LIMIT:
         faults.append(f"memory grew by {grown:.1f} MB; the limit is {MEMORY_LIMIT:g} MB")
     if options.check:

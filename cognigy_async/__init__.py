@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     from .audit.json_lines import JsonLinesAudit
     from .audit.records import AuditRecord
     from .audit.sinks import AuditSink, LoggingAudit, MemoryAudit
-    from .audit.verify import AuditFault, AuditReport, read_audit, verify_audit
+    from .audit.verify import AuditChain, AuditFault, AuditReport, read_audit, verify_audit
     from .auth.oauth import OAuthTokenProvider
     from .auth.provider import AccessToken, ApiKey, TokenProvider
     from .auth.token_endpoint import OAuthConfig
@@ -44,6 +44,7 @@ if typing.TYPE_CHECKING:
         QueueFullError,
         RateLimitedError,
         ServerError,
+        SharedQuotaError,
         StateConflictError,
         UnexpectedAnswerError,
         UnsupportedByApiError,
@@ -72,6 +73,7 @@ __all__ = [
     "AmbiguousUpdateError",
     "ApiKey",
     "AsyncStateClient",
+    "AuditChain",
     "AuditError",
     "AuditFault",
     "AuditRecord",
@@ -123,6 +125,7 @@ __all__ = [
     "RuntimeApi",
     "ServerError",
     "SessionsApi",
+    "SharedQuotaError",
     "StateApi",
     "StateConflictError",
     "StateUpdate",
@@ -151,6 +154,7 @@ _HOMES = {
     "AmbiguousUpdateError": "errors",
     "ApiKey": "auth.provider",
     "AsyncStateClient": "client.client",
+    "AuditChain": "audit.verify",
     "AuditError": "errors",
     "AuditFault": "audit.verify",
     "AuditRecord": "audit.records",
@@ -202,6 +206,7 @@ _HOMES = {
     "RuntimeApi": "api.runtime",
     "ServerError": "errors",
     "SessionsApi": "api.sessions",
+    "SharedQuotaError": "errors",
     "StateApi": "api.base",
     "StateConflictError": "errors",
     "StateUpdate": "models.update",

@@ -19,9 +19,10 @@
     │   ├── ServerError                        5xx
     │   ├── UnexpectedAnswerError              a redirect, another 4xx, a body that is not JSON
     │   ├── NotSentError                       nothing reached the server
-    │   ├── NoResponseError                    sent, but no complete response came back
+    │   ├── NoResponseError                    sent, and no complete head of a response came back
     │   └── AmbiguousUpdateError               sent, and possibly applied
     ├── QueueFullError                         `submit_nowait` found no free slot
+    ├── SharedQuotaError                       the file of a shared quota cannot be used
     ├── UpdateWithdrawnError                   the update was withdrawn before it was sent
     ├── DialogPausedError                      the dialog waits for `resume` after a failure
     ├── CallbackError                          a callback did not handle its event
@@ -131,7 +132,7 @@ class UpdateError(CognigyError):
         dialog_id, update_id: the update; a read has no `update_id`.
         attempts: number of requests made for it.
         trace_id: the server's id of the request, which vendor support asks for.
-        retry_after: seconds that the server asked to wait.
+        retry_after: seconds that the server asked to wait; None if it named no moment ahead.
         applied_parts: number of requests of a split update that were applied before the failure.
         detail: the server's explanation, shortened, without values of the update.
         code: error code of the public REST API, which it sends besides the status.
@@ -270,7 +271,7 @@ class NotSentError(UpdateError):
 
 @dataclass(eq=False, repr=False)
 class NoResponseError(UpdateError):
-    """The request was sent, at least in part, and no complete response came back.
+    """The request was sent, at least in part, and no response with a complete head came back.
 
     Attributes:
         timed_out: True if the timeout passed, False if the connection was closed.
@@ -302,6 +303,25 @@ class QueueFullError(CognigyError):
         super().__init__(
             f"{max_pending} updates are waiting already; use submit(), which waits for a free "
             "slot, or raise max_pending."
+        )
+
+
+class SharedQuotaError(CognigyError):
+    """A bulk update was not sent, because the file of ``RateLimit(shared=...)`` cannot be used.
+
+    `__cause__` is the last failure of the update, if it was sent before.
+
+    Attributes:
+        path: the file.
+        problem: what is the matter with it.
+    """
+
+    def __init__(self, path: str, problem: str, remedy: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(
+            f"the shared quota file {path} {problem}; bulk work stops, because it could exceed the "
+            f"quota. {remedy}"
         )
 
 

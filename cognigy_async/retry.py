@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Literal, TypeVar
 
 import tenacity
@@ -25,7 +27,7 @@ class ResponseKind(enum.Enum):
     APPLIED = "applied"
     """2xx."""
     REFUSED = "refused"
-    """400, 403, 404, 413, a redirect or another 4xx: final."""
+    """400, 403, 404, 413, 501, 505, a redirect or another 4xx: final."""
     UNAUTHORIZED = "unauthorized"
     """401: replayed once with a fresh token."""
     CONFLICT = "conflict"
@@ -37,7 +39,7 @@ class ResponseKind(enum.Enum):
     FAULT = "fault"
     """500: possibly applied; repeated if that is harmless."""
     GATEWAY = "gateway"
-    """502, 504 or another 5xx: as `FAULT`, but the server may be unavailable."""
+    """408, 502, 504 or another 5xx: as `FAULT`, but the server may be unavailable."""
     NOT_SENT = "not_sent"
     """Nothing reached the server; repeated."""
     NO_RESPONSE = "no_response"
@@ -65,6 +67,25 @@ COUNTED_KINDS = RETRYABLE_KINDS | {ResponseKind.UNAUTHORIZED}
 OUTAGE_KINDS = RETRYABLE_KINDS - {ResponseKind.FAULT}
 """Kinds for an unavailable server: bulk work waits for it without a time limit."""
 
+SERVED_KINDS = frozenset({ResponseKind.APPLIED, ResponseKind.REFUSED, ResponseKind.CONFLICT})
+"""Kinds of a server that is available."""
+
+MAX_BULK_WAIT = 3600.0
+"""Seconds after which bulk work asks the server again, however long it was told to wait."""
+
+MIN_PAUSE = 1.0
+"""Minimum of `RetryPolicy.longest_pause`, so that a small `max_retry_after` causes no storm."""
+
+MIN_EPOCH = 1e9
+"""A larger number is a time since 1970: in seconds, or in milliseconds if it exceeds 1e12."""
+MAX_NUMBER = 1e15
+"""Larger numbers name no moment; they would not survive arithmetic."""
+MAX_LISTED = 16
+"""Number of values that are read from one header."""
+
+THROTTLING_KINDS = frozenset({ResponseKind.THROTTLED, ResponseKind.UNAVAILABLE})
+"""Kinds of responses that may name a moment before which nothing is sent."""
+
 ValueT = TypeVar("ValueT", float, bool)
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
 StopStrategy = Callable[[tenacity.RetryCallState], bool]
@@ -89,7 +110,8 @@ class RetryPolicy:
         stop: a tenacity stop strategy besides `max_attempts`. It sees the attempts that count.
         max_elapsed: seconds from the first request on, without Retry-After waits.
         max_retry_after: seconds that a live update waits for Retry-After, in total; beyond, it
-            fails with `RateLimitedError`. Bulk work waits for any time.
+            fails with `RateLimitedError`. Every so many seconds of a longer pause one live request
+            asks the server again. Bulk work waits for any time and asks again every hour.
         budget: number of retries after 5xx or no response for each first attempt, over all dialogs,
             so that retries do not make an outage worse.
         ambiguous: what to do when an assignment was sent and no response came: ``"retry"`` sends it
@@ -128,6 +150,10 @@ class RetryPolicy:
         """Return the seconds to wait after `failures` failures in a row."""
         return _seconds(_call_strategy(self.wait, failures, error, now))
 
+    def longest_pause(self, *, live: bool) -> float:
+        """Return the seconds after which one request asks again, however long the server pauses."""
+        return max(MIN_PAUSE, self.max_retry_after) if live else MAX_BULK_WAIT
+
     def next_wait(
         self,
         retry_state: RetryState,
@@ -140,9 +166,10 @@ class RetryPolicy:
         """Update `retry_state` after a failure and decide about a retry.
 
         Returns:
-            Seconds to wait, at least `error.retry_after`; None to let the update fail.
+            Seconds to wait, at least `error.retry_after` or `MAX_BULK_WAIT` for bulk work; None to
+            let the update fail.
         """
-        unlimited = response_kind in OUTAGE_KINDS and not live
+        unlimited = response_kind in OUTAGE_KINDS and not live and not retry_state.is_blamed
         retry_state.failures += 1
         retry_state.counted_failures += response_kind in COUNTED_KINDS and not unlimited
         elapsed, waited = retry_state.elapsed, retry_state.waited
@@ -151,6 +178,8 @@ class RetryPolicy:
         retry_state.requested_wait += requested
         if live and retry_state.requested_wait > self.max_retry_after:
             return None
+        if not live:
+            requested = min(requested, MAX_BULK_WAIT)
         wait = max(own, requested)
         retry_state.waited = waited = waited + wait
         if unlimited:
@@ -210,8 +239,12 @@ class RetryState:
         unanswered: failure of a request that was sent and may have been applied.
         authorized_requests: number of authorized requests of the client as of this update's last
             401. If it grew by the next 401, tokens expire quickly but are accepted.
-        maybe_applied: True after a 500, 502 or 504 to a request that is not harmless to repeat.
+        refused_etag, refusals: the last `If-Match` that was refused, and how often in a row.
+        never_accepted_etag: an etag that was refused too often to be used again.
         conflicts: number of 409 responses of an API without versions.
+        failed_at: when a bulk update last failed as if the server were away; None if it never did.
+        is_blamed: True if that failure counts, because the server is not away.
+        was_blamed: True if such a failure was counted because the server served others after it.
         refused_token: the token that the last request was refused with.
     """
 
@@ -223,8 +256,13 @@ class RetryState:
     last_error: UpdateError | None = None
     unanswered: UpdateError | None = None
     authorized_requests: int = 0
-    maybe_applied: bool = False
+    refused_etag: str | None = None
+    refusals: int = 0
+    never_accepted_etag: str | None = None
     conflicts: int = 0
+    failed_at: float | None = None
+    is_blamed: bool = False
+    was_blamed: bool = False
     refused_token: object = None
 
 
@@ -233,19 +271,53 @@ def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
 
     Args:
         headers: header values by lower-case name.
-        wall_clock: seconds since the epoch. It measures a date if the response has no `Date`.
+        wall_clock: seconds since the epoch, used if the response has no `Date`.
 
     Returns:
-        At least 0; None if the header is missing, malformed or not finite.
+        More than 0; None if the header is missing, malformed, zero or names a moment in the past.
     """
-    text = headers.get("retry-after", "").strip()
-    if not text:
-        return None
+    return seconds_until(headers.get("retry-after", ""), headers, wall_clock) or None
+
+
+def seconds_until(text: str, headers: Mapping[str, str], wall_clock: float) -> float | None:
+    """Return the seconds until the moment in a header value, the latest of several.
+
+    A number up to 1e9 is in seconds, a larger one is a time since 1970 in seconds or milliseconds.
+    Dates have the formats of HTTP or of ISO 8601. Moments count from the `Date` of the response, so
+    that a wrong clock here does not matter.
+
+    Args:
+        text: one value, or a list of them: repeated headers are joined with commas.
+        headers: headers of the response, values by lower-case name.
+        wall_clock: seconds since the epoch, used if the response has no `Date`.
+
+    Returns:
+        At least 0; None if the text names no moment.
+    """
+    found = [_seconds_until(value, headers, wall_clock) for value in listed(text)]
+    return max((seconds for seconds in found if seconds is not None), default=None)
+
+
+_LISTED = re.compile(r"(?:\s*(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\s*,)?[^,]+", re.IGNORECASE)
+
+
+def listed(text: str) -> list[str]:
+    """Return the values of a header that may be repeated; the comma of an HTTP date is no limit."""
+    return [found[0].strip() for found in islice(_LISTED.finditer(text), MAX_LISTED)]
+
+
+def _seconds_until(text: str, headers: Mapping[str, str], wall_clock: float) -> float | None:
     try:
-        seconds = float(text) if _is_decimal(text) else _date(text) - _now(headers, wall_clock)
+        if not _is_decimal(text):
+            seconds = _date(text) - _now(headers, wall_clock)
+        else:
+            seconds = float(text)
+            if seconds > MAX_NUMBER:
+                return None
+            if seconds > MIN_EPOCH:
+                epoch = seconds / 1000 if seconds > 1000 * MIN_EPOCH else seconds
+                seconds = epoch - _now(headers, wall_clock)
     except (ValueError, OverflowError, TypeError):
-        return None
-    if not math.isfinite(seconds):
         return None
     return max(0.0, seconds)
 
@@ -255,14 +327,20 @@ def _is_decimal(text: str) -> bool:
 
 
 def _now(headers: Mapping[str, str], wall_clock: float) -> float:
-    try:
-        return _date(headers["date"])
-    except (KeyError, ValueError, OverflowError, TypeError):
-        return wall_clock
+    for text in listed(headers.get("date", "")):
+        try:
+            return _date(text)
+        except (ValueError, OverflowError, TypeError):
+            continue
+    return wall_clock
 
 
 def _date(text: str) -> float:
-    moment = parsedate_to_datetime(text[:64])
+    text = text[:64]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = parsedate_to_datetime(text)
     # The obsolete formats name no zone; RFC 9110, 5.6.7 says that they are UTC.
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 

@@ -6,7 +6,14 @@ They may change in any release; programs import from `cognigy_async` only.
 from __future__ import annotations
 
 from .models.events import DeliveryReceipt, UpdateWatch
+from .models.identifiers import is_strong_etag
 from .ratelimit.estimate import seconds_under
 from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
 
-__all__ = ["RATE_LIMIT_PREFIXES", "DeliveryReceipt", "UpdateWatch", "seconds_under"]
+__all__ = [
+    "RATE_LIMIT_PREFIXES",
+    "DeliveryReceipt",
+    "UpdateWatch",
+    "is_strong_etag",
+    "seconds_under",
+]

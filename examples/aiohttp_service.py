@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
@@ -40,6 +41,12 @@ async def crm_session(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+def crm_url(dialog_id: str) -> URL:
+    """Return the URL of a dialog. Clients would resolve the dots of an id like ".."."""
+    segment = quote(dialog_id, safe="").replace(".", "%2E")
+    return URL(f"/dialogs/{segment}", encoded=True)
+
+
 def make_client(app: web.Application) -> AsyncStateClient:
     # If the server throttles for longer than callers wait, they get an error at once.
     retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
@@ -47,7 +54,7 @@ def make_client(app: web.Application) -> AsyncStateClient:
 
     async def sync_crm(event: UpdateEvent) -> None:
         async with app[CRM].put(
-            f"/dialogs/{quote(event.dialog_id, safe='')}",
+            crm_url(event.dialog_id),
             json=event.payload,
             headers={"Idempotency-Key": event.update_id},
         ) as response:

@@ -71,6 +71,11 @@ async def resources(app: FastAPI) -> AsyncIterator[Resources]:
         meters.shutdown()
 
 
+def crm_path(dialog_id: str) -> str:
+    """Return the path of a dialog. Clients would resolve the dots of an id like ".."."""
+    return f"/dialogs/{quote(dialog_id, safe='').replace('.', '%2E')}"
+
+
 def make_client(state: Mapping[str, Any]) -> AsyncStateClient:
     # If the server throttles for longer than callers wait, they get an error at once.
     retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
@@ -80,7 +85,7 @@ def make_client(state: Mapping[str, Any]) -> AsyncStateClient:
 
     async def sync_crm(event: UpdateEvent) -> None:
         response = await crm.put(
-            f"/dialogs/{quote(event.dialog_id, safe='')}",
+            crm_path(event.dialog_id),
             json=event.payload,
             headers={"Idempotency-Key": event.update_id},
         )

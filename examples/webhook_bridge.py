@@ -2,9 +2,11 @@
 
     WEBHOOK_SECRET=... uvicorn examples.webhook_bridge:app --timeout-graceful-shutdown 5
 
-The CRM signs the body: `X-Signature` is its HMAC-SHA-256 in hexadecimal. The event id is the id of
-the update, so that a repeated event has the same `Idempotency-Key`. The webhook is answered when
-the update is applied; after 429 or 5xx the CRM repeats it.
+The CRM sends `X-Timestamp`, the seconds since the epoch, and `X-Signature`, the HMAC-SHA-256 in
+hexadecimal of the timestamp, a dot and the body. A request that somebody has recorded is refused
+once its timestamp is old. Until then it changes nothing either: the event id is the id of the
+update, so that a repeated event has the same `Idempotency-Key`. The webhook is answered when the
+update is applied; after 429 or 5xx the CRM repeats it, with a new timestamp.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import hashlib
 import hmac
 import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from cognigy_async import AsyncStateClient, RetryPolicy
 from cognigy_async.integrations.fastapi import StateClient, add_error_handlers, client_lifespan
@@ -25,6 +28,11 @@ from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = 10.0
 """Seconds after which nothing is sent, because the CRM has given up and will repeat the event."""
+
+TOLERANCE = 300.0
+"""Seconds that a timestamp may differ from the clock of this machine."""
+
+MAX_BODY_BYTES = 256 * 1024
 
 # uvicorn configures its own loggers only. Updates that fail are logged under `cognigy_async`.
 logging.basicConfig(level=logging.WARNING)
@@ -50,20 +58,44 @@ def make_client(_: Mapping[str, Any]) -> AsyncStateClient:
     return AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
 
 
-async def signed(request: Request, x_signature: Annotated[str, Header()]) -> None:
-    """Refuse requests that the CRM has not signed."""
+async def signed_body(
+    request: Request,
+    x_timestamp: Annotated[str, Header(pattern="^[0-9]{1,12}$")],
+    x_signature: Annotated[str, Header()],
+) -> bytes:
+    """Return the body of a request that the CRM has signed. It is not parsed before."""
+    if abs(time.time() - int(x_timestamp)) > TOLERANCE:
+        raise HTTPException(401, "the timestamp is too far from the time of this server")
     key = webhook_secret().get_secret_value().encode()
-    expected = hmac.new(key, await request.body(), hashlib.sha256).hexdigest()
+    body = await read_body(request)
+    expected = hmac.new(key, b"%b.%b" % (x_timestamp.encode(), body), hashlib.sha256).hexdigest()
     if not hmac.compare_digest(expected.encode(), x_signature.encode()):
-        raise HTTPException(401, "the signature does not match the body")
+        raise HTTPException(401, "the signature does not match timestamp and body")
+    return body
+
+
+async def read_body(request: Request) -> bytes:
+    """Return a body, and read no more than `MAX_BODY_BYTES` of a larger one."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
 
 
 app = FastAPI(title="CRM bridge", lifespan=client_lifespan(make_client, drain_timeout=4.0))
 add_error_handlers(app)
 
 
-@app.post("/webhooks/crm", dependencies=[Depends(signed)])
-async def contact_changed(event: CrmEvent, client: StateClient) -> dict[str, str]:
+@app.post("/webhooks/crm")
+async def contact_changed(
+    body: Annotated[bytes, Depends(signed_body)], client: StateClient
+) -> dict[str, str]:
+    try:
+        event = CrmEvent.model_validate_json(body)
+    except ValidationError:
+        raise HTTPException(422, "the body is not an event") from None
     result = await client.update(
         event.dialog_id,
         user={"crm_contact": event.contact},

@@ -8,6 +8,8 @@ Rules:
 - A docstring opens with a verb or a noun, not with What, Whether, How, Where, When, Who or From.
 - Nothing is named "told" or "said".
 - A constructor has at most seven parameters; records (`RECORDS`) may have more.
+- A call in a worker thread has a limiter of its own: applications may hold all threads of the
+  default one while they wait for this library.
 - Each module of the core is imported by ``tests/unit/<folder>/test_<module>.py``.
 """
 
@@ -73,8 +75,19 @@ def _module(tree: ast.Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         yield from _docstrings(node)
         yield from _names(node)
+        yield from _threads(node)
         if isinstance(node, ast.ClassDef):
             yield from _constructor(node)
+
+
+def _threads(node: ast.AST) -> Iterator[tuple[int, str]]:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        call = ast.unparse(node.func)
+        limited = "limiter" in {keyword.arg for keyword in node.keywords}
+        if (call.endswith("to_thread.run_sync") and not limited) or call == "asyncio.to_thread":
+            yield node.lineno, f"{call} needs a limiter of its own"
+        if call.endswith(".run_in_executor") and ast.unparse(node.args[0]) == "None":
+            yield node.lineno, f"{call} needs an executor of its own"
 
 
 def _docstrings(node: ast.AST) -> Iterator[tuple[int, str]]:

@@ -28,7 +28,8 @@ class NullTransport:
 
 
 def client(max_pending: int = 10_000, **options: Any) -> AsyncStateClient:
-    options |= {"transport": NullTransport(), "max_in_flight": IN_FLIGHT}
+    defaults: dict[str, Any] = {"transport": NullTransport(), "max_in_flight": IN_FLIGHT}
+    options = defaults | options
     return AsyncStateClient(
         "http://localhost", auth=ApiKey("key"), max_pending=max_pending, **options
     )

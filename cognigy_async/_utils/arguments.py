@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
-from ipaddress import ip_address
+import re
+from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError
 
 InstanceT = TypeVar("InstanceT")
+
+NETLOC = re.compile(r"(?P<host>\[[^\[\]]+\]|[\w.~-]+)(?::[0-9]+)?")
+"""A host, with or without a port. Libraries read the other hosts of RFC 3986 differently."""
+
+LOCALHOST = re.compile(r"(?:[a-z0-9_-]+\.)*localhost\.?")
+"""`localhost` and the names below it (RFC 6761, section 6.3)."""
+
+UNENCRYPTED = (
+    "uses http://, which sends {} unencrypted; use https://, or allow_insecure=True on a network "
+    "that you trust"
+)
 
 
 def validate_timeout(timeout: Any) -> float:
@@ -59,12 +71,8 @@ def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
         problem = "must have neither query nor fragment"
     if problem is not None:
         raise ConfigurationError(f"base_url {problem}")
-    parts = urlsplit(base_url)
-    if parts.scheme == "http" and not allow_insecure and not is_loopback(parts.hostname):
-        raise ConfigurationError(
-            "base_url uses http://, which sends credentials and variables unencrypted; use "
-            "https://, or allow_insecure=True on a network that you trust"
-        )
+    if not allow_insecure and leaves_unencrypted(base_url):
+        raise ConfigurationError(f"base_url {UNENCRYPTED.format('credentials and variables')}")
     return base_url.rstrip("/")
 
 
@@ -81,17 +89,44 @@ def url_problem(url: str, example: str) -> str | None:
         return f"must be absolute, like {example}"
     if "@" in parts.netloc:
         return "must not hold credentials; pass them as arguments or settings of their own"
+    if host_of(parts.netloc) is None:
+        return "has a host that is neither a name nor an address"
     return "must not have a fragment" if "#" in url else None
 
 
+def leaves_unencrypted(url: str) -> bool:
+    """Return whether a valid URL leads to another machine without TLS."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname)
+
+
+def host_of(netloc: str) -> str | None:
+    """Return the host of `host[:port]`, in lower case and without brackets, or None."""
+    found = NETLOC.fullmatch(netloc)
+    if found is None:
+        return None
+    host = found["host"].lower()
+    if not host.startswith("["):
+        return host.removesuffix(".") or None
+    try:
+        return IPv6Address(host[1:-1]).compressed
+    except ValueError:
+        return None
+
+
 def is_loopback(host: str | None) -> bool:
-    """Return whether a host is this machine: `localhost`, `*.localhost` or a loopback address."""
+    """Return whether a host is this machine: `localhost`, `*.localhost` or a loopback address.
+
+    An address has its usual form. Resolvers read others as well, such as 127.1 and 0177.0.0.1, and
+    do not agree on them.
+    """
     if not host:
         return False
-    name = host.lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
+    if LOCALHOST.fullmatch(host.lower()):
         return True
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         return False
+    # Not every version of Python takes ::ffff:127.0.0.1 for a loopback address.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

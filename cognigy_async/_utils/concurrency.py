@@ -7,9 +7,11 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from operator import attrgetter
+from typing import Any
 
 import anyio
 import sniffio
@@ -95,6 +97,14 @@ async def run_to_completion(main: Callable[[], Coroutine[Any, Any, None]]) -> No
             await main()
         return
     task = asyncio.create_task(main())
+    cancelled = await _until_done(task)
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _until_done(task: asyncio.Task[None]) -> asyncio.CancelledError | None:
+    """Wait for the end of a task; return the last cancellation that arrived meanwhile."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -102,9 +112,7 @@ async def run_to_completion(main: Callable[[], Coroutine[Any, Any, None]]) -> No
                 await asyncio.wait([task])
         except asyncio.CancelledError as error:
             cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
+    return cancelled
 
 
 # Tasks.
@@ -140,10 +148,11 @@ class BackgroundTask:
         """Wait until the coroutine has ended. Raise its exception unless it was cancelled."""
         if self._task is not None:
             task, self._task = self._task, None
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
+            cancelled = await _until_done(task)
             if not task.cancelled():
                 task.result()
+            if cancelled is not None:
+                raise cancelled
         if self._group is not None:
             # No shield around the exit: trio does not allow leaving a nursery inside a later scope.
             group, self._group = self._group, None
@@ -188,38 +197,87 @@ def current_asyncio_task() -> object:
     return asyncio.current_task() if sniffio.current_async_library() == "asyncio" else None
 
 
-Item = TypeVar("Item", bound=Hashable)
+class CompletionTracker:
+    """Lets tasks wait until all items that are open now are done, whatever is opened later.
 
+    An item has a serial, larger than those of the items before it. The items are only counted, and
+    each of them once, however many tasks wait.
 
-class CompletionTracker(Generic[Item]):
-    """Lets tasks wait until each item of a set is marked as done."""
+    Attributes:
+        waits: the waits that are not over, in the order of their serials.
+        closed: True after `close`.
+    """
 
     def __init__(self) -> None:
-        self.waiters: list[tuple[set[Item], anyio.Event]] = []
-        """For each waiter: the items that are not done yet, and its event."""
+        self.waits: list[_Wait] = []
         self.closed = False
+        self._counted = 0
 
-    async def wait(self, items: Iterable[Item]) -> None:
-        """Wait until `mark_done` was called with each of these items, or until `close`."""
-        missing = set(items)
-        if not missing or self.closed:
+    async def wait(self, serial: int, open_items: int) -> None:
+        """Wait until no item up to a serial is open, or until `close`.
+
+        Args:
+            serial: Serial of the newest item, open or not.
+            open_items: Number of open items.
+        """
+        if not open_items or self.closed:
             return
-        waiter = (missing, anyio.Event())
-        self.waiters.append(waiter)
+        if not self.waits or self.waits[-1].serial < serial:
+            self.waits.append(_Wait(serial, open_items - self._counted))
+            self._counted = open_items
+        wait = self.waits[-1]
+        wait.tasks += 1
         try:
-            await waiter[1].wait()
+            await wait.over.wait()
         finally:
-            self.waiters.remove(waiter)
+            wait.tasks -= 1
+            if not wait.tasks and not wait.over.is_set():
+                self._forget(wait)
 
-    def mark_done(self, item: Item) -> None:
-        """Mark an item as done; wake the waiters that waited only for this item."""
-        for missing, event in self.waiters:
-            missing.discard(item)
-            if not missing:
-                event.set()
+    def mark_open(self, serial: int) -> None:
+        """Count an item that was not open when the waits for its serial began."""
+        self._count(serial, 1)
+
+    def mark_done(self, serial: int) -> None:
+        """Mark an open item as done; wake the tasks for which it was the last one."""
+        self._count(serial, -1)
+        while self.waits and not self.waits[0].open_items:
+            self.waits.pop(0).over.set()
+
+    def _count(self, serial: int, change: int) -> None:
+        # An item counts for the first wait that includes it; the later waits include that wait.
+        index = bisect_left(self.waits, serial, key=_serial_of)
+        if index < len(self.waits):
+            self.waits[index].open_items += change
+            self._counted += change
+
+    def _forget(self, wait: _Wait) -> None:
+        """Forget a wait whose tasks were cancelled; its items count for the next one."""
+        index = bisect_left(self.waits, wait.serial, key=_serial_of)
+        del self.waits[index]
+        if index < len(self.waits):
+            self.waits[index].open_items += wait.open_items
+        else:
+            self._counted -= wait.open_items
 
     def close(self) -> None:
-        """Wake all waiters; later calls of `wait` return at once."""
+        """Wake all waiting tasks; later calls of `wait` return at once."""
         self.closed = True
-        for _, event in self.waiters:
-            event.set()
+        waits, self.waits = self.waits, []
+        for wait in waits:
+            wait.over.set()
+
+
+class _Wait:
+    """A wait of one or more tasks for the items after those of the wait before it."""
+
+    __slots__ = ("open_items", "over", "serial", "tasks")
+
+    def __init__(self, serial: int, open_items: int) -> None:
+        self.serial = serial
+        self.open_items = open_items
+        self.tasks = 0
+        self.over = anyio.Event()
+
+
+_serial_of = attrgetter("serial")

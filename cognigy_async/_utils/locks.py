@@ -1,15 +1,18 @@
 """Exclusive locks on open files. The system releases a lock when its process ends in any way.
 
-A lock belongs to the descriptor, so two descriptors of one process exclude each other, and closing
+Nothing here waits for a lock, because its process may be stopped for as long as it likes. A lock
+belongs to the descriptor, so two descriptors of one process exclude each other, and closing
 the descriptor releases it. The lock is `flock` on POSIX systems. On Windows it is one byte far
 beyond the content, because other processes can neither read nor write a locked byte.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
-import time
+from contextlib import suppress
 
 if sys.platform == "win32":
     import msvcrt
@@ -19,13 +22,37 @@ else:
 LOCKED_BYTE = 2**31 - 2
 """Position of the locked byte on Windows; `msvcrt.locking` takes at most 31 bits."""
 
-POLL_INTERVAL = 0.01
-"""Seconds between lock attempts on Windows; its blocking call gives up after ten attempts."""
+OPEN_FLAGS = os.O_RDWR | os.O_CREAT
+for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"):
+    # Without O_NONBLOCK, the call may wait for the other end of a pipe. Windows lacks the last two.
+    OPEN_FLAGS |= getattr(os, name, 0)
 
 
 def open_lockable(path: str | os.PathLike[str], mode: int) -> int:
-    """Open a file for reading and writing, creating it if needed, and return the descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), mode)
+    """Open a file for reading and writing, creating it if needed, and return the descriptor.
+
+    Raises:
+        OSError: It cannot be opened, or it is a link, a directory, a pipe or a device.
+    """
+    try:
+        descriptor = os.open(path, OPEN_FLAGS, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link", os.fspath(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+    return descriptor
+
+
+def is_in_place(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    """Return whether an open file is still the one at `path`."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), found)
 
 
 def try_lock(descriptor: int) -> bool:
@@ -48,22 +75,33 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def wait_for_lock(descriptor: int) -> None:
-    """Lock an open file, blocking the thread until the lock is free."""
-    if sys.platform == "win32":
-        while not try_lock(descriptor):
-            time.sleep(POLL_INTERVAL)
-    else:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def read_content(descriptor: int) -> bytes:
-    """Return the whole content of an open file."""
+def read_content(descriptor: int, limit: int) -> bytes:
+    """Return the content of an open file, at most `limit` bytes."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return os.read(descriptor, os.fstat(descriptor).st_size)
+    return os.read(descriptor, min(limit, os.fstat(descriptor).st_size))
 
 
-def replace_content(descriptor: int, content: bytes) -> None:
-    """Write the whole content of an open file."""
+def replace_content(descriptor: int, content: bytes, before: bytes) -> None:
+    """Write the whole content of an open file.
+
+    Args:
+        before: the present content. It is restored if there is no room for the new one.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    try:
+        _write(descriptor, content)
+    except OSError:
+        # The room that the old content took is still there.
+        with suppress(OSError):
+            _write(descriptor, before)
+        raise
+
+
+def _write(descriptor: int, content: bytes) -> None:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    os.ftruncate(descriptor, os.write(descriptor, content))
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    os.ftruncate(descriptor, len(content))

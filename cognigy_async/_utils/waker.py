@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import anyio
 
@@ -17,7 +18,8 @@ class Waker:
         idle: events of the waiting workers; only the dispatcher adds to it.
         waking: True after a worker was woken and before it runs.
         ended: True after `end`.
-        on_idle: events that are set when a worker finds no work, so that streams give more input.
+        on_idle: events of the streams that have more input; each time that a worker finds no work,
+            the first one is removed and set.
         alarm: event that makes the dispatcher recompute its next moment; None while it is busy.
         alarm_at: moment at which the dispatcher wakes by itself, in seconds of its clock.
     """
@@ -28,7 +30,7 @@ class Waker:
         self.idle: list[anyio.Event] = []
         self.waking = False
         self.ended = False
-        self.on_idle: set[anyio.Event] = set()
+        self.on_idle: OrderedDict[anyio.Event, None] = OrderedDict()
         self.alarm: anyio.Event | None = None
         self.alarm_at = math.inf
 

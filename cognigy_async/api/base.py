@@ -38,7 +38,12 @@ class StateApi(Protocol):
 
     @property
     def has_versions(self) -> bool:
-        """True if a state has a version: responses send it as `ETag`, `If-Match` requires it."""
+        """True if a state has a version, which responses send as `ETag`."""
+        ...
+
+    @property
+    def conditional_writes(self) -> bool:
+        """True if the server refuses a write whose `If-Match` is not the version of the state."""
         ...
 
     @property

@@ -23,11 +23,15 @@ UNRESERVED = re.compile(r"[A-Za-z0-9_~-]+").fullmatch
 
 KIND_OF_STATUS = {
     401: ResponseKind.UNAUTHORIZED,
+    408: ResponseKind.GATEWAY,
     409: ResponseKind.CONFLICT,
     412: ResponseKind.CONFLICT,
     429: ResponseKind.THROTTLED,
     500: ResponseKind.FAULT,
+    501: ResponseKind.REFUSED,
     503: ResponseKind.UNAVAILABLE,
+    505: ResponseKind.REFUSED,
+    510: ResponseKind.REFUSED,
 }
 
 ERROR_OF_STATUS: Mapping[int, tuple[type[errors.UpdateError], str]] = {
@@ -38,6 +42,22 @@ ERROR_OF_STATUS: Mapping[int, tuple[type[errors.UpdateError], str]] = {
     413: (errors.PayloadTooLargeError, "The payload is too large for the server"),
     429: (errors.RateLimitedError, "The server throttled the request"),
 }
+
+_NOT_THE_API = "Check that the base URL is the API itself, and which methods a proxy passes on."
+REFUSALS: Mapping[int, tuple[str, str]] = {
+    421: (
+        "The request reached a server that does not serve this host name",
+        "Check the host of the base URL, and that the proxy passes each host on to its own server.",
+    ),
+    425: (
+        "The server does not process a request that may be a replay of TLS early data",
+        "Turn off early data (0-RTT) in the proxy that connects to the API.",
+    ),
+    501: ("The server does not implement this kind of request", _NOT_THE_API),
+    505: ("The server does not accept this version of HTTP", _NOT_THE_API),
+    510: ("The server requires an HTTP extension", _NOT_THE_API),
+}
+"""Refusals with a meaning that HTTP defines (RFC 9110; 425: RFC 8470, 5.2; 510: RFC 2774, 7)."""
 
 TOKEN_REMEDY = "Check client id, client secret, scopes and token URL."
 KEY_REMEDY = (
@@ -92,6 +112,14 @@ def error_details(request: Request, response: Response) -> ErrorDetails:
 
 def error_of_status(request: Request, status: int, context: dict[str, Any]) -> errors.UpdateError:
     """Return the exception for a status; `context` has its keyword arguments."""
+    if status in REFUSALS:
+        message, remedy = REFUSALS[status]
+        refusal = errors.ServerError if status >= 500 else errors.UnexpectedAnswerError
+        error = refusal(message, **context)
+        error.remedy = remedy
+        return error
+    if status == 408:
+        return errors.ServerError("The server gave up waiting for the request", **context)
     if status >= 500:
         return errors.ServerError("The server failed", **context)
     if status in (401, 403):

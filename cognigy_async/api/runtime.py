@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .base import OptionalMethod, ResetPart
 
 
+UNCONDITIONAL = "needs If-Match, which RuntimeApi(conditional_writes=False) does not send"
+
+
 class RuntimeApi:
     """`PATCH` and `GET {base_url}/runtime/v2/dialogs/{dialog_id}/state`.
 
@@ -36,6 +39,9 @@ class RuntimeApi:
     Args:
         honours_idempotency_keys: True if you know that the server applies one `Idempotency-Key`
             once. Then every update without a response is repeated, even with a transition.
+        conditional_writes: False if you know that the server ignores `If-Match`. Then nothing is
+            sent on condition of a version: `modify` and `if_match` are refused, and a transition
+            without a response is never repeated.
         is_dialog_throttle: gets the headers of a 429, values by lower-case name, and returns True
             if it concerns the dialog; otherwise the whole tenant pauses. By default it reads
             `X-RateLimit-Scope`.
@@ -49,16 +55,24 @@ class RuntimeApi:
         self,
         *,
         honours_idempotency_keys: bool = False,
+        conditional_writes: bool = True,
         is_dialog_throttle: Callable[[Mapping[str, str]], bool] = has_dialog_scope,
     ) -> None:
         self.honours_idempotency_keys = honours_idempotency_keys
+        self.conditional_writes = conditional_writes
         self._is_dialog_throttle = is_dialog_throttle
 
     def check_use(self, use: OptionalMethod) -> None:
-        """Accept all methods of the client."""
+        """Refuse `modify` if the server ignores `If-Match`."""
+        if use == "modify" and not self.conditional_writes:
+            remedy = "assign values with update(), or keep counters where they are atomic"
+            raise UnsupportedByApiError((Fault("modify()", UNCONDITIONAL, remedy),))
 
     def check(self, update: StateUpdate) -> None:
-        """Reject a user or a profile id, which this API does not have."""
+        """Refuse a user or profile id, which this API lacks, and a condition it would ignore."""
+        if update._if_match is not None and not self.conditional_writes:
+            fault = Fault("if_match", UNCONDITIONAL, "leave it out")
+            raise UnsupportedByApiError((fault,), dialog_id=update._dialog_id)
         if update._user_id is None and update._profile_id is None:
             return
         name = "user_id" if update._user_id is not None else "profile_id"

@@ -86,6 +86,7 @@ class SessionsApi:
 
     limits = Limits.cognigy_saas()
     has_versions = False
+    conditional_writes = False
     honours_idempotency_keys = False
 
     def __init__(

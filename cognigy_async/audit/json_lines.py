@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from pydantic import SecretBytes
+
 from .._utils.arguments import validate_count
 from .._utils.locks import open_lockable, try_lock
 from .._utils.logging import log
@@ -70,7 +72,8 @@ class JsonLinesAudit(AuditSink):
         self._configured_path = Path(path).absolute()
         if not self._configured_path.name:
             raise ConfigurationError(f"path={str(path)!r}: must name a file")
-        self._key = key_bytes(key)
+        secret = key_bytes(key)
+        self._key = None if secret is None else SecretBytes(secret)
         self._max_bytes = validate_count("max_bytes", max_bytes)
         self._fsync = fsync
         self.strict = strict
@@ -94,6 +97,11 @@ class JsonLinesAudit(AuditSink):
     def path(self) -> Path:
         """The file that this process writes to. It may change until the sink is open."""
         return self._configured_path if self._process_path is None else self._process_path
+
+    @property
+    def chain_id(self) -> str | None:
+        """Id of the chain that this process writes, once the sink was open."""
+        return self._position.chain_id
 
     @property
     def head(self) -> str | None:
@@ -123,7 +131,7 @@ class JsonLinesAudit(AuditSink):
             lines = []
             position = self._position
             for record in records:
-                line, position = format_line(position, record.fields(), self._key)
+                line, position = format_line(position, record.fields(), self._secret)
                 lines.append(line)
             data = b"".join(lines)
             if self._size and self._size + len(data) > self._max_bytes:
@@ -135,6 +143,10 @@ class JsonLinesAudit(AuditSink):
         """Close the file and release its lock. A later `write` opens it again."""
         with self._lock:
             self._release()
+
+    @property
+    def _secret(self) -> bytes | None:
+        return None if self._key is None else self._key.get_secret_value()
 
     # Everything below is called with the lock held.
 
@@ -166,7 +178,7 @@ class JsonLinesAudit(AuditSink):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         self._process_path, self._file_lock = _lock_process_file(path)
         self._open_file()
-        self._position = self._recover()
+        self._position = self._recover().with_id()
 
     def _open_file(self) -> None:
         self._file = os.open(self.path, OPEN_FLAGS, 0o600)
@@ -230,7 +242,7 @@ class JsonLinesAudit(AuditSink):
         position = START
         if last:
             try:
-                _, position = parse_line(last, self._key)
+                _, position = parse_line(last, self._secret)
             except ValueError as error:
                 raise self._not_continuable(f"in its last line, {error}") from None
         return self._repair(position, torn) if torn else position
@@ -239,7 +251,7 @@ class JsonLinesAudit(AuditSink):
         """Complete a torn line that lacks only its line end, or remove it."""
         assert self._file is not None
         try:
-            _, after = parse_line(torn + b"\n", self._key)
+            _, after = parse_line(torn + b"\n", self._secret)
         except ValueError:
             message = "audit file %s: removed %d bytes of an incomplete record at its end"
             log(WARNING, message, self.path, len(torn))

@@ -52,6 +52,11 @@ class AuditTrail:
         self._queues = [SinkQueue(sink, metrics, counter_lock) for sink in sinks]
         self._strict_queues = [queue for queue in self._queues if queue.strict]
         self.strict = bool(self._strict_queues)
+        self._flush_lock = anyio.Lock()
+        self._flush = 0
+        """Number of the last flush that a thread waited for."""
+        self._flushed = 0
+        """Number of the last flush that was not cut short."""
 
     def start(self) -> None:
         """Start the threads."""
@@ -88,8 +93,20 @@ class AuditTrail:
             queue.put(update)
 
     async def flush(self) -> None:
-        """Wait until the sinks have taken what is queued, at most 5 seconds."""
-        await _in_thread(self._queues, SinkQueue.flush, FLUSH_TIMEOUT)
+        """Wait until the sinks have taken what is queued, at most 5 seconds.
+
+        Any number of concurrent calls take one thread: a flush that begins after a call serves it.
+        """
+        deadline = time.monotonic() + FLUSH_TIMEOUT
+        last = self._flush
+        async with self._flush_lock:
+            seconds = deadline - time.monotonic()
+            if self._flushed > last or seconds <= 0:
+                return
+            self._flush += 1
+            await _in_thread(self._queues, SinkQueue.flush, seconds)
+            if time.monotonic() < deadline:
+                self._flushed = self._flush
 
     async def close(self, seconds: float) -> None:
         """Write what is queued and end the threads, within `seconds` of real time."""

@@ -50,22 +50,43 @@ class AuditFault:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditChain:
+    """A chain in the files of an `AuditReport`.
+
+    Attributes:
+        chain_id: its id; None if an earlier version wrote all of it.
+        head: hash of its last record in the files.
+        confirmed: True if one of the expected hashes is of this chain. Otherwise nothing shows
+            whether records are missing at its end, or whether the files are older copies.
+    """
+
+    chain_id: str | None
+    head: str
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
     """The result of `verify_audit`.
 
     Attributes:
         records: number of valid records.
-        heads: hash of the last record of each chain, in the order of the files.
+        chains: the chains in the files, in the order of their last files.
         faults: the first fault of each file that has one.
         torn: files that end in a part of a record, as a crash leaves it; the part is not counted.
         missing: expected hashes that no record has.
     """
 
     records: int
-    heads: tuple[str, ...]
+    chains: tuple[AuditChain, ...]
     faults: tuple[AuditFault, ...]
     torn: tuple[Path, ...]
     missing: tuple[str, ...]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Hash of the last record of each chain."""
+        return tuple(chain.head for chain in self.chains)
 
     @property
     def ok(self) -> bool:
@@ -79,17 +100,27 @@ class _FileCheck:
 
     Attributes:
         first: position before its first record.
+        first_hash: hash of its first record.
         last: position after its last record; after a fault, unverified from the last line.
+        chain_id: id of its chain; None if no record has one.
         found: expected hashes that the file has.
+        previous: the file that it continues.
     """
 
     path: Path
     first: Position | None = None
+    first_hash: str = ""
     last: Position = START
+    chain_id: str | None = None
     records: int = 0
     fault: AuditFault | None = None
     torn: bool = False
     found: set[str] = field(default_factory=set)
+    previous: _FileCheck | None = None
+
+    def fail(self, problem: str) -> None:
+        """Set the fault of the first record."""
+        self.fault = AuditFault(self.path, 1, problem)
 
 
 def verify_audit(
@@ -99,15 +130,18 @@ def verify_audit(
     heads: Iterable[str] = (),
     after: str | None = None,
 ) -> AuditReport:
-    """Check that no record was changed, removed, inserted or moved.
+    """Check that no record was changed, removed, inserted or moved, and no file given twice.
+
+    Records that are missing at the end of a chain, an older copy in place of a file, and a chain
+    that is missing as a whole are found only by a hash in `heads`.
 
     Example: `verify_audit(["audit.jsonl"], heads=[saved_head]).ok`
 
     Args:
         paths: all files of a chain, or of several chains, in any order.
         key: the key of the sink, if it had one.
-        heads: hashes saved from `JsonLinesAudit.head`. One that no record has is reported as
-            missing. Without them, records removed from the end of a chain go unnoticed.
+        heads: hashes saved from `JsonLinesAudit.head`, of each chain the latest. One that no
+            record has is reported as missing.
         after: hash of the last record before these files, if they do not begin a chain.
 
     Raises:
@@ -119,17 +153,15 @@ def verify_audit(
     for head in (*expected, *(() if after is None else (after,))):
         if not HASH(head):
             raise ConfigurationError("a head is 64 digits of 0 to 9 and a to f")
-    files = [
-        _check_file(Path(path), secret, frozenset(expected))
-        for path in dict.fromkeys(map(Path, paths))
-    ]
+    files = [_check_file(Path(path), secret, frozenset(expected)) for path in paths]
     if not files:
         raise ConfigurationError("there is no file to verify")
-    ends = _check_continuity(files, after)
+    _check_copies(files)
+    chains = _check_continuity(files, after)
     found = {head for file in files for head in file.found}
     return AuditReport(
         records=sum(file.records for file in files),
-        heads=tuple(ends),
+        chains=chains,
         faults=tuple(file.fault for file in files if file.fault is not None),
         torn=tuple(file.path for file in files if file.torn),
         missing=tuple(head for head in expected if head not in found),
@@ -195,12 +227,15 @@ def _problem(check: _FileCheck, line: bytes, key: bytes | None) -> str:
     except ValueError as error:
         return str(error)
     if check.first is None:
-        check.first = before
-    elif before != check.last:
+        check.first, check.first_hash = before, after.head
+    elif not before.continues(check.last):
+        if before.at == check.last.at:
+            return f"record {before.seq} has the id of another chain"
         if before.seq == check.last.seq:
             return f"record {before.seq} does not follow the one before it"
         return f"record {before.seq} stands where record {check.last.seq} should"
     check.last = after
+    check.chain_id = after.chain_id or check.chain_id
     return ""
 
 
@@ -212,24 +247,58 @@ def _is_valid(line: bytes, key: bytes | None) -> bool:
     return True
 
 
-def _check_continuity(files: list[_FileCheck], after: str | None) -> list[str]:
-    """Check that each file begins a chain or continues one other. Return the chains' heads."""
+def _check_copies(files: list[_FileCheck]) -> None:
+    """Check that no two files begin with the same record. The one with fewer records is a copy."""
+    originals: dict[str, _FileCheck] = {}
+    for file in files:
+        if file.first is None:
+            continue
+        other = originals.setdefault(file.first_hash, file)
+        if other is file:
+            continue
+        copy, original = (other, file) if file.records > other.records else (file, other)
+        originals[file.first_hash] = original
+        if copy.fault is None:
+            copy.fail(
+                f"{original.path} begins with the same record: the file was given twice, or is an "
+                "older copy; give each file once"
+            )
+        copy.first, copy.records = None, 0
+
+
+def _check_continuity(files: list[_FileCheck], after: str | None) -> tuple[AuditChain, ...]:
+    """Check that each file begins a chain or continues one other. Return the chains."""
     ends = {file.last.head: file for file in files if file.first is not None}
     continued: set[str] = set()
     for file in files:
         first = file.first
-        if first is None or first == START:
+        if first is None or first.at == START.at:
             continue
         before = ends.get(first.head)
-        problem = ""
         if first.head in continued:
-            problem = f"record {first.seq} continues a record that another file continues too"
-        elif first.head != after and (before is None or before.last != first):
-            problem = (
-                f"record {first.seq} is the first, and the one before it ends none of the files; "
-                "give all files of the chain, or the hash of the last record before them"
+            file.fail(f"record {first.seq} continues a record that another file continues too")
+        elif before is not None and first.continues(before.last):
+            file.previous = before
+        elif first.head != after:
+            file.fail(
+                f"record {first.seq}{_of_chain(file)} is the first, and the one before it ends "
+                "none of the files; give all files of the chain, or the hash of the last record "
+                "before them"
             )
-        if problem:
-            file.fault = AuditFault(file.path, 1, problem)
         continued.add(first.head)
-    return [head for head in ends if head not in continued]
+    return tuple(_chain(file) for head, file in ends.items() if head not in continued)
+
+
+def _of_chain(file: _FileCheck) -> str:
+    return f" of chain {file.chain_id}" if file.chain_id else ""
+
+
+def _chain(last: _FileCheck) -> AuditChain:
+    """Return the chain whose last file is given."""
+    chain_id, confirmed, file = None, False, last
+    while True:
+        chain_id = chain_id or file.chain_id
+        confirmed = confirmed or bool(file.found)
+        if file.previous is None:
+            return AuditChain(chain_id, last.last.head, confirmed)
+        file = file.previous

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,13 +20,15 @@ from pydantic import (
     ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
-from .._utils.arguments import url_problem
+from .._utils.arguments import UNENCRYPTED, leaves_unencrypted, url_problem
 from ..errors import AuthenticationError, ConfigurationError
 from ..models.http import Request, Response
+from ..ratelimit.headers import reset_after
 from ..retry import retry_after
 from .provider import VISIBLE_ASCII, AccessToken
 
@@ -40,10 +43,30 @@ SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
+TOKEN_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,15}")
+"""A `token_type` that a message may name. A longer one could be a token in the wrong place."""
 
-def _validate_url(url: str) -> str:
+NO_ENDPOINT = {
+    404: "was not found",
+    405: "does not accept POST requests",
+    407: "was not reached, because the proxy requires user and password",
+    410: "was removed",
+    501: "does not accept POST requests",
+    505: "does not accept HTTP/1.1 requests",
+}
+"""Problems by HTTP status, where the URL leads to no token endpoint."""
+
+CHECK_TOKEN_URL = (
+    "Check OAuthConfig(token_url=...): host and path must be those of the token endpoint, after "
+    "all redirects, and no proxy or login page may answer in its place."
+)
+
+
+def _validate_url(url: str, others: ValidationInfo) -> str:
     if problem := url_problem(url, "https://api.cognigy.ai/oauth/token"):
         raise ValueError(problem)
+    if not others.data.get("allow_insecure") and leaves_unencrypted(url):
+        raise ValueError(UNENCRYPTED.format("credentials and tokens"))
     return url
 
 
@@ -78,7 +101,7 @@ class OAuthConfig(BaseModel):
     client_secret="...", scopes="runtime:write dialog:read")`
 
     Args:
-        token_url: absolute http or https URL without credentials and fragment.
+        token_url: absolute URL without credentials and fragment; https, or http on this machine.
         client_id, client_secret: as issued by the server.
         scopes: a sequence, or one string separated by spaces. Without scopes the server chooses.
         client_auth: `"basic"` sends id and secret in the Authorization header (section 2.3.1),
@@ -86,6 +109,7 @@ class OAuthConfig(BaseModel):
         default_lifetime: seconds that a token lives if the response has no `expires_in`.
         refresh_margin: seconds before expiry at which the next token is requested, at most half of
             the token's lifetime.
+        allow_insecure: allow http:// to another machine, on a network that you trust.
 
     Raises:
         ConfigurationError: lists every fault without the given values. A pydantic model that
@@ -94,6 +118,8 @@ class OAuthConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    # First, because the URL is validated with it.
+    allow_insecure: bool = False
     token_url: Annotated[str, AfterValidator(_validate_url)]
     client_id: Annotated[str, Field(min_length=1), AfterValidator(_validate_printable)]
     client_secret: Annotated[SecretStr, Field(min_length=1), AfterValidator(_validate_secret)]
@@ -116,6 +142,7 @@ class OAuthConfig(BaseModel):
             client_auth: Literal["basic", "post"] = "basic",
             default_lifetime: float = 3600.0,
             refresh_margin: float = 300.0,
+            allow_insecure: bool = False,
         ) -> None: ...
 
     else:
@@ -178,6 +205,9 @@ class OAuthEndpoint:
         request: the request for a token.
     """
 
+    # `vars` of it would show the secrets.
+    __slots__ = ("_credentials", "_default_lifetime", "_secrets", "request", "url")
+
     def __init__(self, config: OAuthConfig) -> None:
         client_id, secret = config.client_id, config.client_secret.get_secret_value()
         parts = urlsplit(config.token_url)
@@ -213,16 +243,22 @@ class OAuthEndpoint:
         Raises:
             AuthenticationError: the response has no usable token.
         """
-        body = _json_object(response.content)
-        if response.status != 200:
+        status, body = response.status, _json_object(response.content)
+        if not 200 <= status <= 299:
             raise self._rejection(response, body, wall_clock)
-        fault = None
+        if response.body_error is not None:
+            problem = f"sent a response without a token: {response.body_error}"
+            raise self.error(problem, transient=True, status=status)
+        fault = remedy = None
         lifetime = self._default_lifetime
         token, kind, expires_in = map(body.get, ("access_token", "token_type", "expires_in"))
-        if not (isinstance(token, str) and VISIBLE_ASCII.fullmatch(token)):
-            fault = "has no usable access_token" if body else "is not a JSON object"
-        elif not (kind is None or (isinstance(kind, str) and kind.lower() == "bearer")):
-            fault = "has a token_type other than bearer"
+        if not body:
+            fault, remedy = "is not a JSON object", CHECK_TOKEN_URL
+        elif not (isinstance(token, str) and VISIBLE_ASCII.fullmatch(token)):
+            fault = "has no usable access_token"
+        elif other := _other_type(kind):
+            fault = f"has {other} instead of bearer"
+            remedy = "Let the server issue bearer tokens to this client; no others are supported."
         elif expires_in is not None:
             lifetime = _seconds(expires_in)
             if not 0 < lifetime <= MAX_LIFETIME:
@@ -230,13 +266,19 @@ class OAuthEndpoint:
         if fault:
             # Some servers send an error with status 200.
             detail = None if token else self._detail(body)
-            raise self.error(f"sent a response that {fault}", status=200, detail=detail)
+            problem = f"sent a response that {fault}"
+            raise self.error(problem, remedy=remedy, status=status, detail=detail)
         expires_at = requested_at + lifetime
         access = AccessToken("Authorization", f"Bearer {token}")
         return IssuedToken(access, lifetime, expires_at)
 
     def error(
-        self, problem: str, *, cause: BaseException | None = None, **fields: Any
+        self,
+        problem: str,
+        *,
+        cause: BaseException | None = None,
+        remedy: str | None = None,
+        **fields: Any,
     ) -> AuthenticationError:
         """Return an error about this endpoint. Only name a cause that shows a secret."""
         message = f"the token endpoint {self.url} {problem}"
@@ -244,28 +286,43 @@ class OAuthEndpoint:
             message, cause = f"{message} ({type(cause).__name__})", None
         error = AuthenticationError(message, **fields)
         error.__cause__ = cause
+        if remedy is not None:
+            error.remedy = remedy
         return error
 
     def _rejection(
         self, response: Response, body: Mapping[str, Any], wall_clock: float
     ) -> AuthenticationError:
-        """Return the error for a status other than 200 (RFC 6749, section 5.2)."""
+        """Return the error for a status other than 2xx (RFC 6749, section 5.2)."""
         status = response.status
-        transient, wait = status == 429 or 500 <= status <= 599, None
+        transient = status in (408, 429) or (500 <= status <= 599 and status not in NO_ENDPOINT)
+        wait = remedy = None
         if transient:
             problem = "is temporarily unavailable"
             wait = retry_after(response.headers, wall_clock)
+            if wait is None and status in (429, 503):
+                wait = reset_after(response.headers, wall_clock)
             if wait is not None:
                 problem += f" and asks to retry after {wait:.0f} s"
+        elif status in NO_ENDPOINT:
+            problem, remedy = NO_ENDPOINT[status], CHECK_TOKEN_URL
         elif 300 <= status <= 399:
-            problem = "responded with a redirect, which is never followed"
+            problem, remedy = "responded with a redirect, which is never followed", CHECK_TOKEN_URL
+        elif status != 401 and _is_page(response):
+            problem, remedy = "responded with a web page", CHECK_TOKEN_URL
         elif 400 <= status <= 499:
             problem = "rejected the request"
         else:
             problem = "responded without a token"
-        detail = self._detail(body)
+        if response.body_error is not None:
+            problem += f"; {response.body_error}"
         return self.error(
-            problem, transient=transient, status=status, detail=detail, retry_after=wait
+            problem,
+            remedy=remedy,
+            transient=transient,
+            status=status,
+            detail=self._detail(body),
+            retry_after=wait,
         )
 
     def _detail(self, body: Mapping[str, Any]) -> str | None:
@@ -296,12 +353,36 @@ def _any_of(texts: Collection[str]) -> re.Pattern[str]:
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
-    """Return the parsed JSON object, or an empty one if the content is anything else."""
+    """Return the parsed JSON object, or an empty one if the content is anything else.
+
+    JSON is UTF-8 (RFC 8259, section 8.1). Other encodings of Unicode are read as well, with or
+    without a byte order mark.
+    """
     try:
-        body = from_json(content)
+        body = from_json(content.decode(json.detect_encoding(content), errors="replace"))
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _is_page(response: Response) -> bool:
+    return response.content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<"
+
+
+def _other_type(kind: object) -> str | None:
+    """Return a description of a `token_type` that is not bearer (RFC 6750), or None if it is.
+
+    The type is not case-sensitive (RFC 6749, section 7.1). Some servers write it in another form,
+    as Apigee does ("BearerToken"), or leave it out.
+    """
+    if kind is None:
+        return None
+    if not isinstance(kind, str):
+        return "a token_type"
+    name = kind.rpartition(":")[2].strip()  # of a URI the last part
+    if not name or name.lower().startswith("bearer"):
+        return None
+    return f"the token_type {name!r}" if TOKEN_TYPE.fullmatch(name) else "a token_type"
 
 
 def _seconds(value: object) -> float:

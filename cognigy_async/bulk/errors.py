@@ -5,6 +5,7 @@
     CognigyError
     └── BulkError                     the job cannot start or continue
         ├── InputError                the input cannot be read, or has changed
+        │   └── OtherInputError       the input is not the one that the job began with
         └── JournalError              the journal cannot be written
             └── JournalRefusedError   the journal cannot be used for this job
 """
@@ -22,9 +23,13 @@ class InputError(BulkError):
     """The input cannot be read, or has changed."""
 
 
+class OtherInputError(InputError):
+    """The input is not the one that the job began with."""
+
+
 class JournalError(BulkError):
     """The journal cannot be written. Nothing more is sent; the job can be resumed later."""
 
 
 class JournalRefusedError(JournalError):
-    """The journal is another job's, in use, damaged, or cannot be created; nothing was sent."""
+    """The journal is another job's, in use, damaged, lacks its `-wal`, or cannot be created."""

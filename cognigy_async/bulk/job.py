@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
 
-from .errors import InputError, JournalRefusedError
+from .errors import InputError, JournalRefusedError, OtherInputError
 from .input.reader import STDIN
 from .journal.schema import Totals
 from .journal.writer import JournalWriter
@@ -37,6 +37,8 @@ class JobProgress:
         seen: Rows read.
         share: Share of the input that was read, by bytes; None if its size is unknown.
         reason, until: Reason of the latest retry, and its time in seconds of the epoch.
+        total: Rows of the job, an estimate until they are `counted`; None if nothing is known.
+        counted: True if `total` is exact.
     """
 
     done: int
@@ -46,6 +48,8 @@ class JobProgress:
     share: float | None
     reason: str | None
     until: float | None
+    total: int | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,8 @@ class JobResult:
         quota_utilisation: Share of the quota used by this run; None without a quota.
         ended: ``"complete"``, ``"stopped"`` by itself, or ``"interrupted"`` from outside.
         reason: Why it stopped.
-        fault: Error that stopped it: an `InputError`, a `JournalError`, an `AuthenticationError`
-            or a `ClientClosedError`; None if there was none.
+        fault: Error that stopped it: an `InputError`, a `JournalError`, an `AuthenticationError`,
+            a `SharedQuotaError` or a `ClientClosedError`; None if there was none.
         notes: Remarks for the user, about the input and about events left to callbacks.
     """
 
@@ -128,11 +132,13 @@ class BulkJob:
 
     Args:
         source: A path, or ``"-"`` for standard input.
-        journal: File of the journal, `{source}.journal` by default.
+        journal: File of the journal, `{source}.journal` by default. During a run and after a crash,
+            `{journal}-wal` belongs to it.
         dead_letters: File for the rows that were not applied; by default beside the journal.
         options: Options of the job.
-        circumstances: Further values, by name, that must not change when a job resumes.
-        force: Resume although the input or the options differ.
+        circumstances: Further values, by name, that must not change when a job resumes, but for
+            `max_in_flight` and `rate`.
+        force: Resume although the input or the options differ, or the `-wal` is missing.
 
     Raises:
         ConfigurationError: Two of the files are the same.
@@ -151,7 +157,9 @@ class BulkJob:
         self.source = source
         self.options = options if options is not None else JobOptions()
         if journal is None:
-            journal = "stdin.journal" if source == STDIN else f"{source}.journal"
+            # A journal in /dev would be lost when the machine or container restarts.
+            is_stdin = str(source) in (STDIN, "/dev/stdin")
+            journal = "stdin.journal" if is_stdin else f"{source}.journal"
         self.journal = Path(journal)
         self._keeps_empty = dead_letters is not None
         if dead_letters is None:
@@ -187,28 +195,35 @@ class BulkJob:
         if run is None or opened is None:
             return JobProgress(0, 0, 0, 0, None, None, None)
         size = opened.reader.fingerprint.size
+        total, counted = opened.rows.total()
+        reason, until = run.latest_wait or (None, None)
         return JobProgress(
             run.conditions.done,
             run.conditions.failed,
             run.skipped,
             opened.rows.count,
             None if not size else min(1.0, run.position / size),
-            *(run.latest_wait or (None, None)),
+            reason,
+            until,
+            # Rows of earlier runs are done before they are read.
+            None if total is None else max(total, run.conditions.done),
+            counted,
         )
 
     async def run(self, client: AsyncStateClient) -> JobResult:
         """Apply the remaining rows until all are done, `stop` is called or the job stops itself.
 
         `JobResult.fault` tells of an error that stopped it: an input that cannot be read further,
-        a journal that cannot be written, no access to the server, a closed client. Each row sent
-        has a recorded outcome, or the next run sends it again with the same key.
+        a journal that cannot be written, no access to the server, the file of a shared quota that
+        cannot be used, a closed client. Each row sent has a recorded outcome, or the next run sends
+        it again with the same key.
 
         If the client has callbacks, the journal records the result of each event. The run ends
         when all callbacks have finished. After `stop`, it waits five seconds at most.
 
         Raises:
-            JournalRefusedError: The journal belongs to another job, is in use, damaged, or cannot
-                be created; nothing was sent.
+            JournalRefusedError: The journal belongs to another job, is in use, damaged, lacks its
+                `-wal`, or cannot be created; nothing was sent.
             InputError: The input cannot be opened; nothing was sent.
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.
@@ -224,6 +239,7 @@ class BulkJob:
             "api": type(api).__name__,
             **self._circumstances,
         }
+        limiter = anyio.CapacityLimiter(1)
         self._opened = opened = await anyio.to_thread.run_sync(
             partial(
                 open_job,
@@ -234,7 +250,8 @@ class BulkJob:
                 limits=client.limits,
                 api=api,
                 force=self._force,
-            )
+            ),
+            limiter=limiter,
         )
         try:
             with self._open_dead_letters() as dead_letters:
@@ -245,33 +262,40 @@ class BulkJob:
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
                 await run.carry_out()
-                totals = await anyio.to_thread.run_sync(opened.journal.totals)
+                if isinstance(run.fault, OtherInputError) and not run.has_sent:
+                    raise JournalRefusedError(
+                        f"journal {self.journal} belongs to another input: {run.fault}"
+                    ) from run.fault
+                totals = await anyio.to_thread.run_sync(opened.journal.totals, limiter=limiter)
                 return _result(client, opened, run, totals)
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(opened.close)
+                await anyio.to_thread.run_sync(opened.close, limiter=limiter)
 
     @contextlib.contextmanager
     def _open_dead_letters(self) -> Iterator[BinaryIO]:
-        """Open the file and empty it. The run writes dead letters of earlier runs again."""
+        """Open the file. The writer empties it, and writes dead letters of earlier runs again."""
         try:
-            file = self.dead_letters.open("wb")
+            file = self.dead_letters.open("ab")
         except OSError as error:
             raise JournalRefusedError(
                 f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose "
                 "a file that can, with --dead-letters."
             ) from error
-        with file:
-            yield file
-        if not self._keeps_empty and not self.dead_letters.stat().st_size:
-            self.dead_letters.unlink()
+        try:
+            with file:
+                yield file
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if not self._keeps_empty and not self.dead_letters.stat().st_size:
+                    self.dead_letters.unlink()
 
 
 def _restore_quota(client: AsyncStateClient, saved: str) -> None:
     """Count the requests of earlier runs in the quota, if their record can be read."""
     if client.metrics.quota:
-        with contextlib.suppress(ConfigurationError, ValueError):
+        with contextlib.suppress(ConfigurationError, RecursionError, ValueError):
             client.restore_quota(json.loads(saved))
 
 

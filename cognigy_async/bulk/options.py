@@ -89,7 +89,7 @@ class JobOptions:
             )
 
     def record(self) -> dict[str, Any]:
-        """Return the options, by name, that must not change when a job resumes."""
+        """Return the options by name, as the journal keeps them."""
         record = asdict(self)
         rows, share = record.pop("canary_rows"), record.pop("canary_share")
         if self.canary is not None:

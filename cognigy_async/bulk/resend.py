@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import anyio
 
 from cognigy_async import (
     AmbiguousUpdateError,
     AsyncStateClient,
     CognigyError,
-    DialogState,
     Limits,
-    NoResponseError,
-    NotSentError,
-    RateLimitedError,
-    ServerError,
     StateUpdate,
 )
+from cognigy_async.spi import is_strong_etag
 
 from .input.row import Row
 from .journal.schema import OpenSend
-
-FIRST_WAIT = 1.0
-LONGEST_WAIT = 30.0
-"""Seconds between attempts to read a state from an unavailable server."""
-
-AWAY = (NotSentError, NoResponseError, RateLimitedError, ServerError)
 
 
 class AmbiguousSends:
     """Rows that an earlier run may have applied, and that must not be applied twice.
 
-    If the version of the state is the same as before the send, the row was not
-    applied. It is then sent with that version as `If-Match`. Otherwise it is ambiguous.
+    Such a row is sent again with the `If-Match` that the journal has for it: if it was applied,
+    or is applied late, the state has another version and one of the requests is refused. A row
+    that was sent without a strong etag is ambiguous.
 
     Attributes:
         sends: Sends that are not resolved yet, by line.
@@ -46,33 +34,14 @@ class AmbiguousSends:
         self._client = client
         self.sends = {send.line: send for send in sends}
 
-    async def resolve(self, row: Row, update: StateUpdate) -> StateUpdate | AmbiguousUpdateError:
-        """Return the update to send for a row, or an error if it is unsafe to send it.
-
-        Wait while the server is unavailable.
-        """
+    def resolve(self, row: Row, update: StateUpdate) -> StateUpdate | None:
+        """Return the update to send for a row, or None if it is unsafe to send it."""
         send = self.sends.pop(row.line)
         if self._client.api.honours_idempotency_keys:
             return update
-        if send.etag is None:
-            return ambiguous(row, None)
-        try:
-            state = await self._read(send.dialog_id)
-        except CognigyError as error:
-            return ambiguous(row, error)
-        if state.etag != send.etag:
-            return ambiguous(row, None)
+        if not self._client.api.conditional_writes or not is_strong_etag(send.etag):
+            return None
         return update.replace(if_match=send.etag)
-
-    async def _read(self, dialog_id: str) -> DialogState:
-        wait = FIRST_WAIT
-        while True:
-            try:
-                return await self._client.get_state(dialog_id)
-            except AWAY as error:
-                pause = max(wait * random.uniform(0.5, 1.0), error.retry_after or 0.0)
-            await anyio.sleep(pause)
-            wait = min(LONGEST_WAIT, 2 * wait)
 
 
 def ambiguous(row: Row, cause: CognigyError | None) -> AmbiguousUpdateError:

@@ -16,9 +16,13 @@ from .errors import InputError, JournalRefusedError
 from .input.fingerprint import Fingerprint, Mark
 from .input.reader import STDIN, InputReader, compare_input, open_input
 from .input.row_reader import RowReader
-from .journal.journal import Journal, refuse_unreadable
+from .journal.journal import Journal
+from .journal.reading import UNREADABLE, parse_object, refusal
 from .journal.schema import EarlierRuns
 from .options import JobOptions
+
+MAY_CHANGE = {"limit", "max_in_flight", "rate"}
+"""Options that do not change what is applied."""
 
 
 @dataclass(slots=True)
@@ -57,8 +61,9 @@ def open_job(
 
     Args:
         path: File of the journal.
-        circumstances: Further values, by name, that must not change when a job resumes.
-        force: Resume although the input or the options differ.
+        circumstances: Further values, by name, that must not change when a job resumes, but for
+            those of `MAY_CHANGE`.
+        force: Resume although the input or the options differ, or the `-wal` is missing.
 
     Raises:
         JournalRefusedError: The journal cannot be used for this job.
@@ -66,17 +71,19 @@ def open_job(
     """
     if source != STDIN and not os.path.exists(source):
         raise InputError(f"{source} cannot be opened: there is no such file")
-    journal = Journal(path)
+    journal = Journal(path, force=force)
     try:
         asked = {**options.record(), **circumstances}
         resumes = journal.resumed and not force
         known: list[Mark] = []
         note = None
         if resumes:
-            with refuse_unreadable(path):
+            try:
                 known = journal.marks()
                 _compare_options(journal, asked)
                 note = _compare_input(journal, source, known)
+            except UNREADABLE as error:
+                raise refusal(path, error) from error
         reader = open_input(
             source, format=options.format, text_columns=tuple(options.text_columns), known=known
         )
@@ -86,7 +93,9 @@ def open_job(
             found = reader.fingerprint
             identity = {"name": reader.name, "size": found.size, "modified_ns": found.modified_ns}
             earlier = journal.earlier_runs()
-            canary = _canary(source, options)
+            canary = options.canary_rows or 0
+            if options.canary_share is not None:
+                canary = _share_of_rows(options.canary_share, source, options)
             meta = {"options": json.dumps(asked), "input": json.dumps(identity)}
             journal.begin_run(meta, same_input=resumes)
             rows = RowReader(reader, options, limits, api, journal)
@@ -99,10 +108,8 @@ def open_job(
         raise
 
 
-def _canary(source: str | Path, options: JobOptions) -> int:
-    """Return the number of canary rows. If it is a share, count the rows of the input."""
-    if options.canary_share is None:
-        return options.canary_rows or 0
+def _share_of_rows(share: float, source: str | Path, options: JobOptions) -> int:
+    """Count the rows of the input, and return this share of them."""
     if source == STDIN or not os.path.isfile(source):
         raise ConfigurationError(
             "canary: a share needs the number of all rows, which standard input and pipes do not "
@@ -111,16 +118,16 @@ def _canary(source: str | Path, options: JobOptions) -> int:
     reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
     rows = RowReader(reader, options, Limits())
     try:
-        return math.ceil(options.canary_share * sum(1 for _ in rows.rows()))
+        return math.ceil(share * sum(1 for _ in rows.rows()))
     finally:
         rows.close()
 
 
 def _compare_options(journal: Journal, asked: Mapping[str, Any]) -> None:
-    before = json.loads(journal.meta("options"))
+    before = parse_object(journal.meta("options"))
     differences = [
         f"{name}: {_shown(before.get(name))} before, {_shown(asked.get(name))} now"
-        for name in sorted({*before, *asked})
+        for name in sorted({*before, *asked} - MAY_CHANGE)
         if before.get(name) != asked.get(name)
     ]
     if differences:
@@ -139,7 +146,7 @@ def _compare_input(journal: Journal, source: str | Path, known: list[Mark]) -> s
     """Refuse an input that differs. Return a note if a part of it cannot be compared."""
     if source == STDIN:
         return None
-    before = json.loads(journal.meta("input"))
+    before = parse_object(journal.meta("input"))
     now = Fingerprint.from_stat(os.stat(source))
     then = Fingerprint(before["size"], before["modified_ns"])
     if then.size is None or then == now:

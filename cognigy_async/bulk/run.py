@@ -10,7 +10,6 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from cognigy_async import (
-    AmbiguousUpdateError,
     AsyncStateClient,
     AuthenticationError,
     BadRequestError,
@@ -24,6 +23,7 @@ from cognigy_async import (
     PendingUpdate,
     PermissionDeniedError,
     RateLimitedError,
+    SharedQuotaError,
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
@@ -53,7 +53,13 @@ FINAL = (
 )
 """Errors that no retry can repair. While the run stops, only these make a row fail."""
 
-UNSENT = (UpdateWithdrawnError, ClientClosedError, DialogPausedError, JournalError)
+UNSENT = (
+    UpdateWithdrawnError,
+    ClientClosedError,
+    DialogPausedError,
+    JournalError,
+    SharedQuotaError,
+)
 """Errors of rows that were not sent. The next run sends these rows."""
 
 NOT_APPLIED = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
@@ -95,6 +101,7 @@ class JobRun:
         self._groups = InterruptedGroups(opened.earlier.groups)
         self._group_tasks: TaskGroup | None = None
         self._resent: list[PendingUpdate] = []
+        self._has_resent = False
         self._stream: UpdateStream | None = None
         self._in_stream: dict[int, Row] = {}
         self._next_index = 0
@@ -104,10 +111,10 @@ class JobRun:
         """Event of a row that waits until fewer are in the stream."""
         self._unwritten = 0
         """Bytes of failed rows whose dead letters may not be written yet."""
-        self._conditional: set[int] = set()
-        """Indexes of rows of an earlier run that `_resolved` found safe to send again."""
+        self._sent_before: set[int] = set()
+        """Indexes of rows that an earlier run may have applied."""
         self._unclear: set[int] = set()
-        """Indexes of rows that an earlier attempt of this run may have applied."""
+        """Indexes of rows that an earlier attempt, of this run or of another, may have applied."""
         self._paused: set[str] = set()
         self._canary_done = anyio.Event()
         self._all_completed = False
@@ -166,7 +173,7 @@ class JobRun:
             try:
                 async for outcome in stream:
                     self._take(outcome)
-            except (InputError, ClientUsageError) as error:
+            except (InputError, JournalError, ClientUsageError, SharedQuotaError) as error:
                 self.stop("stopped", str(error), error)
 
     async def _complete_dead_letters(self) -> None:
@@ -174,7 +181,9 @@ class JobRun:
         last = False
         while not last:
             try:
-                chunk = await anyio.to_thread.run_sync(self._rows.remaining_dead_letters)
+                chunk = await anyio.to_thread.run_sync(
+                    self._rows.remaining_dead_letters, limiter=anyio.CapacityLimiter(1)
+                )
             except InputError:
                 return
             last = chunk.last
@@ -216,6 +225,11 @@ class JobRun:
         elif not self._canary_done.is_set() and self.conditions.canary_is_done:
             self._canary_done.set()
 
+    @property
+    def has_sent(self) -> bool:
+        """Return whether this run gave any row to the client."""
+        return self._next_index > 0 or self._has_resent
+
     # Sending.
 
     async def _feed(self) -> AsyncGenerator[StateUpdate, None]:
@@ -223,11 +237,13 @@ class JobRun:
         last = False
         while not last:
             chunk = await anyio.to_thread.run_sync(
-                self._rows.next_chunk, abandon_on_cancel=self._abandons_reads
+                self._rows.next_chunk,
+                abandon_on_cancel=self._abandons_reads,
+                limiter=anyio.CapacityLimiter(1),
             )
             last = chunk.last
             self.position = chunk.position
-            if chunk.marks or chunk.dead_letters:
+            if chunk.marks or chunk.dead_letters or self._unwritten > MOST_UNWRITTEN:
                 await self._record_chunk(chunk)
             if chunk.skipped:
                 self.skipped += len(chunk.skipped)
@@ -254,7 +270,7 @@ class JobRun:
                     await self._resend_group(row)
                 else:
                     if row.line in self._ambiguous.sends:
-                        update = await self._resolved(row, update)
+                        update = self._resolved(row, update)
                     if update is not None:
                         self._held += len(row.source)
                         self._in_stream[self._next_index] = row
@@ -274,13 +290,14 @@ class JobRun:
             await self._room.wait()
             self._room = None
 
-    async def _resolved(self, row: Row, update: StateUpdate) -> StateUpdate | None:
+    def _resolved(self, row: Row, update: StateUpdate) -> StateUpdate | None:
         """Return the update to send for a row that may be applied; None if it is ambiguous."""
-        resolved = await self._ambiguous.resolve(row, update)
-        if isinstance(resolved, AmbiguousUpdateError):
-            self._fail(row, resolved)
-            return None
-        self._conditional.add(self._next_index)
+        resolved = self._ambiguous.resolve(row, update)
+        if resolved is None:
+            self._fail(row, ambiguous(row, None))
+        else:
+            self._sent_before.add(self._next_index)
+            self._unclear.add(self._next_index)
         return resolved
 
     async def _resend_group(self, row: Row) -> None:
@@ -295,6 +312,7 @@ class JobRun:
         pending = await self._client.submit(
             update, watch=_GroupObserver(self, rows), coalesce=False, priority="bulk"
         )
+        self._has_resent = True
         self._resent.append(pending)
         assert self._group_tasks is not None
         self._group_tasks.start_soon(self._take_group, pending, rows)
@@ -312,8 +330,8 @@ class JobRun:
         else:
             assert outcome.error is not None
             self._judge_failure(row, index, outcome.error)
-        if self._conditional:
-            self._conditional.discard(index)
+        if self._sent_before:
+            self._sent_before.discard(index)
         if self._unclear:
             self._unclear.discard(index)
         # Fast path: no stop condition applies if there are no failures and no canary.
@@ -343,10 +361,15 @@ class JobRun:
         """Record a failed row, or leave it to the next run."""
         if isinstance(error, UNSENT):
             self.conditions.hold(row.ordinal)
-            if row.not_repeatable and not isinstance(error, JournalError):
+            clear = row.not_repeatable and index not in self._unclear
+            if clear and not isinstance(error, JournalError):
                 self._writer.rejected(row)
-            if isinstance(error, ClientClosedError):
+            if isinstance(error, ClientClosedError | SharedQuotaError):
                 self.stop("stopped", str(error), error)
+        elif isinstance(error.__cause__, SharedQuotaError):
+            # The row may have been applied, and was not sent again.
+            self._leave(row, index, error)
+            self.stop("stopped", str(error.__cause__), error.__cause__)
         elif isinstance(error, AuthenticationError):
             # This error would occur for all rows.
             self._leave(row, index, error)
@@ -354,7 +377,7 @@ class JobRun:
         elif self.ended != "complete" and not isinstance(error, FINAL):
             # The client would have retried this row, so leave it to the next run.
             self._leave(row, index, error)
-        elif index in self._conditional and isinstance(error, StateConflictError):
+        elif index in self._sent_before:
             self._fail(row, ambiguous(row, error))
         else:
             self._fail(row, error)
@@ -379,7 +402,6 @@ class JobRun:
         """Record a request that must not be repeated, or must be repeated unchanged."""
         rows = [self._in_stream[index] for index in indexes]
         if len(rows) == 1:
-            self._unclear.discard(indexes[0])
             await self._writer.sending(rows[0], etag)
             return
         for row in rows:

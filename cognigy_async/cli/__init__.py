@@ -9,18 +9,22 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from ._streams import flush, report
+from ._streams import flush, prepare, report
 
 EXTRA = frozenset({"pydantic_settings", "rich", "typer"})
 
 
 def main() -> NoReturn:
     """Run the command with the arguments of the process, and exit."""
+    prepare()
     status: int | str | None = 0
     try:
         _run_app()
     except SystemExit as exit_:
         status = exit_.code
+        if isinstance(exit_.__context__, BrokenPipeError):
+            # The reader of a help text or of a usage error, such as `head`, has left.
+            status = getattr(exit_.__context__.__context__, "exit_code", 0)
     except KeyboardInterrupt:
         # A running command reports an interrupt itself. This one came before or after the command.
         status = 130

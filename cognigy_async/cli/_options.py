@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from enum import StrEnum
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
@@ -67,6 +68,19 @@ def choose_transport(name: TransportName | None) -> TransportName:
 def choose_loop(name: LoopName | None) -> LoopName:
     """Return the given event loop, or the fastest installed one; raise if it is not installed."""
     return _choose("--loop", name, LoopName.UVLOOP, LoopName.ASYNCIO)
+
+
+def read_secret(option: str, path: Path) -> bytes:
+    """Return the content of a file without the line end behind it.
+
+    Raises:
+        ConfigurationError: the file is empty.
+        OSError: it cannot be read.
+    """
+    secret = path.read_bytes().rstrip(b"\r\n")
+    if not secret:
+        raise ConfigurationError(f"{option} {path} is empty; it must contain the key or secret")
+    return secret
 
 
 def _choose(option: str, name: Name | None, fastest: Name, other: Name) -> Name:

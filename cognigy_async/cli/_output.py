@@ -1,4 +1,7 @@
-"""Output of the commands: results to stdout, messages to stderr."""
+"""Output of the commands: results to stdout, messages to stderr.
+
+Texts may quote servers and files. No control or bidirectional character of theirs is written.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import json
 import logging
 import shutil
 import sys
+import unicodedata
 from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
-from rich.json import JSON
+from rich.highlighter import JSONHighlighter
 
-from ._streams import discard
+from ._streams import discard, is_terminal
 
 REASONS = {
     "conflict": "conflict (409)",
@@ -39,39 +43,62 @@ class _Console(Console):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console for the current stdout or stderr."""
-    made = _Console(stderr=stderr, highlight=False, emoji=False)
+    """Return a console for the current stdout or stderr; it draws anew on terminals only."""
+    interactive = None if is_terminal(sys.stderr if stderr else sys.stdout) else False
+    made = _Console(stderr=stderr, highlight=False, emoji=False, force_interactive=interactive)
     if made.is_dumb_terminal:
         # rich does not detect the width of dumb terminals.
         made.width = shutil.get_terminal_size().columns
     return made
 
 
-def write_result(text: str) -> None:
-    """Write a text to stdout unchanged."""
-    console().out(text, highlight=False)
+def printable(text: str) -> str:
+    """Return a text with escapes in place of controls, marks of direction and surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else _escape(c) for c in text
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def write_result(line: str) -> None:
+    """Write a line to stdout."""
+    console().out(printable(line), highlight=False)
 
 
 def write_json(value: Any) -> None:
     """Write a value to stdout as JSON, in colours on a terminal."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = json.dumps(value, indent=2, ensure_ascii=not encoding.lower().startswith("utf"))
+    # Line ends are those of the indentation.
+    text = "\n".join(
+        line if line.isprintable() else _json_escaped(line) for line in text.split("\n")
+    )
     out = console()
-    if out.is_terminal:
-        out.print(JSON(text, ensure_ascii=False), soft_wrap=True)
+    if is_terminal(sys.stdout):
+        out.print(JSONHighlighter()(text), soft_wrap=True)
     else:
         out.out(text, highlight=False)
 
 
-def say(text: str, *, style: str | None = None) -> None:
-    """Write a message to stderr; the terminal wraps its lines."""
-    console(stderr=True).print(text, style=style, markup=False, soft_wrap=True)
+def _json_escaped(line: str) -> str:
+    """Return a line of JSON with the same value, whose characters are all printable."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
-def say_if_possible(text: str, *, style: str | None = None) -> None:
-    """Write a message to stderr; ignore the error if stderr cannot be written."""
+def say(line: str, *, style: str | None = None) -> None:
+    """Write a line to stderr; a terminal wraps it."""
+    console(stderr=True).print(printable(line), style=style, markup=False, soft_wrap=True)
+
+
+def say_if_possible(line: str, *, style: str | None = None) -> None:
+    """Write a line to stderr; ignore the error if stderr cannot be written."""
     with suppress(OSError):
-        say(text, style=style)
+        say(line, style=style)
 
 
 def log_to_stderr(*, everything: bool) -> None:
@@ -93,9 +120,10 @@ class _Handler(logging.Handler):
         reason = getattr(record, "reason", None)
         if reason in REASONS and self.formatter is None:
             seconds: float = getattr(record, "seconds", 0.0)
-            say(f"{REASONS[reason]}; retrying in {duration(seconds)}", style="dim")
-        else:
-            say(self.format(record), style="dim")
+            say_if_possible(f"{REASONS[reason]}; retrying in {duration(seconds)}", style="dim")
+            return
+        for line in self.format(record).split("\n"):
+            say_if_possible(line, style="dim")
 
 
 def _explains(record: logging.LogRecord) -> bool:

@@ -20,8 +20,9 @@ from cognigy_async import (
 )
 from cognigy_async.integrations.settings import Settings, name_settings
 
+from ._connection import connections
 from ._options import LoopName, TransportName, choose_loop, choose_transport
-from ._output import log_to_stderr, say, say_if_possible
+from ._output import log_to_stderr, say_if_possible
 
 NOT_APPLIED = 1
 USAGE = 2
@@ -54,11 +55,12 @@ def report_errors(
     try:
         yield
     except KeyboardInterrupt:
-        say("Interrupted.")
+        say_if_possible("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
     except (CognigyError, OSError, ImportError) as error:
         if debug:
-            say_if_possible("".join(traceback.format_exception(error)).rstrip())
+            for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
+                say_if_possible(line)
         else:
             say_if_possible(name_settings(_message(error)), style="red")
         is_usage = isinstance(error, (ConfigurationError, UpdateValidationError, *usage))
@@ -90,8 +92,10 @@ def run_with_client(
     After an interrupt, a request in flight may end within `GRACE`; then the outcome of the update
     is printed.
     """
-    arguments = Settings().client_arguments()
-    sender = choose_transport(transport).create()
+    settings = Settings()
+    api, tokens = connections(settings)
+    arguments = settings.client_arguments(token_transport=tokens.token_transport())
+    sender = api.transport(choose_transport(transport))
 
     async def run() -> T:
         client = AsyncStateClient(**arguments, max_in_flight=1, transport=sender)
@@ -113,8 +117,10 @@ def run_with_client(
 def _say_outcome(client: AsyncStateClient) -> None:
     report = client.close_report
     if report is not None and report.applied:
-        say("The update was applied.")
+        say_if_possible("The update was applied.")
     elif report is not None and report.ambiguous:
-        say("The update may have been applied. Read the state before you send it again.")
+        say_if_possible(
+            "The update may have been applied. Read the state before you send it again."
+        )
     elif client.metrics.withdrawn or (report is not None and (report.failed or report.unsent)):
-        say("The update was not applied.")
+        say_if_possible("The update was not applied.")

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from cognigy_async import AuditRecord, ConfigurationError, read_audit, verify_audit
+from cognigy_async import AuditRecord, read_audit, verify_audit
 from cognigy_async.integrations.settings import Credentials
 
-from ._options import DebugOption
+from ._options import DebugOption, read_secret
 from ._output import counted, say, write_result
 from ._run import NOT_APPLIED, report_errors
 
@@ -59,7 +59,8 @@ def verify(
 ) -> None:
     """Check that no record was changed, removed, added or moved, and name the first that was.
 
-    Give all files of a chain.
+    Give all files of a chain, each once. Missing records at the end of a chain, and an older copy
+    in place of its files, are found only with --head.
 
     Exit status: 0 all records are intact, 1 some are not, 2 invalid usage.
     """
@@ -69,11 +70,20 @@ def verify(
             say(f"{path} ends with an incomplete record, as after a crash; it is ignored.")
         for fault in report.faults:
             say(str(fault), style="red")
+        why = "the end of the chain is missing, or this is an older copy"
+        if report.faults:
+            why = "no intact record has it"
         for missing in report.missing:
-            why = "no intact record has it" if report.faults else "the end of the chain is missing"
             say(f"No record has the hash {missing}: {why}.", style="red")
         if not report.ok:
             raise typer.Exit(NOT_APPLIED)
+        unconfirmed = [chain for chain in report.chains if not chain.confirmed]
+        if unconfirmed:
+            names = ", ".join(chain.chain_id or "without an id" for chain in unconfirmed)
+            say(
+                f"No --head is of the chain {names}. Without one nobody can tell whether its last "
+                "records are missing, or whether this is an older copy. Keep its head elsewhere."
+            )
         number, size = counted(report.records, "record"), counted(len(files), "file")
         write_result(f"{number} in {size}: all intact")
         for last in report.heads:
@@ -99,12 +109,7 @@ def show(
 
 
 def _key(key_file: Path | None) -> bytes | SecretStr | None:
-    if key_file is None:
-        return Credentials().audit_key
-    key = key_file.read_bytes().rstrip(b"\r\n")
-    if not key:
-        raise ConfigurationError(f"--key-file {key_file} is empty; it must contain the key")
-    return key
+    return Credentials().audit_key if key_file is None else read_secret("--key-file", key_file)
 
 
 def _fields(record: AuditRecord) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from cognigy_async import ConfigurationError
 from cognigy_async.emulator import Emulator, Faults, Rules, Throttling, run
 from cognigy_async.integrations.settings import Credentials
 
-from ._options import DebugOption, parse_assignments, parse_rate
+from ._options import DebugOption, parse_assignments, parse_rate, read_secret
 from ._output import counted, say, write_result
 from ._run import report_errors
 
@@ -20,19 +21,45 @@ DEFAULT_ID = "emulator-client"
 DEFAULT_SECRET = "emulator-secret"
 """Public, and accepted by emulators only."""
 
+VISIBLE = "Other users can see it in the list of processes; prefer the settings or a file."
+
 
 def emulator(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 chooses a free one.")
     ] = 0,
-    api_key: Annotated[str | None, typer.Option(metavar="KEY", help="API key to accept.")] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name or address by which clients reach this server, such as the name of a "
+            "container. Loopback and --host need none. Repeatable.",
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help=f"API key to accept. {VISIBLE}"),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="File with the API key to accept.", exists=True, dir_okay=False
+        ),
+    ] = None,
     client_id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="OAuth client id to accept (requires --client-secret)."),
+        typer.Option(metavar="ID", help="OAuth client id to accept (requires its secret)."),
     ] = None,
     client_secret: Annotated[
-        str | None, typer.Option(metavar="SECRET", help="OAuth client secret to accept.")
+        str | None,
+        typer.Option(metavar="SECRET", help=f"OAuth client secret to accept. {VISIBLE}"),
+    ] = None,
+    client_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="File with the OAuth client secret.", exists=True, dir_okay=False
+        ),
     ] = None,
     token_lifetime: Annotated[
         float, typer.Option(metavar="SECONDS", help="Lifetime of a token.")
@@ -57,9 +84,12 @@ def emulator(
     """Serve a test server with the runtime and sessions APIs until Ctrl-C.
 
     The first line on stdout is its URL. By default it accepts the credentials of the settings.
+    Requests that a web page may have made are refused.
     """
     with report_errors(debug=debug):
-        accepted, settings = _credentials(api_key, client_id, client_secret)
+        key = _secret("--api-key", api_key, api_key_file)
+        secret = _secret("--client-secret", client_secret, client_secret_file)
+        accepted, settings = _credentials(key, client_id, secret)
         rate = None if quota is None else parse_rate(quota, "--quota")[0]
         try:
             app = Emulator(
@@ -76,15 +106,26 @@ def emulator(
 
         def announce(base_url: str) -> None:
             write_result(f"listening on {base_url}")
-            say(f"Settings for a client:\n  COGNIGY_BASE_URL={base_url}")
-            for line in settings:
+            say("Settings for a client:")
+            for line in (f"COGNIGY_BASE_URL={base_url}", *settings):
                 say(f"  {line}")
             say("  for the sessions API also COGNIGY_API=sessions and COGNIGY_USER_ID")
             say("Press Ctrl-C to stop.")
 
-        run(app, host=host, port=port, on_listening=announce)
+        run(app, host=host, port=port, allowed_hosts=allowed_host or (), on_listening=announce)
         dialogs = counted(len(app.dialogs), "dialog")
         say(f"Stopped after {counted(app.stats.requests, 'request')} to {dialogs}.")
+
+
+def _secret(option: str, secret: str | None, file: Path | None) -> str | None:
+    if file is None:
+        return secret
+    if secret is not None:
+        raise typer.BadParameter(f"give either {option} or {option}-file, not both")
+    try:
+        return read_secret(f"{option}-file", file).decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{option}-file {file} is not UTF-8") from None
 
 
 def _credentials(
@@ -97,7 +138,7 @@ def _credentials(
     given = {"api_key": api_key, "client_id": client_id, "client_secret": client_secret}
     if "" in given.values():
         raise typer.BadParameter("credentials must not be empty")
-    pair, source = "--client-id and --client-secret", "as given by the option"
+    pair, source = "--client-id and --client-secret or its file", "as given by the option"
     if not any(given.values()):
         pair = "COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET"
         source = "as set in the environment or in .env"

@@ -48,7 +48,8 @@ class AsyncStateClient:
         max_pending: Maximum number of accepted updates without an outcome; beyond it `update`
             waits.
         rate_limit: Requests per time window, token requests excluded: a `RateLimit`, several that
-            hold together, or ``"auto"`` to learn it from response headers and 429 responses.
+            hold together, or ``"auto"`` to learn it from response headers and 429 responses; see
+            ``docs/quota.md``.
             Shared SaaS allows 1,000 requests in 5 minutes (docs.cognigy.com, "Quotas and Limits").
         retry: When failed requests are retried; `RetryPolicy()` by default.
         limits: Limits for variables and sizes; those of the API by default.
@@ -110,7 +111,7 @@ class AsyncStateClient:
             transport=transport,
             allow_insecure=allow_insecure,
         )
-        quota = create_limiter(rate_limit)
+        quota = create_limiter(rate_limit, config.retry.longest_pause(live=True))
         self.metrics = Metrics(quota)
         """Counts and latencies; `metrics.snapshot()` returns a frozen copy."""
         waker = Waker()
@@ -179,6 +180,8 @@ class AsyncStateClient:
 
     async def aclose(self, *, drain: bool = True, timeout: float = 30.0) -> CloseReport:
         """Stop accepting, complete all updates, deliver all events, close the connections.
+
+        If it is cancelled, nothing more is sent, and requests in flight complete within `timeout`.
 
         Args:
             drain: Send the updates that are waiting; otherwise only requests in flight complete.
@@ -272,6 +275,7 @@ class AsyncStateClient:
             UpdateError: The update failed; each subclass stands for one reason.
             DeadlineExceededError: The deadline passed, or is known to be too early.
             DialogPausedError: The dialog is paused after a failure.
+            SharedQuotaError: A bulk update, and the file of a shared limit cannot be used.
             AuditError: A strict audit sink does not accept records; nothing was sent.
             ClientUsageError: The client is closed, or belongs to another event loop.
 
@@ -371,6 +375,8 @@ class AsyncStateClient:
 
         Raises:
             TypeError: `updates` cannot be iterated.
+            SharedQuotaError: The file of a shared limit cannot be used; raised while iterating,
+                after the outcomes.
             ClientUsageError: The client is not open; raised while iterating, and at once if there
                 is a deadline.
 

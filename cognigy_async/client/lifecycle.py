@@ -175,7 +175,8 @@ class Lifecycle:
     async def exit(self, *, drain: bool) -> None:
         """Close at the end of ``async with``, and wait for the background task."""
         try:
-            # Let requests in flight complete even if this task is being cancelled.
+            # Leaving by an exception waits, even if this task is being cancelled, for another
+            # task's close as well.
             with anyio.CancelScope(shield=not drain):
                 await self.close(drain=drain, timeout=30.0)
         finally:
@@ -199,18 +200,17 @@ class Lifecycle:
         self._closing = True
         admission.close()
         engine.pending_limit.close()
-        deadline = signals.close_scope.deadline = anyio.current_time() + timeout
+        deadline = anyio.current_time() + timeout
+        signals.drain_scope.deadline = signals.close_scope.deadline = deadline
         try:
-            with signals.close_scope:
-                if drain:
-                    with signals.drain_scope:
-                        await self._drain(engine, admission)
-                admission.close()
-                signals.stop_workers.set()
-                await signals.workers_ended.wait()
-                await self._hooks.wait_delivered()
+            if drain:
+                with signals.drain_scope:
+                    await self._drain(engine, admission)
         finally:
-            await run_to_completion(partial(self._finish_close, engine, signals, deadline))
+            # A cancellation ends only the drain: requests in flight still get their time.
+            await run_to_completion(
+                partial(self._finish_close, engine, admission, signals, deadline)
+            )
         return self.report or EMPTY_REPORT
 
     async def _drain(self, engine: Engine, admission: Admission) -> None:
@@ -228,14 +228,21 @@ class Lifecycle:
         with anyio.move_on_after(timeout):
             await signals.closed.wait()
         if not signals.closed.is_set():
+            signals.drain_scope.cancel()
             signals.close_scope.cancel()
             await signals.closed.wait()
         return self.report or EMPTY_REPORT
 
-    async def _finish_close(self, engine: Engine, signals: _Signals, deadline: float) -> None:
-        """Stop running requests and callbacks, close audit and transport, and create the report."""
+    async def _finish_close(
+        self, engine: Engine, admission: Admission, signals: _Signals, deadline: float
+    ) -> None:
+        """Let requests and callbacks end until the deadline, stop the others, close all parts."""
         try:
+            admission.close()
             signals.stop_workers.set()
+            with signals.close_scope:
+                await signals.workers_ended.wait()
+                await self._hooks.wait_delivered()
             signals.in_flight_scope.cancel()
             await signals.workers_ended.wait()
             signals.stop_callbacks.set()

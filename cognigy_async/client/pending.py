@@ -65,7 +65,8 @@ class PendingUpdate:
             self._admission.check_event_loop()
             await SHARED_WAITERS.wait(item)
         if item.error is not None:
-            raise item.error
+            # Each `raise` of the same object would make its traceback longer.
+            raise item.error.with_traceback(None)
         assert item.result is not None
         return item.result
 

@@ -20,7 +20,7 @@ import anyio.lowlevel
 
 from .._utils.concurrency import is_failure
 from ..engine.work_item import SendOptions, WorkItem
-from ..errors import ClientClosedError, CognigyError
+from ..errors import ClientClosedError, CognigyError, SharedQuotaError, copy_error
 from ..models.results import UpdateOutcome
 from ..models.update import UpdateInput
 from .admission import Admission
@@ -44,7 +44,7 @@ class UpdateStream:
     The stream takes inputs when workers need them, or without delay if updates are coalesced. It
     holds at most half of `max_pending` inputs, unread outcomes included. An invalid input becomes
     an outcome with an error. An exception of the input itself is raised here, after the outcomes
-    of the inputs before it.
+    of the inputs before it; so is a `SharedQuotaError`, after which no input is taken.
 
     Example::
 
@@ -73,6 +73,8 @@ class UpdateStream:
         else:
             self._inputs = _iterator(updates)
         self._outcomes: deque[UpdateOutcome] = deque()
+        self._incomplete: dict[WorkItem, None] = {}
+        """The items without an outcome, in the order of the input."""
         self._taken = 0
         self._held = 0
         self._exhausted = False
@@ -153,17 +155,16 @@ class UpdateStream:
             raise error
 
     def _withdraw(self) -> None:
-        if self._held:
+        if self._incomplete:
             engine = self._lifecycle.require_engine()
-            items = [item for queue in engine.queues for item in queue.work_items]
-            for item in items:
-                if item.sink is self:
-                    engine.cancel(item)
+            for item in list(self._incomplete):
+                engine.cancel(item)
 
     # Outcomes.
 
     def notify(self, item: WorkItem, /) -> None:
         """Add the outcome of one work item; the stream is the sink of all its items."""
+        self._incomplete.pop(item, None)
         if self._feeder is not None:
             self._feeder.set()
         if self._exhausted and not self._held:
@@ -173,6 +174,11 @@ class UpdateStream:
         self._outcomes.append(
             UpdateOutcome(item.index, item.update, item.update_id, item.result, error)
         )
+        if error is not None and isinstance(error, SharedQuotaError):
+            # All later inputs would fail as this one did.
+            self._end_input(copy_error(error))
+            if self._feed_scope is not None:
+                self._feed_scope.cancel()
         if self._reader is not None:
             self._wake_reader()
 
@@ -186,12 +192,12 @@ class UpdateStream:
         self._reader = reader = anyio.Event()
         on_idle = self._lifecycle.require_engine().waker.on_idle
         if self._inputs is not None and self._held < self._limit:
-            on_idle.add(reader)
+            on_idle[reader] = None
         try:
             await reader.wait()
         finally:
             self._reader = None
-            on_idle.discard(reader)
+            on_idle.pop(reader, None)
 
     # Input from an iterable: taken by the task that reads the outcomes.
 
@@ -201,8 +207,9 @@ class UpdateStream:
     def _wants_more(self) -> bool:
         # Take all input when coalescing, because more updates may then share a request.
         options = self._options
-        scheduler = self._lifecycle.require_engine().scheduler
-        return options.coalesce or scheduler.wants_input(live=options.live)
+        engine = self._lifecycle.engine
+        assert engine is not None
+        return options.coalesce or engine.scheduler.wants_input(live=options.live)
 
     async def _pull(self) -> None:
         """Take inputs while workers want more, up to the limit."""
@@ -244,7 +251,10 @@ class UpdateStream:
         update = None
         try:
             update = self._config.parse(given)
-            admission.enqueue(update, self._options, self, index=index, context=self._context)
+            item = admission.enqueue(
+                update, self._options, self, index=index, context=self._context
+            )
+            self._incomplete[item] = None
         except Exception as error:
             if update is None:
                 admission.release_slot()
@@ -298,12 +308,12 @@ class UpdateStream:
         on_idle = self._lifecycle.require_engine().waker.on_idle
         while self._held >= self._limit or (self._held and not self._wants_more()):
             self._feeder = feeder = anyio.Event()
-            on_idle.add(feeder)
+            on_idle[feeder] = None
             try:
                 await feeder.wait()
             finally:
                 self._feeder = None
-                on_idle.discard(feeder)
+                on_idle.pop(feeder, None)
         admission = self._lifecycle.check_open()
         if not admission.try_acquire_bulk_slot():
             await admission.acquire_bulk_slot()

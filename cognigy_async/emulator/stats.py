@@ -46,7 +46,8 @@ class Stats:
             only variables are assigned.
 
         overlapping_writes: Writes that arrived while another one of the dialog was in flight.
-        early_requests: Requests to a throttled tenant or dialog before its `Retry-After`.
+        early_requests: Requests to a throttled tenant or dialog before its `Retry-After`, or before
+            the reset in quota headers if there is none.
         early_repeats: Updates repeated before the `Retry-After` of the 503 that answered them.
         reordered: Writes that arrived with a smaller `seq` than an earlier write.
         double_applies: Updates with a transition that were applied more than once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Literal, TypeAlias
 
@@ -59,14 +59,26 @@ class Throttle:
             self._pauses.pop(subject, None)
         for subject in subjects:
             if (wait := self._count(subject, now)) is not None:
-                return self._refuse(subject, wait, now)
+                notice = self._refuse(subject, wait, now)
+                if notice.moment is None and subject == self._announced(address):
+                    # The quota headers name the moment.
+                    return replace(notice, moment=now + math.ceil(wait - 1e-6) - TIMER_GRACE)
+                return notice
         return None
+
+    def _announced(self, address: str | None) -> Subject | None:
+        """Return the subject whose quota the headers announce."""
+        if self._config.quota_headers == "none":
+            return None
+        return ("address", address) if self._quotas["address"] else TENANT
 
     def quota_headers(self, address: str | None, now: float) -> tuple[Header, ...]:
         """Return the headers that announce the quota of the address, or else of the tenant."""
-        subject: Subject = ("address", address) if self._quotas["address"] else TENANT
+        subject = self._announced(address)
+        if subject is None:
+            return ()
         quota, style = self._quotas[subject[0]], self._config.quota_headers
-        if quota is None or style == "none":
+        if quota is None:
             return ()
         most, seconds = quota
         end, count = self._windows.get(subject, (now, 0))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from hmac import compare_digest
+from dataclasses import dataclass
 from random import Random
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -36,15 +36,14 @@ class TokenRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An issued token; `expires` is by the clock of the event loop."""
+    """The rights of an issued token; `expires` is by the clock of the event loop."""
 
-    text: str = field(repr=False)
     scopes: tuple[str, ...]
     expires: float
 
 
 class Tokens:
-    """Credentials of clients, and the tokens issued to them.
+    """Credentials of clients, and the tokens issued to them. Only hashes of them are kept.
 
     Args:
         client: OAuth client id and client secret.
@@ -56,8 +55,8 @@ class Tokens:
     def __init__(
         self, client: tuple[str, str], api_key: str | None, rules: Rules, seed: int
     ) -> None:
-        self._client = (client[0].encode(), client[1].encode())
-        self._api_key = None if api_key is None else api_key.encode()
+        self._client = (_hash(client[0].encode()), _hash(client[1].encode()))
+        self._api_key = None if api_key is None else _hash(api_key.encode())
         self._scopes = tuple(rules.scopes)
         self._seed = seed
         self.lifetime = rules.token_lifetime
@@ -74,20 +73,23 @@ class Tokens:
 
     def revoke(self, headers: Mapping[bytes, bytes]) -> None:
         """Revoke the token in these request headers."""
-        self._issued.pop(_bearer_token(headers), None)
+        self._issued.pop(_hash(_bearer_token(headers)), None)
 
     def scopes_of(self, headers: Mapping[bytes, bytes], now: float) -> tuple[str, ...] | None:
         """Return the scopes of the request's credentials, or None if those are invalid."""
-        token = self._issued.get(_bearer_token(headers))
-        if token is not None and now < token.expires:
-            return token.scopes
+        if b"authorization" in headers:
+            token = self._issued.get(_hash(_bearer_token(headers)))
+            if token is not None and now < token.expires:
+                return token.scopes
         key = headers.get(b"x-api-key")
-        if key is not None and self._api_key is not None and compare_digest(key, self._api_key):
+        if key is not None and _hash(key) == self._api_key:
             return self._scopes
         return None
 
-    def issue(self, headers: Mapping[bytes, bytes], content: bytes, now: float) -> Token:
-        """Return a token for a client that authenticates by HTTP Basic or form fields.
+    def issue(
+        self, headers: Mapping[bytes, bytes], content: bytes, now: float
+    ) -> tuple[str, Token]:
+        """Return a token and its rights, for a client that authenticates by Basic or form fields.
 
         Raises:
             TokenRequestError: The request is refused.
@@ -106,9 +108,9 @@ class Tokens:
         if not granted:
             raise TokenRequestError(400, "invalid_scope", "none of the scopes can be granted")
         text = f"{self._random.getrandbits(256):064x}"
-        token = Token(text, granted, now + self.lifetime)
-        self._issued.put(text.encode(), token, now)
-        return token
+        token = Token(granted, now + self.lifetime)
+        self._issued.put(_hash(text.encode()), token, now)
+        return text, token
 
     def _authenticate(self, headers: Mapping[bytes, bytes], form: Mapping[str, str]) -> None:
         scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
@@ -123,10 +125,10 @@ class Tokens:
                 raise _invalid_client("HTTP Basic does not parse") from None
             # RFC 6749 section 2.3.1: both are form-urlencoded before they are joined.
             client_id, _, secret = pair.partition(":")
-            client = (unquote_plus(client_id).encode(), unquote_plus(secret).encode())
+            client_id, secret = unquote_plus(client_id), unquote_plus(secret)
         else:
-            client = (form.get("client_id", "").encode(), form.get("client_secret", "").encode())
-        if not all(map(compare_digest, client, self._client)):
+            client_id, secret = form.get("client_id", ""), form.get("client_secret", "")
+        if (_hash(client_id.encode()), _hash(secret.encode())) != self._client:
             raise _invalid_client("client id or client secret is wrong")
 
 
@@ -163,18 +165,22 @@ class TokenEndpoint:
                 )
             if content is None:
                 raise TokenRequestError(413, "invalid_request", "the form is too large")
-            token = self._tokens.issue(request.headers, content, anyio.current_time())
+            text, token = self._tokens.issue(request.headers, content, anyio.current_time())
         except TokenRequestError as error:
             return error.response
         self._recorder.stats.tokens_issued += 1
         lifetime = self._tokens.lifetime
         body = {
-            "access_token": token.text,
+            "access_token": text,
             "token_type": "Bearer",
             "expires_in": int(lifetime) if lifetime == int(lifetime) else lifetime,
             "scope": " ".join(token.scopes),
         }
         return json_response(200, body, NO_STORE)
+
+
+def _hash(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
 
 
 def _parse_form(headers: Mapping[bytes, bytes], content: bytes) -> dict[str, str]:

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 
 from .._utils.logging import log
 from ..retry import OUTAGE_KINDS, ResponseKind
-from .work_item import READ
+from .work_item import READ, WRITE, Action
 
 if TYPE_CHECKING:
+    from ..retry import RetryState
     from .context import Context
     from .dialog_queue import DialogQueue
     from .protocol import RetryLater
     from .scheduler import Scheduler
     from .work_item import WorkItem
+
+SHORTEST_MOMENT = 0.1
+"""Seconds. A nearer moment is as good as passed: the tenant backs off as if none was named."""
 
 
 class Backoff:
@@ -28,6 +32,7 @@ class Backoff:
     def __init__(self, context: Context, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._policy = context.config.retry
+        self._protocol = context.protocol
         self._clock = context.clock
         self._metrics = context.metrics
         self._adaptive = context.quota.adaptive if context.quota is not None else None
@@ -38,12 +43,19 @@ class Backoff:
         item, kind, error = queue.first, failure.response_kind, failure.error
         retry_state = item.retry_state
         assert retry_state is not None
+        if error.retry_after is None:
+            error.retry_after = failure.reset_after
         now = self._clock()
-        if item.live or kind not in OUTAGE_KINDS:
+        is_outage = kind in OUTAGE_KINDS and not item.live
+        if is_outage:
+            self._judge(item, retry_state, began, now)
+        if retry_state.is_blamed or not is_outage:
             retry_state.elapsed += now - began
         wait = item.options.policy.next_wait(retry_state, kind, error, live=item.live, now=now)
         self._throttle(item, failure, began, now, wait)
         if wait is None or item.abandoned:
+            return False
+        if error.retry_after is not None and scheduler.is_impatient(item, now):
             return False
         if scheduler.may_repeat(queue, kind):
             scheduler.wait(queue, now + wait)
@@ -57,6 +69,42 @@ class Backoff:
         self.count(kind.value, item, wait)
         return True
 
+    def _judge(self, item: WorkItem, retry_state: RetryState, began: float, now: float) -> None:
+        """Decide whether a bulk update is to blame for its failure, or a server that is away.
+
+        The update is to blame if the server served others. If it served none, `may_send` decides
+        later. If no update is left that could be served, a read of another dialog shows before
+        the next attempt whether the server serves at all.
+        """
+        if item.action is Action.PROBE:
+            # Perhaps only reads fail: the next request is the write itself.
+            item.action = WRITE
+            return
+        retry_state.failed_at = now
+        retry_state.is_blamed = self._scheduler.served_at > began
+        if retry_state.is_blamed or self._scheduler.queues.has_fresh_bulk():
+            return
+        if item.action is WRITE:
+            can_probe = self._protocol.probe_next(item)
+            retry_state.is_blamed = retry_state.was_blamed and not can_probe
+
+    def may_send(self, item: WorkItem, retry_state: RetryState) -> bool:
+        """Count the last failure if the server has served others since then.
+
+        Return False if the item must be given up.
+        """
+        failed_at = retry_state.failed_at
+        if failed_at is None or self._scheduler.served_at < failed_at:
+            return True
+        retry_state.was_blamed = True
+        if retry_state.is_blamed:
+            return True
+        retry_state.is_blamed = True
+        retry_state.counted_failures += 1
+        if item.action is Action.PROBE:
+            item.action = WRITE
+        return retry_state.counted_failures < item.options.policy.max_attempts
+
     def _throttle(
         self, item: WorkItem, failure: RetryLater, began: float, now: float, wait: float | None
     ) -> None:
@@ -66,13 +114,16 @@ class Backoff:
         if failure.dialog_only:
             if seconds is None:
                 seconds = wait if wait is not None else self._policy.backoff(1, failure.error, now)
-            scheduler.throttle_dialog(item.dialog_id, now, seconds)
+            scheduler.throttle_dialog(item.dialog_id, now, began, seconds)
             return
         throttled = failure.response_kind is ResponseKind.THROTTLED
         if throttled or (failure.response_kind is ResponseKind.UNAVAILABLE and seconds is not None):
-            if seconds is None:
+            seconds = seconds or 0.0
+            failures = scheduler.tenant.repeats(began)
+            if seconds < SHORTEST_MOMENT:
                 failures = scheduler.tenant.consecutive_429s + 1
-                seconds = self._policy.backoff(failures, failure.error, now)
+            if failures:
+                seconds = max(seconds, self._policy.backoff(failures, failure.error, now))
             scheduler.throttle_tenant(now, began, seconds, random.random())
             if self._adaptive is not None and throttled:
                 self._adaptive.on_throttled(now, began, seconds)

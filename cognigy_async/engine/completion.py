@@ -6,7 +6,6 @@ callbacks and audit together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextvars import copy_context
 from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING
@@ -19,12 +18,13 @@ from ..errors import (
     ClientClosedError,
     CognigyError,
     DialogPausedError,
+    SharedQuotaError,
     UpdateError,
     UpdateWithdrawnError,
 )
 from ..models.events import UpdateEvent
 from .coalescing import outcomes
-from .dialog_queue import DialogQueue, QueueState
+from .dialog_queue import PAUSED, DialogQueue
 from .protocol import Settled
 from .work_item import READ, WorkItem
 
@@ -51,7 +51,8 @@ class Completion:
         self._pending_limit = context.pending_limit
         self._clock = context.clock
         self._audit = context.audit
-        self._flushes: CompletionTracker[int] = CompletionTracker()
+        # Tracks the heads of the queues: what stands behind a head completes after it.
+        self._flushes = CompletionTracker()
         self.unsent: list[StateUpdate] = []
 
     # Outcomes.
@@ -72,6 +73,18 @@ class Completion:
         """Complete the head of a queue after its deadline."""
         self.complete(queue, Settled(error=self._protocol.expired(queue.first)))
 
+    def refuse(self, queue: DialogQueue, error: SharedQuotaError) -> None:
+        """Complete the head of a bulk queue, which may not be sent, or not again."""
+        failure: CognigyError = error
+        if queue.first.attempts:
+            last = self.last_error(queue.first)
+            if isinstance(last, AmbiguousUpdateError):
+                error.__cause__, last.__cause__ = last.__cause__, error
+                failure = last
+            else:
+                error.__cause__ = last
+        self.complete(queue, Settled(error=failure))
+
     def complete(self, queue: DialogQueue, done: Settled) -> None:
         """Complete the head of a queue; the queue continues, pauses or is dropped."""
         item = queue.head
@@ -82,6 +95,8 @@ class Completion:
             self._pause(queue, error)
         else:
             self._scheduler.finish(queue)
+        if self._flushes.waits and item.kind is not READ:
+            self._head_left(queue, item)
         if item.group is None:
             self._finish(item, done)
             return
@@ -97,7 +112,12 @@ class Completion:
 
     def complete_unsent(self, item: WorkItem, error: CognigyError) -> None:
         """Complete an item that was not sent; its queue continues without it."""
+        queue = item.queue
+        assert queue is not None
+        was_head = item is queue.head and queue.state is not PAUSED
         self._scheduler.remove(item)
+        if self._flushes.waits and was_head and item.kind is not READ:
+            self._head_left(queue, item)
         self._finish(item, Settled(error=error))
 
     def _finish(self, item: WorkItem, done: Settled) -> None:
@@ -125,8 +145,6 @@ class Completion:
             if isinstance(done.error, UpdateError) and item.sent_at is not None:
                 done.error.latency = self._clock() - item.sent_at
                 done.error.queued = item.sent_at - item.accepted_at
-        if self._flushes.waiters:
-            self._flushes.mark_done(item.serial)
         item.sink.notify(item)
         if result is None or is_enabled(DEBUG):
             _log(item)
@@ -170,48 +188,44 @@ class Completion:
     # Paused dialogs.
 
     def _pause(self, queue: DialogQueue, error: UpdateError) -> None:
-        self._scheduler.pause(queue, error)
+        refused = self._scheduler.pause(queue, error)
         self._metrics.paused += 1
         message = "dialog %r is paused after a failed update"
         log(WARNING, message, queue.dialog_id, dialog_id=queue.dialog_id)
-        for item in queue.work_items:
-            if item.waits_when_paused:
-                self._flushes.mark_done(item.serial)
-            else:
-                self.complete_unsent(item, pause_error(queue))
+        for item in refused:
+            self.complete_unsent(item, pause_error(queue))
 
     def paused(self) -> dict[str, DialogPausedError]:
         """Return the paused dialogs, each with its failure as `__cause__`."""
-        return {
-            queue.dialog_id: pause_error(queue)
-            for queue in self._queues
-            if queue.state is QueueState.PAUSED
-        }
+        paused = self._queues.paused
+        return {dialog_id: pause_error(queue) for dialog_id, queue in paused.items()}
 
     def resume(self, dialog_id: str | None) -> None:
         """Resume one paused dialog, or all of them."""
-        for queue in self._queues if dialog_id is None else [self._queues.get(dialog_id)]:
-            if queue is not None and queue.state is QueueState.PAUSED:
+        paused = self._queues.paused
+        for queue in list(paused.values()) if dialog_id is None else [paused.get(dialog_id)]:
+            if queue is not None:
                 self._scheduler.resume(queue)
                 self._metrics.paused -= 1
+                if queue.head is not None:
+                    self._flushes.mark_open(queue.head.serial)
 
     # Waiting for all, and closing.
-
-    def _incomplete(self) -> Iterator[int]:
-        """Yield the serials of items without an outcome, except those of paused dialogs."""
-        for queue in self._queues:
-            if queue.state is not QueueState.PAUSED:
-                for item in queue.work_items:
-                    yield item.serial
 
     @property
     def busy(self) -> bool:
         """Return whether `flush` would wait."""
-        return any(True for _ in self._incomplete())
+        return self._queues.active > 0
 
     async def flush(self) -> None:
         """Wait until all items accepted so far are complete, except those of paused dialogs."""
-        await self._flushes.wait(self._incomplete())
+        await self._flushes.wait(self._scheduler.serial, self._queues.active)
+
+    def _head_left(self, queue: DialogQueue, item: WorkItem) -> None:
+        """Let flushes wait for the new head of a queue, if any, in place of a completed one."""
+        if queue.head is not None and queue.state is not PAUSED:
+            self._flushes.mark_open(queue.head.serial)
+        self._flushes.mark_done(item.serial)
 
     def close(self) -> None:
         """Complete all remaining items without sending them."""
@@ -263,8 +277,8 @@ def _log(item: WorkItem) -> None:
 
 def pause_error(queue: DialogQueue) -> DialogPausedError:
     """Return the error for a caller that writes to a paused dialog."""
-    error = DialogPausedError(queue.dialog_id, len(queue.work_items))
-    error.__cause__ = queue.paused_by
+    error = DialogPausedError(queue.dialog_id, queue.size)
+    error.__cause__ = queue.remember().paused_by
     return error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,21 @@ IDLE, READY, IN_FLIGHT, WAITING, PAUSED = QueueState
 """Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
 
 
+@dataclass(slots=True, eq=False)
+class QueueHistory:
+    """The data that only a queue has that was paused, or whose updates could not all merge.
+
+    Attributes:
+        paused_by: the failure that paused the queue; None if it is not paused.
+        last_held: serial up to which all items stay when the queue is paused again.
+        last_split: serial of the newest item that cannot share a request with the one before it.
+    """
+
+    paused_by: CognigyError | None = None
+    last_held: int = 0
+    last_split: int = 0
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class DialogQueue:
     """The items of one dialog in the order of acceptance; see `QueueState`.
@@ -70,7 +86,7 @@ class DialogQueue:
         live, from_callback: number of such items.
         until: moment until which a WAITING queue waits; infinite if it waits for the server.
         ready_list: the list of `ReadyQueues` that contains this queue while it is READY.
-        paused_by: the failure that paused the queue.
+        history: None for most queues; see `remember`.
     """
 
     dialog_id: str
@@ -81,7 +97,7 @@ class DialogQueue:
     from_callback: int = 0
     until: float = field(default=0.0, init=False)
     ready_list: deque[DialogQueue] | None = field(default=None, init=False)
-    paused_by: CognigyError | None = field(default=None, init=False)
+    history: QueueHistory | None = field(default=None, init=False)
 
     @property
     def first(self) -> WorkItem:
@@ -90,6 +106,20 @@ class DialogQueue:
             raise AssertionError(f"{self!r} has no head")
         return self.head
 
+    def remember(self) -> QueueHistory:
+        """Return the history, an empty one if there was none."""
+        if self.history is None:
+            self.history = QueueHistory()
+        return self.history
+
+    @property
+    def size(self) -> int:
+        """Number of items; a group counts as its members."""
+        head = self.head
+        if head is None:
+            return 0
+        return (len(head.members) or 1) + len(self.behind or ())
+
     @property
     def work_items(self) -> list[WorkItem]:
         """All items in order; a group is replaced by its members."""
@@ -97,6 +127,13 @@ class DialogQueue:
         if head is None:
             return []
         return [*(head.members or (head,)), *(self.behind or ())]
+
+    def newest(self) -> Iterator[WorkItem]:
+        """Iterate over the items from the newest one to the head, without a copy."""
+        if self.behind:
+            yield from reversed(self.behind)
+        if self.head is not None:
+            yield self.head
 
     def append(self, item: WorkItem) -> None:
         """Add an item at the end."""
@@ -152,4 +189,4 @@ class DialogQueue:
         self.move(IN_FLIGHT)
 
     def __repr__(self) -> str:
-        return f"<DialogQueue {self.dialog_id!r} {self.state.name} {len(self.work_items)} items>"
+        return f"<DialogQueue {self.dialog_id!r} {self.state.name} {self.size} items>"

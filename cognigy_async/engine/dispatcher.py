@@ -26,12 +26,19 @@ from ..errors import (
     RateLimitedError,
     UpdateError,
 )
-from ..retry import UNAUTHORIZED, ResponseKind, RetryState
+from ..retry import (
+    APPLIED,
+    SERVED_KINDS,
+    THROTTLING_KINDS,
+    UNAUTHORIZED,
+    ResponseKind,
+    RetryState,
+)
 from .coalescing import MOST_MERGED, gather
 from .dialog_queue import DialogQueue, QueueState
 from .protocol import Decision, RetryLater, SendNext, Settled, withdrawn
 from .token_failures import TokenFailures, copy_for_one_update
-from .work_item import READ, Action, WorkItem
+from .work_item import PROBE, READ, WRITE, Action, WorkItem
 
 if TYPE_CHECKING:
     from ..auth.provider import AccessToken
@@ -131,6 +138,8 @@ class Dispatcher:
                 continue
             if scheduler.tenant.active:
                 self._refuse_impatient(now)
+            if bulk:
+                self._refuse_bulk()
             await self._idle()
 
     async def _idle(self) -> None:
@@ -138,15 +147,16 @@ class Dispatcher:
         waker = self._waker
         if waker.ended:
             return
-        for event in waker.on_idle:
-            event.set()
+        if waker.on_idle:
+            # Ask one stream, not all: its updates wake workers, which ask the next ones when idle.
+            waker.on_idle.popitem(last=False)[0].set()
         event = anyio.Event()
         waker.idle.append(event)
         try:
             await event.wait()
         finally:
             waker.waking = False
-            if event in waker.idle:
+            if not event.is_set():
                 waker.idle.remove(event)
 
     async def keep_time(self) -> None:
@@ -197,13 +207,22 @@ class Dispatcher:
         """Fail live updates whose policy does not allow waiting for the tenant's pause."""
         scheduler = self._scheduler
         while (queue := scheduler.next_impatient(now)) is not None:
-            error = RateLimitedError(
-                "The tenant is throttled for longer than the policy waits",
-                status=429,
-                retry_after=scheduler.tenant.remaining(now),
-            )
-            final = self._protocol.final(queue.first, error)
-            self._completion.complete(queue, Settled(error=final))
+            self._refuse(queue, "tenant", scheduler.tenant.remaining(now))
+
+    def _refuse(self, queue: DialogQueue, throttled: str, seconds: float) -> None:
+        """Fail the head of a queue because it must not wait out a pause of so many seconds."""
+        error = RateLimitedError(
+            f"The {throttled} is throttled for longer than the policy waits",
+            status=429,
+            retry_after=seconds,
+        )
+        final = self._protocol.final(queue.first, error)
+        self._completion.complete(queue, Settled(error=final))
+
+    def _refuse_bulk(self) -> None:
+        """Fail ready bulk updates while a shared quota cannot be used."""
+        while (refused := self._scheduler.next_refused()) is not None:
+            self._completion.refuse(*refused)
 
     # Sending a request and applying its response.
 
@@ -211,16 +230,23 @@ class Dispatcher:
         """Send the next request of a queue's head, and apply the decision on its response."""
         item = queue.head
         assert item is not None
-        if item.retry_state is not None and token is item.retry_state.refused_token:
-            # The provider has no other token than the one that the server refused.
-            self._completion.give_up(queue)
-            return
+        if item.retry_state is not None:
+            # The provider may have no other token than the one that the server refused.
+            refused = token is item.retry_state.refused_token
+            if refused or not self._backoff.may_send(item, item.retry_state):
+                self._completion.give_up(queue)
+                return
         options = item.options
         if options.deadline is not None and began >= options.deadline:
             self._completion.expire(queue)
             return
         following: Decision
         scheduler = self._scheduler
+        if scheduler.dialogs.any:
+            pause = scheduler.too_long_a_pause(queue, began)
+            if pause is not None:
+                self._refuse(queue, "dialog", pause)
+                return
         try:
             if item.coalesces and queue.behind and item.sent_at is None:
                 item = gather(queue, self._protocol, self._hooks.free_slots(MOST_MERGED))
@@ -249,6 +275,8 @@ class Dispatcher:
                 limiter = self._limiter
                 if limiter is not None:
                     limiter.start(began, bulk=not queue.live)
+                if scheduler.tenant.active:
+                    scheduler.tenant.start(began)
                 try:
                     response = await self._transport.send(request, timeout=options.timeout)
                 except BaseException as error:
@@ -272,8 +300,15 @@ class Dispatcher:
                 if item.retry_state is not None:
                     item.retry_state.refused_token = None
                 self._authorized += 1
+                # Reads may be served while no write is: only a probe asks whether they are.
+                if (item.action is WRITE or item.action is PROBE) and (
+                    response_kind is APPLIED or response_kind in SERVED_KINDS
+                ):
+                    scheduler.served_at = now
                 if not scheduler.quiet:
-                    scheduler.on_response(response_kind, began)
+                    scheduler.on_response(response_kind, began, now)
+                if scheduler.dialogs.any and response_kind not in THROTTLING_KINDS:
+                    scheduler.dialogs.served(item.dialog_id, began)
                 following = self._protocol.answered(
                     item, response_kind, request, response, now, time.time()
                 )
@@ -349,7 +384,7 @@ class Dispatcher:
                 self._reserve(item, began)
             if item.not_repeatable:
                 indexes = tuple(member.index for member in item.members) or (item.index,)
-                await watch.before_send(indexes, item.update_id, item.etag or item.etag_before)
+                await watch.before_send(indexes, item.update_id, item.etag)
             item.announced = True
         except CognigyError as error:
             following = Settled(error=error)

@@ -100,7 +100,7 @@ class Engine:
         async with anyio.create_task_group() as keepers:
             self._keepers = keepers
             keepers.start_soon(self._dispatcher.keep_time)
-            for limiter in self._quota.shared_files() if self._quota is not None else ():
+            for limiter in self._quota.shared_files if self._quota is not None else ():
                 keepers.start_soon(limiter.run, self.clock, self.waker)
             with cut:
                 await self._dispatcher.run(started, stop)

@@ -6,7 +6,7 @@ Everything takes `now` (seconds of a monotonic clock) as an argument.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -31,7 +31,8 @@ class Outage(Generic[Waiting]):
     def __init__(self, in_flight: int, backoff: Callable[[int], float]) -> None:
         self._in_flight = in_flight
         self._backoff = backoff
-        self.waiting: deque[Waiting] = deque()
+        # OrderedDict, because dialogs that are given up are removed from the middle in O(1).
+        self.waiting: OrderedDict[Waiting, None] = OrderedDict()
         """Dialogs that wait, in the order of their turns."""
         self.lasts = False
         """True from the first failure with an empty budget until the next success."""
@@ -56,7 +57,7 @@ class Outage(Generic[Waiting]):
             self._next_probe = now + self._backoff(self._failures)
             self.probe = None
         self.lasts = True
-        self.waiting.append(one)
+        self.waiting[one] = None
         self._decide()
 
     def succeeded(self) -> None:
@@ -71,7 +72,7 @@ class Outage(Generic[Waiting]):
         if one is self.probe:
             self.probe = None
         else:
-            self.waiting.remove(one)
+            del self.waiting[one]
         if not self.waiting and self.probe is None:
             self.lasts = False
         self._decide()
@@ -96,12 +97,12 @@ class Outage(Generic[Waiting]):
         """Return a dialog that may send its request now, or None."""
         if now >= self.next_probe_at():
             self._next_probe = now + self._backoff(self._failures + 1)
-            one = self.waiting.popleft()
+            one, _ = self.waiting.popitem(last=False)
             if self.lasts:
                 self.probe = one
                 self._turns += 1
         elif self.waiting and not self.lasts and budget.take():
-            one = self.waiting.popleft()
+            one, _ = self.waiting.popitem(last=False)
         else:
             return None
         self._decide()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import (
@@ -17,14 +18,17 @@ from ..errors import (
     NoResponseError,
     StateConflictError,
     UnexpectedAnswerError,
+    UnsupportedByApiError,
     UpdateError,
     UpdateValidationError,
     UpdateWithdrawnError,
 )
+from ..models.identifiers import is_strong_etag
 from ..models.limits import Limits
 from ..models.results import DialogState, UpdateResult
 from ..models.update import StateUpdate
-from ..retry import APPLIED, ResponseKind, RetryState
+from ..ratelimit.headers import reset_after
+from ..retry import APPLIED, SERVED_KINDS, THROTTLING_KINDS, ResponseKind, RetryState
 from .work_item import WRITE, Action, Kind, WorkItem
 
 if TYPE_CHECKING:
@@ -34,7 +38,21 @@ if TYPE_CHECKING:
 KNOWN_ETAGS = 4096
 """Minimum number of dialogs whose last version is remembered; at most twice that.
 
-After a lost answer the version shows whether the update was applied."""
+A transition is sent on condition of that version, so that it can be repeated safely."""
+
+MAX_REFUSALS = 2
+"""Number of refusals of one etag after which the server is taken to never accept it."""
+
+
+MAYBE_APPLIED_KINDS = frozenset({ResponseKind.FAULT, ResponseKind.GATEWAY})
+
+WEAK_ETAG_REMEDY = (
+    "The etag is weak, and If-Match never matches a weak one: let the proxy pass the ETag of the "
+    "API unchanged (compression often weakens it), or assign with update()."
+)
+FOREIGN_ETAG_REMEDY = (
+    "Let the proxies pass ETag and If-Match unchanged, or assign with update() without if_match."
+)
 
 
 @dataclass(slots=True)
@@ -62,6 +80,8 @@ class RetryLater:
     error: UpdateError
     dialog_only: bool = False
     """True if the server throttles this dialog and not the tenant."""
+    reset_after: float | None = None
+    """Seconds that rate-limit headers name, for an answer without Retry-After."""
 
 
 Decision: TypeAlias = Settled | SendNext | RetryLater
@@ -80,8 +100,17 @@ class UpdateProtocol:
         self.api = api
         self._base_url = base_url
         self.limits = limits
+        self._reads_states = True
+        try:
+            api.check_use("get_state")
+        except UnsupportedByApiError:
+            self._reads_states = False
         self._etags: dict[str, str | None] = {}
         self._older_etags: dict[str, str | None] = {}
+        self._accepts_its_etags = True
+        """False if the server refused an etag twice that it had sent itself."""
+        self._accepts_weak_etags = False
+        """True if the server accepted a weak `If-Match`, which RFC 9110, 13.1.1, forbids."""
 
     def request(self, item: WorkItem) -> Request:
         """Return the next request of an item, unsigned.
@@ -90,18 +119,29 @@ class UpdateProtocol:
             UpdateValidationError: The API cannot carry the update.
         """
         if item.action is not WRITE:
-            return self.api.read(self._base_url, item.dialog_id)
+            is_probe = item.action is Action.PROBE
+            dialog_id = item.probed_dialog_id if is_probe else item.dialog_id
+            return self.api.read(self._base_url, dialog_id)
         if item.requests is None:
             assert item.update is not None
             key = self._carrier(item) or item.update_id
             item.requests = self.api.writes(self._base_url, item.update, key)
         request = item.requests[item.part]
+        if item.etag is None and not request.idempotent:
+            item.etag = self._etag_to_attach(item.dialog_id)
         if item.etag is not None:
             request.headers["if-match"] = item.etag
-        elif not request.idempotent:
-            # Store this before sending: a later read may already see the effect of the request.
-            item.etag_before = self._known_etag(item.dialog_id)
         return request
+
+    def probe_next(self, item: WorkItem) -> bool:
+        """Let an item read a dialog that was served before. Return False if there is none."""
+        if not self._reads_states:
+            return False
+        served = next(chain(reversed(self._etags), reversed(self._older_etags)), None)
+        if served is None:
+            return False
+        item.probed_dialog_id, item.action = served, Action.PROBE
+        return True
 
     def answered(
         self,
@@ -113,6 +153,9 @@ class UpdateProtocol:
         wall_clock: float,
     ) -> Decision:
         """Return the decision after a response other than 401."""
+        if item.action is Action.PROBE and response_kind in SERVED_KINDS:
+            item.action = WRITE
+            return SendNext()
         if response_kind is APPLIED:
             if item.action is WRITE:
                 return self._applied(item, response, now)
@@ -122,9 +165,14 @@ class UpdateProtocol:
             # A 2xx with an unusable body is a server fault, not an outage: bulk work must not
             # retry it forever.
             response_kind = ResponseKind.FAULT
-        following = self._failed(item, response_kind, self.api.error(request, response, wall_clock))
-        if response_kind is ResponseKind.THROTTLED and isinstance(following, RetryLater):
-            following.dialog_only = self.api.throttles_dialog(response)
+        error = self.api.error(request, response, wall_clock)
+        if response.body_error is not None:
+            error.message += f"; {response.body_error}"
+        following = self._failed(item, response_kind, error)
+        if response_kind in THROTTLING_KINDS and isinstance(following, RetryLater):
+            following.reset_after = reset_after(response.headers, wall_clock)
+            if response_kind is ResponseKind.THROTTLED:
+                following.dialog_only = self.api.throttles_dialog(response)
         return following
 
     def unanswered(self, item: WorkItem, error: UpdateError) -> Decision:
@@ -138,7 +186,7 @@ class UpdateProtocol:
         """Note that the credentials of a request were refused; it may be replayed with others."""
         if item.retry_state is None:
             item.retry_state = RetryState()
-        if item.action not in (Action.REPORT, Action.CONFIRM):
+        if item.action not in (Action.REPORT, Action.PROBE):
             item.retry_state.last_error = error
 
     def final(self, item: WorkItem, error: UpdateError) -> UpdateError:
@@ -148,10 +196,13 @@ class UpdateProtocol:
         """
         unanswered = item.retry_state.unanswered if item.retry_state is not None else None
         if unanswered is not None and item.kind is not Kind.READ:
-            ambiguous = AmbiguousUpdateError(
+            message = (
                 "The update was sent and not answered"
-                if error is unanswered
-                else "The update was sent and not answered, and could not be repeated",
+                if unanswered.status is None
+                else f"The server answered {unanswered.status} and may have applied the update"
+            )
+            ambiguous = AmbiguousUpdateError(
+                message if error is unanswered else f"{message}; it could not be repeated",
                 status=error.status,
                 trace_id=error.trace_id,
                 retry_after=error.retry_after,
@@ -191,6 +242,8 @@ class UpdateProtocol:
             # Failures of one part say nothing about the next.
             item.etag = item.retry_state = None
             return SendNext()
+        if item.modification is not None and not is_strong_etag(item.etag):
+            self._accepts_weak_etags = True
         item.headers = response.headers
         began = item.sent_at if item.sent_at is not None else now
         return Settled(
@@ -220,10 +273,15 @@ class UpdateProtocol:
         if len(self._etags) >= KNOWN_ETAGS:
             self._older_etags, self._etags = self._etags, {}
 
-    def _known_etag(self, dialog_id: str) -> str | None:
-        if dialog_id in self._etags:
-            return self._etags[dialog_id]
-        return self._older_etags.get(dialog_id)
+    def _etag_to_attach(self, dialog_id: str) -> str | None:
+        """Return the last known version of a dialog if a write may be made conditional on it."""
+        api = self.api
+        # A server that honours keys applies a repeat once anyway.
+        if not (api.conditional_writes and self._accepts_its_etags) or api.honours_idempotency_keys:
+            return None
+        etags = self._etags if dialog_id in self._etags else self._older_etags
+        etag = etags.get(dialog_id)
+        return etag if is_strong_etag(etag) else None
 
     def _read(self, item: WorkItem, state: DialogState) -> Decision:
         action = item.action
@@ -238,11 +296,14 @@ class UpdateProtocol:
             if isinstance(conflict, StateConflictError):
                 conflict.current_etag = state.etag
                 conflict.current_version = state.version
-            return Settled(error=self.final(item, conflict))
-        if action is Action.CONFIRM and state.etag != item.etag:
-            return Settled(error=self.final(item, retry_state.last_error))
+            return Settled(error=self._refused(item, conflict))
         self._remember(item.dialog_id, state.etag)
-        item.etag = state.etag
+        if is_strong_etag(state.etag) and state.etag == retry_state.never_accepted_etag:
+            self._accepts_its_etags = False
+        usable = self._accepts_its_etags and is_strong_etag(state.etag)
+        item.etag = state.etag if usable else None
+        if item.etag is None and item.requests is not None:
+            item.requests[item.part].headers.pop("if-match", None)
         item.action = Action.WRITE
         return SendNext()
 
@@ -296,25 +357,20 @@ class UpdateProtocol:
         if action is Action.WRITE:
             if response_kind is ResponseKind.CONFLICT:
                 return self._conflict(item, retry_state, error)
-            if response_kind is ResponseKind.NO_RESPONSE:
-                return self._lost(item, retry_state, error)
-            if response_kind in (ResponseKind.FAULT, ResponseKind.GATEWAY) and not _assigns_only(
-                item
+            if response_kind is ResponseKind.NO_RESPONSE or (
+                response_kind in MAYBE_APPLIED_KINDS and not _assigns_only(item)
             ):
-                if not item.idempotent and not self._harmless(item):
-                    retry_state.unanswered = retry_state.last_error = error
-                    return Settled(error=self.final(item, error))
-                retry_state.maybe_applied = True
-        if action not in (Action.REPORT, Action.CONFIRM):
+                return self._lost(item, retry_state, response_kind, error)
+        if action is Action.PROBE:
+            # A 500 would count as an attempt of the update, which was not sent.
+            is_fault = response_kind is ResponseKind.FAULT
+            return RetryLater(ResponseKind.GATEWAY if is_fault else response_kind, error)
+        if action is not Action.REPORT:
             retry_state.last_error = error
         return RetryLater(response_kind, error)
 
-    def _harmless(self, item: WorkItem) -> bool:
-        """Return True if the next write can be applied twice without harm."""
-        return self.api.honours_idempotency_keys or _assigns_only(item)
-
     def _conflict(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Decision:
-        if not self.api.has_versions:
+        if not self.api.conditional_writes:
             # There is no version to compare. Another writer may hold the session; retry a limited
             # number of times.
             retry_state.last_error = error
@@ -323,36 +379,74 @@ class UpdateProtocol:
                 return Settled(error=self.final(item, error))
             return RetryLater(ResponseKind.CONFLICT, error)
         # A server that honours keys may check the precondition first, which our own write broke.
-        if not self.api.honours_idempotency_keys or item.etag is not None:
-            if retry_state.maybe_applied and retry_state.unanswered is None:
-                retry_state.unanswered = retry_state.last_error
-            if retry_state.unanswered is not None and not _assigns_only(item):
-                return Settled(error=self.final(item, error))
+        keyed = self.api.honours_idempotency_keys and item.etag is None
+        if retry_state.unanswered is not None and not (keyed or _assigns_only(item)):
+            return Settled(error=self.final(item, error))
         retry_state.last_error = error
         if item.kind is Kind.STRICT:
             if isinstance(error, StateConflictError) and error.current_etag is None:
                 item.action = Action.REPORT
                 return SendNext()
-            return Settled(error=self.final(item, error))
+            return Settled(error=self._refused(item, error))
+        if item.etag is not None:
+            self._count_refusal(item, item.etag, retry_state, error)
         if item.modification is not None:
+            if item.etag == retry_state.never_accepted_etag:
+                return Settled(error=self._refused(item, error))
             item.action = Action.READ
             item.modification.conflicts += 1
         else:
             item.action = Action.REBASE
         return RetryLater(ResponseKind.CONFLICT, error)
 
-    def _lost(self, item: WorkItem, retry_state: RetryState, error: UpdateError) -> Decision:
+    def _count_refusal(
+        self, item: WorkItem, etag: str, retry_state: RetryState, error: UpdateError
+    ) -> None:
+        retry_state.refusals = retry_state.refusals + 1 if etag == retry_state.refused_etag else 1
+        retry_state.refused_etag = etag
+        attempts = max(MAX_REFUSALS, item.options.policy.max_attempts)
+        allowed = MAX_REFUSALS if _refuses_etag(error, etag) else attempts
+        is_refused = retry_state.refusals >= allowed
+        if item.modification is not None and not (is_strong_etag(etag) or self._accepts_weak_etags):
+            # Where others write the dialog, each refusal is of another weak etag.
+            is_refused |= item.modification.conflicts + 1 >= attempts
+        if is_refused:
+            retry_state.never_accepted_etag = etag
+
+    def _refused(self, item: WorkItem, error: UpdateError) -> UpdateError:
+        """Return the error of a write whose etag was refused, for good."""
+        etag = item.etag
+        if isinstance(error, StateConflictError) and _refuses_etag(error, etag):
+            never = item.retry_state.never_accepted_etag if item.retry_state is not None else None
+            if etag in (never, error.current_etag):
+                error.message = "The server does not accept the etag that it sends itself"
+                error.remedy = FOREIGN_ETAG_REMEDY if is_strong_etag(etag) else WEAK_ETAG_REMEDY
+        return self.final(item, error)
+
+    def _lost(
+        self,
+        item: WorkItem,
+        retry_state: RetryState,
+        response_kind: ResponseKind,
+        error: UpdateError,
+    ) -> Decision:
+        """Return the decision after a write that may have been applied."""
         retry_state.unanswered = retry_state.last_error = error
-        if item.options.policy.ambiguous == "retry":
-            if self._harmless(item):
-                return RetryLater(ResponseKind.NO_RESPONSE, error)
-            known = item.etag or item.etag_before
-            closed = isinstance(error, NoResponseError) and not error.timed_out
-            if closed and known is not None:
-                item.etag = known
-                item.action = Action.CONFIRM
-                return RetryLater(ResponseKind.NO_RESPONSE, error)
+        harmless = self.api.honours_idempotency_keys or _assigns_only(item)
+        # The first request may be carried out later than its repeat. It then finds another version.
+        if item.options.policy.ambiguous == "raise":
+            answered = response_kind is not ResponseKind.NO_RESPONSE
+            repeatable = answered and (harmless or (item.idempotent and is_strong_etag(item.etag)))
+        else:
+            repeatable = harmless or is_strong_etag(item.etag)
+        if repeatable:
+            return RetryLater(response_kind, error)
         return Settled(error=self.final(item, error))
+
+
+def _refuses_etag(error: UpdateError, etag: str | None) -> bool:
+    """Return whether a conflict surely concerns the etag; 409 may also mean a busy dialog."""
+    return error.status == 412 or not is_strong_etag(etag)
 
 
 def _assigns_only(item: WorkItem) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .._utils.purging import PurgeThreshold
 from .dialog_queue import IDLE, IN_FLIGHT, PAUSED, READY, WAITING, DialogQueue
+from .work_item import READ
 
 if TYPE_CHECKING:
     from ..errors import CognigyError
@@ -32,6 +33,7 @@ class ReadyQueues:
     Attributes:
         urgent, live, bulk: the ready queues of each class, in the order of their turns. They may
             hold stale references to queues that moved.
+        paused: the paused queues by dialog.
     """
 
     BULK_TURN = 10
@@ -41,6 +43,12 @@ class ReadyQueues:
         self.urgent: deque[DialogQueue] = deque()
         self.live: deque[DialogQueue] = deque()
         self.bulk: deque[DialogQueue] = deque()
+        # The same for the queues whose head has a slot in the callback queues or needs none. While
+        # a callback queue is full, these are found without a search among all others.
+        self._urgent_with_slot: deque[DialogQueue] = deque()
+        self._live_with_slot: deque[DialogQueue] = deque()
+        self._bulk_with_slot: deque[DialogQueue] = deque()
+        self.paused: dict[str, DialogQueue] = {}
         self._timers: list[tuple[float, int, DialogQueue]] = []
         self._ties = 0
         self._since_bulk = 0
@@ -48,6 +56,11 @@ class ReadyQueues:
 
     def __len__(self) -> int:
         return len(self._by_dialog)
+
+    @property
+    def active(self) -> int:
+        """Number of dialogs with work that are not paused."""
+        return len(self._by_dialog) - len(self.paused)
 
     def __iter__(self) -> Iterator[DialogQueue]:
         return iter(list(self._by_dialog.values()))
@@ -72,9 +85,10 @@ class ReadyQueues:
                 )
                 self._by_dialog[dialog_id] = queue
                 item.queue = queue
-                ready_list = (
-                    self.urgent if queue.from_callback else self.live if queue.live else self.bulk
-                )
+                if queue.from_callback:
+                    self._enqueue(queue)
+                    return
+                ready_list = self.live if queue.live else self.bulk
                 queue.ready_list = ready_list
                 ready_list.append(queue)
                 if len(ready_list) > self._purge_threshold.size:
@@ -97,27 +111,48 @@ class ReadyQueues:
 
     def _enqueue(self, queue: DialogQueue, *, first: bool = False, urgent: bool = False) -> None:
         if urgent or queue.from_callback:
-            ready_list = self.urgent
+            ready_list, with_slot = self.urgent, self._urgent_with_slot
+        elif queue.live:
+            ready_list, with_slot = self.live, self._live_with_slot
         else:
-            ready_list = self.live if queue.live else self.bulk
+            ready_list, with_slot = self.bulk, self._bulk_with_slot
         queue.ready_list = ready_list
         if first:
             ready_list.appendleft(queue)
         else:
             ready_list.append(queue)
-        if len(ready_list) > self._purge_threshold.size:
+        head = queue.head
+        assert head is not None
+        if head.sent_at is not None or queue.from_callback or head.kind is READ:
+            if first:
+                with_slot.appendleft(queue)
+            else:
+                with_slot.append(queue)
+        size = self._purge_threshold.size
+        if len(ready_list) > size or len(with_slot) > size:
             self._purge()
 
     def _purge(self) -> None:
         """Remove stale references and timers of queues that moved."""
-        for ready_list in (self.urgent, self.live, self.bulk):
-            current = [queue for queue in ready_list if queue.ready_list is ready_list]
-            ready_list.clear()
-            ready_list.extend(current)
+        for ready_list, with_slot in self._classes():
+            # A queue that was taken from `with_slot` left a reference in its other list.
+            unique = dict.fromkeys(ready_list) if with_slot else ready_list
+            for references, entries in (with_slot, dict.fromkeys(with_slot)), (ready_list, unique):
+                current = [queue for queue in entries if queue.ready_list is ready_list]
+                references.clear()
+                references.extend(current)
         self._timers = list(filter(self._is_current, self._timers))
         heapq.heapify(self._timers)
         most = max(self.waiting(), len(self._timers))
         self._purge_threshold.purged(most)
+
+    def _classes(self) -> tuple[tuple[deque[DialogQueue], deque[DialogQueue]], ...]:
+        """Return both lists of each class, the highest class first."""
+        return (
+            (self.urgent, self._urgent_with_slot),
+            (self.live, self._live_with_slot),
+            (self.bulk, self._bulk_with_slot),
+        )
 
     def waiting(self) -> int:
         """Return the number of entries in the ready lists."""
@@ -148,6 +183,10 @@ class ReadyQueues:
                     self._since_bulk = 0
             if queue is None and bulk and due and self.live:
                 queue = self._next_live()
+        if queue is None:
+            for ready_list, with_slot in self._classes():
+                if not ready_list:
+                    with_slot.clear()
         return queue
 
     def _next_live(self) -> DialogQueue | None:
@@ -160,18 +199,21 @@ class ReadyQueues:
         return self._since_bulk >= self.BULK_TURN - 1 and bool(self.bulk)
 
     def _take_reserved(self, *, bulk: bool) -> DialogQueue | None:
-        for ready_list in (self.urgent, self.live, self.bulk) if bulk else (self.urgent, self.live):
-            for queue in ready_list:
-                head = queue.head
-                if (
-                    queue.ready_list is ready_list
-                    and head is not None
-                    and (queue.from_callback or head.has_slot)
-                ):
-                    ready_list.remove(queue)
+        for ready_list, with_slot in self._classes() if bulk else self._classes()[:2]:
+            while with_slot:
+                queue = with_slot.popleft()
+                if queue.ready_list is ready_list and (queue.from_callback or queue.first.has_slot):
                     queue.begin()
+                    # Most of these are first: leave no list that holds nothing but references.
+                    while ready_list and ready_list[0].ready_list is not ready_list:
+                        ready_list.popleft()
                     return queue
         return None
+
+    def has_fresh_bulk(self) -> bool:
+        """Return whether a bulk queue is ready whose head was not sent yet."""
+        bulk = self.bulk
+        return any(one.ready_list is bulk and one.first.sent_at is None for one in bulk)
 
     def promote_bulk(self) -> DialogQueue | None:
         """Make the next bulk queue urgent and return it, or None."""
@@ -182,9 +224,22 @@ class ReadyQueues:
                 return queue
         return None
 
-    def take_live(self) -> DialogQueue | None:
-        """Mark the next live queue as in flight and return it, or return None."""
-        return self._next(self.live)
+    def first_live(self) -> Iterator[DialogQueue]:
+        """Yield the first urgent and the first live queue whose heads are live; they stay ready."""
+        for ready_list in (self.urgent, self.live):
+            while ready_list and ready_list[0].ready_list is not ready_list:
+                ready_list.popleft()
+            if ready_list and ready_list[0].first.live:
+                yield ready_list[0]
+
+    def take_first(self, queue: DialogQueue) -> None:
+        """Mark a queue as in flight that `first_live` yielded."""
+        assert queue.ready_list is not None
+        self._next(queue.ready_list)
+
+    def take_bulk(self) -> DialogQueue | None:
+        """Mark the next bulk queue as in flight and return it, or return None."""
+        return self._next(self.bulk)
 
     @staticmethod
     def _next(ready_list: deque[DialogQueue]) -> DialogQueue | None:
@@ -240,7 +295,7 @@ class ReadyQueues:
         queue.head = item.queue = None
         queue.live = queue.from_callback = 0
         queue.state = IDLE
-        if self._by_dialog.get(queue.dialog_id) is queue:
+        if item.kind is not READ:
             del self._by_dialog[queue.dialog_id]
 
     def next_or_drop(self, queue: DialogQueue) -> None:
@@ -275,11 +330,13 @@ class ReadyQueues:
         """Hold back the items after a failed update until `resume`."""
         queue.move(PAUSED)
         queue.ready_list = None
-        queue.paused_by = error
+        queue.remember().paused_by = error
+        self.paused[queue.dialog_id] = queue
 
     def resume(self, queue: DialogQueue) -> None:
         """Resume a paused queue."""
-        queue.paused_by = None
+        queue.remember().paused_by = None
+        del self.paused[queue.dialog_id]
         self.next_or_drop(queue)
 
 

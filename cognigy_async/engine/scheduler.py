@@ -7,20 +7,22 @@ on other objects is to wake workers.
 from __future__ import annotations
 
 import math
+from itertools import islice, takewhile
 from logging import ERROR
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
+from .._utils.purging import PurgeThreshold
 from ..ratelimit.pauses import DialogPauses, TenantPause
-from ..retry import RETRYABLE_KINDS, ResponseKind, RetryBudget
+from ..retry import RETRYABLE_KINDS, THROTTLING_KINDS, ResponseKind, RetryBudget
 from .coalescing import joins
 from .dialog_queue import DialogQueue, QueueState
 from .outage import Outage
-from .ready_queues import Deadlines, ReadyQueues
+from .ready_queues import MIN_PURGE_SIZE, Deadlines, ReadyQueues
 from .work_item import READ
 
 if TYPE_CHECKING:
-    from ..errors import CognigyError
+    from ..errors import CognigyError, SharedQuotaError
     from .context import Context
     from .work_item import WorkItem
 
@@ -43,6 +45,7 @@ class Scheduler:
         tenant, dialogs: pauses that the server asked for.
         budget: limits retries.
         outage: bulk work that waits for the server.
+        served_at: seconds of the clock when the server last served a write or a probe.
         reads: queues of reads; each read has its own queue.
         serial: serial of the last accepted item.
         quiet: True if nothing failed lately; `first_attempt` and `on_response` need not be called.
@@ -53,10 +56,12 @@ class Scheduler:
         config = context.config
         self.queues = queues = ReadyQueues()
         self._urgent, self._live, self._bulk = queues.urgent, queues.live, queues.bulk
-        self.tenant = TenantPause(config.max_in_flight)
+        longest_live = config.retry.longest_pause(live=True)
+        self.tenant = TenantPause(config.max_in_flight, longest_live)
         self.dialogs = DialogPauses()
         self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_RETRIES)
         self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
+        self.served_at = -math.inf
         self._deadlines = Deadlines()
         self._linger = Linger(queues, config.linger) if config.linger else None
         self._policy = config.retry
@@ -104,11 +109,20 @@ class Scheduler:
             self.reads.discard(queue)
         self.queues.finish(queue)
 
-    def pause(self, queue: DialogQueue, error: CognigyError) -> None:
-        """Remove the failed head of a queue and hold back the rest until `resume`."""
+    def pause(self, queue: DialogQueue, error: CognigyError) -> list[WorkItem]:
+        """Remove the failed head of a queue and hold back the rest until `resume`.
+
+        Return the items that do not wait for that, in order.
+        """
         self._leave_outage(queue)
         queue.remove(queue.first)
         self.queues.pause(queue, error)
+        # What an earlier pause held waits: look only at what came after it.
+        history = queue.remember()
+        later = takewhile(lambda item: item.serial > history.last_held, queue.newest())
+        refused = [item for item in later if not item.waits_when_paused]
+        history.last_held = self.serial
+        return refused[::-1]
 
     def remove(self, item: WorkItem) -> None:
         """Remove an item that was not sent; its queue continues without it."""
@@ -144,16 +158,19 @@ class Scheduler:
         if self.stopped:
             return None
         tenant, queues, outage = self.tenant, self.queues, self.outage
+        bulk = not outage.blocks
+        bulk_slot_at = 0.0
         if tenant.active:
-            slot_at = tenant.next_slot_at(now)
+            slot_at = tenant.next_slot_at(now, bool(self._live or self._urgent))
             if slot_at > now:
                 self._waker.wake_at(slot_at)
                 return None
+            if tenant.next_slot_at(now, live=False) > now:
+                # A live request asks the server before bulk work may.
+                bulk = False
         hooks, limiter = self._hooks, self._limiter
         # While a callback queue is full, send only items that have a slot or need none.
         reserved_only = hooks.has_callbacks and hooks.full
-        bulk = not outage.blocks
-        bulk_slot_at = 0.0
         if limiter is not None and limited:
             live = bool(self._live or self._urgent)
             slot_at = limiter.next_slot_at(now, live)
@@ -161,7 +178,9 @@ class Scheduler:
                 self._wait_for_quota(slot_at)
                 return None
             bulk_slot_at = limiter.next_bulk_slot_at(now)
-            if bulk_slot_at > now and not (live and queues.bulk_is_due):
+            if bulk_slot_at > now and not (
+                live and queues.bulk_is_due and self.bulk_refusal() is None
+            ):
                 bulk = False
         while True:
             queue = queues.take(bulk=bulk, reserved_only=reserved_only)
@@ -169,9 +188,9 @@ class Scheduler:
                 if bulk_slot_at > now:
                     self._wait_for_quota(bulk_slot_at)
                 return None
-            until = self.dialogs.until(queue.dialog_id) if self.dialogs.any else 0.0
+            until = self._dialog_slot_at(queue, now) if self.dialogs.any else 0.0
             if self._linger is not None and queue is not outage.probe:
-                until = max(until, self._linger.until(queue))
+                until = max(until, self._linger.until(queue, now))
             if until <= now:
                 break
             if queue is outage.probe:
@@ -180,24 +199,57 @@ class Scheduler:
                 self._waker.wake_at(until)
             else:
                 self.wait(queue, until)
-        if tenant.active:
-            tenant.start(now)
         if self._live or self._bulk or self._urgent:
             self._waker.wake()
         return queue
 
+    def bulk_refusal(self) -> SharedQuotaError | None:
+        """Return the error for bulk work while a shared quota cannot be used, else None."""
+        return None if self._quota is None else self._quota.bulk_refusal()
+
+    def next_refused(self) -> tuple[DialogQueue, SharedQuotaError] | None:
+        """Return a ready bulk queue, now in flight, and the error that its head ends with."""
+        error = self.bulk_refusal()
+        queue = None if error is None else self.queues.take_bulk()
+        return None if error is None or queue is None else (queue, error)
+
     def next_impatient(self, now: float) -> DialogQueue | None:
         """Return a live queue whose head cannot wait out the tenant's pause, now in flight."""
-        if not self.tenant.active or self.tenant.next_slot_at(now) <= now:
+        tenant = self.tenant
+        if not tenant.active or tenant.next_slot_at(now) <= now:
             return None
-        queue = self.queues.take_live()
-        if queue is None:
+        for queue in self.queues.first_live():
+            if self.is_impatient(queue.first, now):
+                self.queues.take_first(queue)
+                return queue
+        return None
+
+    def is_impatient(self, item: WorkItem, now: float) -> bool:
+        """Return whether pauses of the tenant hold an item longer than its policy allows."""
+        longest = item.options.policy.max_retry_after
+        return item.live and self.tenant.held(item.accepted_at, now) > longest
+
+    def too_long_a_pause(self, queue: DialogQueue, now: float) -> float | None:
+        """Return the rest of a dialog's pause in seconds if the head must not wait it out.
+
+        None for no such pause, or if the head asks the server again.
+        """
+        dialogs, dialog_id, item = self.dialogs, queue.dialog_id, queue.first
+        rest = dialogs.until(dialog_id) - now
+        policy = item.options.policy
+        if rest <= 0 or not item.live:
             return None
+        if dialogs.held(dialog_id, item.accepted_at) <= policy.max_retry_after:
+            return None
+        return rest if dialogs.until(dialog_id, policy.longest_pause(live=True)) > now else None
+
+    def _dialog_slot_at(self, queue: DialogQueue, now: float) -> float:
+        """Return when a dialog's pause lets its head be sent or, at once, be refused."""
+        if self.too_long_a_pause(queue, now) is not None:
+            return now
         item = queue.first
-        if not item.live or self.tenant.remaining(now) <= item.options.policy.max_retry_after:
-            self.queues.ready(queue, first=True)
-            return None
-        return queue
+        longest = item.options.policy.longest_pause(live=item.live)
+        return self.dialogs.until(queue.dialog_id, longest)
 
     def _wait_for_quota(self, until: float) -> None:
         """Wake a worker when the rate limit has a slot."""
@@ -213,13 +265,14 @@ class Scheduler:
                 self._release(now)
             self._update_quiet()
 
-    def on_response(self, response_kind: ResponseKind, began: float) -> None:
+    def on_response(self, response_kind: ResponseKind, began: float, now: float) -> None:
         """Note a response to a request sent at `began`; it may end an outage or a pause.
 
         Not needed while `quiet`.
         """
-        if self.tenant.consecutive_429s and response_kind is not ResponseKind.THROTTLED:
-            self.tenant.succeeded(began)
+        throttled = response_kind in THROTTLING_KINDS
+        if self.tenant.consecutive_429s and not throttled and self.tenant.succeeded(began, now):
+            self._waker.wake()
         if self.outage.lasts and response_kind not in RETRYABLE_KINDS:
             self.outage.succeeded()
             self._set_probe_alarm()
@@ -243,9 +296,9 @@ class Scheduler:
         self.quiet = False
         self.tenant.throttle(now, sent, wait, offset)
 
-    def throttle_dialog(self, dialog_id: str, now: float, wait: float) -> None:
-        """Pause the requests of one dialog for `wait` seconds."""
-        self.dialogs.throttle(dialog_id, now, now + wait)
+    def throttle_dialog(self, dialog_id: str, now: float, sent: float, wait: float) -> None:
+        """Pause the requests of one dialog for `wait` seconds; see `throttle_tenant`."""
+        self.dialogs.throttle(dialog_id, now, sent, wait)
 
     def send_next(self, queue: DialogQueue) -> None:
         """Make a queue ready for its head's next request, before other queues of its class."""
@@ -307,12 +360,10 @@ class Scheduler:
 
     def next_event_at(self, now: float) -> float:
         """Return the time at which `advance` or `overdue` has work; infinity for never."""
-        tenant = self.tenant
-        slot_at = tenant.next_slot_at(now) if tenant.active else now
         return min(
             self.queues.next_due(),
             self.outage.next_probe_at(),
-            slot_at if slot_at > now else math.inf,
+            self.tenant.next_event_at(now),
             self._quota_slot_at,
             self._deadlines.next(),
         )
@@ -338,8 +389,13 @@ class Scheduler:
 
     def earliest(self, dialog_id: str, now: float) -> float:
         """Return the earliest moment at which a new update of a dialog may be sent."""
-        slot_at = self.tenant.next_slot_at(now) if self.tenant.active else now
+        longest = self._policy.max_retry_after
+        slot_at = self.tenant.earliest(now, longest) if self.tenant.active else now
         until = self.dialogs.until(dialog_id) if self.dialogs.any else now
+        if until > now:
+            asks_at = self.dialogs.until(dialog_id, self._policy.longest_pause(live=True))
+            # A live update is refused that would have to wait too long for the end of the pause.
+            until = asks_at if asks_at <= now or until - now <= longest else until
         quota_at = self._quota.next_slot_at(now, True) if self._quota is not None else now
         if quota_at == math.inf:
             # Only a response can free a slot, at an unknown time.
@@ -372,33 +428,51 @@ class Linger:
         self._queues = queues
         self._seconds = seconds
         self._ended_serial = -1
+        self._lingering: list[DialogQueue] = []
+        """The queues that wait for more updates, and others that did."""
+        self._purge_threshold = PurgeThreshold(MIN_PURGE_SIZE)
 
-    def until(self, queue: DialogQueue) -> float:
-        """Return the time until which a queue waits; 0.0 if it does not wait."""
+    def until(self, queue: DialogQueue, now: float) -> float:
+        """Return the time until which a queue waits; `now` or less if it does not wait."""
         head = queue.first
         if not head.coalesces or head.sent_at is not None or head.serial <= self._ended_serial:
             return 0.0
-        if queue.behind and not all(joins(head, item) for item in queue.behind):
+        if queue.history is not None and head.serial < queue.history.last_split:
             return 0.0
         until = head.accepted_at + self._seconds
         deadline = head.options.deadline
-        return until if deadline is None or until < deadline else 0.0
+        if until <= now or (deadline is not None and until >= deadline):
+            return 0.0
+        self._lingering.append(queue)
+        if len(self._lingering) > self._purge_threshold.size:
+            self._lingering = list(filter(_may_linger, dict.fromkeys(self._lingering)))
+            self._purge_threshold.purged(len(self._lingering))
+        return until
 
     def accepted(self, item: WorkItem) -> None:
         """End the waiting of a queue if its new last item cannot share the request."""
         queue = item.queue
         assert queue is not None
-        if item is not queue.head and not joins(queue.first, item):
+        if item is queue.head:
+            return
+        if not joins(next(islice(queue.newest(), 1, None)), item):
+            queue.remember().last_split = item.serial
             self._make_ready(queue)
 
     def end(self, serial: int) -> None:
         """End the waiting of all items up to this serial."""
         self._ended_serial = serial
-        for queue in self._queues:
+        lingering, self._lingering = self._lingering, []
+        for queue in lingering:
             self._make_ready(queue)
 
     def _make_ready(self, queue: DialogQueue) -> None:
         # The worker that takes the queue checks again whether it must wait for something else.
-        unsent = queue.state is QueueState.WAITING and queue.first.sent_at is None
-        if unsent and queue.until != math.inf:
+        if _may_linger(queue):
             self._queues.ready(queue)
+
+
+def _may_linger(queue: DialogQueue) -> bool:
+    """Return whether a queue waits for a time before its first request."""
+    unsent = queue.state is QueueState.WAITING and queue.first.sent_at is None
+    return unsent and queue.until != math.inf

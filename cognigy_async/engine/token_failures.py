@@ -76,5 +76,6 @@ def copy_for_one_update(failure: AuthenticationError) -> AuthenticationError:
         detail=failure.detail,
         retry_after=failure.retry_after,
     )
+    own.remedy = failure.remedy
     own.__cause__ = failure
     return own

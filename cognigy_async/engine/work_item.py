@@ -45,8 +45,8 @@ class Action(enum.Enum):
     """Read the state, for a read or a `modify`."""
     REBASE = "rebase"
     """Read the version that the next write is based on, after a conflict."""
-    CONFIRM = "confirm"
-    """Read whether the state changed, after a write without an answer."""
+    PROBE = "probe"
+    """Read another dialog, to find out whether the server is available."""
     REPORT = "report"
     """Read the version that a strict write conflicted with."""
 
@@ -55,6 +55,7 @@ ASSIGN = Kind.ASSIGN
 READ = Kind.READ
 STRICT = Kind.STRICT
 WRITE = Action.WRITE
+PROBE = Action.PROBE
 """Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
 
 
@@ -135,9 +136,9 @@ class WorkItem:
         attempts: number of requests made.
         requests: the requests that carry the update, in order; None until the first is needed.
         action: the purpose of the next request.
+        probed_dialog_id: dialog that the last probe read.
         part: index of the next request in `requests`.
-        etag: version that the next write depends on.
-        etag_before: last known version before a request that cannot be repeated blindly.
+        etag: version that the next write depends on, its `If-Match`; None for no condition.
         announced: True if the watch was called for the next request.
         reserved: callback queues in which a slot is reserved for the event.
         observations: the observers of this item, None if there are none.
@@ -169,9 +170,9 @@ class WorkItem:
     attempts: int = field(default=0, init=False)
     requests: list[Request] | None = field(default=None, init=False)
     action: Action = field(init=False)
+    probed_dialog_id: str = field(default="", init=False)
     part: int = field(default=0, init=False)
     etag: str | None = field(init=False)
-    etag_before: str | None = field(default=None, init=False)
     announced: bool = field(default=False, init=False)
     reserved: tuple[CallbackQueue, ...] = field(default=(), init=False)
     observations: Observations | None = field(default=None, init=False)

@@ -31,7 +31,7 @@ from ..models.events import (
     UpdateWatch,
 )
 from .invocation import Invoker
-from .options import CallbackOptions
+from .options import CallbackOptions, validate_callback
 
 CLIENT_CLOSED = "the client was closed before the event was delivered"
 
@@ -41,19 +41,26 @@ class Delivery:
     """One event that must be delivered to one callback."""
 
     event: UpdateEvent
+    serial: int
     context: Context
     receipt: DeliveryReceipt | None
     attempts: int = 0
 
 
 class DeliveryTasks:
-    """The tasks that deliver the events of one client; new ones can start while `running`."""
+    """The tasks that deliver the events of one client; new ones can start while `running`.
+
+    Attributes:
+        published: serial of the last delivery.
+        unfinished: number of deliveries that neither succeeded nor are dead letters.
+    """
 
     def __init__(self, metrics: Metrics, waker: Waker) -> None:
         self.metrics = metrics
         self.waker = waker
         self.running = False
-        self.tracker: CompletionTracker[Delivery] = CompletionTracker()
+        self.tracker = CompletionTracker()
+        self.published = self.unfinished = 0
         self._tasks: TaskGroup | None = None
 
     async def run(self, stop: anyio.Event, started: anyio.Event) -> None:
@@ -84,23 +91,19 @@ class CallbackQueue:
 
     Attributes:
         used: Number of slots that are reserved or hold an event.
-        unfinished: Deliveries that neither succeeded nor are dead letters.
 
     Raises:
-        TypeError: The callback is not callable.
+        TypeError: The callback cannot be called with an event.
     """
 
     def __init__(
         self, tasks: DeliveryTasks, callback: Callback, options: CallbackOptions, *, failures: bool
     ) -> None:
-        if not callable(callback):
-            raise TypeError(f"a callback must be callable, not {type(callback).__name__}")
-        self.name = getattr(callback, "__qualname__", type(callback).__name__)
+        self.name = validate_callback("a callback", callback, "the event")
         self.failures = failures
         self.waits = options.overflow == "wait"
         self.max_queue = options.max_queue
         self.used = 0
-        self.unfinished: set[Delivery] = set()
         self._tasks = tasks
         self._callback = callback
         self._options = options
@@ -131,12 +134,14 @@ class CallbackQueue:
     ) -> None:
         """Queue an event. With overflow ``"dead_letter"``, a full queue rejects it."""
         receipt = None if watch is None else _request_receipt(watch, index, self.name)
-        delivery = Delivery(event, context, receipt)
-        self.unfinished.add(delivery)
+        tasks = self._tasks
+        tasks.published += 1
+        tasks.unfinished += 1
+        delivery = Delivery(event, tasks.published, context, receipt)
         if self._queued >= self.max_queue and not self.waits and not from_callback:
             self._dead_letter(delivery, CallbackError(f"the queue of {self.name} is full"))
             return
-        if not self._tasks.running:
+        if not tasks.running:
             self._dead_letter(delivery, CallbackError(CLIENT_CLOSED))
             return
         self._queued += 1
@@ -210,8 +215,10 @@ class CallbackQueue:
             self._tasks.waker.wake()
 
     def _mark_finished(self, delivery: Delivery) -> None:
-        self.unfinished.discard(delivery)
-        self._tasks.tracker.mark_done(delivery)
+        tasks = self._tasks
+        tasks.unfinished -= 1
+        if tasks.tracker.waits:
+            tasks.tracker.mark_done(delivery.serial)
 
     # Dead letters.
 

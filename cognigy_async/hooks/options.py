@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Literal, TypedDict
@@ -31,6 +32,37 @@ class HookOptions(TypedDict, total=False):
     on_dead_letter: DeadLetterHandler | None
 
 
+def validate_callback(role: str, function: object, argument: str) -> str:
+    """Return the name of a function that will be called in the background with one argument.
+
+    Args:
+        role: Role of the function in messages.
+        argument: Name of its argument in messages.
+
+    Raises:
+        TypeError: It is not callable, cannot be called with one positional argument, or is a
+            generator function, whose body would never run.
+    """
+    if not callable(function):
+        raise TypeError(f"{role} must be callable, not {type(function).__name__}")
+    name: str = getattr(function, "__qualname__", type(function).__name__)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{role} must return: {name} is a generator function, which does not run")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        # Some functions that are not written in Python have none.
+        return name
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"{role} is called with one argument, {argument}; {name} does not take that ({error}). "
+            "Bind other arguments with functools.partial."
+        ) from None
+    return name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackOptions:
     """`HookOptions` with their defaults, validated; raises `ConfigurationError` or TypeError."""
@@ -43,8 +75,8 @@ class CallbackOptions:
     on_dead_letter: DeadLetterHandler | None = None
 
     def __post_init__(self) -> None:
-        if self.on_dead_letter is not None and not callable(self.on_dead_letter):
-            raise TypeError("on_dead_letter must be callable")
+        if self.on_dead_letter is not None:
+            validate_callback("on_dead_letter", self.on_dead_letter, "the dead letter")
         if not (self.timeout > 0 and math.isfinite(self.timeout)):
             raise ConfigurationError(
                 f"timeout={self.timeout!r}: must be a positive number of seconds"

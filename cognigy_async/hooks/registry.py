@@ -113,12 +113,11 @@ class CallbackRegistry:
     @property
     def busy(self) -> bool:
         """True if `wait_delivered` would wait."""
-        return not self._tasks.tracker.closed and any(queue.unfinished for queue in self._queues)
+        return not self._tasks.tracker.closed and self._tasks.unfinished > 0
 
     async def wait_delivered(self) -> None:
         """Wait until the events published so far are delivered or are dead letters."""
-        unfinished = [delivery for queue in self._queues for delivery in queue.unfinished]
-        await self._tasks.tracker.wait(unfinished)
+        await self._tasks.tracker.wait(self._tasks.published, self._tasks.unfinished)
 
     async def dead_letter_rest(self) -> None:
         """Call the dead-letter handlers with the events left after `run`, within a second."""
@@ -160,7 +159,7 @@ class Register:
 
         Raises:
             ConfigurationError: An option is out of range.
-            TypeError: The callback or the dead-letter handler is not callable.
+            TypeError: The callback or the dead-letter handler cannot be called with one argument.
         """
 
         def register(function: CallbackT) -> CallbackT:

@@ -7,10 +7,11 @@ the client's counters::
     instrument(client)
 
 The span of an update is a child of the span that is current when the update is accepted. Requests
-carry their span to the server by the configured propagator, by default W3C Trace Context. Spans
-and attributes follow the semantic conventions for HTTP clients
-(https://opentelemetry.io/docs/specs/semconv/http/). Dialog and update ids are attributes of spans
-and never of metrics. Variables, tokens and keys are attributes of neither.
+carry their span and the caller's baggage to the server by the configured propagators, by default
+W3C Trace Context and W3C Baggage, whether the trace is sampled or not. Spans and attributes follow
+the semantic conventions for HTTP clients (https://opentelemetry.io/docs/specs/semconv/http/).
+Dialog and update ids are attributes of spans and never of metrics. Variables, tokens and keys are
+attributes of neither.
 
 Without an SDK the API does nothing, at almost no cost.
 """
@@ -22,7 +23,6 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from opentelemetry import propagate
-from opentelemetry.context import Context
 from opentelemetry.metrics import (
     CallbackOptions,
     Histogram,
@@ -158,8 +158,9 @@ class _UpdateTrace:
         self._request_span: Span | None = None
         self._operation = operation
         self._span = span = parent.tracer.start_span(SPAN_NAMES[operation])
+        # The caller's whole context: workers have one of their own, without the caller's baggage.
+        self._context = set_span_in_context(span)
         self._recording = span.is_recording()
-        self._context: Context | None = None
         if self._recording:
             self._sends: dict[tuple[str, str], int] = {}
             span.set_attributes(
@@ -169,15 +170,9 @@ class _UpdateTrace:
                     "cognigy.update_id": update_id,
                 }
             )
-            self._context = set_span_in_context(span)
-        elif span.get_span_context().is_valid:
-            # Without an SDK or sampling, the server still gets the trace context.
-            self._context = set_span_in_context(span)
 
     def request_starts(self, request: Request, attempt: int) -> None:
         self._request_started = time.perf_counter()
-        if self._context is None:
-            return
         context = self._context
         if self._recording:
             attributes = self._instrumentation.attributes_of(request)
@@ -191,7 +186,10 @@ class _UpdateTrace:
             self._request_span = self._instrumentation.tracer.start_span(
                 request.method, context, SpanKind.CLIENT, attributes
             )
-            context = set_span_in_context(self._request_span)
+            context = set_span_in_context(self._request_span, context)
+        # Updates that share a request write the same headers: leave none of another context.
+        for name in propagate.get_global_textmap().fields:
+            request.headers.pop(name, None)
         propagate.inject(request.headers, context)
 
     def request_ends(

@@ -21,6 +21,9 @@ COGNIGY_SCOPES         scopes, separated by spaces; by default `runtime:write se
 COGNIGY_RATE_LIMIT     requests/seconds, such as `1000/300`; several, separated by spaces; or
                        `auto`
 COGNIGY_ALLOW_INSECURE `true` allows http:// to another machine
+COGNIGY_PROXY          only the command line: URL of a proxy, in place of `HTTPS_PROXY` and others
+COGNIGY_CA_FILE        only the command line: file of the certificates to trust (PEM), in place of
+                       `SSL_CERT_FILE`
 COGNIGY_AUDIT_KEY      key of the audit files, for `cognigy-async audit verify`
 COGNIGY_USER_ID        only `sessions`: user that the sessions belong to, unless an update names one
 COGNIGY_INJECT         only `sessions`: what the server's inject does, `merge` (the default) or
@@ -76,6 +79,7 @@ SETTING_OF_ARGUMENT = {
     "api=RuntimeApi()": "COGNIGY_API=runtime",
     "api=SessionsApi()": "COGNIGY_API=sessions",
     "ApiKey: ": "COGNIGY_API_KEY: ",
+    "OAuthConfig(token_url=...)": "COGNIGY_TOKEN_URL (by default a path below COGNIGY_BASE_URL)",
 }
 INVALID_ARGUMENT = re.compile(
     r"(?:^(?:OAuthConfig: |SessionsApi: )?|(?<=; ))"
@@ -203,6 +207,8 @@ class Settings(Credentials):
     token_url: str | None = None
     scopes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = SCOPES
     allow_insecure: bool = False
+    proxy: SecretStr | None = None
+    ca_file: Path | None = None
     user_id: str | None = None
     inject: Literal["merge", "replace"] | None = None
     reads_state: bool | None = None
@@ -224,11 +230,15 @@ class Settings(Credentials):
             return ApiKey(self.api_key)
         return OAuthTokenProvider(self._oauth_config(), transport=transport)
 
-    def client_arguments(self) -> ClientArguments:
-        """Return the arguments of `AsyncStateClient`, with a new token provider."""
+    def client_arguments(self, *, token_transport: Transport | None = None) -> ClientArguments:
+        """Return the arguments of `AsyncStateClient`, with a new token provider.
+
+        Args:
+            token_transport: sends the token requests, as for `OAuthTokenProvider`.
+        """
         return {
             "base_url": self.base_url,
-            "auth": self.token_provider(),
+            "auth": self.token_provider(transport=token_transport),
             "api": self.state_api(),
             "allow_insecure": self.allow_insecure,
             "rate_limit": self.rate_limit,
@@ -250,15 +260,22 @@ class Settings(Credentials):
         chosen = self.api == "runtime" or "scopes" in self.model_fields_set
         return self.scopes if chosen else ()
 
+    @property
+    def token_endpoint(self) -> str | None:
+        """URL of the token endpoint; None with an API key."""
+        if self.api_key is not None:
+            return None
+        path = "/oauth/token" if self.api == "runtime" else "/auth/oauth2/token"
+        return self.token_url or self.base_url.rstrip("/") + path
+
     def _oauth_config(self) -> OAuthConfig:
-        runtime = self.api == "runtime"
-        path = "/oauth/token" if runtime else "/auth/oauth2/token"
         return OAuthConfig(
-            token_url=self.token_url or self.base_url.rstrip("/") + path,
+            token_url=self.token_endpoint or "",
             client_id=self.client_id or "",
             client_secret=self.client_secret or "",
             scopes=self.asked_scopes,
-            client_auth="basic" if runtime else "post",
+            client_auth="basic" if self.api == "runtime" else "post",
+            allow_insecure=self.allow_insecure,
         )
 
     def _faults(self) -> Iterator[str]:

@@ -76,8 +76,8 @@ class UpdateWatch(Protocol):
         Args:
             indexes: updates that the request carries.
             key: its `Idempotency-Key`, without the number of a part.
-            etag: version of the state before the request, None if unknown. If the state still has
-                it later, the request was not applied.
+            etag: the `If-Match` of the request, None if it has none. Sent again with a strong one,
+                it is applied once at most.
         """
         ...
 

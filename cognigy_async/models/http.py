@@ -28,11 +28,18 @@ class Request:
 
 @dataclass(slots=True, repr=False, eq=False)
 class Response:
-    """One complete HTTP response: header values by lower-case name, and the decoded body."""
+    """One HTTP response: header values by lower-case name, and the decoded body.
+
+    Attributes:
+        content: the body; empty if there is none, or none that can be used.
+        body_error: reason why the body cannot be used, without any part of it; None if it can.
+            Status and headers are complete in either case.
+    """
 
     status: int
     headers: Mapping[str, str]
     content: bytes = b""
+    body_error: str | None = None
 
     def __repr__(self) -> str:
         return f"<Response {self.status} {len(self.content)} bytes>"

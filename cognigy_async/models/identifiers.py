@@ -125,3 +125,8 @@ def _metadata_fault(name: Any, what: str, text: Any, longest: int) -> Fault | No
         problem, remedy = SURROGATE
         return Fault(path, f"{what} {problem}", remedy)
     return None
+
+
+def is_strong_etag(etag: str | None) -> bool:
+    """Return whether an etag can match an `If-Match` (RFC 9110, 13.1.1: strong comparison)."""
+    return etag is not None and len(etag) > 1 and etag[0] == etag[-1] == '"'

@@ -69,7 +69,7 @@ class UpdateResult:
 
     @property
     def body(self) -> Any:
-        """The JSON body of the last response; None if it is empty or not JSON."""
+        """The JSON body of the last response; None if it is empty, unusable or not JSON."""
         if self._content is not None:
             self._body = parse_json(self._content)
             self._content = None

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Required, Self, TypeAlias, TypedDict, final
+from dataclasses import Field, field, make_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Required, Self, TypeAlias, TypedDict, final
 
-from pydantic_core import PydanticCustomError, core_schema, from_json
+from pydantic_core import (
+    InitErrorDetails,
+    PydanticCustomError,
+    ValidationError,
+    core_schema,
+    from_json,
+)
 
 from ..errors import Fault, UpdateValidationError, VariableTypeError
 from .identifiers import NO_METADATA, faults_of_identifiers, faults_of_owner, read_metadata
@@ -37,12 +44,24 @@ class UpdateFields(TypedDict, total=False):
 
 FIELD_NAMES = tuple(UpdateFields.__annotations__)
 
+_AS_DATACLASS: Any = make_dataclass(
+    "StateUpdate",
+    [
+        (name, kind) if name == "dialog_id" else (name, kind, field(default=None, kw_only=True))
+        for name, kind in UpdateFields.__annotations__.items()
+    ],
+    init=False,
+    repr=False,
+    eq=False,
+)
+
 
 class StateUpdate:
     """An immutable assignment of variables to one dialog, with an optional transition.
 
     Each variable named in `session` or `user` is replaced whole; the others keep their values. The
-    class works as a field or a body type in pydantic models and FastAPI.
+    class works as a field or a body type in pydantic models and FastAPI, and with the functions of
+    `dataclasses`.
 
     Args:
         dialog_id: Id of the dialog, at most 256 characters, without white space or invisible
@@ -78,6 +97,9 @@ class StateUpdate:
         "_update_id",
         "_user_id",
     )
+    # The protocol of dataclasses: by it FastAPI tells the type of a body from that of a parameter.
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]] = _AS_DATACLASS.__dataclass_fields__
+    __dataclass_params__: ClassVar[Any] = _AS_DATACLASS.__dataclass_params__
 
     def __init__(
         self,
@@ -216,6 +238,7 @@ class StateUpdate:
     ) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
             cls._validate,
+            ref=f"{cls.__module__}.{cls.__qualname__}:{id(cls)}",  # a definition in JSON schemas
             serialization=core_schema.plain_serializer_function_ser_schema(cls.fields),
         )
 
@@ -239,15 +262,18 @@ class StateUpdate:
     def _validate(cls, value: Any) -> Self:
         if isinstance(value, cls):
             return value
-        if not isinstance(value, Mapping):
-            raise PydanticCustomError(
-                "state_update",
-                'give a mapping of the arguments of StateUpdate, such as {"dialog_id": "d-1"}',
-            )
-        try:
-            return cls.from_fields(DEFAULT_LIMITS, value)
-        except UpdateValidationError as error:
-            raise PydanticCustomError("state_update", "{faults}", {"faults": str(error)}) from error
+        faults = 'give a mapping of the arguments of StateUpdate, such as {"dialog_id": "d-1"}'
+        if isinstance(value, Mapping):
+            try:
+                return cls.from_fields(DEFAULT_LIMITS, value)
+            except UpdateValidationError as error:
+                faults = str(error)
+        # An error raised as it is would show the input, which has the values of variables.
+        line = InitErrorDetails(
+            type=PydanticCustomError("state_update", "{faults}", {"faults": faults}),
+            input="hidden",
+        )
+        raise ValidationError.from_exception_data(cls.__name__, [line])
 
     def _fill(
         self,

@@ -3,6 +3,10 @@
 Headers that name requests and seconds are kept like a configured limit. Without them requests are
 spread evenly at an estimated rate. It doubles each second until the first 429. Then it grows by a
 fixed amount with each accepted request and shrinks by a factor at a 429, once for each pause.
+
+A wrong header must not hold work for hours. If no request was made for `longest_live` seconds, or
+`MAX_BULK_WAIT` for bulk work, one request asks the server. If it is accepted long before the limit
+allows it, what was learned is forgotten, and headers are ignored from then on.
 """
 
 from __future__ import annotations
@@ -10,8 +14,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
+from logging import WARNING
 
+from .._utils.logging import log
 from ..metrics import QuotaUse
+from ..retry import MAX_BULK_WAIT
 from .headers import RateLimitHeaders, read_headers
 from .limit import RateLimit
 from .sliding_window import SlidingWindow, next_in_schedule
@@ -31,16 +38,35 @@ REPEATED_WITHIN = 3
 """Number of periods. A period is the estimated length of the server's window."""
 RATE_LATE_TOLERANCE = 0.5
 """Like `LATE_TOLERANCE`, but larger: the average rate matters, not even spacing."""
+EARLY_SHARE = 0.05
+"""Share of a window by which an accepted request must be early to show that headers are wrong."""
+MAX_STARTS = 20_000
+"""Number of requests whose start times are remembered at most, however long a window is."""
 
 
 class AdaptiveLimiter:
-    """The limiter of ``rate_limit="auto"``; see `RateLimiter` for the methods they share."""
+    """The limiter of ``rate_limit="auto"``; see `RateLimiter` for the methods they share.
 
-    def __init__(self) -> None:
-        self._window: SlidingWindow | None = None
-        """The limit from headers; None before the first such header."""
+    Args:
+        longest_live: seconds after which live work asks the server again.
+    """
+
+    def __init__(self, longest_live: float = MAX_BULK_WAIT) -> None:
+        self._longest_live = longest_live
+        self._last_start = self._last_bulk_start = -math.inf
+        self._asked_at = math.nan
+        """Start of the last request that was sent earlier than was learned."""
+        self._reads_headers = True
         self._longest_reset = 0.0
         self._last_headers_at = -math.inf
+        self._recent_starts: list[float] = []
+        """Start times of the requests in the last window, and possibly earlier ones."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what was learned of the limit."""
+        self._window: SlidingWindow | None = None
+        """The limit from headers; None before the first such header."""
         self._rate = INITIAL_RATE
         self._ceiling = math.inf
         self._period = 1.0
@@ -52,8 +78,6 @@ class AdaptiveLimiter:
         self._before_pause = (math.nan, 0)
         """`_counting_since` and `_accepted` as of the last pause."""
         self._paused_until = -math.inf
-        self._recent_starts: list[float] = []
-        """Start times of the requests in the last window, and possibly earlier ones."""
 
     def __repr__(self) -> str:
         limit = self._window if self._window is not None else f"{self._rate:.3g}/s"
@@ -61,20 +85,34 @@ class AdaptiveLimiter:
 
     def next_slot_at(self, now: float, live: bool) -> float:
         """Return when a request may start."""
-        if self._window is not None:
-            return self._window.next_slot_at(now)
-        return self._next_start_at if self._next_start_at > now else now
+        window = self._window
+        at = self._next_start_at if window is None else window.next_slot_at(now)
+        if now < at < math.inf:
+            at = min(at, self._last_start + (self._longest_live if live else MAX_BULK_WAIT))
+        return at if at > now else now
 
     def next_bulk_slot_at(self, now: float) -> float:
         """Return when bulk work may start; at an even rate live work needs no headroom."""
-        return now if self._window is None else self._window.next_bulk_slot_at(now)
+        if self._window is None:
+            return now
+        asks_at = max(now, self._last_bulk_start + MAX_BULK_WAIT)
+        return min(self._window.next_bulk_slot_at(now), asks_at)
 
     def start(self, now: float, *, bulk: bool) -> None:
         """Take a slot."""
         self._record_start(now)
-        if self._window is not None:
-            self._window.start(now, bulk=bulk)
+        if bulk:
+            self._last_bulk_start = now
+        window = self._window
+        if window is not None:
+            if window.used >= window.capacity:
+                early = window.next_slot_at(now) - now
+                if early > EARLY_SHARE * window.limit.per:
+                    self._asked_at = now
+            window.start(now, bulk=bulk)
             return
+        if now < self._next_start_at or now < self._paused_until:
+            self._asked_at = now
         if math.isnan(self._counting_since):
             self._counting_since = now
         self._next_start_at = next_in_schedule(
@@ -82,12 +120,13 @@ class AdaptiveLimiter:
         )
 
     def _record_start(self, now: float) -> None:
+        self._last_start = now
         starts = self._recent_starts
         window = self._window
         # Keep two windows: the headers of a slow response cover older requests as well.
         kept = self._period if window is None else 2 * window.limit.per
         half = len(starts) // 2
-        if half and starts[half] <= now - kept:
+        if half and (starts[half] <= now - kept or len(starts) >= MAX_STARTS):
             del starts[:half]
         starts.append(now)
 
@@ -113,7 +152,7 @@ class AdaptiveLimiter:
 
         `wall_clock` is in seconds since the epoch.
         """
-        server = read_headers(headers, wall_clock)
+        server = read_headers(headers, wall_clock) if self._reads_headers else None
         if server is None:
             return
         length = server.window
@@ -124,11 +163,12 @@ class AdaptiveLimiter:
         if not 0 < length < math.inf:
             return
         window = self._window
-        if window is None or (window.limit.n, window.limit.per) != (server.limit, length):
-            starts = [(now - at, 1) for at in self._recent_starts]
-            saved = starts if window is None else window.save(now)
+        if window is None:
             self._window = window = SlidingWindow(RateLimit(server.limit, per=length))
-            window.restore(now, saved)
+            window.restore(now, [(now - at, 1) for at in self._recent_starts])
+        elif (window.limit.n, window.limit.per) != (server.limit, length):
+            # Some servers name a longer time with each response: do not copy all that counts.
+            window.set_limit(RateLimit(server.limit, per=length))
         self._count_external(window, server, started, now)
 
     def _count_external(
@@ -149,6 +189,9 @@ class AdaptiveLimiter:
 
     def on_accepted(self, started: float) -> None:
         """Raise the rate after a request that was not throttled."""
+        if started == self._asked_at:
+            self._limit_is_wrong()
+            return
         if started < self._paused_until or self._window is not None:
             return
         self._accepted += 1
@@ -159,11 +202,24 @@ class AdaptiveLimiter:
         increase = (INCREASE_NEAR_CEILING if near else INCREASE) * self._ceiling
         self._rate += increase / (self._rate * self._period)
 
+    def _limit_is_wrong(self) -> None:
+        self._asked_at = math.nan
+        if self._window is not None:
+            self._reads_headers = False
+            log(
+                WARNING,
+                "the server accepts requests that its rate-limit headers exclude: %s; "
+                'rate_limit="auto" ignores its headers from now on',
+                self._window,
+            )
+        self._forget()
+
     def on_throttled(self, now: float, started: float, seconds: float) -> None:
         """Lower the rate after a 429 that pauses the tenant for `seconds`, once for each pause."""
         if started < self._paused_until or self._window is not None:
             return
-        until = now + seconds
+        self._paused_until = now + seconds
+        until = now + min(seconds, MAX_BULK_WAIT)
         if self._accepted:
             self._before_pause = (self._counting_since, self._accepted)
             self._decrease(until)
@@ -173,7 +229,7 @@ class AdaptiveLimiter:
             span = max(1.0, until - (self._counting_since if math.isnan(since) else since))
             self._period = max(self._period, span)
             self._rate = max(MIN_RATE, min(self._rate, max(accepted, 1) / span))
-        self._paused_until = self._counting_since = until
+        self._counting_since = until
         self._accepted = 0
 
     def _decrease(self, until: float) -> None:

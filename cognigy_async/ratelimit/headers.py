@@ -13,14 +13,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..retry import MAX_NUMBER, listed, seconds_until
+
 PREFIXES = ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
 """Prefixes of the headers for a limit, its remaining requests and its reset."""
 MAX_HEADER_LENGTH = 1024
 """Maximum number of characters that are read from a header."""
-MIN_EPOCH = 1e9
-"""A larger reset is not a waiting time but seconds or milliseconds since 1970."""
-MAX_NUMBER = 1e15
-"""Larger numbers are ignored; they would not survive arithmetic."""
 
 _MEMBER = re.compile(r'(?:"([^"]*)"|([\w.*-]+))((?:\s*;\s*[\w-]+\s*=\s*[\w."-]+)*)')
 _PARAMETER = re.compile(r";\s*([\w-]+)\s*=\s*([\w.]+)")
@@ -35,7 +33,7 @@ class RateLimitHeaders:
         limit: requests in a window.
         window: length of the window in seconds.
         remaining: requests that are left in the present window.
-        reset: seconds until more are available.
+        reset: seconds until more are available; see `seconds_until` for its formats.
     """
 
     limit: int
@@ -49,33 +47,31 @@ def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHead
 
     Args:
         headers: header values by lower-case name.
-        wall_clock: seconds since the epoch.
+        wall_clock: seconds since the epoch, used if the response has no `Date`.
     """
     policies = _policies(headers.get("ratelimit-policy", "")[:MAX_HEADER_LENGTH])
     state = headers.get("ratelimit", "")[:MAX_HEADER_LENGTH]
     if state and policies:
         found = [
-            RateLimitHeaders(*policies[name], remaining, reset)
+            _limit_from(*policies[name], remaining, seconds_until(reset, headers, wall_clock))
             for name, (remaining, reset) in _states(state).items()
-            if name in policies
+            if name in policies and remaining is not None
         ]
         if found:
             return min(found, key=lambda each: (each.remaining or 0) / each.limit)
-    found_pairs = ((name, _number(number)) for name, number in _PAIR.findall(state))
-    pairs = {name: number for name, number in found_pairs if number is not None}
-    limit, window = next(iter(policies.values()), (0, None))
-    if "limit" in pairs or (pairs and limit):
-        remaining, reset = pairs.get("remaining"), pairs.get("reset")
-        return _limit_from(pairs.get("limit", limit), window, remaining, reset)
+    pairs = dict(_PAIR.findall(state))
+    first, window = next(iter(policies.values()), (0, None))
+    limit = _number(pairs.get("limit", "")) or first
+    if pairs and limit:
+        reset = seconds_until(pairs.get("reset", ""), headers, wall_clock)
+        return _limit_from(limit, window, _number(pairs.get("remaining", "")), reset)
     for prefix in PREFIXES:
-        first, _, policy = headers.get(f"{prefix}limit", "")[:MAX_HEADER_LENGTH].partition(",")
-        number = _number(first)
-        if number is not None:
+        value, _, policy = headers.get(f"{prefix}limit", "")[:MAX_HEADER_LENGTH].partition(",")
+        number = _number(value)
+        if number is not None and number >= 1:
             window = window or next(iter(_policies(policy).values()), (0, None))[1]
-            reset = _number(headers.get(f"{prefix}reset", ""))
-            if reset is not None and reset > MIN_EPOCH:
-                reset = (reset / 1000 if reset > MIN_EPOCH * 1000 else reset) - wall_clock
-            remaining = _number(headers.get(f"{prefix}remaining", ""))
+            reset = seconds_until(headers.get(f"{prefix}reset", ""), headers, wall_clock)
+            remaining = _number(headers.get(f"{prefix}remaining", "").partition(",")[0])
             return _limit_from(number, window, remaining, reset)
     if policies:
         limit, window = min(policies.values(), key=lambda each: each[0] / (each[1] or math.inf))
@@ -83,17 +79,41 @@ def read_headers(headers: Mapping[str, str], wall_clock: float) -> RateLimitHead
     return None
 
 
+def reset_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
+    """Return the seconds until the reset that a 429 or 503 names, the latest of several.
+
+    A limit with remaining requests is not the one that refused the request: its reset is ignored.
+
+    Args:
+        headers: header values by lower-case name.
+        wall_clock: seconds since the epoch, used if the response has no `Date`.
+
+    Returns:
+        More than 0; None if no header names a reset that lies ahead.
+    """
+    state = headers.get("ratelimit", "")[:MAX_HEADER_LENGTH]
+    pairs = dict(_PAIR.findall(state))
+    named = [*_states(state).values()]
+    named.append((_number(pairs.get("remaining", "")), pairs.get("reset", "")))
+    for prefix in PREFIXES:
+        resets = listed(headers.get(f"{prefix}reset", ""))
+        remaining = [_number(text) for text in listed(headers.get(f"{prefix}remaining", ""))]
+        if len(remaining) != len(resets):
+            remaining = (remaining[:1] or [None]) * len(resets)
+        named += zip(remaining, resets, strict=True)
+    found = [
+        seconds_until(reset, headers, wall_clock) or 0.0
+        for left, reset in named
+        if left is None or left < 1
+    ]
+    return max(found, default=0.0) or None
+
+
 def _limit_from(
     limit: float, window: float | None, remaining: float | None, reset: float | None
-) -> RateLimitHeaders | None:
-    if limit < 1:
-        return None
-    return RateLimitHeaders(
-        int(limit),
-        window or None,
-        None if remaining is None else max(0, int(remaining)),
-        None if reset is None else max(0.0, reset),
-    )
+) -> RateLimitHeaders:
+    left = None if remaining is None else int(remaining)
+    return RateLimitHeaders(int(limit), window or None, left, reset)
 
 
 def _number(text: str) -> float | None:
@@ -115,12 +135,10 @@ def _policies(text: str) -> dict[str, tuple[int, float | None]]:
     return found
 
 
-def _states(text: str) -> dict[str, tuple[int, float | None]]:
+def _states(text: str) -> dict[str, tuple[float | None, str]]:
     """Return remaining requests and reset of each policy, ``"name";r=50;t=30``, by name."""
-    found: dict[str, tuple[int, float | None]] = {}
+    found: dict[str, tuple[float | None, str]] = {}
     for quoted, bare, parameters in _MEMBER.findall(text):
         values = dict(_PARAMETER.findall(parameters))
-        remaining = _number(values.get("r", ""))
-        if remaining is not None:
-            found[quoted or bare] = (int(remaining), _number(values.get("t", "")))
+        found[quoted or bare] = (_number(values.get("r", "")), values.get("t", ""))
     return found

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, SharedQuotaError
 from ..metrics import QuotaUse
+from ..retry import MAX_BULK_WAIT
 from .adaptive import AdaptiveLimiter
 from .limit import RateLimit
 from .shared_file import SharedFileLimiter
@@ -55,12 +56,14 @@ class CompositeLimiter:
     Attributes:
         adaptive: the limiter that learns from responses; None if there is none.
         hot_path: the limiter to ask for each request: the only one if there is one, else this.
+        shared_files: the limiters whose `run` has to run while the client is open.
     """
 
     def __init__(self, limiters: Sequence[RateLimiter]) -> None:
         self.limiters = limiters
         self.adaptive = next((each for each in limiters if isinstance(each, AdaptiveLimiter)), None)
         self.hot_path: RateLimiter = limiters[0] if len(limiters) == 1 else self
+        self.shared_files = [each for each in limiters if isinstance(each, SharedFileLimiter)]
         self._clock: Callable[[], float] | None = None
 
     def __repr__(self) -> str:
@@ -74,9 +77,13 @@ class CompositeLimiter:
         """Return the use of each limit now; empty before the client is opened."""
         return () if self._clock is None else self.usage(self._clock())
 
-    def shared_files(self) -> list[SharedFileLimiter]:
-        """Return the limiters whose `run` has to run while the client is open."""
-        return [each for each in self.limiters if isinstance(each, SharedFileLimiter)]
+    def bulk_refusal(self) -> SharedQuotaError | None:
+        """Return the error for bulk work while the file of a limit cannot be used, else None."""
+        for limiter in self.shared_files:
+            error = limiter.bulk_refusal()
+            if error is not None:
+                return error
+        return None
 
     def next_slot_at(self, now: float, live: bool) -> float:
         """Return when all limits allow a request."""
@@ -138,8 +145,13 @@ class CompositeLimiter:
             window.restore(now, saved)
 
 
-def create_limiter(rate_limit: RateLimits) -> CompositeLimiter | None:
+def create_limiter(
+    rate_limit: RateLimits, longest_live: float = MAX_BULK_WAIT
+) -> CompositeLimiter | None:
     """Return the limiter for the client argument `rate_limit`; None if there is no limit.
+
+    Args:
+        longest_live: seconds for which a learned limit may hold live work before a request asks.
 
     Raises:
         ConfigurationError: the argument is not one of `RateLimits`.
@@ -147,11 +159,17 @@ def create_limiter(rate_limit: RateLimits) -> CompositeLimiter | None:
     if rate_limit is None:
         return None
     if rate_limit == "auto":
-        return CompositeLimiter([AdaptiveLimiter()])
+        return CompositeLimiter([AdaptiveLimiter(longest_live)])
+    limits = _as_list(rate_limit)
+    files = [str(limit.shared) for limit in limits if limit.shared is not None]
+    if len(set(files)) < len(files):
+        raise ConfigurationError(
+            f"rate_limit={rate_limit!r}: each of several shared limits needs a file of its own"
+        )
     return CompositeLimiter(
         [
             SlidingWindow(limit) if limit.shared is None else SharedFileLimiter(limit)
-            for limit in _as_list(rate_limit)
+            for limit in limits
         ]
     )
 

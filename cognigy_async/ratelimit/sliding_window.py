@@ -54,36 +54,40 @@ class SlidingWindow:
     """
 
     def __init__(self, limit: RateLimit) -> None:
-        self.limit = limit
-        self.capacity = limit.capacity
         self.used = 0
         self.external = 0
         self._external_until = -math.inf
-        self._length = limit.per + limit.guard * limit.per
         self._groups: deque[_StartGroup] = deque()
-        self._grain = 0.0 if limit.n <= MAX_EXACT else limit.per / GRAINS_PER_WINDOW
         self._in_flight: deque[float] = deque()
         """Starts of the requests that are in no group yet."""
         # Until the first response shows how long requests take, none counts as unanswered.
         self._shortest_latency = math.inf
-        self._grace = UNANSWERED_SHARE * self._length
         self._cold_until = -math.inf
+        self._headroom_used = 0
+        self._headroom_in_flight = 0
+        self._next_headroom_at = -math.inf
+        self._theoretical_arrival = -math.inf
+        self._started = 0
+        self._first_start = 0.0
+        self._last_start = -math.inf
+        self.set_limit(limit)
+
+    def set_limit(self, limit: RateLimit) -> None:
+        """Replace the limit; the requests that count continue to count."""
+        self.limit = limit
+        self.capacity = limit.capacity
+        self._length = limit.per + limit.guard * limit.per
+        self._grain = 0.0 if limit.n <= MAX_EXACT else limit.per / GRAINS_PER_WINDOW
+        self._grace = UNANSWERED_SHARE * self._length
         self._headroom = self.capacity // HEADROOM_DIVISOR
         self._headroom_interval = (
             HEADROOM_SLOWDOWN * self._length / self._headroom if self._headroom else 0.0
         )
-        self._headroom_used = 0
-        self._headroom_in_flight = 0
-        self._next_headroom_at = -math.inf
         self._headroom_kept_until = math.inf if limit.per > SHORT_WINDOW else -math.inf
         # `burst` is a generic cell rate algorithm: an interval and a tolerance.
         self._interval = self._length / self.capacity if limit.burst is not None else 0.0
         # Slightly enlarged, because sums of intervals are not exact.
         self._burst_tolerance = self._interval * ((limit.burst or 1) - 1) * (1 + 1e-9)
-        self._theoretical_arrival = -math.inf
-        self._started = 0
-        self._first_start = 0.0
-        self._last_start = -math.inf
 
     def __repr__(self) -> str:
         return f"<SlidingWindow {self.used}/{self.capacity} per {self.limit.per:g} s>"

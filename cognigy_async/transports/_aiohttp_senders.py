@@ -6,8 +6,9 @@ import asyncio
 import functools
 import math
 import re
+import select
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -16,8 +17,11 @@ from yarl import URL
 from ..models.http import Response
 from ._response_body import (
     ACCEPTED_ENCODINGS,
-    UnusableResponseError,
+    CUT_OFF,
+    NOT_IN_TIME,
+    BodyError,
     decoded,
+    has_unclear_end,
     headers_of,
     too_large,
     validate_length,
@@ -36,6 +40,7 @@ MIN_TIMEOUT = 0.001  # seconds; aiohttp takes 0 for no timeout
 CONNECT_MARGIN = 0.05  # seconds between the connect timeout and the total, to tell them apart
 MAX_HEADER_LINE = 64 * 1024  # bytes; about the limit of httpx
 LARGE_REQUEST = 64 * 1024  # bytes that a transport may buffer before it asks for a pause
+MAX_STALE = 3  # connections that are tried for one request
 MAX_CACHED = 256  # validated origins, and validated sets of header names
 
 PLAIN_URL = re.compile(r"(https?://[a-zA-Z0-9.:\[\]-]+)(/[!\"$-~]*)")
@@ -67,7 +72,6 @@ CAUSES: tuple[type[Exception], ...] = (
     aiohttp.SocketTimeoutError,
     aiohttp.ClientOSError,
     aiohttp.ClientConnectionError,
-    aiohttp.ClientPayloadError,
     aiohttp.ClientError,
     TimeoutError,
 )
@@ -76,6 +80,10 @@ CAUSES: tuple[type[Exception], ...] = (
 
 class ConnectionLostError(Exception):
     """The connection of a read was lost; the cause says how."""
+
+
+class InvalidResponseError(Exception):
+    """The head of the response is not valid in HTTP."""
 
 
 class ConnectorClosedError(aiohttp.ClientConnectionError):
@@ -130,21 +138,24 @@ class DirectSender:
         (template, host), target = self._resolve(request.url)
         data = self._serialize(request, host, target)
         deadline = self._loop.time() + timeout
-        try:
-            connection = await self._connector.connect(
-                template, traces=[], timeout=_connect_timeout(timeout)
-            )
-        except TimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError from error
+        for _ in range(MAX_STALE):
+            try:
+                connection = await self._connector.connect(
+                    template, traces=[], timeout=_connect_timeout(timeout)
+                )
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError from error
+            if not _is_stale(connection):
+                break
+            _abort(connection)
+        else:
+            raise StaleConnectionError
+        status, headers = 0, None
         try:
             protocol = connection.protocol
-            # A server may send an unsolicited response before it closes an idle connection.
-            if protocol is None or protocol.should_close:
-                raise StaleConnectionError
+            assert protocol is not None
             transport = protocol.transport
-            # A closing transport would discard what is written.
-            if transport is None or transport.is_closing():
-                raise StaleConnectionError
+            assert transport is not None
             async with asyncio.timeout_at(deadline):
                 protocol.set_response_params(
                     skip_payload=request.method == "HEAD",
@@ -158,20 +169,24 @@ class DirectSender:
                 message, content = await protocol.read()
                 while 100 <= message.code < 200 and message.code != 101:
                     message, content = await protocol.read()
-                headers = headers_of(message.raw_headers)
+                status, headers = message.code, headers_of(message.raw_headers)
                 body = await _read_body(headers, content, content.read, self._limit)
-        except HttpProcessingError as error:
+        except Exception as error:
             _abort(connection)
-            raise UnusableResponseError("the response is not valid in HTTP") from error
+            if headers is not None:
+                return Response(status, headers, body_error=_body_error(error))
+            if isinstance(error, HttpProcessingError):
+                raise InvalidResponseError from error
+            raise
         except BaseException:
             _abort(connection)
             raise
-        if transport.get_write_buffer_size():
-            # The response came before the whole request was sent.
+        # The response may have come before the whole request was sent.
+        if transport.get_write_buffer_size() or has_unclear_end(status, headers):
             _abort(connection)
         else:
             connection.release()
-        return Response(message.code, headers, body)
+        return Response(status, headers, body)
 
     def _resolve(self, url: str) -> tuple[tuple[aiohttp.ClientRequest, str], str]:
         """Return the origin of a URL and the request target.
@@ -272,14 +287,17 @@ class SessionSender:
             timeout=_total_timeout(timeout),
             middlewares=(_without_retry,) if request.method in RETRIED_METHODS else None,
         )
+        status, fields = response.status, headers_of(response.raw_headers)
         try:
-            fields = headers_of(response.raw_headers)
             content = await _read_body(fields, response.content, response.read, self._limit)
             await response.wait_for_close()
+        except Exception as error:
+            response.close()
+            return Response(status, fields, body_error=_body_error(error))
         except BaseException:
             response.close()
             raise
-        return Response(response.status, fields, content)
+        return Response(status, fields, content)
 
 
 class _Body(aiohttp.Payload):
@@ -306,17 +324,24 @@ class _Body(aiohttp.Payload):
 
 
 class _CheckedRequest(aiohttp.ClientRequest):
-    """A request that is not sent on a connection with unread data.
-
-    A server may send an unsolicited response before it closes an idle connection. aiohttp
-    would take it for the response to the next request.
-    """
+    """A request that is not sent on a stale connection."""
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        protocol = conn.protocol
-        if protocol is None or protocol.should_close:
+        if _is_stale(conn):
             raise StaleConnectionError
         return await super().send(conn)
+
+
+class _CheckedResponse(aiohttp.ClientResponse):
+    """A response whose connection is not used again if its end is unclear."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        # Afterwards the connection may be released already.
+        protocol = connection.protocol
+        await super().start(connection)
+        if has_unclear_end(self.status, headers_of(self.raw_headers)) and protocol is not None:
+            protocol.close()
+        return self
 
 
 async def _without_retry(
@@ -369,6 +394,7 @@ def open_session(given: aiohttp.ClientSession | None, tls: ssl.SSLContext) -> ai
         trust_env=given.trust_env,
         trace_configs=given.trace_configs,
         request_class=_CheckedRequest,
+        response_class=_CheckedResponse,
         auto_decompress=False,
         max_line_size=MAX_HEADER_LINE,
         max_field_size=MAX_HEADER_LINE,
@@ -419,12 +445,13 @@ async def _read_body(
     """Return the decoded body of a response. Call `read` if its length is known.
 
     Raises:
-        UnusableResponseError: the body is larger than `limit` bytes, or not as its headers say.
+        BodyError: the body is larger than `limit` bytes, or not encoded as its headers say.
+        Exception: an error of aiohttp: the body is cut off.
     """
     length = headers.get("content-length")
     validate_length(length, limit)
     if length is not None and "transfer-encoding" not in headers:
-        content = await read()
+        content = stream.read_nowait() if stream.is_eof() else await read()
     else:
         chunks: list[bytes] = []
         size = 0
@@ -447,6 +474,43 @@ def _write(transport: asyncio.Transport, data: bytes) -> None:
         transport.write(data[:-1])
         data = data[-1:]
     transport.write(data)
+
+
+def _is_stale(connection: Connection) -> bool:
+    """Return whether a connection has unread data, or is closing.
+
+    A server may send an unsolicited response before it closes an idle connection. aiohttp would
+    take it for the response to the next request. On a closing connection it would discard the
+    request.
+    """
+    protocol = connection.protocol
+    if protocol is None or protocol.should_close:
+        return True
+    transport = protocol.transport
+    if transport is None or transport.is_closing():
+        return True
+    # Over TLS the socket may hold a session ticket. The event loop reads it in its next iteration.
+    if transport.get_extra_info("ssl_object") is not None:
+        return False
+    connected = transport.get_extra_info("socket")
+    return connected is not None and bool(_poll_of(connected.fileno())(0))
+
+
+@functools.lru_cache(maxsize=1024)
+def _poll_of(descriptor: int) -> Callable[[float], list[Any]]:
+    """Return a function that takes a timeout and returns an empty list if nothing can be read."""
+    if not hasattr(select, "poll"):
+        return lambda seconds: select.select([descriptor], [], [], seconds)[0]
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return poll.poll
+
+
+def _body_error(error: Exception) -> str:
+    """Return the text about a body that could not be read."""
+    if isinstance(error, BodyError):
+        return str(error)
+    return NOT_IN_TIME if isinstance(error, TimeoutError) else CUT_OFF
 
 
 def _abort(connection: Connection) -> None:

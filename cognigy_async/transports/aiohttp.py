@@ -10,7 +10,7 @@ from .._utils.arguments import validate_count
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
 from ..models.http import Request, Response
 from ._errors import INVALID, NotStartedError, reason_of, translate
-from ._response_body import MAX_RESPONSE_BYTES, UnusableResponseError
+from ._response_body import MAX_RESPONSE_BYTES
 
 INSTALLED = find_spec("aiohttp") is not None
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING or INSTALLED:
 REASONS = {
     "ClientConnectorCertificateError": "SSL: the certificate is not trusted",
     "ClientHttpProxyError": "the proxy refused to connect",
-    "ClientPayloadError": "the response is not complete",
     "ClientResponseError": "the response is not valid in HTTP",
     "ConnectorClosedError": "the session was closed",
+    "InvalidResponseError": "the response is not valid in HTTP",
     "ServerDisconnectedError": "the server disconnected",
     "StaleConnectionError": "the server has given up the connection",
 }
@@ -35,7 +35,7 @@ class AiohttpTransport:
 
     Without a session it opens its own connections, one for each request in flight, so at most
     `max_in_flight` of the client that sends. It trusts the certificates that httpx brings;
-    HTTP(S)_PROXY and SSL_CERT_FILE are ignored.
+    HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE are ignored.
 
     With a session, its connector with limits, certificates and resolver, its proxy, `trust_env`,
     traces and default headers apply; headers of a request override these. Its cookies, `auth`,
@@ -50,8 +50,8 @@ class AiohttpTransport:
 
     Args:
         session: an `aiohttp.ClientSession`.
-        max_response_bytes: largest response, after decompression. A larger one is not read to its
-            end and raises a `NoResponseError`.
+        max_response_bytes: largest body of a response, after decompression. A larger one is not
+            read to its end, and the response has a `body_error`.
 
     Raises:
         TypeError: `session` is something else.
@@ -88,11 +88,12 @@ class AiohttpTransport:
         return f"<AiohttpTransport {'closed' if self._closed else 'with its own connections'}>"
 
     async def send(self, request: Request, *, timeout: float) -> Response:
-        """Send a request, within `timeout` seconds in all, and return the complete response.
+        """Send a request, within `timeout` seconds in all, and return the response.
 
         Raises:
             NotSentError: no part of the content was sent.
-            NoResponseError: the request may have been applied, and there is no complete response.
+            NoResponseError: the request may have been applied, and there is no response with a
+                complete head.
             ClientUsageError: not on asyncio, or in another event loop than before.
         """
         progress = senders.Progress()
@@ -164,8 +165,6 @@ class AiohttpTransport:
             error = error.__cause__
         invalid = type(error) in (ValueError, UnicodeEncodeError, UnicodeError)
         reason = REASONS.get(type(error).__name__, INVALID if invalid else "")
-        if isinstance(error, UnusableResponseError):
-            reason = str(error)
         begun = progress.begun
         if begun is None:
             begun = not (invalid or isinstance(error, senders.StaleConnectionError))

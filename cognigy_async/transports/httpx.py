@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import certifi
 import httpx
+import sniffio
 
 from .._utils.arguments import validate_count
 from ..errors import NotSentError, UpdateError
@@ -17,9 +19,12 @@ from ..models.http import Request, Response
 from ._errors import INVALID, NotStartedError, reason_of, translate
 from ._response_body import (
     ACCEPTED_ENCODINGS,
+    CUT_OFF,
     MAX_RESPONSE_BYTES,
-    UnusableResponseError,
+    NOT_IN_TIME,
+    BodyError,
     decoded,
+    has_unclear_end,
     headers_of,
     too_large,
     validate_length,
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
 
 KEEPALIVE = 30.0
 """Seconds for which an idle connection is kept. httpx checks before use that it is still open."""
+
+MAX_WRAPPERS = 6
+"""Streams of httpx and httpcore between a response and its connection, at most."""
 
 OWN_HEADERS = [(b"user-agent", b"cognigy-async")]
 FIXED_REASONS = {
@@ -56,7 +64,7 @@ class HttpxTransport:
 
     Without a client it opens its own connections, one for each request in flight, so at most
     `max_in_flight` of the client that sends. It trusts the certificates that httpx brings;
-    HTTP(S)_PROXY and SSL_CERT_FILE are ignored.
+    HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE are ignored.
 
     With a client, its proxies, certificates, limits, event hooks and default headers apply; headers
     of a request override these. Its `auth`, redirects, cookies, query parameters, timeouts and
@@ -67,8 +75,8 @@ class HttpxTransport:
 
     Args:
         client: an `httpx.AsyncClient` or `httpx2.AsyncClient`.
-        max_response_bytes: largest response, after decompression. A larger one is not read to its
-            end and raises a `NoResponseError`.
+        max_response_bytes: largest body of a response, after decompression. A larger one is not
+            read to its end, and the response has a `body_error`.
 
     Raises:
         TypeError: `client` is something else.
@@ -96,14 +104,15 @@ class HttpxTransport:
         return f"<HttpxTransport {'closed' if self._closed else 'with its own connections'}>"
 
     async def send(self, request: Request, *, timeout: float) -> Response:
-        """Send a request and return the complete response, whatever its status.
+        """Send a request and return the response, whatever its status and body.
 
         Args:
             timeout: seconds for connecting, sending and receiving together.
 
         Raises:
             NotSentError: no part of the content was sent.
-            NoResponseError: the request may have been applied, and there is no complete response.
+            NoResponseError: the request may have been applied, and there is no response with a
+                complete head.
         """
         body = self._body_type(request.content)
         try:
@@ -129,25 +138,27 @@ class HttpxTransport:
         # httpx limits the time of single operations. Each one gets the time that is left. That
         # ends a request without a response and leaves the connections in order. The scope ends a
         # response that trickles in, where no single operation takes long.
-        outgoing.extensions["timeout"] = _TimeLeft(timeout - min(0.05, timeout / 20))
+        time_left = _TimeLeft(timeout - min(0.05, timeout / 20))
+        outgoing.extensions["timeout"] = time_left
         with anyio.move_on_after(timeout):
             if self._client is None:
-                return await self._send_on_own(outgoing)
+                return await self._send_on_own(outgoing, time_left.end)
             no_auth = self._library.Auth()
             response = await self._client.send(
                 outgoing, auth=no_auth, follow_redirects=False, stream=True
             )
-            return await self._read(response)
+            return await self._read(response, time_left.end)
         raise TimeoutError
 
-    async def _send_on_own(self, outgoing: httpx.Request) -> Response:
+    async def _send_on_own(self, outgoing: httpx.Request, end: float) -> Response:
         if self._pool is None:
             self._pool = _Pool()
         pool = self._pool
         pool.users += 1
         cancelled = True
         try:
-            response = await self._read(await pool.transport.handle_async_request(outgoing))
+            answer = await pool.transport.handle_async_request(outgoing)
+            response = await self._read(answer, end)
             cancelled = False
         except Exception:
             cancelled = False
@@ -208,40 +219,112 @@ class HttpxTransport:
 
     def _reason(self, error: Exception) -> str:
         reason = FIXED_REASONS.get(type(error).__name__, "")
-        if isinstance(error, UnusableResponseError):
-            reason = str(error)
-        elif not reason and type(error).__module__.partition(".")[0] == self._library.__name__:
+        if not reason and type(error).__module__.partition(".")[0] == self._library.__name__:
             # The text after a colon may quote a header.
             reason = str(error).partition(":")[0].rstrip(".")
         return reason_of(error, reason)
 
-    async def _read(self, response: httpx.Response) -> Response:
+    async def _read(self, response: httpx.Response, end: float) -> Response:
+        """Return a response whose head is complete, with its body if that can be used."""
+        status, headers = response.status_code, headers_of(response.headers.raw)
+        was_read = response.is_closed
+        try:
+            content = await self._content(response, headers, end)
+        except BodyError as error:
+            return Response(status, headers, body_error=str(error))
+        except self._library.TransportError as error:
+            in_time = not isinstance(error, self._library.TimeoutException)
+            return Response(status, headers, body_error=CUT_OFF if in_time else NOT_IN_TIME)
+        finally:
+            connection = _connection_of(response)
+            # If an event hook of the client has read the response, another request may have the
+            # connection by now.
+            if (
+                connection is not None
+                and connection.is_idle() == was_read
+                and (has_unclear_end(status, headers) or _has_more(connection))
+            ):
+                # httpcore closes such a connection instead of using it again.
+                connection._h11_state.send_failed()
+                if was_read:
+                    await connection.aclose()
+            await response.aclose()
+        return Response(status, headers, content)
+
+    async def _content(
+        self, response: httpx.Response, headers: Mapping[str, str], end: float
+    ) -> bytes:
+        """Read the body of a response and return it decoded.
+
+        Raises:
+            BodyError: it is too large, not encoded as the headers say, or not complete at `end`.
+            Exception: an error of httpx: the body is cut off.
+        """
         limit = self._limit
-        headers = headers_of(response.headers.raw)
         if response.is_closed:
-            # An event hook of the client has read the response.
+            # An event hook of the client has read it.
             if len(response.content) > limit:
                 raise too_large(limit)
-            return Response(response.status_code, headers, response.content)
+            return response.content
+        validate_length(headers.get("content-length"), limit)
         chunks: list[bytes] = []
         size = 0
+        # End by cancellation: an exception between two chunks would leave generators of the
+        # library unfinished, and trio warns about those.
+        with anyio.CancelScope(deadline=end) as enough:
+            async for chunk in cast("httpx.AsyncByteStream", response.stream):
+                size += len(chunk)
+                if size > limit:
+                    chunks.clear()
+                    enough.cancel()
+                else:
+                    chunks.append(chunk)
+        if size > limit:
+            raise too_large(limit)
+        if enough.cancelled_caught:
+            raise BodyError(NOT_IN_TIME)
+        return decoded(b"".join(chunks), headers, limit)
+
+
+def _connection_of(response: httpx.Response) -> Any:
+    """Return the HTTP/1.1 connection of httpcore below a response, or None.
+
+    No public attribute leads to it. It is None over HTTP/2, which numbers the responses, and with
+    a transport that is not of httpx.
+    """
+    stream: Any = response.stream
+    for _ in range(MAX_WRAPPERS):
+        if stream is None:
+            break
+        connection = getattr(stream, "_connection", None)
+        if connection is not None:
+            return connection if hasattr(connection, "_h11_state") else None
+        stream = getattr(stream, "_stream", None) or getattr(stream, "_httpcore_stream", None)
+    return None
+
+
+def _has_more(connection: Any) -> bool:
+    """Return whether bytes behind the response were received and not read.
+
+    They may be in the buffers of h11, TLS and anyio. httpcore itself looks for those in the buffer
+    of the socket before it uses a connection again.
+    """
+    if connection._h11_state.trailing_data[0]:
+        return True
+    stream: Any = getattr(connection._network_stream, "_stream", None)
+    if hasattr(stream, "transport_stream"):
         try:
-            validate_length(headers.get("content-length"), limit)
-            # End by cancellation: an exception between two chunks would leave generators of
-            # the library unfinished, and trio warns about those.
-            with anyio.CancelScope() as enough:
-                async for chunk in cast("httpx.AsyncByteStream", response.stream):
-                    size += len(chunk)
-                    if size > limit:
-                        chunks.clear()
-                        enough.cancel()
-                    else:
-                        chunks.append(chunk)
-            if size > limit:
-                raise too_large(limit)
-        finally:
-            await response.aclose()
-        return Response(response.status_code, headers, decoded(b"".join(chunks), headers, limit))
+            connection._network_stream.get_extra_info("ssl_object").read(1)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            return True
+        else:
+            return True
+        while hasattr(stream, "transport_stream"):
+            stream = stream.transport_stream
+    # anyio keeps the rest of a piece that is larger than httpcore asks for.
+    return bool(getattr(getattr(stream, "_protocol", None), "read_queue", None))
 
 
 class _Pool:
@@ -260,13 +343,24 @@ class _Pool:
                 max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
             ),
         )
+        if sniffio.current_async_library() == "trio":
+            from ._trio_backend import TrioBackend
+
+            # httpx has no argument for it.
+            pool: Any = self.transport._pool
+            pool._network_backend = TrioBackend()
 
 
 @functools.cache
 def ssl_context() -> ssl.SSLContext:
     """Return a context with the certificates that httpx brings. Ignore environment variables."""
-    # Cached, because reading the certificates takes longer than many requests.
-    return httpx.create_ssl_context(trust_env=False)
+    # Cached, because reading the certificates takes longer than many requests. Not made by
+    # `ssl.create_default_context`, which writes the keys of all connections to SSLKEYLOGFILE.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(certifi.where())
+    if sys.version_info >= (3, 13):
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    return context
 
 
 class _Body(httpx.ByteStream):
@@ -302,14 +396,18 @@ class _Once:
 
 
 class _TimeLeft(dict[str, float]):
-    """Timeouts of single operations that take no longer than `seconds` together."""
+    """Timeouts of single operations that take no longer than `seconds` together.
+
+    Attributes:
+        end: the moment on the clock of the event loop when they end.
+    """
 
     def __init__(self, seconds: float) -> None:
         super().__init__(dict.fromkeys(("connect", "pool", "read", "write"), seconds))
-        self._end = anyio.current_time() + seconds
+        self.end = anyio.current_time() + seconds
 
     def get(self, key: str, default: Any = None) -> Any:
-        left = self._end - anyio.current_time()
+        left = self.end - anyio.current_time()
         if left <= 0:
             return 0.0
         # httpx reads it once, but applies it twice: to the connection and then to TLS.

@@ -27,9 +27,11 @@ def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Emulat
         if name.upper().startswith("COGNIGY_"):
             monkeypatch.delenv(name)
     emulator = Emulator(client_secret=SECRET)
+    # A proxy passes on requests for this name.
+    served = serve(emulator, allowed_hosts=["tenant.invalid"])
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(serve(emulator)) as base_url,
+        portal.wrap_async_context_manager(served) as base_url,
     ):
         monkeypatch.setenv("COGNIGY_BASE_URL", base_url)
         monkeypatch.setenv("COGNIGY_CLIENT_ID", "emulator-client")

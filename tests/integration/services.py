@@ -88,9 +88,14 @@ KINDS = [
 
 @dataclass
 class Crm:
-    """A CRM that stores what callbacks send, after `latency` seconds each."""
+    """A CRM that stores what callbacks send, after `latency` seconds each.
+
+    Attributes:
+        refusals: Number of requests to answer 503 first.
+    """
 
     latency: float = 0.0
+    refusals: int = 0
     keys: list[str] = field(default_factory=list)
     by_dialog: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     base_url: str = ""
@@ -104,6 +109,9 @@ class Crm:
     async def _take(self, request: web.Request) -> web.Response:
         payload = await request.json()
         await asyncio.sleep(self.latency)
+        if self.refusals:
+            self.refusals -= 1
+            return web.Response(status=503)
         self.keys.append(request.headers.get("Idempotency-Key", ""))
         self.by_dialog.setdefault(request.match_info["dialog_id"], []).append(payload)
         return web.Response(status=204)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -17,7 +18,8 @@ from typing import Any
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from cognigy_async.emulator import Emulator, Faults, serve
+from cognigy_async.bulk import read_summary
+from cognigy_async.emulator import Emulator, Faults, Rules, serve
 
 from .commands import CommandProcess, command_environment
 
@@ -75,8 +77,14 @@ class Jobs:
 
 
 @pytest.fixture
-def emulator() -> Emulator:
-    return Emulator(client_secret=SECRET)
+def honours_keys() -> bool:
+    """Whether the server applies a repeated key once; tests of one that does not override it."""
+    return True
+
+
+@pytest.fixture
+def emulator(honours_keys: bool) -> Emulator:
+    return Emulator(client_secret=SECRET, rules=Rules(honour_idempotency_keys=honours_keys))
 
 
 @pytest.fixture
@@ -109,6 +117,13 @@ def written(emulator: Emulator) -> int:
 def wait_for_writes(emulator: Emulator, more: int) -> None:
     before = written(emulator)
     wait_for(lambda: written(emulator) >= before + more)
+
+
+def assert_no_step_twice(emulator: Emulator) -> None:
+    for dialog in emulator.dialogs.values():
+        moves = [entry.body.get("transition") for entry in dialog.history]
+        steps = [move["nextStep"] for move in moves if move]
+        assert len(steps) == len(set(steps))
 
 
 @pytest.mark.real_time
@@ -151,11 +166,44 @@ def test_kill_and_resume_until_all_is_applied(
 
 
 @pytest.mark.real_time
+@pytest.mark.parametrize("honours_keys", [False])
+def test_a_copy_of_the_journal_needs_its_wal(jobs: Jobs, emulator: Emulator) -> None:
+    jobs.write(every=1)
+    emulator.faults = Faults(latency=0.02)
+    process = jobs.start()
+    wait_for_writes(emulator, 60)
+    process.kill()
+    emulator.faults = Faults()
+    sent = written(emulator)
+    journal, log = jobs.folder / "job", jobs.folder / "job-wal"
+    copies = [jobs.folder / name for name in ("alone", "hard", "both")]
+    copies[0].write_bytes(journal.read_bytes())
+    copies[1].hardlink_to(journal)
+    for copy in copies[:2]:
+        status, _, err = jobs.finish("--journal", copy.name)
+        assert (status, written(emulator)) == (2, sent)
+        assert f"{copy.name} lacks its newest records: its last run was cut off" in err
+        for command in (["status", copy.name], ["explain", copy.name, "d1"]):
+            assert jobs.command("bulk", *command) == ""
+    # The commands that read take nothing away from a journal that has its -wal.
+    for command in (["status", "job"], ["explain", "job", "d1"]):
+        assert jobs.command("bulk", *command)
+    assert log.stat().st_size
+    copies[2].write_bytes(journal.read_bytes())
+    (jobs.folder / "both-wal").write_bytes(log.read_bytes())
+    _, result, _ = jobs.finish("--journal", "both")
+    assert result["inputs"] == result["succeeded"] + result["ambiguous"] == ROWS
+    assert result["succeeded"] + sent >= ROWS
+    assert_no_step_twice(emulator)
+    assert not list(jobs.folder.glob("both-*"))
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("honours_keys", [False])
 @pytest.mark.parametrize("api", ["runtime", "sessions"])
 def test_transitions_are_not_repeated_blindly(jobs: Jobs, emulator: Emulator) -> None:
     jobs.write(400, 40, every=2)
     emulator.faults = Faults(latency=0.02)
-    emulator.honour_idempotency_keys = False
     for _ in range(3):
         process = jobs.start("--max-in-flight", "8")
         wait_for_writes(emulator, 60)
@@ -164,10 +212,7 @@ def test_transitions_are_not_repeated_blindly(jobs: Jobs, emulator: Emulator) ->
     assert result["inputs"] == result["succeeded"] + result["ambiguous"] == 400
     assert status == (1 if result["ambiguous"] else 0)
     assert result["ambiguous"] <= 3 * 8
-    for dialog in emulator.dialogs.values():
-        moves = [entry.body.get("transition") for entry in dialog.history]
-        steps = [move["nextStep"] for move in moves if move]
-        assert len(steps) == len(set(steps))
+    assert_no_step_twice(emulator)
 
 
 @pytest.mark.real_time
@@ -207,6 +252,11 @@ def test_an_input_that_keeps_the_job_waiting_does_not_keep_it_from_ending(
         status, result, err = jobs.result(process)
         assert (status, result["succeeded"]) == (130, 1)
         assert "To resume" in err
+        # What was read counts, although it ends nowhere in particular.
+        os.write(pipe, b'{"dialog_id": "e", "session": {"seq": 1}}\n')
+        status, _, err = jobs.finish()
+        assert (status, written(emulator)) == (2, 1)
+        assert "job belongs to another input: rows.jsonl is not the input" in err
         status, _, err = jobs.finish("--canary", "1%", "--journal", "other")
         assert status == 2
         assert "give a number of rows" in err
@@ -247,6 +297,67 @@ def test_a_second_run_is_refused_and_status_works_meanwhile(jobs: Jobs, emulator
     assert f"running: process {process.pid}" in jobs.command("bulk", "status", "job")
     process.send_signal(signal.SIGINT)
     assert jobs.result(process)[0] == 130
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("how", ["linked", "symbolic", "moved", "replaced", "deleted"])
+def test_no_name_leads_around_a_running_job(jobs: Jobs, emulator: Emulator, how: str) -> None:
+    jobs.write()
+    emulator.faults = Faults(latency=0.1)
+    process = jobs.start("--max-in-flight", "4")
+    wait_for(lambda: written(emulator) > 8)
+    journal, other = jobs.folder / "job", jobs.folder / "other"
+    # What does not look like a part of the journal is removed by who tidies up.
+    for path in jobs.folder.glob("*lock*"):
+        path.unlink()
+    if how == "linked":
+        other.hardlink_to(journal)
+    elif how == "symbolic":
+        other.symlink_to(journal)
+    elif how == "deleted":
+        journal.unlink()
+    else:
+        journal.rename(other)
+    second = jobs.start("--journal", "job" if how in ("deleted", "replaced") else "other")
+    status, _, err = jobs.result(second)
+    assert status == 2
+    if how in ("deleted", "replaced"):
+        assert "job-wal is left" in err
+    elif how == "moved":
+        # The job may have noticed it already, and ended.
+        assert re.search(f"other (is in use by process {process.pid}|lacks its newest)", err)
+    else:
+        assert f"other is in use by process {process.pid}" in err
+    if how in ("linked", "symbolic"):
+        assert journal.exists()
+        process.send_signal(signal.SIGINT)
+        assert jobs.result(process)[0] == 130
+    else:
+        status, result, err = jobs.result(process)
+        assert (status, result["ended"]) == (1, "stopped")
+        message = "was deleted" if how == "deleted" else "was moved or replaced"
+        assert f"Stopped: journal job {message} while the job ran" in err
+    if how != "deleted":
+        emulator.faults = Faults()
+        if how in ("moved", "replaced"):
+            other.rename(journal)
+        assert jobs.finish()[0] == 0
+        keys = Counter(e.key for dialog in emulator.dialogs.values() for e in dialog.history)
+        assert (len(keys), set(keys.values())) == (ROWS, {1})
+        assert not list(jobs.folder.glob("job?*"))
+
+
+@pytest.mark.real_time
+def test_a_job_that_is_watched_ends_with_one_file(jobs: Jobs, emulator: Emulator) -> None:
+    jobs.write(200)
+    emulator.faults = Faults(latency=0.01)
+    process = jobs.start("--max-in-flight", "4")
+    wait_for(lambda: written(emulator) > 8)
+    while not process.is_over:
+        totals = read_summary(jobs.folder / "job").totals
+        assert totals.succeeded <= 200
+    assert jobs.result(process)[0] == 0
+    assert [path.name for path in jobs.folder.glob("job*")] == ["job"]
 
 
 @pytest.mark.real_time

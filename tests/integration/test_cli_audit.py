@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -96,6 +97,21 @@ def test_intact_files(audit: Command, tmp_path: Path) -> None:
     assert audit("verify", path, "--after", head) == 0
 
 
+def test_what_no_head_shows_is_said(audit: Command, tmp_path: Path) -> None:
+    path, other = tmp_path / "audit.jsonl", tmp_path / "other.jsonl"
+    head, other_head = written(path), written(other)
+    chain_id = json.loads(path.read_text("utf-8").splitlines()[0])["chain_id"]
+    assert audit("verify", path, other, "--head", other_head) == 0
+    assert audit.err == (
+        f"No --head is of the chain {chain_id}. Without one nobody can tell whether its last "
+        "records are missing, or whether this is an older copy. Keep its head elsewhere.\n"
+    )
+    assert audit("verify", path, other, "--head", other_head, "--head", head) == 0
+    assert audit.err == ""
+    assert audit("verify", path, path, "--head", head) == 1
+    assert "the file was given twice" in audit.err
+
+
 def test_the_first_changed_record_is_named(audit: Command, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     written(path)
@@ -148,7 +164,7 @@ def test_the_key_comes_from_a_file_or_the_environment(
     assert "wrong for this key" in audit.err
     monkeypatch.setenv("COGNIGY_AUDIT_KEY", KEY)
     assert audit("verify", path) == 0
-    assert audit.err == ""
+    assert "No --head" in audit.err
     monkeypatch.delenv("COGNIGY_AUDIT_KEY")
     (tmp_path / ".env").write_text(f"COGNIGY_AUDIT_KEY={KEY}\n")
     assert audit("verify", path) == 0

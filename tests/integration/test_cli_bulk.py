@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +190,73 @@ def test_a_job_at_its_limit_with_nothing_left_says_how_to_resume(
 def test_other_options_are_refused_and_forced(emulator: Emulator, command: Command) -> None:
     write_rows(10)
     assert command("bulk", "run", "rows.jsonl") == 0
-    assert command("bulk", "run", "rows.jsonl", "--max-in-flight", "3") == 2
-    assert "max_in_flight: 32 before, 3 now" in command.messages
-    assert command("bulk", "run", "rows.jsonl", "--max-in-flight", "3", "--force") == 0
+    assert command("bulk", "run", "rows.jsonl", "--coalesce") == 2
+    assert "coalesce: false before, true now" in command.messages
+    assert command("bulk", "run", "rows.jsonl", "--coalesce", "--force") == 0
+
+
+def test_a_job_is_resumed_more_gently_and_otherwise(emulator: Emulator, command: Command) -> None:
+    write_rows(10)
+    run = ["bulk", "run", "rows.jsonl"]
+    assert command(*run, "--limit", "5", "--rate", "1000/60") == 0
+    more = ["--max-in-flight", "4", "--rate", "500/60", "--transport", "httpx"]
+    assert command(*run, *more, "--loop", "asyncio", "--limit", "8", "--json") == 0
+    assert (command.json["succeeded"], command.json["skipped"]) == (8, 5)
+    assert command(*run) == 0
+    assert "10 of 10 rows applied, 8 done before" in command.out
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], None]]:
+    """Make standard input a pipe with a content."""
+    with ExitStack() as stack:
+
+        def fill(content: bytes) -> None:
+            reader, writer = os.pipe()
+            with open(writer, "wb") as file:
+                file.write(content)
+            monkeypatch.setattr(sys, "stdin", stack.enter_context(open(reader)))
+
+        yield fill
+
+
+def lines(*dialogs: str) -> bytes:
+    return b"".join(b'{"dialog_id": "%s", "session": {"n": 1}}\n' % d.encode() for d in dialogs)
+
+
+@pytest.mark.parametrize("count", [1, 500])
+@pytest.mark.parametrize("change", ["other", "shorter", "longer"])
+def test_another_pipe_in_the_same_folder_is_refused_and_can_be_another_job(
+    emulator: Emulator,
+    command: Command,
+    pipe: Callable[[bytes], None],
+    count: int,
+    change: str,
+) -> None:
+    first = lines(*(f"d{n}" for n in range(count)), "a-b c") + b"{}\n"
+    second = {
+        "other": lines("x") + first[len(lines("d0")) :],
+        "shorter": first[: -len(b"{}\n")],
+        "longer": first + lines("x"),
+    }[change]
+    pipe(first)
+    assert command("bulk", "run", "-") == 1
+    letters = Path("stdin.dead.jsonl").read_bytes()
+    assert letters.count(b"\n") == 1
+    pipe(second)
+    assert command("bulk", "run", "-") == 2
+    assert command.out == ""
+    assert "journal stdin.journal belongs to another input: standard input is" in command.messages
+    assert len(emulator.dialogs) == count + 1
+    if count == 1:
+        assert Path("stdin.dead.jsonl").read_bytes() == letters
+    pipe(first)
+    assert command("bulk", "run", "-") == 1
+    assert f"{count + 1} of {count + 2} rows applied, 1 failed" in command.out
+    assert Path("stdin.dead.jsonl").read_bytes() == letters
+    pipe(second)
+    assert command("bulk", "run", "-", "--journal", "second") == (0 if change == "shorter" else 1)
+    assert ("x" in emulator.dialogs) == (change != "shorter")
 
 
 def test_csv_from_standard_input(
@@ -232,5 +299,3 @@ def test_the_quota_of_an_option(emulator: Emulator, command: Command) -> None:
     assert 0 < command.json["quota_utilisation"] <= 1
     assert command("bulk", "run", "rows.jsonl", "--rate", "ten") == 2
     assert "must be requests/seconds" in command.messages
-    assert command("bulk", "run", "rows.jsonl", "--rate", "500/60") == 2
-    assert 'rate: "1000/60" before, "500/60" now' in command.messages

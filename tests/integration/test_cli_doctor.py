@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -83,12 +84,22 @@ def test_settings_without_effect(
 
 @pytest.mark.parametrize("path", ["/runtime/v2", "/nothing/here"])
 def test_a_wrong_token_endpoint(
-    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, path: str
+    emulator: Emulator,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    path: str,
 ) -> None:
     monkeypatch.setenv("COGNIGY_TOKEN_URL", f"{os.environ['COGNIGY_BASE_URL']}{path}")
     found = findings(command)["token"]
     assert (found["status"], "HTTP 404" in found["detail"]) == ("failed", True)
     assert "COGNIGY_TOKEN_URL" in found["remedy"]
+    (tmp_path / "rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": 1}}\n')
+    for arguments in (["get", "d-1"], ["bulk", "run", "rows.jsonl"]):
+        assert command(*arguments) == 1
+        assert "HTTP 404" in command.messages
+        assert "Check COGNIGY_TOKEN_URL" in command.messages
+        assert "OAuthConfig" not in command.messages
 
 
 def test_a_wrong_secret(
@@ -112,6 +123,7 @@ def test_an_api_key(emulator: Emulator, command: Command, monkeypatch: pytest.Mo
     assert found["token"]["status"] == "ok"
     assert found["read"]["status"] == "failed"
     assert "HTTP 401" in found["read"]["detail"]
+    assert command("doctor") == 1
 
 
 def test_scopes_that_are_not_granted(
@@ -136,6 +148,7 @@ def test_a_read_that_fails(
     found = findings(command, "--dialog", "d-1")
     assert found["read"]["status"] == kind
     assert word in found["read"]["remedy"]
+    assert ("credentials not verified" in found["read"]["detail"]) is (status == 503)
     assert command("doctor") == (0 if kind == "warning" else 1)
 
 
@@ -170,8 +183,10 @@ def test_a_host_without_an_address(
 
 
 @contextmanager
-def accepting(context: ssl.SSLContext | None) -> Iterator[str]:
-    """A port of this machine that takes TLS connections and closes them."""
+def accepting(
+    context: ssl.SSLContext | None, answer: bytes = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+) -> Iterator[str]:
+    """A port of this machine that takes TLS connections, or answers all alike, and closes them."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -183,7 +198,10 @@ def accepting(context: ssl.SSLContext | None) -> Iterator[str]:
                     return
                 try:
                     if context is None:
-                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                        connection.sendall(answer)
+                        connection.settimeout(5)
+                        while connection.recv(65536):
+                            pass
                     else:
                         connection = context.wrap_socket(connection, server_side=True)
                 except OSError:
@@ -324,9 +342,75 @@ def test_a_session_is_neither_read_nor_written_by_default(
     found = findings(command)
     assert list(found) == ALL
     assert found["token"]["detail"].startswith("received")
-    assert found["read"]["status"] == "skipped"
+    assert found["read"]["status"] == "ok"
+    assert found["read"]["detail"].startswith("the server accepts the credentials")
     assert "--probe-session" in found["read"]["remedy"]
-    assert on_sessions.stats.requests == 0
+    assert (on_sessions.stats.reads, on_sessions.stats.writes) == (2, 0)
+    assert on_sessions.dialogs == {}
+    assert on_sessions.profiles == {}
+
+
+def test_a_profile_that_does_not_exist_verifies_the_credentials(
+    on_sessions: Emulator, command: Command
+) -> None:
+    on_sessions.script(404, method="GET")
+    assert findings(command)["read"]["status"] == "ok"
+    assert on_sessions.stats.answers[404] == 1
+
+
+@pytest.mark.parametrize("api", ["runtime", "sessions"])
+def test_a_wrong_key_is_found_on_either_api(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    monkeypatch.delenv("COGNIGY_CLIENT_ID")
+    monkeypatch.delenv("COGNIGY_CLIENT_SECRET")
+    monkeypatch.setenv("COGNIGY_API", api)
+    monkeypatch.setenv("COGNIGY_API_KEY", "canary-key")
+    assert command("doctor") == 1
+    assert "HTTP 401" in findings(command)["read"]["detail"]
+    assert "canary-key" not in command.out
+
+
+@pytest.mark.parametrize("status", [400, 418, 429, 500, 503])
+def test_other_answers_do_not_verify_the_credentials(
+    on_sessions: Emulator, command: Command, status: int
+) -> None:
+    on_sessions.faults = Faults(fail_status=status)
+    found = findings(command)["read"]
+    assert (found["status"], found["detail"][:25]) == ("failed", "credentials not verified:")
+    assert found["remedy"]
+    assert command("doctor") == 1
+
+
+@pytest.mark.parametrize("api", ["runtime", "sessions"])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        ("404 Not Found", b"<html>no such page</html>"),
+        ("404 Not Found", b""),
+        ("200 OK", b"<html>welcome</html>"),
+        ("200 OK", b"[]"),
+        ("302 Found", b""),
+    ],
+)
+def test_an_answer_that_is_not_of_the_api_does_not_verify_the_credentials(
+    emulator: Emulator,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    api: str,
+    status: str,
+    body: bytes,
+) -> None:
+    monkeypatch.delenv("COGNIGY_CLIENT_ID")
+    monkeypatch.delenv("COGNIGY_CLIENT_SECRET")
+    monkeypatch.setenv("COGNIGY_API", api)
+    monkeypatch.setenv("COGNIGY_API_KEY", "any-key")
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    with accepting(None, head.encode() + body) as url:
+        monkeypatch.setenv("COGNIGY_BASE_URL", url.replace("https:", "http:"))
+        assert command("doctor") == 1
+        found = findings(command)["read"]
+    assert (found["status"], found["detail"][:25]) == ("failed", "credentials not verified:")
 
 
 def test_a_session_is_read_with_reads_state(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
+import fcntl
+import json
 import os
+import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -18,6 +24,7 @@ from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.emulator import Emulator, Faults, serve
 from tests.integration.commands import command_environment
+from tests.terminal import Screen
 
 SECRET = "correct-horse-battery-staple"
 
@@ -31,7 +38,7 @@ class Commands:
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
-        self._stack = stack
+        self.stack = stack
         self.environment = command_environment(PYTHONWARNINGS="error")
 
     def start(
@@ -40,17 +47,18 @@ class Commands:
         stdout: int | None = None,
         stderr: int | None = None,
         variables: Mapping[str, str] = UNSET,
+        encoding: str = "utf-8",
     ) -> Process:
         process = subprocess.Popen(
             [sys.executable, "-m", "cognigy_async", *arguments],
             stdout=subprocess.PIPE if stdout is None else stdout,
             stderr=subprocess.PIPE if stderr is None else stderr,
             text=True,
-            encoding="utf-8",
+            encoding=encoding,
             cwd=self.directory,
             env={**self.environment, **variables},
         )
-        self._stack.callback(_end, process)
+        self.stack.callback(_end, process)
         return process
 
     def run(self, *arguments: str, variables: Mapping[str, str] = UNSET) -> tuple[int, str, str]:
@@ -182,6 +190,215 @@ def test_bad_usage_that_cannot_be_printed_has_its_status(
         process = commands.start(*arguments, stderr=full.fileno())
         process.communicate(timeout=30)
     assert process.returncode == 2
+
+
+# Closed streams. A shell or a daemon starts a command like this; the first descriptors that the
+# event loop opens would get their numbers.
+
+
+def start_closed(commands: Commands, closed: str, *arguments: str) -> Process:
+    """Start the command with standard streams closed, such as `2>&-`."""
+    process = subprocess.Popen(
+        ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-m", "cognigy_async", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=commands.directory,
+        env=commands.environment,
+    )
+    commands.stack.callback(_end, process)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("name", "loop", "closed"),
+    [
+        ("get", "uvloop", "<&-"),
+        ("get", "uvloop", "2>&-"),
+        ("get", "asyncio", ">&-"),
+        ("update", "uvloop", ">&-"),
+        ("bulk run", "uvloop", "<&-"),
+        ("bulk run", "uvloop", ">&-"),
+        ("bulk run", "asyncio", "2>&-"),
+        *((name, "uvloop", "<&- >&- 2>&-") for name in ("get", "update", "bulk run", "doctor")),
+    ],
+)
+def test_closed_streams_change_nothing(
+    commands: Commands, emulator: Emulator, name: str, loop: str, closed: str
+) -> None:
+    (commands.directory / "rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": 1}}\n')
+    arguments = WITH_RESULTS[name] + ([] if name == "doctor" else ["--loop", loop])
+    process = start_closed(commands, closed, *arguments)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert (out == "") == (">&-" in closed.split())
+    if out:
+        json.loads(out)
+    assert emulator.stats.requests == 1
+    # The journal and the sockets got no number of a standard stream, so nothing was written there.
+    assert sorted(path.suffix for path in commands.directory.iterdir()) in (
+        [".jsonl"],
+        [".journal", ".jsonl"],
+        [".journal", ".jsonl", ".lock"],
+    )
+
+
+@pytest.mark.parametrize("arguments", [["get", "d-1", "--nonsense"], ["bulk", "run", "missing"]])
+def test_an_error_has_its_status_with_closed_streams(
+    commands: Commands, arguments: list[str]
+) -> None:
+    process = start_closed(commands, "<&- >&- 2>&-", *arguments)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 2
+
+
+def test_a_closed_standard_input_is_not_an_empty_one(
+    commands: Commands, emulator: Emulator
+) -> None:
+    process = start_closed(commands, "<&-", "bulk", "run", "-")
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, "standard input is closed" in err) == (2, True)
+    commands.environment["COGNIGY_BASE_URL"] = "https://api.example.com"
+    process = start_closed(commands, "<&-", "bench", "--target", "tenant")
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, "Add --yes to confirm" in err) == (2, True)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_children_inherit_no_closed_stream(commands: Commands, closed: str) -> None:
+    arguments = ["bench", "--count", "5", "--rounds", "1", "--json"]
+    process = start_closed(commands, closed, *arguments)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert closed == ">&-" or json.loads(out)["rows"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["bulk", "run", "--help"], ["--version"]])
+def test_a_help_text_whose_reader_has_left(commands: Commands, arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = commands.start(*arguments, stdout=write)
+    os.close(write)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["get"], ["get", "d-1", "--nonsense"]])
+def test_bad_usage_whose_reader_has_left(commands: Commands, arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = commands.start(*arguments, stderr=write)
+    os.close(write)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (2, "")
+
+
+# Colours and characters.
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("FORCE_COLOR", "get"),
+        ("FORCE_COLOR", "bulk run"),
+        ("TTY_COMPATIBLE", "update"),
+        ("TTY_COMPATIBLE", "bulk run --dry-run"),
+        ("TTY_INTERACTIVE", "doctor"),
+        ("TTY_INTERACTIVE", "bulk run"),
+    ],
+)
+def test_json_in_a_pipe_is_json_whatever_is_set(
+    commands: Commands, emulator: Emulator, variable: str, name: str
+) -> None:
+    (commands.directory / "rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": 1}}\n')
+    status, out, err = commands.run(*WITH_RESULTS[name], variables={variable: "1"})
+    assert (status, err) == (0, "")
+    assert json.loads(out)
+    assert "\x1b" not in out
+
+
+HOSTILE = "\x1b[2J\x9b31m\x07\u202e\u2066\u200f\u2028\x7f\ud83d\ude00é\u3000"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_no_character_of_a_server_or_a_file_ends_a_command(
+    commands: Commands, emulator: Emulator, encoding: str
+) -> None:
+    variables = {"PYTHONIOENCODING": encoding}
+    value = json.dumps(HOSTILE)
+    name = "größe-\u202e-\u03b1.jsonl"
+    (commands.directory / name).write_text(
+        f'{{"dialog_id": "d-\u03b1", "session": {{"a": {value}}}}}\n'
+        f'{{"dialog_id": "d-\u03b1", "session": {{"a\u202e": 1}}}}\n',
+        encoding="utf-8",
+    )
+    for arguments, expected in (
+        (["update", "d-\u03b1", "--session", f"a={value}"], 0),
+        (["get", "d-\u03b1"], 0),
+        (["bulk", "run", name, "--dry-run"], 1),
+        (["bulk", "run", name], 1),
+        (["bulk", "status", f"{name}.journal"], 0),
+        (["bulk", "explain", f"{name}.journal", "d-\u03b1"], 0),
+        (["bulk", "explain", f"{name}.journal", "d-\u03b2\u202e"], 1),
+        (["doctor", "--dialog", "d-\u03b1\u202e"], 0),
+    ):
+        process = commands.start(*arguments, variables=variables, encoding=encoding)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == expected, (arguments, err)
+        assert "Traceback" not in err
+        for line in f"{out}\n{err}".splitlines():
+            assert all(c.isprintable() or c == "\u3000" for c in line), (arguments, line)
+        if arguments[0] == "get":
+            assert json.loads(out)["session"] == {"a": json.loads(value)}
+
+
+def test_a_terminal_gets_colours_and_no_character_of_a_server(
+    commands: Commands, emulator: Emulator
+) -> None:
+    commands.run("update", "d-1", "--session", f"a={json.dumps(HOSTILE)}")
+    master, slave = os.openpty()
+    process = commands.start("get", "d-1", stdout=slave, variables={"TERM": "xterm-256color"})
+    os.close(slave)
+    _, err = process.communicate(timeout=30)
+    shown = b""
+    with suppress(OSError):  # it ends like this on Linux
+        while chunk := os.read(master, 65536):
+            shown += chunk
+    os.close(master)
+    assert (process.returncode, err) == (0, "")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
+    assert text != shown.decode(), "there are colours"
+    assert text.replace("\r\n", "").replace("\u3000", "").isprintable()
+    assert json.loads(text)["session"] == {"a": json.loads(json.dumps(HOSTILE))}
+
+
+def test_a_job_on_a_terminal_shows_rows_applied_of_all(
+    commands: Commands, emulator: Emulator
+) -> None:
+    emulator.faults = Faults(latency=0.1)
+    rows = (f'{{"dialog_id": "d-{n}", "session": {{"a": 1}}}}\n' for n in range(200))
+    (commands.directory / "rows.jsonl").write_text("".join(rows))
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    arguments = ["bulk", "run", "rows.jsonl", "--max-in-flight", "8"]
+    process = commands.start(*arguments, stderr=slave, variables={"TERM": "xterm-256color"})
+    os.close(slave)
+    screen, screens = Screen(60), []
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    with suppress(OSError):  # it ends like this on Linux
+        while data := os.read(master, 65536):
+            screen.write(decode(data))
+            screens.append("\n".join(screen.lines))
+    os.close(master)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, screen.lines) == (0, [])
+    assert out.startswith("200 of 200 rows applied; 200 requests in ")
+    line = r"(\d+) of 200 applied, 0 failed, \d+\.\d rows/s, [\w. ]+ left"
+    seen = [found for each in screens if (found := re.search(line, each, re.MULTILINE))]
+    assert len(seen) >= 3
+    assert any(0 < int(found[1]) < 200 for found in seen)
 
 
 # An interrupt.
@@ -352,6 +569,37 @@ def test_credentials_of_a_file(commands: Commands) -> None:
     assert SECRET not in stop(process)
 
 
+def test_secrets_of_files_are_not_in_the_list_of_processes(commands: Commands) -> None:
+    (commands.directory / "key").write_text(f"{SECRET}\n")
+    (commands.directory / "secret").write_text(f"{SECRET}!\r\n")
+    process = commands.start(
+        "emulator",
+        *("--api-key-file", "key", "--client-id", "someone", "--client-secret-file", "secret"),
+        variables={"COGNIGY_API_KEY": "other"},
+    )
+    base_url = listening(process)
+    assert key_works(base_url, SECRET)
+    assert not key_works(base_url, "other")
+    assert secret_works(base_url, "someone", f"{SECRET}!")
+    if (line := Path(f"/proc/{process.pid}/cmdline")).exists():
+        assert b"--client-secret-file" in line.read_bytes()
+        assert SECRET.encode() not in line.read_bytes()
+    assert SECRET not in stop(process)
+
+
+def test_a_container_is_reached_by_the_name_that_is_allowed(commands: Commands) -> None:
+    process = commands.start("emulator", "--host", "0.0.0.0", "--allowed-host", "emulator")
+    base_url = listening(process)
+    url = f"{base_url}/_emulator/stats"
+    with httpx.Client(trust_env=False) as http:
+        statuses = [
+            http.get(url, headers={"Host": host}).status_code
+            for host in ("emulator:8321", "EMULATOR", "localhost", "emulator.example", "10.1.2.3")
+        ]
+    assert statuses == [200, 200, 200, 403, 403]
+    stop(process)
+
+
 def test_faults_quota_and_lifetime(commands: Commands) -> None:
     options = ["--fault", "fail_status=503", "--fault", "retry_after_503=7", "--quota", "1/60"]
     process = commands.start("emulator", "--api-key", "k", "--token-lifetime", "5", *options)
@@ -383,6 +631,10 @@ def test_faults_quota_and_lifetime(commands: Commands) -> None:
         (["--client-id", "someone"], "go together"),
         (["--client-secret", SECRET], "go together"),
         (["--api-key", ""], "must not be empty"),
+        (["--api-key-file", "none"], "'none' does not exist"),
+        (["--api-key-file", "/dev/null"], "must contain the key or secret"),
+        (["--client-secret-file", "/dev/null", "--client-secret", SECRET], "give either"),
+        (["--allowed-host", "http://emulator"], "must be a host name or an address"),
         (["--token-lifetime", "0"], "token_lifetime"),
         (["--port", "65536"], "65535"),
     ],

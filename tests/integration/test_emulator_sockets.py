@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 import pytest
 
+from cognigy_async import ConfigurationError
 from cognigy_async.emulator import Emulator, Faults, run, serve
 from tests.unit.emulator._client import KEY, Bare, bare_client
 
@@ -161,6 +162,24 @@ async def test_leaving_ends_requests_in_flight(
 
 
 @on_asyncio
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_connection_that_is_accepted_while_it_leaves_is_closed_too(steps: int) -> None:
+    emulator = Emulator(api_key=KEY)
+    with socket.socket() as client:
+        async with serve(emulator) as base_url:
+            # The system accepts it; the event loop does so in the next steps.
+            url = httpx.URL(base_url)
+            client.connect((url.host, url.port))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        client.settimeout(0)
+        # The system resets a connection that the loop did not accept.
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+
+
+@on_asyncio
 async def test_signal_handlers_and_logging_stay_unchanged() -> None:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
@@ -191,6 +210,70 @@ async def test_the_base_url_is_reachable_if_all_addresses_are_served() -> None:
         assert base_url.startswith("http://127.0.0.1:")
         async with bare_client(Emulator(), base_url) as client:
             assert (await client.http.get("/_emulator/stats")).status_code == 200
+
+
+PAGES = {
+    "another site": {"Origin": "http://evil.example", "Content-Type": "application/json"},
+    "a rebound name": {"Host": "evil.example", "Content-Type": "application/json"},
+    "a form": {"Content-Type": "application/x-www-form-urlencoded"},
+    "plain text": {"Content-Type": "text/plain"},
+    "a beacon": {"Content-Type": ""},
+}
+"""Headers of requests that a web page can make."""
+
+
+@on_asyncio
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_web_page_cannot_reset_it(page: str) -> None:
+    async with served() as (emulator, client):
+        await client.patch()
+        for content in (b"", b"{}", b"a=b", b"x" * 300_000):
+            headers = PAGES[page]
+            answer = await client.http.post("/_emulator/reset", content=content, headers=headers)
+            assert answer.status_code in (403, 415)
+            assert answer.json()["message"]
+            put = await client.http.put("/_emulator/faults", content=content, headers=headers)
+            assert put.status_code in (403, 415)
+        assert (emulator.stats.requests, emulator.stats.connections) == (1, 1)
+        assert list(emulator.dialogs) == ["d-1"]
+        # The same requests of a program.
+        assert (await client.http.put("/_emulator/faults", json={"latency": 0})).is_success
+        assert (await client.http.post("/_emulator/reset", json={})).is_success
+        assert not emulator.dialogs
+
+
+@on_asyncio
+async def test_a_rebound_name_reads_no_state() -> None:
+    async with served() as (_, client):
+        await client.patch()
+        for path in ("/_emulator/dialogs/d-1", "/_emulator/stats", "/runtime/v2/dialogs/d-1/state"):
+            headers = client.headers | {"Host": f"evil.example:{client.http.base_url.port}"}
+            answer = await client.http.get(path, headers=headers)
+            assert answer.status_code == 403
+            assert "seq" not in answer.text
+            assert (await client.http.get(path, headers=client.headers)).status_code == 200
+
+
+@on_asyncio
+async def test_other_machines_use_a_host_that_is_allowed() -> None:
+    emulator = Emulator(api_key=KEY)
+    async with (
+        serve(emulator, allowed_hosts=["emulator"]) as base_url,
+        bare_client(emulator, base_url) as client,
+    ):
+        client.headers["Host"] = "emulator:8321"
+        assert (await client.patch()).status_code == 200
+        client.headers["Host"] = "other:8321"
+        assert (await client.patch()).status_code == 403
+    with pytest.raises(ConfigurationError, match="allowed host"):
+        async with serve(Emulator(), allowed_hosts=["http://emulator"]):
+            pass
+
+
+def test_a_bad_allowed_host_does_not_start_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigurationError, match="allowed host"):
+        run(Emulator(), allowed_hosts=["http://emulator"], on_listening=print)
+    assert capsys.readouterr().out == ""
 
 
 @on_trio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 from cognigy_async.emulator import Faults
 from tests.unit.test_readme import blocks
 
-from .services import ROOT, STARTUP, UVICORN, Kind, World, running, world
+from .services import FASTAPI, ROOT, STARTUP, UVICORN, Kind, Service, World, running, world
 
 BRIDGE = Kind("bridge", [*UVICORN, "--port", "{port}", "examples.webhook_bridge:app"], "Uvicorn")
 WEBHOOK_SECRET = "webhook-canary"
@@ -34,20 +35,45 @@ def surroundings() -> Iterator[World]:
 
 
 @pytest.fixture
-def bridge(surroundings: World, tmp_path: Path) -> Iterator[httpx.Client]:
+def bridge_service(surroundings: World, tmp_path: Path) -> Iterator[Service]:
     surroundings.environment["WEBHOOK_SECRET"] = WEBHOOK_SECRET
-    with (
-        running(BRIDGE, surroundings, tmp_path) as service,
-        httpx.Client(base_url=service.base_url, trust_env=False) as http,
-    ):
-        yield http
+    with running(BRIDGE, surroundings, tmp_path) as service:
+        yield service
         assert WEBHOOK_SECRET not in service.read_log()
 
 
-def deliver(http: httpx.Client, event: object, *, secret: str = WEBHOOK_SECRET) -> httpx.Response:
-    body = json.dumps(event).encode()
-    signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    headers = {"X-Signature": signature, "Content-Type": "application/json"}
+@pytest.fixture
+def bridge(bridge_service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=bridge_service.base_url, trust_env=False) as http:
+        yield http
+
+
+def peak_memory(service: Service) -> int:
+    """Return the peak of a service in bytes; 0 where the system does not tell."""
+    status = Path(f"/proc/{service.processes[0].pid}/status")
+    if not status.exists():
+        return 0
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
+    return int(kilobytes) * 1024
+
+
+def deliver(
+    http: httpx.Client,
+    event: object,
+    *,
+    secret: str = WEBHOOK_SECRET,
+    age: float = 0,
+    timestamp: str | None = None,
+) -> httpx.Response:
+    """Sign and send an event, as JSON unless it is bytes; `timestamp` replaces the signed one."""
+    body = event if isinstance(event, bytes) else json.dumps(event).encode()
+    signed = str(int(time.time() - age))
+    message = signed.encode() + b"." + body
+    headers = {
+        "X-Timestamp": signed if timestamp is None else timestamp,
+        "X-Signature": hmac.new(secret.encode(), message, hashlib.sha256).hexdigest(),
+        "Content-Type": "application/json",
+    }
     return http.post("/webhooks/crm", content=body, headers=headers)
 
 
@@ -74,11 +100,52 @@ def test_a_webhook_with_a_wrong_signature_is_refused(
     answer = bridge.post(
         "/webhooks/crm",
         json=event,
-        headers=httpx.Headers({"X-Signature": "\xe9"}, encoding="latin-1"),
+        headers=httpx.Headers(
+            {"X-Signature": "\xe9", "X-Timestamp": str(int(time.time()))}, encoding="latin-1"
+        ),
     )
     assert answer.status_code == 401
     assert bridge.post("/webhooks/crm", json=event).status_code == 422
     assert surroundings.emulator.stats.requests == 0
+
+
+def test_a_webhook_is_not_parsed_before_its_signature_is_checked(bridge: httpx.Client) -> None:
+    for body in (b"{", b"[" * 100_000, b"\xff", b'{"event_id": "webhook-canary"}'):
+        assert deliver(bridge, body, secret="guessed").status_code == 401
+        answer = deliver(bridge, body)
+        assert (answer.status_code, answer.json()) == (422, {"detail": "the body is not an event"})
+
+
+def test_a_recorded_webhook_is_refused_later(bridge: httpx.Client, surroundings: World) -> None:
+    event = {"event_id": "e-1", "dialog_id": "d-1", "contact": {"name": "Ada"}}
+    now = int(time.time())
+    for refused in (
+        deliver(bridge, event, age=400),
+        deliver(bridge, event, age=-400),
+        deliver(bridge, event, age=400, timestamp=str(now)),
+        deliver(bridge, event, timestamp=str(now - 60)),
+    ):
+        assert refused.status_code == 401
+    for malformed in ("", "now", "-1", f"{now}.5", f"{now} {now}", "9" * 5000, "1e9"):
+        assert deliver(bridge, event, timestamp=malformed).status_code == 422
+    assert surroundings.emulator.stats.requests == 0
+    assert deliver(bridge, event, age=200).status_code == 200
+
+
+def test_no_more_of_a_webhook_is_kept_than_an_event_takes(
+    bridge: httpx.Client, bridge_service: Service, surroundings: World
+) -> None:
+    event = {"event_id": "e-1", "dialog_id": "d-1", "contact": {"notes": "x" * 200_000}}
+    assert deliver(bridge, event).status_code == 200
+    event["contact"] = {"notes": "x" * 300_000}
+    assert deliver(bridge, event).status_code == 413
+    assert surroundings.emulator.stats.requests == 1
+
+    before = peak_memory(bridge_service)
+    megabytes = (b"x" * 1_000_000 for _ in range(300))
+    headers = {"X-Timestamp": str(int(time.time())), "X-Signature": "0"}
+    assert bridge.post("/webhooks/crm", content=megabytes, headers=headers).status_code == 413
+    assert peak_memory(bridge_service) - before < 30_000_000
 
 
 def test_responses_tell_the_crm_whether_to_repeat(
@@ -168,9 +235,38 @@ def test_failed_updates_are_written_with_the_reason(surroundings: World, tmp_pat
     assert "is empty" in rows[0]["message"]
 
 
+# The CRM that services and programs of the documentation keep in step.
+
+DOTS = ["%2E", "%2E%2E"]
+"""Paths of the dialogs that resolve to another path unless their dots stay encoded."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind("fastapi", [*UVICORN, "--port", "{port}", FASTAPI], STARTUP),
+        Kind("aiohttp", ["examples/aiohttp_service.py", "--port", "{port}"], "Running on"),
+    ],
+    ids=lambda kind: kind.name,
+)
+def test_a_service_calls_the_crm_for_ids_that_are_dots(
+    surroundings: World, tmp_path: Path, kind: Kind
+) -> None:
+    surroundings.crm.refusals = 1
+    with running(kind, surroundings, tmp_path) as service:
+        for dots in DOTS:
+            url = f"{service.base_url}/dialogs/{dots}"
+            answer = httpx.post(url, json={"session": {"a": 1}}, trust_env=False)
+            assert answer.status_code == 200
+        service.terminate()
+        service.wait_until(time.monotonic() + 20)
+    payloads = [{"session": {"a": 1}}]
+    assert surroundings.crm.by_dialog == {".": payloads, "..": payloads}
+
+
 # The programs in the documentation.
 
-TOTAL = "/dialogs/d-1/cart?total=149.99"
+TOTAL = "cart?total=149.99"
 
 
 @pytest.mark.parametrize("page", ["fastapi", "aiohttp"])
@@ -185,13 +281,16 @@ def test_the_program_of_a_page_runs(surroundings: World, tmp_path: Path, page: s
         ),
         "aiohttp": Kind("page", ["-c", RUN, str(tmp_path / "page.py"), "{port}"], "Running on"),
     }[page]
+    surroundings.crm.refusals = 1
     with running(kind, surroundings, tmp_path) as service:
-        answer = httpx.post(f"{service.base_url}{TOTAL}", trust_env=False)
-        assert answer.status_code == 200
+        for path in ("d-1", *DOTS):
+            url = f"{service.base_url}/dialogs/{path}/{TOTAL}"
+            assert httpx.post(url, trust_env=False).status_code == 200
         assert surroundings.emulator.dialogs["d-1"].session == {"cart_total": 149.99}
         service.terminate()
         service.wait_until(time.monotonic() + 20)
-    assert surroundings.crm.by_dialog == {"d-1": [{"session": {"cart_total": 149.99}}]}
+    payloads = [{"session": {"cart_total": 149.99}}]
+    assert surroundings.crm.by_dialog == dict.fromkeys(("d-1", ".", ".."), payloads)
 
 
 RUN = """

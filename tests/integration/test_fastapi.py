@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import anyio
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, Request, WebSocket
+from fastapi import Body, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message
 
 from cognigy_async import (
@@ -20,6 +21,7 @@ from cognigy_async import (
     ClientUsageError,
     ConfigurationError,
     StateConflictError,
+    StateUpdate,
     UpdateEvent,
     UpdateResult,
     UpdateValidationError,
@@ -50,6 +52,112 @@ def service(lifespan: Any) -> FastAPI:
         return result.update_id
 
     return app
+
+
+# A `StateUpdate` as the body of a request.
+
+
+class Order(BaseModel):
+    """A body with an update in it."""
+
+    update: StateUpdate
+    note: str
+
+
+def bodies() -> FastAPI:
+    """Return an application that returns the updates in its request bodies."""
+    app = FastAPI()
+
+    @app.post("/one")
+    async def one(update: StateUpdate) -> StateUpdate:
+        return update
+
+    @app.post("/untyped")
+    async def untyped(update: StateUpdate) -> Any:
+        return update
+
+    @app.post("/optional")
+    async def optional(update: StateUpdate | None = None) -> StateUpdate | None:
+        return update
+
+    @app.post("/many")
+    async def many(updates: list[StateUpdate]) -> list[StateUpdate]:
+        return updates
+
+    @app.post("/two")
+    async def two(first: StateUpdate, second: StateUpdate) -> list[StateUpdate]:
+        return [first, second]
+
+    @app.post("/embedded")
+    async def embedded(update: Annotated[StateUpdate, Body(embed=True)]) -> StateUpdate:
+        return update
+
+    @app.post("/order")
+    async def order(order: Order) -> Order:
+        return order
+
+    return app
+
+
+UPDATE = {"dialog_id": "d-1", "session": {"cart": {"total": 149.99}}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/one", UPDATE, UPDATE),
+        ("/optional", UPDATE, UPDATE),
+        ("/optional", None, None),
+        ("/many", [UPDATE, UPDATE], [UPDATE, UPDATE]),
+        ("/two", {"first": UPDATE, "second": UPDATE}, [UPDATE, UPDATE]),
+        ("/embedded", {"update": UPDATE}, UPDATE),
+        ("/order", {"update": UPDATE, "note": "n"}, {"update": UPDATE, "note": "n"}),
+    ],
+)
+async def test_an_update_is_the_body_of_a_request(path: str, body: Any, expected: Any) -> None:
+    async with served(bodies()) as http:
+        answer = await http.post(path, json=body)
+        assert (answer.status_code, answer.json()) == (200, expected)
+
+
+async def test_an_update_is_returned_without_a_type_as_well() -> None:
+    async with served(bodies()) as http:
+        answer = await http.post("/untyped", json=UPDATE)
+        assert {name: value for name, value in answer.json().items() if value} == UPDATE
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"dialog_id": "d", "session": {"1x": CANARY}}, "session.1x: a variable's name must be"),
+        ({"session": {"a": CANARY}}, "dialog_id: is missing"),
+        ({"dialog_id": "d", "session": CANARY}, "session: is of type str"),
+        ([CANARY], "give a mapping of the arguments of StateUpdate"),
+        (CANARY, "give a mapping of the arguments of StateUpdate"),
+    ],
+)
+async def test_a_wrong_body_is_answered_422_without_its_values(body: Any, message: str) -> None:
+    async with served(bodies()) as http:
+        answer = await http.post("/one", json=body)
+        assert answer.status_code == 422
+        (fault,) = answer.json()["detail"]
+        assert fault["loc"] == ["body"]
+        assert message in fault["msg"]
+        assert CANARY not in answer.text
+        second = await http.post("/many", json=[UPDATE, body])
+        assert [fault["loc"] for fault in second.json()["detail"]] == [["body", 1]]
+        assert CANARY not in second.text
+
+
+async def test_the_documentation_describes_the_body() -> None:
+    async with served(bodies()) as http:
+        described = (await http.get("/openapi.json")).json()
+    schemas = described["components"]["schemas"]
+    assert schemas["StateUpdate"]["required"] == ["dialog_id"]
+    operation = described["paths"]["/one"]["post"]
+    assert "parameters" not in operation
+    content = operation["requestBody"]["content"]["application/json"]
+    assert content["schema"] == {"$ref": "#/components/schemas/StateUpdate"}
 
 
 # The lifespan.

@@ -8,18 +8,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry import context, trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import generate_latest
 
@@ -257,6 +259,56 @@ async def test_the_callers_trace_context_is_sent_without_an_sdk() -> None:
     alone, traced = wire.writes()
     assert "traceparent" not in alone.headers
     assert traced.headers["traceparent"] == f"00-{0x1234:032x}-{0x5678:016x}-01"
+
+
+@contextmanager
+def carrying(**entries: str) -> Iterator[None]:
+    """Give the block these entries of baggage and no others."""
+    carried = baggage.clear()
+    for name, value in entries.items():
+        carried = baggage.set_baggage(name, value, carried)
+    mark = context.attach(carried)
+    try:
+        yield
+    finally:
+        context.detach(mark)
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF, None])
+async def test_the_callers_baggage_is_sent(sampler: Sampler | None) -> None:
+    """None stands for a process without an SDK."""
+    wire = Wire()
+    wire.script(503)
+    tracers = trace.NoOpTracerProvider() if sampler is None else TracerProvider(sampler=sampler)
+    client = client_of(wire, retry=every(1))
+    instrument(client, tracer_provider=tracers)
+    with carrying(tenant="of-the-opener"):
+        async with client:
+            with carrying(tenant="t-7"), tracers.get_tracer("app").start_as_current_span("handler"):
+                await client.update("a", session={"n": 1})
+                await client.modify("a", lambda _: {"session": {"n": 2}})
+            with carrying():
+                await client.update("b", session={"n": 1})
+    *carried, alone = wire.sent
+    assert [request.headers.get("baggage") for request in carried] == ["tenant=t-7"] * 4
+    assert all(("traceparent" in request.headers) == bool(sampler) for request in carried)
+    assert "baggage" not in alone.headers
+
+
+async def test_a_shared_request_carries_the_context_of_the_first_update_alone(sdk: Sdk) -> None:
+    wire = Wire()
+    wire.script(throttled("1"))
+    async with sdk.instrument(client_of(wire, max_in_flight=1, coalesce=True)) as client:
+        waiting = [await client.submit({"dialog_id": "other", "session": {"n": 1}})]
+        with sdk.tracers.get_tracer("app").start_as_current_span("first") as first:
+            waiting.append(await client.submit({"dialog_id": "a", "session": {"n": 1}}))
+        with carrying(tenant="t-7"):
+            waiting.append(await client.submit({"dialog_id": "a", "session": {"m": 2}}))
+        for update in waiting:
+            await update
+    (shared,) = wire.writes("a")
+    assert f"{first.get_span_context().trace_id:032x}" in shared.headers["traceparent"]
+    assert "baggage" not in shared.headers
 
 
 async def test_an_observer_that_raises_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:

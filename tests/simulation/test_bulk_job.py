@@ -45,6 +45,7 @@ from tests.simulation.world import (
     every,
     never,
     on_each_api,
+    state,
     status,
     throttled,
 )
@@ -498,7 +499,7 @@ async def cut_off_in_a_transition(folder: Folder, *, etag_known: bool) -> None:
     await folder.cut_off(wire, 2 if etag_known else 1)
 
 
-async def test_a_transition_that_was_cut_off_is_sent_on_condition_where_nothing_changed(
+async def test_a_transition_that_was_cut_off_is_sent_again_on_the_same_condition(
     folder: Folder,
 ) -> None:
     await cut_off_in_a_transition(folder, etag_known=True)
@@ -506,8 +507,7 @@ async def test_a_transition_that_was_cut_off_is_sent_on_condition_where_nothing_
     wire.versions["d"] = 7
     result = await folder.run(wire)
     assert counts(result) == (3, 3, 0, 0, 0)
-    read, moved, last = wire.sent
-    assert read.method == "GET"
+    moved, last = wire.sent
     assert moved.headers["if-match"] == '"7"'
     assert last.seq == 9
 
@@ -515,21 +515,42 @@ async def test_a_transition_that_was_cut_off_is_sent_on_condition_where_nothing_
 async def test_it_is_ambiguous_where_the_state_changed(folder: Folder) -> None:
     await cut_off_in_a_transition(folder, etag_known=True)
     wire = Wire()
-    wire.versions["d"] = 8
+    wire.script(412)
     result = await folder.run(wire)
     assert counts(result) == (3, 2, 0, 1, 0)
-    assert [sent.method for sent in wire.sent] == ["GET", "PATCH"]
+    assert [sent.headers.get("if-match") for sent in wire.writes()] == ['"7"', None]
     assert folder.letters[0]["_error"]["type"] == "AmbiguousUpdateError"
 
 
-async def test_it_is_ambiguous_where_somebody_is_faster_than_the_condition(
-    folder: Folder,
-) -> None:
+@pytest.mark.parametrize("refusal", [400, 403, 404, 501])
+async def test_it_is_ambiguous_where_its_repeat_is_refused(folder: Folder, refusal: int) -> None:
     await cut_off_in_a_transition(folder, etag_known=True)
     wire = Wire()
-    wire.versions["d"] = 7
+    wire.script(refusal)
+    assert counts(await folder.run(wire)) == (3, 2, 0, 1, 0)
+
+
+async def test_it_stays_in_doubt_through_further_runs(folder: Folder) -> None:
+    await cut_off_in_a_transition(folder, etag_known=True)
+    # The repeat is refused for now, and the second run is cut off as well.
+    wire = Wire()
+    wire.script(503)
+    await folder.cut_off(wire, 1, client={"retry": every(100.0)})
+    wire = Wire()
     wire.script(412)
     assert counts(await folder.run(wire)) == (3, 2, 0, 1, 0)
+    assert [sent.headers.get("if-match") for sent in wire.writes()] == ['"7"', None]
+
+
+async def test_a_lost_answer_stays_in_doubt_after_a_refusal(folder: Folder) -> None:
+    folder.write([{"dialog_id": "d", "session": {"seq": 0}}, {"dialog_id": "d", "next_step": "go"}])
+    wire = Wire()
+    wire.script(200, DROPPED, 503)
+    await folder.cut_off(wire, 3, client={"retry": every(10.0)})
+    again = Wire()
+    again.script(412)
+    assert counts(await folder.run(again)) == (2, 1, 0, 1, 0)
+    assert [sent.headers.get("if-match") for sent in again.writes()] == ['"1"']
 
 
 async def test_it_is_ambiguous_where_no_version_was_known(folder: Folder) -> None:
@@ -557,11 +578,10 @@ async def test_a_rejected_transition_is_sent_again(folder: Folder, reply: Any) -
     assert [sent.method for sent in again.sent] == ["PATCH"]
 
 
-async def test_reading_the_state_waits_for_a_server_that_is_away(folder: Folder) -> None:
+async def test_its_repeat_waits_for_a_server_that_is_away(folder: Folder) -> None:
     await cut_off_in_a_transition(folder, etag_known=True)
     wire = Wire()
-    wire.versions["d"] = 7
-    wire.script(*[DROPPED] * 30, method="GET")
+    wire.script(*[DROPPED] * 30)
     assert counts(await folder.run(wire)) == (3, 3, 0, 0, 0)
 
 
@@ -721,6 +741,46 @@ async def test_a_change_where_the_input_was_read_is_refused(folder: Folder) -> N
         await folder.run(Wire(), on_failure="stop")
 
 
+async def test_a_limit_may_change_from_run_to_run(folder: Folder) -> None:
+    folder.write(rows_of(30))
+    wire = Wire()
+    for limit, done in ((5, 5), (12, 12), (3, 12), (None, 30)):
+        result = await folder.run(wire, limit=limit)
+        assert (result.ended, len(wire.sent)) == ("complete", done)
+    assert sorted(sent.seq or 0 for sent in wire.sent) == list(range(30))
+
+
+async def test_a_journal_that_is_deleted_while_the_job_runs_stops_it(folder: Folder) -> None:
+    folder.write(rows_of(500, dialogs=500))
+
+    async def answer(_: Request) -> Response:
+        folder.journal.unlink(missing_ok=True)
+        await anyio.sleep(1.0)
+        return status(200, version=1)
+
+    wire = Wire(answer=answer)
+    result = await folder.run(wire)
+    assert (result.ended, type(result.fault)) == ("stopped", JournalError)
+    assert "was deleted while the job ran" in str(result.reason)
+    assert len(wire.sent) < 500
+    # What is left is not taken for a new job.
+    for _ in range(2):
+        with pytest.raises(JournalRefusedError, match=r"job\.journal-wal is left"):
+            await folder.run(wire)
+
+
+async def test_a_journal_that_turns_out_to_be_damaged_stops_the_job(folder: Folder) -> None:
+    folder.write(rows_of(10))
+    await folder.run(Wire())
+    with closing(sqlite3.connect(folder.journal)) as connection, connection:
+        connection.execute("UPDATE outcomes SET dialog = CAST(x'ff' AS TEXT) WHERE line = 7")
+    wire = Wire()
+    result = await folder.run(wire)
+    assert (result.ended, type(result.fault)) == ("stopped", JournalRefusedError)
+    assert "is damaged: Could not decode to UTF-8" in str(result.reason)
+    assert wire.sent == []
+
+
 async def test_other_options_are_refused_by_name(folder: Folder) -> None:
     folder.write(rows_of(10))
     await folder.run(Wire(answer=refusing(3)), max_failures=5)
@@ -757,7 +817,7 @@ async def test_a_second_run_on_a_journal_is_refused_at_once(folder: Folder) -> N
     ):
         await folder.run(Wire())
     assert (await folder.run(Wire())).ok
-    assert not folder.journal.with_name("job.journal.lock").exists()
+    assert not list(folder.journal.parent.glob("job.journal?*"))
 
 
 async def test_a_second_run_is_refused_whatever_link_leads_to_the_journal(folder: Folder) -> None:
@@ -1023,3 +1083,19 @@ async def test_rows_that_the_api_cannot_carry_are_faults_of_both_runs(folder: Fo
     result = await folder.run(Wire(), client={"api": api})
     assert (result.inputs, result.failed) == (2, 1)
     assert folder.letters[0]["_error"]["line"] == 2
+
+
+async def test_a_job_of_transitions_asks_a_throttled_server_every_hour(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write([{"dialog_id": f"d-{number}", "next_step": "go"} for number in range(20)])
+    wire = Wire(takes=0.1)
+
+    async def serve_after_three_hours(_: Request) -> Response:
+        return throttled("1000000000") if anyio.current_time() < 3 * 3600 else state(1)
+
+    wire.answers(serve_after_three_hours)
+    result = await folder.run(wire, client={"max_in_flight": 4})
+    assert result.succeeded == 20
+    # Up to four were in flight when the pause began; then one asks every hour.
+    asked = [round(sent.at) for sent in wire.sent if 1 < sent.at < 10_799]
+    assert asked == [3600, 7200]

@@ -302,3 +302,31 @@ async def test_get_state_of_answers_that_are_no_state() -> None:
         wire.script(state(9, visits=3), method="GET")
         assert (await client.get_state("d")).session == {"visits": 3}
     assert client.metrics.reads == 2
+
+
+@pytest.mark.parametrize("status", [409, 412])
+async def test_modify_of_a_dialog_that_others_write_ends_behind_a_weakening_proxy(
+    status: int,
+) -> None:
+    """Each refusal is of another etag, and each etag is weak."""
+    wire = Wire(answer=status)
+    wire.script(
+        *[Response(200, {"etag": f'W/"{number}"'}, b"{}") for number in range(99)], method="GET"
+    )
+    async with client_of(wire) as client:
+        error = await outcome_of(client.modify("d", visits))
+    assert isinstance(error, StateConflictError)
+    assert "weak" in str(error)
+    assert len(wire.writes()) == 5
+    assert anyio.current_time() < 30
+
+
+async def test_modify_goes_on_where_the_server_accepts_weak_etags() -> None:
+    wire = Wire()
+    weak = [Response(200, {"etag": f'W/"{number}"'}, b"{}") for number in range(99)]
+    async with client_of(wire) as client:
+        wire.script(*weak, method="GET")
+        await client.modify("d", visits)
+        wire.script(*[412] * 8)
+        await client.modify("d", visits)
+    assert len(wire.writes()) == 10

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
+from email.utils import formatdate
 from typing import Any
 
 import anyio
 import pytest
 from tenacity import wait_random_exponential
 
-from cognigy_async import AsyncStateClient, Request, Response, RetryPolicy
+from cognigy_async import AsyncStateClient, RateLimitedError, Request, Response, RetryPolicy
 from tests.simulation.test_p06_quota import most
 from tests.simulation.world import Wire, client_of, state, status
 
@@ -150,3 +152,88 @@ async def test_p6_auto_a_tenant_without_a_limit_is_not_held_back_for_long() -> N
     async with client_of(wire, rate_limit="auto") as client:
         await run(client, 3000)
     assert wire.sent[-1].at < 8
+
+
+# Headers that are wrong.
+
+FAR: dict[str, dict[str, str]] = {
+    "milliseconds": {"x-ratelimit-limit": "100", "x-ratelimit-reset": "60000"},
+    "draft, far future": {"ratelimit": "limit=100, remaining=0, reset=99999999999999"},
+    "a window of decades": {"ratelimit-policy": '"a";q=1;w=1000000000', "ratelimit": '"a";r=0'},
+    "its reset as well": {
+        "ratelimit-policy": '"a";q=1;w=1000000000',
+        "ratelimit": '"a";r=0;t=1000000000',
+    },
+    "epoch seconds": {"x-ratelimit-limit": "100", "x-ratelimit-reset": "9999999999"},
+    "epoch milliseconds": {"x-rate-limit-limit": "1", "x-rate-limit-reset": "9999999999999"},
+    "a date": {"ratelimit-limit": "2", "ratelimit-reset": "Thu, 01 Jan 2099 00:00:00 GMT"},
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("kind", ["live", "bulk"])
+async def test_p6_auto_no_header_holds_work_longer_than_its_bound(name: str, kind: str) -> None:
+    told = {"x-ratelimit-remaining": "0", "x-rate-limit-remaining": "0", "ratelimit-remaining": "0"}
+
+    async def fine(_: Request) -> Response:
+        return Response(200, {**state(1).headers, **told, **FAR[name]}, state(1).content)
+
+    wire = Wire(takes=0.01, answer=fine)
+    async with client_of(wire, rate_limit="auto") as client:
+        await run(client, 50, priority=kind)
+        assert client.metrics.quota == ()
+    bound = 600 if kind == "live" else 3600
+    # One asks, is served, and shows that the headers are wrong.
+    asked_at = next(sent.at for sent in wire.sent if sent.at > 10)
+    assert asked_at == pytest.approx(bound, abs=1)
+    assert wire.sent[-1].at < bound + 5
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-ratelimit-limit": "0", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "60"},
+        {"x-ratelimit-limit": "100", "x-ratelimit-remaining": "-1", "x-ratelimit-reset": "60"},
+        {"ratelimit": "limit=0, remaining=0, reset=60"},
+        {"ratelimit-policy": '"a";q=0;w=60', "ratelimit": '"a";r=0;t=60'},
+    ],
+    ids=lambda headers: " ".join(headers.values()),
+)
+async def test_p6_auto_a_limit_of_nothing_is_none(headers: dict[str, str]) -> None:
+    async def fine(_: Request) -> Response:
+        return Response(200, {**state(1).headers, **headers}, state(1).content)
+
+    wire = Wire(takes=0.01, answer=fine)
+    async with client_of(wire, rate_limit="auto") as client:
+        await run(client, 50, priority="live")
+    assert wire.sent[-1].at < 5
+
+
+@pytest.mark.parametrize("skew", [-7200, 3600])
+async def test_p6_auto_a_reset_counts_from_the_date_of_the_answer(skew: int) -> None:
+    async def fine(_: Request) -> Response:
+        server = int(time.time()) + skew
+        told = {
+            "date": formatdate(server, usegmt=True),
+            "x-ratelimit-limit": "100",
+            "x-ratelimit-remaining": "0",
+            "x-ratelimit-reset": str(server + 60),
+        }
+        return Response(200, {**state(1).headers, **told}, state(1).content)
+
+    wire = Wire(takes=0.01, answer=fine)
+    async with client_of(wire, rate_limit="auto") as client:
+        await client.update("a", session={"a": 1})
+        await client.update("b", session={"a": 1})
+    assert wire.sent[1].at == pytest.approx(60, abs=1)
+
+
+async def test_p6_auto_a_far_moment_in_a_429_does_not_slow_down_what_comes_after() -> None:
+    wire = Wire(takes=0.01)
+    wire.script(status(429, {"retry-after": "1000000000"}))
+    async with client_of(wire, rate_limit="auto") as client:
+        with pytest.raises(RateLimitedError):
+            await client.update("d", session={"a": 1})
+        await anyio.sleep(600)
+        await run(client, 100, priority="live")
+    assert wire.sent[-1].at < 610

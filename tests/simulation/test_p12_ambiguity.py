@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from random import Random
 from typing import Any, Literal
 
+import anyio
 import httpx
 import pytest
+from anyio.abc import TaskGroup
 
 from cognigy_async import (
     AmbiguousUpdateError,
+    ApiKey,
     AsyncStateClient,
     BadRequestError,
     DialogState,
     NoResponseError,
+    Request,
+    Response,
     RetryPolicy,
     RuntimeApi,
     ServerError,
@@ -23,13 +30,18 @@ from cognigy_async import (
 )
 from cognigy_async.emulator import Faults
 from tests.simulation.world import (
+    BASE_URL,
     DROPPED,
+    KEY,
+    Reply,
     Wire,
     all_of,
     applied,
     at_once,
     client_of,
     emulator,
+    every,
+    never,
     outcome_of,
     state,
     status,
@@ -75,11 +87,11 @@ conflict           applied 1    applied 1    applied 1    conflict 0   applied 1
 malformed          applied 1    applied 1    applied 1    applied 1    applied 1
 drop_before        applied 1    ambiguous 0  applied 1    applied 1    applied 1
 drop_after         applied 2    ambiguous 1  ambiguous 1  ambiguous 1  ambiguous 1
-hang               applied 1    ambiguous 0  ambiguous 0  ambiguous 0  ambiguous 0
+hang               applied 1    ambiguous 0  applied 1    applied 1    applied 1
 hang_applied       applied 2    ambiguous 1  ambiguous 1  ambiguous 1  ambiguous 1
-error_500          applied 1    ambiguous 0  ambiguous 0  applied 1    applied 1
-error_502          applied 1    ambiguous 0  ambiguous 0  applied 1    applied 1
-error_504          applied 1    ambiguous 0  ambiguous 0  applied 1    applied 1
+error_500          applied 1    ambiguous 0  applied 1    applied 1    applied 1
+error_502          applied 1    ambiguous 0  applied 1    applied 1    applied 1
+error_504          applied 1    ambiguous 0  applied 1    applied 1    applied 1
 error_500_applied  applied 2    ambiguous 1  ambiguous 1  ambiguous 1  ambiguous 1
 error_502_applied  applied 2    ambiguous 1  ambiguous 1  ambiguous 1  ambiguous 1
 error_504_applied  applied 2    ambiguous 1  ambiguous 1  ambiguous 1  ambiguous 1
@@ -186,6 +198,7 @@ async def test_p12_ambiguity_repeats_carry_the_same_key_and_body() -> None:
 async def test_p12_ambiguity_rounds_of_modify_are_writes_of_their_own() -> None:
     wire = Wire()
     wire.script(409, 412)
+    wire.script(*(state(number) for number in range(3)), method="GET")
     async with client_of(wire, retry=at_once()) as client:
         await client.modify("d", visits)
     assert [sent.method for sent in wire.sent] == ["GET", "PATCH"] * 3
@@ -194,45 +207,81 @@ async def test_p12_ambiguity_rounds_of_modify_are_writes_of_their_own() -> None:
     assert all("if-match" in sent.headers for sent in wire.writes())
 
 
-async def test_p12_ambiguity_is_resolved_by_reading_only_when_the_version_was_known() -> None:
+async def test_p12_ambiguity_of_a_transition_is_resolved_by_its_condition() -> None:
     wire = Wire()
     async with client_of(wire, retry=at_once()) as client:
         await client.get_state("d")
-        wire.script(DROPPED)
+        wire.script(DROPPED, 500, never)
         result = await client.update("d", next_step="s")
-    # The second write happens only if the version is still the one that was read before.
+    # The first request cannot be applied after its repeat, which changes the version.
     assert [(sent.method, sent.headers.get("if-match")) for sent in wire.sent] == [
         ("GET", None),
-        ("PATCH", None),
-        ("GET", None),
-        ("PATCH", '"0"'),
+        *[("PATCH", '"0"')] * 4,
     ]
-    assert result.attempts == 3
+    assert result.attempts == 4
 
 
-@pytest.mark.parametrize("second", [409, 412, 500, 504, DROPPED], ids=str)
-async def test_p12_ambiguity_stays_when_the_conditional_repeat_is_not_applied(second: Any) -> None:
+@pytest.mark.parametrize("lost", ["closed", "timed out", "408", "500", "502", "504"])
+@pytest.mark.parametrize("second", [409, 412], ids=str)
+async def test_p12_ambiguity_stays_when_the_repeat_finds_another_version(
+    lost: str, second: int
+) -> None:
+    replies: dict[str, Reply] = {"closed": DROPPED, "timed out": never}
     wire = Wire()
     async with client_of(wire, retry=at_once()) as client:
         await client.get_state("d")
-        wire.script(DROPPED, second)
-        # After a lost conditional repeat another version is there.
-        wire.script(200, state(7), method="GET")
+        wire.script(replies[lost] if lost in replies else int(lost), second)
         outcome = await outcome_of(client.update("d", next_step="s"))
     assert isinstance(outcome, AmbiguousUpdateError)
     assert len(wire.writes()) == 2
 
 
-@pytest.mark.parametrize("read", [400, 404, 500, 503, DROPPED, status(200)], ids=str)
-async def test_p12_ambiguity_stays_when_the_state_cannot_be_read(read: Any) -> None:
+@pytest.mark.parametrize("kind", ["transition-known", "strict", "modify"])
+@pytest.mark.parametrize("end", ["attempts", "deadline"])
+async def test_p12_ambiguity_is_what_a_conditional_write_ends_with_after_a_5xx(
+    kind: Kind, end: str
+) -> None:
+    for status_ in (500, 502, 504):
+        wire = Wire()
+        async with client_of(wire, retry=every(1.0, max_attempts=3)) as client:
+            await client.get_state("d")
+            wire.script(*[status_] * 9)
+            limit = 1.5 if end == "deadline" else None
+            match kind:
+                case "modify":
+                    call = client.modify("d", visits, deadline=limit)
+                case "strict":
+                    call = client.update("d", session={"a": 1}, if_match='"0"', deadline=limit)
+                case _:
+                    call = client.update("d", next_step="s", deadline=limit)
+            outcome = await outcome_of(call)
+        assert isinstance(outcome, AmbiguousUpdateError)
+        assert f"answered {status_}" in str(outcome)
+        assert len(wire.writes()) == (2 if end == "deadline" else 3)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["version-known", "version-unknown"])
+async def test_p12_ambiguity_of_a_408_is_that_of_a_lost_answer(known: bool) -> None:
+    for fields, applies in (({"session": {"a": 1}}, True), ({"next_step": "s"}, known)):
+        wire = Wire()
+        async with client_of(wire, retry=at_once()) as client:
+            if known:
+                await client.get_state("d")
+            wire.script(408)
+            outcome = await outcome_of(client.update("d", **fields))
+        assert isinstance(outcome, UpdateResult if applies else AmbiguousUpdateError)
+
+
+async def test_p12_ambiguity_a_weak_etag_is_refused_twice_and_no_more() -> None:
     wire = Wire()
-    async with client_of(wire, retry=at_once(max_attempts=3)) as client:
-        await client.get_state("d")
-        wire.script(DROPPED)
-        wire.script(*[read] * 5, method="GET")
-        outcome = await outcome_of(client.update("d", next_step="s"))
-    assert isinstance(outcome, AmbiguousUpdateError)
-    assert len(wire.writes()) == 1
+    async with client_of(wire) as client:
+        weak = status(200, {"etag": 'W/"7"'}, session={})
+        wire.script(*[weak] * 9, method="GET")
+        wire.script(*[412] * 9)
+        outcome = await outcome_of(client.modify("d", visits))
+        assert isinstance(outcome, StateConflictError)
+        assert "does not accept the etag that it sends itself" in str(outcome)
+        assert [sent.method for sent in wire.sent] == ["GET", "PATCH"] * 2
 
 
 async def test_p12_ambiguity_of_a_lost_part_is_over_when_its_repeat_was_answered() -> None:
@@ -341,3 +390,90 @@ async def test_p12_ambiguity_two_processes_that_modify_lose_no_update() -> None:
     outcomes = await all_of(*(lambda c=client: count(c) for client in clients))
     assert outcomes == [None] * 3
     assert server.dialogs["d"].session["visits"] == 60
+
+
+# A server whose backend carries requests out after their connections were closed.
+
+
+class LateServer:
+    """A `Transport` to a gateway with a slow backend and another writer.
+
+    Of the writes, 5% are carried out one to three seconds after their connection was closed, 5%
+    are answered 504 after they were applied, 1% are lost before they arrive. `If-Match` is compared
+    when a request is carried out. Before 3% of the writes another client writes the dialog.
+    """
+
+    def __init__(self, backend: TaskGroup, chance: Random) -> None:
+        self._backend = backend
+        self._chance = chance
+        self._versions: defaultdict[str, int] = defaultdict(int)
+        self.carried_out: Counter[str] = Counter()
+        self.late = 0
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        await anyio.sleep(0.01 + 0.02 * self._chance.random())
+        dialog_id = request.url.split("/")[-2]
+        if request.method == "GET":
+            return state(self._versions[dialog_id])
+        fate = self._chance.random()
+        if self._chance.random() < 0.03:
+            self._versions[dialog_id] += 1
+        if fate < 0.05:
+            self._backend.start_soon(self._carry_out_late, dialog_id, request)
+            raise NoResponseError("the connection was closed")
+        if fate < 0.06:
+            raise NoResponseError("the connection was closed")
+        applied = self._carry_out(dialog_id, request)
+        if fate < 0.11:
+            return status(504)
+        return state(self._versions[dialog_id]) if applied else status(412)
+
+    async def aclose(self) -> None:
+        pass
+
+    async def _carry_out_late(self, dialog_id: str, request: Request) -> None:
+        request = Request(request.method, request.url, dict(request.headers), request.content)
+        await anyio.sleep(1 + 2 * self._chance.random())
+        self.late += self._carry_out(dialog_id, request)
+
+    def _carry_out(self, dialog_id: str, request: Request) -> bool:
+        condition = request.headers.get("if-match")
+        if condition not in (None, f'"{self._versions[dialog_id]}"'):
+            return False
+        self._versions[dialog_id] += 1
+        self.carried_out[json.loads(request.content)["transition"]["nextStep"]] += 1
+        return True
+
+
+@pytest.mark.parametrize("way", ["bulk", "live"])
+async def test_p12_ambiguity_of_requests_that_are_carried_out_late(way: str) -> None:
+    rows = [
+        {"dialog_id": f"d-{number % 500}", "next_step": f"step-{number}"}
+        for number in range(10_000)
+    ]
+    ends: list[tuple[str, Any]] = []
+    async with anyio.create_task_group() as backend:
+        server = LateServer(backend, Random(7))
+        async with AsyncStateClient(BASE_URL, auth=ApiKey(KEY), transport=server) as client:
+            if way == "bulk":
+                async with client.update_many(rows) as outcomes:
+                    ends = [
+                        (rows[one.index]["next_step"], one.result or one.error)
+                        async for one in outcomes
+                    ]
+            else:
+                handles = [await client.submit(row) for row in rows]
+                ends = [
+                    (row["next_step"], await outcome_of(handle))
+                    for row, handle in zip(rows, handles, strict=True)
+                ]
+    # The backend has ended by now.
+    assert server.late > 10
+    found = Counter((type(end), server.carried_out[step]) for step, end in ends)
+    assert max(server.carried_out.values()) == 1
+    assert {(kind, count) for kind, count in found if kind is not AmbiguousUpdateError} == {
+        (UpdateResult, 1)
+    }
+    # Most lost answers are resolved: a lost request is repeated on condition of the same version.
+    lost = client.metrics.retries["no_response"] + client.metrics.retries["gateway"]
+    assert lost > 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
@@ -31,6 +32,7 @@ from cognigy_async import (
     UpdateEvent,
     UpdateOutcome,
 )
+from cognigy_async.emulator import Emulator
 from tests.simulation.world import (
     DROPPED,
     REFUSED,
@@ -485,6 +487,53 @@ async def test_p13_secrets_are_not_in_urls() -> None:
             await client.get_state("d")
     assert len(urls) == 4
     check(" ".join(urls), "a URL")
+
+
+def contents(thing: object, seen: dict[int, object]) -> Iterator[object]:
+    """Yield an object and all that `vars` of it and of our objects in it show."""
+    if id(thing) in seen:
+        return
+    seen[id(thing)] = thing
+    yield thing
+    inside: list[object] = []
+    if type(thing).__module__.startswith("cognigy_async"):
+        inside += getattr(thing, "__dict__", {}).values()
+    if isinstance(thing, Mapping):
+        inside += [*thing, *thing.values()]
+    elif isinstance(thing, list | tuple | set | frozenset | deque):
+        inside += thing
+    for each in inside:
+        yield from contents(each, seen)
+
+
+async def test_p13_secrets_are_not_in_the_vars_of_public_objects() -> None:
+    # Nothing in it is escaped in a pattern.
+    secret = "canaryofvars"
+    emulator = Emulator(api_key=API_KEY, client_secret=secret)
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app=emulator))
+    oauth = OAuthTokenProvider(
+        OAuthConfig(
+            token_url="https://a.test/oauth/token",
+            client_id="emulator-client",
+            client_secret=secret,
+        ),
+        transport=HttpxTransport(http),
+    )
+    async with http:
+        for auth in (ApiKey(API_KEY), oauth):
+            transport = HttpxTransport(http)
+            client = AsyncStateClient("https://a.test", auth=auth, transport=transport)
+            async with client:
+                await client.update("d", session={"a": 1})
+                found = list(contents([client, auth, emulator], {}))
+                assert len(found) > 100
+                token = (await auth.get_token()).value.removeprefix("Bearer ")
+            for thing in found:
+                text = repr(thing)
+                check(text, f"the vars of a {type(auth).__name__} and its client")
+                assert secret not in text
+                assert token not in text
+        await oauth.aclose()
 
 
 def test_p13_secrets_of_a_configuration_that_is_refused() -> None:

@@ -20,6 +20,8 @@ from cognigy_async import (
     NotSentError,
     RetryPolicy,
     ServerError,
+    SessionsApi,
+    UnexpectedAnswerError,
     UpdateError,
 )
 from cognigy_async.emulator import Emulator, Faults
@@ -185,10 +187,10 @@ async def test_p14_no_storm_one_probe_per_backoff_and_they_take_turns(reply: Rep
     ):
 
         async def weather() -> None:
-            wire.answers(reply)
             await anyio.sleep(1000.5)
             wire.answers(None)
 
+        wire.answers(reply)
         tasks.start_soon(weather)
         told = await read_all(client, rows_of(300))
     assert told == {"NoneType": 300}
@@ -429,3 +431,126 @@ async def test_p14_no_storm_when_answers_stop_coming() -> None:
         )
     assert all(isinstance(outcome, AmbiguousUpdateError) for outcome in outcomes)
     assert len(wire.sent) - 100 <= bound(100, 4)
+
+
+# A row that fails while others are served.
+
+
+@on_each_api
+@pytest.mark.parametrize(
+    "fault", ["408", "500", "502", "503", "520", "dropped", "silent", "refused"]
+)
+@pytest.mark.parametrize("bad", [[0], [13], [99], [13, 57, 58]], ids=str)
+async def test_p14_no_storm_of_a_row_that_fails_while_others_are_served(
+    fault: str, bad: list[int]
+) -> None:
+    """A row that the server always fails on ends after `max_attempts`, as does the job."""
+    replies: dict[str, Reply] = {"dropped": DROPPED, "silent": never, "refused": REFUSED}
+    reply = replies[fault] if fault in replies else int(fault)
+    wire = Wire(takes=0.01)
+    for number in bad:
+        wire.script(*[reply] * 50, dialog_id=f"d{number}")
+    rows = [{"dialog_id": f"d{number}", "session": {"a": 1}} for number in range(100)]
+    async with client_of(wire, timeout=5) as client:
+        with anyio.fail_after(3600):
+            async with client.update_many(rows) as outcomes:
+                failed = [one.index async for one in outcomes if not one.ok]
+    assert sorted(failed) == bad
+    for number in bad:
+        assert len(wire.writes(f"d{number}")) == 5
+    # Reads of other dialogs show that the server is there when no other row is left.
+    assert {sent.dialog_id for sent in wire.sent if sent.method == "GET"}.isdisjoint(
+        f"d{number}" for number in bad
+    )
+
+
+@pytest.mark.parametrize("fault", [502, DROPPED], ids=named)
+async def test_p14_no_storm_of_such_a_row_where_states_cannot_be_read(fault: Reply) -> None:
+    wire = Wire(takes=0.01)
+    wire.script(*[fault] * 50, dialog_id="d13")
+    rows = [{"dialog_id": f"d{number}", "session": {"a": 1}} for number in range(100)]
+    async with client_of(wire, api=SessionsApi(user_id="u-1")) as client:
+        with anyio.fail_after(3600):
+            async with client.update_many(rows) as outcomes:
+                failed = [one.index async for one in outcomes if not one.ok]
+    assert failed == [13]
+    assert len(wire.writes("d13")) == 5
+
+
+async def test_p14_no_storm_a_probe_that_fails_costs_a_row_nothing() -> None:
+    wire = Wire(takes=0.01)
+    async with client_of(wire, retry=every(1.0)) as client:
+        await client.update("other", session={"a": 1})
+        wire.script(*[502] * 60)
+        wire.script(*[502, 500, 504, 503] * 10, *[DROPPED] * 18, method="GET")
+        async with client.update_many([{"dialog_id": "d", "session": {"a": 1}}]) as outcomes:
+            assert [one.ok async for one in outcomes] == [True]
+    # In turns, so that a row is not held up where only reads fail.
+    methods = [sent.method for sent in wire.sent[1:]]
+    assert methods == [*["PATCH", "GET"] * 60, "PATCH"]
+    assert {sent.dialog_id for sent in wire.sent if sent.method == "GET"} == {"other"}
+
+
+@pytest.mark.parametrize("fault", [502, DROPPED], ids=named)
+async def test_p14_no_storm_a_server_that_goes_away_is_waited_for(fault: Reply) -> None:
+    """Rows that fail when an outage begins, also the last ones, are not blamed for it."""
+    wire = Wire(takes=0.01)
+    rows = [{"dialog_id": f"d{number}", "session": {"a": 1}} for number in range(2000)]
+    async with client_of(wire) as client, anyio.create_task_group() as tasks:
+
+        async def go_away(at: float) -> None:
+            await anyio.sleep(at)
+            wire.answers(fault)
+            await anyio.sleep(3600)
+            wire.answers(None)
+
+        tasks.start_soon(go_away, 0.2)
+        async with client.update_many(rows) as outcomes:
+            ends = [one.error async for one in outcomes]
+    assert ends == [None] * len(rows)
+    assert anyio.current_time() > 3600
+
+
+@pytest.mark.parametrize("asking", [False, True])
+async def test_p14_no_storm_of_rows_while_a_server_serves_nothing_but_reads(asking: bool) -> None:
+    """No row fails while the state can be read and not be written, whoever else reads it."""
+    wire = Wire(takes=0.01)
+    rows = [{"dialog_id": f"d{number}", "session": {"a": 1}} for number in range(1000)]
+    async with client_of(wire) as client, anyio.create_task_group() as tasks:
+
+        async def refuse_writes() -> None:
+            await anyio.sleep(0.05)
+            wire.script(*[503] * 10_000)
+            for _ in range(480):
+                await anyio.sleep(15)
+                if asking:
+                    await client.get_state("other")
+            wire.forget()
+
+        tasks.start_soon(refuse_writes)
+        async with client.update_many(rows) as outcomes:
+            ends = [one.error async for one in outcomes]
+    assert ends == [None] * len(rows)
+    assert anyio.current_time() > 7200
+
+
+async def test_p14_no_storm_a_lone_row_waits_for_a_server_that_never_served() -> None:
+    wire = Wire(takes=0.01, answer=502)
+    async with client_of(wire) as client:
+        with anyio.move_on_after(7200) as patience:
+            async with client.update_many([{"dialog_id": "d", "session": {"a": 1}}]) as outcomes:
+                async for _ in outcomes:
+                    raise AssertionError("it must wait")
+    assert patience.cancelled_caught
+
+
+@pytest.mark.parametrize("refusal", [501, 505, 421, 425])
+async def test_p14_no_storm_of_refusals(refusal: int) -> None:
+    wire = Wire(answer=refusal)
+    rows = [{"dialog_id": f"d{number}", "session": {"a": 1}} for number in range(100)]
+    async with client_of(wire) as client, client.update_many(rows) as outcomes:
+        errors = [one.error async for one in outcomes]
+    assert len(wire.sent) == len(errors) == 100
+    assert {type(error) for error in errors} == {
+        ServerError if refusal > 500 else UnexpectedAnswerError
+    }

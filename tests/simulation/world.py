@@ -179,6 +179,10 @@ class Wire:
         """What the next requests get, those of a dialog or of any; PATCH stands for every write."""
         self._scripts.setdefault((method, dialog_id), deque()).extend(replies)
 
+    def forget(self) -> None:
+        """What was scripted is not answered any more."""
+        self._scripts.clear()
+
     def answers(self, reply: Reply | None) -> None:
         """What everything gets from now on for which nothing is scripted; None for success."""
         self._answer = reply

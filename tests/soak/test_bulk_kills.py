@@ -1,4 +1,8 @@
-"""`bulk run` killed at two hundred random moments, each time resumed: minutes, not seconds."""
+"""`bulk run` killed at two hundred random moments, each time resumed: minutes, not seconds.
+
+After each kill, a copy of the main file of the journal alone is used for a job. It is refused,
+unless the killed job had sent nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,35 @@ from collections import Counter
 
 import pytest
 
+from cognigy_async.bulk import JournalRefusedError, read_summary
 from cognigy_async.emulator import Emulator, Faults
-from tests.integration.test_bulk_crash import Jobs, api, emulator, jobs
+from tests.integration.test_bulk_crash import Jobs, api, emulator, honours_keys, jobs
 
-__all__ = ["api", "emulator", "jobs"]
+__all__ = ["api", "emulator", "honours_keys", "jobs"]
 
 ROWS, DIALOGS, KILLS = 6000, 300, 50
 
 DROPPING = {"drop_before": 0.03, "drop_after": 0.03}
+
+
+def use_copy(jobs: Jobs, emulator: Emulator, name: str, options: list[str]) -> str:
+    """Use a copy of the main file as the journal of a job, and return what became of it."""
+    journal, copy = jobs.folder / "job", jobs.folder / name
+    if not journal.exists() or not journal.stat().st_size:
+        assert not emulator.dialogs
+        return "made no journal"
+    copy.write_bytes(journal.read_bytes())
+    try:
+        summary = read_summary(copy)
+    except JournalRefusedError:
+        status, _, err = jobs.finish(*options, "--journal", name)
+        assert status == 2
+        assert "lacks its newest records: its last run was cut off" in err
+        return "refused"
+    # The job was killed before it could send anything.
+    assert summary.totals.requests == 0
+    assert not emulator.dialogs
+    return "not begun"
 
 
 @pytest.mark.real_time
@@ -45,6 +70,7 @@ def test_all_rows_are_applied_in_order(
     print(f"seed {seed}")
     chance = random.Random(seed)
     kills = 0
+    copies: Counter[str] = Counter()
     while kills < KILLS:
         process = jobs.start(*options)
         time.sleep(chance.uniform(0.0, 0.7))
@@ -52,7 +78,8 @@ def test_all_rows_are_applied_in_order(
             break
         process.kill()
         kills += 1
-    print(f"{kills} kills")
+        copies[use_copy(jobs, emulator, f"copy-{kills}", options)] += 1
+    print(f"{kills} kills, {dict(copies)}")
     status, result, _ = jobs.finish(*options)
     assert result["inputs"] == result["succeeded"] + result["ambiguous"] == ROWS
     assert result["ambiguous"] <= (32 * kills if every else 0)
@@ -65,3 +92,8 @@ def test_all_rows_are_applied_in_order(
     assert emulator.stats.reused_keys == 0
     keys = Counter(entry.key for dialog in emulator.dialogs.values() for entry in dialog.history)
     assert set(keys.values()) == {1}
+    # The keys name the job: no copy became another one.
+    assert len({str(key).rpartition("-")[0] for key in keys} - {"merged"}) == 1
+    assert sorted(path.name for path in jobs.folder.glob("job*")) == ["job"] + [
+        "job.dead.jsonl"
+    ] * (status == 1)

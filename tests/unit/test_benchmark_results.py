@@ -284,6 +284,21 @@ def test_overhead_is_measured_with_a_tiny_and_a_nested_payload() -> None:
     assert results["calibration_nested"]["lowest_us"] > results["calibration"]["lowest_us"]
 
 
+@pytest.mark.real_time
+def test_crowded_work_is_measured_as_a_multiple_of_its_plain_case() -> None:
+    few = ("--count", "100", "--rounds", "1", "--memory", "0")
+    crowded = json.loads(program("overhead.py", *few, "--json"))["crowded"]
+    assert {"full_callback_queue", "failure_of_a_dialog", "lingering_without_merge"} <= set(crowded)
+    assert "concurrent_flushes" in crowded
+    for row in crowded.values():
+        assert row["cpu_us"] > 0
+        assert row["times_plain"] == pytest.approx(row["cpu_us"] / row["plain_us"], abs=0.02)
+    table = program("overhead.py", *few).splitlines()
+    assert [name for name in crowded if any(line.startswith(f"{name} ") for line in table)] == [
+        *crowded
+    ]
+
+
 def program(name: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / name), *arguments],

@@ -21,6 +21,7 @@ from cognigy_async.errors import (
     NoResponseError,
     QueueFullError,
     RateLimitedError,
+    SharedQuotaError,
     StateConflictError,
     UpdateError,
     UpdateValidationError,
@@ -93,6 +94,8 @@ def sample(kind: type[Exception]) -> Exception:
         return QueueFullError(17)
     if kind is DialogPausedError:
         return DialogPausedError("d-1", 3)
+    if kind is SharedQuotaError:
+        return SharedQuotaError("/run/quota", "is full", "Make room.")
     if issubclass(kind, UpdateError):
         more: dict[str, Any] = {}
         if kind is AuthenticationError:

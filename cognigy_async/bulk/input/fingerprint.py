@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ..errors import InputError
+from ..errors import InputError, OtherInputError
 
 FIRST_MARKS = (4096, 65_536)
 MARK_EVERY = 1 << 18
@@ -89,6 +89,7 @@ class HashedFile:
         """Bytes read so far."""
         self.marks: list[Mark] = []
         """Marks computed so far. The owner of the file may remove them."""
+        self._end_mark: Mark | None = None
         self._ended = False
 
     def read(self, size: int = -1) -> bytes:
@@ -134,7 +135,9 @@ class HashedFile:
             return self._compared(self._known[-1])
         if self._pipe is not None:
             # Do not read on to a mark: that could block while rows are available.
-            return self._hashed(size)
+            data = self._hashed(size)
+            self._mark_end()
+            return data
         # Return only content that a mark covers: read to the next mark or to the end.
         size = self._next_mark - self.offset
         data = self._hashed(size)
@@ -154,7 +157,7 @@ class HashedFile:
         at_end = mark.last and self.offset == mark.offset and not self._hashed(1)
         same = self.offset == mark.offset and self._hash.hexdigest() == mark.digest
         if not same or mark.last != at_end:
-            raise InputError(
+            raise OtherInputError(
                 f"{self._name} is not the input that this job began with: the difference lies "
                 f"after its first {began:,} bytes. Give the same input, or start a new job with "
                 "another journal."
@@ -192,6 +195,18 @@ class HashedFile:
             if self.offset == self._next_mark:
                 self.marks.append(Mark(self.offset, self._hash.hexdigest(), last=False))
                 self._next_mark = next(self._offsets)
+
+    def _mark_end(self) -> None:
+        """Mark the end of what was read of a pipe, because its rows are used before the next mark.
+
+        The new mark replaces the last one of this kind if its owner has not taken that one.
+        """
+        if self.marks and self.marks[-1].offset == self.offset:
+            return
+        if self.marks and self.marks[-1] is self._end_mark:
+            self.marks.pop()
+        self._end_mark = Mark(self.offset, self._hash.hexdigest(), last=False)
+        self.marks.append(self._end_mark)
 
 
 def _mark_offsets() -> Iterator[int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
-from ..errors import InputError
+from ..errors import InputError, OtherInputError
 from . import row
 from .compression import ByteSource, DamagedError, decompressed
 from .content import TextFormat, refuse_other_content
@@ -40,6 +40,7 @@ class InputReader:
         name: Name of the input, for messages.
         fingerprint: Size and modification time of the input when it was opened.
         notes: Remarks for the user. They are not faults.
+        records: Number of records of the whole input; None if only reading tells.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class InputReader:
         self._is_standard_input = file is getattr(sys.stdin, "buffer", None)
         self.name = name
         self.notes: list[str] = []
+        self.records: int | None = None
         self._hashed: HashedFile | None = None
         if kind == "parquet":
             # Parquet is not read sequentially, so hash the whole file first.
             self.fingerprint = Fingerprint.of(file)
             self._marks = [self._mark_whole(known)]
+            self.records = _count_of_parquet(file)
             self._records = parquet_records(file, name)
             return
         self._hashed = HashedFile(file, name, known)
@@ -94,7 +97,7 @@ class InputReader:
             digest.update(data)
         mark = Mark(self._file.tell(), digest.hexdigest(), last=True)
         if known and known[-1] != mark:
-            raise InputError(
+            raise OtherInputError(
                 f"{self.name} is not the input that this job began with: its content differs. Give "
                 "the same input, or start a new job with another journal."
             )
@@ -163,6 +166,19 @@ def _opened(source: str | Path) -> BinaryIO:
         return Path(source).open("rb")
     except OSError as error:
         raise InputError(f"{source} cannot be opened: {error.strerror}") from error
+
+
+def _count_of_parquet(file: BinaryIO) -> int | None:
+    """Return the number of rows that a footer tells; None if it cannot be read, now or later."""
+    try:
+        from pyarrow import parquet
+
+        count: int = parquet.ParquetFile(file).metadata.num_rows
+    except Exception:
+        return None
+    finally:
+        file.seek(0)
+    return count
 
 
 def _guess_format(name: str, file: BinaryIO) -> Format:

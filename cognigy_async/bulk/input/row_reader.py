@@ -7,11 +7,14 @@ the row, and reading a whole block at once would block the event loop for too lo
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import length_hint
 
 from cognigy_async import CognigyError, Fault, Limits, StateApi, StateUpdate, UpdateValidationError
 
+from ..errors import InputError
 from ..journal.journal import Journal
 from ..journal.schema import CompletedRow
 from ..options import JobOptions
@@ -26,6 +29,10 @@ MAX_LINES = 20_000
 """Most lines to read for a chunk, completed rows included."""
 MAX_BYTES = 1 << 20
 """Bytes of rows after which a chunk ends."""
+BLOCKS_AHEAD = 3
+"""Most blocks to fetch ahead, so that the rows of a small file are counted, its end included."""
+FEW_RECORDS = 8
+"""A block with fewer records may have long ones. To bound the memory, two are fetched ahead."""
 PAGE = 4096
 """Lines looked up in the journal at a time."""
 MOST_IN_MEMORY = 200_000
@@ -65,6 +72,52 @@ class RowChunk:
         self.size += len(letter)
 
 
+class _Blocks:
+    """The blocks of records of an input, a few of them fetched ahead.
+
+    Attributes:
+        fetched, returned: number of records in the blocks so far, and in those returned.
+        ended: True if the last block was fetched.
+    """
+
+    def __init__(self, blocks: Iterator[list[Record]]) -> None:
+        self._blocks = blocks
+        self._ahead: deque[list[Record]] = deque()
+        self._failure: InputError | None = None
+        self.fetched = self.returned = 0
+        self.ended = False
+
+    def __iter__(self) -> _Blocks:
+        return self
+
+    def __next__(self) -> list[Record]:
+        if not self._ahead and self._failure is None and not self.ended:
+            self._fetch()
+        if not self._ahead:
+            raise self._failure or StopIteration
+        block = self._ahead.popleft()
+        self.returned += len(block)
+        return block
+
+    def fetch_ahead(self) -> None:
+        """Fetch the next blocks. A failure is raised after the blocks before it."""
+        while not self.ended and self._failure is None and len(self._ahead) < BLOCKS_AHEAD:
+            if sum(len(block) < FEW_RECORDS for block in self._ahead) > 1:
+                return
+            self._fetch()
+
+    def _fetch(self) -> None:
+        try:
+            block = next(self._blocks)
+        except StopIteration:
+            self.ended = True
+        except InputError as error:
+            self._failure = error
+        else:
+            self._ahead.append(block)
+            self.fetched += len(block)
+
+
 class RowReader:
     """The rows of one input, in order.
 
@@ -93,10 +146,11 @@ class RowReader:
         self._page: dict[int, CompletedRow] = {}
         self._page_end = 0
         self._update_ids = _UpdateIds()
-        self._blocks = iter(reader)
+        self._blocks = _Blocks(iter(reader))
         self._records: Iterator[Record] = iter(())
         self.count = 0
         """Rows of the job read so far."""
+        self._progress = (0, 0, 0, 0, (False, False))
 
     @property
     def none_found(self) -> str:
@@ -118,9 +172,37 @@ class RowReader:
                 chunk.last = True
                 break
             self._records = iter(block)
+        if not chunk.last and self._reader.fingerprint.size and self._reader.records is None:
+            # A pipe has no size, and would make its reader wait.
+            self._blocks.fetch_ahead()
         chunk.marks = self._reader.take_marks()
         chunk.position = self._reader.bytes_read
+        blocks = self._blocks
+        taken = blocks.returned - length_hint(self._records)
+        # Whole at each moment, because `total` is called in another thread.
+        ends = (blocks.ended, chunk.last)
+        self._progress = (self.count, taken, blocks.fetched, chunk.position, ends)
         return chunk
+
+    def total(self) -> tuple[int | None, bool]:
+        """Return the number of rows of the job, and whether it is exact.
+
+        It is an estimate by what was read of the input, or None if nothing is known.
+        """
+        count, taken, fetched, position, (ended, last) = self._progress
+        if last:
+            return count, True
+        if not taken:
+            return None, False
+        size = self._reader.fingerprint.size
+        records: float | None = self._reader.records
+        is_exact = (ended or records is not None) and not self._dialogs
+        if records is None and size and position:
+            records = fetched * max(1.0, size / position)
+        if records is None:
+            return self._limit, False
+        rows = max(count, round(records * count / taken))
+        return rows if self._limit is None else min(rows, self._limit), is_exact
 
     def _fill(self, chunk: RowChunk) -> bool:
         """Add rows of the current block. Return False if the block has no rows left."""

@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import socket
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import JournalError, JournalRefusedError
-from ..input.fingerprint import Mark
+from ..input.fingerprint import FIRST_MARKS, MARK_EVERY, Mark
 from .lock import JournalLock
+from .reading import (
+    IN_WAL,
+    UNREADABLE,
+    beside,
+    check_content,
+    check_tables,
+    connect,
+    damaged,
+    has_wal,
+    incomplete,
+    lacks_wal,
+    parse_object,
+    refusal,
+)
 from .schema import (
     APPLICATION_ID,
     SCHEMA,
@@ -32,6 +48,10 @@ from .schema import (
     Status,
     Totals,
 )
+
+CLOSING = 1.0
+"""Seconds to wait at the end until other programs have closed the journal."""
+CLOSING_INTERVAL = 0.002
 
 
 @dataclass(slots=True)
@@ -52,8 +72,12 @@ class Batch:
 class Journal:
     """The journal of one job.
 
+    While a run lasts, its newest records are in a second file, the `-wal` of SQLite. The journal
+    knows this from the begin of the run to its end, so a copy without that file is recognized.
+
     Args:
         path: Its file, created if missing.
+        force: Use the journal also if its `-wal` is missing.
 
     Attributes:
         job_id: Name of the job, part of the keys of its updates.
@@ -62,64 +86,86 @@ class Journal:
         resumed: True if an earlier run may have sent or refused anything.
 
     Raises:
-        JournalRefusedError: The journal is in use, damaged, not a journal, or cannot be created.
+        JournalRefusedError: The journal is in use, damaged, not a journal, cannot be created, or
+            lacks its `-wal`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, force: bool = False) -> None:
         self.path = path
-        self._lock = JournalLock(path)
+        lock = JournalLock.acquire(path)
+        if lock is None:
+            raise _in_use(path)
+        self._lock = lock
+        self._durable = True
+        self._is_complete = True
         try:
-            self._connection = _connect(path)
+            keeps_wal = beside(lock.path, "-wal").exists()
+            had_wal = has_wal(lock.path)
+            if had_wal and not lock.path.stat().st_size:
+                raise JournalRefusedError(
+                    f"journal {path} is missing, but not the newest records of its last run: "
+                    f"{lock.path}-wal is left. Restore the journal, or remove that file to start a "
+                    "new job, which applies all rows again."
+                )
+            self._connection = connect(lock.path, "rw")
             try:
-                with refuse_unreadable(path):
-                    self.resumed = self._prepare()
-                    self.job_id = self.meta("job")
-                    self.run = self._one("SELECT coalesce(max(run), 0) + 1 FROM runs")
-                    self.current_pass = int(self.meta("pass"))
+                self.resumed = self._prepare(force=force, had_wal=had_wal)
             except BaseException:
-                self._connection.close()
+                self._abandon(keeps_wal=keeps_wal)
                 raise
+        except UNREADABLE as error:
+            lock.release()
+            raise refusal(path, error) from error
         except BaseException:
-            self._lock.release()
+            lock.release()
             raise
-        self._durable = False
 
-    def _prepare(self) -> bool:
+    def _prepare(self, *, force: bool, had_wal: bool) -> bool:
         """Check the database, or create its tables. Return whether an earlier run did any work."""
         connection = self._connection
-        is_new = not self._one("SELECT count(*) FROM sqlite_master")
-        if not is_new:
-            if self._one("PRAGMA application_id") != APPLICATION_ID:
-                raise JournalRefusedError(
-                    f"{self.path} is a SQLite file, but no journal of a job; choose another "
-                    "--journal"
-                )
-            _check_format(self.path, self._one("PRAGMA user_version"))
-            problem = self._one("PRAGMA quick_check(1)")
-            if problem != "ok":
-                raise _damaged(self.path, problem)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
+        is_new = not self._one("PRAGMA page_count")
         if is_new:
+            # Not in the -wal yet: the main file has the tables and the job's id before all else.
             connection.executescript(
                 f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
                 f"PRAGMA user_version = {SCHEMA_VERSION}; "
                 f"INSERT INTO meta VALUES ('job', '{secrets.token_hex(8)}'), ('pass', '1'); COMMIT;"
             )
-            return False
-        # Look for impossible rows and totals, because the check does not find all damage.
-        strange = self._one(
-            "SELECT count(*) FROM outcomes WHERE line < 1 OR status NOT BETWEEN 1 AND 4"
-        )
-        if strange:
-            raise _damaged(self.path, f"{strange} of its rows are inconsistent")
-        self.totals()
+        else:
+            check_tables(self.path, connection)
+            self._is_complete = not lacks_wal(connection, had_wal=had_wal)
+            if not self._is_complete and not force:
+                raise incomplete(self.path)
+            check_content(self.path, connection)
+            self.totals()
+        self.job_id = self.meta("job")
+        self.current_pass = int(self.meta("pass"))
+        if not re.fullmatch("[0-9a-f]{16}", self.job_id) or not 0 < self.current_pass < 1 << 31:
+            raise damaged(self.path, "it has no valid job")
+        self.run = self._one("SELECT coalesce(max(run), 0) + 1 FROM runs")
+        connection.set_progress_handler(None, 0)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        with self._transaction():
+            self._fill(Batch(meta={"owner": json.dumps(owner)}))
+        if self._lock.is_record_lock and not self._lock.renew():
+            raise _in_use(self.path)
         work = (
             "SELECT EXISTS (SELECT 1 FROM outcomes) OR EXISTS (SELECT 1 FROM sends)"
             " OR EXISTS (SELECT 1 FROM runs WHERE ended IS NULL OR requests)"
         )
-        return self._stored("input") is not None and bool(self._one(work))
+        return not is_new and self._stored("input") is not None and bool(self._one(work))
+
+    def _abandon(self, *, keeps_wal: bool) -> None:
+        """Close a journal that cannot be used. Keep its `-wal`, also a damaged one."""
+        if keeps_wal:
+            # The last connection removes the -wal, unless it is read-only.
+            with suppress(sqlite3.Error), closing(connect(self._lock.path, "ro")) as other:
+                with suppress(sqlite3.Error):
+                    other.execute("SELECT 1 FROM sqlite_master").fetchone()
+                self._connection.close()
+        self._connection.close()
 
     def _one(self, query: str, values: tuple[Any, ...] = ()) -> Any:
         return self._connection.execute(query, values).fetchone()[0]
@@ -153,42 +199,51 @@ class Journal:
 
     def completed(self, first: int, last: int) -> dict[int, CompletedRow]:
         """Return the completed rows between two lines, by line."""
-        rows = self._connection.execute(
-            "SELECT line, status, dialog, pass, type, message, http"
-            " FROM outcomes LEFT JOIN failures USING (line) WHERE line BETWEEN ? AND ?",
-            (first, last),
-        )
-        return {
-            line: CompletedRow(
-                dialog,
-                number == self.current_pass,
-                Failure(kind, message, http)
-                if kind is not None and status in (Status.FAILED, Status.AMBIGUOUS)
-                else None,
+        try:
+            rows = self._connection.execute(
+                "SELECT line, status, dialog, pass, type, message, http"
+                " FROM outcomes LEFT JOIN failures USING (line) WHERE line BETWEEN ? AND ?",
+                (first, last),
             )
-            for line, status, dialog, number, kind, message, http in rows
-        }
+            return {
+                line: CompletedRow(
+                    dialog,
+                    number == self.current_pass,
+                    Failure(kind, message, http)
+                    if kind is not None and status in (Status.FAILED, Status.AMBIGUOUS)
+                    else None,
+                )
+                for line, status, dialog, number, kind, message, http in rows
+            }
+        except UNREADABLE as error:
+            raise refusal(self.path, error) from error
 
     def earlier_runs(self) -> EarlierRuns:
         """Return the state left by earlier runs."""
-        sends = self._connection.execute(
-            "SELECT line, sends.dialog, etag FROM sends LEFT JOIN outcomes USING (line)"
-            " WHERE open AND status IS NULL ORDER BY line"
-        )
-        groups = self._connection.execute(
-            "SELECT line, carrier FROM sends LEFT JOIN outcomes USING (line)"
-            " WHERE carrier IS NOT NULL AND status IS NULL"
-        )
-        return EarlierRuns(
-            self.totals(),
-            [OpenSend(*send) for send in sends],
-            dict(groups.fetchall()),
-            self._stored("quota"),
-        )
+        try:
+            sends = self._connection.execute(
+                "SELECT line, sends.dialog, etag FROM sends LEFT JOIN outcomes USING (line)"
+                " WHERE open AND status IS NULL ORDER BY line"
+            )
+            groups = self._connection.execute(
+                "SELECT line, carrier FROM sends LEFT JOIN outcomes USING (line)"
+                " WHERE carrier IS NOT NULL AND status IS NULL"
+            )
+            return EarlierRuns(
+                sends=[OpenSend(*send) for send in sends],
+                groups=dict(groups.fetchall()),
+                quota=self._stored("quota"),
+                totals=read_totals(self._connection),
+            )
+        except UNREADABLE as error:
+            raise refusal(self.path, error) from error
 
     def totals(self) -> Totals:
         """Return the counts of all runs."""
-        return read_totals(self._connection)
+        try:
+            return read_totals(self._connection)
+        except UNREADABLE as error:
+            raise refusal(self.path, error) from error
 
     # Writing.
 
@@ -202,7 +257,14 @@ class Journal:
         with self._transaction():
             if not same_input:
                 self._connection.execute("DELETE FROM marks")
-            self._fill(Batch(meta=meta, run=(self.run, now, now, 0.0, 0, "{}", None)))
+            begin = (self.run, now, now, 0.0, 0, "{}", None)
+            self._fill(Batch(meta={**meta, IN_WAL: "1"}, run=begin))
+        self._is_complete = True
+        try:
+            # A copy of the main file must know that a run has begun, before anything is sent.
+            self._checkpoint()
+        except sqlite3.Error as error:
+            raise refusal(self.path, error) from error
 
     def write(self, batch: Batch) -> None:
         """Write all of a batch, or nothing.
@@ -216,6 +278,7 @@ class Journal:
     @contextmanager
     def _transaction(self, *, durable: bool = False) -> Iterator[None]:
         connection = self._connection
+        self._check_place()
         try:
             if durable != self._durable:
                 # Wait for the disk only if the batch is durable, because that is slow.
@@ -238,6 +301,12 @@ class Journal:
     def _fill(self, batch: Batch) -> None:
         many = self._connection.executemany
         if batch.marks:
+            newest = batch.marks[-1].offset
+            # What was read of a pipe ends with a mark, which replaces the marks of earlier ends.
+            self._connection.execute(
+                "DELETE FROM marks WHERE offset > ? AND offset < ? AND offset NOT IN (?, ?)",
+                (newest // MARK_EVERY * MARK_EVERY, newest, *FIRST_MARKS),
+            )
             rows = ((mark.offset, mark.last, mark.digest) for mark in batch.marks)
             many("INSERT OR REPLACE INTO marks VALUES (?, ?, ?)", rows)
         if batch.sends:
@@ -255,12 +324,59 @@ class Journal:
         if batch.meta:
             many("INSERT OR REPLACE INTO meta VALUES (?, ?)", batch.meta.items())
 
-    def close(self) -> None:
-        """Close the journal and release its lock."""
+    def _check_place(self) -> None:
         try:
-            self._connection.close()
+            found = self._lock.path.stat()
+        except OSError:
+            found = None
+        if found is not None and (found.st_dev, found.st_ino) == self._lock.identity:
+            return
+        if self._lock.was_deleted():
+            raise JournalError(
+                f"journal {self.path} was deleted while the job ran, and with it the record of the "
+                "rows that were applied. Nothing more is sent. A new job would apply all rows "
+                "again."
+            )
+        raise JournalError(
+            f"journal {self.path} was moved or replaced while the job ran. Nothing more is sent. "
+            f"Move it back beside {self.path.name}-wal, and run the same command again to go on."
+        )
+
+    def _checkpoint(self) -> None:
+        """Copy everything from the `-wal` to the main file, and keep the `-wal`."""
+        busy, length, copied = self._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        if busy or length != copied:
+            raise JournalRefusedError(
+                f"journal {self.path} is being read by another program, which takes too long. "
+                "Close it and run the same command again."
+            )
+
+    def close(self) -> None:
+        """Close the journal, with everything in one file, and release its lock."""
+        try:
+            with suppress(JournalError, sqlite3.Error):
+                self._merge()
         finally:
-            self._lock.release()
+            try:
+                self._connection.close()
+            finally:
+                self._lock.release()
+
+    def _merge(self) -> None:
+        self._checkpoint()
+        if self._is_complete:
+            # Not before the checkpoint, because a kill may leave only a part of it in the file.
+            with self._transaction(durable=True):
+                self._fill(Batch(meta={IN_WAL: "0"}))
+        end = time.monotonic() + CLOSING
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = DELETE")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(CLOSING_INTERVAL)
 
     def __enter__(self) -> Self:
         return self
@@ -269,49 +385,18 @@ class Journal:
         self.close()
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        # Worker threads use the connection one after another.
-        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-    except sqlite3.Error as error:
-        raise JournalRefusedError(
-            f"journal {path} cannot be opened: {error}. Give a file that can be written, with "
-            "--journal."
-        ) from error
-
-
-def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open a journal for reading, also while a job writes to it.
-
-    Raises:
-        JournalRefusedError: The journal does not exist or is damaged.
-    """
-    if not path.is_file():
-        raise JournalRefusedError(
-            f"there is no journal {path}; a run keeps it as FILE.journal, or where --journal says"
-        )
-    with refuse_unreadable(path):
-        connection = sqlite3.connect(_uri(path), isolation_level=None, timeout=10.0, uri=True)
-        try:
-            connection.execute("PRAGMA query_only = 1")
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            if application != APPLICATION_ID:
-                raise JournalRefusedError(f"{path} is not a journal of a job")
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-            _check_format(path, found)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def _uri(path: Path) -> str:
-    uri = path.absolute().as_uri()
-    if os.access(path.parent, os.W_OK):
-        return uri
-    # Even a reader makes SQLite create files beside a database, unless it is immutable.
-    wal = path.with_name(f"{path.name}-wal")
-    return f"{uri}?mode=ro" if wal.exists() else f"{uri}?mode=ro&immutable=1"
+def _in_use(path: Path) -> JournalRefusedError:
+    user = "another job"
+    real = Path(os.path.realpath(path))
+    with suppress(*UNREADABLE), closing(connect(real, "ro")) as connection:
+        (found,) = connection.execute("SELECT value FROM meta WHERE key = 'owner'").fetchone()
+        owner = parse_object(found)
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
+        user = f"process {owner['pid']} on host {owner['host']} since {began}"
+    return JournalRefusedError(
+        f"journal {path} is in use by {user}. Wait for that job, or interrupt it, or give another "
+        "--journal for another job; this one has sent nothing."
+    )
 
 
 def read_totals(connection: sqlite3.Connection) -> Totals:
@@ -337,46 +422,6 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
     ):
         totals.requests += requests
         totals.elapsed += elapsed
-        totals.retries.update(json.loads(retries))
+        for reason, count in dict(json.loads(retries)).items():
+            totals.retries[str(reason)] += int(count)
     return totals
-
-
-@contextmanager
-def refuse_unreadable(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of damaged content into `JournalRefusedError`."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            raise JournalRefusedError(f"journal {path} is in use by another program") from error
-        if "malformed" in text or "no such" in text:
-            raise _damaged(path, error) from error
-        raise JournalRefusedError(
-            f"journal {path} cannot be created or written: {text}. Choose a folder that can be "
-            "written and has room, with --journal."
-        ) from error
-    except KeyError as error:
-        raise _damaged(path, f"it has no {error.args[0]}") from error
-    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
-
-
-def _check_format(path: Path, found: int) -> None:
-    """Raise `JournalRefusedError` if this version cannot read a journal of this format."""
-    if found != SCHEMA_VERSION:
-        raise JournalRefusedError(
-            f"journal {path} was written by another version of cognigy_async (format {found}, and "
-            f"this one has {SCHEMA_VERSION}). Go on with that version, or give another --journal "
-            "for a new job, which applies all rows again."
-        )
-
-
-def _damaged(path: Path, problem: object) -> JournalRefusedError:
-    """Return the error for a damaged journal."""
-    # SQLite's own check puts a headline before the first problem.
-    lines = [line for line in str(problem).splitlines() if not line.startswith("***")]
-    return JournalRefusedError(
-        f"journal {path} is damaged: {(lines or ['inconsistent data'])[0]}. Restore it from a "
-        "copy, or move it away and start a new job, which applies all rows again."
-    )

@@ -1,111 +1,173 @@
-"""Lock that lets one job at a time use a journal. It names its process and ends with it."""
+"""Lock that lets one job at a time use a journal. It ends with its process.
+
+The lock belongs to the file and not to its name, so links and renames do not lead around it.
+
+A process that closes any descriptor of a file loses its record locks on this file, and those are
+the locks of SQLite. Therefore the lock opens the file before the database does and closes it
+afterwards, and nothing else in the process opens a file that it has locked.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import socket
+import stat
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cognigy_async._utils.locks import try_lock
 
 from ..errors import JournalRefusedError
 
+if sys.platform != "win32":
+    import fcntl
+
+ATTEMPTS = 5
+PROBE_TIME = 0.01
+"""Seconds between attempts. `is_locked` in another process holds the lock for a moment."""
+
+FREE_BYTE = 2**31 - 2
+"""Position of a byte that SQLite never locks. It may lie beyond the end of the file."""
+
+_guard = threading.Lock()
+_locked_here: set[tuple[int, int]] = set()
+"""Files that this process has locked."""
+
 
 class JournalLock:
     """The lock of a journal, held until `release`.
 
-    Raises:
-        JournalRefusedError: Another process holds the lock, or its file cannot be written.
+    Attributes:
+        path: File of the journal, without symbolic links.
+        identity: Device and inode of the file.
+        is_record_lock: True if SQLite may have released the lock; then `renew` it.
     """
 
-    def __init__(self, journal: Path) -> None:
-        self._path = _lock_path(journal)
-        while True:
-            try:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            except OSError as error:
-                raise JournalRefusedError(
-                    f"journal {journal} cannot be created or written: {error.strerror}. Choose a "
-                    "folder that can be written, with --journal."
-                ) from error
-            try:
-                locked = try_lock(self._file)
-            except OSError as error:
-                os.close(self._file)
-                raise JournalRefusedError(
-                    f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on a "
-                    "local disk, with --journal."
-                ) from error
-            if not locked:
-                owner = _read_owner(self._file)
-                os.close(self._file)
-                raise JournalRefusedError(
-                    f"journal {journal} is in use by {_description(owner)}. Wait for that job, or "
-                    "interrupt it; this one has sent nothing."
-                )
-            # The last owner may have removed the file before it was locked here.
-            if self._is_in_place():
-                break
-            os.close(self._file)
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        try:
-            os.ftruncate(self._file, 0)
-            os.write(self._file, json.dumps(owner).encode())
-        except OSError as error:
-            self.release()
-            raise JournalRefusedError(
-                f"journal {journal} cannot be written: {error.strerror}. Make room, or choose "
-                "another folder, with --journal."
-            ) from error
+    def __init__(self, path: Path, descriptor: int, *, is_record_lock: bool) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self.is_record_lock = is_record_lock
+        self.identity = _identity(os.fstat(descriptor))
+        _locked_here.add(self.identity)
 
-    def _is_in_place(self) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self._file), self._path.stat())
-        except OSError:
-            return False
+    @classmethod
+    def acquire(cls, journal: Path) -> JournalLock | None:
+        """Create the file if needed, and lock it. Return None if it is in use.
+
+        Raises:
+            JournalRefusedError: The file cannot be created, written or locked.
+        """
+        path = Path(os.path.realpath(journal))
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(PROBE_TIME)
+            with _guard:
+                if _identity_of(path) in _locked_here:
+                    return None
+                with contextlib.ExitStack() as stack:
+                    descriptor = _open(path, journal)
+                    stack.callback(os.close, descriptor)
+                    locked = _try_lock(descriptor, journal, try_lock)
+                    is_record_lock = locked and not _try_lock(descriptor, journal, _lock_byte)
+                    if is_record_lock:
+                        # On NFS, BSD and macOS flock and record locks exclude each other, also
+                        # within one process. There flock would lock out SQLite.
+                        stack.close()
+                        descriptor = _open(path, journal)
+                        stack.callback(os.close, descriptor)
+                        locked = _try_lock(descriptor, journal, _lock_byte)
+                    # Between the calls, the file may have been replaced.
+                    if locked and _identity(os.fstat(descriptor)) == _identity_of(path):
+                        stack.pop_all()
+                        return cls(path, descriptor, is_record_lock=is_record_lock)
+        return None
+
+    def renew(self) -> bool:
+        """Lock again once the database is in WAL mode. Return False if another process was faster.
+
+        In other modes, SQLite releases all record locks of the process after each transaction.
+        """
+        return _lock_byte(self._descriptor)
+
+    def was_deleted(self) -> bool:
+        """Return whether the file has no name any more."""
+        return not os.fstat(self._descriptor).st_nlink
 
     def release(self) -> None:
-        """Release the lock and remove its file."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-        os.close(self._file)
+        """Release the lock."""
+        with _guard:
+            _locked_here.discard(self.identity)
+            if sys.platform != "win32":
+                # A process that was forked meanwhile has the same lock and does not close it.
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
 
 
-def lock_owner(journal: Path) -> dict[str, Any] | None:
-    """Return the process that uses a journal, or None."""
+def is_locked(journal: Path) -> bool:
+    """Return whether a job uses a journal. Do not call this while the process reads it."""
+    with _guard:
+        identity = _identity_of(journal)
+        if identity is None or identity in _locked_here:
+            return identity is not None
+        try:
+            # Locks need no write access on local disks.
+            mode = os.O_RDWR if os.access(journal, os.W_OK) else os.O_RDONLY
+            descriptor = os.open(journal, mode)
+        except OSError:
+            return False
+        try:
+            return not try_lock(descriptor)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
     try:
-        file = os.open(_lock_path(journal), os.O_RDWR)
+        found = path.stat()
     except OSError:
         return None
+    return _identity(found) if stat.S_ISREG(found.st_mode) else None
+
+
+def _open(path: Path, journal: Path) -> int:
     try:
-        return None if try_lock(file) else _read_owner(file)
-    finally:
-        os.close(file)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    except OSError as error:
+        raise JournalRefusedError(
+            f"journal {journal} cannot be created or written: {error.strerror}. Choose a folder "
+            "that can be written, with --journal."
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise JournalRefusedError(
+            f"journal {journal} is not a regular file; choose another --journal"
+        )
+    return descriptor
 
 
-def _lock_path(journal: Path) -> Path:
-    # All links to a journal share the lock.
-    real = Path(os.path.realpath(journal))
-    return real.with_name(f"{real.name}.lock")
-
-
-def _read_owner(file: int) -> dict[str, Any]:
+def _try_lock(descriptor: int, journal: Path, lock: Callable[[int], bool]) -> bool:
     try:
-        owner = json.loads(os.read(file, 4096))
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
+        return lock(descriptor)
+    except OSError as error:
+        raise JournalRefusedError(
+            f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on a local "
+            "disk, with --journal."
+        ) from error
 
 
-def _description(owner: dict[str, Any]) -> str:
-    since = owner.get("since")
-    began = (
-        time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(since))
-        if isinstance(since, int | float)
-        else ""
-    )
-    return f"process {owner.get('pid', '?')} on host {owner.get('host', '?')}{began}"
+def _lock_byte(descriptor: int) -> bool:
+    if sys.platform != "win32":
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, FREE_BYTE)
+        except (BlockingIOError, PermissionError):
+            return False
+    return True

@@ -6,7 +6,11 @@ A journal holds lines, dialogs, times, outcomes and errors, but no value of a va
 from __future__ import annotations
 
 import enum
+import functools
+import sqlite3
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from cognigy_async import CognigyError
@@ -33,6 +37,43 @@ CREATE TABLE runs (
     run INTEGER PRIMARY KEY, began REAL NOT NULL, latest REAL NOT NULL, elapsed REAL NOT NULL,
     requests INTEGER NOT NULL, retries TEXT NOT NULL, ended TEXT);
 """
+
+TEXT = "typeof({0}) = 'text'"
+TEXT_OR_NULL = "typeof({0}) IN ('text', 'null')"
+INTEGER = "typeof({0}) = 'integer'"
+COUNT = f"{INTEGER} AND {{0}} BETWEEN 0 AND 1e15"
+COUNT_OR_NULL = f"({{0}} IS NULL OR {COUNT})"
+NUMBER = f"{INTEGER} AND {{0}} BETWEEN 1 AND 1e15"
+FLAG = f"{INTEGER} AND {{0}} IN (0, 1)"
+STATUS = f"{INTEGER} AND {{0}} BETWEEN 1 AND 4"
+# Python has no dates for much earlier or later times.
+TIME = "{0} BETWEEN -1e9 AND 1e11"
+TIME_OR_NULL = f"({{0}} IS NULL OR {TIME})"
+
+COLUMNS = {
+    "meta": {TEXT: "key value"},
+    "marks": {COUNT: "offset", FLAG: "last", TEXT: "digest"},
+    "outcomes": {
+        NUMBER: "line pass",
+        TEXT_OR_NULL: "dialog",
+        STATUS: "status",
+        TIME: "settled",
+        TIME_OR_NULL: "queued sent",
+        COUNT: "attempts",
+        COUNT_OR_NULL: "refers",
+    },
+    "failures": {NUMBER: "line", TEXT_OR_NULL: "type message", COUNT_OR_NULL: "http"},
+    "sends": {NUMBER: "line", TEXT_OR_NULL: "dialog etag carrier", TIME: "at", FLAG: "open"},
+    "events": {COUNT: "line", TEXT_OR_NULL: "dialog", TIME: "at seconds", TEXT: "what"},
+    "runs": {
+        NUMBER: "run",
+        TIME: "began latest elapsed",
+        COUNT: "requests",
+        TEXT: "retries",
+        TEXT_OR_NULL: "ended",
+    },
+}
+"""Conditions of the columns of each table. A column of SQLite takes values of any type."""
 
 HOOK = "hook "
 """Prefix of the text of a callback event. Other events are waits; their text is the reason."""
@@ -121,3 +162,38 @@ class EarlierRuns:
     sends: list[OpenSend]
     groups: dict[int, str]
     quota: str | None
+
+
+def differences(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield how the tables of a database differ from those of a journal."""
+    found, expected = _objects(connection), _expected_objects()
+    for kind, name in sorted(expected.keys() | found.keys()):
+        if (kind, name) not in expected:
+            yield f"it has the {kind} {name!r}, which no journal has"
+        elif found.get((kind, name)) != expected[kind, name]:
+            yield f"it has no {kind} {name} like that of a journal"
+
+
+@functools.cache
+def _expected_objects() -> dict[tuple[str, str], str]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(SCHEMA)
+        return _objects(connection)
+
+
+def _objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master")
+    return {(kind, name): " ".join(sql.split()) for kind, name, sql in rows}
+
+
+def invalid_rows(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield the tables that have a row which no job writes."""
+    for table, columns in COLUMNS.items():
+        conditions = [
+            condition.format(column)
+            for condition, names in columns.items()
+            for column in names.split()
+        ]
+        query = f"SELECT EXISTS (SELECT 1 FROM {table} WHERE ({' AND '.join(conditions)}) IS NOT 1)"
+        if connection.execute(query).fetchone()[0]:
+            yield f"its table {table} has inconsistent rows"

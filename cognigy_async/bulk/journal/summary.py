@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .journal import connect_read_only, read_totals, refuse_unreadable
-from .lock import lock_owner
+from .journal import read_totals
+from .lock import is_locked
+from .reading import open_to_read, parse_object
 from .schema import Totals
 
 
@@ -75,13 +74,18 @@ def read_summary(journal: str | os.PathLike[str]) -> JournalSummary:
         JournalRefusedError: The journal does not exist or is damaged.
     """
     path = Path(journal)
-    with closing(connect_read_only(path)) as connection, refuse_unreadable(path):
-        return _summary(path, connection)
+    is_running = is_locked(path)
+    with open_to_read(path) as connection:
+        return summarize(path, connection, is_running=is_running)
 
 
-def _summary(path: Path, connection: sqlite3.Connection) -> JournalSummary:
+def summarize(path: Path, connection: sqlite3.Connection, *, is_running: bool) -> JournalSummary:
+    """Return the summary of an open journal."""
     meta = dict(connection.execute("SELECT key, value FROM meta"))
-    source = json.loads(meta.get("input", "{}"))
+    source = parse_object(meta.get("input", "{}"))
+    size = source.get("size")
+    if not isinstance(size, int | None):
+        raise ValueError("the size of its input is no number")
     runs = connection.execute(
         "SELECT began, latest, elapsed, requests, ended FROM runs ORDER BY run"
     )
@@ -89,11 +93,11 @@ def _summary(path: Path, connection: sqlite3.Connection) -> JournalSummary:
     return JournalSummary(
         path,
         meta["job"],
-        lock_owner(path),
-        source.get("name", "?"),
-        source.get("size"),
+        parse_object(meta.get("owner", "{}")) if is_running else None,
+        str(source.get("name", "?")),
+        size,
         read,
-        json.loads(meta.get("options", "{}")),
+        parse_object(meta.get("options", "{}")),
         read_totals(connection),
         tuple(RunSummary(*run) for run in runs),
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from .journal import connect_read_only, refuse_unreadable
+from .reading import open_to_read
 from .schema import HOOK, Status
 
 WAITS = {
@@ -44,7 +43,7 @@ def explain_dialog(journal: str | os.PathLike[str], dialog_id: str) -> list[Mome
         JournalRefusedError: The journal does not exist or is damaged.
     """
     path = Path(journal)
-    with closing(connect_read_only(path)) as connection, refuse_unreadable(path):
+    with open_to_read(path) as connection:
         moments = [*_outcomes(connection, dialog_id), *_sends(connection, dialog_id)]
         moments += _events(connection, dialog_id)
     order = {"queued": 0, "sent": 1}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import anyio
@@ -61,6 +62,8 @@ class JournalWriter:
         self._urgent = anyio.Event()
         self._limiter = anyio.CapacityLimiter(1)
         self._closing = False
+        self._has_read = False
+        self._is_emptied = False
         self._ended: str | None = None
         self.failure: JournalError | None = None
         """Error that ended the writer."""
@@ -112,6 +115,7 @@ class JournalWriter:
 
     def read(self, marks: list[Mark], dead_letters: list[bytes]) -> None:
         """Record marks of the input, and dead letters of earlier runs."""
+        self._has_read = True
         if marks or dead_letters:
             self._batch.marks.extend(marks)
             self._batch.dead_letters.extend(dead_letters)
@@ -241,6 +245,11 @@ class JournalWriter:
         return json.dumps(self._client.quota_state())
 
     def _write_in_thread(self, batch: Batch) -> None:
+        if self._has_read and not self._is_emptied:
+            # Not earlier: the dead letters may be those of another input, which is refused.
+            self._is_emptied = True
+            with suppress(OSError):  # A device or a pipe cannot be emptied.
+                self._dead_letters.truncate(0)
         if batch.dead_letters:
             try:
                 self._dead_letters.write(b"".join(batch.dead_letters))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..journal.journal import connect_read_only, refuse_unreadable
+from ..journal.lock import is_locked
+from ..journal.reading import open_to_read
 from ..journal.schema import Status
-from ..journal.summary import JournalSummary, read_summary
+from ..journal.summary import JournalSummary, summarize
 
 POINTS = 120
 """Time steps in the chart of throughput."""
@@ -50,15 +50,15 @@ def read_figures(path: Path) -> ReportFigures:
     Raises:
         JournalRefusedError: The journal does not exist or is damaged.
     """
-    summary = read_summary(path)
-    with closing(connect_read_only(path)) as connection, refuse_unreadable(path):
+    is_running = is_locked(path)
+    with open_to_read(path) as connection:
         began, ended = connection.execute(
             "SELECT min(coalesce(queued, settled)), max(settled) FROM outcomes"
         ).fetchone()
         began = began or 0.0
         step = max(0.001, ((ended or began) - began) / POINTS)
         return ReportFigures(
-            summary,
+            summarize(path, connection, is_running=is_running),
             step,
             tuple(_throughput(connection, began, step)),
             tuple(_pauses(connection, began)),

@@ -15,6 +15,7 @@ from cognigy_async import ApiKey, ConfigurationError, DialogNotFoundError, Runti
 from cognigy_async._utils.arguments import is_loopback
 from cognigy_async.integrations.settings import REMEDY, ClientArguments, Settings
 
+from .._connection import DIRECT, Connection, connections
 from .._options import (
     DebugOption,
     LoopOption,
@@ -25,6 +26,7 @@ from .._options import (
 )
 from .._output import say, write_json, write_result
 from .._run import INTERRUPTED, NOT_APPLIED, report_errors
+from .._streams import is_terminal
 from .load import MIN_BYTES, VARIABLE, Load, parse_dialogs, parse_levels
 from .report import as_json, intro, result_lines
 from .runner import BenchOptions, Mode, Runner, Target, warm_up_count
@@ -96,13 +98,13 @@ def bench(
         emulator = ClientArguments(
             base_url="", auth=key, api=api, allow_insecure=False, rate_limit=None
         )
-        arguments = _tenant() if target == "tenant" else emulator
+        arguments, connection = _tenant() if target == "tenant" else (emulator, DIRECT)
         arguments["rate_limit"] = limits or arguments["rate_limit"]
         load.requests_per_update(arguments["api"])
         if target == "emulator":
             arguments["base_url"] = stack.enter_context(emulator_process(cores))
         options = BenchOptions(
-            target, mode, load, levels, rounds, transport, loop, arguments, cores
+            target, mode, load, levels, rounds, transport, loop, arguments, cores, connection
         )
         if target == "tenant":
             _confirm(options, yes=yes)
@@ -111,11 +113,12 @@ def bench(
         raise typer.Exit(_run(Runner(options), json=json))
 
 
-def _tenant() -> ClientArguments:
+def _tenant() -> tuple[ClientArguments, Connection]:
     settings = Settings()
     if settings.api == "sessions" and settings.user_id is None:
         raise ConfigurationError(f"Settings are missing: COGNIGY_USER_ID. {REMEDY}")
-    return settings.client_arguments()
+    api, tokens = connections(settings)
+    return settings.client_arguments(token_transport=tokens.token_transport()), api
 
 
 def _confirm(options: BenchOptions, *, yes: bool) -> None:
@@ -138,7 +141,8 @@ def _confirm(options: BenchOptions, *, yes: bool) -> None:
     text += ", which count against the quota."
     if arguments["rate_limit"] is None:
         text += " No rate limit is set; that of a default tenant is --rate 1000/300."
-    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+    asks = sys.stdin is not None and is_terminal(sys.stdin) and is_terminal(sys.stderr)
+    if not yes and not asks:
         raise ConfigurationError(f"{text} Add --yes to confirm. Nothing was sent.")
     say(text)
     try:

@@ -26,6 +26,7 @@ from cognigy_async import (
 )
 from cognigy_async.integrations.settings import ClientArguments
 
+from .._connection import DIRECT, Connection
 from .._options import LoopName, TransportName
 from .._output import REASONS, say_if_possible
 from .._run import INTERRUPTS
@@ -59,6 +60,7 @@ class BenchOptions:
     loop: LoopName
     client_arguments: ClientArguments
     cores: Cores | None = None
+    connection: Connection = DIRECT
 
 
 @dataclass
@@ -175,7 +177,7 @@ class Runner:
                 **self.options.client_arguments,
                 max_in_flight=level,
                 max_pending=PENDING_PER_REQUEST * level,
-                transport=self.options.transport.create(),
+                transport=self.options.connection.transport(self.options.transport),
             ) as client:
                 try:
                     if quota is not None:

@@ -82,7 +82,9 @@ async def _serve() -> None:
         sys.stdout.write(f"{base_url}\n")
         sys.stdout.flush()
         # Stdin ends when the client closes it or exits.
-        await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(
+            sys.stdin.read, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+        )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import anyio
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from cognigy_async import AsyncStateClient
@@ -49,19 +50,37 @@ class Progress:
                     await anyio.sleep(REFRESH)
 
     def _panel(self) -> Group:
-        share = self._job.progress.share
-        bar = ProgressBar(total=None if share is None else 1.0, completed=share or 0.0)
-        return Group(bar, Text(self._line()), Text(self._details(), style="dim"))
+        """Return a bar of the completed rows, and lines that a narrow terminal wraps."""
+        progress = self._job.progress
+        done, total = progress.done, progress.total
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        # Without a total, the bar of rich moves.
+        share = f"{_percent(done, total)} done" if total else f"{done:,} done"
+        bar.add_row(ProgressBar(total=total or None, completed=done), share)
+        numbers = f"{progress.done - progress.failed:,}"
+        if total:
+            numbers += f" of {_about(progress)}"
+        line = f"{numbers} applied, {progress.failed:,} failed, {self._speed(progress)}"
+        return Group(bar, Text(line), Text(f"{self._in_flight()}, {self._details()}", style="dim"))
 
     def _line(self) -> str:
-        progress, metrics = self._job.progress, self._client.metrics
-        rate = self._rate(progress)
-        eta = self._eta(rate)
-        left = "" if eta is None else f", {duration(eta)} left"
+        progress = self._job.progress
+        total = progress.total
+        share = f", {_percent(progress.done, total)} of {_about(progress)} rows" if total else ""
         return (
-            f"{progress.done} done, {progress.failed} failed, {rate:.1f} rows/s{left}, "
-            f"{metrics.in_flight} in flight"
+            f"{progress.done} done, {progress.failed} failed, {self._speed(progress)}{share}, "
+            f"{self._in_flight()}"
         )
+
+    def _speed(self, progress: JobProgress) -> str:
+        rate = self._rate(progress)
+        eta = self._eta(progress, rate)
+        return f"{rate:.1f} rows/s{'' if eta is None else f', {duration(eta)} left'}"
+
+    def _in_flight(self) -> str:
+        return f"{self._client.metrics.in_flight} in flight"
 
     def _details(self) -> str:
         progress, metrics = self._job.progress, self._client.metrics
@@ -85,15 +104,25 @@ class Progress:
         began, before = points[0]
         return (done - before) / (now - began) if now > began else 0.0
 
-    def _eta(self, rate: float) -> float | None:
+    def _eta(self, progress: JobProgress, rate: float) -> float | None:
         """Return the estimated seconds until the end; None if nothing is known yet."""
-        progress = self._job.progress
-        if not progress.share or not rate:
+        if not progress.total or not rate:
             return None
-        left = max(progress.seen / progress.share, progress.done) - progress.done
+        left = progress.total - progress.done
         quota, requests = self._client.metrics.quota, self._client.metrics.requests
         done_by_this_run = progress.done - progress.skipped
         if not quota or not requests or done_by_this_run <= 0:
             return left / rate
         # Over a long time the quota limits the rate, not the current speed.
         return left * max(requests / done_by_this_run * use.per / use.n for use in quota)
+
+
+def _percent(done: int, total: int) -> str:
+    # Rounded down: all is done at 100% only.
+    return f"{100 * done // total}%"
+
+
+def _about(progress: JobProgress) -> str:
+    """Return the number of rows of a job, in three digits while it is an estimate."""
+    total = progress.total or 0
+    return f"{total:,}" if progress.counted else f"about {float(f'{total:.3g}'):,.0f}"

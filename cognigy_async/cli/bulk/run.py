@@ -32,6 +32,7 @@ from cognigy_async.bulk import (
 )
 from cognigy_async.integrations.settings import Settings, name_settings
 
+from .._connection import connections
 from .._options import (
     DebugOption,
     JsonOption,
@@ -125,7 +126,10 @@ def run(
         typer.Option(metavar="NAME", help="Read this CSV column as text, not JSON. Repeatable."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Resume with a different input or other options.")
+        bool,
+        typer.Option(
+            "--force", help="Resume with a different input, other options or an incomplete journal."
+        ),
     ] = False,
     transport: TransportOption = None,
     loop: LoopOption = None,
@@ -150,7 +154,9 @@ def run(
         rate_limit = None if rate is None else parse_rate(rate)
         if dry:
             raise typer.Exit(_dry_run(file, options, rate_limit, as_json=as_json))
-        arguments = Settings().client_arguments()
+        settings = Settings()
+        api, tokens = connections(settings)
+        arguments = settings.client_arguments(token_transport=tokens.token_transport())
         if rate_limit is not None:
             arguments["rate_limit"] = rate_limit
         job = BulkJob(
@@ -170,11 +176,11 @@ def run(
             **arguments,
             max_in_flight=max_in_flight,
             on_failure="continue" if on_failure == "continue" else "pause",
-            transport=choose_transport(transport).create(),
+            transport=api.transport(choose_transport(transport)),
         )
         result = anyio.run(_run_job, job, client, backend_options=choose_loop(loop).options)
         _print_result(result, job, as_json=as_json)
-        if report is not None:
+        if report is not None and job.journal.exists():
             _write_report(report, job)
     if result.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
@@ -243,7 +249,7 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
         for note in result.notes:
             say(f"Note: {note}")
         if result.ended == "stopped":
-            say(f"Stopped: {result.reason}", style="red")
+            say(f"Stopped: {name_settings(result.reason or '')}", style="red")
         if result.ended == "interrupted":
             say(f"Interrupted. {how_to_resume(job)}")
         elif result.pending or result.ended == "stopped":

@@ -29,7 +29,8 @@ def status(
         if as_json:
             write_json(summary.record())
         else:
-            write_result("\n".join(_lines(summary)))
+            for line in _lines(summary):
+                write_result(line)
 
 
 def _lines(summary: JournalSummary) -> Iterator[str]:

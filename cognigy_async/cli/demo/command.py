@@ -23,7 +23,7 @@ from cognigy_async import (
 from cognigy_async.emulator import Emulator, Faults, Rules, Step, Throttling, serve
 
 from .._options import DebugOption
-from .._output import REASONS, console, counted, duration, say
+from .._output import REASONS, console, counted, duration, printable, say
 from .._run import NOT_APPLIED, report_errors
 from .check import Outcome, run_checks
 
@@ -253,7 +253,7 @@ class _Demo:
         errors = [outcome.error for outcome in self._outcomes[self._printed :] if outcome.failed]
         self._printed = len(self._outcomes)
         for error in errors[:5]:
-            _print(f"   {error}", "red")
+            _print(f"   {printable(str(error))}", "red")
         if len(errors) > 5:
             _print(f"   and {len(errors) - 5} more", "red")
         _print("")

@@ -1,4 +1,7 @@
-"""The checks of `cognigy-async doctor`, from the settings to the server."""
+"""The checks of `cognigy-async doctor`, from the settings to the server.
+
+All of them use the connections of the other commands: the same proxies and certificates.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,28 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import anyio
-from anyio.streams.tls import TLSAttribute
+import httpx
 
 from cognigy_async import (
     AsyncStateClient,
     AuthenticationError,
     CognigyError,
     DialogNotFoundError,
+    DialogState,
     HttpxTransport,
+    PermissionDeniedError,
     Request,
     Response,
     RetryPolicy,
+    SessionsApi,
+    StateApi,
     Transport,
     UpdateValidationError,
     probe_inject,
@@ -33,6 +40,9 @@ from cognigy_async._utils.arguments import is_loopback
 from cognigy_async.integrations.settings import Settings, name_settings
 from cognigy_async.spi import RATE_LIMIT_PREFIXES
 
+from .._connection import CA_FILES, Connection
+from .._options import choose_transport
+
 TIMEOUT = 10.0
 """Seconds for each check."""
 EXPIRES_SOON = 14 * 86_400.0
@@ -40,6 +50,8 @@ EXPIRES_SOON = 14 * 86_400.0
 MAX_SKEW = 5.0
 """Seconds. The clock matters only for a `Retry-After` date in a response without `Date`."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+NO_PROFILE = "cognigyasyncdoctor000000"
+"""Id of a contact profile that does not exist."""
 LIMIT_HEADERS = ("ratelimit", "retry-after", *RATE_LIMIT_PREFIXES)
 
 
@@ -58,7 +70,7 @@ class Finding:
 class RecordingTransport:
     """A transport that records the last response, and the skew of this machine's clock."""
 
-    inner: Transport = field(default_factory=HttpxTransport)
+    inner: Transport
     response: Response | None = None
     credentials: tuple[str, ...] = ()
     """Secrets in the headers of the last request."""
@@ -87,8 +99,38 @@ class RecordingTransport:
         await self.inner.aclose()
 
 
+class Connections(NamedTuple):
+    """The connections to the two servers."""
+
+    api: Connection
+    tokens: Connection
+
+    def transport(self) -> Transport:
+        """Return a new transport to the API, of the kind that the other commands use."""
+        return self.api.transport(choose_transport(None))
+
+    def token_transport(self) -> Transport:
+        """Return a new transport to the token endpoint."""
+        return self.tokens.token_transport() or HttpxTransport()
+
+
+class ProfileReads(SessionsApi):
+    """The sessions API where the state of a session cannot be read: it reads a contact profile."""
+
+    def read(self, base_url: str, dialog_id: str) -> Request:
+        """Return a GET of a profile; its id is not that of a dialog."""
+        url = f"{base_url}/new/v2.0/profiles/{NO_PROFILE}"
+        return Request("GET", url, {"accept": "application/json"})
+
+    def state(self, dialog_id: str, response: Response) -> DialogState | None:
+        """Return an empty state if the response is a profile, else None."""
+        if _json_object(response) is None:
+            return None
+        return DialogState(dialog_id, session={}, user={}, next_step=None, etag=None, version=None)
+
+
 async def run_checks(
-    settings: Settings, dialog_id: str, session_id: str | None = None
+    settings: Settings, ways: Connections, dialog_id: str, session_id: str | None = None
 ) -> AsyncIterator[Finding]:
     """Yield the findings one after the other; skip checks that depend on a failed one.
 
@@ -100,8 +142,8 @@ async def run_checks(
         credentials = f"OAuth client credentials, scopes {scopes}"
     yield Finding("settings", "ok", f"{settings.base_url}, {credentials}")
     reachable = True
-    for scheme, host, port in _servers(settings):
-        for finding in (await check_dns(host, port), await check_tls(scheme, host, port)):
+    for url, connection in _servers(settings, ways):
+        for finding in (await check_dns(url, connection), await check_tls(url, connection)):
             yield finding
             if finding.status == "failed":
                 reachable = False
@@ -110,101 +152,159 @@ async def run_checks(
         for check in ("token", "read", "clock", "throttling"):
             yield Finding(check, "skipped", "the server cannot be reached")
         return
-    token = await check_token(settings)
+    token = await check_token(settings, ways)
     yield token
-    transport = RecordingTransport()
+    transport = RecordingTransport(ways.transport())
     if token.check == "token" and token.status == "failed":
-        yield Finding("read", "skipped", "no token")
-    elif settings.api == "sessions" and not settings.reads_state:
-        remedy = "Use --probe-session ID with a spare session, which is written to."
-        detail = "this API cannot read state, so access is not verified"
-        yield Finding("read", "skipped", detail, None if session_id else remedy)
+        yield Finding("read", "skipped", "credentials not verified: no token")
     else:
-        yield await check_read(settings, transport, dialog_id)
+        found = await check_read(settings, ways, transport, dialog_id)
+        # The probe is the remedy of a success, which does not verify writes.
+        probes = found.status == "ok" and session_id is not None
+        yield replace(found, remedy=None) if probes else found
     if session_id is not None and token.status == "ok":
         # The client of the read has closed its transport.
-        transport = RecordingTransport()
-        yield await check_inject(settings, transport, session_id)
+        transport = RecordingTransport(ways.transport())
+        yield await check_inject(settings, ways, transport, session_id)
     yield check_clock(transport)
     yield check_throttling(transport)
 
 
-def _servers(settings: Settings) -> list[tuple[str, str, int]]:
-    """Return the scheme, host and port of each server in use, without duplicates."""
-    urls = [settings.base_url]
-    if settings.api_key is None and settings.token_url is not None:
-        urls.append(settings.token_url)
-    parts = map(urlsplit, urls)
-    ports = {"http": 80, "https": 443}
-    return list(
-        dict.fromkeys(
-            (url.scheme, url.hostname or "", url.port or ports[url.scheme]) for url in parts
-        )
-    )
+def _servers(settings: Settings, ways: Connections) -> Iterator[tuple[str, Connection]]:
+    """Yield the URL of each server in use with the connection to it, without duplicates."""
+    urls = [(settings.base_url, ways.api)]
+    if settings.token_endpoint is not None:
+        urls.append((settings.token_endpoint, ways.tokens))
+    seen = set()
+    for url, connection in urls:
+        parts = urlsplit(url)
+        server = (parts.scheme, *_address(url), connection.proxy)
+        if server not in seen:
+            seen.add(server)
+            yield url, connection
 
 
-async def check_dns(host: str, port: int) -> Finding:
-    """Resolve the name of a host."""
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+async def check_dns(url: str, connection: Connection) -> Finding:
+    """Resolve the name of a server, or that of the proxy before it."""
+    proxy = connection.proxy
+    host, port = _address(url) if proxy is None else proxy.address
+    through = "" if proxy is None else f", the {proxy}"
     try:
         with anyio.fail_after(TIMEOUT):
             answers = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except TimeoutError:
         remedy = "Check the DNS servers of this machine."
-        return Finding("dns", "failed", f"{host}: no answer within {TIMEOUT:g} s", remedy)
+        return Finding("dns", "failed", f"{host}{through}: no answer within {TIMEOUT:g} s", remedy)
     except (OSError, UnicodeError):
         remedy = "Check the spelling of the host, and the DNS servers of this machine."
-        return Finding("dns", "failed", f"{host} has no address", remedy)
+        return Finding("dns", "failed", f"{host}{through} has no address", remedy)
     addresses = sorted({answer[4][0] for answer in answers})
-    return Finding("dns", "ok", f"{host} resolves to {', '.join(addresses[:4])}")
+    return Finding("dns", "ok", f"{host}{through} resolves to {', '.join(addresses[:4])}")
 
 
-async def check_tls(scheme: str, host: str, port: int) -> Finding:
+async def check_tls(url: str, connection: Connection) -> Finding:
     """Connect to a server, with TLS unless its scheme is http."""
-    server = f"{host}:{port}"
+    host, port = _address(url)
+    through = "" if connection.proxy is None else f" through the {connection.proxy}"
+    server = f"{host}:{port}{through}"
     try:
         with anyio.fail_after(TIMEOUT):
-            if scheme == "http":
-                await (await anyio.connect_tcp(host, port)).aclose()
-                if is_loopback(host):
-                    return Finding("tls", "ok", f"{server} accepts connections; no TLS needed here")
-                detail = f"{server} is used without TLS, which sends credentials unencrypted"
-                return Finding("tls", "warning", detail, "Use https://.")
-            stream = await anyio.connect_tcp(
-                host,
-                port,
-                ssl_context=ssl.create_default_context(),
-                tls_standard_compatible=False,
-            )
-            version = stream.extra(TLSAttribute.tls_version)
-            certificate: Any = stream.extra(TLSAttribute.peer_certificate)
-            await anyio.aclose_forcefully(stream)
+            handshake = await _handshake(url, connection)
     except TimeoutError:
         problem = f"no answer within {TIMEOUT:g} s"
-        remedy = "Check firewalls; this check connects without a proxy."
-    except ssl.SSLCertVerificationError as error:
-        problem = error.verify_message
-        remedy = "Check the host name, and that its issuer is trusted here (SSL_CERT_FILE)."
-    except ssl.SSLError as error:
-        problem = error.reason or "TLS failed"
-        remedy = "Check that the port speaks TLS, and whether a proxy is in between."
-    except OSError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        problem = os.strerror(cause.errno) if cause.errno else str(cause)
-        remedy = "Check host and port, and that the server is up."
+        remedy = "Check firewalls, and whether a proxy is needed (COGNIGY_PROXY or HTTPS_PROXY)."
+    except httpx.HTTPError as error:
+        problem, remedy = _problem(error)
     else:
-        left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
-        detail = f"{host}: {version}, certificate valid for {left / 86_400:.0f} days"
+        if not url.startswith("https:"):
+            if is_loopback(host):
+                return Finding("tls", "ok", f"{server} accepts connections; no TLS needed here")
+            detail = f"{server} is used without TLS, which sends credentials unencrypted"
+            return Finding("tls", "warning", detail, "Use https://.")
+        if handshake is None:
+            return Finding("tls", "ok", f"{server} accepts TLS connections")
+        left = ssl.cert_time_to_seconds(handshake.certificate["notAfter"]) - time.time()
+        detail = f"{host}{through}: {handshake.version}, "
+        detail += f"certificate valid for {left / 86_400:.0f} days"
         if left >= EXPIRES_SOON:
             return Finding("tls", "ok", detail)
         return Finding("tls", "warning", detail, "Ask the operator of the server to renew it.")
     return Finding("tls", "failed", f"{server}: {problem}", remedy)
 
 
-async def check_token(settings: Settings) -> Finding:
+class _Handshake(NamedTuple):
+    """The version of TLS, and the certificate as the module `ssl` describes it."""
+
+    version: str | None
+    certificate: Any
+
+
+async def _handshake(url: str, connection: Connection) -> _Handshake | None:
+    """Connect as a request does, and send nothing to the server; return its TLS handshake.
+
+    Raises:
+        httpx.HTTPError: there is no connection.
+    """
+    event = "connection.connect_tcp.complete"
+    if url.startswith("https:"):
+        # A proxy with https:// has a handshake of its own, which is that of the connection.
+        step = "connection" if connection.proxy is None else "proxy"
+        event = f"{step}.start_tls.complete"
+    found: list[_Handshake | None] = []
+
+    async def stop(name: str, info: Mapping[str, Any]) -> None:
+        if name == event and not found:
+            tls = info["return_value"].get_extra_info("ssl_object")
+            found.append(tls and _Handshake(tls.version(), tls.getpeercert()))
+            # The request ends here: it finds a connection that is closed.
+            await info["return_value"].aclose()
+
+    async with connection.httpx_client() as client:
+        extensions = {"trace": stop}
+        request = client.build_request("HEAD", url, timeout=TIMEOUT, extensions=extensions)
+        try:
+            await client.send(request)
+        except httpx.HTTPError:
+            if not found:
+                raise
+    return found[0] if found else None
+
+
+def _problem(error: httpx.HTTPError) -> tuple[str, str]:
+    """Return the problem of a connection and its remedy."""
+    if isinstance(error, httpx.ProxyError):
+        remedy = "Check the URL of the proxy, and whether it needs user and password."
+        return f"the proxy answers {str(error)[:80]}", remedy
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        files = " or ".join(CA_FILES)
+        return (
+            cause.verify_message,
+            f"Check the host name, and that its issuer is trusted here ({files}).",
+        )
+    if isinstance(cause, ssl.SSLError):
+        remedy = "Check that the port speaks TLS, and whether a proxy is in between."
+        return cause.reason or "TLS failed", remedy
+    if isinstance(cause, OSError) and isinstance(cause.__cause__, OSError):
+        cause = cause.__cause__
+    remedy = "Check host and port, and that the server is up."
+    if isinstance(cause, OSError) and cause.errno:
+        return os.strerror(cause.errno), remedy
+    return str(cause or error) or type(error).__name__, remedy
+
+
+async def check_token(settings: Settings, ways: Connections) -> Finding:
     """Request a token, and compare its scopes with the requested ones."""
     if settings.api_key is not None:
         return Finding("token", "ok", "not needed; the read shows whether the API key works")
-    transport = RecordingTransport()
+    transport = RecordingTransport(ways.token_transport())
     provider = settings.token_provider(transport=transport)
     try:
         await provider.get_token()
@@ -214,11 +314,8 @@ async def check_token(settings: Settings) -> Finding:
         with anyio.CancelScope(shield=True):
             await provider.aclose()
             await transport.aclose()
-    try:
-        answer = json.loads(transport.response.content) if transport.response else {}
-    except ValueError:
-        answer = {}
-    granted = answer.get("scope") if isinstance(answer, dict) else None
+    answer = {} if transport.response is None else _json_object(transport.response)
+    granted = (answer or {}).get("scope")
     if not isinstance(granted, str):
         # RFC 6749, section 5.1: the server may omit the scope if it granted the requested one.
         return Finding("token", "ok", "received, with the requested scopes")
@@ -229,16 +326,35 @@ async def check_token(settings: Settings) -> Finding:
     return Finding("token", "ok", f"received, with scopes {granted}")
 
 
-async def check_read(settings: Settings, transport: RecordingTransport, dialog_id: str) -> Finding:
-    """Read the state of a dialog."""
+async def check_read(
+    settings: Settings, ways: Connections, transport: RecordingTransport, dialog_id: str
+) -> Finding:
+    """Read the state of a dialog, or a contact profile where the API cannot read states.
+
+    The answer shows whether the server accepts the credentials.
+    """
+    reads_state = settings.api == "runtime" or bool(settings.reads_state)
+    api = settings.state_api() if reads_state else ProfileReads(reads_state=True)
+    accepted = "the server accepts the credentials; this API cannot read the state of a session"
+    remedy = "To check writes too, use --probe-session ID with a spare session."
     try:
-        async with _client(settings, transport) as client:
+        async with _client(settings, ways, transport, api) as client:
             state = await client.get_state(dialog_id)
     except DialogNotFoundError:
+        if transport.response is None or _json_object(transport.response) is None:
+            detail = "credentials not verified: HTTP 404 with a body that is not of this API"
+            remedy = "Check COGNIGY_BASE_URL and COGNIGY_API, or name a dialog with --dialog."
+            return Finding("read", "failed", detail, remedy)
+        if not reads_state:
+            return Finding("read", "ok", accepted, remedy)
         remedy = "Name an existing one with --dialog, to be sure that this is the API."
         return Finding("read", "warning", f"dialog {dialog_id} does not exist", remedy)
-    except CognigyError as error:
+    except (AuthenticationError, PermissionDeniedError, UpdateValidationError) as error:
         return _failed("read", error)
+    except CognigyError as error:
+        return _failed("read", error, "credentials not verified: ")
+    if not reads_state:
+        return Finding("read", "ok", accepted, remedy)
     if state.etag is None and settings.api == "runtime":
         detail = f"dialog {dialog_id} was read, but the response has no ETag"
         remedy = "modify() and if_match need it and do not work with this server."
@@ -247,11 +363,11 @@ async def check_read(settings: Settings, transport: RecordingTransport, dialog_i
 
 
 async def check_inject(
-    settings: Settings, transport: RecordingTransport, session_id: str
+    settings: Settings, ways: Connections, transport: RecordingTransport, session_id: str
 ) -> Finding:
     """Write to a session to find out whether the server's inject merges or replaces."""
     try:
-        async with _client(settings, transport) as client:
+        async with _client(settings, ways, transport, settings.state_api()) as client:
             found = await probe_inject(client, session_id)
     except CognigyError as error:
         return _failed("inject", error)
@@ -294,9 +410,13 @@ def check_throttling(transport: RecordingTransport) -> Finding:
     return Finding("throttling", "ok", detail)
 
 
-def _client(settings: Settings, transport: RecordingTransport) -> AsyncStateClient:
+def _client(
+    settings: Settings, ways: Connections, transport: RecordingTransport, api: StateApi
+) -> AsyncStateClient:
+    arguments = settings.client_arguments(token_transport=ways.tokens.token_transport())
+    arguments["api"] = api
     return AsyncStateClient(
-        **settings.client_arguments(),
+        **arguments,
         transport=transport,
         max_in_flight=1,
         retry=RetryPolicy(max_attempts=1, max_retry_after=0.0),
@@ -304,7 +424,16 @@ def _client(settings: Settings, transport: RecordingTransport) -> AsyncStateClie
     )
 
 
-def _failed(check: str, error: CognigyError) -> Finding:
+def _json_object(response: Response) -> dict[str, Any] | None:
+    """Return the body of a response; None if it is not a JSON object."""
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _failed(check: str, error: CognigyError, prefix: str = "") -> Finding:
     """Return the finding for an error, with its remedy separated from its detail."""
     if isinstance(error, UpdateValidationError):
         fault = error.faults[0]
@@ -312,10 +441,7 @@ def _failed(check: str, error: CognigyError) -> Finding:
         return Finding(check, "failed", detail, name_settings(fault.remedy))
     remedy: str | None = getattr(error, "remedy", None)
     detail = str(error).removesuffix(remedy or "").strip()
-    if isinstance(error, AuthenticationError):
-        if (error.detail or "").startswith("invalid_client"):
-            remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server rejects them."
-        elif not error.transient and error.status not in (None, 400, 401, 403):
-            # The URL leads to a page, a redirect or another API, not to a token endpoint.
-            remedy = "Check COGNIGY_BASE_URL and COGNIGY_TOKEN_URL: this is no token endpoint."
-    return Finding(check, "failed", detail, None if remedy is None else name_settings(remedy))
+    if isinstance(error, AuthenticationError) and (error.detail or "").startswith("invalid_client"):
+        remedy = "Check COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET: the server rejects them."
+    remedy = None if remedy is None else name_settings(remedy)
+    return Finding(check, "failed", prefix + detail, remedy)

@@ -12,10 +12,11 @@ import typer
 from cognigy_async import ConfigurationError
 from cognigy_async.integrations.settings import REMEDY, Settings
 
+from .._connection import connections
 from .._options import DebugOption, JsonOption
-from .._output import console, write_json
+from .._output import console, printable, write_json
 from .._run import NOT_APPLIED, USAGE, report_errors
-from .checks import Finding, run_checks
+from .checks import Connections, Finding, run_checks
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
@@ -36,7 +37,7 @@ def doctor(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check settings, DNS, TLS, token, one read, the clock and throttling.
+    """Check settings, DNS, TLS, token, credentials by one read, the clock and throttling.
 
     Nothing is written, except with --probe-session.
 
@@ -70,9 +71,10 @@ class _Findings(logging.Handler):
             return
         out = console()
         out.print(f"{finding.status:8}", style=STYLES[finding.status], end="", markup=False)
-        out.print(f"{finding.check:11}{finding.detail}", markup=False, soft_wrap=True)
+        detail = printable(finding.detail)
+        out.print(f"{finding.check:11}{detail}", markup=False, soft_wrap=True)
         if finding.remedy:
-            out.print(f"{'':19}{finding.remedy}", markup=False, soft_wrap=True)
+            out.print(f"{'':19}{printable(finding.remedy)}", markup=False, soft_wrap=True)
 
 
 async def _check_all(findings: _Findings, dialog_id: str, session_id: str | None) -> int:
@@ -81,6 +83,7 @@ async def _check_all(findings: _Findings, dialog_id: str, session_id: str | None
     logger.addHandler(findings)
     try:
         settings = Settings()
+        ways = Connections(*connections(settings))
     except ConfigurationError as error:
         detail = str(error).replace(REMEDY, "").strip()
         findings.add(Finding("settings", "failed", detail, REMEDY))
@@ -89,6 +92,6 @@ async def _check_all(findings: _Findings, dialog_id: str, session_id: str | None
         logger.removeHandler(findings)
     if session_id is not None and settings.api != "sessions":
         raise typer.BadParameter("--probe-session requires COGNIGY_API=sessions")
-    async for finding in run_checks(settings, dialog_id, session_id):
+    async for finding in run_checks(settings, ways, dialog_id, session_id):
         findings.add(finding)
     return NOT_APPLIED if any(finding.status == "failed" for finding in findings.all) else 0

@@ -94,6 +94,15 @@ class HttpRequest:
         )
         await self._send({"type": "http.response.body", "body": response.content})
 
+    async def refuse(self, response: HttpResponse) -> None:
+        """Send the response after the body, which is not kept.
+
+        Raises:
+            ClientGoneError: The client disconnected first.
+        """
+        await self.read(0)
+        await self.answer(response)
+
     async def hang_up(self) -> None:
         """Close the connection without an answer.
 

@@ -17,8 +17,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ..app import Emulator
-from ..stats import Stats
-from .asgi import EXTENSION, Receive, Scope, Send
+from .access import Access
+from .asgi import EXTENSION, ClientGoneError, HttpRequest, Receive, Scope, Send
 
 KEEP_ALIVE = 120
 """Seconds. Long enough that no idle connection is closed just when a client reuses it."""
@@ -44,18 +44,21 @@ class SocketConnection:
 class CountingProtocol(HttpToolsProtocol):
     """Add the connection to each request, and count connections."""
 
-    def __init__(self, stats: Stats, config: Config, state: ServerState) -> None:
+    def __init__(self, server: SocketServer, config: Config, state: ServerState) -> None:
         super().__init__(config, state, {})
-        self._stats = stats
+        self._socket_server = server
         self._extensions: dict[str, Any] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count a new connection."""
         super().connection_made(transport)
         self._extensions[EXTENSION] = SocketConnection(transport)
-        stats = self._stats
+        stats = self._socket_server.stats
         stats.connections += 1
         stats.connections_max = max(stats.connections_max, len(self.connections))
+        if self._socket_server.closing:
+            # It was accepted before the socket was closed.
+            transport.abort()
 
     def on_message_begin(self) -> None:
         """Add the connection to the scope of a new request."""
@@ -64,10 +67,17 @@ class CountingProtocol(HttpToolsProtocol):
 
 
 class SocketServer:
-    """A listening socket and its connections, all closed by `aclose`."""
+    """A listening socket and its connections, all closed by `aclose`.
 
-    def __init__(self, emulator: Emulator) -> None:
+    Attributes:
+        closing: True after `aclose` was called; later connections are closed at once.
+    """
+
+    def __init__(self, emulator: Emulator, access: Access) -> None:
         self._emulator = emulator
+        self._access = access
+        self.stats = emulator.stats
+        self.closing = False
         self._state = ServerState()
         self._server: asyncio.Server
         self._config = Config(
@@ -89,7 +99,7 @@ class SocketServer:
         Raises:
             OSError: The address cannot be listened on.
         """
-        protocol = partial(CountingProtocol, self._emulator.stats, self._config, self._state)
+        protocol = partial(CountingProtocol, self, self._config, self._state)
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(protocol, host, port, backlog=2048)
@@ -107,16 +117,31 @@ class SocketServer:
 
     async def aclose(self) -> None:
         """Stop listening, close the connections and cancel the requests in flight."""
+        self.closing = True
+        # Accept no more, and let connections just accepted get their transports before the server
+        # is closed: asyncio would drop them without closing them.
+        loop = asyncio.get_running_loop()
+        for listening in self._server.sockets:
+            with suppress(NotImplementedError):
+                loop.remove_reader(listening.fileno())
+        await asyncio.sleep(0)
         self._server.close()
         for connection in list(self._state.connections):
             connection.transport.abort()
-        tasks = list(self._state.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := list(self._state.tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
         await self._server.wait_closed()
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Otherwise uvicorn would log the cancellation of the task as an error of the app.
         with suppress(asyncio.CancelledError):
-            await self._emulator(scope, receive, send)
+            refusal = self._access.refusal(scope)
+            if refusal is None:
+                await self._emulator(scope, receive, send)
+                return
+            try:
+                await HttpRequest(scope, receive, send, ConnectionError).refuse(refusal)
+            except ClientGoneError:
+                self._emulator.stats.abandoned += 1

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from contextvars import ContextVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import sniffio
+from anyio.abc import TaskGroup
 
 from cognigy_async._utils.concurrency import (
     BackgroundTask,
@@ -141,6 +144,27 @@ async def test_an_exception_goes_before_a_cancellation() -> None:
 # Tasks.
 
 
+async def test_joining_a_task_is_not_cut_short_by_asyncio() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("a nursery cannot be left before its tasks")
+    done = False
+
+    async def main() -> None:
+        nonlocal done
+        await anyio.sleep(5)
+        done = True
+
+    background = BackgroundTask()
+    await background.start(main)
+    joining = asyncio.create_task(background.join())
+    for _ in range(3):
+        await anyio.sleep(1)
+        joining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joining
+    assert done
+
+
 async def test_a_background_task_outlives_the_scope_that_started_it() -> None:
     done = anyio.Event()
 
@@ -191,41 +215,155 @@ async def test_a_detached_task_has_neither_the_cancellation_nor_the_context_of_i
 # Waiting for items.
 
 
-async def test_a_waiter_wakes_when_all_its_items_are_done() -> None:
-    tracker: CompletionTracker[int] = CompletionTracker()
-    woken: list[str] = []
+class Items:
+    """Items with serials, and tasks that wait for those that are open."""
 
-    async def wait(name: str, *items: int) -> None:
-        await tracker.wait(items)
-        woken.append(name)
+    def __init__(self, tasks: TaskGroup) -> None:
+        self.tracker = CompletionTracker()
+        self.open: set[int] = set()
+        self.last = 0
+        self.woken: list[str] = []
+        self._tasks = tasks
+        self._scopes: dict[str, anyio.CancelScope] = {}
 
+    def add(self) -> int:
+        self.last += 1
+        self.open.add(self.last)
+        return self.last
+
+    def finish(self, serial: int) -> None:
+        self.open.remove(serial)
+        self.tracker.mark_done(serial)
+
+    def reopen(self, serial: int) -> None:
+        self.open.add(serial)
+        self.tracker.mark_open(serial)
+
+    async def wait(self, name: str) -> None:
+        """Begin to wait."""
+        self._tasks.start_soon(self._wait, name)
+        await anyio.wait_all_tasks_blocked()
+
+    def cancel(self, name: str) -> None:
+        self._scopes[name].cancel()
+
+    async def _wait(self, name: str) -> None:
+        with anyio.CancelScope() as self._scopes[name]:
+            await self.tracker.wait(self.last, len(self.open))
+            self.woken.append(name)
+
+
+async def test_a_task_waits_for_what_is_open_and_not_for_what_comes_later() -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait, "one", 1)
-        tasks.start_soon(wait, "both", 1, 2)
-        tasks.start_soon(wait, "none")
+        items = Items(tasks)
+        await items.wait("none")
+        first, second = items.add(), items.add()
+        await items.wait("both")
+        third = items.add()
+        await items.wait("all")
+        items.finish(third)
+        items.finish(first)
+        await items.wait("one")
         await anyio.wait_all_tasks_blocked()
-        assert woken == ["none"]
-        tracker.mark_done(1)
-        await anyio.wait_all_tasks_blocked()
-        assert woken == ["none", "one"]
-        tracker.mark_done(3)
-        tracker.mark_done(2)
-    assert woken == ["none", "one", "both"]
-    assert not tracker.waiters
+        assert items.woken == ["none"]
+        items.add()
+        items.finish(second)
+    assert items.woken[0] == "none"
+    assert set(items.woken[1:]) == {"both", "all", "one"}
+    assert not items.tracker.waits
 
 
-async def test_a_cancelled_waiter_is_forgotten() -> None:
-    tracker: CompletionTracker[int] = CompletionTracker()
-    with anyio.move_on_after(1):
-        await tracker.wait([1])
-    assert not tracker.waiters
+async def test_an_item_that_is_opened_again_is_waited_for_again() -> None:
+    async with anyio.create_task_group() as tasks:
+        items = Items(tasks)
+        first, second = items.add(), items.add()
+        await items.wait("both")
+        items.finish(first)
+        items.reopen(first)
+        items.finish(second)
+        await anyio.wait_all_tasks_blocked()
+        assert items.woken == []
+        items.finish(first)
+    assert items.woken == ["both"]
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+async def test_a_cancelled_task_is_forgotten_and_the_others_wait_on(cancelled: int) -> None:
+    async with anyio.create_task_group() as tasks:
+        items = Items(tasks)
+        serials = []
+        for number in range(3):
+            serials.append(items.add())
+            await items.wait(f"{number}")
+        items.cancel(f"{cancelled}")
+        await anyio.wait_all_tasks_blocked()
+        assert len(items.tracker.waits) == 2
+        # What it waited for counts for those who wait for later items as well.
+        for serial in reversed(serials):
+            await anyio.wait_all_tasks_blocked()
+            assert items.woken == []
+            items.finish(serial)
+    assert sorted(items.woken) == [f"{number}" for number in range(3) if number != cancelled]
+    assert not items.tracker.waits
+
+
+async def test_when_all_are_cancelled_nothing_is_counted() -> None:
+    tracker = CompletionTracker()
+    for serial in range(1, 4):
+        with anyio.move_on_after(1):
+            await tracker.wait(serial, serial)
+        assert not tracker.waits
+    with anyio.move_on_after(1) as scope:
+        await tracker.wait(3, 0)
+    assert not scope.cancelled_caught
 
 
 async def test_after_the_close_nobody_waits() -> None:
-    tracker: CompletionTracker[int] = CompletionTracker()
+    tracker = CompletionTracker()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tracker.wait, [1])
+        tasks.start_soon(tracker.wait, 1, 1)
         await anyio.wait_all_tasks_blocked()
         tracker.close()
     with anyio.fail_after(1):
-        await tracker.wait([2])
+        await tracker.wait(2, 2)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_whatever_happens_a_wait_ends_with_the_last_item_that_it_was_for(seed: int) -> None:
+    chance = random.Random(seed)
+    async with anyio.create_task_group() as tasks:
+        items = Items(tasks)
+        finished: list[int] = []
+        expected: dict[str, set[int]] = {}
+        waited: dict[str, int] = {}
+        for step in range(200):
+            what = chance.choice(["add", "add", "finish", "finish", "reopen", "wait", "cancel"])
+            if what == "add":
+                items.add()
+            elif what == "wait":
+                name = f"{step}"
+                expected[name], waited[name] = set(items.open), items.last
+                await items.wait(name)
+            elif what == "cancel" and expected:
+                name = chance.choice(sorted(expected))
+                items.cancel(name)
+                del expected[name]
+            elif what == "finish" and items.open:
+                serial = chance.choice(sorted(items.open))
+                items.finish(serial)
+                finished.append(serial)
+                for missing in expected.values():
+                    missing.discard(serial)
+            elif what == "reopen" and finished:
+                serial = finished.pop(chance.randrange(len(finished)))
+                items.reopen(serial)
+                for name, missing in expected.items():
+                    if missing and serial <= waited[name]:
+                        missing.add(serial)
+            await anyio.wait_all_tasks_blocked()
+            over = {name for name, missing in expected.items() if not missing}
+            assert over <= set(items.woken)
+            assert not (expected.keys() - over) & set(items.woken)
+            for name in over:
+                del expected[name]
+        tasks.cancel_scope.cancel()

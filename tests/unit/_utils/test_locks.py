@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -42,26 +43,77 @@ def test_closing_the_descriptor_releases_the_lock(tmp_path: Path) -> None:
     os.close(other)
 
 
-def test_waiting_ends_when_the_lock_is_free(tmp_path: Path) -> None:
-    one = locks.open_lockable(tmp_path / "file", 0o600)
-    other = locks.open_lockable(tmp_path / "file", 0o600)
+def test_a_lock_is_never_waited_for(descriptors: list[int]) -> None:
+    one, other = descriptors
     assert locks.try_lock(one)
-    waiter = threading.Thread(target=locks.wait_for_lock, args=(other,))
-    waiter.start()
-    waiter.join(0.05)
-    assert waiter.is_alive()
-    os.close(one)
-    waiter.join(5)
-    assert not waiter.is_alive()
-    os.close(other)
+    began = time.monotonic()
+    for _ in range(100):
+        assert not locks.try_lock(other)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no such files")
+@pytest.mark.parametrize("kind", ["link", "dangling", "directory", "pipe", "device"])
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    if kind == "link":
+        target = tmp_path / "target"
+        target.write_text("content")
+        path.symlink_to(target)
+    elif kind == "dangling":
+        path.symlink_to(tmp_path / "nowhere")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path = Path("/dev/full")
+    with pytest.raises(OSError, match=r"symbolic link|directory|not a regular file"):
+        locks.open_lockable(path, 0o600)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_is_in_place_until_it_is_removed_or_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    descriptor = locks.open_lockable(path, 0o600)
+    assert locks.is_in_place(descriptor, path)
+    path.rename(tmp_path / "other")
+    assert not locks.is_in_place(descriptor, path)
+    path.write_text("")
+    assert not locks.is_in_place(descriptor, path)
+    path.unlink()
+    path.symlink_to(tmp_path / "other")
+    assert not locks.is_in_place(descriptor, path)
+    os.close(descriptor)
 
 
 @pytest.mark.parametrize("content", [b"longer than before", b"short", b""])
 def test_the_content_is_replaced_whole(descriptors: list[int], content: bytes) -> None:
     one, other = descriptors
-    locks.replace_content(one, b"first content")
-    locks.replace_content(one, content)
-    assert locks.read_content(other) == locks.read_content(one) == content
+    locks.replace_content(one, b"first content", b"")
+    locks.replace_content(one, content, b"first content")
+    assert locks.read_content(other, 100) == locks.read_content(one, 100) == content
+    assert locks.read_content(one, 3) == content[:3]
+
+
+FULL_DISK = """
+import os, resource, sys
+from cognigy_async._utils.locks import open_lockable, read_content, replace_content
+file = open_lockable(sys.argv[1], 0o600)
+replace_content(file, b"x" * 60, b"")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    replace_content(file, b"y" * 200, b"x" * 60)
+except OSError as error:
+    print(error.strerror, read_content(file, 1000) == b"x" * 60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no such limit")
+def test_content_for_which_there_is_no_room_leaves_the_old_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large True\n"
 
 
 class FakeMsvcrt(ModuleType):
@@ -98,7 +150,7 @@ def test_on_windows_the_locked_byte_is_none_of_the_content(
     windows: FakeMsvcrt, descriptors: list[int]
 ) -> None:
     one, other = descriptors
-    locks.replace_content(one, b"x" * 10_000)
+    locks.replace_content(one, b"x" * 10_000, b"")
     os.lseek(one, 7, os.SEEK_SET)
     assert locks.try_lock(one)
     assert not locks.try_lock(other)
@@ -106,24 +158,7 @@ def test_on_windows_the_locked_byte_is_none_of_the_content(
     assert 10_000 < position < 2**31
     # The lock moves no position, and leaves the content to readers.
     assert os.lseek(one, 0, os.SEEK_CUR) == 7
-    assert len(locks.read_content(other)) == 10_000
-
-
-def test_on_windows_waiting_polls(
-    windows: FakeMsvcrt, descriptors: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, other = descriptors
-    assert locks.try_lock(one)
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 3:
-            windows.locked.clear()
-
-    monkeypatch.setattr(locks.time, "sleep", sleep)
-    locks.wait_for_lock(other)
-    assert slept == [locks.POLL_INTERVAL] * 3
+    assert len(locks.read_content(other, 20_000)) == 10_000
 
 
 def test_on_windows_another_failure_is_no_lock_of_others(
@@ -139,9 +174,12 @@ def test_on_windows_another_failure_is_no_lock_of_others(
 def test_no_function_is_needed_that_windows_lacks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("pread", "pwrite", "O_CLOEXEC"):
-        monkeypatch.delattr(os, name, raising=False)
-    descriptor: Any = locks.open_lockable(tmp_path / "file", 0o600)
-    locks.replace_content(descriptor, b"content")
-    assert locks.read_content(descriptor) == b"content"
-    os.close(descriptor)
+    with monkeypatch.context() as patch:
+        for name in ("pread", "pwrite", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):
+            patch.delattr(os, name, raising=False)
+        importlib.reload(locks)
+        descriptor: Any = locks.open_lockable(tmp_path / "file", 0o600)
+        locks.replace_content(descriptor, b"content", b"")
+        assert locks.read_content(descriptor, 100) == b"content"
+        os.close(descriptor)
+    importlib.reload(locks)

@@ -23,6 +23,7 @@ from cognigy_async import (
     StateConflictError,
     StateUpdate,
     UnexpectedAnswerError,
+    UnsupportedByApiError,
     UpdateError,
 )
 from cognigy_async.api.runtime import RuntimeApi
@@ -149,10 +150,15 @@ def expected_kind(status: int) -> ResponseKind:
     if 200 <= status < 300:
         return ResponseKind.APPLIED
     if status >= 500:
-        return {500: ResponseKind.FAULT, 503: ResponseKind.UNAVAILABLE}.get(
-            status, ResponseKind.GATEWAY
-        )
+        return {
+            500: ResponseKind.FAULT,
+            501: ResponseKind.REFUSED,
+            503: ResponseKind.UNAVAILABLE,
+            505: ResponseKind.REFUSED,
+            510: ResponseKind.REFUSED,
+        }.get(status, ResponseKind.GATEWAY)
     special = {
+        408: ResponseKind.GATEWAY,
         401: ResponseKind.UNAUTHORIZED,
         409: ResponseKind.CONFLICT,
         412: ResponseKind.CONFLICT,
@@ -167,6 +173,7 @@ def expected_error(status: int) -> type[UpdateError]:
         401: AuthenticationError,
         403: PermissionDeniedError,
         404: DialogNotFoundError,
+        408: ServerError,
         409: StateConflictError,
         412: StateConflictError,
         413: PayloadTooLargeError,
@@ -190,7 +197,11 @@ def test_every_status_has_its_kind_and_its_error() -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(302, "redirect"), (200, "not a state"), (418, "does not define"), (100, "does not define")],
+    [
+        *((302, "redirect"), (200, "not a state"), (418, "does not define")),
+        *((100, "does not define"), (408, "gave up waiting"), (421, "does not serve this host")),
+        *((425, "early data"), (501, "does not implement"), (505, "version of HTTP")),
+    ],
 )
 def test_the_error_of_an_unexpected_response_describes_it(status: int, message: str) -> None:
     assert message in str(API.error(request(), response(status), NOW))
@@ -285,3 +296,14 @@ def test_another_predicate_decides_what_a_429_concerns() -> None:
 def test_the_user_declares_whether_keys_are_honoured() -> None:
     assert not API.honours_idempotency_keys
     assert RuntimeApi(honours_idempotency_keys=True).honours_idempotency_keys
+
+
+def test_without_conditional_writes_no_condition_is_accepted() -> None:
+    api = RuntimeApi(conditional_writes=False)
+    api.check(StateUpdate("d-1", session={"a": 1}))
+    api.check_use("get_state")
+    with pytest.raises(UnsupportedByApiError, match=r"if_match: needs If-Match.*leave it out"):
+        api.check(StateUpdate("d-1", session={"a": 1}, if_match='"7"'))
+    with pytest.raises(UnsupportedByApiError, match=r"modify\(\): needs If-Match"):
+        api.check_use("modify")
+    RuntimeApi().check_use("modify")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,30 @@ def test_a_chain_continues_after_a_restart(path: Path) -> None:
         head = wrote(path, number)
     report = verify_audit([path], heads=[head])
     assert (report.ok, report.records, report.heads) == (True, 4, (head,))
+
+
+def test_each_chain_has_an_id_in_its_records(path: Path) -> None:
+    sink = JsonLinesAudit(path, max_bytes=700)
+    assert sink.chain_id is None
+    for number in range(5):
+        sink.write([audit_record(number)])
+    sink.close()
+    wrote(path, 5)
+    files = sorted(path.parent.glob("audit*"))
+    records = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+    assert len(files) > 1
+    assert [record["chain_id"] for record in records] == [sink.chain_id] * 6
+    (chain,) = verify_audit(files).chains
+    assert chain.chain_id == sink.chain_id
+    other = JsonLinesAudit(path.with_name("other.jsonl"))
+    other.open()
+    assert other.chain_id not in (None, sink.chain_id)
+    other.close()
+
+
+def test_the_key_is_not_in_the_vars_of_a_sink(path: Path) -> None:
+    for key in ("canary-key", b"canary-key", SecretStr("canary-key")):
+        assert "canary" not in repr(vars(JsonLinesAudit(path, key=key)))
 
 
 def test_a_sink_that_was_closed_writes_again(path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from cognigy_async import AuditError, ConfigurationError, Metrics
@@ -80,6 +82,42 @@ async def test_a_strict_sink_with_a_full_queue_is_slow() -> None:
     await trail.flush()
     assert not trail.slow
     trail.check()
+    await trail.close(5.0)
+
+
+async def test_many_flushes_at_once_take_one_thread() -> None:
+    sink = Sink()
+    trail = AuditTrail(sink, Metrics())
+    trail.start()
+    sink.gate.clear()
+    trail.record(completed("u-0"))
+    before = threading.active_count()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(trail.flush)
+        until(sink.writing.is_set)
+        for number in range(1, 50):
+            trail.record(completed(f"u-{number}"))
+            tasks.start_soon(trail.flush)
+        await anyio.sleep(0.05)
+        assert threading.active_count() <= before + 1
+        sink.gate.set()
+    # The last call was served by a flush that began after it.
+    assert len(sink.records) == 50
+    await trail.close(5.0)
+
+
+async def test_a_flush_that_is_cancelled_leaves_its_turn_to_the_next() -> None:
+    sink = Sink()
+    trail = AuditTrail(sink, Metrics())
+    trail.start()
+    sink.gate.clear()
+    trail.record(completed())
+    with anyio.move_on_after(0.05):
+        await trail.flush()
+    sink.gate.set()
+    with anyio.fail_after(4):
+        await trail.flush()
+    assert len(sink.records) == 1
     await trail.close(5.0)
 
 

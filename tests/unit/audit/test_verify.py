@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from pydantic import SecretStr
 
 from cognigy_async import AuditError, ConfigurationError
-from cognigy_async.audit.verify import AuditReport, read_audit, verify_audit
+from cognigy_async.audit.hash_chain import parse_line
+from cognigy_async.audit.verify import AuditChain, AuditReport, read_audit, verify_audit
 from tests.unit._builders import CANARY
 
-from ._files import KEY, chained, ids, wrote
+from ._files import KEY, OLD, chained, ids, wrote
 
 BOTH = pytest.mark.parametrize("key", [None, KEY], ids=["plain", "keyed"])
 
@@ -220,9 +222,133 @@ def test_a_fault_in_one_file_is_not_a_fault_of_the_next(path: Path) -> None:
     assert str(report.faults[0]) == f"{old}, line 2: its hash is wrong"
 
 
-def test_a_file_given_twice_counts_once(path: Path) -> None:
-    wrote(path, 0, 1)
-    assert verify_audit([path, str(path)]).records == 2
+def test_a_file_given_twice_is_found_and_counts_once(path: Path) -> None:
+    head = wrote(path, 0, 1)
+    copy, link = path.with_name("copy"), path.with_name("link")
+    copy.write_bytes(path.read_bytes())
+    link.symlink_to(path)
+    for again in (str(path), copy, link):
+        report = verify_audit([path, again], heads=[head])
+        assert (report.ok, report.records, report.heads) == (False, 2, (head,))
+        (fault,) = report.faults
+        assert fault.path == Path(again)
+        assert str(path) in fault.problem
+        assert "given twice" in fault.problem
+
+
+def test_a_rotated_file_given_twice_is_found(path: Path) -> None:
+    for number in range(4):
+        head = wrote(path, number, max_bytes=100)
+    files = sorted(path.parent.glob("audit*"))
+    for again in files:
+        copy = path.with_name("copy")
+        copy.write_bytes(again.read_bytes())
+        report = verify_audit([*files, copy])
+        assert [fault.path for fault in report.faults] == [copy]
+        assert (report.records, report.heads) == (4, (head,))
+
+
+@BOTH
+def test_an_older_copy_beside_its_file_is_found(path: Path, key: bytes | None) -> None:
+    wrote(path, 0, 1, key=key)
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    head = wrote(path, 2, key=key)
+    for files in ([path, copy], [copy, path]):
+        report = verify_audit(files, key=key)
+        assert [fault.path for fault in report.faults] == [copy]
+        assert "older copy" in report.faults[0].problem
+        assert (report.records, report.heads) == (3, (head,))
+
+
+@BOTH
+def test_an_older_copy_in_place_of_its_file_is_found_by_a_head(
+    path: Path, key: bytes | None
+) -> None:
+    old_head = wrote(path, 0, 1, key=key)
+    older = path.read_bytes()
+    head = wrote(path, 2, key=key)
+    path.write_bytes(older)
+    report = verify_audit([path], key=key)
+    # What cannot be found is said.
+    assert report.ok
+    assert [chain.confirmed for chain in report.chains] == [False]
+    report = verify_audit([path], key=key, heads=[head])
+    assert (report.ok, report.missing) == (False, (head,))
+    # An old head does not show it, and neither does that of another chain.
+    assert verify_audit([path], key=key, heads=[old_head]).ok
+
+
+def test_each_chain_is_confirmed_by_a_head_of_its_own(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    first = wrote(one, 0)
+    last = wrote(one, 1, max_bytes=100)
+    other_head = wrote(other, 0)
+    files = [*tmp_path.glob("one*"), other]
+    one_id, other_id = (json.loads(path.read_bytes())["chain_id"] for path in (one, other))
+    assert one_id != other_id
+    for heads, confirmed in (
+        ([], (False, False)),
+        # Of any file of the chain.
+        ([first], (True, False)),
+        ([last], (True, False)),
+        ([other_head], (False, True)),
+        ([first, other_head], (True, True)),
+    ):
+        report = verify_audit(files, heads=heads)
+        assert report.ok
+        assert set(report.chains) == {
+            AuditChain(one_id, last, confirmed[0]),
+            AuditChain(other_id, other_head, confirmed[1]),
+        }
+
+
+def test_the_file_of_another_chain_is_named_with_its_chain(path: Path) -> None:
+    wrote(path, 0)
+    wrote(path, 1, max_bytes=100)
+    chain_id = json.loads(path.read_bytes())["chain_id"]
+    Path(f"{path}.1").unlink()
+    (fault,) = verify_audit([path]).faults
+    assert f"record 1 of chain {chain_id} is the first" in fault.problem
+
+
+@BOTH
+def test_a_record_with_the_id_of_another_chain_is_found(
+    verified: Callable[..., AuditReport], path: Path, key: bytes | None
+) -> None:
+    made = lines(2, key)
+    _, after = parse_line(made[1], key)
+    (foreign,) = chained([{"update_id": "u-2"}], key, start=replace(after, chain_id="0" * 32))
+    report = verified(b"".join([*made, foreign]), key)
+    (fault,) = report.faults
+    assert (fault.line, fault.problem) == (3, "record 2 has the id of another chain")
+    # In a file of its own.
+    path.write_bytes(b"".join(made))
+    path.with_name("next").write_bytes(foreign)
+    report = verify_audit([path, path.with_name("next")], key=key)
+    assert [fault.path.name for fault in report.faults] == ["next"]
+
+
+def test_files_of_earlier_versions_are_valid_and_may_be_continued(
+    verified: Callable[..., AuditReport], path: Path
+) -> None:
+    report = verified(b"".join(OLD), heads=[json.loads(OLD[1])["hash"]])
+    assert (report.ok, report.records) == (True, 2)
+    assert report.chains == (AuditChain(None, json.loads(OLD[1])["hash"], True),)
+    # The next record has an id, and so has the next file.
+    wrote(path, 2)
+    head = wrote(path, 3, max_bytes=100)
+    files = [path, Path(f"{path}.1")]
+    (chain,) = verify_audit(files).chains
+    assert (chain.head, chain.chain_id) == (head, json.loads(path.read_bytes())["chain_id"])
+    assert [b"chain_id" in line for line in files[1].read_bytes().splitlines()] == [0, 0, 1]
+    # An earlier version that continues the chain writes none, and the chain is intact.
+    _, after = parse_line(path.read_bytes(), None)
+    (line,) = chained([{"a": 1}], start=replace(after, chain_id=None))
+    path.write_bytes(path.read_bytes() + line)
+    assert verify_audit(files).ok
+    wrote(path, 5)
+    assert verify_audit(files).ok
 
 
 def test_reading_stops_at_a_line_that_is_not_a_record(path: Path) -> None:

@@ -142,6 +142,9 @@ async def test_a_lasting_failure_is_a_transient_error(failure: Answer) -> None:
     assert len(endpoint.requests) == 4
 
 
+PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
 async def test_retry_after_is_waited_for() -> None:
     date = "Wed, 21 Oct 2026 07:28:00 GMT"
     later = "Wed, 21 Oct 2026 07:28:20 GMT"
@@ -151,6 +154,11 @@ async def test_retry_after_is_waited_for() -> None:
             ({"retry-after": "7.5"}, 7.5),
             ({"retry-after": "30"}, 30),
             ({"retry-after": later, "date": date}, 20),
+            # As in answers of the API: equal headers are one, and a used-up limit names its reset.
+            ({"retry-after": "7, 7"}, 7),
+            ({"retry-after": f"{later}, {later}", "date": f"{date}, {date}"}, 20),
+            ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "7"}, 7),
+            ({"retry-after": "0", "ratelimit": "limit=5, remaining=0, reset=7"}, 7),
         ):
             endpoint = Endpoint(answer(status, headers))
             assert await value_of(provider(endpoint)) == "Bearer t1"
@@ -158,7 +166,7 @@ async def test_retry_after_is_waited_for() -> None:
             assert wait <= second - first < wait + 0.5
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-5", "nan", "1e999", "\x00", "9" * 400])
+@pytest.mark.parametrize("text", ["", "soon", "-5", "nan", "1e999", "\x00", "9" * 400, "0", PAST])
 async def test_an_invalid_retry_after_is_ignored(text: str) -> None:
     endpoint = Endpoint(answer(429, {"retry-after": text}))
     tokens = provider(endpoint)

@@ -102,6 +102,11 @@ def test_scopes_are_a_sequence_or_a_string() -> None:
         ("token_url", "https://host/c4n\nary"),
         ("token_url", "https://[c4nary"),
         ("token_url", "https://host:99999/"),
+        ("token_url", "https://[::1].c4nary/token"),
+        ("token_url", "http://c4nary/token"),
+        ("token_url", "http://[::1].c4nary/token"),
+        ("token_url", "http://localhost.c4nary/token"),
+        ("allow_insecure", "c4nary"),
         ("client_id", ""),
         ("client_id", "c4nary\n"),
         ("client_secret", ""),
@@ -129,6 +134,19 @@ def test_an_invalid_setting_is_named_without_its_value(field: str, value: Any) -
     text = all_text_of(caught.value)
     assert "c4n" not in text
     assert "4711" not in text
+
+
+def test_tokens_are_requested_in_clear_text_only_where_that_is_allowed() -> None:
+    url = "http://auth.example/oauth/token"
+    with pytest.raises(ConfigurationError) as caught:
+        config(token_url=url)
+    assert str(caught.value) == (
+        "OAuthConfig: token_url: uses http://, which sends credentials and tokens unencrypted; "
+        "use https://, or allow_insecure=True on a network that you trust"
+    )
+    assert config(token_url=url, allow_insecure=True).token_url == url
+    for host in ("localhost:8080", "127.0.0.1", "[::1]"):
+        assert config(token_url=f"http://{host}/oauth/token")
 
 
 class Settings(BaseModel):
@@ -169,7 +187,13 @@ def test_a_config_is_frozen_and_hides_its_secret() -> None:
     [
         ({}, 3600),
         ({"token_type": "bearer"}, 3600),
-        ({"token_type": "BEARER"}, 3600),
+        ({"token_type": "BEARER "}, 3600),
+        ({"token_type": "BearerToken"}, 3600),
+        ({"token_type": "bearer_token"}, 3600),
+        ({"token_type": "Bearer Token"}, 3600),
+        ({"token_type": "urn:example:token-type:bearer"}, 3600),
+        ({"token_type": ""}, 3600),
+        ({"token_type": " "}, 3600),
         ({"token_type": None}, 3600),
         ({"expires_in": 60}, 60),
         ({"expires_in": 60.5}, 60.5),
@@ -213,9 +237,17 @@ async def test_a_token_without_expires_in_has_the_default_lifetime() -> None:
         ({"access_token": "c4nary\r\nX-Evil: 1"}, "no usable access_token"),
         ({"access_token": "c4nary\n"}, "no usable access_token"),
         ({"access_token": "c4naryé"}, "no usable access_token"),
-        ({"token_type": "mac"}, "token_type"),
-        ({"token_type": ""}, "token_type"),
-        ({"token_type": 4711}, "token_type"),
+        ({"token_type": "mac"}, "the token_type 'mac' instead of bearer"),
+        ({"token_type": "DPoP"}, "the token_type 'DPoP' instead of bearer"),
+        ({"token_type": " PoP\n"}, "the token_type 'PoP' instead of bearer"),
+        ({"token_type": "N_A"}, "the token_type 'N_A' instead of bearer"),
+        ({"token_type": "urn:example:token-type:mac"}, "the token_type 'mac' instead of bearer"),
+        ({"token_type": "c4nary-as-long-as-a-token"}, "a token_type instead of bearer"),
+        ({"token_type": "c4nary c4nary"}, "a token_type instead of bearer"),
+        ({"token_type": "c4nary\x1b[31m"}, "a token_type instead of bearer"),
+        ({"token_type": 4711}, "a token_type instead of bearer"),
+        ({"token_type": ["Bearer"]}, "a token_type instead of bearer"),
+        ({"token_type": False}, "a token_type instead of bearer"),
         ({"expires_in": 0}, "expires_in"),
         ({"expires_in": -4711}, "expires_in"),
         ({"expires_in": True}, "expires_in"),
@@ -246,6 +278,34 @@ async def test_an_invalid_response_names_the_field_without_its_value(body: Any, 
     assert "4711" not in text
     assert len(endpoint.requests) == 1
     assert await value_of(tokens) == "Bearer t1"
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 203])
+async def test_each_status_of_success_brings_a_token(status: int) -> None:
+    endpoint = Endpoint(Response(status, {}, token("t").content))
+    assert await value_of(provider(endpoint)) == "Bearer t"
+    assert len(endpoint.requests) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+async def test_a_token_in_each_encoding_of_unicode(encoding: str) -> None:
+    content = json.dumps({"access_token": "t", "note": "é"}, ensure_ascii=False).encode(encoding)
+    assert await value_of(provider(Endpoint(Response(200, {}, content)))) == "Bearer t"
+
+
+async def test_a_byte_that_is_not_unicode_spoils_its_text_only() -> None:
+    content = b'{"error": "invalid_client", "error_description": "unbekannter Schl\xfcssel"}'
+    error = await failure_of(provider(Endpoint(Response(400, {}, content))))
+    assert error.detail == "invalid_client: unbekannter Schl\ufffdssel"
+    content = b'{"access_token": "c4nary\xfc"}'
+    error = await failure_of(provider(Endpoint(Response(200, {}, content))))
+    assert "no usable access_token" in str(error)
+    assert "c4nary" not in all_text_of(error)
+
+
+async def test_a_token_type_that_is_refused_has_a_remedy_of_its_own() -> None:
+    error = await failure_of(provider(Endpoint(token("t", token_type="mac"))))
+    assert error.remedy.startswith("Let the server issue bearer tokens")
 
 
 async def test_an_error_with_status_200_is_reported() -> None:
@@ -281,15 +341,73 @@ async def test_a_rejected_client_is_an_error_without_a_retry(status: int) -> Non
     assert len(endpoint.requests) == 1
 
 
-@pytest.mark.parametrize("status", [201, 204, 301, 302, 307, 308, 403, 404, 405, 418])
-async def test_other_statuses_are_errors_and_redirects_are_not_followed(status: int) -> None:
-    body = token("t", expires_in=5)
-    endpoint = Endpoint(Response(status, {"location": "https://c4nary.test"}, body.content))
+PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html><html>c4nary</html>"
+ISSUED = token("c4nary", expires_in=5).content
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "problem"),
+    [
+        (204, b"", "sent a response that is not a JSON object"),
+        (200, PAGE, "sent a response that is not a JSON object"),
+        *[(status, ISSUED, "responded with a redirect") for status in (301, 302, 303, 307, 308)],
+        (404, b"", "was not found"),
+        (404, ISSUED, "was not found"),
+        (404, PAGE, "was not found"),
+        (405, b"", "does not accept POST requests"),
+        (407, PAGE, "was not reached, because the proxy requires user and password"),
+        (501, PAGE, "does not accept POST requests"),
+        (410, b"", "was removed"),
+        (400, PAGE, "responded with a web page"),
+        (403, PAGE, "responded with a web page"),
+    ],
+)
+async def test_an_answer_of_no_token_endpoint_names_the_setting(
+    status: int, content: bytes, problem: str
+) -> None:
+    endpoint = Endpoint(Response(status, {"location": "https://c4nary.test"}, content))
     error = await failure_of(provider(endpoint))
-    assert (error.status, error.transient) == (status, False)
-    assert ("redirect" in str(error)) == (300 <= status < 400)
+    assert (error.status, error.transient, len(endpoint.requests)) == (status, False, 1)
+    assert f"https://api.cognigy.test/oauth/token {problem}" in str(error)
+    assert error.remedy.startswith("Check OAuthConfig(token_url=...): ")
+    assert str(error).endswith(error.remedy)
     assert "c4nary" not in all_text_of(error)
-    assert len(endpoint.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "content"), [(403, ISSUED), (418, b""), (401, PAGE), (400, b'{"error": "x"}')]
+)
+async def test_a_rejection_may_be_due_to_any_of_the_settings(status: int, content: bytes) -> None:
+    endpoint = Endpoint(Response(status, {}, content))
+    error = await failure_of(provider(endpoint))
+    assert (error.status, error.transient, len(endpoint.requests)) == (status, False, 1)
+    assert error.remedy == AuthenticationError.remedy
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+async def test_a_failure_that_will_pass_is_retried(status: int) -> None:
+    endpoint = Endpoint(Response(status, {}, PAGE))
+    assert await value_of(provider(endpoint)) == "Bearer t1"
+    assert len(endpoint.requests) == 2
+
+
+async def test_a_token_that_was_cut_off_is_requested_again() -> None:
+    cut_off = Response(200, {}, body_error="the body is cut off")
+    endpoint = Endpoint(cut_off, token("t2"))
+    assert await value_of(provider(endpoint)) == "Bearer t2"
+    endpoint = Endpoint(cut_off, cut_off, cut_off)
+    error = await failure_of(provider(endpoint))
+    assert (error.status, error.transient, error.attempts) == (200, True, 3)
+    assert "sent a response without a token: the body is cut off" in str(error)
+
+
+@pytest.mark.parametrize(("status", "requests"), [(400, 1), (503, 3)])
+async def test_a_rejection_without_a_usable_body(status: int, requests: int) -> None:
+    endpoint = Endpoint(*[Response(status, {}, body_error="the body is cut off")] * requests)
+    error = await failure_of(provider(endpoint))
+    assert error.status == status
+    assert "; the body is cut off" in str(error)
+    assert len(endpoint.requests) == requests
 
 
 async def test_the_error_text_of_the_server_is_cleaned_and_cut() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cognigy_async.bulk import InputError
+from cognigy_async.bulk.errors import OtherInputError
 from cognigy_async.bulk.input.fingerprint import HashedFile, Mark, PipeReader
 
 
@@ -121,3 +122,34 @@ def test_a_comparison_ends_where_the_earlier_reading_did(hashed: Opener) -> None
     again = hashed(b"x" * 4096 + b"y" * 5904, first.marks)
     again.compare()
     assert again.offset == 4096
+
+
+def test_what_was_read_of_a_pipe_ends_with_a_mark() -> None:
+    pieces = [b"x" * 100, b"y" * 5000, b"z" * 10]
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as raw:
+        file = HashedFile(raw, "pipe")
+        for piece in pieces:
+            os.write(writer, piece)
+            assert file.read(1 << 18) == piece
+        # An end that nothing but another end follows is not kept.
+        assert [mark.offset for mark in file.marks] == [100, 4096, 5110]
+        file.stop()
+    os.close(writer)
+    read = b"".join(pieces)
+
+    def again(content: bytes) -> bytes:
+        reader, writer = os.pipe()
+        os.write(writer, content)
+        os.close(writer)
+        with open(reader, "rb", buffering=0) as raw:
+            other = HashedFile(raw, "pipe", file.marks)
+            try:
+                return drain(other)
+            finally:
+                other.stop()
+
+    assert again(read + b"more") == read + b"more"
+    for changed in (read[:-1] + b"!", read[:-1]):
+        with pytest.raises(OtherInputError, match="after its first 4,096 bytes"):
+            again(changed)

@@ -18,8 +18,9 @@ def test_files_are_beside_the_input_by_default() -> None:
         Path("a/rows.jsonl.journal"),
         Path("a/rows.jsonl.dead.jsonl"),
     )
-    job = BulkJob("-")
-    assert (job.journal, job.dead_letters) == (Path("stdin.journal"), Path("stdin.dead.jsonl"))
+    for source in ("-", "/dev/stdin"):
+        job = BulkJob(source)
+        assert (job.journal, job.dead_letters) == (Path("stdin.journal"), Path("stdin.dead.jsonl"))
     assert BulkJob("rows", journal="b/j").dead_letters == Path("b/j.dead.jsonl")
     assert job.progress.done == 0
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cognigy_async import Limits, StateUpdate
+from cognigy_async import Limits, RuntimeApi, StateUpdate
 from cognigy_async.bulk.input.row import Row
-from cognigy_async.bulk.resend import InterruptedGroups, ambiguous
+from cognigy_async.bulk.journal.schema import OpenSend
+from cognigy_async.bulk.resend import AmbiguousSends, InterruptedGroups, ambiguous
+from tests.simulation.world import Wire, client_of
 
 
 def row(line: int, **session: int) -> Row:
@@ -29,3 +31,25 @@ def test_an_ambiguous_row_names_its_dialog(cause: Exception | None) -> None:
     error = ambiguous(row(1, a=1), cause)  # type: ignore[arg-type]
     assert error.dialog_id == "d"
     assert error.__cause__ is cause
+
+
+@pytest.mark.parametrize("etag", ['"1"', 'W/"1"', None])
+@pytest.mark.parametrize("settings", [{}, {"conditional_writes": False}], ids=str)
+def test_a_row_is_sent_again_on_the_strong_etag_that_it_was_sent_on(
+    etag: str | None, settings: dict[str, bool]
+) -> None:
+    client = client_of(Wire(), api=RuntimeApi(**settings))
+    sends = AmbiguousSends(client, [OpenSend(1, "d", etag)])
+    update = sends.resolve(row(1, a=1), StateUpdate("d", next_step="s"))
+    if etag == '"1"' and not settings:
+        assert update is not None
+        assert (update.if_match, update.next_step) == ('"1"', "s")
+    else:
+        assert update is None
+    assert not sends.sends
+
+
+def test_a_row_is_sent_again_without_a_condition_where_keys_are_honoured() -> None:
+    client = client_of(Wire(), api=RuntimeApi(honours_idempotency_keys=True))
+    update = StateUpdate("d", next_step="s")
+    assert AmbiguousSends(client, [OpenSend(1, "d", None)]).resolve(row(1, a=1), update) is update

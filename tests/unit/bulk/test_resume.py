@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from cognigy_async import ConfigurationError, Limits, RuntimeApi
-from cognigy_async.bulk import InputError, JobOptions, JournalRefusedError
+from cognigy_async.bulk import InputError, JobOptions, JournalRefusedError, read_summary
+from cognigy_async.bulk.journal.lock import is_locked
 from cognigy_async.bulk.resume import OpenedJob, open_job
 
+from ._journals import main_file_only
 from ._rows import GOOD, written
 
 
@@ -20,12 +22,18 @@ def rows(tmp_path: Path) -> Path:
     return written(tmp_path / "rows.jsonl", *[GOOD] * 150, b'{"dialog_id": "other"}')
 
 
-def opened(rows: Path, *, force: bool = False, **options: Any) -> OpenedJob:
+def opened(
+    rows: Path,
+    *,
+    force: bool = False,
+    circumstances: dict[str, Any] | None = None,
+    **options: Any,
+) -> OpenedJob:
     return open_job(
         rows,
         rows.with_name("journal"),
         JobOptions(**options),
-        {"server": "http://localhost"},
+        circumstances or {"server": "http://localhost"},
         limits=Limits(),
         api=RuntimeApi(),
         force=force,
@@ -57,18 +65,42 @@ def test_a_share_needs_a_file(tmp_path: Path) -> None:
             opened(tmp_path / "pipe", canary="1%")
     finally:
         os.close(pipe)
-    assert not (tmp_path / "journal.lock").exists()
+    assert not is_locked(tmp_path / "journal")
 
 
 def test_all_differences_are_named_and_can_be_forced(rows: Path) -> None:
-    opened(rows, limit=5).close()
+    opened(rows, on_failure="stop").close()
     message = (
-        "with other options: coalesce: false before, true now; limit: 5 before, not set now. Give"
+        "with other options: coalesce: false before, true now; "
+        'on_failure: "stop" before, "continue" now. Give'
     )
     with pytest.raises(JournalRefusedError, match=message):
         opened(rows, coalesce=True)
     opened(rows, coalesce=True, force=True).close()
     opened(rows, coalesce=True).close()
+
+
+def test_what_does_not_change_what_is_applied_may_change(rows: Path) -> None:
+    given: dict[str, Any] = {"server": "http://localhost"}
+    for number, limit in enumerate((5, None, 7)):
+        circumstances = given | {"max_in_flight": 32 - number, "rate": f"{number + 1}/60"}
+        opened(rows, circumstances=circumstances, limit=limit).close()
+        options = read_summary(rows.with_name("journal")).options
+        assert (options["limit"], options["max_in_flight"]) == (limit, 32 - number)
+    with pytest.raises(JournalRefusedError, match=r'server: "http://localhost" before, "http://o'):
+        opened(rows, circumstances={"server": "http://other"})
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_journal_without_its_wal_needs_force(rows: Path, force: bool) -> None:
+    main_file_only(rows.with_name("journal"))
+    if not force:
+        with pytest.raises(JournalRefusedError, match="lacks its newest records"):
+            opened(rows)
+    else:
+        job = opened(rows, force=True)
+        job.close()
+        opened(rows).close()
 
 
 def test_an_input_that_does_not_exist_leaves_no_journal(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from cognigy_async import NoResponseError, StateUpdate, UpdateResult
 from cognigy_async.bulk import JournalError
+from cognigy_async.bulk.input.fingerprint import Mark
 from cognigy_async.bulk.input.row import Row
 from cognigy_async.bulk.journal.journal import Batch, Journal
 from cognigy_async.bulk.journal.writer import JournalWriter
@@ -58,6 +59,20 @@ async def test_a_run_with_its_rows(journal: Journal) -> None:
     assert journal.meta("pass") == "2"
     (letter,) = map(json.loads, letters.getvalue().splitlines())
     assert letter["_error"]["type"] == "NoResponseError"
+
+
+async def test_dead_letters_of_earlier_runs_stay_until_the_input_was_read(
+    journal: Journal,
+) -> None:
+    letters = io.BytesIO(b"earlier")
+    for has_read, content in ((False, b"earlier"), (True, b"letter")):
+        writer = JournalWriter(journal, letters, client())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(writer.run)
+            if has_read:
+                writer.read([Mark(1, "x", last=True)], [b"letter"])
+            writer.close("stopped")
+        assert letters.getvalue() == content
 
 
 async def test_what_must_not_be_sent_twice_is_on_disk_before_it_is_sent(journal: Journal) -> None:

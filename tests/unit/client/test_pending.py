@@ -76,9 +76,13 @@ async def test_its_error_is_raised_each_time() -> None:
     work = item()
     handle, _ = pending(work)
     complete(work, error=ServerError("failed"))
-    for _ in range(2):
-        with pytest.raises(ServerError):
+    lengths = set()
+    for _ in range(3):
+        with pytest.raises(ServerError) as caught:
             await handle
+        lengths.add(len(caught.traceback))
+    # A traceback that grew would hold the frames of every task that waited.
+    assert len(lengths) == 1
 
 
 async def test_it_is_withdrawn_by_the_engine() -> None:

@@ -34,13 +34,13 @@ class Client:
     def items(self) -> list[WorkItem]:
         return self.entrance.items
 
-    @property
-    def queues(self) -> list[Any]:
-        return [SimpleNamespace(work_items=self.items)]
-
     def check_open(self) -> Any:
         self.entrance.admission.check_open()
         return self.entrance.admission
+
+    @property
+    def engine(self) -> Any:
+        return self
 
     def require_engine(self) -> Any:
         return self
@@ -122,7 +122,7 @@ async def test_it_takes_input_as_idle_workers_want_it() -> None:
         event.set()
         await anyio.sleep(1)
         assert len(taken) == 100
-        assert client.waker.on_idle == set()
+        assert not client.waker.on_idle
         tasks.cancel_scope.cancel()
 
 
@@ -221,6 +221,23 @@ async def test_a_failure_of_asynchronous_input_is_raised_after_what_came_before(
         assert not (await anext(stream)).ok
         with pytest.raises(ValueError, match="broken"):
             await anext(stream)
+
+
+async def test_a_stream_that_is_left_withdraws_its_own_updates_without_a_search() -> None:
+    client = Client()
+    client.hungry = True
+    streams = [client.stream([ROW] * 3) for _ in range(2)]
+    for stream in streams:
+        with anyio.move_on_after(1):
+            await anext(stream)
+    own = client.items[:3]
+    client.complete(0)
+    assert (await anext(streams[0])).index == 0
+    await streams[0].aclose()
+    assert client.cancelled == own[1:]
+    client.complete(1)
+    streams[1].stop()
+    assert client.cancelled == own[1:] + client.items[3:]
 
 
 async def test_a_client_that_is_closed_ends_the_input() -> None:

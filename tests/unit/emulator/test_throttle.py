@@ -252,6 +252,27 @@ async def test_no_request_is_early_without_retry_after() -> None:
     assert emulator.stats.early_requests == 0
 
 
+@pytest.mark.parametrize("quota", ["tenant_quota", "address_quota", "dialog_quota"])
+@pytest.mark.parametrize("style", ["ietf", "ietf-early", "x"])
+async def test_requests_before_the_reset_in_quota_headers_are_early(style: str, quota: str) -> None:
+    throttling = Throttling(
+        notice=0,
+        retry_after="none",
+        quota_headers=style,
+        **{quota: (1, 10)},  # type: ignore[arg-type]
+    )
+    emulator = Emulator(api_key=KEY, throttling=throttling)
+    async with bare_client(emulator) as client:
+        for _ in range(3):
+            await client.get()
+            await anyio.sleep(1)
+        await anyio.sleep(8)
+        await client.get()
+    assert emulator.stats.answers == {200: 2, 429: 2}
+    # The headers announce no quota of dialogs.
+    assert emulator.stats.early_requests == (quota != "dialog_quota")
+
+
 async def test_requests_before_the_date_in_retry_after_are_early() -> None:
     def wall_clock() -> float:
         return 1e9 + 0.25 + anyio.current_time() - start

@@ -25,7 +25,7 @@ BASE = "http://server"
 class Play:
     """The course of one update of dialog ``d-1``, request by request.
 
-    Each step says in a word what follows. ``write``, ``read``, ``rebase``, ``confirm`` and
+    Each step says in a word what follows. ``write``, ``read``, ``rebase`` and
     ``report`` are the next request, after a backoff or (``again``) at once; others are the end.
     """
 
@@ -34,6 +34,8 @@ class Play:
         kind: Kind = Kind.ASSIGN,
         *,
         honours: bool = False,
+        conditional: bool = True,
+        if_match: str = '"7"',
         ambiguous: Any = "retry",
         limits: Limits | None = None,
         decide: Decide | None = None,
@@ -41,13 +43,13 @@ class Play:
         protocol: UpdateProtocol | None = None,
         **fields: Any,
     ) -> None:
-        api = RuntimeApi(honours_idempotency_keys=honours)
+        api = RuntimeApi(honours_idempotency_keys=honours, conditional_writes=conditional)
         self.protocol = protocol or UpdateProtocol(api, BASE, Limits())
         update = None
         if kind in (Kind.ASSIGN, Kind.STRICT):
             given = {"dialog_id": "d-1", **(fields or {"session": {"a": 1}})}
             if kind is Kind.STRICT:
-                given["if_match"] = '"7"'
+                given["if_match"] = if_match
             update = StateUpdate.from_fields(limits or Limits(), given)
         policy = RetryPolicy(ambiguous=ambiguous)
         self.item: WorkItem = item(

@@ -69,6 +69,49 @@ async def test_retry_after_pauses_the_tenant_or_one_dialog() -> None:
     assert engine.scheduler.tenant.remaining(engine.clock()) == pytest.approx(9.0)
 
 
+async def test_the_reset_of_a_rate_limit_counts_without_retry_after() -> None:
+    for named, expected in ((None, 8.0), (5.0, 5.0)):
+        engine = engine_over(Wire(), retry=POLICY)
+        queue = in_flight(engine)
+        error = RateLimitedError("slow down", retry_after=named)
+        failure = RetryLater(ResponseKind.THROTTLED, error, reset_after=8.0)
+        assert engine._dispatcher._backoff.failed(queue, failure, engine.clock())
+        assert engine.scheduler.tenant.remaining(engine.clock()) == pytest.approx(expected)
+        assert error.retry_after == expected
+
+
+@pytest.mark.parametrize("named", [None, 0.001])
+async def test_the_tenant_backs_off_if_no_moment_ahead_is_named(named: float | None) -> None:
+    engine = engine_over(Wire(), retry=POLICY)
+    queue = in_flight(engine)
+    error = RateLimitedError("slow down", retry_after=named)
+    assert fail(engine, queue, ResponseKind.THROTTLED, error)
+    assert engine.scheduler.tenant.remaining(engine.clock()) == pytest.approx(3.0)
+
+
+async def test_the_tenant_backs_off_if_moments_come_too_early_again_and_again() -> None:
+    engine = engine_over(Wire(), retry=POLICY)
+    queue = in_flight(engine)
+    now = engine.clock()
+    for began, expected in ((now, 1.0), (now + 1.0, 3.0)):
+        error = RateLimitedError("slow down", retry_after=1.0)
+        failure = RetryLater(ResponseKind.THROTTLED, error)
+        engine._dispatcher._backoff._throttle(queue.first, failure, began, began, 1.0)
+        assert engine.scheduler.tenant.remaining(began) == pytest.approx(expected)
+
+
+async def test_an_item_is_given_up_that_pauses_in_a_row_hold_too_long() -> None:
+    engine = engine_over(Wire(), retry=POLICY)
+    queue = in_flight(engine)
+    queue.first.accepted_at = now = engine.clock()
+    engine.scheduler.throttle_tenant(now, now, 599.0, 0.0)
+    error = RateLimitedError("slow down", retry_after=598.0)
+    assert fail(engine, queue, ResponseKind.THROTTLED, error)
+    error = RateLimitedError("slow down", retry_after=1.5)
+    engine.scheduler.tenant.throttle(now + 599.0, now + 599.0, 2.0, 0.0)
+    assert not fail(engine, queue, ResponseKind.THROTTLED, error)
+
+
 async def test_without_budget_live_work_is_given_up_and_bulk_work_waits_for_the_server() -> None:
     for live in (True, False):
         engine = engine_over(Wire(), retry=POLICY)

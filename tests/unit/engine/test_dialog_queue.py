@@ -67,6 +67,8 @@ def test_items_keep_their_order_and_leave_from_anywhere() -> None:
     for one in made:
         queue.append(one)
     assert queue.work_items == made
+    assert list(queue.newest()) == made[::-1]
+    assert queue.size == 5
     assert queue.first is made[0]
     assert (queue.live, queue.from_callback) == (3, 1)
     for gone in (made[2], made[0], made[4]):
@@ -78,6 +80,8 @@ def test_items_keep_their_order_and_leave_from_anywhere() -> None:
     queue.remove(made[1])
     queue.remove(made[3])
     assert queue.head is None
+    assert queue.size == 0
+    assert list(queue.newest()) == []
     with pytest.raises(AssertionError, match="has no head"):
         _ = queue.first
     queue.append(made[1])

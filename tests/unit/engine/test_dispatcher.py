@@ -37,6 +37,22 @@ class _NoToken:
         """Nothing is open."""
 
 
+async def test_an_idle_worker_asks_one_stream_for_input_and_the_next_one_when_idle_again() -> None:
+    engine = engine_over(Wire(), max_in_flight=2)
+    events = [anyio.Event() for _ in range(5)]
+    engine.waker.on_idle.update(dict.fromkeys(events))
+    async with running(engine):
+        await anyio.wait_all_tasks_blocked()
+        # Each of the two workers asks one.
+        assert [event.is_set() for event in events] == [True, True, False, False, False]
+        engine.waker.wake()
+        await anyio.wait_all_tasks_blocked()
+        assert [event.is_set() for event in events] == [True, True, True, False, False]
+        assert list(engine.waker.on_idle) == events[3:]
+        assert len(engine.waker.idle) == 2
+    assert engine.waker.idle == []
+
+
 async def test_a_failure_to_get_a_token_does_not_wait_for_the_rate_limit() -> None:
     """No request is made of it, so it needs no slot of the quota."""
     wire = Wire()

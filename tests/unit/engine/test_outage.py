@@ -119,8 +119,29 @@ def test_one_who_is_given_up_waits_no_longer() -> None:
     assert not away.waiting
     assert not away.lasts
     assert not away.blocks
-    with pytest.raises(ValueError, match="deque"):
+    with pytest.raises(KeyError):
         away.discard("a")
+
+
+def test_who_is_given_up_is_not_searched_among_all_that_wait() -> None:
+    class Dialog:
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Dialog.compared += 1
+            return self is other
+
+        def __hash__(self) -> int:
+            return id(self)
+
+    away: Outage[Dialog] = Outage(2, lambda failures: float(failures))
+    dialogs = [Dialog() for _ in range(100)]
+    for each in dialogs:
+        away.add(each, 0.0)
+    for each in reversed(dialogs):
+        away.discard(each)
+    assert not away.waiting
+    assert Dialog.compared < 100
 
 
 def test_a_probe_that_is_given_up_leaves_its_turn_to_the_next() -> None:

@@ -244,14 +244,13 @@ def test_only_the_part_with_the_transition_is_not_harmless() -> None:
     assert made.error.applied_parts == 2
 
 
-def test_the_last_part_is_confirmed_by_the_version_of_the_one_before() -> None:
+def test_the_last_part_depends_on_the_version_of_the_one_before() -> None:
     made = in_parts()
     made.answer(200, etag='"1"')
     made.answer(200, etag='"2"')
-    assert made.lose() == "confirm"
-    assert made.state('"2"') == "again write"
+    assert made.lose() == "write"
     assert made.answer(200) == "applied"
-    assert made.preconditions == [None, None, None, '"2"']
+    assert made.preconditions == [None, None, '"2"', '"2"']
 
 
 def test_a_conflict_of_one_part_is_solved_for_that_part() -> None:

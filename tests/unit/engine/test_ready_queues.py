@@ -10,6 +10,7 @@ from cognigy_async import ServerError
 from cognigy_async.engine.dialog_queue import DialogQueue
 from cognigy_async.engine.ready_queues import ReadyQueues
 from cognigy_async.engine.work_item import Group, Kind, WorkItem
+from tests.steps import Steps
 from tests.unit._builders import item
 
 from ._queues import (
@@ -109,11 +110,13 @@ def test_what_a_callback_waits_for_goes_before_all() -> None:
 @pytest.mark.parametrize("bulk", [True, False])
 def test_with_the_callbacks_queues_full_only_what_has_its_place_goes_on(bulk: bool) -> None:
     queues = ReadyQueues()
-    for name in ("new", "begun"):
-        for live in (True, False):
-            accept(queues, f"{name} {live}", live=live)
     for live in (True, False):
-        lane_of(queues, f"begun {live}").first.sent_at = 1.0
+        accept(queues, f"begun {live}", live=live).sent_at = 1.0
+    begun = [take(queues), take(queues)]
+    for live in (True, False):
+        accept(queues, f"new {live}", live=live)
+    for queue in begun:
+        queues.ready(queue)
     accept(queues, "inside", from_callback=True)
     queues.accept(read := item(Kind.READ, "read", serial=next(serials)), DialogQueue("read"))
     expected = ["inside", "begun True", "read"] + (["begun False"] if bulk else [])
@@ -123,6 +126,37 @@ def test_with_the_callbacks_queues_full_only_what_has_its_place_goes_on(bulk: bo
     assert read in [queue.first for queue in took]
     assert queues.take(reserved_only=True, bulk=bulk) is None
     assert [take(queues).dialog_id, take(queues).dialog_id] == ["new True", "new False"]
+
+
+@pytest.mark.parametrize("others", [10, 1000])
+def test_with_the_callbacks_queues_full_the_others_are_not_searched(others: int) -> None:
+    queues = ReadyQueues()
+    begun = [accept(queues, f"begun {number}") for number in range(3)]
+    for queue in [take(queues) for _ in begun]:
+        queue.first.sent_at = 1.0
+        queues.wait(queue, 1.0)
+    for number in range(others):
+        accept(queues, f"new {number}")
+    queues.due(1.0)
+    with Steps() as steps:
+        took = [take(queues, reserved_only=True).first for _ in begun]
+        assert queues.take(reserved_only=True) is None
+    assert took == begun
+    assert steps.count < 150
+    assert [take(queues).dialog_id for _ in range(others)] == [f"new {n}" for n in range(others)]
+
+
+def test_a_queue_that_has_its_place_keeps_its_turn_when_the_callbacks_have_room() -> None:
+    queues = ReadyQueues()
+    first = accept(queues, "first")
+    queue = take(queues)
+    first.sent_at = 1.0
+    for name in ("second", "third"):
+        accept(queues, name)
+    queues.ready(queue, first=True)
+    assert take(queues).first is first
+    queues.ready(queue)
+    assert [take(queues).dialog_id for _ in range(3)] == ["second", "third", "first"]
 
 
 def test_what_stands_before_a_live_update_is_lifted_with_it() -> None:
@@ -199,16 +233,29 @@ def test_the_next_bulk_lane_can_be_put_before_all() -> None:
     assert take(queues).dialog_id == "lifted"
 
 
-def test_the_next_live_lane_can_be_taken_out_of_turn() -> None:
+def test_the_first_live_queue_can_be_taken_out_of_turn() -> None:
     queues = ReadyQueues()
-    assert queues.take_live() is None
+    assert list(queues.first_live()) == []
     accept(queues, "bulk")
     accept(queues, "live", live=True)
-    queue = queues.take_live()
-    assert queue is not None
+    [queue] = queues.first_live()
     assert queue.dialog_id == "live"
+    assert queue.state is READY
+    queues.take_first(queue)
     assert queue.state is IN_FLIGHT
-    assert queues.take_live() is None
+    assert list(queues.first_live()) == []
+
+
+def test_the_first_live_queue_of_a_callback_counts_and_a_promoted_bulk_queue_does_not() -> None:
+    queues = ReadyQueues()
+    accept(queues, "bulk")
+    accept(queues, "live", live=True)
+    queues.promote_bulk()
+    assert [queue.dialog_id for queue in queues.first_live()] == ["live"]
+    queues = ReadyQueues()
+    accept(queues, "live", live=True)
+    accept(queues, "urgent", live=True, from_callback=True)
+    assert [queue.dialog_id for queue in queues.first_live()] == ["urgent", "live"]
 
 
 # Waiting.
@@ -329,12 +376,14 @@ def test_a_paused_lane_holds_what_follows_until_it_is_resumed() -> None:
     queue = take(queues)
     settle_and_pause(queues, queue)
     assert (queue.state, queues.take(), queues.next_due()) == (PAUSED, None, math.inf)
-    assert isinstance(queue.paused_by, ServerError)
+    assert isinstance(queue.remember().paused_by, ServerError)
+    assert (queues.paused, queues.active) == ({"d": queue}, 0)
     later = accept(queues, "d", live=True)
     queues.remove(waits_when_paused)
     assert queue.state is PAUSED
     queues.resume(queue)
-    assert queue.paused_by is None
+    assert queue.remember().paused_by is None
+    assert (queues.paused, queues.active) == ({}, 1)
     assert take(queues).first is later
 
 
@@ -419,6 +468,20 @@ def test_among_moments_that_no_longer_count_the_others_keep_their_order() -> Non
     assert moments == sorted(float(number * 3701 % count) for number in kept)
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_nothing_is_remembered_of_turns_that_were_taken(full: bool) -> None:
+    # One dialog goes on and on, and another may not while a callback's queue is full.
+    queues = ReadyQueues()
+    accept(queues, "on and on").sent_at = 1.0
+    queue = take(queues)
+    accept(queues, "blocked", live=True)
+    accept(queues, "on and on", live=True)
+    for _ in range(5000):
+        queues.ready(queue, first=not full)
+        assert take(queues, reserved_only=full) is queue
+    assert free_slots(queues) < 2500
+
+
 def test_the_repr_counts_by_state() -> None:
     queues = ReadyQueues()
     for name in ("a", "b", "c"):
@@ -438,6 +501,7 @@ def test_a_group_stands_for_its_members(behind: int) -> None:
     queue.join(group)
     assert queue.first is group
     assert queue.work_items == [*members, *rest]
+    assert queue.size == 3 + behind
     assert {one.queue for one in (*queue.work_items, group)} == {queue}
     # One head, whatever it carries.
     assert (queue.live, queue.from_callback) == (1, 1)

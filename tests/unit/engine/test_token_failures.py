@@ -24,7 +24,9 @@ async def test_a_final_failure_fails_all_that_waited_and_no_later_live_update() 
     waiting = [item(serial=number, dialog_id=f"d-{number}") for number in (1, 2)]
     accept(engine, *waiting)
     failures = failures_of(engine)
-    failures.record(FINAL)
+    final = AuthenticationError("refused", transient=False)
+    final.remedy = "Check the token URL."
+    failures.record(final)
     later = item(serial=3, dialog_id="d-3")
     accept(engine, later)
     assert [failures.fail_next() for _ in range(3)] == [True, True, False]
@@ -35,6 +37,7 @@ async def test_a_final_failure_fails_all_that_waited_and_no_later_live_update() 
         "d-1",
         "d-2",
     ]
+    assert [str(each.error).endswith(final.remedy) for each in waiting] == [True, True]
     assert not later.completed
 
 

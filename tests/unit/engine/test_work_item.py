@@ -33,7 +33,7 @@ def test_strict_writes_and_groups_may_not_be_repeated() -> None:
     assert item().members == ()
 
 
-@pytest.mark.parametrize("action", [Action.READ, Action.REBASE, Action.CONFIRM, Action.REPORT])
+@pytest.mark.parametrize("action", [Action.READ, Action.REBASE, Action.REPORT])
 def test_reads_may_always_be_repeated(action: Action) -> None:
     made = item(Kind.STRICT)
     made.action = action

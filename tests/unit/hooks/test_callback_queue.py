@@ -33,7 +33,7 @@ async def test_events_of_a_dialog_are_in_order_and_dialogs_side_by_side() -> Non
             for dialog_id in "abc":
                 publish(hooks, event(dialog_id, number))
         queue = queue_of(hooks)
-        assert (queue.used, len(queue.unfinished)) == (6, 6)
+        assert (queue.used, hooks._tasks.unfinished) == (6, 6)
         await hooks.wait_delivered()
         assert anyio.current_time() == pytest.approx(3.0)
     for dialog_id in "abc":
@@ -46,7 +46,7 @@ async def test_events_of_a_dialog_are_in_order_and_dialogs_side_by_side() -> Non
         running_now += 1 if line.startswith("start") else -1
         peak = max(peak, running_now)
     assert peak == 2
-    assert (queue.used, queue.unfinished) == (0, set())
+    assert (queue.used, hooks._tasks.unfinished) == (0, 0)
 
 
 async def test_a_failed_call_is_repeated_after_a_backoff() -> None:

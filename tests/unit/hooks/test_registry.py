@@ -74,6 +74,18 @@ def test_what_cannot_be_called_is_refused() -> None:
         Register(hooks, failures=False)(wrong)
 
 
+@pytest.mark.parametrize("failures", [False, True])
+def test_what_takes_no_event_is_refused_when_it_is_registered(failures: bool) -> None:
+    hooks, _, _ = registry()
+
+    async def sync_crm(crm: object, event: UpdateEvent) -> None: ...
+
+    wrong: Any = sync_crm
+    with pytest.raises(TypeError, match=r"sync_crm does not take that \(missing .*'event'\)"):
+        Register(hooks, failures=failures)(wrong)
+    assert not hooks.has_callbacks
+
+
 async def test_sending_waits_for_a_full_queue_and_is_woken() -> None:
     hooks, _, waker = registry()
     Register(hooks, failures=False)(print, max_queue=2)

@@ -136,6 +136,15 @@ def test_a_url_without_tls_has_to_be_allowed(monkeypatch: pytest.MonkeyPatch) ->
     AsyncStateClient(**Settings().client_arguments())
 
 
+def test_a_token_url_without_tls_has_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, OAUTH | {"COGNIGY_TOKEN_URL": "http://auth.example.com/oauth/token"})
+    message = refusal()
+    assert message.startswith("COGNIGY_TOKEN_URL: uses http://")
+    assert "COGNIGY_ALLOW_INSECURE=true" in message
+    monkeypatch.setenv("COGNIGY_ALLOW_INSECURE", "true")
+    AsyncStateClient(**Settings().client_arguments())
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [

@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from cognigy_async import Limits, RuntimeApi, StateUpdate, UpdateValidationError, VariableTypeError
-from cognigy_async.models.identifiers import faults_of_identifiers
+from cognigy_async.models.identifiers import faults_of_identifiers, is_strong_etag
 from tests.unit._builders import CANARY, update
 
 TOLD = {"actor": "agent-7", "reason": "refund"}
@@ -156,3 +156,12 @@ def test_an_id_has_no_invisible_character_at_its_ends(name: str, char: str, mean
 @pytest.mark.parametrize("text", ["\u2764\ufe0f", "d\u200d1", "\u05d0", "\ue000", "d\u0301"])
 def test_an_id_may_end_with_any_visible_character(text: str) -> None:
     assert StateUpdate(text, session={"a": 1}).dialog_id == text
+
+
+@pytest.mark.parametrize(
+    ("etag", "strong"),
+    [('"7"', True), ('""', True), ('W/"7"', False), ("7", False), ('"', False), ("", False)],
+)
+def test_only_a_quoted_etag_is_strong(etag: str, strong: bool) -> None:
+    assert is_strong_etag(etag) is strong
+    assert not is_strong_etag(None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import pickle
+import pprint
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cognigy_async import Limits, RuntimeApi, UpdateValidationError
-from cognigy_async.models.update import StateUpdate
+from cognigy_async.models.update import FIELD_NAMES, StateUpdate
 from tests.unit._builders import unhurried, update, variables
 
 ADAPTER = TypeAdapter(StateUpdate)
@@ -218,6 +220,28 @@ def test_inside_other_models_a_fault_is_one_of_their_faults(text: str, message: 
     assert [fault["loc"] for fault in caught.value.errors()] == [("updates", 0)]
 
 
+@pytest.mark.parametrize(
+    "text", ['{"dialog_id":"d","session":{"1x":"canary-4711"}}', '["canary-4711"]']
+)
+def test_a_fault_inside_other_models_shows_no_value(text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Order.model_validate_json(f'{{"updates":[{text}]}}')
+    error = caught.value
+    assert "canary-4711" not in f"{error}{error!r}{error.errors()}{error.json()}"
+    assert error.__cause__ is None
+    assert error.__context__ is None
+
+
+def test_an_update_works_with_the_functions_of_dataclasses() -> None:
+    made = update(session={"a": [1]}, metadata={"by": "me"})
+    assert [field.name for field in dataclasses.fields(made)] == list(FIELD_NAMES)
+    record = dataclasses.asdict(made)
+    assert {name: value for name, value in record.items() if value} == made.fields()
+    assert StateUpdate(**record) == made
+    assert dataclasses.replace(made, next_step="s") == made.replace(next_step="s")
+    pprint.pformat(made)
+
+
 def test_the_json_schema_tells_what_an_update_is() -> None:
     schema = TypeAdapter(StateUpdate).json_schema()
     assert schema["required"] == ["dialog_id"]
@@ -237,7 +261,9 @@ def test_the_json_schema_tells_what_an_update_is() -> None:
     assert properties["metadata"]["additionalProperties"] == {"type": "string"}
     assert properties["session"]["type"] == properties["user"]["type"] == "object"
     assert properties["dialog_id"]["type"] == "string"
-    assert Order.model_json_schema()["properties"]["updates"]["type"] == "array"
+    within = Order.model_json_schema()
+    assert within["properties"]["updates"]["items"] == {"$ref": "#/$defs/StateUpdate"}
+    assert within["$defs"] == {"StateUpdate": schema}
 
 
 @given(variables)

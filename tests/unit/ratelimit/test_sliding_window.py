@@ -107,7 +107,7 @@ def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps:
         else:
             now += step
         model.pass_time(now)
-        assert window.next_slot_at(now) == model.next_slot_at(now)
+        assert window.next_slot_at(now) == pytest.approx(model.next_slot_at(now), abs=1e-9)
         assert window.used == model.used(now)
 
 
@@ -312,6 +312,24 @@ def test_a_live_request_finds_a_slot_soon_at_any_moment(
 def test_in_a_short_window_bulk_work_alone_takes_all_slots_at_once() -> None:
     assert busy(SlidingWindow(RateLimit(60, per=2.0)), 480, bulk=True)[-1] < 14.2
     assert busy(SlidingWindow(RateLimit(60, per=7.0)), 480, bulk=True)[-1] > 49.5
+
+
+def test_requests_that_count_go_on_to_count_with_another_limit() -> None:
+    window = SlidingWindow(RateLimit(10, per=10, guard=0.0))
+    for now in (0.0, 1.0, 2.0):
+        assert window.next_slot_at(now) == now
+        window.start(now, bulk=False)
+    window.finish(0.0, 0.0)
+    window.finish(1.0, 1.0)
+    window.set_limit(RateLimit(3, per=20, guard=0.0))
+    assert (window.used, window.capacity) == (3, 3)
+    assert window.next_slot_at(3.0) == 20.0
+    # The one that was in flight counts from its answer.
+    window.finish(2.0, 3.0)
+    assert window.next_slot_at(20.0) == 20.0
+    window.set_limit(RateLimit(100, per=5, guard=0.0))
+    assert window.next_slot_at(20.0) == 20.0
+    assert window.used == 0
 
 
 # Requests of others, which the server told of.

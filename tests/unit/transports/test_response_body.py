@@ -1,15 +1,20 @@
-"""Headers, size and encoding of a response."""
+"""Headers, framing, size and encoding of a response."""
 
 from __future__ import annotations
 
 import gzip
+import random
+import time
 import zlib
 
 import pytest
 
 from cognigy_async.transports._response_body import (
-    UnusableResponseError,
+    MAX_MEMBERS,
+    SLICE,
+    BodyError,
     decoded,
+    has_unclear_end,
     headers_of,
     validate_length,
 )
@@ -38,8 +43,30 @@ def test_a_length_within_the_limit_or_without_sense_is_not_refused(length: str |
 
 @pytest.mark.parametrize("length", ["101", "9" * 400])
 def test_a_length_beyond_the_limit_is_refused(length: str) -> None:
-    with pytest.raises(UnusableResponseError, match="max_response_bytes=100"):
+    with pytest.raises(BodyError, match="max_response_bytes=100"):
         validate_length(length, 100)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "unclear"),
+    [
+        (200, {"content-length": "2"}, False),
+        (200, {"transfer-encoding": "chunked"}, False),
+        (200, {}, False),
+        (200, {"transfer-encoding": "chunked", "content-length": "2"}, True),
+        (500, {"transfer-encoding": "chunked", "content-length": "0"}, True),
+        (204, {}, False),
+        (204, {"content-length": "0"}, False),
+        (204, {"content-length": "2"}, True),
+        (204, {"transfer-encoding": "chunked"}, True),
+        (205, {"content-length": "2"}, True),
+        (304, {"content-length": "120"}, True),
+    ],
+)
+def test_a_response_whose_end_is_unclear(
+    status: int, headers: dict[str, str], unclear: bool
+) -> None:
+    assert has_unclear_end(status, headers) is unclear
 
 
 @pytest.mark.parametrize(
@@ -52,6 +79,12 @@ def test_a_length_beyond_the_limit_is_refused(length: str) -> None:
         ("identity", CONTENT),
         ("deflate, gzip", gzipped(zlib.compress(CONTENT))),
         ("gzip, identity", gzipped(CONTENT)),
+        (", identity, gzip,, identity", gzipped(CONTENT)),
+        ("gzip", gzipped(CONTENT[:5]) + gzipped(b"") + gzipped(CONTENT[5:])),
+        ("gzip", b"".join(gzipped(CONTENT[at : at + 1]) for at in range(len(CONTENT)))),
+        ("gzip", gzipped(CONTENT) + bytes(512)),
+        ("gzip", gzipped(CONTENT[:5]) + bytes(7) + gzipped(CONTENT[5:])),
+        ("deflate", zlib.compress(CONTENT) + bytes(1)),
     ],
 )
 def test_encodings(encoding: str, content: bytes) -> None:
@@ -68,10 +101,39 @@ def test_encodings(encoding: str, content: bytes) -> None:
         ("gzip", gzipped(CONTENT)[:-4], "does not match its Content-Encoding"),
         ("gzip", gzipped(CONTENT) + b"more", "does not match its Content-Encoding"),
         ("deflate", b"\x78\x9c nonsense", "does not match its Content-Encoding"),
+        ("deflate", zlib.compress(CONTENT)[:-1], "does not match its Content-Encoding"),
+        ("deflate", zlib.compress(CONTENT) * 2, "does not match its Content-Encoding"),
+        ("deflate, gzip", gzipped(b""), "does not match its Content-Encoding"),
+        ("gzip", gzipped(CONTENT) + gzipped(CONTENT)[:-4], "does not match its Content-Encoding"),
+        ("gzip, br", CONTENT, "not requested"),
+        ("utf-8", CONTENT, "not requested"),
         ("gzip", gzipped(bytes(101)), "larger than max_response_bytes=100"),
+        ("gzip", gzipped(bytes(60)) * 2, "larger than max_response_bytes=100"),
         ("gzip, gzip", gzipped(gzipped(bytes(101))), "larger than"),
     ],
 )
 def test_a_body_that_cannot_be_decoded(encoding: str, content: bytes, problem: str) -> None:
-    with pytest.raises(UnusableResponseError, match=problem):
+    with pytest.raises(BodyError, match=problem):
         decoded(content, {"content-encoding": encoding}, 100)
+
+
+def test_a_large_body_in_several_members() -> None:
+    parts = [bytes([number]) * (3 * SLICE + number) for number in range(5)]
+    content = b"".join(map(gzipped, parts))
+    assert decoded(content, {"content-encoding": "gzip"}, 16 * SLICE) == b"".join(parts)
+
+
+def test_a_member_of_random_bytes_ends_at_any_place_of_a_slice() -> None:
+    chance = random.Random(3)
+    for size in range(SLICE - 40, SLICE + 3):
+        first = chance.randbytes(size)
+        content = gzipped(first) + gzipped(CONTENT)
+        assert decoded(content, {"content-encoding": "gzip"}, 2 * SLICE) == first + CONTENT
+
+
+def test_endless_empty_members_are_not_all_decompressed() -> None:
+    content = gzipped(b"") * (40 * MAX_MEMBERS)
+    began = time.process_time()
+    with pytest.raises(BodyError, match="does not match"):
+        decoded(content, {"content-encoding": "gzip"}, 100)
+    assert time.process_time() - began < 1
