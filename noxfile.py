@@ -109,7 +109,8 @@ def add_tests(version: str) -> None:
         # The official JavaScript client, for tests/interop: not within the time of a test.
         session.run("python", "-m", "tests.interop.official")
         # Many wait for sockets and processes; those of one file stay together.
-        spread = ("-n", "2", "--dist", "loadfile")
+        # Without a limit, xdist waits for ever for the tests of a worker that died.
+        spread = ("-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
         session.run("pytest", "-q", "-m", "not browser", *spread, *session.posargs)
 
 

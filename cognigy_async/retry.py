@@ -71,7 +71,7 @@ SERVED_KINDS = frozenset({ResponseKind.APPLIED, ResponseKind.REFUSED, ResponseKi
 """Kinds of a server that is available."""
 
 MAX_BULK_WAIT = 3600.0
-"""Seconds after which bulk work asks the server again, however long it was told to wait."""
+"""Seconds after which bulk work asks again, whatever the server named."""
 
 MIN_PAUSE = 1.0
 """Minimum of `RetryPolicy.longest_pause`, so that a small `max_retry_after` causes no storm."""

@@ -6,6 +6,9 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import os
+import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -53,6 +56,24 @@ async def _tasks_are_gone(anyio_backend_name: str) -> AsyncIterator[None]:
 def _tasks() -> set[asyncio.Task[Any]]:
     # anyio has a task of its own for each step of a test.
     return {task for task in asyncio.all_tasks() if "TestRunner." not in repr(task.get_coro())}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a plain test fail at its timeout, which by default ends the whole process."""
+    if not hasattr(signal, "SIGALRM"):
+        return
+    for item in items:
+        if isinstance(item, pytest.Function) and not inspect.iscoroutinefunction(item.obj):
+            marker = item.get_closest_marker("timeout")
+            seconds = marker.args[0] if marker else float(item.config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(seconds, method="signal"), append=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failed test at once: a run that is cut off has no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        sys.stderr.write(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}\n")
 
 
 @pytest.hookimpl(tryfirst=True)

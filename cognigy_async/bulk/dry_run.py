@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from .input.reader import open_input
 from .input.row import RowFault, faults_of
 from .input.row_reader import RowReader, SpilledSet
 from .options import JobOptions
+from .run import MOST_HELD
 
 HELD = 5000
 """Number of updates that a job holds at a time: half of the client's `max_pending`. Only these
@@ -72,11 +72,16 @@ def dry_run(
     check = _Check(rows, on_fault)
     try:
         if options.coalesce:
-            requests = _coalesced_requests(check.updates(), limits, api)
+            requests = sum(
+                plan(held, coalesce=True, limits=limits, api=api).requests
+                for held in _held_together(check.updates())
+            )
         else:
-            requests = sum(len(api.writes("", update, "-")) for update in check.updates())
+            requests = sum(len(api.writes("", update, "-")) for update, _ in check.updates())
+        dialogs = check.dialogs.count()
     finally:
         rows.close()
+        check.dialogs.close()
     notes = list(reader.notes)
     if not rows.count:
         notes.append(rows.none_found)
@@ -84,20 +89,24 @@ def dry_run(
         rows=rows.count,
         faulty=check.faulty,
         faults=check.faults,
-        dialogs=check.dialogs.count(),
+        dialogs=dialogs,
         requests=requests,
         seconds=seconds_under(rate_limit, requests),
         notes=tuple(notes),
     )
 
 
-def _coalesced_requests(
-    updates: Iterator[StateUpdate], limits: Limits | None, api: StateApi
-) -> int:
-    requests = 0
-    while held := list(islice(updates, HELD)):
-        requests += plan(held, coalesce=True, limits=limits, api=api).requests
-    return requests
+def _held_together(updates: Iterator[tuple[StateUpdate, int]]) -> Iterator[list[StateUpdate]]:
+    """Yield the updates that a job holds at a time. Each comes with its bytes."""
+    held: list[StateUpdate] = []
+    size = 0
+    for update, taken in updates:
+        held.append(update)
+        size += taken
+        if len(held) == HELD or size > MOST_HELD:
+            yield held
+            held, size = [], 0
+    yield held
 
 
 class _Check:
@@ -110,8 +119,8 @@ class _Check:
         self.faults = 0
         self.dialogs = SpilledSet()
 
-    def updates(self) -> Iterator[StateUpdate]:
-        """Yield the updates that would be sent."""
+    def updates(self) -> Iterator[tuple[StateUpdate, int]]:
+        """Yield the updates that would be sent, and the bytes of their rows."""
         for row in self._rows.rows():
             if row.error is not None:
                 found = faults_of(row)
@@ -122,4 +131,4 @@ class _Check:
             elif row.update is not None:
                 self.dialogs.add(row.update.dialog_id)
                 if row.duplicate_of is None:
-                    yield row.update
+                    yield row.update, len(row.source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 
 import anyio
 import anyio.to_thread
@@ -36,6 +37,7 @@ from cognigy_async.spi import DeliveryReceipt
 from .callback_receipts import CallbackReceipts
 from .errors import InputError, JournalError
 from .input.row import Row
+from .input.row_reader import RowChunk
 from .journal.writer import JournalWriter
 from .options import JobOptions
 from .resend import AmbiguousSends, InterruptedGroups, ambiguous
@@ -68,6 +70,11 @@ NOT_APPLIED_REASONS = frozenset(
 )
 """Reasons for a retry that prove that the request was not applied."""
 
+MOST_HELD = 1 << 24
+"""Bytes of rows that the client may hold. The next row waits until fewer are held."""
+MOST_UNWRITTEN = 1 << 22
+"""Bytes of failed rows after which reading waits until their dead letters are written."""
+
 
 class JobRun:
     """One run of a job. It also serves as the `UpdateWatch` of its stream."""
@@ -98,6 +105,12 @@ class JobRun:
         self._stream: UpdateStream | None = None
         self._in_stream: dict[int, Row] = {}
         self._next_index = 0
+        self._held = 0
+        """Bytes of the rows in the stream."""
+        self._room: anyio.Event | None = None
+        """Event of a row that waits until fewer are in the stream."""
+        self._unwritten = 0
+        """Bytes of failed rows whose dead letters may not be written yet."""
         self._sent_before: set[int] = set()
         """Indexes of rows that an earlier run may have applied."""
         self._unclear: set[int] = set()
@@ -174,7 +187,17 @@ class JobRun:
             except InputError:
                 return
             last = chunk.last
-            self._writer.read(chunk.marks, chunk.dead_letters)
+            await self._record_chunk(chunk)
+
+    async def _record_chunk(self, chunk: RowChunk) -> None:
+        """Record what was read, and do not read on while many dead letters are not written."""
+        self._writer.read(chunk.marks, chunk.dead_letters)
+        self._unwritten += sum(map(len, chunk.dead_letters))
+        if self._unwritten > MOST_UNWRITTEN:
+            self._unwritten = 0
+            # The run is stopped if the journal cannot be written.
+            with suppress(JournalError):
+                await self._writer.flush()
 
     def stop(self, ended: Ended, reason: str, fault: CognigyError | None = None) -> None:
         """Stop taking rows, withdraw unsent rows, and let requests in flight finish."""
@@ -188,6 +211,8 @@ class JobRun:
             return
         self.ended, self.reason, self.fault = ended, reason, fault
         self._canary_done.set()
+        if self._room is not None:
+            self._room.set()
         if self._stream is not None:
             self._stream.stop()
         for pending in self._resent:
@@ -218,8 +243,8 @@ class JobRun:
             )
             last = chunk.last
             self.position = chunk.position
-            if chunk.marks or chunk.dead_letters:
-                self._writer.read(chunk.marks, chunk.dead_letters)
+            if chunk.marks or chunk.dead_letters or self._unwritten > MOST_UNWRITTEN:
+                await self._record_chunk(chunk)
             if chunk.skipped:
                 self.skipped += len(chunk.skipped)
                 self._paused.update(chunk.paused)
@@ -228,6 +253,8 @@ class JobRun:
             for row in chunk.rows:
                 if row.ordinal > self.conditions.canary > 0 and not self.conditions.canary_is_done:
                     await self._canary_done.wait()
+                if self._held > MOST_HELD:
+                    await self._wait_for_room()
                 if self.ended != "complete":
                     return
                 update = row.update
@@ -245,6 +272,7 @@ class JobRun:
                     if row.line in self._ambiguous.sends:
                         update = self._resolved(row, update)
                     if update is not None:
+                        self._held += len(row.source)
                         self._in_stream[self._next_index] = row
                         self._next_index += 1
                         yield update
@@ -255,6 +283,12 @@ class JobRun:
         if self.conditions.canary > self._rows.count:
             self.conditions.canary = self._rows.count
             self._check_conditions()
+
+    async def _wait_for_room(self) -> None:
+        if self.ended == "complete":
+            self._room = anyio.Event()
+            await self._room.wait()
+            self._room = None
 
     def _resolved(self, row: Row, update: StateUpdate) -> StateUpdate | None:
         """Return the update to send for a row that may be applied; None if it is ambiguous."""
@@ -288,6 +322,9 @@ class JobRun:
     def _take(self, outcome: UpdateOutcome) -> None:
         index = outcome.index
         row = self._in_stream.pop(index)
+        self._held -= len(row.source)
+        if self._room is not None and self._held <= MOST_HELD:
+            self._room.set()
         if outcome.result is not None:
             self._succeed(row, outcome.result)
         else:
@@ -354,6 +391,7 @@ class JobRun:
 
     def _fail(self, row: Row, error: CognigyError) -> None:
         self._writer.failed(row, error)
+        self._unwritten += len(row.source)
         self.conditions.complete(row.ordinal, ok=False)
         if row.dialog_id is not None:
             self._paused.add(row.dialog_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,9 @@ MAX_METADATA_NAME_LENGTH = 128
 MAX_METADATA_TEXT_LENGTH = 1024
 """Limits in characters. Each audit record holds all metadata of its update."""
 
+INVISIBLE = frozenset({"Cc", "Cf"})
+"""Categories of Unicode: control characters, and those of format, which have no width."""
+
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -27,12 +31,9 @@ def faults_of_identifiers(
     limits: Limits, dialog_id: Any, next_step: Any, if_match: Any, update_id: Any
 ) -> list[Fault]:
     """Return the faults of a dialog id, a step, an etag and an update id."""
-    faults = _faults_of_text(
-        "dialog_id",
-        dialog_id,
-        limits.max_dialog_id_length,
-        "use the id that the server gave the dialog",
-    )
+    remedy = "use the id that the server gave the dialog"
+    faults = _faults_of_text("dialog_id", dialog_id, limits.max_dialog_id_length, remedy)
+    faults += _faults_of_ends("dialog_id", dialog_id)
     if next_step is not None:
         remedy = "use the id of a node of the flow"
         faults += _faults_of_text("next_step", next_step, MAX_STEP_LENGTH, remedy)
@@ -51,9 +52,10 @@ def faults_of_owner(user_id: Any, profile_id: Any) -> list[Fault]:
     if user_id is not None:
         remedy = "use the id that the endpoint gave the user"
         faults += _faults_of_text("user_id", user_id, MAX_USER_ID_LENGTH, remedy)
+        faults += _faults_of_ends("user_id", user_id)
     if profile_id is not None and (fault := fault_of_text("profile_id", profile_id)):
         faults.append(fault)
-    return faults
+    return faults + _faults_of_ends("profile_id", profile_id)
 
 
 def _faults_of_text(name: str, text: Any, longest: int, remedy: str) -> list[Fault]:
@@ -71,6 +73,19 @@ def fault_of_text(name: str, text: Any) -> Fault | None:
     if not text or text.isspace():
         return Fault(name, "is empty", "pass a text, or leave it out if it is optional")
     return Fault(name, *SURROGATE) if has_surrogate(text) else None
+
+
+def _faults_of_ends(name: str, text: Any) -> list[Fault]:
+    """Return the fault of an id that begins or ends with a character that nobody sees.
+
+    It is the id of another dialog than the one that was meant, as after a copy from a sheet.
+    """
+    if isinstance(text, str) and text and not text.isspace():
+        for char, place in ((text[0], "begins"), (text[-1], "ends")):
+            if char.isspace() or unicodedata.category(char) in INVISIBLE:
+                meant = unicodedata.name(char, "a control character").lower()
+                return [Fault(name, f"{place} with U+{ord(char):04X}, {meant}", "remove it")]
+    return []
 
 
 def _type_fault(name: str, value: object) -> Fault:

@@ -6,6 +6,7 @@ the caller's objects never change the request.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import Field, field, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Required, Self, TypeAlias, TypedDict, final
@@ -63,7 +64,8 @@ class StateUpdate:
     `dataclasses`.
 
     Args:
-        dialog_id: Id of the dialog, at most 256 characters; it is percent-encoded in URLs.
+        dialog_id: Id of the dialog, at most 256 characters, without white space or invisible
+            characters at its ends; it is percent-encoded in URLs.
         session, user: Variables by name. Values are JSON; None is allowed inside objects and lists
             only. Names and sizes follow `Limits`.
         next_step: Id of the flow node to go to.
@@ -219,7 +221,9 @@ class StateUpdate:
     def _key(self) -> tuple[object, ...]:
         owner = (self._user_id, self._profile_id)
         metadata = frozenset(self._metadata.items())
-        return (self._dialog_id, self._body, self._if_match, self._update_id, owner, metadata)
+        # The order of the members of an object has no meaning.
+        body = json.dumps(self.payload(), sort_keys=True)
+        return (self._dialog_id, body, self._if_match, self._update_id, owner, metadata)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
@@ -292,8 +296,8 @@ class StateUpdate:
             and (user is None or (type(user) is dict and are_plain(limits, user)))
             and type(dialog_id) is str
             and 0 < len(dialog_id) <= limits.max_dialog_id_length
-            and dialog_id.isascii()
-            and not dialog_id.isspace()
+            and dialog_id.isprintable()
+            and " " not in dialog_id
             and next_step is None
             and if_match is None
             and update_id is None

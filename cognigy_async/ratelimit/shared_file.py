@@ -336,6 +336,8 @@ class SharedFileLimiter:
         self._clients = max(1, visit.clients)
         if visit.grant.count:
             self._batches.append(_Batch(name, visit.grant.count, asked_at + self._lease, live))
+            # What was wanted during the visit may be there now; the workers ask again if not.
+            self._wanted = self._wanted_live = False
         elif wanted:
             self._refused_until = self._clock() + visit.grant.wait
             self._refused_live = live

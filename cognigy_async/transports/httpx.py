@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import httpx
+import sniffio
 
 from .._utils.arguments import validate_count
 from .._utils.tls import client_context
@@ -342,6 +343,12 @@ class _Pool:
                 max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
             ),
         )
+        if sniffio.current_async_library() == "trio":
+            from ._trio_backend import TrioBackend
+
+            # httpx has no argument for it.
+            pool: Any = self.transport._pool
+            pool._network_backend = TrioBackend()
 
 
 @functools.cache

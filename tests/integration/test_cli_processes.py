@@ -342,7 +342,7 @@ def test_no_character_of_a_server_or_a_file_ends_a_command(
         (["bulk", "status", f"{name}.journal"], 0),
         (["bulk", "explain", f"{name}.journal", "d-\u03b1"], 0),
         (["bulk", "explain", f"{name}.journal", "d-\u03b2\u202e"], 1),
-        (["doctor", "--dialog", "d-\u03b1\u202e"], 0),
+        (["doctor", "--dialog", "d-\u202e\u03b1"], 0),
     ):
         process = commands.start(*arguments, variables=variables, encoding=encoding)
         out, err = process.communicate(timeout=30)

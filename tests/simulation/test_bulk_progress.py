@@ -20,6 +20,9 @@ from cognigy_async.cli.bulk.progress import Progress
 from tests.simulation.world import DROPPED, Reply, Wire, client_of, status
 from tests.terminal import Screen
 
+IN_FLIGHT = 10
+"""Requests of a screen, of one second each."""
+
 
 async def test_the_first_line_has_the_rate_already(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -90,15 +93,15 @@ async def screens_of(
     screen = Screen(columns)
     monkeypatch.setattr("sys.stderr", screen)
     screens = []
-    async with client_of(Wire(takes=1.0, answer=answer), max_in_flight=10) as client:
+    async with client_of(Wire(takes=1.0, answer=answer), max_in_flight=IN_FLIGHT) as client:
         job = BulkJob(path, journal=path.with_suffix(f".{columns}"), **options)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(Progress(job, client).run)
             tasks.start_soon(job.run, client)
-            # Virtual time does not wait for the thread that opens the files.
-            while not client.metrics.requests:
-                await anyio.lowlevel.checkpoint()
             for _ in range(int(seconds)):
+                # Virtual time does not wait for the threads that open and write the files.
+                while client.metrics.in_flight < IN_FLIGHT:
+                    await anyio.lowlevel.checkpoint()
                 await anyio.sleep(1)
                 screens.append(screen.lines)
             job.stop()
@@ -130,7 +133,10 @@ async def test_a_terminal_shows_rows_applied_of_all(
     assert 20 <= applied <= 200
     assert int(found[1]) == applied // 10
     assert left == pytest.approx((1000 - applied) / rate, rel=0.05)
-    assert details == ["10 in flight, 0 retries"]
+    [detail] = details
+    found = re.fullmatch(r"(\d+) in flight, 0 retries", detail)
+    assert found, detail
+    assert int(found[1]) <= IN_FLIGHT
     # Each screen is drawn over the one before.
     assert {len(screen) for screen in screens} == {3}
 
@@ -166,7 +172,7 @@ async def test_a_terminal_without_a_total(tmp_path: Path, monkeypatch: pytest.Mo
     try:
         for number in range(30):
             os.write(pipe, b'{"dialog_id": "d%d", "session": {"n": 1}}\n' % number)
-        *screens, _ = await screens_of(path, 60, monkeypatch, seconds=4)
+        *screens, _ = await screens_of(path, 60, monkeypatch, seconds=2)
     finally:
         os.close(pipe)
     bar, line, _ = screens[-1]

@@ -1,21 +1,25 @@
 """Records of an input, in constant memory.
 
-JSON Lines and CSV (plain, gzip or zstd) and Parquet, from a file or from standard input.
+JSON Lines and CSV (plain, bzip2, gzip, xz or zstd) from a file or from standard input, and Parquet
+from a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 from ..errors import InputError, OtherInputError
-from .compression import ByteSource, decompressed
+from . import row
+from .compression import ByteSource, DamagedError, decompressed
+from .content import TextFormat, refuse_other_content
 from .fingerprint import Fingerprint, HashedFile, Mark
-from .tables import LineBlocks, Record, csv_records, parquet_records
+from .parquet import parquet_records
+from .row import TextRow, too_long
+from .tables import KEPT, LineBlock, Record, csv_records
 
 Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
 
@@ -23,11 +27,10 @@ STDIN = "-"
 PARQUET = b"PAR1"
 BLOCK = 1 << 18
 """Bytes read at a time."""
-LONGEST_LINE = 1 << 24
-"""Bytes. A row that the server accepts is far shorter."""
-
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+DOS_END_OF_FILE = b"\x1a"
+COMPRESSED = (".bz2", ".gz", ".xz", ".zst", ".zstd")
 
 
 class InputReader:
@@ -59,7 +62,7 @@ class InputReader:
         self._hashed = HashedFile(file, name, known)
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
-        blocks = _line_blocks(self._hashed, name, self.notes.append)
+        blocks = _line_blocks(self._hashed, name, kind, self.notes.append)
         self._records = csv_records(blocks, name, texts) if kind == "csv" else _json_records(blocks)
 
     def __iter__(self) -> Iterator[list[Record]]:
@@ -180,7 +183,7 @@ def _count_of_parquet(file: BinaryIO) -> int | None:
 
 def _guess_format(name: str, file: BinaryIO) -> Format:
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".zst", ".zstd"):
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     last = suffixes[-1] if suffixes else ""
     if last == ".csv":
@@ -195,69 +198,119 @@ def _guess_format(name: str, file: BinaryIO) -> Format:
     return "jsonl"
 
 
-def _json_records(blocks: LineBlocks) -> Iterator[list[Record]]:
-    for first, lines in blocks:
+def _json_records(blocks: Iterator[LineBlock]) -> Iterator[list[Record]]:
+    for block in blocks:
+        if block.quotes is not None:
+            fault = too_long()
+            yield [(block.first, TextRow(block.lines[0]), fault)]
+            continue
         yield [
             (number, line, None)
-            for number, line in enumerate(lines, first)
+            for number, line in enumerate(block.lines, block.first)
             if line and not line.isspace()
         ]
 
 
-def _line_blocks(file: HashedFile, name: str, note: Callable[[str], None]) -> LineBlocks:
-    """Yield blocks of whole lines without newlines, and the number of each block's first line.
-
-    Reading starts when the caller asks for the first block, because a pipe may block its reader.
+def _line_blocks(
+    file: HashedFile, name: str, kind: TextFormat, note: Callable[[str], None]
+) -> Iterator[LineBlock]:
+    """Yield the lines of a file. Begin to read only then, because a pipe may block its reader.
 
     Raises:
-        InputError: The input cannot be decompressed, is UTF-16, or is not made of lines.
+        InputError: The input cannot be decompressed, or has no rows of its format.
     """
-    source = decompressed(file, name)
-    line = 1
-    rest = b""
-    first = True
-    while data := _read_block(source, name, line):
-        data = rest + data
-        if first and (len(data) >= len(BYTE_ORDER_MARK) or not BYTE_ORDER_MARK.startswith(data)):
-            first = False
-            data = _without_mark(data, name, note)
-        lines = data.split(b"\n")
-        rest = lines.pop()
-        if len(rest) > LONGEST_LINE:
-            raise InputError(
-                f"{name}: line {line + len(lines)} is longer than {LONGEST_LINE:,} bytes; this is "
-                "no file of rows"
+    yield from _LineReader(file, name, kind, note).blocks()
+
+
+class _LineReader:
+    """The lines of one file."""
+
+    def __init__(
+        self, file: HashedFile, name: str, kind: TextFormat, note: Callable[[str], None]
+    ) -> None:
+        self._file = file
+        self._name = name
+        self._kind: TextFormat = kind
+        self._note = note
+        self._unread = b""
+        self._line = 1
+        """Number of the next line."""
+
+    def blocks(self) -> Iterator[LineBlock]:
+        """Yield the lines."""
+        source = decompressed(self._file, self._name)
+        rest = b""
+        is_first = True
+        while data := self._read(source):
+            data = rest + data
+            if is_first and (len(data) >= 3 or not BYTE_ORDER_MARK.startswith(data)):
+                is_first = False
+                data = self._without_mark(data)
+            lines = data.split(b"\n")
+            rest = lines.pop()
+            if lines:
+                yield from self._numbered(lines)
+            if len(rest) > row.LONGEST_ROW:
+                yield self._long_line(source, rest)
+                rest = b""
+        rest = rest.rstrip(DOS_END_OF_FILE)
+        if rest:
+            self._note(
+                f"The last line, {self._line}, has no newline at its end; it was used as it is. If "
+                "the file was truncated, this line may be incomplete."
             )
+            yield from self._numbered([rest])
+
+    def _numbered(self, lines: list[bytes]) -> Iterator[LineBlock]:
+        if self._line == 1:
+            self._refuse_other_content(lines)
+        if len(lines[0]) > row.LONGEST_ROW:
+            # A block is shorter than this, so only its first line can be so long.
+            line = lines.pop(0)
+            yield LineBlock(self._line, [line[:KEPT]], line.count(b'"'))
+            self._line += 1
         if lines:
-            yield line, lines
-            line += len(lines)
-    if rest:
-        note(
-            f"The last line, {line}, has no newline at its end; it was used as it is. If the file "
-            "was truncated, this line may be incomplete."
-        )
-        yield line, [rest]
+            yield LineBlock(self._line, lines)
+            self._line += len(lines)
 
+    def _long_line(self, source: ByteSource, beginning: bytes) -> LineBlock:
+        """Read to the end of a line that is too long, and keep its beginning."""
+        if self._line == 1:
+            self._refuse_other_content([beginning])
+        quotes = beginning.count(b'"')
+        newline = b""
+        while not newline and (data := self._read(source)):
+            part, newline, self._unread = data.partition(b"\n")
+            quotes += part.count(b'"')
+        self._line += 1
+        return LineBlock(self._line - 1, [beginning[:KEPT]], quotes)
 
-def _without_mark(data: bytes, name: str, note: Callable[[str], None]) -> bytes:
-    if data.startswith(UTF_16_MARKS):
-        raise InputError(f"{name} is UTF-16; save it as UTF-8")
-    if not data.startswith(BYTE_ORDER_MARK):
-        return data
-    note("The input begins with a byte-order mark, which was skipped.")
-    return data[len(BYTE_ORDER_MARK) :]
+    def _refuse_other_content(self, lines: list[bytes]) -> None:
+        if self._kind == "csv" or not (lines[0][:1] == b"{" and lines[0].rstrip()[-1:] == b"}"):
+            refuse_other_content(lines, self._name, self._kind)
 
+    def _without_mark(self, data: bytes) -> bytes:
+        if data.startswith(UTF_16_MARKS):
+            raise InputError(f"{self._name} is UTF-16; save it as UTF-8")
+        if not data.startswith(BYTE_ORDER_MARK):
+            return data
+        self._note("The input begins with a byte-order mark, which was skipped.")
+        return data[len(BYTE_ORDER_MARK) :]
 
-def _read_block(source: ByteSource, name: str, line: int) -> bytes:
-    try:
-        return source.read(BLOCK)
-    except EOFError as error:
-        raise InputError(
-            f"{name} was cut off: the compressed file ends early, at about line {line}. The rows "
-            "before that have been used."
-        ) from error
-    except Exception as error:
-        # Compare by name: the exception can be imported only if zstandard is installed.
-        if not isinstance(error, OSError | zlib.error) and type(error).__name__ != "ZstdError":
-            raise
-        raise InputError(f"{name} cannot be decompressed after line {line}: {error}") from error
+    def _read(self, source: ByteSource) -> bytes:
+        if self._unread:
+            data, self._unread = self._unread, b""
+            return data
+        try:
+            return source.read(BLOCK)
+        except EOFError as error:
+            raise InputError(
+                f"{self._name} was cut off: the compressed file ends early, at about line "
+                f"{self._line}. The rows before that have been used."
+            ) from error
+        except DamagedError as error:
+            raise InputError(
+                f"{self._name} cannot be decompressed further at about line {self._line}: {error}. "
+                "The rows before that have been used. If the file is intact, decompress it with "
+                "another program and start a new job with the content."
+            ) from error

@@ -5,23 +5,77 @@ A dry run and a run parse rows alike, so that both name the same faults.
 
 from __future__ import annotations
 
-import json
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from cognigy_async import Fault, Limits, StateUpdate, UpdateValidationError
 
 from ..journal.schema import Failure
+from .json_values import (
+    column_of,
+    encode,
+    is_json,
+    member_given_twice,
+    parse_json,
+    parse_with_bytes,
+)
 
-Source: TypeAlias = bytes | dict[str, Any]
-"""A line as it was read, or the fields of a row of a table."""
+
+class TableRow(ABC):
+    """A row of a table, whose cells are read when it is used: their values may take much memory."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns."""
+
+    @abstractmethod
+    def read(self) -> tuple[dict[str, Any], Fault | None]:
+        """Return what a dead letter of the row has, and its fault.
+
+        Without a fault, these are the fields of an update and columns that are passed over.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow(TableRow):
+    """The text of a row that cannot be read. Its dead letter cannot be applied."""
+
+    text: bytes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return no names."""
+        return ()
+
+    def read(self) -> tuple[dict[str, Any], Fault | None]:
+        """Return the text."""
+        return {RAW: self.text.decode(errors="backslashreplace").rstrip("\r\n")}, None
+
+
+Source: TypeAlias = bytes | TableRow
+"""A line of JSON as it was read, or a row of a table."""
+
+CONTEXTS = ("session", "user")
+RAW = "_raw"
+"""Member of a dead letter with the text of a row that could not be read."""
+NOT_JSON = "_not_json"
+"""Member of a dead letter with the values that JSON cannot hold, as texts by their paths."""
+ERROR = "_error"
+
+LONGEST_ROW = 5 << 19
+"""Bytes of a line of JSON or of a row of CSV. A row that may be sent has less than 2 MiB."""
+LONGEST_PATH = 200
+"""Characters of a path that messages show."""
 
 JSON_COLUMN = re.compile(r" at line 1 column (\d+)$")
-JSON_DECODER = json.JSONDecoder()
-JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +84,7 @@ class Row:
 
     Attributes:
         line: Number of its first line in the input, from 1; in Parquet the number of the row.
-        source: Content of the row as it was read.
+        source: Content of the row as a line of JSON; text that could not be read as it was.
         update: Update of the row; None if the row is not valid.
         error: Faults of the row; None if the row is valid.
         dialog_id: Dialog of the row; None if the row names no dialog.
@@ -38,10 +92,11 @@ class Row:
         ordinal: Number of the row among the rows of the job, from 1.
         sent_with: First line of the rows that were merged into one request with this row.
         completed_at: Epoch seconds of the row's outcome; known only if the client has callbacks.
+        columns: Names of the columns of a table.
     """
 
     line: int
-    source: Source
+    source: bytes
     update: StateUpdate | None
     error: UpdateValidationError | None
     dialog_id: str | None
@@ -49,6 +104,7 @@ class Row:
     ordinal: int = 0
     sent_with: int | None = None
     completed_at: float | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def not_repeatable(self) -> bool:
@@ -86,6 +142,25 @@ class PlacedFault(Fault):
     column: int
 
 
+def given_twice(path: str, column: int | None = None) -> Fault:
+    """Return the fault of a part of an update that a row gives twice."""
+    path = path if path.isprintable() else ascii(path)
+    path = path if len(path) <= LONGEST_PATH else f"{path[: LONGEST_PATH - 3]}..."
+    problem, remedy = "is given twice", "keep one of the two"
+    if column is None:
+        return Fault(path, problem, remedy)
+    return PlacedFault(path, problem, remedy, column)
+
+
+def too_long(reach: str = "") -> Fault:
+    """Return the fault of a row that has more than `LONGEST_ROW` bytes.
+
+    Args:
+        reach: Lines that the row takes, for the message.
+    """
+    return Fault("row", f"is longer than {LONGEST_ROW:,} bytes{reach}", "shorten it")
+
+
 def parse_row(
     line: int, source: Source, limits: Limits, default_id: str | None, fault: Fault | None = None
 ) -> Row:
@@ -95,34 +170,57 @@ def parse_row(
         default_id: The `update_id` of a row that has none.
         fault: Fault that the reader has already found.
     """
-    if fault is not None:
-        return _invalid(line, source, fault)
-    fields: Any = source
-    if isinstance(source, bytes):
-        try:
-            fields = from_json(source, allow_inf_nan=False)
-        except ValueError as error:
-            return _invalid(line, source, _json_fault(source, error))
-        if type(fields) is not dict:
-            kind = "an array" if type(fields) is list else "a single value"
-            remedy = 'write an object: {"dialog_id": ..., "session": ...}'
-            return _invalid(line, source, Fault("row", f"is {kind}", remedy))
+    fields, found = _read(source)
+    columns = source.columns if isinstance(source, TableRow) else ()
+    if (fault := fault or found) is not None:
+        error = UpdateValidationError((fault,))
+        return Row(line, _line_of(source, fields), None, error, None, columns=columns)
     dialog_id = fields.get("dialog_id")
+    used = fields
     try:
         for name in fields:
             if name[:1] == "_":
-                fields = {name: value for name, value in fields.items() if name[:1] != "_"}
+                if NOT_JSON in fields and ERROR in fields:
+                    problem = "has values that this dead letter could not keep"
+                    remedy = f"write those of {NOT_JSON} into the row, and remove {NOT_JSON}"
+                    raise UpdateValidationError((Fault(NOT_JSON, problem, remedy),))
+                used = {name: value for name, value in fields.items() if name[:1] != "_"}
                 break
         if default_id is not None and fields.get("update_id") is None:
-            fields = {**fields, "update_id": default_id}
-        update = StateUpdate.from_fields(limits, fields)
+            used = {**used, "update_id": default_id}
+        update = StateUpdate.from_fields(limits, used)
     except UpdateValidationError as error:
-        return Row(line, source, None, error, dialog_id if isinstance(dialog_id, str) else None)
-    return Row(line, source, update, None, update.dialog_id)
+        dialog_id = dialog_id if isinstance(dialog_id, str) else None
+        # The traceback would keep the values of the row in memory.
+        error = error.with_traceback(None)
+        return Row(line, _line_of(source, fields), None, error, dialog_id, columns=columns)
+    if isinstance(source, TableRow):
+        # A valid row has values of JSON only. Do not keep them: as text they take less memory.
+        source = to_json(fields)
+    return Row(line, source, update, None, update.dialog_id, columns=columns)
 
 
-def _invalid(line: int, source: Source, fault: Fault) -> Row:
-    return Row(line, source, None, UpdateValidationError((fault,)), None)
+def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:
+    """Return what a dead letter of a row has, and a fault. See `TableRow.read`."""
+    if isinstance(source, TableRow):
+        return source.read()
+    text: bytes | str = source
+    try:
+        fields = parse_json(source)
+    except ValueError as error:
+        text = source.decode(errors="surrogateescape")
+        fields = parse_with_bytes(text)
+        if fields is None:
+            return TextRow(source).read()[0], _json_fault(source, error)
+    if type(fields) is dict:
+        twice = member_given_twice(text, fields, passes_over=True)
+        if twice is None:
+            return fields, None
+        fault = given_twice(twice[1:])
+    else:
+        kind = "an array" if type(fields) is list else "a single value"
+        fault = Fault("row", f"is {kind}", 'write an object: {"dialog_id": ..., "session": ...}')
+    return TextRow(source).read()[0], fault
 
 
 def _json_fault(source: bytes, error: ValueError) -> Fault:
@@ -143,76 +241,59 @@ def faults_of(row: Row) -> list[RowFault]:
     if row.error is None:
         return []
     return [
-        RowFault(row.line, _column(row.source, fault), fault.path, fault.problem, fault.remedy)
+        RowFault(row.line, _column(row, fault), fault.path, fault.problem, fault.remedy)
         for fault in row.error.faults
     ]
 
 
-def _column(source: Source, fault: Fault) -> int:
+def _column(row: Row, fault: Fault) -> int:
     if isinstance(fault, PlacedFault):
         return fault.column
-    if isinstance(source, bytes):
-        return column_of(source, fault.path)
     path = fault.path
-    for number, name in enumerate(source.get("_columns", ()), 1):
+    if not row.columns:
+        return column_of(row.source, path)
+    for number, name in enumerate(row.columns, 1):
         if path == name or path.startswith((f"{name}.", f"{name}[")):
             return number
     return 1
 
 
-def column_of(line: bytes, path: str) -> int:
-    """Follow a path into a line of JSON as far as it exists; return its column, from 1.
-
-    Args:
-        path: As in `Fault.path`: ``session.cart.items[3]``.
-    """
-    text = line.decode(errors="replace")
-    try:
-        return _position(text, _skip_space(text, 0), path) + 1
-    except (ValueError, IndexError, RecursionError):
-        return 1
-
-
-def _position(text: str, at: int, path: str) -> int:
-    """Return the position of `path` within the value that begins at `at`."""
-    if not path or text[at] not in "{[":
-        return at
-    wanted = path.removeprefix(".")
-    here, index = _skip_space(text, at + 1), 0
-    while text[here] not in "}]":
-        begun, name = here, f"[{index}]"
-        if text[at] == "{":
-            name, end = JSON_DECODER.raw_decode(text, here)
-            here = _skip_space(text, _skip_space(text, end) + 1)
-        rest = wanted.removeprefix(name)
-        if wanted.startswith(name) and (not rest or rest[0] in ".["):
-            return _position(text, here, rest) if rest else begun
-        here = _skip_space(text, JSON_DECODER.raw_decode(text, here)[1])
-        if text[here] != ",":
-            break
-        here, index = _skip_space(text, here + 1), index + 1
-    return at
-
-
-def _skip_space(text: str, at: int) -> int:
-    space = JSON_SPACE.match(text, at)
-    return space.end() if space else at
-
-
 def dead_letter(line: int, source: Source, failure: Failure) -> bytes:
     """Return a line of JSON with which a job can run a failed row again.
 
-    JSON cannot hold some values: numbers become null, bytes become base64, others become text.
+    It has the same dialog and the same values, or the row is refused again.
     """
-    fields: Any
-    if isinstance(source, bytes):
-        try:
-            fields = from_json(source, allow_inf_nan=False)
-        except ValueError:
-            fields = None
-        if not isinstance(fields, dict):
-            fields = {"_raw": source.decode(errors="backslashreplace").rstrip("\r\n")}
-    else:
-        fields = {name: value for name, value in source.items() if name != "_columns"}
-    fields["_error"] = {**asdict(failure), "line": line}
-    return to_json(fields, fallback=str, inf_nan_mode="null", bytes_mode="base64") + b"\n"
+    fields, _ = _read(source)
+    return encode({**_json_part(fields), ERROR: {**asdict(failure), "line": line}}) + b"\n"
+
+
+def _line_of(source: Source, fields: Mapping[str, Any]) -> bytes:
+    """Return a source as a line of JSON, or as it was if it is a line already."""
+    return source if isinstance(source, bytes) else encode(_json_part(fields))
+
+
+def _json_part(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields with the values that JSON cannot hold as texts in `NOT_JSON`."""
+    part: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    for name, value in fields.items():
+        if is_json(value):
+            part[name] = value
+        elif name[:1] == "_":
+            part[name] = _text_of(value)
+        elif name in CONTEXTS and isinstance(value, dict):
+            part[name] = {key: inner for key, inner in value.items() if is_json(inner)}
+            others = ((key, inner) for key, inner in value.items() if key not in part[name])
+            texts.update((f"{name}.{key}", _text_of(inner)) for key, inner in others)
+        else:
+            texts[name] = _text_of(value)
+    if texts:
+        part[NOT_JSON] = texts
+    return part
+
+
+def _text_of(value: object) -> str:
+    try:
+        return repr(value)
+    except RecursionError:
+        return "nested too deeply"

@@ -10,7 +10,6 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from operator import length_hint
 
 from cognigy_async import CognigyError, Fault, Limits, StateApi, StateUpdate, UpdateValidationError
@@ -21,13 +20,15 @@ from ..journal.schema import CompletedRow
 from ..options import JobOptions
 from .fingerprint import Mark
 from .reader import InputReader
-from .row import Row, Source, dead_letter, parse_row
+from .row import Row, Source, TableRow, dead_letter, parse_row
 from .tables import Record
 
 MAX_ROWS = 128
 """Most rows in a chunk."""
 MAX_LINES = 20_000
 """Most lines to read for a chunk, completed rows included."""
+MAX_BYTES = 1 << 20
+"""Bytes of rows after which a chunk ends."""
 BLOCKS_AHEAD = 3
 """Most blocks to fetch ahead, so that the rows of a small file are counted, its end included."""
 FEW_RECORDS = 8
@@ -51,6 +52,7 @@ class RowChunk:
         paused: Dialogs with a failure in the pass that this run continues.
         marks: New marks of the input, up to the end of this chunk.
         position: Bytes of the input read so far.
+        size: Bytes of the rows and the dead letters.
         last: True if no rows are left after this chunk.
     """
 
@@ -61,7 +63,13 @@ class RowChunk:
     paused: list[str] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     position: int = 0
+    size: int = 0
     last: bool = False
+
+    def add_dead_letter(self, letter: bytes) -> None:
+        """Add the dead letter of a skipped row."""
+        self.dead_letters.append(letter)
+        self.size += len(letter)
 
 
 class _Blocks:
@@ -216,7 +224,9 @@ class RowReader:
                 self.count += 1
                 row.ordinal = self.count
                 chunk.rows.append(row)
-            if len(chunk.rows) >= MAX_ROWS or lines >= MAX_LINES or not self._wants_more():
+                chunk.size += len(row.source)
+            is_full = len(chunk.rows) >= MAX_ROWS or chunk.size >= MAX_BYTES
+            if is_full or lines >= MAX_LINES or not self._wants_more():
                 break
         return lines > 0
 
@@ -227,15 +237,15 @@ class RowReader:
             InputError: The input cannot be read.
         """
         chunk = RowChunk()
-        lines = 0
-        for line, source, _ in islice(self._remaining_records(), MAX_LINES):
+        for lines, (line, source, _) in enumerate(self._remaining_records(), 1):
             if line > self._last_completed:
                 break
-            lines += 1
             done = self._completed(line)
             if done is not None and done.failure is not None:
-                chunk.dead_letters.append(dead_letter(line, source, done.failure))
-        chunk.last = lines < MAX_LINES
+                chunk.add_dead_letter(dead_letter(line, source, done.failure))
+            if lines == MAX_LINES or chunk.size >= MAX_BYTES:
+                return chunk
+        chunk.last = True
         return chunk
 
     def _remaining_records(self) -> Iterator[Record]:
@@ -271,9 +281,9 @@ class RowReader:
         self.count += 1
         chunk.skipped.append(self.count)
         if (
-            UPDATE_ID in source
-            if isinstance(source, bytes)
-            else source.get("update_id") is not None
+            source.read()[0].get("update_id") is not None
+            if isinstance(source, TableRow)
+            else UPDATE_ID in source
         ):
             row = parse_row(line, source, self._limits, None)
             if row.update is not None and row.update.update_id is not None:
@@ -281,7 +291,7 @@ class RowReader:
         if done.failure is None:
             return
         chunk.failed.append(self.count)
-        chunk.dead_letters.append(dead_letter(line, source, done.failure))
+        chunk.add_dead_letter(dead_letter(line, source, done.failure))
         if done.this_pass and done.dialog_id is not None:
             chunk.paused.append(done.dialog_id)
 
@@ -291,7 +301,7 @@ class RowReader:
             try:
                 self._api.check(update)
             except UpdateValidationError as error:
-                row.reject(error)
+                row.reject(error.with_traceback(None))
                 return
             except CognigyError as error:
                 fault = Fault("update", str(error).rstrip("."), "leave it out")
@@ -353,11 +363,14 @@ class SpilledSet:
         self._recent.clear()
 
     def count(self) -> int:
-        """Return the number of different texts, and close the set."""
+        """Return the number of different texts."""
         self._spill()
         number: int = self._connection.execute("SELECT count(*) FROM seen").fetchone()[0]
-        self._connection.close()
         return number
+
+    def close(self) -> None:
+        """Forget the texts."""
+        self._connection.close()
 
 
 def _scratch_table(columns: str) -> sqlite3.Connection:

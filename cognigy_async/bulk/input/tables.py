@@ -1,126 +1,236 @@
-"""Records of CSV and Parquet, with the fields that a line of JSON would have.
+"""Columns of a table, and the records of CSV.
 
 A column is named `dialog_id`, `next_step`, `update_id`, `if_match`, or like a variable:
-`session.cart_total`. A column that begins with `_` is ignored.
+`session.cart_total`. A column that begins with `_` is passed over.
 """
 
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, BinaryIO, TypeAlias
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 
 from cognigy_async import Fault
 
 from ..errors import InputError
-from .row import PlacedFault, Source
-
-LineBlocks: TypeAlias = Iterator[tuple[int, list[bytes]]]
-"""Blocks of whole lines without newlines, and the number of each block's first line."""
+from . import row as row_limits
+from .json_values import member_given_twice, parse_json
+from .row import (
+    CONTEXTS,
+    PlacedFault,
+    Source,
+    TableRow,
+    TextRow,
+    given_twice,
+    too_long,
+)
 
 Record: TypeAlias = tuple[int, Source, Fault | None]
 """Line number, content, and a fault that the reader has already found."""
 
+
+@dataclass(frozen=True, slots=True)
+class LineBlock:
+    """Consecutive lines without newlines.
+
+    Attributes:
+        first: Number of the first line, from 1.
+        lines: The lines.
+        quotes: For the beginning of one line that is too long, the number of all quotes in it.
+    """
+
+    first: int
+    lines: list[bytes]
+    quotes: int | None = None
+
+
+KEPT = 1000
+"""Bytes kept of a line or a row that is too long."""
 TEXTS = frozenset({"dialog_id", "if_match", "next_step", "profile_id", "update_id", "user_id"})
-CONTEXTS = ("session", "user")
 BATCH = 1024
 """Most records to yield together."""
-PARQUET_BUFFER = 1 << 16
-"""Bytes to buffer for each column."""
-LONGEST_CELL = 1 << 20
-"""Characters, more than a variable may have: the limits of updates refuse a longer one."""
+MOST_COLUMNS = 1 << 14
+"""As many as a sheet of Excel may have."""
+FAULTS_SHOWN = 10
+ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+
+NO_VALUE = frozenset(
+    (
+        # As pandas reads them.
+        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+        *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+        # Of databases, data frames and spreadsheets.
+        *("Null", "(null)", "\\N", "NaT", "Infinity", "-Infinity", "Inf", "-Inf", "inf", "-inf"),
+        *("#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"),
+    )
+)
+"""Texts that programs write where a cell has no value."""
+
+ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d\d+").fullmatch
+"""An id that a spreadsheet took for a number, such as 4.91512E+12: many ids become the same."""
 
 
-class _Columns:
-    """The header of a table.
+class Columns:
+    """The columns of a table.
+
+    Args:
+        name: Name of the input, for messages.
+        texts: Columns that have to exist.
 
     Raises:
-        InputError: Some columns are unknown, doubled or missing; all of them are named.
+        InputError: Some columns are unknown, doubled or missing; they are named.
     """
 
     def __init__(self, names: Sequence[str], name: str, texts: Collection[str]) -> None:
-        self.names = tuple(text.strip() for text in names)
+        self.names = tuple(map(stripped, names))
         faults = [
             f"column {number}, {text!r}, is not a field of an update"
+            if text
+            else f"column {number} has no name"
             for number, text in enumerate(self.names, 1)
-            if text not in TEXTS
-            and text not in CONTEXTS
-            and not text.startswith(("_", "session.", "user."))
+            if not _is_column(text)
         ]
         faults += [f"there is no column {text!r}" for text in texts if text not in self.names]
         faults += [
             f"column {text!r} is there twice"
-            for text in sorted(set(self.names))
-            if self.names.count(text) > 1
+            for text, number in Counter(self.names).items()
+            if number > 1 and text[:1] not in ("", "_")
         ]
+        if len(faults) > FAULTS_SHOWN:
+            faults[FAULTS_SHOWN:] = [f"{len(faults) - FAULTS_SHOWN} more columns have faults"]
         if "dialog_id" not in self.names:
             faults.append("there is no column 'dialog_id'")
+        if len(self.names) > MOST_COLUMNS:
+            faults = [f"there are {len(self.names):,} columns, more than {MOST_COLUMNS:,}"]
         if faults:
             raise InputError(
                 f"{name}: {'; '.join(faults)}. Columns are dialog_id, next_step, update_id, and "
-                "variables like session.cart_total; those that begin with _ are ignored. They are "
-                "separated by commas."
+                "variables like session.cart_total; those that begin with _ are passed over. They "
+                "are separated by commas."
             )
+        self._places = [_place(text) for text in self.names]
 
-    def fields(self, cells: Sequence[Any]) -> dict[str, Any]:
-        """Return the fields of one row without those that are None."""
-        fields: dict[str, Any] = {"_columns": self.names}
-        for name, value in zip(self.names, cells, strict=True):
+    def fields(self, values: Sequence[Any]) -> tuple[dict[str, Any], Fault | None]:
+        """Return the fields of a row from its values that are not None, and its fault."""
+        fields: dict[str, Any] = {}
+        fault: Fault | None = None
+        for (name, variable), value in zip(self._places, values, strict=True):
             if value is None:
                 continue
-            context, dot, variable = name.partition(".")
-            if dot and context in CONTEXTS:
-                fields.setdefault(context, {})[variable] = value
-            elif name in CONTEXTS and isinstance(value, dict):
-                given = {key: inner for key, inner in value.items() if inner is not None}
-                fields[name] = {**fields.get(name, {}), **given}
-            else:
+            if variable is None and not (name in CONTEXTS and isinstance(value, dict)):
                 fields[name] = value
-        return fields
+                continue
+            context = fields.setdefault(name, {})
+            if not isinstance(context, dict):
+                # The row is refused for this value of the column `session` or `user`.
+                continue
+            given = value if variable is None else {variable: value}
+            if context and (twice := context.keys() & given.keys()):
+                fault = given_twice(f"{name}.{min(twice)}")
+            context.update(given)
+        return fields, fault
 
 
-def csv_records(blocks: LineBlocks, name: str, texts: Collection[str]) -> Iterator[list[Record]]:
+def _is_column(name: str) -> bool:
+    return name in TEXTS or name in CONTEXTS or name.startswith(("_", "session.", "user."))
+
+
+def _place(name: str) -> tuple[str, str | None]:
+    """Return a field, or a context and its variable."""
+    context, dot, variable = name.partition(".")
+    return (context, variable) if dot and context in CONTEXTS else (name, None)
+
+
+def stripped(name: str) -> str:
+    """Return a name without white space and zero-width characters around it."""
+    return name.strip().strip(ZERO_WIDTH).strip()
+
+
+def csv_records(
+    blocks: Iterator[LineBlock], name: str, texts: Collection[str]
+) -> Iterator[list[Record]]:
     """Yield the records of a CSV file with a header line (RFC 4180, commas, UTF-8).
 
     Parse each cell as JSON. A cell that is not JSON is text, and so is any cell of `texts` columns.
-    An empty cell assigns nothing.
+    An empty cell assigns nothing. Rows of empty cells are passed over.
 
     Raises:
-        InputError: The header cannot be used.
+        InputError: The header cannot be used, or another header follows.
     """
     # This limit applies to the whole process, so never lower it.
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
+    csv.field_size_limit(max(csv.field_size_limit(), row_limits.LONGEST_ROW))
     lines = _Lines(blocks)
     rows = _parsed(lines)
     header = next(rows, None)
     if header is None:
         return
-    line, names, parsing_fault = header
-    fault = parsing_fault or _fault_of_cells(names, names)
+    line, names, fault = header
+    for number, text in enumerate(names, 1):
+        fault = fault or _fault_of_encoding("header", text, number)
     if fault is not None:
         raise InputError(f"{name}: the header, line {line}, {fault.problem}; {fault.remedy}")
-    columns = _Columns(names, name, texts)
-    is_json = [text not in TEXTS and text not in texts for text in columns.names]
+    columns = Columns(names, name, texts)
+    parser = CellParser(columns, texts)
     records: list[Record] = []
-    for line, cells, parsing_fault in rows:
-        fault = parsing_fault or _fault_of_cells(cells, columns.names)
-        if fault is None:
-            records.append((line, columns.fields(list(map(_value, cells, is_json))), None))
-        else:
-            records.append((line, b"\n".join(lines.taken), fault))
-        if len(records) >= BATCH or lines.at_end_of_block:
-            yield records
-            records = []
+    try:
+        for line, cells, parsing_fault in rows:
+            fault = parsing_fault
+            if fault is None and b"dialog_id" in lines.taken[0]:
+                fault = _fault_of_second_header(columns.names, cells, f"{name}: line {line}")
+            if fault is None and not "".join(cells).strip("- "):
+                fault = Fault("row", "is a line of dashes", "remove it")
+            if fault is None and len(cells) != len(columns.names):
+                problem = f"has {len(cells)} cells, and the header has {len(columns.names)}"
+                fault = Fault("row", problem, "quote cells that hold commas or newlines")
+            taken = b"\n".join(lines.taken)
+            if fault is None:
+                records.append((line, CsvRow(parser, cells, taken), None))
+            else:
+                records.append((line, TextRow(taken), fault))
+            if len(records) >= BATCH or lines.at_end_of_block:
+                yield records
+                records = []
+    except InputError:
+        # Use the rows before the place where reading failed.
+        yield records
+        raise
     yield records
 
 
+def _fault_of_second_header(names: tuple[str, ...], cells: list[str], where: str) -> Fault | None:
+    """Return the fault of a row that repeats the header, as in files that were joined.
+
+    Raises:
+        InputError: The row is a header of other columns.
+    """
+    texts = tuple(map(stripped, cells))
+    moved = [text for text, name in zip_longest(texts, names) if text and text != name]
+    if moved and "dialog_id" in texts and all(_is_column(text) for text in texts if text):
+        raise InputError(
+            f"{where} is a header of other columns, and the rows after it cannot be used. The rows "
+            "before it have been used. Give each table as a file of its own."
+        )
+    at = names.index("dialog_id")
+    if texts[at : at + 1] != ("dialog_id",):
+        return None
+    return Fault("row", "repeats the header", "remove it")
+
+
+class _RowTooLongError(csv.Error):
+    """A row that takes more memory than a row may take."""
+
+
 def _parsed(lines: _Lines) -> Iterator[tuple[int, list[str], Fault | None]]:
-    """Yield the first line, the cells and the fault of each row that is not empty."""
+    """Yield the first line, the cells and the fault of each row that has content."""
     reader = csv.reader(lines, strict=True)
     while True:
-        lines.taken.clear()
+        lines.begin_row()
         fault: Fault | None = None
         cells: list[str] = []
         try:
@@ -129,90 +239,153 @@ def _parsed(lines: _Lines) -> Iterator[tuple[int, list[str], Fault | None]]:
             return
         except csv.Error as error:
             # An unclosed quote consumes the lines that follow.
-            reach = f" up to line {lines.line - 1}" if len(lines.taken) > 1 else ""
-            problem = f"is not CSV{reach}: {error}"
-            fault = Fault("row", problem, "quote the cells as RFC 4180 says")
-        if cells or fault is not None:
-            yield lines.line - len(lines.taken), cells, fault
+            last = lines.line - 1
+            reach = f" up to line {last}" if last > lines.first else ""
+            if isinstance(error, _RowTooLongError):
+                fault = too_long(reach)
+            elif any(b"\r" in line[:-1] for line in lines.taken):
+                problem = f"has a carriage return{reach} without a newline"
+                fault = Fault("row", problem, "end each line with a newline, or quote the cell")
+            else:
+                problem = f"is not CSV{reach}: {error}"
+                fault = Fault("row", problem, "quote the cells as RFC 4180 says")
+        if fault is not None or "".join(cells).strip():
+            yield lines.first, cells, fault
 
 
 class _Lines:
     """The lines given to the CSV parser; remembers those of the current row."""
 
-    def __init__(self, blocks: LineBlocks) -> None:
+    def __init__(self, blocks: Iterator[LineBlock]) -> None:
         self._blocks = blocks
-        self._block: Iterator[bytes] = iter(())
+        self._block = LineBlock(1, [])
         self._left = 0
+        self._size = 0
         self.line = 1
         """Number of the next line."""
+        self.first = 1
+        """Number of the first line of the current row."""
         self.taken: list[bytes] = []
 
     @property
     def at_end_of_block(self) -> bool:
         return self._left == 0
 
+    def begin_row(self) -> None:
+        """Forget the lines of the last row."""
+        self.taken.clear()
+        self.first = self.line
+        self._size = 0
+
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        while not self._left:
-            _, lines = next(self._blocks)
-            self._block, self._left = iter(lines), len(lines)
-        self._left -= 1
-        line = next(self._block)
-        self.line += 1
+        line, quotes = self._next()
+        self._size += len(line) + 1
+        if quotes is not None or self._size > row_limits.LONGEST_ROW:
+            self._skip_row(line.count(b'"') if quotes is None else quotes)
+            raise _RowTooLongError
         self.taken.append(line)
         return line.decode(errors="surrogateescape") + "\n"
 
+    def _next(self) -> tuple[bytes, int | None]:
+        """Return a line and, if it is the beginning of one that is too long, its quotes."""
+        while not self._left:
+            self._block = next(self._blocks)
+            self._left = len(self._block.lines)
+        line = self._block.lines[-self._left]
+        self._left -= 1
+        self.line += 1
+        return line, self._block.quotes
 
-def _fault_of_cells(cells: list[str], names: Sequence[str]) -> Fault | None:
-    if len(cells) != len(names):
-        problem = f"has {len(cells)} cells, and the header has {len(names)}"
-        return Fault("row", problem, "quote cells that hold commas or newlines")
-    for number, (name, cell) in enumerate(zip(names, cells, strict=True), 1):
-        if not cell.isascii():
+    def _skip_row(self, quotes: int) -> None:
+        """Pass over the rest of a row whose last line has this number of quotes."""
+        quotes += sum(line.count(b'"') for line in self.taken)
+        self.taken[:] = [b"\n".join(self.taken)[:KEPT]]
+        # Each quote of a row is closed, so a newline after an odd number of them is in a cell.
+        while quotes % 2:
             try:
-                cell.encode()
-            except UnicodeEncodeError:
-                return PlacedFault(name, "is not UTF-8", "save the file as UTF-8", number)
+                line, of_long_line = self._next()
+            except StopIteration:
+                return
+            quotes += line.count(b'"') if of_long_line is None else of_long_line
+
+
+@dataclass(frozen=True, slots=True)
+class CsvRow(TableRow):
+    """A row of CSV."""
+
+    parser: CellParser
+    cells: list[str]
+    text: bytes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns."""
+        return self.parser.columns.names
+
+    def read(self) -> tuple[dict[str, Any], Fault | None]:
+        """Return the fields of the row, or its text and its first fault."""
+        fields, fault = self.parser.fields(self.cells)
+        return (fields, None) if fault is None else (TextRow(self.text).read()[0], fault)
+
+
+class CellParser:
+    """Reads the cells of the rows of one CSV file."""
+
+    def __init__(self, columns: Columns, texts: Collection[str]) -> None:
+        self.columns = columns
+        self._texts = frozenset(texts)
+
+    def fields(self, cells: list[str]) -> tuple[dict[str, Any], Fault | None]:
+        """Return the fields of a row, or its first fault."""
+        values: list[Any] = []
+        for number, (name, cell) in enumerate(zip(self.columns.names, cells, strict=True), 1):
+            value = self._value(name, cell, number) if cell else None
+            if isinstance(value, Fault):
+                return {}, value
+            values.append(value)
+        return self.columns.fields(values)
+
+    def _value(self, name: str, cell: str, number: int) -> Any:
+        if name[:1] == "_":
+            return cell.encode(errors="surrogateescape").decode(errors="replace")
+        if not cell.isascii() and (fault := _fault_of_encoding(name, cell, number)) is not None:
+            return fault
+        if name in self._texts:
+            return cell
+        if cell.strip() in NO_VALUE:
+            problem = f"is {cell.strip()}, which stands for no value"
+            remedy = "leave the cell empty, or add --text-column if it is a text"
+            return PlacedFault(name, problem, remedy, number)
+        if name in TEXTS:
+            if name == "dialog_id" and ROUNDED(cell):
+                return PlacedFault(name, "was rounded by a spreadsheet", "save ids as text", number)
+            return cell
+        value = _parsed_cell(cell)
+        if isinstance(value, dict | list):
+            twice = member_given_twice(cell, value)
+            if twice is not None:
+                return given_twice(f"{name}{twice}", number)
+        return value
+
+
+def _fault_of_encoding(name: str, cell: str, number: int) -> Fault | None:
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return PlacedFault(name, "is not UTF-8", "save the file as UTF-8", number)
     return None
 
 
-def _value(cell: str, is_json: bool) -> Any:
-    if not cell:
-        return None
-    if not is_json:
-        return cell
+def _parsed_cell(cell: str) -> Any:
     try:
         return from_json(cell, allow_inf_nan=False)
     except ValueError:
+        if cell.lstrip()[:1] not in ("{", "[", '"'):
+            return cell
+    try:
+        return parse_json(cell)
+    except ValueError:
         return cell
-
-
-def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
-    """Yield the records of a Parquet file. A null assigns nothing; a column may be a struct.
-
-    Raises:
-        InputError: The file is not Parquet, its columns cannot be used, or pyarrow is missing.
-    """
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(
-            f"{name} is Parquet, which needs an extra: pip install 'cognigy-async[parquet]'"
-        ) from error
-    line = 0
-    try:
-        # Read columns in pieces, because one row group may hold the whole file.
-        opened = parquet.ParquetFile(file, buffer_size=PARQUET_BUFFER, pre_buffer=False)
-        columns = _Columns(opened.schema_arrow.names, name, ())
-        for batch in opened.iter_batches(batch_size=BATCH, use_threads=False):
-            cells = [column.to_pylist() for column in batch.columns]
-            rows: list[Record] = []
-            for values in zip(*cells, strict=True):
-                line += 1
-                rows.append((line, columns.fields(values), None))
-            yield rows
-    except (arrow.ArrowException, OSError) as error:
-        raise InputError(f"{name} cannot be read as Parquet after row {line}: {error}") from error

@@ -147,6 +147,14 @@ class JournalWriter:
             self._batch.sends.append((row.line, row.dialog_id or "", now, None, 0, key))
         await self._written()
 
+    async def flush(self) -> None:
+        """Return when everything recorded so far is written.
+
+        Raises:
+            JournalError: The journal cannot be written.
+        """
+        await self._written()
+
     async def _written(self) -> None:
         written = anyio.Event()
         self._waiting.append(written)

@@ -55,7 +55,8 @@ def run(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="JSON Lines (plain, gzip or zstd), CSV or Parquet; - for stdin."
+            metavar="FILE",
+            help="JSON Lines or CSV (plain, bzip2, gzip, xz or zstd) or Parquet; - for stdin.",
         ),
     ],
     journal: Annotated[

@@ -192,7 +192,7 @@ def test_a_user_id_counts_as_it_is_sent() -> None:
     fields = {"session": {"a": "x" * 150}}
     assert len(writes(limits, user_id="u" * 40, **fields)) == 1
     # Six bytes for each of its characters.
-    assert refused(API, limits, user_id="\x01" * 40, **fields).path == "update"
+    assert refused(API, limits, user_id="u" + "\x01" * 40 + "u", **fields).path == "update"
 
 
 def test_a_context_that_is_replaced_cannot_be_split() -> None:

@@ -19,6 +19,7 @@ from ._rows import GOOD, dry, written
         (b'{"dialog_id": "x", "session": {"n": 1}', 38, "row"),
         (b'["dialog_id"]', 1, "row"),
         (b'"x"', 1, "row"),
+        (b"null", 1, "row"),
         (b'{"session": {"n": 1}}', 1, "dialog_id"),
         (b'{"dialog_id": "", "session": {"n": 1}}', 2, "dialog_id"),
         (b'{"dialog_id": "x", "session": {"_cognigy_n": 1}}', 32, "session._cognigy_n"),
@@ -27,7 +28,7 @@ from ._rows import GOOD, dry, written
         (b'{"dialog_id": "x", "session": {"a": [1, [[[[2]]]]]}}', 43, "session.a[1][0][0]"),
         (b'{"dialog_id": "x"}', 1, "update"),
         (b'{"dialog_id": "x", "session": {"n": "\xff"}}', 38, "row"),
-        (b'{"dialog_id": "x", "session": {"n": NaN}}', 37, "row"),
+        (b'{"dialog_id": "x", "session": {"n": NaN}}', 32, "session.n"),
         (b'{"dialog_id": "x", "sesion": {"n": 1}}', 20, "sesion"),
     ],
 )

@@ -50,13 +50,6 @@ def test_utf_16_is_refused_with_a_remedy(tmp_path: Path) -> None:
         rows_of(path)
 
 
-def test_a_line_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cognigy_async.bulk.input.reader.LONGEST_LINE", 1000)
-    path = written(tmp_path / "rows.jsonl", GOOD, b"x" * 300_000)
-    with pytest.raises(InputError, match="line 2 is longer than 1,000 bytes"):
-        rows_of(path)
-
-
 def test_a_file_that_changes_while_it_is_read_is_not_used_further(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes((GOOD + b"\n") * 100_000)

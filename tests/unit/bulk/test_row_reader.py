@@ -23,7 +23,7 @@ from cognigy_async.bulk.input.row_reader import MOST_IN_MEMORY, RowReader, Spill
 from cognigy_async.bulk.journal.journal import Batch, Journal
 from cognigy_async.bulk.journal.schema import Status
 
-from ._rows import GOOD, rows_of, written
+from ._rows import GOOD, row_reader, rows_of, written
 
 
 @pytest.mark.real_time
@@ -162,6 +162,7 @@ def test_texts_are_counted_beyond_what_memory_holds() -> None:
     for number in range(0, count, 3):
         texts.add(str(number))
     assert texts.count() == count
+    texts.close()
 
 
 def test_rows_of_earlier_runs_are_skipped_with_their_dead_letters(tmp_path: Path) -> None:
@@ -194,3 +195,29 @@ def test_a_row_that_the_api_cannot_carry_is_not_valid(tmp_path: Path) -> None:
     reader.close()
     assert row.update is None
     assert row.error is not None
+
+
+def test_an_update_id_may_repeat_an_update_with_its_members_in_another_order(
+    tmp_path: Path,
+) -> None:
+    rows = rows_of(
+        written(
+            tmp_path / "rows.jsonl",
+            b'{"dialog_id": "d", "session": {"a": 1, "b": {"c": 1, "d": 2}}, "update_id": "u"}',
+            b'{"update_id": "u", "session": {"b": {"d": 2, "c": 1}, "a": 1}, "dialog_id": "d"}',
+            b'{"dialog_id": "d", "session": {"a": 1, "b": {"c": 2, "d": 1}}, "update_id": "u"}',
+        )
+    )
+    assert [row.duplicate_of for row in rows] == [None, 1, None]
+    assert [row.error is None for row in rows] == [True, True, False]
+
+
+def test_a_chunk_ends_after_some_bytes(tmp_path: Path) -> None:
+    line = b'{"dialog_id": "d", "session": {"a": "' + b"x" * 400_000 + b'"}}'
+    reader = row_reader(written(tmp_path / "rows.jsonl", *[line] * 7))
+    sizes = []
+    while not (chunk := reader.next_chunk()).last:
+        sizes.append(len(chunk.rows))
+    reader.close()
+    assert sum(sizes) + len(chunk.rows) == 7
+    assert max(sizes) <= 3

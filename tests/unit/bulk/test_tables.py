@@ -11,7 +11,7 @@ from cognigy_async.bulk import InputError
 from cognigy_async.bulk.input.row import dead_letter
 from cognigy_async.bulk.journal.schema import Failure
 
-from ._rows import GOOD, dry, rows_of, written
+from ._rows import dry, row_reader, rows_of, written
 
 CSV = """dialog_id,session.cart_total,session.zip,user.tags,next_step,update_id,_note
 d-1,149.99,01234,"[1, 2]",pay,u-1,x
@@ -81,35 +81,6 @@ def test_a_header_that_cannot_be_used_is_refused(
         rows_of(path, text_columns=texts)
 
 
-def test_parquet_rows_are_those_of_the_table(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = arrow.table(
-        {
-            "dialog_id": ["d-1", "d-2", None],
-            "session.n": [1, None, 3],
-            "user": [{"name": "Zoë", "age": None}, {"name": None, "age": 3}, None],
-            "next_step": [None, "go", None],
-        }
-    )
-    path = tmp_path / "rows.parquet"
-    parquet.write_table(table, path)
-    rows = rows_of(path)
-    assert [row.line for row in rows] == [1, 2, 3]
-    assert rows[0].update is not None
-    assert rows[0].update.fields() == {
-        "dialog_id": "d-1",
-        "session": {"n": 1},
-        "user": {"name": "Zoë"},
-    }
-    assert rows[1].update is not None
-    assert rows[1].update.fields() == {"dialog_id": "d-2", "user": {"age": 3}, "next_step": "go"}
-    assert rows[2].error is not None
-    letter = json.loads(dead_letter(3, rows[2].source, Failure("X", "m", None)))
-    error = {"type": "X", "message": "m", "status": None, "line": 3}
-    assert letter == {"session": {"n": 3}, "_error": error}
-
-
 def test_a_cell_of_csv_may_be_as_long_as_a_variable(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"dialog_id,session.a\nd-1,{'x' * 400_000}\n")
@@ -135,7 +106,170 @@ def test_a_header_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         rows_of(path)
 
 
-def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    with pytest.raises(InputError, match="cannot be read as Parquet"):
-        rows_of(written(tmp_path / "rows.parquet", GOOD))
+@pytest.mark.parametrize("row", ["", ",,", ",", " , ,\t", '"","",""', "\u00a0,,", ",,,,,"])
+def test_a_row_without_content_is_passed_over(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{row}\ndialog_id,session.a,next_step\n{row}\nd-1,1,\n{row}\n{row}", "utf-8")
+    found, faults = dry(path)
+    assert (found.rows, faults) == (1, [])
+
+
+@pytest.mark.parametrize("column", ["dialog_id", "session.a", "next_step", "update_id", "if_match"])
+@pytest.mark.parametrize(
+    "cell", ["null", "NULL", " NULL ", r"\N", "NaN", "NA", "#REF!", "-Infinity"]
+)
+def test_a_cell_that_stands_for_no_value_is_a_fault(tmp_path: Path, column: str, cell: str) -> None:
+    row = {"dialog_id": "d-1", "user.b": "2", column: cell}
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    found, faults = dry(path)
+    assert (found.rows, len(faults)) == (1, 1)
+    assert (faults[0].path, faults[0].column) == (column, list(row).index(column) + 1)
+    assert faults[0].problem == f"is {cell.strip()}, which stands for no value"
+    (row_of_text,) = rows_of(path, text_columns=(column,))
+    if cell == cell.strip() or column in ("session.a", "next_step"):
+        assert row_of_text.update is not None
+        # Each of these texts may be in a header of HTTP.
+        expected = cell if column != "session.a" else {"a": cell}
+        assert row_of_text.update.fields()[column.partition(".")[0]] == expected
+
+
+def test_a_null_within_a_cell_is_a_fault_as_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('dialog_id,session\nd-1,"{""a"": null, ""b"": 1}"\nd-1,"{""b"": NaN}"\n')
+    _, faults = dry(path)
+    assert [(fault.path, fault.line) for fault in faults] == [("session.a", 2), ("session.b", 3)]
+
+
+def test_whatever_is_in_a_column_that_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    cells = [b"\xff\xfe", b"NULL", b"\0", b'"{""a"": 1, ""a"": 2}"', b"x" * 2_000_000, b"\xe2\x80"]
+    path.write_bytes(
+        b"dialog_id,_note,session.a\n" + b"".join(b"d-1,%s,1\n" % cell for cell in cells)
+    )
+    rows = rows_of(path)
+    assert [row.error for row in rows] == [None] * len(cells)
+    letter = json.loads(dead_letter(2, rows[0].source, Failure("X", "m", None)))
+    assert letter["_note"] == "\ufffd\ufffd"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "dialog_id,session.a,_x",
+        "\ufeffdialog_id,session.a,_x",
+        '"dialog_id", session.a ,_x',
+        "dialog_id,,",
+    ],
+)
+def test_a_header_among_the_rows_is_a_fault(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"dialog_id,session.a,_x\nd-1,1,\n{header}\nd-2,2,\n", "utf-8")
+    found, faults = dry(path)
+    assert (found.rows, found.dialogs) == (3, 2)
+    assert [(fault.line, fault.problem) for fault in faults] == [(3, "repeats the header")]
+
+
+def test_a_header_of_other_columns_ends_the_input(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows = ["dialog_id,session.a,session.b", "d-1,1,2", "dialog_id,session.b,session.a", "d-2,1,2"]
+    path.write_text("\n".join(rows))
+    reader = row_reader(path)
+    lines: list[int] = []
+    with pytest.raises(InputError, match="line 3 is a header of other columns"):
+        for row in reader.rows():
+            lines.append(row.line)
+    reader.close()
+    assert lines == [2]
+
+
+def test_dialogs_may_be_named_like_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("session.a,dialog_id\ndialog_id,d-1\nx dialog_id,dialog_id-2\n")
+    assert [row.dialog_id for row in rows_of(path)] == ["d-1", "dialog_id-2"]
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "fault"),
+    [
+        ("dialog_id,session,session.a", 'd,"{""a"": 1}",2', "session.a: is given twice"),
+        ("dialog_id,session.a,session", 'd,2,"{""a"": 1}"', "session.a: is given twice"),
+        ("dialog_id,session,session.a", "d,5,2", "session: is of type int"),
+        ("dialog_id,session.a,session", "d,2,5", "session: is of type int"),
+        ("dialog_id,session.a", 'd,"{""b"": 1, ""b"": 2}"', "session.a.b: is given twice"),
+        (
+            "dialog_id,session.a",
+            'd,"[{}, {""_b"": 1, ""_b"": 2}]"',
+            "session.a[1]._b: is given twice",
+        ),
+        ("dialog_id,session", 'd,"{""a"": 1, ""a"": 2}"', "session.a: is given twice"),
+    ],
+)
+def test_a_variable_given_twice_is_a_fault(
+    tmp_path: Path, header: str, row: str, fault: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{header}\n{row}\n")
+    _, faults = dry(path)
+    assert [f"{one.path}: {one.problem}" for one in faults] == [fault]
+
+
+def test_the_dead_letter_of_a_row_with_a_bad_cell_is_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        'dialog_id,session.a,session.b\n{"dialog_id":"d","next_step":"s"}\nd-1,NULL,2\n'
+    )
+    for row in rows_of(path):
+        assert row.error is not None
+        letter = dead_letter(row.line, row.source, Failure("X", "m", None))
+        (again,) = rows_of(written(tmp_path / "dead.jsonl", letter.rstrip()))
+        assert again.update is None
+        assert json.loads(letter)["_raw"] == path.read_text().splitlines()[row.line - 1]
+
+
+def test_a_row_of_long_cells_is_a_fault(tmp_path: Path) -> None:
+    cells = ["x" * 900_000] * 4
+    quoted = ['"' + "x\n" * 450_000 + '"'] * 4
+    path = tmp_path / "rows.csv"
+    header = "dialog_id," + ",".join(f"session.v{n}" for n in range(4))
+    rows = [header, *(",".join(["d", *row]) for row in (cells, ["1"] * 4, quoted, ["2"] * 4))]
+    path.write_text("\n".join(rows) + "\n")
+    found, faults = dry(path)
+    assert found.rows == 4
+    assert [fault.line for fault in faults] == [2, 4]
+    assert faults[0].problem == "is longer than 2,621,440 bytes"
+    assert faults[1].problem == "is longer than 2,621,440 bytes up to line 1800004"
+
+
+def test_the_cells_of_a_row_that_is_too_long_are_no_rows(tmp_path: Path) -> None:
+    line = b"d-2,2\n"
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'dialog_id,session.a\nd-1,"' + line * 600_000 + b'"\nd-3,3\n')
+    found, faults = dry(path)
+    assert (found.rows, len(faults)) == (2, 1)
+    path.write_bytes(
+        b'dialog_id,session.a\nd-1,"' + line + b"x" * 3_000_000 + b'""\n' + line + b'"\nd-3,3\n'
+    )
+    found, faults = dry(path)
+    assert (found.rows, len(faults)) == (2, 1)
+
+
+def test_a_header_of_too_many_columns_is_refused_soon(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("dialog_id" + "".join(f",session.v{n}" for n in range(17_000)) + "\n")
+    with pytest.raises(InputError, match="there are 17,001 columns, more than 16,384"):
+        rows_of(path)
+    path.write_text("".join(f"v{n}," for n in range(5_000)) + "\n")
+    with pytest.raises(InputError, match="4991 more columns have faults") as caught:
+        rows_of(path)
+    assert len(str(caught.value)) < 2000
+
+
+def test_ids_with_invisible_ends_are_faults(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("dialog_id,session.a\n d-1,1\nd-2\u200b,2\n", "utf-8")
+    _, faults = dry(path)
+    assert [fault.problem for fault in faults] == [
+        "begins with U+0020, space",
+        "ends with U+200B, zero width space",
+    ]

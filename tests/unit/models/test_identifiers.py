@@ -125,6 +125,39 @@ def test_each_fault_of_an_identifier_names_its_path(
     assert fault.remedy
 
 
+@pytest.mark.parametrize("name", ["dialog_id", "user_id", "profile_id"])
+@pytest.mark.parametrize(
+    ("char", "meant"),
+    [
+        (" ", "space"),
+        ("\u00a0", "no-break space"),
+        ("\t", "a control character"),
+        ("\0", "a control character"),
+        ("\x7f", "a control character"),
+        ("\u200b", "zero width space"),
+        ("\u2060", "word joiner"),
+        ("\ufeff", "zero width no-break space"),
+        ("\u202e", "right-to-left override"),
+        ("\u00ad", "soft hyphen"),
+    ],
+)
+def test_an_id_has_no_invisible_character_at_its_ends(name: str, char: str, meant: str) -> None:
+    for text, place in ((f"{char}d-1", "begins"), (f"d-1{char}", "ends"), (char, "")):
+        with pytest.raises(UpdateValidationError) as caught:
+            StateUpdate(**{"dialog_id": "d-1", "session": {"a": 1}, name: text})
+        [fault] = caught.value.faults
+        assert fault.path == name
+        if place and fault.problem != "is empty":
+            assert fault.problem == f"{place} with U+{ord(char):04X}, {meant}"
+    made = StateUpdate(**{"dialog_id": "d-1", "session": {"a": 1}, name: f"d{char}1"})
+    assert getattr(made, name) == f"d{char}1"
+
+
+@pytest.mark.parametrize("text", ["\u2764\ufe0f", "d\u200d1", "\u05d0", "\ue000", "d\u0301"])
+def test_an_id_may_end_with_any_visible_character(text: str) -> None:
+    assert StateUpdate(text, session={"a": 1}).dialog_id == text
+
+
 @pytest.mark.parametrize(
     ("etag", "strong"),
     [('"7"', True), ('""', True), ('W/"7"', False), ("7", False), ('"', False), ("", False)],

@@ -272,3 +272,15 @@ def test_equal_input_has_the_same_body_in_the_same_order(session: dict[str, Any]
     made = update(session=session, next_step="s")
     assert sent(made) == sent(update(session=copy.deepcopy(session), next_step="s"))
     assert list(made.payload().get("session", {})) == list(session)
+
+
+def test_the_order_of_members_has_no_meaning() -> None:
+    one = StateUpdate("d", session={"a": {"x": 1, "y": [{"p": 1, "q": 2}]}, "b": 2}, next_step="s")
+    two = StateUpdate("d", session={"b": 2, "a": {"y": [{"q": 2, "p": 1}], "x": 1}}, next_step="s")
+    assert one == two
+    assert hash(one) == hash(two)
+    for session in ({"a": 1, "b": [1, 2]}, {"a": 1, "b": [2, 1]}, {"a": True, "b": [1, 2]}):
+        others = [{"a": 1, "b": [1, 2, 3]}, {"a": "1", "b": [1, 2]}, {"b": 1, "a": [1, 2]}]
+        for other in others:
+            assert StateUpdate("d", session=session) != StateUpdate("d", session=other)
+    assert StateUpdate("d", session={"a": 1}) != StateUpdate("d", session={"a": True})
