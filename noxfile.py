@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,6 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
 
-PROJECT = nox.project.load_toml("pyproject.toml")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 PYTHONS = sorted({"3.11", "3.12", "3.13", RUNNING}, key=lambda version: int(version[2:]))
 
@@ -31,8 +29,25 @@ for name in [name for name in os.environ if name.startswith("COGNIGY_")]:
     del os.environ[name]
 
 
-def group(name: str) -> list[str]:
-    return list(nox.project.dependency_groups(PROJECT, name))
+LOCKS = {
+    "tools": ("--group", "tools"),
+    "dev": (
+        *("--all-extras", "--group", "bench", "--group", "dev"),
+        *("--group", "docs", "--group", "package"),
+    ),
+    "floors": (
+        *("--all-extras", "--group", "build", "--group", "test"),
+        *("--resolution", "lowest-direct"),
+    ),
+}
+"""Options of uv for the lock files, which hold the requirements of the package too."""
+
+
+def install(session: nox.Session, lock: str = "dev", *, package: bool = True) -> None:
+    """Install what a lock file names, by hash, and the package itself without anything more."""
+    session.install("-q", "--require-hashes", "-r", f".ci/{lock}.txt")
+    if package:
+        session.install("-q", "--no-deps", "--no-build-isolation", "-e", ".")
 
 
 def candidates(version: str) -> Iterator[str]:
@@ -66,7 +81,7 @@ def interpreter(version: str) -> str | None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, layers, and the rules of tests/check_style.py."""
-    session.install("-q", *group("lint"))
+    install(session, "tools", package=False)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--cache-dir", ".cache/import_linter")
@@ -76,9 +91,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy and pyright, on the package and on a program that uses it."""
-    # pyright is a program for node, which comes from PyPI where the machine has none.
-    node = [] if shutil.which("node") else ["pyright[nodejs]"]
-    session.install("-q", "-e", ".[all]", *group("types"), *node)
+    install(session)
     packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
     session.run("mypy", *packages)
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
@@ -92,7 +105,7 @@ def add_tests(version: str) -> None:
         """The tests, on one Python."""
         if python is None:
             session.skip(f"no Python {version} that can make a venv was found")
-        session.install("-q", "-e", ".[all]", *group("test"))
+        install(session)
         # The official JavaScript client, for tests/interop: not within the time of a test.
         session.run("python", "-m", "tests.interop.official")
         # Many wait for sockets and processes; those of one file stay together.
@@ -108,36 +121,39 @@ for version in PYTHONS:
 @nox.session
 def browser(session: nox.Session) -> None:
     """What reports look like in Chromium; skipped where there is none."""
-    session.install("-q", "-e", ".[all]", *group("test"))
+    install(session)
     session.run("pytest", "-q", "-m", "browser", *session.posargs)
 
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """The documentation as pages, into .cache/site; a dead link is an error."""
-    session.install("-q", "-e", ".[all]", *group("docs"))
+    install(session)
     # Material announces its successor in the log, which --strict would count.
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(default=False)
 def package(session: nox.Session) -> None:
-    """Wheel and sdist, installed into empty environments with each extra alone."""
-    session.install("-q", *group("package"))
+    """Wheel and sdist, installed into empty environments with each extra alone.
+
+    These environments get the newest dependencies, as those of users do.
+    """
+    install(session, package=False)
     session.run("pytest", "-q", "tests/packaging", *session.posargs)
 
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """Jobs that are killed two hundred times; takes minutes."""
-    session.install("-q", "-e", ".[all]", *group("test"))
+    install(session)
     session.run("pytest", "-q", "tests/soak", *session.posargs)
 
 
 @nox.session
 def cost(session: nox.Session) -> None:
     """CPU and memory of an update, relative to a calibration in the same run."""
-    session.install("-q", "-e", ".")
+    install(session, "tools")
     # So many that one dialog or update that is kept would show, in a few seconds.
     few = ("--memory", "300000")
     session.run("python", "benchmarks/overhead.py", "--check", *few, *session.posargs)
@@ -146,7 +162,7 @@ def cost(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """All benchmarks, into docs/benchmarks and its page; takes about 20 minutes."""
-    session.install("-q", "-e", ".[all]", *group("bench"))
+    install(session)
     for name in ("throughput", "in_flight", "latency", "dialogs"):
         session.run("python", f"benchmarks/{name}.py", "--json", f"docs/benchmarks/{name}.json")
     with Path(f"docs/benchmarks/overhead-{RUNNING}.json").open("w", encoding="utf-8") as file:
@@ -157,9 +173,21 @@ def bench(session: nox.Session) -> None:
 @nox.session(default=False)
 def floors(session: nox.Session) -> None:
     """The tests with the oldest dependencies that pyproject.toml admits."""
-    requirements = [*PROJECT["project"]["dependencies"], *group("test")]
-    extras = PROJECT["project"]["optional-dependencies"]
-    requirements += [each for name, extra in extras.items() if name != "all" for each in extra]
-    lowest = [re.sub(r">=([^,;]+)[^;]*", r"==\1", requirement) for requirement in requirements]
-    session.install("-q", "-e", ".", *lowest)
+    install(session, "floors")
     session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Adapt the lock files to pyproject.toml; with ``-- --upgrade``, to the newest versions."""
+    session.install("-q", "uv")
+    for name, options in LOCKS.items():
+        session.run(
+            *("uv", "pip", "compile", "-q", "pyproject.toml", *options),
+            *("--universal", "--python-version", PYTHONS[0], "--generate-hashes", "--no-annotate"),
+            *("--output-file", f".ci/{name}.txt", *session.posargs),
+            env={"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock"},
+        )
+    with session.chdir("tests/interop"):
+        options = ("--package-lock-only", "--omit-lockfile-registry-resolved", "--ignore-scripts")
+        session.run("npm", "install", "--silent", *options, external=True)

@@ -23,6 +23,7 @@ from cognigy_async import (
     Transport,
 )
 from cognigy_async._utils.arguments import is_loopback
+from cognigy_async._utils.tls import client_context
 from cognigy_async.integrations.settings import Settings
 
 from ._options import TransportName
@@ -91,7 +92,7 @@ class Connection:
             proxy.ssl_context = self.context
         return httpx.AsyncClient(
             proxy=proxy,
-            verify=True if self.context is None else self.context,
+            verify=self.context or client_context(),
             headers=HEADERS,
             limits=NO_LIMITS,
             trust_env=False,
@@ -101,7 +102,7 @@ class Connection:
         """Return a new session of aiohttp for the running event loop."""
         import aiohttp
 
-        tls = httpx.create_ssl_context(trust_env=False) if self.context is None else self.context
+        tls = self.context or client_context()
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=tls),
             headers=HEADERS,
@@ -197,7 +198,7 @@ def _context(ca_file: Path | None) -> ssl.SSLContext | None:
     if ca_file is None:
         return None
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        return client_context(ca_file)
     except ssl.SSLError:
         problem = "it has no certificate in PEM format"
     except OSError as error:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
-import certifi
 import httpx
 import sniffio
 
 from .._utils.arguments import validate_count
+from .._utils.tls import client_context
 from ..errors import NotSentError, UpdateError
 from ..models.http import Request, Response
 from ._errors import INVALID, NotStartedError, reason_of, translate
@@ -354,13 +354,8 @@ class _Pool:
 @functools.cache
 def ssl_context() -> ssl.SSLContext:
     """Return a context with the certificates that httpx brings. Ignore environment variables."""
-    # Cached, because reading the certificates takes longer than many requests. Not made by
-    # `ssl.create_default_context`, which writes the keys of all connections to SSLKEYLOGFILE.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(certifi.where())
-    if sys.version_info >= (3, 13):
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
-    return context
+    # Cached, because reading the certificates takes longer than many requests.
+    return client_context()
 
 
 class _Body(httpx.ByteStream):

@@ -17,6 +17,7 @@ from cognigy_async.cli import main
 from cognigy_async.emulator import Emulator, serve
 
 SECRET = "correct-horse-battery-staple"
+TENANT = "tenant.invalid"
 
 
 @pytest.fixture
@@ -27,11 +28,11 @@ def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Emulat
         if name.upper().startswith("COGNIGY_"):
             monkeypatch.delenv(name)
     emulator = Emulator(client_secret=SECRET)
-    # A proxy passes on requests for this name.
-    served = serve(emulator, allowed_hosts=["tenant.invalid"])
+    # Some tests reach it by this name, through a proxy.
+    server = serve(emulator, allowed_hosts=[TENANT])
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(served) as base_url,
+        portal.wrap_async_context_manager(server) as base_url,
     ):
         monkeypatch.setenv("COGNIGY_BASE_URL", base_url)
         monkeypatch.setenv("COGNIGY_CLIENT_ID", "emulator-client")

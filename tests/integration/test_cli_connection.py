@@ -14,10 +14,9 @@ from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.emulator import Emulator
 
-from .conftest import Command
+from .conftest import TENANT, Command
 from .proxies import Proxy, proxying
 
-HOST = "tenant.invalid"
 PASSWORD = "t0p-secret/c4nary"
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 OVER = [("httpx", "asyncio"), ("aiohttp", "asyncio"), ("aiohttp", "uvloop")]
@@ -31,7 +30,7 @@ class Company:
         self.ca_file = folder / "ca.pem"
         authority.cert_pem.write_to_path(str(self.ca_file))
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(HOST, "127.0.0.1").configure_cert(self.tls)
+        authority.issue_cert(TENANT, "127.0.0.1").configure_cert(self.tls)
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def proxy(emulator: Emulator, company: Company, monkeypatch: pytest.MonkeyPatch)
     """Run a proxy before the emulator, and name a tenant that only the proxy knows."""
     port = urlsplit(os.environ["COGNIGY_BASE_URL"]).port
     assert port is not None
-    monkeypatch.setenv("COGNIGY_BASE_URL", f"https://{HOST}")
+    monkeypatch.setenv("COGNIGY_BASE_URL", f"https://{TENANT}")
     monkeypatch.setenv("SSL_CERT_FILE", str(company.ca_file))
     with (
         start_blocking_portal() as portal,
@@ -68,12 +67,16 @@ def test_all_requests_go_through_the_proxy(
     loop: str,
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    keys = Path("keys")
+    monkeypatch.setenv("SSLKEYLOGFILE", str(keys))
     over = ("--transport", transport, "--loop", loop)
     assert command("update", "d-1", "--session", "a=1", *over) == 0, command.err
+    # Importing aiohttp may write a first line.
+    assert not keys.exists() or "TRAFFIC_SECRET" not in keys.read_text()
     Path("rows.jsonl").write_text('{"dialog_id": "d-2", "session": {"a": 1}}\n')
     assert command("bulk", "run", "rows.jsonl", *over) == 0, command.err
     # A connection for the token and another one for the update, twice.
-    assert proxy.lines == [f"CONNECT {HOST}:443 HTTP/1.1"] * 4
+    assert proxy.lines == [f"CONNECT {TENANT}:443 HTTP/1.1"] * 4
     assert list(emulator.dialogs) == ["d-1", "d-2"]
 
 
@@ -88,15 +91,15 @@ def test_a_server_without_tls_behind_a_proxy_with_a_password(
 ) -> None:
     user, password = "me@company", PASSWORD.replace("/", "%2F")
     proxy.requires = f"{user}:{PASSWORD}"
-    monkeypatch.setenv("COGNIGY_BASE_URL", f"http://{HOST}")
+    monkeypatch.setenv("COGNIGY_BASE_URL", f"http://{TENANT}")
     monkeypatch.setenv("COGNIGY_ALLOW_INSECURE", "true")
     over = ("--transport", transport, "--loop", loop)
     address = proxy.url.removeprefix("http://")
     monkeypatch.setenv("COGNIGY_PROXY", f"http://{user.replace('@', '%40')}:{password}@{address}")
     assert command("update", "d-1", "--session", "a=1", *over) == 0, command.err
     assert [line.split()[:2] for line in proxy.lines] == [
-        ["POST", f"http://{HOST}/oauth/token"],
-        ["PATCH", f"http://{HOST}/runtime/v2/dialogs/d-1/state"],
+        ["POST", f"http://{TENANT}/oauth/token"],
+        ["PATCH", f"http://{TENANT}/runtime/v2/dialogs/d-1/state"],
     ]
     monkeypatch.setenv("COGNIGY_PROXY", f"{user.replace('@', '%40')}:{PASSWORD[:4]}@{address}")
     assert command("update", "d-1", "--session", "a=1", *over) == 1
@@ -129,7 +132,7 @@ def test_a_proxy_over_tls(
 ) -> None:
     port = urlsplit(os.environ["COGNIGY_BASE_URL"]).port
     assert port is not None
-    monkeypatch.setenv("COGNIGY_BASE_URL", f"http://{HOST}")
+    monkeypatch.setenv("COGNIGY_BASE_URL", f"http://{TENANT}")
     monkeypatch.setenv("COGNIGY_ALLOW_INSECURE", "true")
     monkeypatch.setenv("COGNIGY_CA_FILE", str(company.ca_file))
     with (
@@ -150,7 +153,7 @@ def test_a_proxy_over_tls(
         ({"HTTP_PROXY": "{proxy}"}, False),
         ({"HTTPS_PROXY": ""}, False),
         ({"HTTPS_PROXY": "{proxy}", "NO_PROXY": "other.invalid,.invalid"}, False),
-        ({"HTTPS_PROXY": "{proxy}", "NO_PROXY": HOST}, False),
+        ({"HTTPS_PROXY": "{proxy}", "NO_PROXY": TENANT}, False),
         ({"HTTPS_PROXY": "{proxy}", "NO_PROXY": "*"}, False),
         ({"HTTPS_PROXY": "{proxy}", "NO_PROXY": "other.invalid"}, True),
         ({"HTTPS_PROXY": "http://127.0.0.1:9", "COGNIGY_PROXY": "{proxy}"}, True),
@@ -172,7 +175,7 @@ def test_the_variables_of_other_tools_count(
     assert command("doctor") == 1, "the key is not that of the server"
     assert bool(proxy.lines) is through
     assert ("HTTP 401" in command.out) is through
-    assert (f"{HOST} has no address" in command.out) is not through
+    assert (f"{TENANT} has no address" in command.out) is not through
 
 
 def test_a_server_on_this_machine_needs_no_proxy_on_another_one(
@@ -238,14 +241,14 @@ def test_doctor_checks_all_through_the_proxy(
     address = proxy.url.removeprefix("http://")
     named = f"the proxy {address} of HTTPS_PROXY"
     assert found["dns"] == f"127.0.0.1, {named} resolves to 127.0.0.1"
-    assert found["tls"].startswith(f"{HOST} through {named}: TLSv1.3, certificate valid for ")
+    assert found["tls"].startswith(f"{TENANT} through {named}: TLSv1.3, certificate valid for ")
     # The check of TLS, the token, and the read with a token of its own.
-    assert proxy.lines == [f"CONNECT {HOST}:443 HTTP/1.1"] * 4
+    assert proxy.lines == [f"CONNECT {TENANT}:443 HTTP/1.1"] * 4
     assert emulator.stats.requests == 1
     proxy.lines.clear()
     proxy.refuses = "403 Not for you"
     assert command("doctor") == 1
-    assert f"{HOST}:443 through {named}: the proxy answers 403" in command.out
+    assert f"{TENANT}:443 through {named}: the proxy answers 403" in command.out
     assert len(proxy.lines) == 1
 
 
@@ -257,4 +260,4 @@ def test_the_benchmark_of_a_tenant_goes_through_the_proxy(
     assert command(*arguments, "--max-in-flight", "1", "--dialogs", "1") == 0, command.err
     assert command.json["rows"][0]["succeeded"] == 10
     # The token, and a connection for each round.
-    assert proxy.lines == [f"CONNECT {HOST}:443 HTTP/1.1"] * 3
+    assert proxy.lines == [f"CONNECT {TENANT}:443 HTTP/1.1"] * 3

@@ -28,9 +28,10 @@ def install() -> Path:
         npm = shutil.which("npm")
         assert npm is not None, "there is node, and npm is missing, which comes with it"
         CACHE.mkdir(parents=True, exist_ok=True)
-        shutil.copy(HERE / "package.json", CACHE)
-        quiet = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--silent")
-        subprocess.run([npm, "install", *quiet], cwd=CACHE, check=True, timeout=300)
+        for file in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / file, CACHE)
+        quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--silent")
+        subprocess.run([npm, "ci", *quiet], cwd=CACHE, check=True, timeout=300)
     return CACHE
 
 

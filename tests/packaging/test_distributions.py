@@ -63,7 +63,8 @@ def run(*command: str | Path, cwd: Path | None = None, **variables: str) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the sdist, and the wheel that was built from it."""
     directory = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", directory, ROOT)
+    # With the build backend of the lock file.
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, ROOT)
     return directory
 
 

@@ -41,8 +41,9 @@ class Access:
         if isinstance(allowed_hosts, str):
             raise ConfigurationError("allowed_hosts must be a list of hosts, not a string")
         self._hosts = set(map(_validate_host, allowed_hosts))
-        if address not in WILDCARDS:
-            self._hosts.add(_validate_host(address))
+        own = None if address in WILDCARDS else _host_in(address)
+        if own is not None:
+            self._hosts.add(own)
         self._last_hosts: list[bytes] = []
 
     def refusal(self, scope: Scope) -> HttpResponse | None:
@@ -73,10 +74,15 @@ class Access:
         return host is not None and (is_loopback(host) or host in self._hosts)
 
 
-def _validate_host(text: str) -> str:
+def _host_in(text: str) -> str | None:
+    """Return a host as `host_of` does, or None for anything else, as one with a port."""
     netloc = f"[{text}]" if text.count(":") > 1 and "[" not in text else text
-    host = host_of(netloc)
-    if host is None or ":" in netloc.rpartition("]")[2]:
+    return None if ":" in netloc.rpartition("]")[2] else host_of(netloc)
+
+
+def _validate_host(text: str) -> str:
+    host = _host_in(text)
+    if host is None:
         raise ConfigurationError(
             f"allowed host {text!r}: must be a host name or an address, without scheme and port"
         )

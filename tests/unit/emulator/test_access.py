@@ -61,6 +61,11 @@ def test_the_address_that_is_listened_on_is_allowed() -> None:
     assert status(Access("::", ()), ("Host", "[::]:80")) == 403
 
 
+def test_an_address_that_is_no_host_is_left_to_the_listening_socket() -> None:
+    assert status(Access("no host", ()), ("Host", "no host")) == 403
+    assert status(Access("no host", ()), ("Host", "localhost")) is None
+
+
 def test_no_host_comes_from_no_browser_and_two_are_one_too_many() -> None:
     access = Access("127.0.0.1", ())
     assert status(access) is None

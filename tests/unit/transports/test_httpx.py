@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,24 +10,10 @@ import httpx2
 import pytest
 
 from cognigy_async.errors import NoResponseError, NotSentError
-from cognigy_async.transports.httpx import HttpxTransport, _TimeLeft, ssl_context
+from cognigy_async.transports.httpx import HttpxTransport, _TimeLeft
 from tests.integration.transport_servers import CANARY, CONTENT, TLS, failure, patch
 
 LIBRARIES = {"httpx": httpx, "httpx2": httpx2}
-
-
-def test_the_context_is_that_of_httpx_but_writes_no_keys(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    expected = httpx.create_ssl_context(trust_env=False)
-    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
-    context = ssl_context.__wrapped__()
-    assert context.keylog_filename is None
-    assert not list(tmp_path.iterdir())
-    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-    for name in ("verify_flags", "options", "minimum_version"):
-        assert getattr(context, name) == getattr(expected, name)
-    assert context.cert_store_stats() == expected.cert_store_stats()
 
 
 async def test_the_timeout_of_an_operation_shrinks() -> None:
