@@ -9,6 +9,7 @@ import re
 import select
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -261,11 +262,15 @@ class SessionSender:
 
     Args:
         limit: most bytes of a response.
+        environment_proxy: whether requests go through the proxy that the environment names.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, limit: int) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, limit: int, *, environment_proxy: bool = False
+    ) -> None:
         self._session = session
         self._limit = limit
+        self._environment_proxy = environment_proxy
 
     async def send(self, request: Request, timeout: float, progress: Progress) -> Response:
         """Send a request once and return the response.
@@ -278,9 +283,11 @@ class SessionSender:
         _validate_values(headers.values())
         # Sending can be observed only for a request with content.
         progress.begun = False if request.content else None
+        url = _parse_url(request.url)
         response = await self._session.request(
             request.method,
-            _parse_url(request.url),
+            url,
+            proxy=_environment_proxy(url) if self._environment_proxy else None,
             headers=headers,
             data=_Body(request.content, progress) if request.content else None,
             allow_redirects=False,
@@ -360,7 +367,8 @@ def sender_of(
     """Return the sender for a session that `open_session` opened."""
     # The proxy of a session has no public attribute.
     if given is not None and (given.trace_configs or given.trust_env or given._default_proxy):
-        return SessionSender(session, limit)
+        by_environment = given.trust_env and given._default_proxy is None
+        return SessionSender(session, limit, environment_proxy=by_environment)
     return DirectSender(session, limit)
 
 
@@ -391,7 +399,7 @@ def open_session(given: aiohttp.ClientSession | None, tls: ssl.SSLContext) -> ai
         skip_auto_headers=given.skip_auto_headers,
         proxy=given._default_proxy,
         proxy_auth=given._default_proxy_auth,
-        trust_env=given.trust_env,
+        # Not `trust_env`, which would also add credentials of a netrc file to requests.
         trace_configs=given.trace_configs,
         request_class=_CheckedRequest,
         response_class=_CheckedResponse,
@@ -434,6 +442,18 @@ def _parse_url(url: str) -> URL:
         raise ValueError
     parsed = URL(url, encoded=True)
     return parsed.with_user(None) if parsed.raw_user else parsed
+
+
+def _environment_proxy(url: URL) -> URL | None:
+    """Return the proxy that the environment or the system names for a URL.
+
+    Raises:
+        ValueError: the URL of the proxy is not valid.
+    """
+    proxy = getproxies().get(url.scheme)
+    if not proxy or url.host is None or proxy_bypass(url.host):
+        return None
+    return URL(proxy if "://" in proxy else f"http://{proxy}")
 
 
 async def _read_body(

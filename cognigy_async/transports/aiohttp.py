@@ -40,9 +40,9 @@ class AiohttpTransport:
     With a session, its connector with limits, certificates and resolver, its proxy, `trust_env`,
     traces and default headers apply; headers of a request override these. Its cookies, `auth`,
     middlewares, redirects, timeouts, `raise_for_status`, `base_url` and Accept-Encoding do not
-    apply. The `limit` of its connector should be at least `max_in_flight`. A request takes about
-    twice the CPU time with a proxy, traces or `trust_env`. The session is not closed by the
-    transport.
+    apply, nor do credentials of a netrc file. The `limit` of its connector should be at least
+    `max_in_flight`. A request takes about twice the CPU time with a proxy, traces or `trust_env`.
+    The session is not closed by the transport.
 
     A transport belongs to the event loop in which it sends first.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import warnings
 import weakref
+from base64 import b64encode
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -148,6 +151,44 @@ class TestASessionOfTheUsers:
             await transport.aclose()
         assert response.status == 200
         assert proxy.requests[0].startswith(b"PATCH http://tenant.invalid/state HTTP/1.1\r\n")
+
+    @pytest.mark.parametrize("credentials", ["", "me:p%2Fw@"])
+    async def test_the_proxy_of_the_environment_is_used(
+        self, credentials: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with serving(answering) as proxy, aiohttp.ClientSession(trust_env=True) as session:
+            monkeypatch.setenv("NO_PROXY", "other.invalid")
+            monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("http://", f"http://{credentials}"))
+            transport = AiohttpTransport(session)
+            await transport.send(patch("http://tenant.invalid"), timeout=5)
+            monkeypatch.setenv("NO_PROXY", "tenant.invalid")
+            error = await failure(transport, patch("http://tenant.invalid"))
+            await transport.aclose()
+        [request] = proxy.requests
+        assert request.startswith(b"PATCH http://tenant.invalid/state HTTP/1.1\r\n")
+        found = re.findall(rb"(?i)\r\nproxy-authorization: Basic (\S+)", request)
+        assert found == ([b64encode(b"me:p/w")] if credentials else [])
+        assert isinstance(error, NotSentError)
+
+    @pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
+    async def test_no_credentials_of_a_netrc_file_are_added(
+        self, header: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        netrc = tmp_path / "netrc"
+        netrc.write_text("default login someone password c4nary\n")
+        netrc.chmod(0o600)
+        monkeypatch.setenv("NETRC", str(netrc))
+        async with serving(answering) as server, aiohttp.ClientSession(trust_env=True) as session:
+            transport = AiohttpTransport(session)
+            url = f"{server.url}/state"
+            response = await transport.send(
+                Request("PATCH", url, {header: "own"}, b"{}"), timeout=5
+            )
+            await transport.aclose()
+        assert response.status == 200
+        [request] = server.requests
+        assert f"{header}: own".encode() in request
+        assert b"Basic" not in request
 
     @pytest.mark.parametrize(
         "answer",
