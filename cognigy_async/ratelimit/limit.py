@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 from dataclasses import dataclass
 
 from ..errors import ConfigurationError
+
+MAX_COUNT = 10**18
+"""More than any quota; a product with a share is exact enough, and no float overflows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ def _is_number(value: object) -> bool:
 
 
 def _check_count(name: str, value: object, remedy: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
         raise ConfigurationError(
-            f"RateLimit({name}{value!r}): must be an integer of at least 1, {remedy}"
+            f"RateLimit({name}{reprlib.repr(value)}): must be an integer from 1 to {MAX_COUNT:,}, "
+            f"{remedy}"
         )

@@ -14,9 +14,10 @@ from cognigy_async.ratelimit.limit import RateLimit
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": 0}, "at least 1"),
-        ({"n": 0, "per": 300}, "at least 1"),
-        ({"n": -5, "per": 300}, "at least 1"),
+        ({"n": 0}, "from 1 to"),
+        ({"n": 0, "per": 300}, "from 1 to"),
+        ({"n": 10**400, "per": 300}, "from 1 to"),
+        ({"n": -5, "per": 300}, "from 1 to"),
         ({"n": math.nan, "per": 300}, "must be an integer"),
         ({"n": 1.5, "per": 300}, "must be an integer"),
         ({"n": True, "per": 300}, "must be an integer"),
