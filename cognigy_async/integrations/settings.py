@@ -95,7 +95,9 @@ TOGETHER = frozenset(
 )
 """Credentials, and addresses: the variables that decide where credentials are sent."""
 
-ENVIRONMENT = "environment"
+DEFAULT, ENVIRONMENT = "default", "environment"
+"""Sources of settings; that of a file is "file" and its path."""
+
 REFERENCE = re.compile(r"\$\{[^}]*\}")
 
 SETTING_OF_ARGUMENT = {
@@ -166,7 +168,7 @@ class _Variable(NamedTuple):
     """A variable that is set.
 
     Attributes:
-        source: `ENVIRONMENT`, or "file" and its path.
+        source: the source as `setting_sources` names it.
     """
 
     value: str
@@ -366,7 +368,7 @@ def setting_sources(env_file: str | Path | None = IMPLICIT_FILE) -> dict[str, st
     """
     variables = _read_variables(env_file)
     names = map(_variable, Settings.model_fields)
-    return {name: variables[name].source if name in variables else "default" for name in names}
+    return {name: variables[name].source if name in variables else DEFAULT for name in names}
 
 
 def join_by_source(sources: Mapping[str, str]) -> str:
@@ -421,8 +423,8 @@ def _read_file(path: str | Path) -> Mapping[str, str | None]:
         if named or not references:
             return values
         fault = (
-            f"refers to other variables with ${{...}}, in {', '.join(references)}. Write the values "
-            "themselves; only in a file named with Settings(env_file=...) are references replaced."
+            f"has references to variables, ${{...}}, in {', '.join(references)}. They are replaced "
+            "only in a file named with Settings(env_file=...); else write the values themselves."
         )
     # Raise outside of `except`, so that the error's context holds no values.
     raise ConfigurationError(f"{path} {fault}")
