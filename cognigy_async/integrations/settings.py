@@ -454,7 +454,7 @@ def _open_own(path: str, flags: int) -> int:
 def _fault_of_file(found: os.stat_result, link: os.stat_result) -> str | None:
     """Return what is wrong with a `.env`, or None; Windows does not tell owner and permissions."""
     if not stat.S_ISREG(found.st_mode):
-        return "is not a file"
+        return "is not a regular file"
     if sys.platform == "win32":
         return None
     user = os.geteuid()
@@ -463,7 +463,7 @@ def _fault_of_file(found: os.stat_result, link: os.stat_result) -> str | None:
     if link.st_uid != user:
         return f"is a link of another user (id {link.st_uid}, this process has {user})"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "can be changed by other users; run: chmod go-w .env"
+        return "can be changed by other users; check its lines, then run: chmod go-w .env"
     return None
 
 
