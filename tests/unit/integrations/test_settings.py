@@ -391,6 +391,14 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     assert refusal().startswith(".env is not a regular file. ")
 
 
+def test_the_null_device_stands_for_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put(monkeypatch, KEY)
+    write(tmp_path / ".env", {"COGNIGY_RATE_LIMIT": "auto"})
+    assert Settings(env_file=os.devnull).rate_limit is None
+
+
 def test_a_folder_is_no_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").mkdir()
     put(monkeypatch, KEY)
