@@ -67,6 +67,12 @@ def write(path: Path, variables: dict[str, str]) -> Path:
     return path
 
 
+def first_unused_descriptor() -> int:
+    number = os.open(os.devnull, os.O_RDONLY)
+    os.close(number)
+    return number
+
+
 def refusal() -> str:
     """Return the message about the current settings; check that it has no secret."""
     with pytest.raises(ConfigurationError) as caught:
@@ -312,7 +318,8 @@ def test_a_named_file_may_be_mixed_with_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Callable[[str], str | Path]
 ) -> None:
     put(monkeypatch, OAUTH)
-    write(tmp_path / ".env", {"COGNIGY_TOKEN_URL": "https://login.example.com/token"})
+    path = write(tmp_path / ".env", {"COGNIGY_TOKEN_URL": "https://login.example.com/token"})
+    path.chmod(0o666)
     assert Settings(env_file=kind(".env")).token_endpoint == "https://login.example.com/token"
 
 
@@ -345,7 +352,9 @@ def test_every_address_and_credential_is_among_those_that_belong_together() -> N
 def test_a_file_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
     path = write(tmp_path / ".env", KEY)
     path.chmod(mode)
+    unused = first_unused_descriptor()
     message = refusal()
+    assert first_unused_descriptor() == unused, "the file is closed"
     assert message.startswith(".env can be changed by other users; ")
     assert "chmod go-w .env" in message
     with pytest.raises(ConfigurationError, match=r"^\.env can be changed"):
