@@ -58,6 +58,11 @@ def _tasks() -> set[asyncio.Task[Any]]:
     return {task for task in asyncio.all_tasks() if "TestRunner." not in repr(task.get_coro())}
 
 
+def pytest_configure() -> None:
+    """Give the files of tests the same modes everywhere."""
+    os.umask(0o022)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let a plain test fail at its timeout, which by default ends the whole process."""
     if not hasattr(signal, "SIGALRM"):
@@ -73,7 +78,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Name a failed test at once: a run that is cut off has no summary."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
-        sys.stderr.write(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}\n")
+        crash = getattr(report.longrepr, "reprcrash", None)
+        reason = (
+            report.longreprtext
+            if crash is None
+            else f"{crash.path}:{crash.lineno}: {crash.message}"
+        )
+        sys.stderr.write(f"\nFAILED {report.nodeid} ({report.when})\n{reason}\n")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from ._streams import flush, prepare, report
 
-EXTRA = frozenset({"pydantic_settings", "rich", "typer"})
+EXTRA = frozenset({"dotenv", "rich", "typer"})
 
 
 def main() -> NoReturn:

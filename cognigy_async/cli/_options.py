@@ -18,7 +18,7 @@ from cognigy_async import (
     RateLimit,
     Transport,
 )
-from cognigy_async.integrations.settings import parse_rate_limit
+from cognigy_async.integrations.settings import IMPLICIT_FILE, parse_rate_limit
 
 from ._output import say
 
@@ -54,6 +54,18 @@ LoopOption = Annotated[
     LoopName | None,
     typer.Option("--loop", help="Event loop; uvloop if installed, else asyncio."),
 ]
+EnvFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        metavar="PATH",
+        help="File with the settings that the environment lacks, instead of .env. You vouch for "
+        "it: it may be mixed with the environment.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Print the log and tracebacks.")]
 
@@ -68,6 +80,11 @@ def choose_transport(name: TransportName | None) -> TransportName:
 def choose_loop(name: LoopName | None) -> LoopName:
     """Return the given event loop, or the fastest installed one; raise if it is not installed."""
     return _choose("--loop", name, LoopName.UVLOOP, LoopName.ASYNCIO)
+
+
+def settings_file(env_file: Path | None) -> Path:
+    """Return the file of `--env-file`, or the implicit one if the option was not given."""
+    return IMPLICIT_FILE if env_file is None else env_file
 
 
 def read_secret(option: str, path: Path) -> bytes:

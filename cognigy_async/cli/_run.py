@@ -6,6 +6,7 @@ import signal
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -21,7 +22,13 @@ from cognigy_async import (
 from cognigy_async.integrations.settings import Settings, name_settings
 
 from ._connection import connections
-from ._options import LoopName, TransportName, choose_loop, choose_transport
+from ._options import (
+    LoopName,
+    TransportName,
+    choose_loop,
+    choose_transport,
+    settings_file,
+)
 from ._output import log_to_stderr, say_if_possible
 
 NOT_APPLIED = 1
@@ -86,13 +93,14 @@ def run_with_client(
     use: Callable[[AsyncStateClient], Awaitable[T]],
     transport: TransportName | None,
     loop: LoopName | None,
+    env_file: Path | None,
 ) -> T:
     """Return the result of `use`, called with a client that is made from the settings.
 
     After an interrupt, a request in flight may end within `GRACE`; then the outcome of the update
     is printed.
     """
-    settings = Settings()
+    settings = Settings(env_file=settings_file(env_file))
     api, tokens = connections(settings)
     arguments = settings.client_arguments(token_transport=tokens.token_transport())
     sender = api.transport(choose_transport(transport))

@@ -19,7 +19,7 @@ app = typer.Typer(
     name="cognigy-async",
     help="Write dialog state to Cognigy.AI.",
     epilog=(
-        "Settings come from the environment or from a file .env: COGNIGY_BASE_URL, "
+        "Settings come from the environment, a file .env or --env-file: COGNIGY_BASE_URL, "
         "COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET (or COGNIGY_API_KEY), and others. Exit "
         "status: 0 applied, 1 not applied, 2 invalid usage or settings, 130 interrupted."
     ),

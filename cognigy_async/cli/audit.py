@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from cognigy_async import AuditRecord, read_audit, verify_audit
 from cognigy_async.integrations.settings import Credentials
 
-from ._options import DebugOption, read_secret
+from ._options import DebugOption, EnvFileOption, read_secret, settings_file
 from ._output import counted, say, write_result
 from ._run import NOT_APPLIED, report_errors
 
@@ -55,6 +55,7 @@ def verify(
             readable=True,
         ),
     ] = None,
+    env_file: EnvFileOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Check that no record was changed, removed, added or moved, and name the first that was.
@@ -65,7 +66,7 @@ def verify(
     Exit status: 0 all records are intact, 1 some are not, 2 invalid usage.
     """
     with report_errors(debug=debug):
-        report = verify_audit(files, key=_key(key_file), heads=head or (), after=after)
+        report = verify_audit(files, key=_key(key_file, env_file), heads=head or (), after=after)
         for path in report.torn:
             say(f"{path} ends with an incomplete record, as after a crash; it is ignored.")
         for fault in report.faults:
@@ -108,8 +109,12 @@ def show(
             write_result(" | ".join(map(_printable, _fields(record))))
 
 
-def _key(key_file: Path | None) -> bytes | SecretStr | None:
-    return Credentials().audit_key if key_file is None else read_secret("--key-file", key_file)
+def _key(key_file: Path | None, env_file: Path | None) -> bytes | SecretStr | None:
+    if key_file is None:
+        return Credentials(env_file=settings_file(env_file)).audit_key
+    if env_file is not None:
+        raise typer.BadParameter("give either --key-file or --env-file, not both")
+    return read_secret("--key-file", key_file)
 
 
 def _fields(record: AuditRecord) -> Iterator[str]:

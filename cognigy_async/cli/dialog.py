@@ -8,7 +8,13 @@ import typer
 
 from cognigy_async import AsyncStateClient, DialogState, UpdateResult
 
-from ._options import DebugOption, LoopOption, TransportOption, parse_assignments
+from ._options import (
+    DebugOption,
+    EnvFileOption,
+    LoopOption,
+    TransportOption,
+    parse_assignments,
+)
 from ._output import write_json
 from ._run import report_errors, run_with_client
 
@@ -19,6 +25,7 @@ def get(
     dialog_id: DialogArgument,
     transport: TransportOption = None,
     loop: LoopOption = None,
+    env_file: EnvFileOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Print the state of a dialog as JSON."""
@@ -27,7 +34,7 @@ def get(
         return await client.get_state(dialog_id)
 
     with report_errors(debug=debug):
-        state = run_with_client(read, transport, loop)
+        state = run_with_client(read, transport, loop, env_file)
         variables = {"session": dict(state.session), "user": dict(state.user)}
         others = {name: getattr(state, name) for name in ("next_step", "etag", "version")}
         write_json({"dialog_id": state.dialog_id} | variables | others)
@@ -73,6 +80,7 @@ def update(
     ] = None,
     transport: TransportOption = None,
     loop: LoopOption = None,
+    env_file: EnvFileOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Assign variables of a dialog, or move it, and print the result as JSON."""
@@ -93,7 +101,7 @@ def update(
         )
 
     with report_errors(debug=debug):
-        result = run_with_client(write, transport, loop)
+        result = run_with_client(write, transport, loop, env_file)
         names = ("update_id", "dialog_id", "status", "etag", "version", "attempts")
         record = {name: getattr(result, name) for name in names}
         write_json(record | {"latency": round(result.latency, 6)})

@@ -13,7 +13,14 @@ from cognigy_async import ConfigurationError
 from cognigy_async.emulator import Emulator, Faults, Rules, Throttling, run
 from cognigy_async.integrations.settings import Credentials
 
-from ._options import DebugOption, parse_assignments, parse_rate, read_secret
+from ._options import (
+    DebugOption,
+    EnvFileOption,
+    parse_assignments,
+    parse_rate,
+    read_secret,
+    settings_file,
+)
 from ._output import counted, say, write_result
 from ._run import report_errors
 
@@ -79,6 +86,7 @@ def emulator(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed for injected faults.")] = 0,
+    env_file: EnvFileOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Serve a test server with the runtime and sessions APIs until Ctrl-C.
@@ -89,7 +97,7 @@ def emulator(
     with report_errors(debug=debug):
         key = _secret("--api-key", api_key, api_key_file)
         secret = _secret("--client-secret", client_secret, client_secret_file)
-        accepted, settings = _credentials(key, client_id, secret)
+        accepted, settings = _credentials(key, client_id, secret, env_file)
         rate = None if quota is None else parse_rate(quota, "--quota")[0]
         try:
             app = Emulator(
@@ -129,7 +137,10 @@ def _secret(option: str, secret: str | None, file: Path | None) -> str | None:
 
 
 def _credentials(
-    api_key: str | None, client_id: str | None, client_secret: str | None
+    api_key: str | None,
+    client_id: str | None,
+    client_secret: str | None,
+    env_file: Path | None,
 ) -> tuple[dict[str, str], list[str]]:
     """Return the credentials to accept, and lines with a client's settings but no secrets.
 
@@ -141,14 +152,17 @@ def _credentials(
     pair, source = "--client-id and --client-secret or its file", "as given by the option"
     if not any(given.values()):
         pair = "COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET"
-        source = "as set in the environment or in .env"
-        settings = Credentials()
+        file = settings_file(env_file)
+        source = f"as set in the environment or in {file}"
+        settings = Credentials(env_file=file)
         given["client_id"] = settings.client_id
         for name, secret in (
             ("api_key", settings.api_key),
             ("client_secret", settings.client_secret),
         ):
             given[name] = None if secret is None else secret.get_secret_value()
+    elif env_file is not None:
+        raise typer.BadParameter("give credentials by options or by --env-file, not both")
     accepted = {name: value for name, value in given.items() if value is not None}
     if ("client_id" in accepted) != ("client_secret" in accepted):
         raise ConfigurationError(f"{pair} go together; give both")

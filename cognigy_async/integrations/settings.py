@@ -31,25 +31,33 @@ COGNIGY_INJECT         only `sessions`: what the server's inject does, `merge` (
 COGNIGY_READS_STATE    only `sessions`: `true` if the server can return the state of a session
 ====================== =====================================================================
 
-The environment takes precedence over the file. Empty variables count as not set. Requires the
-extra ``cli``.
+The environment takes precedence over the file. Empty variables count as not set.
+
+Credentials and addresses (`TOGETHER`) come all from the environment, or all from `.env`: otherwise
+whoever puts a file into a folder could have the credentials of the environment sent to a server of
+theirs. A `.env` that another user owns or can write to is refused. A file that is named by
+``Settings(env_file=...)``, or on the command line by ``--env-file``, is trusted, and may be mixed
+with the environment. Requires the extra ``cli``.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict
 
-from pydantic import BeforeValidator, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SecretStr,
+    ValidationError,
 )
 
 from cognigy_async import (
@@ -70,9 +78,30 @@ logger = logging.getLogger("cognigy_async")
 
 PREFIX = "COGNIGY_"
 SCOPES = ("runtime:write", "session:manage", "dialog:read")
-REMEDY = "Set them in the environment, or in a file .env in the working directory."
+REMEDY = (
+    "Set them all in the environment, or all in a file .env in the working directory; or name a "
+    "file with Settings(env_file=...)."
+)
+
+IMPLICIT_FILE = Path(".env")
+"""The file that is read if none is named. Compared by identity: the same path, given, is named."""
+
+TOGETHER = frozenset(
+    PREFIX + name
+    for name in (
+        *("API_KEY", "CLIENT_ID", "CLIENT_SECRET"),
+        *("BASE_URL", "TOKEN_URL", "PROXY", "CA_FILE", "ALLOW_INSECURE"),
+    )
+)
+"""Credentials, and addresses: the variables that decide where credentials are sent."""
+
+DEFAULT, ENVIRONMENT = "default", "environment"
+"""Sources of settings; that of a file is "file" and its path."""
+
+REFERENCE = re.compile(r"\$\{[^}]*\}")
 
 SETTING_OF_ARGUMENT = {
+    "Settings(env_file=...)": "--env-file",
     "SessionsApi(reads_state=True)": "COGNIGY_READS_STATE=true",
     "SessionsApi(user_id=...)": "COGNIGY_USER_ID",
     "allow_insecure=True": "COGNIGY_ALLOW_INSECURE=true",
@@ -135,23 +164,33 @@ class ClientArguments(TypedDict):
     rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None
 
 
-class Credentials(BaseSettings):
+class _Variable(NamedTuple):
+    """A variable that is set.
+
+    Attributes:
+        source: the source as `setting_sources` names it.
+    """
+
+    value: str
+    source: str
+
+
+class Credentials(BaseModel):
     """The credentials among the settings, for commands that need no client.
 
     Args:
         env_file: file with variables that the environment lacks; None for no file. A missing file
-            is not an error.
+            is not an error. Without it, the file is `.env` in the working directory, which only
+            the user of the process may own and write to.
 
     Raises:
-        ConfigurationError: settings are invalid. The message names each of them and what to do; it
-            contains no value.
+        ConfigurationError: settings are invalid, or the file is refused. The message names each of
+            them and what to do; it contains no value.
     """
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         # Read only prefixed names: a .env file may have variables named like a field.
         alias_generator=_variable,
-        env_file_encoding="utf-8-sig",  # with or without a byte order mark
-        env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
@@ -162,37 +201,25 @@ class Credentials(BaseSettings):
     api_key: SecretStr | None = None
     audit_key: SecretStr | None = None
 
-    def __init__(self, *, env_file: str | Path | None = ".env") -> None:
+    _together: ClassVar[frozenset[str]] = frozenset()
+    """Variables that must not come from the environment and from `.env` both."""
+
+    def __init__(self, *, env_file: str | Path | None = IMPLICIT_FILE) -> None:
+        variables = _read_variables(env_file)
+        if env_file is IMPLICIT_FILE:
+            _check_sources({name: variables[name] for name in variables.keys() & self._together})
+        for name in sorted(variables.keys() - set(map(_variable, Settings.model_fields))):
+            _warn("%s is not a setting and has no effect", name)
         faults: list[str] = []
         try:
-            super().__init__(_env_file=env_file)
+            super().__init__(**{name: variable.value for name, variable in variables.items()})
         except ValidationError as error:
             faults += map(_fault_of_value, error.errors(include_url=False))
-        except UnicodeDecodeError:
-            faults.append(f"{env_file} is not UTF-8; save it as UTF-8.")
-        except OSError as error:
-            faults.append(f"{env_file} cannot be read: {error.strerror}.")
         else:
             faults += self._faults()
         # Raise outside of `except`, so that the error's context holds no values.
         if faults:
             raise ConfigurationError(" ".join(faults))
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the environment and the file, in this order; warn of unknown variables in them."""
-        sources = (env_settings, dotenv_settings)
-        for source in sources:
-            if isinstance(source, EnvSettingsSource):
-                _warn_of_unknown(source.env_vars)
-        return sources
 
     def _faults(self) -> Iterator[str]:
         """Yield a sentence for each fault that the checks of single values miss."""
@@ -202,10 +229,12 @@ class Credentials(BaseSettings):
 class Settings(Credentials):
     """Everything that a client needs; the variables are listed in the docstring of the module."""
 
+    _together: ClassVar[frozenset[str]] = TOGETHER
+
     base_url: str = ""
     api: Literal["runtime", "sessions"] = "runtime"
     token_url: str | None = None
-    scopes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = SCOPES
+    scopes: Annotated[tuple[str, ...], BeforeValidator(_words)] = SCOPES
     allow_insecure: bool = False
     proxy: SecretStr | None = None
     ca_file: Path | None = None
@@ -213,12 +242,12 @@ class Settings(Credentials):
     inject: Literal["merge", "replace"] | None = None
     reads_state: bool | None = None
     rate_limit: Annotated[
-        tuple[RateLimit, ...] | Literal["auto"] | None, NoDecode, BeforeValidator(_rate_limits)
+        tuple[RateLimit, ...] | Literal["auto"] | None, BeforeValidator(_rate_limits)
     ] = None
 
     if TYPE_CHECKING:
         # Without this, type checkers derive the constructor from the fields.
-        def __init__(self, *, env_file: str | Path | None = ".env") -> None: ...
+        def __init__(self, *, env_file: str | Path | None = IMPLICIT_FILE) -> None: ...
 
     def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
         """Return a new provider of credentials.
@@ -326,10 +355,128 @@ def _fault_of_value(line: Mapping[str, Any]) -> str:
     return f"{line['loc'][0]}: {problem}."
 
 
-def _warn_of_unknown(variables: Mapping[str, str | None]) -> None:
-    names = {name.upper() for name in variables if name.upper().startswith(PREFIX)}
-    for name in sorted(names - set(map(_variable, Settings.model_fields))):
-        _warn("%s is not a setting and has no effect", name)
+def setting_sources(env_file: str | Path | None = IMPLICIT_FILE) -> dict[str, str]:
+    """Return the source of each setting by the name of its variable.
+
+    A source is `environment`, `file` with its path, or `default`.
+
+    Args:
+        env_file: as for `Settings`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is refused.
+    """
+    variables = _read_variables(env_file)
+    names = map(_variable, Settings.model_fields)
+    return {name: variables[name].source if name in variables else DEFAULT for name in names}
+
+
+def join_by_source(sources: Mapping[str, str]) -> str:
+    """Return the names for each source in one line, such as ``environment: A, B; file .env: C``."""
+    names: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        names.setdefault(source, []).append(name)
+    return "; ".join(f"{source}: {', '.join(sorted(names[source]))}" for source in sorted(names))
+
+
+def _read_variables(env_file: str | Path | None) -> dict[str, _Variable]:
+    """Return the variables with the prefix by name in capitals: the environment before the file."""
+    found: dict[str, _Variable] = {}
+    values = {} if env_file is None else _read_file(env_file)
+    for source, given in ((f"file {env_file}", values), (ENVIRONMENT, os.environ)):
+        for name, value in given.items():
+            if value and name.upper().startswith(PREFIX):
+                found[name.upper()] = _Variable(value, source)
+    return found
+
+
+def _read_file(path: str | Path) -> Mapping[str, str | None]:
+    """Return the variables of a file; none if it is missing, or if `.env` is a folder."""
+    named = path is not IMPLICIT_FILE
+    try:
+        if not named and IMPLICIT_FILE.is_dir():
+            # Such as a virtual environment.
+            return {}
+        with open(
+            path,
+            encoding="utf-8-sig",  # with or without a byte order mark
+            opener=None if named else _open_own,
+        ) as file:
+            values = dotenv_values(stream=file, interpolate=named)
+    except ConfigurationError:
+        raise
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError:
+        fault = "is not UTF-8; save it as UTF-8."
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is invalid"
+        fault = f"cannot be read: {reason}."
+    else:
+        # A reference could put a secret of the environment into a request.
+        settings = set(map(_variable, Settings.model_fields))
+        references = [
+            name.upper()
+            for name, value in values.items()
+            if name.upper() in settings and REFERENCE.search(value or "")
+        ]
+        if named or not references:
+            return values
+        fault = (
+            f"has references to variables, ${{...}}, in {', '.join(references)}. They are replaced "
+            "only in a file named with Settings(env_file=...); else write the values themselves."
+        )
+    # Raise outside of `except`, so that the error's context holds no values.
+    raise ConfigurationError(f"{path} {fault}")
+
+
+def _open_own(path: str, flags: int) -> int:
+    """Open a file that only the user of this process can change.
+
+    Raises:
+        ConfigurationError: another user owns it, or a link to it, or can write to it.
+        OSError: it cannot be opened.
+    """
+    # If it is a pipe, to open it must not wait for a writer.
+    file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    try:
+        found, link = os.fstat(file), os.lstat(path)
+        if fault := _fault_of_file(found, link):
+            raise ConfigurationError(
+                f"{path} {fault}. If you trust it, name it with Settings(env_file=...)."
+            )
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _fault_of_file(found: os.stat_result, link: os.stat_result) -> str | None:
+    """Return what is wrong with a `.env`, or None; Windows does not tell owner and permissions."""
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a regular file"
+    if sys.platform == "win32":
+        return None
+    user = os.geteuid()
+    # root can change everything anyway, and often owns the files of a container.
+    trusted = {user, 0}
+    if found.st_uid not in trusted:
+        return f"belongs to another user (id {found.st_uid}, this process has {user})"
+    if link.st_uid not in trusted:
+        return f"is a link of another user (id {link.st_uid}, this process has {user})"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be changed by other users; check its lines, then run: chmod go-w .env"
+    return None
+
+
+def _check_sources(variables: Mapping[str, _Variable]) -> None:
+    """Raise `ConfigurationError` if variables come from more than one source."""
+    sources = {name: variable.source for name, variable in variables.items()}
+    if len(set(sources.values())) > 1:
+        raise ConfigurationError(
+            "Credentials and addresses must come all from the environment or all from "
+            f"{IMPLICIT_FILE}, but they are mixed: {join_by_source(sources)}. {REMEDY}"
+        )
 
 
 def _warn(message: str, variable: str) -> None:

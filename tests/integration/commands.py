@@ -19,6 +19,8 @@ PRELOADED = [
     "aiohttp",
     "cognigy_async.cli.app",
     "cognigy_async.transports.httpx",
+    # Another user may be unable to read it where Python is installed.
+    "encodings.utf_8_sig",
     "pytest",
     "tests.integration.commands",
 ]
@@ -39,6 +41,7 @@ class CommandProcess:
     Args:
         place: path of its output, without the suffixes `.out` and `.err`.
         largest: maximum size in bytes of the files that it writes.
+        user: id of the user to run as; None for the user of the tests.
     """
 
     def __init__(
@@ -48,9 +51,13 @@ class CommandProcess:
         variables: Mapping[str, str],
         place: Path,
         largest: int | None = None,
+        user: int | None = None,
     ) -> None:
         self._out, self._err = place.with_suffix(".out"), place.with_suffix(".err")
-        given = (list(arguments), folder, dict(variables), self._out, self._err, largest)
+        given = (list(arguments), folder, dict(variables), self._out, self._err, largest, user)
+        # A process that is killed at once has not created them.
+        self._out.touch()
+        self._err.touch()
         self._process = CONTEXT.Process(target=_main, args=given)
         self._process.start()
 
@@ -91,6 +98,7 @@ def _main(
     out: Path,
     err: Path,
     largest: int | None,
+    user: int | None,
 ) -> None:
     os.chdir(folder)
     for number, path in ((1, out), (2, err)):
@@ -104,6 +112,10 @@ def _main(
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if user is not None:
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
     sys.argv = ["cognigy-async", *arguments]
     from cognigy_async.cli import main
 

@@ -168,6 +168,9 @@ def test_the_key_comes_from_a_file_or_the_environment(
     monkeypatch.delenv("COGNIGY_AUDIT_KEY")
     (tmp_path / ".env").write_text(f"COGNIGY_AUDIT_KEY={KEY}\n")
     assert audit("verify", path) == 0
+    (tmp_path / ".env").rename(tmp_path / "staging.env")
+    assert audit("verify", path) == 1
+    assert audit("verify", path, "--env-file", tmp_path / "staging.env") == 0
 
 
 def test_bad_usage(audit: Command, tmp_path: Path) -> None:

@@ -567,6 +567,12 @@ def test_credentials_of_a_file(commands: Commands) -> None:
     process = commands.start("emulator")
     assert key_works(listening(process), SECRET)
     assert SECRET not in stop(process)
+    (commands.directory / ".env").rename(commands.directory / "staging.env")
+    process = commands.start("emulator", "--env-file", "staging.env")
+    assert key_works(listening(process), SECRET)
+    err = stop(process)
+    assert SECRET not in err
+    assert "COGNIGY_API_KEY, as set in the environment or in staging.env" in err
 
 
 def test_secrets_of_files_are_not_in_the_list_of_processes(commands: Commands) -> None:

@@ -12,11 +12,11 @@ import cognigy_async
 
 EXTRAS = (
     "aiohttp",
+    "dotenv",
     "fastapi",
     "httptools",
     "httpx2",
     "opentelemetry",
-    "pydantic_settings",
     "rich",
     "starlette",
     "typer",

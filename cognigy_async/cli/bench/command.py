@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -18,11 +19,13 @@ from cognigy_async.integrations.settings import REMEDY, ClientArguments, Setting
 from .._connection import DIRECT, Connection, connections
 from .._options import (
     DebugOption,
+    EnvFileOption,
     LoopOption,
     TransportOption,
     choose_loop,
     choose_transport,
     parse_rate,
+    settings_file,
 )
 from .._output import say, write_json, write_result
 from .._run import INTERRUPTED, NOT_APPLIED, report_errors
@@ -67,6 +70,7 @@ def bench(
     loop: LoopOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Write to a tenant without asking.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    env_file: EnvFileOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure how fast updates are written. Ctrl-C shows the results so far.
@@ -83,6 +87,10 @@ def bench(
             raise ConfigurationError("--seconds: must be a positive number")
         if count is None and seconds is None:
             count, seconds = (100, None) if target == "tenant" else (None, 2.0)
+        if env_file is not None and target != "tenant":
+            raise ConfigurationError(
+                "--env-file needs --target tenant; an emulator has no settings"
+            )
         transport, loop = choose_transport(transport), choose_loop(loop)
         limits = None if rate is None else parse_rate(rate)
         which = parse_dialogs(dialogs)
@@ -98,7 +106,7 @@ def bench(
         emulator = ClientArguments(
             base_url="", auth=key, api=api, allow_insecure=False, rate_limit=None
         )
-        arguments, connection = _tenant() if target == "tenant" else (emulator, DIRECT)
+        arguments, connection = _tenant(env_file) if target == "tenant" else (emulator, DIRECT)
         arguments["rate_limit"] = limits or arguments["rate_limit"]
         load.requests_per_update(arguments["api"])
         if target == "emulator":
@@ -113,8 +121,8 @@ def bench(
         raise typer.Exit(_run(Runner(options), json=json))
 
 
-def _tenant() -> tuple[ClientArguments, Connection]:
-    settings = Settings()
+def _tenant(env_file: Path | None) -> tuple[ClientArguments, Connection]:
+    settings = Settings(env_file=settings_file(env_file))
     if settings.api == "sessions" and settings.user_id is None:
         raise ConfigurationError(f"Settings are missing: COGNIGY_USER_ID. {REMEDY}")
     api, tokens = connections(settings)

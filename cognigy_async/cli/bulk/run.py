@@ -35,6 +35,7 @@ from cognigy_async.integrations.settings import Settings, name_settings
 from .._connection import connections
 from .._options import (
     DebugOption,
+    EnvFileOption,
     JsonOption,
     LoopOption,
     TransportOption,
@@ -42,6 +43,7 @@ from .._options import (
     choose_transport,
     format_rate,
     parse_rate,
+    settings_file,
 )
 from .._output import counted, duration, say, say_if_possible, write_json, write_result
 from .._run import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, report_errors
@@ -133,6 +135,7 @@ def run(
     ] = False,
     transport: TransportOption = None,
     loop: LoopOption = None,
+    env_file: EnvFileOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Apply the rows of FILE. If the journal exists, resume its job.
@@ -153,8 +156,8 @@ def run(
         )
         rate_limit = None if rate is None else parse_rate(rate)
         if dry:
-            raise typer.Exit(_dry_run(file, options, rate_limit, as_json=as_json))
-        settings = Settings()
+            raise typer.Exit(_dry_run(file, options, rate_limit, env_file, as_json=as_json))
+        settings = Settings(env_file=settings_file(env_file))
         api, tokens = connections(settings)
         arguments = settings.client_arguments(token_transport=tokens.token_transport())
         if rate_limit is not None:
@@ -281,17 +284,22 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
 
 
 def _dry_run(
-    file: str, options: JobOptions, rate_limit: tuple[RateLimit, ...] | None, *, as_json: bool
+    file: str,
+    options: JobOptions,
+    rate_limit: tuple[RateLimit, ...] | None,
+    env_file: Path | None,
+    *,
+    as_json: bool,
 ) -> int:
     """Check an input and print what was found; return the exit status."""
     api: StateApi = RuntimeApi()
     try:
-        arguments = Settings().client_arguments()
+        arguments = Settings(env_file=settings_file(env_file)).client_arguments()
         api = arguments["api"]
         if rate_limit is None and isinstance(arguments["rate_limit"], tuple):
             rate_limit = arguments["rate_limit"]
     except ConfigurationError as error:
-        say(f"Note: these settings do not allow a real run yet. {error}")
+        say(f"Note: these settings do not allow a real run yet. {name_settings(str(error))}")
     write = say if as_json else write_result
 
     def on_fault(fault: RowFault) -> None:

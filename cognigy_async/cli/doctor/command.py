@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated
 
 import anyio
 import typer
 
 from cognigy_async import ConfigurationError
-from cognigy_async.integrations.settings import REMEDY, Settings
+from cognigy_async.integrations.settings import (
+    DEFAULT,
+    REMEDY,
+    Settings,
+    join_by_source,
+    name_settings,
+    setting_sources,
+)
 
 from .._connection import connections
-from .._options import DebugOption, JsonOption
+from .._options import DebugOption, EnvFileOption, JsonOption, settings_file
 from .._output import console, printable, write_json
 from .._run import NOT_APPLIED, USAGE, report_errors
 from .checks import Connections, Finding, run_checks
@@ -34,6 +43,7 @@ def doctor(
             "with COGNIGY_API=sessions.",
         ),
     ] = None,
+    env_file: EnvFileOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -45,10 +55,10 @@ def doctor(
     """
     with report_errors(debug=debug, log=False):
         findings = _Findings(printed=not as_json)
-        status = anyio.run(_check_all, findings, dialog_id, session_id)
+        status = anyio.run(_check_all, findings, env_file, dialog_id, session_id)
         if as_json:
             checks = [asdict(finding) for finding in findings.all]
-            write_json({"ok": status == 0, "checks": checks})
+            write_json({"ok": status == 0, "sources": findings.sources, "checks": checks})
     raise typer.Exit(status)
 
 
@@ -58,6 +68,7 @@ class _Findings(logging.Handler):
     def __init__(self, *, printed: bool) -> None:
         super().__init__(logging.WARNING)
         self.all: list[Finding] = []
+        self.sources: dict[str, str] = {}
         self._printed = printed
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -77,21 +88,33 @@ class _Findings(logging.Handler):
             out.print(f"{'':19}{printable(finding.remedy)}", markup=False, soft_wrap=True)
 
 
-async def _check_all(findings: _Findings, dialog_id: str, session_id: str | None) -> int:
+def _origins(sources: Mapping[str, str]) -> str:
+    """Return the source of each setting, in parentheses; nothing if no setting could be read."""
+    chosen = {name: source for name, source in sources.items() if source != DEFAULT}
+    return f" ({join_by_source(chosen)}; default: all others)" if chosen else ""
+
+
+async def _check_all(
+    findings: _Findings, env_file: Path | None, dialog_id: str, session_id: str | None
+) -> int:
     """Run all checks; return the exit status."""
     logger = logging.getLogger("cognigy_async")
     logger.addHandler(findings)
     try:
-        settings = Settings()
+        file = settings_file(env_file)
+        findings.sources = setting_sources(file)
+        settings = Settings(env_file=file)
         ways = Connections(*connections(settings))
     except ConfigurationError as error:
-        detail = str(error).replace(REMEDY, "").strip()
-        findings.add(Finding("settings", "failed", detail, REMEDY))
+        detail = name_settings(str(error).replace(REMEDY, "").strip())
+        detail += _origins(findings.sources)
+        findings.add(Finding("settings", "failed", detail, name_settings(REMEDY)))
         return USAGE
     finally:
         logger.removeHandler(findings)
     if session_id is not None and settings.api != "sessions":
         raise typer.BadParameter("--probe-session requires COGNIGY_API=sessions")
     async for finding in run_checks(settings, ways, dialog_id, session_id):
-        findings.add(finding)
+        origins = _origins(findings.sources) if finding.check == "settings" else ""
+        findings.add(replace(finding, detail=finding.detail + origins))
     return NOT_APPLIED if any(finding.status == "failed" for finding in findings.all) else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,13 @@ from cognigy_async import (
     RuntimeApi,
     SessionsApi,
 )
-from cognigy_async.integrations.settings import Credentials, Settings
+from cognigy_async.integrations.settings import (
+    TOGETHER,
+    Credentials,
+    Settings,
+    join_by_source,
+    setting_sources,
+)
 
 SECRET = "correct-horse-battery-staple"
 KEY = {"COGNIGY_BASE_URL": "https://api.example.com", "COGNIGY_API_KEY": SECRET}
@@ -26,6 +33,18 @@ OAUTH = {
     "COGNIGY_CLIENT_ID": "someone",
     "COGNIGY_CLIENT_SECRET": SECRET,
 }
+ADDRESSES = {
+    "COGNIGY_BASE_URL": "https://planted.example",
+    "COGNIGY_TOKEN_URL": "https://planted.example/token",
+    "COGNIGY_PROXY": "http://planted.example:3128",
+    "COGNIGY_CA_FILE": "planted.pem",
+    "COGNIGY_ALLOW_INSECURE": "true",
+}
+NOBODY = 65534
+
+as_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +58,19 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def put(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+
+
+def write(path: Path, variables: dict[str, str]) -> Path:
+    """Write a file of settings that only its owner may change, whatever the umask is."""
+    path.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    path.chmod(0o600)
+    return path
+
+
+def first_unused_descriptor() -> int:
+    number = os.open(os.devnull, os.O_RDONLY)
+    os.close(number)
+    return number
 
 
 def refusal() -> str:
@@ -204,6 +236,211 @@ def test_the_environment_takes_precedence_over_the_file(
     assert Settings().base_url == "https://api.example.com"
 
 
+# Credentials and addresses of two sources.
+
+
+@pytest.mark.parametrize("name", sorted(ADDRESSES))
+def test_an_address_of_the_file_never_gets_credentials_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    put(monkeypatch, {other: value for other, value in OAUTH.items() if other != name})
+    write(tmp_path / ".env", {name: ADDRESSES[name]})
+    message = refusal()
+    assert message.startswith("Credentials and addresses must come all from the environment or")
+    assert "environment: " in message
+    assert "COGNIGY_CLIENT_ID, COGNIGY_CLIENT_SECRET; " in message
+    assert f"file .env: {name}. Set them all in" in message
+    assert "planted" not in message
+
+
+@pytest.mark.parametrize("name", sorted(ADDRESSES))
+def test_an_address_of_the_environment_never_gets_credentials_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    write(tmp_path / ".env", {other: value for other, value in OAUTH.items() if other != name})
+    put(monkeypatch, {name: ADDRESSES[name]})
+    message = refusal()
+    assert f"environment: {name}; file .env: " in message
+    assert "planted" not in message
+
+
+@pytest.mark.parametrize("name", sorted(OAUTH))
+def test_halves_of_the_credentials_are_not_put_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    put(monkeypatch, {other: value for other, value in OAUTH.items() if other != name})
+    write(tmp_path / ".env", {name: OAUTH[name]})
+    assert f"file .env: {name}." in refusal()
+
+
+@pytest.mark.parametrize("spelling", ["cognigy_token_url", "export COGNIGY_TOKEN_URL"])
+def test_the_spelling_of_a_name_makes_no_difference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spelling: str
+) -> None:
+    put(monkeypatch, OAUTH)
+    write(tmp_path / ".env", {spelling: ADDRESSES["COGNIGY_TOKEN_URL"]})
+    assert "file .env: COGNIGY_TOKEN_URL." in refusal()
+
+
+def test_an_empty_variable_of_the_environment_is_no_address(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put(monkeypatch, OAUTH | {"COGNIGY_TOKEN_URL": ""})
+    write(tmp_path / ".env", {"COGNIGY_TOKEN_URL": ADDRESSES["COGNIGY_TOKEN_URL"]})
+    assert "file .env: COGNIGY_TOKEN_URL." in refusal()
+    write(tmp_path / ".env", OAUTH | {"COGNIGY_PROXY": ""})
+    for name in OAUTH:
+        monkeypatch.setenv(name, "")
+    assert Settings().client_id == "someone"
+
+
+def test_credentials_and_addresses_of_the_environment_hide_those_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(tmp_path / ".env", dict.fromkeys(OAUTH, "planted"))
+    put(monkeypatch, OAUTH)
+    settings = Settings()
+    assert (settings.base_url, settings.client_id) == ("https://api.example.com/", "someone")
+
+
+def test_other_settings_of_the_file_go_with_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put(monkeypatch, OAUTH | {"COGNIGY_API": "sessions"})
+    others = {"COGNIGY_USER_ID": "u-1", "COGNIGY_INJECT": "replace", "COGNIGY_AUDIT_KEY": "key"}
+    write(tmp_path / ".env", others)
+    settings = Settings()
+    assert (settings.user_id, settings.inject, settings.client_id) == ("u-1", "replace", "someone")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_named_file_may_be_mixed_with_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Callable[[str], str | Path]
+) -> None:
+    put(monkeypatch, OAUTH)
+    path = write(tmp_path / ".env", {"COGNIGY_TOKEN_URL": "https://login.example.com/token"})
+    path.chmod(0o666)
+    assert Settings(env_file=kind(".env")).token_endpoint == "https://login.example.com/token"
+
+
+def test_a_reference_does_not_take_a_secret_out_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VAULT_TOKEN", SECRET)
+    monkeypatch.setenv("COGNIGY_AUDIT_KEY", SECRET)
+    for reference in ("${VAULT_TOKEN}", "u-${COGNIGY_AUDIT_KEY}", "${NOTHING:-u-1}", "'${A}'"):
+        path = write(tmp_path / ".env", KEY | {"COGNIGY_USER_ID": reference})
+        assert "${...}, in COGNIGY_USER_ID. They are replaced only in a file named" in refusal()
+        if "VAULT" in reference:
+            assert Settings(env_file=path).user_id == SECRET
+    write(path, KEY | {"COGNIGY_USER_ID": "$VAULT_TOKEN ${", "OTHER": "${VAULT_TOKEN}"})
+    assert Settings().user_id == "$VAULT_TOKEN ${"
+
+
+def test_every_address_and_credential_is_among_those_that_belong_together() -> None:
+    secrets = {"COGNIGY_API_KEY", "COGNIGY_CLIENT_ID", "COGNIGY_CLIENT_SECRET"}
+    harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "USER_ID", "INJECT", "READS_STATE"}
+    everything = set(setting_sources(None))
+    assert everything - {f"COGNIGY_{name}" for name in harmless} == TOGETHER
+    assert secrets | set(ADDRESSES) == TOGETHER
+
+
+# Files of others.
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o664])
+def test_a_file_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path / ".env", KEY)
+    path.chmod(mode)
+    unused = first_unused_descriptor()
+    message = refusal()
+    assert first_unused_descriptor() == unused, "the file is closed"
+    assert message.startswith(".env can be changed by other users; ")
+    assert "chmod go-w .env" in message
+    with pytest.raises(ConfigurationError, match=r"^\.env can be changed"):
+        Credentials()
+    with pytest.raises(ConfigurationError, match=r"^\.env can be changed"):
+        setting_sources()
+    assert Settings(env_file=path).api_key is not None
+    path.chmod(0o644)
+    assert Settings().api_key is not None
+
+
+@as_root
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / ".env", KEY)
+    os.chown(path, NOBODY, NOBODY)
+    assert refusal().startswith(f".env belongs to another user (id {NOBODY}, this process has 0). ")
+    assert Settings(env_file=path).api_key is not None
+
+
+@as_root
+def test_a_link_counts_as_what_it_leads_to_and_as_itself(tmp_path: Path) -> None:
+    target = write(tmp_path / "target", KEY)
+    link = tmp_path / ".env"
+    link.symlink_to(target)
+    assert Settings().api_key is not None
+    os.lchown(link, NOBODY, NOBODY)
+    assert refusal().startswith(f".env is a link of another user (id {NOBODY}, this process has 0)")
+    os.lchown(link, 0, 0)
+    os.chown(target, NOBODY, NOBODY)
+    assert refusal().startswith(f".env belongs to another user (id {NOBODY}, ")
+
+
+def test_a_link_to_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    target = write(tmp_path / "target", KEY)
+    (tmp_path / ".env").symlink_to(target)
+    assert Settings().api_key is not None
+    target.chmod(0o622)
+    assert refusal().startswith(".env can be changed by other users")
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".env", 0o600)
+    assert refusal().startswith(".env is not a regular file. ")
+
+
+def test_the_null_device_stands_for_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put(monkeypatch, KEY)
+    write(tmp_path / ".env", {"COGNIGY_RATE_LIMIT": "auto"})
+    assert Settings(env_file=os.devnull).rate_limit is None
+
+
+def test_a_folder_is_no_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").mkdir()
+    put(monkeypatch, KEY)
+    assert Settings().api_key is not None
+
+
+# Sources.
+
+
+def test_the_source_of_each_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_SCOPES": ""})
+    write(tmp_path / ".env", KEY | {"COGNIGY_RATE_LIMIT": "auto", "COGNIGY_OTHER": "1"})
+    elsewhere = write(tmp_path / "staging", {"cognigy_token_url": "nonsense"})
+    sources = setting_sources()
+    assert {name: source for name, source in sources.items() if source != "default"} == {
+        "COGNIGY_API_KEY": "environment",
+        "COGNIGY_BASE_URL": "environment",
+        "COGNIGY_RATE_LIMIT": "file .env",
+    }
+    assert len(sources) == len(Settings.model_fields)
+    assert setting_sources(elsewhere)["COGNIGY_TOKEN_URL"] == f"file {elsewhere}"
+    assert setting_sources(None)["COGNIGY_RATE_LIMIT"] == "default"
+
+
+def test_names_are_joined_by_source() -> None:
+    assert join_by_source({"C": "file .env", "B": "environment", "A": "environment"}) == (
+        "environment: A, B; file .env: C"
+    )
+
+
+# Values.
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, OAUTH)
     monkeypatch.setenv("COGNIGY_API_KEY", "")
@@ -319,10 +556,19 @@ def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
     assert refusal() == ".env is not UTF-8; save it as UTF-8."
 
 
-def test_a_file_that_cannot_be_read() -> None:
-    with pytest.raises(ConfigurationError, match=r"^x+ cannot be read: .*too long") as caught:
-        Settings(env_file="x" * 300)
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [("x" * 300, "cannot be read: .*too long"), ("x\0", "cannot be read: its name is invalid")],
+)
+def test_a_file_that_cannot_be_read(path: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^x+\0? {problem}") as caught:
+        Settings(env_file=path)
     assert caught.value.__context__ is None
+
+
+def test_a_named_file_that_is_missing_counts_as_empty(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^Settings are missing"):
+        Settings(env_file=tmp_path / "nothing")
 
 
 def test_credentials_alone_need_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
