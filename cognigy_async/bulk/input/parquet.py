@@ -187,9 +187,15 @@ def _cell(scalar: Any) -> Any:
         content = repr(bytes(scalar.as_buffer())) if hasattr(scalar, "as_buffer") else "no UTF-8"
         return UnusableCell("is not UTF-8", "write the column as UTF-8", content)
     except Exception:
-        kind = str(scalar.type)
-        problem = f"is a {kind} that Python cannot hold"
-        return UnusableCell(problem, "write the column as text", kind)
+        problem = f"is a {scalar.type} that Python cannot hold"
+        return UnusableCell(problem, "write the column as text", _as_text(scalar))
+
+
+def _as_text(scalar: Any) -> str:
+    """Return the text that pyarrow has for a value, or else the name of its type."""
+    with suppress(Exception):
+        return str(scalar.cast("string").as_py())
+    return str(scalar.type)
 
 
 def _conversion(name: str, kind: Any) -> Convert | None:

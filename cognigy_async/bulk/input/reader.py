@@ -165,6 +165,8 @@ def _opened(source: str | Path) -> BinaryIO:
     try:
         return Path(source).open("rb")
     except OSError as error:
+        if Path(source).is_dir():
+            raise InputError(f"{source} is a folder; give one of its files") from error
         raise InputError(f"{source} cannot be opened: {error.strerror}") from error
 
 
