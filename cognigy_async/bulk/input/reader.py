@@ -62,8 +62,10 @@ class InputReader:
         self._hashed = HashedFile(file, name, known)
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
-        blocks = _line_blocks(self._hashed, name, kind, self.notes.append)
-        self._records = csv_records(blocks, name, texts) if kind == "csv" else _json_records(blocks)
+        note = self.notes.append
+        blocks = _line_blocks(self._hashed, name, kind, note)
+        is_csv = kind == "csv"
+        self._records = csv_records(blocks, name, texts, note) if is_csv else _json_records(blocks)
 
     def __iter__(self) -> Iterator[list[Record]]:
         return self._records

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeAlias
@@ -86,6 +86,9 @@ FORMULA = re.compile(r'=".*"', re.DOTALL).fullmatch
 ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d\d+|\d+[.,]0+").fullmatch
 """An id that a program took for a number, such as 4.91512E+12, by which many ids become the same,
 or 17.0."""
+
+CAPITALS = frozenset({"TRUE", "FALSE", "True", "False"})
+"""Booleans as Excel and pandas write them, which are texts."""
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -179,12 +182,15 @@ def stripped(name: str) -> str:
 
 
 def csv_records(
-    blocks: Iterator[LineBlock], name: str, texts: Collection[str]
+    blocks: Iterator[LineBlock], name: str, texts: Collection[str], note: Callable[[str], None]
 ) -> Iterator[list[Record]]:
     """Yield the records of a CSV file with a header line (RFC 4180, commas, UTF-8).
 
     Parse each cell as JSON. A cell that is not JSON is text, and so is any cell of `texts` columns.
     An empty cell assigns nothing. Rows of empty cells are passed over.
+
+    Args:
+        note: Takes remarks for the user.
 
     Raises:
         InputError: The header cannot be used, or another header follows.
@@ -206,7 +212,7 @@ def csv_records(
         # Excel keeps columns at the end that were cleared.
         names.pop()
     columns = Columns(names, name, texts)
-    parser = CellParser(columns, texts)
+    parser = CellParser(columns, texts, note)
     records: list[Record] = []
     try:
         for line, cells, parsing_fault in rows:
@@ -368,9 +374,13 @@ class CsvRow(TableRow):
 class CellParser:
     """Reads the cells of the rows of one CSV file."""
 
-    def __init__(self, columns: Columns, texts: Collection[str]) -> None:
+    def __init__(
+        self, columns: Columns, texts: Collection[str], note: Callable[[str], None]
+    ) -> None:
         self.columns = columns
         self._texts = frozenset(texts)
+        self._note = note
+        self._has_noted = False
 
     def fields(self, cells: list[str]) -> tuple[dict[str, Any], Fault | None]:
         """Return the fields of a row, or its first fault."""
@@ -400,9 +410,15 @@ class CellParser:
         if name in TEXTS:
             if name == "dialog_id" and ROUNDED(text):
                 problem = "was rounded by a spreadsheet, or written as a number"
-                return PlacedFault(name, problem, "save ids as text", number)
+                return PlacedFault(name, problem, "save ids as text, or add --text-column", number)
             return cell
         value = _parsed_cell(cell)
+        if text in CAPITALS and not self._has_noted:
+            self._has_noted = True
+            self._note(
+                f"{text} in a cell of CSV, as in the column {name!r}, was used as a text. For a "
+                "boolean write true or false; if it is a text, add --text-column."
+            )
         if isinstance(value, dict | list):
             twice = member_given_twice(cell, value)
             if twice is not None:

@@ -134,6 +134,21 @@ def test_a_cell_that_stands_for_no_value_is_a_fault(tmp_path: Path, column: str,
         assert row_of_text.update.fields()[column.partition(".")[0]] == expected
 
 
+@pytest.mark.parametrize("cell", ["TRUE", "False"])
+def test_a_boolean_in_capitals_is_a_text_with_a_note(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"dialog_id,session.a,session.b\nd-1,{cell},true\nd-2,{cell},{cell}\n")
+    found, faults = dry(path)
+    assert not faults
+    [note] = found.notes
+    assert f"{cell} in a cell of CSV, as in the column 'session.a', was used as a text" in note
+    first, _ = rows_of(path)
+    assert first.update is not None
+    assert first.update.session == {"a": cell, "b": True}
+    found, _ = dry(path, text_columns=["session.a", "session.b"])
+    assert not found.notes
+
+
 def test_a_null_within_a_cell_is_a_fault_as_in_json(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('dialog_id,session\nd-1,"{""a"": null, ""b"": 1}"\nd-1,"{""b"": NaN}"\n')
