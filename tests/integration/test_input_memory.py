@@ -206,3 +206,17 @@ def test_columns_of_long_texts_are_bounded(
     found = result_of(path)
     assert (found["inputs"], found["failed"]) == (5, 5)
     assert found["peak"] < peak_of_one_row("parquet", tmp_path_factory.getbasetemp()) + MORE
+
+
+def test_a_table_of_many_columns_of_texts_is_read(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    texts = arrow.array([f"{n:040}" for n in range(30_000)])
+    columns = {f"session.v{n}": texts for n in range(50)}
+    ids = [f"d-{n}" for n in range(len(texts))]
+    parquet.write_table(arrow.table({"dialog_id": ids, **columns}), path)
+    found = result_of(path)
+    assert (found["inputs"], found["succeeded"], found["reason"]) == (30_000, 30_000, None)
+    assert found["peak"] < peak_of_one_row("parquet", tmp_path_factory.getbasetemp()) + MORE

@@ -15,6 +15,13 @@ DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
 MOST_LEVELS = 100
 """Levels of nesting that dead letters keep."""
+EXTENDED = frozenset(
+    (
+        *("$binary", "$date", "$maxKey", "$minKey", "$oid", "$regularExpression", "$timestamp"),
+        *("$numberDecimal", "$numberDouble", "$numberInt", "$numberLong", "$undefined", "$uuid"),
+    )
+)
+"""Names by which MongoDB's extended JSON (v2) tells the type of a value."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -112,6 +119,26 @@ def _paths_in(value: Any) -> Iterator[str]:
         for index, item in enumerate(value):
             if item and type(item) in (list, tuple):
                 yield from (f"[{index}]{path}" for path in _paths_in(item))
+
+
+def extended_json(value: Any) -> str | None:
+    """Return the path of a value that is extended JSON of MongoDB, as ``.name[3]``, or None."""
+    try:
+        return next(_paths_of_extended(value, ""), None)
+    except RecursionError:
+        # The update is refused for its nesting.
+        return None
+
+
+def _paths_of_extended(value: Any, path: str) -> Iterator[str]:
+    if type(value) is dict:
+        if EXTENDED & value.keys():
+            yield path
+        for name, inner in value.items():
+            yield from _paths_of_extended(inner, f"{path}.{name}")
+    elif type(value) is list:
+        for index, inner in enumerate(value):
+            yield from _paths_of_extended(inner, f"{path}[{index}]")
 
 
 def parse_with_bytes(text: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,7 +15,8 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .parquet_pages import COLUMN_BUFFER, PER_OBJECT, ROOM, reading_cost, row_groups_of
+from .parquet_pages import COLUMN_BUFFER, PER_OBJECT, ROOM, Struct, reading_cost, row_groups_of
+from .parquet_parts import TooLargeError, batches_of_parts, leaves_by_column, parts_of
 from .row import CONTEXTS, PlacedFault, TableRow, TextRow, too_long
 from .tables import TEXTS, Columns, Record, stripped
 
@@ -63,22 +64,57 @@ def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
             if not (column := opened.schema.column(number)).path.startswith("_")
         }
         for group, row_group in enumerate(row_groups_of(file)):
-            cost = reading_cost(file, row_group, columns)
-            if cost.memory > MOST_MEMORY:
-                raise InputError(
-                    f"{name}: the rows after {line} may take {cost.memory >> 20:,} MiB to read, "
-                    f"more than {MOST_MEMORY >> 20}. The rows before that have been used. Write "
-                    "the file again with smaller row groups and pages, or with fewer columns."
-                )
-            batches = opened.iter_batches(
-                batch_size=cost.rows, row_groups=[group], columns=table.names, use_threads=False
-            )
-            for batch in batches:
+            for batch in _batches(opened, group, row_group, columns, table.names, file):
                 for records in table.records(batch, line + 1):
                     line += len(records)
                     yield records
+    except TooLargeError as error:
+        raise InputError(
+            f"{name}: the rows after {line} {error}. The rows before that have been used. Write "
+            "the file again with smaller row groups and pages, or with fewer columns."
+        ) from error
     except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{name} cannot be read as Parquet after row {line}: {error}") from error
+
+
+def _batches(
+    opened: Any,
+    group: int,
+    row_group: Struct,
+    columns: Mapping[int, Any],
+    names: Sequence[str],
+    file: BinaryIO,
+) -> Iterator[Any]:
+    """Return the batches of a row group.
+
+    Args:
+        opened: The file as a `pyarrow.parquet.ParquetFile`.
+        columns: Columns of its schema that are read, by number.
+        names: Names of the columns to read.
+    """
+    cost = reading_cost(file, row_group, columns)
+    parts = [list(names)]
+    if cost.memory > MOST_MEMORY:
+        leaves = leaves_by_column({n: column.path for n, column in columns.items()}, names)
+        if not leaves:
+            needed, most = cost.memory >> 20, MOST_MEMORY >> 20
+            raise TooLargeError(f"may take {needed:,} MiB to read, more than {most}")
+        memory = {
+            name: reading_cost(file, row_group, {n: columns[n] for n in numbers}).memory
+            for name, numbers in leaves.items()
+        }
+        parts = parts_of(memory, MOST_MEMORY)
+
+    def read(some: Sequence[str]) -> Iterator[Any]:
+        batches: Iterator[Any] = opened.iter_batches(
+            batch_size=max(1, cost.rows // len(parts)),
+            row_groups=[group],
+            columns=some,
+            use_threads=False,
+        )
+        return batches
+
+    return read(names) if len(parts) == 1 else batches_of_parts(parts, read)
 
 
 class _Table:
@@ -187,9 +223,15 @@ def _cell(scalar: Any) -> Any:
         content = repr(bytes(scalar.as_buffer())) if hasattr(scalar, "as_buffer") else "no UTF-8"
         return UnusableCell("is not UTF-8", "write the column as UTF-8", content)
     except Exception:
-        kind = str(scalar.type)
-        problem = f"is a {kind} that Python cannot hold"
-        return UnusableCell(problem, "write the column as text", kind)
+        problem = f"is a {scalar.type} that Python cannot hold"
+        return UnusableCell(problem, "write the column as text", _as_text(scalar))
+
+
+def _as_text(scalar: Any) -> str:
+    """Return the text that pyarrow has for a value, or else the name of its type."""
+    with suppress(Exception):
+        return str(scalar.cast("string").as_py())
+    return str(scalar.type)
 
 
 def _conversion(name: str, kind: Any) -> Convert | None:

@@ -62,8 +62,10 @@ class InputReader:
         self._hashed = HashedFile(file, name, known)
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
-        blocks = _line_blocks(self._hashed, name, kind, self.notes.append)
-        self._records = csv_records(blocks, name, texts) if kind == "csv" else _json_records(blocks)
+        note = self.notes.append
+        blocks = _line_blocks(self._hashed, name, kind, note)
+        is_csv = kind == "csv"
+        self._records = csv_records(blocks, name, texts, note) if is_csv else _json_records(blocks)
 
     def __iter__(self) -> Iterator[list[Record]]:
         return self._records
@@ -165,6 +167,8 @@ def _opened(source: str | Path) -> BinaryIO:
     try:
         return Path(source).open("rb")
     except OSError as error:
+        if Path(source).is_dir():
+            raise InputError(f"{source} is a folder; give one of its files") from error
         raise InputError(f"{source} cannot be opened: {error.strerror}") from error
 
 

@@ -19,6 +19,7 @@ from ..journal.schema import Failure
 from .json_values import (
     column_of,
     encode,
+    extended_json,
     is_json,
     member_given_twice,
     parse_json,
@@ -144,9 +145,18 @@ class PlacedFault(Fault):
 
 def given_twice(path: str, column: int | None = None) -> Fault:
     """Return the fault of a part of an update that a row gives twice."""
+    return _fault_at(path, column, "is given twice", "keep one of the two")
+
+
+def extended(path: str, column: int | None = None) -> Fault:
+    """Return the fault of a value that is extended JSON of MongoDB."""
+    remedy = "write the plain value, as $toString and $toDouble make it"
+    return _fault_at(path, column, "is extended JSON of MongoDB, not a value", remedy)
+
+
+def _fault_at(path: str, column: int | None, problem: str, remedy: str) -> Fault:
     path = path if path.isprintable() else ascii(path)
     path = path if len(path) <= LONGEST_PATH else f"{path[: LONGEST_PATH - 3]}..."
-    problem, remedy = "is given twice", "keep one of the two"
     if column is None:
         return Fault(path, problem, remedy)
     return PlacedFault(path, problem, remedy, column)
@@ -215,6 +225,10 @@ def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:
     if type(fields) is dict:
         twice = member_given_twice(text, fields, passes_over=True)
         if twice is None:
+            if b'"$' in source:
+                used = {name: value for name, value in fields.items() if name[:1] != "_"}
+                path = extended_json(used)
+                return fields, None if path is None else extended(path[1:])
             return fields, None
         fault = given_twice(twice[1:])
     else:
@@ -229,6 +243,12 @@ def _json_fault(source: bytes, error: ValueError) -> Fault:
     except UnicodeDecodeError as broken:
         problem = f"is not UTF-8: byte {broken.start + 1} is 0x{source[broken.start]:02x}"
         return PlacedFault("row", problem, "save the file as UTF-8", broken.start + 1)
+    if source.startswith(b"\xef\xbb\xbf"):
+        problem = "begins with a byte-order mark, as in joined files"
+        return PlacedFault("row", problem, "remove the mark", 1)
+    if (column := source.find(b"\r", 0, -1) + 1) > 0:
+        problem = "has a carriage return without a newline"
+        return PlacedFault("row", problem, "end each line with a newline", column)
     text = str(error)
     found = JSON_COLUMN.search(text)
     problem = f"is not JSON: {JSON_COLUMN.sub('', text)}"

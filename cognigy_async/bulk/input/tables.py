@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeAlias
@@ -20,13 +20,14 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .json_values import member_given_twice, parse_json
+from .json_values import extended_json, member_given_twice, parse_json
 from .row import (
     CONTEXTS,
     PlacedFault,
     Source,
     TableRow,
     TextRow,
+    extended,
     given_twice,
     too_long,
 )
@@ -66,14 +67,30 @@ NO_VALUE = frozenset(
         *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
         *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
         # Of databases, data frames and spreadsheets.
-        *("Null", "(null)", "\\N", "NaT", "Infinity", "-Infinity", "Inf", "-Inf", "inf", "-inf"),
-        *("#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"),
+        *("Null", "(null)", "\\N", "NaT", "undefined", "[object Object]"),
+        *("Infinity", "-Infinity", "infinity", "-infinity", "Inf", "-Inf", "inf", "-inf"),
     )
 )
 """Texts that programs write where a cell has no value."""
 
-ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d\d+").fullmatch
-"""An id that a spreadsheet took for a number, such as 4.91512E+12: many ids become the same."""
+ERROR_VALUE = re.compile(
+    # The first line has those of Excel in many languages, such as #REF!, #¡VALOR! and #NOM?
+    r"#[¡¿]?[^\Wa-z\d_]+(/0)?[!?]|#(NV|N/D|N/DISP|GETTING_DATA)"
+    r"|#{2,}|Err:\d{3}|System\.\w+\[\]"
+).fullmatch
+"""Texts in place of a value of a spreadsheet, of a column that is too narrow, and of PowerShell."""
+
+FORMULA = re.compile(r'=".*"', re.DOTALL).fullmatch
+"""A text as a formula, such as ="0123": programs write it so that a spreadsheet keeps the text."""
+
+ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d\d+|\d+[.,]0+").fullmatch
+"""An id that a program took for a number, such as 4.91512E+12, by which many ids become the same,
+or 17.0."""
+
+CAPITALS = frozenset({"TRUE", "FALSE", "True", "False"})
+"""Booleans as Excel and pandas write them, which are texts."""
+
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 class Columns:
@@ -89,6 +106,8 @@ class Columns:
 
     def __init__(self, names: Sequence[str], name: str, texts: Collection[str]) -> None:
         self.names = tuple(map(stripped, names))
+        if (other := _other_separator(self.names)) is not None:
+            raise InputError(f"{name}: {other}")
         faults = [
             f"column {number}, {text!r}, is not a field of an update"
             if text
@@ -137,6 +156,16 @@ class Columns:
         return fields, fault
 
 
+def _other_separator(names: tuple[str, ...]) -> str | None:
+    """Describe a header whose columns are not separated by commas, as far as it shows."""
+    if names[0].startswith("sep="):
+        return "its first line, sep=, is a hint for Excel; remove this line"
+    for separator, plural in SEPARATORS.items():
+        if len(names) == 1 and "dialog_id" in map(stripped, names[0].split(separator)):
+            return f"its columns are separated by {plural}; separate them by commas"
+    return None
+
+
 def _is_column(name: str) -> bool:
     return name in TEXTS or name in CONTEXTS or name.startswith(("_", "session.", "user."))
 
@@ -153,12 +182,15 @@ def stripped(name: str) -> str:
 
 
 def csv_records(
-    blocks: Iterator[LineBlock], name: str, texts: Collection[str]
+    blocks: Iterator[LineBlock], name: str, texts: Collection[str], note: Callable[[str], None]
 ) -> Iterator[list[Record]]:
     """Yield the records of a CSV file with a header line (RFC 4180, commas, UTF-8).
 
     Parse each cell as JSON. A cell that is not JSON is text, and so is any cell of `texts` columns.
     An empty cell assigns nothing. Rows of empty cells are passed over.
+
+    Args:
+        note: Takes remarks for the user.
 
     Raises:
         InputError: The header cannot be used, or another header follows.
@@ -175,8 +207,12 @@ def csv_records(
         fault = fault or _fault_of_encoding("header", text, number)
     if fault is not None:
         raise InputError(f"{name}: the header, line {line}, {fault.problem}; {fault.remedy}")
+    width = len(names)
+    while len(names) > 1 and not stripped(names[-1]):
+        # Excel keeps columns at the end that were cleared.
+        names.pop()
     columns = Columns(names, name, texts)
-    parser = CellParser(columns, texts)
+    parser = CellParser(columns, texts, note)
     records: list[Record] = []
     try:
         for line, cells, parsing_fault in rows:
@@ -185,9 +221,13 @@ def csv_records(
                 fault = _fault_of_second_header(columns.names, cells, f"{name}: line {line}")
             if fault is None and not "".join(cells).strip("- "):
                 fault = Fault("row", "is a line of dashes", "remove it")
-            if fault is None and len(cells) != len(columns.names):
-                problem = f"has {len(cells)} cells, and the header has {len(columns.names)}"
+            if fault is None and len(cells) != width:
+                problem = f"has {len(cells)} cells, and the header has {width}"
                 fault = Fault("row", problem, "quote cells that hold commas or newlines")
+            if fault is None and any(map(str.strip, cells[len(names) :])):
+                problem = "has a cell in a column without a name"
+                fault = Fault("row", problem, "name the column, or empty the cell")
+            del cells[len(names) :]
             taken = b"\n".join(lines.taken)
             if fault is None:
                 records.append((line, CsvRow(parser, cells, taken), None))
@@ -334,9 +374,13 @@ class CsvRow(TableRow):
 class CellParser:
     """Reads the cells of the rows of one CSV file."""
 
-    def __init__(self, columns: Columns, texts: Collection[str]) -> None:
+    def __init__(
+        self, columns: Columns, texts: Collection[str], note: Callable[[str], None]
+    ) -> None:
         self.columns = columns
         self._texts = frozenset(texts)
+        self._note = note
+        self._has_noted = False
 
     def fields(self, cells: list[str]) -> tuple[dict[str, Any], Fault | None]:
         """Return the fields of a row, or its first fault."""
@@ -355,19 +399,32 @@ class CellParser:
             return fault
         if name in self._texts:
             return cell
-        if cell.strip() in NO_VALUE:
-            problem = f"is {cell.strip()}, which stands for no value"
+        text = cell.strip()
+        if text in NO_VALUE or (text[:1] in "#ES" and ERROR_VALUE(text)):
+            problem = f"is {text}, which stands for no value"
             remedy = "leave the cell empty, or add --text-column if it is a text"
             return PlacedFault(name, problem, remedy, number)
+        if text[:2] == '="' and FORMULA(text):
+            remedy = "write the text of the formula, or add --text-column"
+            return PlacedFault(name, "is a formula of a spreadsheet", remedy, number)
         if name in TEXTS:
-            if name == "dialog_id" and ROUNDED(cell):
-                return PlacedFault(name, "was rounded by a spreadsheet", "save ids as text", number)
+            if name == "dialog_id" and ROUNDED(text):
+                problem = "was rounded by a spreadsheet, or written as a number"
+                return PlacedFault(name, problem, "save ids as text, or add --text-column", number)
             return cell
         value = _parsed_cell(cell)
+        if text in CAPITALS and not self._has_noted:
+            self._has_noted = True
+            self._note(
+                f"{text} in a cell of CSV, as in the column {name!r}, was used as a text. For a "
+                "boolean write true or false; if it is a text, add --text-column."
+            )
         if isinstance(value, dict | list):
             twice = member_given_twice(cell, value)
             if twice is not None:
                 return given_twice(f"{name}{twice}", number)
+            if '"$' in cell and (path := extended_json(value)) is not None:
+                return extended(f"{name}{path}", number)
         return value
 
 

@@ -77,6 +77,13 @@ def test_a_file_of_another_kind_is_no_table(tmp_path: Path, kind: str) -> None:
         dry(path)
 
 
+@pytest.mark.parametrize("name", ["rows", "rows.csv", "rows.parquet"])
+def test_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="is a folder; give one of its files"):
+        dry(tmp_path / name)
+
+
 def test_parquet_from_a_pipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is Parquet; give it as a file"):
         rows_of(written(tmp_path / "rows", b"PAR1\x15\x04"), format="jsonl")

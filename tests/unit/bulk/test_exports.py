@@ -87,7 +87,10 @@ def parquet_of_pandas(path: Path) -> None:
 EXPORTS: dict[str, Export] = {
     # Spreadsheets.
     "excel utf-8.csv": Export("\ufeff" + windows(SHEET) + windows(",,,\n,,,\n"), 2, 0, "", ZOE),
-    "excel semicolons.csv": Export("\ufeff" + windows(SHEET.replace(",", ";")), message="commas"),
+    "excel semicolons.csv": Export(
+        "\ufeff" + windows(SHEET.replace(",", ";")), message="separated by semicolons"
+    ),
+    "excel tabs.csv": Export(SHEET.replace(",", "\t"), message="separated by tabs"),
     "excel windows-1252.csv": Export(
         windows(SHEET).encode("cp1252"),
         2,
@@ -100,18 +103,82 @@ EXPORTS: dict[str, Export] = {
         windows(SHEET.replace(",", "\t")).encode("utf-16"), message="UTF-16"
     ),
     "excel macintosh.csv": Export(SHEET.replace("\n", "\r"), message="carriage return"),
-    "excel separator.csv": Export("sep=,\n" + SHEET, message="no column 'dialog_id'"),
+    "excel separator.csv": Export("sep=,\n" + SHEET, message="sep=, is a hint for Excel"),
+    "excel separators.csv": Export(
+        "sep=;\n" + SHEET.replace(",", ";"), message="sep=, is a hint for Excel"
+    ),
     "excel cleared columns.csv": Export(
-        "dialog_id,session.a,\nd-1,1,\n", message="column 3 has no name"
+        "dialog_id,session.a,,\nd-1,1,,\nd-2,2,, \nd-3,3,,x\nd-4,4\nd-5,5,,,\n,,,\n",
+        5,
+        3,
+        "has a cell in a column without a name",
+        {"a": 1},
     ),
     "excel errors.csv": Export(
-        "dialog_id,session.a\nd-1,#REF!\nd-2,#N/A\nd-3,1\n", 3, 2, "no value", {"a": 1}
+        "dialog_id,session.a\n"
+        "d,#REF!\nd,#N/A\nd,#DIV/0!\nd,#SPILL!\nd,#NV\nd,#WERT!\nd,#NOM?\nd,#¡VALOR!\nd,#####\n"
+        "d-1,#1\nd-2,#42!\nd-3,#yes!\n",
+        12,
+        9,
+        "is #REF!, which stands for no value",
+        {"a": "#1"},
+    ),
+    "excel texts as formulas.csv": Export(
+        'dialog_id,session.a\n"=""17""",1\nd-1,"=""01234"""\nd-2,=1+1\n',
+        3,
+        2,
+        "dialog_id: is a formula of a spreadsheet",
+        {"a": "=1+1"},
     ),
     "excel ids.csv": Export(
-        'dialog_id,session.a\nd-1,1\n4.91512E+12,1\n"4,9E+12",2\n4E12,3\n',
-        4,
-        2,
+        'dialog_id,session.a\nd-1,1\n4.91512E+12,1\n"4,9E+12",2\n4E12,3\n491.00,4\n',
+        5,
+        3,
         "rounded by a spreadsheet",
+    ),
+    "pandas ids.csv": Export(
+        "dialog_id,session.a\n17.0,1\n1e+20,2\n4.9e+16,3\nv1.0,4\n1.5,5\n",
+        5,
+        3,
+        "dialog_id: was rounded by a spreadsheet, or written as a number; save ids as text",
+    ),
+    "libreoffice errors.csv": Export(
+        "dialog_id,session.a\nd-1,Err:502\nd-2,Err\n", 2, 1, "no value", {"a": "Err"}
+    ),
+    "javascript.csv": Export(
+        "dialog_id,session.a\nundefined,1\nd-1,[object Object]\nd-2,x\n",
+        3,
+        2,
+        "no value",
+        {"a": "x"},
+    ),
+    "powershell objects.csv": Export(
+        'dialog_id,session.a\n"d-1","System.Object[]"\n"d-2","x"\n', 2, 1, "no value", {"a": "x"}
+    ),
+    "macintosh.jsonl": Export(
+        JSON.replace("\n", "\r"), 1, 1, "has a carriage return without a newline"
+    ),
+    "joined with marks.jsonl": Export(
+        ("\ufeff" + JSON) * 2, 4, 1, "line 3, column 1: row: begins with a byte-order mark", ZOE
+    ),
+    "postgres infinity.csv": Export(
+        "dialog_id,session.a\nd-1,infinity\nd-2,-infinity\nd-3,1\n", 3, 2, "no value", {"a": 1}
+    ),
+    "mongoexport canonical.jsonl": Export(
+        '{"_id":{"$oid":"65a"},"dialog_id":"d-1","session":{"a":1,"link":{"$ref":"x"}}}\n'
+        '{"dialog_id":"d-2","session":{"items":[{"total":{"$numberDecimal":"149.99"}}]}}\n'
+        '{"dialog_id":{"$oid":"65b"},"session":{"a":1}}\n',
+        3,
+        2,
+        "line 2, column 41: session.items[0].total: is extended JSON of MongoDB",
+        {"a": 1, "link": {"$ref": "x"}},
+    ),
+    "mongoexport canonical.csv": Export(
+        'dialog_id,session.a\nd-1,"{""$numberLong"": ""5""}"\nd-2,1\n',
+        2,
+        1,
+        "line 2, column 2: session.a: is extended JSON of MongoDB",
+        {"a": 1},
     ),
     "excel.xlsx": Export(zipped("[Content_Types].xml", "xl/workbook.xml"), message="a workbook"),
     "excel as csv.csv": Export(

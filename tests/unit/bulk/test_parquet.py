@@ -168,6 +168,23 @@ def test_a_value_without_json_is_refused_and_its_dead_letter_too(
     assert again.update is None
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (arrow.array([1], arrow.timestamp("ns")), "1970-01-01 00:00:00.000000001"),
+        (arrow.array([253402300800], arrow.timestamp("s")), "10000-01-01 00:00:00"),
+        (arrow.array([1], arrow.time64("ns")), "00:00:00.000000001"),
+    ],
+    ids=str,
+)
+def test_the_dead_letter_has_a_time_that_python_cannot_hold(
+    tmp_path: Path, values: Any, text: str
+) -> None:
+    (row,) = rows_of(table(tmp_path, column(values)))
+    letter = json.loads(dead_letter(1, row.source, FAILURE))
+    assert letter["_not_json"]["session.a"].startswith(text)
+
+
 def test_a_bad_cell_ends_its_own_row_only(tmp_path: Path) -> None:
     columns = column(broken_text())
     columns["session.b"] = arrow.array([1, 1700000000000000001], arrow.timestamp("ns"))

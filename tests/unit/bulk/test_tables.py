@@ -67,7 +67,7 @@ def test_faults_of_csv_have_the_column_of_the_table(tmp_path: Path) -> None:
             (),
             "column 1, 'id', is not a field of an update; .*no column 'dialog_id'",
         ),
-        ("dialog_id;session.a", (), "no column 'dialog_id'.*separated by commas"),
+        ("dialog_id;session.a", (), "separated by semicolons; separate them by commas"),
         ("dialog_id,session.a,session.a", (), "column 'session.a' is there twice"),
         ("dialog_id,session.a", ("session.b",), "no column 'session.b'"),
     ],
@@ -132,6 +132,21 @@ def test_a_cell_that_stands_for_no_value_is_a_fault(tmp_path: Path, column: str,
         # Each of these texts may be in a header of HTTP.
         expected = cell if column != "session.a" else {"a": cell}
         assert row_of_text.update.fields()[column.partition(".")[0]] == expected
+
+
+@pytest.mark.parametrize("cell", ["TRUE", "False"])
+def test_a_boolean_in_capitals_is_a_text_with_a_note(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"dialog_id,session.a,session.b\nd-1,{cell},true\nd-2,{cell},{cell}\n")
+    found, faults = dry(path)
+    assert not faults
+    [note] = found.notes
+    assert f"{cell} in a cell of CSV, as in the column 'session.a', was used as a text" in note
+    first, _ = rows_of(path)
+    assert first.update is not None
+    assert first.update.session == {"a": cell, "b": True}
+    found, _ = dry(path, text_columns=["session.a", "session.b"])
+    assert not found.notes
 
 
 def test_a_null_within_a_cell_is_a_fault_as_in_json(tmp_path: Path) -> None:
@@ -260,7 +275,7 @@ def test_a_header_of_too_many_columns_is_refused_soon(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are 17,001 columns, more than 16,384"):
         rows_of(path)
     path.write_text("".join(f"v{n}," for n in range(5_000)) + "\n")
-    with pytest.raises(InputError, match="4991 more columns have faults") as caught:
+    with pytest.raises(InputError, match="4990 more columns have faults") as caught:
         rows_of(path)
     assert len(str(caught.value)) < 2000
 
