@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -15,9 +16,16 @@ import anyio
 import anyio.to_thread
 
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
+from cognigy_async._utils.private_files import (
+    FOREIGN_CONTENT,
+    is_stream,
+    make_private,
+    open_private,
+)
 
 from .errors import InputError, JournalRefusedError, OtherInputError
 from .input.reader import STDIN
+from .input.row import are_dead_letters
 from .journal.schema import Totals
 from .journal.writer import JournalWriter
 from .options import JobOptions
@@ -254,10 +262,15 @@ class BulkJob:
             limiter=limiter,
         )
         try:
-            with self._open_dead_letters() as dead_letters:
+            # A pipe in the place of the usual file is not what the user asked for.
+            to_stream = self._keeps_empty and is_stream(self.dead_letters)
+            dead_letters = await anyio.to_thread.run_sync(
+                _open_dead_letters, self.dead_letters, to_stream, limiter=limiter
+            )
+            with self._closing(dead_letters):
                 if opened.earlier.quota is not None:
                     _restore_quota(client, opened.earlier.quota)
-                writer = JournalWriter(opened.journal, dead_letters, client)
+                writer = JournalWriter(opened.journal, dead_letters, client, empties=not to_stream)
                 run = self._run = JobRun(client, self.options, opened, writer)
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
@@ -274,22 +287,37 @@ class BulkJob:
                 await anyio.to_thread.run_sync(opened.close, limiter=limiter)
 
     @contextlib.contextmanager
-    def _open_dead_letters(self) -> Iterator[BinaryIO]:
-        """Open the file. The writer empties it, and writes dead letters of earlier runs again."""
+    def _closing(self, dead_letters: BinaryIO) -> Iterator[None]:
+        """Close the dead letters at the end, and remove their file if there are none."""
+        with dead_letters:
+            yield
+            opened = os.fstat(dead_letters.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            left = os.lstat(self.dead_letters)
+            if not self._keeps_empty and os.path.samestat(left, opened) and not left.st_size:
+                self.dead_letters.unlink()
+
+
+def _open_dead_letters(path: Path, to_stream: bool) -> BinaryIO:
+    """Open the file. The writer empties it, and writes dead letters of earlier runs again."""
+    try:
+        if to_stream:
+            return path.open("ab")
+        descriptor = open_private(path, os.O_RDWR | os.O_APPEND)
         try:
-            file = self.dead_letters.open("ab")
-        except OSError as error:
-            raise JournalRefusedError(
-                f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose "
-                "a file that can, with --dead-letters."
-            ) from error
-        try:
-            with file:
-                yield file
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                if not self._keeps_empty and not self.dead_letters.stat().st_size:
-                    self.dead_letters.unlink()
+            with os.fdopen(descriptor, "rb", closefd=False) as found:
+                if not are_dead_letters(found):
+                    raise OSError(errno.EEXIST, FOREIGN_CONTENT)
+            make_private(descriptor)
+            return os.fdopen(descriptor, "ab")
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise JournalRefusedError(
+            f"the dead letters {path} cannot be written: {error.strerror}. Choose a file that can, "
+            "with --dead-letters."
+        ) from error
 
 
 def _restore_quota(client: AsyncStateClient, saved: str) -> None:

@@ -28,6 +28,7 @@ from .reading import (
     UNREADABLE,
     beside,
     check_content,
+    check_side_files,
     check_tables,
     connect,
     damaged,
@@ -99,6 +100,8 @@ class Journal:
         self._durable = True
         self._is_complete = True
         try:
+            lock.check_content(path)
+            check_side_files(path, lock.path, opens=True)
             keeps_wal = beside(lock.path, "-wal").exists()
             had_wal = has_wal(lock.path)
             if had_wal and not lock.path.stat().st_size:
@@ -144,11 +147,15 @@ class Journal:
             raise damaged(self.path, "it has no valid job")
         self.run = self._one("SELECT coalesce(max(run), 0) + 1 FROM runs")
         connection.set_progress_handler(None, 0)
+        # SQLite gives the files beside the journal the mode of the journal.
+        self._lock.make_private()
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         with self._transaction():
             self._fill(Batch(meta={"owner": json.dumps(owner)}))
+        # Others may have put files there after the first check, before SQLite opened its own.
+        check_side_files(self.path, self._lock.path)
         if self._lock.is_record_lock and not self._lock.renew():
             raise _in_use(self.path)
         work = (

@@ -1,6 +1,7 @@
 """Lock that lets one job at a time use a journal. It ends with its process.
 
-The lock belongs to the file and not to its name, so links and renames do not lead around it.
+The lock belongs to the file and not to its name, so links and renames do not lead around it. A
+symbolic link is refused all the same: it may lead to the file of somebody else.
 
 A process that closes any descriptor of a file loses its record locks on this file, and those are
 the locks of SQLite. Therefore the lock opens the file before the database does and closes it
@@ -19,8 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cognigy_async._utils.locks import try_lock
+from cognigy_async._utils.private_files import make_private, open_private
 
 from ..errors import JournalRefusedError
+from .reading import foreign
+from .schema import APPLICATION_ID
 
 if sys.platform != "win32":
     import fcntl
@@ -32,6 +36,12 @@ PROBE_TIME = 0.01
 FREE_BYTE = 2**31 - 2
 """Position of a byte that SQLite never locks. It may lie beyond the end of the file."""
 
+HEADER_SIZE = 100
+"""Bytes of the header of a SQLite file."""
+SQLITE_MAGIC = b"SQLite format 3\0"
+APPLICATION_ID_AT = 68
+"""Position of the application id in the header."""
+
 _guard = threading.Lock()
 _locked_here: set[tuple[int, int]] = set()
 """Files that this process has locked."""
@@ -41,7 +51,7 @@ class JournalLock:
     """The lock of a journal, held until `release`.
 
     Attributes:
-        path: File of the journal, without symbolic links.
+        path: File of the journal, in a folder without symbolic links.
         identity: Device and inode of the file.
         is_record_lock: True if SQLite may have released the lock; then `renew` it.
     """
@@ -58,12 +68,15 @@ class JournalLock:
         """Create the file if needed, and lock it. Return None if it is in use.
 
         Raises:
-            JournalRefusedError: The file cannot be created, written or locked.
+            JournalRefusedError: The file cannot be created, written or locked, or may be that of
+                somebody else.
         """
-        path = Path(os.path.realpath(journal))
+        path = Path(os.path.realpath(journal.parent)) / journal.name
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(PROBE_TIME)
+            if path.is_symlink() and is_locked(path):
+                return None
             with _guard:
                 if _identity_of(path) in _locked_here:
                     return None
@@ -91,6 +104,29 @@ class JournalLock:
         In other modes, SQLite releases all record locks of the process after each transaction.
         """
         return _lock_byte(self._descriptor)
+
+    def make_private(self) -> None:
+        """Take the rights to the file away from other users; earlier versions gave them some."""
+        make_private(self._descriptor)
+
+    def check_content(self, journal: Path) -> None:
+        """Check that the file is new or may be a journal, without SQLite.
+
+        SQLite would complete in the database of another program what that left unfinished.
+
+        Raises:
+            JournalRefusedError: It is the file of another program.
+        """
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        header = os.read(self._descriptor, HEADER_SIZE)
+        if not header and os.fstat(self._descriptor).st_nlink > 1:
+            raise JournalRefusedError(
+                f"journal {journal} is an empty file with another name, a hard link, and may be "
+                "that of another program. Choose another --journal."
+            )
+        application = header[APPLICATION_ID_AT:][:4]
+        if header.startswith(SQLITE_MAGIC) and application != APPLICATION_ID.to_bytes(4):
+            raise foreign(journal)
 
     def was_deleted(self) -> bool:
         """Return whether the file has no name any more."""
@@ -140,18 +176,12 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
 
 def _open(path: Path, journal: Path) -> int:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        return open_private(path, linked=True)
     except OSError as error:
         raise JournalRefusedError(
-            f"journal {journal} cannot be created or written: {error.strerror}. Choose a folder "
-            "that can be written, with --journal."
+            f"journal {journal} cannot be created or written: {error.strerror}. Otherwise choose "
+            "another --journal, in a folder that can be written."
         ) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise JournalRefusedError(
-            f"journal {journal} is not a regular file; choose another --journal"
-        )
-    return descriptor
 
 
 def _try_lock(descriptor: int, journal: Path, lock: Callable[[int], bool]) -> bool:

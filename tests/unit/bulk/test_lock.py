@@ -55,7 +55,7 @@ def acquired(path: Path) -> JournalLock:
     return lock
 
 
-def test_all_names_of_a_file_share_its_lock(journal: Path) -> None:
+def test_no_name_of_a_file_leads_around_its_lock(journal: Path) -> None:
     names = [journal.with_name(name) for name in ("symbolic", "hard", "renamed")]
     assert not is_locked(journal)
     lock = acquired(journal)
@@ -70,7 +70,9 @@ def test_all_names_of_a_file_share_its_lock(journal: Path) -> None:
     names[2].rename(journal)
     lock.release()
     assert not is_locked(journal)
-    acquired(names[0]).release()
+    acquired(names[1]).release()
+    with pytest.raises(JournalRefusedError, match="it is a symbolic link"):
+        JournalLock.acquire(names[0])
     assert set(journal.parent.iterdir()) == {journal, *names[:2]}
 
 

@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 from cognigy_async import ConfigurationError, RateLimit, SharedQuotaError
-from cognigy_async._utils.locks import open_lockable, try_lock
+from cognigy_async._utils.locks import try_lock
+from cognigy_async._utils.private_files import open_private
 from cognigy_async._utils.waker import Waker
 from cognigy_async.ratelimit.shared_file import SharedFileLimiter
 from cognigy_async.ratelimit.shared_ledger import BATCHES_PER_WINDOW
@@ -130,7 +131,7 @@ def replace_by(path: Path, create: Callable[[Path], object]) -> None:
 
 
 def lock_of(path: Path) -> int:
-    descriptor = open_lockable(path, 0o600)
+    descriptor = open_private(path)
     while not try_lock(descriptor):
         time.sleep(0.0001)
     return descriptor
