@@ -100,7 +100,7 @@ class Journal:
         self._durable = True
         self._is_complete = True
         try:
-            lock.check_content(path)
+            lock.claim(path)
             check_side_files(path, lock.path, opens=True)
             keeps_wal = beside(lock.path, "-wal").exists()
             had_wal = has_wal(lock.path)
@@ -147,8 +147,6 @@ class Journal:
             raise damaged(self.path, "it has no valid job")
         self.run = self._one("SELECT coalesce(max(run), 0) + 1 FROM runs")
         connection.set_progress_handler(None, 0)
-        # SQLite gives the files beside the journal the mode of the journal.
-        self._lock.make_private()
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}

@@ -105,14 +105,12 @@ class JournalLock:
         """
         return _lock_byte(self._descriptor)
 
-    def make_private(self) -> None:
-        """Take the rights to the file away from other users; earlier versions gave them some."""
-        make_private(self._descriptor)
+    def claim(self, journal: Path) -> None:
+        """Check that the file is new or may be a journal, and close it to other users.
 
-    def check_content(self, journal: Path) -> None:
-        """Check that the file is new or may be a journal, without SQLite.
-
-        SQLite would complete in the database of another program what that left unfinished.
+        SQLite would complete in the database of another program what that left unfinished. It gives
+        the files beside a database the mode of the database. Earlier versions left the mode to the
+        umask.
 
         Raises:
             JournalRefusedError: It is the file of another program.
@@ -127,6 +125,8 @@ class JournalLock:
         application = header[APPLICATION_ID_AT:][:4]
         if header.startswith(SQLITE_MAGIC) and application != APPLICATION_ID.to_bytes(4):
             raise foreign(journal)
+        if not header or header.startswith(SQLITE_MAGIC):
+            make_private(self._descriptor)
 
     def was_deleted(self) -> bool:
         """Return whether the file has no name any more."""
