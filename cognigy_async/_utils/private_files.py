@@ -5,7 +5,7 @@ this user or to read what is written. So links are not followed, neither symboli
 a file that another user owns is refused. A user of the machine cannot forge a file of root.
 
 Windows has neither modes nor owners here, and no flag against links; there the path is looked at
-before and after.
+before.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def check_owned(
     if found.st_nlink > 1 and not linked:
         problem = "it has another name, a hard link; remove that name, or use a copy"
         raise OSError(errno.EMLINK, problem, os.fspath(path))
-    if _is_own(found, path) or (shared and not found.st_mode & stat.S_IWOTH):
+    if (shared and not found.st_mode & stat.S_IWOTH) or _is_own(found, path):
         return
     problem = f"it belongs to another user, with the id {found.st_uid}; remove it, or name another"
     raise OSError(errno.EPERM, problem, os.fspath(path))
@@ -142,9 +142,10 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
     The pipe of another user is none: that user would read what is written.
     """
     folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
-    if folder in SYSTEM_FOLDERS or folder.startswith("/proc/"):
-        return os.path.exists(path)
     try:
+        if folder in SYSTEM_FOLDERS or folder.startswith("/proc/"):
+            mode = os.stat(path).st_mode
+            return not stat.S_ISDIR(mode) and not stat.S_ISBLK(mode)
         found = os.lstat(path)
     except OSError:
         return False

@@ -142,7 +142,8 @@ class BulkJob:
         source: A path, or ``"-"`` for standard input.
         journal: File of the journal, `{source}.journal` by default. During a run and after a crash,
             `{journal}-wal` belongs to it.
-        dead_letters: File for the rows that were not applied; by default beside the journal.
+        dead_letters: File for the rows that were not applied; by default beside the journal. A
+            device or a pipe that is given is written to as well.
         options: Options of the job.
         circumstances: Further values, by name, that must not change when a job resumes, but for
             `max_in_flight` and `rate`.
@@ -231,7 +232,8 @@ class BulkJob:
 
         Raises:
             JournalRefusedError: The journal belongs to another job, is in use, damaged, lacks its
-                `-wal`, or cannot be created; nothing was sent.
+                `-wal`, or cannot be created; or a file in its place or in that of the dead letters
+                is a link, or belongs to another user or program; nothing was sent.
             InputError: The input cannot be opened; nothing was sent.
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.
@@ -289,13 +291,15 @@ class BulkJob:
     @contextlib.contextmanager
     def _closing(self, dead_letters: BinaryIO) -> Iterator[None]:
         """Close the dead letters at the end, and remove their file if there are none."""
-        with dead_letters:
-            yield
-            opened = os.fstat(dead_letters.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            left = os.lstat(self.dead_letters)
-            if not self._keeps_empty and os.path.samestat(left, opened) and not left.st_size:
-                self.dead_letters.unlink()
+        opened = os.fstat(dead_letters.fileno())
+        try:
+            with dead_letters:
+                yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                left = os.lstat(self.dead_letters)
+                if not self._keeps_empty and os.path.samestat(left, opened) and not left.st_size:
+                    self.dead_letters.unlink()
 
 
 def _open_dead_letters(path: Path, to_stream: bool) -> BinaryIO:

@@ -273,13 +273,16 @@ def dead_letter(line: int, source: Source, failure: Failure) -> bytes:
 
 def are_dead_letters(file: BinaryIO) -> bool:
     """Return whether a file holds nothing but dead letters, the last one perhaps cut off."""
-    is_first = True
+    found = 0
     while line := file.readline(LONGEST_LETTER):
-        is_letter = line.startswith(b"{") and ERROR_BEGIN in line
-        is_cut_off = line.startswith(b"{") and not is_first and not line.endswith(b"\n")
-        if not is_letter and not (is_cut_off and not file.read(1)):
+        # A file that grew before its data was written ends in zeros after a power failure.
+        line = line.rstrip(b"\0")
+        begins = not line or line.startswith(b"{")
+        is_end = not line.endswith(b"\n") and not file.read(1)
+        is_cut_off = is_end and (found > 0 or not line)
+        if not begins or not (ERROR_BEGIN in line or is_cut_off):
             return False
-        is_first = False
+        found += 1
     return True
 
 
