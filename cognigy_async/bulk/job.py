@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -164,7 +165,6 @@ class BulkJob:
         force: bool = False,
     ) -> None:
         self.source = source
-        self.options = options if options is not None else JobOptions()
         if journal is None:
             # A journal in /dev would be lost when the machine or container restarts.
             is_stdin = str(source) in (STDIN, "/dev/stdin")
@@ -181,6 +181,7 @@ class BulkJob:
         self._opened: OpenedJob | None = None
         self._stop_requested = False
         self._check_paths()
+        self.options = options if options is not None else JobOptions()
 
     def _check_paths(self) -> None:
         named = [("journal", self.journal), ("dead letters", self.dead_letters)]
@@ -238,17 +239,17 @@ class BulkJob:
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.
         """
-        client.quota_state()  # Raises if the client cannot be used, before files are created.
-        if self.options.on_failure != "continue" and client.on_failure != "pause":
-            raise ConfigurationError(
-                f'on_failure={self.options.on_failure!r} needs a client with on_failure="pause"'
-            )
-        api = client.api
+        api, limits = client.api, client.limits
         circumstances = {
             "server": client.base_url,
             "api": type(api).__name__,
             **self._circumstances,
         }
+        client.quota_state()  # Raises if the client cannot be used, before files are created.
+        if self.options.on_failure != "continue" and client.on_failure != "pause":
+            raise ConfigurationError(
+                f'on_failure={self.options.on_failure!r} needs a client with on_failure="pause"'
+            )
         limiter = anyio.CapacityLimiter(1)
         self._opened = opened = await anyio.to_thread.run_sync(
             partial(
@@ -257,7 +258,7 @@ class BulkJob:
                 self.journal,
                 self.options,
                 circumstances,
-                limits=client.limits,
+                limits=limits,
                 api=api,
                 force=self._force,
             ),
@@ -266,10 +267,9 @@ class BulkJob:
         try:
             # A pipe in the place of the usual file is not what the user asked for.
             to_stream = self._keeps_empty and is_stream(self.dead_letters)
-            dead_letters = await anyio.to_thread.run_sync(
-                _open_dead_letters, self.dead_letters, to_stream, limiter=limiter
-            )
-            with self._closing(dead_letters):
+            with self._open_dead_letters(to_stream) as dead_letters:
+                if not to_stream and os.fstat(dead_letters.fileno()).st_size:
+                    await self._check_dead_letters(dead_letters)
                 if opened.earlier.quota is not None:
                     _restore_quota(client, opened.earlier.quota)
                 writer = JournalWriter(opened.journal, dead_letters, client, empties=not to_stream)
@@ -289,39 +289,43 @@ class BulkJob:
                 await anyio.to_thread.run_sync(opened.close, limiter=limiter)
 
     @contextlib.contextmanager
-    def _closing(self, dead_letters: BinaryIO) -> Iterator[None]:
-        """Close the dead letters at the end, and remove their file if there are none."""
-        opened = os.fstat(dead_letters.fileno())
+    def _open_dead_letters(self, to_stream: bool) -> Iterator[BinaryIO]:
+        """Open the file. The writer empties it, and writes dead letters of earlier runs again."""
+        path = self.dead_letters
         try:
-            with dead_letters:
-                yield
+            if to_stream:
+                file = path.open("ab")
+            else:
+                file = os.fdopen(open_private(path, os.O_RDWR | os.O_APPEND), "ab")
+        except OSError as error:
+            raise self._refused(error) from error
+        opened = os.fstat(file.fileno())
+        if not to_stream and not opened.st_size and opened.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            make_private(file.fileno())
+        try:
+            with file:
+                yield file
         finally:
             with contextlib.suppress(FileNotFoundError):
-                left = os.lstat(self.dead_letters)
+                left = os.lstat(path)
                 if not self._keeps_empty and os.path.samestat(left, opened) and not left.st_size:
-                    self.dead_letters.unlink()
+                    path.unlink()
 
+    async def _check_dead_letters(self, file: BinaryIO) -> None:
+        """Check that the file holds dead letters of an earlier run, and close it to other users."""
+        with os.fdopen(file.fileno(), "rb", closefd=False) as content:
+            content.seek(0)
+            if not await anyio.to_thread.run_sync(
+                are_dead_letters, content, limiter=anyio.CapacityLimiter(1)
+            ):
+                raise self._refused(OSError(errno.EEXIST, FOREIGN_CONTENT))
+        make_private(file.fileno())
 
-def _open_dead_letters(path: Path, to_stream: bool) -> BinaryIO:
-    """Open the file. The writer empties it, and writes dead letters of earlier runs again."""
-    try:
-        if to_stream:
-            return path.open("ab")
-        descriptor = open_private(path, os.O_RDWR | os.O_APPEND)
-        try:
-            with os.fdopen(descriptor, "rb", closefd=False) as found:
-                if not are_dead_letters(found):
-                    raise OSError(errno.EEXIST, FOREIGN_CONTENT)
-            make_private(descriptor)
-            return os.fdopen(descriptor, "ab")
-        except BaseException:
-            os.close(descriptor)
-            raise
-    except OSError as error:
-        raise JournalRefusedError(
-            f"the dead letters {path} cannot be written: {error.strerror}. Choose a file that can, "
-            "with --dead-letters."
-        ) from error
+    def _refused(self, error: OSError) -> JournalRefusedError:
+        return JournalRefusedError(
+            f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose a "
+            "file that can, with --dead-letters."
+        )
 
 
 def _restore_quota(client: AsyncStateClient, saved: str) -> None:

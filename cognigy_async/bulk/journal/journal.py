@@ -100,7 +100,6 @@ class Journal:
         self._durable = True
         self._is_complete = True
         try:
-            lock.claim(path)
             check_side_files(path, lock.path, opens=True)
             keeps_wal = beside(lock.path, "-wal").exists()
             had_wal = has_wal(lock.path)
@@ -152,8 +151,7 @@ class Journal:
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         with self._transaction():
             self._fill(Batch(meta={"owner": json.dumps(owner)}))
-        # Others may have put files there after the first check, before SQLite opened its own.
-        check_side_files(self.path, self._lock.path)
+        self._check_side_files()
         if self._lock.is_record_lock and not self._lock.renew():
             raise _in_use(self.path)
         work = (
@@ -161,6 +159,14 @@ class Journal:
             " OR EXISTS (SELECT 1 FROM runs WHERE ended IS NULL OR requests)"
         )
         return not is_new and self._stored("input") is not None and bool(self._one(work))
+
+    def _check_side_files(self) -> None:
+        """Check that nobody put files there after the first check, before SQLite made its own."""
+        owner = os.stat(self._lock.path).st_uid
+        for name in (f"{self._lock.path}-wal", f"{self._lock.path}-shm"):
+            found = os.lstat(name)
+            if (found.st_uid, found.st_nlink) != (owner, 1):
+                check_side_files(self.path, self._lock.path)
 
     def _abandon(self, *, keeps_wal: bool) -> None:
         """Close a journal that cannot be used. Keep its `-wal`, also a damaged one."""

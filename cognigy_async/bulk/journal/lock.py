@@ -16,7 +16,6 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from cognigy_async._utils.locks import try_lock
@@ -41,6 +40,8 @@ HEADER_SIZE = 100
 SQLITE_MAGIC = b"SQLite format 3\0"
 APPLICATION_ID_AT = 68
 """Position of the application id in the header."""
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+"""Rights of others than the owner."""
 
 _guard = threading.Lock()
 _locked_here: set[tuple[int, int]] = set()
@@ -80,23 +81,37 @@ class JournalLock:
             with _guard:
                 if _identity_of(path) in _locked_here:
                     return None
-                with contextlib.ExitStack() as stack:
-                    descriptor = _open(path, journal)
-                    stack.callback(os.close, descriptor)
-                    locked = _try_lock(descriptor, journal, try_lock)
-                    is_record_lock = locked and not _try_lock(descriptor, journal, _lock_byte)
-                    if is_record_lock:
-                        # On NFS, BSD and macOS flock and record locks exclude each other, also
-                        # within one process. There flock would lock out SQLite.
-                        stack.close()
-                        descriptor = _open(path, journal)
-                        stack.callback(os.close, descriptor)
-                        locked = _try_lock(descriptor, journal, _lock_byte)
-                    # Between the calls, the file may have been replaced.
-                    if locked and _identity(os.fstat(descriptor)) == _identity_of(path):
-                        stack.pop_all()
-                        return cls(path, descriptor, is_record_lock=is_record_lock)
+                try:
+                    lock = cls._acquire_once(path, journal)
+                except OSError as error:
+                    raise JournalRefusedError(
+                        f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on "
+                        "a local disk, with --journal."
+                    ) from error
+                if lock is not None:
+                    return lock
         return None
+
+    @classmethod
+    def _acquire_once(cls, path: Path, journal: Path) -> JournalLock | None:
+        with contextlib.ExitStack() as stack:
+            descriptor = _open(path, journal)
+            stack.callback(os.close, descriptor)
+            locked = try_lock(descriptor)
+            is_record_lock = locked and not _lock_byte(descriptor)
+            if is_record_lock:
+                # On NFS, BSD and macOS flock and record locks exclude each other, also
+                # within one process. There flock would lock out SQLite.
+                stack.close()
+                descriptor = _open(path, journal)
+                stack.callback(os.close, descriptor)
+                locked = _lock_byte(descriptor)
+            # Between the calls, the file may have been replaced.
+            if not locked or _identity(os.fstat(descriptor)) != _identity_of(path):
+                return None
+            _claim(descriptor, journal)
+            stack.pop_all()
+            return cls(path, descriptor, is_record_lock=is_record_lock)
 
     def renew(self) -> bool:
         """Lock again once the database is in WAL mode. Return False if another process was faster.
@@ -104,29 +119,6 @@ class JournalLock:
         In other modes, SQLite releases all record locks of the process after each transaction.
         """
         return _lock_byte(self._descriptor)
-
-    def claim(self, journal: Path) -> None:
-        """Check that the file is new or may be a journal, and close it to other users.
-
-        SQLite would complete in the database of another program what that left unfinished. It gives
-        the files beside a database the mode of the database. Earlier versions left the mode to the
-        umask.
-
-        Raises:
-            JournalRefusedError: It is the file of another program.
-        """
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        header = os.read(self._descriptor, HEADER_SIZE)
-        if not header and os.fstat(self._descriptor).st_nlink > 1:
-            raise JournalRefusedError(
-                f"journal {journal} is an empty file with another name, a hard link, and may be "
-                "that of another program. Choose another --journal."
-            )
-        application = header[APPLICATION_ID_AT:][:4]
-        if header.startswith(SQLITE_MAGIC) and application != APPLICATION_ID.to_bytes(4):
-            raise foreign(journal)
-        if not header or header.startswith(SQLITE_MAGIC):
-            make_private(self._descriptor)
 
     def was_deleted(self) -> bool:
         """Return whether the file has no name any more."""
@@ -184,14 +176,25 @@ def _open(path: Path, journal: Path) -> int:
         ) from error
 
 
-def _try_lock(descriptor: int, journal: Path, lock: Callable[[int], bool]) -> bool:
-    try:
-        return lock(descriptor)
-    except OSError as error:
+def _claim(descriptor: int, journal: Path) -> None:
+    """Check that a file is new or may be a journal, and close it to other users.
+
+    SQLite would complete in the database of another program what that left unfinished. It gives the
+    files beside a database the mode of the database. Earlier versions left the mode to the umask.
+    """
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    header = os.read(descriptor, HEADER_SIZE)
+    found = os.fstat(descriptor)
+    if not header and found.st_nlink > 1:
         raise JournalRefusedError(
-            f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on a local "
-            "disk, with --journal."
-        ) from error
+            f"journal {journal} is an empty file with another name, a hard link, and may be that "
+            "of another program. Choose another --journal."
+        )
+    is_database = header.startswith(SQLITE_MAGIC)
+    if is_database and header[APPLICATION_ID_AT:][:4] != APPLICATION_ID.to_bytes(4):
+        raise foreign(journal)
+    if (is_database or not header) and found.st_mode & OTHERS:
+        make_private(descriptor)
 
 
 def _lock_byte(descriptor: int) -> bool:
