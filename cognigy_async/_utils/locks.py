@@ -8,9 +8,7 @@ beyond the content, because other processes can neither read nor write a locked 
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import sys
 from contextlib import suppress
 
@@ -21,29 +19,6 @@ else:
 
 LOCKED_BYTE = 2**31 - 2
 """Position of the locked byte on Windows; `msvcrt.locking` takes at most 31 bits."""
-
-OPEN_FLAGS = os.O_RDWR | os.O_CREAT
-for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"):
-    # Without O_NONBLOCK, the call may wait for the other end of a pipe. Windows lacks the last two.
-    OPEN_FLAGS |= getattr(os, name, 0)
-
-
-def open_lockable(path: str | os.PathLike[str], mode: int) -> int:
-    """Open a file for reading and writing, creating it if needed, and return the descriptor.
-
-    Raises:
-        OSError: It cannot be opened, or it is a link, a directory, a pipe or a device.
-    """
-    try:
-        descriptor = os.open(path, OPEN_FLAGS, mode)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link", os.fspath(path)) from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
-    return descriptor
 
 
 def is_in_place(descriptor: int, path: str | os.PathLike[str]) -> bool:

@@ -15,10 +15,19 @@ from weakref import WeakSet
 from pydantic import SecretBytes
 
 from .._utils.arguments import validate_count
-from .._utils.locks import open_lockable, try_lock
+from .._utils.locks import try_lock
 from .._utils.logging import log
+from .._utils.private_files import open_private
 from ..errors import AuditError, ConfigurationError
-from .hash_chain import START, Position, format_line, is_torn, key_bytes, parse_line
+from .hash_chain import (
+    START,
+    Position,
+    format_line,
+    is_torn,
+    key_bytes,
+    parse_line,
+    unverified_position,
+)
 from .sinks import AuditSink
 
 if TYPE_CHECKING:
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
 MAX_FILES = 1000
 """Maximum number of files for one path. Each process that writes at the same time needs one."""
 
-OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 TAIL = 64 * 1024
 MAX_TAIL = 64 * 1024 * 1024
 """The last line is searched in the last `TAIL` bytes of a file, then in up to this many."""
@@ -112,7 +120,7 @@ class JsonLinesAudit(AuditSink):
         """Open a file and find its last record, whose hash the next record continues.
 
         Raises:
-            OSError: the file cannot be opened.
+            OSError: the file cannot be opened, or is a link, or belongs to another user.
             AuditError: it is not an audit file, or was written with another key.
         """
         with self._lock:
@@ -164,7 +172,7 @@ class JsonLinesAudit(AuditSink):
                 log(WARNING, "audit file %s is gone; continuing its chain in a new one", self.path)
                 os.close(self._file)
                 self._file = None
-            self._open_file()
+            self._open_next_file()
         assert self._file is not None
         size = os.fstat(self._file).st_size
         if size != self._size:
@@ -181,16 +189,28 @@ class JsonLinesAudit(AuditSink):
         self._position = self._recover().with_id()
 
     def _open_file(self) -> None:
-        self._file = os.open(self.path, OPEN_FLAGS, 0o600)
+        self._file = open_private(self.path, os.O_RDWR | os.O_APPEND)
         status = os.fstat(self._file)
         self._inode = (status.st_dev, status.st_ino)
         self._size = status.st_size
+
+    def _open_next_file(self) -> None:
+        """Open the file that continues the chain; another program may have put its own there."""
+        self._open_file()
+        try:
+            last, torn = _last_line(self.path) if self._size else (b"", b"")
+            if torn or (last and unverified_position(last) is None):
+                raise self._not_continuable("it has content of another program")
+        except BaseException:
+            _close(self._file)
+            self._file = None
+            raise
 
     def _is_in_place(self) -> bool:
         if self._file is None:
             return False
         try:
-            status = os.stat(self.path)
+            status = os.lstat(self.path)
         except FileNotFoundError:
             return False
         return (status.st_dev, status.st_ino) == self._inode
@@ -224,7 +244,7 @@ class JsonLinesAudit(AuditSink):
         try:
             self.path.rename(f"{self.path}.{number}")
         finally:
-            self._open_file()
+            self._open_next_file()
 
     def _rotated_numbers(self) -> list[int]:
         prefix = f"{self.path.name}."
@@ -305,7 +325,7 @@ def _lock_process_file(path: Path) -> tuple[Path, int]:
     """
     for number in range(1, MAX_FILES + 1):
         own = path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
-        lock = open_lockable(own.with_name(f".{own.name}.lock"), 0o600)
+        lock = open_private(own.with_name(f".{own.name}.lock"))
         try:
             locked = try_lock(lock)
         except BaseException:
@@ -319,7 +339,7 @@ def _lock_process_file(path: Path) -> tuple[Path, int]:
 
 def _last_line(path: Path) -> tuple[bytes, bytes]:
     """Return the last complete line, empty if there is none, and the bytes after it."""
-    with path.open("rb") as file:
+    with os.fdopen(open_private(path, os.O_RDONLY, create=False), "rb") as file:
         size = file.seek(0, os.SEEK_END)
         length = TAIL
         while True:

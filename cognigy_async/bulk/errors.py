@@ -32,4 +32,7 @@ class JournalError(BulkError):
 
 
 class JournalRefusedError(JournalError):
-    """The journal is another job's, in use, damaged, lacks its `-wal`, or cannot be created."""
+    """The journal is another job's, in use, damaged, lacks its `-wal`, or cannot be created.
+
+    Also raised if a file in the place of the journal or the dead letters may be somebody else's.
+    """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +17,16 @@ import anyio
 import anyio.to_thread
 
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
+from cognigy_async._utils.private_files import (
+    FOREIGN_CONTENT,
+    is_stream,
+    make_private,
+    open_private,
+)
 
 from .errors import InputError, JournalRefusedError, OtherInputError
 from .input.reader import STDIN
+from .input.row import are_dead_letters
 from .journal.schema import Totals
 from .journal.writer import JournalWriter
 from .options import JobOptions
@@ -134,7 +143,8 @@ class BulkJob:
         source: A path, or ``"-"`` for standard input.
         journal: File of the journal, `{source}.journal` by default. During a run and after a crash,
             `{journal}-wal` belongs to it.
-        dead_letters: File for the rows that were not applied; by default beside the journal.
+        dead_letters: File for the rows that were not applied; by default beside the journal. A
+            device or a pipe that is given is written to as well.
         options: Options of the job.
         circumstances: Further values, by name, that must not change when a job resumes, but for
             `max_in_flight` and `rate`.
@@ -155,7 +165,6 @@ class BulkJob:
         force: bool = False,
     ) -> None:
         self.source = source
-        self.options = options if options is not None else JobOptions()
         if journal is None:
             # A journal in /dev would be lost when the machine or container restarts.
             is_stdin = str(source) in (STDIN, "/dev/stdin")
@@ -172,6 +181,7 @@ class BulkJob:
         self._opened: OpenedJob | None = None
         self._stop_requested = False
         self._check_paths()
+        self.options = options if options is not None else JobOptions()
 
     def _check_paths(self) -> None:
         named = [("journal", self.journal), ("dead letters", self.dead_letters)]
@@ -223,22 +233,23 @@ class BulkJob:
 
         Raises:
             JournalRefusedError: The journal belongs to another job, is in use, damaged, lacks its
-                `-wal`, or cannot be created; nothing was sent.
+                `-wal`, or cannot be created; or a file in its place or in that of the dead letters
+                is a link, or belongs to another user or program; nothing was sent.
             InputError: The input cannot be opened; nothing was sent.
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.
         """
-        client.quota_state()  # Raises if the client cannot be used, before files are created.
-        if self.options.on_failure != "continue" and client.on_failure != "pause":
-            raise ConfigurationError(
-                f'on_failure={self.options.on_failure!r} needs a client with on_failure="pause"'
-            )
-        api = client.api
+        api, limits = client.api, client.limits
         circumstances = {
             "server": client.base_url,
             "api": type(api).__name__,
             **self._circumstances,
         }
+        client.quota_state()  # Raises if the client cannot be used, before files are created.
+        if self.options.on_failure != "continue" and client.on_failure != "pause":
+            raise ConfigurationError(
+                f'on_failure={self.options.on_failure!r} needs a client with on_failure="pause"'
+            )
         limiter = anyio.CapacityLimiter(1)
         self._opened = opened = await anyio.to_thread.run_sync(
             partial(
@@ -247,17 +258,21 @@ class BulkJob:
                 self.journal,
                 self.options,
                 circumstances,
-                limits=client.limits,
+                limits=limits,
                 api=api,
                 force=self._force,
             ),
             limiter=limiter,
         )
         try:
-            with self._open_dead_letters() as dead_letters:
+            # A pipe in the place of the usual file is not what the user asked for.
+            to_stream = self._keeps_empty and is_stream(self.dead_letters)
+            with self._open_dead_letters(to_stream) as dead_letters:
+                if not to_stream and os.fstat(dead_letters.fileno()).st_size:
+                    await self._check_dead_letters(dead_letters)
                 if opened.earlier.quota is not None:
                     _restore_quota(client, opened.earlier.quota)
-                writer = JournalWriter(opened.journal, dead_letters, client)
+                writer = JournalWriter(opened.journal, dead_letters, client, empties=not to_stream)
                 run = self._run = JobRun(client, self.options, opened, writer)
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
@@ -274,22 +289,43 @@ class BulkJob:
                 await anyio.to_thread.run_sync(opened.close, limiter=limiter)
 
     @contextlib.contextmanager
-    def _open_dead_letters(self) -> Iterator[BinaryIO]:
+    def _open_dead_letters(self, to_stream: bool) -> Iterator[BinaryIO]:
         """Open the file. The writer empties it, and writes dead letters of earlier runs again."""
+        path = self.dead_letters
         try:
-            file = self.dead_letters.open("ab")
+            if to_stream:
+                file = path.open("ab")
+            else:
+                file = os.fdopen(open_private(path, os.O_RDWR | os.O_APPEND), "ab")
         except OSError as error:
-            raise JournalRefusedError(
-                f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose "
-                "a file that can, with --dead-letters."
-            ) from error
+            raise self._refused(error) from error
+        opened = os.fstat(file.fileno())
+        if not to_stream and not opened.st_size and opened.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            make_private(file.fileno())
         try:
             with file:
                 yield file
         finally:
             with contextlib.suppress(FileNotFoundError):
-                if not self._keeps_empty and not self.dead_letters.stat().st_size:
-                    self.dead_letters.unlink()
+                left = os.lstat(path)
+                if not self._keeps_empty and os.path.samestat(left, opened) and not left.st_size:
+                    path.unlink()
+
+    async def _check_dead_letters(self, file: BinaryIO) -> None:
+        """Check that the file holds dead letters of an earlier run, and close it to other users."""
+        with os.fdopen(file.fileno(), "rb", closefd=False) as content:
+            content.seek(0)
+            if not await anyio.to_thread.run_sync(
+                are_dead_letters, content, limiter=anyio.CapacityLimiter(1)
+            ):
+                raise self._refused(OSError(errno.EEXIST, FOREIGN_CONTENT))
+        make_private(file.fileno())
+
+    def _refused(self, error: OSError) -> JournalRefusedError:
+        return JournalRefusedError(
+            f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose a "
+            "file that can, with --dead-letters."
+        )
 
 
 def _restore_quota(client: AsyncStateClient, saved: str) -> None:

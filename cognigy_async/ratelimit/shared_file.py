@@ -25,8 +25,9 @@ from logging import WARNING
 import anyio
 import anyio.to_thread
 
-from .._utils.locks import is_in_place, open_lockable, read_content, replace_content, try_lock
+from .._utils.locks import is_in_place, read_content, replace_content, try_lock
 from .._utils.logging import log
+from .._utils.private_files import open_private
 from .._utils.waker import Waker
 from ..errors import ConfigurationError, SharedQuotaError
 from ..metrics import QuotaUse
@@ -456,4 +457,5 @@ class SharedFileLimiter:
             os.close(file)
 
     def _open(self) -> int:
-        return open_lockable(self._path, 0o600)
+        # The processes of several users may share the file.
+        return open_private(self._path, shared=True)

@@ -238,8 +238,9 @@ def stopped_holder(path: Path) -> Iterator[None]:
 
 HOLDER = """
 import sys, time
-from cognigy_async._utils.locks import open_lockable, try_lock
-file = open_lockable(sys.argv[1], 0o600)
+from cognigy_async._utils.locks import try_lock
+from cognigy_async._utils.private_files import open_private
+file = open_private(sys.argv[1])
 while not try_lock(file):
     pass
 print("locked", flush=True)

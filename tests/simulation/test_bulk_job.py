@@ -828,8 +828,12 @@ async def test_a_second_run_is_refused_whatever_link_leads_to_the_journal(folder
     async with client_of(Wire()) as client:
         with Journal(folder.journal), pytest.raises(JournalRefusedError, match="in use"):
             await job.run(client)
+        before = folder.journal.read_bytes()
+        with pytest.raises(JournalRefusedError, match=r"link cannot be .*: it is a symbolic link"):
+            await job.run(client)
+        assert folder.journal.read_bytes() == before
+        assert (await folder.run(Wire())).ok
         assert read_summary(link).owner is None
-        assert (await job.run(client)).ok
 
 
 @pytest.mark.parametrize("damage", ["header", "middle", "cut"])

@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from pydantic_core import to_json
 
@@ -70,9 +70,13 @@ RAW = "_raw"
 NOT_JSON = "_not_json"
 """Member of a dead letter with the values that JSON cannot hold, as texts by their paths."""
 ERROR = "_error"
+ERROR_BEGIN = b'"_error":{"type":"'
+"""Bytes that each dead letter has. In a text of JSON, these quotation marks are escaped."""
 
 LONGEST_ROW = 5 << 19
 """Bytes of a line of JSON or of a row of CSV. A row that may be sent has less than 2 MiB."""
+LONGEST_LETTER = 1 << 25
+"""More than the bytes of the longest dead letter, in which each byte of a row may be escaped."""
 LONGEST_PATH = 200
 """Characters of a path that messages show."""
 
@@ -285,6 +289,21 @@ def dead_letter(line: int, source: Source, failure: Failure) -> bytes:
     """
     fields, _ = _read(source)
     return encode({**_json_part(fields), ERROR: {**asdict(failure), "line": line}}) + b"\n"
+
+
+def are_dead_letters(file: BinaryIO) -> bool:
+    """Return whether a file holds nothing but dead letters, the last one perhaps cut off."""
+    found = 0
+    while line := file.readline(LONGEST_LETTER):
+        # A file that grew before its data was written ends in zeros after a power failure.
+        line = line.rstrip(b"\0")
+        begins = not line or line.startswith(b"{")
+        is_end = not line.endswith(b"\n") and not file.read(1)
+        is_cut_off = is_end and (found > 0 or not line)
+        if not begins or not (ERROR_BEGIN in line or is_cut_off):
+            return False
+        found += 1
+    return True
 
 
 def _line_of(source: Source, fields: Mapping[str, Any]) -> bytes:

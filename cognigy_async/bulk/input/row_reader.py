@@ -142,10 +142,10 @@ class RowReader:
         self._api = api
         self._journal = journal
         self._job_id = None if journal is None else journal.job_id
-        self._last_completed = 0 if journal is None else journal.last_line()
         self._page: dict[int, CompletedRow] = {}
         self._page_end = 0
         self._update_ids = _UpdateIds()
+        self._last_completed = 0 if journal is None else journal.last_line()
         self._blocks = _Blocks(iter(reader))
         self._records: Iterator[Record] = iter(())
         self.count = 0

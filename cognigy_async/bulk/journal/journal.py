@@ -28,6 +28,7 @@ from .reading import (
     UNREADABLE,
     beside,
     check_content,
+    check_side_files,
     check_tables,
     connect,
     damaged,
@@ -99,6 +100,7 @@ class Journal:
         self._durable = True
         self._is_complete = True
         try:
+            check_side_files(path, lock.path, opens=True)
             keeps_wal = beside(lock.path, "-wal").exists()
             had_wal = has_wal(lock.path)
             if had_wal and not lock.path.stat().st_size:
@@ -149,6 +151,7 @@ class Journal:
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         with self._transaction():
             self._fill(Batch(meta={"owner": json.dumps(owner)}))
+        self._check_side_files()
         if self._lock.is_record_lock and not self._lock.renew():
             raise _in_use(self.path)
         work = (
@@ -156,6 +159,14 @@ class Journal:
             " OR EXISTS (SELECT 1 FROM runs WHERE ended IS NULL OR requests)"
         )
         return not is_new and self._stored("input") is not None and bool(self._one(work))
+
+    def _check_side_files(self) -> None:
+        """Check that nobody put files there after the first check, before SQLite made its own."""
+        owner = os.stat(self._lock.path).st_uid
+        for name in (f"{self._lock.path}-wal", f"{self._lock.path}-shm"):
+            found = os.lstat(name)
+            if (found.st_uid, found.st_nlink) != (owner, 1):
+                check_side_files(self.path, self._lock.path)
 
     def _abandon(self, *, keeps_wal: bool) -> None:
         """Close a journal that cannot be used. Keep its `-wal`, also a damaged one."""

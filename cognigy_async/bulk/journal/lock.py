@@ -1,6 +1,7 @@
 """Lock that lets one job at a time use a journal. It ends with its process.
 
-The lock belongs to the file and not to its name, so links and renames do not lead around it.
+The lock belongs to the file and not to its name, so links and renames do not lead around it. A
+symbolic link is refused all the same: it may lead to the file of somebody else.
 
 A process that closes any descriptor of a file loses its record locks on this file, and those are
 the locks of SQLite. Therefore the lock opens the file before the database does and closes it
@@ -15,12 +16,14 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from cognigy_async._utils.locks import try_lock
+from cognigy_async._utils.private_files import make_private, open_private
 
 from ..errors import JournalRefusedError
+from .reading import foreign
+from .schema import APPLICATION_ID
 
 if sys.platform != "win32":
     import fcntl
@@ -32,6 +35,14 @@ PROBE_TIME = 0.01
 FREE_BYTE = 2**31 - 2
 """Position of a byte that SQLite never locks. It may lie beyond the end of the file."""
 
+HEADER_SIZE = 100
+"""Bytes of the header of a SQLite file."""
+SQLITE_MAGIC = b"SQLite format 3\0"
+APPLICATION_ID_AT = 68
+"""Position of the application id in the header."""
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+"""Rights of others than the owner."""
+
 _guard = threading.Lock()
 _locked_here: set[tuple[int, int]] = set()
 """Files that this process has locked."""
@@ -41,7 +52,7 @@ class JournalLock:
     """The lock of a journal, held until `release`.
 
     Attributes:
-        path: File of the journal, without symbolic links.
+        path: File of the journal, in a folder without symbolic links.
         identity: Device and inode of the file.
         is_record_lock: True if SQLite may have released the lock; then `renew` it.
     """
@@ -58,32 +69,49 @@ class JournalLock:
         """Create the file if needed, and lock it. Return None if it is in use.
 
         Raises:
-            JournalRefusedError: The file cannot be created, written or locked.
+            JournalRefusedError: The file cannot be created, written or locked, or may be that of
+                somebody else.
         """
-        path = Path(os.path.realpath(journal))
+        path = Path(os.path.realpath(journal.parent)) / journal.name
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(PROBE_TIME)
+            if path.is_symlink() and is_locked(path):
+                return None
             with _guard:
                 if _identity_of(path) in _locked_here:
                     return None
-                with contextlib.ExitStack() as stack:
-                    descriptor = _open(path, journal)
-                    stack.callback(os.close, descriptor)
-                    locked = _try_lock(descriptor, journal, try_lock)
-                    is_record_lock = locked and not _try_lock(descriptor, journal, _lock_byte)
-                    if is_record_lock:
-                        # On NFS, BSD and macOS flock and record locks exclude each other, also
-                        # within one process. There flock would lock out SQLite.
-                        stack.close()
-                        descriptor = _open(path, journal)
-                        stack.callback(os.close, descriptor)
-                        locked = _try_lock(descriptor, journal, _lock_byte)
-                    # Between the calls, the file may have been replaced.
-                    if locked and _identity(os.fstat(descriptor)) == _identity_of(path):
-                        stack.pop_all()
-                        return cls(path, descriptor, is_record_lock=is_record_lock)
+                try:
+                    lock = cls._acquire_once(path, journal)
+                except OSError as error:
+                    raise JournalRefusedError(
+                        f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on "
+                        "a local disk, with --journal."
+                    ) from error
+                if lock is not None:
+                    return lock
         return None
+
+    @classmethod
+    def _acquire_once(cls, path: Path, journal: Path) -> JournalLock | None:
+        with contextlib.ExitStack() as stack:
+            descriptor = _open(path, journal)
+            stack.callback(os.close, descriptor)
+            locked = try_lock(descriptor)
+            is_record_lock = locked and not _lock_byte(descriptor)
+            if is_record_lock:
+                # On NFS, BSD and macOS flock and record locks exclude each other, also
+                # within one process. There flock would lock out SQLite.
+                stack.close()
+                descriptor = _open(path, journal)
+                stack.callback(os.close, descriptor)
+                locked = _lock_byte(descriptor)
+            # Between the calls, the file may have been replaced.
+            if not locked or _identity(os.fstat(descriptor)) != _identity_of(path):
+                return None
+            _claim(descriptor, journal)
+            stack.pop_all()
+            return cls(path, descriptor, is_record_lock=is_record_lock)
 
     def renew(self) -> bool:
         """Lock again once the database is in WAL mode. Return False if another process was faster.
@@ -140,28 +168,33 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
 
 def _open(path: Path, journal: Path) -> int:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        return open_private(path, linked=True)
     except OSError as error:
         raise JournalRefusedError(
-            f"journal {journal} cannot be created or written: {error.strerror}. Choose a folder "
-            "that can be written, with --journal."
+            f"journal {journal} cannot be created or written: {error.strerror}. Otherwise choose "
+            "another --journal, in a folder that can be written."
         ) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+
+
+def _claim(descriptor: int, journal: Path) -> None:
+    """Check that a file is new or may be a journal, and close it to other users.
+
+    SQLite would complete in the database of another program what that left unfinished. It gives the
+    files beside a database the mode of the database. Earlier versions left the mode to the umask.
+    """
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    header = os.read(descriptor, HEADER_SIZE)
+    found = os.fstat(descriptor)
+    if not header and found.st_nlink > 1:
         raise JournalRefusedError(
-            f"journal {journal} is not a regular file; choose another --journal"
+            f"journal {journal} is an empty file with another name, a hard link, and may be that "
+            "of another program. Choose another --journal."
         )
-    return descriptor
-
-
-def _try_lock(descriptor: int, journal: Path, lock: Callable[[int], bool]) -> bool:
-    try:
-        return lock(descriptor)
-    except OSError as error:
-        raise JournalRefusedError(
-            f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on a local "
-            "disk, with --journal."
-        ) from error
+    is_database = header.startswith(SQLITE_MAGIC)
+    if is_database and header[APPLICATION_ID_AT:][:4] != APPLICATION_ID.to_bytes(4):
+        raise foreign(journal)
+    if (is_database or not header) and found.st_mode & OTHERS:
+        make_private(descriptor)
 
 
 def _lock_byte(descriptor: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -10,6 +11,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from cognigy_async._utils.private_files import (
+    FOREIGN_CONTENT,
+    check_owned,
+    make_private,
+    open_private,
+)
 
 from ..errors import JournalRefusedError
 from .schema import APPLICATION_ID, SCHEMA_VERSION, differences, invalid_rows
@@ -25,6 +33,14 @@ LOCK_TIMEOUT = 0.9
 """Seconds to wait for another program that uses the journal, which may have been stopped."""
 
 WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+SHM_VERSION = 3007000
+SIDE_FILES = {
+    "-wal": WAL_MAGIC,
+    "-shm": tuple(SHM_VERSION.to_bytes(4, order) for order in ("little", "big")),
+    "-journal": (b"\xd9\xd5\x05\xf9",),
+}
+"""First bytes of the files that SQLite keeps beside a database, by the end of their names. They are
+zero until the content is valid."""
 
 IN_WAL = "in_wal"
 """Key of a flag, `1` while the newest records are only in the `-wal` beside the journal."""
@@ -88,6 +104,7 @@ def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
             f"there is no journal {path}; a run keeps it as FILE.journal, or where --journal says"
         )
     real = Path(os.path.realpath(path))
+    check_side_files(path, real, shared=True)
     try:
         if not has_wal(real) and not beside(real, "-journal").exists():
             # Only a reader of an immutable database makes no files if the journal was cut off.
@@ -117,13 +134,46 @@ def has_wal(path: Path) -> bool:
         return False
 
 
+def check_side_files(path: Path, real: Path, *, opens: bool = False, shared: bool = False) -> None:
+    """Raise `JournalRefusedError` if a file beside a journal may be that of somebody else.
+
+    SQLite writes into these files, and removes them, whatever they are.
+
+    Args:
+        path: The journal, for messages.
+        real: The journal, without symbolic links.
+        opens: Check the content as well. That releases the locks of this process on the `-shm`, so
+            do it only before the journal is opened.
+        shared: Accept files of another user, whose journal is read.
+    """
+    for suffix, begins in SIDE_FILES.items():
+        file = beside(real, suffix)
+        if not os.path.lexists(file):
+            continue
+        try:
+            if not opens:
+                check_owned(file.lstat(), file, shared=shared)
+                continue
+            descriptor = open_private(file, create=False)
+            try:
+                begin = os.read(descriptor, 4)
+                if begin.rstrip(b"\0") and begin not in begins:
+                    raise OSError(errno.EEXIST, FOREIGN_CONTENT, str(file))
+                make_private(descriptor)
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise JournalRefusedError(
+                f"journal {path} cannot be used because of {file}: {error.strerror} --journal."
+            ) from error
+
+
 def check_tables(path: Path, connection: sqlite3.Connection) -> None:
     """Raise `JournalRefusedError` if a database has not the tables of a journal."""
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise JournalRefusedError(
-            f"{path} is no journal of a job: it is empty, or a SQLite file of another program. "
-            "Choose another --journal."
-        )
+        raise foreign(path)
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found != SCHEMA_VERSION:
         raise JournalRefusedError(
@@ -133,6 +183,14 @@ def check_tables(path: Path, connection: sqlite3.Connection) -> None:
         )
     for difference in differences(connection):
         raise damaged(path, difference)
+
+
+def foreign(path: Path) -> JournalRefusedError:
+    """Return the error for a file that is none of a job."""
+    return JournalRefusedError(
+        f"{path} is no journal of a job: it is empty, or a SQLite file of another program. "
+        "Choose another --journal."
+    )
 
 
 def lacks_wal(connection: sqlite3.Connection, *, had_wal: bool) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, BinaryIO
 
 import anyio
@@ -43,9 +42,17 @@ class JournalWriter:
     Args:
         dead_letters: File for the rows that were not applied.
         client: Client whose requests, retries and quota are saved with each batch.
+        empties: Remove the dead letters of the run before; not from a stream.
     """
 
-    def __init__(self, journal: Journal, dead_letters: BinaryIO, client: AsyncStateClient) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        dead_letters: BinaryIO,
+        client: AsyncStateClient,
+        *,
+        empties: bool = True,
+    ) -> None:
         self._journal = journal
         self._dead_letters = dead_letters
         self._client = client
@@ -63,7 +70,7 @@ class JournalWriter:
         self._limiter = anyio.CapacityLimiter(1)
         self._closing = False
         self._has_read = False
-        self._is_emptied = False
+        self._is_emptied = not empties
         self._ended: str | None = None
         self.failure: JournalError | None = None
         """Error that ended the writer."""
@@ -245,19 +252,18 @@ class JournalWriter:
         return json.dumps(self._client.quota_state())
 
     def _write_in_thread(self, batch: Batch) -> None:
-        if self._has_read and not self._is_emptied:
-            # Not earlier: the dead letters may be those of another input, which is refused.
-            self._is_emptied = True
-            with suppress(OSError):  # A device or a pipe cannot be emptied.
+        try:
+            if self._has_read and not self._is_emptied:
+                # Not earlier: the dead letters may be those of another input, which is refused.
+                self._is_emptied = True
                 self._dead_letters.truncate(0)
-        if batch.dead_letters:
-            try:
+            if batch.dead_letters:
                 self._dead_letters.write(b"".join(batch.dead_letters))
                 self._dead_letters.flush()
-            except OSError as error:
-                raise JournalError(
-                    f"the dead letters {self._dead_letters.name} cannot be written: "
-                    f"{error.strerror}. Nothing more is sent. Make room and run the same command "
-                    "again to go on."
-                ) from error
+        except OSError as error:
+            raise JournalError(
+                f"the dead letters {self._dead_letters.name} cannot be written: "
+                f"{error.strerror}. Nothing more is sent. Make room and run the same command "
+                "again to go on."
+            ) from error
         self._journal.write(batch)

@@ -1,5 +1,5 @@
 """Report of a job as one HTML file; needs the extra ``report``."""
 
-from .html import write_report
+from .html import check_report, write_report
 
-__all__ = ["write_report"]
+__all__ = ["check_report", "write_report"]

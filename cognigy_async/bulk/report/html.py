@@ -11,16 +11,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
 
+from cognigy_async._utils.private_files import check_replaceable, is_stream, replace_private
+
 from .charts import latency_histogram, retry_bars, throughput_chart
 from .figures import ReportFigures, read_figures
 
 PACKAGES = ("cognigy-async", "anyio", "httpx", "pydantic", "tenacity")
 
-PAGE = Template("""<!doctype html>
+BEGIN = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="cognigy_async bulk report">
+"""
+"""Begin of each report, by which a later run knows what it may replace."""
+
+PAGE = Template(
+    BEGIN
+    + """<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>$title</title>
 <style>
@@ -58,17 +66,33 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 <main>$sections</main>
 </body>
 </html>
-""")
+"""
+)
+
+
+def check_report(path: Path) -> None:
+    """Check that a report may be put at a path, before the job runs.
+
+    Raises:
+        OSError: The file that is there is not a report, or not one of this user.
+    """
+    if not is_stream(path):
+        check_replaceable(path, BEGIN.encode())
 
 
 def write_report(journal: Path, path: Path) -> None:
-    """Write the report of a journal to a file.
+    """Write the report of a journal to a file, in the place of an earlier report, or to a stream.
 
     Raises:
         JournalRefusedError: The journal does not exist or is damaged.
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or the one that is there is not a report.
     """
-    path.write_text(_page(read_figures(journal)), encoding="utf-8")
+    content = _page(read_figures(journal)).encode()
+    if is_stream(path):
+        with path.open("ab") as stream:
+            stream.write(content)
+    else:
+        replace_private(path, content, BEGIN.encode())
 
 
 def _page(figures: ReportFigures) -> str:

@@ -20,6 +20,7 @@ from cognigy_async import (
     RuntimeApi,
     StateApi,
 )
+from cognigy_async._utils.private_files import is_stream
 from cognigy_async.bulk import (
     BulkJob,
     InputError,
@@ -323,19 +324,25 @@ def _dry_run(
 
 def _check_report(path: Path, job: BulkJob) -> None:
     """Raise if the report cannot be written, or would overwrite a file of the job."""
-    folder = path.resolve().parent
+    folder = Path(os.path.realpath(path.parent))
     if path.resolve() in {
         Path(file).resolve() for file in (job.source, job.journal, job.dead_letters)
     }:
         raise ConfigurationError(f"--report {path} would overwrite a file of the job; name another")
     if not folder.is_dir():
         raise ConfigurationError(f"--report {path}: the folder {folder} does not exist; create it")
-    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+    if path.is_dir() or not os.access(path if is_stream(path) else folder, os.W_OK):
         raise ConfigurationError(f"--report {path} cannot be written; name another file")
     if find_spec("matplotlib") is None:
         raise ConfigurationError(
             "--report needs matplotlib; install it with: pip install 'cognigy-async[report]'"
         )
+    from cognigy_async.bulk.report import check_report
+
+    try:
+        check_report(path)
+    except OSError as error:
+        raise ConfigurationError(f"--report {path} cannot be written: {error.strerror}") from error
 
 
 def _write_report(path: Path, job: BulkJob) -> None:

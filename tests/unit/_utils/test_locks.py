@@ -11,18 +11,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
 from cognigy_async._utils import locks
+from cognigy_async._utils.private_files import open_private
 
 
 @pytest.fixture
 def descriptors(tmp_path: Path) -> Iterator[list[int]]:
     """Two descriptors of one file."""
     path = tmp_path / "file"
-    opened = [locks.open_lockable(path, 0o600) for _ in range(2)]
+    opened = [open_private(path) for _ in range(2)]
     yield opened
     for descriptor in opened:
         os.close(descriptor)
@@ -35,8 +35,8 @@ def test_two_descriptors_of_one_process_exclude_each_other(descriptors: list[int
 
 
 def test_closing_the_descriptor_releases_the_lock(tmp_path: Path) -> None:
-    one = locks.open_lockable(tmp_path / "file", 0o600)
-    other = locks.open_lockable(tmp_path / "file", 0o600)
+    one = open_private(tmp_path / "file")
+    other = open_private(tmp_path / "file")
     assert locks.try_lock(one)
     os.close(one)
     assert locks.try_lock(other)
@@ -52,30 +52,9 @@ def test_a_lock_is_never_waited_for(descriptors: list[int]) -> None:
     assert time.monotonic() - began < 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the system has no such files")
-@pytest.mark.parametrize("kind", ["link", "dangling", "directory", "pipe", "device"])
-def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "file"
-    if kind == "link":
-        target = tmp_path / "target"
-        target.write_text("content")
-        path.symlink_to(target)
-    elif kind == "dangling":
-        path.symlink_to(tmp_path / "nowhere")
-    elif kind == "directory":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path = Path("/dev/full")
-    with pytest.raises(OSError, match=r"symbolic link|directory|not a regular file"):
-        locks.open_lockable(path, 0o600)
-    assert not (tmp_path / "nowhere").exists()
-
-
 def test_a_file_is_in_place_until_it_is_removed_or_replaced(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    descriptor = locks.open_lockable(path, 0o600)
+    descriptor = open_private(path)
     assert locks.is_in_place(descriptor, path)
     path.rename(tmp_path / "other")
     assert not locks.is_in_place(descriptor, path)
@@ -98,8 +77,9 @@ def test_the_content_is_replaced_whole(descriptors: list[int], content: bytes) -
 
 FULL_DISK = """
 import os, resource, sys
-from cognigy_async._utils.locks import open_lockable, read_content, replace_content
-file = open_lockable(sys.argv[1], 0o600)
+from cognigy_async._utils.locks import read_content, replace_content
+from cognigy_async._utils.private_files import open_private
+file = open_private(sys.argv[1])
 replace_content(file, b"x" * 60, b"")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
@@ -172,14 +152,12 @@ def test_on_windows_another_failure_is_no_lock_of_others(
 
 
 def test_no_function_is_needed_that_windows_lacks(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, descriptors: list[int]
 ) -> None:
     with monkeypatch.context() as patch:
-        for name in ("pread", "pwrite", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):
+        for name in ("pread", "pwrite"):
             patch.delattr(os, name, raising=False)
         importlib.reload(locks)
-        descriptor: Any = locks.open_lockable(tmp_path / "file", 0o600)
-        locks.replace_content(descriptor, b"content", b"")
-        assert locks.read_content(descriptor, 100) == b"content"
-        os.close(descriptor)
+        locks.replace_content(descriptors[0], b"content", b"")
+        assert locks.read_content(descriptors[1], 100) == b"content"
     importlib.reload(locks)

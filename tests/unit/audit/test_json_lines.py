@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,70 @@ def test_records_are_read_as_they_were_written(path: Path) -> None:
     report = verify_audit([path])
     assert (report.ok, report.records, report.heads) == (True, 2, (head,))
     assert path.stat().st_mode & 0o077 == 0, "readable by its owner only"
+
+
+NOTES = b"my notes"
+
+
+def planted(path: Path, kind: str) -> Path:
+    """Put something in the place of a file. Return what must stay as it is."""
+    victim = path.with_name("victim")
+    victim.write_bytes(NOTES)
+    if kind == "symbolic":
+        path.symlink_to(victim)
+    elif kind == "hard":
+        path.hardlink_to(victim)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    return victim
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no such files")
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "dangling", "pipe"])
+@pytest.mark.parametrize("name", ["audit.jsonl", ".audit.jsonl.lock", "audit.jsonl.7"])
+def test_links_and_pipes_are_refused(path: Path, kind: str, name: str) -> None:
+    victim = planted(path.with_name(name), kind)
+    sink = JsonLinesAudit(path)
+    with pytest.raises(OSError, match=r"symbolic link|hard link|not a regular file"):
+        sink.open()
+    assert victim.read_bytes() == NOTES
+    assert not path.with_name("nowhere").exists()
+    path.with_name(name).unlink()
+    sink.write([audit_record()])
+    sink.close()
+    assert ids(path) == ["u-0"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no such files")
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "pipe", "content"])
+def test_what_takes_the_place_of_an_open_file_is_refused_until_it_is_gone(
+    path: Path, kind: str
+) -> None:
+    sink = JsonLinesAudit(path)
+    sink.write([audit_record(0)])
+    path.unlink()
+    if kind == "content":
+        path.write_bytes(NOTES)
+        victim = path
+    else:
+        victim = planted(path, kind)
+    for _ in range(2):
+        with pytest.raises((OSError, AuditError), match=r"link|regular|content of another program"):
+            sink.write([audit_record(1)])
+    assert victim.read_bytes() == NOTES
+    path.unlink()
+    sink.write([audit_record(2)])
+    sink.close()
+    assert ids(path) == ["u-2"]
+
+
+def test_an_existing_file_keeps_the_mode_that_somebody_gave_it(path: Path) -> None:
+    wrote(path, 1)
+    path.chmod(0o640)
+    wrote(path, 2)
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_relative_path_stays_where_it_was(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import sys
 import time
 from contextlib import closing, suppress
 from functools import partial
@@ -52,6 +53,18 @@ def test_the_format_is_that_of_earlier_versions(path: Path) -> None:
         }
         assert found == COLUMNS
         assert [status.value for status in Status] == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no such modes")
+def test_a_journal_of_an_earlier_version_is_closed_to_other_users(path: Path) -> None:
+    cut_off(path)
+    files = [path, wal(path)]
+    for file in files:
+        file.chmod(0o644)
+    with Journal(path) as journal:
+        files.append(path.with_name(f"{path.name}-shm"))
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+        assert journal.last_line() == 2
 
 
 def outcome(line: int, status: Status, refers: int | None = None) -> tuple[object, ...]:

@@ -55,7 +55,7 @@ def acquired(path: Path) -> JournalLock:
     return lock
 
 
-def test_all_names_of_a_file_share_its_lock(journal: Path) -> None:
+def test_no_name_of_a_file_leads_around_its_lock(journal: Path) -> None:
     names = [journal.with_name(name) for name in ("symbolic", "hard", "renamed")]
     assert not is_locked(journal)
     lock = acquired(journal)
@@ -70,7 +70,10 @@ def test_all_names_of_a_file_share_its_lock(journal: Path) -> None:
     names[2].rename(journal)
     lock.release()
     assert not is_locked(journal)
-    acquired(names[0]).release()
+    for path, problem in ((names[0], "it is a symbolic link"), (names[1], "an empty file with")):
+        with pytest.raises(JournalRefusedError, match=problem):
+            JournalLock.acquire(path)
+    assert not journal.stat().st_size
     assert set(journal.parent.iterdir()) == {journal, *names[:2]}
 
 

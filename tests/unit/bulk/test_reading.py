@@ -87,10 +87,14 @@ def test_a_journal_without_its_wal_is_refused_by_all_and_stays_one_file(path: Pa
     assert "they are in J-wal, which is missing" in message
     assert "--force" in message
     # What a reader leaves that was killed, and what a disk may make of the file.
-    for content in (b"", bytes(4096), b"no log of SQLite"):
+    for content in (b"", bytes(4096)):
         wal(path).write_bytes(content)
         assert refused(path) == {message}
         wal(path).unlink()
+    wal(path).write_bytes(b"no log of SQLite")
+    with pytest.raises(JournalRefusedError, match="-wal: it has content of something else"):
+        Journal(path, force=True)
+    assert wal(path).read_bytes() == b"no log of SQLite"
 
 
 def test_a_journal_without_its_wal_is_read_where_another_program_merged_them(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +15,8 @@ import anyio
 import pytest
 
 from cognigy_async import ConfigurationError, RateLimit, SharedQuotaError
-from cognigy_async._utils.locks import open_lockable, try_lock
+from cognigy_async._utils.locks import try_lock
+from cognigy_async._utils.private_files import open_private
 from cognigy_async._utils.waker import Waker
 from cognigy_async.ratelimit.shared_file import SharedFileLimiter
 from cognigy_async.ratelimit.shared_ledger import BATCHES_PER_WINDOW
@@ -48,6 +50,20 @@ def test_a_new_file_is_created_for_its_owner_alone(path: Path) -> None:
     limiter(path)
     assert path.read_bytes() == b""
     assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="only root can give files to other users"
+)
+def test_several_users_may_share_a_file_that_not_everybody_may_write(path: Path) -> None:
+    path.touch()
+    os.chown(path, 12345, -1)
+    path.chmod(0o660)
+    limiter(path)
+    assert path.stat().st_mode & 0o777 == 0o660
+    path.chmod(0o666)
+    with pytest.raises(ConfigurationError, match="it belongs to another user, with the id 12345"):
+        limiter(path)
 
 
 def test_a_folder_that_is_missing_is_an_error_with_a_remedy(tmp_path: Path) -> None:
@@ -114,6 +130,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "replaced": lambda path: replace_by(path, Path.touch),
     "foreign": lambda path: path.write_bytes(b"my notes"),
     "link": lambda path: replace_by(path, lambda at: at.symlink_to(at.with_name("notes"))),
+    "hard link": lambda path: replace_by(path, lambda at: at.hardlink_to(at.with_name("notes"))),
     "directory": lambda path: replace_by(path, Path.mkdir),
     "pipe": lambda path: replace_by(path, os.mkfifo),
     "no directory": lambda path: path.parent.rename(path.parent.with_name("elsewhere")),
@@ -130,7 +147,7 @@ def replace_by(path: Path, create: Callable[[Path], object]) -> None:
 
 
 def lock_of(path: Path) -> int:
-    descriptor = open_lockable(path, 0o600)
+    descriptor = open_private(path)
     while not try_lock(descriptor):
         time.sleep(0.0001)
     return descriptor
