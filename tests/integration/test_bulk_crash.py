@@ -25,6 +25,7 @@ from .commands import CommandProcess, command_environment
 
 SECRET = "correct-horse-battery-staple"
 ROWS, DIALOGS = 600, 60
+LATENCY = 0.02  # seconds
 
 
 class Jobs:
@@ -119,6 +120,14 @@ def wait_for_writes(emulator: Emulator, more: int) -> None:
     wait_for(lambda: written(emulator) >= before + more)
 
 
+def wait_until_served(emulator: Emulator) -> int:
+    """Wait for the requests of a killed process that have arrived; return the number of writes."""
+    count = -1
+    while count != (count := written(emulator)):
+        time.sleep(10 * LATENCY)
+    return count
+
+
 def assert_no_step_twice(emulator: Emulator) -> None:
     for dialog in emulator.dialogs.values():
         moves = [entry.body.get("transition") for entry in dialog.history]
@@ -169,12 +178,12 @@ def test_kill_and_resume_until_all_is_applied(
 @pytest.mark.parametrize("honours_keys", [False])
 def test_a_copy_of_the_journal_needs_its_wal(jobs: Jobs, emulator: Emulator) -> None:
     jobs.write(every=1)
-    emulator.faults = Faults(latency=0.02)
+    emulator.faults = Faults(latency=LATENCY)
     process = jobs.start()
     wait_for_writes(emulator, 60)
     process.kill()
     emulator.faults = Faults()
-    sent = written(emulator)
+    sent = wait_until_served(emulator)
     journal, log = jobs.folder / "job", jobs.folder / "job-wal"
     copies = [jobs.folder / name for name in ("alone", "hard", "both")]
     copies[0].write_bytes(journal.read_bytes())
