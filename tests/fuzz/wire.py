@@ -14,6 +14,7 @@ from cognigy_async import (
     ApiKey,
     AsyncStateClient,
     CognigyError,
+    NotSentError,
     OAuthConfig,
     OAuthTokenProvider,
     Request,
@@ -86,6 +87,7 @@ class Answers:
         self._answer = b""
         self._keeps = False
         self._number = 0
+        self._arrived = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -108,17 +110,19 @@ class Answers:
         return self._portal.call(self._try, kind)
 
     async def _try(self, kind: str) -> str:
+        arrived, failure = self._arrived, None
         try:
             await self._send(kind)
-            outcome = f"{kind}: done"
         except CognigyError as error:
-            str(error), repr(error)
-            outcome = f"{kind}: {type(error).__name__}"
+            failure = error
+        if kind == "update" and isinstance(failure, NotSentError):
+            assert self._arrived == arrived, "it was sent"
+        outcome = "done" if failure is None else type(failure).__name__
         self._number += 1
         request = Request("GET", f"{self._server.url}{CLEAN}", {"number": str(self._number)})
         response = await self._transport.send(request, timeout=5)
         assert response.content == b"%d" % self._number, "this is the answer of another request"
-        return outcome
+        return f"{kind}: {outcome}"
 
     async def _send(self, kind: str) -> None:
         url = self._server.url
@@ -151,6 +155,7 @@ class Answers:
     async def _talk(self, connection: Connection, server: Server) -> None:
         while request := await connection.request():
             if CLEAN.encode() not in request.partition(b"\r\n")[0]:
+                self._arrived += 1
                 await connection.send(self._answer)
                 if not self._keeps:
                     return
