@@ -5,6 +5,9 @@
 The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
 Without CRM_URL no CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default
 10).
+
+The service does not know its callers: put what authenticates them before it, or add a middleware
+that does.
 """
 
 from __future__ import annotations
@@ -66,9 +69,12 @@ def make_client(app: web.Application) -> AsyncStateClient:
 
 
 async def change_dialog(request: web.Request) -> web.Response:
+    # A page of another site can have a browser send other types without asking.
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="the body must be application/json")
     try:
-        change = await request.json()
-    except json.JSONDecodeError:
+        change = json.loads(await request.read())
+    except (RecursionError, ValueError):
         raise web.HTTPBadRequest(text="the body is not JSON") from None
     if not isinstance(change, dict):
         raise web.HTTPBadRequest(text="the body is not an object")

@@ -7,6 +7,9 @@ The client reads its settings from the environment, see `cognigy_async.integrati
 Without CRM_URL no CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default
 10).
 Metrics for Prometheus are at /metrics.
+
+The service does not know its callers: put what authenticates them before it, or add a dependency
+that does.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from typing import Annotated, Any, TypedDict
 from urllib.parse import quote
 
 import httpx
-from fastapi import FastAPI, Header, Response
+from fastapi import FastAPI, Header, HTTPException, Response
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
 from cognigy_async.integrations.fastapi import (
@@ -39,6 +43,8 @@ from cognigy_async.integrations.settings import Settings
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
 """Seconds after which nothing is sent for a caller, who may have disconnected by then."""
 
+MAX_BODY_BYTES = 2 * 1024 * 1024
+
 # uvicorn configures its own loggers only. Updates that fail are logged under `cognigy_async`.
 logging.basicConfig(level=logging.WARNING)
 
@@ -53,6 +59,26 @@ class Applied(BaseModel):
     update_id: str
     etag: str | None
     version: int | None
+
+
+class BodyLimit:
+    """Refuse a larger body, and read no more of it. Servers of ASGI set no limit."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_BYTES:
+                raise HTTPException(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+            return message
+
+        await self.app(scope, receive_bounded if scope["type"] == "http" else receive, send)
 
 
 class Resources(TypedDict):
@@ -101,6 +127,7 @@ app = FastAPI(
     lifespan=client_lifespan(make_client, lifespan=resources, drain_timeout=4.0),
 )
 add_error_handlers(app)
+app.add_middleware(BodyLimit)
 
 
 @app.post("/dialogs/{dialog_id}")

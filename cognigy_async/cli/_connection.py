@@ -207,10 +207,19 @@ def _context(ca_file: Path | None) -> ssl.SSLContext | None:
 
 
 def _proxy_for(settings: Settings, url: str) -> Proxy | None:
-    if settings.proxy is not None:
-        return _proxy(settings.proxy.get_secret_value(), "COGNIGY_PROXY")
     parts = urlsplit(url)
     host = parts.hostname or ""
+    if settings.proxy is not None:
+        proxy = _proxy(settings.proxy.get_secret_value(), "COGNIGY_PROXY")
+        leaves = parts.scheme == "http" and not is_loopback(proxy.address[0])
+        if leaves and not settings.allow_insecure:
+            # http:// is allowed for this machine because nothing leaves it.
+            raise ConfigurationError(
+                "COGNIGY_PROXY: leads to another machine, and what is sent to an address with "
+                "http:// would go there unencrypted; use https://, leave out the proxy, or set "
+                "COGNIGY_ALLOW_INSECURE=true on a network that you trust"
+            )
+        return proxy
     found = getproxies()
     key = parts.scheme if found.get(parts.scheme) else "all"
     if not found.get(key) or proxy_bypass(parts.netloc) or proxy_bypass(host):

@@ -209,7 +209,9 @@ class Credentials(BaseModel):
         if env_file is IMPLICIT_FILE:
             _check_sources({name: variables[name] for name in variables.keys() & self._together})
         for name in sorted(variables.keys() - set(map(_variable, Settings.model_fields))):
-            _warn("%s is not a setting and has no effect", name)
+            # A quoted name in a file may have line ends, which would begin a line of the log.
+            shown = name if name.isprintable() else ascii(name)
+            _warn("%s is not a setting and has no effect", shown)
         faults: list[str] = []
         try:
             super().__init__(**{name: variable.value for name, variable in variables.items()})

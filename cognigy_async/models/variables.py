@@ -79,6 +79,8 @@ def faults_in(limits: Limits, context: str, variables: Mapping[str, Any]) -> lis
     """Return all faults of the variables of a context, except faults of size."""
     faults: list[Fault] = []
     for name, value in variables.items():
+        if len(faults) >= MAX_FAULTS:
+            break
         if type(name) is not str:
             faults.append(_key_fault(context, name))
         elif not name.isidentifier():

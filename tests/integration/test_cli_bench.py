@@ -140,6 +140,15 @@ def test_an_emulator_that_cannot_be_started_is_an_error(
 
 
 @pytest.mark.real_time
+@pytest.mark.usefixtures("unset")
+def test_nothing_of_the_working_directory_is_run(command: Command) -> None:
+    for name in ("anyio", "typing", "uvicorn"):
+        Path(f"{name}.py").write_text("open('was_run', 'w')\nraise SystemExit\n")
+    assert command("bench", "--count", "5", "--rounds", "1") == 0
+    assert not Path("was_run").exists()
+
+
+@pytest.mark.real_time
 def test_the_emulator_ends_with_its_client(servers: list[subprocess.Popen[str]]) -> None:
     before, cores = cores_of_this_process(), available_cores()
     with emulator_process(cores) as base_url:

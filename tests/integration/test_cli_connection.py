@@ -185,6 +185,19 @@ def test_a_server_on_this_machine_needs_no_proxy_on_another_one(
     assert command("get", "d-1") == 0, command.err
 
 
+def test_what_a_named_proxy_would_get_unencrypted_is_refused(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_PROXY", "http://proxy.invalid:3128")
+    for arguments in (["get", "d-1"], ["doctor"]):
+        assert command(*arguments) == 2
+        assert "COGNIGY_PROXY: leads to another machine" in command.messages + command.out
+    monkeypatch.setenv("COGNIGY_ALLOW_INSECURE", "true")
+    assert command("get", "d-1") == 1
+    assert "through the proxy proxy.invalid:3128" in command.messages
+    assert emulator.stats.requests == 0
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

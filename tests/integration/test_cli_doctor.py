@@ -390,6 +390,8 @@ def test_other_answers_do_not_verify_the_credentials(
         ("404 Not Found", b""),
         ("200 OK", b"<html>welcome</html>"),
         ("200 OK", b"[]"),
+        ("200 OK", b"[" * 100_000),
+        ("404 Not Found", b'{"a":' * 100_000),
         ("302 Found", b""),
     ],
 )

@@ -235,20 +235,44 @@ def test_failed_updates_are_written_with_the_reason(surroundings: World, tmp_pat
     assert "is empty" in rows[0]["message"]
 
 
+# Services, called by others.
+
+SERVICES = [
+    Kind("fastapi", [*UVICORN, "--port", "{port}", FASTAPI], STARTUP),
+    Kind("aiohttp", ["examples/aiohttp_service.py", "--port", "{port}"], "Running on"),
+]
+
+
+@pytest.mark.parametrize("kind", SERVICES, ids=lambda kind: kind.name)
+def test_a_service_refuses_bodies_that_it_cannot_use(
+    surroundings: World, tmp_path: Path, kind: Kind
+) -> None:
+    with (
+        running(kind, surroundings, tmp_path) as service,
+        httpx.Client(base_url=service.base_url, trust_env=False) as http,
+    ):
+        url, as_json = "/dialogs/d-1", {"Content-Type": "application/json"}
+        for body in (b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b"9" * 5000, b"{"):
+            answer = http.post(url, content=body, headers=as_json)
+            assert answer.status_code in (400, 422)
+        body, as_text = b'{"session": {"a": 1}}', {"Content-Type": "text/plain"}
+        assert http.post(url, content=body, headers=as_text).status_code in (415, 422)
+        before = peak_memory(service)
+        megabytes = (b" " * 1_000_000 for _ in range(300))
+        assert http.post(url, content=megabytes, headers=as_json).status_code == 413
+        assert peak_memory(service) - before < 30_000_000
+        assert surroundings.emulator.stats.requests == 0
+        value = {"session": {"a": "x" * 500_000}}
+        assert http.post(url, json=value).status_code == 200
+
+
 # The CRM that services and programs of the documentation keep in step.
 
 DOTS = ["%2E", "%2E%2E"]
 """Paths of the dialogs that resolve to another path unless their dots stay encoded."""
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        Kind("fastapi", [*UVICORN, "--port", "{port}", FASTAPI], STARTUP),
-        Kind("aiohttp", ["examples/aiohttp_service.py", "--port", "{port}"], "Running on"),
-    ],
-    ids=lambda kind: kind.name,
-)
+@pytest.mark.parametrize("kind", SERVICES, ids=lambda kind: kind.name)
 def test_a_service_calls_the_crm_for_ids_that_are_dots(
     surroundings: World, tmp_path: Path, kind: Kind
 ) -> None:

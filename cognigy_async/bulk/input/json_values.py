@@ -7,12 +7,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
+PART_END = re.compile(r"[.\[]|\Z")
 MOST_LEVELS = 100
 """Levels of nesting that dead letters keep."""
 EXTENDED = frozenset(
@@ -177,38 +179,61 @@ def is_json(value: Any, levels: int = MOST_LEVELS) -> bool:
     return value is None or kind in (str, int, bool)
 
 
-def column_of(line: bytes, path: str) -> int:
-    """Follow a path into a line of JSON as far as it exists; return its column, from 1.
-
-    Args:
-        path: As in `Fault.path`: ``session.cart.items[3]``.
-    """
-    text = line.decode(errors="replace")
-    try:
-        return _position(text, _skip_space(text, 0), path) + 1
-    except (ValueError, IndexError, RecursionError):
-        return 1
+def begins_of(path: str) -> Iterator[str]:
+    """Yield the texts that may be the first name of a path. Names may have dots and brackets."""
+    for end in PART_END.finditer(path):
+        yield path[: end.start()]
 
 
-def _position(text: str, at: int, path: str) -> int:
-    """Return the position of `path` within the value that begins at `at`."""
-    if not path or text[at] not in "{[":
-        return at
-    wanted = path.removeprefix(".")
-    here, index = _skip_space(text, at + 1), 0
-    while text[here] not in "}]":
-        begun, name = here, f"[{index}]"
-        if text[at] == "{":
-            name, end = DECODER.raw_decode(text, here)
-            here = _skip_space(text, _skip_space(text, end) + 1)
-        rest = wanted.removeprefix(name)
-        if wanted.startswith(name) and (not rest or rest[0] in ".["):
-            return _position(text, here, rest) if rest else begun
-        here = _skip_space(text, DECODER.raw_decode(text, here)[1])
-        if text[here] != ",":
-            break
-        here, index = _skip_space(text, here + 1), index + 1
-    return at
+class Columns:
+    """The columns of the parts of a line of JSON. Each object and each array is read once."""
+
+    def __init__(self, line: bytes) -> None:
+        self._text = line.decode(errors="replace")
+        self._members: dict[int, dict[str, tuple[int, int]]] = {}
+
+    def of(self, path: str) -> int:
+        """Follow a path into the line as far as it exists; return its column, from 1.
+
+        Args:
+            path: As in `Fault.path`: ``session.cart.items[3]``.
+        """
+        at = _skip_space(self._text, 0)
+        while path:
+            wanted = path.removeprefix(".")
+            members = self._members_of(at)
+            name = next((begin for begin in begins_of(wanted) if begin in members), None)
+            if name is None:
+                break
+            begun, value = members[name]
+            path = wanted[len(name) :]
+            at = value if path else begun
+        return at + 1
+
+    def _members_of(self, at: int) -> dict[str, tuple[int, int]]:
+        """Return where each member of the value at a position begins, and where its value does."""
+        members = self._members.get(at)
+        if members is None:
+            members = self._members[at] = {}
+            with suppress(ValueError, IndexError, RecursionError):
+                self._read_members(at, members)
+        return members
+
+    def _read_members(self, at: int, members: dict[str, tuple[int, int]]) -> None:
+        text = self._text
+        if text[at] not in "{[":
+            return
+        here = _skip_space(text, at + 1)
+        while text[here] not in "}]":
+            begun, name = here, f"[{len(members)}]"
+            if text[at] == "{":
+                name, end = DECODER.raw_decode(text, here)
+                here = _skip_space(text, _skip_space(text, end) + 1)
+            members.setdefault(name, (begun, here))
+            here = _skip_space(text, DECODER.raw_decode(text, here)[1])
+            if text[here] != ",":
+                break
+            here = _skip_space(text, here + 1)
 
 
 def _skip_space(text: str, at: int) -> int:

@@ -17,7 +17,8 @@ from cognigy_async import Fault, Limits, StateUpdate, UpdateValidationError
 
 from ..journal.schema import Failure
 from .json_values import (
-    column_of,
+    Columns,
+    begins_of,
     encode,
     extended_json,
     is_json,
@@ -264,22 +265,19 @@ def faults_of(row: Row) -> list[RowFault]:
     """Return all faults of a row with their columns."""
     if row.error is None:
         return []
-    return [
-        RowFault(row.line, _column(row, fault), fault.path, fault.problem, fault.remedy)
-        for fault in row.error.faults
-    ]
-
-
-def _column(row: Row, fault: Fault) -> int:
-    if isinstance(fault, PlacedFault):
-        return fault.column
-    path = fault.path
-    if not row.columns:
-        return column_of(row.source, path)
-    for number, name in enumerate(row.columns, 1):
-        if path == name or path.startswith((f"{name}.", f"{name}[")):
-            return number
-    return 1
+    numbers = {name: number for number, name in reversed([*enumerate(row.columns, 1)])}
+    columns = Columns(row.source)
+    found = []
+    for fault in row.error.faults:
+        if isinstance(fault, PlacedFault):
+            column = fault.column
+        elif numbers:
+            given = (numbers[name] for name in begins_of(fault.path) if name in numbers)
+            column = min(given, default=1)
+        else:
+            column = columns.of(fault.path)
+        found.append(RowFault(row.line, column, fault.path, fault.problem, fault.remedy))
+    return found
 
 
 def dead_letter(line: int, source: Source, failure: Failure) -> bytes:

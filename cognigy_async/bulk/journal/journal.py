@@ -54,6 +54,10 @@ CLOSING = 1.0
 """Seconds to wait at the end until other programs have closed the journal."""
 CLOSING_INTERVAL = 0.002
 
+REASON = re.compile(r"[a-z_]{1,32}").fullmatch
+MAX_REASONS = 100
+"""Reasons for retries in a journal. A report draws a bar for each."""
+
 
 @dataclass(slots=True)
 class Batch:
@@ -433,6 +437,10 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
     ):
         totals.requests += requests
         totals.elapsed += elapsed
-        for reason, count in dict(json.loads(retries)).items():
-            totals.retries[str(reason)] += int(count)
+        for reason, count in parse_object(retries).items():
+            if not REASON(reason) or type(count) is not int or not 0 <= count < 1 << 53:
+                raise ValueError("it has retries that no job counts")
+            totals.retries[reason] += count
+        if len(totals.retries) > MAX_REASONS:
+            raise ValueError("it has retries for too many reasons")
     return totals

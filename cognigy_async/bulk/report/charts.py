@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
@@ -26,6 +27,8 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cognigy-async",
     "text.color": INK,
+    # Names of a journal are no formulas.
+    "text.parse_math": False,
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -35,7 +38,7 @@ def throughput_chart(
     points: Sequence[tuple[float, float]], pauses: Sequence[tuple[float, float]], step: float
 ) -> str:
     """Draw the rows completed per second over time, with the pauses shaded."""
-    with mpl.rc_context(STYLE):
+    with _style():
         figure, axes = _figure()
         end = points[-1][0] + step if points else 1.0
         for start, stop in pauses:
@@ -49,7 +52,7 @@ def throughput_chart(
 
 def latency_histogram(bins: Sequence[tuple[float, int]]) -> str:
     """Draw the number of rows by latency."""
-    with mpl.rc_context(STYLE):
+    with _style():
         figure, axes = _figure()
         width = bins[1][0] - bins[0][0] if len(bins) > 1 else 1.0
         axes.bar(
@@ -65,13 +68,25 @@ def latency_histogram(bins: Sequence[tuple[float, int]]) -> str:
 
 def retry_bars(counts: Mapping[str, int]) -> str:
     """Draw the number of retries by reason."""
-    with mpl.rc_context(STYLE):
+    with _style():
         figure, axes = _figure(1.0 + 0.35 * len(counts))
         names = sorted(counts, key=lambda name: counts[name])
         drawn = axes.barh(names, [counts[name] for name in names], color=ACCENT)
         axes.bar_label(drawn, padding=3, color=INK)
         axes.set(xlabel="retries")
         return _svg(figure, "Retries by reason")
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Set the style of a chart, whatever a file `matplotlibrc` of the working directory says.
+
+    Such a file could have texts set by LaTeX, which runs commands of the file.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
 
 
 def _figure(height: float = 3.0) -> tuple[Figure, Axes]:

@@ -66,7 +66,8 @@ def server_process(arguments: Sequence[str], cores: Cores | None) -> Iterator[tu
 @contextmanager
 def emulator_process(cores: Cores | None) -> Iterator[str]:
     """Run an emulator that accepts `API_KEY`; yield its base URL."""
-    with server_process(["-m", __name__], cores) as (line, _):
+    # Without -P, Python would import modules from the working directory, whoever put them there.
+    with server_process(["-P", "-m", __name__], cores) as (line, _):
         if not line.startswith("http"):
             raise ConfigurationError(
                 f"the emulator does not start: {line or 'its process ended'}. Use --target tenant "

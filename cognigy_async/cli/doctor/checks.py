@@ -428,7 +428,7 @@ def _json_object(response: Response) -> dict[str, Any] | None:
     """Return the body of a response; None if it is not a JSON object."""
     try:
         body = json.loads(response.content)
-    except ValueError:
+    except (RecursionError, ValueError):
         return None
     return body if isinstance(body, dict) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -20,6 +21,8 @@ from ._journals import cut_off, main_file_only, outcome, wal
 ENDLESS = (
     "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*), x FROM n"
 )
+
+WORDS = [a + b for a in "abcdefghij" for b in "abcdefghij"]
 
 READERS: list[Callable[[Path], object]] = [
     read_summary,
@@ -210,7 +213,15 @@ def test_values_that_no_job_writes_are_named(path: Path, table: str, assignment:
     assert f"damaged: its table {table} has inconsistent rows" in message
 
 
-@pytest.mark.parametrize("retries", ["[7]", "7", "{", '{"fault": "many"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "retries",
+    [
+        *("[7]", "7", "{", "[" * 100_000, '[["fault", 1]]'),
+        *('{"fault": "many"}', '{"fault": -1}', '{"fault": 1.5}', f'{{"fault": 1{"0" * 400}}}'),
+        *('{"$\\\\foo$": 1}', '{"a\\u0000b": 1}', '{"\\ud800": 1}'),
+        json.dumps(dict.fromkeys(map("_".__mul__, range(1, 33)), 1) | dict.fromkeys(WORDS, 1)),
+    ],
+)
 def test_strange_counts_are_refused(path: Path, retries: str) -> None:
     ended(path)
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cognigy_async.bulk.journal.journal import Batch, Journal
 from cognigy_async.bulk.report.figures import read_figures
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -68,3 +73,33 @@ def test_charts_take_their_colours_from_the_page() -> None:
         assert chart.startswith('<svg role="img" aria-label=')
         assert "var(--accent)" in chart
         assert not any(placeholder in chart for placeholder in charts.COLOURS)
+
+
+def test_charts_take_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="reports need the extra report")
+    # With this setting, LaTeX would run what a preamble in the same file says.
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\naxes.facecolor: red\n")
+    code = (
+        "from cognigy_async.bulk.report import charts; print(charts.retry_bars({'fault': 3})); "
+        "print(charts.throughput_chart([(0.0, 5.0)], [], 1.0)); "
+        "print(charts.latency_histogram([(0.0, 3)]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("<svg") == 3
+    assert "#ff0000" not in ended.stdout
+    assert ">fault<" in ended.stdout
+
+
+def test_names_in_charts_are_no_formulas() -> None:
+    pytest.importorskip("matplotlib", reason="reports need the extra report")
+    from cognigy_async.bulk.report import charts
+
+    assert "$\\foo$" in charts.retry_bars({"$\\foo$": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cognigy_async.bulk.input.json_values import column_of
+from cognigy_async.bulk.input.json_values import Columns
 from cognigy_async.bulk.input.row import TableRow, dead_letter
 from cognigy_async.bulk.journal.schema import Failure
 
@@ -37,10 +38,30 @@ class Cells(TableRow):
 
 def test_the_column_is_that_of_the_innermost_part_that_exists() -> None:
     line = b'{"a": {"b.c": [10, {"d": "\\"}"}]}, "b": 1}'
-    assert column_of(line, "a.b.c[1].d") == line.index(b'"d"') + 1
-    assert column_of(line, "b") == line.index(b'"b":') + 1
-    assert column_of(line, "a.missing") == line.index(b'{"b.c"') + 1
-    assert column_of(b"not json", "a") == 1
+    columns = Columns(line)
+    assert columns.of("a.b.c[1].d") == line.index(b'"d"') + 1
+    assert columns.of("a.b.c[1]") == line.index(b'{"d"') + 1
+    assert columns.of("b") == line.index(b'"b":') + 1
+    assert columns.of("a.missing") == line.index(b'{"b.c"') + 1
+    assert columns.of("b.missing") == line.index(b" 1}") + 2
+    assert Columns(b"not json").of("a") == 1
+    assert Columns(b"").of("a") == 1
+    assert Columns(b'{"a": 1, "b": }').of("a") == 2
+
+
+def test_many_faults_of_a_row_are_placed_at_once(tmp_path: Path) -> None:
+    names = [f"a-{number}" for number in range(100_000)]
+    line = json.dumps({"dialog_id": "d", "session": dict.fromkeys(names, 1)}).encode()
+    heads, cells = (f"session.a-{n}" for n in range(16_000)), ",1" * 16_000
+    table = f"dialog_id,{','.join(heads)}\nd{cells}".encode()
+    began = time.process_time()
+    _, faults = dry(written(tmp_path / "rows.jsonl", line))
+    assert len(faults) == 1000
+    assert faults[-1].column == line.index(b'"a-999"') + 1
+    _, faults = dry(written(tmp_path / "rows.csv", table))
+    assert [fault.column for fault in faults] == [*range(2, 1002)]
+    # Placed one by one, the first ones alone take longer.
+    assert time.process_time() - began < 10
 
 
 def test_a_dead_letter_can_be_run_again(tmp_path: Path) -> None:

@@ -464,12 +464,14 @@ def test_an_unknown_name_is_logged_without_its_value(
 ) -> None:
     put(monkeypatch, KEY)
     monkeypatch.setenv("COGNIGY_APIKEY", SECRET)
-    (tmp_path / ".env").write_text(f"COGNIGY_PASSWORD={SECRET}\nSOMETHING_ELSE=1\n")
+    lines = f"COGNIGY_PASSWORD={SECRET}\nSOMETHING_ELSE=1\n'COGNIGY_X\n\x1b[2JERROR'=1\n"
+    (tmp_path / ".env").write_text(lines)
     with caplog.at_level(logging.WARNING, "cognigy_async"):
         Settings()
     assert [record.getMessage() for record in caplog.records] == [
         "COGNIGY_APIKEY is not a setting and has no effect",
         "COGNIGY_PASSWORD is not a setting and has no effect",
+        r"'COGNIGY_X\n\x1b[2JERROR' is not a setting and has no effect",
     ]
 
 
