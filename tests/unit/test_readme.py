@@ -29,7 +29,7 @@ def text_of(page: Path) -> str:
 
 README = ROOT / "README.md"
 NAMES = {*cognigy_async.__all__, *aiohttp.__all__, *fastapi.__all__}
-ALSO = {"DataFrame", "FastAPI", "TestClient", "TypedDict"}
+ALSO = {"BaseModel", "DataFrame", "FastAPI", "TestClient", "TypedDict"}
 """Names of other libraries that pages may use."""
 PARTS = {
     class_.name
