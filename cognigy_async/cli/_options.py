@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
+from importlib import import_module
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -15,6 +19,7 @@ from cognigy_async import (
     AiohttpTransport,
     ConfigurationError,
     HttpxTransport,
+    Limits,
     RateLimit,
     Transport,
 )
@@ -126,6 +131,35 @@ def format_rate(rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None) -> s
     if rate_limit is None or isinstance(rate_limit, str):
         return rate_limit
     return " ".join(f"{limit.n}/{limit.per:g}" for limit in rate_limit)
+
+
+def load_limits(model: str | None, limits: Limits) -> Limits:
+    """Return limits with the model that the option ``--model module:Class`` names.
+
+    The module is imported, from the current folder as well.
+
+    Raises:
+        ConfigurationError: It cannot be imported, or is no model of session variables.
+    """
+    if model is None:
+        return limits
+    option = f"--model {model}"
+    module, colon, name = model.partition(":")
+    if not (module and colon and name):
+        raise ConfigurationError(f"{option}: write it as MODULE:CLASS, for example shop:MySession")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = attrgetter(name)(import_module(module))
+    except Exception as error:
+        raise ConfigurationError(
+            f"{option} cannot be imported ({type(error).__name__}: {error}); start the command in "
+            "the folder of the module, or install the module"
+        ) from error
+    try:
+        return replace(limits, variables=found)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{option}: {error}") from error
 
 
 def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]:

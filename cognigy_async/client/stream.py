@@ -10,7 +10,6 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
-    Mapping,
 )
 from contextvars import copy_context
 from typing import Any, Self
@@ -22,7 +21,7 @@ from .._utils.concurrency import is_failure
 from ..engine.work_item import SendOptions, WorkItem
 from ..errors import ClientClosedError, CognigyError, SharedQuotaError, copy_error
 from ..models.results import UpdateOutcome
-from ..models.update import UpdateInput
+from ..models.update import UpdateInput, check_iterable
 from .admission import Admission
 from .config import ClientConfig
 from .lifecycle import Lifecycle
@@ -329,9 +328,7 @@ class UpdateStream:
 
 
 def _iterator(updates: Any) -> Iterator[UpdateInput]:
-    if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
-        kind = type(updates).__name__
-        raise TypeError(f"update_many takes an iterable of updates, not {kind}")
+    check_iterable("update_many", updates)
     return iter(updates)
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, assert_type
+from typing import Any, Literal, TypedDict, assert_type
 
 import aiohttp
 import httpx
 import tenacity
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 import cognigy_async as ca
 from cognigy_async import bulk, spi
@@ -343,6 +343,48 @@ async def rows(client: ca.AsyncStateClient, untyped: dict[str, Any]) -> None:
     ca.plan([{"dialog_id": "d-1", "next_stop": "n"}])  # pyright: ignore[reportArgumentType]
     await client.submit(row, timeout="1")  # type: ignore[arg-type]
     await client.get_state("d-1", coalesce=True)  # type: ignore[call-arg]
+
+
+class CartVariables(TypedDict, total=False):
+    """Session variables of the user's."""
+
+    cart_total: float
+
+
+class CartRow(TypedDict):
+    """Rows of the user's, which need not derive from `UpdateFields`."""
+
+    dialog_id: str
+    session: CartVariables
+
+
+class MySession(BaseModel):
+    """A model of session variables."""
+
+    cart_total: float
+
+
+async def typed_rows(auth: ca.TokenProvider) -> None:
+    """Rows and variables with types of the user's, and the model that checks them when they run."""
+    client = ca.AsyncStateClient(
+        "https://api.example", auth=auth, variables=MySession, encode="json"
+    )
+    assert_type(client.limits.variables, type[BaseModel] | None)
+    cart: CartVariables = {"cart_total": 1.5}
+    typed: list[CartRow] = [{"dialog_id": "d-1", "session": cart}]
+    client.update_many(typed)
+    client.update_many(row for row in typed)
+    await client.submit(typed[0])
+    client.submit_nowait(typed[0])
+    await client.update("d-1", session=cart)
+    ca.plan(typed, limits=ca.Limits(variables=MySession))
+    made = ca.StateUpdate("d-1", session={"since": datetime.now()}, encode="json")
+    assert_type(made.replace(session={"since": datetime.now()}, encode="json"), ca.StateUpdate)
+    ca.StateUpdate("d-1", session=cart, encode="xml")  # type: ignore[arg-type]
+    ca.AsyncStateClient("https://api.example", auth=auth, variables=CartRow)  # type: ignore[arg-type]
+    ca.AsyncStateClient("https://api.example")  # type: ignore[call-arg]
+    wrong: CartRow = {"dialog_id": "d-1", "session": {"cart_total": "1.5"}}  # type: ignore[typeddict-item]
+    client.update_many([wrong])
 
 
 def planning() -> None:

@@ -29,8 +29,8 @@ def text_of(page: Path) -> str:
 
 README = ROOT / "README.md"
 NAMES = {*cognigy_async.__all__, *aiohttp.__all__, *fastapi.__all__}
-ALSO = {"FastAPI", "TestClient"}
-"""Names of FastAPI that pages may use."""
+ALSO = {"BaseModel", "DataFrame", "FastAPI", "TestClient", "TypedDict"}
+"""Names of other libraries that pages may use."""
 PARTS = {
     class_.name
     for path in (ROOT / "cognigy_async").glob("*/*.py")

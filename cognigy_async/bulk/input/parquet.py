@@ -264,6 +264,8 @@ def _to_json(kind: Any) -> Convert | None:
         return _float32
     if types.is_decimal(kind):
         return _number
+    if types.is_map(kind):
+        return Map
     if types.is_dictionary(kind):
         return _to_json(kind.value_type)
     if types.is_struct(kind):
@@ -273,6 +275,16 @@ def _to_json(kind: Any) -> Convert | None:
         convert = _to_json(kind.value_type)
         return None if convert is None else _of_items(convert)
     return None
+
+
+class Map:
+    """Entries of a map, which is refused: its keys may be anything, and be there twice."""
+
+    def __init__(self, entries: list[tuple[Any, Any]]) -> None:
+        self._entries = entries
+
+    def __repr__(self) -> str:
+        return repr(self._entries)
 
 
 def _of_members(conversions: dict[str, Convert]) -> Convert:

@@ -43,6 +43,7 @@ from .._options import (
     choose_loop,
     choose_transport,
     format_rate,
+    load_limits,
     parse_rate,
     settings_file,
 )
@@ -128,6 +129,13 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME", help="Read this CSV column as text, not JSON. Repeatable."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:CLASS",
+            help="Refuse rows whose session variables do not fit this pydantic model.",
+        ),
+    ] = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -157,12 +165,13 @@ def run(
         )
         rate_limit = None if rate is None else parse_rate(rate)
         if dry:
-            raise typer.Exit(_dry_run(file, options, rate_limit, env_file, as_json=as_json))
+            raise typer.Exit(_dry_run(file, options, rate_limit, model, env_file, as_json=as_json))
         settings = Settings(env_file=settings_file(env_file))
         api, tokens = connections(settings)
         arguments = settings.client_arguments(token_transport=tokens.token_transport())
         if rate_limit is not None:
             arguments["rate_limit"] = rate_limit
+        limits = load_limits(model, arguments["api"].limits)
         job = BulkJob(
             file,
             journal=journal,
@@ -171,6 +180,7 @@ def run(
             circumstances={
                 "max_in_flight": max_in_flight,
                 "rate": format_rate(arguments["rate_limit"]),
+                **({} if model is None else {"model": model}),
             },
             force=force,
         )
@@ -178,6 +188,7 @@ def run(
             _check_report(report, job)
         client = AsyncStateClient(
             **arguments,
+            limits=limits,
             max_in_flight=max_in_flight,
             on_failure="continue" if on_failure == "continue" else "pause",
             transport=api.transport(choose_transport(transport)),
@@ -288,6 +299,7 @@ def _dry_run(
     file: str,
     options: JobOptions,
     rate_limit: tuple[RateLimit, ...] | None,
+    model: str | None,
     env_file: Path | None,
     *,
     as_json: bool,
@@ -306,7 +318,8 @@ def _dry_run(
     def on_fault(fault: RowFault) -> None:
         write(name_settings(str(fault)))
 
-    found = dry_run(file, options, api=api, rate_limit=rate_limit, on_fault=on_fault)
+    limits = load_limits(model, api.limits)
+    found = dry_run(file, options, api=api, limits=limits, rate_limit=rate_limit, on_fault=on_fault)
     for note in found.notes:
         say(f"Note: {note}")
     if as_json:
