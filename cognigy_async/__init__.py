@@ -59,7 +59,7 @@ if typing.TYPE_CHECKING:
     from .models.events import DeadLetter, UpdateEvent
     from .models.http import Request, Response
     from .models.limits import Limits
-    from .models.results import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .models.results import CloseReport, DialogState, DrainReport, UpdateOutcome, UpdateResult
     from .models.update import StateUpdate, UpdateFields
     from .ratelimit.limit import RateLimit
     from .retry import ResponseKind, RetryPolicy
@@ -93,6 +93,7 @@ __all__ = [
     "DialogPausedError",
     "DialogState",
     "Distribution",
+    "DrainReport",
     "Fault",
     "HookOptions",
     "HttpxTransport",
@@ -174,6 +175,7 @@ _HOMES = {
     "DialogPausedError": "errors",
     "DialogState": "models.results",
     "Distribution": "metrics",
+    "DrainReport": "models.results",
     "Fault": "errors",
     "HookOptions": "hooks.options",
     "HttpxTransport": "transports.httpx",
