@@ -4,7 +4,6 @@ Start with `AsyncStateClient`. Each name brings its module with it when it is fi
 """
 
 import importlib
-import logging
 import typing
 
 if typing.TYPE_CHECKING:
@@ -243,6 +242,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
