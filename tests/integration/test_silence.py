@@ -1,4 +1,4 @@
-"""A program without any configuration of logging: what it sees when it ends, and how to silence it."""
+"""A program that does not configure logging: what it sees when it ends, and how to silence it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Transport:
     async def aclose(self):
         pass
 
-transport = Transport()
-client = AsyncStateClient("http://127.0.0.1", auth=ApiKey("k"), transport=transport, max_in_flight=2)
+transport, url = Transport(), "http://127.0.0.1"
+client = AsyncStateClient(url, auth=ApiKey("k"), transport=transport, max_in_flight=2)
 
 async def submit(count):
     for number in range(count):

@@ -40,9 +40,9 @@ async def test_a_failure_that_nobody_awaits_is_logged_when_its_handle_is_collect
         assert len(lines(caplog)) == (not kept)
         handles.clear()
         assert lines(caplog) == [
-            "update u-1 of dialog 'd-1' failed, and nobody awaited its handle: BadRequestError: The "
-            "server rejected the payload (dialog 'd-1', update 'u-1', HTTP 400). Check the names "
-            "and types of the variables, and that next_step is a node of the flow."
+            "update u-1 of dialog 'd-1' failed, and nobody awaited its handle: BadRequestError: "
+            "The server rejected the payload (dialog 'd-1', update 'u-1', HTTP 400). Check the "
+            "names and types of the variables, and that next_step is a node of the flow."
         ]
 
 
