@@ -31,16 +31,22 @@ class TokenFailures:
         self._protocol = context.protocol
         self._clock = context.clock
         self.last: AuthenticationError | None = None
+        self._logged = ""
         self._serial = 0
         self._failed_at = 0.0
 
     def record(self, error: BaseException) -> AuthenticationError:
-        """Log a failure of the token provider, remember it if it is final, and return it."""
+        """Log a failure of the token provider, remember it if it is final, and return it.
+
+        The same failure is logged once until there is a token, not for each update that waits.
+        """
         failure = error if isinstance(error, AuthenticationError) else None
         if failure is None:
             failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
             failure.__cause__ = error
-        log(WARNING, "no token: %s", failure, transient=failure.transient)
+        if str(failure) != self._logged:
+            self._logged = str(failure)
+            log(WARNING, "no token: %s", failure, transient=failure.transient)
         if not failure.transient:
             self.last = failure
             self._serial = self._scheduler.serial
@@ -50,6 +56,7 @@ class TokenFailures:
     def clear(self) -> None:
         """Forget the last failure, because the provider has returned a token."""
         self.last = None
+        self._logged = ""
 
     def fail_next(self) -> bool:
         """Fail one update that waited for the token. Return False if there is none."""
