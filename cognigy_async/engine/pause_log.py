@@ -51,7 +51,10 @@ class PauseLog:
     `LONG_PAUSE` seconds, because a single failure says nothing about the server.
 
     Attributes:
-        check_at: time at which `check` has work; infinity for never.
+        threshold: number of seconds below which a wait need not be noted.
+        ends_at: time from which `check` has work; infinity for never. The scheduler wakes up then
+            in any case, because updates may be sent.
+        check_at: time at which `check` has to be called; infinity for never.
         is_away: True from a failure until the server serves a request.
     """
 
@@ -61,27 +64,28 @@ class PauseLog:
         self._away_since = math.inf
         self._away_logged = False
         self._last_failure = ""
-        self.check_at = math.inf
+        self.threshold = LONG_PAUSE
+        self.ends_at = self.check_at = math.inf
         self.is_away = False
 
     def pause(self, reason: str, now: float, until: float) -> None:
-        """Note that updates wait until a time. Ignored if that is soon or unknown."""
-        if not LONG_PAUSE <= until - now < math.inf:
-            return
+        """Note that updates wait until a time, at least for `threshold` seconds."""
         pause = self._pauses.get(reason)
-        if pause is None:
+        is_long = LONG_PAUSE <= until - now < math.inf
+        if pause is None and is_long:
             self._pauses[reason] = _Pause(now, until)
             self._log(reason, "updates wait %.1f s: %s", until - now, REASONS[reason])
-        else:
+            self._plan(now)
+        elif pause is not None and until != pause.until and (is_long or until < pause.until):
             pause.until = until
-        self._set_alarm()
+            self._plan(now)
 
     def end(self, reason: str, now: float) -> None:
         """Note that a pause ended earlier than it was said to."""
         pause = self._pauses.get(reason)
         if pause is not None:
             pause.until = min(pause.until, now)
-            self._set_alarm()
+            self._plan(now)
 
     def failed(self, now: float, failure: str) -> None:
         """Note that an update is repeated because the server is not available."""
@@ -89,7 +93,7 @@ class PauseLog:
         if not self.is_away:
             self.is_away = True
             self._away_since = now
-            self._set_alarm()
+            self._plan(now)
 
     def served(self, now: float) -> None:
         """Note that the server served a request; call it while `is_away`."""
@@ -97,7 +101,7 @@ class PauseLog:
             seconds = now - self._away_since
             self._log(AWAY, "the server serves requests again after %.1f s", seconds)
         self.is_away = self._away_logged = False
-        self._set_alarm()
+        self._plan(now)
 
     def check(self, now: float, *, busy: bool) -> None:
         """Log the pauses that have ended, and a server that is away while there is work."""
@@ -113,13 +117,18 @@ class PauseLog:
                 self._log(AWAY, message, now - self._away_since, self._last_failure)
             else:
                 self.is_away = False
-        self._set_alarm()
+        self._plan(now)
 
-    def _set_alarm(self) -> None:
-        ends = [pause.until + SETTLING_TIME for pause in self._pauses.values()]
+    def _plan(self, now: float) -> None:
+        """Compute when `check` has work."""
+        ends = [pause.until for pause in self._pauses.values()]
+        # The end of a pause may be an estimate, which a shorter wait corrects.
+        self.threshold = 0.0 if ends else LONG_PAUSE
+        checks = [until + SETTLING_TIME for until in ends if until <= now]
         if self.is_away and not self._away_logged:
-            ends.append(self._away_since + LONG_PAUSE)
-        self.check_at = min(ends, default=math.inf)
+            checks.append(self._away_since + LONG_PAUSE)
+        self.check_at = min(checks, default=math.inf)
+        self.ends_at = min([self.check_at, *(until for until in ends if until > now)])
         self._waker.wake_at(self.check_at)
 
     @staticmethod

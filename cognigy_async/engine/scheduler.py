@@ -18,7 +18,7 @@ from ..retry import RETRYABLE_KINDS, THROTTLING_KINDS, ResponseKind, RetryBudget
 from .coalescing import joins
 from .dialog_queue import DialogQueue, QueueState
 from .outage import Outage
-from .pause_log import LONG_PAUSE, QUOTA, THROTTLED, PauseLog
+from .pause_log import QUOTA, THROTTLED, PauseLog
 from .ready_queues import MIN_PURGE_SIZE, Deadlines, ReadyQueues
 from .work_item import READ
 
@@ -178,7 +178,7 @@ class Scheduler:
             slot_at = limiter.next_slot_at(now, live)
             if slot_at > now:
                 self._wait_for_quota(slot_at)
-                if slot_at - now >= LONG_PAUSE:
+                if slot_at - now >= self._pause_log.threshold:
                     self._pause_log.pause(QUOTA, now, slot_at)
                 return None
             bulk_slot_at = limiter.next_bulk_slot_at(now)
@@ -191,7 +191,7 @@ class Scheduler:
             if queue is None:
                 if bulk_slot_at > now:
                     self._wait_for_quota(bulk_slot_at)
-                    if bulk_slot_at - now >= LONG_PAUSE and self._bulk:
+                    if self._bulk and bulk_slot_at - now >= self._pause_log.threshold:
                         self._pause_log.pause(QUOTA, now, bulk_slot_at)
                 return None
             until = self._dialog_slot_at(queue, now) if self.dialogs.any else 0.0
@@ -370,7 +370,7 @@ class Scheduler:
             ready += 1
         if ready:
             self._waker.wake()
-        if self._pause_log.check_at <= now:
+        if self._pause_log.ends_at <= now:
             self._pause_log.check(now, busy=bool(self.queues.active or self.reads))
 
     def overdue(self, now: float) -> list[WorkItem]:

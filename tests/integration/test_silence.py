@@ -138,3 +138,15 @@ def test_a_failure_is_seen_without_any_configuration() -> None:
 def test_one_line_silences_the_library() -> None:
     silenced = 'logging.getLogger("cognigy_async").setLevel(logging.CRITICAL)\n'
     assert stderr_of(silenced + "asyncio.run(left_open(9))") == []
+
+
+def test_a_command_that_reports_failures_itself_writes_no_log_beside_them() -> None:
+    program = """
+from cognigy_async.cli._run import report_errors
+transport.answer = 400
+async def main():
+    async with client: await submit(1)
+with report_errors(debug=False, log=False):
+    asyncio.run(main())
+"""
+    assert stderr_of(program) == []
