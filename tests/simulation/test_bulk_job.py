@@ -635,8 +635,9 @@ async def test_rows_of_a_job_that_was_stopped_or_cut_off_are_in_the_journal_not_
     folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write(rows_of(200, dialogs=200))
-    await folder.cut_off(Wire(takes=0.1), 40)
-    assert (await folder.run(Wire(answer=refusing(100)), max_failures=0)).ended == "stopped"
+    await folder.cut_off(Wire(takes=1.0), 40, max_failures=0)
+    wire = Wire(takes=0.1, answer=refusing(100))
+    assert (await folder.run(wire, max_failures=0)).ended == "stopped"
     again = Wire()
     assert (await folder.run(again, max_failures=0)).ended == "stopped"
     assert again.sent == []
