@@ -168,15 +168,18 @@ class JobRun:
         stream = self._client.update_many(self._feed(), coalesce=self._coalesce, watch=self)
         async with stream:
             self._stream = stream
+            if self.ended != "complete":
+                stream.stop()
+                return
             try:
-                if self.ended == "complete":
-                    async for outcome in stream:
-                        self._take(outcome)
+                async for outcome in stream:
+                    self._take(outcome)
             except (InputError, JournalError, ClientUsageError, SharedQuotaError) as error:
                 self.stop("stopped", str(error), error)
-            finally:
+            except BaseException:
                 # The journal has the rows that were not sent; the log need not count them.
                 stream.stop()
+                raise
 
     async def _complete_dead_letters(self) -> None:
         """Write dead letters of earlier runs for rows that this run did not reach."""

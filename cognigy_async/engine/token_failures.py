@@ -23,6 +23,7 @@ class TokenFailures:
 
     Attributes:
         last: the failure; None after a token was received.
+        logged: text of the failure that was logged last; empty after a token was received.
     """
 
     def __init__(self, context: Context, scheduler: Scheduler, completion: Completion) -> None:
@@ -31,7 +32,7 @@ class TokenFailures:
         self._protocol = context.protocol
         self._clock = context.clock
         self.last: AuthenticationError | None = None
-        self._logged = ""
+        self.logged = ""
         self._serial = 0
         self._failed_at = 0.0
 
@@ -44,8 +45,8 @@ class TokenFailures:
         if failure is None:
             failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
             failure.__cause__ = error
-        if str(failure) != self._logged:
-            self._logged = str(failure)
+        if str(failure) != self.logged:
+            self.logged = str(failure)
             log(WARNING, "no token: %s", failure, transient=failure.transient)
         if not failure.transient:
             self.last = failure
@@ -56,7 +57,7 @@ class TokenFailures:
     def clear(self) -> None:
         """Forget the last failure, because the provider has returned a token."""
         self.last = None
-        self._logged = ""
+        self.logged = ""
 
     def fail_next(self) -> bool:
         """Fail one update that waited for the token. Return False if there is none."""
