@@ -103,9 +103,7 @@ def say_if_possible(line: str, *, style: str | None = None) -> None:
 
 def log_to_stderr(*, everything: bool) -> None:
     """Write log lines of the library to stderr: all, or those that explain a wait or a setting."""
-    logger = logging.getLogger("cognigy_async")
-    for old in [handler for handler in logger.handlers if isinstance(handler, _Handler)]:
-        logger.removeHandler(old)
+    logger = _logger_without_handlers()
     handler = _Handler()
     if everything:
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -113,6 +111,24 @@ def log_to_stderr(*, everything: bool) -> None:
         handler.addFilter(_explains)
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if everything else logging.INFO)
+
+
+def log_nothing() -> None:
+    """Write no log lines: the command itself reports what they say."""
+    _logger_without_handlers().addHandler(_SilentHandler())
+
+
+def _logger_without_handlers() -> logging.Logger:
+    """Return the logger of the library, without what an earlier command of this process added."""
+    logger = logging.getLogger("cognigy_async")
+    for old in logger.handlers[:]:
+        if isinstance(old, _Handler | _SilentHandler):
+            logger.removeHandler(old)
+    return logger
+
+
+class _SilentHandler(logging.NullHandler):
+    """Keeps the standard library from writing warnings to stderr, as it does without a handler."""
 
 
 class _Handler(logging.Handler):

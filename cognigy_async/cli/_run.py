@@ -29,7 +29,7 @@ from ._options import (
     choose_transport,
     settings_file,
 )
-from ._output import log_to_stderr, say_if_possible
+from ._output import log_nothing, log_to_stderr, say_if_possible
 
 NOT_APPLIED = 1
 USAGE = 2
@@ -59,6 +59,8 @@ def report_errors(
     """
     if debug or log:
         log_to_stderr(everything=debug)
+    else:
+        log_nothing()
     try:
         yield
     except KeyboardInterrupt:

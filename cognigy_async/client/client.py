@@ -25,7 +25,7 @@ from ..retry import RetryPolicy
 from .admission import Admission
 from .config import ClientConfig, Priority, SendArguments, SubmitArguments
 from .lifecycle import NOT_OPEN, Lifecycle
-from .pending import SHARED_WAITERS, PendingUpdate, single_task_waiters
+from .pending import SHARED_WAITERS, HandleWaiters, PendingUpdate, single_task_waiters
 from .stream import UpdateStream
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ class AsyncStateClient:
             self._audit = AuditTrail(audit, self.metrics)
         self._lifecycle = Lifecycle(config, self.metrics, self._hooks, quota, self._audit, waker)
         self._waiters = SHARED_WAITERS
+        self._handle_waiters = HandleWaiters(self._hooks)
         self._new_update = partial(StateUpdate.from_values, config.limits)
         if encode is not None:
             self._new_update = partial(StateUpdate.from_converted_values, encode, config.limits)
@@ -345,6 +346,8 @@ class AsyncStateClient:
         self, update: UpdateInput, **arguments: Unpack[SubmitArguments]
     ) -> PendingUpdate:
         """Accept an update and return its handle; wait first if no pending slot is free.
+
+        A failure that nobody awaits is logged; see `PendingUpdate`.
 
         Args:
             update: A `StateUpdate`, or a mapping of its arguments.
@@ -572,7 +575,7 @@ class AsyncStateClient:
     def _enqueue(
         self, admission: Admission, update: StateUpdate, options: SendOptions
     ) -> PendingUpdate:
-        item = admission.enqueue(update, options, SHARED_WAITERS, waits_when_paused=True)
+        item = admission.enqueue(update, options, self._handle_waiters, waits_when_paused=True)
         return PendingUpdate(item, self._lifecycle.require_engine(), admission)
 
     async def _wait(self, item: WorkItem) -> None:

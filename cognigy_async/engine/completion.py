@@ -246,21 +246,27 @@ class Completion:
                 self.unsent.extend(member.update for member in head.members if member.update)
                 closed = ClientClosedError("the client was closed before these updates were sent")
                 self.complete(queue, Settled(error=closed))
+                for member in head.members:
+                    _log_unsent(member)
                 continue
             if item.update is not None:
                 self.unsent.append(item.update)
             message = f"the client was closed before update {item.update_id!r} was sent"
             self.complete_unsent(item, ClientClosedError(message))
-            # Do not log the updates of a stream: its reader gets their outcomes.
-            if item.kind is not READ and item.index < 0:
-                log(
-                    WARNING,
-                    "update %s of dialog %r was not sent: the client was closed",
-                    item.update_id,
-                    item.dialog_id,
-                    dialog_id=item.dialog_id,
-                    update_id=item.update_id,
-                )
+            _log_unsent(item)
+
+
+def _log_unsent(item: WorkItem) -> None:
+    # Do not log the updates of a stream: its reader gets their outcomes.
+    if item.kind is not READ and item.index < 0:
+        log(
+            WARNING,
+            "update %s of dialog %r was not sent: the client was closed",
+            item.update_id,
+            item.dialog_id,
+            dialog_id=item.dialog_id,
+            update_id=item.update_id,
+        )
 
 
 def _log(item: WorkItem) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sqlite3
@@ -628,6 +629,20 @@ async def test_stop_lets_what_is_in_flight_end(folder: Folder) -> None:
     again = Wire()
     assert counts(await folder.run(again)) == (500, 500, 0, 0, 0)
     assert len(again.sent) == 490
+
+
+async def test_rows_of_a_job_that_was_stopped_or_cut_off_are_in_the_journal_not_in_the_log(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write(rows_of(200, dialogs=200))
+    await folder.cut_off(Wire(takes=1.0), 40, max_failures=0)
+    wire = Wire(takes=0.1, answer=refusing(100))
+    assert (await folder.run(wire, max_failures=0)).ended == "stopped"
+    again = Wire()
+    assert (await folder.run(again, max_failures=0)).ended == "stopped"
+    assert again.sent == []
+    gc.collect()
+    assert "left early" not in caplog.text
 
 
 @on_each_api

@@ -36,8 +36,9 @@ PAGES = [page for page in sorted(DOCS.glob("*.md")) if blocks(page) and page.nam
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     logger = logging.getLogger("cognigy_async")
-    handlers = list(logger.handlers)
+    level, handlers = logger.level, list(logger.handlers)
     yield
+    logger.setLevel(level)
     logger.handlers[:] = handlers
 
 
