@@ -15,13 +15,26 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .parquet_pages import COLUMN_BUFFER, PER_OBJECT, ROOM, Struct, reading_cost, row_groups_of
+from .parquet_pages import (
+    COLUMN_BUFFER,
+    PER_OBJECT,
+    ROOM,
+    Struct,
+    footer_size,
+    reading_cost,
+    row_groups_of,
+)
 from .parquet_parts import TooLargeError, batches_of_parts, leaves_by_column, parts_of
 from .row import CONTEXTS, PlacedFault, TableRow, TextRow, too_long
 from .tables import TEXTS, Columns, Record, stripped
 
 MOST_MEMORY = 80 << 20
 """Bytes that the pages and rows of a row group may take, as estimated."""
+
+MOST_FOOTER = 4 << 20
+"""Bytes of the footer, about 100 for each column of each row group. Reading it takes much more."""
+MOST_COLUMNS = 5000
+"""Columns of a file, those inside of structs and lists included. Each takes memory by itself."""
 
 Convert: TypeAlias = Callable[[Any], Any]
 
@@ -36,6 +49,16 @@ class UnusableCell:
 
     def __repr__(self) -> str:
         return self.content
+
+
+def validate_footer(file: BinaryIO, name: str) -> None:
+    """Raise `InputError` if reading the footer of a file would take too much memory."""
+    if (size := footer_size(file)) > MOST_FOOTER:
+        raise InputError(
+            f"{name} has a footer of {size >> 10:,} KiB, more than {MOST_FOOTER >> 10:,}: its "
+            "columns and row groups are too many. Write it again with larger row groups, or with "
+            "those columns alone that an update needs"
+        )
 
 
 def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
@@ -57,6 +80,11 @@ def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
     line = 0
     try:
         opened = parquet.ParquetFile(file, buffer_size=COLUMN_BUFFER, pre_buffer=False)
+        if len(opened.schema) > MOST_COLUMNS:
+            raise InputError(
+                f"{name} has {len(opened.schema):,} columns, more than {MOST_COLUMNS:,}; write it "
+                "again with those columns alone that an update needs"
+            )
         table = _Table(Columns(opened.schema_arrow.names, name, ()), opened.schema_arrow)
         columns = {
             number: column

@@ -55,6 +55,14 @@ class ReadingCost:
     rows: int
 
 
+def footer_size(file: BinaryIO) -> int:
+    """Return the bytes of the footer of a file; 0 if it has none."""
+    end = file.seek(0, 2)
+    file.seek(max(0, end - 8))
+    size, magic = int.from_bytes(file.read(4), "little"), file.read(4)
+    return size if magic == b"PAR1" and size < end else 0
+
+
 def row_groups_of(file: BinaryIO) -> list[Struct]:
     """Return the row groups that the footer of a file describes.
 

@@ -17,7 +17,7 @@ from . import row
 from .compression import ByteSource, DamagedError, decompressed
 from .content import TextFormat, refuse_other_content
 from .fingerprint import Fingerprint, HashedFile, Mark
-from .parquet import parquet_records
+from .parquet import parquet_records, validate_footer
 from .row import TextRow, too_long
 from .tables import KEPT, LineBlock, Record, csv_records
 
@@ -53,6 +53,8 @@ class InputReader:
         self.records: int | None = None
         self._hashed: HashedFile | None = None
         if kind == "parquet":
+            validate_footer(file, name)
+            file.seek(0)
             # Parquet is not read sequentially, so hash the whole file first.
             self.fingerprint = Fingerprint.of(file)
             self._marks = [self._mark_whole(known)]

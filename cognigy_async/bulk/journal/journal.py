@@ -437,7 +437,10 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
     ):
         totals.requests += requests
         totals.elapsed += elapsed
-        for reason, count in parse_object(retries).items():
+        counts = json.loads(retries)
+        if type(counts) is not dict:
+            raise ValueError("its retries are no JSON object")
+        for reason, count in counts.items():
             if not REASON(reason) or type(count) is not int or not 0 <= count < 1 << 53:
                 raise ValueError("it has retries that no job counts")
             totals.retries[reason] += count

@@ -307,6 +307,30 @@ def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path: Path, kind:
         rows_of(path)
 
 
+def test_a_footer_that_takes_too_much_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.parquet"
+    content = arrow.table({"dialog_id": [f"d-{n}" for n in range(100)], "session.a": [1] * 100})
+    parquet.write_table(content, path, row_group_size=1)
+    assert len(rows_of(path)) == 100
+    monkeypatch.setattr("cognigy_async.bulk.input.parquet.MOST_FOOTER", 4096)
+    with pytest.raises(InputError, match=r"rows.parquet has a footer of [\d,]+ KiB, more than 4: "):
+        rows_of(path)
+    parquet.write_table(content, path)
+    assert len(rows_of(path)) == 100
+    monkeypatch.setattr("cognigy_async.bulk.input.parquet.MOST_COLUMNS", 3)
+    parquet.write_table(
+        arrow.table({"dialog_id": ["d"], "session.a": [[[{"b": 1, "c": 2}]]]}), path
+    )
+    assert len(rows_of(path)) == 1
+    parquet.write_table(
+        arrow.table({"dialog_id": ["d"], "session.a": [{"b": 1, "c": 2, "d": 3}]}), path
+    )
+    with pytest.raises(InputError, match=r"rows.parquet has 4 columns, more than 3; "):
+        rows_of(path)
+
+
 def test_a_long_text_in_each_row_is_read_in_few_rows(tmp_path: Path) -> None:
     path = table(tmp_path, column(["x" * 500_000] * 200), compression="zstd")
     assert path.stat().st_size < 10_000
