@@ -1,34 +1,36 @@
-"""Records of an input, in constant memory.
+"""Records of an input, in bounded memory.
 
 JSON Lines and CSV (plain, bzip2, gzip, xz or zstd) from a file or from standard input, and Parquet
-from a file.
+and Excel from a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO
 
 from ..errors import InputError, OtherInputError
 from . import row
+from .columns import Columns, Findings, Record
 from .compression import ByteSource, DamagedError, decompressed
 from .content import TextFormat, refuse_other_content
+from .encoding import as_utf_8
+from .excel import excel_records
 from .fingerprint import Fingerprint, HashedFile, Mark
 from .parquet import parquet_records
 from .row import TextRow, too_long
-from .tables import KEPT, LineBlock, Record, csv_records
-
-Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
+from .table_options import Format, TableOptions
+from .tables import KEPT, LineBlock, csv_records
 
 STDIN = "-"
 PARQUET = b"PAR1"
 BLOCK = 1 << 18
 """Bytes read at a time."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 DOS_END_OF_FILE = b"\x1a"
 COMPRESSED = (".bz2", ".gz", ".xz", ".zst", ".zstd")
 
@@ -40,32 +42,44 @@ class InputReader:
         name: Name of the input, for messages.
         fingerprint: Size and modification time of the input when it was opened.
         notes: Remarks for the user. They are not faults.
-        records: Number of records of the whole input; None if only reading tells.
     """
 
     def __init__(
-        self, file: BinaryIO, name: str, kind: Format, texts: Collection[str], known: Sequence[Mark]
+        self,
+        file: BinaryIO,
+        name: str,
+        kind: Format,
+        table: TableOptions,
+        known: Sequence[Mark],
     ) -> None:
         self._file = file
         self._is_standard_input = file is getattr(sys.stdin, "buffer", None)
         self.name = name
-        self.notes: list[str] = []
-        self.records: int | None = None
+        self._findings = Findings()
+        self.notes = self._findings.notes
         self._hashed: HashedFile | None = None
-        if kind == "parquet":
-            # Parquet is not read sequentially, so hash the whole file first.
+        if kind in ("excel", "parquet"):
+            # These are not read sequentially, so hash the whole file first.
             self.fingerprint = Fingerprint.of(file)
             self._marks = [self._mark_whole(known)]
-            self.records = _count_of_parquet(file)
-            self._records = parquet_records(file, name)
+            if kind == "excel":
+                self._records = excel_records(file, name, table, self._findings)
+            else:
+                self._findings.records = _count_of_parquet(file)
+                self._records = parquet_records(file, name, table, self._findings)
             return
         self._hashed = HashedFile(file, name, known)
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
-        note = self.notes.append
-        blocks = _line_blocks(self._hashed, name, kind, note)
         is_csv = kind == "csv"
-        self._records = csv_records(blocks, name, texts, note) if is_csv else _json_records(blocks)
+        lines = _LineReader(
+            self._hashed, name, "csv" if is_csv else "jsonl", table.encoding, self.notes.append
+        )
+        # Nothing is read before the first record is asked for, because a pipe may block its reader.
+        blocks = lines.blocks()
+        self._records = (
+            csv_records(blocks, name, table, self._findings) if is_csv else _json_records(blocks)
+        )
 
     def __iter__(self) -> Iterator[list[Record]]:
         return self._records
@@ -75,6 +89,16 @@ class InputReader:
         taken = self._marks.copy()
         self._marks.clear()
         return taken
+
+    @property
+    def records(self) -> int | None:
+        """Number of records of the whole input; None if only reading tells."""
+        return self._findings.records
+
+    @property
+    def columns(self) -> Columns | None:
+        """Columns of a table, once its header was read."""
+        return self._findings.columns
 
     @property
     def bytes_read(self) -> int:
@@ -118,7 +142,7 @@ def open_input(
     source: str | Path,
     *,
     format: Format | None = None,  # noqa: A002 - the name of the option
-    text_columns: Collection[str] = (),
+    table: TableOptions | None = None,
     known: Sequence[Mark] = (),
 ) -> InputReader:
     """Open an input.
@@ -126,7 +150,7 @@ def open_input(
     Args:
         source: A path, or ``"-"`` for standard input.
         format: By default taken from the name and the first bytes of a file, else JSON Lines.
-        text_columns: Columns of CSV whose cells are not parsed as JSON.
+        table: Options of tables.
         known: Marks of an earlier reading. The content must match them.
 
     Raises:
@@ -142,11 +166,12 @@ def open_input(
         file = _opened(source)
     try:
         kind = format or _guess_format(name, file)
-        if kind == "parquet" and not file.seekable():
-            raise InputError(f"{name}: Parquet cannot be read from a pipe; give it as a file")
-        if text_columns and kind != "csv":
-            raise InputError(f"{name} is no CSV file; only CSV has text columns")
-        return InputReader(file, name, kind, text_columns, known)
+        table = TableOptions() if table is None else table
+        table.refuse_unused(kind, name)
+        if kind in ("excel", "parquet") and not file.seekable():
+            what = "Excel" if kind == "excel" else "Parquet"
+            raise InputError(f"{name}: {what} cannot be read from a pipe; give it as a file")
+        return InputReader(file, name, kind, table, known)
     except BaseException:
         if source != STDIN:
             file.close()
@@ -190,8 +215,10 @@ def _guess_format(name: str, file: BinaryIO) -> Format:
     if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     last = suffixes[-1] if suffixes else ""
-    if last == ".csv":
+    if last in (".csv", ".tsv"):
         return "csv"
+    if last in (".xlsx", ".xlsm"):
+        return "excel"
     if last in (".parquet", ".pq"):
         return "parquet"
     if file.seekable():
@@ -215,34 +242,35 @@ def _json_records(blocks: Iterator[LineBlock]) -> Iterator[list[Record]]:
         ]
 
 
-def _line_blocks(
-    file: HashedFile, name: str, kind: TextFormat, note: Callable[[str], None]
-) -> Iterator[LineBlock]:
-    """Yield the lines of a file. Begin to read only then, because a pipe may block its reader.
-
-    Raises:
-        InputError: The input cannot be decompressed, or has no rows of its format.
-    """
-    yield from _LineReader(file, name, kind, note).blocks()
-
-
 class _LineReader:
     """The lines of one file."""
 
     def __init__(
-        self, file: HashedFile, name: str, kind: TextFormat, note: Callable[[str], None]
+        self,
+        file: HashedFile,
+        name: str,
+        kind: TextFormat,
+        encoding: str | None,
+        note: Callable[[str], None],
     ) -> None:
         self._file = file
         self._name = name
         self._kind: TextFormat = kind
+        self._encoding = encoding
         self._note = note
         self._unread = b""
         self._line = 1
         """Number of the next line."""
 
     def blocks(self) -> Iterator[LineBlock]:
-        """Yield the lines."""
-        source = decompressed(self._file, self._name)
+        """Yield the lines.
+
+        Raises:
+            InputError: The input cannot be decompressed, or has no rows of its format.
+        """
+        packed = decompressed(self._file, self._name)
+        with self._checked_for_damage():
+            source = as_utf_8(packed, self._encoding, self._name, self._note)
         rest = b""
         is_first = True
         while data := self._read(source):
@@ -294,8 +322,6 @@ class _LineReader:
             refuse_other_content(lines, self._name, self._kind)
 
     def _without_mark(self, data: bytes) -> bytes:
-        if data.startswith(UTF_16_MARKS):
-            raise InputError(f"{self._name} is UTF-16; save it as UTF-8")
         if not data.startswith(BYTE_ORDER_MARK):
             return data
         self._note("The input begins with a byte-order mark, which was skipped.")
@@ -305,8 +331,14 @@ class _LineReader:
         if self._unread:
             data, self._unread = self._unread, b""
             return data
-        try:
+        with self._checked_for_damage():
             return source.read(BLOCK)
+
+    @contextmanager
+    def _checked_for_damage(self) -> Iterator[None]:
+        """Raise an InputError for compressed content that is damaged."""
+        try:
+            yield
         except EOFError as error:
             raise InputError(
                 f"{self._name} was cut off: the compressed file ends early, at about line "

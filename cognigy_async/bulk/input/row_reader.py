@@ -18,10 +18,10 @@ from ..errors import InputError
 from ..journal.journal import Journal
 from ..journal.schema import CompletedRow
 from ..options import JobOptions
+from .columns import Record
 from .fingerprint import Mark
 from .reader import InputReader
 from .row import Row, Source, TableRow, dead_letter, parse_row
-from .tables import Record
 
 MAX_ROWS = 128
 """Most rows in a chunk."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cognigy_async.bulk import InputError
+from cognigy_async.bulk import InputError, TableOptions
 from cognigy_async.bulk.input.row import dead_letter
 from cognigy_async.bulk.journal.schema import Failure
 
@@ -25,7 +25,7 @@ d-3,true,null,{},7,8,
 def test_csv_cells_are_json_where_they_parse_and_empty_ones_assign_nothing(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("\ufeff" + CSV, encoding="utf-8")
-    rows = rows_of(path, text_columns=("session.zip",))
+    rows = rows_of(path, table=TableOptions(types={"session.zip": "text"}))
     assert [row.line for row in rows] == [2, 4, 6]
     updates = [row.update for row in rows]
     assert all(updates)
@@ -67,7 +67,7 @@ def test_faults_of_csv_have_the_column_of_the_table(tmp_path: Path) -> None:
             (),
             "column 1, 'id', is not a field of an update; .*no column 'dialog_id'",
         ),
-        ("dialog_id;session.a", (), "separated by semicolons; separate them by commas"),
+        ("dialog_id:session.a", (), "column 1, 'dialog_id:session.a', is not a field"),
         ("dialog_id,session.a,session.a", (), "column 'session.a' is there twice"),
         ("dialog_id,session.a", ("session.b",), "no column 'session.b'"),
     ],
@@ -78,7 +78,7 @@ def test_a_header_that_cannot_be_used_is_refused(
     path = tmp_path / "rows.csv"
     path.write_text(f"{header}\nd,1\n")
     with pytest.raises(InputError, match=message):
-        rows_of(path, text_columns=texts)
+        rows_of(path, table=TableOptions().with_texts(texts))
 
 
 def test_a_cell_of_csv_may_be_as_long_as_a_variable(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_cell_that_stands_for_no_value_is_a_fault(tmp_path: Path, column: str,
     assert (found.rows, len(faults)) == (1, 1)
     assert (faults[0].path, faults[0].column) == (column, list(row).index(column) + 1)
     assert faults[0].problem == f"is {cell.strip()}, which stands for no value"
-    (row_of_text,) = rows_of(path, text_columns=(column,))
+    (row_of_text,) = rows_of(path, table=TableOptions().with_texts([column]))
     if cell == cell.strip() or column in ("session.a", "next_step"):
         assert row_of_text.update is not None
         # Each of these texts may be in a header of HTTP.
@@ -140,7 +140,8 @@ def test_a_boolean_in_capitals_is_a_text_with_a_note(tmp_path: Path, cell: str) 
     path.write_text(f"dialog_id,session.a,session.b\nd-1,{cell},true\nd-2,{cell},{cell}\n")
     found, faults = dry(path)
     assert not faults
-    [note] = found.notes
+    note, drift = found.notes
+    assert "The column 'session.b' has values of several types" in drift
     assert f"{cell} in a cell of CSV, as in the column 'session.a', was used as a text" in note
     first, _ = rows_of(path)
     assert first.update is not None
