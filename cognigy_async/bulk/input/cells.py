@@ -148,15 +148,14 @@ class CellParser:
             if name in TEXTS or name in CONTEXTS or name[:1] == "_" or kind is not None:
                 return self._value(name, cell, number)
             return cell if (fault := _fault_of_text(name, cell.strip(), number)) is None else fault
-        if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1 << 53:
-            cell = int(cell)
+        cell = without_point(cell)
         is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
         if not isinstance(cell, int | float):
             cell = _text_of_time(cell)
         if name in TEXTS or kind == "text":
             if name == "dialog_id" and is_number and abs(cell) >= LONGEST_ID and kind is None:
                 return _rounded(name, number)
-            return cell if isinstance(cell, str) else str(to_text(cell))
+            return _to_text(cell)
         fits = {
             "integer": is_number and isinstance(cell, int),
             "number": is_number,
@@ -243,7 +242,14 @@ def _rounded(name: str, number: int) -> Fault:
     return PlacedFault(name, problem, "save ids as text, or add --text-column", number)
 
 
-def to_text(value: Any) -> str:
+def without_point(cell: Any) -> Any:
+    """Return a number without a fraction as an integer; spreadsheets have floats only."""
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1 << 53:
+        return int(cell)
+    return cell
+
+
+def _to_text(value: Any) -> str:
     """Return the text of a number or a boolean, or of a time as ISO 8601 has it."""
     if isinstance(value, bool):
         return "true" if value else "false"

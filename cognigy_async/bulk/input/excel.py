@@ -13,7 +13,7 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .cells import CellParser, to_text
+from .cells import CellParser, without_point
 from .columns import Columns, Findings, Record, stripped
 from .row import TableRow, TextRow, too_long
 from .table_options import TableOptions
@@ -89,7 +89,7 @@ class _Sheet:
             return
         line, cells, _ = header
         width = len(cells)
-        names = [to_text(cell) if isinstance(cell, int | float) else str(cell) for cell in cells]
+        names = [str(without_point(cell)) for cell in cells]
         while len(names) > 1 and not stripped(names[-1]):
             names.pop()
         columns = self._findings.columns = Columns(names, self._name, self._options)

@@ -228,6 +228,7 @@ class _Lines:
                     is_whole = is_whole or has_content
                     if not has_content:
                         head.clear()
+                        size = 0
                 if is_whole:
                     break
             if is_whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -289,3 +290,67 @@ def test_ids_with_invisible_ends_are_faults(tmp_path: Path) -> None:
         "begins with U+0020, space",
         "ends with U+200B, zero width space",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "row"),
+    [
+        ("comma", "dialog_id,session.a", "d-1,5"),
+        ("semicolon", "dialog_id;session.a", "d-1;5"),
+        ("tab", "dialog_id\tsession.a", "d-1\t5"),
+        ("pipe", "dialog_id|session.a", "d-1|5"),
+        ("commas in a cell", '"_a,b,c,d";dialog_id;session.a', "x;d-1;5"),
+        ("delimiters in a cell", '"_a;b|c\t,";dialog_id;session.a', "x;d-1;5"),
+        ("a line in a cell", '"_a\n,,,";dialog_id;session.a', "x;d-1;5"),
+        ("lines without content", ";;\n\n \ndialog_id;session.a", "d-1;5"),
+        ("other names", "Nr, alt;session.a", "d-1;5"),
+        ("quoted", '"dialog_id";"session.a"', '"d-1";"5"'),
+        ("hint", "sep=;\ndialog_id;session.a", "d-1;5"),
+        ("hint of another one", '"sep=:"\r\ndialog_id:session.a', "d-1:5"),
+    ],
+)
+def test_the_delimiter_is_that_of_the_header(
+    tmp_path: Path, name: str, header: str, row: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{header}\n{row}\n")
+    table = TableOptions(columns={"Nr, alt": "dialog_id"} if name == "other names" else {})
+    (found,) = rows_of(path, table=table)
+    assert found.update is not None
+    assert found.update.fields() == {"dialog_id": "d-1", "session": {"a": 5}}
+    assert found.line == header.count("\n") + 2
+    notes = dry(path, table)[0].notes
+    expected = {"comma": (), "hint": (), "hint of another one": ()}
+    what = "tabs" if name == "tab" else "bars" if name == "pipe" else "semicolons"
+    assert notes == expected.get(name, (f"The columns are separated by {what}.",))
+
+
+def test_a_delimiter_that_is_given_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text("dialog_id^session.a\nd-1^5\n")
+    (row,) = rows_of(path, table=TableOptions(delimiter="^"))
+    assert row.update is not None
+    assert row.update.session == {"a": 5}
+    path.write_text("sep=,\ndialog_id,session.a\n")
+    with pytest.raises(InputError, match="begins with sep=,, so leave --delimiter out"):
+        rows_of(path, table=TableOptions(delimiter=";"))
+
+
+def test_a_row_with_other_cells_names_the_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("dialog_id;session.a\nd-1;5;6\n")
+    _, faults = dry(path)
+    assert [fault.remedy for fault in faults] == ["quote cells that hold semicolons or newlines"]
+
+
+def test_lines_without_content_before_a_header_take_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b";;\n" * 3_000_000 + b"dialog_id;session.a;\nd-1;5;\n")
+    tracemalloc.start()
+    try:
+        (row,) = rows_of(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert row.line == 3_000_002
+    assert peak < 60_000_000
