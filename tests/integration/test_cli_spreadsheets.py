@@ -114,7 +114,7 @@ def test_the_table_fits_and_has_no_control_characters(
     printed = command.out.splitlines()
     assert re.search(r" text +\\x1b\]0;x\\x07\\u202eevil$", printed[2])
     assert printed[3].endswith("x" * 30 + "...")
-    assert len(printed) == 2 + min(number + 1, 51)
+    assert len(printed) == 3 + min(number + 1, 51)
     assert ("and 21 more columns, which --json has" in printed) == (number == 70)
     assert all(line.isprintable() for line in printed)
 
@@ -127,7 +127,10 @@ def test_a_dry_run_says_how_long_it_takes(
     Path("rows.jsonl").write_text("\n".join(lines) + "\n")
     dry = ("bulk", "run", "rows.jsonl", "--dry-run")
     assert command(*dry) == 0
-    assert "2,000 requests, 10 min 3 s at 1,000 requests in 5 minutes; no faults" in command.out
+    assert (
+        "2,000 requests; no faults\nIt takes 10 min 3 s at 1,000 requests in 5 minutes.\n"
+        in command.out
+    )
     assert command(*dry, "--rate", "1000/60") == 0
     assert "2,000 requests, 2 min 1 s under the rate limit; no faults" in command.out
     assert command(*dry, "--json") == 0
@@ -152,7 +155,7 @@ def test_a_dry_run_says_how_long_it_takes(
         (("--type", "session.a=float"), "must be text, integer, number, boolean, json"),
         (("--encoding", "windows"), "Python has no encoding of this name"),
         (("--decimal", ","), "a decimal comma needs a column of numbers"),
-        (("--sheet", "A"), "rows.csv is CSV; --sheet is for Excel"),
+        (("--sheet", "A"), "rows.csv is CSV and no workbook, which --sheet is for"),
     ],
 )
 def test_wrong_options_are_named(

@@ -29,7 +29,7 @@ ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
 
 @dataclass(slots=True)
 class Findings:
-    """What reading an input brings to light, besides its records.
+    """Remarks and facts that reading an input brings to light, besides its records.
 
     Attributes:
         notes: Remarks for the user. They are not faults.

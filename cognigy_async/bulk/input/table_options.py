@@ -21,14 +21,18 @@ TEXTS = frozenset({"dialog_id", "if_match", "next_step", "profile_id", "update_i
 CONTEXTS = ("session", "user")
 
 FORMATS = {"jsonl": "JSON Lines", "csv": "CSV", "parquet": "Parquet", "excel": "an Excel workbook"}
-USES: dict[str, tuple[str, tuple[Format, ...]]] = {
-    "delimiter": ("--delimiter is for CSV", ("csv",)),
-    "encoding": ("--encoding is for CSV and JSON Lines", ("csv", "jsonl")),
-    "columns": ("--map is for tables", ("csv", "excel", "parquet")),
-    "types": ("--type and --text-column are for CSV and Excel", ("csv", "excel")),
-    "sheet": ("--sheet is for Excel", ("excel",)),
+USES: dict[str, tuple[str, str, tuple[Format, ...]]] = {
+    "delimiter": ("no CSV file", "--delimiter is", ("csv",)),
+    "encoding": ("no text", "--encoding is", ("csv", "jsonl")),
+    "columns": ("no table", "--map is", ("csv", "excel", "parquet")),
+    "types": (
+        "no CSV file or workbook",
+        "--type and --text-column are",
+        ("csv", "excel"),
+    ),
+    "sheet": ("no workbook", "--sheet is", ("excel",)),
 }
-"""Formats that use an option."""
+"""What an input is not that has no use for an option, its names, and formats that use it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,9 +122,9 @@ class TableOptions:
 
     def refuse_unused(self, kind: Format, name: str) -> None:
         """Raise an InputError if a given option has no use for a format."""
-        for option, (use, kinds) in USES.items():
+        for option, (what, names, kinds) in USES.items():
             if getattr(self, option) and kind not in kinds:
-                raise InputError(f"{name} is {FORMATS[kind]}; {use}")
+                raise InputError(f"{name} is {FORMATS[kind]} and {what}, which {names} for")
 
 
 def is_field(name: str) -> bool:

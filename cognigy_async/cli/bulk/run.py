@@ -399,29 +399,30 @@ def _dry_run(
         say(f"Note: {note}")
     speed = _measured_speed(journal)
     if as_json:
-        seconds = None if speed is None else found.requests / speed
-        write_json({**found.record(), "measured_seconds": seconds})
+        measured = None if speed is None else found.requests / speed
+        write_json({**found.record(), "measured_seconds": measured})
     else:
         for line in _table(found.columns):
             write_result(line)
         rows, dialogs = counted(found.rows, "row"), counted(found.dialogs, "dialog")
-        requests, time = counted(found.requests, "request"), _time(found, speed)
+        requests, seconds = counted(found.requests, "request"), found.seconds
+        quota = "" if seconds is None else f", {duration(seconds)} under the rate limit"
         faults = "no faults"
         if found.faulty:
             faults = f"{counted(found.faulty, 'row')} with {counted(found.faults, 'fault')}"
         verdict = "Invalid" if found.faulty else "OK"
-        write_result(f"{verdict}: {rows}, {dialogs}, {requests}, {time}; {faults}")
+        write_result(f"{verdict}: {rows}, {dialogs}, {requests}{quota}; {faults}")
+        if found.seconds is None:
+            write_result(f"It takes {_time(found, speed)}.")
     return NOT_APPLIED if found.faulty else 0
 
 
 def _time(found: DryRun, speed: float | None) -> str:
-    """Describe the time that a job takes.
+    """Describe the time that a job takes without a rate limit.
 
     Args:
         speed: Requests per second that earlier runs measured.
     """
-    if found.seconds is not None:
-        return f"{duration(found.seconds)} under the rate limit"
     time = f"{duration(found.saas_seconds)} at 1,000 requests in 5 minutes"
     if speed is None:
         return time

@@ -74,12 +74,20 @@ def test_a_journal_keeps_what_was_given() -> None:
 @pytest.mark.parametrize(
     ("name", "table", "message"),
     [
-        ("rows.jsonl", {"delimiter": ";"}, "is JSON Lines; --delimiter is for CSV"),
-        ("rows.jsonl", {"columns": {"a": "session.b"}}, "is JSON Lines; --map is for tables"),
-        ("rows.jsonl", {"types": {"session.a": "text"}}, "--type and --text-column are for CSV"),
-        ("rows.csv", {"sheet": "A"}, "is CSV; --sheet is for Excel"),
-        ("rows.parquet", {"encoding": "cp1252"}, "is Parquet; --encoding is for CSV and JSON"),
-        ("rows.xlsx", {"delimiter": ";"}, "is an Excel workbook; --delimiter is for CSV"),
+        (
+            "rows.jsonl",
+            {"delimiter": ";"},
+            "is JSON Lines and no CSV file, which --delimiter is for",
+        ),
+        (
+            "rows.jsonl",
+            {"columns": {"a": "session.b"}},
+            "is JSON Lines and no table, which --map is for",
+        ),
+        ("rows.jsonl", {"types": {"session.a": "text"}}, "no CSV file or workbook, which --type"),
+        ("rows.csv", {"sheet": "A"}, "is CSV and no workbook, which --sheet is for"),
+        ("rows.parquet", {"encoding": "cp1252"}, "is Parquet and no text, which --encoding is for"),
+        ("rows.xlsx", {"delimiter": ";"}, "an Excel workbook and no CSV file, which --delimiter"),
     ],
 )
 def test_an_option_without_use_is_refused(
