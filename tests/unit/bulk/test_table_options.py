@@ -77,12 +77,12 @@ def test_a_journal_keeps_what_was_given() -> None:
         (
             "rows.jsonl",
             {"delimiter": ";"},
-            "is JSON Lines and no CSV file, which --delimiter is for",
+            "JSON Lines and no CSV file, which --delimiter",
         ),
         (
             "rows.jsonl",
             {"columns": {"a": "session.b"}},
-            "is JSON Lines and no table, which --map is for",
+            "JSON Lines and no table, which --map is",
         ),
         ("rows.jsonl", {"types": {"session.a": "text"}}, "no CSV file or workbook, which --type"),
         ("rows.csv", {"sheet": "A"}, "is CSV and no workbook, which --sheet is for"),
