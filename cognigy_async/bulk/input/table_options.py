@@ -32,7 +32,7 @@ USES: dict[str, tuple[str, str, tuple[Format, ...]]] = {
     ),
     "sheet": ("no workbook", "--sheet is", ("excel",)),
 }
-"""What an input is not that has no use for an option, its names, and formats that use it."""
+"""Kind of input that each option needs, its names, and the formats that use it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
