@@ -76,7 +76,7 @@ def dry_run(
     Raises:
         InputError: The input cannot be read.
     """
-    table = options.table_with_texts()
+    table = options.table_with_texts
     reader = open_input(source, format=options.format, table=table)
     rows = RowReader(reader, options, limits if limits is not None else api.limits, api)
     summary = ColumnSummary(table)
@@ -93,7 +93,8 @@ def dry_run(
     finally:
         rows.close()
         check.dialogs.close()
-    columns = () if reader.columns is None else summary.reports(reader.columns)
+    table_columns = reader.findings.columns
+    columns = () if table_columns is None else summary.reports(table_columns)
     notes = [*reader.notes, *(note for column in columns for note in column.notes())]
     if not rows.count:
         notes.append(rows.none_found)

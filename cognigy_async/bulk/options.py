@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cognigy_async import ConfigurationError
 
-from .input.table_options import Format, TableOptions
+from .input.table_options import NO_OPTIONS, Format, TableOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,9 @@ class JobOptions:
     only_dialogs: Iterable[str] = ()
     format: Format | None = None
     text_columns: Iterable[str] = ()
-    table: TableOptions = field(default_factory=TableOptions)
+    table: TableOptions = NO_OPTIONS
+    table_with_texts: TableOptions = field(init=False, repr=False, default=NO_OPTIONS)
+    """The options of tables, with the type text for the text columns."""
     canary_rows: int | None = field(init=False, repr=False, default=None)
     """The canary, if it is a number of rows."""
     canary_share: float | None = field(init=False, repr=False, default=None)
@@ -70,7 +72,9 @@ class JobOptions:
             if isinstance(value, str):
                 raise ConfigurationError(f"{name} takes several texts, not one")
             object.__setattr__(self, name, tuple(sorted(set(value))))
-        self.table_with_texts()
+        texts = tuple(self.text_columns)
+        table = self.table.with_texts(texts) if texts else self.table
+        object.__setattr__(self, "table_with_texts", table)
         self._parse_canary()
         if self.max_failure_rate is not None:
             rate, _ = _number(self.max_failure_rate)
@@ -93,14 +97,6 @@ class JobOptions:
                 f"canary={self.canary!r}: must be a share like 1% or 0.01, or a number of rows"
             )
 
-    def table_with_texts(self) -> TableOptions:
-        """Return the options of tables, with the type text for the text columns.
-
-        Raises:
-            ConfigurationError: One of these columns has another type.
-        """
-        return self.table.with_texts(tuple(self.text_columns))
-
     def record(self) -> dict[str, Any]:
         """Return the options by name, as the journal keeps them."""
         record = asdict(self)
@@ -108,8 +104,9 @@ class JobOptions:
         if self.canary is not None:
             record["canary"] = str(rows) if share is None else f"{share:g}"
         record["max_failure_rate"] = record.pop("allowed_rate")
-        del record["table"]
-        record |= self.table.record()
+        del record["table"], record["table_with_texts"]
+        if self.table is not NO_OPTIONS:
+            record |= self.table.record()
         return {
             name: list(value) if type(value) is tuple else value for name, value in record.items()
         }

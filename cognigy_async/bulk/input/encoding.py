@@ -36,11 +36,12 @@ codecs.register_error("cognigy_async.no_text", _replace)
 
 
 def as_utf_8(
-    source: ByteSource, encoding: str | None, name: str, note: Callable[[str], None]
+    head: bytes, source: ByteSource, encoding: str | None, name: str, note: Callable[[str], None]
 ) -> ByteSource:
     """Return a source of the text in UTF-8, still with a byte-order mark if it has one.
 
     Args:
+        head: First bytes of the text, which were already read.
         encoding: Encoding of the text; None for UTF-8, or UTF-16 if its mark says so.
         note: Takes remarks for the user.
 
@@ -49,7 +50,6 @@ def as_utf_8(
         EOFError: The input is compressed and was cut off.
         DamagedError: The input is compressed and cannot be decompressed.
     """
-    head = b""
     while len(head) < LONGEST_MARK and any(mark.startswith(head) for mark in BYTE_ORDER_MARKS):
         data = source.read(LONGEST_MARK - len(head))
         if not data:

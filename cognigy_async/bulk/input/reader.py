@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from ..errors import InputError, OtherInputError
 from . import row
-from .columns import Columns, Findings, Record
+from .columns import Findings, Record
 from .compression import ByteSource, DamagedError, decompressed
 from .content import TextFormat, refuse_other_content
 from .encoding import as_utf_8
@@ -23,7 +23,7 @@ from .excel import excel_records
 from .fingerprint import Fingerprint, HashedFile, Mark
 from .parquet import parquet_records
 from .row import TextRow, too_long
-from .table_options import Format, TableOptions
+from .table_options import NO_OPTIONS, Format, TableOptions
 from .tables import KEPT, LineBlock, csv_records
 
 STDIN = "-"
@@ -31,6 +31,8 @@ PARQUET = b"PAR1"
 BLOCK = 1 << 18
 """Bytes read at a time."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+OTHER_MARKS = (b"\xff", b"\xfe", b"\0")
+"""First bytes of the marks of UTF-16 and UTF-32, which no text in UTF-8 begins with."""
 DOS_END_OF_FILE = b"\x1a"
 COMPRESSED = (".bz2", ".gz", ".xz", ".zst", ".zstd")
 
@@ -41,7 +43,8 @@ class InputReader:
     Attributes:
         name: Name of the input, for messages.
         fingerprint: Size and modification time of the input when it was opened.
-        notes: Remarks for the user. They are not faults.
+        findings: Remarks for the user, and facts that reading brings to light.
+        notes: The remarks. They are not faults.
     """
 
     def __init__(
@@ -55,18 +58,18 @@ class InputReader:
         self._file = file
         self._is_standard_input = file is getattr(sys.stdin, "buffer", None)
         self.name = name
-        self._findings = Findings()
-        self.notes = self._findings.notes
+        self.findings = Findings()
+        self.notes = self.findings.notes
         self._hashed: HashedFile | None = None
         if kind in ("excel", "parquet"):
             # These are not read sequentially, so hash the whole file first.
             self.fingerprint = Fingerprint.of(file)
             self._marks = [self._mark_whole(known)]
             if kind == "excel":
-                self._records = excel_records(file, name, table, self._findings)
+                self._records = excel_records(file, name, table, self.findings)
             else:
-                self._findings.records = _count_of_parquet(file)
-                self._records = parquet_records(file, name, table, self._findings)
+                self.findings.records = _count_of_parquet(file)
+                self._records = parquet_records(file, name, table, self.findings)
             return
         self._hashed = HashedFile(file, name, known)
         self.fingerprint = self._hashed.fingerprint
@@ -78,7 +81,7 @@ class InputReader:
         # Nothing is read before the first record is asked for, because a pipe may block its reader.
         blocks = lines.blocks()
         self._records = (
-            csv_records(blocks, name, table, self._findings) if is_csv else _json_records(blocks)
+            csv_records(blocks, name, table, self.findings) if is_csv else _json_records(blocks)
         )
 
     def __iter__(self) -> Iterator[list[Record]]:
@@ -89,16 +92,6 @@ class InputReader:
         taken = self._marks.copy()
         self._marks.clear()
         return taken
-
-    @property
-    def records(self) -> int | None:
-        """Number of records of the whole input; None if only reading tells."""
-        return self._findings.records
-
-    @property
-    def columns(self) -> Columns | None:
-        """Columns of a table, once its header was read."""
-        return self._findings.columns
 
     @property
     def bytes_read(self) -> int:
@@ -142,7 +135,7 @@ def open_input(
     source: str | Path,
     *,
     format: Format | None = None,  # noqa: A002 - the name of the option
-    table: TableOptions | None = None,
+    table: TableOptions = NO_OPTIONS,
     known: Sequence[Mark] = (),
 ) -> InputReader:
     """Open an input.
@@ -166,8 +159,8 @@ def open_input(
         file = _opened(source)
     try:
         kind = format or _guess_format(name, file)
-        table = TableOptions() if table is None else table
-        table.refuse_unused(kind, name)
+        if table is not NO_OPTIONS:
+            table.refuse_unused(kind, name)
         if kind in ("excel", "parquet") and not file.seekable():
             what = "Excel" if kind == "excel" else "Parquet"
             raise InputError(f"{name}: {what} cannot be read from a pipe; give it as a file")
@@ -268,9 +261,13 @@ class _LineReader:
         Raises:
             InputError: The input cannot be decompressed, or has no rows of its format.
         """
-        packed = decompressed(self._file, self._name)
-        with self._checked_for_damage():
-            source = as_utf_8(packed, self._encoding, self._name, self._note)
+        source = decompressed(self._file, self._name)
+        head = self._read(source)
+        if self._encoding is None and head[:1] not in OTHER_MARKS:
+            self._unread = head
+        else:
+            with self._checked_for_damage():
+                source = as_utf_8(head, source, self._encoding, self._name, self._note)
         rest = b""
         is_first = True
         while data := self._read(source):

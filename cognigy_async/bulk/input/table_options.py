@@ -127,6 +127,10 @@ class TableOptions:
                 raise InputError(f"{name} is {FORMATS[kind]} and {what}, which {names} for")
 
 
+NO_OPTIONS = TableOptions()
+"""Options of a table that needs none."""
+
+
 def is_field(name: str) -> bool:
     """Return whether a column may have this name."""
     return name in TEXTS or name in CONTEXTS or name.startswith(("_", "session.", "user."))
