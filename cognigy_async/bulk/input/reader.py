@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -266,8 +265,10 @@ class _LineReader:
         if self._encoding is None and head[:1] not in OTHER_MARKS:
             self._unread = head
         else:
-            with self._checked_for_damage():
+            try:
                 source = as_utf_8(head, source, self._encoding, self._name, self._note)
+            except (EOFError, DamagedError) as error:
+                raise self._damage(error) from error
         rest = b""
         is_first = True
         while data := self._read(source):
@@ -328,22 +329,20 @@ class _LineReader:
         if self._unread:
             data, self._unread = self._unread, b""
             return data
-        with self._checked_for_damage():
-            return source.read(BLOCK)
-
-    @contextmanager
-    def _checked_for_damage(self) -> Iterator[None]:
-        """Raise an InputError for compressed content that is damaged."""
         try:
-            yield
-        except EOFError as error:
-            raise InputError(
+            return source.read(BLOCK)
+        except (EOFError, DamagedError) as error:
+            raise self._damage(error) from error
+
+    def _damage(self, error: EOFError | DamagedError) -> InputError:
+        """Return the error for the user of compressed content that is damaged."""
+        if isinstance(error, EOFError):
+            return InputError(
                 f"{self._name} was cut off: the compressed file ends early, at about line "
                 f"{self._line}. The rows before that have been used."
-            ) from error
-        except DamagedError as error:
-            raise InputError(
-                f"{self._name} cannot be decompressed further at about line {self._line}: {error}. "
-                "The rows before that have been used. If the file is intact, decompress it with "
-                "another program and start a new job with the content."
-            ) from error
+            )
+        return InputError(
+            f"{self._name} cannot be decompressed further at about line {self._line}: {error}. "
+            "The rows before that have been used. If the file is intact, decompress it with "
+            "another program and start a new job with the content."
+        )
