@@ -74,11 +74,9 @@ class InputReader:
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
         is_csv = kind == "csv"
-        lines = _LineReader(
+        blocks = _line_blocks(
             self._hashed, name, "csv" if is_csv else "jsonl", table.encoding, self.notes.append
         )
-        # Nothing is read before the first record is asked for, because a pipe may block its reader.
-        blocks = lines.blocks()
         self._records = (
             csv_records(blocks, name, table, self.findings) if is_csv else _json_records(blocks)
         )
@@ -234,6 +232,21 @@ def _json_records(blocks: Iterator[LineBlock]) -> Iterator[list[Record]]:
         ]
 
 
+def _line_blocks(
+    file: HashedFile,
+    name: str,
+    kind: TextFormat,
+    encoding: str | None,
+    note: Callable[[str], None],
+) -> Iterator[LineBlock]:
+    """Yield the lines of a file. Begin to read only then, because a pipe may block its reader.
+
+    Raises:
+        InputError: The input cannot be decompressed, or has no rows of its format.
+    """
+    yield from _LineReader(file, name, kind, encoding, note).blocks()
+
+
 class _LineReader:
     """The lines of one file."""
 
@@ -255,11 +268,7 @@ class _LineReader:
         """Number of the next line."""
 
     def blocks(self) -> Iterator[LineBlock]:
-        """Yield the lines.
-
-        Raises:
-            InputError: The input cannot be decompressed, or has no rows of its format.
-        """
+        """Yield the lines."""
         source = decompressed(self._file, self._name)
         head = self._read(source)
         if self._encoding is None and head[:1] not in OTHER_MARKS:
