@@ -29,6 +29,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "aiohttp-web": ("cognigy_async.integrations.aiohttp",),
     "fastapi": ("cognigy_async.integrations.fastapi",),
     "otel": ("cognigy_async.integrations.opentelemetry",),
+    "excel": ("cognigy_async.bulk", "python_calamine"),
     "parquet": ("cognigy_async.bulk", "pyarrow.parquet"),
     "report": ("cognigy_async.bulk.report", "cognigy_async.bulk.report.charts"),
     "uvloop": ("uvloop",),
