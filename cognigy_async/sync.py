@@ -6,19 +6,20 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, suppress
-from functools import partial, wraps
+from contextlib import AbstractContextManager, suppress
+from functools import wraps
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 import cognigy_async as ca
 
 from ._utils.concurrency import FORKED, fork_counter
 
 if TYPE_CHECKING:
-    from .client.config import SubmitArguments
+    from .client.config import SubmitArguments as Options
     from .models.update import UpdateInput
 
 P = ParamSpec("P")
@@ -26,12 +27,12 @@ R = TypeVar("R")
 Method = Callable[Concatenate[ca.AsyncStateClient, P], R]
 Blocking = Callable[Concatenate["StateClient", P], R]
 END: Any = object()
+NAME = "cognigy_async client"
 OWN_THREAD = "async callbacks and functions of modify cannot call their own client: see StateClient"
 
 
 def _plain(method: Method[P, R]) -> Blocking[P, R]:
-    """Return a method that runs one of the asynchronous client in the client's thread."""
-
+    # Runs a method of the asynchronous client in the thread of that client.
     def call(self: StateClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast("R", self._run(method, self._client, *args, **kwargs))
 
@@ -47,16 +48,11 @@ def _same_arguments(init: Method[P, None]) -> Callable[[Callable[..., None]], Bl
 
 
 class StateClient:
-    """Writes the state of dialogs, from any number of threads, by an `AsyncStateClient` in another.
+    """Writes the state of dialogs, from any number of threads; see ``docs/sync.md``.
 
     Arguments, methods and errors are those of `AsyncStateClient`. It opens at ``with`` or at the
-    first call, and closes at the end of the block or with `close`. A call that Ctrl-C interrupts is
-    cancelled: an update that was not sent is never sent. An open client raises `ClientUsageError`
-    after a fork; one that was not used before opens in each process.
-
-    A callback is a plain function, which runs in a worker thread and may call this client, or an
-    async one, which runs in the client's thread and may not. Observers and the function of `modify`
-    run in the client's thread as well, and must not block it.
+    first call. Plain callbacks run in worker threads and may call this client. Async callbacks,
+    observers and the function of `modify` run in the client's own thread and may not.
     """
 
     @_same_arguments(ca.AsyncStateClient.__init__)
@@ -68,8 +64,8 @@ class StateClient:
         self.on_update_failed = client.on_update_failed
         self._lock = threading.RLock()  # reentrant: a signal handler may call the client
         self._portal: BlockingPortal | None = None
-        self._thread = self._fork_count = -1
-        self._closed, self._on_close = False, ExitStack()
+        self._thread = threading.Thread()
+        self._fork_count, self._closed = -1, False
         self.close_report: ca.CloseReport | None = None
 
     update = _blocking(ca.AsyncStateClient.update)
@@ -83,19 +79,17 @@ class StateClient:
     quota_state = _plain(ca.AsyncStateClient.quota_state)
     restore_quota = _plain(ca.AsyncStateClient.restore_quota)
 
-    def submit(self, update: UpdateInput, **given: Unpack[SubmitArguments]) -> UpdateHandle:
+    def submit(self, update: UpdateInput, **given: Unpack[Options]) -> UpdateHandle:
         """Accept an update and return its handle; see `AsyncStateClient.submit`."""
         return UpdateHandle(self, self._run(self._client.submit, update, **given))
 
-    def submit_nowait(self, update: UpdateInput, **given: Unpack[SubmitArguments]) -> UpdateHandle:
+    def submit_nowait(self, update: UpdateInput, **given: Unpack[Options]) -> UpdateHandle:
         """Accept an update without waiting; see `AsyncStateClient.submit_nowait`."""
         return UpdateHandle(self, self._run(self._client.submit_nowait, update, **given))
 
-    def update_many(
-        self, updates: Iterable[UpdateInput], **given: Unpack[SubmitArguments]
-    ) -> OutcomeStream:
+    def update_many(self, updates: Iterable[UpdateInput], **given: Unpack[Options]) -> Outcomes:
         """Send many updates and iterate over their outcomes; see `AsyncStateClient.update_many`."""
-        return OutcomeStream(self, updates, given)
+        return Outcomes(self, updates, given)
 
     @property
     def metrics(self) -> ca.MetricsSnapshot:
@@ -121,45 +115,55 @@ class StateClient:
         """Complete all updates and close the connections; see `AsyncStateClient.aclose`."""
         self._check_caller()
         with self._lock:
-            if self._portal is None:
+            if (portal := self._portal) is None:
                 self._closed = True
                 return self.close_report or ca.CloseReport(0, 0, 0, (), 0)
             future = self._start(self._client.aclose, drain=drain, timeout=timeout)
         try:
             return cast("ca.CloseReport", future.result())
         finally:
-            future.cancel()
-            # A call inside a callback is refused; then the client stays open.
+            future.cancel()  # inside a callback it was refused, and the client stays open
             if future.cancelled() or not isinstance(future.exception(), ca.ClientUsageError):
                 with self._lock:
+                    if not self._closed:
+                        portal.start_task_soon(portal.stop)
                     self._portal, self._closed = None, True
-                self._on_close.close()
+                self._thread.join()
                 self.close_report = self._client.close_report
 
     def _open(self) -> BlockingPortal:
         if self._closed:
             raise ca.ClientClosedError("the client is closed and accepts no more updates")
         self._fork_count = fork_counter.count
-        with ExitStack() as on_close:
-            portal = on_close.enter_context(start_blocking_portal(name="cognigy_async client"))
-            self._thread = portal.call(threading.get_ident)
-            on_close.enter_context(portal.wrap_async_context_manager(self._client))
-            self._on_close = on_close.pop_all()
-        self._portal = portal
-        return portal
+        opened: Future[BlockingPortal] = Future()
+        self._thread = threading.Thread(None, anyio.run, NAME, (self._serve, opened), daemon=True)
+        self._thread.start()
+        self._portal = opened.result()
+        return self._portal
+
+    async def _serve(self, opened: Future[BlockingPortal]) -> None:
+        try:
+            async with self._client, BlockingPortal() as portal:
+                opened.set_result(portal)
+                await portal.sleep_until_stopped()
+        except BaseException as error:
+            opened.set_exception(error)  # after the opening it ends the thread
 
     def _check_caller(self) -> None:
         if self._fork_count not in (-1, fork_counter.count):
             raise ca.ClientUsageError(FORKED)
-        if self._portal is not None and threading.get_ident() == self._thread:
+        if threading.current_thread() is self._thread:
             raise ca.ClientUsageError(OWN_THREAD)
 
     def _start(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start a call in the client's thread, with the context variables of the caller."""
         self._check_caller()
+
+        async def call() -> Any:
+            result = function(*args, **kwargs)  # handles and streams can be awaited, but must not
+            return await result if asyncio.iscoroutine(result) else result
+
         with self._lock:  # `close` must not end the event loop before it has taken the call
-            portal = self._portal or self._open()
-            return portal.start_task_soon(partial(function, *args, **kwargs))
+            return (self._portal or self._open()).start_task_soon(call)
 
     def _run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         future = self._start(function, *args, **kwargs)
@@ -190,13 +194,10 @@ class UpdateHandle:
             return cast("ca.UpdateResult", end.value)
 
 
-class OutcomeStream(Iterator[ca.UpdateOutcome], AbstractContextManager["OutcomeStream"]):
-    """The outcomes of `StateClient.update_many`, for one thread, which takes the inputs as well.
+class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
+    """The outcomes of `StateClient.update_many`, for one thread, which takes the inputs as well."""
 
-    Leaving a ``with`` block withdraws unsent updates; without a block they are sent.
-    """
-
-    def __init__(self, client: StateClient, updates: Any, given: SubmitArguments) -> None:
+    def __init__(self, client: StateClient, updates: Any, given: Options) -> None:
         if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
             raise TypeError(f"update_many takes an iterable, not {type(updates).__name__}")
         self._client, self._inputs = client, iter(updates)
@@ -214,14 +215,15 @@ class OutcomeStream(Iterator[ca.UpdateOutcome], AbstractContextManager["OutcomeS
             yield given
 
     def __next__(self) -> ca.UpdateOutcome:
-        if (outcome := self._read(anext, self._stream, END)) is END:
-            raise StopIteration
-        return cast("ca.UpdateOutcome", outcome)
+        try:
+            return cast("ca.UpdateOutcome", self._read(self._stream.__anext__))
+        except StopAsyncIteration:
+            raise StopIteration from None
 
-    def _read(self, function: Callable[..., Any], *args: object) -> Any:
+    def _read(self, function: Callable[[], Coroutine[Any, Any, object]]) -> Any:
         """Return the result of a call that reads the stream; meanwhile give it inputs."""
         if self._reading is None:
-            self._reading = self._client._start(function, *args)
+            self._reading = self._client._start(function)
             self._reading.add_done_callback(lambda _: self._messages.put(None))
         while not self._reading.done():
             request = self._messages.get()
@@ -236,14 +238,13 @@ class OutcomeStream(Iterator[ca.UpdateOutcome], AbstractContextManager["OutcomeS
         reading, self._reading = self._reading, None
         return reading.result()
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def stop(self) -> None:
         """Take no more input and withdraw unsent updates; their outcomes can be read."""
         self._client._run(self._stream.stop)
 
-    def close(self) -> None:
+    def close(self, *_: object) -> None:
         """Take no more input, withdraw unsent updates and drop unread outcomes."""
         with suppress(ca.ClientClosedError):
             self._client._run(self._stream.aclose)
+
+    __exit__ = close
