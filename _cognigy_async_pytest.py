@@ -40,14 +40,20 @@ def cognigy_emulator() -> Emulator:
 
 @pytest.fixture
 def cognigy_arguments(cognigy_emulator: Emulator) -> dict[str, Any]:
-    """Arguments of a client of `cognigy_emulator`, without a backoff; for clients of your own."""
+    """Arguments of any number of clients of `cognigy_emulator`, without a backoff."""
     import httpx
     import tenacity
 
     from cognigy_async import HttpxTransport, OAuthConfig, OAuthTokenProvider, RetryPolicy
 
+    class SharedTransport(HttpxTransport):
+        """Serves several clients, of which the first to end would close it; it has no sockets."""
+
+        async def aclose(self) -> None:
+            pass
+
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app=cognigy_emulator))
-    transport = HttpxTransport(http)
+    transport = SharedTransport(http)
     config = OAuthConfig(
         token_url="http://localhost/oauth/token",
         client_id="emulator-client",
