@@ -85,6 +85,13 @@ def emulator(
             "(latency=0.2). Repeatable.",
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Answer 404 for a dialog that was not added by PUT /_emulator/dialogs/ID.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed for injected faults.")] = 0,
     env_file: EnvFileOption = None,
     debug: DebugOption = False,
@@ -107,6 +114,7 @@ def emulator(
                 rules=Rules(token_lifetime=token_lifetime),
                 throttling=Throttling(tenant_quota=None if rate is None else (rate.n, rate.per)),
                 faults=_parse_faults(fault or ()),
+                strict=strict,
                 seed=seed,
             )
         except ValueError as error:

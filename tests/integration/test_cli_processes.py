@@ -531,6 +531,17 @@ def test_the_settings_that_the_emulator_names_are_right(commands: Commands) -> N
     assert (status, err) == (0, "")
 
 
+def test_a_strict_emulator_knows_only_the_dialogs_that_were_added(commands: Commands) -> None:
+    base_url = listening(commands.start("emulator", "--strict", "--api-key", SECRET))
+    headers = {"X-API-Key": SECRET}
+    with httpx.Client(base_url=base_url, headers=headers, trust_env=False) as http:
+        path = "/runtime/v2/dialogs/d-1/state"
+        assert http.patch(path, json={"session": {"a": 1}}).status_code == 404
+        assert http.put("/_emulator/dialogs/d-1", json={"user": {"b": 2}}).status_code == 200
+        assert http.patch(path, json={"session": {"a": 1}}).status_code == 200
+        assert http.get(path).json()["user"] == {"b": 2}
+
+
 def test_credentials_by_options(commands: Commands) -> None:
     options = ["--api-key", SECRET, "--client-id", "someone", "--client-secret", f"{SECRET}!"]
     process = commands.start("emulator", *options, variables={"COGNIGY_API_KEY": "other"})

@@ -21,7 +21,7 @@ from cognigy_async.emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PROGRAMS = {"start.md", "fastapi.md", "aiohttp.md"}
+PROGRAMS = {"start.md", "fastapi.md", "aiohttp.md", "sync.md"}
 """Whole programs, which other tests run."""
 
 

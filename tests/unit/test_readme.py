@@ -16,7 +16,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 import cognigy_async
-from cognigy_async import spi
+from cognigy_async import spi, sync
 from cognigy_async.emulator import Emulator, serve
 from cognigy_async.integrations import aiohttp, fastapi
 
@@ -28,7 +28,9 @@ def text_of(page: Path) -> str:
 
 
 README = ROOT / "README.md"
+SYNC = [sync.StateClient, sync.UpdateHandle, sync.Outcomes]
 NAMES = {*cognigy_async.__all__, *aiohttp.__all__, *fastapi.__all__}
+NAMES |= {each.__name__ for each in SYNC}
 ALSO = {"BaseModel", "DataFrame", "FastAPI", "TestClient", "TypedDict"}
 """Names of other libraries that pages may use."""
 PARTS = {
