@@ -110,18 +110,22 @@ def _ask_and_write(path: Path, *, may_replace: bool) -> bool:
     note("It contains a secret: keep it out of version control.")
     if "COGNIGY_RATE_LIMIT" in variables:
         note(f"It sets the rate limit of this server: {SHARED_RATE} (requests/seconds).")
+    reads = settings.api == "runtime"
+    command = "get ID" if reads else "update ID --session NAME=VALUE"
     option = "" if path == Path(".env") else f" --env-file {path}"
-    note(f"Next: cognigy-async get ID{option}")
+    note(f"Next: cognigy-async {command}{option}")
     return True
 
 
 def _ask() -> dict[str, str]:
     """Return the answers as variables by name."""
     say("Press Enter to accept an answer in brackets. Ctrl-C ends without writing anything.")
+    say("")
     say("The runtime API has the state of dialogs. The sessions API is the public REST API.")
     api = _prompt("API: runtime or sessions", _one_of("runtime", "sessions"), default="runtime")
     base_url = _prompt("Address of the API, such as https://api-trial.cognigy.ai", _address)
     variables = {"COGNIGY_BASE_URL": base_url, "COGNIGY_API": api}
+    say("")
     say("An API key belongs to a user of Cognigy.AI, OAuth client credentials to a program.")
     if _prompt("Log in with: key or client", _one_of("key", "client"), default="key") == "key":
         variables["COGNIGY_API_KEY"] = _prompt("API key (not shown)", _text, hidden=True)
@@ -134,6 +138,7 @@ def _ask() -> dict[str, str]:
         if token_url != usual:
             variables["COGNIGY_TOKEN_URL"] = token_url
     if api == "sessions":
+        say("")
         say("Each session belongs to a user. An update may name it, or use this one.")
         user_id = _prompt("User id, or - for none", _text, default="-")
         if user_id != "-":

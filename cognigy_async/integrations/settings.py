@@ -101,6 +101,9 @@ DEFAULT, ENVIRONMENT = "default", "environment"
 REFERENCE = re.compile(r"\$\{[^}]*\}")
 
 SETTING_OF_ARGUMENT = {
+    "or name a file with Settings(env_file=...).": (
+        "or name a file with --env-file. To have .env written: cognigy-async init."
+    ),
     "Settings(env_file=...)": "--env-file",
     "SessionsApi(reads_state=True)": "COGNIGY_READS_STATE=true",
     "SessionsApi(user_id=...)": "COGNIGY_USER_ID",

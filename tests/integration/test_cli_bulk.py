@@ -171,8 +171,8 @@ def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
     assert "Stopped: 1 row was not applied, more than max_failures=0" in command.messages
     assert (
-        "1 row is not done. All progress is in the journal. To continue anyway, with a higher limit "
-        "for failures: cognigy-async bulk run rows.jsonl --max-failures 0 --force"
+        "1 row is not done. All progress is in the journal. To continue anyway, with a higher "
+        "limit for failures: cognigy-async bulk run rows.jsonl --max-failures 0 --force"
     ) in command.messages
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "1", "--force", "--json") == 1
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
