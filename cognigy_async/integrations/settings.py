@@ -111,7 +111,9 @@ SETTING_OF_ARGUMENT = {
     "api=RuntimeApi()": "COGNIGY_API=runtime",
     "api=SessionsApi()": "COGNIGY_API=sessions",
     "ApiKey: ": "COGNIGY_API_KEY: ",
-    "OAuthConfig(token_url=...)": "COGNIGY_TOKEN_URL (by default a path below COGNIGY_BASE_URL)",
+    "OAuthConfig(token_url=...)": (
+        "COGNIGY_TOKEN_URL (by default a path below COGNIGY_BASE_URL, which depends on COGNIGY_API)"
+    ),
 }
 INVALID_ARGUMENT = re.compile(
     r"(?:^(?:OAuthConfig: |SessionsApi: )?|(?<=; ))"

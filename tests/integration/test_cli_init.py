@@ -38,13 +38,15 @@ ANYWAY = "Write these settings all the same?"
 class Terminal:
     """The command on a terminal."""
 
-    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, stdin: int | None = None, **variables: str
+    ) -> None:
         self._master, slave = os.openpty()
         self.shown = ""
         self._read = 0
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cognigy_async", *arguments],
-            stdin=slave,
+            stdin=slave if stdin is None else stdin,
             stdout=slave,
             stderr=slave,
             cwd=folder,
@@ -254,6 +256,12 @@ def test_without_a_terminal_it_says_what_to_do(
         "environment or write the file .env yourself"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_from_a_pipe_are_not_taken(terminals: list[Terminal], tmp_path: Path) -> None:
+    terminals.append(terminal := Terminal(tmp_path, "init", stdin=subprocess.DEVNULL))
+    assert terminal.end() == 2
+    assert "init asks questions and needs a terminal" in terminal.shown
 
 
 def test_settings_of_the_environment_are_named(terminals: list[Terminal], tmp_path: Path) -> None:
