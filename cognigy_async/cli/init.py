@@ -65,7 +65,7 @@ def init(
             existed = os.path.lexists(env_file)
             written = not existed or _confirm(f"{env_file} exists. Replace it?")
             written = written and _ask_and_write(env_file, may_replace=existed)
-        except typer.Abort:
+        except (typer.Abort, KeyboardInterrupt):
             say("")
             say("Interrupted. Nothing was written.")
             raise typer.Exit(INTERRUPTED) from None

@@ -265,8 +265,8 @@ def test_answers_from_a_pipe_are_not_taken(terminals: list[Terminal], tmp_path: 
 
 
 def test_settings_of_the_environment_are_named(terminals: list[Terminal], tmp_path: Path) -> None:
-    variables = {"COGNIGY_API_KEY": "canary-key", "COGNIGY_AUDIT_KEY": "k"}
-    terminals.append(terminal := Terminal(tmp_path, "init", **variables))
+    terminal = Terminal(tmp_path, "init", COGNIGY_API_KEY="canary-key", COGNIGY_AUDIT_KEY="k")
+    terminals.append(terminal)
     assert terminal.end() == 2
     assert "COGNIGY_API_KEY: set in the environment" in terminal.shown
     assert "AUDIT" not in terminal.shown
