@@ -53,28 +53,43 @@ class LoopName(StrEnum):
 
 TransportOption = Annotated[
     TransportName | None,
-    typer.Option("--transport", help="HTTP library; aiohttp if installed, else httpx."),
+    typer.Option(
+        "--transport", help="HTTP library. Default: aiohttp if it is installed, else httpx."
+    ),
 ]
 LoopOption = Annotated[
     LoopName | None,
-    typer.Option("--loop", help="Event loop; uvloop if installed, else asyncio."),
+    typer.Option("--loop", help="Event loop. Default: uvloop if it is installed, else asyncio."),
 ]
 EnvFileOption = Annotated[
     Path | None,
     typer.Option(
         "--env-file",
         metavar="PATH",
-        help="File with the settings that the environment lacks, instead of .env. You vouch for "
-        "it: it may be mixed with the environment.",
+        help="File with settings, instead of .env. Variables of the environment go before it. Name "
+        "only a file that you trust.",
         exists=True,
         dir_okay=False,
         readable=True,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Print the log and tracebacks.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also print repeats, waits and warnings as logged.")
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Print the whole log, and tracebacks of errors.")
+]
 
 Name = TypeVar("Name", TransportName, LoopName)
+
+
+def example(*commands: str) -> str:
+    """Return the end of a help text: commands without `cognigy-async`, each in a line."""
+    lines = [f"  cognigy-async {command}" for command in commands]
+    # The control character keeps the ends of the lines.
+    return "\n".join(["\b", "Example:" if len(lines) == 1 else "Examples:", *lines])
 
 
 def choose_transport(name: TransportName | None) -> TransportName:

@@ -171,8 +171,9 @@ def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
     assert "Stopped: 1 row was not applied, more than max_failures=0" in command.messages
     assert (
-        "1 row is not done. All progress is in the journal. To continue anyway:" in command.messages
-    )
+        "1 row is not done. All progress is in the journal. To continue anyway, with a higher "
+        "limit for failures: cognigy-async bulk run rows.jsonl --max-failures 0 --force"
+    ) in command.messages
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "1", "--force", "--json") == 1
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
 
@@ -183,7 +184,10 @@ def test_a_job_at_its_limit_with_nothing_left_says_how_to_resume(
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n')
     for _ in range(2):
         assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-        assert "All progress is in the journal. To continue anyway:" in command.messages
+        assert (
+            "All progress is in the journal. To continue anyway, with a higher limit for failures: "
+            "cognigy-async bulk run"
+        ) in command.messages
         assert "not done" not in command.messages
 
 

@@ -94,6 +94,7 @@ def test_a_wrong_token_endpoint(
     found = findings(command)["token"]
     assert (found["status"], "HTTP 404" in found["detail"]) == ("failed", True)
     assert "COGNIGY_TOKEN_URL" in found["remedy"]
+    assert "depends on COGNIGY_API" in found["remedy"]
     (tmp_path / "rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": 1}}\n')
     for arguments in (["get", "d-1"], ["bulk", "run", "rows.jsonl"]):
         assert command(*arguments) == 1

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import struct
@@ -511,24 +512,47 @@ def test_the_emulator_prints_its_url_and_ends_on_a_signal(
     assert secret_works(base_url, "emulator-client", "emulator-secret")
     err = stop(process, number)
     for line in (
-        f"  COGNIGY_BASE_URL={base_url}",
-        "  COGNIGY_CLIENT_ID=emulator-client",
-        "  COGNIGY_CLIENT_SECRET=emulator-secret",
+        f"export COGNIGY_BASE_URL={base_url}",
+        "COGNIGY_CLIENT_ID=emulator-client",
+        "COGNIGY_CLIENT_SECRET=emulator-secret",
         "Stopped after 0 requests to 0 dialogs.",
     ):
         assert line in err.splitlines()
 
 
-def test_the_settings_that_the_emulator_names_are_right(commands: Commands) -> None:
+@pytest.mark.parametrize("place", ["shell", "file"])
+def test_the_settings_that_the_emulator_prints_can_be_pasted(
+    commands: Commands, place: str
+) -> None:
     process = commands.start("emulator")
     base_url = listening(process)
     assert process.stderr is not None
-    lines = [process.stderr.readline() for _ in range(4)]
-    settings = [line.strip() for line in lines[1:]]
-    (commands.directory / ".env").write_text("\n".join(settings))
-    assert settings[0] == f"COGNIGY_BASE_URL={base_url}"
-    status, _, err = commands.run("update", "d-1", "--session", "a=1")
-    assert (status, err) == (0, "")
+    lines = [process.stderr.readline() for _ in range(8)]
+    assert "shell" in lines[0]
+    assert ".env" in lines[4]
+    update = [sys.executable, "-m", "cognigy_async", "update", "d-1", "--session", "a=1"]
+    if place == "file":
+        (commands.directory / ".env").write_text("".join(lines[5:8]))
+        script = shlex.join(update)
+    else:
+        script = "".join(lines[1:4]) + shlex.join(update)
+    done = subprocess.run(
+        ["sh", "-ec", script],
+        capture_output=True,
+        text=True,
+        env=commands.environment,
+        cwd=commands.directory,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    state = httpx.get(f"{base_url}/_emulator/stats", trust_env=False).json()
+    assert state["writes"] == 1
+
+
+def test_a_quiet_emulator_prints_its_url_alone(commands: Commands) -> None:
+    process = commands.start("emulator", "-q")
+    assert key_works(listening(process), "k") is False
+    assert stop(process) == ""
 
 
 def test_a_strict_emulator_knows_only_the_dialogs_that_were_added(commands: Commands) -> None:
@@ -552,7 +576,10 @@ def test_credentials_by_options(commands: Commands) -> None:
     assert not secret_works(base_url, "emulator-client", "emulator-secret")
     err = stop(process)
     assert SECRET not in err
-    assert "COGNIGY_API_KEY, as given by the option" in err
+    assert (
+        "Also set COGNIGY_API_KEY, or COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, as given by the "
+        "option." in err
+    )
 
 
 def test_credentials_of_the_environment_are_accepted_and_not_shown(commands: Commands) -> None:
@@ -569,8 +596,8 @@ def test_credentials_of_the_environment_are_accepted_and_not_shown(commands: Com
     assert secret_works(base_url, "someone", f"{SECRET}!")
     err = stop(process)
     assert SECRET not in err
-    assert "COGNIGY_API_KEY, as set in the environment or in .env" in err
-    assert "or COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, as set" in err
+    assert "Also set COGNIGY_API_KEY, or COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, as set" in err
+    assert "as set in the environment or in .env." in err
 
 
 def test_credentials_of_a_file(commands: Commands) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -45,7 +47,9 @@ from .._options import (
     EnvFileOption,
     JsonOption,
     LoopOption,
+    QuietOption,
     TransportOption,
+    VerboseOption,
     choose_loop,
     choose_transport,
     format_rate,
@@ -56,6 +60,8 @@ from .._options import (
 from .._output import (
     counted,
     duration,
+    is_quiet,
+    note,
     printable,
     say,
     say_if_possible,
@@ -88,7 +94,7 @@ def run(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Write rows that failed, unchanged plus an _error field. Default: beside the "
+            help="Write the rows that failed here, with a field _error added. Default: beside the "
             "journal.",
         ),
     ] = None,
@@ -103,9 +109,9 @@ def run(
         typer.Option(metavar="PATH", help="Write an HTML report. Requires the extra report."),
     ] = None,
     as_json: JsonOption = False,
-    max_in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Concurrent requests.")] = (
-        32
-    ),
+    max_in_flight: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Requests at the same time.")
+    ] = (32),
     rate: Annotated[
         str | None,
         typer.Option(
@@ -210,13 +216,18 @@ def run(
     transport: TransportOption = None,
     loop: LoopOption = None,
     env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Apply the rows of FILE. If the journal exists, resume its job.
+    """Apply the rows of a file, or resume its job.
+
+    A job is resumed if its journal exists: rows that are done are not sent again.
 
     Exit status: 0 all applied, 1 some not, 2 invalid usage, settings or input, 130 interrupted.
     """
-    with report_errors(debug=debug, log=False, usage=(InputError, JournalRefusedError)):
+    usage = (InputError, JournalRefusedError)
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose, log=False, usage=usage):
         options = JobOptions(
             on_failure=on_failure,
             max_failures=max_failures,
@@ -285,7 +296,8 @@ async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:
     error: CognigyError | None = None
     async with client, anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signals, job, tasks.cancel_scope)
-        tasks.start_soon(Progress(job, client).run)
+        if not is_quiet():
+            tasks.start_soon(Progress(job, client).run)
         try:
             result = await job.run(client)
         except CognigyError as caught:
@@ -310,7 +322,7 @@ async def _stop_on_signals(job: BulkJob, scope: anyio.CancelScope) -> None:
         first = True
         async for _ in signals:
             if not first:
-                say_if_possible(f"Stopped. {how_to_resume(job)}")
+                say_if_possible(f"Stopped. {how_to_resume()}")
                 scope.cancel()
                 return
             first = False
@@ -321,27 +333,24 @@ async def _stop_on_signals(job: BulkJob, scope: anyio.CancelScope) -> None:
             job.stop()
 
 
-def how_to_resume(job: BulkJob, *, at_limit: bool = False) -> str:
-    """Return a sentence with the command that resumes a job."""
-    command = shlex.join(
-        ["cognigy-async", "bulk", "run", str(job.source), "--journal", str(job.journal)]
-    )
-    if at_limit:
-        return (
-            f"All progress is in the journal. To continue anyway: {command} --force, with a "
-            "higher limit for failures and otherwise the same options."
-        )
-    return f"All progress is in the journal. To resume: {command}, with the same options."
+def how_to_resume(*, at_limit: bool = False) -> str:
+    """Return sentences that end with the command to resume a job: that of this process."""
+    words = ["cognigy-async", *sys.argv[1:]]
+    force = ["--force"] if at_limit and "--force" not in words else []
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    how = "To continue anyway, with a higher limit for failures" if at_limit else "To resume"
+    same = ", with the same input" if "-" in words else ""
+    return f"All progress is in the journal. {how}{same}: {join([*words, *force])}"
 
 
 def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
     with suppress(OSError):
-        for note in result.notes:
-            say(f"Note: {note}")
+        for line in result.notes:
+            note(f"Note: {line}")
         if result.ended == "stopped":
             say(f"Stopped: {name_settings(result.reason or '')}", style="red")
         if result.ended == "interrupted":
-            say(f"Interrupted. {how_to_resume(job)}")
+            say(f"Interrupted. {how_to_resume()}")
         elif result.pending or result.ended == "stopped":
             sentences = []
             if result.pending:
@@ -349,7 +358,7 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
                 sentences.append(f"{counted(result.pending, 'row')} {verb} not done.")
             # The message of these errors already says what to do.
             if not isinstance(result.fault, InputError | JournalError):
-                sentences.append(how_to_resume(job, at_limit=result.at_limit))
+                sentences.append(how_to_resume(at_limit=result.at_limit))
             if sentences:
                 say(" ".join(sentences))
         if result.failed or result.ambiguous:
@@ -401,7 +410,7 @@ def _dry_run(
         if rate_limit is None and isinstance(arguments["rate_limit"], tuple):
             rate_limit = arguments["rate_limit"]
     except ConfigurationError as error:
-        say(f"Note: these settings do not allow a real run yet. {name_settings(str(error))}")
+        note(f"Note: these settings do not allow a real run yet. {name_settings(str(error))}")
     write = say if as_json else write_result
 
     def on_fault(fault: RowFault) -> None:
@@ -409,8 +418,8 @@ def _dry_run(
 
     limits = load_limits(model, api.limits)
     found = dry_run(file, options, api=api, limits=limits, rate_limit=rate_limit, on_fault=on_fault)
-    for note in found.notes:
-        say(f"Note: {note}")
+    for line in found.notes:
+        note(f"Note: {line}")
     speed = _measured_speed(journal)
     if as_json:
         measured = None if speed is None else found.requests / speed
@@ -506,4 +515,4 @@ def _write_report(path: Path, job: BulkJob) -> None:
             f"the report {path} cannot be written: {error.strerror}. The job itself is unaffected. "
             "Run the command again with another --report path to create only the report"
         ) from error
-    say_if_possible(f"The report is in {path}.")
+    note(f"The report is in {path}.")

@@ -65,9 +65,10 @@ def demo(
     updates: Annotated[int, typer.Option(min=1, metavar="N", help="Updates per dialog.")] = UPDATES,
     debug: DebugOption = False,
 ) -> None:
-    """Run the client against a failing emulator and check that no update was lost.
+    """Show that no update is lost.
 
-    Takes less than 20 seconds in the default size and needs no settings.
+    The client writes to an emulator, which fails. Then the state there is checked. This takes less
+    than 20 seconds in the default size and needs no settings.
 
     Exit status: 0 every promise was kept, 1 one was broken or an update failed.
     """

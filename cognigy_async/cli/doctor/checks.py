@@ -50,6 +50,8 @@ EXPIRES_SOON = 14 * 86_400.0
 MAX_SKEW = 5.0
 """Seconds. The clock matters only for a `Retry-After` date in a response without `Date`."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+NO_DIALOG = "cognigy-async-doctor"
+"""Id of a dialog that does not exist."""
 NO_PROFILE = "cognigyasyncdoctor000000"
 """Id of a contact profile that does not exist."""
 LIMIT_HEADERS = ("ratelimit", "retry-after", *RATE_LIMIT_PREFIXES)
