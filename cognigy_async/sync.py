@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from functools import wraps
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -17,10 +17,8 @@ from anyio.from_thread import BlockingPortal
 import cognigy_async as ca
 
 from ._utils.concurrency import FORKED, fork_counter
-
-if TYPE_CHECKING:
-    from .client.config import SubmitArguments as Options
-    from .models.update import UpdateInput
+from .client.config import SubmitArguments as Options
+from .models.update import UpdateInput, check_iterable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,7 +30,6 @@ OWN_THREAD = "async callbacks and functions of modify cannot call their own clie
 
 
 def _plain(method: Method[P, R]) -> Blocking[P, R]:
-    # Runs a method of the asynchronous client in the thread of that client.
     def call(self: StateClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast("R", self._run(method, self._client, *args, **kwargs))
 
@@ -198,8 +195,7 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
     """The outcomes of `StateClient.update_many`, for one thread, which takes the inputs as well."""
 
     def __init__(self, client: StateClient, updates: Any, given: Options) -> None:
-        if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
-            raise TypeError(f"update_many takes an iterable, not {type(updates).__name__}")
+        check_iterable("update_many", updates)
         self._client, self._inputs = client, iter(updates)
         # Requests for an input, and None after each reading of an outcome.
         self._messages: SimpleQueue[Future[Any] | None] = SimpleQueue()
@@ -237,6 +233,10 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
                     raise
         reading, self._reading = self._reading, None
         return reading.result()
+
+    def drain(self) -> ca.DrainReport:
+        """Send all that is left and return the counts; see `UpdateStream.drain`."""
+        return cast("ca.DrainReport", self._read(self._stream.drain))
 
     def stop(self) -> None:
         """Take no more input and withdraw unsent updates; their outcomes can be read."""

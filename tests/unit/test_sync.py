@@ -397,6 +397,15 @@ def test_update_many_is_an_iterator(client: StateClient, emulator: Emulator) -> 
     assert next(stream, None) is None
 
 
+def test_drain_sends_the_rest(client: StateClient, emulator: Emulator) -> None:
+    stream = client.update_many([*rows(30), {"dialog_id": ""}])
+    assert next(stream).ok
+    report = stream.drain()
+    assert (report.applied, report.failed, report.ambiguous) == (29, 1, 0)
+    assert len(emulator.dialogs) == 30
+    assert next(stream, None) is None
+
+
 def test_the_thread_that_iterates_takes_the_inputs(client: StateClient) -> None:
     # A connection of sqlite refuses every other thread.
     with sqlite3.connect(":memory:") as connection:
