@@ -462,7 +462,7 @@ def test_an_error_of_the_input_comes_after_the_outcomes_before_it(client: StateC
 
 @pytest.mark.parametrize("given", ["d-1", {"dialog_id": "d-1"}, 7])
 def test_what_is_no_iterable_of_updates_is_refused(client: StateClient, given: Any) -> None:
-    with pytest.raises(TypeError, match="update_many takes an iterable, not"):
+    with pytest.raises(TypeError, match="update_many takes an iterable of updates, not"):
         client.update_many(given)
 
 
@@ -612,7 +612,9 @@ with StateClient("http://localhost", auth=ApiKey("k"), transport=transport, time
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT, err
-    assert err.rstrip().endswith("KeyboardInterrupt")
+    # The log tells of what was in flight, afterwards.
+    assert "\nKeyboardInterrupt\n" in err
+    assert err.count("Traceback") == 1
     assert "never retrieved" not in err
     assert "Exception ignored" not in err
 
@@ -669,8 +671,11 @@ def in_fork(check: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@pytest.mark.parametrize("end", ["", "import atexit; atexit.register(client.close)"])
-def test_a_process_that_does_not_close_its_client_ends(end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [("", "was not closed"), ("import atexit; atexit.register(client.close)", "")],
+)
+def test_a_process_that_does_not_close_its_client_ends(end: str, told: str) -> None:
     script = f"""
 import httpx
 from cognigy_async import ApiKey, HttpxTransport
@@ -684,11 +689,12 @@ print(client.update("d-1", session={{"a": 1}}).version)
 {end}
 """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
+        [sys.executable, "-W", "default", "-c", script],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert (told in done.stderr) if told else not done.stderr
