@@ -165,7 +165,10 @@ def test_a_named_file_without_use_is_an_error(
     assert "--env-file" in command.messages
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0,
+    reason="only root can start a process of another user",
+)
 def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
