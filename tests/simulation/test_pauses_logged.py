@@ -150,7 +150,8 @@ async def test_a_quota_with_short_waits_is_not_logged(clock: Clock) -> None:
 async def test_a_server_that_is_away(clock: Clock, priority: str, rows: int) -> None:
     wire = Wire(takes=0.1, answer=NotSentError("no connection"))
     patient = RetryPolicy(max_attempts=1000, max_elapsed=1000)
-    async with client_of(wire, max_in_flight=8, retry=patient) as client:
+    # The retry budget of so many workers lasts for longer than the server is away.
+    async with client_of(wire, max_in_flight=64, retry=patient) as client:
         async with anyio.create_task_group() as tasks:
 
             async def writes() -> None:
