@@ -237,7 +237,7 @@ def test_a_signal_lets_what_is_in_flight_end(
     status, result, err = jobs.result(process)
     assert status == 130
     assert result["ended"] == "interrupted"
-    assert "cognigy-async bulk run rows.jsonl --journal job" in err
+    assert "cognigy-async bulk run rows.jsonl --json --journal job" in err
     assert result["succeeded"] == written(emulator)
     emulator.faults = Faults()
     status, again, _ = jobs.finish()

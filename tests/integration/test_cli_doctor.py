@@ -380,7 +380,9 @@ def test_other_answers_do_not_verify_the_credentials(
     found = findings(command)["read"]
     assert (found["status"], found["detail"][:25]) == ("failed", "credentials not verified:")
     assert found["remedy"]
+    before = on_sessions.stats.requests
     assert command("doctor") == 1
+    assert on_sessions.stats.requests == before + 1
 
 
 @pytest.mark.parametrize("api", ["runtime", "sessions"])

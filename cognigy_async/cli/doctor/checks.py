@@ -421,7 +421,7 @@ def _client(
         **arguments,
         transport=transport,
         max_in_flight=1,
-        retry=RetryPolicy(max_attempts=1, max_retry_after=0.0),
+        retry=RetryPolicy(max_attempts=1, max_elapsed=0.0, max_retry_after=0.0),
         timeout=TIMEOUT,
     )
 
