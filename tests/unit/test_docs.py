@@ -22,6 +22,8 @@ from cognigy_async.emulator import Emulator
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PROGRAMS = {"start.md", "fastapi.md", "aiohttp.md", "sync.md"}
+PROGRAMS |= {"ordering.md", "coalescing.md", "values.md", "bulk.md", "spreadsheets.md"}
+PROGRAMS |= {"quota.md", "errors.md", "sessions.md", "hooks.md"}
 """Whole programs, which other tests run."""
 
 
