@@ -180,7 +180,12 @@ def paste(shell: Shell, snippet: Snippet, number: int) -> None:
     if snippet.language == "python":
         name = path.relative_to(shell.folder)
         if name.name.startswith("test_"):
-            assert shell.run(f"python -m pytest -q -W error -p no:cacheprovider {name}\n") == 0
+            assert (
+                shell.run(
+                    f"python -m pytest -q -W error -p no:cacheprovider -p no:asyncio {name}\n"
+                )
+                == 0
+            )
         elif name.name != "conftest.py":
             program = str(name.with_suffix("")).replace(os.sep, ".")
             assert shell.run(f"python -W error -m {program} 2> .snippets/errors\n") == 0
