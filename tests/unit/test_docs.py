@@ -21,7 +21,8 @@ from cognigy_async.emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PROGRAMS = {"start.md", "fastapi.md", "aiohttp.md", "sync.md"}
+PROGRAMS = {"start.md", "fastapi.md", "aiohttp.md", "sync.md", "testing.md", "observing.md"}
+PROGRAMS |= {"auditing.md", "from-the-tutorial.md"}
 """Whole programs, which other tests run."""
 
 
