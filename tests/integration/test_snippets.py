@@ -154,15 +154,15 @@ class Shell:
             time.sleep(0.05)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"kill $(jobs -p) 2>/dev/null; wait\n")
-        self._process.stdin.close()
+        """End the shell and all that it started, which is one group of processes."""
+        os.killpg(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            # The group is of this shell alone.
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._statuses.close()
 
 
@@ -185,12 +185,8 @@ def paste(shell: Shell, snippet: Snippet, number: int) -> None:
     if snippet.language == "python":
         name = path.relative_to(shell.folder)
         if name.name.startswith("test_"):
-            assert (
-                shell.run(
-                    f"python -m pytest -q -W error -p no:cacheprovider -p no:asyncio {name}\n"
-                )
-                == 0
-            )
+            options = "-q -W error -p no:cacheprovider -p no:asyncio"
+            assert shell.run(f"python -m pytest {options} {name}\n") == 0
         elif name.name != "conftest.py":
             program = str(name.with_suffix("")).replace(os.sep, ".")
             assert shell.run(f"python -W error -m {program} 2> .snippets/errors\n") == 0
