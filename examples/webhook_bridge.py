@@ -34,8 +34,10 @@ TOLERANCE = 300.0
 
 MAX_BODY_BYTES = 256 * 1024
 
-# uvicorn configures its own loggers only. Updates that fail are logged under `cognigy_async`.
+# uvicorn configures its own loggers only.
 logging.basicConfig(level=logging.WARNING)
+# Also log retries and failed updates.
+logging.getLogger("cognigy_async").setLevel(logging.INFO)
 
 
 class CrmEvent(BaseModel):

@@ -7,7 +7,7 @@ callbacks and audit together.
 from __future__ import annotations
 
 from contextvars import copy_context
-from logging import DEBUG, WARNING
+from logging import DEBUG, INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .._utils.concurrency import CompletionTracker
@@ -278,7 +278,9 @@ def _log(item: WorkItem) -> None:
         kind = type(item.error).__name__
         fields |= {"attempts": str(item.attempts), "status": str(item.error.status)}
         fields |= {"error": kind}
-        log(WARNING, "update failed: %s: %s", kind, item.error, **fields)
+        # A caller that waits gets the error itself.
+        level = WARNING if item.abandoned else INFO
+        log(level, "update failed: %s: %s", kind, item.error, **fields)
 
 
 def pause_error(queue: DialogQueue) -> DialogPausedError:

@@ -466,7 +466,7 @@ def test_an_interrupt_of_a_read(commands: Commands, emulator: Emulator) -> None:
 
 def test_an_interrupt_of_the_demo(commands: Commands) -> None:
     process = commands.start("demo")
-    assert first_line(process) == "cognigy-async demo\n"
+    assert first_line(process).startswith("cognigy-async demo on the emulator http://")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (130, "Interrupted.\n")
@@ -717,12 +717,12 @@ def test_the_demo_does_the_main_job_in_time(commands: Commands) -> None:
     assert (status, err) == (0, ""), out
     assert time.monotonic() - began < 20
     assert out.endswith("\nEvery promise was kept.\n")
-    lines = [" ".join(line.split()) for line in out.splitlines()]
+    text = " ".join(out.split())
     for check in ("overlapping writes", "reordered", "lost", "doubled", "early", "unsettled"):
-        assert any(line.startswith(f"{check} 0 ") for line in lines), check
+        assert f" {check} 0," in text, check
     for reason in ("conflict (409)", "no response", "throttled (429)", "token refused (401)"):
-        assert any(line.endswith(f" {reason}") for line in lines), reason
-    assert "outcome 19 applied, 1 ambiguous" in lines
+        assert f" {reason}" in text, reason
+    assert "19 applied, 1 ambiguous" in text
 
 
 @pytest.mark.parametrize("columns", ["60", "200"])
@@ -738,7 +738,7 @@ def test_the_demo_on_narrow_and_on_wide_terminals(commands: Commands, columns: s
 
 def test_the_demo_for_a_reader_that_leaves(commands: Commands) -> None:
     process = commands.start("demo", "--dialogs", "2", "--updates", "2")
-    assert first_line(process) == "cognigy-async demo\n"
+    assert first_line(process).startswith("cognigy-async demo on the emulator http://")
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_readme import blocks
+from tests.integration.test_snippets import snippets
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = "_cognigy_async_pytest"
-TEST_FILES = [
-    block for block in blocks("python", ROOT / "docs" / "testing.md") if "def test_" in block
-]
+TEST_FILES = {
+    each.title: each.text
+    for each in snippets(ROOT / "docs" / "testing.md")
+    if each.title.startswith("test_")
+}
 
 
 def run_pytest(folder: Path, test: str, *options: str) -> tuple[int, str]:
@@ -45,12 +47,15 @@ def passed(output: str) -> int:
     return int(found[1])
 
 
-@pytest.mark.parametrize(("index", "count"), [(0, 2), (1, 3)])
-def test_the_files_of_the_documentation_run_as_pasted(
-    tmp_path: Path, index: int, count: int
+@pytest.mark.parametrize(
+    ("title", "count"),
+    [("test_checkout.py", 2), ("test_unknown_dialog.py", 3), ("test_faults.py", 1)],
+)
+def test_the_files_of_the_documentation_run_on_asyncio_and_on_trio(
+    tmp_path: Path, title: str, count: int
 ) -> None:
-    assert len(TEST_FILES) == 2
-    _, output = run_pytest(tmp_path, TEST_FILES[index], "-p", "no:asyncio")
+    assert len(TEST_FILES) == 3
+    _, output = run_pytest(tmp_path, TEST_FILES[title], "-p", "no:asyncio")
     assert passed(output) == count
 
 

@@ -130,9 +130,22 @@ def test_a_forked_process_says_nothing_of_the_client_of_its_parent() -> None:
 def test_a_failure_is_seen_without_any_configuration() -> None:
     failing = "transport.answer = 400\nasync def main():\n    async with client: await submit(1)\n"
     lines = stderr_of(failing + "asyncio.run(main())")
-    assert len(lines) == 2
-    assert lines[0].startswith("update failed: BadRequestError: ")
-    assert "of dialog 'd-0' failed, and nobody awaited its handle: BadRequestError" in lines[1]
+    (line,) = lines
+    assert "of dialog 'd-0' failed, and nobody awaited its handle: BadRequestError" in line
+
+
+def test_a_failure_that_its_caller_gets_is_not_told_twice() -> None:
+    program = """
+transport.answer = 400
+async def main():
+    async with client:
+        with suppress(CognigyError):
+            await client.update("d-1", session={"n": 1})
+        async for outcome in client.update_many([{"dialog_id": "d-2", "session": {"n": 1}}]):
+            assert outcome.error is not None
+"""
+    imports = "from contextlib import suppress\nfrom cognigy_async import CognigyError\n"
+    assert stderr_of(imports + program + "asyncio.run(main())") == []
 
 
 def test_one_line_silences_the_library() -> None:

@@ -45,6 +45,9 @@ NOT_HERE = {
 }
 """First words of snippets that are left out, and the reasons."""
 
+BUILTINS = {"cd", "export"}
+"""Commands of the shell itself."""
+
 
 @dataclass(frozen=True)
 class Snippet:
@@ -61,13 +64,14 @@ class Snippet:
         if self.language != "sh":
             return ""
         commands = re.sub(r"\\\n", " ", self.text).splitlines()
+        commands = [re.sub(r"^(\w+=\S+ +)+", "", command) for command in commands]
         words = re.findall(r"(?:^|[|;&(] *)([\w./-]+)", "\n".join(commands), re.MULTILINE)
         for word in words:
             name = word.rpartition("/")[2]
             if name in NOT_HERE:
                 return f"{name} {NOT_HERE[name]}"
         first = words[0] if words else ""
-        if "=" not in first and not shutil.which(first, path=search_path()):
+        if first and first not in BUILTINS and not shutil.which(first, path=search_path()):
             return f"{first} is not installed"
         return ""
 
@@ -137,8 +141,9 @@ class Shell:
         return int(told)
 
     def serve(self, script: str) -> None:
-        """Run a server in the background until it listens on the port that its command names."""
-        (port,) = (port for port in self.ports.values() if port in script)
+        """Run a server in the background until it listens on the last port of its command."""
+        port = max(self.ports.values(), key=script.rfind)
+        assert port in script
         assert self.run(f"{{ {script.strip()}\n}} &\n") == 0
         limit = time.monotonic() + BLOCK_TIMEOUT
         while True:
@@ -149,15 +154,15 @@ class Shell:
             time.sleep(0.05)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"kill $(jobs -p) 2>/dev/null; wait\n")
-        self._process.stdin.close()
+        """End the shell and all that it started, which is one group of processes."""
+        os.killpg(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            # The group is of this shell alone.
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._statuses.close()
 
 
@@ -180,7 +185,8 @@ def paste(shell: Shell, snippet: Snippet, number: int) -> None:
     if snippet.language == "python":
         name = path.relative_to(shell.folder)
         if name.name.startswith("test_"):
-            assert shell.run(f"python -m pytest -q -W error -p no:cacheprovider {name}\n") == 0
+            options = "-q -W error -p no:cacheprovider -p no:asyncio"
+            assert shell.run(f"python -m pytest {options} {name}\n") == 0
         elif name.name != "conftest.py":
             program = str(name.with_suffix("")).replace(os.sep, ".")
             assert shell.run(f"python -W error -m {program} 2> .snippets/errors\n") == 0

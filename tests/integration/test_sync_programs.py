@@ -1,8 +1,10 @@
-"""The programs of the page about the synchronous client run as pasted, over sockets."""
+"""The programs of the page about the synchronous client do what it says, over sockets."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +14,10 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.emulator import Emulator, serve
-from tests.unit.test_readme import blocks
+from tests.integration.test_snippets import snippets
 
 ROOT = Path(__file__).parents[2]
-SCRIPT, OPEN_CELL, CLOSE_CELL, DJANGO_CLIENT, DJANGO_VIEWS, CELERY_TASKS = blocks(
-    "python", ROOT / "docs" / "sync.md"
-)
+FILES = {each.title: each.text for each in snippets(ROOT / "docs" / "sync.md") if each.title}
 
 
 @pytest.fixture
@@ -39,7 +39,13 @@ def variables(emulator: Emulator) -> Iterator[dict[str, str]]:
         }
 
 
-def run(folder: Path, variables: dict[str, str], *command: str) -> str:
+def save(folder: Path, *titles: str) -> None:
+    for title in titles:
+        (folder / title).parent.mkdir(exist_ok=True)
+        (folder / title).write_text(FILES[title], encoding="utf-8")
+
+
+def run(folder: Path, variables: dict[str, str], *command: str, status: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
@@ -49,16 +55,59 @@ def run(folder: Path, variables: dict[str, str], *command: str) -> str:
         timeout=50,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (status, "")
     return done.stdout
 
 
 def test_the_script(tmp_path: Path, emulator: Emulator, variables: dict[str, str]) -> None:
-    (tmp_path / "greet.py").write_text(SCRIPT, encoding="utf-8")
+    save(tmp_path, "greet.py")
     output = run(tmp_path, variables, "-W", "error", "greet.py")
     assert output == "version 1\ntotal 149.99\napplied 101\n"
-    assert len(emulator.dialogs) == 100
+    assert len(emulator.dialogs) == 101
     assert emulator.stats.violations() == {}
+
+
+def test_the_cron_job(tmp_path: Path, emulator: Emulator, variables: dict[str, str]) -> None:
+    """Each exit status that the page names, and what is logged."""
+    save(tmp_path, "totals.csv", "totals.py")
+
+    assert run(tmp_path, variables, "totals.py").endswith(" INFO 2 applied, 0 failed\n")
+    assert {key: each.session for key, each in emulator.dialogs.items()} == {
+        "d-8f3a": {"cart_total": 149.99},
+        "d-77b1": {"cart_total": 20.0},
+    }
+
+    emulator.script(400, dialog_id="d-77b1")
+    output = run(tmp_path, variables, "totals.py", status=1)
+    assert " ERROR row 1: " in output
+    assert output.endswith(" INFO 1 applied, 1 failed\n")
+
+    output = run(tmp_path, {**variables, "COGNIGY_BASE_URL": ""}, "totals.py", status=2)
+    assert "COGNIGY_BASE_URL" in output
+
+
+def test_the_line_for_cron_starts_nothing_while_a_run_is_busy(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    if shutil.which("flock") is None:
+        pytest.skip("flock is not installed")
+    line = FILES["crontab"].removeprefix("*/15 * * * * ")
+    assert "cd /srv/totals" in line
+    assert ".venv/bin/python" in line
+    command = line.replace("/srv/totals", ".").replace(".venv/bin/python", sys.executable)
+    save(tmp_path, "totals.csv", "totals.py")
+
+    def cron() -> int:
+        return subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=os.environ | variables, timeout=50, check=False
+        ).returncode
+
+    with (tmp_path / "totals.lock").open("w") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        assert cron() == 1
+        assert (tmp_path / "totals.log").read_text() == ""
+    assert cron() == 0
+    assert " INFO 2 applied, 0 failed" in (tmp_path / "totals.log").read_text()
 
 
 def test_the_cells_of_a_notebook(tmp_path: Path, variables: dict[str, str]) -> None:
@@ -76,17 +125,17 @@ async def kernel(*cells):
 
 asyncio.run(kernel(*sys.argv[1:]))
 """
-    output = run(tmp_path, variables, "-W", "error", "-c", program, OPEN_CELL, CLOSE_CELL)
-    assert output.startswith("1\n<CloseReport 1 applied, 0 failed")
+    _, open_cell, use_cell, close_cell = FILES["notebook.py"].split("# %%")
+    cells = [f"#{open_cell}\nclient.is_open", f"#{use_cell}", f"#{close_cell}"]
+    output = run(tmp_path, variables, "-W", "error", "-c", program, *cells)
+    assert output.startswith("False\n1\n<CloseReport 1 applied, 0 failed")
 
 
 def test_the_django_application(
     tmp_path: Path, emulator: Emulator, variables: dict[str, str]
 ) -> None:
     pytest.importorskip("django", reason="Django is not installed")
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "cognigy.py").write_text(DJANGO_CLIENT, encoding="utf-8")
-    (tmp_path / "shop" / "views.py").write_text(DJANGO_VIEWS, encoding="utf-8")
+    save(tmp_path, "shop/cognigy.py", "shop/views.py")
     program = """
 import os
 import django
@@ -115,7 +164,7 @@ visit("", 1)
 
 def test_the_celery_task(tmp_path: Path, emulator: Emulator, variables: dict[str, str]) -> None:
     pytest.importorskip("celery", reason="Celery is not installed")
-    (tmp_path / "tasks.py").write_text(CELERY_TASKS, encoding="utf-8")
+    save(tmp_path, "tasks.py")
     program = """
 from celery.signals import worker_process_shutdown
 import tasks

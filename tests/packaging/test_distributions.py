@@ -176,7 +176,9 @@ def test_pytest_finds_the_plugin_of_the_wheel(
 
 def scripts(page: Path, language: str) -> Iterator[str]:
     text = page.read_text(encoding="utf-8")
-    yield from re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    yield from re.findall(
+        rf"^```{language}(?: title=[^\n]*)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    )
 
 
 def test_start_in_five_minutes_to_the_letter(built: Path, tmp_path: Path) -> None:
