@@ -25,7 +25,7 @@ README = ROOT / "README.md"
 SYNC = [sync.StateClient, sync.UpdateHandle, sync.Outcomes]
 NAMES = {*cognigy_async.__all__, *bulk.__all__, *aiohttp.__all__, *fastapi.__all__}
 NAMES |= {each.__name__ for each in SYNC}
-ALSO = {"BaseModel", "DataFrame", "FastAPI", "TestClient", "TypedDict"}
+ALSO = {"BaseModel", "DataFrame", "FastAPI", "TestClient", "TypedDict", "MySession"}
 """Names of other libraries that pages may use."""
 PARTS = {
     class_.name
@@ -53,7 +53,7 @@ def test_the_first_command_runs_the_demo_in_an_environment_of_its_own() -> None:
 
 
 def test_the_second_command_is_the_one_that_ci_runs() -> None:
-    command = blocks("sh")[1].strip()
+    command = blocks("sh")[-1].strip()
     assert command in text_of(ROOT / ".ci" / "run").splitlines()
     assert command.startswith("python3 -m venv .venv && ")
 
