@@ -22,7 +22,7 @@ from cognigy_async.emulator import Emulator
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PROGRAMS = {"start.md", "fastapi.md", "aiohttp.md", "sync.md", "testing.md", "observing.md"}
-PROGRAMS |= {"auditing.md", "from-the-tutorial.md"}
+PROGRAMS |= {"auditing.md", "from-the-tutorial.md", "transports.md"}
 """Whole programs, which other tests run."""
 
 
