@@ -1,6 +1,8 @@
-"""What must pass before a change goes in: lint, types, and the tests on each Python there is.
+"""What must pass before a change goes in.
 
-One of them: ``nox -s lint``, ``nox -s tests-3.11 -- -k order``. All: ``nox -l``.
+``nox`` checks style and types and runs the tests on the Python that runs nox; ``nox -t all`` runs the
+rest: thorough tests, the tests on the other Pythons there are, the browser, and costs. CI runs both.
+One part: ``nox -s lint``, ``nox -s tests-3.12 -- -k order``. A list: ``nox -l``.
 """
 
 from __future__ import annotations
@@ -78,47 +80,78 @@ def interpreter(version: str) -> str | None:
     return next((path for path in candidates(version) if version_of(path) == version), None)
 
 
-@nox.session
-def lint(session: nox.Session) -> None:
-    """Check style, layers, and the rules of tests/check_style.py."""
-    install(session, "tools", package=False)
+# Many tests wait for sockets and processes; those of one file stay together.
+# Without a limit, xdist waits for ever for the tests of a worker that died.
+SPREAD = ("-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
+
+
+def check_style(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--cache-dir", ".cache/import_linter")
     session.run("python", "-m", "tests.check_style")
 
 
-@nox.session
-def types(session: nox.Session) -> None:
-    """mypy and pyright, on the package and on a program that uses it."""
-    install(session)
+def check_types(session: nox.Session) -> None:
     packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
     session.run("mypy", "_cognigy_async_pytest.py", *packages)
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
+def run_tests(session: nox.Session, marks: str) -> None:
+    # The official JavaScript client, for tests/interop: not within the time of a test.
+    session.run("python", "-m", "tests.interop.official")
+    session.run("pytest", "-q", "-m", marks, *SPREAD, *session.posargs)
+
+
+@nox.session
+def check(session: nox.Session) -> None:
+    """Style, types and tests, on the Python that runs nox; in one environment, which saves time."""
+    install(session)
+    check_style(session)
+    check_types(session)
+    run_tests(session, "not browser and not thorough")
+
+
+@nox.session(default=False)
+def lint(session: nox.Session) -> None:
+    """Check style, layers, and the rules of tests/check_style.py."""
+    install(session, "tools", package=False)
+    check_style(session)
+
+
+@nox.session(default=False)
+def types(session: nox.Session) -> None:
+    """mypy and pyright, on the package and on a program that uses it."""
+    install(session)
+    check_types(session)
+
+
+@nox.session(default=False, tags=["all"])
+def thorough(session: nox.Session) -> None:
+    """The tests that `check` leaves out because they take long."""
+    install(session)
+    run_tests(session, "thorough and not browser")
+
+
 def add_tests(version: str) -> None:
     python = interpreter(version)
+    tags = [] if version == RUNNING else ["all"]
 
-    @nox.session(name=f"tests-{version}", python=python or False, tags=["tests"])
+    @nox.session(name=f"tests-{version}", python=python or False, default=False, tags=tags)
     def tests(session: nox.Session) -> None:
-        """The tests, on one Python."""
+        """All tests, on one Python."""
         if python is None:
             session.skip(f"no Python {version} that can make a venv was found")
         install(session)
-        # The official JavaScript client, for tests/interop: not within the time of a test.
-        session.run("python", "-m", "tests.interop.official")
-        # Many wait for sockets and processes; those of one file stay together.
-        # Without a limit, xdist waits for ever for the tests of a worker that died.
-        spread = ("-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
-        session.run("pytest", "-q", "-m", "not browser", *spread, *session.posargs)
+        run_tests(session, "not browser")
 
 
 for version in PYTHONS:
     add_tests(version)
 
 
-@nox.session
+@nox.session(default=False, tags=["all"])
 def browser(session: nox.Session) -> None:
     """What reports look like in Chromium; skipped where there is none."""
     install(session)
@@ -150,7 +183,7 @@ def soak(session: nox.Session) -> None:
     session.run("pytest", "-q", "tests/soak", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False, tags=["all"])
 def cost(session: nox.Session) -> None:
     """CPU and memory of an update, relative to a calibration in the same run."""
     install(session, "tools")
