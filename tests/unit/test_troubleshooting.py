@@ -23,7 +23,8 @@ def texts(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             yield "".join(
-                part.value if isinstance(part, ast.Constant) else VARIES for part in node.values
+                str(part.value) if isinstance(part, ast.Constant) else VARIES
+                for part in node.values
             )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield FORMATTED.sub(VARIES, node.value)
