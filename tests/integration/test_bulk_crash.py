@@ -146,6 +146,7 @@ def assert_no_step_twice(emulator: Emulator) -> None:
     ],
     ids=["plain", "dropping", "coalescing"],
 )
+@pytest.mark.thorough
 def test_kill_and_resume_until_all_is_applied(
     jobs: Jobs, emulator: Emulator, api: str, faults: Faults, options: list[str]
 ) -> None:

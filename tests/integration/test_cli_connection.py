@@ -108,6 +108,7 @@ def test_a_server_without_tls_behind_a_proxy_with_a_password(
 
 
 @pytest.mark.parametrize(("transport", "loop"), OVER)
+@pytest.mark.thorough
 def test_a_proxy_that_does_not_connect_is_named_without_its_password(
     proxy: Proxy,
     command: Command,

@@ -226,6 +226,7 @@ def start_closed(commands: Commands, closed: str, *arguments: str) -> Process:
         *((name, "uvloop", "<&- >&- 2>&-") for name in ("get", "update", "bulk run", "doctor")),
     ],
 )
+@pytest.mark.thorough
 def test_closed_streams_change_nothing(
     commands: Commands, emulator: Emulator, name: str, loop: str, closed: str
 ) -> None:
@@ -324,6 +325,7 @@ HOSTILE = "\x1b[2J\x9b31m\x07\u202e\u2066\u200f\u2028\x7f\ud83d\ude00é\u3000"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+@pytest.mark.thorough
 def test_no_character_of_a_server_or_a_file_ends_a_command(
     commands: Commands, emulator: Emulator, encoding: str
 ) -> None:
@@ -683,6 +685,7 @@ def test_faults_quota_and_lifetime(commands: Commands) -> None:
         (["--port", "65536"], "65535"),
     ],
 )
+@pytest.mark.thorough
 def test_bad_usage_of_the_emulator(commands: Commands, options: list[str], expected: str) -> None:
     status, out, err = commands.run("emulator", *options)
     assert (status, out) == (2, "")

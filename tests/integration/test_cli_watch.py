@@ -51,6 +51,7 @@ def test_in_a_pipe_it_prints_lines_and_ends_with_the_job(
     assert f"{ROWS} applied, 0 failed, 0 ambiguous" in lines
 
 
+@pytest.mark.thorough
 def test_with_json_each_line_is_an_object(commands: Commands, emulator: Emulator) -> None:
     start_job(commands, emulator)
     status, out, err = commands.run("bulk", "status", "--watch", "--json", JOURNAL)
@@ -84,6 +85,7 @@ def test_on_a_terminal_it_is_live(commands: Commands, emulator: Emulator) -> Non
     assert not any("rows/s" in line for line in screen.lines), "the panel is gone"
 
 
+@pytest.mark.thorough
 def test_a_job_that_does_not_run_is_printed_once(commands: Commands, emulator: Emulator) -> None:
     start_job(commands, emulator).wait(timeout=40)
     plain = commands.run("bulk", "status", JOURNAL)
@@ -91,6 +93,7 @@ def test_a_job_that_does_not_run_is_printed_once(commands: Commands, emulator: E
     assert commands.run("bulk", "status", "--watch", JOURNAL) == plain
 
 
+@pytest.mark.thorough
 def test_an_interrupt_ends_the_watch_and_not_the_job(
     commands: Commands, emulator: Emulator
 ) -> None:

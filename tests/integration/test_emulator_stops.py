@@ -134,5 +134,6 @@ def address_in(output: Path) -> tuple[str, int]:
 
 @pytest.mark.real_time
 @pytest.mark.timeout(300)
+@pytest.mark.thorough
 def test_it_ends_at_random_moments(tmp_path: Path) -> None:
     stop_at_random_moments(tmp_path, STOPS, seed=time.time_ns())

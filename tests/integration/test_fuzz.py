@@ -15,13 +15,16 @@ from .commands import ROOT, command_environment
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
 
 TRIES = 30
+THOROUGH = pytest.mark.thorough
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        *[("answers", "--over", kind) for kind in KINDS],
-        *[("rows", "--over", kind) for kind in FORMATS],
+        *[pytest.param(("answers", "--over", kind), marks=THOROUGH) for kind in KINDS],
+        *[pytest.param(("rows", "--over", kind), marks=THOROUGH) for kind in FORMATS],
+        ("answers",),
+        ("rows",),
         ("journals",),
         ("audit",),
         ("settings",),

@@ -21,6 +21,7 @@ from .commands import ROOT, command_environment
 
 pytestmark = [
     pytest.mark.real_time,
+    pytest.mark.thorough,
     pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc"),
 ]
 

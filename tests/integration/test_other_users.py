@@ -113,6 +113,7 @@ PROBLEMS = {OPEN_TO_ALL: "another user", LINKS: "symbolic link", PIPES: "not a r
 
 
 @pytest.mark.parametrize("plant", PROBLEMS, ids=["files", "links", "pipes"])
+@pytest.mark.thorough
 def test_what_another_user_planted_is_named_and_left_alone(folder: Path, plant: str) -> None:
     victim = folder / "victim"
     victim.write_bytes(b"notes of the victim")

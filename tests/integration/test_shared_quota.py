@@ -66,6 +66,7 @@ anyio.run(main, *sys.argv[1:], backend="asyncio")
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("priority", ["live", "bulk"])
+@pytest.mark.thorough
 def test_four_processes_share_one_limit_and_one_of_them_is_killed(
     tmp_path: Path, priority: str
 ) -> None:
@@ -455,6 +456,7 @@ def job_of(source: Path) -> BulkJob:
 
 
 @pytest.mark.real_time
+@pytest.mark.thorough
 async def test_a_job_stops_and_goes_on_when_its_file_is_repaired(
     client: AsyncStateClient, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -514,6 +516,7 @@ async def test_an_update_that_was_sent_keeps_its_failure(path: Path) -> None:
 
 
 @pytest.mark.real_time
+@pytest.mark.thorough
 def test_a_file_that_is_removed_below_four_processes_is_full_for_a_window(tmp_path: Path) -> None:
     path = tmp_path / "quota"
     outputs = [tmp_path / f"out-{number}" for number in range(4)]

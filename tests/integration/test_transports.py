@@ -302,6 +302,7 @@ class TestNothingWasSent:
         assert server.requests == []
 
     @pytest.mark.parametrize("method", ["PATCH", "GET"])
+    @pytest.mark.thorough
     async def test_no_connection_in_time(self, transport: Transport, method: str) -> None:
         with ExitStack() as queue, socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -736,6 +737,7 @@ class TestAnswersAreBounded:
 
 
 class TestConnectionsStayHealthy:
+    @pytest.mark.thorough
     async def test_after_random_cancellation(self, transport: Transport, owned: bool) -> None:
         chance = random.Random(5)
 

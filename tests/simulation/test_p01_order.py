@@ -71,6 +71,7 @@ def check_the_server(server: Emulator, updates: int) -> None:
 
 
 @on_each_api
+@pytest.mark.thorough
 async def test_p1_order_of_bulk_under_faults_nothing_overlaps_or_is_lost() -> None:
     server = emulator(faults=STORMY, honour_idempotency_keys=False)
     policy = RetryPolicy(max_attempts=12)

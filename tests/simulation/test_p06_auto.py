@@ -84,6 +84,7 @@ async def run(client: AsyncStateClient, count: int, **options: Any) -> None:
 
 @pytest.mark.parametrize("sliding", [False, True])
 @pytest.mark.parametrize("retry_after", ["rounded", "exact", "none"])
+@pytest.mark.thorough
 async def test_p6_auto_without_headers_it_learns_from_429s(sliding: bool, retry_after: str) -> None:
     server = Server(sliding=sliding, retry_after=retry_after)
     wire = Wire(takes=0.01, answer=server)

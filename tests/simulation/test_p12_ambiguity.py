@@ -322,6 +322,7 @@ async def test_p12_ambiguity_reported_for_a_strict_write_tells_the_current_versi
 
 
 @pytest.mark.parametrize("way", ["bulk", "live"])
+@pytest.mark.thorough
 async def test_p12_ambiguity_in_a_storm_of_faults_no_transition_is_doubled(way: str) -> None:
     server = emulator(
         honour_idempotency_keys=False,

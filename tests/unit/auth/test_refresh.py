@@ -506,6 +506,7 @@ async def test_p7_a_refresh_whose_loop_is_garbage_collected_is_replaced(
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("noticed", [False, True])
 @pytest.mark.parametrize("turns", [0, 1, 2, 5])
+@pytest.mark.thorough
 def test_p7_closing_a_loop_during_a_refresh_warns_of_nothing(
     turns: int,
     noticed: bool,

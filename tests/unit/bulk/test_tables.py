@@ -343,6 +343,7 @@ def test_a_row_with_other_cells_names_the_delimiter(tmp_path: Path) -> None:
     assert [fault.remedy for fault in faults] == ["quote cells that hold semicolons or newlines"]
 
 
+@pytest.mark.thorough
 def test_lines_without_content_before_a_header_take_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b";;\n" * 3_000_000 + b"dialog_id;session.a;\nd-1;5;\n")
