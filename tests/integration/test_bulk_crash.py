@@ -135,6 +135,7 @@ def assert_no_step_twice(emulator: Emulator) -> None:
         assert len(steps) == len(set(steps))
 
 
+@pytest.mark.quick("plain-sessions", "dropping-runtime", "coalescing-sessions")
 @pytest.mark.real_time
 @pytest.mark.parametrize("api", ["runtime", "sessions"])
 @pytest.mark.parametrize(

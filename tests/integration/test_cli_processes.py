@@ -156,6 +156,7 @@ WITH_RESULTS = {
 }
 
 
+@pytest.mark.quick("get", "bulk run", "--help")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("arguments", WITH_RESULTS.values(), ids=WITH_RESULTS)
 def test_a_result_that_cannot_be_written_is_an_error(
@@ -213,6 +214,7 @@ def start_closed(commands: Commands, closed: str, *arguments: str) -> Process:
     return process
 
 
+@pytest.mark.quick("bulk run-*-[<2]&-", "bulk run-uvloop-* *", "get-asyncio-*")
 @pytest.mark.parametrize(
     ("name", "loop", "closed"),
     [
@@ -299,6 +301,7 @@ def test_bad_usage_whose_reader_has_left(commands: Commands, arguments: list[str
 # Colours and characters.
 
 
+@pytest.mark.quick("*-get", "*-bulk run")
 @pytest.mark.parametrize(
     ("variable", "name"),
     [
@@ -323,6 +326,7 @@ def test_json_in_a_pipe_is_json_whatever_is_set(
 HOSTILE = "\x1b[2J\x9b31m\x07\u202e\u2066\u200f\u2028\x7f\ud83d\ude00é\u3000"
 
 
+@pytest.mark.quick("cp1252")
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
 def test_no_character_of_a_server_or_a_file_ends_a_command(
     commands: Commands, emulator: Emulator, encoding: str

@@ -64,6 +64,7 @@ anyio.run(main, *sys.argv[1:], backend="asyncio")
 """
 
 
+@pytest.mark.quick("bulk")
 @pytest.mark.real_time
 @pytest.mark.parametrize("priority", ["live", "bulk"])
 def test_four_processes_share_one_limit_and_one_of_them_is_killed(
@@ -366,6 +367,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.quick("0.0-asyncio", "1.5-trio")
 @pytest.mark.real_time
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("pause", [0.0, 1.5])
@@ -454,6 +456,7 @@ def job_of(source: Path) -> BulkJob:
     return BulkJob(source)
 
 
+@pytest.mark.quick("trio")
 @pytest.mark.real_time
 async def test_a_job_stops_and_goes_on_when_its_file_is_repaired(
     client: AsyncStateClient, path: Path, caplog: pytest.LogCaptureFixture

@@ -736,6 +736,7 @@ class TestAnswersAreBounded:
 
 
 class TestConnectionsStayHealthy:
+    @pytest.mark.quick("asyncio-httpx", "trio-httpx-client", "asyncio-aiohttp", "uvloop-*")
     async def test_after_random_cancellation(self, transport: Transport, owned: bool) -> None:
         chance = random.Random(5)
 
