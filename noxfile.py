@@ -1,7 +1,7 @@
 """What must pass before a change goes in.
 
-``nox`` checks style and types and runs the tests on the Python that runs nox; ``nox -t all`` runs the
-rest: thorough tests, the tests on the other Pythons there are, the browser, and costs. CI runs both.
+``nox`` checks style and types and runs the tests, on the Python that runs nox. ``nox -t all`` runs
+the rest: thorough tests, the tests on the other Pythons there are, browser, costs. CI runs both.
 One part: ``nox -s lint``, ``nox -s tests-3.12 -- -k order``. A list: ``nox -l``.
 """
 

@@ -121,7 +121,7 @@ def _ask() -> dict[str, str]:
     """Return the answers as variables by name."""
     say("Press Enter to accept an answer in brackets. Ctrl-C ends without writing anything.")
     say("")
-    say("The runtime API has the state of dialogs. The sessions API is the public REST API.")
+    say("Every tenant has the sessions API, the public REST API. Some have the runtime API.")
     api = _prompt("API: runtime or sessions", _one_of("runtime", "sessions"), default="runtime")
     base_url = _prompt("Address of the API, such as https://api-trial.cognigy.ai", _address)
     variables = {"COGNIGY_BASE_URL": base_url, "COGNIGY_API": api}

@@ -327,7 +327,7 @@ def _report_unclosed(
     if unanswered > 0:
         parts.append(f"updates without an outcome: {unanswered}")
     message = "; ".join([f"the client of {base_url} was not closed", *parts])
-    message += ". Use `async with`, or call `await client.aclose()`"
+    message += ". Use `async with` or `await client.aclose()`; of a StateClient `with` or `close()`"
     if parts:
         log(WARNING, "%s", message, unsent=len(dialogs), unanswered=unanswered)
     warnings.warn(message, ResourceWarning, stacklevel=2)

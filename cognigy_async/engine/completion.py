@@ -278,8 +278,9 @@ def _log(item: WorkItem) -> None:
         kind = type(item.error).__name__
         fields |= {"attempts": str(item.attempts), "status": str(item.error.status)}
         fields |= {"error": kind}
-        # A caller that waits gets the error itself.
-        level = WARNING if item.abandoned else INFO
+        # A caller that waits gets the error itself; somebody has to look at an unknown outcome.
+        is_known = not isinstance(item.error, AmbiguousUpdateError)
+        level = INFO if is_known and not item.abandoned else WARNING
         log(level, "update failed: %s: %s", kind, item.error, **fields)
 
 

@@ -666,6 +666,7 @@ def test_faults_quota_and_lifetime(commands: Commands) -> None:
     assert "Stopped after 3 requests" in stop(process)
 
 
+@pytest.mark.quick("options0-*", "options7-*", "options15-*")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -84,7 +84,7 @@ def test_four_processes_share_one_limit_and_one_of_them_is_killed(
             time.sleep(0.05)
         processes[0].kill()
         killed = time.monotonic()
-        time.sleep(8 * PER)
+        time.sleep(6 * PER)
     finally:
         for process in processes:
             process.kill()
@@ -530,10 +530,10 @@ def test_a_file_that_is_removed_below_four_processes_is_full_for_a_window(tmp_pa
         while not all(output.stat().st_size for output in outputs):
             assert time.monotonic() < deadline, "not all of them send"
             time.sleep(0.05)
-        time.sleep(2 * PER)
+        time.sleep(1.5 * PER)
         path.unlink()
         removed = time.monotonic()
-        time.sleep(6 * PER)
+        time.sleep(4 * PER)
     finally:
         for process in processes:
             process.kill()

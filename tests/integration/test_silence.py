@@ -40,7 +40,7 @@ async def left_open(count):
 
 NOT_CLOSED = "the client of http://127.0.0.1 was not closed"
 UNSENT = "accepted updates that were not sent: 7 (dialogs 'd-2', 'd-3', 'd-4', 'd-5', 'd-6', ...)"
-USE = "Use `async with`, or call `await client.aclose()`"
+USE = "Use `async with` or `await client.aclose()`; of a StateClient `with` or `close()`"
 
 
 def stderr_of(program: str, *options: str) -> list[str]:

@@ -42,6 +42,9 @@ NOT_HERE = {
     "pip": "needs a package index",
     "python3": "makes an environment, which needs a package index",
     "nox": "runs these tests",
+    "psql": "needs a database",
+    "duckdb": "needs files of Parquet",
+    "aws": "needs an account",
 }
 """First words of snippets that are left out, and the reasons."""
 

@@ -301,6 +301,7 @@ class TestNothingWasSent:
         assert "certificate" in str(error).lower()
         assert server.requests == []
 
+    @pytest.mark.quick("*-PATCH")
     @pytest.mark.parametrize("method", ["PATCH", "GET"])
     async def test_no_connection_in_time(self, transport: Transport, method: str) -> None:
         with ExitStack() as queue, socket.socket() as listener:

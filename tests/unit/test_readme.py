@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import cognigy_async
-from cognigy_async import spi, sync
+from cognigy_async import bulk, spi, sync
 from cognigy_async.integrations import aiohttp, fastapi
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +23,9 @@ def text_of(page: Path) -> str:
 
 README = ROOT / "README.md"
 SYNC = [sync.StateClient, sync.UpdateHandle, sync.Outcomes]
-NAMES = {*cognigy_async.__all__, *aiohttp.__all__, *fastapi.__all__}
+NAMES = {*cognigy_async.__all__, *bulk.__all__, *aiohttp.__all__, *fastapi.__all__}
 NAMES |= {each.__name__ for each in SYNC}
-ALSO = {"BaseModel", "DataFrame", "FastAPI", "TestClient", "TypedDict"}
+ALSO = {"BaseModel", "DataFrame", "FastAPI", "TestClient", "TypedDict", "MySession"}
 """Names of other libraries that pages may use."""
 PARTS = {
     class_.name
@@ -52,8 +52,8 @@ def test_the_first_command_runs_the_demo_in_an_environment_of_its_own() -> None:
     ]
 
 
-def test_ci_runs_the_second_command_and_what_it_leaves_out() -> None:
-    command = blocks("sh")[1].strip()
+def test_ci_runs_the_last_command_and_what_it_leaves_out() -> None:
+    command = blocks("sh")[-1].strip()
     assert command.startswith("python3 -m venv .venv && ")
     after = text_of(README).partition(command)[2].partition("\n## ")[0]
     (rest,) = re.findall("`(.*? -t all)`", after)

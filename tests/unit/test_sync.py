@@ -673,7 +673,13 @@ def in_fork(check: Callable[[], bool]) -> bool:
 
 @pytest.mark.parametrize(
     ("end", "told"),
-    [("", "was not closed"), ("import atexit; atexit.register(client.close)", "")],
+    [
+        (
+            "",
+            "was not closed. Use `async with` or `await client.aclose()`; of a StateClient `with`",
+        ),
+        ("import atexit; atexit.register(client.close)", ""),
+    ],
 )
 def test_a_process_that_does_not_close_its_client_ends(end: str, told: str) -> None:
     script = f"""
