@@ -18,7 +18,8 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.5.1"
-nox.options.default_venv_backend = "venv"
+# It comes with nox, and its pip is a new one, whichever Python it makes an environment for.
+nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
 
@@ -29,6 +30,8 @@ os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
 # Settings of whoever runs this must not reach the tests.
 for name in [name for name in os.environ if name.startswith("COGNIGY_")]:
     del os.environ[name]
+# Without bytecode, each of the hundreds of processes that tests start would compile everything.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 LOCKS = {
@@ -47,7 +50,8 @@ LOCKS = {
 
 def install(session: nox.Session, lock: str = "dev", *, package: bool = True) -> None:
     """Install what a lock file names, by hash, and the package itself without anything more."""
-    session.install("-q", "--require-hashes", "-r", f".ci/{lock}.txt")
+    # Most of it is never imported, and compiling it takes as long as the rest.
+    session.install("-q", "--no-compile", "--require-hashes", "-r", f".ci/{lock}.txt")
     if package:
         session.install("-q", "--no-deps", "--no-build-isolation", "-e", ".")
 

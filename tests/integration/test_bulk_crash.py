@@ -135,6 +135,7 @@ def assert_no_step_twice(emulator: Emulator) -> None:
         assert len(steps) == len(set(steps))
 
 
+@pytest.mark.quick("plain-sessions", "dropping-runtime", "coalescing-sessions")
 @pytest.mark.real_time
 @pytest.mark.parametrize("api", ["runtime", "sessions"])
 @pytest.mark.parametrize(
@@ -146,7 +147,6 @@ def assert_no_step_twice(emulator: Emulator) -> None:
     ],
     ids=["plain", "dropping", "coalescing"],
 )
-@pytest.mark.thorough
 def test_kill_and_resume_until_all_is_applied(
     jobs: Jobs, emulator: Emulator, api: str, faults: Faults, options: list[str]
 ) -> None:

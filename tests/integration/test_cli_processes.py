@@ -156,6 +156,7 @@ WITH_RESULTS = {
 }
 
 
+@pytest.mark.quick("get", "bulk run", "--help")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("arguments", WITH_RESULTS.values(), ids=WITH_RESULTS)
 def test_a_result_that_cannot_be_written_is_an_error(
@@ -213,6 +214,7 @@ def start_closed(commands: Commands, closed: str, *arguments: str) -> Process:
     return process
 
 
+@pytest.mark.quick("bulk run-*-[<2]&-", "bulk run-uvloop-* *", "get-asyncio-*")
 @pytest.mark.parametrize(
     ("name", "loop", "closed"),
     [
@@ -226,7 +228,6 @@ def start_closed(commands: Commands, closed: str, *arguments: str) -> Process:
         *((name, "uvloop", "<&- >&- 2>&-") for name in ("get", "update", "bulk run", "doctor")),
     ],
 )
-@pytest.mark.thorough
 def test_closed_streams_change_nothing(
     commands: Commands, emulator: Emulator, name: str, loop: str, closed: str
 ) -> None:
@@ -300,6 +301,7 @@ def test_bad_usage_whose_reader_has_left(commands: Commands, arguments: list[str
 # Colours and characters.
 
 
+@pytest.mark.quick("*-get", "*-bulk run")
 @pytest.mark.parametrize(
     ("variable", "name"),
     [
@@ -324,8 +326,8 @@ def test_json_in_a_pipe_is_json_whatever_is_set(
 HOSTILE = "\x1b[2J\x9b31m\x07\u202e\u2066\u200f\u2028\x7f\ud83d\ude00é\u3000"
 
 
+@pytest.mark.quick("cp1252")
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
-@pytest.mark.thorough
 def test_no_character_of_a_server_or_a_file_ends_a_command(
     commands: Commands, emulator: Emulator, encoding: str
 ) -> None:
@@ -664,6 +666,7 @@ def test_faults_quota_and_lifetime(commands: Commands) -> None:
     assert "Stopped after 3 requests" in stop(process)
 
 
+@pytest.mark.quick("options0-*", "options7-*", "options15-*")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -685,7 +688,6 @@ def test_faults_quota_and_lifetime(commands: Commands) -> None:
         (["--port", "65536"], "65535"),
     ],
 )
-@pytest.mark.thorough
 def test_bad_usage_of_the_emulator(commands: Commands, options: list[str], expected: str) -> None:
     status, out, err = commands.run("emulator", *options)
     assert (status, out) == (2, "")

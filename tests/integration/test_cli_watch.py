@@ -51,12 +51,15 @@ def test_in_a_pipe_it_prints_lines_and_ends_with_the_job(
     assert f"{ROWS} applied, 0 failed, 0 ambiguous" in lines
 
 
-@pytest.mark.thorough
 def test_with_json_each_line_is_an_object(commands: Commands, emulator: Emulator) -> None:
     start_job(commands, emulator)
-    status, out, err = commands.run("bulk", "status", "--watch", "--json", JOURNAL)
-    assert (status, err) == (0, "")
-    first, last = map(json.loads, out.splitlines())
+    process = commands.start("bulk", "status", "--watch", "--json", JOURNAL)
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    emulator.faults = Faults()
+    out, err = process.communicate(timeout=40)
+    assert (process.returncode, err) == (0, "")
+    (last,) = map(json.loads, out.splitlines())
     assert (first["running"], last["running"]) == (True, False)
     assert (last["succeeded"], last["ended"]) == (ROWS, "complete")
 
@@ -85,15 +88,15 @@ def test_on_a_terminal_it_is_live(commands: Commands, emulator: Emulator) -> Non
     assert not any("rows/s" in line for line in screen.lines), "the panel is gone"
 
 
-@pytest.mark.thorough
 def test_a_job_that_does_not_run_is_printed_once(commands: Commands, emulator: Emulator) -> None:
-    start_job(commands, emulator).wait(timeout=40)
+    job = start_job(commands, emulator)
+    emulator.faults = Faults()
+    job.wait(timeout=40)
     plain = commands.run("bulk", "status", JOURNAL)
     assert plain[0] == 0
     assert commands.run("bulk", "status", "--watch", JOURNAL) == plain
 
 
-@pytest.mark.thorough
 def test_an_interrupt_ends_the_watch_and_not_the_job(
     commands: Commands, emulator: Emulator
 ) -> None:
@@ -104,6 +107,7 @@ def test_an_interrupt_ends_the_watch_and_not_the_job(
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10) == ("", "Interrupted.\n")
     assert process.returncode == 130
+    emulator.faults = Faults()
     assert job.wait(timeout=40) == 0
 
 

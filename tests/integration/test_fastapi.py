@@ -457,6 +457,7 @@ async def call_and_leave(app: ASGIApp, path: str) -> None:
     await app(scope, receive, send)
 
 
+@pytest.mark.quick("trio")
 async def test_a_thousand_handlers_make_one_token_request() -> None:
     server = emulator(api_key=None, faults=Faults(token_latency=3.0))
     # Two applications share the provider.

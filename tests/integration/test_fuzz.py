@@ -15,16 +15,16 @@ from .commands import ROOT, command_environment
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
 
 TRIES = 30
-THOROUGH = pytest.mark.thorough
 
 
+@pytest.mark.quick(
+    "answers-*-httpx", "answers-uvloop-aiohttp", "rows-jsonl", "rows-csv.bz2", "[!ar]*", "audit"
+)
 @pytest.mark.parametrize(
     "target",
     [
-        *[pytest.param(("answers", "--over", kind), marks=THOROUGH) for kind in KINDS],
-        *[pytest.param(("rows", "--over", kind), marks=THOROUGH) for kind in FORMATS],
-        ("answers",),
-        ("rows",),
+        *[("answers", "--over", kind) for kind in KINDS],
+        *[("rows", "--over", kind) for kind in FORMATS],
         ("journals",),
         ("audit",),
         ("settings",),

@@ -21,7 +21,6 @@ from .commands import ROOT, command_environment
 
 pytestmark = [
     pytest.mark.real_time,
-    pytest.mark.thorough,
     pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc"),
 ]
 
@@ -149,6 +148,7 @@ def peak_of_one_row(kind: str, folder: Path) -> int:
     return peak
 
 
+@pytest.mark.quick("*, zstd", "large rows", "a large window", "a row of commas", "a quote *")
 @pytest.mark.parametrize("name", TEXTS)
 def test_what_a_text_expands_to_is_bounded(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str
@@ -184,6 +184,7 @@ TABLES: dict[str, tuple[Callable[[], list[Any]], dict[str, Any], tuple[int, int]
 }
 
 
+@pytest.mark.quick("a text *", "a page *", "a shorter *", "lists *")
 @pytest.mark.parametrize("name", TABLES)
 def test_what_a_table_expands_to_is_bounded(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str
@@ -215,6 +216,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.quick("a far cell", "a text *")
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_a_workbook_expands_to_is_bounded(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str

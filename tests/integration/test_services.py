@@ -29,17 +29,14 @@ def name(kind: Kind) -> str:
     return kind.name
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [KINDS[0], *[pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS[1:]]],
-    ids=name,
-)
+@pytest.mark.quick("uvicorn-2-workers", "hypercorn-trio", "aiohttp-uvloop")
+@pytest.mark.parametrize("kind", KINDS, ids=name)
 def test_sigterm_amid_requests_loses_nothing(kind: Kind, tmp_path: Path) -> None:
     terminate_amid_requests(kind, tmp_path, impatient=False)
 
 
+@pytest.mark.quick("uvicorn")
 @pytest.mark.parametrize("kind", ALONE, ids=name)
-@pytest.mark.thorough
 def test_sigterm_amid_requests_whose_callers_leave(kind: Kind, tmp_path: Path) -> None:
     terminate_amid_requests(kind, tmp_path, impatient=True)
 
@@ -72,7 +69,6 @@ def terminate_amid_requests(kind: Kind, tmp_path: Path, *, impatient: bool) -> N
             assert retry_state not in log
 
 
-@pytest.mark.thorough
 def test_a_service_ends_in_time_although_the_server_hangs(tmp_path: Path) -> None:
     with ExitStack() as stack:
         calls = []
@@ -118,9 +114,9 @@ def _many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.quick("aiohttp")
 @pytest.mark.usefixtures("_many_files")
 @pytest.mark.parametrize("kind", [ALONE[0], ALONE[-1]], ids=name)
-@pytest.mark.thorough
 def test_a_thousand_handlers_make_one_token_request(kind: Kind, tmp_path: Path) -> None:
     # The token is slow, so that callers wait for it together.
     with world(token_latency=0.5) as surroundings, ExitStack() as stack:

@@ -64,9 +64,9 @@ anyio.run(main, *sys.argv[1:], backend="asyncio")
 """
 
 
+@pytest.mark.quick("bulk")
 @pytest.mark.real_time
 @pytest.mark.parametrize("priority", ["live", "bulk"])
-@pytest.mark.thorough
 def test_four_processes_share_one_limit_and_one_of_them_is_killed(
     tmp_path: Path, priority: str
 ) -> None:
@@ -84,7 +84,7 @@ def test_four_processes_share_one_limit_and_one_of_them_is_killed(
             time.sleep(0.05)
         processes[0].kill()
         killed = time.monotonic()
-        time.sleep(8 * PER)
+        time.sleep(6 * PER)
     finally:
         for process in processes:
             process.kill()
@@ -367,6 +367,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.quick("0.0-asyncio", "1.5-trio")
 @pytest.mark.real_time
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("pause", [0.0, 1.5])
@@ -455,8 +456,8 @@ def job_of(source: Path) -> BulkJob:
     return BulkJob(source)
 
 
+@pytest.mark.quick("trio")
 @pytest.mark.real_time
-@pytest.mark.thorough
 async def test_a_job_stops_and_goes_on_when_its_file_is_repaired(
     client: AsyncStateClient, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -516,7 +517,6 @@ async def test_an_update_that_was_sent_keeps_its_failure(path: Path) -> None:
 
 
 @pytest.mark.real_time
-@pytest.mark.thorough
 def test_a_file_that_is_removed_below_four_processes_is_full_for_a_window(tmp_path: Path) -> None:
     path = tmp_path / "quota"
     outputs = [tmp_path / f"out-{number}" for number in range(4)]
@@ -530,10 +530,10 @@ def test_a_file_that_is_removed_below_four_processes_is_full_for_a_window(tmp_pa
         while not all(output.stat().st_size for output in outputs):
             assert time.monotonic() < deadline, "not all of them send"
             time.sleep(0.05)
-        time.sleep(2 * PER)
+        time.sleep(1.5 * PER)
         path.unlink()
         removed = time.monotonic()
-        time.sleep(6 * PER)
+        time.sleep(4 * PER)
     finally:
         for process in processes:
             process.kill()

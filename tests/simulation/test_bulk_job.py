@@ -728,7 +728,7 @@ async def halfway(folder: Folder) -> list[Row]:
     return rows
 
 
-@pytest.mark.thorough
+@pytest.mark.quick("asyncio")
 async def test_a_copy_of_the_input_is_accepted_and_the_uncompared_part_is_noted(
     folder: Folder,
 ) -> None:

@@ -51,19 +51,11 @@ OUTAGES: dict[str, dict[str, Any]] = {
     "refused": {"faults": Faults(drop_before=1.0), "drop_error": httpx.ConnectError},
     "silent": {"faults": Faults(hang=1.0)},
 }
-QUICK = ("503", "silent")
-"""Kinds of outages that are not left to thorough tests."""
 ENDS = {
     "dropped": AmbiguousUpdateError,
     "silent": AmbiguousUpdateError,
     "refused": NotSentError,
 }
-
-
-def kinds_of_outages(*kinds: str) -> list[Any]:
-    return [
-        kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.thorough) for kind in kinds
-    ]
 
 
 def bound(first: int, workers: int = WORKERS) -> float:
@@ -74,8 +66,9 @@ def repeats_of(server: Emulator, first: int) -> int:
     return server.stats.writes - first
 
 
+@pytest.mark.quick("*-503", "*-dropped", "*-silent", "*-refused")
 @on_each_api
-@pytest.mark.parametrize("outage", kinds_of_outages(*OUTAGES))
+@pytest.mark.parametrize("outage", OUTAGES)
 async def test_p14_no_storm_of_live_updates_in_a_total_outage(outage: str) -> None:
     server = emulator(**OUTAGES[outage])
     updates = 2000 if outage == "503" else 700
@@ -156,10 +149,9 @@ async def read_all(client: AsyncStateClient, rows: Iterator[dict[str, Any]]) -> 
         return Counter([type(outcome.error).__name__ async for outcome in outcomes])
 
 
+@pytest.mark.quick("*-503", "*-dropped", "*-silent", "*-refused")
 @on_each_api
-@pytest.mark.parametrize(
-    "outage", kinds_of_outages("502", "503", "504", "dropped", "refused", "silent")
-)
+@pytest.mark.parametrize("outage", ["502", "503", "504", "dropped", "refused", "silent"])
 async def test_p14_no_storm_bulk_waits_for_a_server_that_is_away(outage: str) -> None:
     options = OUTAGES[outage]
     calm = Faults(latency=0.05)

@@ -526,7 +526,6 @@ async def drained(stream: UpdateStream) -> None:
 
 @pytest.mark.parametrize("make", [list, slowly], ids=["sync", "async"])
 @pytest.mark.parametrize("read", [left_by_stop, left_at_the_last_row, read_to_the_end, drained])
-@pytest.mark.thorough
 async def test_update_many_without_unsent_rows_or_stopped_on_purpose_says_nothing(
     make: Any, read: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,10 +52,15 @@ def test_the_first_command_runs_the_demo_in_an_environment_of_its_own() -> None:
     ]
 
 
-def test_the_second_command_is_the_one_that_ci_runs() -> None:
+def test_ci_runs_the_last_command_and_what_it_leaves_out() -> None:
     command = blocks("sh")[-1].strip()
-    assert command in text_of(ROOT / ".ci" / "run").splitlines()
     assert command.startswith("python3 -m venv .venv && ")
+    after = text_of(README).partition(command)[2].partition("\n## ")[0]
+    (rest,) = re.findall("`(.*? -t all)`", after)
+    commands = [
+        line for line in text_of(ROOT / ".ci" / "run").splitlines() if line.startswith((".", "py"))
+    ]
+    assert commands == [command, rest]
 
 
 def test_the_readme_says_which_python_is_needed() -> None:

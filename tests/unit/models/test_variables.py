@@ -270,7 +270,6 @@ def test_any_object_raises_nothing_but_a_validation_error(
     depth=st.integers(1, 4),
 )
 @unhurried
-@pytest.mark.thorough
 def test_the_fast_check_overlooks_no_fault(variables: dict[Any, Any], depth: int) -> None:
     limits = Limits(max_depth=depth)
     if are_plain(limits, variables):
