@@ -1,6 +1,8 @@
-"""What must pass before a change goes in: lint, types, and the tests on each Python there is.
+"""What must pass before a change goes in.
 
-One of them: ``nox -s lint``, ``nox -s tests-3.11 -- -k order``. All: ``nox -l``.
+``nox`` checks style and types and runs the tests, on the Python that runs nox. ``nox -t all`` runs
+the rest: thorough tests, the tests on the other Pythons there are, browser, costs. CI runs both.
+One part: ``nox -s lint``, ``nox -s tests-3.12 -- -k order``. A list: ``nox -l``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.5.1"
-nox.options.default_venv_backend = "venv"
+# It comes with nox, and its pip is a new one, whichever Python it makes an environment for.
+nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
 
@@ -27,6 +30,8 @@ os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
 # Settings of whoever runs this must not reach the tests.
 for name in [name for name in os.environ if name.startswith("COGNIGY_")]:
     del os.environ[name]
+# Without bytecode, each of the hundreds of processes that tests start would compile everything.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 LOCKS = {
@@ -45,7 +50,8 @@ LOCKS = {
 
 def install(session: nox.Session, lock: str = "dev", *, package: bool = True) -> None:
     """Install what a lock file names, by hash, and the package itself without anything more."""
-    session.install("-q", "--require-hashes", "-r", f".ci/{lock}.txt")
+    # Most of it is never imported, and compiling it takes as long as the rest.
+    session.install("-q", "--no-compile", "--require-hashes", "-r", f".ci/{lock}.txt")
     if package:
         session.install("-q", "--no-deps", "--no-build-isolation", "-e", ".")
 
@@ -78,47 +84,78 @@ def interpreter(version: str) -> str | None:
     return next((path for path in candidates(version) if version_of(path) == version), None)
 
 
-@nox.session
-def lint(session: nox.Session) -> None:
-    """Check style, layers, and the rules of tests/check_style.py."""
-    install(session, "tools", package=False)
+# Many tests wait for sockets and processes; those of one file stay together.
+# Without a limit, xdist waits for ever for the tests of a worker that died.
+SPREAD = ("-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
+
+
+def check_style(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--cache-dir", ".cache/import_linter")
     session.run("python", "-m", "tests.check_style")
 
 
+def check_types(session: nox.Session) -> None:
+    packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
+    session.run("mypy", "_cognigy_async_pytest.py", *packages)
+    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+
+
+def run_tests(session: nox.Session, marks: str) -> None:
+    # The official JavaScript client, for tests/interop: not within the time of a test.
+    session.run("python", "-m", "tests.interop.official")
+    session.run("pytest", "-q", "-m", marks, *SPREAD, *session.posargs)
+
+
 @nox.session
+def check(session: nox.Session) -> None:
+    """Style, types and tests, on the Python that runs nox; in one environment, which saves time."""
+    install(session)
+    check_style(session)
+    check_types(session)
+    run_tests(session, "not browser and not thorough")
+
+
+@nox.session(default=False)
+def lint(session: nox.Session) -> None:
+    """Check style, layers, and the rules of tests/check_style.py."""
+    install(session, "tools", package=False)
+    check_style(session)
+
+
+@nox.session(default=False)
 def types(session: nox.Session) -> None:
     """mypy and pyright, on the package and on a program that uses it."""
     install(session)
-    packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
-    session.run("mypy", *packages)
-    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+    check_types(session)
+
+
+@nox.session(default=False, tags=["all"])
+def thorough(session: nox.Session) -> None:
+    """The tests that `check` leaves out because they take long."""
+    install(session)
+    run_tests(session, "thorough and not browser")
 
 
 def add_tests(version: str) -> None:
     python = interpreter(version)
+    tags = [] if version == RUNNING else ["all"]
 
-    @nox.session(name=f"tests-{version}", python=python or False, tags=["tests"])
+    @nox.session(name=f"tests-{version}", python=python or False, default=False, tags=tags)
     def tests(session: nox.Session) -> None:
-        """The tests, on one Python."""
+        """All tests, on one Python."""
         if python is None:
             session.skip(f"no Python {version} that can make a venv was found")
         install(session)
-        # The official JavaScript client, for tests/interop: not within the time of a test.
-        session.run("python", "-m", "tests.interop.official")
-        # Many wait for sockets and processes; those of one file stay together.
-        # Without a limit, xdist waits for ever for the tests of a worker that died.
-        spread = ("-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
-        session.run("pytest", "-q", "-m", "not browser", *spread, *session.posargs)
+        run_tests(session, "not browser")
 
 
 for version in PYTHONS:
     add_tests(version)
 
 
-@nox.session
+@nox.session(default=False, tags=["all"])
 def browser(session: nox.Session) -> None:
     """What reports look like in Chromium; skipped where there is none."""
     install(session)
@@ -150,7 +187,7 @@ def soak(session: nox.Session) -> None:
     session.run("pytest", "-q", "tests/soak", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False, tags=["all"])
 def cost(session: nox.Session) -> None:
     """CPU and memory of an update, relative to a calibration in the same run."""
     install(session, "tools")

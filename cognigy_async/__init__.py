@@ -4,7 +4,6 @@ Start with `AsyncStateClient`. Each name brings its module with it when it is fi
 """
 
 import importlib
-import logging
 import typing
 
 if typing.TYPE_CHECKING:
@@ -59,7 +58,7 @@ if typing.TYPE_CHECKING:
     from .models.events import DeadLetter, UpdateEvent
     from .models.http import Request, Response
     from .models.limits import Limits
-    from .models.results import CloseReport, DialogState, UpdateOutcome, UpdateResult
+    from .models.results import CloseReport, DialogState, DrainReport, UpdateOutcome, UpdateResult
     from .models.update import StateUpdate, UpdateFields
     from .ratelimit.limit import RateLimit
     from .retry import ResponseKind, RetryPolicy
@@ -93,6 +92,7 @@ __all__ = [
     "DialogPausedError",
     "DialogState",
     "Distribution",
+    "DrainReport",
     "Fault",
     "HookOptions",
     "HttpxTransport",
@@ -174,6 +174,7 @@ _HOMES = {
     "DialogPausedError": "errors",
     "DialogState": "models.results",
     "Distribution": "metrics",
+    "DrainReport": "models.results",
     "Fault": "errors",
     "HookOptions": "hooks.options",
     "HttpxTransport": "transports.httpx",
@@ -241,6 +242,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -124,6 +124,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    # Also log retries and failed updates.
+    logging.getLogger("cognigy_async").setLevel(logging.INFO)
     web.run_app(
         make_app(),
         host=options.host,

@@ -45,8 +45,10 @@ ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
-# uvicorn configures its own loggers only. Updates that fail are logged under `cognigy_async`.
+# uvicorn configures its own loggers only.
 logging.basicConfig(level=logging.WARNING)
+# Also log retries and failed updates.
+logging.getLogger("cognigy_async").setLevel(logging.INFO)
 
 
 class Change(BaseModel):

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from cognigy_async import AsyncStateClient, RetryPolicy
+from cognigy_async import AsyncStateClient, RetryPolicy, StateUpdate, UpdateValidationError
 from cognigy_async.integrations.fastapi import StateClient, add_error_handlers, client_lifespan
 from cognigy_async.integrations.settings import Settings
 
@@ -34,8 +34,10 @@ TOLERANCE = 300.0
 
 MAX_BODY_BYTES = 256 * 1024
 
-# uvicorn configures its own loggers only. Updates that fail are logged under `cognigy_async`.
+# uvicorn configures its own loggers only.
 logging.basicConfig(level=logging.WARNING)
+# Also log retries and failed updates.
+logging.getLogger("cognigy_async").setLevel(logging.INFO)
 
 
 class CrmEvent(BaseModel):
@@ -94,13 +96,15 @@ async def contact_changed(
 ) -> dict[str, str]:
     try:
         event = CrmEvent.model_validate_json(body)
+        update = StateUpdate(
+            event.dialog_id,
+            user={"crm_contact": event.contact},
+            next_step=event.next_step,
+            update_id=event.event_id,
+        )
     except ValidationError:
         raise HTTPException(422, "the body is not an event") from None
-    result = await client.update(
-        event.dialog_id,
-        user={"crm_contact": event.contact},
-        next_step=event.next_step,
-        update_id=event.event_id,
-        deadline=ANSWER_WITHIN,
-    )
-    return {"update_id": result.update_id}
+    except UpdateValidationError as error:
+        raise HTTPException(422, [fault.path for fault in error.faults]) from None
+    pending = await client.submit(update, deadline=ANSWER_WITHIN)
+    return {"update_id": (await pending).update_id}

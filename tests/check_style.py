@@ -31,6 +31,7 @@ NAME = re.compile(r"(^|_)(told|said)(_|$)")
 RECORDS = {
     # Arguments of the user, results and errors.
     "AsyncStateClient",
+    "Emulator",
     "StateUpdate",
     "UpdateError",
     "UpdateResult",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import fnmatch
 import functools
+import gc
 import inspect
 import os
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -63,8 +66,13 @@ def pytest_configure() -> None:
     os.umask(0o022)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a plain test fail at its timeout, which by default ends the whole process."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Apply the marks `quick`, and let a plain test fail at its timeout.
+
+    By default the timeout of a plain test ends the whole process.
+    """
+    _mark_thorough(config, items)
     if not hasattr(signal, "SIGALRM"):
         return
     for item in items:
@@ -72,6 +80,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             marker = item.get_closest_marker("timeout")
             seconds = marker.args[0] if marker else float(item.config.getini("timeout"))
             item.add_marker(pytest.mark.timeout(seconds, method="signal"), append=False)
+
+
+def _mark_thorough(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark `thorough` which cases of a test no pattern of its marks `quick` matches."""
+    cases: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        for mark in item.iter_markers("quick"):
+            name = "" if callspec is None else callspec.id
+            cases[item.nodeid.partition("[")[0], mark.args].append(name)
+            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in mark.args):
+                item.add_marker("thorough")
+    # A test that is named with its parameters is there without its other cases.
+    if not any("::" in argument for argument in config.args):
+        for (test, patterns), names in cases.items():
+            for pattern in patterns:
+                if not fnmatch.filter(names, pattern):
+                    raise pytest.UsageError(f"{test}: quick({pattern!r}) matches no case: {names}")
+
+
+def pytest_collection_finish() -> None:
+    """Take what was collected, which stays for ever, out of each garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Undo it for plugins, such as that of hypothesis, that look for referrers of objects."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(trylast=True)

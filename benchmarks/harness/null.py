@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from cognigy_async import ApiKey, AsyncStateClient, Request, Response
 
 IN_FLIGHT = 32
+
+# Measure the library, not a terminal that shows its warnings.
+logging.getLogger("cognigy_async").addHandler(logging.NullHandler())
 
 
 class NullTransport:

@@ -31,6 +31,8 @@ class _ForkCounter:
 
 fork_counter = _ForkCounter()
 
+FORKED = "this client was opened before the process forked; open one in each process"
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=fork_counter.add)
 

@@ -14,7 +14,8 @@ import errno
 import os
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 PRIVATE = 0o600
 """Mode of a new file."""
@@ -186,14 +187,26 @@ def replace_private(path: str | os.PathLike[str], content: bytes, begin: bytes) 
         OSError: It cannot be written, or the file there is of something else.
     """
     check_replaceable(path, begin)
+    with staged_file(path, content) as staged:
+        os.replace(staged, path)
+
+
+@contextmanager
+def staged_file(path: str | os.PathLike[str], content: bytes) -> Iterator[str]:
+    """Write a new file beside a path, to be put in its place, and yield its own path.
+
+    It is removed at the end unless it was moved.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     folder = os.path.dirname(os.path.abspath(path))
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
+    descriptor, staged = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
             make_private(descriptor)
             file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
+        yield staged
+    finally:
         with suppress(OSError):
-            os.unlink(temporary)
-        raise
+            os.unlink(staged)

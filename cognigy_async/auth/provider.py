@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
@@ -92,7 +92,13 @@ class ApiKey:
     __slots__ = ("_token",)
 
     def __init__(self, key: str | SecretStr, header: str = "X-API-Key") -> None:
-        secret = key.get_secret_value() if isinstance(key, SecretStr) else key
+        secret: Any = key.get_secret_value() if isinstance(key, SecretStr) else key
+        if not isinstance(secret, str) or not secret:
+            problem = "is empty" if secret == "" else f"is of type {type(secret).__name__}"
+            raise ConfigurationError(
+                f"ApiKey: the key {problem}; pass the API key, a text of visible ASCII. If it "
+                "comes from the environment, set its variable"
+            )
         if not VISIBLE_ASCII.fullmatch(secret):
             raise ConfigurationError(
                 "ApiKey: the key must be visible ASCII without spaces or line ends"

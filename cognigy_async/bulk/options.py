@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cognigy_async import ConfigurationError
 
-from .input.reader import Format
+from .input.table_options import NO_OPTIONS, Format, TableOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,8 @@ class JobOptions:
         limit: Apply only this many rows from the beginning.
         only_dialogs: Apply only rows of these dialogs.
         format: Format of the input; by default taken from its name and first bytes.
-        text_columns: Columns of CSV whose cells are not parsed as JSON.
+        text_columns: Columns with the type text; see `TableOptions`.
+        table: How CSV, Excel and Parquet are read.
 
     Raises:
         ConfigurationError: An option is not valid.
@@ -43,6 +44,9 @@ class JobOptions:
     only_dialogs: Iterable[str] = ()
     format: Format | None = None
     text_columns: Iterable[str] = ()
+    table: TableOptions = NO_OPTIONS
+    table_with_texts: TableOptions = field(init=False, repr=False, default=NO_OPTIONS)
+    """The options of tables, with the type text for the text columns."""
     canary_rows: int | None = field(init=False, repr=False, default=None)
     """The canary, if it is a number of rows."""
     canary_share: float | None = field(init=False, repr=False, default=None)
@@ -59,13 +63,18 @@ class JobOptions:
             number = getattr(self, name)
             if number is not None and (type(number) is not int or number < least):
                 raise ConfigurationError(f"{name}={number!r}: must be an integer from {least}")
-        if self.format not in (None, "jsonl", "csv", "parquet"):
-            raise ConfigurationError(f"format={self.format!r}: must be jsonl, csv or parquet")
+        if self.format not in (None, "jsonl", "csv", "parquet", "excel"):
+            raise ConfigurationError(
+                f"format={self.format!r}: must be jsonl, csv, parquet or excel"
+            )
         for name in ("only_dialogs", "text_columns"):
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ConfigurationError(f"{name} takes several texts, not one")
             object.__setattr__(self, name, tuple(sorted(set(value))))
+        texts = tuple(self.text_columns)
+        table = self.table.with_texts(texts) if texts else self.table
+        object.__setattr__(self, "table_with_texts", table)
         self._parse_canary()
         if self.max_failure_rate is not None:
             rate, _ = _number(self.max_failure_rate)
@@ -95,6 +104,9 @@ class JobOptions:
         if self.canary is not None:
             record["canary"] = str(rows) if share is None else f"{share:g}"
         record["max_failure_rate"] = record.pop("allowed_rate")
+        del record["table"], record["table_with_texts"]
+        if self.table is not NO_OPTIONS:
+            record |= self.table.record()
         return {
             name: list(value) if type(value) is tuple else value for name, value in record.items()
         }

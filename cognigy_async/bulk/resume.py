@@ -85,7 +85,7 @@ def open_job(
             except UNREADABLE as error:
                 raise refusal(path, error) from error
         reader = open_input(
-            source, format=options.format, text_columns=tuple(options.text_columns), known=known
+            source, format=options.format, table=options.table_with_texts, known=known
         )
         try:
             if note is not None:
@@ -115,7 +115,7 @@ def _share_of_rows(share: float, source: str | Path, options: JobOptions) -> int
             "canary: a share needs the number of all rows, which standard input and pipes do not "
             "have; give a number of rows"
         )
-    reader = open_input(source, format=options.format, text_columns=tuple(options.text_columns))
+    reader = open_input(source, format=options.format, table=options.table_with_texts)
     rows = RowReader(reader, options, Limits())
     try:
         return math.ceil(share * sum(1 for _ in rows.rows()))

@@ -169,12 +169,17 @@ class JobRun:
         async with stream:
             self._stream = stream
             if self.ended != "complete":
+                stream.stop()
                 return
             try:
                 async for outcome in stream:
                     self._take(outcome)
             except (InputError, JournalError, ClientUsageError, SharedQuotaError) as error:
                 self.stop("stopped", str(error), error)
+            except BaseException:
+                # The journal has the rows that were not sent; the log need not count them.
+                stream.stop()
+                raise
 
     async def _complete_dead_letters(self) -> None:
         """Write dead letters of earlier runs for rows that this run did not reach."""

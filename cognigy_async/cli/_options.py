@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
+from importlib import import_module
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -15,6 +19,7 @@ from cognigy_async import (
     AiohttpTransport,
     ConfigurationError,
     HttpxTransport,
+    Limits,
     RateLimit,
     Transport,
 )
@@ -48,28 +53,43 @@ class LoopName(StrEnum):
 
 TransportOption = Annotated[
     TransportName | None,
-    typer.Option("--transport", help="HTTP library; aiohttp if installed, else httpx."),
+    typer.Option(
+        "--transport", help="HTTP library. Default: aiohttp if it is installed, else httpx."
+    ),
 ]
 LoopOption = Annotated[
     LoopName | None,
-    typer.Option("--loop", help="Event loop; uvloop if installed, else asyncio."),
+    typer.Option("--loop", help="Event loop. Default: uvloop if it is installed, else asyncio."),
 ]
 EnvFileOption = Annotated[
     Path | None,
     typer.Option(
         "--env-file",
         metavar="PATH",
-        help="File with the settings that the environment lacks, instead of .env. You vouch for "
-        "it: it may be mixed with the environment.",
+        help="File with settings, instead of .env. Variables of the environment go before it. Name "
+        "only a file that you trust.",
         exists=True,
         dir_okay=False,
         readable=True,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Print the log and tracebacks.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also print repeats, waits and warnings as logged.")
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Print the whole log, and tracebacks of errors.")
+]
 
 Name = TypeVar("Name", TransportName, LoopName)
+
+
+def example(*commands: str) -> str:
+    """Return the end of a help text: commands without `cognigy-async`, each in a line."""
+    lines = [f"  cognigy-async {command}" for command in commands]
+    # The control character keeps the ends of the lines.
+    return "\n".join(["\b", "Example:" if len(lines) == 1 else "Examples:", *lines])
 
 
 def choose_transport(name: TransportName | None) -> TransportName:
@@ -126,6 +146,35 @@ def format_rate(rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None) -> s
     if rate_limit is None or isinstance(rate_limit, str):
         return rate_limit
     return " ".join(f"{limit.n}/{limit.per:g}" for limit in rate_limit)
+
+
+def load_limits(model: str | None, limits: Limits) -> Limits:
+    """Return limits with the model that the option ``--model module:Class`` names.
+
+    The module is imported, from the current folder as well.
+
+    Raises:
+        ConfigurationError: It cannot be imported, or is no model of session variables.
+    """
+    if model is None:
+        return limits
+    option = f"--model {model}"
+    module, colon, name = model.partition(":")
+    if not (module and colon and name):
+        raise ConfigurationError(f"{option}: write it as MODULE:CLASS, for example shop:MySession")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = attrgetter(name)(import_module(module))
+    except Exception as error:
+        raise ConfigurationError(
+            f"{option} cannot be imported ({type(error).__name__}: {error}); start the command in "
+            "the folder of the module, or install the module"
+        ) from error
+    try:
+        return replace(limits, variables=found)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{option}: {error}") from error
 
 
 def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]:

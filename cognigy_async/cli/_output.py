@@ -11,6 +11,8 @@ import shutil
 import sys
 import unicodedata
 from contextlib import suppress
+from contextvars import ContextVar
+from enum import IntEnum
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +31,28 @@ REASONS = {
     "unavailable": "unavailable (503)",
 }
 """Reasons for a retry, by their names in the metrics."""
+
+
+class Detail(IntEnum):
+    """The messages on stderr that the user wants; errors are always printed."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+    DEBUG = 3
+
+
+_detail = ContextVar("detail", default=Detail.NORMAL)
+
+
+def set_detail(detail: Detail) -> None:
+    """Set the detail of all messages from now on."""
+    _detail.set(detail)
+
+
+def is_quiet() -> bool:
+    """Return True if only results and errors are printed."""
+    return _detail.get() is Detail.QUIET
 
 
 class _Console(Console):
@@ -95,24 +119,39 @@ def say(line: str, *, style: str | None = None) -> None:
     console(stderr=True).print(printable(line), style=style, markup=False, soft_wrap=True)
 
 
+def note(line: str) -> None:
+    """Write a line to stderr that the user may miss: none with ``--quiet``, and no error."""
+    if not is_quiet():
+        say_if_possible(line)
+
+
 def say_if_possible(line: str, *, style: str | None = None) -> None:
     """Write a line to stderr; ignore the error if stderr cannot be written."""
     with suppress(OSError):
         say(line, style=style)
 
 
-def log_to_stderr(*, everything: bool) -> None:
-    """Write log lines of the library to stderr: all, or those that explain a wait or a setting."""
+def log_to_stderr(detail: Detail, *, waits: bool) -> None:
+    """Write log lines of the library to stderr, as many as the detail asks for.
+
+    Args:
+        waits: in normal detail, write the lines that explain a wait or a setting; else none.
+    """
     logger = logging.getLogger("cognigy_async")
     for old in [handler for handler in logger.handlers if isinstance(handler, _Handler)]:
         logger.removeHandler(old)
     handler = _Handler()
-    if everything:
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    else:
-        handler.addFilter(_explains)
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if everything else logging.INFO)
+    if detail is Detail.DEBUG:
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.setLevel(logging.DEBUG)
+    elif detail is Detail.VERBOSE or (waits and detail is Detail.NORMAL):
+        logger.setLevel(logging.INFO)
+        if detail is Detail.NORMAL:
+            handler.addFilter(_explains)
+    else:
+        # A handler that takes nothing: without any, the library would write warnings by itself.
+        handler.setLevel(logging.CRITICAL + 1)
 
 
 class _Handler(logging.Handler):

@@ -29,7 +29,7 @@ from ._options import (
     choose_transport,
     settings_file,
 )
-from ._output import log_to_stderr, say_if_possible
+from ._output import Detail, log_to_stderr, say_if_possible, set_detail
 
 NOT_APPLIED = 1
 USAGE = 2
@@ -48,17 +48,28 @@ T = TypeVar("T")
 
 @contextmanager
 def report_errors(
-    *, debug: bool, log: bool = True, usage: tuple[type[CognigyError], ...] = ()
+    *,
+    debug: bool,
+    quiet: bool = False,
+    verbose: bool = False,
+    log: bool = True,
+    usage: tuple[type[CognigyError], ...] = (),
 ) -> Iterator[None]:
     """Turn an error into a message on stderr and an exit status.
 
     Args:
         debug: write the whole log, and tracebacks instead of messages.
-        log: write log lines that explain a wait.
+        quiet: write no message but errors.
+        verbose: write the log without its details.
+        log: write log lines that explain a wait, if neither is asked for.
         usage: types of errors with the exit status of invalid usage.
     """
-    if debug or log:
-        log_to_stderr(everything=debug)
+    if quiet and (verbose or debug):
+        raise typer.BadParameter("--quiet excludes --verbose and --debug; drop one of them")
+    chosen = [(debug, Detail.DEBUG), (verbose, Detail.VERBOSE), (quiet, Detail.QUIET)]
+    detail = next((detail for given, detail in chosen if given), Detail.NORMAL)
+    set_detail(detail)
+    log_to_stderr(detail, waits=log)
     try:
         yield
     except KeyboardInterrupt:

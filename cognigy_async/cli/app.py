@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
 from . import audit, bulk
+from ._options import example
 from ._output import write_result
 from .bench.command import bench
 from .demo.command import demo
 from .dialog import get, update
 from .doctor.command import doctor
 from .emulator import emulator
+from .init import init
+
+EXAMPLES: dict[Callable[..., None], list[str]] = {
+    init: ["init"],
+    doctor: ["doctor", "doctor --dialog d-8f3a"],
+    get: ["get d-8f3a"],
+    update: [
+        "update d-8f3a --session cart_total=149.99",
+        "update d-8f3a --next-step process_checkout",
+    ],
+    demo: ["demo"],
+    emulator: ["emulator --port 8321", "emulator --fault error_503=0.1"],
+    bench: ["bench", "bench --max-in-flight 1,8,64"],
+}
 
 app = typer.Typer(
     name="cognigy-async",
     help="Write dialog state to Cognigy.AI.",
     epilog=(
-        "Settings come from the environment, a file .env or --env-file: COGNIGY_BASE_URL, "
-        "COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET (or COGNIGY_API_KEY), and others. Exit "
-        "status: 0 applied, 1 not applied, 2 invalid usage or settings, 130 interrupted."
+        "Settings come from the environment, or from a file .env, which init writes: "
+        "COGNIGY_BASE_URL, COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET (or COGNIGY_API_KEY), and "
+        "others.\n\n"
+        "Exit status: 0 applied, 1 not applied, 2 invalid usage or settings, 130 interrupted.\n\n"
+        + example("demo", "init", "COMMAND --help")
     ),
     no_args_is_help=True,
     add_completion=True,
+    # Plain text is read faster than boxes, above all on a narrow terminal, and is made faster.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # A traceback that shows local variables could show a secret.
     pretty_exceptions_enable=False,
 )
@@ -51,5 +72,5 @@ def _root(
 
 app.add_typer(audit.app, name="audit")
 app.add_typer(bulk.app, name="bulk")
-for command in (bench, demo, doctor, emulator, get, update):
-    app.command()(command)
+for command, examples in EXAMPLES.items():
+    app.command(epilog=example(*examples))(command)

@@ -12,18 +12,23 @@ from pydantic import SecretStr
 from cognigy_async import AuditRecord, read_audit, verify_audit
 from cognigy_async.integrations.settings import Credentials
 
-from ._options import DebugOption, EnvFileOption, read_secret, settings_file
-from ._output import counted, say, write_result
+from ._options import (
+    DebugOption,
+    EnvFileOption,
+    QuietOption,
+    example,
+    read_secret,
+    settings_file,
+)
+from ._output import counted, note, say, write_result
 from ._run import NOT_APPLIED, report_errors
 
-app = typer.Typer(
-    help="Verify audit files, or print what they record of a dialog.", no_args_is_help=True
-)
+app = typer.Typer(help="Verify audit files, or print their records.", no_args_is_help=True)
 
 FilesArgument = Annotated[
     list[Path],
     typer.Argument(
-        metavar="FILE...",
+        metavar="FILE",
         help="Audit files of JsonLinesAudit, in any order.",
         exists=True,
         dir_okay=False,
@@ -32,7 +37,7 @@ FilesArgument = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=example("audit verify audit-*.jsonl --head HASH"))
 def verify(
     files: FilesArgument,
     head: Annotated[
@@ -56,16 +61,18 @@ def verify(
         ),
     ] = None,
     env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check that no record was changed, removed, added or moved, and name the first that was.
+    """Check that no record was changed.
 
-    Give all files of a chain, each once. Missing records at the end of a chain, and an older copy
-    in place of its files, are found only with --head.
+    The first record that was changed, removed, added or moved is named. Give all files of a chain,
+    each once. Missing records at the end of a chain, and an older copy in place of its files, are
+    found only with --head.
 
     Exit status: 0 all records are intact, 1 some are not, 2 invalid usage.
     """
-    with report_errors(debug=debug):
+    with report_errors(debug=debug, quiet=quiet):
         report = verify_audit(files, key=_key(key_file, env_file), heads=head or (), after=after)
         for path in report.torn:
             say(f"{path} ends with an incomplete record, as after a crash; it is ignored.")
@@ -81,7 +88,7 @@ def verify(
         unconfirmed = [chain for chain in report.chains if not chain.confirmed]
         if unconfirmed:
             names = ", ".join(chain.chain_id or "without an id" for chain in unconfirmed)
-            say(
+            note(
                 f"No --head is of the chain {names}. Without one nobody can tell whether its last "
                 "records are missing, or whether this is an older copy. Keep its head elsewhere."
             )
@@ -91,13 +98,18 @@ def verify(
             write_result(f"head {last}")
 
 
-@app.command()
+@app.command(epilog=example("audit show audit-*.jsonl --dialog d-8f3a"))
 def show(
     files: FilesArgument,
     dialog: Annotated[str, typer.Option(metavar="ID", help="Dialog id.")],
     debug: DebugOption = False,
 ) -> None:
-    """Print the records of a dialog in order of time, without verifying them."""
+    """Print the records of a dialog.
+
+    They are in order of time, and are not verified.
+
+    Exit status: 0 printed, 1 the files have no record of the dialog, 2 invalid usage.
+    """
     with report_errors(debug=debug):
         records = [
             record for path in files for record in read_audit(path) if record.dialog_id == dialog

@@ -12,7 +12,9 @@ from ._options import (
     DebugOption,
     EnvFileOption,
     LoopOption,
+    QuietOption,
     TransportOption,
+    VerboseOption,
     parse_assignments,
 )
 from ._output import write_json
@@ -26,14 +28,19 @@ def get(
     transport: TransportOption = None,
     loop: LoopOption = None,
     env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Print the state of a dialog as JSON."""
+    """Print the state of a dialog as JSON.
+
+    Exit status: 0 printed, 1 not read, 2 invalid usage or settings, 130 interrupted.
+    """
 
     async def read(client: AsyncStateClient) -> DialogState:
         return await client.get_state(dialog_id)
 
-    with report_errors(debug=debug):
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
         state = run_with_client(read, transport, loop, env_file)
         variables = {"session": dict(state.session), "user": dict(state.user)}
         others = {name: getattr(state, name) for name in ("next_step", "etag", "version")}
@@ -46,12 +53,15 @@ def update(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Session variable to assign; JSON if it parses as JSON, else text. Repeatable.",
+            help="Session variable to assign. VALUE is JSON if it can be read as JSON, else text. "
+            "Repeatable.",
         ),
     ] = None,
     user: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="User variable to assign, likewise. Repeatable."),
+        typer.Option(
+            metavar="NAME=VALUE", help="User variable to assign, in the same way. Repeatable."
+        ),
     ] = None,
     next_step: Annotated[
         str | None, typer.Option(metavar="STEP", help="Flow node to move the dialog to.")
@@ -60,7 +70,8 @@ def update(
         str | None,
         typer.Option(
             metavar="ETAG",
-            help="Write only if the state still has this etag, as get prints it, with its quotes.",
+            help="Write only if the state still has this etag. Copy it from the output of get with "
+            "its quotes.",
         ),
     ] = None,
     user_id: Annotated[
@@ -81,9 +92,16 @@ def update(
     transport: TransportOption = None,
     loop: LoopOption = None,
     env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Assign variables of a dialog, or move it, and print the result as JSON."""
+    """Assign variables of a dialog, or move it.
+
+    The result is printed as JSON.
+
+    Exit status: 0 applied, 1 not applied, 2 invalid usage or settings, 130 interrupted.
+    """
     session_variables = parse_assignments("--session", session or ())
     user_variables = parse_assignments("--user", user or ())
     if not session_variables and not user_variables and next_step is None:
@@ -100,7 +118,7 @@ def update(
             profile_id=profile_id,
         )
 
-    with report_errors(debug=debug):
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
         result = run_with_client(write, transport, loop, env_file)
         names = ("update_id", "dialog_id", "status", "etag", "version", "attempts")
         record = {name: getattr(result, name) for name in names}

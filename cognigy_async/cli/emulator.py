@@ -16,12 +16,14 @@ from cognigy_async.integrations.settings import Credentials
 from ._options import (
     DebugOption,
     EnvFileOption,
+    QuietOption,
+    VerboseOption,
     parse_assignments,
     parse_rate,
     read_secret,
     settings_file,
 )
-from ._output import counted, say, write_result
+from ._output import counted, note, write_result
 from ._run import report_errors
 
 DEFAULT_ID = "emulator-client"
@@ -32,7 +34,9 @@ VISIBLE = "Other users can see it in the list of processes; prefer the settings 
 
 
 def emulator(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on.", metavar="ADDRESS")
+    ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 chooses a free one.")
     ] = 0,
@@ -81,23 +85,35 @@ def emulator(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Inject a fault: a probability (error_503=0.1, drop_after=0.05) or seconds "
-            "(latency=0.2). Repeatable.",
+            help="Let something go wrong, with a probability (error_503=0.1, drop_after=0.05) or "
+            "for some seconds (latency=0.2). Repeatable.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Random seed for injected faults.")] = 0,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Answer 404 for a dialog that was not added by PUT /_emulator/dialogs/ID.",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the faults.")] = 0,
     env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Serve a test server with the runtime and sessions APIs until Ctrl-C.
+    """Serve a test server until Ctrl-C.
 
-    The first line on stdout is its URL. By default it accepts the credentials of the settings.
-    Requests that a web page may have made are refused.
+    It has the runtime and the sessions API. The first line on stdout is its URL. By default it
+    accepts the credentials of the settings, or public ones if there are none. Requests that a web
+    page may have made are refused.
+
+    Exit status: 0 stopped, 1 it cannot listen, 2 invalid usage or settings.
     """
-    with report_errors(debug=debug):
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
         key = _secret("--api-key", api_key, api_key_file)
         secret = _secret("--client-secret", client_secret, client_secret_file)
-        accepted, settings = _credentials(key, client_id, secret, env_file)
+        accepted, settings, unnamed = _credentials(key, client_id, secret, env_file)
         rate = None if quota is None else parse_rate(quota, "--quota")[0]
         try:
             app = Emulator(
@@ -107,6 +123,7 @@ def emulator(
                 rules=Rules(token_lifetime=token_lifetime),
                 throttling=Throttling(tenant_quota=None if rate is None else (rate.n, rate.per)),
                 faults=_parse_faults(fault or ()),
+                strict=strict,
                 seed=seed,
             )
         except ValueError as error:
@@ -114,15 +131,21 @@ def emulator(
 
         def announce(base_url: str) -> None:
             write_result(f"listening on {base_url}")
-            say("Settings for a client:")
-            for line in (f"COGNIGY_BASE_URL={base_url}", *settings):
-                say(f"  {line}")
-            say("  for the sessions API also COGNIGY_API=sessions and COGNIGY_USER_ID")
-            say("Press Ctrl-C to stop.")
+            assignments = [f"COGNIGY_BASE_URL={base_url}", *settings]
+            note("Settings of a client. Paste these lines into a shell:")
+            for line in assignments:
+                note(f"export {line}")
+            note("or these into a file .env:")
+            for line in assignments:
+                note(line)
+            for line in unnamed:
+                note(line)
+            note("For the sessions API also set COGNIGY_API=sessions and COGNIGY_USER_ID.")
+            note("Press Ctrl-C to stop.")
 
         run(app, host=host, port=port, allowed_hosts=allowed_host or (), on_listening=announce)
         dialogs = counted(len(app.dialogs), "dialog")
-        say(f"Stopped after {counted(app.stats.requests, 'request')} to {dialogs}.")
+        note(f"Stopped after {counted(app.stats.requests, 'request')} to {dialogs}.")
 
 
 def _secret(option: str, secret: str | None, file: Path | None) -> str | None:
@@ -141,8 +164,8 @@ def _credentials(
     client_id: str | None,
     client_secret: str | None,
     env_file: Path | None,
-) -> tuple[dict[str, str], list[str]]:
-    """Return the credentials to accept, and lines with a client's settings but no secrets.
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return the credentials to accept, a client's settings, and sentences about secret ones.
 
     The options come first, then the settings of the environment.
     """
@@ -166,15 +189,15 @@ def _credentials(
     accepted = {name: value for name, value in given.items() if value is not None}
     if ("client_id" in accepted) != ("client_secret" in accepted):
         raise ConfigurationError(f"{pair} go together; give both")
-    lines = []
+    if not accepted:
+        public = [f"COGNIGY_CLIENT_ID={DEFAULT_ID}", f"COGNIGY_CLIENT_SECRET={DEFAULT_SECRET}"]
+        return accepted, public, []
+    names = []
     if "api_key" in accepted:
-        lines.append(f"COGNIGY_API_KEY, {source}")
+        names.append("COGNIGY_API_KEY")
     if "client_id" in accepted:
-        prefix = "or " if lines else ""
-        lines.append(f"{prefix}COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, {source}")
-    if not lines:
-        lines = [f"COGNIGY_CLIENT_ID={DEFAULT_ID}", f"COGNIGY_CLIENT_SECRET={DEFAULT_SECRET}"]
-    return accepted, lines
+        names.append("COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET")
+    return accepted, [], [f"Also set {', or '.join(names)}, {source}."]
 
 
 def _parse_faults(assignments: Iterable[str]) -> Faults:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .._utils.concurrency import current_loop_getter, fork_counter
+from .._utils.concurrency import FORKED, current_loop_getter, fork_counter
 from ..engine.coalescing import merges
 from ..engine.completion import pause_error
 from ..engine.dialog_queue import QueueState
@@ -87,9 +87,7 @@ class Admission:
     def check_event_loop(self) -> None:
         """Raise `ClientUsageError` in another event loop, thread or process."""
         if self._fork_count != fork_counter.count:
-            raise ClientUsageError(
-                "this client was opened before the process forked; open one in each process"
-            )
+            raise ClientUsageError(FORKED)
         try:
             loop = self._current_loop()
         except RuntimeError:

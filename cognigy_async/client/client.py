@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, Unpack
 
-from .._utils.arguments import validate_timeout
+from .._utils.arguments import validate_timeout, validate_type
 from .._utils.waker import Waker
 from ..api.runtime import RuntimeApi
 from ..engine.work_item import Kind, SendOptions, WorkItem
@@ -15,6 +16,7 @@ from ..errors import ClientClosedError, ClientUsageError, DialogPausedError, Que
 from ..hooks.observers import Observer
 from ..hooks.registry import CallbackRegistry, Register
 from ..metrics import Metrics
+from ..models.conversion import Encode
 from ..models.limits import Limits
 from ..models.results import CloseReport, Decide, DialogState, UpdateResult
 from ..models.update import StateUpdate, UpdateInput
@@ -23,15 +25,31 @@ from ..retry import RetryPolicy
 from .admission import Admission
 from .config import ClientConfig, Priority, SendArguments, SubmitArguments
 from .lifecycle import NOT_OPEN, Lifecycle
-from .pending import SHARED_WAITERS, PendingUpdate, single_task_waiters
+from .pending import SHARED_WAITERS, HandleWaiters, PendingUpdate, single_task_waiters
 from .stream import UpdateStream
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ..api.base import StateApi
     from ..audit.sinks import AuditSink
     from ..audit.trail import AuditTrail
     from ..auth.provider import TokenProvider
     from ..transports.base import Transport
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def _explains_missing_auth(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Let a missing `auth` fail with the message for an invalid one, which says what to pass."""
+
+    @wraps(init)
+    def with_auth(*args: Arguments.args, **arguments: Arguments.kwargs) -> None:
+        arguments.setdefault("auth", None)
+        init(*args, **arguments)
+
+    return with_auth
 
 
 class AsyncStateClient:
@@ -53,6 +71,9 @@ class AsyncStateClient:
             Shared SaaS allows 1,000 requests in 5 minutes (docs.cognigy.com, "Quotas and Limits").
         retry: When failed requests are retried; `RetryPolicy()` by default.
         limits: Limits for variables and sizes; those of the API by default.
+        variables: Model of the session variables. Updates with other names or types are refused;
+            short for `Limits(variables=...)`. See ``docs/values.md``.
+        encode: ``"json"`` converts values as pydantic's JSON mode does; see `StateUpdate`.
         coalesce: Merge waiting updates of one dialog into one request if the resulting state is
             the same; see ``docs/coalescing.md``.
         linger: Seconds that a dialog waits for more updates to coalesce, counted from its oldest.
@@ -74,6 +95,7 @@ class AsyncStateClient:
             await client.update("d-1", session={"cart_total": 149.99})
     """
 
+    @_explains_missing_auth
     def __init__(
         self,
         base_url: str,
@@ -85,6 +107,8 @@ class AsyncStateClient:
         rate_limit: RateLimits = None,
         retry: RetryPolicy | None = None,
         limits: Limits | None = None,
+        variables: type[BaseModel] | None = None,
+        encode: Encode | None = None,
         coalesce: bool = False,
         linger: float = 0.0,
         on_failure: Literal["continue", "pause"] = "continue",
@@ -94,6 +118,9 @@ class AsyncStateClient:
         allow_insecure: bool = False,
     ) -> None:
         api = api if api is not None else RuntimeApi()
+        rules: Limits = limits if limits is not None else getattr(api, "limits", Limits())
+        if variables is not None:
+            rules = replace(validate_type("limits", rules, Limits), variables=variables)
         self._config = config = ClientConfig(
             base_url=base_url,
             auth=auth,
@@ -102,7 +129,8 @@ class AsyncStateClient:
             max_pending=max_pending,
             rate_limit=rate_limit,
             retry=retry or RetryPolicy(),
-            limits=limits if limits is not None else getattr(api, "limits", Limits()),
+            limits=rules,
+            encode=encode,
             coalesce=coalesce,
             linger=linger,
             on_failure=on_failure,
@@ -127,7 +155,10 @@ class AsyncStateClient:
             self._audit = AuditTrail(audit, self.metrics)
         self._lifecycle = Lifecycle(config, self.metrics, self._hooks, quota, self._audit, waker)
         self._waiters = SHARED_WAITERS
+        self._handle_waiters = HandleWaiters(self._hooks)
         self._new_update = partial(StateUpdate.from_values, config.limits)
+        if encode is not None:
+            self._new_update = partial(StateUpdate.from_converted_values, encode, config.limits)
         self._check_update = api.check
 
     def __repr__(self) -> str:
@@ -315,6 +346,8 @@ class AsyncStateClient:
         self, update: UpdateInput, **arguments: Unpack[SubmitArguments]
     ) -> PendingUpdate:
         """Accept an update and return its handle; wait first if no pending slot is free.
+
+        A failure that nobody awaits is logged; see `PendingUpdate`.
 
         Args:
             update: A `StateUpdate`, or a mapping of its arguments.
@@ -542,7 +575,7 @@ class AsyncStateClient:
     def _enqueue(
         self, admission: Admission, update: StateUpdate, options: SendOptions
     ) -> PendingUpdate:
-        item = admission.enqueue(update, options, SHARED_WAITERS, waits_when_paused=True)
+        item = admission.enqueue(update, options, self._handle_waiters, waits_when_paused=True)
         return PendingUpdate(item, self._lifecycle.require_engine(), admission)
 
     async def _wait(self, item: WorkItem) -> None:

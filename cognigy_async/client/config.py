@@ -15,6 +15,7 @@ from .._utils.arguments import (
 )
 from ..engine.work_item import SendOptions
 from ..errors import ConfigurationError
+from ..models.conversion import Encode, validate_encode
 from ..models.limits import Limits
 from ..models.update import StateUpdate, UpdateInput, parse_update
 from ..ratelimit.limiter import RateLimits
@@ -73,6 +74,7 @@ class ClientConfig:
     audit: AuditSink | Sequence[AuditSink] | None
     transport: Transport | None
     allow_insecure: bool
+    encode: Encode | None = None
     default_options: SendOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,13 +88,15 @@ class ClientConfig:
             raise ConfigurationError("api must be a StateApi, such as RuntimeApi()")
         if not hasattr(self.auth, "get_token"):
             raise ConfigurationError(
-                "auth must be a token provider: OAuthTokenProvider(OAuthConfig(...)) or ApiKey(...)"
+                "auth must be a token provider: pass auth=OAuthTokenProvider(OAuthConfig(...)), or "
+                'auth=ApiKey("...") for an API key'
             )
         base_url = validate_base_url(self.base_url, allow_insecure=self.allow_insecure)
         validate_count("max_in_flight", self.max_in_flight)
         validate_count("max_pending", self.max_pending)
         validate_type("retry", self.retry, RetryPolicy)
         validate_type("limits", self.limits, Limits)
+        validate_encode(self.encode)
         linger = validate_seconds("linger", self.linger, least=0.0)
         options = SendOptions(self.retry, validate_timeout(self.timeout), coalesce=self.coalesce)
         object.__setattr__(self, "base_url", base_url)
@@ -110,7 +114,7 @@ class ClientConfig:
         if type(given) is StateUpdate and given._limits is self.limits:
             update = given
         else:
-            update = parse_update(given, self.limits)
+            update = parse_update(given, self.limits, self.encode)
         self.api.check(update)
         return update
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
+from contextlib import suppress
 from functools import partial
 from logging import WARNING
 from typing import TYPE_CHECKING
@@ -9,7 +12,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._utils.arguments import validate_seconds
-from .._utils.concurrency import BackgroundTask, monotonic_clock, run_to_completion
+from .._utils.concurrency import (
+    BackgroundTask,
+    fork_counter,
+    monotonic_clock,
+    run_to_completion,
+)
 from .._utils.logging import log
 from ..engine.capacity import PendingLimit
 from ..engine.context import Context
@@ -21,9 +29,12 @@ from ..models.results import CloseReport
 from .admission import Admission
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .._utils.waker import Waker
     from ..audit.trail import AuditTrail
     from ..metrics import Metrics
+    from ..models.update import StateUpdate
     from ..ratelimit.limiter import CompositeLimiter
     from ..transports.base import Transport
     from .config import ClientConfig
@@ -34,6 +45,9 @@ EMPTY_REPORT = CloseReport(0, 0, 0, (), 0)
 
 TRANSPORT_CLOSE_TIMEOUT = 5.0
 """Maximum seconds for the transport to close its connections."""
+
+DIALOGS_NAMED = 5
+"""Number of dialogs that the report of a client that was not closed names."""
 
 
 class _Signals:
@@ -78,6 +92,7 @@ class Lifecycle:
         self._transport: Transport | None = None
         self._signals: _Signals | None = None
         self._closing = False
+        self._finalizer: weakref.finalize[..., Lifecycle] | None = None
         self.engine: Engine | None = None
         self.admission: Admission | None = None
         self.report: CloseReport | None = None
@@ -122,7 +137,7 @@ class Lifecycle:
         self._transport = config.transport if config.transport is not None else _default_transport()
         context = Context(
             config=config,
-            protocol=UpdateProtocol(config.api, config.base_url, config.limits),
+            protocol=UpdateProtocol(config.api, config.base_url, config.limits, config.encode),
             transport=self._transport,
             quota=self._quota,
             audit=self._audit,
@@ -146,6 +161,16 @@ class Lifecycle:
             await self.exit(drain=False)
             raise
         if not self._closing:
+            # The engine leads back to this object, which a strong reference would keep alive.
+            self._finalizer = weakref.finalize(
+                self,
+                _report_unclosed,
+                config.base_url,
+                weakref.ref(engine),
+                engine.completion.unsent,
+                self._metrics,
+                fork_counter.count,
+            )
             admission.open()
 
     async def _run(self, engine: Engine, admission: Admission, signals: _Signals) -> None:
@@ -261,6 +286,8 @@ class Lifecycle:
                 undelivered=metrics.events_dropped,
             )
         finally:
+            if self._finalizer is not None:
+                self._finalizer.detach()
             signals.closed.set()
 
     async def _close_transport(self) -> None:
@@ -270,6 +297,40 @@ class Lifecycle:
         except Exception as error:
             # Log only: every update has its outcome, and an exception here would hide it.
             log(WARNING, "the transport could not be closed: %s", type(error).__name__)
+
+
+def _report_unclosed(
+    base_url: str,
+    engine: weakref.ref[Engine],
+    unsent: Sequence[StateUpdate],
+    metrics: Metrics,
+    fork_count: int,
+) -> None:
+    """Warn of a client that was collected, or that is open when the process ends.
+
+    Any thread may run this, also while the interpreter ends.
+    """
+    if fork_count != fork_counter.count:
+        return  # The client belongs to the parent process.
+    dialogs = [update.dialog_id for update in unsent]
+    alive = engine()
+    if alive is not None and metrics.pending:
+        # Another thread may still run the client, and change the queues meanwhile.
+        with suppress(RuntimeError):
+            dialogs += alive.unsent_dialogs()
+    unanswered = len(unsent) + metrics.pending - len(dialogs)
+    parts = []
+    if dialogs:
+        rest = ", ..." if len(dialogs) > DIALOGS_NAMED else ""
+        named = ", ".join(map(repr, dialogs[:DIALOGS_NAMED])) + rest
+        parts.append(f"accepted updates that were not sent: {len(dialogs)} (dialogs {named})")
+    if unanswered > 0:
+        parts.append(f"updates without an outcome: {unanswered}")
+    message = "; ".join([f"the client of {base_url} was not closed", *parts])
+    message += ". Use `async with` or `await client.aclose()`; of a StateClient `with` or `close()`"
+    if parts:
+        log(WARNING, "%s", message, unsent=len(dialogs), unanswered=unanswered)
+    warnings.warn(message, ResourceWarning, stacklevel=2)
 
 
 def _default_transport() -> Transport:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Generator
+from contextlib import suppress
+from logging import ERROR
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import sniffio
 
+from .._utils.logging import log
+from ..errors import ClientClosedError, UpdateError, UpdateWithdrawnError
+
 if TYPE_CHECKING:
     from ..engine.engine import Engine
     from ..engine.work_item import WorkItem
+    from ..hooks.registry import CallbackRegistry
     from ..models.results import UpdateResult
     from .admission import Admission
 
@@ -22,6 +28,9 @@ class PendingUpdate:
     Any number of tasks may await it, more than once, or none at all. Cancelling such a task does
     not cancel the update; `withdraw` does. It belongs to the event loop of its client, and raises
     `ClientUsageError` in another one.
+
+    A failure that nobody awaits, and that no callback of `on_update_failed` gets, is logged at
+    ERROR when the handle is collected, as asyncio does for tasks.
 
     Example::
 
@@ -65,6 +74,8 @@ class PendingUpdate:
             self._admission.check_event_loop()
             await SHARED_WAITERS.wait(item)
         if item.error is not None:
+            if type(item.waiter) is _UnawaitedFailure:
+                item.waiter.awaited = True
             # Each `raise` of the same object would make its traceback longer.
             raise item.error.with_traceback(None)
         assert item.result is not None
@@ -93,6 +104,56 @@ class Waiters:
         """Wake the tasks that wait for the item."""
         if item.waiter is not None:
             item.waiter.set()
+
+
+class HandleWaiters(Waiters):
+    """Waiters for handles: a failure that nobody awaits is logged when its handle is collected."""
+
+    def __init__(self, hooks: CallbackRegistry) -> None:
+        self._hooks = hooks
+
+    def notify(self, item: WorkItem, /) -> None:
+        """Wake the tasks that wait for the item, and watch over its failure."""
+        super().notify(item)
+        error = item.error
+        # The caller withdrew the update, or `aclose` logs and reports it.
+        if error is None or isinstance(error, UpdateWithdrawnError | ClientClosedError):
+            return
+        if isinstance(error, UpdateError) and self._hooks.has_failure_callbacks:
+            return
+        # Only the handle, if there still is one, refers to the item from now on.
+        item.waiter = _UnawaitedFailure(
+            item.update_id, item.dialog_id, f"{type(error).__name__}: {error}"
+        )
+
+
+class _UnawaitedFailure:
+    """The failure of an update that has a handle. Held by the item, and collected with it.
+
+    It holds texts only: an exception refers to frames, which refer to the item.
+    """
+
+    __slots__ = ("_dialog_id", "_error", "_update_id", "awaited")
+
+    def __init__(self, update_id: str, dialog_id: str, error: str) -> None:
+        self._update_id = update_id
+        self._dialog_id = dialog_id
+        self._error = error
+        self.awaited = False
+
+    def __del__(self) -> None:
+        # Any thread may run this, also while the interpreter ends.
+        with suppress(Exception):
+            if not self.awaited:
+                log(
+                    ERROR,
+                    "update %s of dialog %r failed, and nobody awaited its handle: %s",
+                    self._update_id,
+                    self._dialog_id,
+                    self._error,
+                    dialog_id=self._dialog_id,
+                    update_id=self._update_id,
+                )
 
 
 class _FutureWaiters(Waiters):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from ..api.runtime import RuntimeApi
 from ..engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
 from ..errors import CognigyError
 from ..models.limits import Limits
-from ..models.update import StateUpdate, UpdateInput, parse_update
+from ..models.update import StateUpdate, UpdateInput, check_iterable, parse_update
 from ..ratelimit.estimate import numeric_limits, seconds_under
 from ..ratelimit.limit import RateLimit
 
@@ -74,8 +74,7 @@ def plan(
     if session_ttl is not None:
         session_ttl = validate_seconds("session_ttl", session_ttl, least=0.0)
     quota = numeric_limits(rate_limit)
-    if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
-        raise TypeError(f"plan takes an iterable of updates, not {type(updates).__name__}")
+    check_iterable("plan", updates)
     count = _Count(api if api is not None else RuntimeApi(), limits, coalesce=coalesce)
     for row in updates:
         count.add(row)

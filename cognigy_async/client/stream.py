@@ -10,19 +10,29 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
-    Mapping,
 )
+from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, Self
+from logging import WARNING
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import anyio
 import anyio.lowlevel
 
 from .._utils.concurrency import is_failure
+from .._utils.logging import log
 from ..engine.work_item import SendOptions, WorkItem
-from ..errors import ClientClosedError, CognigyError, SharedQuotaError, copy_error
-from ..models.results import UpdateOutcome
-from ..models.update import UpdateInput
+from ..errors import (
+    AmbiguousUpdateError,
+    ClientClosedError,
+    CognigyError,
+    SharedQuotaError,
+    UpdateError,
+    copy_error,
+)
+from ..models.results import DrainReport, UpdateOutcome
+from ..models.update import UpdateInput, check_iterable
 from .admission import Admission
 from .config import ClientConfig
 from .lifecycle import Lifecycle
@@ -33,13 +43,25 @@ INPUTS_PER_YIELD = 64
 INPUT_CLOSE_TIMEOUT = 5.0
 """Maximum seconds for an asynchronous generator to end when its stream is closed."""
 
+MAX_FAILURES_KEPT = 100
+"""Number of failed outcomes that `drain` returns; a report must not grow with the input."""
+
+AWAITED = (
+    "update_many() cannot be awaited: it returns a stream of outcomes. Write "
+    "`async with client.update_many(rows) as stream:` and in it "
+    "`async for outcome in stream: ...`, or `report = await stream.drain()` to send all rows"
+)
+
 
 class UpdateStream:
     """The outcomes of `update_many`, one for each input, in the order of completion.
 
     Iterate over it, preferably inside ``async with``: leaving the block withdraws unsent
     updates. Without the block, accepted updates are sent even if nobody reads their outcomes. An
-    asynchronous input is read on until the client is closed.
+    asynchronous input is read on until the client is closed. `drain` sends all rows in one call.
+
+    A stream that ends before all rows were sent logs their number at WARNING, unless `stop` was
+    called before.
 
     The stream takes inputs when workers need them, or without delay if updates are coalesced. It
     holds at most half of `max_pending` inputs, unread outcomes included. An invalid input becomes
@@ -78,6 +100,8 @@ class UpdateStream:
         self._taken = 0
         self._held = 0
         self._exhausted = False
+        self._reported = False
+        """True if the rows that were not sent are no news to the caller, or were logged."""
         self._input_error: BaseException | None = None
         self._input_close_error: Exception | None = None
         self._reader: anyio.Event | None = None
@@ -117,12 +141,53 @@ class UpdateStream:
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
+    if not TYPE_CHECKING:  # A type checker reports such an `await` by itself.
+
+        def __await__(self) -> NoReturn:
+            self._reported = True
+            raise TypeError(AWAITED)
+
+    def __del__(self) -> None:
+        # Any thread may run this, also while the interpreter ends.
+        with suppress(Exception):
+            self._report_unsent()
+
+    async def drain(self) -> DrainReport:
+        """Send all remaining rows, wait for their outcomes, and return their numbers.
+
+        Outcomes that were read before do not count.
+
+        Raises:
+            Exception: The input raised it; the rows before it are sent and have ended.
+            SharedQuotaError, ClientClosedError: See `AsyncStateClient.update_many`.
+
+        Example::
+
+            async with client.update_many(rows) as stream:
+                report = await stream.drain()
+            print(report.applied, "applied,", report.failed, "failed")
+        """
+        applied = failed = ambiguous = 0
+        failures: list[UpdateOutcome] = []
+        async for outcome in self:
+            if outcome.error is None:
+                applied += 1
+                continue
+            if isinstance(outcome.error, AmbiguousUpdateError):
+                ambiguous += 1
+            else:
+                failed += 1
+            if len(failures) < MAX_FAILURES_KEPT:
+                failures.append(outcome)
+        return DrainReport(applied, failed, ambiguous, tuple(failures))
+
     def stop(self) -> None:
         """Take no more input, withdraw unsent updates, and let requests in flight complete.
 
         All outcomes can still be read. A withdrawn update has an `UpdateWithdrawnError`. An update
         that was waiting for a retry has its last error.
         """
+        self._reported = True
         self._inputs = None
         self._exhausted = True
         if self._feed_scope is not None:
@@ -133,9 +198,12 @@ class UpdateStream:
     async def aclose(self) -> None:
         """Take no more input, withdraw unsent updates, and drop unread outcomes.
 
+        Log the number of rows that were not sent, unless `stop` was called before.
+
         Raises:
             Exception: The asynchronous input raised it while it was closed.
         """
+        self._report_unsent()
         self._exhausted = True
         inputs, self._inputs = self._inputs, None
         if self._feed_scope is not None and self._feed_ended is not None:
@@ -159,6 +227,44 @@ class UpdateStream:
             engine = self._lifecycle.require_engine()
             for item in list(self._incomplete):
                 engine.cancel(item)
+
+    def _report_unsent(self) -> None:
+        """Log the number of rows that were not sent, once."""
+        if self._reported:
+            return
+        self._reported = True
+        unsent = sum(item.sent_at is None for item in self._incomplete)
+        unsent += sum(map(_was_not_sent, self._outcomes))
+        unread = self._unread_input()
+        if not unsent and not unread:
+            return
+        if unread > 0:
+            count = f"{unsent + unread} of {self._taken + unread} rows were not sent"
+        else:
+            count = f"{unsent} of {self._taken} rows were not sent"
+        if unread < 0:
+            count += ", and the input was not read to its end"
+        log(
+            WARNING,
+            "update_many was left early: %s. Read the stream to its end, or write "
+            "`await stream.drain()`. To leave it early on purpose, call `stream.stop()` first",
+            count,
+            unsent=unsent + max(unread, 0),
+            taken=self._taken,
+        )
+
+    def _unread_input(self) -> int:
+        """Return the number of inputs that were not taken; -1 if there are some, 0 for none."""
+        if self._exhausted:
+            # An input that failed, or that the end of the client cut off, has a rest as well.
+            return -1 if self._input_error is not None else 0
+        if self._inputs is None:
+            return -1
+        try:
+            return length_hint(self._inputs, -1)
+        except Exception:
+            # The caller wrote the iterator.
+            return -1
 
     # Outcomes.
 
@@ -328,10 +434,13 @@ class UpdateStream:
                 self._input_close_error = error
 
 
+def _was_not_sent(outcome: UpdateOutcome) -> bool:
+    # An `UpdateError` is logged when it occurs.
+    return outcome.error is not None and not isinstance(outcome.error, UpdateError)
+
+
 def _iterator(updates: Any) -> Iterator[UpdateInput]:
-    if isinstance(updates, str | bytes | Mapping) or not isinstance(updates, Iterable):
-        kind = type(updates).__name__
-        raise TypeError(f"update_many takes an iterable of updates, not {kind}")
+    check_iterable("update_many", updates)
     return iter(updates)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from .control import Control
@@ -38,6 +39,9 @@ class Emulator:
         rules: Rules by which requests are validated and applied.
         throttling: Quotas, and the headers that announce them.
         faults: Faults to inject; assign to `faults` to change them at any time.
+        strict: Answer 404 for a dialog, session or profile that `add_dialog` or `add_profile` has
+            not added, as ``Rules(create_dialogs=False)`` does. By default each exists as soon as it
+            is requested.
         seed: Random seed of faults and tokens.
 
     Attributes:
@@ -55,9 +59,12 @@ class Emulator:
         rules: Rules | None = None,
         throttling: Throttling | None = None,
         faults: Faults | None = None,
+        strict: bool = False,
         seed: int = 0,
     ) -> None:
         rules = rules or Rules()
+        if strict:
+            rules = replace(rules, create_dialogs=False)
         self.dialogs: dict[str, Dialog] = {}
         self.profiles: dict[str, Profile] = {}
         self.stats = Stats()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from .faults import Faults, Step
@@ -29,6 +30,15 @@ class _Controlled(Protocol):
 
     def script(self, *steps: Step, dialog_id: str | None = ...) -> None: ...
 
+    def add_dialog(
+        self,
+        dialog_id: str,
+        *,
+        session: Mapping[str, Any] | None = ...,
+        user: Mapping[str, Any] | None = ...,
+        next_step: str | None = ...,
+    ) -> Dialog: ...
+
     def revoke_tokens(self) -> None: ...
 
     def reset(self) -> None: ...
@@ -41,6 +51,8 @@ class Control:
     - ``GET faults``, ``PUT faults``: Fields of `Faults`; missing ones get their default.
     - ``POST script``: ``{"steps": [...], "dialog_id": ..., "method": ...}``, as `Emulator.script`.
     - ``GET dialogs/{id}``: State of a dialog or session, with its history.
+    - ``PUT dialogs/{id}``: ``{"session": {...}, "user": {...}, "next_step": ...}``, as
+      `Emulator.add_dialog`.
     - ``POST revoke``: `Emulator.revoke_tokens`. ``POST reset``: `Emulator.reset`.
     """
 
@@ -65,6 +77,9 @@ class Control:
                 return self._change(self._script, content)
             case "GET", b"dialogs/":
                 return self._show_dialog(path.removeprefix(DIALOGS))
+            case "PUT", b"dialogs/":
+                add = partial(self._add_dialog, path.removeprefix(DIALOGS))
+                return self._change(add, content)
             case "POST", b"revoke":
                 emulator.revoke_tokens()
                 return json_response(200, {"message": "tokens revoked"})
@@ -93,6 +108,20 @@ class Control:
         if unknown:
             raise ValueError(f"unknown member {', '.join(unknown)}")
         self._emulator.script(*steps, **body)
+
+    def _add_dialog(self, segment: bytes, body: dict[str, Any]) -> None:
+        dialog_id = decode_segment(segment)
+        if not dialog_id or b"/" in segment:
+            raise ValueError("the dialog id must be one segment of the path, in UTF-8")
+        unknown = sorted(body.keys() - {"session", "user", "next_step"})
+        if unknown:
+            raise ValueError(f"unknown member {', '.join(unknown)}")
+        for name in ("session", "user"):
+            if not isinstance(body.get(name), dict | None):
+                raise ValueError(f"{name} must be an object or null")
+        if not isinstance(body.get("next_step"), str | None):
+            raise ValueError("next_step must be a string or null")
+        self._emulator.add_dialog(dialog_id, **body)
 
     def _show_dialog(self, segment: bytes) -> HttpResponse:
         dialog_id = decode_segment(segment)

@@ -38,6 +38,7 @@ class Rules:
         max_payload_bytes: Size above which the sessions API answers 413.
         create_dialogs: Whether dialogs, sessions and profiles exist as soon as they are requested;
             otherwise use `Emulator.add_dialog` and `Emulator.add_profile`.
+            ``Emulator(strict=True)`` is short for False.
         history_limit: Number of entries and keys that each dialog remembers; None for all.
         scopes: Scopes that a token may have. The runtime API requires ``runtime:write`` for a
             PATCH, and that or ``dialog:read`` for a GET; the sessions API requires none.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from logging import INFO, WARNING
+from logging import INFO
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
@@ -66,6 +66,8 @@ class Backoff:
             if probe_at != math.inf:
                 # Report the time of the next probe: nothing is repeated before it.
                 wait = max(0.0, probe_at - now)
+        if kind in OUTAGE_KINDS and error.retry_after is None:
+            scheduler.server_failed(kind.value, now)
         self.count(kind.value, item, wait)
         return True
 
@@ -127,7 +129,6 @@ class Backoff:
             scheduler.throttle_tenant(now, began, seconds, random.random())
             if self._adaptive is not None and throttled:
                 self._adaptive.on_throttled(now, began, seconds)
-            log(WARNING, "tenant throttled for %.1f s", seconds, seconds=seconds, scope="tenant")
 
     def count(self, reason: str, item: WorkItem, wait: float) -> None:
         """Count and log a retry that follows in `wait` seconds."""

@@ -7,7 +7,7 @@ callbacks and audit together.
 from __future__ import annotations
 
 from contextvars import copy_context
-from logging import DEBUG, WARNING
+from logging import DEBUG, INFO, WARNING
 from typing import TYPE_CHECKING
 
 from .._utils.concurrency import CompletionTracker
@@ -246,21 +246,27 @@ class Completion:
                 self.unsent.extend(member.update for member in head.members if member.update)
                 closed = ClientClosedError("the client was closed before these updates were sent")
                 self.complete(queue, Settled(error=closed))
+                for member in head.members:
+                    _log_unsent(member)
                 continue
             if item.update is not None:
                 self.unsent.append(item.update)
             message = f"the client was closed before update {item.update_id!r} was sent"
             self.complete_unsent(item, ClientClosedError(message))
-            # Do not log the updates of a stream: its reader gets their outcomes.
-            if item.kind is not READ and item.index < 0:
-                log(
-                    WARNING,
-                    "update %s of dialog %r was not sent: the client was closed",
-                    item.update_id,
-                    item.dialog_id,
-                    dialog_id=item.dialog_id,
-                    update_id=item.update_id,
-                )
+            _log_unsent(item)
+
+
+def _log_unsent(item: WorkItem) -> None:
+    # Do not log the updates of a stream: its reader gets their outcomes.
+    if item.kind is not READ and item.index < 0:
+        log(
+            WARNING,
+            "update %s of dialog %r was not sent: the client was closed",
+            item.update_id,
+            item.dialog_id,
+            dialog_id=item.dialog_id,
+            update_id=item.update_id,
+        )
 
 
 def _log(item: WorkItem) -> None:
@@ -272,7 +278,10 @@ def _log(item: WorkItem) -> None:
         kind = type(item.error).__name__
         fields |= {"attempts": str(item.attempts), "status": str(item.error.status)}
         fields |= {"error": kind}
-        log(WARNING, "update failed: %s: %s", kind, item.error, **fields)
+        # A caller that waits gets the error itself; somebody has to look at an unknown outcome.
+        is_known = not isinstance(item.error, AmbiguousUpdateError)
+        level = INFO if is_known and not item.abandoned else WARNING
+        log(level, "update failed: %s: %s", kind, item.error, **fields)
 
 
 def pause_error(queue: DialogQueue) -> DialogPausedError:

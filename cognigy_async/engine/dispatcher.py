@@ -129,7 +129,7 @@ class Dispatcher:
             if token is not self._token:
                 self._metrics.token_refreshes += self._token is not None
                 self._token = token
-                if failures.last is not None:
+                if failures.logged:
                     failures.clear()
             now = self._clock()
             queue = scheduler.next_queue(now)

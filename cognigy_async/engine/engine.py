@@ -75,6 +75,11 @@ class Engine:
         self.scheduler.end_linger()
         await self.completion.flush()
 
+    def unsent_dialogs(self) -> list[str]:
+        """Return the dialog of each accepted update that was not sent, in no particular order."""
+        items = [item for queue in self.queues for item in queue.work_items]
+        return [item.dialog_id for item in items if item.sent_at is None]
+
     def save_quota(self) -> QuotaState:
         """Return the state of the rate limits, to restore it after a restart."""
         if self._quota is None:

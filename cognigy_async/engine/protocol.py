@@ -23,6 +23,7 @@ from ..errors import (
     UpdateValidationError,
     UpdateWithdrawnError,
 )
+from ..models.conversion import Encode
 from ..models.identifiers import is_strong_etag
 from ..models.limits import Limits
 from ..models.results import DialogState, UpdateResult
@@ -94,12 +95,16 @@ class UpdateProtocol:
         api: builds requests and reads responses.
         base_url: URL without a slash at its end.
         limits: limits of the assignments that `modify` functions return.
+        encode: conversion of their values.
     """
 
-    def __init__(self, api: StateApi, base_url: str, limits: Limits) -> None:
+    def __init__(
+        self, api: StateApi, base_url: str, limits: Limits, encode: Encode | None = None
+    ) -> None:
         self.api = api
         self._base_url = base_url
         self.limits = limits
+        self._encode: Encode | None = encode
         self._reads_states = True
         try:
             api.check_use("get_state")
@@ -343,7 +348,7 @@ class UpdateProtocol:
         fields = {"dialog_id": item.dialog_id, "if_match": etag, **assignment}
         if item.metadata:
             fields["metadata"] = item.metadata
-        return StateUpdate.from_fields(self.limits, fields)
+        return StateUpdate.from_fields(self.limits, fields, self._encode)
 
     def _failed(self, item: WorkItem, response_kind: ResponseKind, error: UpdateError) -> Decision:
         if item.retry_state is None:

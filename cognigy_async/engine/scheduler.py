@@ -18,6 +18,7 @@ from ..retry import RETRYABLE_KINDS, THROTTLING_KINDS, ResponseKind, RetryBudget
 from .coalescing import joins
 from .dialog_queue import DialogQueue, QueueState
 from .outage import Outage
+from .pause_log import QUOTA, THROTTLED, PauseLog
 from .ready_queues import MIN_PURGE_SIZE, Deadlines, ReadyQueues
 from .work_item import READ
 
@@ -62,6 +63,7 @@ class Scheduler:
         self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_RETRIES)
         self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
         self.served_at = -math.inf
+        self._pause_log = PauseLog(context.waker)
         self._deadlines = Deadlines()
         self._linger = Linger(queues, config.linger) if config.linger else None
         self._policy = config.retry
@@ -176,6 +178,8 @@ class Scheduler:
             slot_at = limiter.next_slot_at(now, live)
             if slot_at > now:
                 self._wait_for_quota(slot_at)
+                if slot_at - now >= self._pause_log.threshold:
+                    self._pause_log.pause(QUOTA, now, slot_at)
                 return None
             bulk_slot_at = limiter.next_bulk_slot_at(now)
             if bulk_slot_at > now and not (
@@ -187,6 +191,8 @@ class Scheduler:
             if queue is None:
                 if bulk_slot_at > now:
                     self._wait_for_quota(bulk_slot_at)
+                    if self._bulk and bulk_slot_at - now >= self._pause_log.threshold:
+                        self._pause_log.pause(QUOTA, now, bulk_slot_at)
                 return None
             until = self._dialog_slot_at(queue, now) if self.dialogs.any else 0.0
             if self._linger is not None and queue is not outage.probe:
@@ -272,16 +278,21 @@ class Scheduler:
         """
         throttled = response_kind in THROTTLING_KINDS
         if self.tenant.consecutive_429s and not throttled and self.tenant.succeeded(began, now):
+            self._pause_log.end(THROTTLED, now)
             self._waker.wake()
-        if self.outage.lasts and response_kind not in RETRYABLE_KINDS:
-            self.outage.succeeded()
-            self._set_probe_alarm()
-            self._waker.wake()
+        if response_kind not in RETRYABLE_KINDS:
+            if self._pause_log.is_away:
+                self._pause_log.served(now)
+            if self.outage.lasts:
+                self.outage.succeeded()
+                self._set_probe_alarm()
+                self._waker.wake()
         self._update_quiet()
 
     def _update_quiet(self) -> None:
         outage = self.outage
         troubled = outage.lasts or outage.waiting or self.tenant.consecutive_429s
+        troubled = troubled or self._pause_log.is_away
         self.quiet = not troubled and self.budget.full
 
     def throttle_tenant(self, now: float, sent: float, wait: float, offset: float) -> None:
@@ -295,6 +306,12 @@ class Scheduler:
         """
         self.quiet = False
         self.tenant.throttle(now, sent, wait, offset)
+        self._pause_log.pause(THROTTLED, now, now + self.tenant.remaining(now))
+
+    def server_failed(self, failure: str, now: float) -> None:
+        """Note that an update is repeated because the server is not available."""
+        self.quiet = False
+        self._pause_log.failed(now, failure)
 
     def throttle_dialog(self, dialog_id: str, now: float, sent: float, wait: float) -> None:
         """Pause the requests of one dialog for `wait` seconds; see `throttle_tenant`."""
@@ -353,6 +370,8 @@ class Scheduler:
             ready += 1
         if ready:
             self._waker.wake()
+        if self._pause_log.ends_at <= now:
+            self._pause_log.check(now, busy=bool(self.queues.active or self.reads))
 
     def overdue(self, now: float) -> list[WorkItem]:
         """Return and forget the items whose deadline has passed."""
@@ -365,6 +384,7 @@ class Scheduler:
             self.outage.next_probe_at(),
             self.tenant.next_event_at(now),
             self._quota_slot_at,
+            self._pause_log.check_at,
             self._deadlines.next(),
         )
 

@@ -23,6 +23,7 @@ class TokenFailures:
 
     Attributes:
         last: the failure; None after a token was received.
+        logged: text of the failure that was logged last; empty after a token was received.
     """
 
     def __init__(self, context: Context, scheduler: Scheduler, completion: Completion) -> None:
@@ -31,16 +32,22 @@ class TokenFailures:
         self._protocol = context.protocol
         self._clock = context.clock
         self.last: AuthenticationError | None = None
+        self.logged = ""
         self._serial = 0
         self._failed_at = 0.0
 
     def record(self, error: BaseException) -> AuthenticationError:
-        """Log a failure of the token provider, remember it if it is final, and return it."""
+        """Log a failure of the token provider, remember it if it is final, and return it.
+
+        The same failure is logged once until there is a token, not for each update that waits.
+        """
         failure = error if isinstance(error, AuthenticationError) else None
         if failure is None:
             failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
             failure.__cause__ = error
-        log(WARNING, "no token: %s", failure, transient=failure.transient)
+        if str(failure) != self.logged:
+            self.logged = str(failure)
+            log(WARNING, "no token: %s", failure, transient=failure.transient)
         if not failure.transient:
             self.last = failure
             self._serial = self._scheduler.serial
@@ -50,6 +57,7 @@ class TokenFailures:
     def clear(self) -> None:
         """Forget the last failure, because the provider has returned a token."""
         self.last = None
+        self.logged = ""
 
     def fail_next(self) -> bool:
         """Fail one update that waited for the token. Return False if there is none."""

@@ -49,6 +49,11 @@ class CallbackRegistry:
         """Notify `observer` of every update accepted from now on."""
         self.observers += (observer,)
 
+    @property
+    def has_failure_callbacks(self) -> bool:
+        """True if a callback gets the updates that failed."""
+        return any(queue.failures for queue in self._queues)
+
     def inside_callback(self) -> bool:
         """Return True in a running callback of this client, or in a task that it started."""
         call = current_call.get()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -25,6 +26,7 @@ from aiohttp.typedefs import Handler
 
 from cognigy_async import AsyncStateClient, CognigyError
 
+from .callers import CallerInput, is_mistake_of_service
 from .drain import DRAIN_TIMEOUT, open_client, validate_drain_timeout
 from .health import Health, health
 from .problems import MEDIA_TYPE, problem_of
@@ -68,13 +70,14 @@ def client_ctx(
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer a `CognigyError` of a handler with problem details, as by `problems`.
 
-    Errors that are mistakes in the service are raised: aiohttp answers 500 and logs them.
+    Errors that are mistakes in the service are raised: aiohttp answers 500 and logs them. An
+    invalid value is such a mistake unless it came from the caller; see `add_error_handlers`.
     """
     try:
         return await handler(request)
     except CognigyError as error:
         problem = problem_of(error)
-        if problem is None:
+        if problem is None or is_mistake_of_service(error, *await _caller_of(request)):
             raise
         # Send bytes: to text aiohttp would add a charset, which this media type lacks.
         return web.Response(
@@ -83,3 +86,14 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             headers=problem.headers,
             content_type=MEDIA_TYPE,
         )
+
+
+async def _caller_of(request: web.Request) -> tuple[CallerInput, AsyncStateClient | None]:
+    body = b""
+    # Reading a body that is not there yet would wait for the caller.
+    if request.content.is_eof():
+        with suppress(web.HTTPException):
+            body = await request.read()
+    texts = [*request.match_info.values(), *request.query.values()]
+    given = CallerInput(texts, request.headers.get("If-Match"), body)
+    return given, request.config_dict.get(CLIENT)

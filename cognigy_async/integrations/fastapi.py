@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse
 
 from cognigy_async import AsyncStateClient, ClientUsageError, CognigyError
 
+from .callers import CallerInput, is_mistake_of_service
 from .drain import DRAIN_TIMEOUT, open_client, validate_drain_timeout
 from .health import Health, health
 from .problems import MEDIA_TYPE, problem_of
@@ -106,14 +107,29 @@ def add_error_handlers(app: Starlette) -> None:
     """Answer with problem details (see `problems`) when a request handler raises `CognigyError`.
 
     Your own error handlers for its subclasses take precedence. Errors that are mistakes in the
-    service, and those of websockets, are raised: the server logs them.
+    service, and those of websockets, are raised: the server answers 500 and logs them. An invalid
+    value is such a mistake unless it came from the caller: in a `StateUpdate` or the variables of
+    the body, or as a dialog id in the path or the query.
     """
     app.add_exception_handler(CognigyError, _answer)
 
 
+def _caller_of(request: Request) -> tuple[CallerInput, AsyncStateClient | None]:
+    client = getattr(request.state, STATE, None)
+    given = CallerInput(
+        [*map(str, request.path_params.values()), *request.query_params.values()],
+        request.headers.get("if-match"),
+        # Reading a body that the handler did not read could wait for the caller.
+        getattr(request, "_body", b""),
+    )
+    return given, client if isinstance(client, AsyncStateClient) else None
+
+
 async def _answer(request: Request, error: Exception) -> JSONResponse:
-    problem = problem_of(error) if isinstance(error, CognigyError) else None
-    if problem is None or request.scope["type"] != "http":
+    if not isinstance(error, CognigyError) or request.scope["type"] != "http":
+        raise error
+    problem = problem_of(error)
+    if problem is None or is_mistake_of_service(error, *_caller_of(request)):
         raise error
     return JSONResponse(
         problem.content, problem.status, headers=problem.headers, media_type=MEDIA_TYPE

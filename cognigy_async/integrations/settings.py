@@ -101,6 +101,9 @@ DEFAULT, ENVIRONMENT = "default", "environment"
 REFERENCE = re.compile(r"\$\{[^}]*\}")
 
 SETTING_OF_ARGUMENT = {
+    "or name a file with Settings(env_file=...).": (
+        "or name a file with --env-file. To have .env written: cognigy-async init."
+    ),
     "Settings(env_file=...)": "--env-file",
     "SessionsApi(reads_state=True)": "COGNIGY_READS_STATE=true",
     "SessionsApi(user_id=...)": "COGNIGY_USER_ID",
@@ -108,7 +111,9 @@ SETTING_OF_ARGUMENT = {
     "api=RuntimeApi()": "COGNIGY_API=runtime",
     "api=SessionsApi()": "COGNIGY_API=sessions",
     "ApiKey: ": "COGNIGY_API_KEY: ",
-    "OAuthConfig(token_url=...)": "COGNIGY_TOKEN_URL (by default a path below COGNIGY_BASE_URL)",
+    "OAuthConfig(token_url=...)": (
+        "COGNIGY_TOKEN_URL (by default a path below COGNIGY_BASE_URL, which depends on COGNIGY_API)"
+    ),
 }
 INVALID_ARGUMENT = re.compile(
     r"(?:^(?:OAuthConfig: |SessionsApi: )?|(?<=; ))"

@@ -71,7 +71,10 @@ def fault_of_text(name: str, text: Any) -> Fault | None:
     if not isinstance(text, str):
         return _type_fault(name, text)
     if not text or text.isspace():
-        return Fault(name, "is empty", "pass a text, or leave it out if it is optional")
+        remedy = "pass a text, or leave it out if it is optional"
+        if name == "dialog_id":
+            remedy = "pass the id that the server gave the dialog"
+        return Fault(name, "is empty", remedy)
     return Fault(name, *SURROGATE) if has_surrogate(text) else None
 
 

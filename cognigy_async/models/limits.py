@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .._utils.arguments import validate_count
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 KIBIBYTE = 1024
 MEBIBYTE = 1024 * KIBIBYTE
@@ -28,10 +32,12 @@ class Limits:
         max_integer: largest absolute value of an integer.
         max_dialog_id_length: length of a dialog id.
         reserved_prefixes: prefixes that names of variables must not have.
+        variables: model of the session variables, or None for any names and types. Each variable of
+            an update must fit its field; an update needs none of them, and none is converted.
         harmless_bytes: computed; payloads up to this size exceed no other size limit.
 
     Raises:
-        ConfigurationError: a number that no update could satisfy.
+        ConfigurationError: a number that no update could satisfy, or `variables` is no model.
     """
 
     max_depth: int = 3
@@ -41,6 +47,7 @@ class Limits:
     max_integer: int = 2**53 - 1
     max_dialog_id_length: int = 256
     reserved_prefixes: tuple[str, ...] = ("_cognigy", "_session", "_user", "cognigy_")
+    variables: type[BaseModel] | None = None
     harmless_bytes: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +69,11 @@ class Limits:
             raise ConfigurationError(
                 f"Limits: reserved_prefixes={prefixes!r}: must be a tuple of strings"
             )
+        if self.variables is not None:
+            # Models import pydantic, which most programs do not need here.
+            from .typed_variables import validate_model
+
+            validate_model(self.variables)
         sizes = (self.max_variable_bytes, self.max_context_bytes, self.safe_payload_bytes)
         object.__setattr__(self, "harmless_bytes", min(sizes))
 

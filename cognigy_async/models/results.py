@@ -153,6 +153,29 @@ class UpdateOutcome:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class DrainReport:
+    """Numbers of the outcomes that `UpdateStream.drain` read.
+
+    Attributes:
+        applied: updates that were applied.
+        failed: updates that were not applied, invalid inputs included.
+        ambiguous: updates that may or may not have been applied.
+        failures: the first 100 outcomes that are not `ok`, in the order of completion.
+    """
+
+    applied: int
+    failed: int
+    ambiguous: int
+    failures: tuple[UpdateOutcome, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"<DrainReport {self.applied} applied, {self.failed} failed, "
+            f"{self.ambiguous} ambiguous>"
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class DialogState:
     """The state of a dialog on the server.
 

@@ -7,9 +7,19 @@ the caller's objects never change the request.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, field, make_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Required, Self, TypeAlias, TypedDict, final
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Protocol,
+    Required,
+    Self,
+    TypeAlias,
+    TypedDict,
+    final,
+)
 
 from pydantic_core import (
     InitErrorDetails,
@@ -20,6 +30,7 @@ from pydantic_core import (
 )
 
 from ..errors import Fault, UpdateValidationError, VariableTypeError
+from .conversion import JSON_TYPES, Encode, remedy_for, rows_of, to_json_values, validate_encode
 from .identifiers import NO_METADATA, faults_of_identifiers, faults_of_owner, read_metadata
 from .limits import DEFAULT_LIMITS, Limits
 from .variables import TypeFault, are_plain, encode, faults_in, faults_of_size, printable
@@ -66,8 +77,8 @@ class StateUpdate:
     Args:
         dialog_id: Id of the dialog, at most 256 characters, without white space or invisible
             characters at its ends; it is percent-encoded in URLs.
-        session, user: Variables by name. Values are JSON; None is allowed inside objects and lists
-            only. Names and sizes follow `Limits`.
+        session, user: Variables by name. Values are JSON, and tuples are lists; None is allowed
+            inside objects and lists only. Names and sizes follow `Limits`.
         next_step: Id of the flow node to go to.
         if_match: Etag of the state; the server writes only if the state still has it.
         update_id: Id in logs, results and the `Idempotency-Key` header: 1 to 512 visible ASCII
@@ -76,10 +87,13 @@ class StateUpdate:
         profile_id: Contact profile that `user` is written to; `SessionsApi` only.
         metadata: Texts by name for callbacks and the audit log, never sent. At most 32 entries of
             at most 1,024 characters.
+        encode: ``"json"`` converts `session` and `user` as pydantic's JSON mode does: dates, UUIDs,
+            decimals, enums, sets, dataclasses, models and more. By default they are refused.
 
     Raises:
         UpdateValidationError: The input is invalid; `faults` has every fault. `Limits()` apply
             here, and the client's own limits again when the update is submitted.
+        ConfigurationError: `encode` is neither ``"json"`` nor None.
 
     Example::
 
@@ -113,7 +127,10 @@ class StateUpdate:
         user_id: str | None = None,
         profile_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        encode: Encode | None = None,
     ) -> None:
+        if encode is not None:
+            session, user = _encoded(encode, session), _encoded(encode, user)
         self._fill(
             DEFAULT_LIMITS,
             dialog_id,
@@ -128,7 +145,9 @@ class StateUpdate:
         )
 
     @classmethod
-    def from_fields(cls, limits: Limits, fields: Mapping[str, Any]) -> Self:
+    def from_fields(
+        cls, limits: Limits, fields: Mapping[str, Any], encode: Encode | None = None
+    ) -> Self:
         """Create an update from a mapping of its arguments, validated against `limits`.
 
         Raises:
@@ -136,7 +155,10 @@ class StateUpdate:
         """
         if not fields.keys() <= _KNOWN_NAMES or "dialog_id" not in fields:
             raise _validation_error(_faults_of_keys(fields), fields.get("dialog_id"))
-        return cls.from_values(limits, *map(fields.get, FIELD_NAMES))
+        values = map(fields.get, FIELD_NAMES)
+        if encode is not None:
+            return cls.from_converted_values(encode, limits, *values)
+        return cls.from_values(limits, *values)
 
     @classmethod
     def from_values(cls, limits: Limits, *values: Any) -> Self:
@@ -145,15 +167,23 @@ class StateUpdate:
         update._fill(limits, *values)
         return update
 
+    @classmethod
+    def from_converted_values(
+        cls, encode: Encode, limits: Limits, dialog_id: Any, session: Any, user: Any, *others: Any
+    ) -> Self:
+        """Create an update like `from_values`, with the variables converted."""
+        session, user = _encoded(encode, session), _encoded(encode, user)
+        return cls.from_values(limits, dialog_id, session, user, *others)
+
     def with_limits(self, limits: Limits) -> Self:
         """Return this update validated against `limits`, or raise `UpdateValidationError`."""
         if limits is self._limits or limits == self._limits:
             return self
         return self.from_fields(limits, self.fields())
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, *, encode: Encode | None = None, **changes: Any) -> Self:
         """Return a copy with the arguments in `changes` replaced, validated like any update."""
-        return self.from_fields(self._limits, self.fields() | changes)
+        return self.from_fields(self._limits, self.fields() | changes, encode)
 
     @property
     def dialog_id(self) -> str:
@@ -327,6 +357,11 @@ class StateUpdate:
         if not wire:
             problem, remedy = "the update carries nothing", "set a variable or next_step"
             raise _validation_error([Fault("update", problem, remedy)], dialog_id)
+        if limits.variables is not None and session:
+            from .typed_variables import faults_of_model
+
+            if faults := faults_of_model(limits.variables, session):
+                raise _validation_error(faults, dialog_id)
         try:
             body = encode(wire)
         except Exception as error:
@@ -360,6 +395,11 @@ def _faults_of_keys(fields: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
+def _encoded(encode: Encode, variables: Any) -> Any:
+    validate_encode(encode)
+    return to_json_values(variables)
+
+
 def _plain_text(text: str | None) -> str | None:
     return text if text is None else str.__str__(text)
 
@@ -373,7 +413,10 @@ def _faults_in(limits: Limits, context: str, variables: Any) -> list[Fault]:
         except Exception as error:
             return [_unreadable(context, error)]
     kind = type(variables).__name__
-    return [TypeFault(context, f"is of type {kind}", "use a mapping from names to values")]
+    remedy = remedy_for(variables)
+    if remedy == JSON_TYPES:
+        remedy = "use a mapping from names to values"
+    return [TypeFault(context, f"is of type {kind}", remedy)]
 
 
 def _unreadable(path: str, error: Exception) -> Fault:
@@ -389,6 +432,12 @@ def _validation_error(faults: list[Fault], dialog_id: object) -> UpdateValidatio
     return kind(tuple(faults), dialog_id=shown)
 
 
+class TypedRow(Protocol):
+    """Any `TypedDict`, told from other mappings by what type checkers know of it."""
+
+    __required_keys__: ClassVar[frozenset[str]]
+
+
 @final
 class _AnyValue:
     """A type without values: of other mappings only those with values of type Any match."""
@@ -400,20 +449,31 @@ MYPY = False
 if MYPY:
     # mypy infers a type that matches no TypedDict for rows that are built before the call.
     UpdateInput: TypeAlias = (  # pyright: ignore[reportRedeclaration]
-        StateUpdate | UpdateFields | Mapping[str, Any]
+        StateUpdate | UpdateFields | TypedRow | Mapping[str, Any]
     )
 else:
     UpdateInput: TypeAlias = (  # pyright: ignore[reportRedeclaration]
-        StateUpdate | UpdateFields | Mapping[str, _AnyValue]
+        StateUpdate | UpdateFields | TypedRow | Mapping[str, _AnyValue]
     )
 """An update, or a mapping of its arguments."""
 
 
-def parse_update(given: UpdateInput, limits: Limits) -> StateUpdate:
+def parse_update(given: UpdateInput, limits: Limits, encode: Encode | None = None) -> StateUpdate:
     """Return an update validated against `limits`, or raise `UpdateValidationError`."""
     if isinstance(given, StateUpdate):
         return given.with_limits(limits)
-    return StateUpdate.from_fields(limits, _plain_mapping(given))
+    return StateUpdate.from_fields(limits, _plain_mapping(given), encode)
+
+
+def check_iterable(function: str, updates: Any) -> None:
+    """Raise `TypeError` for an object that is no iterable of updates."""
+    remedy = rows_of(updates)
+    if remedy is None:
+        if isinstance(updates, Iterable) and not isinstance(updates, str | bytes | Mapping):
+            return
+        remedy = "pass a list or a generator of them"
+    kind = type(updates).__name__
+    raise TypeError(f"{function} takes an iterable of updates, not {kind}; {remedy}")
 
 
 def _plain_mapping(given: Any) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """Validation of variables: their names, values, nesting and sizes.
 
 The rules are the tutorial's for the runtime API: names are identifiers without a reserved prefix,
-values are JSON with at most three levels of nesting and no cycles. Integers beyond 2^53 - 1 are
-rejected because the platform stores JavaScript numbers.
+values are JSON with at most three levels of nesting and no cycles. Tuples are lists. Integers
+beyond 2^53 - 1 are rejected because the platform stores JavaScript numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from pydantic_core import to_json
 
 from ..errors import Fault
+from .conversion import remedy_for, type_name
 from .limits import Limits
 
 MAX_FAULTS = 1000
@@ -71,7 +72,10 @@ def _are_plain_values(limits: Limits, values: Iterable[Any], depth: int) -> bool
             if not math.isfinite(value):
                 return False
         elif kind is not bool and value is not None:
-            return False
+            if kind is not tuple:
+                return False
+            if depth >= limits.max_depth or not _are_plain_values(limits, value, depth + 1):
+                return False
     return True
 
 
@@ -86,15 +90,15 @@ def faults_in(limits: Limits, context: str, variables: Mapping[str, Any]) -> lis
         elif not name.isidentifier():
             problem = "a variable's name must be an identifier"
             remedy = "use letters, digits and underscores, and no digit first"
-            faults.append(Fault(_path_text((context, name)), problem, remedy))
+            faults.append(Fault(text_of_path((context, name)), problem, remedy))
         elif name.startswith(limits.reserved_prefixes):
             problem = "the name begins with a reserved prefix"
             remedy = f"choose one that does not begin with {', '.join(limits.reserved_prefixes)}"
-            faults.append(Fault(_path_text((context, name)), problem, remedy))
+            faults.append(Fault(text_of_path((context, name)), problem, remedy))
         if value is None:
             problem = "a variable cannot be None"
             remedy = 'send "", 0, False, [] or {}; None is allowed inside an object or list'
-            faults.append(TypeFault(_path_text((context, name)), problem, remedy))
+            faults.append(TypeFault(text_of_path((context, name)), problem, remedy))
     _walk(limits, variables.items(), context, 0, faults)
     return faults
 
@@ -112,24 +116,23 @@ def _walk(
             return
         if isinstance(value, str):
             if not value.isascii() and has_surrogate(value):
-                faults.append(Fault(_path_text((path, key)), *SURROGATE))
+                faults.append(Fault(text_of_path((path, key)), *SURROGATE))
         elif value is None:
             continue
         elif isinstance(value, int):
             if not -limits.max_integer <= int(value) <= limits.max_integer:
                 limit = limits.max_integer
                 problem = f"the integer is beyond {limit}, where the platform is not exact"
-                faults.append(Fault(_path_text((path, key)), problem, "send it as a string"))
+                faults.append(Fault(text_of_path((path, key)), problem, "send it as a string"))
         elif isinstance(value, float):
             if not math.isfinite(value):
-                faults.append(Fault(_path_text((path, key)), *NOT_FINITE))
-        elif not isinstance(value, Mapping | list):
-            problem = f"{type(value).__name__} is not a type that the server stores"
-            remedy = "use a string, integer, float, boolean, list or object"
-            faults.append(TypeFault(_path_text((path, key)), problem, remedy))
+                faults.append(Fault(text_of_path((path, key)), *NOT_FINITE))
+        elif not isinstance(value, Mapping | list | tuple):
+            problem = f"{type_name(value)} is not a type that the server stores"
+            faults.append(TypeFault(text_of_path((path, key)), problem, remedy_for(value)))
         elif depth >= limits.max_depth:
             faults.append(_too_deep(limits, value, (path, key)))
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             _walk(limits, enumerate(value), (path, key), depth + 1, faults)
         else:
             at = (path, key)
@@ -137,16 +140,16 @@ def _walk(
                 if not isinstance(name, str):
                     faults.append(_key_fault(at, name))
                 elif not name.isascii() and has_surrogate(name):
-                    faults.append(Fault(_path_text((at, name)), *SURROGATE))
+                    faults.append(Fault(text_of_path((at, name)), *SURROGATE))
             _walk(limits, value.items(), at, depth + 1, faults)
 
 
 def _too_deep(limits: Limits, value: object, path: Path) -> Fault:
     if _contains_itself(value, limits.max_depth + 1):
-        return Fault(_path_text(path), *CIRCULAR)
+        return Fault(text_of_path(path), *CIRCULAR)
     problem = f"objects and lists are nested deeper than {limits.max_depth} levels"
     remedy = "flatten the value, or store the inner part as a JSON string"
-    return Fault(_path_text(path), problem, remedy)
+    return Fault(text_of_path(path), problem, remedy)
 
 
 def faults_of_size(
@@ -175,7 +178,7 @@ def faults_of_size(
             if taken > largest:
                 problem = f"the variable takes {taken} bytes, and at most {largest} can be sent"
                 remedy = "split the value over several variables, or store a reference to it"
-                faults.append(Fault(_path_text((context, name)), problem, remedy))
+                faults.append(Fault(text_of_path((context, name)), problem, remedy))
         if total > limits.max_context_bytes:
             problem = f"the variables take {total} bytes, more than {limits.max_context_bytes}"
             faults.append(Fault(context, problem, "send fewer variables in one update"))
@@ -198,13 +201,13 @@ def _plain(value: object) -> dict[Any, Any]:
 
 
 def _contains_itself(value: object, depth: int, above: tuple[int, ...] = ()) -> bool:
-    if not isinstance(value, Mapping | list):
+    if not isinstance(value, Mapping | list | tuple):
         return False
     if id(value) in above:
         return True
     if depth == 0:
         return False
-    inner = value if isinstance(value, list) else list(value.values())
+    inner = list(value.values()) if isinstance(value, Mapping) else value
     return any(_contains_itself(item, depth - 1, (*above, id(value))) for item in inner)
 
 
@@ -225,14 +228,15 @@ def has_surrogate(text: str) -> bool:
     return False
 
 
-def _path_text(path: Path) -> str:
+def text_of_path(path: Path) -> str:
+    """Return a path as faults show it, for example ``session.cart.items[3]``."""
     if isinstance(path, str):
         return path
     parent, key = path
     # A larger integer is a rejected key, not an index, and may have too many digits to print.
     is_index = isinstance(key, int) and key.bit_length() < 64
     step = f"[{key}]" if is_index else f".{printable(key)}"
-    return _path_text(parent) + step
+    return text_of_path(parent) + step
 
 
 def printable(name: object) -> str:
@@ -245,4 +249,4 @@ def printable(name: object) -> str:
 
 def _key_fault(path: Path, key: object) -> Fault:
     problem = f"a key is of type {type(key).__name__}"
-    return TypeFault(_path_text(path), problem, "keys of objects must be strings")
+    return TypeFault(text_of_path(path), problem, "keys of objects must be strings")

@@ -511,6 +511,7 @@ async def test_a_client_opens_no_more_connections_than_it_has_requests_in_flight
         assert server.connections == 4
 
 
+@pytest.mark.quick("uvloop")
 async def test_a_client_keeps_its_promises() -> None:
     emulator = Emulator(
         api_key="key",

@@ -179,6 +179,31 @@ async def test_errors_are_answered_with_problem_details() -> None:
         assert CANARY not in await answer.text()
 
 
+async def test_a_400_is_for_what_came_from_the_caller() -> None:
+    async def own(request: web.Request) -> web.Response:
+        client = request.config_dict[CLIENT]
+        await request.read()
+        await client.update(request.match_info["dialog_id"], session={"day": {1, 2}})
+        return web.Response()
+
+    async def body(request: web.Request) -> web.Response:
+        await request.config_dict[CLIENT].submit(await request.json())
+        return web.Response()
+
+    app = service(client_ctx(maker(emulator())))
+    app.router.add_post("/own/{dialog_id}", own)
+    app.router.add_post("/body", body)
+    async with served(app) as http:
+        for update in ({"dialog_id": "d-1", "session": {"a-b": CANARY}}, {"session": {"a": 1}}):
+            answer = await http.post("/body", json=update)
+            assert answer.status == 400
+            assert CANARY not in await answer.text()
+        answer = await http.post("/dialogs/%20", json={"a": 1})
+        assert answer.status == 400
+        answer = await http.post("/own/d-1", json={"a-b": 1})
+        assert answer.status == 500
+
+
 async def test_a_mistake_in_the_service_is_raised_to_aiohttp(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

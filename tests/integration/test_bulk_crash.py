@@ -135,6 +135,7 @@ def assert_no_step_twice(emulator: Emulator) -> None:
         assert len(steps) == len(set(steps))
 
 
+@pytest.mark.quick("plain-sessions", "dropping-runtime", "coalescing-sessions")
 @pytest.mark.real_time
 @pytest.mark.parametrize("api", ["runtime", "sessions"])
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_a_signal_lets_what_is_in_flight_end(
     status, result, err = jobs.result(process)
     assert status == 130
     assert result["ended"] == "interrupted"
-    assert "cognigy-async bulk run rows.jsonl --journal job" in err
+    assert "cognigy-async bulk run rows.jsonl --json --journal job" in err
     assert result["succeeded"] == written(emulator)
     emulator.faults = Faults()
     status, again, _ = jobs.finish()

@@ -171,8 +171,9 @@ def test_a_limit_that_was_reached_is_raised_by_force(emulator: Emulator, command
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
     assert "Stopped: 1 row was not applied, more than max_failures=0" in command.messages
     assert (
-        "1 row is not done. All progress is in the journal. To continue anyway:" in command.messages
-    )
+        "1 row is not done. All progress is in the journal. To continue anyway, with a higher "
+        "limit for failures: cognigy-async bulk run rows.jsonl --max-failures 0 --force"
+    ) in command.messages
     assert command("bulk", "run", "rows.jsonl", "--max-failures", "1", "--force", "--json") == 1
     assert (command.json["succeeded"], command.json["ended"]) == (1, "complete")
 
@@ -183,7 +184,10 @@ def test_a_job_at_its_limit_with_nothing_left_says_how_to_resume(
     Path("rows.jsonl").write_text('{"dialog_id": "d"}\n')
     for _ in range(2):
         assert command("bulk", "run", "rows.jsonl", "--max-failures", "0") == 1
-        assert "All progress is in the journal. To continue anyway:" in command.messages
+        assert (
+            "All progress is in the journal. To continue anyway, with a higher limit for failures: "
+            "cognigy-async bulk run"
+        ) in command.messages
         assert "not done" not in command.messages
 
 
@@ -289,6 +293,69 @@ def test_a_dry_run_works_without_settings_and_names_the_missing_ones(
     assert command("bulk", "run", "rows.jsonl", "--dry-run", "--json") == 0
     assert command.json["rows"] == 3
     assert command("bulk", "run", "rows.jsonl") == 2
+
+
+MODEL = """
+from pydantic import BaseModel
+
+class MySession(BaseModel):
+    visits: int
+    name: str
+
+class Other(BaseModel):
+    unfinished: "Missing"
+
+number = 5
+"""
+
+
+def test_rows_that_do_not_fit_a_model_are_dead_letters(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    Path("typed_shop.py").write_text(MODEL)
+    rows = [{"visits": 1}, {"visits": "2"}, {"name": "x"}, {"visist": 4}, {"visits": 5}]
+    lines = [json.dumps({"dialog_id": f"d-{n}", "session": row}) for n, row in enumerate(rows)]
+    Path("rows.jsonl").write_text("\n".join(lines))
+    model = ("--model", "typed_shop:MySession")
+    assert command("bulk", "run", "rows.jsonl", *model, "--dry-run") == 1
+    assert "line 2, column 34: session.visits: does not fit" in command.out
+    assert "line 4, column 34: session.visist: MySession has no variable" in command.out
+    assert "2 rows with 2 faults" in command.out
+    assert emulator.stats.requests == 0
+    assert command("bulk", "run", "rows.jsonl", *model, "--dead-letters", "dead.jsonl") == 1
+    letters = [json.loads(line) for line in Path("dead.jsonl").read_text().splitlines()]
+    assert [letter["session"] for letter in letters] == [{"visits": "2"}, {"visist": 4}]
+    assert set(emulator.dialogs) == {"d-0", "d-2", "d-4"}
+    assert command("bulk", "run", "rows.jsonl") == 2
+    assert 'model: "typed_shop:MySession" before, not set now' in command.messages
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("typed_store", "write it as MODULE:CLASS"),
+        ("typed_missing:MySession", "cannot be imported (ModuleNotFoundError"),
+        ("typed_store:MySesion", "cannot be imported (AttributeError"),
+        ("typed_store:number", "must be a class of pydantic's BaseModel"),
+        ("typed_store:Other", "Other has no fields that can be checked"),
+    ],
+)
+def test_what_is_no_model_is_refused_before_anything_is_sent(
+    emulator: Emulator,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    Path("typed_store.py").write_text(MODEL)
+    write_rows(1)
+    for dry in ((), ("--dry-run",)):
+        assert command("bulk", "run", "rows.jsonl", "--model", model, *dry) == 2
+        assert message in command.messages
+        assert not Path("rows.jsonl.journal").exists()
+    assert emulator.stats.requests == 0
 
 
 def test_the_quota_of_an_option(emulator: Emulator, command: Command) -> None:

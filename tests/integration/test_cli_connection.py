@@ -107,6 +107,7 @@ def test_a_server_without_tls_behind_a_proxy_with_a_password(
     assert PASSWORD[:4] not in command.err
 
 
+@pytest.mark.quick("*-asyncio")
 @pytest.mark.parametrize(("transport", "loop"), OVER)
 def test_a_proxy_that_does_not_connect_is_named_without_its_password(
     proxy: Proxy,

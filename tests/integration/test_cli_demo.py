@@ -165,7 +165,7 @@ def test_a_broken_promise_is_printed_and_sets_the_exit_status(
     monkeypatch.setattr(command, "run_checks", lambda *_: broken)
     assert run_demo(monkeypatch, *SMALL) == 1
     out = capsys.readouterr().out
-    assert "lost 7 applied, but not on the server" in " ".join(out.split())
+    assert "   lost: 7, applied, but not on the server\n" in out
     assert out.endswith("A promise was broken, or an update failed.\n")
 
 
@@ -198,3 +198,5 @@ def test_a_slow_machine_does_less_and_says_so(
     out = capsys.readouterr().out
     assert " instead of 1,500, to end in time" in out
     assert out.endswith("Every promise was kept.\n")
+    # Below the command, it fits a terminal of 24 lines.
+    assert len(out.splitlines()) <= 23

@@ -147,7 +147,7 @@ def test_a_dialog_that_does_not_exist(emulator: Emulator, command: Command) -> N
 def test_debug_shows_the_traceback_and_the_log(emulator: Emulator, command: Command) -> None:
     emulator.script(400)
     assert command("update", "d-1", "--session", f"a={SECRET}", "--debug") == 1
-    assert "WARNING update failed: BadRequestError" in command.err
+    assert "INFO update failed: BadRequestError" in command.err
     assert "Traceback (most recent call last):" in command.err
     assert "cognigy_async.errors.BadRequestError: " in command.err
 

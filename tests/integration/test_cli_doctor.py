@@ -94,6 +94,7 @@ def test_a_wrong_token_endpoint(
     found = findings(command)["token"]
     assert (found["status"], "HTTP 404" in found["detail"]) == ("failed", True)
     assert "COGNIGY_TOKEN_URL" in found["remedy"]
+    assert "depends on COGNIGY_API" in found["remedy"]
     (tmp_path / "rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": 1}}\n')
     for arguments in (["get", "d-1"], ["bulk", "run", "rows.jsonl"]):
         assert command(*arguments) == 1
@@ -379,7 +380,9 @@ def test_other_answers_do_not_verify_the_credentials(
     found = findings(command)["read"]
     assert (found["status"], found["detail"][:25]) == ("failed", "credentials not verified:")
     assert found["remedy"]
+    before = on_sessions.stats.requests
     assert command("doctor") == 1
+    assert on_sessions.stats.requests == before + 1
 
 
 @pytest.mark.parametrize("api", ["runtime", "sessions"])

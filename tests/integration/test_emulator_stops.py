@@ -20,7 +20,6 @@ pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the system cannot send SIGTERM to a process"
 )
 
-STOPS = 50
 PATIENCE = 10.0
 """Seconds; a stop takes a small part of one."""
 
@@ -134,5 +133,7 @@ def address_in(output: Path) -> tuple[str, int]:
 
 @pytest.mark.real_time
 @pytest.mark.timeout(300)
-def test_it_ends_at_random_moments(tmp_path: Path) -> None:
-    stop_at_random_moments(tmp_path, STOPS, seed=time.time_ns())
+@pytest.mark.quick("5")
+@pytest.mark.parametrize("stops", [5, 50])
+def test_it_ends_at_random_moments(tmp_path: Path, stops: int) -> None:
+    stop_at_random_moments(tmp_path, stops, seed=time.time_ns())

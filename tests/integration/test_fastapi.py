@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -455,6 +457,7 @@ async def call_and_leave(app: ASGIApp, path: str) -> None:
     await app(scope, receive, send)
 
 
+@pytest.mark.quick("trio")
 async def test_a_thousand_handlers_make_one_token_request() -> None:
     server = emulator(api_key=None, faults=Faults(token_latency=3.0))
     # Two applications share the provider.
@@ -488,6 +491,51 @@ async def test_a_validation_fault_is_answered_with_its_path() -> None:
     assert [fault["path"] for fault in answer.json()["faults"]] == ["session.a-b"]
     assert CANARY not in answer.text
     assert server.stats.requests == 0
+
+
+def own_values() -> FastAPI:
+    """Return an application that passes values of its own, of its path and of its body."""
+    app = FastAPI(lifespan=client_lifespan(maker(emulator(), variables=Visits)))
+    add_error_handlers(app)
+
+    @app.post("/own/{dialog_id}")
+    async def own(dialog_id: str, client: StateClient) -> None:
+        await client.update(dialog_id, session={"visits": datetime.date(2025, 2, 3)})
+
+    @app.post("/path/{dialog_id}")
+    async def path(dialog_id: str, client: StateClient) -> None:
+        await client.update(dialog_id, session={"visits": 1})
+
+    @app.post("/body")
+    async def body(updates: list[StateUpdate], client: StateClient) -> None:
+        for update in updates:
+            await client.submit(update)
+
+    return app
+
+
+class Visits(BaseModel):
+    """The session variables of `own_values`."""
+
+    visits: int
+
+
+async def test_a_400_is_for_what_came_from_the_caller() -> None:
+    blank = quote("d-1 ")
+    refused = [{"dialog_id": "d-1", "session": {"visits": CANARY}}]
+    async with served(own_values()) as http:
+        assert (await http.post("/path/d-1")).status_code == 200
+        answer = await http.post(f"/path/{blank}")
+        assert answer.status_code == 400
+        assert [fault["path"] for fault in answer.json()["faults"]] == ["dialog_id"]
+        answer = await http.post("/body", json=refused)
+        assert answer.status_code == 400
+        assert [fault["path"] for fault in answer.json()["faults"]] == ["session.visits"]
+        assert CANARY not in answer.text
+        # The mistakes of the application reach its server, which answers 500 and logs them.
+        for path in ("/own/d-1", f"/own/{blank}"):
+            with pytest.raises(UpdateValidationError, match=r"session\.visits: date is not a type"):
+                await http.post(path, json=refused)
 
 
 @pytest.mark.parametrize(

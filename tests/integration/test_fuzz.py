@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
 TRIES = 30
 
 
+@pytest.mark.quick(
+    "answers-*-httpx", "answers-uvloop-aiohttp", "rows-jsonl", "rows-csv.bz2", "[!ar]*", "audit"
+)
 @pytest.mark.parametrize(
     "target",
     [

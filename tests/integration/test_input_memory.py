@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.bulk._sheets import MAIN, raw_workbook, sheet_of, text_cell
+
 from .commands import ROOT, command_environment
 
 pytestmark = [
@@ -136,6 +138,8 @@ def peak_of_one_row(kind: str, folder: Path) -> int:
     if kind == "parquet":
         arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         parquet.write_table(arrow.table({"dialog_id": ["d-1"], "session.a": [1]}), path)
+    elif kind == "xlsx":
+        raw_workbook(path, sheet_of(f"<row>{text_cell('d-1')}<c><v>1</v></c></row>"))
     else:
         path.write_bytes(zstd(ROW if kind == "jsonl" else HEADER + b"d-1,1\n"))
     found = result_of(path)
@@ -144,6 +148,7 @@ def peak_of_one_row(kind: str, folder: Path) -> int:
     return peak
 
 
+@pytest.mark.quick("*, zstd", "large rows", "a large window", "a row of commas", "a quote *")
 @pytest.mark.parametrize("name", TEXTS)
 def test_what_a_text_expands_to_is_bounded(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str
@@ -179,6 +184,7 @@ TABLES: dict[str, tuple[Callable[[], list[Any]], dict[str, Any], tuple[int, int]
 }
 
 
+@pytest.mark.quick("a text *", "a page *", "a shorter *", "lists *")
 @pytest.mark.parametrize("name", TABLES)
 def test_what_a_table_expands_to_is_bounded(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str
@@ -194,6 +200,46 @@ def test_what_a_table_expands_to_is_bounded(
     assert (found["inputs"], found["succeeded"]) == (inputs, succeeded)
     assert (found["reason"] is None) == bool(inputs)
     assert found["peak"] < peak_of_one_row("parquet", tmp_path_factory.getbasetemp()) + MORE
+
+
+LONG = "x" * 32_000
+NUMBERS = "<row><c><v>1</v></c></row>"
+BOMBS = {
+    "a far cell": (sheet_of('<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'), ()),
+    "many cells": (sheet_of(*[NUMBERS] * 1_200_000), ()),
+    "a text that many cells share": (
+        sheet_of(*['<row><c t="s"><v>0</v></c></row>'] * 40_000),
+        (LONG,),
+    ),
+    "many shared texts": (sheet_of(), (LONG,) * 10_000),
+    "a long text": (sheet_of(f"<row>{text_cell('x' * 300_000_000)}</row>"), ()),
+}
+
+
+@pytest.mark.quick("a far cell", "a text *")
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_a_workbook_expands_to_is_bounded(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    sheet, texts = BOMBS[name]
+    items = "".join(f"<si><t>{text}</t></si>" for text in texts)
+    parts = {"xl/sharedStrings.xml": f'<sst xmlns="{MAIN}">{items}</sst>'.encode()}
+    path = raw_workbook(tmp_path / "rows.xlsx", sheet, parts)
+    assert path.stat().st_size < 5_000_000
+    found = result_of(path)
+    assert (found["inputs"], "MiB" in found["reason"]) == (0, True)
+    assert found["peak"] < peak_of_one_row("xlsx", tmp_path_factory.getbasetemp()) + MORE
+
+
+def test_a_large_workbook_is_read(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is just below the limit."""
+    row = f"<row>{text_cell('d-1')}" + text_cell("x" * 100) * 60 + "</row>"
+    names = "".join(text_cell(f"session.v{n}") for n in range(60))
+    sheet = sheet_of(*[row] * 6_000).replace(text_cell("session.a").encode(), names.encode(), 1)
+    path = raw_workbook(tmp_path / "rows.xlsx", sheet)
+    found = result_of(path)
+    assert (found["inputs"], found["succeeded"], found["reason"]) == (6_000, 6_000, None)
+    assert found["peak"] < peak_of_one_row("xlsx", tmp_path_factory.getbasetemp()) + MORE
 
 
 def test_columns_of_long_texts_are_bounded(

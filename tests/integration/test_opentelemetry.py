@@ -395,7 +395,9 @@ def test_structlog_gets_the_fields_of_log_lines() -> None:
     )
     handler.handle = lambda record: bool(formatter.format(record)) or True  # type: ignore[method-assign]
     logger = logging.getLogger("cognigy_async")
+    before = logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         wire = Wire()
         wire.script(400)
@@ -407,6 +409,7 @@ def test_structlog_gets_the_fields_of_log_lines() -> None:
         run(work, backend="asyncio")
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(before)
     (failed,) = [line for line in lines if "update failed" in line["event"]]
     fields = {name: failed[name] for name in ("dialog_id", "update_id", "error", "status")}
     assert fields == {

@@ -112,6 +112,7 @@ def test_no_other_user_reads_what_was_written(folder: Path) -> None:
 PROBLEMS = {OPEN_TO_ALL: "another user", LINKS: "symbolic link", PIPES: "not a regular file"}
 
 
+@pytest.mark.quick("links")
 @pytest.mark.parametrize("plant", PROBLEMS, ids=["files", "links", "pipes"])
 def test_what_another_user_planted_is_named_and_left_alone(folder: Path, plant: str) -> None:
     victim = folder / "victim"
@@ -135,6 +136,7 @@ def test_what_another_user_planted_is_named_and_left_alone(folder: Path, plant: 
     assert victim.read_bytes() == b"notes of the victim"
 
 
+@pytest.mark.quick("job-wal", "job.dead.jsonl")
 @pytest.mark.parametrize("name", ["job.dead.jsonl", "job-wal", "job-shm", "job-journal"])
 def test_a_single_file_that_another_user_planted(folder: Path, name: str) -> None:
     as_attacker(OPEN_TO_ALL, folder / name)

@@ -29,11 +29,13 @@ def name(kind: Kind) -> str:
     return kind.name
 
 
+@pytest.mark.quick("uvicorn-2-workers", "hypercorn-trio", "aiohttp-uvloop")
 @pytest.mark.parametrize("kind", KINDS, ids=name)
 def test_sigterm_amid_requests_loses_nothing(kind: Kind, tmp_path: Path) -> None:
     terminate_amid_requests(kind, tmp_path, impatient=False)
 
 
+@pytest.mark.quick("uvicorn")
 @pytest.mark.parametrize("kind", ALONE, ids=name)
 def test_sigterm_amid_requests_whose_callers_leave(kind: Kind, tmp_path: Path) -> None:
     terminate_amid_requests(kind, tmp_path, impatient=True)
@@ -112,6 +114,7 @@ def _many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.quick("aiohttp")
 @pytest.mark.usefixtures("_many_files")
 @pytest.mark.parametrize("kind", [ALONE[0], ALONE[-1]], ids=name)
 def test_a_thousand_handlers_make_one_token_request(kind: Kind, tmp_path: Path) -> None:

@@ -301,6 +301,7 @@ class TestNothingWasSent:
         assert "certificate" in str(error).lower()
         assert server.requests == []
 
+    @pytest.mark.quick("*-PATCH")
     @pytest.mark.parametrize("method", ["PATCH", "GET"])
     async def test_no_connection_in_time(self, transport: Transport, method: str) -> None:
         with ExitStack() as queue, socket.socket() as listener:
@@ -736,6 +737,7 @@ class TestAnswersAreBounded:
 
 
 class TestConnectionsStayHealthy:
+    @pytest.mark.quick("asyncio-httpx", "trio-httpx-client", "asyncio-aiohttp", "uvloop-*")
     async def test_after_random_cancellation(self, transport: Transport, owned: bool) -> None:
         chance = random.Random(5)
 

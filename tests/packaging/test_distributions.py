@@ -22,13 +22,14 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
-    "": ("cognigy_async", "cognigy_async.emulator"),
+    "": ("cognigy_async", "cognigy_async.emulator", "cognigy_async.sync"),
     "cli": ("cognigy_async.cli.app", "cognigy_async.integrations.settings"),
     "emulator": ("cognigy_async.emulator.server.sockets",),
     "aiohttp": ("cognigy_async.transports.aiohttp",),
     "aiohttp-web": ("cognigy_async.integrations.aiohttp",),
     "fastapi": ("cognigy_async.integrations.fastapi",),
     "otel": ("cognigy_async.integrations.opentelemetry",),
+    "excel": ("cognigy_async.bulk", "python_calamine"),
     "parquet": ("cognigy_async.bulk", "pyarrow.parquet"),
     "report": ("cognigy_async.bulk.report", "cognigy_async.bulk.report.charts"),
     "uvloop": ("uvloop",),
@@ -90,6 +91,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "cognigy_async/py.typed" in names
     assert {name.split("/")[0] for name in names} == {
+        "_cognigy_async_pytest.py",
         "cognigy_async",
         f"cognigy_async-{PROJECT['version']}.dist-info",
     }
@@ -159,9 +161,24 @@ def test_types_are_seen_from_the_installed_wheel(
     assert 'is "int"' in pyright
 
 
+def test_pytest_finds_the_plugin_of_the_wheel(
+    environment: Path, built: Path, tmp_path: Path
+) -> None:
+    install(environment, built, "")
+    run(environment, "-m", "pip", "install", "-q", "--disable-pip-version-check", "pytest")
+    first, *_ = scripts(ROOT / "docs" / "testing.md", "python")
+    (tmp_path / "test_checkout.py").write_text(first, encoding="utf-8")
+    output = run(environment, "-W", "error", "-m", "pytest", "-W", "error", cwd=tmp_path)
+    assert "cognigy-async-" in output
+    # trio is not installed.
+    assert "1 passed" in output
+
+
 def scripts(page: Path, language: str) -> Iterator[str]:
     text = page.read_text(encoding="utf-8")
-    yield from re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    yield from re.findall(
+        rf"^```{language}(?: title=[^\n]*)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    )
 
 
 def test_start_in_five_minutes_to_the_letter(built: Path, tmp_path: Path) -> None:

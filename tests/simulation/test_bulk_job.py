@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sqlite3
@@ -630,6 +631,20 @@ async def test_stop_lets_what_is_in_flight_end(folder: Folder) -> None:
     assert len(again.sent) == 490
 
 
+async def test_rows_of_a_job_that_was_stopped_or_cut_off_are_in_the_journal_not_in_the_log(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write(rows_of(200, dialogs=200))
+    await folder.cut_off(Wire(takes=1.0), 40, max_failures=0)
+    wire = Wire(takes=0.1, answer=refusing(100))
+    assert (await folder.run(wire, max_failures=0)).ended == "stopped"
+    again = Wire()
+    assert (await folder.run(again, max_failures=0)).ended == "stopped"
+    assert again.sent == []
+    gc.collect()
+    assert "left early" not in caplog.text
+
+
 @on_each_api
 async def test_what_waits_to_be_repeated_is_left_for_the_next_run(folder: Folder) -> None:
     folder.write(rows_of(3, dialogs=3))
@@ -713,6 +728,7 @@ async def halfway(folder: Folder) -> list[Row]:
     return rows
 
 
+@pytest.mark.quick("asyncio")
 async def test_a_copy_of_the_input_is_accepted_and_the_uncompared_part_is_noted(
     folder: Folder,
 ) -> None:

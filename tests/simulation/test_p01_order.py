@@ -32,7 +32,6 @@ from tests.simulation.world import (
 )
 
 DIALOGS = 400
-UPDATES = 15
 WORKERS = 32
 STORMY = Faults(
     latency=0.02,
@@ -70,18 +69,20 @@ def check_the_server(server: Emulator, updates: int) -> None:
     assert stats.repeat_applies > 0
 
 
+@pytest.mark.quick("*-5")
 @on_each_api
-async def test_p1_order_of_bulk_under_faults_nothing_overlaps_or_is_lost() -> None:
+@pytest.mark.parametrize("updates", [5, 15])
+async def test_p1_order_of_bulk_under_faults_nothing_overlaps_or_is_lost(updates: int) -> None:
     server = emulator(faults=STORMY, honour_idempotency_keys=False)
     policy = RetryPolicy(max_attempts=12)
     async with (
         client_of(server, max_in_flight=WORKERS, retry=policy) as client,
-        client.update_many(rows(UPDATES)) as outcomes,
+        client.update_many(rows(updates)) as outcomes,
     ):
         told = [(outcome.index, outcome.ok) async for outcome in outcomes]
-    assert sorted(told) == [(index, True) for index in range(DIALOGS * UPDATES)]
-    check_the_server(server, UPDATES)
-    assert client.metrics.applied == DIALOGS * UPDATES
+    assert sorted(told) == [(index, True) for index in range(DIALOGS * updates)]
+    check_the_server(server, updates)
+    assert client.metrics.applied == DIALOGS * updates
     assert client.metrics.failed == client.metrics.ambiguous == 0
 
 

@@ -201,6 +201,7 @@ async def test_p3_bounds_streams_leave_room_for_live_updates() -> None:
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.quick("asyncio")
 async def test_p3_bounds_memory_does_not_grow_with_the_dialogs_ever_seen() -> None:
     wire = Wire(steps=0)
     wire.sent = wire.applied = Forgetful()

@@ -188,6 +188,7 @@ async def test_p5_never_early_garbage_is_no_moment(text: str, number: int) -> No
 PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
+@pytest.mark.quick("asyncio-*-live", "trio-*-bulk")
 @pytest.mark.parametrize("kind", ["live", "bulk"])
 @pytest.mark.parametrize("text", [None, "0", f"{PAST}, {PAST}", "0.001"])
 async def test_p5_never_early_zero_and_the_past_are_no_moment(text: str | None, kind: str) -> None:

@@ -82,6 +82,7 @@ async def run(client: AsyncStateClient, count: int, **options: Any) -> None:
             assert outcome.ok
 
 
+@pytest.mark.quick("asyncio-rounded-*", "trio-exact-*")
 @pytest.mark.parametrize("sliding", [False, True])
 @pytest.mark.parametrize("retry_after", ["rounded", "exact", "none"])
 async def test_p6_auto_without_headers_it_learns_from_429s(sliding: bool, retry_after: str) -> None:
@@ -101,6 +102,7 @@ async def test_p6_auto_without_headers_it_learns_from_429s(sliding: bool, retry_
     assert use.n / use.per == pytest.approx(N / PER, rel=0.1)
 
 
+@pytest.mark.quick("asyncio-0.01-*", "trio-0.1-*", "asyncio-0.0-ietf-*")
 @pytest.mark.parametrize("sliding", [False, True])
 @pytest.mark.parametrize("headers", ["ietf", "x"])
 @pytest.mark.parametrize("takes", [0.0, 0.01, 0.1])

@@ -622,6 +622,7 @@ async def test_p8_cancellation_on_asyncio_a_client_may_be_left_in_another_task(
     assert wire.closed == 1
 
 
+@pytest.mark.quick("*-0")
 @pytest.mark.parametrize("first", range(0, 300, 50))
 async def test_p8_cancellation_at_random_in_300_rounds(first: int) -> None:
     for seed in range(first, first + 50):

@@ -321,6 +321,7 @@ async def test_p12_ambiguity_reported_for_a_strict_write_tells_the_current_versi
 # All of it at once.
 
 
+@pytest.mark.quick("asyncio-bulk", "trio-live")
 @pytest.mark.parametrize("way", ["bulk", "live"])
 async def test_p12_ambiguity_in_a_storm_of_faults_no_transition_is_doubled(way: str) -> None:
     server = emulator(
@@ -445,6 +446,7 @@ class LateServer:
         return True
 
 
+@pytest.mark.quick("asyncio-bulk", "trio-live")
 @pytest.mark.parametrize("way", ["bulk", "live"])
 async def test_p12_ambiguity_of_requests_that_are_carried_out_late(way: str) -> None:
     rows = [

@@ -70,6 +70,7 @@ async def test_a_log_record_that_cannot_be_made_ends_nothing(
 ) -> None:
     wire = Wire()
     wire.script(400)
+    caplog.set_level(logging.INFO, logger="cognigy_async")
     async with client_of(wire) as client:
         await outcome_of(client.update("a", session={"n": 1}))
         assert (await client.update("b", session={"n": 1})).attempts == 1

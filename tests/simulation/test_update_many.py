@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections import ChainMap, Counter, UserDict
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,17 +17,21 @@ import anyio.abc
 import pytest
 
 from cognigy_async import (
+    AmbiguousUpdateError,
     BadRequestError,
     ClientClosedError,
     CognigyError,
     Limits,
+    RetryPolicy,
     StateUpdate,
     UpdateOutcome,
+    UpdateStream,
     UpdateValidationError,
     UpdateWithdrawnError,
     VariableTypeError,
 )
 from tests.simulation.world import (
+    DROPPED,
     Wire,
     all_of,
     at_once,
@@ -411,6 +417,181 @@ async def test_update_many_closed_before_it_began_takes_nothing() -> None:
         await stream.aclose()
         await stream.aclose()
         assert [outcome async for outcome in stream] == []
+
+
+# Rows that were not sent are reported.
+
+
+def unsent_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if "left early" in one.getMessage()]
+
+
+async def read_none(_: UpdateStream) -> None:
+    """Leave the stream at once."""
+
+
+async def read_one(stream: UpdateStream) -> None:
+    async for _ in stream:
+        break
+
+
+async def read_one_and_fail(stream: UpdateStream) -> None:
+    await anext(stream)
+    raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("make", "read", "count"),
+    [
+        (list, read_none, "200 of 200 rows were not sent."),
+        (list, read_one, "196 of 200 rows were not sent."),
+        (list, read_one_and_fail, "196 of 200 rows were not sent."),
+        (
+            lambda rows: (row for row in rows),
+            read_none,
+            "0 of 0 rows were not sent, and the input was not read to its end.",
+        ),
+        (
+            slowly,
+            read_none,
+            "0 of 0 rows were not sent, and the input was not read to its end.",
+        ),
+    ],
+    ids=["pass", "break", "exception", "generator", "async"],
+)
+async def test_update_many_left_early_says_how_many_rows_were_not_sent(
+    make: Any, read: Any, count: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = Wire(takes=1)
+    async with client_of(wire, max_in_flight=2) as client:
+        with suppress(KeyError):
+            async with client.update_many(make(rows_of(200))) as stream:
+                await read(stream)
+        await stream.aclose()
+        sent = len(wire.sent)
+        await client.flush()
+        assert len(wire.sent) == sent == (4 if count.startswith("196") else 0)
+    del stream
+    gc.collect()
+    [line] = unsent_lines(caplog)
+    assert line.startswith(f"update_many was left early: {count}")
+    assert "await stream.drain()" in line
+    assert {one.levelno for one in caplog.records if one.getMessage() == line} == {logging.WARNING}
+
+
+@pytest.mark.parametrize("began", [False, True])
+async def test_update_many_dropped_without_a_block_says_how_many_rows_were_not_sent(
+    began: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = Wire()
+    async with client_of(wire, max_in_flight=1) as client:
+        stream = client.update_many(rows_of(200))
+        if began:
+            await anext(stream)
+        del stream
+        await client.flush()
+        gc.collect()
+        [line] = unsent_lines(caplog)
+        left = 200 - len(wire.sent)
+        assert f"early: {left} of 200 rows were not sent." in line
+    assert 0 < left < 200 if began else left == 200
+
+
+async def test_update_many_left_early_counts_rows_that_are_invalid_and_were_not_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with client_of(Wire()) as client, client.update_many([{}, {}, {}]) as stream:
+        await anext(stream)
+    assert "2 of 3 rows were not sent." in unsent_lines(caplog)[0]
+
+
+async def left_by_stop(stream: UpdateStream) -> None:
+    await anext(stream)
+    stream.stop()
+
+
+async def left_at_the_last_row(stream: UpdateStream) -> None:
+    for _ in range(20):
+        await anext(stream)
+
+
+async def read_to_the_end(stream: UpdateStream) -> None:
+    async for _ in stream:
+        pass
+
+
+async def drained(stream: UpdateStream) -> None:
+    await stream.drain()
+
+
+@pytest.mark.parametrize("make", [list, slowly], ids=["sync", "async"])
+@pytest.mark.parametrize("read", [left_by_stop, left_at_the_last_row, read_to_the_end, drained])
+async def test_update_many_without_unsent_rows_or_stopped_on_purpose_says_nothing(
+    make: Any, read: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client_of(Wire()) as client:
+        async with client.update_many(make(rows_of(20))) as stream:
+            await read(stream)
+            await anyio.sleep(1)
+        del stream
+        gc.collect()
+    assert unsent_lines(caplog) == []
+
+
+@on_each_api
+@pytest.mark.parametrize("make", [list, slowly, Source], ids=["sync", "async", "iterator"])
+async def test_drain_sends_all_remaining_rows_and_counts_their_outcomes(make: Any) -> None:
+    wire = Wire()
+    wire.script(400, dialog_id="d-107")
+    wire.script(DROPPED, dialog_id="d-108")
+    rows = [*rows_of(200), {"dialog_id": "d", "session": {"not a name": 1}}]
+    async with client_of(wire, retry=RetryPolicy(ambiguous="raise")) as client:
+        async with client.update_many(make(rows)) as stream:
+            assert (await anext(stream)).ok
+            report = await stream.drain()
+            assert (report.applied, report.failed, report.ambiguous) == (197, 2, 1)
+            failures = {outcome.index: type(outcome.error) for outcome in report.failures}
+            assert failures == {
+                107: BadRequestError,
+                108: AmbiguousUpdateError,
+                200: UpdateValidationError,
+            }
+            assert not [outcome async for outcome in stream]
+        assert len(wire.applied) == 198
+        # No block is needed.
+        report = await client.update_many(make(rows_of(5))).drain()
+        assert repr(report) == "<DrainReport 5 applied, 0 failed, 0 ambiguous>"
+
+
+async def test_drain_keeps_the_first_failures_of_a_long_input_only() -> None:
+    async with client_of(Wire()) as client:
+        report = await client.update_many({} for _ in range(300)).drain()
+    assert report.failed == 300
+    assert [outcome.index for outcome in report.failures] == list(range(100))
+
+
+async def test_drain_raises_what_the_input_raises() -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from rows_of(10)
+        raise KeyError("broken")
+
+    wire = Wire()
+    async with client_of(wire) as client:
+        with pytest.raises(KeyError, match="broken"):
+            await client.update_many(rows()).drain()
+        assert len(wire.applied) == 10
+
+
+async def test_update_many_awaited_says_what_to_write_instead(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with client_of(Wire()) as client:
+        stream: Any = client.update_many(rows_of(3))
+        with pytest.raises(TypeError, match=r"async with client\.update_many.*stream\.drain\(\)"):
+            await stream
+        del stream
+        gc.collect()
+    assert unsent_lines(caplog) == []
 
 
 # Beside others.

@@ -51,8 +51,11 @@ class Spoken:
     api: Callable[[], StateApi] = RuntimeApi
 
 
-on_each_api = pytest.mark.usefixtures("each_api")
-"""A test that holds whichever API is spoken."""
+def on_each_api(test: T) -> T:
+    """Run a test whichever API is spoken; quickly with each API and each event loop once."""
+    quick = pytest.mark.quick("runtime-asyncio*", "sessions-trio*")
+    marked: T = pytest.mark.usefixtures("each_api")(quick(test))
+    return marked
 
 
 def emulator(**options: Any) -> Emulator:

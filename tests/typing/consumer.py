@@ -7,15 +7,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, assert_type
+from typing import Any, Literal, TypedDict, assert_type
 
 import aiohttp
 import httpx
 import tenacity
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 import cognigy_async as ca
-from cognigy_async import bulk, spi
+from cognigy_async import bulk, spi, sync
 
 
 def providers() -> list[ca.TokenProvider]:
@@ -345,6 +345,48 @@ async def rows(client: ca.AsyncStateClient, untyped: dict[str, Any]) -> None:
     await client.get_state("d-1", coalesce=True)  # type: ignore[call-arg]
 
 
+class CartVariables(TypedDict, total=False):
+    """Session variables of the user's."""
+
+    cart_total: float
+
+
+class CartRow(TypedDict):
+    """Rows of the user's, which need not derive from `UpdateFields`."""
+
+    dialog_id: str
+    session: CartVariables
+
+
+class MySession(BaseModel):
+    """A model of session variables."""
+
+    cart_total: float
+
+
+async def typed_rows(auth: ca.TokenProvider) -> None:
+    """Rows and variables with types of the user's, and the model that checks them when they run."""
+    client = ca.AsyncStateClient(
+        "https://api.example", auth=auth, variables=MySession, encode="json"
+    )
+    assert_type(client.limits.variables, type[BaseModel] | None)
+    cart: CartVariables = {"cart_total": 1.5}
+    typed: list[CartRow] = [{"dialog_id": "d-1", "session": cart}]
+    client.update_many(typed)
+    client.update_many(row for row in typed)
+    await client.submit(typed[0])
+    client.submit_nowait(typed[0])
+    await client.update("d-1", session=cart)
+    ca.plan(typed, limits=ca.Limits(variables=MySession))
+    made = ca.StateUpdate("d-1", session={"since": datetime.now()}, encode="json")
+    assert_type(made.replace(session={"since": datetime.now()}, encode="json"), ca.StateUpdate)
+    ca.StateUpdate("d-1", session=cart, encode="xml")  # type: ignore[arg-type]
+    ca.AsyncStateClient("https://api.example", auth=auth, variables=CartRow)  # type: ignore[arg-type]
+    ca.AsyncStateClient("https://api.example")  # type: ignore[call-arg]
+    wrong: CartRow = {"dialog_id": "d-1", "session": {"cart_total": "1.5"}}  # type: ignore[typeddict-item]
+    client.update_many([wrong])
+
+
 def planning() -> None:
     found = ca.plan(
         [ca.StateUpdate("d-1", session={"a": 1}), {"dialog_id": "d-2", "session": {"a": 1}}],
@@ -360,6 +402,47 @@ def planning() -> None:
     assert_type(found.seconds, float | None)
     assert_type(found.warning, str | None)
     ca.plan([], rate_limit=[ca.RateLimit(20, per=1), ca.RateLimit(1000, per=300)])
+
+
+def without_asyncio(provider: ca.TokenProvider, untyped: dict[str, Any]) -> None:
+    with sync.StateClient("https://api.example", auth=provider, coalesce=True) as client:
+        assert_type(client, sync.StateClient)
+        assert_type(client.update("d-1", session={"a": 1}, deadline=1.0), ca.UpdateResult)
+        assert_type(client.get_state("d-1", timeout=1.0), ca.DialogState)
+        assert_type(client.modify("d-1", lambda state: None), ca.UpdateResult | None)
+        assert_type(client.reset_state("d-1", user_id="u-1"), ca.UpdateResult)
+        assert_type(client.paused_dialogs(), Mapping[str, ca.DialogPausedError])
+        client.flush()
+        client.restore_quota(client.quota_state())
+        handle = client.submit({"dialog_id": "d-1", "next_step": "n"}, priority="bulk")
+        assert_type(handle, sync.UpdateHandle)
+        assert_type(client.submit_nowait(untyped), sync.UpdateHandle)
+        assert_type(handle.result(), ca.UpdateResult)
+        assert_type(handle.done(), bool)
+        assert_type(handle.withdraw(), bool)
+        assert_type(handle.update_id, str)
+        with client.update_many([untyped], deadline=1.0) as outcomes:
+            assert_type(outcomes, sync.Outcomes)
+            for outcome in outcomes:
+                assert_type(outcome, ca.UpdateOutcome)
+            outcomes.stop()
+        assert_type(client.metrics, ca.MetricsSnapshot)
+        assert_type(client.is_open, bool)
+        assert_type(client.close_report, ca.CloseReport | None)
+        assert_type(client.base_url, str)
+
+        @client.on_state_updated(retries=1)
+        def note(event: ca.UpdateEvent) -> int:
+            return len(event.update_id)
+
+        assert_type(note(ca.UpdateEvent("d-1", "u-1", None, None, None)), int)
+    assert_type(client.close(drain=False), ca.CloseReport)
+
+    sync.StateClient("https://api.example")  # type: ignore[call-arg]
+    client.update("d-1", sesion={"a": 1})  # type: ignore[call-arg]
+    client.get_state("d-1", coalesce=True)  # type: ignore[call-arg]
+    client.submit({"dialog_id": 1, "session": {"a": 1}})  # pyright: ignore[reportArgumentType]
+    client.update_many(7)  # type: ignore[arg-type]
 
 
 async def resetting(client: ca.AsyncStateClient) -> None:

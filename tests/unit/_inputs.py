@@ -8,7 +8,7 @@ import enum
 import math
 from collections import ChainMap, OrderedDict, UserDict, defaultdict
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from cognigy_async import StateUpdate, UpdateValidationError, VariableTypeError
 
@@ -67,6 +67,11 @@ class Hiding(dict[str, Any]):
         return {}.items()
 
 
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
 class Money(decimal.Decimal):
     pass
 
@@ -97,6 +102,8 @@ ASCII = "use 1 to 512 visible ASCII characters, no spaces"
 TEXT = "pass a str"
 MAPPING = "use a mapping from names to values"
 NOT_EMPTY = "pass a text, or leave it out if it is optional"
+GIVEN_ID = "pass the id that the server gave the dialog"
+ISO = 'send value.isoformat(), or set encode="json"'
 DIALOG = "use the id that the server gave the dialog"
 ONE = {"session": {"a": 1}}
 
@@ -122,21 +129,21 @@ BAD: list[tuple[str, dict[str, Any], str, type[UpdateValidationError], str]] = [
     ("name bytes", {"session": {b"a": 1}}, "session", Type, STRING_KEYS),
     # kinds of values
     ("None", {"session": {"a": None}}, "session.a", Type, NO_NONE),
-    ("bytes", {"session": {"a": b"x"}}, "session.a", Type, KINDS),
-    ("bytearray", {"session": {"a": bytearray(b"x")}}, "session.a", Type, KINDS),
-    ("tuple", {"session": {"a": (1, 2)}}, "session.a", Type, KINDS),
-    ("set", {"session": {"a": {1}}}, "session.a", Type, KINDS),
-    ("generator", {"session": {"a": (n for n in "ab")}}, "session.a", Type, KINDS),
-    ("decimal", {"session": {"a": decimal.Decimal("1.5")}}, "session.a", Type, KINDS),
-    ("subclass of decimal", {"user": {"a": Money("1.5")}}, "user.a", Type, KINDS),
-    ("complex", {"session": {"a": 1j}}, "session.a", Type, KINDS),
-    ("datetime", {"user": {"a": datetime.datetime(2025, 1, 1)}}, "user.a", Type, KINDS),
-    ("date", {"session": {"a": [datetime.date(2025, 1, 1)]}}, "session.a[0]", Type, KINDS),
+    ("bytes", {"session": {"a": b"x"}}, "session.a", Type, "base64.b64encode(value)"),
+    ("bytearray", {"session": {"a": bytearray(b"x")}}, "session.a", Type, "value.decode()"),
+    ("set", {"session": {"a": {1}}}, "session.a", Type, "send list(value)"),
+    ("generator", {"session": {"a": (n for n in "ab")}}, "session.a", Type, "list(value)"),
+    ("decimal", {"session": {"a": decimal.Decimal("1.5")}}, "session.a", Type, "float(value)"),
+    ("subclass of decimal", {"user": {"a": Money("1.5")}}, "user.a", Type, "float(value)"),
+    ("complex", {"session": {"a": 1j}}, "session.a", Type, "[value.real, value.imag]"),
+    ("datetime", {"user": {"a": datetime.datetime(2025, 1, 1)}}, "user.a", Type, ISO),
+    ("date", {"session": {"a": [datetime.date(2025, 1, 1)]}}, "session.a[0]", Type, ISO),
+    ("in a tuple", {"session": {"a": ("x", {1})}}, "session.a[1]", Type, "send list(value)"),
     ("object", {"session": {"a": {"b": object()}}}, "session.a.b", Type, KINDS),
     ("class", {"session": {"a": int}}, "session.a", Type, KINDS),
     ("function", {"session": {"a": [1, [len]]}}, "session.a[1][0]", Type, KINDS),
     ("namespace", {"session": {"a": SimpleNamespace(b=1)}}, "session.a", Type, KINDS),
-    ("update", {"session": {"a": StateUpdate("d", next_step="s")}}, "session.a", Type, KINDS),
+    ("update", {"session": {"a": StateUpdate("d", next_step="s")}}, "session.a", Type, "asdict"),
     # numbers
     ("NaN", {"session": {"a": math.nan}}, "session.a", Value, FINITE),
     ("infinity", {"session": {"a": [0.0, math.inf]}}, "session.a[1]", Value, FINITE),
@@ -161,6 +168,7 @@ BAD: list[tuple[str, dict[str, Any], str, type[UpdateValidationError], str]] = [
     ("key an integer", {"session": {"a": {1: 2}}}, "session.a", Type, STRING_KEYS),
     ("key None", {"session": {"a": [{None: 2}]}}, "session.a[0]", Type, STRING_KEYS),
     ("four lists", {"session": {"a": levels(4)}}, "session.a[0][0][0]", Value, FLATTEN),
+    ("four tuples", {"session": {"a": ((((),),),)}}, "session.a[0][0][0]", Value, FLATTEN),
     ("four objects", {"user": {"a": levels(4, of=dict)}}, "user.a.k.k.k", Value, FLATTEN),
     ("empty at level 4", {"session": {"a": levels(3, [])}}, "session.a[0][0][0]", Value, FLATTEN),
     ("mixed levels", {"session": {"a": {"b": [{"c": {}}]}}}, "session.a.b[0].c", Value, FLATTEN),
@@ -192,8 +200,8 @@ BAD: list[tuple[str, dict[str, Any], str, type[UpdateValidationError], str]] = [
     ("step with surrogate", {"next_step": SURROGATE}, "next_step", Value, DECODE),
     ("step blank", {"next_step": " "}, "next_step", Value, NOT_EMPTY),
     ("no dialog", {"dialog_id": ..., **ONE}, "dialog_id", Value, "add the id of the dialog"),
-    ("dialog empty", {"dialog_id": "", **ONE}, "dialog_id", Value, NOT_EMPTY),
-    ("dialog blank", {"dialog_id": " \t", **ONE}, "dialog_id", Value, NOT_EMPTY),
+    ("dialog empty", {"dialog_id": "", **ONE}, "dialog_id", Value, GIVEN_ID),
+    ("dialog blank", {"dialog_id": " \t", **ONE}, "dialog_id", Value, GIVEN_ID),
     ("dialog too long", {"dialog_id": "d" * 257, **ONE}, "dialog_id", Value, DIALOG),
     ("dialog None", {"dialog_id": None, **ONE}, "dialog_id", Type, TEXT),
     ("dialog a number", {"dialog_id": 17, **ONE}, "dialog_id", Type, TEXT),
@@ -231,6 +239,8 @@ class Access(enum.IntFlag):
 GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("empty text", {"a": ""}, {"a": ""}),
     ("empty list and object", {"a": [], "b": {}}, {"a": [], "b": {}}),
+    ("tuples", {"a": (1, ("x", ()))}, {"a": [1, ["x", []]]}),
+    ("a tuple with names", {"a": Point(1, 2)}, {"a": [1, 2]}),
     ("false and zero", {"a": False, "b": 0, "c": 0.0}, {"a": False, "b": 0, "c": 0.0}),
     ("largest integers", {"a": BEYOND - 1, "b": 1 - BEYOND}, {"a": BEYOND - 1, "b": 1 - BEYOND}),
     ("largest float", {"a": 1.7976931348623157e308}, {"a": 1.7976931348623157e308}),

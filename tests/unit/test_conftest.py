@@ -70,3 +70,51 @@ def test_each_coroutine_runs_on_both_loops_and_is_watched(tmp_path: Path) -> Non
     assert len(hung) == 2, done.stdout
     assert "test_hangs line" in done.stdout, "it is told where it hangs"
     assert "2 failed, 6 passed, 2 errors" in done.stdout
+
+
+CASES = """
+import pytest
+
+
+@pytest.mark.quick("a-*", "*-2")
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("letter", ["a", "b"])
+def test_cases(letter, number):
+    pass
+
+
+@pytest.mark.quick({pattern!r})
+@pytest.mark.parametrize("number", [1, 2])
+def test_numbers(number):
+    pass
+"""
+
+
+def collect(folder: Path, pattern: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text("from tests.conftest import pytest_collection_modifyitems")
+    (folder / "test_it.py").write_text(CASES.format(pattern=pattern))
+    (folder / "pytest.ini").write_text(
+        f"[pytest]\ntimeout = 2\npythonpath = {ROOT}\nmarkers =\n  quick: -\n  thorough: -\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--collect-only", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_cases_that_no_pattern_names_are_thorough(tmp_path: Path) -> None:
+    quick = collect(tmp_path, "1", "-m", "not thorough").stdout
+    assert re.findall(r"\[(.*)\]", quick) == ["a-1", "a-2", "b-2", "1"]
+    thorough = collect(tmp_path, "1", "-m", "thorough").stdout
+    assert re.findall(r"\[(.*)\]", thorough) == ["b-1", "2"]
+
+
+def test_a_pattern_that_names_no_case_is_an_error(tmp_path: Path) -> None:
+    refused = collect(tmp_path, "3")
+    assert refused.returncode == 4
+    assert "test_it.py::test_numbers: quick('3') matches no case" in refused.stderr
+    # Without the other cases nobody can tell.
+    assert collect(tmp_path, "3", "test_it.py::test_numbers[1]").returncode == 0

@@ -22,7 +22,7 @@ EXTRAS = (
     "typer",
     "uvicorn",
 )
-EDGES = ("bulk", "cli", "crm", "distributed", "emulator", "integrations")
+EDGES = ("bulk", "cli", "crm", "distributed", "emulator", "integrations", "sync")
 
 
 def test_the_exported_names_are_sorted_and_exist() -> None:

@@ -15,7 +15,10 @@ TextFormat: TypeAlias = Literal["jsonl", "csv"]
 FIRST_LINES = 100
 """Lines of which one must be a row."""
 
-WORKBOOK = "a workbook; save its sheet as CSV UTF-8, separated by commas"
+WORKBOOK = (
+    "a workbook; save its sheet as CSV UTF-8, or, if it is an .xlsx without a password, name it so "
+    "or add --format excel"
+)
 MAGIC = {
     rb"PK[\x03\x05]": "a zip archive; unpack it, and give the file that it has",
     rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": WORKBOOK,
@@ -53,9 +56,12 @@ def _other_kind(head: bytes, lines: Sequence[bytes]) -> str | None:
             is_workbook = head[:2] == b"PK" and any(map(IN_WORKBOOKS.search, lines))
             return WORKBOOK if is_workbook else what
     if b"\0" in head[:4]:
-        return "UTF-16 or UTF-32 without a byte-order mark, or no text; save it as UTF-8"
+        return (
+            "UTF-16 or UTF-32 without a byte-order mark, or no text; save it as UTF-8, or add "
+            "--encoding utf-16"
+        )
     if b"\0" in head and head[:1] != b"{":
-        return "no text; rows are JSON Lines, CSV or Parquet"
+        return "no text; rows are JSON Lines, CSV, Parquet or Excel"
     return None
 
 

@@ -15,6 +15,7 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
+from .columns import Columns, Findings, Record
 from .parquet_pages import (
     COLUMN_BUFFER,
     PER_OBJECT,
@@ -24,9 +25,15 @@ from .parquet_pages import (
     reading_cost,
     row_groups_of,
 )
-from .parquet_parts import TooLargeError, batches_of_parts, leaves_by_column, parts_of
-from .row import CONTEXTS, PlacedFault, TableRow, TextRow, too_long
-from .tables import TEXTS, Columns, Record, stripped
+from .parquet_parts import (
+    TooLargeError,
+    batches_of_parts,
+    leaves_by_column,
+    parts_of,
+    prefixes,
+)
+from .row import PlacedFault, TableRow, TextRow, too_long
+from .table_options import CONTEXTS, TEXTS, TableOptions
 
 MOST_MEMORY = 80 << 20
 """Bytes that the pages and rows of a row group may take, as estimated."""
@@ -61,10 +68,15 @@ def validate_footer(file: BinaryIO, name: str) -> None:
         )
 
 
-def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
+def parquet_records(
+    file: BinaryIO, name: str, options: TableOptions, findings: Findings
+) -> Iterator[list[Record]]:
     """Yield the records of a Parquet file. A null assigns nothing; a column may be a struct.
 
     Columns that begin with `_` are not read.
+
+    Args:
+        findings: Gets the columns.
 
     Raises:
         InputError: The file is not Parquet, its columns cannot be used, it needs too much memory,
@@ -85,11 +97,13 @@ def parquet_records(file: BinaryIO, name: str) -> Iterator[list[Record]]:
                 f"{name} has {len(opened.schema):,} columns, more than {MOST_COLUMNS:,}; write it "
                 "again with those columns alone that an update needs"
             )
-        table = _Table(Columns(opened.schema_arrow.names, name, ()), opened.schema_arrow)
+        findings.columns = Columns(opened.schema_arrow.names, name, options)
+        table = _Table(findings.columns, opened.schema_arrow)
+        names = frozenset(table.names)
         columns = {
             number: column
             for number in range(len(opened.schema))
-            if not (column := opened.schema.column(number)).path.startswith("_")
+            if not names.isdisjoint(prefixes((column := opened.schema.column(number)).path))
         }
         for group, row_group in enumerate(row_groups_of(file)):
             for batch in _batches(opened, group, row_group, columns, table.names, file):
@@ -157,9 +171,10 @@ class _Table:
 
     def __init__(self, columns: Columns, schema: Any) -> None:
         self.columns = columns
-        self.names = [name for name in schema.names if name[:1] != "_"]
+        fields = dict(zip(schema.names, columns.names, strict=True))
+        self.names = [name for name, field in fields.items() if field[:1] != "_"]
         self._conversions = {
-            name: _conversion(name, schema.field(name).type) for name in self.names
+            name: _conversion(fields[name], schema.field(name).type) for name in self.names
         }
         self._order = schema.names
 
@@ -265,9 +280,9 @@ def _as_text(scalar: Any) -> str:
 def _conversion(name: str, kind: Any) -> Convert | None:
     """Return the function that makes values of JSON of the cells of a column."""
     inner = _to_json(kind)
-    if stripped(name) in TEXTS:
+    if name in TEXTS:
         return _id_text
-    if stripped(name) not in CONTEXTS:
+    if name not in CONTEXTS:
         return inner
 
     def without_nulls(cell: Any) -> Any:
@@ -292,6 +307,8 @@ def _to_json(kind: Any) -> Convert | None:
         return _float32
     if types.is_decimal(kind):
         return _number
+    if types.is_map(kind):
+        return Map
     if types.is_dictionary(kind):
         return _to_json(kind.value_type)
     if types.is_struct(kind):
@@ -301,6 +318,16 @@ def _to_json(kind: Any) -> Convert | None:
         convert = _to_json(kind.value_type)
         return None if convert is None else _of_items(convert)
     return None
+
+
+class Map:
+    """Entries of a map, which is refused: its keys may be anything, and be there twice."""
+
+    def __init__(self, entries: list[tuple[Any, Any]]) -> None:
+        self._entries = entries
+
+    def __repr__(self) -> str:
+        return repr(self._entries)
 
 
 def _of_members(conversions: dict[str, Convert]) -> Convert:

@@ -36,13 +36,17 @@ def leaves_by_column(paths: Mapping[int, str], names: Sequence[str]) -> dict[str
     """
     leaves: dict[str, list[int]] = {name: [] for name in names}
     for number, path in paths.items():
-        parts = path.split(".")
-        prefixes = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
-        found = [prefix for prefix in prefixes if prefix in leaves]
+        found = [prefix for prefix in prefixes(path) if prefix in leaves]
         if len(found) != 1:
             return {}
         leaves[found[0]].append(number)
     return leaves
+
+
+def prefixes(path: str) -> Iterator[str]:
+    """Return the names that the column of a leaf may have."""
+    parts = path.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
 def parts_of(costs: Mapping[str, int], most: int) -> list[list[str]]:

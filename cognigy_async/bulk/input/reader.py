@@ -1,34 +1,37 @@
-"""Records of an input, in constant memory.
+"""Records of an input, in bounded memory.
 
 JSON Lines and CSV (plain, bzip2, gzip, xz or zstd) from a file or from standard input, and Parquet
-from a file.
+and Excel from a file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO
 
 from ..errors import InputError, OtherInputError
 from . import row
+from .columns import Findings, Record
 from .compression import ByteSource, DamagedError, decompressed
 from .content import TextFormat, refuse_other_content
+from .encoding import as_utf_8
+from .excel import excel_records
 from .fingerprint import Fingerprint, HashedFile, Mark
 from .parquet import parquet_records, validate_footer
 from .row import TextRow, too_long
-from .tables import KEPT, LineBlock, Record, csv_records
-
-Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
+from .table_options import NO_OPTIONS, Format, TableOptions
+from .tables import KEPT, LineBlock, csv_records
 
 STDIN = "-"
 PARQUET = b"PAR1"
 BLOCK = 1 << 18
 """Bytes read at a time."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+OTHER_MARKS = (b"\xff", b"\xfe", b"\0")
+"""First bytes of the marks of UTF-16 and UTF-32, which no text in UTF-8 begins with."""
 DOS_END_OF_FILE = b"\x1a"
 COMPRESSED = (".bz2", ".gz", ".xz", ".zst", ".zstd")
 
@@ -39,35 +42,47 @@ class InputReader:
     Attributes:
         name: Name of the input, for messages.
         fingerprint: Size and modification time of the input when it was opened.
-        notes: Remarks for the user. They are not faults.
-        records: Number of records of the whole input; None if only reading tells.
+        findings: Remarks for the user, and facts that reading brings to light.
+        notes: The remarks. They are not faults.
     """
 
     def __init__(
-        self, file: BinaryIO, name: str, kind: Format, texts: Collection[str], known: Sequence[Mark]
+        self,
+        file: BinaryIO,
+        name: str,
+        kind: Format,
+        table: TableOptions,
+        known: Sequence[Mark],
     ) -> None:
         self._file = file
         self._is_standard_input = file is getattr(sys.stdin, "buffer", None)
         self.name = name
-        self.notes: list[str] = []
-        self.records: int | None = None
+        self.findings = Findings()
+        self.notes = self.findings.notes
         self._hashed: HashedFile | None = None
-        if kind == "parquet":
-            validate_footer(file, name)
-            file.seek(0)
-            # Parquet is not read sequentially, so hash the whole file first.
+        if kind in ("excel", "parquet"):
+            if kind == "parquet":
+                validate_footer(file, name)
+                file.seek(0)
+            # These are not read sequentially, so hash the whole file first.
             self.fingerprint = Fingerprint.of(file)
             self._marks = [self._mark_whole(known)]
-            self.records = _count_of_parquet(file)
-            self._records = parquet_records(file, name)
+            if kind == "excel":
+                self._records = excel_records(file, name, table, self.findings)
+            else:
+                self.findings.records = _count_of_parquet(file)
+                self._records = parquet_records(file, name, table, self.findings)
             return
         self._hashed = HashedFile(file, name, known)
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
-        note = self.notes.append
-        blocks = _line_blocks(self._hashed, name, kind, note)
         is_csv = kind == "csv"
-        self._records = csv_records(blocks, name, texts, note) if is_csv else _json_records(blocks)
+        blocks = _line_blocks(
+            self._hashed, name, "csv" if is_csv else "jsonl", table.encoding, self.notes.append
+        )
+        self._records = (
+            csv_records(blocks, name, table, self.findings) if is_csv else _json_records(blocks)
+        )
 
     def __iter__(self) -> Iterator[list[Record]]:
         return self._records
@@ -120,7 +135,7 @@ def open_input(
     source: str | Path,
     *,
     format: Format | None = None,  # noqa: A002 - the name of the option
-    text_columns: Collection[str] = (),
+    table: TableOptions = NO_OPTIONS,
     known: Sequence[Mark] = (),
 ) -> InputReader:
     """Open an input.
@@ -128,7 +143,7 @@ def open_input(
     Args:
         source: A path, or ``"-"`` for standard input.
         format: By default taken from the name and the first bytes of a file, else JSON Lines.
-        text_columns: Columns of CSV whose cells are not parsed as JSON.
+        table: Options of tables.
         known: Marks of an earlier reading. The content must match them.
 
     Raises:
@@ -144,11 +159,12 @@ def open_input(
         file = _opened(source)
     try:
         kind = format or _guess_format(name, file)
-        if kind == "parquet" and not file.seekable():
-            raise InputError(f"{name}: Parquet cannot be read from a pipe; give it as a file")
-        if text_columns and kind != "csv":
-            raise InputError(f"{name} is no CSV file; only CSV has text columns")
-        return InputReader(file, name, kind, text_columns, known)
+        if table is not NO_OPTIONS:
+            table.refuse_unused(kind, name)
+        if kind in ("excel", "parquet") and not file.seekable():
+            what = "Excel" if kind == "excel" else "Parquet"
+            raise InputError(f"{name}: {what} cannot be read from a pipe; give it as a file")
+        return InputReader(file, name, kind, table, known)
     except BaseException:
         if source != STDIN:
             file.close()
@@ -192,8 +208,10 @@ def _guess_format(name: str, file: BinaryIO) -> Format:
     if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     last = suffixes[-1] if suffixes else ""
-    if last == ".csv":
+    if last in (".csv", ".tsv"):
         return "csv"
+    if last in (".xlsx", ".xlsm"):
+        return "excel"
     if last in (".parquet", ".pq"):
         return "parquet"
     if file.seekable():
@@ -218,25 +236,35 @@ def _json_records(blocks: Iterator[LineBlock]) -> Iterator[list[Record]]:
 
 
 def _line_blocks(
-    file: HashedFile, name: str, kind: TextFormat, note: Callable[[str], None]
+    file: HashedFile,
+    name: str,
+    kind: TextFormat,
+    encoding: str | None,
+    note: Callable[[str], None],
 ) -> Iterator[LineBlock]:
     """Yield the lines of a file. Begin to read only then, because a pipe may block its reader.
 
     Raises:
         InputError: The input cannot be decompressed, or has no rows of its format.
     """
-    yield from _LineReader(file, name, kind, note).blocks()
+    yield from _LineReader(file, name, kind, encoding, note).blocks()
 
 
 class _LineReader:
     """The lines of one file."""
 
     def __init__(
-        self, file: HashedFile, name: str, kind: TextFormat, note: Callable[[str], None]
+        self,
+        file: HashedFile,
+        name: str,
+        kind: TextFormat,
+        encoding: str | None,
+        note: Callable[[str], None],
     ) -> None:
         self._file = file
         self._name = name
         self._kind: TextFormat = kind
+        self._encoding = encoding
         self._note = note
         self._unread = b""
         self._line = 1
@@ -245,6 +273,14 @@ class _LineReader:
     def blocks(self) -> Iterator[LineBlock]:
         """Yield the lines."""
         source = decompressed(self._file, self._name)
+        head = self._read(source)
+        if self._encoding is None and head[:1] not in OTHER_MARKS:
+            self._unread = head
+        else:
+            try:
+                source = as_utf_8(head, source, self._encoding, self._name, self._note)
+            except (EOFError, DamagedError) as error:
+                raise self._damage(error) from error
         rest = b""
         is_first = True
         while data := self._read(source):
@@ -296,8 +332,6 @@ class _LineReader:
             refuse_other_content(lines, self._name, self._kind)
 
     def _without_mark(self, data: bytes) -> bytes:
-        if data.startswith(UTF_16_MARKS):
-            raise InputError(f"{self._name} is UTF-16; save it as UTF-8")
         if not data.startswith(BYTE_ORDER_MARK):
             return data
         self._note("The input begins with a byte-order mark, which was skipped.")
@@ -309,14 +343,18 @@ class _LineReader:
             return data
         try:
             return source.read(BLOCK)
-        except EOFError as error:
-            raise InputError(
+        except (EOFError, DamagedError) as error:
+            raise self._damage(error) from error
+
+    def _damage(self, error: EOFError | DamagedError) -> InputError:
+        """Return the error for the user of compressed content that is damaged."""
+        if isinstance(error, EOFError):
+            return InputError(
                 f"{self._name} was cut off: the compressed file ends early, at about line "
                 f"{self._line}. The rows before that have been used."
-            ) from error
-        except DamagedError as error:
-            raise InputError(
-                f"{self._name} cannot be decompressed further at about line {self._line}: {error}. "
-                "The rows before that have been used. If the file is intact, decompress it with "
-                "another program and start a new job with the content."
-            ) from error
+            )
+        return InputError(
+            f"{self._name} cannot be decompressed further at about line {self._line}: {error}. "
+            "The rows before that have been used. If the file is intact, decompress it with "
+            "another program and start a new job with the content."
+        )

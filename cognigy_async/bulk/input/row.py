@@ -26,6 +26,7 @@ from .json_values import (
     parse_json,
     parse_with_bytes,
 )
+from .table_options import CONTEXTS
 
 
 class TableRow(ABC):
@@ -65,7 +66,6 @@ class TextRow(TableRow):
 Source: TypeAlias = bytes | TableRow
 """A line of JSON as it was read, or a row of a table."""
 
-CONTEXTS = ("session", "user")
 RAW = "_raw"
 """Member of a dead letter with the text of a row that could not be read."""
 NOT_JSON = "_not_json"

@@ -18,10 +18,10 @@ from ..errors import InputError
 from ..journal.journal import Journal
 from ..journal.schema import CompletedRow
 from ..options import JobOptions
+from .columns import Record
 from .fingerprint import Mark
 from .reader import InputReader
 from .row import Row, Source, TableRow, dead_letter, parse_row
-from .tables import Record
 
 MAX_ROWS = 128
 """Most rows in a chunk."""
@@ -172,7 +172,11 @@ class RowReader:
                 chunk.last = True
                 break
             self._records = iter(block)
-        if not chunk.last and self._reader.fingerprint.size and self._reader.records is None:
+        if (
+            not chunk.last
+            and self._reader.fingerprint.size
+            and self._reader.findings.records is None
+        ):
             # A pipe has no size, and would make its reader wait.
             self._blocks.fetch_ahead()
         chunk.marks = self._reader.take_marks()
@@ -195,7 +199,7 @@ class RowReader:
         if not taken:
             return None, False
         size = self._reader.fingerprint.size
-        records: float | None = self._reader.records
+        records: float | None = self._reader.findings.records
         is_exact = (ended or records is not None) and not self._dialogs
         if records is None and size and position:
             records = fetched * max(1.0, size / position)

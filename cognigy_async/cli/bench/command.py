@@ -21,13 +21,15 @@ from .._options import (
     DebugOption,
     EnvFileOption,
     LoopOption,
+    QuietOption,
     TransportOption,
+    VerboseOption,
     choose_loop,
     choose_transport,
     parse_rate,
     settings_file,
 )
-from .._output import say, write_json, write_result
+from .._output import note, say, write_json, write_result
 from .._run import INTERRUPTED, NOT_APPLIED, report_errors
 from .._streams import is_terminal
 from .load import MIN_BYTES, VARIABLE, Load, parse_dialogs, parse_levels
@@ -64,22 +66,29 @@ def bench(
     ] = 200,
     rate: Annotated[
         str | None,
-        typer.Option(metavar="N/SECONDS", help="Rate, e.g. 1000/300 (tenant default: settings)."),
+        typer.Option(
+            metavar="N/SECONDS",
+            help="Rate limit, e.g. 1000/300. Default: COGNIGY_RATE_LIMIT, on a tenant.",
+        ),
     ] = None,
     transport: TransportOption = None,
     loop: LoopOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Write to a tenant without asking.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure how fast updates are written. Ctrl-C shows the results so far.
+    """Measure how fast updates are written.
 
-    By default, a round lasts 2 seconds on an emulator, and takes 100 updates on a tenant.
+    By default, a round lasts 2 seconds on an emulator, and takes 100 updates on a tenant. Ctrl-C
+    shows the results so far.
 
-    Exit status: 0 all applied, 1 some not, 2 bad usage or settings, 130 interrupted.
+    Exit status: 0 all applied, 1 some not, 2 invalid usage or settings, 130 interrupted.
     """
-    with report_errors(debug=debug, log=False), ExitStack() as stack:
+    reporting = report_errors(debug=debug, quiet=quiet, verbose=verbose, log=False)
+    with reporting, ExitStack() as stack:
         levels = parse_levels(max_in_flight or ["32"])
         if None not in (count, seconds):
             raise ConfigurationError("--count and --seconds exclude each other; give one of them")
@@ -117,7 +126,7 @@ def bench(
         if target == "tenant":
             _confirm(options, yes=yes)
         for line in intro(options):
-            say(line)
+            note(line)
         raise typer.Exit(_run(Runner(options), json=json))
 
 

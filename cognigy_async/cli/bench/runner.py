@@ -28,7 +28,7 @@ from cognigy_async.integrations.settings import ClientArguments
 
 from .._connection import DIRECT, Connection
 from .._options import LoopName, TransportName
-from .._output import REASONS, say_if_possible
+from .._output import REASONS, note, say_if_possible
 from .._run import INTERRUPTS
 from .load import Call, Load, run_callers, run_stream, turns
 from .server import Cores
@@ -198,7 +198,7 @@ class Runner:
             await self.warm_up(client, level)
             await self.measure(client, measurement)
             tasks.cancel_scope.cancel()
-        say_if_possible(f"{name}: {format_per_second(measurement.latest_per_second)} updates/s")
+        note(f"{name}: {format_per_second(measurement.latest_per_second)} updates/s")
 
     async def warm_up(self, client: AsyncStateClient, level: int) -> None:
         """Send updates that are not measured. Raise the first error if none was applied."""
@@ -253,7 +253,7 @@ async def _show_progress(name: str, client: AsyncStateClient) -> None:
         parts = [f"{metrics.applied:,} updates applied so far, warm-up included"]
         parts += [format_retries(metrics.retries)] if metrics.retries else []
         parts += [f"quota {use.used} of {use.n} in {use.per:g} s" for use in metrics.quota]
-        say_if_possible(f"{name}: {', '.join(parts)}")
+        note(f"{name}: {', '.join(parts)}")
 
 
 def format_per_second(per_second: float) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import typer
 
+from .._options import example
 from .explain import explain
 from .run import run
 from .status import status
 
-app = typer.Typer(
-    help="Apply each row of a file once, as a job that can be resumed.", no_args_is_help=True
-)
-app.command(name="run")(run)
-app.command(name="status")(status)
-app.command(name="explain")(explain)
+app = typer.Typer(help="Apply the rows of a file, each once.", no_args_is_help=True)
+app.command(
+    epilog=example(
+        "bulk run rows.jsonl --dry-run",
+        "bulk run rows.jsonl --rate 1000/300",
+        "bulk run rows.csv --canary 1%",
+    )
+)(run)
+app.command(epilog=example("bulk status rows.jsonl.journal --watch"))(status)
+app.command(epilog=example("bulk explain rows.jsonl.journal d-8f3a"))(explain)

@@ -20,7 +20,10 @@ def explain(
     dialog_id: Annotated[str, typer.Argument(metavar="DIALOG", help="Dialog id.")],
     debug: DebugOption = False,
 ) -> None:
-    """Print what happened to the rows of a dialog, in order of time."""
+    """Print what happened to the rows of a dialog.
+
+    Exit status: 0 printed, 1 the journal has no row of the dialog, 2 invalid usage or journal.
+    """
     with report_errors(debug=debug, log=False, usage=(JournalRefusedError,)):
         moments = explain_dialog(journal, dialog_id)
         if not moments:

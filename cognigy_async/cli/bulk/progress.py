@@ -26,13 +26,38 @@ RATE_WINDOW = 30.0
 """Seconds over which the rate is averaged."""
 
 
+class Rate:
+    """The rows per second within the last `RATE_WINDOW`."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int]] = deque()
+
+    def update(self, now: float, done: int) -> float:
+        """Take the number of rows that are done by now, and return the rate."""
+        points = self._points
+        points.append((now, done))
+        while len(points) > 2 and points[1][0] < now - RATE_WINDOW:
+            points.popleft()
+        began, before = points[0]
+        return (done - before) / (now - began) if now > began else 0.0
+
+
+def bar(total: int | None, completed: int, share: str) -> Table:
+    """Return a bar with a text beside it. Without a total, it moves."""
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(ratio=1)
+    grid.add_column(no_wrap=True)
+    grid.add_row(ProgressBar(total=total or None, completed=completed), share)
+    return grid
+
+
 class Progress:
     """The display of a running job."""
 
     def __init__(self, job: BulkJob, client: AsyncStateClient) -> None:
         self._job = job
         self._client = client
-        self._points: deque[tuple[float, int]] = deque()
+        self._rates = Rate()
 
     async def run(self) -> None:
         """Show the progress until cancelled, or until stderr cannot be written any more."""
@@ -53,17 +78,16 @@ class Progress:
         """Return a bar of the completed rows, and lines that a narrow terminal wraps."""
         progress = self._job.progress
         done, total = progress.done, progress.total
-        bar = Table.grid(padding=(0, 1), expand=True)
-        bar.add_column(ratio=1)
-        bar.add_column(no_wrap=True)
-        # Without a total, the bar of rich moves.
         share = f"{_percent(done, total)} done" if total else f"{done:,} done"
-        bar.add_row(ProgressBar(total=total or None, completed=done), share)
         numbers = f"{progress.done - progress.failed:,}"
         if total:
             numbers += f" of {_about(progress)}"
         line = f"{numbers} applied, {progress.failed:,} failed, {self._speed(progress)}"
-        return Group(bar, Text(line), Text(f"{self._in_flight()}, {self._details()}", style="dim"))
+        return Group(
+            bar(total, done, share),
+            Text(line),
+            Text(f"{self._in_flight()}, {self._details()}", style="dim"),
+        )
 
     def _line(self) -> str:
         progress = self._job.progress
@@ -96,13 +120,7 @@ class Progress:
         """Return the rows per second within the last `RATE_WINDOW`."""
         if not progress.seen:
             return 0.0
-        now, done = anyio.current_time(), progress.done
-        points = self._points
-        points.append((now, done))
-        while len(points) > 2 and points[1][0] < now - RATE_WINDOW:
-            points.popleft()
-        began, before = points[0]
-        return (done - before) / (now - began) if now > began else 0.0
+        return self._rates.update(anyio.current_time(), progress.done)
 
     def _eta(self, progress: JobProgress, rate: float) -> float | None:
         """Return the estimated seconds until the end; None if nothing is known yet."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import anyio
 import typer
+from rich.cells import cell_len, set_cell_size
 
 from cognigy_async import (
     AsyncStateClient,
@@ -23,13 +27,17 @@ from cognigy_async import (
 from cognigy_async._utils.private_files import is_stream
 from cognigy_async.bulk import (
     BulkJob,
+    ColumnReport,
+    DryRun,
     InputError,
     JobOptions,
     JobResult,
     JournalError,
     JournalRefusedError,
     RowFault,
+    TableOptions,
     dry_run,
+    read_summary,
 )
 from cognigy_async.integrations.settings import Settings, name_settings
 
@@ -39,17 +47,32 @@ from .._options import (
     EnvFileOption,
     JsonOption,
     LoopOption,
+    QuietOption,
     TransportOption,
+    VerboseOption,
     choose_loop,
     choose_transport,
     format_rate,
+    load_limits,
     parse_rate,
     settings_file,
 )
-from .._output import counted, duration, say, say_if_possible, write_json, write_result
+from .._output import (
+    counted,
+    duration,
+    is_quiet,
+    note,
+    printable,
+    say,
+    say_if_possible,
+    write_json,
+    write_result,
+)
 from .._run import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, report_errors
 from .progress import Progress
 
+MOST_COLUMNS = 50
+"""Most columns that a dry run shows."""
 SECOND_GRACE = 0.5
 """Seconds that requests in flight may still take after a second interrupt."""
 
@@ -59,7 +82,8 @@ def run(
         str,
         typer.Argument(
             metavar="FILE",
-            help="JSON Lines or CSV (plain, bzip2, gzip, xz or zstd) or Parquet; - for stdin.",
+            help="JSON Lines or CSV (plain, bzip2, gzip, xz or zstd), Excel or Parquet; - for "
+            "stdin.",
         ),
     ],
     journal: Annotated[
@@ -70,21 +94,24 @@ def run(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Write rows that failed, unchanged plus an _error field. Default: beside the "
+            help="Write the rows that failed here, with a field _error added. Default: beside the "
             "journal.",
         ),
     ] = None,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Check and count all rows; send nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Check and count all rows, show columns and time; send nothing."
+        ),
     ] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="Write an HTML report. Requires the extra report."),
     ] = None,
     as_json: JsonOption = False,
-    max_in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Concurrent requests.")] = (
-        32
-    ),
+    max_in_flight: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Requests at the same time.")
+    ] = (32),
     rate: Annotated[
         str | None,
         typer.Option(
@@ -121,12 +148,64 @@ def run(
         typer.Option(metavar="ID", help="Process only this dialog. Repeatable."),
     ] = None,
     input_format: Annotated[
-        Literal["jsonl", "csv", "parquet"] | None,
+        Literal["jsonl", "csv", "parquet", "excel"] | None,
         typer.Option("--format", help="Input format. Default: detected from FILE."),
     ] = None,
     text_column: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Read this CSV column as text, not JSON. Repeatable."),
+        typer.Option(metavar="FIELD", help="The same as --type FIELD=text. Repeatable."),
+    ] = None,
+    column_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            metavar="FIELD=TYPE",
+            help="Type of a column of CSV or Excel: text, integer, number, boolean or json, e.g. "
+            "session.price=number. Repeatable.",
+        ),
+    ] = None,
+    decimal: Annotated[
+        Literal[".", ","],
+        typer.Option(
+            help="Decimal separator of columns with the type integer or number; with a comma, dots "
+            "group thousands."
+        ),
+    ] = ".",
+    column_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="COLUMN=FIELD",
+            help="Name a column of a table, e.g. Customer=dialog_id or Price=session.price; _ "
+            "passes over it. Repeatable.",
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHARACTER",
+            help="Separator of the cells of CSV, or comma, semicolon, tab or pipe. Default: that "
+            "of the header.",
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Encoding of CSV or JSON Lines, e.g. cp1252. Default: UTF-8, or by a byte-order "
+            "mark.",
+        ),
+    ] = None,
+    sheet: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Sheet of an Excel workbook with several sheets."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:CLASS",
+            help="Refuse rows whose session variables do not fit this pydantic model.",
+        ),
     ] = None,
     force: Annotated[
         bool,
@@ -137,13 +216,18 @@ def run(
     transport: TransportOption = None,
     loop: LoopOption = None,
     env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Apply the rows of FILE. If the journal exists, resume its job.
+    """Apply the rows of a file, or resume its job.
+
+    A job is resumed if its journal exists: rows that are done are not sent again.
 
     Exit status: 0 all applied, 1 some not, 2 invalid usage, settings or input, 130 interrupted.
     """
-    with report_errors(debug=debug, log=False, usage=(InputError, JournalRefusedError)):
+    usage = (InputError, JournalRefusedError)
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose, log=False, usage=usage):
         options = JobOptions(
             on_failure=on_failure,
             max_failures=max_failures,
@@ -154,15 +238,26 @@ def run(
             only_dialogs=only_dialog or (),
             format=input_format,
             text_columns=text_column or (),
+            table=TableOptions(
+                delimiter=delimiter,
+                encoding=encoding,
+                columns=_pairs("--map", "COLUMN=FIELD", column_map),
+                types=cast("dict[str, Any]", _pairs("--type", "FIELD=TYPE", column_type)),
+                decimal=decimal,
+                sheet=sheet,
+            ),
         )
         rate_limit = None if rate is None else parse_rate(rate)
         if dry:
-            raise typer.Exit(_dry_run(file, options, rate_limit, env_file, as_json=as_json))
+            place = BulkJob(file, journal=journal).journal
+            status = _dry_run(file, options, rate_limit, model, env_file, place, as_json=as_json)
+            raise typer.Exit(status)
         settings = Settings(env_file=settings_file(env_file))
         api, tokens = connections(settings)
         arguments = settings.client_arguments(token_transport=tokens.token_transport())
         if rate_limit is not None:
             arguments["rate_limit"] = rate_limit
+        limits = load_limits(model, arguments["api"].limits)
         job = BulkJob(
             file,
             journal=journal,
@@ -171,6 +266,7 @@ def run(
             circumstances={
                 "max_in_flight": max_in_flight,
                 "rate": format_rate(arguments["rate_limit"]),
+                **({} if model is None else {"model": model}),
             },
             force=force,
         )
@@ -178,6 +274,7 @@ def run(
             _check_report(report, job)
         client = AsyncStateClient(
             **arguments,
+            limits=limits,
             max_in_flight=max_in_flight,
             on_failure="continue" if on_failure == "continue" else "pause",
             transport=api.transport(choose_transport(transport)),
@@ -199,7 +296,8 @@ async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:
     error: CognigyError | None = None
     async with client, anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signals, job, tasks.cancel_scope)
-        tasks.start_soon(Progress(job, client).run)
+        if not is_quiet():
+            tasks.start_soon(Progress(job, client).run)
         try:
             result = await job.run(client)
         except CognigyError as caught:
@@ -224,7 +322,7 @@ async def _stop_on_signals(job: BulkJob, scope: anyio.CancelScope) -> None:
         first = True
         async for _ in signals:
             if not first:
-                say_if_possible(f"Stopped. {how_to_resume(job)}")
+                say_if_possible(f"Stopped. {how_to_resume()}")
                 scope.cancel()
                 return
             first = False
@@ -235,27 +333,24 @@ async def _stop_on_signals(job: BulkJob, scope: anyio.CancelScope) -> None:
             job.stop()
 
 
-def how_to_resume(job: BulkJob, *, at_limit: bool = False) -> str:
-    """Return a sentence with the command that resumes a job."""
-    command = shlex.join(
-        ["cognigy-async", "bulk", "run", str(job.source), "--journal", str(job.journal)]
-    )
-    if at_limit:
-        return (
-            f"All progress is in the journal. To continue anyway: {command} --force, with a "
-            "higher limit for failures and otherwise the same options."
-        )
-    return f"All progress is in the journal. To resume: {command}, with the same options."
+def how_to_resume(*, at_limit: bool = False) -> str:
+    """Return sentences that end with the command to resume a job: that of this process."""
+    words = ["cognigy-async", *sys.argv[1:]]
+    force = ["--force"] if at_limit and "--force" not in words else []
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    how = "To continue anyway, with a higher limit for failures" if at_limit else "To resume"
+    same = ", with the same input" if "-" in words else ""
+    return f"All progress is in the journal. {how}{same}: {join([*words, *force])}"
 
 
 def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
     with suppress(OSError):
-        for note in result.notes:
-            say(f"Note: {note}")
+        for line in result.notes:
+            note(f"Note: {line}")
         if result.ended == "stopped":
             say(f"Stopped: {name_settings(result.reason or '')}", style="red")
         if result.ended == "interrupted":
-            say(f"Interrupted. {how_to_resume(job)}")
+            say(f"Interrupted. {how_to_resume()}")
         elif result.pending or result.ended == "stopped":
             sentences = []
             if result.pending:
@@ -263,7 +358,7 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
                 sentences.append(f"{counted(result.pending, 'row')} {verb} not done.")
             # The message of these errors already says what to do.
             if not isinstance(result.fault, InputError | JournalError):
-                sentences.append(how_to_resume(job, at_limit=result.at_limit))
+                sentences.append(how_to_resume(at_limit=result.at_limit))
             if sentences:
                 say(" ".join(sentences))
         if result.failed or result.ambiguous:
@@ -284,11 +379,26 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
     write_result(f"{', '.join(parts)}; {requests} in {duration(result.elapsed)}")
 
 
+def _pairs(option: str, form: str, given: list[str] | None) -> dict[str, str]:
+    """Return the arguments of an option by the part before their last equals sign."""
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.rpartition("=")
+        if not (equals and name and value):
+            raise ConfigurationError(f"{option} {text!r}: write it as {form}")
+        if name in pairs:
+            raise ConfigurationError(f"{option} {name!r} is given twice; give it once")
+        pairs[name] = value
+    return pairs
+
+
 def _dry_run(
     file: str,
     options: JobOptions,
     rate_limit: tuple[RateLimit, ...] | None,
+    model: str | None,
     env_file: Path | None,
+    journal: Path,
     *,
     as_json: bool,
 ) -> int:
@@ -300,26 +410,76 @@ def _dry_run(
         if rate_limit is None and isinstance(arguments["rate_limit"], tuple):
             rate_limit = arguments["rate_limit"]
     except ConfigurationError as error:
-        say(f"Note: these settings do not allow a real run yet. {name_settings(str(error))}")
+        note(f"Note: these settings do not allow a real run yet. {name_settings(str(error))}")
     write = say if as_json else write_result
 
     def on_fault(fault: RowFault) -> None:
         write(name_settings(str(fault)))
 
-    found = dry_run(file, options, api=api, rate_limit=rate_limit, on_fault=on_fault)
-    for note in found.notes:
-        say(f"Note: {note}")
+    limits = load_limits(model, api.limits)
+    found = dry_run(file, options, api=api, limits=limits, rate_limit=rate_limit, on_fault=on_fault)
+    for line in found.notes:
+        note(f"Note: {line}")
+    speed = _measured_speed(journal)
     if as_json:
-        write_json(found.record())
+        measured = None if speed is None else found.requests / speed
+        write_json({**found.record(), "measured_seconds": measured})
     else:
+        for line in _table(found.columns):
+            write_result(line)
         rows, dialogs = counted(found.rows, "row"), counted(found.dialogs, "dialog")
-        time = "" if found.seconds is None else f", {duration(found.seconds)} under the rate limit"
-        faults = f"{counted(found.faulty, 'row')} with {counted(found.faults, 'fault')}"
-        write_result(
-            f"{'Invalid' if found.faulty else 'OK'}: {rows}, {dialogs}, "
-            f"{counted(found.requests, 'request')}{time}; {faults if found.faulty else 'no faults'}"
-        )
+        requests, seconds = counted(found.requests, "request"), found.seconds
+        quota = "" if seconds is None else f", {duration(seconds)} under the rate limit"
+        faults = "no faults"
+        if found.faulty:
+            faults = f"{counted(found.faulty, 'row')} with {counted(found.faults, 'fault')}"
+        verdict = "Invalid" if found.faulty else "OK"
+        write_result(f"{verdict}: {rows}, {dialogs}, {requests}{quota}; {faults}")
+        if found.seconds is None:
+            write_result(f"It takes {_time(found, speed)}.")
     return NOT_APPLIED if found.faulty else 0
+
+
+def _time(found: DryRun, speed: float | None) -> str:
+    """Describe the time that a job takes without a rate limit.
+
+    Args:
+        speed: Requests per second that earlier runs measured.
+    """
+    time = f"{duration(found.saas_seconds)} at 1,000 requests in 5 minutes"
+    if speed is None:
+        return time
+    seconds = duration(found.requests / speed)
+    return f"{time}, {seconds} at the {speed:,.3g} requests/s of earlier runs"
+
+
+def _measured_speed(journal: Path) -> float | None:
+    """Return the requests per second of the runs that a journal has; None if there are none."""
+    if not journal.exists():
+        return None
+    try:
+        totals = read_summary(journal).totals
+    except JournalRefusedError:
+        return None
+    return totals.requests / totals.elapsed if totals.requests and totals.elapsed else None
+
+
+def _table(columns: Sequence[ColumnReport]) -> Iterator[str]:
+    """Yield the lines of a table of columns, their types and some values."""
+    if not columns:
+        return
+    lines = [("column", "field", "type", "examples")]
+    for column in columns[:MOST_COLUMNS]:
+        is_passed_over = column.field.startswith("_")
+        kind = "passed over" if is_passed_over else column.type or "empty"
+        lines.append((column.name, column.field, kind, " | ".join(column.examples)))
+    lines = [cast("tuple[str, str, str, str]", tuple(map(printable, line))) for line in lines]
+    widths = [max(cell_len(line[at]) for line in lines) for at in range(3)]
+    for line in lines:
+        cells = [set_cell_size(cell, width) for cell, width in zip(line, widths, strict=False)]
+        yield "  ".join([*cells, line[3]]).rstrip()
+    if len(columns) > MOST_COLUMNS:
+        yield f"and {len(columns) - MOST_COLUMNS:,} more columns, which --json has"
 
 
 def _check_report(path: Path, job: BulkJob) -> None:
@@ -355,4 +515,4 @@ def _write_report(path: Path, job: BulkJob) -> None:
             f"the report {path} cannot be written: {error.strerror}. The job itself is unaffected. "
             "Run the command again with another --report path to create only the report"
         ) from error
-    say_if_possible(f"The report is in {path}.")
+    note(f"The report is in {path}.")

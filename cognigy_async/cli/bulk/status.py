@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
 
 from cognigy_async.bulk import JournalRefusedError, JournalSummary, read_summary
 
 from .._options import DebugOption, JsonOption
-from .._output import counted, duration, write_json, write_result
+from .._output import console, counted, duration, printable, write_json, write_result
 from .._run import report_errors
+from .progress import LINE, REFRESH, Rate, bar
+
+SHARE = 10
+"""A journal is read for at most one of so many seconds: reading a large one takes long."""
 
 JournalArgument = Annotated[
     Path, typer.Argument(metavar="JOURNAL", help="File that records the progress of the job.")
@@ -21,16 +31,102 @@ JournalArgument = Annotated[
 
 
 def status(
-    journal: JournalArgument, as_json: JsonOption = False, debug: DebugOption = False
+    journal: JournalArgument,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Show the progress until the job ends: live on a terminal, else a line every "
+            f"{LINE} seconds.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Print the progress of a job, running or not, from its journal."""
+    """Print the progress of a job.
+
+    It is read from the journal, whether the job is running or not. With --watch and --json, each
+    line is a JSON object.
+
+    Exit status: 0 printed, 2 invalid usage or journal, 130 interrupted.
+    """
     with report_errors(debug=debug, log=False, usage=(JournalRefusedError,)):
         summary = read_summary(journal)
-        if as_json:
+        if watch:
+            summary = _watch(journal, summary, as_json=as_json)
+        if watch and as_json:
+            _write_now(json.dumps(summary.record()))
+        elif as_json:
             write_json(summary.record())
         else:
             for line in _lines(summary):
                 write_result(line)
+
+
+def _watch(journal: Path, summary: JournalSummary, *, as_json: bool) -> JournalSummary:
+    """Show the progress until the job has ended; return its last summary."""
+    out, rates = console(), Rate()
+    if out.is_interactive and not as_json:
+        with Live(console=out, auto_refresh=False, transient=True) as live:
+            while summary.owner is not None:
+                live.update(_panel(summary, rates), refresh=True)
+                summary = _next(journal)
+        return summary
+    latest = -math.inf
+    while summary.owner is not None:
+        line = json.dumps(summary.record()) if as_json else _line(summary, rates)
+        if time.monotonic() >= latest + LINE:
+            latest = time.monotonic()
+            _write_now(line)
+        summary = _next(journal)
+    return summary
+
+
+def _next(journal: Path) -> JournalSummary:
+    """Return the summary of a moment later."""
+    time.sleep(REFRESH)
+    began = time.monotonic()
+    summary = read_summary(journal)
+    time.sleep((SHARE - 1) * (time.monotonic() - began))
+    return summary
+
+
+def _write_now(line: str) -> None:
+    """Write a line to stdout, and end the command if its reader has left."""
+    try:
+        sys.stdout.write(f"{printable(line)}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise typer.Exit from None
+
+
+def _panel(summary: JournalSummary, rates: Rate) -> Group:
+    read = _share(summary)
+    top = bar(100, read, f"{read}% read") if summary.size else bar(None, 0, "running")
+    return Group(top, Text(_numbers(summary, rates)), Text(_spent(summary), style="dim"))
+
+
+def _line(summary: JournalSummary, rates: Rate) -> str:
+    share = f", {_share(summary)}% of the input read" if summary.size else ""
+    return f"{_numbers(summary, rates)}{share}, {_spent(summary)}"
+
+
+def _share(summary: JournalSummary) -> int:
+    """Return how much of the input was read, in percent; 0 if its size is unknown."""
+    return min(100, 100 * summary.read // summary.size) if summary.size else 0
+
+
+def _numbers(summary: JournalSummary, rates: Rate) -> str:
+    totals = summary.totals
+    rate = rates.update(time.monotonic(), totals.succeeded + totals.failed + totals.ambiguous)
+    ambiguous = f", {totals.ambiguous:,} ambiguous" if totals.ambiguous else ""
+    return f"{totals.succeeded:,} applied, {totals.failed:,} failed{ambiguous}, {rate:.1f} rows/s"
+
+
+def _spent(summary: JournalSummary) -> str:
+    totals = summary.totals
+    retries = sum(totals.retries.values())
+    return f"{counted(totals.requests, 'request')}, {retries:,} retries"
 
 
 def _lines(summary: JournalSummary) -> Iterator[str]:

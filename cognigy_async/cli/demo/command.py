@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from textwrap import fill
 from typing import Annotated, Any
 
 import anyio
@@ -33,6 +34,7 @@ INPUT_SECONDS, SECONDS = 7.0, 19.0
 MAX_IN_FLIGHT = 16
 RETRY = RetryPolicy(wait=wait_random_exponential(multiplier=0.1, max=1.0))
 """Short waits, because this server recovers at once."""
+MAX_WIDTH = 80
 DIALOG = "d-8f3a"
 NODE = "process_checkout"
 TOKEN_LIFETIME = 3.0
@@ -65,9 +67,10 @@ def demo(
     updates: Annotated[int, typer.Option(min=1, metavar="N", help="Updates per dialog.")] = UPDATES,
     debug: DebugOption = False,
 ) -> None:
-    """Run the client against a failing emulator and check that no update was lost.
+    """Show that no update is lost.
 
-    Takes less than 20 seconds in the default size and needs no settings.
+    The client writes to an emulator, which fails. Then the state there is checked. This takes less
+    than 20 seconds in the default size and needs no settings.
 
     Exit status: 0 every promise was kept, 1 one was broken or an update failed.
     """
@@ -111,8 +114,7 @@ class _Demo:
             token_url=url, client_id="emulator-client", client_secret="emulator-secret"
         )
         self._auth = OAuthTokenProvider(config)
-        _print("cognigy-async demo", "bold")
-        _print(f"   against an emulator on {base_url}, over HTTP\n")
+        _print(f"cognigy-async demo on the emulator {base_url}\n", "bold")
 
     def _client(self) -> AsyncStateClient:
         client = AsyncStateClient(
@@ -137,16 +139,11 @@ class _Demo:
             result = await client.update(DIALOG, session=cart, user=orders, next_step=NODE)
         self._outcomes.append(Outcome(DIALOG, None, None))
         self._print_part(
-            "1. One update with a callback for the CRM",
-            f"""\
-   The connection drops before the server has the request. A
-   transition must not be applied twice: the client reads
-   the state, finds it unchanged, and sends the update again
-   on condition of that version.
-   dialog        {DIALOG}, moved to {NODE}
-   state         version {result.version}, etag {result.etag}
-   requests      {result.attempts} in {duration(result.latency)}
-   CRM callback  called {counted(len(self._crm.get(DIALOG, ())), "time")}""",
+            "1. One update. The connection drops before the server has the request.",
+            "The client reads the state, finds it unchanged, and sends the update again.",
+            f"version {result.version} after {result.attempts} requests in "
+            f"{duration(result.latency)}; callback for the CRM called "
+            f"{counted(len(self._crm.get(DIALOG, ())), 'time')}",
         )
 
     async def fan_out(self, dialogs: int, updates: int, input_end: float) -> None:
@@ -180,27 +177,20 @@ class _Demo:
             metrics = client.metrics.snapshot()
         inputs = metrics.applied + metrics.failed + metrics.ambiguous
         less = f" instead of {planned:,}, to end in time" if inputs < planned else ""
-        counts = f"{metrics.applied:,} applied, {metrics.failed:,} failed"
         latency = metrics.latency
-        p50, p95, p99 = map(duration, (latency.p50, latency.p95, latency.p99))
-        retries = "".join(
-            f"   retries       {count:,} {REASONS.get(reason, reason)}\n"
+        retries = [
+            f"{count:,} {REASONS.get(reason, reason)}"
             for reason, count in sorted(metrics.retries.items(), key=lambda retry: -retry[1])
-        )
+        ]
         self._print_part(
-            "2. A fan-out",
-            f"""\
-   Ordered updates of many dialogs. Meanwhile the server
-   throttles, reports conflicts, fails, drops connections
-   before and after it applies an update, and lets tokens
-   expire.
-   updates       {inputs:,}{less}, in {duration(elapsed)}
-   outcome       {counts}, {metrics.ambiguous:,} ambiguous
-   requests      {metrics.requests:,}, at most {self._emulator.stats.in_flight_max} in flight
-{retries}   latency       p50 {p50}, p95 {p95}, p99 {p99}
-                 at most {duration(latency.max)}, retries included
-   tokens        {self._auth.token_refreshes} requested; each is valid for {TOKEN_LIFETIME:g} s
-   CRM callback  called {counted(metrics.events_delivered, "time")}""",
+            f"2. {inputs:,} updates of {counted(dialogs, 'dialog')}{less}. "
+            "The server fails in every way.",
+            f"{metrics.applied:,} applied, {metrics.failed:,} failed, {metrics.ambiguous:,} "
+            f"ambiguous in {duration(elapsed)}; callback called "
+            f"{counted(metrics.events_delivered, 'time')}",
+            f"{metrics.requests:,} requests, at most {self._emulator.stats.in_flight_max} in "
+            f"flight; p50 {duration(latency.p50)}, p99 {duration(latency.p99)}, retries included",
+            f"retries: {', '.join(retries) or 'none'}",
         )
 
     async def move_dialogs(self, number: int) -> None:
@@ -224,32 +214,33 @@ class _Demo:
             for index in range(number):
                 tasks.start_soon(move, f"d-{index:04}")
         self._print_part(
-            f"3. Transitions of {counted(number, 'dialog')}",
-            f"""\
-   The response to the first one is lost. Nobody can know
-   that it was applied, so the client does not repeat it and
-   raises AmbiguousUpdateError. The request of the second is
-   lost. The version of the state proves that, so the client
-   sends it again.
-   outcome       {client.metrics.applied} applied, {client.metrics.ambiguous} ambiguous""",
+            f"3. Transitions of {counted(number, 'dialog')}. A response is lost, and a request.",
+            "A transition must not be applied twice. Where that is uncertain, the client sends "
+            "nothing more and raises AmbiguousUpdateError.",
+            f"{client.metrics.applied} applied, {client.metrics.ambiguous} ambiguous",
         )
 
     def print_checks(self) -> bool:
         """Print the checks; return whether every promise was kept and no update failed."""
-        _print("Checks on the server", "bold")
         ok = not any(outcome.failed for outcome in self._outcomes)
-        for name, broken, meaning in run_checks(
-            self._emulator, MAX_IN_FLIGHT, self._updates, self._outcomes, self._crm
-        ):
-            _print(f"   {name:18}  {broken}  {meaning}", "bold red" if broken else "")
-            ok = ok and not broken
+        checks = run_checks(self._emulator, MAX_IN_FLIGHT, self._updates, self._outcomes, self._crm)
+        self._print_part(
+            "Broken promises that the server has counted",
+            ", ".join(f"{name} {broken}" for name, broken, _ in checks),
+        )
+        for name, broken, meaning in checks:
+            if broken:
+                _print(f"   {name}: {broken}, {meaning}", "bold red")
+                ok = False
         verdict = "Every promise was kept." if ok else "A promise was broken, or an update failed."
-        _print(f"\n{verdict}", "bold green" if ok else "bold red")
+        _print(verdict, "bold green" if ok else "bold red")
         return ok
 
-    def _print_part(self, title: str, text: str) -> None:
-        _print(title, "bold")
-        _print(text)
+    def _print_part(self, title: str, *sentences: str) -> None:
+        width = min(console().width, MAX_WIDTH)
+        _print(fill(title, width, subsequent_indent="   "), "bold")
+        for sentence in sentences:
+            _print(fill(sentence, width, initial_indent="   ", subsequent_indent="      "))
         errors = [outcome.error for outcome in self._outcomes[self._printed :] if outcome.failed]
         self._printed = len(self._outcomes)
         for error in errors[:5]:

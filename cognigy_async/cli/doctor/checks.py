@@ -50,6 +50,8 @@ EXPIRES_SOON = 14 * 86_400.0
 MAX_SKEW = 5.0
 """Seconds. The clock matters only for a `Retry-After` date in a response without `Date`."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+NO_DIALOG = "cognigy-async-doctor"
+"""Id of a dialog that does not exist."""
 NO_PROFILE = "cognigyasyncdoctor000000"
 """Id of a contact profile that does not exist."""
 LIMIT_HEADERS = ("ratelimit", "retry-after", *RATE_LIMIT_PREFIXES)
@@ -419,7 +421,7 @@ def _client(
         **arguments,
         transport=transport,
         max_in_flight=1,
-        retry=RetryPolicy(max_attempts=1, max_retry_after=0.0),
+        retry=RetryPolicy(max_attempts=1, max_elapsed=0.0, max_retry_after=0.0),
         timeout=TIMEOUT,
     )
 

@@ -22,10 +22,17 @@ from cognigy_async.integrations.settings import (
 )
 
 from .._connection import connections
-from .._options import DebugOption, EnvFileOption, JsonOption, settings_file
-from .._output import console, printable, write_json
+from .._options import (
+    DebugOption,
+    EnvFileOption,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    settings_file,
+)
+from .._output import console, is_quiet, printable, write_json
 from .._run import NOT_APPLIED, USAGE, report_errors
-from .checks import Connections, Finding, run_checks
+from .checks import NO_DIALOG, Connections, Finding, run_checks
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
@@ -33,7 +40,7 @@ STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 def doctor(
     dialog_id: Annotated[
         str, typer.Option("--dialog", metavar="ID", help="Dialog to read.")
-    ] = "cognigy-async-doctor",
+    ] = NO_DIALOG,
     session_id: Annotated[
         str | None,
         typer.Option(
@@ -45,15 +52,18 @@ def doctor(
     ] = None,
     env_file: EnvFileOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check settings, DNS, TLS, token, credentials by one read, the clock and throttling.
+    """Check settings and the way to the server.
 
-    Nothing is written, except with --probe-session.
+    Checked are settings, DNS, TLS, token, credentials (by one read), clock and throttling. Nothing
+    is written, except with --probe-session.
 
     Exit status: 0 no check failed, 1 a check failed, 2 invalid settings.
     """
-    with report_errors(debug=debug, log=False):
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose, log=False):
         findings = _Findings(printed=not as_json)
         status = anyio.run(_check_all, findings, env_file, dialog_id, session_id)
         if as_json:
@@ -78,14 +88,18 @@ class _Findings(logging.Handler):
     def add(self, finding: Finding) -> None:
         """Keep a finding, and print it unless the output is JSON."""
         self.all.append(finding)
-        if not self._printed:
-            return
-        out = console()
-        out.print(f"{finding.status:8}", style=STYLES[finding.status], end="", markup=False)
-        detail = printable(finding.detail)
-        out.print(f"{finding.check:11}{detail}", markup=False, soft_wrap=True)
-        if finding.remedy:
-            out.print(f"{'':19}{printable(finding.remedy)}", markup=False, soft_wrap=True)
+        if self._printed and not (is_quiet() and finding.status in ("ok", "skipped")):
+            print_finding(finding)
+
+
+def print_finding(finding: Finding) -> None:
+    """Print a finding on stdout, with its remedy below it."""
+    out = console()
+    out.print(f"{finding.status:8}", style=STYLES[finding.status], end="", markup=False)
+    detail = printable(finding.detail)
+    out.print(f"{finding.check:11}{detail}", markup=False, soft_wrap=True)
+    if finding.remedy:
+        out.print(f"{'':19}{printable(finding.remedy)}", markup=False, soft_wrap=True)
 
 
 def _origins(sources: Mapping[str, str]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import SecretStr
 
+from cognigy_async import ConfigurationError
 from cognigy_async.auth.provider import ApiKey, TokenProvider
 
 from .token_server import (
@@ -32,6 +35,14 @@ def test_an_invalid_api_key_is_refused_without_showing_it(key: str) -> None:
     assert "3y" not in all_text_of(caught.value)
     with pytest.raises(ValueError, match="visible ASCII"):
         ApiKey(SecretStr(key))
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"), [(None, "is of type NoneType"), (7, "is of type int"), ("", "is empty")]
+)
+def test_a_key_that_is_not_set_says_what_to_do(key: Any, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{problem}; pass the API key.*set its variable"):
+        ApiKey(key)
 
 
 @pytest.mark.parametrize("header", ["", "X Key", "X-Key:", "X-Key\n"])

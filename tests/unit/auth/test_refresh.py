@@ -503,6 +503,7 @@ async def test_p7_a_refresh_whose_loop_is_garbage_collected_is_replaced(
     assert not any("token refresh" in text for text in messages)
 
 
+@pytest.mark.quick("0-False-False", "1-True-True", "2-True-False", "5-False-True")
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("noticed", [False, True])
 @pytest.mark.parametrize("turns", [0, 1, 2, 5])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cognigy_async import Limits, RuntimeApi
-from cognigy_async.bulk import DryRun, JobOptions, RowFault, dry_run
+from cognigy_async.bulk import DryRun, JobOptions, RowFault, TableOptions, dry_run
 from cognigy_async.bulk.input.reader import open_input
 from cognigy_async.bulk.input.row import Row
 from cognigy_async.bulk.input.row_reader import RowReader
@@ -32,7 +32,10 @@ def written(path: Path, *lines: bytes, end: bytes = b"\n") -> Path:
     return path
 
 
-def dry(path: Path, **options: Any) -> tuple[DryRun, list[RowFault]]:
+def dry(
+    path: Path, table: TableOptions | None = None, **options: Any
+) -> tuple[DryRun, list[RowFault]]:
     faults: list[RowFault] = []
-    found = dry_run(path, JobOptions(**options), api=RuntimeApi(), on_fault=faults.append)
+    given = JobOptions(table=table or TableOptions(), **options)
+    found = dry_run(path, given, api=RuntimeApi(), on_fault=faults.append)
     return found, faults

@@ -87,10 +87,8 @@ def parquet_of_pandas(path: Path) -> None:
 EXPORTS: dict[str, Export] = {
     # Spreadsheets.
     "excel utf-8.csv": Export("\ufeff" + windows(SHEET) + windows(",,,\n,,,\n"), 2, 0, "", ZOE),
-    "excel semicolons.csv": Export(
-        "\ufeff" + windows(SHEET.replace(",", ";")), message="separated by semicolons"
-    ),
-    "excel tabs.csv": Export(SHEET.replace(",", "\t"), message="separated by tabs"),
+    "excel semicolons.csv": Export("\ufeff" + windows(SHEET.replace(",", ";")), 2, 0, "", ZOE),
+    "excel tabs.csv": Export(SHEET.replace(",", "\t"), 2, 0, "", ZOE),
     "excel windows-1252.csv": Export(
         windows(SHEET).encode("cp1252"),
         2,
@@ -100,13 +98,11 @@ EXPORTS: dict[str, Export] = {
     ),
     "excel dos.csv": Export(windows(SHEET).encode("cp437"), 2, 1, "session.name: is not UTF-8"),
     "excel unicode text.txt": Export(
-        windows(SHEET.replace(",", "\t")).encode("utf-16"), message="UTF-16"
+        windows(SHEET.replace(",", "\t")).encode("utf-16"), message="add --format csv"
     ),
     "excel macintosh.csv": Export(SHEET.replace("\n", "\r"), message="carriage return"),
-    "excel separator.csv": Export("sep=,\n" + SHEET, message="sep=, is a hint for Excel"),
-    "excel separators.csv": Export(
-        "sep=;\n" + SHEET.replace(",", ";"), message="sep=, is a hint for Excel"
-    ),
+    "excel separator.csv": Export("sep=,\n" + SHEET, 2, 0, "", ZOE),
+    "excel separators.csv": Export("sep=;\n" + SHEET.replace(",", ";"), 2, 0, "", ZOE),
     "excel cleared columns.csv": Export(
         "dialog_id,session.a,,\nd-1,1,,\nd-2,2,, \nd-3,3,,x\nd-4,4\nd-5,5,,,\n,,,\n",
         5,
@@ -180,7 +176,10 @@ EXPORTS: dict[str, Export] = {
         "line 2, column 2: session.a: is extended JSON of MongoDB",
         {"a": 1},
     ),
-    "excel.xlsx": Export(zipped("[Content_Types].xml", "xl/workbook.xml"), message="a workbook"),
+    "excel.xlsx": Export(
+        zipped("[Content_Types].xml", "xl/workbook.xml"),
+        message="cannot be read as an Excel workbook",
+    ),
     "excel as csv.csv": Export(
         zipped("[Content_Types].xml", "xl/workbook.xml"), message="a workbook"
     ),
@@ -278,7 +277,7 @@ EXPORTS: dict[str, Export] = {
     "powershell.csv": Export(
         '#TYPE Custom\r\n"dialog_id"\r\n"d-1"\r\n', message="no column 'dialog_id'"
     ),
-    "powershell out-file.jsonl": Export(windows(JSON).encode("utf-16"), message="UTF-16"),
+    "powershell out-file.jsonl": Export(windows(JSON).encode("utf-16"), 2, 0, "", ZOE),
     "powershell ansi.jsonl": Export(windows(JSON).encode("cp1252"), 2, 1, "is not UTF-8"),
     "powershell utf8.jsonl": Export(b"\xef\xbb\xbf" + windows(JSON).encode(), 2, 0, "", ZOE),
     "powershell convertto-json.json": Export(

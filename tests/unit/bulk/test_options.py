@@ -41,7 +41,7 @@ def test_a_canary_is_a_share_or_a_number_of_rows(
         ({"max_failures": -1}, "max_failures=-1: must be an integer from 0"),
         ({"limit": True}, "limit=True: must be an integer from 1"),
         ({"on_failure": "explode"}, "must be continue, pause-dialog or stop"),
-        ({"format": "xml"}, "must be jsonl, csv or parquet"),
+        ({"format": "xml"}, "must be jsonl, csv, parquet or excel"),
         ({"only_dialogs": "d-1"}, "only_dialogs takes several texts, not one"),
     ],
 )

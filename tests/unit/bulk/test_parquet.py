@@ -140,7 +140,11 @@ def test_a_decimal_is_a_number_where_one_has_its_digits(tmp_path: Path) -> None:
         (arrow.array([float("nan")]), "NaN and infinity are not JSON"),
         (arrow.array([[float("inf")]]), "NaN and infinity are not JSON"),
         (arrow.array([decimal.Decimal("0.12345678901234567890")]), "Decimal is not a type"),
-        (arrow.array([[("k", 1)]], arrow.map_(arrow.string(), arrow.int8())), "tuple is not"),
+        (arrow.array([[("k", 1)]], arrow.map_(arrow.string(), arrow.int8())), "Map is not"),
+        (
+            arrow.array([[[("k", 1)]]], arrow.list_(arrow.map_(arrow.string(), arrow.int8()))),
+            "Map is",
+        ),
         (arrow.array([1700000000000000001], arrow.timestamp("ns")), "Python cannot hold"),
         (arrow.array([253402300800000000], arrow.timestamp("us")), "Python cannot hold"),
         (arrow.array([10**7], arrow.date32()), "Python cannot hold"),

@@ -43,11 +43,12 @@ def test_a_byte_order_mark_and_a_missing_newline_are_noted(tmp_path: Path) -> No
     assert "last line, 3, has no newline" in found.notes[1]
 
 
-def test_utf_16_is_refused_with_a_remedy(tmp_path: Path) -> None:
+def test_utf_16_with_a_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(GOOD.decode().encode("utf-16"))
-    with pytest.raises(InputError, match="UTF-16; save it as UTF-8"):
-        rows_of(path)
+    path.write_bytes((GOOD.decode() + "\n").encode("utf-16"))
+    found, faults = dry(path)
+    assert (found.rows, faults) == (1, [])
+    assert found.notes == ("The input is UTF-16, as its byte-order mark says.",)
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_used_further(tmp_path: Path) -> None:

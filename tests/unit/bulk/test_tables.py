@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from cognigy_async.bulk import InputError
+from cognigy_async.bulk import InputError, TableOptions
 from cognigy_async.bulk.input.row import dead_letter
 from cognigy_async.bulk.journal.schema import Failure
 
@@ -25,7 +26,7 @@ d-3,true,null,{},7,8,
 def test_csv_cells_are_json_where_they_parse_and_empty_ones_assign_nothing(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("\ufeff" + CSV, encoding="utf-8")
-    rows = rows_of(path, text_columns=("session.zip",))
+    rows = rows_of(path, table=TableOptions(types={"session.zip": "text"}))
     assert [row.line for row in rows] == [2, 4, 6]
     updates = [row.update for row in rows]
     assert all(updates)
@@ -67,7 +68,7 @@ def test_faults_of_csv_have_the_column_of_the_table(tmp_path: Path) -> None:
             (),
             "column 1, 'id', is not a field of an update; .*no column 'dialog_id'",
         ),
-        ("dialog_id;session.a", (), "separated by semicolons; separate them by commas"),
+        ("dialog_id:session.a", (), "column 1, 'dialog_id:session.a', is not a field"),
         ("dialog_id,session.a,session.a", (), "column 'session.a' is there twice"),
         ("dialog_id,session.a", ("session.b",), "no column 'session.b'"),
     ],
@@ -78,7 +79,7 @@ def test_a_header_that_cannot_be_used_is_refused(
     path = tmp_path / "rows.csv"
     path.write_text(f"{header}\nd,1\n")
     with pytest.raises(InputError, match=message):
-        rows_of(path, text_columns=texts)
+        rows_of(path, table=TableOptions().with_texts(texts))
 
 
 def test_a_cell_of_csv_may_be_as_long_as_a_variable(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_cell_that_stands_for_no_value_is_a_fault(tmp_path: Path, column: str,
     assert (found.rows, len(faults)) == (1, 1)
     assert (faults[0].path, faults[0].column) == (column, list(row).index(column) + 1)
     assert faults[0].problem == f"is {cell.strip()}, which stands for no value"
-    (row_of_text,) = rows_of(path, text_columns=(column,))
+    (row_of_text,) = rows_of(path, table=TableOptions().with_texts([column]))
     if cell == cell.strip() or column in ("session.a", "next_step"):
         assert row_of_text.update is not None
         # Each of these texts may be in a header of HTTP.
@@ -140,7 +141,8 @@ def test_a_boolean_in_capitals_is_a_text_with_a_note(tmp_path: Path, cell: str) 
     path.write_text(f"dialog_id,session.a,session.b\nd-1,{cell},true\nd-2,{cell},{cell}\n")
     found, faults = dry(path)
     assert not faults
-    [note] = found.notes
+    note, drift = found.notes
+    assert "The column 'session.b' has values of several types" in drift
     assert f"{cell} in a cell of CSV, as in the column 'session.a', was used as a text" in note
     first, _ = rows_of(path)
     assert first.update is not None
@@ -288,3 +290,69 @@ def test_ids_with_invisible_ends_are_faults(tmp_path: Path) -> None:
         "begins with U+0020, space",
         "ends with U+200B, zero width space",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "row"),
+    [
+        ("comma", "dialog_id,session.a", "d-1,5"),
+        ("semicolon", "dialog_id;session.a", "d-1;5"),
+        ("tab", "dialog_id\tsession.a", "d-1\t5"),
+        ("pipe", "dialog_id|session.a", "d-1|5"),
+        ("commas in a cell", '"_a,b,c,d";dialog_id;session.a', "x;d-1;5"),
+        ("delimiters in a cell", '"_a;b|c\t,";dialog_id;session.a', "x;d-1;5"),
+        ("a line in a cell", '"_a\n,,,";dialog_id;session.a', "x;d-1;5"),
+        ("lines without content", ";;\n\n \ndialog_id;session.a", "d-1;5"),
+        ("other names", "Nr, alt;session.a", "d-1;5"),
+        ("quoted", '"dialog_id";"session.a"', '"d-1";"5"'),
+        ("hint", "sep=;\ndialog_id;session.a", "d-1;5"),
+        ("hint of another one", '"sep=:"\r\ndialog_id:session.a', "d-1:5"),
+    ],
+)
+def test_the_delimiter_is_that_of_the_header(
+    tmp_path: Path, name: str, header: str, row: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{header}\n{row}\n")
+    table = TableOptions(columns={"Nr, alt": "dialog_id"} if name == "other names" else {})
+    (found,) = rows_of(path, table=table)
+    assert found.update is not None
+    assert found.update.fields() == {"dialog_id": "d-1", "session": {"a": 5}}
+    assert found.line == header.count("\n") + 2
+    notes = dry(path, table)[0].notes
+    expected = {"comma": (), "hint": (), "hint of another one": ()}
+    what = "tabs" if name == "tab" else "bars" if name == "pipe" else "semicolons"
+    assert notes == expected.get(name, (f"The columns are separated by {what}.",))
+
+
+def test_a_delimiter_that_is_given_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text("dialog_id^session.a\nd-1^5\n")
+    (row,) = rows_of(path, table=TableOptions(delimiter="^"))
+    assert row.update is not None
+    assert row.update.session == {"a": 5}
+    path.write_text("sep=,\ndialog_id,session.a\n")
+    with pytest.raises(InputError, match="begins with sep=,, so leave --delimiter out"):
+        rows_of(path, table=TableOptions(delimiter=";"))
+
+
+def test_a_row_with_other_cells_names_the_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("dialog_id;session.a\nd-1;5;6\n")
+    _, faults = dry(path)
+    assert [fault.remedy for fault in faults] == ["quote cells that hold semicolons or newlines"]
+
+
+@pytest.mark.quick("300000")
+@pytest.mark.parametrize("lines", [300_000, 3_000_000])
+def test_lines_without_content_before_a_header_take_no_memory(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b";;\n" * lines + b"dialog_id;session.a;\nd-1;5;\n")
+    tracemalloc.start()
+    try:
+        (row,) = rows_of(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert row.line == lines + 2
+    assert peak < 20_000_000

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import RuntimeApi, SessionsApi, StateUpdate, UpdateFields
+from cognigy_async import ConfigurationError, RuntimeApi, SessionsApi, StateUpdate, UpdateFields
 from cognigy_async.client.client import AsyncStateClient
 from cognigy_async.client.config import ClientConfig, SendArguments, SubmitArguments
 from tests.simulation.world import Wire, client_of
@@ -22,14 +22,21 @@ def arguments_of(function: Callable[..., Any]) -> list[str]:
 
 def test_update_takes_the_fields_of_an_update_and_the_send_arguments() -> None:
     fields, sending = UpdateFields.__annotations__, SubmitArguments.__annotations__
-    assert arguments_of(StateUpdate.__init__) == list(fields)
+    assert arguments_of(StateUpdate.__init__) == [*fields, "encode"]
     assert set(arguments_of(AsyncStateClient.update)) == {*fields, *sending} - {"watch"}
     assert SendArguments.__annotations__.items() <= sending.items()
 
 
 def test_the_configuration_holds_each_argument_of_the_client() -> None:
     own = {name for name in ClientConfig.__dataclass_fields__ if name != "default_options"}
-    assert set(arguments_of(AsyncStateClient.__init__)) == own
+    # The model of the variables is a part of the limits.
+    assert set(arguments_of(AsyncStateClient.__init__)) == own | {"variables"}
+
+
+def test_a_missing_auth_says_what_to_pass() -> None:
+    make: Any = AsyncStateClient
+    with pytest.raises(ConfigurationError, match=r"auth=OAuthTokenProvider.*auth=ApiKey"):
+        make("https://api.example")
 
 
 @pytest.mark.parametrize("name", ["submit", "submit_nowait", "update_many", "get_state", "modify"])

@@ -32,6 +32,7 @@ from tests.unit.client._parts import config
         ("max_pending", True, "max_pending=True"),
         ("retry", 3, "retry: must be a RetryPolicy"),
         ("limits", {}, "limits: must be a Limits"),
+        ("encode", "xml", "encode='xml': must be \"json\" or None"),
         ("linger", -1, "linger=-1"),
         ("on_failure", "stop", 'must be "continue" or "pause"'),
         ("timeout", 0, "timeout=0"),

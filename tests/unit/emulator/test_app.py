@@ -66,6 +66,19 @@ async def test_create_dialogs_false_answers_unknown_dialogs_with_404() -> None:
     assert list(emulator.dialogs) == ["d-1"]
 
 
+@pytest.mark.parametrize("rules", [None, Rules(merge="recursive")])
+async def test_strict_answers_unknown_dialogs_with_404(rules: Rules | None) -> None:
+    emulator = Emulator(api_key=KEY, rules=rules, strict=True)
+    emulator.add_dialog("d-1", session={"a": {"b": 1}})
+    async with bare_client(emulator) as client:
+        assert (await client.patch(dialog_id="d-2")).status_code == 404
+        assert (await client.get("d-2")).status_code == 404
+        assert (await client.patch({"session": {"a": {"c": 2}}})).status_code == 200
+    assert list(emulator.dialogs) == ["d-1"]
+    merged = {"b": 1, "c": 2} if rules else {"c": 2}
+    assert emulator.dialogs["d-1"].session == {"a": merged}
+
+
 async def test_the_app_may_be_mounted_below_a_path() -> None:
     emulator = Emulator(api_key=KEY)
     transport = httpx.ASGITransport(app=emulator, root_path="/below")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cognigy_async.emulator import Emulator, Faults, Throttling
-from tests.unit.emulator._client import bare_client
+from tests.unit.emulator._client import KEY, bare_client
 
 pytestmark = pytest.mark.anyio
 
@@ -119,3 +119,40 @@ async def test_unknown_control_paths_are_refused(method: str, path: str, status:
     assert answer.status_code == status
     assert answer.json()["message"]
     assert emulator.stats.requests == 0
+
+
+async def test_a_dialog_is_added() -> None:
+    emulator = Emulator(api_key=KEY, strict=True)
+    added = {"session": {"a": 1}, "user": {"b": 2}, "next_step": "start"}
+    async with bare_client(emulator) as client:
+        answer = await client.http.put("/_emulator/dialogs/a%2Fb", json=added)
+        assert answer.status_code == 200
+        assert (await client.patch({"session": {"c": 3}}, "a/b")).status_code == 200
+        again = await client.http.put("/_emulator/dialogs/a%2Fb", json=added)
+        assert (await client.http.put("/_emulator/dialogs/d-2", json={})).status_code == 200
+    assert (again.status_code, again.json()["message"]) == (400, "dialog 'a/b' exists already")
+    dialog = emulator.dialogs["a/b"]
+    assert (dialog.session, dialog.user, dialog.next_step) == ({"a": 1, "c": 3}, {"b": 2}, "start")
+    assert list(emulator.dialogs) == ["a/b", "d-2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        ("dialogs/", {}, "segment"),
+        ("dialogs/a/b", {}, "segment"),
+        ("dialogs/%FF", {}, "UTF-8"),
+        ("dialogs/d-1", [], "JSON object"),
+        ("dialogs/d-1", {"sesion": {}}, "unknown member sesion"),
+        ("dialogs/d-1", {"session": 1}, "session must be"),
+        ("dialogs/d-1", {"user": []}, "user must be"),
+        ("dialogs/d-1", {"next_step": 1}, "next_step must be"),
+    ],
+)
+async def test_a_dialog_that_is_invalid_is_not_added(path: str, body: object, reason: str) -> None:
+    emulator = Emulator()
+    async with bare_client(emulator) as client:
+        answer = await client.http.put(f"/_emulator/{path}", json=body)
+    assert answer.status_code == 400
+    assert reason in answer.json()["message"]
+    assert emulator.dialogs == {}

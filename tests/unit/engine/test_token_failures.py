@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import pytest
 
 from cognigy_async import AuthenticationError
 from cognigy_async.engine.engine import Engine
@@ -65,3 +66,18 @@ async def test_a_transient_failure_and_other_exceptions() -> None:
     strange = failures.record(RuntimeError("strange"))
     assert "RuntimeError" in str(strange)
     assert isinstance(strange.__cause__, RuntimeError)
+
+
+async def test_the_same_failure_is_logged_once_until_there_is_a_token(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures = failures_of(engine_over(Wire()))
+    for text in ("away", "away", "refused", "refused"):
+        failures.record(AuthenticationError(text, transient=True))
+    assert [line.partition(": ")[2].partition(".")[0] for line in caplog.messages] == [
+        "away",
+        "refused",
+    ]
+    failures.clear()
+    failures.record(AuthenticationError("refused", transient=True))
+    assert len(caplog.messages) == 3

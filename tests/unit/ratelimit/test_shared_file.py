@@ -294,6 +294,7 @@ async def test_a_new_client_lets_a_file_that_was_made_anew_count_as_full(path: P
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.quick("trio")
 async def test_a_lock_that_is_free_again_is_used_again(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

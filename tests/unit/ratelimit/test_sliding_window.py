@@ -201,6 +201,7 @@ def test_after_a_long_idle_time_a_request_counts_from_its_answer(idle: float, co
     assert (window.next_slot_at(began + 1.0) == math.inf) is cold
 
 
+@pytest.mark.quick("30-*", "1000-*")
 @pytest.mark.parametrize("bulk", [False, True])
 @pytest.mark.parametrize("n", [30, 1000, LARGE])
 def test_a_busy_client_uses_at_least_99_percent(n: int, bulk: bool) -> None:

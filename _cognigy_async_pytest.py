@@ -1,0 +1,130 @@
+"""pytest plugin of cognigy-async: fixtures with an emulator in the process and a client of it.
+
+pytest imports this module in each run, also in those of programs that do not use the fixtures. It
+stands beside the package, so that the package is imported by the first fixture that is used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from typing import Literal
+
+    from cognigy_async import AsyncStateClient
+    from cognigy_async.emulator import Emulator
+    from cognigy_async.sync import StateClient
+
+LOOP_SCOPES: tuple[Literal["function", "class", "module", "package", "session"], ...] = (
+    "function",
+    "class",
+    "module",
+    "package",
+    "session",
+)
+"""Scopes of the event loops of pytest-asyncio."""
+
+
+@pytest.fixture
+def cognigy_emulator() -> Emulator:
+    """Emulator in the process, for one test. Override it to choose its arguments."""
+    from cognigy_async.emulator import Emulator
+
+    return Emulator()
+
+
+@pytest.fixture
+def cognigy_arguments(cognigy_emulator: Emulator) -> dict[str, Any]:
+    """Arguments of any number of clients of `cognigy_emulator`, without a backoff."""
+    import httpx
+    import tenacity
+
+    from cognigy_async import HttpxTransport, OAuthConfig, OAuthTokenProvider, RetryPolicy
+
+    class SharedTransport(HttpxTransport):
+        """Serves several clients, of which the first to end would close it; it has no sockets."""
+
+        async def aclose(self) -> None:
+            pass
+
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app=cognigy_emulator))
+    transport = SharedTransport(http)
+    config = OAuthConfig(
+        token_url="http://localhost/oauth/token",
+        client_id="emulator-client",
+        client_secret="emulator-secret",
+    )
+    return {
+        "base_url": "http://localhost",
+        "auth": OAuthTokenProvider(config, transport=transport),
+        "transport": transport,
+        "retry": RetryPolicy(wait=tenacity.wait_none()),
+    }
+
+
+@pytest.fixture
+def cognigy_client(request: pytest.FixtureRequest) -> AsyncStateClient | StateClient:
+    """Open client of `cognigy_emulator`: an `AsyncStateClient`, in plain tests a `StateClient`."""
+    if "anyio_backend" in request.fixturenames:
+        name = "_cognigy_anyio_client"
+    elif inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        name = f"_cognigy_asyncio_client_{_loop_scope(request)}"
+    else:
+        name = "_cognigy_sync_client"
+    client: AsyncStateClient | StateClient = request.getfixturevalue(name)
+    return client
+
+
+@pytest.fixture
+def _cognigy_sync_client(cognigy_arguments: dict[str, Any]) -> Iterator[StateClient]:
+    from cognigy_async.sync import StateClient
+
+    with StateClient(**cognigy_arguments) as client:
+        yield client
+
+
+def _opening() -> Callable[[dict[str, Any]], AsyncIterator[AsyncStateClient]]:
+    """Return a new function for an asynchronous fixture; pytest-asyncio marks each in its way."""
+
+    async def open_client(cognigy_arguments: dict[str, Any]) -> AsyncIterator[AsyncStateClient]:
+        from cognigy_async import AsyncStateClient
+
+        async with AsyncStateClient(**cognigy_arguments) as client:
+            yield client
+        await cognigy_arguments["auth"].aclose()
+
+    return open_client
+
+
+_cognigy_anyio_client = pytest.fixture(name="_cognigy_anyio_client")(_opening())
+
+
+def _loop_scope(request: pytest.FixtureRequest) -> str:
+    """Return the scope of the event loop in which pytest-asyncio runs a test."""
+    if not request.config.pluginmanager.hasplugin("asyncio"):
+        pytest.fail(
+            "cognigy_client: no plugin runs this coroutine. Mark the test with pytest.mark.anyio, "
+            "or install pytest-asyncio and mark it with pytest.mark.asyncio.",
+            pytrace=False,
+        )
+    marker = request.node.get_closest_marker("asyncio")
+    given = marker.kwargs.get("loop_scope") if marker is not None else None
+    return given or request.config.getini("asyncio_default_test_loop_scope") or "function"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Add the fixtures that pytest-asyncio runs, where it is active."""
+    if config.pluginmanager.hasplugin("asyncio"):
+        import pytest_asyncio
+
+        fixtures = ModuleType("cognigy_async with pytest-asyncio")
+        for scope in LOOP_SCOPES:
+            name = f"_cognigy_asyncio_client_{scope}"
+            fixture = pytest_asyncio.fixture(loop_scope=scope, name=name)
+            setattr(fixtures, name, fixture(_opening()))
+        config.pluginmanager.register(fixtures)

@@ -1,0 +1,152 @@
+"""Columns of a table.
+
+A column is named `dialog_id`, `next_step`, `update_id`, `if_match`, or like a variable:
+`session.cart_total`, or it is renamed so. A column that begins with `_` is passed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, TypeAlias
+
+from cognigy_async import Fault
+
+from ..errors import InputError
+from .row import Source, given_twice
+from .table_options import CONTEXTS, TableOptions, is_field
+
+Record: TypeAlias = tuple[int, Source, Fault | None]
+"""Line number, content, and a fault that the reader has already found."""
+
+MOST_COLUMNS = 1 << 14
+"""As many as a sheet of Excel may have."""
+FAULTS_SHOWN = 10
+ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+
+
+@dataclass(slots=True)
+class Findings:
+    """Remarks and facts that reading an input brings to light, besides its records.
+
+    Attributes:
+        notes: Remarks for the user. They are not faults.
+        records: Number of records of the whole input; None if only reading tells.
+        columns: Columns of a table, once its header was read.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    records: int | None = None
+    columns: Columns | None = None
+
+
+class Columns:
+    """The columns of a table.
+
+    Args:
+        header: Names of the columns in the table.
+        name: Name of the input, for messages.
+        options: New names of columns, and types of columns that have to exist.
+
+    Attributes:
+        header: Names of the columns in the table, without white space around them.
+        names: Fields that the columns have, or names that begin with `_`.
+
+    Raises:
+        InputError: Some columns are unknown, doubled or missing; they are named.
+    """
+
+    def __init__(self, header: Sequence[str], name: str, options: TableOptions) -> None:
+        self.header = tuple(map(stripped, header))
+        self.names = tuple(options.columns.get(text, text) for text in self.header)
+        faults = [
+            f"column {number}, {text!r}, is not a field of an update"
+            if text
+            else f"column {number} has no name"
+            for number, text in enumerate(self.names, 1)
+            if not is_field(text)
+        ]
+        missing = options.columns.keys() - set(self.header)
+        faults += [f"there is no column {text!r} to map" for text in sorted(missing)]
+        for text in sorted(options.types.keys() - set(self.names)):
+            new = options.columns.get(text)
+            faults.append(
+                f"there is no column {text!r}" + (f" after --map: its name is {new!r}" * bool(new))
+            )
+        faults += [
+            f"column {text!r} is there twice"
+            for text, number in Counter(self.names).items()
+            if number > 1 and text[:1] not in ("", "_")
+        ]
+        if len(faults) > FAULTS_SHOWN:
+            faults[FAULTS_SHOWN:] = [f"{len(faults) - FAULTS_SHOWN} more columns have faults"]
+        if "dialog_id" not in self.names:
+            faults.append("there is no column 'dialog_id'")
+        if len(self.names) > MOST_COLUMNS:
+            faults = [f"there are {len(self.names):,} columns, more than {MOST_COLUMNS:,}"]
+        if faults:
+            raise InputError(
+                f"{name}: {'; '.join(faults)}. Columns are dialog_id, next_step, update_id, and "
+                "variables like session.cart_total; those that begin with _ are passed over. Say "
+                "what other columns are, as in --map 'Customer=dialog_id' and "
+                "--map 'Price=session.price', or pass over them, as in --map 'Remark=_'."
+            )
+        self.id_in_header = self.header[self.names.index("dialog_id")]
+        """Name of the column of dialog ids in the table."""
+        self._places = [_place(text) for text in self.names]
+
+    def fields(self, values: Sequence[Any]) -> tuple[dict[str, Any], Fault | None]:
+        """Return the fields of a row from its values that are not None, and its fault."""
+        fields: dict[str, Any] = {}
+        fault: Fault | None = None
+        for (name, variable), value in zip(self._places, values, strict=True):
+            if value is None:
+                continue
+            if variable is None and not (name in CONTEXTS and isinstance(value, dict)):
+                fields[name] = value
+                continue
+            context = fields.setdefault(name, {})
+            if not isinstance(context, dict):
+                # The row is refused for this value of the column `session` or `user`.
+                continue
+            given = value if variable is None else {variable: value}
+            if context and (twice := context.keys() & given.keys()):
+                fault = given_twice(f"{name}.{min(twice)}")
+            context.update(given)
+        return fields, fault
+
+    def fault_of_header(self, cells: Sequence[str], where: str) -> Fault | None:
+        """Return the fault of a row that repeats the header, as in files that were joined.
+
+        Raises:
+            InputError: The row is a header of other columns.
+        """
+        texts = tuple(map(stripped, cells))
+        moved = [text for text, name in zip_longest(texts, self.header) if text and text != name]
+        known = set(self.header)
+        if (
+            moved
+            and self.id_in_header in texts
+            and all(text in known or is_field(text) for text in texts if text)
+        ):
+            raise InputError(
+                f"{where} is a header of other columns, and the rows after it cannot be used. The "
+                "rows before it have been used. Give each table as a file of its own."
+            )
+        at = self.header.index(self.id_in_header)
+        if texts[at : at + 1] != (self.id_in_header,):
+            return None
+        return Fault("row", "repeats the header", "remove it")
+
+
+def _place(name: str) -> tuple[str, str | None]:
+    """Return a field, or a context and its variable."""
+    context, dot, variable = name.partition(".")
+    return (context, variable) if dot and context in CONTEXTS else (name, None)
+
+
+def stripped(name: str) -> str:
+    """Return a name without white space and zero-width characters around it."""
+    return name.strip().strip(ZERO_WIDTH).strip()

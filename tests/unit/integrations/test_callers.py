@@ -1,0 +1,100 @@
+"""Whose mistake an invalid value is: what a request has, and what only the application has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cognigy_async import (
+    ApiKey,
+    AsyncStateClient,
+    BadRequestError,
+    CognigyError,
+    Fault,
+    RateLimitedError,
+    SessionsApi,
+    StateUpdate,
+    UpdateValidationError,
+)
+from cognigy_async.integrations.callers import CallerInput, is_mistake_of_service
+
+
+def refusal(**fields: Any) -> UpdateValidationError:
+    with pytest.raises(UpdateValidationError) as caught:
+        StateUpdate(**fields)
+    return caught.value
+
+
+NAME = refusal(dialog_id="d-1", session={"a-b": 1})
+STEP = refusal(dialog_id="d-1", next_step="")
+ID = refusal(dialog_id="d-1 ", session={"a": 1})
+BOTH = refusal(dialog_id="d-1 ", session={"a-b": 1})
+TAG = refusal(dialog_id="d-1", session={"a": 1}, if_match="a b")
+BAD = BadRequestError("m", status=400, dialog_id="d-1")
+
+
+def given(*texts: str, body: Any = None, tag: str | None = None) -> CallerInput:
+    return CallerInput(texts, tag, b"" if body is None else json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("error", "request_input"),
+    [
+        (NAME, given(body={"a-b": 1})),
+        (NAME, given(body={"session": {"a-b": 2}})),
+        (NAME, given(body={"dialog_id": "d-2", "session": {"a-b": 1}, "next_step": "x"})),
+        (NAME, given(body=[{"dialog_id": "d-1", "session": {"a-b": 1}}])),
+        (NAME, given(body={"update": {"dialog_id": "d-1", "session": {"a-b": 1}}, "note": 1})),
+        (NAME, given(body={"updates": [{"dialog_id": "d-1", "session": {"a-b": 1}}]})),
+        (STEP, given("d-1", body={"next_step": ""})),
+        (ID, given("x", "d-1 ")),
+        (ID, given(body={"dialog_id": "d-1 "})),
+        (BOTH, given("d-1 ", body={"a-b": 1})),
+        (TAG, given(tag="a b")),
+        (BAD, given("d-1", body={"session": {"a": 1}})),
+        (BAD, given(body={"dialog_id": "d-1", "next_step": "x"})),
+        (RateLimitedError("m", status=429), given()),
+    ],
+)
+def test_what_the_request_has_is_the_callers(
+    error: CognigyError, request_input: CallerInput
+) -> None:
+    assert not is_mistake_of_service(error, request_input, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "request_input"),
+    [
+        (NAME, given("d-1")),
+        (NAME, given("a-b", body="a-b")),
+        (NAME, given("d-1", body={"session": {"a": 1}})),
+        (NAME, CallerInput(body=b"no JSON")),
+        (NAME, CallerInput(body=b"[" * 100_000)),
+        (ID, given("d-1")),
+        (BOTH, given("d-1 ")),
+        (BOTH, given("d-1 ", body={"a": 1})),
+        (BAD, given("d-1")),
+        (BAD, given("d-1", body={"total": 5})),
+        (BAD, given("d-2", body={"session": {"a": 1}})),
+    ],
+)
+def test_what_only_the_application_has_is_its_own(
+    error: CognigyError, request_input: CallerInput
+) -> None:
+    assert is_mistake_of_service(error, request_input, None)
+
+
+def test_the_limits_and_the_api_of_the_client_count() -> None:
+    client = AsyncStateClient(
+        "https://api.example", auth=ApiKey("key"), api=SessionsApi(user_id="u")
+    )
+    fields = {"dialog_id": "d-1", "session": {"a": 1}, "if_match": '"1"'}
+    with pytest.raises(UpdateValidationError) as caught:
+        client.api.check(StateUpdate.from_fields(client.limits, fields))
+    request_input = given(body=fields)
+    assert not is_mistake_of_service(caught.value, request_input, client)
+    assert is_mistake_of_service(caught.value, request_input, None)
+    other = UpdateValidationError((Fault("session.a", "is odd", "mend it"),))
+    assert is_mistake_of_service(other, request_input, client)
