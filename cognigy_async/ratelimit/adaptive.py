@@ -92,7 +92,7 @@ class AdaptiveLimiter:
         return at if at > now else now
 
     def next_bulk_slot_at(self, now: float) -> float:
-        """Return the time from which bulk work may start. An even rate leaves room for live work."""
+        """Return the time from which bulk work may start; live work has room at an even rate."""
         if self._window is None:
             return now
         asks_at = max(now, self._last_bulk_start + MAX_BULK_WAIT)
