@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import io
+import os
 import re
+from contextlib import suppress
 
 CODES = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|[\r\n]|[^\x1b\r\n]")
 
@@ -69,3 +72,19 @@ class Screen(io.StringIO):
         self._row = row
         while len(self._lines) <= row:
             self._lines.append([])
+
+
+def read_screens(master: int, columns: int) -> tuple[Screen, list[str]]:
+    """Read a pseudo-terminal to its end, and close it.
+
+    Returns:
+        The last screen, and the text of the screen after each piece that was read.
+    """
+    screen, screens = Screen(columns), []
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    with suppress(OSError):  # Linux ends a pseudo-terminal like this.
+        while data := os.read(master, 65536):
+            screen.write(decode(data))
+            screens.append("\n".join(screen.lines))
+    os.close(master)
+    return screen, screens

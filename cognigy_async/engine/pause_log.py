@@ -81,7 +81,7 @@ class PauseLog:
             self._plan(now)
 
     def end(self, reason: str, now: float) -> None:
-        """Note that a pause ended earlier than it was said to."""
+        """Note that a pause ended before its announced end."""
         pause = self._pauses.get(reason)
         if pause is not None:
             pause.until = min(pause.until, now)

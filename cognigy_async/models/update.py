@@ -433,7 +433,7 @@ def _validation_error(faults: list[Fault], dialog_id: object) -> UpdateValidatio
 
 
 class TypedRow(Protocol):
-    """Any `TypedDict`, told from other mappings by what type checkers know of it."""
+    """Any `TypedDict`. Type checkers recognise it by an attribute that no other type has."""
 
     __required_keys__: ClassVar[frozenset[str]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import fcntl
 import json
 import os
@@ -25,7 +24,7 @@ from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.emulator import Emulator, Faults, serve
 from tests.integration.commands import command_environment
-from tests.terminal import Screen
+from tests.terminal import read_screens
 
 SECRET = "correct-horse-battery-staple"
 
@@ -390,13 +389,7 @@ def test_a_job_on_a_terminal_shows_rows_applied_of_all(
     arguments = ["bulk", "run", "rows.jsonl", "--max-in-flight", "8"]
     process = commands.start(*arguments, stderr=slave, variables={"TERM": "xterm-256color"})
     os.close(slave)
-    screen, screens = Screen(60), []
-    decode = codecs.getincrementaldecoder("utf-8")().decode
-    with suppress(OSError):  # it ends like this on Linux
-        while data := os.read(master, 65536):
-            screen.write(decode(data))
-            screens.append("\n".join(screen.lines))
-    os.close(master)
+    screen, screens = read_screens(master, 60)
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, screen.lines) == (0, [])
     assert out.startswith("200 of 200 rows applied; 200 requests in ")

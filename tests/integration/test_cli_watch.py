@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import fcntl
 import json
 import os
@@ -18,7 +17,7 @@ from contextlib import suppress
 import pytest
 
 from cognigy_async.emulator import Emulator, Faults
-from tests.terminal import Screen
+from tests.terminal import read_screens
 
 from .test_cli_processes import Commands, Process, commands, emulator, wait_for
 
@@ -72,13 +71,7 @@ def test_on_a_terminal_it_is_live(commands: Commands, emulator: Emulator) -> Non
         *("bulk", "status", "--watch", JOURNAL), stdout=slave, variables={"TERM": "xterm-256color"}
     )
     os.close(slave)
-    screen, screens = Screen(60), []
-    decode = codecs.getincrementaldecoder("utf-8")().decode
-    with suppress(OSError):  # it ends like this on Linux
-        while data := os.read(master, 65536):
-            screen.write(decode(data))
-            screens.append("\n".join(screen.lines))
-    os.close(master)
+    screen, screens = read_screens(master, 60)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
     line = r"^(\d+) applied, 0 failed, \d+\.\d rows/s$"
