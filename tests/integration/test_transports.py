@@ -473,6 +473,7 @@ class TestItMayHaveBeenApplied:
             assert error.timed_out
             await until(lambda: server.open == 0)
 
+    @pytest.mark.quick("asyncio-httpx", "trio-httpx-client", "asyncio-aiohttp", "uvloop-aiohttp")
     async def test_the_timeout_holds_for_the_whole_request(self, transport: Transport) -> None:
         async def dawdles(connection: Connection, server: Server) -> None:
             await connection.request()
