@@ -43,7 +43,7 @@ class StateApi(Protocol):
 
     @property
     def conditional_writes(self) -> bool:
-        """True if the server refuses a write whose `If-Match` is not the version of the state."""
+        """True if the server refuses a write whose `If-Match` is not its current version."""
         ...
 
     @property

@@ -105,8 +105,8 @@ def emulator(
     """Serve a test server until Ctrl-C.
 
     It has the runtime and the sessions API. The first line on stdout is its URL. By default it
-    accepts the credentials of the settings, or public ones if there are none. Requests that a web
-    page may have made are refused.
+    accepts the credentials of your settings. Without any, it accepts those that it prints. Requests
+    that a web page may have made are refused.
 
     Exit status: 0 stopped, 1 it cannot listen, 2 invalid usage or settings.
     """

@@ -119,7 +119,7 @@ def concern_the_same(one: StateUpdate, other: StateUpdate) -> bool:
 
 
 def together(limits: Limits, first: StateUpdate, assigned: Mapping[str, Any]) -> StateUpdate:
-    """Return the update that assigns `assigned`, for the user and profile of `first`.
+    """Return an update of the variables in `assigned`, with the user and profile of `first`.
 
     Raises:
         UpdateValidationError: The assignments together break a limit.

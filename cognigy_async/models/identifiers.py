@@ -96,7 +96,7 @@ def _type_fault(name: str, value: object) -> Fault:
 
 
 def read_metadata(metadata: Any) -> tuple[Mapping[str, str], list[Fault]]:
-    """Return a read-only copy of metadata, and its faults."""
+    """Return a read-only copy of the metadata, and the faults found in it."""
     if not isinstance(metadata, Mapping):
         problem = f"is of type {type(metadata).__name__}"
         return NO_METADATA, [TypeFault("metadata", problem, "use a mapping from names to texts")]

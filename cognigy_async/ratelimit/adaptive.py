@@ -66,7 +66,7 @@ class AdaptiveLimiter:
     def _forget(self) -> None:
         """Forget what was learned of the limit."""
         self._window: SlidingWindow | None = None
-        """The limit from headers; None before the first such header."""
+        """The limit that response headers stated last; None if there was no such header yet."""
         self._rate = INITIAL_RATE
         self._ceiling = math.inf
         self._period = 1.0
@@ -92,7 +92,7 @@ class AdaptiveLimiter:
         return at if at > now else now
 
     def next_bulk_slot_at(self, now: float) -> float:
-        """Return when bulk work may start; at an even rate live work needs no headroom."""
+        """Return the time from which bulk work may start; live work has room at an even rate."""
         if self._window is None:
             return now
         asks_at = max(now, self._last_bulk_start + MAX_BULK_WAIT)

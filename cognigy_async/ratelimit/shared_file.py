@@ -205,7 +205,7 @@ class SharedFileLimiter:
         return self._refused_until if refused else math.inf
 
     def next_bulk_slot_at(self, now: float) -> float:
-        """Return when bulk work may start; slots leased for live work may be headroom."""
+        """Return the time from which bulk work may start, without slots leased for live work."""
         if self._share is not None:
             return math.inf
         for batch in self._batches:

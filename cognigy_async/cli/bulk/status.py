@@ -48,7 +48,7 @@ def status(
     It is read from the journal, whether the job is running or not. With --watch and --json, each
     line is a JSON object.
 
-    Exit status: 0 printed, 2 invalid usage or journal, 130 interrupted.
+    Exit status: 0 the status was printed, 2 invalid options or journal, 130 interrupted.
     """
     with report_errors(debug=debug, log=False, usage=(JournalRefusedError,)):
         summary = read_summary(journal)

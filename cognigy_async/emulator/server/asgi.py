@@ -78,7 +78,7 @@ class HttpRequest:
         return content if size <= limit else None
 
     async def delay(self, seconds: float) -> None:
-        """Wait for the latency. Even at 0 seconds, let other requests in the process run."""
+        """Sleep for the simulated latency. At 0 seconds, still let other requests run first."""
         if seconds:
             await anyio.sleep(seconds)
         elif self.connection is None:
