@@ -84,10 +84,13 @@ def interpreter(version: str) -> str | None:
     return next((path for path in candidates(version) if version_of(path) == version), None)
 
 
-# Many tests wait for sockets and processes, so that three keep two cores busy; those of one file
-# stay together.
+# Many tests wait for sockets and processes, so that three keep two cores busy. Those of one file
+# stay together; in the order of collection, those that take long are not the last.
 # Without a limit, xdist waits for ever for the tests of a worker that died.
-SPREAD = ("-n", "3", "--dist", "loadfile", "--max-worker-restart", "0")
+SPREAD = (
+    *("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"),
+    *("--max-worker-restart", "0"),
+)
 
 
 def check_style(session: nox.Session) -> None:
