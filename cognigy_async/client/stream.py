@@ -246,8 +246,8 @@ class UpdateStream:
             count += ", and the input was not read to its end"
         log(
             WARNING,
-            "update_many was left early: %s. Read the stream to its end, or write "
-            "`await stream.drain()`. To leave it early on purpose, call `stream.stop()` first",
+            "update_many was left early: %s. Read the stream to its end, or call its `drain()`. "
+            "To leave it early on purpose, call its `stop()` first",
             count,
             unsent=unsent + max(unread, 0),
             taken=self._taken,

@@ -131,6 +131,9 @@ def test_a_dry_run_says_how_long_it_takes(
     assert (command.json["seconds"], command.json["measured_seconds"]) == (None, None)
     assert round(command.json["saas_seconds"]) == 603
     assert command("bulk", "run", "rows.jsonl", "--limit", "50") == 0
+    Path("few.jsonl").write_text(lines[0] + "\n")
+    assert command("bulk", "run", "few.jsonl", "--dry-run") == 0
+    assert command.out.endswith("\nIt does not have to wait at 1,000 requests in 5 minutes.\n")
     assert command(*dry) == 0
     assert re.search(
         r"5 minutes, [\d.]+ (ms|s) at the [\d.,e+]+ requests/s of earlier", command.out

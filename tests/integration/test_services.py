@@ -190,7 +190,8 @@ def test_what_a_service_answers(kind: Kind, tmp_path: Path) -> None:
             assert updates == {"applied": 1, "failed": 2, "ambiguous": 0, "withdrawn": 0}
             assert [value for _, value in samples["cognigy_client_updates_pending"]] == [0]
             # Labels hold no ids.
-            assert "d-1" not in answer.text
+            assert '"d-1"' not in answer.text
+            assert "/d-1" not in answer.text
 
 
 @pytest.mark.parametrize("kind", ALONE, ids=name)

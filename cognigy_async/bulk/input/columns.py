@@ -42,6 +42,21 @@ class Findings:
     columns: Columns | None = None
 
 
+def _unknown(names: Sequence[str]) -> list[str]:
+    """Return the faults of columns that are no fields of an update."""
+    faults = [f"column {number} has no name" for number, text in enumerate(names, 1) if not text]
+    unknown = [text for text in names if text and not is_field(text)]
+    if len(unknown) == 1:
+        number = names.index(unknown[0]) + 1
+        faults.insert(0, f"column {number}, {unknown[0]!r}, is not a field of an update")
+    elif unknown:
+        named = ", ".join(map(repr, unknown[:FAULTS_SHOWN]))
+        more = len(unknown) - FAULTS_SHOWN
+        named += f" and {more:,} more" if more > 0 else ""
+        faults.insert(0, f"these columns are not fields of an update: {named}")
+    return faults
+
+
 class Columns:
     """The columns of a table.
 
@@ -61,13 +76,7 @@ class Columns:
     def __init__(self, header: Sequence[str], name: str, options: TableOptions) -> None:
         self.header = tuple(map(stripped, header))
         self.names = tuple(options.columns.get(text, text) for text in self.header)
-        faults = [
-            f"column {number}, {text!r}, is not a field of an update"
-            if text
-            else f"column {number} has no name"
-            for number, text in enumerate(self.names, 1)
-            if not is_field(text)
-        ]
+        faults = _unknown(self.names)
         missing = options.columns.keys() - set(self.header)
         faults += [f"there is no column {text!r} to map" for text in sorted(missing)]
         for text in sorted(options.types.keys() - set(self.names)):
@@ -81,7 +90,7 @@ class Columns:
             if number > 1 and text[:1] not in ("", "_")
         ]
         if len(faults) > FAULTS_SHOWN:
-            faults[FAULTS_SHOWN:] = [f"{len(faults) - FAULTS_SHOWN} more columns have faults"]
+            faults[FAULTS_SHOWN:] = [f"{len(faults) - FAULTS_SHOWN:,} more faults"]
         if "dialog_id" not in self.names:
             faults.append("there is no column 'dialog_id'")
         if len(self.names) > MOST_COLUMNS:

@@ -436,7 +436,7 @@ def _dry_run(
         verdict = "Invalid" if found.faulty else "OK"
         write_result(f"{verdict}: {rows}, {dialogs}, {requests}{quota}; {faults}")
         if found.seconds is None:
-            write_result(f"It takes {_time(found, speed)}.")
+            write_result(f"{_time(found, speed)}.")
     return NOT_APPLIED if found.faulty else 0
 
 
@@ -446,7 +446,10 @@ def _time(found: DryRun, speed: float | None) -> str:
     Args:
         speed: Requests per second that earlier runs measured.
     """
-    time = f"{duration(found.saas_seconds)} at 1,000 requests in 5 minutes"
+    if found.saas_seconds >= 1:
+        time = f"It takes {duration(found.saas_seconds)} at 1,000 requests in 5 minutes"
+    else:
+        time = "It does not have to wait at 1,000 requests in 5 minutes"
     if speed is None:
         return time
     seconds = duration(found.requests / speed)
