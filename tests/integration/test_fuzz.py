@@ -18,7 +18,7 @@ TRIES = 30
 
 
 @pytest.mark.quick(
-    "answers-*-httpx", "answers-uvloop-aiohttp", "rows-jsonl", "rows-csv.bz2", "[!ar]*", "audit"
+    "answers-trio-httpx", "answers-uvloop-aiohttp", "rows-csv.bz2", "[!ar]*", "audit"
 )
 @pytest.mark.parametrize(
     "target",

@@ -29,13 +29,13 @@ def name(kind: Kind) -> str:
     return kind.name
 
 
-@pytest.mark.quick("uvicorn-2-workers", "hypercorn-trio", "aiohttp-uvloop")
+@pytest.mark.quick("uvicorn-2-workers", "aiohttp-uvloop")
 @pytest.mark.parametrize("kind", KINDS, ids=name)
 def test_sigterm_amid_requests_loses_nothing(kind: Kind, tmp_path: Path) -> None:
     terminate_amid_requests(kind, tmp_path, impatient=False)
 
 
-@pytest.mark.quick("uvicorn")
+@pytest.mark.quick("hypercorn-trio")
 @pytest.mark.parametrize("kind", ALONE, ids=name)
 def test_sigterm_amid_requests_whose_callers_leave(kind: Kind, tmp_path: Path) -> None:
     terminate_amid_requests(kind, tmp_path, impatient=True)

@@ -513,6 +513,7 @@ async def test_p14_no_storm_a_server_that_goes_away_is_waited_for(fault: Reply) 
     assert anyio.current_time() > 3600
 
 
+@pytest.mark.quick("asyncio-True", "trio-False")
 @pytest.mark.parametrize("asking", [False, True])
 async def test_p14_no_storm_of_rows_while_a_server_serves_nothing_but_reads(asking: bool) -> None:
     """No row fails while the state can be read and not be written, whoever else reads it."""
