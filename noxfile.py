@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -84,11 +85,11 @@ def interpreter(version: str) -> str | None:
     return next((path for path in candidates(version) if version_of(path) == version), None)
 
 
-# Many tests wait for sockets and processes, so that three keep two cores busy. Those of one file
+# Many tests wait for sockets and processes, so that four keep two cores busy. Those of one file
 # stay together; in the order of collection, those that take long are not the last.
 # Without a limit, xdist waits for ever for the tests of a worker that died.
 SPREAD = (
-    *("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"),
+    *("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"),
     *("--max-worker-restart", "0"),
 )
 
@@ -102,8 +103,15 @@ def check_style(session: nox.Session) -> None:
 
 def check_types(session: nox.Session) -> None:
     packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
-    session.run("mypy", "_cognigy_async_pytest.py", *packages)
-    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+    quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    # Each of them keeps one core busy.
+    with ThreadPoolExecutor() as pool:
+        both = [
+            pool.submit(session.run, "mypy", "_cognigy_async_pytest.py", *packages),
+            pool.submit(session.run, "pyright", env=quiet),
+        ]
+    for each in both:
+        each.result()
 
 
 def run_tests(session: nox.Session, marks: str) -> None:
