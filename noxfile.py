@@ -101,16 +101,14 @@ def check_style(session: nox.Session) -> None:
     session.run("python", "-m", "tests.check_style")
 
 
-def check_types(session: nox.Session) -> None:
+def check_types(session: nox.Session, *beside: tuple[str, ...]) -> None:
+    """Run mypy and pyright, and other commands beside them: each keeps one core busy."""
     packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
-    quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
-    # Each of them keeps one core busy.
+    session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"
+    commands = [("mypy", "_cognigy_async_pytest.py", *packages), ("pyright",), *beside]
     with ThreadPoolExecutor() as pool:
-        both = [
-            pool.submit(session.run, "mypy", "_cognigy_async_pytest.py", *packages),
-            pool.submit(session.run, "pyright", env=quiet),
-        ]
-    for each in both:
+        running = [pool.submit(session.run, *command, silent=True) for command in commands]
+    for each in running:
         each.result()
 
 
@@ -125,7 +123,8 @@ def check(session: nox.Session) -> None:
     """Style, types and tests, on the Python that runs nox; in one environment, which saves time."""
     install(session)
     check_style(session)
-    check_types(session)
+    # Pytest compiles the tests, which otherwise each of its workers does for itself.
+    check_types(session, ("pytest", "-q", "--collect-only"))
     run_tests(session, "not browser and not thorough")
 
 
