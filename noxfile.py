@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -84,9 +85,13 @@ def interpreter(version: str) -> str | None:
     return next((path for path in candidates(version) if version_of(path) == version), None)
 
 
-# Many tests wait for sockets and processes; those of one file stay together.
+# Many tests wait for sockets and processes, so that four keep two cores busy. Those of one file
+# stay together; in the order of collection, those that take long are not the last.
 # Without a limit, xdist waits for ever for the tests of a worker that died.
-SPREAD = ("-n", "2", "--dist", "loadfile", "--max-worker-restart", "0")
+SPREAD = (
+    *("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"),
+    *("--max-worker-restart", "0"),
+)
 
 
 def check_style(session: nox.Session) -> None:
@@ -96,10 +101,15 @@ def check_style(session: nox.Session) -> None:
     session.run("python", "-m", "tests.check_style")
 
 
-def check_types(session: nox.Session) -> None:
+def check_types(session: nox.Session, *beside: tuple[str, ...]) -> None:
+    """Run mypy and pyright, and other commands beside them: each keeps one core busy."""
     packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
-    session.run("mypy", "_cognigy_async_pytest.py", *packages)
-    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+    session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"
+    commands = [("mypy", "_cognigy_async_pytest.py", *packages), ("pyright",), *beside]
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(session.run, *command, silent=True) for command in commands]
+    for each in running:
+        each.result()
 
 
 def run_tests(session: nox.Session, marks: str) -> None:
@@ -113,7 +123,8 @@ def check(session: nox.Session) -> None:
     """Style, types and tests, on the Python that runs nox; in one environment, which saves time."""
     install(session)
     check_style(session)
-    check_types(session)
+    # Pytest compiles the tests, which otherwise each of its workers does for itself.
+    check_types(session, ("pytest", "-q", "--collect-only"))
     run_tests(session, "not browser and not thorough")
 
 

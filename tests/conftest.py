@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import gc
 import inspect
+import itertools
 import os
 import signal
 import sys
@@ -22,8 +23,10 @@ import trio.testing
 
 from tests.virtual_time import backend_options
 
+LOOPS = ["asyncio", "trio"]
 
-@pytest.fixture(params=["asyncio", "trio"])
+
+@pytest.fixture(params=LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """The event loop of a test, with a clock of its own."""
     if request.node.get_closest_marker("real_time"):
@@ -83,15 +86,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _mark_thorough(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark `thorough` which cases of a test no pattern of its marks `quick` matches."""
+    """Mark `thorough` which cases of a test no pattern of its marks `quick` matches.
+
+    Of a test without such a mark that has several cases, each runs quickly on one event loop, and
+    the next one on the other.
+    """
     cases: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    on_loops: dict[str, dict[str, dict[str, pytest.Item]]] = defaultdict(lambda: defaultdict(dict))
     for item in items:
         callspec = getattr(item, "callspec", None)
-        for mark in item.iter_markers("quick"):
-            name = "" if callspec is None else callspec.id
-            cases[item.nodeid.partition("[")[0], mark.args].append(name)
+        test, name = item.nodeid.partition("[")[0], "" if callspec is None else callspec.id
+        marks = list(item.iter_markers("quick"))
+        for mark in marks:
+            cases[test, mark.args].append(name)
             if not any(fnmatch.fnmatchcase(name, pattern) for pattern in mark.args):
                 item.add_marker("thorough")
+        if not marks and callspec is not None and callspec.params.get("anyio_backend") in LOOPS:
+            loop = callspec.params["anyio_backend"]
+            case = "-".join(part for part in name.split("-") if part != loop)
+            on_loops[test][case][loop] = item
+    for each in on_loops.values():
+        if len(each) > 1:
+            for case, loop in zip(each.values(), itertools.cycle(LOOPS), strict=False):
+                if len(case) == len(LOOPS):
+                    case[loop].add_marker("thorough")
     # A test that is named with its parameters is there without its other cases.
     if not any("::" in argument for argument in config.args):
         for (test, patterns), names in cases.items():

@@ -14,7 +14,6 @@ import anyio
 import httpx
 
 from cognigy_async import (
-    AiohttpTransport,
     ConfigurationError,
     HttpxTransport,
     NotSentError,
@@ -149,6 +148,8 @@ class _Transport:
         # Not every event loop can speak TLS to a server within TLS to a proxy.
         tunnels = proxy is not None and proxy.url.startswith("https:")
         if self._name is TransportName.AIOHTTP and not tunnels:
+            from cognigy_async import AiohttpTransport
+
             self._session = self._connection.aiohttp_session()
             return AiohttpTransport(self._session)
         self._client = self._connection.httpx_client()

@@ -228,6 +228,7 @@ def lines(*dialogs: str) -> bytes:
     return b"".join(b'{"dialog_id": "%s", "session": {"n": 1}}\n' % d.encode() for d in dialogs)
 
 
+@pytest.mark.quick("*-1", "longer-500")
 @pytest.mark.parametrize("count", [1, 500])
 @pytest.mark.parametrize("change", ["other", "shorter", "longer"])
 def test_another_pipe_in_the_same_folder_is_refused_and_can_be_another_job(

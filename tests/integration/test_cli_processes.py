@@ -130,6 +130,7 @@ def test_without_the_extra_the_message_names_it(commands: Commands) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.quick("arguments0")
 @pytest.mark.parametrize("arguments", [["get", "d-1"], ["update", "d-1", "--session", "a=1"]])
 def test_a_closed_stdout_changes_nothing(
     commands: Commands, emulator: Emulator, arguments: list[str]
@@ -170,6 +171,7 @@ def test_a_result_that_cannot_be_written_is_an_error(
     assert "Traceback" not in err
 
 
+@pytest.mark.quick("missing.*")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize(("name", "status"), [("rows.jsonl", 0), ("missing.jsonl", 2)])
 def test_messages_that_cannot_be_written_change_no_status(
@@ -182,6 +184,7 @@ def test_messages_that_cannot_be_written_change_no_status(
     assert process.returncode == status
 
 
+@pytest.mark.quick("arguments0")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("arguments", [["nonsense"], ["get"], ["get", "d-1", "--nonsense"]])
 def test_bad_usage_that_cannot_be_printed_has_its_status(
@@ -268,6 +271,7 @@ def test_a_closed_standard_input_is_not_an_empty_one(
     assert (process.returncode, "Add --yes to confirm" in err) == (2, True)
 
 
+@pytest.mark.quick("2>&-")
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_children_inherit_no_closed_stream(commands: Commands, closed: str) -> None:
     arguments = ["bench", "--count", "5", "--rounds", "1", "--json"]
@@ -277,6 +281,7 @@ def test_children_inherit_no_closed_stream(commands: Commands, closed: str) -> N
     assert closed == ">&-" or json.loads(out)["rows"]
 
 
+@pytest.mark.quick("arguments0")
 @pytest.mark.parametrize("arguments", [["--help"], ["bulk", "run", "--help"], ["--version"]])
 def test_a_help_text_whose_reader_has_left(commands: Commands, arguments: list[str]) -> None:
     read, write = os.pipe()
@@ -287,6 +292,7 @@ def test_a_help_text_whose_reader_has_left(commands: Commands, arguments: list[s
     assert (process.returncode, err) == (0, "")
 
 
+@pytest.mark.quick("arguments0")
 @pytest.mark.parametrize("arguments", [["nonsense"], ["get"], ["get", "d-1", "--nonsense"]])
 def test_bad_usage_whose_reader_has_left(commands: Commands, arguments: list[str]) -> None:
     read, write = os.pipe()
@@ -500,6 +506,7 @@ def secret_works(base_url: str, client_id: str, secret: str) -> bool:
     return httpx.post(url, data=form, auth=auth, trust_env=False).status_code == 200
 
 
+@pytest.mark.quick("15")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_prints_its_url_and_ends_on_a_signal(
     commands: Commands, number: signal.Signals
@@ -517,6 +524,7 @@ def test_the_emulator_prints_its_url_and_ends_on_a_signal(
         assert line in err.splitlines()
 
 
+@pytest.mark.quick("file")
 @pytest.mark.parametrize("place", ["shell", "file"])
 def test_the_settings_that_the_emulator_prints_can_be_pasted(
     commands: Commands, place: str

@@ -115,6 +115,7 @@ def test_a_reader_that_leaves_ends_the_watch(commands: Commands, emulator: Emula
     assert emulator.stats.writes < ROWS, "the job still runs"
 
 
+@pytest.mark.quick("1")
 @pytest.mark.parametrize("interrupts", [1, 2])
 def test_the_command_after_an_interrupt_resumes_the_job_as_it_was(
     commands: Commands, emulator: Emulator, interrupts: int

@@ -198,6 +198,7 @@ def run_job(surroundings: World, *arguments: Path | str) -> subprocess.Completed
     )
 
 
+@pytest.mark.quick(".parquet")
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_frame_becomes_one_update_for_each_dialog(
     surroundings: World, tmp_path: Path, suffix: str
@@ -242,6 +243,7 @@ SERVICES = [
 ]
 
 
+@pytest.mark.quick("fastapi")
 @pytest.mark.parametrize("kind", SERVICES, ids=lambda kind: kind.name)
 def test_a_service_refuses_bodies_that_it_cannot_use(
     surroundings: World, tmp_path: Path, kind: Kind
@@ -271,6 +273,7 @@ DOTS = ["%2E", "%2E%2E"]
 """Paths of the dialogs that resolve to another path unless their dots stay encoded."""
 
 
+@pytest.mark.quick("aiohttp")
 @pytest.mark.parametrize("kind", SERVICES, ids=lambda kind: kind.name)
 def test_a_service_calls_the_crm_for_ids_that_are_dots(
     surroundings: World, tmp_path: Path, kind: Kind

@@ -134,6 +134,7 @@ CASES.remove(("report.html", os.mkfifo))
 CASES += [(f"rows.jsonl.journal{end}", copied) for end in ("-wal", "-shm", "-journal")]
 
 
+@pytest.mark.quick("*-symbolic", "*-copied", "*-mkfifo")
 @pytest.mark.parametrize(("name", "plant"), CASES)
 @pytest.mark.usefixtures("with_reports")
 def test_a_file_that_was_planted_is_named_and_nothing_is_sent(

@@ -136,7 +136,7 @@ def test_what_another_user_planted_is_named_and_left_alone(folder: Path, plant: 
     assert victim.read_bytes() == b"notes of the victim"
 
 
-@pytest.mark.quick("job-wal", "job.dead.jsonl")
+@pytest.mark.quick("job-wal")
 @pytest.mark.parametrize("name", ["job.dead.jsonl", "job-wal", "job-shm", "job-journal"])
 def test_a_single_file_that_another_user_planted(folder: Path, name: str) -> None:
     as_attacker(OPEN_TO_ALL, folder / name)

@@ -75,6 +75,7 @@ LEFT_OPEN = {
 }
 
 
+@pytest.mark.quick("run", "answered")
 @pytest.mark.parametrize("way", LEFT_OPEN)
 def test_a_process_that_ends_with_an_open_client_says_what_was_not_sent(way: str) -> None:
     program, line = LEFT_OPEN[way]

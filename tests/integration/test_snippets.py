@@ -218,6 +218,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         assert emulator.stats.violations() == {}
 
 
+@pytest.mark.quick("README.md", "fastapi.md", "aiohttp.md", "errors.md")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name

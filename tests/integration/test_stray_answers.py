@@ -164,6 +164,7 @@ async def result_of(transport: Transport, request: Request) -> str:
     return "own" if (response.status, etag) == (200, '"own"') else f"{response.status} {etag}"
 
 
+@pytest.mark.quick("asyncio-httpx", "trio-httpx-client", "*-aiohttp")
 async def test_what_comes_with_a_response_is_not_the_next_one(
     case: Case, transport: Transport
 ) -> None:

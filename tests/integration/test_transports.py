@@ -473,6 +473,7 @@ class TestItMayHaveBeenApplied:
             assert error.timed_out
             await until(lambda: server.open == 0)
 
+    @pytest.mark.quick("asyncio-httpx", "trio-httpx-client", "asyncio-aiohttp", "uvloop-aiohttp")
     async def test_the_timeout_holds_for_the_whole_request(self, transport: Transport) -> None:
         async def dawdles(connection: Connection, server: Server) -> None:
             await connection.request()
@@ -605,6 +606,7 @@ class TestStatusAndHeadersHold:
         assert response.status == 200
         assert response.body_error is not None
 
+    @pytest.mark.quick("*-trickles")
     @pytest.mark.parametrize("trickles", [True, False], ids=["trickles", "stops"])
     async def test_the_body_is_not_complete_in_time(
         self, transport: Transport, trickles: bool

@@ -268,6 +268,7 @@ def steps_of(name: str, number: int, backend: Backend) -> int:
     return steps.count
 
 
+@pytest.mark.quick("*-asyncio")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_twice_as_many_take_twice_as_many_steps(name: str, backend: Backend) -> None:

@@ -49,6 +49,7 @@ async def bulk(client: AsyncStateClient, count: int, **options: Any) -> None:
             assert outcome.ok
 
 
+@pytest.mark.quick("asyncio-*-0.7", "trio-live-0.0")
 @pytest.mark.parametrize("latency", [0.0, 0.7])
 @pytest.mark.parametrize("priority", ["live", "bulk"])
 async def test_p6_quota_a_long_run_is_never_over_and_uses_99_percent(

@@ -43,6 +43,7 @@ def failures(outcomes: list[Any]) -> list[Any]:
     return [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
 
 
+@pytest.mark.quick("asyncio-bulk", "trio-live")
 @pytest.mark.parametrize("kind", ["live", "bulk"])
 async def test_p7_token_lives_shorter_than_the_work(kind: str) -> None:
     server = fleeting()

@@ -66,7 +66,7 @@ def repeats_of(server: Emulator, first: int) -> int:
     return server.stats.writes - first
 
 
-@pytest.mark.quick("*-503", "*-dropped", "*-silent", "*-refused")
+@pytest.mark.quick("runtime-*-503", "sessions-*-dropped", "*-silent", "runtime-*-refused")
 @on_each_api
 @pytest.mark.parametrize("outage", OUTAGES)
 async def test_p14_no_storm_of_live_updates_in_a_total_outage(outage: str) -> None:
@@ -149,7 +149,7 @@ async def read_all(client: AsyncStateClient, rows: Iterator[dict[str, Any]]) -> 
         return Counter([type(outcome.error).__name__ async for outcome in outcomes])
 
 
-@pytest.mark.quick("*-503", "*-dropped", "*-silent", "*-refused")
+@pytest.mark.quick("runtime-*-503", "sessions-*-dropped", "*-silent", "runtime-*-refused")
 @on_each_api
 @pytest.mark.parametrize("outage", ["502", "503", "504", "dropped", "refused", "silent"])
 async def test_p14_no_storm_bulk_waits_for_a_server_that_is_away(outage: str) -> None:
@@ -513,6 +513,7 @@ async def test_p14_no_storm_a_server_that_goes_away_is_waited_for(fault: Reply) 
     assert anyio.current_time() > 3600
 
 
+@pytest.mark.quick("asyncio-True", "trio-False")
 @pytest.mark.parametrize("asking", [False, True])
 async def test_p14_no_storm_of_rows_while_a_server_serves_nothing_but_reads(asking: bool) -> None:
     """No row fails while the state can be read and not be written, whoever else reads it."""

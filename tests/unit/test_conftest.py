@@ -90,11 +90,14 @@ def test_numbers(number):
 """
 
 
-def collect(folder: Path, pattern: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conftest.py").write_text("from tests.conftest import pytest_collection_modifyitems")
-    (folder / "test_it.py").write_text(CASES.format(pattern=pattern))
+def collect(folder: Path, tests: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text(
+        "from tests.conftest import anyio_backend, pytest_collection_modifyitems"
+    )
+    (folder / "test_it.py").write_text(tests)
     (folder / "pytest.ini").write_text(
-        f"[pytest]\ntimeout = 2\npythonpath = {ROOT}\nmarkers =\n  quick: -\n  thorough: -\n"
+        f"[pytest]\nanyio_mode = auto\ntimeout = 2\npythonpath = {ROOT}\n"
+        "markers =\n  quick: -\n  thorough: -\n"
     )
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--collect-only", *arguments],
@@ -106,15 +109,38 @@ def collect(folder: Path, pattern: str, *arguments: str) -> subprocess.Completed
 
 
 def test_cases_that_no_pattern_names_are_thorough(tmp_path: Path) -> None:
-    quick = collect(tmp_path, "1", "-m", "not thorough").stdout
+    quick = collect(tmp_path, CASES.format(pattern="1"), "-m", "not thorough").stdout
     assert re.findall(r"\[(.*)\]", quick) == ["a-1", "a-2", "b-2", "1"]
-    thorough = collect(tmp_path, "1", "-m", "thorough").stdout
+    thorough = collect(tmp_path, CASES.format(pattern="1"), "-m", "thorough").stdout
     assert re.findall(r"\[(.*)\]", thorough) == ["b-1", "2"]
 
 
 def test_a_pattern_that_names_no_case_is_an_error(tmp_path: Path) -> None:
-    refused = collect(tmp_path, "3")
+    refused = collect(tmp_path, CASES.format(pattern="3"))
     assert refused.returncode == 4
     assert "test_it.py::test_numbers: quick('3') matches no case" in refused.stderr
     # Without the other cases nobody can tell.
-    assert collect(tmp_path, "3", "test_it.py::test_numbers[1]").returncode == 0
+    assert (
+        collect(tmp_path, CASES.format(pattern="3"), "test_it.py::test_numbers[1]").returncode == 0
+    )
+
+
+LOOPS = """
+import pytest
+
+
+async def test_alone():
+    pass
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_numbers(number):
+    pass
+"""
+
+
+def test_several_cases_run_quickly_on_one_event_loop_each(tmp_path: Path) -> None:
+    quick = collect(tmp_path, LOOPS, "-m", "not thorough").stdout
+    assert re.findall(r"\[(.*)\]", quick) == ["asyncio", "trio", "asyncio-2", "trio-1"]
+    thorough = collect(tmp_path, LOOPS, "-m", "thorough").stdout
+    assert re.findall(r"\[(.*)\]", thorough) == ["asyncio-1", "trio-2"]

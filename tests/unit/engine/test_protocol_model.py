@@ -112,6 +112,7 @@ def start(kind: str) -> Play:
 ENDS = {"applied", "ambiguous", "done"}
 
 
+@pytest.mark.quick("variables", "strict transition", "modify with transition")
 @pytest.mark.parametrize(
     "kind",
     [
