@@ -25,25 +25,25 @@ class ResponseKind(enum.Enum):
     """The result of one request, as far as the next step depends on it."""
 
     APPLIED = "applied"
-    """2xx."""
+    """2xx: the server applied the request."""
     REFUSED = "refused"
-    """400, 403, 404, 413, 501, 505, a redirect or another 4xx: final."""
+    """400, 403, 404, 413, 501, 505, a redirect or another 4xx: never repeated."""
     UNAUTHORIZED = "unauthorized"
-    """401: replayed once with a fresh token."""
+    """401: repeated once with a fresh token."""
     CONFLICT = "conflict"
     """409 or 412: applied again to the current state, if the API has versions."""
     THROTTLED = "throttled"
-    """429: repeated, never before Retry-After."""
+    """429: repeated, but not before the time in Retry-After."""
     UNAVAILABLE = "unavailable"
-    """503: nothing was done; repeated, never before Retry-After."""
+    """503: the server did nothing; repeated, but not before the time in Retry-After."""
     FAULT = "fault"
-    """500: possibly applied; repeated if that is harmless."""
+    """500: possibly applied; repeated if a second application is harmless."""
     GATEWAY = "gateway"
-    """408, 502, 504 or another 5xx: as `FAULT`, but the server may be unavailable."""
+    """408, 502, 504 or another 5xx: like `FAULT`, but the server may be unavailable."""
     NOT_SENT = "not_sent"
     """Nothing reached the server; repeated."""
     NO_RESPONSE = "no_response"
-    """Sent without a complete response: possibly applied; repeated if that is harmless."""
+    """No complete response came: possibly applied; repeated if a second application is harmless."""
 
 
 APPLIED = ResponseKind.APPLIED
@@ -71,7 +71,7 @@ SERVED_KINDS = frozenset({ResponseKind.APPLIED, ResponseKind.REFUSED, ResponseKi
 """Kinds of a server that is available."""
 
 MAX_BULK_WAIT = 3600.0
-"""Seconds after which bulk work asks again, whatever the server named."""
+"""Seconds after which bulk work asks the server again, even if the server named a later time."""
 
 MIN_PAUSE = 1.0
 """Minimum of `RetryPolicy.longest_pause`, so that a small `max_retry_after` causes no storm."""
@@ -104,18 +104,20 @@ class RetryPolicy:
         RetryPolicy(max_attempts=3, wait=tenacity.wait_random_exponential(max=60))
 
     Args:
-        max_attempts: number of attempts that may end in 5xx or without a response. 409, 412 and 429
-            do not count.
-        wait: a tenacity wait strategy in seconds. It sees the number of all failures so far.
-        stop: a tenacity stop strategy besides `max_attempts`. It sees the attempts that count.
-        max_elapsed: seconds from the first request on, without Retry-After waits.
-        max_retry_after: seconds that a live update waits for Retry-After, in total; beyond, it
-            fails with `RateLimitedError`. Every so many seconds of a longer pause one live request
-            asks the server again. Bulk work waits for any time and asks again every hour.
-        budget: number of retries after 5xx or no response for each first attempt, over all dialogs,
-            so that retries do not make an outage worse.
-        ambiguous: what to do when an assignment was sent and no response came: ``"retry"`` sends it
-            again with the same key, ``"raise"`` fails with `AmbiguousUpdateError`.
+        max_attempts: maximum number of attempts that end in 5xx or without a response. Attempts
+            that end in 409, 412 or 429 do not count.
+        wait: a tenacity wait strategy in seconds, called with the number of all failures so far.
+        stop: a tenacity stop strategy besides `max_attempts`, called with the number of attempts
+            that count.
+        max_elapsed: maximum seconds since the first request, without Retry-After waits.
+        max_retry_after: maximum seconds that a live update waits for Retry-After, in total. An
+            update that would have to wait longer fails with `RateLimitedError`. During a longer
+            pause, one live request asks the server again every `max_retry_after` seconds. Bulk
+            work waits without a maximum, and asks the server again every hour.
+        budget: number of retries after 5xx or no response that each first attempt allows, for all
+            dialogs together, so that retries do not make an outage worse.
+        ambiguous: rule for an assignment that was sent and got no response. ``"retry"`` sends the
+            assignment again with the same key, ``"raise"`` fails with `AmbiguousUpdateError`.
 
     Raises:
         ConfigurationError: an argument is out of its range.
@@ -243,8 +245,8 @@ class RetryState:
         never_accepted_etag: an etag that was refused too often to be used again.
         conflicts: number of 409 responses of an API without versions.
         failed_at: when a bulk update last failed as if the server were away; None if it never did.
-        is_blamed: True if that failure counts, because the server is not away.
-        was_blamed: True if such a failure was counted because the server served others after it.
+        is_blamed: True if the failure at `failed_at` counts, because the server is available.
+        was_blamed: True if a failure was counted because the server served other updates after it.
         refused_token: the token that the last request was refused with.
     """
 
@@ -274,7 +276,7 @@ def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
         wall_clock: seconds since the epoch, used if the response has no `Date`.
 
     Returns:
-        More than 0; None if the header is missing, malformed, zero or names a moment in the past.
+        More than 0; None if the header is missing, malformed, zero or names a time in the past.
     """
     return seconds_until(headers.get("retry-after", ""), headers, wall_clock) or None
 
@@ -348,12 +350,12 @@ def _date(text: str) -> float:
 class RetryBudget:
     """A token bucket for retries after 5xx or no response.
 
-    It starts full, and first attempts refill it. Retries number at most `ratio` for each first
-    attempt, plus `capacity`, however the server fails.
+    The bucket starts full, first attempts add tokens, and each retry takes one token. So the number
+    of retries is at most `capacity` plus `ratio` for each first attempt.
 
     Args:
-        ratio: tokens that a first attempt adds.
-        capacity: tokens at most.
+        ratio: number of tokens that a first attempt adds.
+        capacity: maximum number of tokens.
     """
 
     def __init__(self, ratio: float, capacity: float) -> None:

@@ -66,7 +66,7 @@ class AsyncStateClient:
         max_pending: Maximum number of accepted updates without an outcome. At the maximum,
             `update` waits.
         rate_limit: Maximum number of requests per time window, without token requests: a
-            `RateLimit`, a tuple of limits that all hold, or ``"auto"`` to learn the limit from
+            `RateLimit`, a sequence of limits that all hold, or ``"auto"`` to learn the limit from
             response headers and 429 responses. See ``docs/quota.md``.
             Shared SaaS allows 1,000 requests in 5 minutes (docs.cognigy.com, "Quotas and Limits").
         retry: Rules for the retries of failed requests; `RetryPolicy()` by default.
