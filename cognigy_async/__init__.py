@@ -1,6 +1,6 @@
 """Write dialog state to Cognigy.AI from asyncio and trio programs.
 
-Start with `AsyncStateClient`. The package imports the module of a name at the first use of the name.
+Start with `AsyncStateClient`. The package imports the module of a name when you first use the name.
 """
 
 import importlib
