@@ -138,7 +138,9 @@ def run(
     ] = None,
     max_failure_rate: Annotated[
         str | None,
-        typer.Option(metavar="SHARE", help="Stop the job if a larger share of rows fails, e.g. 5%."),
+        typer.Option(
+            metavar="SHARE", help="Stop the job if a larger share of rows fails, e.g. 5%."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Process only the first N rows.")
