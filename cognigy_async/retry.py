@@ -79,12 +79,12 @@ MIN_PAUSE = 1.0
 MIN_EPOCH = 1e9
 """A larger number is a time since 1970: in seconds, or in milliseconds if it exceeds 1e12."""
 MAX_NUMBER = 1e15
-"""Larger numbers name no moment; they would not survive arithmetic."""
+"""Larger numbers are no times; they would overflow in calculations."""
 MAX_LISTED = 16
 """Number of values that are read from one header."""
 
 THROTTLING_KINDS = frozenset({ResponseKind.THROTTLED, ResponseKind.UNAVAILABLE})
-"""Kinds of responses that may name a moment before which nothing is sent."""
+"""Kinds of responses that may name a time before which the client sends nothing."""
 
 ValueT = TypeVar("ValueT", float, bool)
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
@@ -153,7 +153,7 @@ class RetryPolicy:
         return _seconds(_call_strategy(self.wait, failures, error, now))
 
     def longest_pause(self, *, live: bool) -> float:
-        """Return the seconds after which one request asks again, however long the server pauses."""
+        """Return the seconds after which one request asks again, even during a longer pause."""
         return max(MIN_PAUSE, self.max_retry_after) if live else MAX_BULK_WAIT
 
     def next_wait(
@@ -239,12 +239,14 @@ class RetryState:
         waited: seconds waited between attempts.
         last_error: the failure to raise if there are no more attempts.
         unanswered: failure of a request that was sent and may have been applied.
-        authorized_requests: number of authorized requests of the client as of this update's last
-            401. If it grew by the next 401, tokens expire quickly but are accepted.
-        refused_etag, refusals: the last `If-Match` that was refused, and how often in a row.
-        never_accepted_etag: an etag that was refused too often to be used again.
+        authorized_requests: number of authorized requests of the client at this update's last 401.
+            If the number grew before the next 401, the server accepts tokens that expire quickly.
+        refused_etag, refusals: the last `If-Match` that the server refused, and the number of
+            refusals in a row.
+        never_accepted_etag: an etag that the server refused too often to be used again.
         conflicts: number of 409 responses of an API without versions.
-        failed_at: when a bulk update last failed as if the server were away; None if it never did.
+        failed_at: time of the last failure of a bulk update that looked like an unavailable
+            server; None without such a failure.
         is_blamed: True if the failure at `failed_at` counts, because the server is available.
         was_blamed: True if a failure was counted because the server served other updates after it.
         refused_token: the token that the last request was refused with.
@@ -282,11 +284,11 @@ def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
 
 
 def seconds_until(text: str, headers: Mapping[str, str], wall_clock: float) -> float | None:
-    """Return the seconds until the moment in a header value, the latest of several.
+    """Return the seconds until the time in a header value, or until the latest of several times.
 
-    A number up to 1e9 is in seconds, a larger one is a time since 1970 in seconds or milliseconds.
-    Dates have the formats of HTTP or of ISO 8601. Moments count from the `Date` of the response, so
-    that a wrong clock here does not matter.
+    A number up to 1e9 is in seconds. A larger number is a time since 1970 in seconds or
+    milliseconds. Dates have the formats of HTTP or of ISO 8601. Times are compared with the `Date`
+    of the response, so that a wrong clock on this machine does not matter.
 
     Args:
         text: one value, or a list of them: repeated headers are joined with commas.
@@ -294,7 +296,7 @@ def seconds_until(text: str, headers: Mapping[str, str], wall_clock: float) -> f
         wall_clock: seconds since the epoch, used if the response has no `Date`.
 
     Returns:
-        At least 0; None if the text names no moment.
+        At least 0; None if the text has no time.
     """
     found = [_seconds_until(value, headers, wall_clock) for value in listed(text)]
     return max((seconds for seconds in found if seconds is not None), default=None)
@@ -304,7 +306,7 @@ _LISTED = re.compile(r"(?:\s*(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\s*,)?[^,]+", 
 
 
 def listed(text: str) -> list[str]:
-    """Return the values of a header that may be repeated; the comma of an HTTP date is no limit."""
+    """Return the values of a header that may be repeated. The comma of an HTTP date stays."""
     return [found[0].strip() for found in islice(_LISTED.finditer(text), MAX_LISTED)]
 
 

@@ -94,8 +94,8 @@ def run(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="File for the failed rows, each with an added field _error. Default: a file beside "
-            "the journal.",
+            help="File for the failed rows, each with an added field _error. Default: a file "
+            "beside the journal.",
         ),
     ] = None,
     dry: Annotated[
