@@ -154,7 +154,7 @@ class Emulator:
         return added
 
     def revoke_tokens(self) -> None:
-        """Revoke all tokens issued so far. The emulator answers 401 to requests with such tokens."""
+        """Revoke all tokens issued so far. The emulator answers 401 to requests with these."""
         self._tokens.revoke_all()
 
     def reset(self) -> None:

@@ -37,8 +37,8 @@ def health(client: AsyncStateClient, *, max_pending: int = 10_000) -> Health:
 
     Args:
         client: Client to check.
-        max_pending: Number of pending updates at which `ready` is False. The default is the
-            `max_pending` of the client; a smaller number stops traffic earlier.
+        max_pending: Number of pending updates at which `ready` is False. Pass the `max_pending` of
+            the client, or a smaller number to stop traffic earlier.
     """
     # Not `snapshot`, which computes percentiles too: probes are frequent.
     metrics = client.metrics

@@ -34,7 +34,10 @@ class RateLimiter(Protocol):
         ...
 
     def next_bulk_slot_at(self, now: float) -> float:
-        """Return the time from which bulk work may start. Call it only if `next_slot_at` allows a request now."""
+        """Return the time from which bulk work may start.
+
+        Call this only if `next_slot_at` allows a request now.
+        """
         ...
 
     def start(self, now: float, *, bulk: bool) -> None:
