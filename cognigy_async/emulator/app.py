@@ -154,7 +154,7 @@ class Emulator:
         return added
 
     def revoke_tokens(self) -> None:
-        """Revoke all tokens issued so far. The emulator answers 401 to requests with these."""
+        """Revoke all tokens issued so far. Requests with a revoked token get 401."""
         self._tokens.revoke_all()
 
     def reset(self) -> None:
