@@ -18,8 +18,7 @@ class HookOptions(TypedDict, total=False):
         timeout: Seconds for one call; 10 by default.
         retries: Maximum number of further calls after a failed call; 3 by default.
         concurrency: Maximum number of concurrent calls, for different dialogs; 16 by default.
-        max_queue: Maximum number of events in the queue, with the slots of updates that have not
-            completed; 10,000 by default.
+        max_queue: Maximum number of queued events and updates being sent; 10,000 by default.
         overflow: Effect of a full queue. ``"wait"``, the default, delays the sending of updates.
             ``"dead_letter"`` passes the events to the dead-letter handler.
         on_dead_letter: Function that the client calls with a `DeadLetter` for each event that the

@@ -56,7 +56,7 @@ def doctor(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check settings and the connection to the server.
+    """Check settings and access to the server.
 
     The command checks settings, DNS, TLS, token, credentials (by one read), clock and throttling.
     The command writes nothing, except with --probe-session.
