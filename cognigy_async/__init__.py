@@ -1,6 +1,6 @@
 """Write dialog state to Cognigy.AI from asyncio and trio programs.
 
-Start with `AsyncStateClient`. Each name brings its module with it when it is first used.
+Start with `AsyncStateClient`. The package imports the module of a name when you first use the name.
 """
 
 import importlib

@@ -31,8 +31,8 @@
         └── ClientClosedError                  before `async with`, or after `aclose`
 
 No exception holds a token, a secret or the value of a variable. Each text ends with what to do. The
-meaning of 400, 401, 403, 409, 429 and 500 is the tutorial's for the runtime API; the other statuses
-mean what HTTP says (RFC 9110).
+tutorial defines 400, 401, 403, 409, 429 and 500 for the runtime API. HTTP defines the other
+statuses (RFC 9110).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _restore(
 
 
 def copy_error(error: CognigyError) -> CognigyError:
-    """Return a copy: one error raised in several tasks would mix their tracebacks."""
+    """Return a copy, because one error raised in several tasks would mix the tracebacks."""
     copy = _restore(type(error), error.args, error.__dict__)
     copy.__cause__ = error.__cause__
     return copy
@@ -77,8 +77,8 @@ class Fault:
 
     Attributes:
         path: place in the input, for example ``session.cart.items[3]``.
-        problem: what is wrong there.
-        remedy: what to do about it.
+        problem: what is wrong at that place.
+        remedy: what to do about the problem.
     """
 
     path: str
@@ -95,7 +95,7 @@ class UpdateValidationError(CognigyError, ValueError):
     Attributes:
         faults: all faults, at least one.
         path: path of the first fault.
-        dialog_id: dialog that the input names; None if it names none.
+        dialog_id: dialog that the input names; None if the input names no dialog.
     """
 
     def __init__(self, faults: tuple[Fault, ...], *, dialog_id: str | None = None) -> None:
@@ -118,7 +118,7 @@ class UnsupportedByApiError(UpdateValidationError):
 
 @dataclass(eq=False, repr=False)
 class UpdateError(CognigyError):
-    """An update or a read failed. Its subclasses say why.
+    """An update or a read failed. Each subclass stands for one reason.
 
     Example::
 
@@ -128,17 +128,18 @@ class UpdateError(CognigyError):
             logger.warning("not saved: %s (trace id %s)", error, error.trace_id)
 
     Attributes:
-        status: HTTP status of the last response; None if there was none.
-        dialog_id, update_id: the update; a read has no `update_id`.
-        attempts: number of requests made for it.
+        status: HTTP status of the last response; None if no response came.
+        dialog_id, update_id: ids of the dialog and of the update; a read has no `update_id`.
+        attempts: number of requests that the client made for the update or read.
         trace_id: the server's id of the request, which vendor support asks for.
-        retry_after: seconds that the server asked to wait; None if it named no moment ahead.
+        retry_after: seconds that the server asked the client to wait; None if it named no time in
+            the future.
         applied_parts: number of requests of a split update that were applied before the failure.
         detail: the server's explanation, shortened, without values of the update.
-        code: error code of the public REST API, which it sends besides the status.
+        code: error code that the public REST API sends besides the status.
         latency: seconds from the first request to the failure; None if nothing was sent.
         queued: seconds from acceptance to the first request; None if nothing was sent.
-        remedy: what to do; the last sentence of the text.
+        remedy: what to do about the failure; the last sentence of the error's text.
     """
 
     remedy = "See the cause."
@@ -173,7 +174,7 @@ class UpdateError(CognigyError):
 
 
 class BadRequestError(UpdateError):
-    """400: the server rejected the payload. It is never retried."""
+    """400: the server rejected the payload. The client never retries the request."""
 
     remedy = "Check the names and types of the variables, and that next_step is a node of the flow."
 
@@ -197,7 +198,7 @@ class AuthenticationError(UpdateError):
 
 
 class PermissionDeniedError(UpdateError):
-    """403: the credentials are valid but do not allow this."""
+    """403: the credentials are valid but do not allow this request."""
 
     remedy = (
         "Grant the scope (runtime:write to write, dialog:read to read), and check that the "
@@ -216,11 +217,11 @@ class DialogNotFoundError(UpdateError):
 
 @dataclass(eq=False, repr=False)
 class StateConflictError(UpdateError):
-    """409 or 412: the state has another version than the write expected.
+    """409 or 412: the state has another version than the update expected.
 
     Attributes:
         current_etag: etag of the state on the server; None if unknown.
-        current_version: version number of that state; None if unknown.
+        current_version: version number of the state on the server; None if unknown.
     """
 
     remedy = "Read the state, decide again, and write with its etag; or use modify()."
@@ -230,35 +231,36 @@ class StateConflictError(UpdateError):
 
 
 class PayloadTooLargeError(UpdateError):
-    """413: the server, or a proxy before it, accepts less in one request."""
+    """413: the request is larger than the server, or a proxy before the server, accepts."""
 
     remedy = "Lower Limits(safe_payload_bytes=...) so that updates are split, or send less."
 
 
 class RateLimitedError(UpdateError):
-    """429: the server asks to wait for longer than the `RetryPolicy` allows."""
+    """429: the server asks the client to wait longer than the `RetryPolicy` allows."""
 
     remedy = "Wait `retry_after` seconds, send less, or raise RetryPolicy(max_retry_after=...)."
 
 
 class DeadlineExceededError(UpdateError):
-    """The `deadline` of a call passed or cannot be met; no further request is sent for it.
+    """The `deadline` of a call passed or cannot be met. The client sends no further request for it.
 
-    `__cause__` is the last failure, if there was one. If the call failed at once because of a known
-    pause, `retry_after` is the rest of that pause in seconds.
+    `__cause__` is the last failure of the call, if a request failed. If the call failed at once
+    because the client must pause beyond the deadline, `retry_after` is the rest of that pause in
+    seconds.
     """
 
     remedy = "Allow more time, or send less at a time; call again if it is still wanted."
 
 
 class ServerError(UpdateError):
-    """5xx after the retries that the policy allows."""
+    """The server still answered 5xx after the retries that the `RetryPolicy` allows."""
 
     remedy = "Try again later; if it persists, simplify the state and give support the trace id."
 
 
 class UnexpectedAnswerError(UpdateError):
-    """A redirect, a 4xx that the API does not define, or a body that does not parse."""
+    """The server sent a redirect, a 4xx that the API does not define, or an unreadable body."""
 
     remedy = "Check that the base URL is the API itself and not a web page, a login or a proxy."
 
@@ -271,10 +273,10 @@ class NotSentError(UpdateError):
 
 @dataclass(eq=False, repr=False)
 class NoResponseError(UpdateError):
-    """The request was sent, at least in part, and no response with a complete head came back.
+    """The client sent the request, at least in part, and got no response with complete headers.
 
     Attributes:
-        timed_out: True if the timeout passed, False if the connection was closed.
+        timed_out: True if the timeout passed. False if the connection was closed.
     """
 
     remedy = "It may have been applied: read the state before sending it again."
@@ -309,11 +311,11 @@ class QueueFullError(CognigyError):
 class SharedQuotaError(CognigyError):
     """A bulk update was not sent, because the file of ``RateLimit(shared=...)`` cannot be used.
 
-    `__cause__` is the last failure of the update, if it was sent before.
+    `__cause__` is the last failure of the update, if the client had sent the update before.
 
     Attributes:
-        path: the file.
-        problem: what is the matter with it.
+        path: the file of the shared limit.
+        problem: why the file cannot be used.
     """
 
     def __init__(self, path: str, problem: str, remedy: str) -> None:
@@ -328,11 +330,11 @@ class SharedQuotaError(CognigyError):
 class DialogPausedError(CognigyError):
     """An update of the dialog failed and ``on_failure="pause"`` holds back the following ones.
 
-    `__cause__` is the failure.
+    `__cause__` is the error of the failed update.
 
     Attributes:
-        dialog_id: the dialog.
-        waiting: number of updates behind the failed one.
+        dialog_id: id of the paused dialog.
+        waiting: number of updates that wait behind the failed update.
     """
 
     def __init__(self, dialog_id: str, waiting: int = 0) -> None:
@@ -345,18 +347,18 @@ class DialogPausedError(CognigyError):
 
 
 class UpdateWithdrawnError(CognigyError):
-    """The update was withdrawn before it was sent; it is never sent."""
+    """The update was withdrawn before the client sent it, and will never be sent."""
 
 
 class CallbackError(CognigyError):
-    """A callback raised, timed out or did not get its event; the update is not affected."""
+    """A callback raised, timed out or did not get its event. This does not affect the update."""
 
 
 class AuditError(CognigyError):
     """An audit cannot be written, continued or read.
 
-    While a sink with ``strict=True`` takes no records, this is raised instead of accepting an
-    update.
+    While a sink with ``strict=True`` takes no records, calls such as `update` raise this error and
+    accept no update.
     """
 
 
@@ -365,4 +367,4 @@ class ClientUsageError(CognigyError, RuntimeError):
 
 
 class ClientClosedError(ClientUsageError):
-    """The client is not open: before ``async with``, or after `aclose`."""
+    """The client is not open: ``async with`` has not begun, or `aclose` was called."""

@@ -85,8 +85,9 @@ class QuotaUse:
     Attributes:
         n: requests that the client may start in one window, without the reserve.
         per: length of the window in seconds.
-        used: requests that count now.
-        utilisation: share, 0 to 1, of what the limit allowed from the first request to the last.
+        used: requests that count against the limit now.
+        utilisation: requests sent from the first to the last one, as a share (0 to 1) of the
+            requests that the limit allowed in that time.
         learned: True if the limit is an estimate of ``rate_limit="auto"``.
     """
 
@@ -111,27 +112,29 @@ class MetricsSnapshot:
 
     Attributes:
         applied, failed, ambiguous: completed updates by outcome.
-        withdrawn: accepted updates that were withdrawn before they were sent.
+        withdrawn: accepted updates that were withdrawn before the client sent them.
         reads: successful reads.
-        requests: requests sent, including reads and retries, without token requests.
+        requests: requests that the client sent, with reads and retries, without token requests.
         retries: retries by reason: ``fault``, ``unavailable``, ``gateway``, ``no_response``,
             ``not_sent``, ``throttled``, ``conflict``, ``unauthorized``.
-        persistence_rate: share of the completed updates that were applied, 0.0 without any.
-        latency: from the first request of an update to its last response.
-        queued: from the acceptance of an update to its first request.
+        persistence_rate: share of applied updates in all completed updates; 0.0 without completed
+            updates.
+        latency: time from the first request of an update to its last response.
+        queued: time from the acceptance of an update to its first request.
         in_flight: requests without a response yet.
         pending: accepted updates without an outcome yet.
         paused: dialogs that wait for `resume`.
         token_refreshes: replaced tokens that the client used.
         events_delivered: events that a callback handled.
         events_failed: failed calls of callbacks.
-        events_dropped: events handed to the dead-letter handlers.
+        events_dropped: events that the client passed to the dead-letter handlers.
         threads_abandoned: synchronous callbacks that still run after their timeout.
-        quota: use of each rate limit in the order given; empty without one, or while none is
-            learned.
-        audit_written, audit_failed, audit_dropped: audit records, counted for each sink, that it
-            wrote, that it finally failed to write, and that did not fit into its queue or were
-            left when the client closed.
+        quota: use of each rate limit, in the order of the argument `rate_limit`; empty without a
+            rate limit, or while ``"auto"`` has not learned a limit.
+        audit_written: audit records that a sink wrote, counted for each sink.
+        audit_failed: audit records that a sink could not write, even after retries.
+        audit_dropped: audit records that did not fit into the queue of a sink, or that were left in
+            the queue when the client closed.
     """
 
     applied: int

@@ -25,25 +25,25 @@ class ResponseKind(enum.Enum):
     """The result of one request, as far as the next step depends on it."""
 
     APPLIED = "applied"
-    """2xx."""
+    """2xx: the server applied the request."""
     REFUSED = "refused"
-    """400, 403, 404, 413, 501, 505, a redirect or another 4xx: final."""
+    """400, 403, 404, 413, 501, 505, a redirect or another 4xx: never repeated."""
     UNAUTHORIZED = "unauthorized"
-    """401: replayed once with a fresh token."""
+    """401: repeated once with a fresh token."""
     CONFLICT = "conflict"
     """409 or 412: applied again to the current state, if the API has versions."""
     THROTTLED = "throttled"
-    """429: repeated, never before Retry-After."""
+    """429: repeated, but not before the time in Retry-After."""
     UNAVAILABLE = "unavailable"
-    """503: nothing was done; repeated, never before Retry-After."""
+    """503: the server did nothing; repeated, but not before the time in Retry-After."""
     FAULT = "fault"
-    """500: possibly applied; repeated if that is harmless."""
+    """500: possibly applied; repeated if a second application is harmless."""
     GATEWAY = "gateway"
-    """408, 502, 504 or another 5xx: as `FAULT`, but the server may be unavailable."""
+    """408, 502, 504 or another 5xx: like `FAULT`, but the server may be unavailable."""
     NOT_SENT = "not_sent"
     """Nothing reached the server; repeated."""
     NO_RESPONSE = "no_response"
-    """Sent without a complete response: possibly applied; repeated if that is harmless."""
+    """No complete response came: possibly applied; repeated if a second application is harmless."""
 
 
 APPLIED = ResponseKind.APPLIED
@@ -71,7 +71,7 @@ SERVED_KINDS = frozenset({ResponseKind.APPLIED, ResponseKind.REFUSED, ResponseKi
 """Kinds of a server that is available."""
 
 MAX_BULK_WAIT = 3600.0
-"""Seconds after which bulk work asks again, whatever the server named."""
+"""Seconds after which bulk work asks the server again, even if the server named a later time."""
 
 MIN_PAUSE = 1.0
 """Minimum of `RetryPolicy.longest_pause`, so that a small `max_retry_after` causes no storm."""
@@ -79,12 +79,12 @@ MIN_PAUSE = 1.0
 MIN_EPOCH = 1e9
 """A larger number is a time since 1970: in seconds, or in milliseconds if it exceeds 1e12."""
 MAX_NUMBER = 1e15
-"""Larger numbers name no moment; they would not survive arithmetic."""
+"""Larger numbers are no times; they would overflow in calculations."""
 MAX_LISTED = 16
 """Number of values that are read from one header."""
 
 THROTTLING_KINDS = frozenset({ResponseKind.THROTTLED, ResponseKind.UNAVAILABLE})
-"""Kinds of responses that may name a moment before which nothing is sent."""
+"""Kinds of responses that may name a time before which the client sends nothing."""
 
 ValueT = TypeVar("ValueT", float, bool)
 WaitStrategy = Callable[[tenacity.RetryCallState], float]
@@ -104,18 +104,20 @@ class RetryPolicy:
         RetryPolicy(max_attempts=3, wait=tenacity.wait_random_exponential(max=60))
 
     Args:
-        max_attempts: number of attempts that may end in 5xx or without a response. 409, 412 and 429
-            do not count.
-        wait: a tenacity wait strategy in seconds. It sees the number of all failures so far.
-        stop: a tenacity stop strategy besides `max_attempts`. It sees the attempts that count.
-        max_elapsed: seconds from the first request on, without Retry-After waits.
-        max_retry_after: seconds that a live update waits for Retry-After, in total; beyond, it
-            fails with `RateLimitedError`. Every so many seconds of a longer pause one live request
-            asks the server again. Bulk work waits for any time and asks again every hour.
-        budget: number of retries after 5xx or no response for each first attempt, over all dialogs,
-            so that retries do not make an outage worse.
-        ambiguous: what to do when an assignment was sent and no response came: ``"retry"`` sends it
-            again with the same key, ``"raise"`` fails with `AmbiguousUpdateError`.
+        max_attempts: maximum number of attempts that end in 5xx or without a response. Attempts
+            that end in 409, 412 or 429 do not count.
+        wait: a tenacity wait strategy in seconds, called with the number of all failures so far.
+        stop: a tenacity stop strategy besides `max_attempts`, called with the number of attempts
+            that count.
+        max_elapsed: maximum seconds since the first request, without Retry-After waits.
+        max_retry_after: maximum seconds that a live update waits for Retry-After, in total. An
+            update that would have to wait longer fails with `RateLimitedError`. During a longer
+            pause, one live request asks the server again every `max_retry_after` seconds. Bulk
+            work waits without a maximum, and asks the server again every hour.
+        budget: number of retries after 5xx or no response that each first attempt allows, for all
+            dialogs together, so that retries do not make an outage worse.
+        ambiguous: rule for an assignment that was sent and got no response. ``"retry"`` sends the
+            assignment again with the same key, ``"raise"`` fails with `AmbiguousUpdateError`.
 
     Raises:
         ConfigurationError: an argument is out of its range.
@@ -151,7 +153,7 @@ class RetryPolicy:
         return _seconds(_call_strategy(self.wait, failures, error, now))
 
     def longest_pause(self, *, live: bool) -> float:
-        """Return the seconds after which one request asks again, however long the server pauses."""
+        """Return the seconds after which one request asks again, even during a longer pause."""
         return max(MIN_PAUSE, self.max_retry_after) if live else MAX_BULK_WAIT
 
     def next_wait(
@@ -237,14 +239,16 @@ class RetryState:
         waited: seconds waited between attempts.
         last_error: the failure to raise if there are no more attempts.
         unanswered: failure of a request that was sent and may have been applied.
-        authorized_requests: number of authorized requests of the client as of this update's last
-            401. If it grew by the next 401, tokens expire quickly but are accepted.
-        refused_etag, refusals: the last `If-Match` that was refused, and how often in a row.
-        never_accepted_etag: an etag that was refused too often to be used again.
+        authorized_requests: number of authorized requests of the client at this update's last 401.
+            If the number grew before the next 401, the server accepts tokens that expire quickly.
+        refused_etag, refusals: the last `If-Match` that the server refused, and the number of
+            refusals in a row.
+        never_accepted_etag: an etag that the server refused too often to be used again.
         conflicts: number of 409 responses of an API without versions.
-        failed_at: when a bulk update last failed as if the server were away; None if it never did.
-        is_blamed: True if that failure counts, because the server is not away.
-        was_blamed: True if such a failure was counted because the server served others after it.
+        failed_at: time of the last failure of a bulk update that looked like an unavailable
+            server; None without such a failure.
+        is_blamed: True if the failure at `failed_at` counts, because the server is available.
+        was_blamed: True if a failure was counted because the server served other updates after it.
         refused_token: the token that the last request was refused with.
     """
 
@@ -274,17 +278,17 @@ def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
         wall_clock: seconds since the epoch, used if the response has no `Date`.
 
     Returns:
-        More than 0; None if the header is missing, malformed, zero or names a moment in the past.
+        More than 0; None if the header is missing, malformed, zero or names a time in the past.
     """
     return seconds_until(headers.get("retry-after", ""), headers, wall_clock) or None
 
 
 def seconds_until(text: str, headers: Mapping[str, str], wall_clock: float) -> float | None:
-    """Return the seconds until the moment in a header value, the latest of several.
+    """Return the seconds until the time in a header value, or until the latest of several times.
 
-    A number up to 1e9 is in seconds, a larger one is a time since 1970 in seconds or milliseconds.
-    Dates have the formats of HTTP or of ISO 8601. Moments count from the `Date` of the response, so
-    that a wrong clock here does not matter.
+    A number up to 1e9 is in seconds. A larger number is a time since 1970 in seconds or
+    milliseconds. Dates have the formats of HTTP or of ISO 8601. Times are compared with the `Date`
+    of the response, so that a wrong clock on this machine does not matter.
 
     Args:
         text: one value, or a list of them: repeated headers are joined with commas.
@@ -292,7 +296,7 @@ def seconds_until(text: str, headers: Mapping[str, str], wall_clock: float) -> f
         wall_clock: seconds since the epoch, used if the response has no `Date`.
 
     Returns:
-        At least 0; None if the text names no moment.
+        At least 0; None if the text has no time.
     """
     found = [_seconds_until(value, headers, wall_clock) for value in listed(text)]
     return max((seconds for seconds in found if seconds is not None), default=None)
@@ -302,7 +306,7 @@ _LISTED = re.compile(r"(?:\s*(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\s*,)?[^,]+", 
 
 
 def listed(text: str) -> list[str]:
-    """Return the values of a header that may be repeated; the comma of an HTTP date is no limit."""
+    """Return the values of a header that may be repeated. The comma of an HTTP date stays."""
     return [found[0].strip() for found in islice(_LISTED.finditer(text), MAX_LISTED)]
 
 
@@ -348,12 +352,12 @@ def _date(text: str) -> float:
 class RetryBudget:
     """A token bucket for retries after 5xx or no response.
 
-    It starts full, and first attempts refill it. Retries number at most `ratio` for each first
-    attempt, plus `capacity`, however the server fails.
+    The bucket starts full, first attempts add tokens, and each retry takes one token. So the number
+    of retries is at most `capacity` plus `ratio` for each first attempt.
 
     Args:
-        ratio: tokens that a first attempt adds.
-        capacity: tokens at most.
+        ratio: number of tokens that a first attempt adds.
+        capacity: maximum number of tokens.
     """
 
     def __init__(self, ratio: float, capacity: float) -> None:

@@ -1,4 +1,4 @@
-"""`StateClient`: the client for scripts, notebooks, Django, Celery and whatever does not await."""
+"""`StateClient`: the client for scripts, notebooks, Django, Celery and other synchronous code."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def _same_arguments(init: Method[P, None]) -> Callable[[Callable[..., None]], Bl
 class StateClient:
     """Writes the state of dialogs, from any number of threads; see ``docs/sync.md``.
 
-    Arguments, methods and errors are those of `AsyncStateClient`. It opens at ``with`` or at the
-    first call. Plain callbacks run in worker threads and may call this client. Async callbacks,
-    observers and the function of `modify` run in the client's own thread and may not.
+    `StateClient` has the arguments, methods and errors of `AsyncStateClient`. The client opens at
+    ``with`` or at the first call. Plain callbacks run in worker threads and may call the client.
+    Async callbacks, observers and the function of `modify` run in the thread of the client and must
+    not call the client.
     """
 
     @_same_arguments(ca.AsyncStateClient.__init__)
@@ -178,7 +179,7 @@ class UpdateHandle:
         self.update_id, self.dialog_id = pending.update_id, pending.dialog_id
 
     def withdraw(self) -> bool:
-        """Withdraw the update. Return True if it was not sent and will never be sent."""
+        """Withdraw the update. Return True if the client has not sent it and never will."""
         return bool(self._client._run(self._pending.withdraw))
 
     def result(self) -> ca.UpdateResult:
@@ -192,7 +193,7 @@ class UpdateHandle:
 
 
 class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
-    """The outcomes of `StateClient.update_many`, for one thread, which takes the inputs as well."""
+    """The outcomes of `StateClient.update_many`. The thread that reads them also takes inputs."""
 
     def __init__(self, client: StateClient, updates: Any, given: Options) -> None:
         check_iterable("update_many", updates)
@@ -217,7 +218,7 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
             raise StopIteration from None
 
     def _read(self, function: Callable[[], Coroutine[Any, Any, object]]) -> Any:
-        """Return the result of a call that reads the stream; meanwhile give it inputs."""
+        """Return the result of a call that reads the stream, and feed inputs to the stream."""
         if self._reading is None:
             self._reading = self._client._start(function)
             self._reading.add_done_callback(lambda _: self._messages.put(None))
@@ -235,11 +236,11 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
         return reading.result()
 
     def drain(self) -> ca.DrainReport:
-        """Send all that is left and return the counts; see `UpdateStream.drain`."""
+        """Send all remaining rows and return their counts; see `UpdateStream.drain`."""
         return cast("ca.DrainReport", self._read(self._stream.drain))
 
     def stop(self) -> None:
-        """Take no more input and withdraw unsent updates; their outcomes can be read."""
+        """Take no more input and withdraw unsent updates. You can still read all outcomes."""
         self._client._run(self._stream.stop)
 
     def close(self, *_: object) -> None:

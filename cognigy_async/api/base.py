@@ -23,12 +23,12 @@ ResetPart: TypeAlias = Literal["context", "state"]
 class StateApi(Protocol):
     """Turns updates into requests, and responses into results or errors.
 
-    All methods are pure: no network, no clock. Requests are returned without credentials.
+    All methods are pure: they use no network and no clock. Requests have no credentials yet.
     """
 
     @property
     def limits(self) -> Limits:
-        """Limits of the API, unless the client is given others."""
+        """Limits of the API, used by a client without the argument `limits`."""
         ...
 
     @property
@@ -99,7 +99,8 @@ class StateApi(Protocol):
     def error(self, request: Request, response: Response, wall_clock: float) -> UpdateError:
         """Return the exception for a response other than a success.
 
-        It must hold no value or credential of the request. `wall_clock` is in seconds since 1970.
+        The exception must hold no value or credential of the request. `wall_clock` is in seconds
+        since 1970.
         """
         ...
 

@@ -37,14 +37,14 @@ class RuntimeApi:
     See `StateApi` for the methods.
 
     Args:
-        honours_idempotency_keys: True if you know that the server applies one `Idempotency-Key`
-            once. Then every update without a response is repeated, even with a transition.
-        conditional_writes: False if you know that the server ignores `If-Match`. Then nothing is
-            sent on condition of a version: `modify` and `if_match` are refused, and a transition
-            without a response is never repeated.
-        is_dialog_throttle: gets the headers of a 429, values by lower-case name, and returns True
-            if it concerns the dialog; otherwise the whole tenant pauses. By default it reads
-            `X-RateLimit-Scope`.
+        honours_idempotency_keys: True if you know that the server applies each `Idempotency-Key`
+            only once. Then the client repeats every update without a response, even an update with
+            a transition.
+        conditional_writes: False if you know that the server ignores `If-Match`. Then the client
+            refuses `modify` and `if_match`, and never repeats a transition without a response.
+        is_dialog_throttle: function that gets the headers of a 429, values by lower-case name. It
+            returns True to pause only the dialog, and False to pause the whole tenant. By default
+            the header `X-RateLimit-Scope` decides.
     """
 
     limits = DEFAULT_LIMITS
@@ -69,7 +69,7 @@ class RuntimeApi:
             raise UnsupportedByApiError((Fault("modify()", UNCONDITIONAL, remedy),))
 
     def check(self, update: StateUpdate) -> None:
-        """Refuse a user or profile id, which this API lacks, and a condition it would ignore."""
+        """Refuse a user id, a profile id, and an `if_match` that the server would ignore."""
         if update._if_match is not None and not self.conditional_writes:
             fault = Fault("if_match", UNCONDITIONAL, "leave it out")
             raise UnsupportedByApiError((fault,), dialog_id=update._dialog_id)

@@ -53,32 +53,33 @@ STATUS_OF_CODE = {
 """The status that the `code` of an error means. The code takes precedence over the status."""
 
 STATUS_DECIDES = frozenset({401, 403, 429, 503})
-"""These statuses take precedence over the code: they concern credentials or waiting."""
+"""Statuses that take precedence over the `code` of an error, because they ask for other action."""
 
 
 class SessionsApi:
     """`{base_url}/new/v2.0/sessions/{dialog_id}` and `.../profiles/{profile_id}`.
 
-    See `StateApi` for the methods. The dialog id is the session id. An update becomes up to three
-    kinds of requests in this order: `session` is injected into the context, `next_step` into the
-    state, `user` is written to the contact profile that the update names. They have one outcome. A
-    failure midway has `applied_parts`, and a retry continues with the request that failed.
+    See `StateApi` for the methods. The dialog id is the session id. The client sends an update as
+    up to three kinds of requests, in this order: inject `session` into the context, inject
+    `next_step` into the state, write `user` to the contact profile that the update names. The
+    update has one outcome. If a later request fails, the error has `applied_parts`. A retry
+    continues with the request that failed.
 
-    States have no versions, so `if_match` and `modify` are rejected. After a lost response only
-    assignments of variables are repeated. Other requests could undo newer changes of the flow; they
-    fail with `AmbiguousUpdateError`.
+    States have no versions, so the client rejects `if_match` and `modify`. After a lost response,
+    the client repeats only assignments of variables. Another request could undo newer changes of
+    the flow, so it fails with `AmbiguousUpdateError`.
 
     Args:
         user_id: user of the sessions, for updates without a `user_id`.
-        inject: effect of an injection on context variables that it does not name:
-            ``"merge"`` keeps them, ``"replace"`` drops them. The vendor does not document which;
-            `probe_inject` measures it. With ``"replace"`` no update is split, and no injection
-            without a response is repeated.
+        inject: effect of an injection on context variables that the injection does not name:
+            ``"merge"`` keeps them, ``"replace"`` drops them. The vendor does not document the
+            effect; `probe_inject` finds it out. With ``"replace"``, the client splits no update
+            and repeats no injection without a response.
         reads_state: let `get_state` send ``GET .../sessions/{id}/state``, which is undocumented and
             missing in some installations.
-        is_dialog_throttle: gets the headers of a 429, values by lower-case name, and returns True
-            if it concerns the session; otherwise the whole tenant pauses. By default it reads
-            `X-RateLimit-Scope`.
+        is_dialog_throttle: function that gets the headers of a 429, values by lower-case name. It
+            returns True to pause only the session, and False to pause the whole tenant. By default
+            the header `X-RateLimit-Scope` decides.
 
     Raises:
         ConfigurationError: an argument cannot work.

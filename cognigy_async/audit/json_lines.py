@@ -44,21 +44,22 @@ MAX_TAIL = 64 * 1024 * 1024
 
 
 class JsonLinesAudit(AuditSink):
-    """Appends records to a file, each with a hash over itself and the previous one.
+    """Appends records to a file, each with a hash over the record and the previous record.
 
-    An existing file is continued. A record at its end that a crash cut off is removed. A process
-    that finds the file in use writes to `NAME.2.SUFFIX` beside it, the next one to `NAME.3.SUFFIX`,
-    each with a chain of its own. The sink may be created before a fork. `verify_audit` and
-    `cognigy-async audit verify` check the files.
+    The sink continues an existing file, and removes a record at its end that a crash cut off. A
+    process that finds the file in use writes to `NAME.2.SUFFIX` beside it. The next process writes
+    to `NAME.3.SUFFIX`. Each process has its own chain of hashes. The sink may be created before a
+    fork. `verify_audit` and `cognigy-async audit verify` check the files.
 
     Example: `AsyncStateClient(base_url, auth=auth, audit=JsonLinesAudit("audit.jsonl"))`
 
     Args:
-        path: the file, in an existing directory. Hidden lock files are created beside it.
-        key: makes the hashes HMACs, which cannot be computed without it. A chain keeps its key.
-        max_bytes: size at which a file is renamed to `PATH.1`, the next one to `PATH.2` and so on,
-            before the chain continues in a new file. No file is ever deleted. The records of one
-            write, at most 64, stay in one file.
+        path: the file, in an existing directory. The sink creates hidden lock files beside it.
+        key: key of HMACs. With a key, the hashes are HMACs, which nobody can compute without the
+            key. All records of a chain have the same key.
+        max_bytes: size at which the sink renames a full file and continues the chain in a new file.
+            The first full file becomes `PATH.1`, the second `PATH.2` and so on. The sink never
+            deletes a file. The records of one write, at most 64, stay in one file.
         fsync: wait for the disk after each write, so that a power failure loses no written record.
         strict, max_queue: see `AuditSink`.
 
@@ -103,17 +104,17 @@ class JsonLinesAudit(AuditSink):
 
     @property
     def path(self) -> Path:
-        """The file that this process writes to. It may change until the sink is open."""
+        """The file that this process writes to. The name may change until the sink is open."""
         return self._configured_path if self._process_path is None else self._process_path
 
     @property
     def chain_id(self) -> str | None:
-        """Id of the chain that this process writes, once the sink was open."""
+        """Id of the chain that this process writes; known once the sink was open."""
         return self._position.chain_id
 
     @property
     def head(self) -> str | None:
-        """Hash of the last written record. Save it elsewhere to detect a later truncation."""
+        """Hash of the last written record. Save the hash elsewhere to detect a later truncation."""
         return self._position.head if self._position.seq else None
 
     def open(self) -> None:
@@ -121,13 +122,13 @@ class JsonLinesAudit(AuditSink):
 
         Raises:
             OSError: the file cannot be opened, or is a link, or belongs to another user.
-            AuditError: it is not an audit file, or was written with another key.
+            AuditError: the file is no audit file, or was written with another key.
         """
         with self._lock:
             self._ensure_open()
 
     def write(self, records: Sequence[AuditRecord], /) -> None:
-        """Append records. If it raises, none was written.
+        """Append records. If this raises, no record was written.
 
         Raises:
             OSError, AuditError: for the reasons of `open`, or because the disk is full.

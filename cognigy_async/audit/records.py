@@ -1,4 +1,4 @@
-"""`AuditRecord`: one completed update. It names variables but holds no values of them."""
+"""`AuditRecord`: one completed update, with the names of its variables but without values."""
 
 from __future__ import annotations
 
@@ -45,25 +45,26 @@ class AuditRecord:
 
     Attributes:
         timestamp: time of completion, UTC by the clock of this machine.
-        update_id, dialog_id: the update and its dialog.
-        outcome: `applied`, `failed`, `ambiguous` (sent, result unknown), `withdrawn` (taken back
-            before it was sent), `not_sent` (the client was closed before), or `unchanged` (a
-            `modify` that decided to write nothing).
+        update_id, dialog_id: ids of the update and of the dialog.
+        outcome: `applied`, `failed`, `ambiguous` (sent, result unknown), `withdrawn` (withdrawn
+            before it was sent), `not_sent` (the client closed before it was sent), or `unchanged`
+            (the function of `modify` returned None).
         payload_sha256: hash of the payload as UTF-8 JSON without white space and with sorted keys;
-            None for a `modify` that failed before it decided. Equal for equal payloads under one
-            `encoder`.
+            None for a `modify` that failed before it had a payload. Equal payloads have equal
+            hashes if `encoder` is the same.
         payload_bytes: size of the payload as it was sent.
         encoder: library that made the JSON, with its version.
         variables: names like `session.cart_total`, never values.
-        error: class name of the exception, None without one.
-        status: status of the last HTTP response, None without one.
-        attempts: number of requests made, reads included.
+        error: class name of the exception; None without an exception.
+        status: status of the last HTTP response; None without a response.
+        attempts: number of requests for the update, including reads.
         latency_ms: milliseconds from the first request to completion; None if nothing was sent.
         queue_ms: milliseconds from acceptance to the first request, or to completion.
-        etag, version: of the new state; `version` only if the response had no etag.
-        trace_id: the server's id of the last request, None without one.
+        etag, version: etag and version of the new state. `version` is set only if the response had
+            no etag.
+        trace_id: the server's id of the last request; None without an id.
         summary: description of the outcome, at most 100 characters.
-        metadata: texts that the caller gave with the update.
+        metadata: texts that the caller passed with the update.
     """
 
     timestamp: datetime

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class AuditSink(Protocol):
-    """A destination of audit records. Derive from it, or define the same members.
+    """A destination of audit records. Derive from `AuditSink`, or define the same members.
 
     A client calls a sink in a thread, one call at a time. Clients that share a sink call it from
-    several threads. An exception of a sink fails no update: it is counted, logged once an hour for
-    each cause, and the call is retried for about 3 seconds.
+    several threads. An exception of a sink fails no update. The client counts the exception, logs
+    it once an hour for each cause, and retries the call for about 3 seconds.
 
     ```py
     class Table(AuditSink):
@@ -28,24 +28,25 @@ class AuditSink(Protocol):
 
     Attributes:
         strict: audit every update. The client does not open if `open` fails. While the sink
-            fails or its queue is full, updates are refused with an `AuditError`. Accepted updates
-            still complete, and their records are kept until the client is closed.
-        max_queue: maximum of waiting records. Further ones are dropped unless `strict` is set.
+            fails or its queue is full, the client refuses updates with an `AuditError`. Accepted
+            updates still complete, and the client keeps their records until it closes.
+        max_queue: maximum number of waiting records. The client drops further records unless
+            `strict` is set.
     """
 
     strict: bool = False
     max_queue: int = 10_000
 
     def open(self) -> None:
-        """Prepare for writing. Called when a client opens."""
+        """Prepare for writing. A client calls this when it opens."""
         return
 
     def write(self, records: Sequence[AuditRecord], /) -> None:
-        """Write records, in order of completion: all of them, or raise and write none."""
+        """Write records in order of completion. Write all records, or raise and write no record."""
         ...
 
     def close(self) -> None:
-        """Write what is buffered. Called when a client closes; another `write` may follow."""
+        """Write buffered records. A client calls this when it closes; a `write` may follow."""
         return
 
 

@@ -54,10 +54,10 @@ class AuditChain:
     """A chain in the files of an `AuditReport`.
 
     Attributes:
-        chain_id: its id; None if an earlier version wrote all of it.
-        head: hash of its last record in the files.
-        confirmed: True if one of the expected hashes is of this chain. Otherwise nothing shows
-            whether records are missing at its end, or whether the files are older copies.
+        chain_id: id of the chain; None if an earlier version of the library wrote all of it.
+        head: hash of the chain's last record in the files.
+        confirmed: True if a record of the chain has one of the expected hashes. If False, records
+            may be missing at the end of the chain, or the files may be older copies.
     """
 
     chain_id: str | None
@@ -72,8 +72,8 @@ class AuditReport:
     Attributes:
         records: number of valid records.
         chains: the chains in the files, in the order of their last files.
-        faults: the first fault of each file that has one.
-        torn: files that end in a part of a record, as a crash leaves it; the part is not counted.
+        faults: the first fault of each file with faults.
+        torn: files that end in an incomplete record, as after a crash. `records` does not count it.
         missing: expected hashes that no record has.
     """
 
@@ -132,17 +132,17 @@ def verify_audit(
 ) -> AuditReport:
     """Check that no record was changed, removed, inserted or moved, and no file given twice.
 
-    Records that are missing at the end of a chain, an older copy in place of a file, and a chain
-    that is missing as a whole are found only by a hash in `heads`.
+    Only a hash in `heads` finds records that are missing at the end of a chain, an older copy in
+    place of a file, and a chain that is missing as a whole.
 
     Example: `verify_audit(["audit.jsonl"], heads=[saved_head]).ok`
 
     Args:
         paths: all files of a chain, or of several chains, in any order.
-        key: the key of the sink, if it had one.
-        heads: hashes saved from `JsonLinesAudit.head`, of each chain the latest. One that no
-            record has is reported as missing.
-        after: hash of the last record before these files, if they do not begin a chain.
+        key: the key of the sink, if the sink had a key.
+        heads: the latest hash of each chain, saved from `JsonLinesAudit.head`. The report lists a
+            hash that no record has as missing.
+        after: hash of the last record before these files, if the files do not begin a chain.
 
     Raises:
         OSError: a file cannot be read.
@@ -169,7 +169,7 @@ def verify_audit(
 
 
 def read_audit(path: AnyPath) -> Iterator[AuditRecord]:
-    """Yield the records of a file without verifying it. An incomplete last line is skipped.
+    """Yield the records of a file without verifying the file. Skip an incomplete last line.
 
     Raises:
         OSError: the file cannot be read.

@@ -35,19 +35,20 @@ CLOSE_TIMEOUT = 3.0  # how long `aclose` waits for a cancelled refresh
 class OAuthTokenProvider:
     """Gets access tokens by OAuth 2.0 client credentials and refreshes them before they expire.
 
-    At most one token request runs at a time, even if callers are cancelled; all waiting
-    callers share its token or its error. It runs in a task of its own, without the context
-    variables of any caller. A valid token is used during a refresh and after a failed one.
+    At most one token request runs at a time, even if callers are cancelled. All waiting callers
+    share the token or the error of that request. The request runs in a separate task, without the
+    context variables of any caller. Clients use a valid token during a refresh, and after a refresh
+    that failed.
 
-    Several clients, event loops and threads may share a provider. With a `transport` it belongs to
-    the event loop of its first refresh.
+    Several clients, event loops and threads may share a provider. A provider with a `transport`
+    belongs to the event loop of its first refresh.
 
     Example: `AsyncStateClient(base_url, auth=OAuthTokenProvider(OAuthConfig(...)))`
 
     Args:
         config: the endpoint and the credentials.
-        transport: sends all token requests and is not closed by the provider. By default each
-            refresh opens an `HttpxTransport`.
+        transport: sends all token requests. The provider does not close the transport. By default
+            each refresh opens an `HttpxTransport`.
         timeout: seconds for one token request; a refresh makes up to three.
         clock: returns monotonic seconds.
 
@@ -85,15 +86,15 @@ class OAuthTokenProvider:
         _providers.add(self)
 
     async def get_token(self) -> AccessToken:
-        """Return a token that is valid as far as is known, refreshing it if necessary.
+        """Return a token that is valid as far as the provider knows. Refresh it if necessary.
 
-        Return at once while the current token is valid, even if a refresh is due.
+        While the current token is valid, this returns at once, even if a refresh is due.
 
         Raises:
-            AuthenticationError: no token could be obtained; `transient` says whether retrying may
+            AuthenticationError: the provider got no token. `transient` says whether retrying may
                 help.
             ClientClosedError: the provider is closed.
-            ClientUsageError: its transport belongs to another event loop.
+            ClientUsageError: the transport belongs to another event loop.
         """
         token = self._token
         if token is not None and self._clock() < token.refresh_at:
@@ -115,7 +116,7 @@ class OAuthTokenProvider:
                 raise _copy_of(error) from error.__cause__
 
     def invalidate(self, token: AccessToken) -> None:
-        """Discard a token that the server refused, unless another one has replaced it."""
+        """Discard a token that the server refused, unless a newer token has replaced it."""
         with self._lock:
             if self._token is not None and self._token.access is token:
                 self._token = None
@@ -123,7 +124,8 @@ class OAuthTokenProvider:
     async def aclose(self) -> None:
         """Close the provider. Waiting callers get a `ClientClosedError`.
 
-        A running refresh is cancelled and awaited for up to 3 s. A given transport stays open.
+        `aclose` cancels a running refresh and waits up to 3 s for its end. It does not close the
+        `transport` that you passed.
         """
         with self._lock:
             self._closed = True

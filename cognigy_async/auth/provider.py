@@ -34,20 +34,20 @@ class AccessToken:
 
 
 class TokenProvider(Protocol):
-    """A source of credentials, asked before each request. Several clients may share one."""
+    """A source of credentials, asked before each request. Several clients may share a source."""
 
     async def get_token(self) -> AccessToken:
-        """Return a token that is valid as far as is known.
+        """Return a token that is valid as far as the provider knows.
 
         Raises:
-            AuthenticationError: no token could be obtained; `transient` says whether retrying may
+            AuthenticationError: the provider got no token. `transient` says whether retrying may
                 help.
             ClientClosedError: the provider is closed.
         """
         ...
 
     def invalidate(self, token: AccessToken) -> None:
-        """Discard a token that the server refused, unless another one has replaced it."""
+        """Discard a token that the server refused, unless a newer token has replaced it."""
         ...
 
     async def aclose(self) -> None:
@@ -61,7 +61,7 @@ class TokenStatistics:
 
     Attributes:
         refreshes: number of tokens received.
-        failures: number of refreshes that failed; the attempts of one refresh count once.
+        failures: number of refreshes that failed. A refresh with several attempts counts once.
         refreshing: whether a refresh is running.
         waiting: number of callers that wait for the refresh.
         expires_in: seconds until the token expires; None without a valid token.
@@ -75,9 +75,9 @@ class TokenStatistics:
 
 
 class ApiKey:
-    """A fixed key that is sent with every request.
+    """A fixed key that the client sends with every request.
 
-    It always returns the same `AccessToken`, so a 401 is not retried with another one.
+    `ApiKey` always returns the same `AccessToken`, so the client does not retry a 401.
 
     Example: `AsyncStateClient(base_url, auth=ApiKey("..."), api=SessionsApi())`
 

@@ -102,13 +102,14 @@ class OAuthConfig(BaseModel):
 
     Args:
         token_url: absolute URL without credentials and fragment; https, or http on this machine.
-        client_id, client_secret: as issued by the server.
-        scopes: a sequence, or one string separated by spaces. Without scopes the server chooses.
+        client_id, client_secret: id and secret that the server issued.
+        scopes: a sequence, or one string separated by spaces. Without scopes the server chooses
+            the scopes.
         client_auth: `"basic"` sends id and secret in the Authorization header (section 2.3.1),
-            `"post"` as form fields.
-        default_lifetime: seconds that a token lives if the response has no `expires_in`.
-        refresh_margin: seconds before expiry at which the next token is requested, at most half of
-            the token's lifetime.
+            `"post"` sends them as form fields.
+        default_lifetime: lifetime of a token in seconds if the response has no `expires_in`.
+        refresh_margin: seconds before expiry at which the provider requests the next token, at most
+            half of the token's lifetime.
         allow_insecure: allow http:// to another machine, on a network that you trust.
 
     Raises:

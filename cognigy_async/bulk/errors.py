@@ -28,11 +28,11 @@ class OtherInputError(InputError):
 
 
 class JournalError(BulkError):
-    """The journal cannot be written. Nothing more is sent; the job can be resumed later."""
+    """The journal cannot be written. The job sends no further request and can be resumed later."""
 
 
 class JournalRefusedError(JournalError):
     """The journal is another job's, in use, damaged, lacks its `-wal`, or cannot be created.
 
-    Also raised if a file in the place of the journal or the dead letters may be somebody else's.
+    Also raised if the file of the journal or of the dead letters may belong to somebody else.
     """

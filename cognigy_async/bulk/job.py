@@ -40,13 +40,13 @@ class JobProgress:
     """Progress of a job.
 
     Attributes:
-        done: Completed rows of all runs, failed ones included.
-        failed: Rows of all runs that were not applied.
-        skipped: Rows completed by earlier runs.
-        seen: Rows read.
-        share: Share of the input that was read, by bytes; None if its size is unknown.
-        reason, until: Reason of the latest retry, and its time in seconds of the epoch.
-        total: Rows of the job, an estimate until they are `counted`; None if nothing is known.
+        done: Number of completed rows of all runs, including failed rows.
+        failed: Number of rows of all runs that were not applied.
+        skipped: Number of rows that earlier runs completed.
+        seen: Number of rows that were read.
+        share: Share of the input that was read, by bytes; None if the input's size is unknown.
+        reason, until: Reason of the latest retry, and its time in seconds since 1970.
+        total: Number of rows of the job, an estimate unless `counted` is True; None if unknown.
         counted: True if `total` is exact.
     """
 
@@ -63,22 +63,23 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """Result of a job. Unless noted, it covers all runs of the job.
+    """Result of a job. Unless noted, the numbers cover all runs of the job.
 
     Attributes:
-        inputs: Rows of the job, as far as the input was read.
-        succeeded, failed, ambiguous: Completed rows by outcome.
-        pending: Rows that are not completed: held back behind a failure, or not reached.
-        skipped: Rows completed by earlier runs.
-        requests: Requests sent to the API.
-        retries: Requests that repeated a failed one.
-        retries_by_reason: As in `Metrics.retries`.
-        elapsed: Seconds.
-        quota_utilisation: Share of the quota used by this run; None without a quota.
-        ended: ``"complete"``, ``"stopped"`` by itself, or ``"interrupted"`` from outside.
-        reason: Why it stopped.
-        fault: Error that stopped it: an `InputError`, a `JournalError`, an `AuthenticationError`,
-            a `SharedQuotaError` or a `ClientClosedError`; None if there was none.
+        inputs: Number of rows of the job, as far as the input was read.
+        succeeded, failed, ambiguous: Number of completed rows by outcome.
+        pending: Number of rows that are not completed: held back behind a failed row, or not
+            reached.
+        skipped: Number of rows that earlier runs completed.
+        requests: Number of requests sent to the API.
+        retries: Number of requests that repeated a failed request.
+        retries_by_reason: Number of retries by reason, as in `Metrics.retries`.
+        elapsed: Seconds that the runs took.
+        quota_utilisation: Share of the quota that this run used; None without a quota.
+        ended: ``"complete"``, ``"stopped"`` by the job itself, or ``"interrupted"`` from outside.
+        reason: Reason why the job stopped.
+        fault: Error that stopped the job: an `InputError`, a `JournalError`, an
+            `AuthenticationError`, a `SharedQuotaError` or a `ClientClosedError`; else None.
         notes: Remarks for the user, about the input and about events left to callbacks.
     """
 
@@ -100,7 +101,7 @@ class JobResult:
 
     @property
     def at_limit(self) -> bool:
-        """Return whether a failure limit stopped the job. It would stop the next run too."""
+        """Return whether a failure limit stopped the job. The limit would stop the next run too."""
         return self.ended == "stopped" and self.fault is None and self.reason != FIRST_FAILURE
 
     @property
@@ -134,21 +135,22 @@ class BulkJob:
         async with AsyncStateClient(...) as client:
             result = await job.run(client)
 
-    A run with the same journal continues the job. Rows of one dialog are applied in the order of
-    the input, also across runs. After a crash, rows without a recorded outcome are sent again with
-    the same `Idempotency-Key`; other rows are not. A row with a transition is sent again only if
-    that is safe. Otherwise its outcome is ambiguous.
+    A run with the same journal continues the job. The job applies rows of one dialog in the order
+    of the input, also across runs. After a crash, the job sends rows without a recorded outcome
+    again, with the same `Idempotency-Key`, and no other rows. The job sends a row with a transition
+    again only if that is safe. Otherwise the outcome of the row is ambiguous.
 
     Args:
         source: A path, or ``"-"`` for standard input.
         journal: File of the journal, `{source}.journal` by default. During a run and after a crash,
             `{journal}-wal` belongs to it.
-        dead_letters: File for the rows that were not applied; by default beside the journal. A
-            device or a pipe that is given is written to as well.
+        dead_letters: File for the rows that were not applied; by default a file beside the
+            journal. You may also name a device or a pipe.
         options: Options of the job.
-        circumstances: Further values, by name, that must not change when a job resumes, but for
+        circumstances: Further values by name. A job resumes only with the same values, except for
             `max_in_flight` and `rate`.
-        force: Resume although the input or the options differ, or the `-wal` is missing.
+        force: True resumes a job although the input or the options differ, or the `-wal` file is
+            missing.
 
     Raises:
         ConfigurationError: Two of the files are the same.
@@ -193,7 +195,7 @@ class BulkJob:
                     raise ConfigurationError(f"the {name} and the {other} are one file, {path}")
 
     def stop(self) -> None:
-        """Stop taking rows; requests in flight finish. Call this in the event loop of `run`."""
+        """Stop taking rows. Requests in flight finish. Call `stop` in the event loop of `run`."""
         self._stop_requested = True
         if self._run is not None:
             self._run.stop("interrupted", "interrupted")
@@ -223,18 +225,18 @@ class BulkJob:
     async def run(self, client: AsyncStateClient) -> JobResult:
         """Apply the remaining rows until all are done, `stop` is called or the job stops itself.
 
-        `JobResult.fault` tells of an error that stopped it: an input that cannot be read further,
-        a journal that cannot be written, no access to the server, the file of a shared quota that
-        cannot be used, a closed client. Each row sent has a recorded outcome, or the next run sends
-        it again with the same key.
+        `JobResult.fault` is an error that stopped the job: the input cannot be read further, the
+        journal cannot be written, the server refuses access, the file of a shared quota cannot be
+        used, or the client is closed. If a row was sent and has no recorded outcome, the next run
+        sends the row again with the same key.
 
         If the client has callbacks, the journal records the result of each event. The run ends
-        when all callbacks have finished. After `stop`, it waits five seconds at most.
+        when all callbacks have finished. After `stop`, the run waits five seconds at most.
 
         Raises:
-            JournalRefusedError: The journal belongs to another job, is in use, damaged, lacks its
-                `-wal`, or cannot be created; or a file in its place or in that of the dead letters
-                is a link, or belongs to another user or program; nothing was sent.
+            JournalRefusedError: Nothing was sent. The journal belongs to another job, is in use,
+                is damaged, lacks its `-wal` file, or cannot be created. Or the file of the journal
+                or of the dead letters is a link, or belongs to another user or program.
             InputError: The input cannot be opened; nothing was sent.
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.

@@ -20,16 +20,17 @@ class JobOptions:
         on_failure: ``"continue"`` applies all other rows; ``"pause-dialog"`` holds back rows after
             a failed row of the same dialog; ``"stop"`` takes no more rows.
         max_failures: Stop the job when more rows than this were not applied.
-        canary: Run this many rows first. Run the others only if these succeed: ``"1%"``,
-            ``0.01`` or a number of rows.
-        max_failure_rate: Share of the canary's rows that may fail, by default none. If given, it
-            also limits the share of all rows, without a canary or after it, once 100 are done.
-        coalesce: Send rows that wait for the same dialog as one request.
+        canary: Apply this many rows first, and all others only if the first rows succeed:
+            ``"1%"``, ``0.01`` or a number of rows.
+        max_failure_rate: Share of the canary's rows that may fail; by default no row may fail. A
+            given share also limits the failures among all rows, as soon as 100 rows are done and
+            the canary, if there is one, is over.
+        coalesce: Send waiting rows of the same dialog as one request.
         limit: Apply only this many rows from the beginning.
         only_dialogs: Apply only rows of these dialogs.
         format: Format of the input; by default taken from its name and first bytes.
         text_columns: Columns with the type text; see `TableOptions`.
-        table: How CSV, Excel and Parquet are read.
+        table: Options for reading CSV, Excel and Parquet.
 
     Raises:
         ConfigurationError: An option is not valid.

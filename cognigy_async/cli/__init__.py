@@ -1,6 +1,6 @@
 """The command `cognigy-async`: `main`, and one module or folder for each command; see `app`.
 
-Results go to stdout; progress, logs and errors to stderr. Exit status: 0 applied, 1 not applied,
+Results go to stdout. Progress, logs and errors go to stderr. Exit status: 0 applied, 1 not applied,
 2 invalid usage or settings, 130 interrupted. Requires the extra ``cli``.
 """
 

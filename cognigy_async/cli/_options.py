@@ -70,7 +70,7 @@ EnvFileOption = Annotated[
     typer.Option(
         "--env-file",
         metavar="PATH",
-        help="File with settings, instead of .env. Variables of the environment go before it. Name "
+        help="File with settings, instead of .env. Environment variables override the file. Name "
         "only a file that you trust.",
         exists=True,
         dir_okay=False,
@@ -80,7 +80,7 @@ EnvFileOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also print repeats, waits and warnings as logged.")
+    bool, typer.Option("--verbose", "-v", help="Also print log lines of retries and warnings.")
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Print the whole log, and tracebacks of errors.")
@@ -112,11 +112,11 @@ def settings_file(env_file: Path | None) -> Path:
 
 
 def read_secret(option: str, path: Path) -> bytes:
-    """Return the content of a file without the line end behind it.
+    """Return the content of a file without the line end at its end.
 
     Raises:
         ConfigurationError: the file is empty.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     secret = path.read_bytes().rstrip(b"\r\n")
     if not secret:
@@ -155,10 +155,10 @@ def format_rate(rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None) -> s
 def load_limits(model: str | None, limits: Limits) -> Limits:
     """Return limits with the model that the option ``--model module:Class`` names.
 
-    The module is imported, from the current folder as well.
+    The module may be in the current folder.
 
     Raises:
-        ConfigurationError: It cannot be imported, or is no model of session variables.
+        ConfigurationError: The model cannot be imported, or is no model of session variables.
     """
     if model is None:
         return limits

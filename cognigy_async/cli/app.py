@@ -35,9 +35,9 @@ app = typer.Typer(
     name="cognigy-async",
     help="Write dialog state to Cognigy.AI.",
     epilog=(
-        "Settings come from the environment, or from a file .env, which init writes: "
+        "The commands read settings from the environment, or from a file .env that init writes: "
         "COGNIGY_BASE_URL, COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET (or COGNIGY_API_KEY), and "
-        "others.\n\n"
+        "more.\n\n"
         "Exit status: 0 applied, 1 not applied, 2 invalid usage or settings, 130 interrupted.\n\n"
         + example("demo", "init", "COMMAND --help")
     ),

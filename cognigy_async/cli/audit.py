@@ -43,7 +43,7 @@ def verify(
     head: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="HASH", help="Hash of a record, kept elsewhere, to look for. Repeatable."
+            metavar="HASH", help="Hash that a record must have, kept elsewhere. Repeatable."
         ),
     ] = None,
     after: Annotated[
@@ -54,7 +54,7 @@ def verify(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="File with the key. Default: the variable COGNIGY_AUDIT_KEY.",
+            help="File with the key of the audit. Default: the variable COGNIGY_AUDIT_KEY.",
             exists=True,
             dir_okay=False,
             readable=True,
@@ -66,11 +66,11 @@ def verify(
 ) -> None:
     """Check that no record was changed.
 
-    The first record that was changed, removed, added or moved is named. Give all files of a chain,
-    each once. Missing records at the end of a chain, and an older copy in place of its files, are
-    found only with --head.
+    The command names the first record that was changed, removed, added or moved. Pass every file of
+    a chain once. Only --head finds missing records at the end of a chain, and an older copy in
+    place of its files.
 
-    Exit status: 0 all records are intact, 1 some are not, 2 invalid usage.
+    Exit status: 0 all records are intact, 1 some records are not, 2 invalid usage.
     """
     with report_errors(debug=debug, quiet=quiet):
         report = verify_audit(files, key=_key(key_file, env_file), heads=head or (), after=after)
@@ -106,9 +106,9 @@ def show(
 ) -> None:
     """Print the records of a dialog.
 
-    They are in order of time, and are not verified.
+    The command sorts the records by time and does not verify them.
 
-    Exit status: 0 printed, 1 the files have no record of the dialog, 2 invalid usage.
+    Exit status: 0 records printed, 1 the files have no record of the dialog, 2 invalid usage.
     """
     with report_errors(debug=debug):
         records = [

@@ -34,7 +34,7 @@ def get(
 ) -> None:
     """Print the state of a dialog as JSON.
 
-    Exit status: 0 printed, 1 not read, 2 invalid usage or settings, 130 interrupted.
+    Exit status: 0 state printed, 1 state not read, 2 invalid usage or settings, 130 interrupted.
     """
 
     async def read(client: AsyncStateClient) -> DialogState:
@@ -53,14 +53,14 @@ def update(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Session variable to assign. VALUE is JSON if it can be read as JSON, else text. "
+            help="Session variable to assign. VALUE is JSON, or text if it is no valid JSON. "
             "Repeatable.",
         ),
     ] = None,
     user: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help="User variable to assign, in the same way. Repeatable."
+            metavar="NAME=VALUE", help="User variable to assign, as JSON or text. Repeatable."
         ),
     ] = None,
     next_step: Annotated[
@@ -70,8 +70,8 @@ def update(
         str | None,
         typer.Option(
             metavar="ETAG",
-            help="Write only if the state still has this etag. Copy it from the output of get with "
-            "its quotes.",
+            help="Write only if the state still has this etag. Copy the etag with its quotes from "
+            "the output of get.",
         ),
     ] = None,
     user_id: Annotated[
@@ -98,9 +98,9 @@ def update(
 ) -> None:
     """Assign variables of a dialog, or move it.
 
-    The result is printed as JSON.
+    The command prints the result as JSON.
 
-    Exit status: 0 applied, 1 not applied, 2 invalid usage or settings, 130 interrupted.
+    Exit status: 0 update applied, 1 not applied, 2 invalid usage or settings, 130 interrupted.
     """
     session_variables = parse_assignments("--session", session or ())
     user_variables = parse_assignments("--user", user or ())

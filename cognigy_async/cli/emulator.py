@@ -28,7 +28,7 @@ from ._run import report_errors
 
 DEFAULT_ID = "emulator-client"
 DEFAULT_SECRET = "emulator-secret"
-"""Public, and accepted by emulators only."""
+"""Client secret that is public and that only emulators accept."""
 
 VISIBLE = "Other users can see it in the list of processes; prefer the settings or a file."
 
@@ -45,7 +45,7 @@ def emulator(
         typer.Option(
             metavar="NAME",
             help="Name or address by which clients reach this server, such as the name of a "
-            "container. Loopback and --host need none. Repeatable.",
+            "container. Not needed for loopback and --host. Repeatable.",
         ),
     ] = None,
     api_key: Annotated[
@@ -60,7 +60,7 @@ def emulator(
     ] = None,
     client_id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="OAuth client id to accept (requires its secret)."),
+        typer.Option(metavar="ID", help="OAuth client id to accept (requires a client secret)."),
     ] = None,
     client_secret: Annotated[
         str | None,
@@ -85,8 +85,8 @@ def emulator(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Let something go wrong, with a probability (error_503=0.1, drop_after=0.05) or "
-            "for some seconds (latency=0.2). Repeatable.",
+            help="Inject a fault, with a probability (error_503=0.1, drop_after=0.05) or with a "
+            "time in seconds (latency=0.2). Repeatable.",
         ),
     ] = None,
     strict: Annotated[
@@ -104,11 +104,12 @@ def emulator(
 ) -> None:
     """Serve a test server until Ctrl-C.
 
-    It has the runtime and the sessions API. The first line on stdout is its URL. By default it
-    accepts the credentials of your settings. Without any, it accepts those that it prints. Requests
-    that a web page may have made are refused.
+    The server has the runtime and the sessions API. The command prints the URL on the first line of
+    stdout. By default the server accepts the credentials of your settings. If your settings have no
+    credentials, the command prints some that the server accepts. The server refuses requests that a
+    web page may have made.
 
-    Exit status: 0 stopped, 1 it cannot listen, 2 invalid usage or settings.
+    Exit status: 0 stopped, 1 the server cannot listen, 2 invalid usage or settings.
     """
     with report_errors(debug=debug, quiet=quiet, verbose=verbose):
         key = _secret("--api-key", api_key, api_key_file)

@@ -41,7 +41,7 @@ API_PATH = re.compile(r"/(new(/v2\.0)?|openapi)/*$")
 
 TOKEN_PATHS = {"runtime": "/oauth/token", "sessions": "/auth/oauth2/token"}
 PLAIN = re.compile(r"[\w./:@%+,~=-]*", re.ASCII)
-"""Values that need no quotes, in a shell neither."""
+"""Values that need no quotes, not even in a shell."""
 
 
 def init(
@@ -53,11 +53,11 @@ def init(
 ) -> None:
     """Ask for settings, test them, write .env.
 
-    The test reads once from the server and changes nothing there. A file that exists is replaced
-    only after a yes. The new one has mode 0600: nobody else can read it. To use it, run the other
-    commands in its folder.
+    The test reads once from the server and changes nothing on it. The command replaces an existing
+    file only if you answer yes. The new file has mode 0600: only you can read it. Run the other
+    commands in the folder of the file.
 
-    Exit status: 0 written, 1 not written, 2 no terminal or invalid settings, 130 interrupted.
+    Exit status: 0 file written, 1 not written, 2 no terminal or invalid settings, 130 interrupted.
     """
     with report_errors(debug=debug, verbose=verbose, log=False):
         try:

@@ -100,7 +100,7 @@ class Admission:
     # Pending slots.
 
     def try_acquire_slot(self) -> bool:
-        """Try to acquire a slot without waiting; inside a callback this always succeeds."""
+        """Try to acquire a slot without waiting. Inside a callback, this always succeeds."""
         if self._hooks.has_callbacks and self._hooks.inside_callback():
             self._pending_limit.acquire_beyond_capacity()
             return True
@@ -109,7 +109,7 @@ class Admission:
     async def acquire_slot(
         self, dialog_id: str | None = None, deadline: float | None = None
     ) -> None:
-        """Wait for a free slot and acquire it; the dialogs that wait take turns.
+        """Wait for a free slot and acquire it. Waiting dialogs take turns.
 
         Raises:
             ClientClosedError: The client was closed while waiting.

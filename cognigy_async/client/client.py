@@ -42,7 +42,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def _explains_missing_auth(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Let a missing `auth` fail with the message for an invalid one, which says what to pass."""
+    """Let a missing `auth` raise the message of an invalid `auth`, which says what to pass."""
 
     @wraps(init)
     def with_auth(*args: Arguments.args, **arguments: Arguments.kwargs) -> None:
@@ -60,30 +60,30 @@ class AsyncStateClient:
 
     Args:
         base_url: URL of the API without its path, for example ``"https://api.cognigy.ai"``.
-        auth: Source of credentials; several clients may share one.
+        auth: Source of credentials. Several clients may share one source.
         api: API of the server: `RuntimeApi()`, the default, or `SessionsApi()`.
         max_in_flight: Maximum number of concurrent requests, reads included.
-        max_pending: Maximum number of accepted updates without an outcome; beyond it `update`
-            waits.
-        rate_limit: Requests per time window, token requests excluded: a `RateLimit`, several that
-            hold together, or ``"auto"`` to learn it from response headers and 429 responses; see
-            ``docs/quota.md``.
+        max_pending: Maximum number of accepted updates without an outcome. At the maximum,
+            `update` waits.
+        rate_limit: Maximum number of requests per time window, without token requests: a
+            `RateLimit`, a sequence of limits that all hold, or ``"auto"`` to learn the limit from
+            response headers and 429 responses. See ``docs/quota.md``.
             Shared SaaS allows 1,000 requests in 5 minutes (docs.cognigy.com, "Quotas and Limits").
-        retry: When failed requests are retried; `RetryPolicy()` by default.
-        limits: Limits for variables and sizes; those of the API by default.
-        variables: Model of the session variables. Updates with other names or types are refused;
-            short for `Limits(variables=...)`. See ``docs/values.md``.
+        retry: Rules for the retries of failed requests; `RetryPolicy()` by default.
+        limits: Limits for variables and sizes; the limits of the API by default.
+        variables: Model of the session variables. The client refuses updates with other names or
+            types. Short for `Limits(variables=...)`; see ``docs/values.md``.
         encode: ``"json"`` converts values as pydantic's JSON mode does; see `StateUpdate`.
         coalesce: Merge waiting updates of one dialog into one request if the resulting state is
             the same; see ``docs/coalescing.md``.
-        linger: Seconds that a dialog waits for more updates to coalesce, counted from its oldest.
-            `flush` and `aclose` end the wait.
-        on_failure: ``"pause"`` holds back the later updates of a dialog after a failed one, until
-            `resume`.
+        linger: Seconds that the oldest waiting update of a dialog waits for more updates to
+            coalesce with. `flush` and `aclose` end the wait.
+        on_failure: ``"pause"`` holds back the later updates of a dialog after a failed update,
+            until you call `resume`.
         timeout: Seconds for one request.
         audit: One or more sinks that get a record of each finished update, for example
             `JsonLinesAudit(path)`.
-        transport: HTTP library; the client closes it. `HttpxTransport()` by default.
+        transport: HTTP library, `HttpxTransport()` by default. The client closes the transport.
         allow_insecure: Accept an ``http://`` base URL whose host is not this machine.
 
     Raises:
@@ -176,7 +176,7 @@ class AsyncStateClient:
 
     @property
     def limits(self) -> Limits:
-        """Limits that updates are validated against."""
+        """Limits against which the client validates updates."""
         return self._config.limits
 
     @property
@@ -212,25 +212,27 @@ class AsyncStateClient:
     async def aclose(self, *, drain: bool = True, timeout: float = 30.0) -> CloseReport:
         """Stop accepting, complete all updates, deliver all events, close the connections.
 
-        If it is cancelled, nothing more is sent, and requests in flight complete within `timeout`.
+        If `aclose` is cancelled, the client sends no further request, and requests in flight
+        complete within `timeout`.
 
         Args:
-            drain: Send the updates that are waiting; otherwise only requests in flight complete.
-            timeout: Seconds for all of this. After it, updates in flight end as ambiguous, unsent
-                ones are returned in the report, and undelivered events become dead letters.
+            drain: True sends the updates that are waiting. False only completes requests in flight.
+            timeout: Maximum seconds for the whole close. After that time, updates in flight end as
+                ambiguous, the report returns unsent updates, and undelivered events become dead
+                letters.
 
         Raises:
-            ClientUsageError: Called by a callback of this client, which it would wait for.
+            ClientUsageError: A callback of this client called `aclose`, which waits for callbacks.
         """
         return await self._lifecycle.close(drain=drain, timeout=validate_timeout(timeout))
 
     async def flush(self) -> None:
         """Wait until all updates accepted so far are complete and their events are delivered.
 
-        It waits at most 5 s for audit sinks, and does not wait for updates of paused dialogs.
+        `flush` waits at most 5 s for audit sinks, and does not wait for updates of paused dialogs.
 
         Raises:
-            ClientUsageError: Called by a callback of this client, which it would wait for.
+            ClientUsageError: A callback of this client called `flush`, which waits for callbacks.
         """
         if self._hooks.inside_callback():
             raise ClientUsageError("flush() would wait for the callback that calls it")
@@ -240,7 +242,7 @@ class AsyncStateClient:
             await self._audit.flush()
 
     def paused_dialogs(self) -> Mapping[str, DialogPausedError]:
-        """Return the dialogs that wait for `resume`, each with its failure as `__cause__`."""
+        """Return an error per dialog that waits for `resume`; its `__cause__` is the failure."""
         engine = self._lifecycle.engine
         return engine.completion.paused() if engine is not None else {}
 
@@ -251,13 +253,13 @@ class AsyncStateClient:
     def quota_state(self) -> QuotaState:
         """Return the requests that still count against the rate limits, as JSON.
 
-        Save it before a restart and pass it to `restore_quota` after it. Limits shared through a
-        file are not included; the file itself persists them.
+        Save the result before a restart, and pass it to `restore_quota` after the restart. The
+        result has no requests of limits that are shared through a file: the file keeps them.
         """
         return self._lifecycle.require_open_engine().save_quota()
 
     def restore_quota(self, state: QuotaState) -> None:
-        """Count the requests in a `quota_state`, for example one that the previous process saved.
+        """Count the requests in a result of `quota_state` that the previous process saved.
 
         Raises:
             ConfigurationError: `state` is not a result of `quota_state`.
@@ -286,16 +288,17 @@ class AsyncStateClient:
     ) -> UpdateResult:
         """Assign variables of one dialog, optionally with a transition, and wait for the result.
 
-        An update that is cancelled before it is sent is never sent. One that is cancelled later
-        completes its request and is not retried.
+        If the caller is cancelled before the client has sent the update, the client never sends
+        it. If the caller is cancelled later, the request completes and is not retried.
 
         Args:
             dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata:
                 See `StateUpdate`.
-            retry, timeout, coalesce: Replace the client's own for this update.
-            deadline: Seconds from now after which no request of this update is sent. Every wait
-                counts. A request already in flight completes and its result counts.
-            priority: ``"bulk"`` yields to live work and waits for a server that is unavailable.
+            retry, timeout, coalesce: Replace the arguments of the client for this update.
+            deadline: Seconds from now. After them, the client sends no request of this update.
+                Time in queues and between retries counts. A request in flight completes, and its
+                result is the result of the update.
+            priority: ``"bulk"`` lets live work go first, and waits while the server is unavailable.
 
         Returns:
             UpdateResult: The update was applied.
@@ -306,7 +309,8 @@ class AsyncStateClient:
             UpdateError: The update failed; each subclass stands for one reason.
             DeadlineExceededError: The deadline passed, or is known to be too early.
             DialogPausedError: The dialog is paused after a failure.
-            SharedQuotaError: A bulk update, and the file of a shared limit cannot be used.
+            SharedQuotaError: The update has priority ``"bulk"``, and the file of a shared limit
+                cannot be used.
             AuditError: A strict audit sink does not accept records; nothing was sent.
             ClientUsageError: The client is closed, or belongs to another event loop.
 
@@ -329,8 +333,8 @@ class AsyncStateClient:
         if not admission.try_acquire_slot():
             await admission.acquire_slot(dialog_id, options.deadline)
         item = admission.enqueue(update, options, self._waiters)
-        # Thousands of these calls may wait at a time. Release objects that are not needed any
-        # more, and do not create the coroutine of `_wait`.
+        # Thousands of calls of `update` may wait at a time. To save memory, release objects that
+        # the call does not need any more, and do not create the coroutine of `_wait`.
         del update, session, user
         try:
             await self._waiters.wait(item)
@@ -345,9 +349,9 @@ class AsyncStateClient:
     async def submit(
         self, update: UpdateInput, **arguments: Unpack[SubmitArguments]
     ) -> PendingUpdate:
-        """Accept an update and return its handle; wait first if no pending slot is free.
+        """Accept an update and return its handle. Wait first if no pending slot is free.
 
-        A failure that nobody awaits is logged; see `PendingUpdate`.
+        The client logs a failure that nobody awaits; see `PendingUpdate`.
 
         Args:
             update: A `StateUpdate`, or a mapping of its arguments.
@@ -372,10 +376,10 @@ class AsyncStateClient:
     def submit_nowait(
         self, update: UpdateInput, **arguments: Unpack[SubmitArguments]
     ) -> PendingUpdate:
-        """Accept an update without waiting, and return its handle; arguments as for `submit`.
+        """Accept an update without waiting, and return its handle. Takes the arguments of `submit`.
 
         Raises:
-            QueueFullError: `max_pending` updates are accepted and not complete.
+            QueueFullError: The client holds `max_pending` updates without an outcome.
             CognigyError: See `submit`.
         """
         valid = self._config.parse(update)
@@ -392,26 +396,26 @@ class AsyncStateClient:
     ) -> UpdateStream:
         """Send many updates, and iterate over their outcomes, one for each input.
 
-        Updates of one dialog are sent in the order of the input, those of different dialogs
-        concurrently. By default they are bulk work: they yield to `update`, wait for a server that
-        is unavailable, and spread the last tenth of each rate-limit window, so that `update` soon
-        finds room in it.
+        The client sends updates of one dialog in the order of the input, and updates of different
+        dialogs concurrently. By default the updates are bulk work: calls of `update` go first, and
+        bulk updates wait while the server is unavailable. Bulk updates spread the last tenth of
+        each rate-limit window over time, so that a call of `update` does not wait long for it.
 
         Args:
             updates: An iterable or asynchronous iterable of `StateUpdate` or mappings of its
                 arguments.
-            retry, timeout, coalesce: Replace the client's own for these updates.
-            deadline: Seconds from now for all of them; see `update`. A late update becomes an
-                outcome with a `DeadlineExceededError`.
-            priority: ``"live"`` gives each of them the priority of a call of `update`.
+            retry, timeout, coalesce: Replace the arguments of the client for these updates.
+            deadline: Seconds from now for all updates together; see `update`. A late update becomes
+                an outcome with a `DeadlineExceededError`.
+            priority: ``"live"`` gives each update the priority of a call of `update`.
             watch: See `spi.UpdateWatch`.
 
         Raises:
             TypeError: `updates` cannot be iterated.
-            SharedQuotaError: The file of a shared limit cannot be used; raised while iterating,
-                after the outcomes.
-            ClientUsageError: The client is not open; raised while iterating, and at once if there
-                is a deadline.
+            SharedQuotaError: The file of a shared limit cannot be used. Iterating raises this
+                error, after the outcomes.
+            ClientUsageError: The client is not open. Iterating raises this error; with a
+                `deadline`, the call of `update_many` raises it.
 
         Example::
 
@@ -426,7 +430,7 @@ class AsyncStateClient:
     # Other operations.
 
     async def get_state(self, dialog_id: str, **arguments: Unpack[SendArguments]) -> DialogState:
-        """Read the state of a dialog; reads do not wait for the writes of the dialog.
+        """Read the state of a dialog without waiting for updates of the dialog.
 
         Args:
             dialog_id: Id of the dialog.
@@ -456,26 +460,27 @@ class AsyncStateClient:
         metadata: Mapping[str, str] | None = None,
         **arguments: Unpack[SendArguments],
     ) -> UpdateResult | None:
-        """Read the state, let `fn` decide what to write, and write it if the state is unchanged.
+        """Read the state, call `fn` with it, and write the result if the state is unchanged.
 
-        If it changed, start over. Concurrent `modify` calls for one dialog lose no update, not
-        even across processes. It needs the etags of the runtime API; see the tutorial.
+        If the state changed, `modify` starts over. Concurrent `modify` calls for one dialog lose
+        no update, even from several processes. `modify` needs the etags of the runtime API; see
+        the tutorial.
 
         Args:
             dialog_id: Id of the dialog.
-            fn: Plain function, called in the event loop with the `DialogState`, possibly several
-                times. It returns a mapping with `session`, `user` or `next_step`, or None to write
-                nothing.
+            fn: Plain function. The client calls it in the event loop with the `DialogState`,
+                possibly several times. `fn` returns a mapping with `session`, `user` or
+                `next_step`, or None to write nothing.
             metadata: See `StateUpdate`.
             retry, timeout, deadline, priority: See `update`.
 
         Returns:
-            UpdateResult: The write was applied. None: `fn` decided to write nothing.
+            UpdateResult: The write was applied. None: `fn` returned None, and nothing was written.
 
         Raises:
             UnsupportedByApiError: The API has no versions.
             TypeError: `fn` is not a plain function.
-            Exception: Raised by `fn`, or see `update`.
+            Exception: `fn` raised it, or the write failed; see `update`.
 
         Example::
 
@@ -508,17 +513,18 @@ class AsyncStateClient:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
     ) -> UpdateResult:
-        """Reset the context of a session after all updates of it that were accepted earlier.
+        """Reset the context of a session, after all updates of the session accepted before.
 
-        A reset without a response is not retried: it may erase what the flow has written since. It
-        sends ``POST /new/v2.0/sessions/{id}/context/reset`` (docs.cognigy.com, API reference).
+        The client does not retry a reset that got no response: a second reset may erase what the
+        flow has written since the first. The client sends
+        ``POST /new/v2.0/sessions/{id}/context/reset`` (docs.cognigy.com, API reference).
 
         Args:
             dialog_id: Id of the session.
             user_id: Owner of the session.
-            flow_reference_id: Id of the flow whose context is reset; sent if given.
-            entrypoint: Id of the project or snapshot of that flow; sent if given.
-            retry, timeout: Replace the client's own.
+            flow_reference_id: Optional id of the flow whose context the server resets.
+            entrypoint: Optional id of the project or snapshot of that flow.
+            retry, timeout: Replace the arguments of the client.
 
         Raises:
             UnsupportedByApiError: The API has no resets.
@@ -535,7 +541,7 @@ class AsyncStateClient:
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
     ) -> UpdateResult:
-        """Reset the state of a session's flow to its default; arguments as for `reset_context`."""
+        """Reset the state of a session's flow to the default. Takes the same as `reset_context`."""
         return await self._reset(dialog_id, "state", user_id, (), retry, timeout)
 
     # Steps that several methods share.

@@ -53,7 +53,7 @@ class ClientConfig:
     """The arguments of `AsyncStateClient`, validated.
 
     Attributes:
-        default_options: Send options of an operation that sets no arguments itself.
+        default_options: Send options of a call without send arguments.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -135,7 +135,7 @@ class ClientConfig:
         coalesce: bool | None = None,
         watch: UpdateWatch | None = None,
     ) -> SendOptions:
-        """Return the send options of one operation; None stands for the client's own value.
+        """Return the send options of one operation; None stands for the client's argument.
 
         Args:
             deadline: Time of the client's clock.

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class PendingUpdate:
-    """An accepted update. Awaiting it returns its `UpdateResult` or raises its error.
+    """Handle of an accepted update. Awaiting the handle returns the `UpdateResult` or raises.
 
-    Any number of tasks may await it, more than once, or none at all. Cancelling such a task does
-    not cancel the update; `withdraw` does. It belongs to the event loop of its client, and raises
-    `ClientUsageError` in another one.
+    Any number of tasks may await the handle, also several times. Cancelling a task that awaits the
+    handle does not cancel the update; `withdraw` does. The handle belongs to the event loop of its
+    client, and raises `ClientUsageError` in another event loop.
 
-    A failure that nobody awaits, and that no callback of `on_update_failed` gets, is logged at
-    ERROR when the handle is collected, as asyncio does for tasks.
+    If nobody awaits a failure, and no callback of `on_update_failed` gets it, the client logs the
+    failure at ERROR when the handle is collected, as asyncio does for tasks.
 
     Example::
 
@@ -60,7 +60,7 @@ class PendingUpdate:
         return self._item.completed
 
     def withdraw(self) -> bool:
-        """Withdraw the update. Return True if it was not sent and will never be sent.
+        """Withdraw the update. Return True if the client has not sent it and never will.
 
         Raises:
             ClientUsageError: Called in another event loop.

@@ -27,7 +27,8 @@ class Plan:
         updates: Number of valid inputs.
         invalid: Number of invalid inputs, which become outcomes with an error.
         dialogs: Number of different dialogs.
-        requests: Minimum number of requests: no retries, and every merge that coalescing allows.
+        requests: Minimum number of requests, with no retries and with every merge that coalescing
+            allows.
         seconds: Minimum time from the first request to the last under the rate limit; None without
             a rate limit.
         warning: Text with a problem and its remedy, or None.
@@ -50,22 +51,23 @@ def plan(
     session_ttl: float | None = None,
     api: StateApi | None = None,
 ) -> Plan:
-    """Estimate the requests of `update_many`. This needs no client and sends nothing.
+    """Estimate the requests of `update_many`. `plan` needs no client and sends nothing.
 
-    The input is read once and not kept. Memory grows with the number of dialogs, and with their
-    number of variables if updates are coalesced.
+    `plan` reads the input once and does not keep it. Memory grows with the number of dialogs and,
+    if updates are coalesced, with the number of variables per dialog.
 
     Args:
         updates: An iterable of `StateUpdate` or mappings of its arguments.
         rate_limit, coalesce, limits, api: See `AsyncStateClient`.
-        session_ttl: Seconds that an unused session lives, for many endpoints 1,800 by default
-            (docs.cognigy.com, "Quotas and Limits"). A longer job gets a warning.
+        session_ttl: Seconds after which the server deletes an unused session, for many endpoints
+            1,800 by default (docs.cognigy.com, "Quotas and Limits"). A job that takes longer gets
+            a warning.
 
     Raises:
-        ConfigurationError: A rate limit without numbers, such as ``"auto"``, or an invalid
-            `session_ttl`.
+        ConfigurationError: The rate limit has no numbers, as ``"auto"``, or `session_ttl` is
+            invalid.
         TypeError: `updates` cannot be iterated.
-        Exception: Raised by `updates`.
+        Exception: Iterating over `updates` raised it.
 
     Example::
 

@@ -17,9 +17,9 @@ async def probe_inject(
 ) -> Injection | None:
     """Inject twice and find out from the responses whether the second one replaces the first.
 
-    The vendor does not document this. The probe writes the variables ``probe_kept`` and
-    ``probe_object``. If inject replaces, all other variables of the context are lost: use a session
-    that nobody needs.
+    The vendor does not document what inject does. The probe writes the variables ``probe_kept`` and
+    ``probe_object``. If inject replaces the context, the session loses all other variables: use a
+    session that nobody needs.
 
     Args:
         client: Client with `SessionsApi`.
@@ -27,9 +27,9 @@ async def probe_inject(
         user_id: Owner of the session; see `AsyncStateClient.update`.
 
     Returns:
-        ``"merge"``: Variables that an injection does not name stay, others are replaced whole.
-        ``"merge recursively"``: Objects are merged with objects as well. Use
-        ``SessionsApi(inject="merge")`` for both, and ``SessionsApi(inject="replace")`` for
+        ``"merge"``: Inject keeps variables that it does not name and replaces the others whole.
+        ``"merge recursively"``: Inject also merges objects into objects. Use
+        ``SessionsApi(inject="merge")`` for both results, and ``SessionsApi(inject="replace")`` for
         ``"replace"``. None: The responses do not contain the context.
 
     Raises:

@@ -56,17 +56,17 @@ AWAITED = (
 class UpdateStream:
     """The outcomes of `update_many`, one for each input, in the order of completion.
 
-    Iterate over it, preferably inside ``async with``: leaving the block withdraws unsent
-    updates. Without the block, accepted updates are sent even if nobody reads their outcomes. An
-    asynchronous input is read on until the client is closed. `drain` sends all rows in one call.
+    Iterate over the stream inside ``async with``: leaving the block withdraws unsent updates.
+    Without the block, the client sends accepted updates even if nobody reads their outcomes, and
+    reads an asynchronous input until the client is closed. `drain` sends all rows in one call.
 
-    A stream that ends before all rows were sent logs their number at WARNING, unless `stop` was
-    called before.
+    A stream that ends before all rows were sent logs the number of unsent rows at WARNING, unless
+    `stop` was called before.
 
-    The stream takes inputs when workers need them, or without delay if updates are coalesced. It
-    holds at most half of `max_pending` inputs, unread outcomes included. An invalid input becomes
-    an outcome with an error. An exception of the input itself is raised here, after the outcomes
-    of the inputs before it; so is a `SharedQuotaError`, after which no input is taken.
+    The stream takes inputs when workers need them, or without delay if updates are coalesced. The
+    stream holds at most half of `max_pending` inputs, unread outcomes included. An invalid input
+    becomes an outcome with an error. If the input raises an exception, the stream raises it after
+    the outcomes of the earlier inputs. A `SharedQuotaError` ends the stream in the same way.
 
     Example::
 
@@ -96,12 +96,12 @@ class UpdateStream:
             self._inputs = _iterator(updates)
         self._outcomes: deque[UpdateOutcome] = deque()
         self._incomplete: dict[WorkItem, None] = {}
-        """The items without an outcome, in the order of the input."""
+        """The work items without an outcome, in the order of the input."""
         self._taken = 0
         self._held = 0
         self._exhausted = False
         self._reported = False
-        """True if the rows that were not sent are no news to the caller, or were logged."""
+        """True if the caller knows that rows were not sent, or the stream has logged it."""
         self._input_error: BaseException | None = None
         self._input_close_error: Exception | None = None
         self._reader: anyio.Event | None = None
@@ -153,12 +153,12 @@ class UpdateStream:
             self._report_unsent()
 
     async def drain(self) -> DrainReport:
-        """Send all remaining rows, wait for their outcomes, and return their numbers.
+        """Send all remaining rows, wait for their outcomes, and return a count of each outcome.
 
-        Outcomes that were read before do not count.
+        Outcomes that were read before `drain` do not count.
 
         Raises:
-            Exception: The input raised it; the rows before it are sent and have ended.
+            Exception: The input raised it. The rows before the exception are sent and complete.
             SharedQuotaError, ClientClosedError: See `AsyncStateClient.update_many`.
 
         Example::
@@ -184,8 +184,8 @@ class UpdateStream:
     def stop(self) -> None:
         """Take no more input, withdraw unsent updates, and let requests in flight complete.
 
-        All outcomes can still be read. A withdrawn update has an `UpdateWithdrawnError`. An update
-        that was waiting for a retry has its last error.
+        You can still read all outcomes. The outcome of a withdrawn update has an
+        `UpdateWithdrawnError`. The outcome of an update that waited for a retry has its last error.
         """
         self._reported = True
         self._inputs = None

@@ -1,8 +1,8 @@
 """A server that behaves like Cognigy.AI's APIs, for tests and demonstrations.
 
-It implements versions and etags, scopes, quotas, idempotency keys and the constraints on
-variables, injects faults, and counts violations of the rules for clients. In a test it runs in the
-process, on asyncio and on trio::
+The emulator implements versions and etags, scopes, quotas, idempotency keys and the constraints on
+variables. It injects faults, and counts violations of the rules for clients. In a test, the
+emulator runs in the process of the test, on asyncio and on trio::
 
     @pytest.fixture
     async def cognigy():
@@ -20,8 +20,8 @@ process, on asyncio and on trio::
         assert emulator.dialogs["d-1"].session == {"cart_total": 149.99}
         assert not emulator.stats.violations()
 
-`serve` runs it over sockets in asyncio, `run` in the foreground; both need the extra ``emulator``.
-Times are by the clock of the event loop, so that a virtual clock works too.
+`serve` runs the emulator on a socket in asyncio. `run` runs it in the foreground. Both functions
+need the extra ``emulator``. The emulator uses the clock of the event loop, also a virtual clock.
 """
 
 from .app import Emulator

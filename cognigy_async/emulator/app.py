@@ -33,21 +33,21 @@ class Emulator:
     A session is a dialog too: each API can read the writes of the other API.
 
     Args:
-        api_key: Value of `X-API-Key` to accept, with all scopes; None for none.
+        api_key: Value of `X-API-Key` to accept, with all scopes; None to accept no key.
         client_id, client_secret: OAuth client to accept, at ``/oauth/token`` and at
             ``/auth/oauth2/token``.
         rules: Rules by which requests are validated and applied.
         throttling: Quotas, and the headers that announce them.
         faults: Faults to inject; assign to `faults` to change them at any time.
         strict: Answer 404 for a dialog, session or profile that `add_dialog` or `add_profile` has
-            not added, as ``Rules(create_dialogs=False)`` does. By default each exists as soon as it
-            is requested.
+            not added, as ``Rules(create_dialogs=False)`` does. By default the emulator creates a
+            dialog, session or profile at the first request for it.
         seed: Random seed of faults and tokens.
 
     Attributes:
         dialogs: Dialogs and sessions that were written, by id.
         profiles: Contact profiles that were written, by id.
-        stats: Counters of what was seen.
+        stats: Counters of requests, faults and violations.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Emulator:
 
     @property
     def faults(self) -> Faults:
-        """The faults in force; assign others at any time."""
+        """The faults in force. You may assign other `Faults` at any time."""
         return self._faults.faults
 
     @faults.setter
@@ -105,14 +105,15 @@ class Emulator:
         """Choose the faults of the next requests, one step for each.
 
         A step is the name of a fault with a probability, ``"error_500_applied"`` (502, 504),
-        ``"hang_applied"``, ``"ok"`` for no fault, or a status from 300 to 599. A request that is
-        refused for its credentials or by a quota takes no step. ``"token_failure"`` goes to the
-        next token request.
+        ``"hang_applied"``, ``"ok"`` for no fault, or a status from 300 to 599. A request that the
+        emulator refuses for its credentials or by a quota takes no step. The next token request
+        takes the step ``"token_failure"``.
 
         Args:
-            steps: Steps, which are appended to earlier ones.
-            dialog_id: Dialog whose requests take them, before steps for any dialog; None for any.
-            method: Method of the requests that take them; "PATCH" stands for the POST of the
+            steps: Steps to append to the earlier steps.
+            dialog_id: Dialog whose requests take the steps, before the steps for any dialog; None
+                for any dialog.
+            method: Method of the requests that take the steps. "PATCH" stands for the POST of the
                 sessions API too.
 
         Raises:
@@ -153,7 +154,7 @@ class Emulator:
         return added
 
     def revoke_tokens(self) -> None:
-        """Revoke all tokens issued so far; requests with one are answered 401."""
+        """Revoke all tokens issued so far. Requests with a revoked token get 401."""
         self._tokens.revoke_all()
 
     def reset(self) -> None:

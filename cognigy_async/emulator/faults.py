@@ -60,25 +60,28 @@ class Faults:
     the sessions API as well.
 
     Args:
-        latency: Minimum time to a response; half of it passes before the update is applied.
+        latency: Minimum time to a response. The emulator applies the update after half of the time.
         latency_jitter: Maximum of the additional latency, which is uniformly distributed.
-        error_500, error_502, error_503, error_504: The status is answered and nothing applied.
-        error_applies: Share of 500, 502 and 504 (not of 503) that are applied nevertheless.
+        error_500, error_502, error_503, error_504: The emulator answers with the status and applies
+            nothing.
+        error_applies: Share of the requests with a 500, 502 or 504 (not 503) that the emulator
+            applies nevertheless.
         drop_before: The connection is closed without a response; nothing is applied.
         drop_after: The request is applied, then the connection is closed without a response.
         competitor: Another client writes the dialog just before a PATCH, so that its `If-Match`
             fails. A PATCH without `If-Match` is applied.
-        conflict: A PATCH is answered 409, with or without `If-Match`, and not applied.
-        throttle_tenant, throttle_dialog: A pause of `throttle_seconds` begins. This request and
-            all until its end are answered 429.
-        throttle_seconds: Length of such a pause.
+        conflict: The emulator answers 409 to a PATCH, with or without `If-Match`, and does not
+            apply it.
+        throttle_tenant, throttle_dialog: A pause of `throttle_seconds` begins. The emulator answers
+            429 to this request and to all requests until the end of the pause.
+        throttle_seconds: Length of a pause.
         retry_after_503: `Retry-After` of a 503; None omits the header.
         token_latency: Time that the token endpoint takes.
         token_failure: The token endpoint answers 500.
         token_expiry: The request is answered 401 and its token is revoked.
         malformed: The request is applied and answered 200, with truncated JSON.
         hang: The request is never answered.
-        hang_applies: Whether a request that is never answered is applied.
+        hang_applies: True applies the requests that are never answered.
         brown_out: A brown-out begins with this request: for `brown_out_seconds` the server is slow
             and some requests fail.
         brown_out_seconds: Length of a brown-out.

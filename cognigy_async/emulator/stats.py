@@ -22,8 +22,8 @@ class Stats:
     """Counters since the start or the last reset.
 
     By convention, updates of a dialog may assign an integer session variable ``seq`` that grows
-    from update to update. It shows the emulator whether updates arrive in order. `Idempotency-Key`
-    and ``seq`` show whether an update is applied more than once.
+    from update to update. By ``seq``, the emulator sees whether updates arrive in order. By
+    `Idempotency-Key` and ``seq``, it sees whether an update is applied more than once.
 
     A request whose client has given up (a timeout, a closed connection) is not in flight, even if
     the server still works on it.

@@ -1,8 +1,8 @@
 """Observers are notified of every update and each of its requests, for example for tracing.
 
-Callbacks run in the background after an outcome. An `Observer` is called synchronously
-in the event loop and may add headers to a request. It must be fast; its exceptions are logged and
-change nothing.
+Callbacks run in the background after an outcome. The client calls an `Observer` synchronously in
+the event loop. An observer may add headers to a request, and must be fast. The client logs the
+exceptions of an observer, and they have no other effect.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
 
 
 class Observation(Protocol):
-    """Observes one operation from its acceptance to its outcome; one request at a time."""
+    """Observes one operation from its acceptance to its outcome. Its requests never overlap."""
 
     def request_starts(self, request: Request, attempt: int) -> None:
-        """Handle a request that is about to be sent; headers may be added to it.
+        """Handle a request that the client is about to send. You may add headers to the request.
 
         Args:
-            request: The request. It has no credentials at first, later those of the last attempt.
+            request: The request. At the first attempt, the request has no credentials yet; at later
+                attempts, the request has the credentials of the attempt before.
             attempt: Number of the attempt, from 1.
         """
         ...
@@ -44,12 +45,12 @@ class Observation(Protocol):
 
 
 class Observer(Protocol):
-    """Observes all operations of the clients that it is added to with `add_observer`."""
+    """Observes all operations of each client to which `add_observer` has added the observer."""
 
     def accepted(self, operation: Operation, dialog_id: str, update_id: str) -> Observation | None:
         """Return an `Observation` for a new operation, or None to ignore the operation.
 
-        Called in the context of the caller, before the first request.
+        The client calls this in the context of the caller, before the first request.
         """
         ...
 

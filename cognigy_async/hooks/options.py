@@ -15,13 +15,14 @@ class HookOptions(TypedDict, total=False):
     """Options of a callback.
 
     Keys:
-        timeout: Seconds for one call; 10.
-        retries: Further calls after a failed one; 3.
-        concurrency: Maximum number of concurrent calls, for different dialogs; 16.
-        max_queue: Maximum number of events with a slot; 10,000.
-        overflow: Effect of a full queue. ``"wait"``, the default, delays the sending of updates;
+        timeout: Seconds for one call; 10 by default.
+        retries: Maximum number of further calls after a failed call; 3 by default.
+        concurrency: Maximum number of concurrent calls, for different dialogs; 16 by default.
+        max_queue: Maximum number of queued events and updates being sent; 10,000 by default.
+        overflow: Effect of a full queue. ``"wait"``, the default, delays the sending of updates.
             ``"dead_letter"`` passes the events to the dead-letter handler.
-        on_dead_letter: Called with a `DeadLetter` for each event that could not be delivered.
+        on_dead_letter: Function that the client calls with a `DeadLetter` for each event that the
+            callback did not handle.
     """
 
     timeout: float

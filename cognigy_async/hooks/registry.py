@@ -134,9 +134,9 @@ class CallbackRegistry:
 class Register:
     """Registers callbacks, as a function or as a decorator, with or without options.
 
-    A callback is an async function, or a plain one, which runs in a worker thread. It is called in
-    the background with an `UpdateEvent`; the events of one dialog come in order. A callback that
-    fails or hangs does not fail the update. See `HookOptions` for the options.
+    A callback is an async function, or a plain function, which runs in a worker thread. The client
+    calls a callback in the background with an `UpdateEvent`, in order for each dialog. A callback
+    that fails or hangs does not fail the update. See `HookOptions` for the options.
 
     Example::
 

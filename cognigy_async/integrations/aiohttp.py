@@ -44,14 +44,14 @@ def client_ctx(
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return a context for `cleanup_ctx` that keeps one client open for all requests.
 
-    Contexts end in reverse order. Append this one after those of the resources that the client's
-    callbacks use, so that they outlive the last callback.
+    Contexts end in reverse order. Append the context of the client after the contexts of resources
+    that the client's callbacks use, so that the resources outlive the last callback.
 
     Args:
         make_client: Function that is called at the start of the application and returns a new,
             unopened client with its callbacks registered.
         drain_timeout: Seconds in which the shutdown sends accepted updates and delivers events.
-            Updates that were not sent by then are logged by `update_id` and `dialog_id`.
+            The client logs unsent updates by `update_id` and `dialog_id`.
 
     Raises:
         ConfigurationError: `drain_timeout` is not a positive, finite number of seconds.
@@ -70,8 +70,9 @@ def client_ctx(
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer a `CognigyError` of a handler with problem details, as by `problems`.
 
-    Errors that are mistakes in the service are raised: aiohttp answers 500 and logs them. An
-    invalid value is such a mistake unless it came from the caller; see `add_error_handlers`.
+    An error that is a mistake in the service stays raised: aiohttp answers 500 and logs it. An
+    invalid value is a mistake in the service unless it came from the caller; see
+    `add_error_handlers`.
     """
     try:
         return await handler(request)

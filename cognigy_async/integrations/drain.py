@@ -34,8 +34,9 @@ async def open_client(
 ) -> AsyncGenerator[AsyncStateClient]:
     """Open the client; on exit send accepted updates and deliver events within `drain_timeout`.
 
-    After an exception or a cancellation nothing more is sent, but requests in flight get that time
-    as well. Updates that were not sent are logged by `update_id` and `dialog_id`.
+    After an exception or a cancellation, the client sends no further request, but requests in
+    flight may complete within `drain_timeout`. The client logs unsent updates by `update_id` and
+    `dialog_id`.
     """
     async with client:
         drain = False

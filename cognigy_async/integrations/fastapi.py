@@ -59,11 +59,12 @@ def client_lifespan(
 
     Args:
         make_client: Function that is called at each start of the application, with the state that
-            `lifespan` yielded; it returns a new, unopened client with its callbacks registered.
-        lifespan: Lifespan of your own. It begins before the client is made and ends after the
-            client is closed, so that its resources outlive the last callback. Its state is kept.
+            `lifespan` yielded. It returns a new, unopened client with its callbacks registered.
+        lifespan: Optional lifespan of the application. It begins before the client is made and ends
+            after the client is closed, so that its resources outlive the last callback. Requests
+            also get the state that it yields.
         drain_timeout: Seconds in which the shutdown sends accepted updates and delivers events.
-            Updates that were not sent by then are logged by `update_id` and `dialog_id`.
+            The client logs unsent updates by `update_id` and `dialog_id`.
 
     Raises:
         ConfigurationError: `drain_timeout` is not a positive, finite number of seconds.
@@ -106,10 +107,10 @@ StateClient: TypeAlias = Annotated[AsyncStateClient, Depends(get_client)]
 def add_error_handlers(app: Starlette) -> None:
     """Answer with problem details (see `problems`) when a request handler raises `CognigyError`.
 
-    Your own error handlers for its subclasses take precedence. Errors that are mistakes in the
-    service, and those of websockets, are raised: the server answers 500 and logs them. An invalid
-    value is such a mistake unless it came from the caller: in a `StateUpdate` or the variables of
-    the body, or as a dialog id in the path or the query.
+    Your own error handlers for subclasses of `CognigyError` take precedence. An error that is a
+    mistake in the service, or that a websocket raised, stays raised: the server answers 500 and
+    logs it. An invalid value is a mistake in the service unless the value came from the caller: in
+    a `StateUpdate` or the variables of the body, or as a dialog id in the path or the query.
     """
     app.add_exception_handler(CognigyError, _answer)
 

@@ -11,12 +11,13 @@ from cognigy_async import AsyncStateClient
 class Health:
     """Health of a client.
 
-    A server that is down or throttles makes neither `alive` nor `ready` false: restarting the
-    service, or sending its requests to another one, would not help. Alert on the metrics for that.
+    `alive` and `ready` stay True while the server is down or throttles, because restarting your
+    service, or sending its requests to another instance, would not help. Alert on the metrics to
+    notice such a server.
 
     Attributes:
-        alive: Whether the client is open. A closed client cannot be opened again.
-        ready: Whether the client is open and can accept more updates.
+        alive: True if the client is open. A closed client cannot be opened again.
+        ready: True if the client is open and can accept more updates.
         pending: Number of updates that are accepted and not completed.
         in_flight: Number of requests in flight.
         paused: Number of dialogs that are paused until `resume`.
@@ -36,8 +37,8 @@ def health(client: AsyncStateClient, *, max_pending: int = 10_000) -> Health:
 
     Args:
         client: Client to check.
-        max_pending: The client is not ready at this number of pending updates: the client's own
-            `max_pending`, or less to stop traffic earlier.
+        max_pending: Number of pending updates at which `ready` is False. Pass the `max_pending` of
+            the client, or a smaller number to stop traffic earlier.
     """
     # Not `snapshot`, which computes percentiles too: probes are frequent.
     metrics = client.metrics

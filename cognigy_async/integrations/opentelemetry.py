@@ -95,7 +95,7 @@ def instrument(
 
     Args:
         client: Client, open or not.
-        tracer_provider, meter_provider: Providers; None for the global ones.
+        tracer_provider, meter_provider: Providers; None for the global providers.
         name: Attribute ``cognigy.client.name`` of all metrics. Several clients of a process need
             different names, or their counters overwrite each other.
     """

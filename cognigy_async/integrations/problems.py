@@ -1,9 +1,9 @@
 """Problem details (RFC 9457) that answer a `CognigyError` to the callers of a service.
 
 `ConfigurationError`, `ClientUsageError` and `CallbackError` are mistakes in the service and have no
-problem details. An invalid value is one too unless it came from the caller; see `callers`. Texts
-are fixed: no server message, no remedy for operators, no value and no secret reaches the caller.
-The log has the rest, by `update_id`.
+problem details. An invalid value is also a mistake in the service unless it came from the caller;
+see `callers`. Texts are fixed: no server message, no remedy for operators, no value and no secret
+reaches the caller. The log has these details, by `update_id`.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ class UpdateEvent:
     """The outcome of one update, as callbacks get it.
 
     Attributes:
-        dialog_id, update_id: the update.
-        update: the written update; None for a reset, or if `modify` failed without an update.
-        result: result of an applied update, else None.
-        error: error of a failed update, else None.
+        dialog_id, update_id: ids of the dialog and of the update.
+        update: the written update; None for a reset, or if `modify` failed before it had an update.
+        result: result of the update if the server applied it, else None.
+        error: error of the update if it failed, else None.
         metadata: metadata that the caller passed with the update.
     """
 
@@ -45,9 +45,9 @@ class DeadLetter:
     """An event that a callback did not handle.
 
     Attributes:
-        event: the event.
-        error: the reason; its `__cause__` is the last exception of the callback, if it was called.
-        attempts: number of calls of the callback.
+        event: the event that the callback did not handle.
+        error: the reason. `error.__cause__` is the last exception of the callback, if any.
+        attempts: number of calls of the callback with this event.
     """
 
     event: UpdateEvent
@@ -69,15 +69,16 @@ class UpdateWatch(Protocol):
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
         """Record that a request is about to be sent; the request waits until this returns.
 
-        Called before each attempt of a request that must not be repeated blindly (with a
-        transition or `if_match`), or that must be repeated unchanged (merged updates). An
-        exception, best a `CognigyError`, fails the update without sending it.
+        The client calls this before each attempt of a request with a transition or `if_match`,
+        which must not be repeated blindly, and of a request with merged updates, which must be
+        repeated unchanged. An exception, best a `CognigyError`, fails the update without sending
+        it.
 
         Args:
-            indexes: updates that the request carries.
-            key: its `Idempotency-Key`, without the number of a part.
-            etag: the `If-Match` of the request, None if it has none. Sent again with a strong one,
-                it is applied once at most.
+            indexes: indexes of the updates in the request.
+            key: the `Idempotency-Key` of the request, without the number of a part.
+            etag: the `If-Match` of the request, None if the request has no `If-Match`. A request
+                that is sent again with a strong etag is applied at most once.
         """
         ...
 
@@ -91,9 +92,9 @@ class UpdateWatch(Protocol):
     def published(self, index: int, callback: str) -> DeliveryReceipt | None:
         """Record that the event of a completed update was queued for a callback. Must not raise.
 
-        Called before the outcome is read, with the callback's name as in the log. The returned
-        receipt is called in the event loop and must not raise; it is called even if the client is
-        closed before that.
+        The client calls this before the outcome is read, with the callback's name as in the log.
+        The client then calls the returned receipt in the event loop, even if the client is closed
+        before the callback is done. The receipt must not raise.
         """
         ...
 

@@ -21,19 +21,20 @@ DEPTH_BOUND = 64
 class Limits:
     """Limits of the server. Sizes are bytes of UTF-8 JSON, lengths are characters.
 
-    `Limits()` has the tutorial's numbers for the runtime API, `Limits.cognigy_saas()` those of the
-    public REST API (docs.cognigy.com, "Quotas and Limits").
+    `Limits()` has the numbers of the tutorial for the runtime API. `Limits.cognigy_saas()` has the
+    numbers of the public REST API (docs.cognigy.com, "Quotas and Limits").
 
     Attributes:
-        max_depth: levels of nested objects and lists, at most 64.
-        max_variable_bytes: size of one variable with its name.
-        max_context_bytes: size of all session or all user variables of one update.
-        safe_payload_bytes: size of one request; larger updates are split.
+        max_depth: maximum number of levels of nested objects and lists, up to 64.
+        max_variable_bytes: maximum size of one variable with its name.
+        max_context_bytes: maximum size of all session or all user variables of one update.
+        safe_payload_bytes: maximum size of one request. The client splits larger updates.
         max_integer: largest absolute value of an integer.
-        max_dialog_id_length: length of a dialog id.
+        max_dialog_id_length: maximum length of a dialog id.
         reserved_prefixes: prefixes that names of variables must not have.
         variables: model of the session variables, or None for any names and types. Each variable of
-            an update must fit its field; an update needs none of them, and none is converted.
+            an update must fit its field in the model. An update may omit any field of the model,
+            and the client converts no value.
         harmless_bytes: computed; payloads up to this size exceed no other size limit.
 
     Raises:

@@ -16,13 +16,13 @@ class UpdateResult:
     """The result of an applied update.
 
     Attributes:
-        dialog_id, update_id: the update.
+        dialog_id, update_id: ids of the dialog and of the update.
         status: HTTP status of the last response, 2xx.
-        etag: version of the state after the update, for `if_match`; None if the server sent none.
-        attempts: number of requests made for it, including reads.
-        latency: seconds from its first request to its last response.
-        queued: seconds from its acceptance to its first request.
-        merged: number of updates that its request carried; 1 if nothing was coalesced.
+        etag: version of the state after the update, for `if_match`; None without an etag.
+        attempts: number of requests that the client made for the update, including reads.
+        latency: seconds from the first request of the update to the last response.
+        queued: seconds from the acceptance of the update to its first request.
+        merged: number of updates in the same request; 1 if the update was not coalesced.
     """
 
     __slots__ = (
@@ -130,9 +130,9 @@ class UpdateOutcome:
     Attributes:
         index: position in the input, from 0.
         update: the update; None if the input was invalid.
-        update_id: the id it was sent with; None if the input was invalid.
-        result: result of an applied update, or None.
-        error: the failure, or None.
+        update_id: the id of the update; None if the input was invalid.
+        result: result of the update if the server applied it, else None.
+        error: error of the update if it failed, else None.
     """
 
     index: int
@@ -157,9 +157,9 @@ class DrainReport:
     """Numbers of the outcomes that `UpdateStream.drain` read.
 
     Attributes:
-        applied: updates that were applied.
-        failed: updates that were not applied, invalid inputs included.
-        ambiguous: updates that may or may not have been applied.
+        applied: number of updates that the server applied.
+        failed: number of updates that the server did not apply, including invalid inputs.
+        ambiguous: number of updates that the server may or may not have applied.
         failures: the first 100 outcomes that are not `ok`, in the order of completion.
     """
 
@@ -181,9 +181,9 @@ class DialogState:
 
     Attributes:
         session, user: variables by name.
-        next_step: flow node of the last transition; None if the server sent none.
-        etag: version of the state, for `if_match`; None if the server sent none.
-        version: version number of the state; None if the server sent none.
+        next_step: flow node of the last transition; None if the server sent no node.
+        etag: version of the state, for `if_match`; None if the server sent no etag.
+        version: version number of the state; None if the server sent no version.
     """
 
     dialog_id: str
@@ -205,10 +205,10 @@ class CloseReport:
     """Totals of a client, returned by `aclose`.
 
     Attributes:
-        applied, failed, ambiguous: completed updates by outcome.
-        unsent: accepted updates that were not sent, in order for each dialog; another client can
-            send them as they are.
-        undelivered: events that were handed to the dead-letter handlers.
+        applied, failed, ambiguous: number of completed updates by outcome.
+        unsent: accepted updates that the client did not send, in order for each dialog. Another
+            client can send these updates unchanged.
+        undelivered: events that the client passed to the dead-letter handlers.
     """
 
     applied: int

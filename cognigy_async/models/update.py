@@ -70,29 +70,29 @@ _AS_DATACLASS: Any = make_dataclass(
 class StateUpdate:
     """An immutable assignment of variables to one dialog, with an optional transition.
 
-    Each variable named in `session` or `user` is replaced whole; the others keep their values. The
-    class works as a field or a body type in pydantic models and FastAPI, and with the functions of
-    `dataclasses`.
+    The server replaces each variable named in `session` or `user` as a whole. Other variables keep
+    their values. `StateUpdate` works as a field of pydantic models, as a body type in FastAPI, and
+    with the functions of `dataclasses`.
 
     Args:
         dialog_id: Id of the dialog, at most 256 characters, without white space or invisible
-            characters at its ends; it is percent-encoded in URLs.
-        session, user: Variables by name. Values are JSON, and tuples are lists; None is allowed
-            inside objects and lists only. Names and sizes follow `Limits`.
+            characters at its ends. The client percent-encodes the id in URLs.
+        session, user: Variables by name. Values are JSON values. A tuple is sent as a list. None
+            is allowed only inside objects and lists. Names and sizes follow `Limits`.
         next_step: Id of the flow node to go to.
-        if_match: Etag of the state; the server writes only if the state still has it.
+        if_match: Etag of a state. The server writes only if the state still has this etag.
         update_id: Id in logs, results and the `Idempotency-Key` header: 1 to 512 visible ASCII
             characters, unique. By default the client generates one.
         user_id: Owner of the session; `SessionsApi` only.
         profile_id: Contact profile that `user` is written to; `SessionsApi` only.
-        metadata: Texts by name for callbacks and the audit log, never sent. At most 32 entries of
-            at most 1,024 characters.
+        metadata: Texts by name for callbacks and the audit log, never sent to the server. At most
+            32 entries of at most 1,024 characters.
         encode: ``"json"`` converts `session` and `user` as pydantic's JSON mode does: dates, UUIDs,
             decimals, enums, sets, dataclasses, models and more. By default they are refused.
 
     Raises:
-        UpdateValidationError: The input is invalid; `faults` has every fault. `Limits()` apply
-            here, and the client's own limits again when the update is submitted.
+        UpdateValidationError: The input is invalid; `faults` has every fault. The constructor
+            applies `Limits()`; the client applies its own limits when the update is submitted.
         ConfigurationError: `encode` is neither ``"json"`` nor None.
 
     Example::

@@ -10,26 +10,28 @@ from dataclasses import dataclass
 from ..errors import ConfigurationError
 
 MAX_COUNT = 10**18
-"""More than any quota; a product with a share is exact enough, and no float overflows."""
+"""Maximum of `n`: more than any quota, and small enough for calculations with floats."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most `n` requests in any `per` seconds: writes, reads and retries, not token requests.
+    """Allows `n` requests in any `per` seconds: writes, reads and retries, not token requests.
 
     A default tenant allows ``RateLimit(1000, per=300)`` for each calling address on shared SaaS
     (docs.cognigy.com, "Quotas and Limits").
 
     Args:
-        n: number of requests.
+        n: maximum number of requests in a window.
         per: length of the window in seconds.
-        reserve: share of `n`, from 0 to below 1, that is left to other users of the tenant.
-        burst: number of requests that may start at once; further ones follow evenly. 1 spreads all
-            requests. By default all requests of an unused window may start at once.
-        guard: share of `per` by which the window is lengthened, because two requests may reach the
-            server closer together than they were sent.
-        shared: path of a file that keeps one limit for all processes of a host. It is created if
-            missing. All processes must give the same numbers.
+        reserve: share of `n`, from 0 to below 1, that the client leaves to other users of the
+            tenant.
+        burst: number of requests that may start at once. The client sends further requests at equal
+            intervals. 1 spreads all requests. By default all requests of an unused window may start
+            at once.
+        guard: share of `per` by which the client lengthens the window, because two requests may
+            reach the server closer together than the client sent them.
+        shared: path of a file that keeps one limit for all processes of a host. The client creates
+            a missing file. All processes must give the same numbers.
 
     Raises:
         ConfigurationError: an argument is out of its range.

@@ -33,16 +33,16 @@ REASONS = {
 class AiohttpTransport:
     """Sends requests with aiohttp, on asyncio; several times as fast as `HttpxTransport`.
 
-    Without a session it opens its own connections, one for each request in flight, so at most
-    `max_in_flight` of the client that sends. It trusts the certificates that httpx brings;
-    HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE are ignored.
+    Without the argument `session`, the transport opens one connection for each request in flight,
+    so at most `max_in_flight` of the client. The transport trusts the certificates that httpx
+    brings, and ignores HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE.
 
-    With a session, its connector with limits, certificates and resolver, its proxy, `trust_env`,
-    traces and default headers apply; headers of a request override these. Its cookies, `auth`,
-    middlewares, redirects, timeouts, `raise_for_status`, `base_url` and Accept-Encoding do not
-    apply, nor do credentials of a netrc file. The `limit` of its connector should be at least
-    `max_in_flight`. A request takes about twice the CPU time with a proxy, traces or `trust_env`.
-    The session is not closed by the transport.
+    With the argument `session`, the session's connector with limits, certificates and resolver, its
+    proxy, `trust_env`, traces and default headers apply. Headers of a request override the default
+    headers. The session's cookies, `auth`, middlewares, redirects, timeouts, `raise_for_status`,
+    `base_url` and Accept-Encoding do not apply, nor do credentials of a netrc file. The `limit` of
+    the connector should be at least `max_in_flight`. A request takes about twice the CPU time with
+    a proxy, traces or `trust_env`. The transport does not close the session.
 
     A transport belongs to the event loop in which it sends first.
 
@@ -50,8 +50,8 @@ class AiohttpTransport:
 
     Args:
         session: an `aiohttp.ClientSession`.
-        max_response_bytes: largest body of a response, after decompression. A larger one is not
-            read to its end, and the response has a `body_error`.
+        max_response_bytes: largest body of a response, after decompression. The transport does not
+            read a larger body to its end, and the response has a `body_error`.
 
     Raises:
         TypeError: `session` is something else.

@@ -10,18 +10,19 @@ from ..models.http import Request, Response
 class Transport(Protocol):
     """Sends HTTP requests. Define these two methods to use another HTTP library.
 
-    A transport sends each request at most once: it never retries, even after a lost
-    connection, and does not follow redirects. A status is never an error. An exception says whether
-    the server may have acted on the request, which decides on a retry (RFC 9110, section 9.2.2).
+    A transport sends each request at most once: it never retries, even after a lost connection, and
+    does not follow redirects. A transport raises no exception for any status. The type of an
+    exception says whether the server may have acted on the request, because the client decides by
+    it about a retry (RFC 9110, section 9.2.2).
 
-    A status says what the server did with the request (RFC 9110, section 15). So once the head of
-    a response is complete, the transport returns its status and headers, whatever becomes of the
-    body. If the body is cut off, too large or not encoded as the headers say, `content` is empty
-    and `body_error` says why. An update that was answered 2xx then counts as applied. A read and a
-    token request fail.
+    A status says what the server did with the request (RFC 9110, section 15). So once the headers
+    of a response are complete, the transport returns status and headers, even if the body is
+    unusable. If the body is cut off, too large or not encoded as the headers say, `content` is
+    empty and `body_error` says why. With an unusable body, an update that the server answered 2xx
+    counts as applied; a read or a token request fails.
 
-    Bytes that were received before a request was sent are no part of its response. A transport
-    closes a connection that has such bytes.
+    Bytes that arrive before the transport sends a request are no part of the response. A transport
+    closes a connection on which such bytes arrived.
 
     ```py
     class Fixed:  # a transport for tests
@@ -37,8 +38,8 @@ class Transport(Protocol):
 
         Raises:
             NotSentError: the server got nothing that it could act on.
-            NoResponseError: the request may have been applied, and there is no response with a
-                complete head.
+            NoResponseError: the server may have applied the request, and no response with complete
+                headers came.
         """
         ...
 

@@ -62,21 +62,22 @@ ERRORS = (
 class HttpxTransport:
     """Sends requests with httpx or httpx2, on asyncio and trio.
 
-    Without a client it opens its own connections, one for each request in flight, so at most
-    `max_in_flight` of the client that sends. It trusts the certificates that httpx brings;
-    HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE are ignored.
+    Without the argument `client`, the transport opens one connection for each request in flight, so
+    at most `max_in_flight` of the `AsyncStateClient`. The transport trusts the certificates that
+    httpx brings, and ignores HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE.
 
-    With a client, its proxies, certificates, limits, event hooks and default headers apply; headers
-    of a request override these. Its `auth`, redirects, cookies, query parameters, timeouts and
-    Accept-Encoding do not apply. Its `max_connections` should be at least `max_in_flight`. It is
-    not closed by the transport.
+    With the argument `client`, the proxies, certificates, limits, event hooks and default headers
+    of the httpx client apply. Headers of a request override the default headers. The `auth`,
+    redirects, cookies, query parameters, timeouts and Accept-Encoding of the httpx client do not
+    apply. Its `max_connections` should be at least `max_in_flight`. The transport does not close
+    the httpx client.
 
     Example: `HttpxTransport(httpx.AsyncClient(proxy="http://proxy.example:3128"))`
 
     Args:
         client: an `httpx.AsyncClient` or `httpx2.AsyncClient`.
-        max_response_bytes: largest body of a response, after decompression. A larger one is not
-            read to its end, and the response has a `body_error`.
+        max_response_bytes: largest body of a response, after decompression. The transport does not
+            read a larger body to its end, and the response has a `body_error`.
 
     Raises:
         TypeError: `client` is something else.

@@ -50,7 +50,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of rounds.")] = 3,
     max_in_flight: Annotated[
         list[str] | None,
-        typer.Option(metavar="N", help="Requests in flight, or several as 1,8,64 (default: 32)."),
+        typer.Option(metavar="N", help="Requests in flight, or a list like 1,8,64 (default: 32)."),
     ] = None,
     mode: Annotated[Mode, typer.Option(help="Method that sends the updates.")] = "update",
     dialogs: Annotated[
@@ -68,7 +68,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="N/SECONDS",
-            help="Rate limit, e.g. 1000/300. Default: COGNIGY_RATE_LIMIT, on a tenant.",
+            help="Rate limit, e.g. 1000/300. Default on a tenant: COGNIGY_RATE_LIMIT.",
         ),
     ] = None,
     transport: TransportOption = None,
@@ -80,12 +80,13 @@ def bench(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure how fast updates are written.
+    """Measure how fast the client writes updates.
 
-    By default, a round lasts 2 seconds on an emulator, and takes 100 updates on a tenant. Ctrl-C
-    shows the results so far.
+    By default, a round on an emulator lasts 2 seconds, and a round on a tenant sends 100 updates.
+    After Ctrl-C the command shows the results so far.
 
-    Exit status: 0 all applied, 1 some not, 2 invalid usage or settings, 130 interrupted.
+    Exit status: 0 all updates applied, 1 some not applied, 2 invalid usage or settings, 130
+    interrupted.
     """
     reporting = report_errors(debug=debug, quiet=quiet, verbose=verbose, log=False)
     with reporting, ExitStack() as stack:

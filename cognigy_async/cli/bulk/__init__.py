@@ -9,7 +9,7 @@ from .explain import explain
 from .run import run
 from .status import status
 
-app = typer.Typer(help="Apply the rows of a file, each once.", no_args_is_help=True)
+app = typer.Typer(help="Apply each row of a file once.", no_args_is_help=True)
 app.command(
     epilog=example(
         "bulk run rows.jsonl --dry-run",

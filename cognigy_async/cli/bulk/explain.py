@@ -22,7 +22,7 @@ def explain(
 ) -> None:
     """Print what happened to the rows of a dialog.
 
-    Exit status: 0 printed, 1 the journal has no row of the dialog, 2 invalid usage or journal.
+    Exit status: 0 rows printed, 1 the journal has no row of the dialog, 2 invalid usage or journal.
     """
     with report_errors(debug=debug, log=False, usage=(JournalRefusedError,)):
         moments = explain_dialog(journal, dialog_id)

@@ -82,26 +82,26 @@ def run(
         str,
         typer.Argument(
             metavar="FILE",
-            help="JSON Lines or CSV (plain, bzip2, gzip, xz or zstd), Excel or Parquet; - for "
+            help="JSON Lines or CSV (plain, bzip2, gzip, xz or zstd), Excel or Parquet. - reads "
             "stdin.",
         ),
     ],
     journal: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Record of the progress. Default: FILE.journal."),
+        typer.Option(metavar="PATH", help="File for the progress. Default: FILE.journal."),
     ] = None,
     dead_letters: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Write the rows that failed here, with a field _error added. Default: beside the "
-            "journal.",
+            help="File for the failed rows, each with an added field _error. Default: a file "
+            "beside the journal.",
         ),
     ] = None,
     dry: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check and count all rows, show columns and time; send nothing."
+            "--dry-run", help="Check and count all rows, show columns and time. Send nothing."
         ),
     ] = False,
     report: Annotated[
@@ -110,7 +110,7 @@ def run(
     ] = None,
     as_json: JsonOption = False,
     max_in_flight: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Requests at the same time.")
+        int, typer.Option(metavar="N", min=1, help="Maximum number of concurrent requests.")
     ] = (32),
     rate: Annotated[
         str | None,
@@ -124,21 +124,23 @@ def run(
     ] = False,
     on_failure: Annotated[
         Literal["continue", "pause-dialog", "stop"],
-        typer.Option(help="After a row failed: continue, hold back its dialog, or stop."),
+        typer.Option(help="After a row fails: continue, hold back its dialog, or stop the job."),
     ] = "continue",
     max_failures: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Stop if more than N rows fail.")
+        int | None, typer.Option(metavar="N", min=0, help="Stop the job if more than N rows fail.")
     ] = None,
     canary: Annotated[
         str | None,
         typer.Option(
             metavar="SHARE",
-            help="Run this many rows first (e.g. 1% or 500) and stop if too many fail.",
+            help="Apply this many rows first (e.g. 1% or 500). Stop the job if too many fail.",
         ),
     ] = None,
     max_failure_rate: Annotated[
         str | None,
-        typer.Option(metavar="SHARE", help="Stop if a larger share of rows fails (e.g. 5%)."),
+        typer.Option(
+            metavar="SHARE", help="Stop the job if a larger share of rows fails, e.g. 5%."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Process only the first N rows.")
@@ -153,7 +155,7 @@ def run(
     ] = None,
     text_column: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD", help="The same as --type FIELD=text. Repeatable."),
+        typer.Option(metavar="FIELD", help="Short for --type FIELD=text. Repeatable."),
     ] = None,
     column_type: Annotated[
         list[str] | None,
@@ -167,7 +169,7 @@ def run(
     decimal: Annotated[
         Literal[".", ","],
         typer.Option(
-            help="Decimal separator of columns with the type integer or number; with a comma, dots "
+            help="Decimal separator in columns of type integer or number. If it is a comma, dots "
             "group thousands."
         ),
     ] = ".",
@@ -176,29 +178,29 @@ def run(
         typer.Option(
             "--map",
             metavar="COLUMN=FIELD",
-            help="Name a column of a table, e.g. Customer=dialog_id or Price=session.price; _ "
-            "passes over it. Repeatable.",
+            help="Map a column to a field, e.g. Customer=dialog_id or Price=session.price. The "
+            "field _ ignores the column. Repeatable.",
         ),
     ] = None,
     delimiter: Annotated[
         str | None,
         typer.Option(
             metavar="CHARACTER",
-            help="Separator of the cells of CSV, or comma, semicolon, tab or pipe. Default: that "
-            "of the header.",
+            help="Separator of CSV cells: a character, or comma, semicolon, tab or pipe. Default: "
+            "detected from the header.",
         ),
     ] = None,
     encoding: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Encoding of CSV or JSON Lines, e.g. cp1252. Default: UTF-8, or by a byte-order "
-            "mark.",
+            help="Encoding of CSV or JSON Lines, e.g. cp1252. Default: the encoding of the "
+            "byte-order mark, else UTF-8.",
         ),
     ] = None,
     sheet: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Sheet of an Excel workbook with several sheets."),
+        typer.Option(metavar="NAME", help="Sheet to read from an Excel workbook."),
     ] = None,
     model: Annotated[
         str | None,
@@ -222,9 +224,11 @@ def run(
 ) -> None:
     """Apply the rows of a file, or resume its job.
 
-    A job is resumed if its journal exists: rows that are done are not sent again.
+    If a journal of the job exists, the command resumes the job and does not send completed rows
+    again.
 
-    Exit status: 0 all applied, 1 some not, 2 invalid usage, settings or input, 130 interrupted.
+    Exit status: 0 all rows applied, 1 some rows not applied, 2 invalid usage, settings or input,
+    130 interrupted.
     """
     usage = (InputError, JournalRefusedError)
     with report_errors(debug=debug, quiet=quiet, verbose=verbose, log=False, usage=usage):

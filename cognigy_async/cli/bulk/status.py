@@ -23,7 +23,7 @@ from .._run import report_errors
 from .progress import LINE, REFRESH, Rate, bar
 
 SHARE = 10
-"""A journal is read for at most one of so many seconds: reading a large one takes long."""
+"""Reading a journal takes at most one second in this many, because a large journal takes long."""
 
 JournalArgument = Annotated[
     Path, typer.Argument(metavar="JOURNAL", help="File that records the progress of the job.")
@@ -45,10 +45,10 @@ def status(
 ) -> None:
     """Print the progress of a job.
 
-    It is read from the journal, whether the job is running or not. With --watch and --json, each
-    line is a JSON object.
+    The command reads the progress from the journal, even while the job is running. With --watch and
+    --json, each line of the output is a JSON object.
 
-    Exit status: 0 the status was printed, 2 invalid options or journal, 130 interrupted.
+    Exit status: 0 progress printed, 2 invalid options or journal, 130 interrupted.
     """
     with report_errors(debug=debug, log=False, usage=(JournalRefusedError,)):
         summary = read_summary(journal)

@@ -63,16 +63,16 @@ BETWEEN: list[Step] = ["ok"] * (SPACING - 1)
 
 
 def demo(
-    dialogs: Annotated[int, typer.Option(min=1, metavar="N", help="Dialogs.")] = DIALOGS,
+    dialogs: Annotated[int, typer.Option(min=1, metavar="N", help="Number of dialogs.")] = DIALOGS,
     updates: Annotated[int, typer.Option(min=1, metavar="N", help="Updates per dialog.")] = UPDATES,
     debug: DebugOption = False,
 ) -> None:
     """Show that no update is lost.
 
-    The client writes to an emulator, which fails. Then the state there is checked. This takes less
-    than 20 seconds in the default size and needs no settings.
+    A client writes to an emulator that injects faults. Then the command checks the state on the
+    emulator. The default size takes less than 20 seconds. The command needs no settings.
 
-    Exit status: 0 every promise was kept, 1 one was broken or an update failed.
+    Exit status: 0 every promise was kept, 1 a promise was broken or an update failed.
     """
     default = (dialogs, updates) == (DIALOGS, UPDATES)
     input_end = time.monotonic() + INPUT_SECONDS if default else math.inf

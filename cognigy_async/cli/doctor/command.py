@@ -46,8 +46,8 @@ def doctor(
         typer.Option(
             "--probe-session",
             metavar="ID",
-            help="Write to this spare session to find out whether inject merges or replaces. Only "
-            "with COGNIGY_API=sessions.",
+            help="Write to this session, which nobody may need, to find out whether inject merges "
+            "or replaces. Only with COGNIGY_API=sessions.",
         ),
     ] = None,
     env_file: EnvFileOption = None,
@@ -56,10 +56,10 @@ def doctor(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check settings and the way to the server.
+    """Check settings and access to the server.
 
-    Checked are settings, DNS, TLS, token, credentials (by one read), clock and throttling. Nothing
-    is written, except with --probe-session.
+    The command checks settings, DNS, TLS, token, credentials (by one read), clock and throttling.
+    The command writes nothing, except with --probe-session.
 
     Exit status: 0 no check failed, 1 a check failed, 2 invalid settings.
     """

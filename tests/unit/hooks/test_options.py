@@ -16,9 +16,8 @@ from cognigy_async.hooks.options import CallbackOptions, HookOptions, validate_c
 
 
 def test_the_documented_options_and_defaults_are_those_that_hold() -> None:
-    documented = dict(
-        re.findall(r"^\s+(\w+): .*?(?:; ([\d,]+))?\.?$", HookOptions.__doc__ or "", re.MULTILINE)
-    )
+    option = re.compile(r"^\s+(\w+): .*?(?:; ([\d,]+) by default)?\.?$", re.MULTILINE)
+    documented = dict(option.findall(HookOptions.__doc__ or ""))
     defaults = {field.name: field.default for field in fields(CallbackOptions)}
     assert set(HookOptions.__annotations__) == set(defaults)
     numbers = {name: float(text.replace(",", "")) for name, text in documented.items() if text}
