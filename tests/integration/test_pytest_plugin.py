@@ -7,12 +7,11 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from tests.integration.test_snippets import snippets
+from tests.integration.test_snippets import plugin_variables, snippets
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = "_cognigy_async_pytest"
@@ -26,13 +25,15 @@ TEST_FILES = {
 def run_pytest(folder: Path, test: str, *options: str) -> tuple[int, str]:
     """Run pytest on one file; return its exit status and its output."""
     (folder / "test_it.py").write_text(test, encoding="utf-8")
-    # An editable install may be older than the entry point.
-    installed = PLUGIN in {each.value for each in entry_points(group="pytest11")}
-    plugin = () if installed else ("-p", PLUGIN)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-W", "error", *plugin, *options],
+        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-W", "error", *options],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
+        env={
+            **os.environ,
+            **plugin_variables(),
+            "PYTHONPATH": str(ROOT),
+            "PYTEST_ADDOPTS": "",
+        },
         capture_output=True,
         text=True,
         timeout=50,

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,13 @@ def search_path() -> str:
     return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
+def plugin_variables() -> dict[str, str]:
+    """Return what loads the plugin of pytest: an editable install may be older than the plugin."""
+    plugin = "_cognigy_async_pytest"
+    installed = plugin in {each.value for each in entry_points(group="pytest11")}
+    return {} if installed else {"PYTEST_PLUGINS": plugin}
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -113,7 +121,13 @@ class Shell:
             self._process = subprocess.Popen(
                 ["bash", "--noprofile", "--norc"],
                 cwd=folder,
-                env={**variables, "PATH": search_path(), "TERM": "dumb", "STATUS_FD": str(writing)},
+                env={
+                    **variables,
+                    **plugin_variables(),
+                    "PATH": search_path(),
+                    "TERM": "dumb",
+                    "STATUS_FD": str(writing),
+                },
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
