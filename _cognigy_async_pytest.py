@@ -40,7 +40,7 @@ def cognigy_emulator() -> Emulator:
 
 @pytest.fixture
 def cognigy_arguments(cognigy_emulator: Emulator) -> dict[str, Any]:
-    """Arguments of any number of clients of `cognigy_emulator`, without a backoff."""
+    """Arguments of any number of clients of `cognigy_emulator`, with backoffs of milliseconds."""
     import httpx
     import tenacity
 
@@ -63,7 +63,8 @@ def cognigy_arguments(cognigy_emulator: Emulator) -> dict[str, Any]:
         "base_url": "http://localhost",
         "auth": OAuthTokenProvider(config, transport=transport),
         "transport": transport,
-        "retry": RetryPolicy(wait=tenacity.wait_none()),
+        # Without a wait, a conflict that never ends would be repeated thousands of times a second.
+        "retry": RetryPolicy(wait=tenacity.wait_exponential(multiplier=0.001), max_elapsed=20.0),
     }
 
 

@@ -105,11 +105,12 @@ class RetryPolicy:
 
     Args:
         max_attempts: maximum number of attempts that end in 5xx or without a response. Attempts
-            that end in 409, 412 or 429 do not count.
+            that end in 409, 412 or 429 do not count. An API without versions counts each 409.
         wait: a tenacity wait strategy in seconds, called with the number of all failures so far.
         stop: a tenacity stop strategy besides `max_attempts`, called with the number of attempts
             that count.
-        max_elapsed: maximum seconds since the first request, without Retry-After waits.
+        max_elapsed: maximum seconds since the first request, without Retry-After waits. It ends
+            conflicts (409, 412) that never end.
         max_retry_after: maximum seconds that a live update waits for Retry-After, in total. An
             update that would have to wait longer fails with `RateLimitedError`. During a longer
             pause, one live request asks the server again every `max_retry_after` seconds. Bulk

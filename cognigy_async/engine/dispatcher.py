@@ -432,9 +432,14 @@ class Dispatcher:
             self._completion.complete(queue, following)
         elif type(following) is RetryLater:
             self._back_off(queue, following, began)
-        elif queue.first.abandoned and queue.first.retry_state is not None:
-            self._completion.give_up(queue)
         else:
+            retry_state = queue.first.retry_state
+            if retry_state is not None:
+                # A read after a conflict takes time, too.
+                retry_state.elapsed += self._clock() - began
+                if queue.first.abandoned:
+                    self._completion.give_up(queue)
+                    return
             self._continue(queue)
 
     def _continue(self, queue: DialogQueue) -> None:

@@ -99,7 +99,10 @@ def test_none(request):
 
 def test_failures_on_demand_and_tokens(tmp_path: Path) -> None:
     test = """
+import dataclasses
 import pytest
+from cognigy_async import StateConflictError
+from cognigy_async.emulator import Faults
 from cognigy_async.sync import StateClient
 
 def test_plain(cognigy_client, cognigy_emulator):
@@ -111,9 +114,17 @@ def test_plain(cognigy_client, cognigy_emulator):
 
 def test_another_emulator(cognigy_emulator):
     assert cognigy_emulator.dialogs == {}
+
+def test_a_conflict_that_never_ends(cognigy_arguments, cognigy_emulator):
+    cognigy_emulator.faults = Faults(conflict=1.0)
+    retry = dataclasses.replace(cognigy_arguments["retry"], max_elapsed=0.2)
+    with StateClient(**{**cognigy_arguments, "retry": retry}) as client:
+        with pytest.raises(StateConflictError) as caught:
+            client.update("d-1", session={"a": 1})
+    assert 8 < caught.value.attempts < 30
 """
     _, output = run_pytest(tmp_path, test, "--durations=1", "-p", "no:asyncio")
-    assert passed(output) == 2
+    assert passed(output) == 3
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])

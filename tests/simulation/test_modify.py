@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -239,6 +240,24 @@ async def test_modify_gives_up_when_others_write_all_the_time() -> None:
         assert error.current_version is not None
         assert anyio.current_time() < 130
     assert "visits" not in server.dialogs["d"].session
+
+
+@pytest.mark.parametrize("method", ["update", "modify"])
+async def test_conflicts_that_never_end_are_given_up_after_max_elapsed(method: str) -> None:
+    """The reads between the refused writes count against the time, although they succeed."""
+    fault = {"update": Faults(conflict=1.0), "modify": Faults(competitor=1.0)}[method]
+    server = emulator(faults=replace(fault, latency=0.5))
+    began = anyio.current_time()
+    async with client_of(server, retry=at_once(max_attempts=1, max_elapsed=10)) as client:
+        calls: dict[str, Callable[[], Any]] = {
+            "update": lambda: client.update("d", session={"visits": 1}),
+            "modify": lambda: client.modify("d", visits),
+        }
+        error = await outcome_of(calls[method]())
+    assert isinstance(error, StateConflictError)
+    # Requests of half a second, one after the other.
+    assert 10 < anyio.current_time() - began <= 11.5
+    assert 20 < error.attempts <= 23
 
 
 async def test_modify_tells_its_callbacks_what_was_written() -> None:
