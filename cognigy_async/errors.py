@@ -245,9 +245,9 @@ class RateLimitedError(UpdateError):
 class DeadlineExceededError(UpdateError):
     """The `deadline` of a call passed or cannot be met. The client sends no further request for it.
 
-    `__cause__` is the last failure of the call, if a request failed. If the call failed at once
-    because the client must pause beyond the deadline, `retry_after` is the rest of that pause in
-    seconds.
+    `__cause__` is the last failure of the call, if a request failed; the text names it. If the call
+    failed at once because the client must pause beyond the deadline, `retry_after` is the rest of
+    that pause in seconds.
     """
 
     remedy = "Allow more time, or send less at a time; call again if it is still wanted."

@@ -79,6 +79,8 @@ class OAuthTokenProvider:
         self._token: IssuedToken | None = None
         self._refresh: Refresh | None = None  # the latest refresh, running or ended
         self._cooldown: tuple[float, AuthenticationError] | None = None
+        # When the refreshes of a valid token began to fail, and whether that may pass; once logged.
+        self._logged_failure: tuple[float, bool] | None = None
         self._bound_loop: EventLoopRef | None = None
         self._closed = False
         self._refreshes = 0
@@ -235,23 +237,38 @@ class OAuthTokenProvider:
 
     def _succeed(self, refresh: Refresh, token: IssuedToken) -> None:
         with self._lock:
-            if not refresh.outcome.done():
-                # A short-lived token must still be used for half of its life.
-                margin = min(self._refresh_margin, token.lifetime / 2)
-                self._token = replace(token, refresh_at=token.expires_at - margin)
-                self._cooldown = None
-                self._refreshes += 1
-                refresh.outcome.set_result(None)
+            if refresh.outcome.done():
+                return
+            # A short-lived token must still be used for half of its life.
+            margin = min(self._refresh_margin, token.lifetime / 2)
+            self._token = replace(token, refresh_at=token.expires_at - margin)
+            self._cooldown = None
+            self._refreshes += 1
+            failure, self._logged_failure = self._logged_failure, None
+            refresh.outcome.set_result(None)
+        if failure is not None:
+            seconds = self._clock() - failure[0]
+            log(logging.WARNING, "token refresh works again after %.1f s", seconds, seconds=seconds)
 
     def _fail(self, refresh: Refresh, error: AuthenticationError) -> None:
         with self._lock:
             if refresh.outcome.done():
                 return
             self._failures += 1
+            now = self._clock()
+            has_token = self._token is not None and now < self._token.expires_at
+            failure = self._logged_failure
+            # Without a valid token, callers get the error, and a client logs that it has no token.
+            is_new = has_token and (failure is None or failure[1] != error.transient)
+            if is_new:
+                self._logged_failure = (now if failure is None else failure[0], error.transient)
             self._delay_next_refresh(error)
             refresh.outcome.set_exception(error)
+        message = "token request failed: %s"
+        if has_token:
+            message = "token refresh failed, and the old token stays in use: %s"
         fields = {"status": error.status, "attempts": error.attempts}
-        log(logging.WARNING, "token refresh failed: %s", error, **fields)
+        log(logging.WARNING if is_new else logging.INFO, message, error, **fields)
 
     def _delay_next_refresh(self, error: AuthenticationError) -> None:
         """Delay the next refresh by Retry-After; keep using a valid token for a while."""

@@ -11,6 +11,7 @@ from logging import INFO
 from typing import TYPE_CHECKING
 
 from .._utils.logging import log
+from ..errors import AuthenticationError
 from ..retry import OUTAGE_KINDS, ResponseKind
 from .work_item import READ, WRITE, Action
 
@@ -66,7 +67,9 @@ class Backoff:
             if probe_at != math.inf:
                 # Report the time of the next probe: nothing is repeated before it.
                 wait = max(0.0, probe_at - now)
-        if kind in OUTAGE_KINDS and error.retry_after is None:
+        # A missing token is logged as such, and says nothing about the server.
+        is_token = isinstance(error, AuthenticationError)
+        if kind in OUTAGE_KINDS and error.retry_after is None and not is_token:
             scheduler.server_failed(kind.value, now)
         self.count(kind.value, item, wait)
         return True

@@ -227,10 +227,10 @@ class UpdateProtocol:
     def expired(self, item: WorkItem) -> UpdateError:
         """Return the error that completes an item at its deadline."""
         last = item.retry_state.last_error if item.retry_state is not None else None
-        if item.attempts:
-            error = DeadlineExceededError("The deadline passed before this was complete")
-        else:
-            error = DeadlineExceededError("The deadline passed before this was sent")
+        message = f"The deadline passed before this was {'complete' if item.attempts else 'sent'}"
+        error = DeadlineExceededError(
+            message if last is None else f"{message}; the last failure was: {last.message}"
+        )
         if last is not None:
             error.status, error.trace_id, error.detail = last.status, last.trace_id, last.detail
             error.__cause__ = last

@@ -23,7 +23,8 @@ class TokenFailures:
 
     Attributes:
         last: the failure; None after a token was received.
-        logged: text of the failure that was logged last; empty after a token was received.
+        logged: the failure that was logged last: "transient", or the text of a final failure;
+            empty after a token was received.
     """
 
     def __init__(self, context: Context, scheduler: Scheduler, completion: Completion) -> None:
@@ -33,20 +34,25 @@ class TokenFailures:
         self._clock = context.clock
         self.last: AuthenticationError | None = None
         self.logged = ""
+        self._began = 0.0
         self._serial = 0
         self._failed_at = 0.0
 
     def record(self, error: BaseException) -> AuthenticationError:
         """Log a failure of the token provider, remember it if it is final, and return it.
 
-        The same failure is logged once until there is a token, not for each update that waits.
+        An outage of the token endpoint is logged once until there is a token, not for each request
+        or update. A final failure is logged when its text changes.
         """
         failure = error if isinstance(error, AuthenticationError) else None
         if failure is None:
             failure = AuthenticationError(f"The token provider failed with {type(error).__name__}")
             failure.__cause__ = error
-        if str(failure) != self.logged:
-            self.logged = str(failure)
+        kind = "transient" if failure.transient else str(failure)
+        if kind != self.logged:
+            if not self.logged:
+                self._began = self._clock()
+            self.logged = kind
             log(WARNING, "no token: %s", failure, transient=failure.transient)
         if not failure.transient:
             self.last = failure
@@ -55,7 +61,9 @@ class TokenFailures:
         return failure
 
     def clear(self) -> None:
-        """Forget the last failure, because the provider has returned a token."""
+        """Forget the last failure, because the provider has returned a token; log the end."""
+        seconds = self._clock() - self._began
+        log(WARNING, "a token was received after %.1f s without one", seconds, seconds=seconds)
         self.last = None
         self.logged = ""
 

@@ -294,6 +294,7 @@ async def test_deadline_settles_what_backs_off(failure: Reply) -> None:
         assert isinstance(error, DeadlineExceededError)
         assert isinstance(error.__cause__, UpdateError)
         assert error.status == error.__cause__.status
+        assert f"; the last failure was: {error.__cause__.message}" in str(error)
         assert error.attempts == 1
         after = client.submit_nowait(row(1))
         await after

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
 from cognigy_async import NotSentError, RateLimit, RetryPolicy
-from tests.simulation.world import REFUSED, Wire, all_of, client_of, every, throttled
+from cognigy_async.emulator import Faults
+from tests.simulation.world import (
+    REFUSED,
+    Wire,
+    all_of,
+    client_of,
+    emulator,
+    every,
+    oauth,
+    throttled,
+)
 
 
 class Clock(logging.Handler):
@@ -192,3 +203,24 @@ async def test_an_update_that_failed_is_no_pause_of_those_to_come(clock: Clock) 
         await write(client, 1)
         await anyio.sleep(100)
     assert clock.lines == []
+
+
+@pytest.mark.parametrize(("priority", "rows"), [("live", 1), ("bulk", 20)])
+async def test_a_token_endpoint_that_is_away(
+    caplog: pytest.LogCaptureFixture, priority: str, rows: int
+) -> None:
+    """The server is not said to be away, and no attempt to get a token has a line of its own."""
+    server = emulator(faults=Faults(token_failure=1.0))
+    patient = RetryPolicy(max_attempts=1000, max_elapsed=1000)
+    async with (
+        client_of(server, auth=oauth(server), retry=patient, max_in_flight=64) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(partial(write, client, rows, priority=priority))
+        await anyio.sleep(120)
+        server.faults = Faults()
+    assert len(server.dialogs) == rows
+    begun, ended = caplog.messages
+    assert begun.startswith("no token: the token endpoint http://127.0.0.1/oauth/token is temporar")
+    seconds = float(ended.removeprefix("a token was received after ").partition(" ")[0])
+    assert 118 < seconds < 180

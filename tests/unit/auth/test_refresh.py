@@ -805,8 +805,29 @@ async def test_failures_are_logged_with_their_fields(caplog: pytest.LogCaptureFi
     await failure_of(provider(Endpoint(*[answer(503)] * 3)))
     repeats, last = caplog.records[:-1], caplog.records[-1]
     assert [record.__dict__["attempt"] for record in repeats] == [1, 2]
-    assert last.levelno == logging.WARNING
+    # There is no old token: the caller gets the error, and a client says that it has no token.
+    assert last.levelno == logging.INFO
+    assert last.getMessage().startswith("token request failed: ")
     assert (last.__dict__["status"], last.__dict__["attempts"]) == (503, 3)
+
+
+async def test_refreshes_that_fail_again_and_again_are_logged_at_the_begin_and_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures = [answer(503)] * 15 + [answer(400, error="invalid_client")] * 3
+    tokens = provider(Endpoint(token("old", expires_in=1000), *failures, token("new")))
+    began = 0.0
+    while tokens.token_refreshes < 2:
+        await tokens.get_token()
+        began = began or (tokens.statistics().failures and anyio.current_time())
+        await anyio.sleep(0.5)
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    begin = "token refresh failed, and the old token stays in use: the token endpoint "
+    assert [line.startswith(begin) for line in lines] == [True, True, False]
+    assert "temporarily unavailable" in lines[0]
+    assert "rejected" in lines[1]
+    ended = float(lines[2].removeprefix("token refresh works again after ").removesuffix(" s"))
+    assert ended == pytest.approx(anyio.current_time() - began, abs=3)
 
 
 async def test_a_transport_that_fails_to_close_does_not_cost_the_token(

@@ -72,12 +72,16 @@ async def test_the_same_failure_is_logged_once_until_there_is_a_token(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     failures = failures_of(engine_over(Wire()))
-    for text in ("away", "away", "refused", "refused"):
-        failures.record(AuthenticationError(text, transient=True))
+    for text in ("away", "late", "refused", "refused", "forbidden"):
+        transient = text in ("away", "late")
+        failures.record(AuthenticationError(text, transient=transient))
+        await anyio.sleep(10)
     assert [line.partition(": ")[2].partition(".")[0] for line in caplog.messages] == [
         "away",
         "refused",
+        "forbidden",
     ]
     failures.clear()
-    failures.record(AuthenticationError("refused", transient=True))
-    assert len(caplog.messages) == 3
+    assert caplog.messages[3:] == ["a token was received after 50.0 s without one"]
+    failures.record(AuthenticationError("refused"))
+    assert len(caplog.messages) == 5
