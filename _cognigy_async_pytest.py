@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from typing import Literal
 
     from cognigy_async import AsyncStateClient
@@ -39,8 +39,11 @@ def cognigy_emulator() -> Emulator:
 
 
 @pytest.fixture
-def cognigy_arguments(cognigy_emulator: Emulator) -> dict[str, Any]:
-    """Arguments of any number of clients of `cognigy_emulator`, with backoffs of milliseconds."""
+def cognigy_arguments(cognigy_emulator: Emulator) -> Iterator[dict[str, Any]]:
+    """Arguments of any number of clients of `cognigy_emulator`, with backoffs of milliseconds.
+
+    The test fails if its clients have left steps of `Emulator.script`.
+    """
     import httpx
     import tenacity
 
@@ -59,13 +62,28 @@ def cognigy_arguments(cognigy_emulator: Emulator) -> dict[str, Any]:
         client_id="emulator-client",
         client_secret="emulator-secret",
     )
-    return {
+    yield {
         "base_url": "http://localhost",
         "auth": OAuthTokenProvider(config, transport=transport),
         "transport": transport,
         # Without a wait, a conflict that never ends would be repeated thousands of times a second.
         "retry": RetryPolicy(wait=tenacity.wait_exponential(multiplier=0.001), max_elapsed=20.0),
     }
+    if cognigy_emulator.untaken_steps:
+        pytest.fail(_untaken(cognigy_emulator.untaken_steps), pytrace=False)
+
+
+def _untaken(left: Mapping[tuple[str, str | None], tuple[object, ...]]) -> str:
+    lines = ["cognigy_emulator: no request took these steps of script(...):"]
+    for (method, dialog_id), steps in left.items():
+        where = "any dialog" if dialog_id is None else f"dialog {dialog_id!r}"
+        requests = "token requests" if method == "POST" else f"{method} of {where}"
+        lines.append(f"  {requests}: {', '.join(map(repr, steps))}")
+    lines.append(
+        'Steps are for writes, unless script(..., method="GET") says otherwise. Script fewer steps, '
+        "or call cognigy_emulator.reset() at the end of the test."
+    )
+    return "\n".join(lines)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from .endpoint import Backend
 from .faults import FaultInjector, Faults, Step
 from .recorder import Recorder
 from .rules import Rules, Throttling
-from .runtime import RuntimeEndpoint
+from .runtime import RuntimeEndpoint, find_problem
 from .server.asgi import ClientGoneError, HttpRequest, Receive, Scope, Send
 from .sessions import SessionsEndpoint
 from .state import Dialog, Profile
@@ -85,6 +85,7 @@ class Emulator:
         self._sessions = SessionsEndpoint(backend, rules.max_payload_bytes)
         self._token_endpoint = TokenEndpoint(self._tokens, self._faults, self._recorder)
         self._control = Control(self)
+        self._rules = rules
         self._drop_error = rules.drop_error
 
     @property
@@ -102,24 +103,68 @@ class Emulator:
         dialog_id: str | None = None,
         method: Literal["PATCH", "GET"] = "PATCH",
     ) -> None:
-        """Choose the faults of the next requests, one step for each.
+        """Choose the faults of the next writes, or of the next reads, one step for each.
 
         A step is the name of a fault with a probability, ``"error_500_applied"`` (502, 504),
         ``"hang_applied"``, ``"ok"`` for no fault, or a status from 300 to 599. A request that the
         emulator refuses for its credentials or by a quota takes no step. The next token request
-        takes the step ``"token_failure"``.
+        takes the step ``"token_failure"``. `untaken_steps` has the steps that are left.
 
         Args:
             steps: Steps to append to the earlier steps.
             dialog_id: Dialog whose requests take the steps, before the steps for any dialog; None
                 for any dialog.
-            method: Method of the requests that take the steps. "PATCH" stands for the POST of the
-                sessions API too.
+            method: Method of the requests that take the steps: "PATCH" for writes, the POST of the
+                sessions API too, or "GET" for reads.
 
         Raises:
             ValueError: A step or the method does not exist; no step is appended.
         """
         self._faults.script(steps, dialog_id, method)
+
+    @property
+    def untaken_steps(self) -> dict[tuple[str, str | None], tuple[Step, ...]]:
+        """The steps of `script` that no request has taken yet.
+
+        The keys are the method and the dialog id; the id is None for steps for any dialog. Steps
+        for token requests have the method POST.
+        """
+        return self._faults.untaken_steps()
+
+    def write(
+        self,
+        dialog_id: str,
+        *,
+        session: Mapping[str, Any] | None = None,
+        user: Mapping[str, Any] | None = None,
+        next_step: str | None = None,
+    ) -> Dialog:
+        """Write a dialog as another client would, and return the dialog.
+
+        The dialog gets a new version, so that an `If-Match` with an earlier version fails. A change
+        of `Dialog.session` makes no version.
+
+        Raises:
+            ValueError: The server would refuse the write.
+        """
+        dialog = self.dialogs.get(dialog_id)
+        if dialog is None:
+            if not self._rules.create_dialogs:
+                raise ValueError(f"no dialog {dialog_id!r}: add it with add_dialog")
+            dialog = Dialog(dialog_id)
+        body: dict[str, Any] = {}
+        for name, variables in (("session", session), ("user", user)):
+            if variables is not None:
+                body[name] = dict(variables)
+        if next_step is not None:
+            body["transition"] = {"nextStep": next_step}
+        rules = self._rules
+        problem = find_problem(dialog_id, body, rules.limits, rules.flow_nodes)
+        if problem is not None:
+            raise ValueError(problem)
+        dialog.compete(body, merge=rules.merge, history_limit=rules.history_limit)
+        self.dialogs[dialog_id] = dialog
+        return dialog
 
     def add_dialog(
         self,

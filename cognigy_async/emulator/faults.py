@@ -144,6 +144,12 @@ class Faults:
         return asdict(self)
 
 
+def _remedy(step: object) -> str:
+    if isinstance(step, str) and step.isdecimal() and int(step) in STATUSES:
+        return f"the number {int(step)}, without quotes"
+    return f"{', '.join(sorted(STEPS))}, or a status from 300 to 599 as a number"
+
+
 def _find_problem(name: str, value: object) -> str | None:
     if name == "hang_applies":
         return None if isinstance(value, bool) else "must be True or False"
@@ -201,11 +207,14 @@ class FaultInjector:
         for step in steps:
             known = step in STATUSES if type(step) is int else step in STEPS
             if not known:
-                names = ", ".join(sorted(STEPS))
-                raise ValueError(f"no step {step!r}; use {names}, or a status from 300 to 599")
+                raise ValueError(f"no step {step!r}; use {_remedy(step)}")
         for step in steps:
             queue = ("POST", None) if step == "token_failure" else (method, dialog_id)
             self._scripts.setdefault(queue, deque()).append(step)
+
+    def untaken_steps(self) -> dict[tuple[str, str | None], tuple[Step, ...]]:
+        """Return the steps that no request has taken, by method and dialog."""
+        return {queue: tuple(steps) for queue, steps in self._scripts.items()}
 
     def next_fault(self, method: str, dialog_id: str, now: float) -> Fault | None:
         """Return the fault that the next request with this method to this dialog meets."""

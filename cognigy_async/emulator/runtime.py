@@ -40,7 +40,7 @@ class RuntimeEndpoint(Endpoint):
         now = anyio.current_time()
         if fault == "competitor":
             self._dialogs[call.subject] = dialog
-            dialog.compete(now, rules.history_limit)
+            dialog.compete(at=now, history_limit=rules.history_limit)
         refusal = self._replay(dialog, call) or self._check_version(dialog, call, fault)
         if refusal is not None:
             return refusal

@@ -76,7 +76,7 @@ class SessionsEndpoint(Endpoint):
         if not isinstance(user_id, str) or not user_id:
             return self._invalid("userId must be a string that is not empty")
         if fault == "competitor":
-            dialog.compete(anyio.current_time(), self._rules.history_limit)
+            dialog.compete(at=anyio.current_time(), history_limit=self._rules.history_limit)
         return self._write(dialog, user_id, call)
 
     def _write(self, dialog: Dialog, user_id: str, call: Call) -> HttpResponse:

@@ -23,7 +23,8 @@ class HistoryEntry:
         body: Assignment as it was sent.
         if_match: `If-Match` of the request.
         competitor: Whether a competing writer made the write, not a client.
-        at: Time of the write, by the clock of the event loop.
+        at: Time of the write, by the clock of the event loop; for `Emulator.write`, the time of the
+            write before.
     """
 
     version: int
@@ -40,7 +41,9 @@ class HistoryEntry:
 
     @property
     def identities(self) -> Iterable[str | int]:
-        """The key and the sequence number, if present."""
+        """The key and the sequence number, if present; none for a competing writer."""
+        if self.competitor:
+            return []
         return [identity for identity in (self.key, self.seq) if identity is not None]
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,6 +103,33 @@ class Dialog:
         history_limit: int | None = None,
     ) -> HistoryEntry:
         """Apply a valid body as a new version."""
+        self._store(body, merge)
+        entry = HistoryEntry(self.version + 1, key, body, if_match, at=at)
+        return self._append(entry, history_limit)
+
+    def compete(
+        self,
+        body: Mapping[str, Any] | None = None,
+        *,
+        at: float | None = None,
+        merge: Merge = "replace",
+        history_limit: int | None = None,
+    ) -> HistoryEntry:
+        """Apply a write of a competing writer: a valid body, or None to count in `competitor`.
+
+        Without a time, it gets the time of the write before: the caller may have no event loop.
+        """
+        if body is None:
+            before = self.session.get(COMPETITOR)
+            body = {"session": {COMPETITOR: before + 1 if type(before) is int else 1}}
+        self._store(body, merge)
+        if at is None:
+            at = self.history[-1].at if self.history else 0.0
+        entry = HistoryEntry(self.version + 1, None, body, competitor=True, at=at)
+        return self._append(entry, history_limit)
+
+    def _store(self, body: Mapping[str, Any], merge: Merge) -> None:
+        """Assign the variables and the transition of a valid body."""
         for context, assigned in (
             (self.session, body.get("session")),
             (self.user, body.get("user")),
@@ -109,16 +139,6 @@ class Dialog:
         transition = body.get("transition")
         if transition is not None:
             self.next_step = transition["nextStep"]
-        entry = HistoryEntry(self.version + 1, key, body, if_match, at=at)
-        return self._append(entry, history_limit)
-
-    def compete(self, at: float, history_limit: int | None = None) -> HistoryEntry:
-        """Apply a write of a competing writer, which increments the variable `competitor`."""
-        before = self.session.get(COMPETITOR)
-        self.session[COMPETITOR] = count = before + 1 if type(before) is int else 1
-        body = {"session": {COMPETITOR: count}}
-        entry = HistoryEntry(self.version + 1, None, body, competitor=True, at=at)
-        return self._append(entry, history_limit)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the state in the format of a GET response."""

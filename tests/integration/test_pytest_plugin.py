@@ -50,12 +50,18 @@ def passed(output: str) -> int:
 
 @pytest.mark.parametrize(
     ("title", "count"),
-    [("test_checkout.py", 2), ("test_unknown_dialog.py", 3), ("test_faults.py", 1)],
+    [
+        ("test_checkout.py", 2),
+        ("test_unknown_dialog.py", 3),
+        ("test_faults.py", 1),
+        ("test_throttled.py", 1),
+        ("test_somebody_else.py", 2),
+    ],
 )
 def test_the_files_of_the_documentation_run_on_asyncio_and_on_trio(
     tmp_path: Path, title: str, count: int
 ) -> None:
-    assert len(TEST_FILES) == 3
+    assert len(TEST_FILES) == 5
     _, output = run_pytest(tmp_path, TEST_FILES[title], "-p", "no:asyncio")
     assert passed(output) == count
 
@@ -125,6 +131,33 @@ def test_a_conflict_that_never_ends(cognigy_arguments, cognigy_emulator):
 """
     _, output = run_pytest(tmp_path, test, "--durations=1", "-p", "no:asyncio")
     assert passed(output) == 3
+
+
+def test_steps_that_no_request_takes_fail_the_test(tmp_path: Path) -> None:
+    test = """
+import pytest
+from cognigy_async.emulator import Emulator
+
+@pytest.fixture
+def cognigy_emulator():
+    return Emulator(strict=True)  # one's own emulator is checked too
+
+def test_left(cognigy_client, cognigy_emulator):
+    cognigy_emulator.add_dialog("d-1")
+    cognigy_emulator.script("ok", "drop_after", dialog_id="d-1", method="GET")
+    cognigy_emulator.script(500, "token_failure")
+    assert cognigy_client.get_state("d-1").version == 0
+
+def test_forgotten(cognigy_client, cognigy_emulator):
+    cognigy_emulator.script(503)
+    cognigy_emulator.reset()
+"""
+    status, output = run_pytest(tmp_path, test, "-p", "no:asyncio")
+    assert status == 1
+    assert "2 passed, 1 error" in output
+    assert "GET of dialog 'd-1': 'drop_after'" in output
+    assert "PATCH of any dialog: 500\n" in output
+    assert "token requests" not in output
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])

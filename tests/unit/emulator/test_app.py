@@ -100,3 +100,36 @@ async def test_the_lifespan_protocol() -> None:
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     with pytest.raises(ValueError, match="not websocket"):
         await Emulator()({"type": "websocket"}, receive, send)
+
+
+async def test_a_write_of_another_client_makes_a_version() -> None:
+    emulator = Emulator(api_key=KEY)
+    dialog = emulator.write("d-1", session={"a": 1, "seq": 1}, user={"b": 2}, next_step="n")
+    assert (dialog.version, dialog.session, dialog.user, dialog.next_step) == (
+        1,
+        {"a": 1, "seq": 1},
+        {"b": 2},
+        "n",
+    )
+    async with bare_client(emulator) as client:
+        assert (await client.patch(if_match='"0"')).status_code == 409
+        assert (await client.patch(if_match='"1"')).status_code == 200
+        await client.patch({"session": {"seq": 1}})
+        emulator.write("d-1", session={"a": 3})
+        assert (await client.patch(if_match='"3"')).status_code == 409
+    assert emulator.dialogs["d-1"] is dialog
+    assert [entry.competitor for entry in dialog.history] == [True, False, False, True]
+    # What another client wrote is no repeat of an update of this one.
+    assert emulator.stats.violations() == {}
+
+
+def test_a_write_that_the_server_would_refuse() -> None:
+    emulator = Emulator(strict=True, rules=Rules(flow_nodes={"n"}))
+    with pytest.raises(ValueError, match="no dialog 'd-1': add it with add_dialog"):
+        emulator.write("d-1", session={"a": 1})
+    emulator.add_dialog("d-1")
+    with pytest.raises(ValueError, match="the flow has no node"):
+        emulator.write("d-1", next_step="other")
+    with pytest.raises(ValueError, match="identifier"):
+        emulator.write("d-1", session={"not a name": 1})
+    assert emulator.dialogs["d-1"].version == 0

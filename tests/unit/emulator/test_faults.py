@@ -277,6 +277,21 @@ async def test_a_script_is_taken_step_by_step_by_its_dialog() -> None:
     assert emulator.stats.faults == {"404": 1, "418": 1, "400": 1, "error_503": 1, "error_502": 2}
 
 
+async def test_the_steps_that_are_left() -> None:
+    emulator = Emulator(api_key=KEY)
+    emulator.script(503, "competitor", "token_failure", dialog_id="d-1")
+    emulator.script(404, method="GET")
+    async with bare_client(emulator) as client:
+        assert (await client.patch()).status_code == 503
+    assert emulator.untaken_steps == {
+        ("PATCH", "d-1"): ("competitor",),
+        ("POST", None): ("token_failure",),
+        ("GET", None): (404,),
+    }
+    emulator.reset()
+    assert emulator.untaken_steps == {}
+
+
 async def test_a_refused_request_takes_no_step() -> None:
     emulator = Emulator(api_key=KEY, throttling=Throttling(dialog_quota=(1, 10)))
     emulator.script(418)
@@ -290,6 +305,10 @@ async def test_an_invalid_script_is_not_kept() -> None:
     emulator = Emulator(api_key=KEY)
     with pytest.raises(ValueError, match="no step 'dorp_after'"):
         emulator.script("error_503", "dorp_after")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no step '503'; use the number 503, without quotes"):
+        emulator.script("503")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="use competitor, conflict, .*, or a status from 300"):
+        emulator.script("200")  # type: ignore[arg-type]
     async with bare_client(emulator) as client:
         assert (await client.patch()).status_code == 200
 
