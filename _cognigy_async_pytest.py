@@ -80,8 +80,8 @@ def _untaken(left: Mapping[tuple[str, str | None], tuple[object, ...]]) -> str:
         requests = "token requests" if method == "POST" else f"{method} of {where}"
         lines.append(f"  {requests}: {', '.join(map(repr, steps))}")
     lines.append(
-        'Steps are for writes, unless script(..., method="GET") says otherwise. Script fewer steps, '
-        "or call cognigy_emulator.reset() at the end of the test."
+        'Steps are for writes, unless script(..., method="GET") says otherwise. '
+        "Script fewer steps, or call cognigy_emulator.reset() at the end of the test."
     )
     return "\n".join(lines)
 

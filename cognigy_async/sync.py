@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from functools import wraps
-from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 import anyio
@@ -16,7 +15,7 @@ from anyio.from_thread import BlockingPortal
 
 import cognigy_async as ca
 
-from ._utils.concurrency import FORKED, fork_counter
+from ._utils.concurrency import FORKED, ItemsOfThread, fork_counter
 from .client.config import SubmitArguments as Options
 from .models.update import UpdateInput, check_iterable
 
@@ -24,7 +23,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Method = Callable[Concatenate[ca.AsyncStateClient, P], R]
 Blocking = Callable[Concatenate["StateClient", P], R]
-END: Any = object()
 NAME = "cognigy_async client"
 OWN_THREAD = "async callbacks and functions of modify cannot call their own client: see StateClient"
 
@@ -197,19 +195,9 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
 
     def __init__(self, client: StateClient, updates: Any, given: Options) -> None:
         check_iterable("update_many", updates)
-        self._client, self._inputs = client, iter(updates)
-        # Requests for an input, and None after each reading of an outcome.
-        self._messages: SimpleQueue[Future[Any] | None] = SimpleQueue()
+        self._client, self._inputs = client, ItemsOfThread(iter(updates))
         self._reading: Future[Any] | None = None
-        self._stream = client._run(client._client.update_many, self._rows(), **given)
-
-    async def _rows(self) -> AsyncIterator[UpdateInput]:
-        while True:
-            request: Future[Any] = Future()
-            self._messages.put(request)
-            if (given := await asyncio.wrap_future(request)) is END:
-                return
-            yield given
+        self._stream = client._run(client._client.update_many, self._inputs, **given)
 
     def __next__(self) -> ca.UpdateOutcome:
         try:
@@ -221,17 +209,8 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
         """Return the result of a call that reads the stream, and feed inputs to the stream."""
         if self._reading is None:
             self._reading = self._client._start(function)
-            self._reading.add_done_callback(lambda _: self._messages.put(None))
-        while not self._reading.done():
-            request = self._messages.get()
-            if request is not None and request.set_running_or_notify_cancel():
-                try:
-                    request.set_result(next(self._inputs, END))
-                except Exception as error:
-                    request.set_exception(error)  # raised after the outcomes of earlier inputs
-                except BaseException:
-                    request.set_result(END)
-                    raise
+            self._reading.add_done_callback(self._inputs.wake)
+        self._inputs.serve(self._reading)
         reading, self._reading = self._reading, None
         return reading.result()
 

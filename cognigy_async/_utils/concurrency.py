@@ -8,14 +8,18 @@ import math
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextvars import Context
-from operator import attrgetter
-from typing import Any
+from operator import attrgetter, length_hint
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import anyio
 import sniffio
 from anyio.abc import TaskGroup
+
+T = TypeVar("T")
 
 # Event loops and clocks.
 
@@ -283,3 +287,49 @@ class _Wait:
 
 
 _serial_of = attrgetter("serial")
+
+
+# Threads.
+
+_END: Any = object()
+
+
+class ItemsOfThread(AsyncIterator[T]):
+    """An asynchronous iterator over the items of an iterator that belongs to another thread.
+
+    The thread hands over the items while it is in `serve`.
+    """
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+        # Requests for an item, and None to let `serve` look at its future.
+        self._messages: SimpleQueue[Future[T] | None] = SimpleQueue()
+
+    def __length_hint__(self) -> int:
+        # A negative number is an error, which says that the length is unknown.
+        return length_hint(self._items, -1)
+
+    async def __anext__(self) -> T:
+        request: Future[T] = Future()
+        self._messages.put(request)
+        item = await asyncio.wrap_future(request)
+        if item is _END:
+            raise StopAsyncIteration
+        return item
+
+    def wake(self, _: Future[Any]) -> None:
+        """Let `serve` look whether its future is done."""
+        self._messages.put(None)
+
+    def serve(self, until: Future[Any]) -> None:
+        """Hand over the items that are asked for until a future is done, which calls `wake`."""
+        while not until.done():
+            request = self._messages.get()
+            if request is not None and request.set_running_or_notify_cancel():
+                try:
+                    request.set_result(next(self._items, _END))
+                except Exception as error:
+                    request.set_exception(error)
+                except BaseException:
+                    request.set_result(_END)
+                    raise

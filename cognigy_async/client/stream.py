@@ -90,7 +90,10 @@ class UpdateStream:
         self._context = copy_context()
         self._inputs: Iterator[UpdateInput] | None = None
         self._async_inputs: AsyncIterator[UpdateInput] | None = None
+        self._length = -1
+        """Number of all asynchronous inputs; -1 if unknown."""
         if isinstance(updates, AsyncIterable):
+            self._length = _length_of(updates)
             self._async_inputs = aiter(updates)
         else:
             self._inputs = _iterator(updates)
@@ -255,16 +258,12 @@ class UpdateStream:
 
     def _unread_input(self) -> int:
         """Return the number of inputs that were not taken; -1 if there are some, 0 for none."""
-        if self._exhausted:
-            # An input that failed, or that the end of the client cut off, has a rest as well.
-            return -1 if self._input_error is not None else 0
-        if self._inputs is None:
-            return -1
-        try:
-            return length_hint(self._inputs, -1)
-        except Exception:
-            # The caller wrote the iterator.
-            return -1
+        if self._exhausted and self._input_error is None:
+            return 0
+        # An input that failed, or that the end of the client cut off, has a rest as well.
+        if self._exhausted or self._inputs is None:
+            return max(-1, self._length - self._taken)
+        return _length_of(self._inputs)
 
     # Outcomes.
 
@@ -437,6 +436,15 @@ class UpdateStream:
 def _was_not_sent(outcome: UpdateOutcome) -> bool:
     # An `UpdateError` is logged when it occurs.
     return outcome.error is not None and not isinstance(outcome.error, UpdateError)
+
+
+def _length_of(inputs: object) -> int:
+    """Return the number of inputs that are left; -1 if it is unknown."""
+    try:
+        return length_hint(inputs, -1)
+    except Exception:
+        # The caller wrote the iterator.
+        return -1
 
 
 def _iterator(updates: Any) -> Iterator[UpdateInput]:

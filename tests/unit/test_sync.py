@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import signal
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -483,6 +484,32 @@ def test_leaving_the_block_of_a_stream_withdraws_what_waits(
     client.flush()
     assert emulator.dialogs["d-1"].version == 2
     assert next(same_dialog, None) is not None
+
+
+@pytest.mark.parametrize("block", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_leaving_a_stream_early_says_how_many_rows_were_not_sent(
+    client: StateClient,
+    emulator: Emulator,
+    block: bool,
+    known: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = rows(200)
+    stream = client.update_many(given if known else (row for row in given))
+    with stream if block else nullcontext():
+        for _ in stream:
+            break
+    client.close()
+    del stream
+    gc.collect()
+    sent = len(emulator.dialogs)
+    assert 0 < sent < 200
+    [line] = [one for one in caplog.messages if "left early" in one]
+    if known:
+        assert f"early: {200 - sent} of 200 rows were not sent. Read" in line
+    else:
+        assert "rows were not sent, and the input was not read to its end. Read" in line
 
 
 def test_a_stream_that_stops_has_an_outcome_for_each_input_it_took(

@@ -307,7 +307,7 @@ async def test_an_invalid_script_is_not_kept() -> None:
         emulator.script("error_503", "dorp_after")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no step '503'; use the number 503, without quotes"):
         emulator.script("503")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="use competitor, conflict, .*, or a status from 300"):
+    with pytest.raises(ValueError, match=r"use competitor, conflict, .*, or a status from 300"):
         emulator.script("200")  # type: ignore[arg-type]
     async with bare_client(emulator) as client:
         assert (await client.patch()).status_code == 200
