@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from cognigy_async.emulator import Emulator, serve
+from cognigy_async.emulator import Emulator, Faults, serve
 from tests.integration.test_snippets import snippets
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,48 @@ def test_the_cron_job(tmp_path: Path, emulator: Emulator, variables: dict[str, s
 
     output = run(tmp_path, {**variables, "COGNIGY_BASE_URL": ""}, "totals.py", status=2)
     assert "COGNIGY_BASE_URL" in output
+
+
+def save_many_rows(folder: Path, count: int) -> None:
+    save(folder, "totals.py")
+    lines = "".join(f"d-{number},{number}.5\n" for number in range(count))
+    (folder / "totals.csv").write_text(f"dialog_id,cart_total\n{lines}", encoding="utf-8")
+
+
+def test_the_cron_job_stops_at_sigterm(
+    tmp_path: Path, emulator: Emulator, variables: dict[str, str]
+) -> None:
+    save_many_rows(tmp_path, 5000)
+    emulator.faults = Faults(latency=0.2)
+    with subprocess.Popen(
+        [sys.executable, "totals.py"],
+        cwd=tmp_path,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        limit = time.monotonic() + 30
+        while not emulator.dialogs:
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        process.terminate()
+        output, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (143, "")
+    # The requests in flight ended, and each is counted.
+    assert 0 < len(emulator.dialogs) < 5000
+    assert output.endswith(f" INFO {len(emulator.dialogs)} applied, 0 failed\n")
+
+
+def test_the_cron_job_stops_at_refused_credentials(
+    tmp_path: Path, emulator: Emulator, variables: dict[str, str]
+) -> None:
+    save_many_rows(tmp_path, 5000)
+    output = run(tmp_path, {**variables, "COGNIGY_CLIENT_SECRET": "other"}, "totals.py", status=1)
+    assert 1 <= output.count(" ERROR row ") < 1000
+    assert " INFO 0 applied, " in output
+    assert emulator.stats.requests == 0
 
 
 def test_the_line_for_cron_starts_nothing_while_a_run_is_busy(
