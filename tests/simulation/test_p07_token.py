@@ -305,3 +305,16 @@ async def test_p7_token_path_of_a_valid_token_waits_for_nothing() -> None:
             await turns(3)
             assert len(tokens) == 5
     assert len({id(token) for token in tokens}) == 1
+
+
+@pytest.mark.parametrize("is_outage", [True, False])
+async def test_p7_token_metrics_tell_an_outage_from_refused_credentials(is_outage: bool) -> None:
+    """The alerts of the production checklist rely on it."""
+    server = emulator(faults=Faults(token_failure=1.0 if is_outage else 0.0))
+    provider = oauth(server) if is_outage else oauth(server, client_secret="another")
+    async with client_of(server, auth=provider) as client:
+        error = await outcome_of(client.update("d", session={"a": 1}))
+        assert isinstance(error, AuthenticationError)
+        assert error.transient == is_outage
+        assert client.metrics.retries["not_sent"] == (4 if is_outage else 0)
+    assert server.stats.requests == 0
