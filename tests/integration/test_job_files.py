@@ -173,7 +173,7 @@ def test_an_empty_file_of_somebody_does_not_become_a_journal(
     Path("victim").touch()
     Path("rows.jsonl.journal").hardlink_to("victim")
     assert command(*RUN) == 2
-    assert "is an empty file with another name, a hard link" in command.messages
+    assert "is empty and has a second name (a hard link)" in command.messages
     assert not Path("victim").stat().st_size
 
 

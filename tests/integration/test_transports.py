@@ -621,8 +621,8 @@ class TestStatusAndHeadersHold:
 
         async with serving(dawdles) as server:
             begun = anyio.current_time()
-            response = await transport.send(patch(server), timeout=1.0)
-            assert 0.9 < anyio.current_time() - begun < 4
+            response = await transport.send(patch(server), timeout=2.0)
+            assert anyio.current_time() - begun > 1.9
             assert response.status == 429
             assert response.body_error == "the body was not complete in time"
             await until(lambda: server.open == 0)

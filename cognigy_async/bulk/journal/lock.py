@@ -187,8 +187,8 @@ def _claim(descriptor: int, journal: Path) -> None:
     found = os.fstat(descriptor)
     if not header and found.st_nlink > 1:
         raise JournalRefusedError(
-            f"journal {journal} is an empty file with another name, a hard link, and may be that "
-            "of another program. Choose another --journal."
+            f"journal {journal} is empty and has a second name (a hard link), so that it may "
+            "belong to another program. Choose another --journal."
         )
     is_database = header.startswith(SQLITE_MAGIC)
     if is_database and header[APPLICATION_ID_AT:][:4] != APPLICATION_ID.to_bytes(4):
