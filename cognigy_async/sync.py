@@ -220,7 +220,8 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
 
     def stop(self) -> None:
         """Take no more input and withdraw unsent updates. You can still read all outcomes."""
-        self._client._run(self._stream.stop)
+        with suppress(ca.ClientClosedError):
+            self._client._run(self._stream.stop)
 
     def close(self, *_: object) -> None:
         """Take no more input, withdraw unsent updates and drop unread outcomes."""

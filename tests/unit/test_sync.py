@@ -530,6 +530,7 @@ def test_a_stream_ends_with_its_client(client: StateClient) -> None:
     client.close()
     with pytest.raises(ClientClosedError):
         list(stream)
+    stream.stop()  # as a signal handler does, at any time
     stream.close()
 
 
