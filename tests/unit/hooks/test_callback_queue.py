@@ -113,6 +113,64 @@ async def test_an_event_that_fails_for_good_is_a_dead_letter(
     assert "canary" not in caplog.text
 
 
+async def test_a_failed_call_is_logged_with_the_update_and_the_time_of_the_next_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "cognigy_async")
+    hooks, _, _ = registry()
+    calls: list[float] = []
+
+    @Register(hooks, failures=False)(retries=1)
+    async def broken(_: UpdateEvent) -> None:
+        calls.append(anyio.current_time())
+        raise ValueError("canary")
+
+    async with running(hooks):
+        publish(hooks, event(number=7))
+        await hooks.wait_delivered()
+    first, last = [one for one in caplog.records if one.levelname == "INFO"]
+    seconds = vars(first)["seconds"]
+    assert calls[1] - calls[0] == pytest.approx(seconds)
+    failed = "broken failed with ValueError for update u-7 of dialog 'd'"
+    assert first.message.endswith(f"{failed} (call 1 of 2); next call in {seconds:.1f} s")
+    assert last.message.endswith(f"{failed} (call 2 of 2); that was the last call")
+    assert "seconds" not in vars(last)
+    assert "canary" not in caplog.text
+
+
+async def test_an_event_whose_retries_a_close_cuts_off_has_the_error_of_the_callback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hooks, _, _ = registry()
+    letters: list[DeadLetter] = []
+
+    async def bury(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    @Register(hooks, failures=False)(on_dead_letter=bury, timeout=9.0)
+    async def fails_then_hangs(_: UpdateEvent) -> None:
+        if not caplog.records:
+            raise ValueError("canary")
+        await anyio.sleep_forever()
+
+    caplog.set_level("INFO", "cognigy_async")
+    async with running(hooks):
+        publish(hooks, event("failed"))
+        await anyio.sleep(1)
+        publish(hooks, event("unanswered"))
+        await anyio.sleep(1)
+    await hooks.dead_letter_rest()
+    failed, unanswered = letters
+    assert (failed.event.dialog_id, unanswered.event.dialog_id) == ("failed", "unanswered")
+    assert isinstance(failed.error.__cause__, ValueError)
+    assert unanswered.error.__cause__ is None
+    lines = [one.message for one in caplog.records if one.levelname == "ERROR"]
+    closed = "the client was closed before the event was delivered"
+    assert closed in lines[0] and lines[0].endswith("fails_then_hangs had failed with ValueError")
+    assert lines[1].endswith(closed)
+    assert "canary" not in caplog.text
+
+
 async def test_a_full_queue_that_does_not_wait_drops_all_but_those_of_callbacks() -> None:
     hooks, metrics, _ = registry()
     letters: list[DeadLetter] = []
