@@ -166,7 +166,8 @@ async def test_an_event_whose_retries_a_close_cuts_off_has_the_error_of_the_call
     assert unanswered.error.__cause__ is None
     lines = [one.message for one in caplog.records if one.levelname == "ERROR"]
     closed = "the client was closed before the event was delivered"
-    assert closed in lines[0] and lines[0].endswith("fails_then_hangs had failed with ValueError")
+    assert closed in lines[0]
+    assert lines[0].endswith("fails_then_hangs had failed with ValueError")
     assert lines[1].endswith(closed)
     assert "canary" not in caplog.text
 
