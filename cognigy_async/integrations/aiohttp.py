@@ -101,5 +101,6 @@ async def _caller_of(request: web.Request) -> tuple[CallerInput, AsyncStateClien
         with suppress(web.HTTPException):
             body = await request.read()
     texts = [*request.match_info.values(), *request.query.values()]
-    given = CallerInput(texts, request.headers.get("If-Match"), body)
+    headers = request.headers
+    given = CallerInput(texts, headers.get("If-Match"), body, headers.get("Idempotency-Key"))
     return given, request.config_dict.get(CLIENT)

@@ -127,6 +127,7 @@ def _caller_of(request: Request) -> tuple[CallerInput, AsyncStateClient | None]:
         request.headers.get("if-match"),
         # Reading a body that the handler did not read could wait for the caller.
         getattr(request, "_body", b""),
+        request.headers.get("idempotency-key"),
     )
     return given, client if isinstance(client, AsyncStateClient) else None
 

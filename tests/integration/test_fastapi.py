@@ -18,11 +18,13 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message
 
 from cognigy_async import (
+    AmbiguousUpdateError,
     AsyncStateClient,
     ClientClosedError,
     ClientUsageError,
     CloseReport,
     ConfigurationError,
+    DeadLetter,
     StateConflictError,
     StateUpdate,
     UpdateEvent,
@@ -336,6 +338,30 @@ async def test_updates_not_sent_within_the_drain_timeout_are_logged_by_id(
     assert texts[1] == f"update {ids[1]} of dialog 'd-1' was not sent: the client was closed"
     assert texts[2] == f"update {ids[2]} of dialog 'd-2' was not sent: the client was closed"
     assert CANARY not in caplog.text
+
+
+async def test_updates_that_the_shutdown_cuts_off_reach_the_callback_or_its_dead_letters() -> None:
+    server = emulator(faults=Faults(hang=1.0))
+    missed: list[str] = []
+
+    async def keep_missed(letter: DeadLetter) -> None:
+        missed.append(letter.event.dialog_id)
+
+    async def keep_unknown(event: UpdateEvent) -> None:
+        assert isinstance(event.error, AmbiguousUpdateError)
+        missed.append(event.dialog_id)
+
+    def make(state: Mapping[str, Any]) -> AsyncStateClient:
+        client = client_of(server, max_in_flight=20)
+        client.on_update_failed(keep_unknown, concurrency=1, on_dead_letter=keep_missed)
+        return client
+
+    app = background_service(client_lifespan(make, drain_timeout=1.0))
+    async with served(app) as http:
+        for n in range(20):
+            await http.post(f"/dialogs/d-{n}", json={"a": n})
+        await anyio.sleep(0.1)
+    assert sorted(missed) == sorted(f"d-{n}" for n in range(20))
 
 
 @pytest.mark.parametrize("plain", [False, True])
