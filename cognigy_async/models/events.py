@@ -32,7 +32,12 @@ class UpdateEvent:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The JSON object with `session`, `user` and `transition`; a new copy at each access."""
+        """The update as a JSON object, a new copy at each access: the changes, not the whole state.
+
+        Its members are ``session`` and ``user``, the variables by name, and ``transition``, for
+        example ``{"nextStep": "process_checkout"}``. A member that the update does not have is
+        missing. Without an `update` it is empty. `update.next_step` is the node alone.
+        """
         return self.update.payload() if self.update is not None else {}
 
     def __repr__(self) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,6 +13,7 @@ import pytest
 
 from cognigy_async import CallbackError, DeadLetter, UpdateEvent
 from cognigy_async.hooks.callback_queue import CallbackQueue, _backoff
+from cognigy_async.hooks.options import CallbackOptions
 from cognigy_async.hooks.registry import CallbackRegistry, Register
 from tests.unit.hooks._events import event, publish, registry, running
 
@@ -290,6 +294,24 @@ async def test_the_repr_says_what_it_holds() -> None:
         publish(hooks, event("a"))
         hooks.reserve()
         assert "queued=2 running=1 reserved=1>" in repr(queue_of(hooks))
+
+
+def test_the_table_of_the_documentation_has_the_sums_of_the_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "hooks.md").read_text(encoding="utf-8")
+    row = re.compile(r"^\| (\d+) \| (\d+) \| ([\d.]+) to ([\d.]+) s \| (\d+) s \|$", re.MULTILINE)
+    rows = row.findall(page)
+    defaults = CallbackOptions()
+    assert str(defaults.retries) in [retries for retries, *_ in rows]
+    for retries, calls, shortest, longest, hanging in rows:
+        waits = []
+        for jitter in (min, max):
+            monkeypatch.setattr(random, "uniform", jitter)
+            waits.append(sum(map(_backoff, range(1, int(retries) + 1))))
+        assert int(calls) == int(retries) + 1
+        assert waits == [float(shortest), float(longest)]
+        assert float(hanging) == int(int(calls) * defaults.timeout + waits[0] + 0.5)
 
 
 def test_the_backoff_is_bounded_however_often_a_callback_fails() -> None:
