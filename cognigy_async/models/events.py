@@ -16,7 +16,8 @@ class UpdateEvent:
     """The outcome of one update, as callbacks get it.
 
     Attributes:
-        dialog_id, update_id: ids of the dialog and of the update.
+        dialog_id: id of the dialog.
+        update_id: id of the update, the same for all calls with this event.
         update: the written update; None for a reset, or if `modify` failed before it had an update.
         result: result of the update if the server applied it, else None.
         error: error of the update if it failed, else None.
