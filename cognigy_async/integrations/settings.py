@@ -299,7 +299,7 @@ class Settings(Credentials):
         limits = overrides.get("rate_limit", self.rate_limit)
         if isinstance(limits, RateLimit):
             limits = (limits,)
-        elif not isinstance(limits, str) and isinstance(limits, Sequence):
+        elif limits is not None and not isinstance(limits, str):
             limits = tuple(limits)
         auth = overrides.get("auth")
         return {
