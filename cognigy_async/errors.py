@@ -367,5 +367,10 @@ class ClientUsageError(CognigyError, RuntimeError):
     """The client is used in another event loop, a forked process, or its own callback."""
 
 
+# Reasons in messages why a client does no more. It stops, for example, if its event loop ends.
+CLOSED = "the client was closed"
+STOPPED = "the client stopped without being closed"
+
+
 class ClientClosedError(ClientUsageError):
     """The client is not open: ``async with`` has not begun, or `aclose` was called."""

@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 from .._utils.concurrency import CompletionTracker, is_failure
 from .._utils.logging import log
 from .._utils.waker import Waker
-from ..errors import CallbackError
+from ..errors import CLOSED, STOPPED, CallbackError
 from ..metrics import Metrics
 from ..models.events import (
     Callback,
@@ -32,8 +32,6 @@ from ..models.events import (
 )
 from .invocation import Invoker
 from .options import CallbackOptions, validate_callback
-
-CLIENT_CLOSED = "the client was closed before the event was delivered"
 
 
 @dataclass(slots=True, eq=False)
@@ -58,12 +56,14 @@ class DeliveryTasks:
     Attributes:
         published: serial of the last delivery.
         unfinished: number of deliveries that neither succeeded nor are dead letters.
+        ended_by: reason in messages why no more deliveries run, `CLOSED` or `STOPPED`.
     """
 
     def __init__(self, metrics: Metrics, waker: Waker) -> None:
         self.metrics = metrics
         self.waker = waker
         self.running = False
+        self.ended_by = CLOSED
         self.tracker = CompletionTracker()
         self.published = self.unfinished = 0
         self._tasks: TaskGroup | None = None
@@ -78,6 +78,7 @@ class DeliveryTasks:
                 self._tasks.cancel_scope.cancel()
         finally:
             self.running = False
+            self.ended_by = CLOSED if stop.is_set() else STOPPED
 
     def spawn(
         self, context: Context, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
@@ -147,7 +148,7 @@ class CallbackQueue:
             self._dead_letter(delivery, CallbackError(f"the queue of {self.name} is full"))
             return
         if not tasks.running:
-            self._dead_letter(delivery, CallbackError(CLIENT_CLOSED))
+            self._dead_letter(delivery, CallbackError(self._ended()))
             return
         self._queued += 1
         self.used += 1
@@ -291,12 +292,15 @@ class CallbackQueue:
         self.used -= self._queued
         self._queued = 0
         for delivery in rest:
-            failure, reason = delivery.failure, CLIENT_CLOSED
+            failure, reason = delivery.failure, self._ended()
             if failure is not None:
                 reason += f"; the callback {self.name} had failed with {type(failure).__name__}"
             undelivered = CallbackError(reason)
             undelivered.__cause__ = failure
             self._dead_letter(delivery, undelivered)
+
+    def _ended(self) -> str:
+        return f"{self._tasks.ended_by} before the event was delivered"
 
 
 def _request_receipt(watch: UpdateWatch, index: int, callback: str) -> DeliveryReceipt | None:
