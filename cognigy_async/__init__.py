@@ -66,6 +66,8 @@ if typing.TYPE_CHECKING:
     from .transports.base import Transport
     from .transports.httpx import HttpxTransport
 
+    __version__: str
+
 __all__ = [
     "AccessToken",
     "AiohttpTransport",
@@ -232,6 +234,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _read_version()
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -241,4 +245,15 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _read_version() -> str:
+    """Return the version of the installed distribution; ``0+unknown`` if it is not installed."""
+    # Imported here, because it costs more than the package itself.
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("cognigy-async")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+unknown"

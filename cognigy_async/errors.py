@@ -129,7 +129,8 @@ class UpdateError(CognigyError):
 
     Attributes:
         status: HTTP status of the last response; None if no response came.
-        dialog_id, update_id: ids of the dialog and of the update; a read has no `update_id`.
+        dialog_id: id of the dialog.
+        update_id: id of the update; None for a read.
         attempts: number of requests that the client made for the update or read.
         trace_id: the server's id of the request, which vendor support asks for.
         retry_after: seconds that the server asked the client to wait; None if it named no time in
@@ -364,6 +365,11 @@ class AuditError(CognigyError):
 
 class ClientUsageError(CognigyError, RuntimeError):
     """The client is used in another event loop, a forked process, or its own callback."""
+
+
+# Reasons in messages why a client does no more. It stops, for example, if its event loop ends.
+CLOSED = "the client was closed"
+STOPPED = "the client stopped without being closed"
 
 
 class ClientClosedError(ClientUsageError):

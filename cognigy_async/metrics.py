@@ -111,7 +111,9 @@ class MetricsSnapshot:
     """The metrics of a client at one moment.
 
     Attributes:
-        applied, failed, ambiguous: completed updates by outcome.
+        applied: updates that the server applied.
+        failed: updates that the server did not apply.
+        ambiguous: updates that the server may or may not have applied.
         withdrawn: accepted updates that were withdrawn before the client sent them.
         reads: successful reads.
         requests: requests that the client sent, with reads and retries, without token requests.

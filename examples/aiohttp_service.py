@@ -3,8 +3,8 @@
     CRM_URL=https://crm.example python examples/aiohttp_service.py --port 8080
 
 The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
-Without CRM_URL no CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default
-10).
+Without CRM_URL no CRM is used. Dialogs that the CRM may have missed are written to CRM_MISSED
+(default crm-missed.jsonl). ANSWER_WITHIN is the time that callers wait, in seconds (default 6).
 
 The service does not know its callers: put what authenticates them before it, or add a middleware
 that does.
@@ -18,18 +18,27 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
+from cognigy_async import (
+    AmbiguousUpdateError,
+    AsyncStateClient,
+    DeadLetter,
+    RetryPolicy,
+    UpdateEvent,
+)
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
 from cognigy_async.integrations.settings import Settings
 
-ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
+ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "6"))
 """Seconds after which nothing is sent for a caller, who may have disconnected by then."""
+
+CRM_MISSED = Path(os.environ.get("CRM_MISSED", "crm-missed.jsonl"))
 
 CRM = web.AppKey("crm", aiohttp.ClientSession)
 
@@ -38,7 +47,7 @@ async def crm_session(app: web.Application) -> AsyncIterator[None]:
     """Keep a session to the CRM open until the last callback has run."""
     async with aiohttp.ClientSession(
         os.environ.get("CRM_URL"),
-        timeout=aiohttp.ClientTimeout(total=5.0),
+        timeout=aiohttp.ClientTimeout(total=3.0),
     ) as session:
         app[CRM] = session
         yield
@@ -48,6 +57,22 @@ def crm_url(dialog_id: str) -> URL:
     """Return the URL of a dialog. Clients would resolve the dots of an id like ".."."""
     segment = quote(dialog_id, safe="").replace(".", "%2E")
     return URL(f"/dialogs/{segment}", encoded=True)
+
+
+def remember(event: UpdateEvent) -> None:
+    """Remember a dialog whose state the CRM may not have."""
+    missed = {"dialog_id": event.dialog_id, "update_id": event.update_id}
+    with CRM_MISSED.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(missed) + "\n")
+
+
+async def keep_missed(letter: DeadLetter) -> None:
+    remember(letter.event)
+
+
+async def keep_unknown(event: UpdateEvent) -> None:
+    if isinstance(event.error, AmbiguousUpdateError):
+        remember(event)
 
 
 def make_client(app: web.Application) -> AsyncStateClient:
@@ -64,7 +89,9 @@ def make_client(app: web.Application) -> AsyncStateClient:
             response.raise_for_status()
 
     if os.environ.get("CRM_URL"):
-        client.on_state_updated(sync_crm)
+        # Less than the drain, so that a call that hangs can still become a dead letter.
+        client.on_state_updated(sync_crm, timeout=3.0, on_dead_letter=keep_missed)
+        client.on_update_failed(keep_unknown, on_dead_letter=keep_missed)
     return client
 
 
@@ -84,6 +111,7 @@ async def change_dialog(request: web.Request) -> web.Response:
         user=change.get("user"),
         next_step=change.get("next_step"),
         if_match=request.headers.get("If-Match"),
+        update_id=request.headers.get("Idempotency-Key"),
         deadline=ANSWER_WITHIN,
     )
     applied = {"update_id": result.update_id, "etag": result.etag, "version": result.version}
@@ -122,6 +150,13 @@ def main() -> None:
     parser.add_argument(
         "--reuse-port", action="store_true", help="share the port with other workers"
     )
+    parser.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="time of the handlers at the end; more than callers wait",
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     # Also log retries and failed updates.
@@ -132,7 +167,7 @@ def main() -> None:
         port=options.port,
         reuse_port=options.reuse_port,
         # aiohttp waits twice: before it cancels handlers, and after.
-        shutdown_timeout=2.5,
+        shutdown_timeout=options.shutdown_timeout,
     )
 
 

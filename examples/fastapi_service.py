@@ -1,11 +1,11 @@
 """A FastAPI service that updates dialogs and synchronizes a CRM.
 
     pip install 'cognigy-async[cli,fastapi,otel]' opentelemetry-exporter-prometheus uvicorn
-    CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 5
+    CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 10
 
 The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
-Without CRM_URL no CRM is used. ANSWER_WITHIN is the time that callers wait, in seconds (default
-10).
+Without CRM_URL no CRM is used. Dialogs that the CRM may have missed are written to CRM_MISSED
+(default crm-missed.jsonl). ANSWER_WITHIN is the time that callers wait, in seconds (default 6).
 Metrics for Prometheus are at /metrics.
 
 The service does not know its callers: put what authenticates them before it, or add a dependency
@@ -14,10 +14,12 @@ that does.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 from urllib.parse import quote
 
@@ -29,7 +31,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cognigy_async import AsyncStateClient, RetryPolicy, UpdateEvent
+from cognigy_async import (
+    AmbiguousUpdateError,
+    AsyncStateClient,
+    DeadLetter,
+    RetryPolicy,
+    UpdateEvent,
+)
 from cognigy_async.integrations.fastapi import (
     Health,
     StateClient,
@@ -40,8 +48,10 @@ from cognigy_async.integrations.fastapi import (
 from cognigy_async.integrations.opentelemetry import instrument
 from cognigy_async.integrations.settings import Settings
 
-ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "10"))
+ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "6"))
 """Seconds after which nothing is sent for a caller, who may have disconnected by then."""
+
+CRM_MISSED = Path(os.environ.get("CRM_MISSED", "crm-missed.jsonl"))
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
@@ -93,7 +103,7 @@ async def resources(app: FastAPI) -> AsyncIterator[Resources]:
     """Keep the resources of the client open until the last callback has run."""
     meters = MeterProvider([PrometheusMetricReader()])
     try:
-        async with httpx.AsyncClient(base_url=os.environ.get("CRM_URL", ""), timeout=5.0) as crm:
+        async with httpx.AsyncClient(base_url=os.environ.get("CRM_URL", ""), timeout=3.0) as crm:
             yield {"crm": crm, "meters": meters}
     finally:
         meters.shutdown()
@@ -102,6 +112,22 @@ async def resources(app: FastAPI) -> AsyncIterator[Resources]:
 def crm_path(dialog_id: str) -> str:
     """Return the path of a dialog. Clients would resolve the dots of an id like ".."."""
     return f"/dialogs/{quote(dialog_id, safe='').replace('.', '%2E')}"
+
+
+def remember(event: UpdateEvent) -> None:
+    """Remember a dialog whose state the CRM may not have."""
+    missed = {"dialog_id": event.dialog_id, "update_id": event.update_id}
+    with CRM_MISSED.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(missed) + "\n")
+
+
+async def keep_missed(letter: DeadLetter) -> None:
+    remember(letter.event)
+
+
+async def keep_unknown(event: UpdateEvent) -> None:
+    if isinstance(event.error, AmbiguousUpdateError):
+        remember(event)
 
 
 def make_client(state: Mapping[str, Any]) -> AsyncStateClient:
@@ -120,7 +146,9 @@ def make_client(state: Mapping[str, Any]) -> AsyncStateClient:
         response.raise_for_status()
 
     if crm.base_url.host:
-        client.on_state_updated(sync_crm)
+        # Less than the drain, so that a call that hangs can still become a dead letter.
+        client.on_state_updated(sync_crm, timeout=3.0, on_dead_letter=keep_missed)
+        client.on_update_failed(keep_unknown, on_dead_letter=keep_missed)
     return client
 
 
@@ -138,6 +166,7 @@ async def change_dialog(
     change: Change,
     client: StateClient,
     if_match: Annotated[str | None, Header()] = None,
+    idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Applied:
     result = await client.update(
         dialog_id,
@@ -145,6 +174,7 @@ async def change_dialog(
         user=change.user,
         next_step=change.next_step,
         if_match=if_match,
+        update_id=idempotency_key,
         deadline=ANSWER_WITHIN,
     )
     return Applied(update_id=result.update_id, etag=result.etag, version=result.version)

@@ -1,6 +1,6 @@
 """A bridge from a CRM to Cognigy.AI: each webhook of the CRM updates a dialog.
 
-    WEBHOOK_SECRET=... uvicorn examples.webhook_bridge:app --timeout-graceful-shutdown 5
+    WEBHOOK_SECRET=... uvicorn examples.webhook_bridge:app --timeout-graceful-shutdown 15
 
 The CRM sends `X-Timestamp`, the seconds since the epoch, and `X-Signature`, the HMAC-SHA-256 in
 hexadecimal of the timestamp, a dot and the body. A request that somebody has recorded is refused

@@ -45,7 +45,8 @@ class AuditRecord:
 
     Attributes:
         timestamp: time of completion, UTC by the clock of this machine.
-        update_id, dialog_id: ids of the update and of the dialog.
+        update_id: id of the update.
+        dialog_id: id of the dialog.
         outcome: `applied`, `failed`, `ambiguous` (sent, result unknown), `withdrawn` (withdrawn
             before it was sent), `not_sent` (the client closed before it was sent), or `unchanged`
             (the function of `modify` returned None).
@@ -60,8 +61,8 @@ class AuditRecord:
         attempts: number of requests for the update, including reads.
         latency_ms: milliseconds from the first request to completion; None if nothing was sent.
         queue_ms: milliseconds from acceptance to the first request, or to completion.
-        etag, version: etag and version of the new state. `version` is set only if the response had
-            no etag.
+        etag: etag of the new state; None without an etag.
+        version: version of the new state, only if the response had no etag; else None.
         trace_id: the server's id of the last request; None without an id.
         summary: description of the outcome, at most 100 characters.
         metadata: texts that the caller passed with the update.

@@ -37,7 +37,8 @@ class AuditFault:
     """The first fault of an audit file.
 
     Attributes:
-        path, line: the file and the number of the line, counted from 1.
+        path: the file.
+        line: number of the line, counted from 1.
         problem: description of the fault.
     """
 

@@ -23,7 +23,7 @@ from ..engine.capacity import PendingLimit
 from ..engine.context import Context
 from ..engine.engine import Engine
 from ..engine.protocol import UpdateProtocol
-from ..errors import ClientClosedError, ClientUsageError
+from ..errors import CLOSED, STOPPED, ClientClosedError, ClientUsageError
 from ..hooks.registry import CallbackRegistry
 from ..models.results import CloseReport
 from .admission import Admission
@@ -187,7 +187,7 @@ class Lifecycle:
                 finally:
                     # Close the admission first: callers that wake up now must not submit.
                     admission.close()
-                    engine.close()
+                    engine.close(CLOSED if self._closing else STOPPED)
                     signals.workers_ended.set()
         finally:
             admission.close()

@@ -110,6 +110,12 @@ class Emulator:
         emulator refuses for its credentials or by a quota takes no step. The next token request
         takes the step ``"token_failure"``. `untaken_steps` has the steps that are left.
 
+        The responses have a body of JSON with a text and a trace id, in the form of the API that
+        the request calls. The runtime API has ``{"message": ..., "traceId": "emulator-1"}``; for
+        the fault ``"conflict"``, also `dialogId` and `version`, and a header `ETag`. The sessions
+        API has the problem details of its public description, with `status`, `detail`, `code` and
+        `traceId`. A 429 has a `Retry-After`, unless the step is the status 429.
+
         Args:
             steps: Steps to append to the earlier steps.
             dialog_id: Dialog whose requests take the steps, before the steps for any dialog; None

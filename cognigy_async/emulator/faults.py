@@ -57,7 +57,7 @@ class Faults:
 
     A request meets at most one of the faults with a probability, drawn in the order of
     `RandomFault`. Reads meet neither `conflict` nor `competitor`. A PATCH stands for the POST of
-    the sessions API as well.
+    the sessions API as well. `Emulator.script` describes the bodies of the responses.
 
     Args:
         latency: Minimum time to a response. The emulator applies the update after half of the time.

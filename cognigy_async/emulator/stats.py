@@ -37,9 +37,11 @@ class Stats:
         dropped: Connections closed without a response.
         abandoned: Requests whose client disconnected before the response.
         in_flight_max: Highest number of API requests in flight.
-        connections, connections_max: Accepted connections, and the highest number of open ones (0
-            without sockets).
-        token_requests, tokens_issued, token_answers: Counters of the token endpoint.
+        connections: Accepted connections; 0 without sockets.
+        connections_max: Highest number of open connections; 0 without sockets.
+        token_requests: Requests to the token endpoint.
+        tokens_issued: Tokens that the token endpoint issued.
+        token_answers: Responses of the token endpoint, by status.
         token_requests_overlapping: Highest number of token requests in flight.
         repeated: Writes with the highest `seq` that had arrived before.
         repeat_applies: Writes applied although the same update was applied before. Harmless if

@@ -227,8 +227,8 @@ class Completion:
             self._flushes.mark_open(queue.head.serial)
         self._flushes.mark_done(item.serial)
 
-    def close(self) -> None:
-        """Complete all remaining items without sending them."""
+    def close(self, reason: str) -> None:
+        """Complete all remaining items without sending them; `reason` is for messages."""
         self._scheduler.stop()
         self._pending_limit.close()
         scheduler = self._scheduler
@@ -244,26 +244,27 @@ class Completion:
                 continue
             if item in head.members:
                 self.unsent.extend(member.update for member in head.members if member.update)
-                closed = ClientClosedError("the client was closed before these updates were sent")
+                closed = ClientClosedError(f"{reason} before these updates were sent")
                 self.complete(queue, Settled(error=closed))
                 for member in head.members:
-                    _log_unsent(member)
+                    _log_unsent(member, reason)
                 continue
             if item.update is not None:
                 self.unsent.append(item.update)
-            message = f"the client was closed before update {item.update_id!r} was sent"
+            message = f"{reason} before update {item.update_id!r} was sent"
             self.complete_unsent(item, ClientClosedError(message))
-            _log_unsent(item)
+            _log_unsent(item, reason)
 
 
-def _log_unsent(item: WorkItem) -> None:
+def _log_unsent(item: WorkItem, reason: str) -> None:
     # Do not log the updates of a stream: its reader gets their outcomes.
     if item.kind is not READ and item.index < 0:
         log(
             WARNING,
-            "update %s of dialog %r was not sent: the client was closed",
+            "update %s of dialog %r was not sent: %s",
             item.update_id,
             item.dialog_id,
+            reason,
             dialog_id=item.dialog_id,
             update_id=item.update_id,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup
 
-from ..errors import ClientClosedError
+from ..errors import CLOSED, ClientClosedError
 from .backoff import Backoff
 from .completion import Completion
 from .dialog_queue import QueueState
@@ -111,6 +111,10 @@ class Engine:
                 await self._dispatcher.run(started, stop)
             keepers.cancel_scope.cancel()
 
-    def close(self) -> None:
-        """Complete all remaining items; call this only when no more items are accepted."""
-        self.completion.close()
+    def close(self, reason: str = CLOSED) -> None:
+        """Complete all remaining items; call this only when no more items are accepted.
+
+        Args:
+            reason: Reason of the close in messages, `CLOSED` or `STOPPED`.
+        """
+        self.completion.close(reason)

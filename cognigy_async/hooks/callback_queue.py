@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 from .._utils.concurrency import CompletionTracker, is_failure
 from .._utils.logging import log
 from .._utils.waker import Waker
-from ..errors import CallbackError
+from ..errors import CLOSED, STOPPED, CallbackError
 from ..metrics import Metrics
 from ..models.events import (
     Callback,
@@ -33,18 +33,21 @@ from ..models.events import (
 from .invocation import Invoker
 from .options import CallbackOptions, validate_callback
 
-CLIENT_CLOSED = "the client was closed before the event was delivered"
-
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One event that must be delivered to one callback."""
+    """One event that must be delivered to one callback.
+
+    Attributes:
+        failure: last exception of the callback, None before the first.
+    """
 
     event: UpdateEvent
     serial: int
     context: Context
     receipt: DeliveryReceipt | None
     attempts: int = 0
+    failure: BaseException | None = None
 
 
 class DeliveryTasks:
@@ -53,12 +56,14 @@ class DeliveryTasks:
     Attributes:
         published: serial of the last delivery.
         unfinished: number of deliveries that neither succeeded nor are dead letters.
+        ended_by: reason in messages why no more deliveries run, `CLOSED` or `STOPPED`.
     """
 
     def __init__(self, metrics: Metrics, waker: Waker) -> None:
         self.metrics = metrics
         self.waker = waker
         self.running = False
+        self.ended_by = CLOSED
         self.tracker = CompletionTracker()
         self.published = self.unfinished = 0
         self._tasks: TaskGroup | None = None
@@ -73,6 +78,7 @@ class DeliveryTasks:
                 self._tasks.cancel_scope.cancel()
         finally:
             self.running = False
+            self.ended_by = CLOSED if stop.is_set() else STOPPED
 
     def spawn(
         self, context: Context, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
@@ -142,7 +148,7 @@ class CallbackQueue:
             self._dead_letter(delivery, CallbackError(f"the queue of {self.name} is full"))
             return
         if not tasks.running:
-            self._dead_letter(delivery, CallbackError(CLIENT_CLOSED))
+            self._dead_letter(delivery, CallbackError(self._ended()))
             return
         self._queued += 1
         self.used += 1
@@ -184,18 +190,19 @@ class CallbackQueue:
             self._mark_finished(delivery)
             return
         metrics.events_failed += 1
-        reason = type(failure).__name__
-        message = "callback %s failed with %s for dialog %r (attempt %d)"
-        arguments = (self.name, reason, dialog_id, delivery.attempts)
-        self._log(INFO, delivery, message, *arguments, error=reason)
+        delivery.failure = failure
         if delivery.attempts > self._options.retries:
+            self._log_failure(delivery, failure, None)
+            reason = type(failure).__name__
             undelivered = CallbackError(f"the callback {self.name} failed with {reason}")
             undelivered.__cause__ = failure
             self._advance(dialog_id)
             self._dead_letter(delivery, undelivered)
             return
+        seconds = _backoff(delivery.attempts)
+        self._log_failure(delivery, failure, seconds)
         self._start_deliveries()
-        await anyio.sleep(_backoff(delivery.attempts))
+        await anyio.sleep(seconds)
         self._ready_dialogs.append(dialog_id)
         self._start_deliveries()
 
@@ -257,6 +264,19 @@ class CallbackQueue:
         finally:
             self._handler_running = False
 
+    def _log_failure(
+        self, delivery: Delivery, failure: BaseException, seconds: float | None
+    ) -> None:
+        """Log a failed call; `seconds` is the wait before the next call, None after the last."""
+        # The text of the exception may contain values, so the line names its class.
+        reason = type(failure).__name__
+        following = "that was the last call" if seconds is None else f"next call in {seconds:.1f} s"
+        event, calls = delivery.event, self._options.retries + 1
+        message = "callback %s failed with %s for update %s of dialog %r (call %d of %d); %s"
+        arguments = (self.name, reason, event.update_id, event.dialog_id, delivery.attempts, calls)
+        fields = {"error": reason} if seconds is None else {"error": reason, "seconds": seconds}
+        self._log(INFO, delivery, message, *arguments, following, **fields)
+
     def _log(
         self, level: int, delivery: Delivery, message: str, *arguments: object, **fields: object
     ) -> None:
@@ -272,7 +292,15 @@ class CallbackQueue:
         self.used -= self._queued
         self._queued = 0
         for delivery in rest:
-            self._dead_letter(delivery, CallbackError(CLIENT_CLOSED))
+            failure, reason = delivery.failure, self._ended()
+            if failure is not None:
+                reason += f"; the callback {self.name} had failed with {type(failure).__name__}"
+            undelivered = CallbackError(reason)
+            undelivered.__cause__ = failure
+            self._dead_letter(delivery, undelivered)
+
+    def _ended(self) -> str:
+        return f"{self._tasks.ended_by} before the event was delivered"
 
 
 def _request_receipt(watch: UpdateWatch, index: int, callback: str) -> DeliveryReceipt | None:

@@ -27,7 +27,7 @@ from aiohttp.typedefs import Handler
 from cognigy_async import AsyncStateClient, CognigyError
 
 from .callers import CallerInput, is_mistake_of_service
-from .drain import DRAIN_TIMEOUT, open_client, validate_drain_timeout
+from .drain import DRAIN_TIMEOUT, OnClosed, open_client, validate_drain_timeout
 from .health import Health, health
 from .problems import MEDIA_TYPE, problem_of
 
@@ -41,6 +41,7 @@ def client_ctx(
     make_client: Callable[[web.Application], AsyncStateClient],
     *,
     drain_timeout: float = DRAIN_TIMEOUT,
+    on_closed: OnClosed | None = None,
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return a context for `cleanup_ctx` that keeps one client open for all requests.
 
@@ -52,6 +53,10 @@ def client_ctx(
             unopened client with its callbacks registered.
         drain_timeout: Seconds in which the shutdown sends accepted updates and delivers events.
             The client logs unsent updates by `update_id` and `dialog_id`.
+        on_closed: Optional function, async or plain, that is called once with the `CloseReport` of
+            the client: after the client is closed, and before the contexts end that were appended
+            before this one. `report.unsent` has the accepted updates that the client did not send.
+            The function has 2 seconds, also when the shutdown is cancelled.
 
     Raises:
         ConfigurationError: `drain_timeout` is not a positive, finite number of seconds.
@@ -59,7 +64,7 @@ def client_ctx(
     drain_timeout = validate_drain_timeout(drain_timeout)
 
     async def with_client(app: web.Application) -> AsyncIterator[None]:
-        async with open_client(make_client(app), drain_timeout) as client:
+        async with open_client(make_client(app), drain_timeout, on_closed) as client:
             app[CLIENT] = client
             yield
 
@@ -96,5 +101,6 @@ async def _caller_of(request: web.Request) -> tuple[CallerInput, AsyncStateClien
         with suppress(web.HTTPException):
             body = await request.read()
     texts = [*request.match_info.values(), *request.query.values()]
-    given = CallerInput(texts, request.headers.get("If-Match"), body)
+    headers = request.headers
+    given = CallerInput(texts, headers.get("If-Match"), body, headers.get("Idempotency-Key"))
     return given, request.config_dict.get(CLIENT)

@@ -33,11 +33,13 @@ class CallerInput:
         texts: Parameters of the path and of the query.
         if_match: Header `If-Match`; None if there is none.
         body: Body, as far as the handler has read it.
+        idempotency_key: Header `Idempotency-Key`; None if there is none.
     """
 
     texts: Sequence[str] = ()
     if_match: str | None = None
     body: bytes = b""
+    idempotency_key: str | None = None
 
 
 def is_mistake_of_service(
@@ -66,6 +68,8 @@ def _updates_in(given: CallerInput) -> Iterator[dict[str, Any]]:
         yield {"dialog_id": text, "next_step": "-"}
     if given.if_match is not None:
         yield {"dialog_id": "-", "next_step": "-", "if_match": given.if_match}
+    if given.idempotency_key is not None:
+        yield {"dialog_id": "-", "next_step": "-", "update_id": given.idempotency_key}
     body = _parsed(given.body)
     if isinstance(body, dict):
         yield {"dialog_id": "-", "session": body}

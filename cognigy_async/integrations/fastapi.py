@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse
 from cognigy_async import AsyncStateClient, ClientUsageError, CognigyError
 
 from .callers import CallerInput, is_mistake_of_service
-from .drain import DRAIN_TIMEOUT, open_client, validate_drain_timeout
+from .drain import DRAIN_TIMEOUT, OnClosed, open_client, validate_drain_timeout
 from .health import Health, health
 from .problems import MEDIA_TYPE, problem_of
 
@@ -54,6 +54,7 @@ def client_lifespan(
     *,
     lifespan: Callable[[AppT], AbstractAsyncContextManager[State | None]] | None = None,
     drain_timeout: float = DRAIN_TIMEOUT,
+    on_closed: OnClosed | None = None,
 ) -> Callable[[AppT], AbstractAsyncContextManager[State]]:
     """Return a lifespan that keeps one client open for all requests.
 
@@ -65,6 +66,10 @@ def client_lifespan(
             also get the state that it yields.
         drain_timeout: Seconds in which the shutdown sends accepted updates and delivers events.
             The client logs unsent updates by `update_id` and `dialog_id`.
+        on_closed: Optional function, async or plain, that is called once with the `CloseReport` of
+            the client: after the client is closed, and before `lifespan` ends. `report.unsent` has
+            the accepted updates that the client did not send. The function has 2 seconds, also
+            when the shutdown is cancelled. Its exception ends the lifespan.
 
     Raises:
         ConfigurationError: `drain_timeout` is not a positive, finite number of seconds.
@@ -74,12 +79,12 @@ def client_lifespan(
     @asynccontextmanager
     async def with_client(app: AppT) -> AsyncGenerator[State]:
         if lifespan is None:
-            async with open_client(make_client({}), drain_timeout) as client:
+            async with open_client(make_client({}), drain_timeout, on_closed) as client:
                 yield {STATE: client}
             return
         async with lifespan(app) as yielded:
             state = yielded or {}
-            async with open_client(make_client(state), drain_timeout) as client:
+            async with open_client(make_client(state), drain_timeout, on_closed) as client:
                 yield {**state, STATE: client}
 
     return with_client
@@ -122,6 +127,7 @@ def _caller_of(request: Request) -> tuple[CallerInput, AsyncStateClient | None]:
         request.headers.get("if-match"),
         # Reading a body that the handler did not read could wait for the caller.
         getattr(request, "_body", b""),
+        request.headers.get("idempotency-key"),
     )
     return given, client if isinstance(client, AsyncStateClient) else None
 

@@ -19,7 +19,7 @@ Without an SDK the API does nothing, at almost no cost.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from opentelemetry import propagate
@@ -64,9 +64,12 @@ METRICS: Mapping[str, str] = {
     "cognigy.client.requests": "counter",
     "cognigy.client.token.refreshes": "counter",
     "cognigy.client.events": "counter",
+    "cognigy.client.audit.records": "counter",
     "cognigy.client.requests.in_flight": "gauge",
     "cognigy.client.updates.pending": "gauge",
     "cognigy.client.dialogs.paused": "gauge",
+    "cognigy.client.quota.used": "gauge",
+    "cognigy.client.quota.limit": "gauge",
 }
 """Names and kinds of all metrics."""
 
@@ -262,10 +265,24 @@ def _create_observables(metrics: Metrics, meter: Meter, label: Mapping[str, str]
         for reason, number in metrics.retries.items():
             yield Observation(number, {**label, "cognigy.reason": reason})
 
+    def observe_quota(field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            try:
+                limits = metrics.quota
+            except RuntimeError:
+                # The clock of trio cannot be read in the thread of an exporter.
+                return
+            for index, use in enumerate(limits):
+                yield Observation(getattr(use, field), {**label, "cognigy.quota.index": index})
+
+        return observe
+
     outcomes = ("applied", "failed", "ambiguous", "withdrawn")
     events = {name: f"events_{name}" for name in ("delivered", "failed", "dropped")}
     create("cognigy.client.updates", "{update}", "cognigy.outcome", {n: n for n in outcomes})
     create("cognigy.client.events", "{event}", "cognigy.outcome", events)
+    records = {name: f"audit_{name}" for name in ("written", "failed", "dropped")}
+    create("cognigy.client.audit.records", "{record}", "cognigy.outcome", records)
     create("cognigy.client.requests", "{request}", None, {"": "requests"})
     create("cognigy.client.token.refreshes", "{token}", None, {"": "token_refreshes"})
     create("cognigy.client.requests.in_flight", "{request}", None, {"": "in_flight"})
@@ -274,3 +291,7 @@ def _create_observables(metrics: Metrics, meter: Meter, label: Mapping[str, str]
     meter.create_observable_counter(
         "cognigy.client.retries", callbacks=[observe_retries], unit="{request}"
     )
+    for name, field in (("used", "used"), ("limit", "n")):
+        meter.create_observable_gauge(
+            f"cognigy.client.quota.{name}", callbacks=[observe_quota(field)], unit="{request}"
+        )

@@ -47,9 +47,9 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -169,6 +169,16 @@ class ClientArguments(TypedDict):
     rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None
 
 
+class ClientOverrides(TypedDict, total=False):
+    """Arguments of `AsyncStateClient` that replace those that come from settings."""
+
+    base_url: str
+    auth: TokenProvider
+    api: StateApi
+    allow_insecure: bool
+    rate_limit: RateLimit | Sequence[RateLimit] | Literal["auto"] | None
+
+
 class _Variable(NamedTuple):
     """A variable that is set.
 
@@ -266,18 +276,38 @@ class Settings(Credentials):
             return ApiKey(self.api_key)
         return OAuthTokenProvider(self._oauth_config(), transport=transport)
 
-    def client_arguments(self, *, token_transport: Transport | None = None) -> ClientArguments:
+    def client_arguments(
+        self, *, token_transport: Transport | None = None, **overrides: Unpack[ClientOverrides]
+    ) -> ClientArguments:
         """Return the arguments of `AsyncStateClient`, with a new token provider.
 
         Args:
             token_transport: sends the token requests, as for `OAuthTokenProvider`.
+            overrides: arguments of `AsyncStateClient` that take precedence over the settings:
+                `base_url`, `auth`, `api`, `allow_insecure` or `rate_limit`. Pass all other
+                arguments to the client itself.
+
+        Raises:
+            TypeError: settings do not provide an argument of that name.
         """
+        unknown = overrides.keys() - ClientOverrides.__optional_keys__
+        if unknown:
+            raise TypeError(
+                f"settings do not provide {', '.join(sorted(unknown))}; pass it to the client: "
+                "AsyncStateClient(**settings.client_arguments(), ...)"
+            )
+        limits = overrides.get("rate_limit", self.rate_limit)
+        if isinstance(limits, RateLimit):
+            limits = (limits,)
+        elif limits is not None and not isinstance(limits, str):
+            limits = tuple(limits)
+        auth = overrides.get("auth")
         return {
-            "base_url": self.base_url,
-            "auth": self.token_provider(transport=token_transport),
-            "api": self.state_api(),
-            "allow_insecure": self.allow_insecure,
-            "rate_limit": self.rate_limit,
+            "base_url": overrides.get("base_url", self.base_url),
+            "auth": self.token_provider(transport=token_transport) if auth is None else auth,
+            "api": overrides.get("api") or self.state_api(),
+            "allow_insecure": overrides.get("allow_insecure", self.allow_insecure),
+            "rate_limit": limits,
         }
 
     def state_api(self) -> StateApi:

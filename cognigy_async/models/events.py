@@ -16,7 +16,8 @@ class UpdateEvent:
     """The outcome of one update, as callbacks get it.
 
     Attributes:
-        dialog_id, update_id: ids of the dialog and of the update.
+        dialog_id: id of the dialog.
+        update_id: id of the update, the same for all calls with this event.
         update: the written update; None for a reset, or if `modify` failed before it had an update.
         result: result of the update if the server applied it, else None.
         error: error of the update if it failed, else None.
@@ -32,7 +33,12 @@ class UpdateEvent:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The JSON object with `session`, `user` and `transition`; a new copy at each access."""
+        """The update as a JSON object, a new copy at each access: the changes, not the whole state.
+
+        Its members are ``session`` and ``user``, the variables by name, and ``transition``, for
+        example ``{"nextStep": "process_checkout"}``. A member that the update does not have is
+        missing. Without an `update` it is empty. `update.next_step` is the node alone.
+        """
         return self.update.payload() if self.update is not None else {}
 
     def __repr__(self) -> str:

@@ -16,7 +16,8 @@ class UpdateResult:
     """The result of an applied update.
 
     Attributes:
-        dialog_id, update_id: ids of the dialog and of the update.
+        dialog_id: id of the dialog.
+        update_id: id of the update.
         status: HTTP status of the last response, 2xx.
         etag: version of the state after the update, for `if_match`; None without an etag.
         attempts: number of requests that the client made for the update, including reads.
@@ -180,7 +181,9 @@ class DialogState:
     """The state of a dialog on the server.
 
     Attributes:
-        session, user: variables by name.
+        dialog_id: id of the dialog.
+        session: session variables by name.
+        user: user variables by name.
         next_step: flow node of the last transition; None if the server sent no node.
         etag: version of the state, for `if_match`; None if the server sent no etag.
         version: version number of the state; None if the server sent no version.
@@ -205,7 +208,9 @@ class CloseReport:
     """Totals of a client, returned by `aclose`.
 
     Attributes:
-        applied, failed, ambiguous: number of completed updates by outcome.
+        applied: number of updates that the server applied.
+        failed: number of updates that the server did not apply.
+        ambiguous: number of updates that the server may or may not have applied.
         unsent: accepted updates that the client did not send, in order for each dialog. Another
             client can send these updates unchanged.
         undelivered: events that the client passed to the dead-letter handlers.

@@ -233,7 +233,7 @@ class StateUpdate:
         return dict(self._metadata)
 
     def payload(self) -> dict[str, Any]:
-        """Return a copy of the JSON object to send, with `session`, `user` and `transition`."""
+        """Return a copy of the JSON object to send; for its members see `UpdateEvent.payload`."""
         payload: dict[str, Any] = from_json(self._body)
         return payload
 

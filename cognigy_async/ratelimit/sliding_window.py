@@ -218,11 +218,28 @@ class SlidingWindow:
         self.external, self._external_until = count, until
 
     def usage(self, now: float, *, learned: bool = False) -> tuple[QuotaUse, ...]:
-        """Return the use of this limit for the metrics."""
-        self.next_slot_at(now)
+        """Return the use of this limit for the metrics.
+
+        Change nothing: an exporter of metrics asks in a thread of its own.
+        """
         windows = max(1.0, (self._last_start - self._first_start) / self.limit.per)
         share = min(1.0, self._started / (self.capacity * windows))
-        return (QuotaUse(self.capacity, self.limit.per, self.used, share, learned),)
+        return (QuotaUse(self.capacity, self.limit.per, self._used_at(now), share, learned),)
+
+    def _used_at(self, now: float) -> int:
+        """Return the number of requests that count at a time, as `used` after `next_slot_at`."""
+        length = self._length
+        used = self.used - sum(
+            each.count for each in tuple(self._groups) if each.last + length <= now
+        )
+        hold = self._grace + max(length, self._shortest_latency)
+        for at in tuple(self._in_flight):
+            if at < self._cold_until or at + hold > now:
+                break
+            used -= 1
+        if self._external_until <= now:
+            used -= self.external
+        return max(0, used)
 
     def save(self, now: float) -> list[tuple[float, int]]:
         """Return the requests that count, as pairs of age in seconds and number, for `restore`."""

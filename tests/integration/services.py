@@ -28,12 +28,16 @@ CLIENT_ID = "the-service"
 SECRET = "correct-horse-battery-staple"
 
 HOST = "127.0.0.1"
+CRM_MISSED = "crm-missed.jsonl"
+"""Name of the file, in the folder of the log, of dialogs that the CRM may have missed."""
+
 GRACE = "5"
 """Seconds that a server grants its requests after SIGTERM, before the drain of the client."""
 
 UVICORN = ["-m", "uvicorn", "--host", HOST, "--timeout-graceful-shutdown", GRACE]
 FASTAPI = "examples.fastapi_service:app"
 HYPERCORN = ["-m", "hypercorn", "-k", "trio", "--graceful-timeout", GRACE]
+AIOHTTP = ["examples/aiohttp_service.py", "--shutdown-timeout", "2.5"]
 ON_UVLOOP = f"""
 import sys, uvloop
 from aiohttp import web
@@ -74,11 +78,11 @@ KINDS = [
         [*HYPERCORN, "-b", f"{HOST}:{{port}}", FASTAPI],
         "Running on",
     ),
-    Kind("aiohttp", ["examples/aiohttp_service.py", "--port", "{port}"], "Running on"),
+    Kind("aiohttp", [*AIOHTTP, "--port", "{port}"], "Running on"),
     Kind("aiohttp-uvloop", ["-c", ON_UVLOOP, "{port}"], "Running on"),
     Kind(
         "aiohttp-2-workers",
-        ["examples/aiohttp_service.py", "--port", "{port}", "--reuse-port"],
+        [*AIOHTTP, "--port", "{port}", "--reuse-port"],
         "Running on",
         workers=2,
         processes=2,
@@ -204,7 +208,7 @@ def running(kind: Kind, surroundings: World, directory: Path) -> Iterator[Servic
             subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=ROOT,
-                env=surroundings.environment,
+                env=surroundings.environment | {"CRM_MISSED": str(directory / CRM_MISSED)},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 # Its workers are in its process group and end with it.

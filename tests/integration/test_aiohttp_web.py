@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from cognigy_async import AsyncStateClient, ConfigurationError, UpdateEvent
+from cognigy_async import AsyncStateClient, CloseReport, ConfigurationError, UpdateEvent
 from cognigy_async.emulator import Emulator, Faults
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
 from tests.simulation.world import applied, client_of, emulator
@@ -116,8 +116,11 @@ async def test_updates_not_sent_within_the_drain_timeout_are_logged_by_id(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = emulator(faults=Faults(hang=1.0))
-    make = maker(server, max_in_flight=1)
-    async with served(service(client_ctx(make, drain_timeout=0.2))) as http:
+    reports: list[CloseReport] = []
+    context = client_ctx(
+        maker(server, max_in_flight=1), drain_timeout=0.2, on_closed=reports.append
+    )
+    async with served(service(context)) as http:
         ids = [
             await (await http.post(f"/later/d-{n}", json={"secret": CANARY})).json()
             for n in range(2)
@@ -130,6 +133,8 @@ async def test_updates_not_sent_within_the_drain_timeout_are_logged_by_id(
         if each.levelno == logging.WARNING and each.name == "cognigy_async"
     }
     assert logged == {(ids[0], "d-0"), (ids[1], "d-1")}
+    (report,) = reports
+    assert [update.dialog_id for update in report.unsent] == ["d-1"]
     assert CANARY not in caplog.text
 
 

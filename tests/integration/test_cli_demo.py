@@ -12,7 +12,8 @@ from cognigy_async import AmbiguousUpdateError, StateUpdate, UpdateEvent
 from cognigy_async.cli import main
 from cognigy_async.cli.demo import command
 from cognigy_async.cli.demo.check import Outcome, run_checks
-from cognigy_async.emulator import Dialog, Emulator, Faults
+from cognigy_async.emulator import Dialog, Emulator, Faults, Step
+from tests.simulation.world import client_of, emulator
 
 LIMIT = 16
 
@@ -55,6 +56,20 @@ class Job:
     def broken(self) -> dict[str, int]:
         checks = run_checks(self.emulator, LIMIT, self.updates, self.outcomes, self.events)
         return {name: broken for name, broken, _ in checks if broken}
+
+
+async def test_the_demo_is_patient_enough_for_its_faults() -> None:
+    storm = command.STORM
+    counted = storm.error_500 + storm.error_503 + storm.drop_before + storm.drop_after
+    updates = command.DIALOGS * command.UPDATES
+    assert updates * counted**command.RETRY.max_attempts < 1e-12
+
+    faults: list[Step] = ["error_500", "drop_after", "error_503", "drop_before"]
+    server = emulator()
+    server.script(*faults * 3, dialog_id="d-1")
+    async with client_of(server, retry=command.RETRY) as client:
+        await client.update("d-0", session={"seq": 1})  # the server is not away
+        assert (await client.update("d-1", session={"seq": 1})).attempts == 13
 
 
 def test_nothing_is_broken() -> None:

@@ -18,10 +18,13 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message
 
 from cognigy_async import (
+    AmbiguousUpdateError,
     AsyncStateClient,
     ClientClosedError,
     ClientUsageError,
+    CloseReport,
     ConfigurationError,
+    DeadLetter,
     StateConflictError,
     StateUpdate,
     UpdateEvent,
@@ -335,6 +338,89 @@ async def test_updates_not_sent_within_the_drain_timeout_are_logged_by_id(
     assert texts[1] == f"update {ids[1]} of dialog 'd-1' was not sent: the client was closed"
     assert texts[2] == f"update {ids[2]} of dialog 'd-2' was not sent: the client was closed"
     assert CANARY not in caplog.text
+
+
+async def test_updates_that_the_shutdown_cuts_off_reach_the_callback_or_its_dead_letters() -> None:
+    server = emulator(faults=Faults(hang=1.0))
+    missed: list[str] = []
+
+    async def keep_missed(letter: DeadLetter) -> None:
+        missed.append(letter.event.dialog_id)
+
+    async def keep_unknown(event: UpdateEvent) -> None:
+        assert isinstance(event.error, AmbiguousUpdateError)
+        missed.append(event.dialog_id)
+
+    def make(state: Mapping[str, Any]) -> AsyncStateClient:
+        client = client_of(server, max_in_flight=20)
+        client.on_update_failed(keep_unknown, concurrency=1, on_dead_letter=keep_missed)
+        return client
+
+    app = background_service(client_lifespan(make, drain_timeout=1.0))
+    async with served(app) as http:
+        for n in range(20):
+            await http.post(f"/dialogs/d-{n}", json={"a": n})
+        await anyio.sleep(0.1)
+    assert sorted(missed) == sorted(f"d-{n}" for n in range(20))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_the_application_gets_the_report_of_the_closed_client(plain: bool) -> None:
+    server = emulator(faults=Faults(hang=1.0))
+    resource_open = False
+    reports: list[tuple[CloseReport, bool]] = []
+
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[None]:
+        nonlocal resource_open
+        resource_open = True
+        yield
+        resource_open = False
+
+    def keep(report: CloseReport) -> None:
+        reports.append((report, resource_open))
+
+    async def store(report: CloseReport) -> None:
+        await anyio.sleep(1.0)
+        keep(report)
+
+    app = background_service(
+        client_lifespan(
+            maker(server, max_in_flight=1),
+            lifespan=own,
+            drain_timeout=5.0,
+            on_closed=keep if plain else store,
+        )
+    )
+    async with served(app) as http:
+        for n in range(3):
+            await http.post(f"/dialogs/d-{n}", json={"a": n})
+        await anyio.sleep(0.1)
+    ((report, was_open),) = reports
+    assert was_open
+    assert (report.applied, report.ambiguous) == (0, 1)
+    assert [update.dialog_id for update in report.unsent] == ["d-1", "d-2"]
+
+
+async def test_a_cancelled_shutdown_passes_the_report_and_waits_two_seconds_for_the_function() -> (
+    None
+):
+    reports: list[CloseReport] = []
+
+    async def store(report: CloseReport) -> None:
+        await anyio.sleep(1.0)
+        reports.append(report)
+        await anyio.sleep_forever()
+
+    server = emulator(faults=Faults(hang=1.0))
+    app = background_service(client_lifespan(maker(server), drain_timeout=1000.0, on_closed=store))
+    with pytest.raises(TimeoutError), anyio.move_on_after(1.0):
+        async with served(app) as http:
+            await http.post("/dialogs/d-1", json={"a": 1})
+            await anyio.sleep(0.1)
+    (report,) = reports
+    assert report.ambiguous == 1
+    assert anyio.current_time() < 20
 
 
 async def test_an_application_that_fails_sends_nothing_more_and_cuts_nothing_off() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,14 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import generate_latest
 
-from cognigy_async import AsyncStateClient, UpdateError, UpdateEvent, UpdateWithdrawnError
+from cognigy_async import (
+    AsyncStateClient,
+    MemoryAudit,
+    RateLimit,
+    UpdateError,
+    UpdateEvent,
+    UpdateWithdrawnError,
+)
 from cognigy_async.integrations.opentelemetry import METRICS, instrument
 from tests.simulation.world import DROPPED, Wire, client_of, every, outcome_of, status, throttled
 from tests.virtual_time import run
@@ -209,12 +217,20 @@ async def test_a_callback_runs_in_the_context_of_its_caller(sdk: Sdk) -> None:
 async def test_metrics_have_fixed_labels_and_never_ids(sdk: Sdk) -> None:
     wire = Wire()
     wire.script(503, status(409))
-    async with sdk.instrument(client_of(wire, retry=every(1)), name="shop") as client:
+    limits = [RateLimit(1000, per=300), RateLimit(50, per=1)]
+    client = client_of(wire, retry=every(1), rate_limit=limits, audit=MemoryAudit())
+    async with sdk.instrument(client, name="shop"):
         for number in range(20):
             await client.update(f"dialog-{number}", session={"a": CANARY}, update_id=f"u-{number}")
         await outcome_of(client.update("", session={"a": 1}))
-    points = sdk.points()
+        points = sdk.points()
     assert set(points) == set(METRICS)
+    for metric, values in {"used": [23, 22], "limit": [1000, 50]}.items():
+        quota = points[f"cognigy.client.quota.{metric}"]
+        by_index = {dict(key)["cognigy.quota.index"]: point.value for key, point in quota.items()}
+        assert by_index == dict(enumerate(values))
+    records = points["cognigy.client.audit.records"]
+    assert {dict(key)["cognigy.outcome"] for key in records} == {"written", "failed", "dropped"}
     name = ("cognigy.client.name", "shop")
     applied = points["cognigy.client.updates"][frozenset({name, ("cognigy.outcome", "applied")})]
     assert applied.value == 20
@@ -230,6 +246,7 @@ async def test_metrics_have_fixed_labels_and_never_ids(sdk: Sdk) -> None:
         "cognigy.client.name",
         "cognigy.operation",
         "cognigy.outcome",
+        "cognigy.quota.index",
         "cognigy.reason",
         "error.type",
         "http.request.method",
@@ -241,6 +258,20 @@ async def test_metrics_have_fixed_labels_and_never_ids(sdk: Sdk) -> None:
         for label in labels(by_labels):
             assert label.keys() <= allowed, metric
             assert not re.search(rf"dialog-|u-\d|{CANARY}", str(label)), metric
+
+
+async def test_an_exporter_may_collect_in_a_thread(
+    sdk: Sdk, anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = client_of(Wire(), rate_limit=RateLimit(10, per=1))
+    async with sdk.instrument(client):
+        await client.update("d", session={"a": 1})
+        with ThreadPoolExecutor(1) as threads:
+            points = threads.submit(sdk.points).result()
+    # The clock of trio works in its event loop only.
+    assert ("cognigy.client.quota.used" in points) == (anyio_backend_name == "asyncio")
+    assert "cognigy.client.updates" in points
+    assert caplog.records == []
 
 
 async def test_the_callers_trace_context_is_sent_without_an_sdk() -> None:
@@ -357,7 +388,7 @@ def test_the_dashboard_uses_existing_metrics() -> None:
         wire.script(503)
 
         async def work() -> None:
-            client = client_of(wire, retry=every(1))
+            client = client_of(wire, retry=every(1), rate_limit=RateLimit(10, per=1))
             instrument(client, meter_provider=meters)
             async with client:
                 await client.update("d", session={"a": 1})

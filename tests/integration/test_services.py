@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cognigy_async.emulator import Faults
 
-from .services import KINDS, SECRET, Kind, call_together, running, world
+from .services import CRM_MISSED, KINDS, SECRET, Kind, call_together, running, world
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
 
@@ -97,7 +98,11 @@ def test_a_service_ends_in_time_although_the_server_hangs(tmp_path: Path) -> Non
             logged = re.findall(
                 r"^WARNING:cognigy_async:.*'(d-\d+)', update '([^']+)'", log, re.MULTILINE
             )
-            assert len({update_id for _, update_id in logged}) >= 32, log
+            ids = {update_id for _, update_id in logged}
+            assert len(ids) >= 32, log
+            # The server may have applied them, so that the CRM has to ask for the state.
+            missed = (service.log_path.parent / CRM_MISSED).read_text(encoding="utf-8")
+            assert {json.loads(line)["update_id"] for line in missed.splitlines()} == ids
             assert SECRET not in log
 
 
@@ -147,12 +152,15 @@ def test_what_a_service_answers(kind: Kind, tmp_path: Path) -> None:
         answer = http.post(
             "/dialogs/d-1",
             json={"session": {"cart": [1]}, "user": {"name": VALUE}, "next_step": "checkout"},
+            headers={"Idempotency-Key": "order-4711"},
         )
         assert answer.status_code == 200
+        assert answer.json()["update_id"] == "order-4711"
         assert (answer.json()["version"], answer.json()["etag"]) == (1, '"1"')
         dialog = surroundings.emulator.dialogs["d-1"]
         assert (dialog.session, dialog.user) == ({"cart": [1]}, {"name": VALUE})
         assert dialog.next_step == "checkout"
+        assert [entry.key for entry in dialog.history] == ["order-4711"]
 
         answer = http.post("/dialogs/d-1", json={"session": {"_cognigy_x": VALUE, "a-b": VALUE}})
         assert answer.status_code == 400
@@ -160,6 +168,11 @@ def test_what_a_service_answers(kind: Kind, tmp_path: Path) -> None:
         paths = [fault["path"] for fault in answer.json()["faults"]]
         assert paths == ["session._cognigy_x", "session.a-b"]
         assert VALUE not in answer.text
+
+        invalid = {"Idempotency-Key": f"order {VALUE}"}
+        answer = http.post("/dialogs/d-1", json={"user": {"name": 1}}, headers=invalid)
+        assert answer.status_code == 400
+        assert [fault["path"] for fault in answer.json()["faults"]] == ["update_id"]
 
         stale = {"If-Match": '"0"'}
         answer = http.post("/dialogs/d-1", json={"user": {"name": VALUE}}, headers=stale)

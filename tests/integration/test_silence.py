@@ -88,6 +88,32 @@ def test_a_process_that_ends_with_an_open_client_says_what_was_not_sent(way: str
     assert [each for each in warned if each is not warning] == seen
 
 
+def test_all_lines_about_an_open_client_at_the_end_tell_the_same() -> None:
+    program = """
+async def main():
+    client.on_update_failed(hang)
+    await left_open(9)
+
+async def hang(event):
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+    stopped = "the client stopped without being closed"
+    lines = stderr_of(program)
+    unsent = [line for line in lines if line.startswith("update ") and "was not sent" in line]
+    undelivered = [line for line in lines if line.startswith("event of update ")]
+    assert (len(unsent), len(undelivered)) == (7, 2)
+    for line in unsent:
+        assert line.endswith(f"was not sent: {stopped}")
+    for line in undelivered:
+        assert line.endswith(
+            "the client stopped without being closed before the event was delivered"
+        )
+    assert not any("was closed" in line for line in lines)
+    assert not_closed(lines) == [f"{NOT_CLOSED}; {UNSENT}. {USE}"]
+
+
 def test_a_client_that_is_collected_says_so_before_the_process_ends() -> None:
     lines = stderr_of(
         "asyncio.run(left_open(9)); del client; gc.collect(); print('END', file=sys.stderr)"

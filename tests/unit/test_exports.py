@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -77,6 +78,22 @@ ours = sys.modules.keys() - theirs
 print(*sorted(ours & {{*{EXTRAS + edges}, "trio", "uvloop"}}))
 """
     assert run_python(program).strip() == ""
+
+
+def test_the_version_is_that_of_the_distribution_and_is_read_only_when_asked_for() -> None:
+    assert cognigy_async.__version__ == version("cognigy-async")
+    assert "__version__" in dir(cognigy_async)
+    program = """
+import sys
+import cognigy_async
+assert "importlib.metadata" not in sys.modules
+import importlib.metadata
+def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = missing
+print(cognigy_async.__version__)
+"""
+    assert run_python(program).strip() == "0+unknown"
 
 
 def run_python(program: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,6 +13,7 @@ import pytest
 
 from cognigy_async import CallbackError, DeadLetter, UpdateEvent
 from cognigy_async.hooks.callback_queue import CallbackQueue, _backoff
+from cognigy_async.hooks.options import CallbackOptions
 from cognigy_async.hooks.registry import CallbackRegistry, Register
 from tests.unit.hooks._events import event, publish, registry, running
 
@@ -110,6 +114,65 @@ async def test_an_event_that_fails_for_good_is_a_dead_letter(
     assert line.message.startswith("event of update u-7 of dialog 'd' was not delivered: the call")
     facts = vars(line)
     assert (facts["dialog_id"], facts["update_id"], facts["attempt"]) == ("d", "u-7", 2)
+    assert "canary" not in caplog.text
+
+
+async def test_a_failed_call_is_logged_with_the_update_and_the_time_of_the_next_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "cognigy_async")
+    hooks, _, _ = registry()
+    calls: list[float] = []
+
+    @Register(hooks, failures=False)(retries=1)
+    async def broken(_: UpdateEvent) -> None:
+        calls.append(anyio.current_time())
+        raise ValueError("canary")
+
+    async with running(hooks):
+        publish(hooks, event(number=7))
+        await hooks.wait_delivered()
+    first, last = [one for one in caplog.records if one.levelname == "INFO"]
+    seconds = vars(first)["seconds"]
+    assert calls[1] - calls[0] == pytest.approx(seconds)
+    failed = "broken failed with ValueError for update u-7 of dialog 'd'"
+    assert first.message.endswith(f"{failed} (call 1 of 2); next call in {seconds:.1f} s")
+    assert last.message.endswith(f"{failed} (call 2 of 2); that was the last call")
+    assert "seconds" not in vars(last)
+    assert "canary" not in caplog.text
+
+
+async def test_an_event_whose_retries_a_close_cuts_off_has_the_error_of_the_callback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hooks, _, _ = registry()
+    letters: list[DeadLetter] = []
+
+    async def bury(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    @Register(hooks, failures=False)(on_dead_letter=bury, timeout=9.0)
+    async def fails_then_hangs(_: UpdateEvent) -> None:
+        if not caplog.records:
+            raise ValueError("canary")
+        await anyio.sleep_forever()
+
+    caplog.set_level("INFO", "cognigy_async")
+    async with running(hooks):
+        publish(hooks, event("failed"))
+        await anyio.sleep(1)
+        publish(hooks, event("unanswered"))
+        await anyio.sleep(1)
+    await hooks.dead_letter_rest()
+    failed, unanswered = letters
+    assert (failed.event.dialog_id, unanswered.event.dialog_id) == ("failed", "unanswered")
+    assert isinstance(failed.error.__cause__, ValueError)
+    assert unanswered.error.__cause__ is None
+    lines = [one.message for one in caplog.records if one.levelname == "ERROR"]
+    closed = "the client was closed before the event was delivered"
+    assert closed in lines[0]
+    assert lines[0].endswith("fails_then_hangs had failed with ValueError")
+    assert lines[1].endswith(closed)
     assert "canary" not in caplog.text
 
 
@@ -231,6 +294,24 @@ async def test_the_repr_says_what_it_holds() -> None:
         publish(hooks, event("a"))
         hooks.reserve()
         assert "queued=2 running=1 reserved=1>" in repr(queue_of(hooks))
+
+
+def test_the_table_of_the_documentation_has_the_sums_of_the_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "hooks.md").read_text(encoding="utf-8")
+    row = re.compile(r"^\| (\d+) \| (\d+) \| ([\d.]+) to ([\d.]+) s \| (\d+) s \|$", re.MULTILINE)
+    rows = row.findall(page)
+    defaults = CallbackOptions()
+    assert str(defaults.retries) in [retries for retries, *_ in rows]
+    for retries, calls, shortest, longest, hanging in rows:
+        waits = []
+        for jitter in (min, max):
+            monkeypatch.setattr(random, "uniform", jitter)
+            waits.append(sum(map(_backoff, range(1, int(retries) + 1))))
+        assert int(calls) == int(retries) + 1
+        assert waits == [float(shortest), float(longest)]
+        assert float(hanging) == int(int(calls) * defaults.timeout + waits[0] + 0.5)
 
 
 def test_the_backoff_is_bounded_however_often_a_callback_fails() -> None:

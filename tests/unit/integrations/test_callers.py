@@ -31,6 +31,7 @@ NAME = refusal(dialog_id="d-1", session={"a-b": 1})
 STEP = refusal(dialog_id="d-1", next_step="")
 ID = refusal(dialog_id="d-1 ", session={"a": 1})
 BOTH = refusal(dialog_id="d-1 ", session={"a-b": 1})
+KEY = refusal(dialog_id="d-1", session={"a": 1}, update_id="a b")
 TAG = refusal(dialog_id="d-1", session={"a": 1}, if_match="a b")
 BAD = BadRequestError("m", status=400, dialog_id="d-1")
 
@@ -53,6 +54,7 @@ def given(*texts: str, body: Any = None, tag: str | None = None) -> CallerInput:
         (ID, given(body={"dialog_id": "d-1 "})),
         (BOTH, given("d-1 ", body={"a-b": 1})),
         (TAG, given(tag="a b")),
+        (KEY, CallerInput(idempotency_key="a b")),
         (BAD, given("d-1", body={"session": {"a": 1}})),
         (BAD, given(body={"dialog_id": "d-1", "next_step": "x"})),
         (RateLimitedError("m", status=429), given()),

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -603,3 +604,31 @@ def test_an_invalid_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str) -> No
     put(monkeypatch, KEY | {"COGNIGY_RATE_LIMIT": text})
     problem = "must be requests/seconds, for example 1000/300, both positive, or auto."
     assert refusal() == f"COGNIGY_RATE_LIMIT: {problem}"
+
+
+@pytest.mark.parametrize("limit", [RateLimit(7, per=1), [RateLimit(7, per=1)], "auto", None])
+def test_an_argument_takes_precedence_over_the_settings(
+    monkeypatch: pytest.MonkeyPatch, limit: Any
+) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_RATE_LIMIT": "1000/300"})
+    auth, api = ApiKey("another"), SessionsApi(user_id="u")
+    arguments = Settings().client_arguments(
+        rate_limit=limit, base_url="http://other.example", auth=auth, api=api, allow_insecure=True
+    )
+    expected = (RateLimit(7, per=1),) if isinstance(limit, RateLimit | list) else limit
+    assert arguments == {
+        "base_url": "http://other.example",
+        "auth": auth,
+        "api": api,
+        "allow_insecure": True,
+        "rate_limit": expected,
+    }
+    AsyncStateClient(**arguments)
+
+
+def test_an_argument_that_settings_do_not_provide_belongs_to_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put(monkeypatch, KEY)
+    with pytest.raises(TypeError, match="do not provide timeout; pass it to the client"):
+        Settings().client_arguments(timeout=3.0)  # type: ignore[call-arg]

@@ -107,8 +107,11 @@ def test_a_window_is_what_the_plainest_model_says(n: int, reserve: float, steps:
         else:
             now += step
         model.pass_time(now)
+        before = window.used
+        [use] = window.usage(now)
+        assert window.used == before, "reading the metrics changes nothing"
         assert window.next_slot_at(now) == pytest.approx(model.next_slot_at(now), abs=1e-9)
-        assert window.used == model.used(now)
+        assert window.used == use.used == model.used(now)
 
 
 @settings(deadline=None, max_examples=60)
@@ -350,5 +353,6 @@ def test_requests_of_other_clients_count_until_the_given_moment() -> None:
     assert window.next_slot_at(1.0) == 10.0
     window.set_external(10, 12.0)
     assert window.next_slot_at(1.0) == 12.0
+    assert [window.usage(at)[0].used for at in (11.9, 12.0)] == [10, 0]
     assert window.next_slot_at(12.0) == 12.0
     assert window.used == 0
