@@ -141,7 +141,8 @@ class _Check:
         """Yield the updates that would be sent, and the bytes of their rows."""
         for row in self._rows.rows():
             if row.error is not None:
-                found = faults_of(row)
+                columns = self._rows.columns
+                found = faults_of(row, () if columns is None else columns.header)
                 self.faulty += 1
                 self.faults += len(found)
                 for fault in found:

@@ -175,3 +175,81 @@ def test_a_table_from_a_pipe(
     assert emulator.dialogs["d-1"].session == {"umsatz": 1.5}
     letter: dict[str, Any] = json.loads(Path("j.dead.jsonl").read_text())
     assert letter["_raw"] == "d-2;Größe"
+
+
+FAULTY = """Kunde;Umsatz;Newsletter;Notiz
+d-1;1.234,50;ja;"eine Zeile
+und noch eine"
+d-2;ca. 5 €;vielleicht;Größe
+d-3;7,00;nein
+
+d-4;"8,00;nein;
+"""
+MAPPED = [
+    *("--map", "Kunde=dialog_id", "--map", "Umsatz=session.umsatz", "--map", "Notiz=_"),
+    *("--map", "Newsletter=session.news", "--decimal", ",", "--type", "session.umsatz=number"),
+    *("--type", "session.news=boolean"),
+]
+
+
+def test_faulty_rows_are_corrected_and_run_again(emulator: Emulator, command: Command) -> None:
+    Path("rows.csv").write_text(FAULTY, encoding="cp1252")
+    run = ("bulk", "run", "rows.csv", *MAPPED, "--encoding", "cp1252")
+    assert command(*run, "--rate", "1000/1") == 1
+    said = re.search(
+        r"3 rows that could not be read are in rows.csv.faulty.csv, .*: cognigy-async (.*)",
+        command.messages,
+    )
+    assert said is not None
+    again = shlex.split(said[1])
+    assert again == ["bulk", "run", "rows.csv.faulty.csv", "--rate", "1000/1", *again[5:]]
+    faulty = Path("rows.csv.faulty.csv")
+    head, *lines = FAULTY.splitlines(keepends=True)
+    assert faulty.stat().st_mode & 0o777 == 0o600
+    kept = head + "".join([*lines[2:4], *lines[5:]])
+    assert faulty.read_text(encoding="utf-8-sig") == kept
+    # As they are, the rows are refused again.
+    assert command(*again, "--journal", "same.journal") == 1
+    assert set(emulator.dialogs) == {"d-1"}
+    # The command of the job leaves corrections alone.
+    correct = kept.replace("ca. 5 €;vielleicht", "5;ja").replace("nein\n", "nein;\n")
+    faulty.write_text(correct.replace('"8', "8"), encoding="utf-8-sig")
+    assert command(*run) == 1
+    assert "rows.csv.faulty.csv: it has other content" in command.messages
+    assert command(*again) == 0
+    assert emulator.dialogs["d-2"].session == {"umsatz": 5, "news": True}
+    assert emulator.dialogs["d-3"].session == {"umsatz": 7, "news": False}
+    assert emulator.dialogs["d-4"].session == {"umsatz": 8, "news": False}
+
+
+def test_a_dry_run_names_all_faults_of_a_row_as_the_table_does(
+    emulator: Emulator, command: Command
+) -> None:
+    Path("rows.csv").write_text(FAULTY, encoding="utf-8")
+    assert command("bulk", "run", "rows.csv", *MAPPED, "--dry-run") == 1
+    first, second, third, fourth, *_ = command.out.splitlines()
+    assert first.startswith("line 4, column 2: session.umsatz: is not a number with a decimal")
+    assert first.endswith(" (column 'Umsatz', row 3, dialog 'd-2')")
+    assert second.startswith("line 4, column 3: session.news: is not a boolean")
+    assert second.endswith(" (column 'Newsletter', row 3, dialog 'd-2')")
+    assert third.startswith("line 5, column 1: row: has 3 cells, and the header has 4")
+    assert third.endswith(" (row 4)")
+    assert fourth.startswith("line 7, column 1: row: is not CSV")
+    assert fourth.endswith(" (row 6)")
+
+
+def test_explain_knows_rows_that_could_not_be_read(emulator: Emulator, command: Command) -> None:
+    Path("rows.csv").write_text(FAULTY, encoding="utf-8")
+    assert command("bulk", "run", "rows.csv", *MAPPED) == 1
+    assert command("bulk", "explain", "rows.csv.journal", "d-2") == 0
+    assert "line 4: settled: failed, UpdateValidationError, not sent: dialog 'd-2': " in command.out
+    assert "session.news: is not a boolean" in command.out
+    assert command("bulk", "explain", "rows.csv.journal", "d-3") == 1
+    assert "could not be read and name no dialog: those of line 5, 7." in command.messages
+    assert command("bulk", "explain", "rows.csv.journal", "") == 0
+    assert "line 5: settled: failed, UpdateValidationError, not sent: row: has 3" in command.out
+    # What a run kept only in part might be valid by chance.
+    Path("other.csv").write_text("dialog_id;session.a\nd-1;Größe\n", encoding="cp1252")
+    assert command("bulk", "run", "other.csv") == 1
+    assert not Path("other.csv.faulty.csv").exists()
+    assert "are in other.csv.dead.jsonl. Correct them if need be and run: " in command.messages

@@ -14,7 +14,7 @@ from cognigy_async import Fault
 
 from .columns import Columns
 from .json_values import extended_json, member_given_twice, parse_json
-from .row import PlacedFault, extended, given_twice
+from .row import NOT_UTF_8, PlacedFault, extended, given_twice
 from .table_options import CONTEXTS, TEXTS, ColumnType, TableOptions
 
 NO_VALUE = frozenset(
@@ -82,20 +82,17 @@ class CellParser:
         self._note = note
         self._noted: set[str] = set()
 
-    def fields(self, cells: Sequence[str]) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of a row of CSV, or its first fault."""
-        values: list[Any] = []
-        for number, (name, cell) in enumerate(zip(self.columns.names, cells, strict=True), 1):
-            value = self._value(name, cell, number) if cell else None
-            if isinstance(value, Fault):
-                return {}, value
-            values.append(value)
-        return self.columns.fields(values)
+    def fields(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the fields of a row of CSV, without its faulty cells, and its faults."""
+        columns = enumerate(zip(self.columns.names, cells, strict=True), 1)
+        return self._fields(
+            [self._value(name, cell, number) if cell else None for number, (name, cell) in columns]
+        )
 
     def fields_of_objects(
         self, cells: Sequence[Any], problems: Mapping[int, str]
-    ) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of a row of a workbook, or its first fault.
+    ) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the fields of a row of a workbook, without its faulty cells, and its faults.
 
         Args:
             cells: Texts, numbers, booleans and times; "" is an empty cell.
@@ -109,10 +106,21 @@ class CellParser:
                 value = PlacedFault(name, problems[number], remedy, number)
             elif cell != "":
                 value = self._value_of_object(name, cell, number)
-            if isinstance(value, Fault):
-                return {}, value
             values.append(value)
-        return self.columns.fields(values)
+        return self._fields(values)
+
+    def dialog_id(self, cells: Sequence[Any]) -> str | None:
+        """Return the dialog of a row with faults, if its cell is valid."""
+        number = self.columns.names.index("dialog_id") + 1
+        value = self._value_of_object("dialog_id", cells[number - 1], number)
+        return value if isinstance(value, str) and value.isprintable() and value else None
+
+    def _fields(self, values: list[Any]) -> tuple[dict[str, Any], list[Fault]]:
+        faults = [value for value in values if isinstance(value, Fault)]
+        if faults:
+            values = [None if isinstance(value, Fault) else value for value in values]
+        fields, fault = self.columns.fields(values)
+        return fields, faults if fault is None else [*faults, fault]
 
     def _value(self, name: str, cell: str, number: int) -> Any:
         if name[:1] == "_":
@@ -222,7 +230,7 @@ class CellParser:
 
 def fault_of_encoding(name: str, encoding: str | None, number: int) -> Fault:
     """Return the fault of a cell whose bytes are no text in the encoding of the input."""
-    remedy = "save the file as UTF-8, or name its encoding, as in --encoding cp1252"
+    remedy = f"{NOT_UTF_8}, or name its encoding, as in --encoding cp1252"
     return PlacedFault(name, f"is not {encoding or 'UTF-8'}", remedy, number)
 
 

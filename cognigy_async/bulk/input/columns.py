@@ -35,11 +35,13 @@ class Findings:
         notes: Remarks for the user. They are not faults.
         records: Number of records of the whole input; None if only reading tells.
         columns: Columns of a table, once its header was read.
+        header: Lines of the header of CSV, in UTF-8, once they were read.
     """
 
     notes: list[str] = field(default_factory=list)
     records: int | None = None
     columns: Columns | None = None
+    header: bytes | None = None
 
 
 def _unknown(names: Sequence[str]) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from ..errors import InputError
 from . import row as row_limits
 from .cells import CellParser, without_point
 from .columns import Columns, Findings, Record, stripped
-from .row import TableRow, TextRow, too_long
+from .row import NOT_JSON, PlacedFault, TableRow, TextRow, too_long
 from .table_options import TableOptions
 from .workbook import SheetFacts, UnusableError, as_input_error, open_parts
 
@@ -98,7 +96,6 @@ class _Sheet:
         batch = max(1, BATCH // width)
         records: list[Record] = []
         for line, cells, problems in lines:
-            row = ExcelRow(parser, cells[: len(names)], problems)
             fault = (
                 columns.fault_of_header(list(map(str, cells)), f"{self._name}: row {line}")
                 if columns.id_in_header in cells
@@ -113,9 +110,8 @@ class _Sheet:
             if sum(len(cell) for cell in cells if isinstance(cell, str)) > row_limits.LONGEST_ROW:
                 content = TextRow(b"a row that is too long to keep")
                 records.append((line, content, too_long()))
-            elif fault is not None:
-                records.append((line, TextRow(row.text), fault))
             else:
+                row = ExcelRow(parser, cells[: len(names)], problems, fault)
                 records.append((line, row, None))
             if len(records) >= batch:
                 yield records
@@ -161,20 +157,29 @@ class ExcelRow(TableRow):
     parser: CellParser
     cells: Sequence[Any]
     problems: Mapping[int, str]
+    fault: Fault | None
+    """Fault of the row as a whole."""
+
+    @property
+    def dialog_id(self) -> str | None:
+        """Return the dialog of a row with faults, if it is known."""
+        return self.parser.dialog_id(self.cells)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the names of all columns."""
         return self.parser.columns.names
 
-    @property
-    def text(self) -> bytes:
-        """Return the row as a line of CSV."""
-        line = io.StringIO()
-        csv.writer(line).writerow(self.cells)
-        return line.getvalue().encode(errors="backslashreplace")
-
-    def read(self) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of the row, or its text and its first fault."""
-        fields, fault = self.parser.fields_of_objects(self.cells, self.problems)
-        return (fields, None) if fault is None else (TextRow(self.text).read()[0], fault)
+    def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
+        """Return the fields of the row with the texts of its faulty cells, and its faults."""
+        fields, faults = self.parser.fields_of_objects(self.cells, self.problems)
+        if self.fault is not None:
+            faults.append(self.fault)
+        if faults:
+            fields[NOT_JSON] = {
+                fault.path: str(self.cells[fault.column - 1])
+                if isinstance(fault, PlacedFault)
+                else fault.problem
+                for fault in faults
+            }
+        return fields, faults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -77,6 +77,7 @@ def csv_records(
     while len(names) > 1 and not stripped(names[-1]):
         # Excel keeps columns at the end that were cleared.
         names.pop()
+    findings.header = lines.hint + b"\n".join(lines.taken)
     columns = findings.columns = Columns(names, name, options)
     id_in_header = columns.id_in_header.encode()
     parser = CellParser(columns, options, findings.notes.append)
@@ -97,10 +98,11 @@ def csv_records(
                 fault = Fault("row", problem, "name the column, or empty the cell")
             del cells[len(names) :]
             taken = b"\n".join(lines.taken)
+            row = None if lines.row == line else lines.row
             if fault is None:
-                records.append((line, CsvRow(parser, cells, taken), None))
+                records.append((line, CsvRow(parser, cells, taken, row), None))
             else:
-                records.append((line, TextRow(taken), fault))
+                records.append((line, TextRow(taken, row), fault))
             if len(records) >= BATCH or lines.at_end_of_block:
                 yield records
                 records = []
@@ -122,7 +124,7 @@ def _delimiter_of(lines: _Lines, name: str, options: TableOptions, findings: Fin
     if (hint := HINT(head)) is not None:
         if given not in (None, hint[1]):
             raise InputError(f"{name} begins with sep={hint[1]}, so leave --delimiter out")
-        lines.skip_line()
+        lines.skip_hint()
         given = hint[1]
         head = lines.peek_record()
     if given is not None:
@@ -199,7 +201,10 @@ class _Lines:
         """Number of the next line."""
         self.first = 1
         """Number of the first line of the current row."""
+        self.row = 0
+        """Number of the current row as a spreadsheet program counts."""
         self.taken: list[bytes] = []
+        self.hint = b""
 
     @property
     def at_end_of_block(self) -> bool:
@@ -240,13 +245,15 @@ class _Lines:
         self._left = 0
         return b"\n".join(head).decode(errors="surrogateescape")
 
-    def skip_line(self) -> None:
-        """Pass over one line."""
-        self._next()
+    def skip_hint(self) -> None:
+        """Pass over a line that tells the delimiter, and keep it."""
+        self.hint = self._next()[0] + b"\n"
 
     def begin_row(self) -> None:
         """Forget the lines of the last row."""
         self.taken.clear()
+        # The lines that `peek_record` passed over are rows as well.
+        self.row = self.line if self.row == 0 else self.row + 1
         self.first = self.line
         self._size = 0
 
@@ -292,13 +299,19 @@ class CsvRow(TableRow):
     parser: CellParser
     cells: list[str]
     text: bytes
+    number: int | None
+
+    @property
+    def dialog_id(self) -> str | None:
+        """Return the dialog of a row with faults, if it is known."""
+        return self.parser.dialog_id(self.cells)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the names of all columns."""
         return self.parser.columns.names
 
-    def read(self) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of the row, or its text and its first fault."""
-        fields, fault = self.parser.fields(self.cells)
-        return (fields, None) if fault is None else (TextRow(self.text).read()[0], fault)
+    def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
+        """Return the fields of the row, or its text and its faults."""
+        fields, faults = self.parser.fields(self.cells)
+        return (TextRow(self.text).read()[0], faults) if faults else (fields, faults)

@@ -73,11 +73,18 @@ from .progress import Progress
 
 MOST_COLUMNS = 50
 """Most columns that a dry run shows."""
+JOIN = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+"""Makes a command of its words."""
+KEPT_OPTIONS = frozenset({"env_file", "model", "rate", "coalesce", "max_in_flight", "transport"})
+"""Options that also hold for a file of rows that were not applied."""
+TABLE_OPTIONS = frozenset({"column_map", "column_type", "text_column", "decimal", "delimiter"})
+"""Options that also hold for a file with some rows of a table in UTF-8."""
 SECOND_GRACE = 0.5
 """Seconds that requests in flight may still take after a second interrupt."""
 
 
 def run(
+    context: typer.Context,
     file: Annotated[
         str,
         typer.Argument(
@@ -284,7 +291,7 @@ def run(
             transport=api.transport(choose_transport(transport)),
         )
         result = anyio.run(_run_job, job, client, backend_options=choose_loop(loop).options)
-        _print_result(result, job, as_json=as_json)
+        _print_result(result, job, context, as_json=as_json)
         if report is not None and job.journal.exists():
             _write_report(report, job)
     if result.ended == "interrupted":
@@ -341,13 +348,14 @@ def how_to_resume(*, at_limit: bool = False) -> str:
     """Return sentences that end with the command to resume a job: that of this process."""
     words = ["cognigy-async", *sys.argv[1:]]
     force = ["--force"] if at_limit and "--force" not in words else []
-    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
     how = "To continue anyway, with a higher limit for failures" if at_limit else "To resume"
     same = ", with the same input" if "-" in words else ""
-    return f"All progress is in the journal. {how}{same}: {join([*words, *force])}"
+    return f"All progress is in the journal. {how}{same}: {JOIN([*words, *force])}"
 
 
-def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
+def _print_result(
+    result: JobResult, job: BulkJob, context: typer.Context, *, as_json: bool
+) -> None:
     with suppress(OSError):
         for line in result.notes:
             note(f"Note: {line}")
@@ -365,8 +373,19 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
                 sentences.append(how_to_resume(at_limit=result.at_limit))
             if sentences:
                 say(" ".join(sentences))
-        if result.failed or result.ambiguous:
-            say(f"Rows that were not applied are in {job.dead_letters}, ready to run again.")
+        if result.unread:
+            verb = "is" if result.unread == 1 else "are"
+            say(
+                f"{counted(result.unread, 'row')} that could not be read {verb} in "
+                f"{job.faulty_rows}, with the header. Correct them there and run: "
+                f"{_command(context, job.faulty_rows, KEPT_OPTIONS | TABLE_OPTIONS)}"
+            )
+        if result.failed + result.ambiguous > result.unread:
+            others = "The others" if result.unread else "Rows that were not applied"
+            say(
+                f"{others} are in {job.dead_letters}. Correct them if need be and run: "
+                f"{_command(context, job.dead_letters, KEPT_OPTIONS)}"
+            )
     if as_json:
         write_json(result.record())
         return
@@ -381,6 +400,18 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
     parts += [f"{number} {what}" for what, number in counts.items() if number]
     requests = counted(result.requests, "request")
     write_result(f"{', '.join(parts)}; {requests} in {duration(result.elapsed)}")
+
+
+def _command(context: typer.Context, file: Path, options: frozenset[str]) -> str:
+    """Return the command that runs a file with those of these options that were given."""
+    words = ["cognigy-async", "bulk", "run", str(file)]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name not in options or not value or value == parameter.get_default(context):
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [parameter.opts[0], *([] if one is True else [str(one)])]
+    return JOIN(words)
 
 
 def _pairs(option: str, form: str, given: list[str] | None) -> dict[str, str]:
