@@ -139,7 +139,12 @@ def test_a_dry_run_says_how_long_it_takes(
         r"5 minutes, [\d.]+ (ms|s) at the [\d.,e+]+ requests/s of earlier", command.out
     )
     assert command(*dry, "--json") == 0
-    assert 0 < command.json["measured_seconds"] < 600
+    measured = command.json["measured_seconds"]
+    assert 0 < measured < 600
+    # A run without anything left to send measures nothing.
+    assert command("bulk", "run", "rows.jsonl", "--limit", "50") == 0
+    assert command(*dry, "--json") == 0
+    assert command.json["measured_seconds"] == measured
 
 
 @pytest.mark.parametrize(
@@ -253,3 +258,24 @@ def test_explain_knows_rows_that_could_not_be_read(emulator: Emulator, command: 
     assert command("bulk", "run", "other.csv") == 1
     assert not Path("other.csv.faulty.csv").exists()
     assert "are in other.csv.dead.jsonl. Correct them if need be and run: " in command.messages
+
+
+def test_a_dry_run_counts_faults_of_one_kind(emulator: Emulator, command: Command) -> None:
+    rows = "".join(f"d-{number};Müller;x\n" for number in range(5000))
+    Path("rows.csv").write_text(f"Id;Name;Preis\n{rows}", encoding="cp1252")
+    dry = ["bulk", "run", "rows.csv", "--dry-run", "--map", "Id=dialog_id"]
+    dry += ["--map", "Name=session.name", "--map", "Preis=session.price"]
+    dry += ["--type", "session.price=number"]
+    assert command(*dry) == 1
+    lines = [line for line in command.out.splitlines() if "more faults" in line]
+    assert lines == [
+        "4,997 more faults like that of line 2 in the column 'Name': is not UTF-8; save the file "
+        "as UTF-8, or name its encoding, as in --encoding cp1252. --verbose lists all of them.",
+        "4,997 more faults like that of line 2 in the column 'Preis': is not a number; correct it, "
+        "or read the column as text: --type session.price=text. --verbose lists all of them.",
+    ]
+    assert command.out.count("\nline ") + command.out.startswith("line ") == 6
+    assert "5,000 rows with 10,000 faults" in command.out
+    assert command(*dry, "--verbose") == 1
+    assert command.out.count("dialog 'd-") == 10_000
+    assert "more faults" not in command.out

@@ -91,7 +91,7 @@ class _Sheet:
         while len(names) > 1 and not stripped(names[-1]):
             names.pop()
         columns = self._findings.columns = Columns(names, self._name, self._options)
-        parser = CellParser(columns, self._options, self._findings.notes.append)
+        parser = CellParser(columns, self._options)
         merged = _MergedRows(self._facts, line, self._first_column, width)
         batch = max(1, BATCH // width)
         records: list[Record] = []

@@ -80,7 +80,7 @@ def csv_records(
     findings.header = lines.hint + b"\n".join(lines.taken)
     columns = findings.columns = Columns(names, name, options)
     id_in_header = columns.id_in_header.encode()
-    parser = CellParser(columns, options, findings.notes.append)
+    parser = CellParser(columns, options)
     records: list[Record] = []
     try:
         for line, cells, parsing_fault in rows:
