@@ -63,7 +63,7 @@ def test_the_commands_of_the_page_print_what_it_says(emulator: Emulator, command
     assert "5000 done before" in command.out
     other = [word.replace("session.zip=text", "session.zip=integer") for word in runs[-1][0]]
     assert command(*other) == 2
-    assert 'belongs to a job with other options: type: {"session.revenue"' in command.messages
+    assert 'belongs to a job with other options: type: {"session.last_order"' in command.messages
 
 
 def test_a_workbook_takes_the_same_options(emulator: Emulator, command: Command) -> None:
