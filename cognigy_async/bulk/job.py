@@ -67,7 +67,7 @@ class JobResult:
     """Result of a job. Unless noted, the numbers cover all runs of the job.
 
     Attributes:
-        inputs: Number of rows of the job, as far as the input was read.
+        inputs: Number of rows of the job; if `counted` is False, of those that were read.
         succeeded, failed, ambiguous: Number of completed rows by outcome.
         pending: Number of rows that are not completed: held back behind a failed row, or not
             reached.
@@ -82,6 +82,7 @@ class JobResult:
         fault: Error that stopped the job: an `InputError`, a `JournalError`, an
             `AuthenticationError`, a `SharedQuotaError` or a `ClientClosedError`; else None.
         notes: Remarks for the user, about the input and about events left to callbacks.
+        counted: True if `inputs` is the number of all rows.
         unread: Number of rows in `BulkJob.faulty_rows`: those of CSV that could not be read.
     """
 
@@ -100,6 +101,7 @@ class JobResult:
     reason: str | None
     fault: CognigyError | None
     notes: tuple[str, ...]
+    counted: bool = True
     unread: int = 0
 
     @property
@@ -363,7 +365,8 @@ def _restore_quota(client: AsyncStateClient, saved: str) -> None:
 
 def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: Totals) -> JobResult:
     completed = totals.completed
-    inputs = max(opened.rows.count, completed)
+    total, counted = opened.rows.total()
+    inputs = max(opened.rows.count, completed, total if total and counted else 0)
     quota = client.metrics.quota
     return JobResult(
         inputs=inputs,
@@ -381,6 +384,7 @@ def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: To
         reason=run.reason,
         fault=run.fault,
         notes=tuple(_notes(opened, run)),
+        counted=counted,
     )
 
 

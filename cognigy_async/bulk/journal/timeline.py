@@ -70,7 +70,7 @@ def _outcomes(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment
             yield Moment(sent, line, f"sent{merged}")
         outcome = _outcome(status, attempts, refers, kind, http)
         # Messages about requests say less than the journal does.
-        fault = f": {message}" if message and not attempts else ""
+        fault = f": {message}" if message and kind == "UpdateValidationError" else ""
         yield Moment(settled, line, outcome + fault)
 
 

@@ -344,6 +344,7 @@ def how_to_resume(*, at_limit: bool = False) -> str:
 def _print_result(
     result: JobResult, job: BulkJob, context: typer.Context, *, as_json: bool
 ) -> None:
+    least = "" if result.counted else "at least "
     with suppress(OSError):
         for line in result.notes:
             (note if result.inputs else say)(f"Note: {line}")
@@ -355,7 +356,9 @@ def _print_result(
             sentences = []
             if result.pending:
                 verb = "is" if result.pending == 1 else "are"
-                sentences.append(f"{counted(result.pending, 'row')} {verb} not done.")
+                sentences.append(
+                    f"{least.capitalize()}{counted(result.pending, 'row')} {verb} not done."
+                )
             # The message of these errors already says what to do.
             if not isinstance(result.fault, InputError | JournalError):
                 sentences.append(how_to_resume(at_limit=result.at_limit))
@@ -384,7 +387,7 @@ def _print_result(
         "done before": result.skipped,
         "retries": result.retries,
     }
-    parts = [f"{result.succeeded} of {result.inputs} rows applied"]
+    parts = [f"{result.succeeded} of {least}{result.inputs} rows applied"]
     parts += [f"{number} {what}" for what, number in counts.items() if number]
     work = f"{counted(result.requests, 'request')} in {duration(result.elapsed)}"
     if result.skipped == result.inputs > 0:
