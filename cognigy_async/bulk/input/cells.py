@@ -6,6 +6,7 @@ import datetime
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_jsonable_python
@@ -14,7 +15,7 @@ from cognigy_async import Fault
 
 from .columns import Columns
 from .json_values import extended_json, member_given_twice, parse_json
-from .row import NOT_UTF_8, PlacedFault, extended, given_twice
+from .row import NOT_UTF_8, PlacedFault, TableRow, extended, given_twice
 from .table_options import CONTEXTS, TEXTS, ColumnType, TableOptions
 
 NO_VALUE = frozenset(
@@ -100,15 +101,9 @@ class CellParser:
                 remedy = "correct or empty the cell in the spreadsheet, and save it there"
                 value = PlacedFault(name, problems[number], remedy, number)
             elif cell != "":
-                value = self._value_of_object(name, cell, number)
+                value = self.value(name, cell, number)
             values.append(value)
         return self._fields(values)
-
-    def dialog_id(self, cells: Sequence[Any]) -> str | None:
-        """Return the dialog of a row with faults, if its cell is valid."""
-        number = self.columns.names.index("dialog_id") + 1
-        value = self._value_of_object("dialog_id", cells[number - 1], number)
-        return value if isinstance(value, str) and value.isprintable() and value else None
 
     def _fields(self, values: list[Any]) -> tuple[dict[str, Any], list[Fault]]:
         faults = [value for value in values if isinstance(value, Fault)]
@@ -142,7 +137,8 @@ class CellParser:
             groups[name] = groups.get(name, True) and DOT_GROUPS(text) is not None
         return value
 
-    def _value_of_object(self, name: str, cell: Any, number: int) -> Any:
+    def value(self, name: str, cell: Any, number: int) -> Any:
+        """Return the value of a cell with the field `name` and this number, or its fault."""
         kind = self._types.get(name)
         if isinstance(cell, str):
             if name in TEXTS or name in CONTEXTS or name[:1] == "_" or kind is not None:
@@ -217,6 +213,22 @@ class CellParser:
         except UnicodeEncodeError:
             return True
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRow(TableRow):
+    """A row whose cells a parser reads."""
+
+    parser: CellParser
+    cells: Sequence[Any]
+
+    @property
+    def dialog_id(self) -> str | None:
+        """Return the dialog of a row with faults, if its cell is valid."""
+        columns = self.parser.columns
+        number = columns.names.index("dialog_id") + 1
+        value = self.parser.value("dialog_id", self.cells[number - 1], number)
+        return value if isinstance(value, str) and value.isprintable() and value else None
 
 
 def fault_of_encoding(name: str, encoding: str | None, number: int) -> Fault:

@@ -165,6 +165,12 @@ def _near(name: str, names: Sequence[str]) -> str:
     return f" (did you mean {plain[found[0]]!r}?)" if found else ""
 
 
+def without_cleared(names: list[str]) -> list[str]:
+    """Return the names of a header without the columns at its end that Excel keeps when cleared."""
+    used = [number for number, name in enumerate(names, 1) if stripped(name)]
+    return names[: max(used, default=1)]
+
+
 def _place(name: str) -> tuple[str, str | None]:
     """Return a field, or a context and its variable."""
     context, dot, variable = name.partition(".")

@@ -11,9 +11,9 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .cells import CellParser, without_point
-from .columns import Columns, Findings, Record, stripped
-from .row import NOT_JSON, PlacedFault, TableRow, TextRow, too_long
+from .cells import CellParser, ParsedRow, without_point
+from .columns import Columns, Findings, Record, without_cleared
+from .row import NOT_JSON, PlacedFault, TextRow, too_long
 from .table_options import TableOptions
 from .workbook import SheetFacts, UnusableError, as_input_error, open_parts
 
@@ -88,9 +88,10 @@ class _Sheet:
         line, cells, _ = header
         width = len(cells)
         names = [str(without_point(cell)) for cell in cells]
-        while len(names) > 1 and not stripped(names[-1]):
-            names.pop()
-        columns = self._findings.columns = Columns(names, self._name, self._options)
+        columns = self._findings.columns = Columns(
+            without_cleared(names), self._name, self._options
+        )
+        used = len(columns.names)
         parser = CellParser(columns, self._options)
         merged = _MergedRows(self._facts, line, self._first_column, width)
         batch = max(1, BATCH // width)
@@ -104,14 +105,14 @@ class _Sheet:
             if fault is None and line in merged:
                 problem = "has a cell that is merged with a row above"
                 fault = Fault("row", problem, "unmerge the cells: each row needs its own values")
-            if fault is None and any(cell != "" for cell in cells[len(names) :]):
+            if fault is None and any(cell != "" for cell in cells[used:]):
                 problem = "has a cell in a column without a name"
                 fault = Fault("row", problem, "name the column, or empty the cell")
             if sum(len(cell) for cell in cells if isinstance(cell, str)) > row_limits.LONGEST_ROW:
                 content = TextRow(b"a row that is too long to keep")
                 records.append((line, content, too_long()))
             else:
-                row = ExcelRow(parser, cells[: len(names)], problems, fault)
+                row = ExcelRow(parser, cells[:used], problems, fault)
                 records.append((line, row, None))
             if len(records) >= batch:
                 yield records
@@ -151,24 +152,12 @@ class _MergedRows:
 
 
 @dataclass(frozen=True, slots=True)
-class ExcelRow(TableRow):
+class ExcelRow(ParsedRow):
     """A row of a sheet."""
 
-    parser: CellParser
-    cells: Sequence[Any]
     problems: Mapping[int, str]
     fault: Fault | None
     """Fault of the row as a whole."""
-
-    @property
-    def dialog_id(self) -> str | None:
-        """Return the dialog of a row with faults, if it is known."""
-        return self.parser.dialog_id(self.cells)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
-        return self.parser.columns.names
 
     def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
         """Return the fields of the row with the texts of its faulty cells, and its faults."""

@@ -206,11 +206,6 @@ class ParquetRow(TableRow):
     table: Columns
     values: tuple[Any, ...]
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
-        return self.table.names
-
     def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
         """Return the fields of the row, and its faults."""
         values = self.values
@@ -221,7 +216,7 @@ class ParquetRow(TableRow):
         if UnusableCell not in map(type, values):
             return fields, ()
         return fields, [
-            PlacedFault(self.columns[number - 1], cell.problem, cell.remedy, number)
+            PlacedFault(self.table.names[number - 1], cell.problem, cell.remedy, number)
             for number, cell in enumerate(values, 1)
             if type(cell) is UnusableCell
         ]

@@ -6,13 +6,12 @@ and Excel from a file.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import InputError, OtherInputError
+from ..errors import InputError
 from . import row
 from .columns import Findings, Record
 from .compression import ByteSource, DamagedError, decompressed
@@ -65,8 +64,12 @@ class InputReader:
                 validate_footer(file, name)
                 file.seek(0)
             # These are not read sequentially, so hash the whole file first.
-            self.fingerprint = Fingerprint.of(file)
-            self._marks = [self._mark_whole(known)]
+            whole = HashedFile(file, name, known)
+            self.fingerprint = whole.fingerprint
+            while whole.read(BLOCK):
+                pass
+            self._marks = whole.marks
+            file.seek(0)
             if kind == "excel":
                 self._records = excel_records(file, name, table, self.findings)
             else:
@@ -77,9 +80,10 @@ class InputReader:
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
         is_csv = kind == "csv"
-        blocks = _line_blocks(
+        lines = _LineReader(
             self._hashed, name, "csv" if is_csv else "jsonl", table.encoding, self.notes.append
         )
+        blocks = lines.blocks()
         self._records = (
             csv_records(blocks, name, table, self.findings) if is_csv else _json_records(blocks)
         )
@@ -109,19 +113,6 @@ class InputReader:
         except OSError:
             return "it is no longer there"
         return self.fingerprint.change(found)
-
-    def _mark_whole(self, known: Sequence[Mark]) -> Mark:
-        digest = hashlib.sha256()
-        while data := self._file.read(BLOCK):
-            digest.update(data)
-        mark = Mark(self._file.tell(), digest.hexdigest(), last=True)
-        if known and known[-1] != mark:
-            raise OtherInputError(
-                f"{self.name} is not the input that this job began with: its content differs. Give "
-                "the same input, or start a new job with another journal."
-            )
-        self._file.seek(0)
-        return mark
 
     def close(self) -> None:
         """Close the file, and end a read that is waiting in another thread."""
@@ -235,21 +226,6 @@ def _json_records(blocks: Iterator[LineBlock]) -> Iterator[list[Record]]:
         ]
 
 
-def _line_blocks(
-    file: HashedFile,
-    name: str,
-    kind: TextFormat,
-    encoding: str | None,
-    note: Callable[[str], None],
-) -> Iterator[LineBlock]:
-    """Yield the lines of a file. Begin to read only then, because a pipe may block its reader.
-
-    Raises:
-        InputError: The input cannot be decompressed, or has no rows of its format.
-    """
-    yield from _LineReader(file, name, kind, encoding, note).blocks()
-
-
 class _LineReader:
     """The lines of one file."""
 
@@ -271,7 +247,11 @@ class _LineReader:
         """Number of the next line."""
 
     def blocks(self) -> Iterator[LineBlock]:
-        """Yield the lines."""
+        """Yield the lines. Begin to read only then, because a pipe may block its reader.
+
+        Raises:
+            InputError: The input cannot be decompressed, or has no rows of its format.
+        """
         source = decompressed(self._file, self._name)
         head = self._read(source)
         if self._encoding is None and head[:1] not in OTHER_MARKS:

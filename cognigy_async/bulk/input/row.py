@@ -42,11 +42,6 @@ class TableRow(ABC):
         """Return the dialog of a row with faults, if it is known."""
         return None
 
-    @property
-    @abstractmethod
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
-
     @abstractmethod
     def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
         """Return what a dead letter of the row has, and its faults.
@@ -61,11 +56,6 @@ class TextRow(TableRow):
 
     text: bytes
     number: int | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return no names."""
-        return ()
 
     def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
         """Return the text."""
@@ -113,7 +103,6 @@ class Row:
         ordinal: Number of the row among the rows of the job, from 1.
         sent_with: First line of the rows that were merged into one request with this row.
         completed_at: Epoch seconds of the row's outcome; known only if the client has callbacks.
-        columns: Names of the columns of a table.
         number: Number of the row as a spreadsheet program counts, if it is not `line`.
     """
 
@@ -126,7 +115,6 @@ class Row:
     ordinal: int = 0
     sent_with: int | None = None
     completed_at: float | None = None
-    columns: tuple[str, ...] = ()
     number: int | None = None
 
     @property
@@ -212,19 +200,14 @@ def parse_row(
         fault: Fault that the reader has already found.
     """
     fields, found = _read(source)
-    columns: tuple[str, ...] = ()
-    number = None
-    if isinstance(source, TableRow):
-        columns, number = source.columns, source.number
-    if fault is not None or found:
-        dialog_id = source.dialog_id if isinstance(source, TableRow) else None
-        faults = tuple(found) if fault is None else (fault,)
-        error = UpdateValidationError(faults, dialog_id=dialog_id)
-        kept = _line_of(source, fields)
-        return Row(line, kept, None, error, dialog_id, columns=columns, number=number)
+    number = source.number if isinstance(source, TableRow) else None
     dialog_id = fields.get("dialog_id")
     used = fields
     try:
+        if fault is not None or found:
+            dialog_id = source.dialog_id if isinstance(source, TableRow) else None
+            faults = tuple(found) if fault is None else (fault,)
+            raise UpdateValidationError(faults, dialog_id=dialog_id)
         for name in fields:
             if name[:1] == "_":
                 if NOT_JSON in fields and ERROR in fields:
@@ -232,6 +215,10 @@ def parse_row(
                     remedy = f"write those of {NOT_JSON} into the row, and remove {NOT_JSON}"
                     raise UpdateValidationError((Fault(NOT_JSON, problem, remedy),))
                 used = {name: value for name, value in fields.items() if name[:1] != "_"}
+                if RAW in fields and not used:
+                    problem = "is a row that could not be read"
+                    remedy = "correct it in the input, or write its fields beside it"
+                    raise UpdateValidationError((Fault(RAW, problem, remedy),))
                 break
         if default_id is not None and fields.get("update_id") is None:
             used = {**used, "update_id": default_id}
@@ -240,12 +227,11 @@ def parse_row(
         dialog_id = dialog_id if isinstance(dialog_id, str) else None
         # The traceback would keep the values of the row in memory.
         error = error.with_traceback(None)
-        kept = _line_of(source, fields)
-        return Row(line, kept, None, error, dialog_id, columns=columns, number=number)
+        return Row(line, _line_of(source, fields), None, error, dialog_id, number=number)
     if isinstance(source, TableRow):
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
-    return Row(line, source, update, None, update.dialog_id, columns=columns, number=number)
+    return Row(line, source, update, None, update.dialog_id, number=number)
 
 
 def _read(source: Source) -> tuple[dict[str, Any], Sequence[Fault]]:
@@ -294,15 +280,15 @@ def _json_fault(source: bytes, error: ValueError) -> Fault:
     return PlacedFault("row", problem, remedy, int(found[1]) if found else 1)
 
 
-def faults_of(row: Row, titles: Sequence[str] = ()) -> list[RowFault]:
+def faults_of(row: Row, names: Sequence[str] = (), titles: Sequence[str] = ()) -> list[RowFault]:
     """Return all faults of a row with their columns.
 
     Args:
-        titles: Names of the columns in the table.
+        names, titles: Fields of the columns of a table, and their names in the table.
     """
     if row.error is None:
         return []
-    numbers = {name: number for number, name in reversed([*enumerate(row.columns, 1)])}
+    numbers = {name: number for number, name in reversed([*enumerate(names, 1)])}
     columns = Columns(row.source)
     found = []
     for fault in row.error.faults:
@@ -313,19 +299,10 @@ def faults_of(row: Row, titles: Sequence[str] = ()) -> list[RowFault]:
             column = min(given, default=1)
         else:
             column = columns.of(fault.path)
-        title = titles[column - 1] if fault.path != "row" and column <= len(titles) else None
-        found.append(
-            RowFault(
-                row.line,
-                column,
-                fault.path,
-                fault.problem,
-                fault.remedy,
-                None if title == fault.path else title,
-                row.number,
-                row.dialog_id,
-            )
-        )
+        text = (fault.path, fault.problem, fault.remedy)
+        title = titles[column - 1] if numbers and fault.path != "row" else None
+        title = None if title == fault.path else title
+        found.append(RowFault(row.line, column, *text, title, row.number, row.dialog_id))
     return found
 
 

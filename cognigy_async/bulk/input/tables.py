@@ -13,9 +13,9 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .cells import CellParser, fault_of_encoding
-from .columns import Columns, Findings, Record, stripped
-from .row import TableRow, TextRow, too_long
+from .cells import CellParser, ParsedRow, fault_of_encoding
+from .columns import Columns, Findings, Record, stripped, without_cleared
+from .row import TextRow, too_long
 from .table_options import TableOptions
 
 
@@ -74,11 +74,9 @@ def csv_records(
     if fault is not None:
         raise InputError(f"{name}: the header, line {line}, {fault.problem}; {fault.remedy}")
     width = len(names)
-    while len(names) > 1 and not stripped(names[-1]):
-        # Excel keeps columns at the end that were cleared.
-        names.pop()
     findings.header = lines.hint + b"\n".join(lines.taken)
-    columns = findings.columns = Columns(names, name, options)
+    columns = findings.columns = Columns(without_cleared(names), name, options)
+    used = len(columns.names)
     id_in_header = columns.id_in_header.encode()
     parser = CellParser(columns, options)
     records: list[Record] = []
@@ -93,10 +91,10 @@ def csv_records(
                 problem = f"has {len(cells)} cells, and the header has {width}"
                 what = DELIMITERS.get(delimiter, repr(delimiter))
                 fault = Fault("row", problem, f"quote cells that hold {what} or newlines")
-            if fault is None and any(map(str.strip, cells[len(names) :])):
+            if fault is None and any(map(str.strip, cells[used:])):
                 problem = "has a cell in a column without a name"
                 fault = Fault("row", problem, "name the column, or empty the cell")
-            del cells[len(names) :]
+            del cells[used:]
             taken = b"\n".join(lines.taken)
             row = None if lines.row == line else lines.row
             if fault is None:
@@ -293,23 +291,11 @@ class _Lines:
 
 
 @dataclass(frozen=True, slots=True)
-class CsvRow(TableRow):
+class CsvRow(ParsedRow):
     """A row of CSV."""
 
-    parser: CellParser
-    cells: list[str]
     text: bytes
     number: int | None
-
-    @property
-    def dialog_id(self) -> str | None:
-        """Return the dialog of a row with faults, if it is known."""
-        return self.parser.dialog_id(self.cells)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
-        return self.parser.columns.names
 
     def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
         """Return the fields of the row, or its text and its faults."""
