@@ -115,7 +115,7 @@ class CellParser:
     def _value(self, name: str, cell: str, number: int) -> Any:
         if name[:1] == "_":
             return cell.encode(errors="surrogateescape").decode(errors="replace")
-        if not cell.isascii() and self._is_broken(cell):
+        if not cell.isascii() and is_broken(cell):
             return fault_of_encoding(name, self._encoding, number)
         kind = self._types.get(name)
         if kind == "text":
@@ -207,13 +207,6 @@ class CellParser:
             return extended(f"{name}{path}", number)
         return value
 
-    def _is_broken(self, cell: str) -> bool:
-        try:
-            cell.encode()
-        except UnicodeEncodeError:
-            return True
-        return False
-
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow(TableRow):
@@ -229,6 +222,15 @@ class ParsedRow(TableRow):
         number = columns.names.index("dialog_id") + 1
         value = self.parser.value("dialog_id", self.cells[number - 1], number)
         return value if isinstance(value, str) and value.isprintable() and value else None
+
+
+def is_broken(text: str) -> bool:
+    """Return whether a text has bytes that are none of its encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def fault_of_encoding(name: str, encoding: str | None, number: int) -> Fault:

@@ -25,6 +25,9 @@ Record: TypeAlias = tuple[int, Source, Fault | None]
 MOST_COLUMNS = 1 << 14
 """As many as a sheet of Excel may have."""
 FAULTS_SHOWN = 10
+UNNAMED = Fault(
+    "row", "has a cell in a column without a name", "name the column, or empty the cell"
+)
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
 
 

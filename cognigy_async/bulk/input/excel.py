@@ -12,7 +12,7 @@ from cognigy_async import Fault
 from ..errors import InputError
 from . import row as row_limits
 from .cells import CellParser, ParsedRow, without_point
-from .columns import Columns, Findings, Record, without_cleared
+from .columns import UNNAMED, Columns, Findings, Record, without_cleared
 from .row import NOT_JSON, PlacedFault, TextRow, too_long
 from .table_options import TableOptions
 from .workbook import SheetFacts, UnusableError, as_input_error, open_parts
@@ -106,8 +106,7 @@ class _Sheet:
                 problem = "has a cell that is merged with a row above"
                 fault = Fault("row", problem, "unmerge the cells: each row needs its own values")
             if fault is None and any(cell != "" for cell in cells[used:]):
-                problem = "has a cell in a column without a name"
-                fault = Fault("row", problem, "name the column, or empty the cell")
+                fault = UNNAMED
             if sum(len(cell) for cell in cells if isinstance(cell, str)) > row_limits.LONGEST_ROW:
                 content = TextRow(b"a row that is too long to keep")
                 records.append((line, content, too_long()))

@@ -28,9 +28,6 @@ STDIN = "-"
 PARQUET = b"PAR1"
 BLOCK = 1 << 18
 """Bytes read at a time."""
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-OTHER_MARKS = (b"\xff", b"\xfe", b"\0")
-"""First bytes of the marks of UTF-16 and UTF-32, which no text in UTF-8 begins with."""
 DOS_END_OF_FILE = b"\x1a"
 COMPRESSED = (".bz2", ".gz", ".xz", ".zst", ".zstd")
 
@@ -254,20 +251,13 @@ class _LineReader:
         """
         source = decompressed(self._file, self._name)
         head = self._read(source)
-        if self._encoding is None and head[:1] not in OTHER_MARKS:
-            self._unread = head
-        else:
-            try:
-                source = as_utf_8(head, source, self._encoding, self._name, self._note)
-            except (EOFError, DamagedError) as error:
-                raise self._damage(error) from error
+        try:
+            source = as_utf_8(head, source, self._encoding, self._name, self._note)
+        except (EOFError, DamagedError) as error:
+            raise self._damage(error) from error
         rest = b""
-        is_first = True
         while data := self._read(source):
             data = rest + data
-            if is_first and (len(data) >= 3 or not BYTE_ORDER_MARK.startswith(data)):
-                is_first = False
-                data = self._without_mark(data)
             lines = data.split(b"\n")
             rest = lines.pop()
             if lines:
@@ -310,12 +300,6 @@ class _LineReader:
     def _refuse_other_content(self, lines: list[bytes]) -> None:
         if self._kind == "csv" or not (lines[0][:1] == b"{" and lines[0].rstrip()[-1:] == b"}"):
             refuse_other_content(lines, self._name, self._kind)
-
-    def _without_mark(self, data: bytes) -> bytes:
-        if not data.startswith(BYTE_ORDER_MARK):
-            return data
-        self._note("The input begins with a byte-order mark, which was skipped.")
-        return data[len(BYTE_ORDER_MARK) :]
 
     def _read(self, source: ByteSource) -> bytes:
         if self._unread:

@@ -13,8 +13,8 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .cells import CellParser, ParsedRow, fault_of_encoding
-from .columns import Columns, Findings, Record, stripped, without_cleared
+from .cells import CellParser, ParsedRow, fault_of_encoding, is_broken
+from .columns import UNNAMED, Columns, Findings, Record, stripped, without_cleared
 from .row import TextRow, too_long
 from .table_options import TableOptions
 
@@ -69,7 +69,7 @@ def csv_records(
         return
     line, names, fault = header
     for number, text in enumerate(names, 1):
-        if fault is None and not text.isprintable() and _is_broken(text):
+        if fault is None and not text.isprintable() and is_broken(text):
             fault = fault_of_encoding("header", options.encoding, number)
     if fault is not None:
         raise InputError(f"{name}: the header, line {line}, {fault.problem}; {fault.remedy}")
@@ -92,8 +92,7 @@ def csv_records(
                 what = DELIMITERS.get(delimiter, repr(delimiter))
                 fault = Fault("row", problem, f"quote cells that hold {what} or newlines")
             if fault is None and any(map(str.strip, cells[used:])):
-                problem = "has a cell in a column without a name"
-                fault = Fault("row", problem, "name the column, or empty the cell")
+                fault = UNNAMED
             del cells[used:]
             taken = b"\n".join(lines.taken)
             row = None if lines.row == line else lines.row
@@ -146,14 +145,6 @@ def _sniffed(header: str, ids: Collection[str]) -> str:
         return not names.isdisjoint(ids), len(names)
 
     return max(DELIMITERS, key=rank)
-
-
-def _is_broken(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 class _RowTooLongError(csv.Error):
