@@ -26,7 +26,46 @@ TYPE_OF: dict[type, ColumnType] = {
     list: "json",
     str: "text",
 }
-DECIMAL_COMMA = re.compile(r"-?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+),[0-9]+").fullmatch
+NUMBER = "[+-]?[0-9][0-9.,]*"
+SIGN = "(?:[€$£%]|EUR|USD|GBP|CHF)"
+LOOKS = {
+    "commas": (
+        r"-?[0-9]{1,3}(?:,[0-9]{3})+",
+        "numbers with a decimal comma, or with commas that group thousands",
+        "If the commas are decimal, add --type {field}=number --decimal ,; if they group "
+        "thousands, remove them in the spreadsheet.",
+    ),
+    "decimal_comma": (
+        r"-?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+),[0-9]+",
+        "numbers with a decimal comma",
+        "If they are numbers, add --type {field}=number --decimal ,",
+    ),
+    "dots": (
+        r"-?[0-9]{1,3}(?:\.[0-9]{3})+",
+        "numbers whose dots group thousands, as in 1.200",
+        "If they do, add --type {field}=integer --decimal ,; if the dots are decimal, "
+        "--type {field}=number.",
+    ),
+    "amounts": (
+        rf"{SIGN} ?{NUMBER}|{NUMBER} ?{SIGN}|{NUMBER}-",
+        "numbers with a currency, a percent sign or a minus at the end",
+        "If they are numbers, save them without the sign, and add --type {field}=number.",
+    ),
+    "words": (
+        r"(?i:ja|nein|yes|no|wahr|falsch|true|false)",
+        "booleans, such as yes, nein or TRUE",
+        "They are used as texts. For booleans, add --type {field}=boolean; for texts, --type "
+        "{field}=text.",
+    ),
+    "dates": (
+        r"[0-9]{1,2}[./][0-9]{1,2}[./](?:[0-9]{4}|[0-9]{2})(?: [0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?)?",
+        "dates",
+        "They are used as texts. If that is right, add --type {field}=text; for dates like "
+        "2024-12-31, change their format in the spreadsheet.",
+    ),
+}
+"""Values that may stand for others: their form, what they look like, and what to do."""
+LOOK = re.compile("|".join(f"(?P<{name}>{form})" for name, (form, *_) in LOOKS.items())).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +79,7 @@ class ColumnReport:
         first_lines: First line of each of these types.
         examples: Some values, as texts, cut off.
         decimal_comma: First line with a text that looks like a number with a decimal comma.
+        looks: First lines of values that look like others, for the notes, by what they look like.
     """
 
     name: str
@@ -48,6 +88,7 @@ class ColumnReport:
     first_lines: dict[str, int]
     examples: tuple[str, ...]
     decimal_comma: int | None
+    looks: dict[str, int]
 
     @property
     def type(self) -> str:
@@ -56,12 +97,20 @@ class ColumnReport:
 
     def record(self) -> dict[str, Any]:
         """Return the object that `bulk run --dry-run --json` prints."""
-        return {**asdict(self), "type": self.type, "examples": list(self.examples)}
+        record = {**asdict(self), "type": self.type, "examples": list(self.examples)}
+        del record["looks"]
+        return record
 
     def notes(self) -> Iterator[str]:
         """Yield remarks for the user."""
+        for look, line in self.looks.items():
+            _, what, remedy = LOOKS[look]
+            yield (
+                f"The column {self.name!r} has values that look like {what}, from line {line:,} "
+                f"on. {remedy.format(field=self.field)}"
+            )
         types = _merged(self.types)
-        if len(types) > 1:
+        if len(types) > 1 and not self.looks:
             first = sorted(self.first_lines.items(), key=_line)
             places = [
                 f"{kind} from line {line:,} ({self.types[kind]:,} of its cells)"
@@ -71,12 +120,6 @@ class ColumnReport:
             yield (
                 f"The column {self.name!r} has values of several types: {', '.join(places)}. "
                 f"Correct the cells, or give it one type: {advice}."
-            )
-        if self.decimal_comma is not None:
-            yield (
-                f"The column {self.name!r} has texts that look like numbers with a decimal comma, "
-                f"from line {self.decimal_comma:,} on. If they are numbers, add "
-                f"--type {self.field}=number --decimal ,"
             )
 
 
@@ -92,13 +135,14 @@ def _merged(types: dict[str, int]) -> list[str]:
 class _Column:
     """Counts the types of the values of one column."""
 
-    __slots__ = ("decimal_comma", "examples", "first_lines", "types")
+    __slots__ = ("examples", "first_lines", "looks", "types")
 
     def __init__(self) -> None:
         self.types: dict[str, int] = {}
         self.first_lines: dict[str, int] = {}
         self.examples: list[str] = []
-        self.decimal_comma: int | None = None
+        self.looks: dict[str, list[int]] = {}
+        """Lines by what their texts look like: the first line, and the number of lines."""
 
     def add(self, value: Any, line: int, *, is_typed: bool) -> None:
         kind = TYPE_OF[type(value)]
@@ -111,8 +155,30 @@ class _Column:
             text = text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]}..."
             if text not in self.examples:
                 self.examples.append(text)
-        if kind == "text" and self.decimal_comma is None and not is_typed and DECIMAL_COMMA(value):
-            self.decimal_comma = line
+        if kind == "text" and not is_typed and (match := LOOK(value.strip())) is not None:
+            look = self.looks.setdefault(str(match.lastgroup), [line, 0])
+            look[1] += 1
+
+    def report(self, name: str, field: str, *, has_dots: bool) -> ColumnReport:
+        """Return the column. Notes name only what at least half of the texts look like.
+
+        Args:
+            has_dots: All its numbers have dots that may group thousands.
+        """
+        texts = self.types.get("text", 0)
+        looks = {look: line for look, (line, count) in self.looks.items() if 2 * count >= texts}
+        if has_dots and self.types.get("number"):
+            looks.setdefault("dots", self.first_lines["number"])
+        commas = [self.looks[look][0] for look in ("commas", "decimal_comma") if look in self.looks]
+        return ColumnReport(
+            name,
+            field,
+            self.types,
+            self.first_lines,
+            tuple(self.examples),
+            min(commas, default=None),
+            looks,
+        )
 
 
 class ColumnSummary:
@@ -140,17 +206,9 @@ class ColumnSummary:
     def reports(self, columns: Columns) -> tuple[ColumnReport, ...]:
         """Return the columns of a table in their order."""
         empty = _Column()
-        reports = []
-        for name, field in zip(columns.header, columns.names, strict=True):
-            found = self._columns.get(field, empty)
-            reports.append(
-                ColumnReport(
-                    name,
-                    field,
-                    found.types,
-                    found.first_lines,
-                    tuple(found.examples),
-                    found.decimal_comma,
-                )
+        return tuple(
+            self._columns.get(field, empty).report(
+                name, field, has_dots=columns.dot_groups.get(field, False)
             )
-        return tuple(reports)
+            for name, field in zip(columns.header, columns.names, strict=True)
+        )

@@ -141,14 +141,15 @@ class _Check:
         """Yield the updates that would be sent, and the bytes of their rows."""
         for row in self._rows.rows():
             if row.error is not None:
-                found = faults_of(row)
+                table = self._rows.columns
+                found = faults_of(row, *((table.names, table.header) if table else ()))
                 self.faulty += 1
                 self.faults += len(found)
                 for fault in found:
                     self._on_fault(fault)
             elif row.update is not None:
                 self.dialogs.add(row.update.dialog_id)
-                if row.columns:
-                    self._summary.add(row.line, row.update, row.columns)
+                if (table := self._rows.columns) is not None:
+                    self._summary.add(row.line, row.update, table.names)
                 if row.duplicate_of is None:
                     yield row.update, len(row.source)

@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +25,7 @@ from cognigy_async._utils.private_files import (
 )
 
 from .errors import InputError, JournalRefusedError, OtherInputError
+from .faulty_rows import write_faulty_rows
 from .input.reader import STDIN
 from .input.row import are_dead_letters
 from .journal.schema import Totals
@@ -66,7 +67,7 @@ class JobResult:
     """Result of a job. Unless noted, the numbers cover all runs of the job.
 
     Attributes:
-        inputs: Number of rows of the job, as far as the input was read.
+        inputs: Number of rows of the job; if `counted` is False, of those that were read.
         succeeded, failed, ambiguous: Number of completed rows by outcome.
         pending: Number of rows that are not completed: held back behind a failed row, or not
             reached.
@@ -81,6 +82,8 @@ class JobResult:
         fault: Error that stopped the job: an `InputError`, a `JournalError`, an
             `AuthenticationError`, a `SharedQuotaError` or a `ClientClosedError`; else None.
         notes: Remarks for the user, about the input and about events left to callbacks.
+        counted: True if `inputs` is the number of all rows.
+        unread: Number of rows in `BulkJob.faulty_rows`: those of CSV that could not be read.
     """
 
     inputs: int
@@ -98,6 +101,8 @@ class JobResult:
     reason: str | None
     fault: CognigyError | None
     notes: tuple[str, ...]
+    counted: bool = True
+    unread: int = 0
 
     @property
     def at_limit(self) -> bool:
@@ -173,10 +178,12 @@ class BulkJob:
             journal = "stdin.journal" if is_stdin else f"{source}.journal"
         self.journal = Path(journal)
         self._keeps_empty = dead_letters is not None
+        name = self.journal.name.removesuffix(".journal")
         if dead_letters is None:
-            name = f"{self.journal.name.removesuffix('.journal')}.dead.jsonl"
-            dead_letters = self.journal.with_name(name)
+            dead_letters = self.journal.with_name(f"{name}.dead.jsonl")
         self.dead_letters = Path(dead_letters)
+        self.faulty_rows = self.journal.with_name(f"{name}.faulty.csv")
+        """The rows of CSV that could not be read, with their header, to be corrected."""
         self._circumstances = circumstances or {}
         self._force = force
         self._run: JobRun | None = None
@@ -186,7 +193,11 @@ class BulkJob:
         self.options = options if options is not None else JobOptions()
 
     def _check_paths(self) -> None:
-        named = [("journal", self.journal), ("dead letters", self.dead_letters)]
+        named = [
+            ("journal", self.journal),
+            ("dead letters", self.dead_letters),
+            ("file of faulty rows", self.faulty_rows),
+        ]
         if self.source != STDIN:
             named.insert(0, ("input", Path(self.source)))
         for at, (name, path) in enumerate(named):
@@ -284,7 +295,13 @@ class BulkJob:
                         f"journal {self.journal} belongs to another input: {run.fault}"
                     ) from run.fault
                 totals = await anyio.to_thread.run_sync(opened.journal.totals, limiter=limiter)
-                return _result(client, opened, run, totals)
+                result = _result(client, opened, run, totals)
+                header = opened.reader.findings.header
+                if header is None or to_stream or not result.failed:
+                    return result
+                return await anyio.to_thread.run_sync(
+                    self._with_faulty_rows, result, header, limiter=limiter
+                )
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
@@ -323,6 +340,15 @@ class BulkJob:
                 raise self._refused(OSError(errno.EEXIST, FOREIGN_CONTENT))
         make_private(file.fileno())
 
+    def _with_faulty_rows(self, result: JobResult, header: bytes) -> JobResult:
+        """Write the rows that could not be read to a file, and return the result with it."""
+        try:
+            unread = write_faulty_rows(self.faulty_rows, header, self.dead_letters)
+        except OSError as error:
+            note = f"The file of faulty rows {self.faulty_rows}: {error.strerror}."
+            return replace(result, notes=(*result.notes, note))
+        return replace(result, unread=unread)
+
     def _refused(self, error: OSError) -> JournalRefusedError:
         return JournalRefusedError(
             f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose a "
@@ -339,7 +365,8 @@ def _restore_quota(client: AsyncStateClient, saved: str) -> None:
 
 def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: Totals) -> JobResult:
     completed = totals.completed
-    inputs = max(opened.rows.count, completed)
+    total, counted = opened.rows.total()
+    inputs = max(opened.rows.count, completed, total if total and counted else 0)
     quota = client.metrics.quota
     return JobResult(
         inputs=inputs,
@@ -357,6 +384,7 @@ def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: To
         reason=run.reason,
         fault=run.fault,
         notes=tuple(_notes(opened, run)),
+        counted=counted,
     )
 
 

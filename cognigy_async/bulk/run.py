@@ -196,7 +196,7 @@ class JobRun:
 
     async def _record_chunk(self, chunk: RowChunk) -> None:
         """Record what was read, and do not read on while many dead letters are not written."""
-        self._writer.read(chunk.marks, chunk.dead_letters)
+        self._writer.read(chunk.marks, chunk.dead_letters, self._rows.total())
         self._unwritten += sum(map(len, chunk.dead_letters))
         if self._unwritten > MOST_UNWRITTEN:
             self._unwritten = 0
@@ -248,7 +248,8 @@ class JobRun:
             )
             last = chunk.last
             self.position = chunk.position
-            if chunk.marks or chunk.dead_letters or self._unwritten > MOST_UNWRITTEN:
+            has_news = last or chunk.marks or chunk.dead_letters
+            if has_news or self._unwritten > MOST_UNWRITTEN:
                 await self._record_chunk(chunk)
             if chunk.skipped:
                 self.skipped += len(chunk.skipped)

@@ -55,6 +55,11 @@ def is_quiet() -> bool:
     return _detail.get() is Detail.QUIET
 
 
+def is_verbose() -> bool:
+    """Return True if everything is printed."""
+    return _detail.get() in (Detail.VERBOSE, Detail.DEBUG)
+
+
 class _Console(Console):
     """A console that stays silent once its reader has left, as after ``| head -1``.
 

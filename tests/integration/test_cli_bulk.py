@@ -63,7 +63,7 @@ def test_a_run_its_status_and_its_end(emulator: Emulator, command: Command) -> N
     assert command.out.count("settled: applied") == 5
     assert command("bulk", "explain", "rows.jsonl.journal", "nobody") == 1
     assert command("bulk", "run", "rows.jsonl") == 0
-    assert "100 of 100 rows applied, 100 done before" in command.out
+    assert "100 of 100 rows applied, 100 done before; nothing was left to do" in command.out
 
 
 def test_a_run_over_aiohttp_on_uvloop_or_as_chosen(
@@ -277,9 +277,16 @@ def test_csv_from_standard_input(
     assert (letter["dialog_id"], letter["_error"]["line"]) == ("d-2", 3)
 
 
-def test_an_empty_file_is_noted(emulator: Emulator, command: Command) -> None:
+@pytest.mark.parametrize("more", [(), ("--quiet",), ("--dry-run",)])
+def test_an_input_without_rows_is_no_success(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
     Path("rows.jsonl").write_text("")
-    assert command("bulk", "run", "rows.jsonl") == 0
+    assert command("bulk", "run", "rows.jsonl", *more) == 1
+    assert "The input has no rows." in command.messages
+    with Path("rows.jsonl").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert command("bulk", "run", "-", *more) == 1
     assert "The input has no rows." in command.messages
 
 

@@ -63,7 +63,7 @@ def test_the_commands_of_the_page_print_what_it_says(emulator: Emulator, command
     assert "5000 done before" in command.out
     other = [word.replace("session.zip=text", "session.zip=integer") for word in runs[-1][0]]
     assert command(*other) == 2
-    assert 'belongs to a job with other options: type: {"session.revenue"' in command.messages
+    assert 'belongs to a job with other options: type: {"session.last_order"' in command.messages
 
 
 def test_a_workbook_takes_the_same_options(emulator: Emulator, command: Command) -> None:
@@ -139,7 +139,12 @@ def test_a_dry_run_says_how_long_it_takes(
         r"5 minutes, [\d.]+ (ms|s) at the [\d.,e+]+ requests/s of earlier", command.out
     )
     assert command(*dry, "--json") == 0
-    assert 0 < command.json["measured_seconds"] < 600
+    measured = command.json["measured_seconds"]
+    assert 0 < measured < 600
+    # A run without anything left to send measures nothing.
+    assert command("bulk", "run", "rows.jsonl", "--limit", "50") == 0
+    assert command(*dry, "--json") == 0
+    assert command.json["measured_seconds"] == measured
 
 
 @pytest.mark.parametrize(
@@ -175,3 +180,102 @@ def test_a_table_from_a_pipe(
     assert emulator.dialogs["d-1"].session == {"umsatz": 1.5}
     letter: dict[str, Any] = json.loads(Path("j.dead.jsonl").read_text())
     assert letter["_raw"] == "d-2;Größe"
+
+
+FAULTY = """Kunde;Umsatz;Newsletter;Notiz
+d-1;1.234,50;ja;"eine Zeile
+und noch eine"
+d-2;ca. 5 €;vielleicht;Größe
+d-3;7,00;nein
+
+d-4;"8,00;nein;
+"""
+MAPPED = [
+    *("--map", "Kunde=dialog_id", "--map", "Umsatz=session.umsatz", "--map", "Notiz=_"),
+    *("--map", "Newsletter=session.news", "--decimal", ",", "--type", "session.umsatz=number"),
+    *("--type", "session.news=boolean"),
+]
+
+
+def test_faulty_rows_are_corrected_and_run_again(emulator: Emulator, command: Command) -> None:
+    Path("rows.csv").write_text(FAULTY, encoding="cp1252")
+    run = ("bulk", "run", "rows.csv", *MAPPED, "--encoding", "cp1252")
+    assert command(*run, "--rate", "1000/1") == 1
+    said = re.search(
+        r"3 rows that could not be read are in rows.csv.faulty.csv, .*: cognigy-async (.*)",
+        command.messages,
+    )
+    assert said is not None
+    again = shlex.split(said[1])
+    assert again == ["bulk", "run", "rows.csv.faulty.csv", "--rate", "1000/1", *again[5:]]
+    faulty = Path("rows.csv.faulty.csv")
+    head, *lines = FAULTY.splitlines(keepends=True)
+    assert faulty.stat().st_mode & 0o777 == 0o600
+    kept = head + "".join([*lines[2:4], *lines[5:]])
+    assert faulty.read_text(encoding="utf-8-sig") == kept
+    # As they are, the rows are refused again.
+    assert command(*again, "--journal", "same.journal") == 1
+    assert set(emulator.dialogs) == {"d-1"}
+    # The command of the job leaves corrections alone.
+    correct = kept.replace("ca. 5 €;vielleicht", "5;ja").replace("nein\n", "nein;\n")
+    faulty.write_text(correct.replace('"8', "8"), encoding="utf-8-sig")
+    assert command(*run) == 1
+    assert "rows.csv.faulty.csv: it has other content" in command.messages
+    assert command(*again) == 0
+    assert emulator.dialogs["d-2"].session == {"umsatz": 5, "news": True}
+    assert emulator.dialogs["d-3"].session == {"umsatz": 7, "news": False}
+    assert emulator.dialogs["d-4"].session == {"umsatz": 8, "news": False}
+
+
+def test_a_dry_run_names_all_faults_of_a_row_as_the_table_does(
+    emulator: Emulator, command: Command
+) -> None:
+    Path("rows.csv").write_text(FAULTY, encoding="utf-8")
+    assert command("bulk", "run", "rows.csv", *MAPPED, "--dry-run") == 1
+    first, second, third, fourth, *_ = command.out.splitlines()
+    assert first.startswith("line 4, column 2: session.umsatz: is not a number with a decimal")
+    assert first.endswith(" (column 'Umsatz', row 3, dialog 'd-2')")
+    assert second.startswith("line 4, column 3: session.news: is not a boolean")
+    assert second.endswith(" (column 'Newsletter', row 3, dialog 'd-2')")
+    assert third.startswith("line 5, column 1: row: has 3 cells, and the header has 4")
+    assert third.endswith(" (row 4)")
+    assert fourth.startswith("line 7, column 1: row: is not CSV")
+    assert fourth.endswith(" (row 6)")
+
+
+def test_explain_knows_rows_that_could_not_be_read(emulator: Emulator, command: Command) -> None:
+    Path("rows.csv").write_text(FAULTY, encoding="utf-8")
+    assert command("bulk", "run", "rows.csv", *MAPPED) == 1
+    assert command("bulk", "explain", "rows.csv.journal", "d-2") == 0
+    assert "line 4: settled: failed, UpdateValidationError, not sent: dialog 'd-2': " in command.out
+    assert "session.news: is not a boolean" in command.out
+    assert command("bulk", "explain", "rows.csv.journal", "d-3") == 1
+    assert "could not be read and name no dialog: those of line 5, 7." in command.messages
+    assert command("bulk", "explain", "rows.csv.journal", "") == 0
+    assert "line 5: settled: failed, UpdateValidationError, not sent: row: has 3" in command.out
+    # What a run kept only in part might be valid by chance.
+    Path("other.csv").write_text("dialog_id;session.a\nd-1;Größe\n", encoding="cp1252")
+    assert command("bulk", "run", "other.csv") == 1
+    assert not Path("other.csv.faulty.csv").exists()
+    assert "are in other.csv.dead.jsonl. Correct them if need be and run: " in command.messages
+
+
+def test_a_dry_run_counts_faults_of_one_kind(emulator: Emulator, command: Command) -> None:
+    rows = "".join(f"d-{number};Müller;x\n" for number in range(5000))
+    Path("rows.csv").write_text(f"Id;Name;Preis\n{rows}", encoding="cp1252")
+    dry = ["bulk", "run", "rows.csv", "--dry-run", "--map", "Id=dialog_id"]
+    dry += ["--map", "Name=session.name", "--map", "Preis=session.price"]
+    dry += ["--type", "session.price=number"]
+    assert command(*dry) == 1
+    lines = [line for line in command.out.splitlines() if "more faults" in line]
+    assert lines == [
+        "4,997 more faults like that of line 2 in the column 'Name': is not UTF-8; save the file "
+        "as UTF-8, or name its encoding, as in --encoding cp1252. --verbose lists all of them.",
+        "4,997 more faults like that of line 2 in the column 'Preis': is not a number; correct it, "
+        "or read the column as text: --type session.price=text. --verbose lists all of them.",
+    ]
+    assert command.out.count("\nline ") + command.out.startswith("line ") == 6
+    assert "5,000 rows with 10,000 faults" in command.out
+    assert command(*dry, "--verbose") == 1
+    assert command.out.count("dialog 'd-") == 10_000
+    assert "more faults" not in command.out

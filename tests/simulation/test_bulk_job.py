@@ -612,7 +612,7 @@ async def test_a_group_that_was_cut_off_is_sent_again_as_it_was(folder: Folder) 
 
 @on_each_api
 async def test_stop_lets_what_is_in_flight_end(folder: Folder) -> None:
-    folder.write(rows_of(500))
+    folder.write(rows_of(5_000))
     wire = Wire(takes=1.0)
     async with client_of(wire, max_in_flight=5) as client:
         job = folder.job()
@@ -626,9 +626,28 @@ async def test_stop_lets_what_is_in_flight_end(folder: Folder) -> None:
             result = await job.run(client)
     assert (result.ended, result.succeeded, result.failed) == ("interrupted", 10, 0)
     assert len(wire.sent) == 10
+    # Rows that were read ahead are left as well.
+    assert (result.inputs, result.pending, result.counted) == (5_000, 4_990, True)
+    summary = read_summary(folder.journal)
+    assert (summary.left, summary.counted) == (4_990, True)
     again = Wire()
-    assert counts(await folder.run(again)) == (500, 500, 0, 0, 0)
+    assert counts(await folder.run(again, limit=500)) == (500, 500, 0, 0, 0)
     assert len(again.sent) == 490
+    assert read_summary(folder.journal).left == 0
+
+
+async def test_the_rows_left_of_a_long_input_are_an_estimate(folder: Folder) -> None:
+    folder.write(rows_of(30_000))
+    wire = Wire(takes=1.0)
+    async with client_of(wire, max_in_flight=5) as client:
+        job = folder.job(on_failure="continue", max_failures=0)
+        wire.script(status(400))
+        result = await job.run(client)
+    assert result.ended == "stopped"
+    assert not result.counted
+    summary = read_summary(folder.journal)
+    assert not summary.counted
+    assert summary.left == pytest.approx(30_000, rel=0.05)
 
 
 async def test_rows_of_a_job_that_was_stopped_or_cut_off_are_in_the_journal_not_in_the_log(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_jsonable_python
@@ -14,7 +15,7 @@ from cognigy_async import Fault
 
 from .columns import Columns
 from .json_values import extended_json, member_given_twice, parse_json
-from .row import PlacedFault, extended, given_twice
+from .row import NOT_UTF_8, PlacedFault, TableRow, extended, given_twice
 from .table_options import CONTEXTS, TEXTS, ColumnType, TableOptions
 
 NO_VALUE = frozenset(
@@ -43,9 +44,6 @@ ROUNDED = re.compile(r"\d([.,]\d+)?[Ee]\+\d\d+|\d+[.,]0+").fullmatch
 """An id that a program took for a number, such as 4.91512E+12, by which many ids become the same,
 or 17.0."""
 
-CAPITALS = frozenset({"TRUE", "FALSE", "True", "False"})
-"""Booleans as Excel and pandas write them, which are texts."""
-
 LONGEST_ID = 10**15
 """Excel keeps 15 digits of a number, so an id of more digits was rounded."""
 
@@ -59,6 +57,8 @@ INTEGERS = {
     ".": re.compile(r"[+-]?[0-9]+").fullmatch,
     ",": re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+)").fullmatch,
 }
+DOT_GROUPS = re.compile(r"-?[1-9][0-9]{0,2}\.[0-9]{3}").fullmatch
+"""A number of JSON whose dot may group thousands."""
 MOST_DIGITS = 400
 """Characters of a number; a float has at most 309 digits before its point."""
 BOOLEANS = {
@@ -72,30 +72,23 @@ _NOTHING = object()
 class CellParser:
     """Reads the cells of the rows of one table."""
 
-    def __init__(
-        self, columns: Columns, options: TableOptions, note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, columns: Columns, options: TableOptions) -> None:
         self.columns = columns
         self._types: Mapping[str, ColumnType] = options.types
         self._decimal = options.decimal
         self._encoding = options.encoding
-        self._note = note
-        self._noted: set[str] = set()
 
-    def fields(self, cells: Sequence[str]) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of a row of CSV, or its first fault."""
-        values: list[Any] = []
-        for number, (name, cell) in enumerate(zip(self.columns.names, cells, strict=True), 1):
-            value = self._value(name, cell, number) if cell else None
-            if isinstance(value, Fault):
-                return {}, value
-            values.append(value)
-        return self.columns.fields(values)
+    def fields(self, cells: Sequence[str]) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the fields of a row of CSV, without its faulty cells, and its faults."""
+        columns = enumerate(zip(self.columns.names, cells, strict=True), 1)
+        return self._fields(
+            [self._value(name, cell, number) if cell else None for number, (name, cell) in columns]
+        )
 
     def fields_of_objects(
         self, cells: Sequence[Any], problems: Mapping[int, str]
-    ) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of a row of a workbook, or its first fault.
+    ) -> tuple[dict[str, Any], list[Fault]]:
+        """Return the fields of a row of a workbook, without its faulty cells, and its faults.
 
         Args:
             cells: Texts, numbers, booleans and times; "" is an empty cell.
@@ -108,16 +101,21 @@ class CellParser:
                 remedy = "correct or empty the cell in the spreadsheet, and save it there"
                 value = PlacedFault(name, problems[number], remedy, number)
             elif cell != "":
-                value = self._value_of_object(name, cell, number)
-            if isinstance(value, Fault):
-                return {}, value
+                value = self.value(name, cell, number)
             values.append(value)
-        return self.columns.fields(values)
+        return self._fields(values)
+
+    def _fields(self, values: list[Any]) -> tuple[dict[str, Any], list[Fault]]:
+        faults = [value for value in values if isinstance(value, Fault)]
+        if faults:
+            values = [None if isinstance(value, Fault) else value for value in values]
+        fields, fault = self.columns.fields(values)
+        return fields, faults if fault is None else [*faults, fault]
 
     def _value(self, name: str, cell: str, number: int) -> Any:
         if name[:1] == "_":
             return cell.encode(errors="surrogateescape").decode(errors="replace")
-        if not cell.isascii() and self._is_broken(cell):
+        if not cell.isascii() and is_broken(cell):
             return fault_of_encoding(name, self._encoding, number)
         kind = self._types.get(name)
         if kind == "text":
@@ -132,17 +130,15 @@ class CellParser:
         if kind is not None:
             return self._converted(name, kind, text, number)
         value = _parsed_cell(cell)
-        if text in CAPITALS:
-            self._note_once(
-                "capitals",
-                f"{text} in a cell of CSV, as in the column {name!r}, was used as a text. For a "
-                f"boolean add --type {name}=boolean; if it is a text, --type {name}=text.",
-            )
         if isinstance(value, dict | list):
             return self._checked(name, cell, value, number)
+        if type(value) is float:
+            groups = self.columns.dot_groups
+            groups[name] = groups.get(name, True) and DOT_GROUPS(text) is not None
         return value
 
-    def _value_of_object(self, name: str, cell: Any, number: int) -> Any:
+    def value(self, name: str, cell: Any, number: int) -> Any:
+        """Return the value of a cell with the field `name` and this number, or its fault."""
         kind = self._types.get(name)
         if isinstance(cell, str):
             if name in TEXTS or name in CONTEXTS or name[:1] == "_" or kind is not None:
@@ -165,7 +161,7 @@ class CellParser:
         }
         if not fits[kind]:
             assert kind is not None
-            return self._unfit(name, kind, number)
+            return self._unfit(name, kind, "", number)
         return bool(cell) if kind == "boolean" else cell
 
     def _converted(self, name: str, kind: ColumnType, text: str, number: int) -> Any:
@@ -188,14 +184,18 @@ class CellParser:
                 value = int(plain) if is_integer else float(plain)
                 if not math.isfinite(value):
                     value = _NOTHING
-        return self._unfit(name, kind, number) if value is _NOTHING else value
+        return self._unfit(name, kind, text, number) if value is _NOTHING else value
 
-    def _unfit(self, name: str, kind: ColumnType, number: int) -> Fault:
+    def _unfit(self, name: str, kind: ColumnType, text: str, number: int) -> Fault:
         article = "an" if kind == "integer" else "a"
         what = "JSON" if kind == "json" else f"{article} {kind}"
         if kind in ("integer", "number") and self._decimal == ",":
             what += " with a decimal comma" if kind == "number" else " with dots for thousands"
         remedy = f"correct it, or read the column as text: --type {name}=text"
+        if kind in ("integer", "number") and NUMBERS["." if self._decimal == "," else ","](text):
+            remedy = "if its comma is decimal, or its dots group thousands, add --decimal ,"
+            if self._decimal == ",":
+                remedy = "if its dot is decimal, leave --decimal out; else correct it"
         return PlacedFault(name, f"is not {what}", remedy, number)
 
     def _checked(self, name: str, cell: str, value: Any, number: int) -> Any:
@@ -207,39 +207,54 @@ class CellParser:
             return extended(f"{name}{path}", number)
         return value
 
-    def _is_broken(self, cell: str) -> bool:
-        try:
-            cell.encode()
-        except UnicodeEncodeError:
-            return True
-        return False
 
-    def _note_once(self, key: str, text: str) -> None:
-        if key not in self._noted:
-            self._noted.add(key)
-            self._note(text)
+@dataclass(frozen=True, slots=True)
+class ParsedRow(TableRow):
+    """A row whose cells a parser reads."""
+
+    parser: CellParser
+    cells: Sequence[Any]
+
+    @property
+    def dialog_id(self) -> str | None:
+        """Return the dialog of a row with faults, if its cell is valid."""
+        columns = self.parser.columns
+        number = columns.names.index("dialog_id") + 1
+        value = self.parser.value("dialog_id", self.cells[number - 1], number)
+        return value if isinstance(value, str) and value.isprintable() and value else None
+
+
+def is_broken(text: str) -> bool:
+    """Return whether a text has bytes that are none of its encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def fault_of_encoding(name: str, encoding: str | None, number: int) -> Fault:
     """Return the fault of a cell whose bytes are no text in the encoding of the input."""
-    remedy = "save the file as UTF-8, or name its encoding, as in --encoding cp1252"
+    remedy = f"{NOT_UTF_8}, or name its encoding, as in --encoding cp1252"
     return PlacedFault(name, f"is not {encoding or 'UTF-8'}", remedy, number)
 
 
 def _fault_of_text(name: str, text: str, number: int) -> Fault | None:
     if text in NO_VALUE or (text[:1] in "#ES" and ERROR_VALUE(text)):
         problem = f"is {text}, which stands for no value"
-        remedy = "leave the cell empty, or add --text-column if it is a text"
+        remedy = f"leave the cell empty, or add --type {name}=text if it is a text"
+        if text[:1] == "#" or ERROR_VALUE(text):
+            remedy = "correct its formula in the spreadsheet, or leave the cell empty"
         return PlacedFault(name, problem, remedy, number)
     if text[:2] == '="' and FORMULA(text):
-        remedy = "write the text of the formula, or add --text-column"
+        remedy = f"write the text of the formula, or add --type {name}=text"
         return PlacedFault(name, "is a formula of a spreadsheet", remedy, number)
     return None
 
 
 def _rounded(name: str, number: int) -> Fault:
     problem = "was rounded by a spreadsheet, or written as a number"
-    return PlacedFault(name, problem, "save ids as text, or add --text-column", number)
+    return PlacedFault(name, problem, f"save ids as text, or add --type {name}=text", number)
 
 
 def without_point(cell: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
@@ -24,6 +25,9 @@ Record: TypeAlias = tuple[int, Source, Fault | None]
 MOST_COLUMNS = 1 << 14
 """As many as a sheet of Excel may have."""
 FAULTS_SHOWN = 10
+UNNAMED = Fault(
+    "row", "has a cell in a column without a name", "name the column, or empty the cell"
+)
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
 
 
@@ -35,11 +39,13 @@ class Findings:
         notes: Remarks for the user. They are not faults.
         records: Number of records of the whole input; None if only reading tells.
         columns: Columns of a table, once its header was read.
+        header: Lines of the header of CSV, in UTF-8, once they were read.
     """
 
     notes: list[str] = field(default_factory=list)
     records: int | None = None
     columns: Columns | None = None
+    header: bytes | None = None
 
 
 def _unknown(names: Sequence[str]) -> list[str]:
@@ -68,6 +74,8 @@ class Columns:
     Attributes:
         header: Names of the columns in the table, without white space around them.
         names: Fields that the columns have, or names that begin with `_`.
+        dot_groups: Fields of CSV without a type whose numbers have a dot, and whether the dots of
+            all of them may group thousands. Those of the rows read so far.
 
     Raises:
         InputError: Some columns are unknown, doubled or missing; they are named.
@@ -78,12 +86,14 @@ class Columns:
         self.names = tuple(options.columns.get(text, text) for text in self.header)
         faults = _unknown(self.names)
         missing = options.columns.keys() - set(self.header)
-        faults += [f"there is no column {text!r} to map" for text in sorted(missing)]
+        faults += [
+            f"there is no column {text!r} to map{_near(text, self.header)}"
+            for text in sorted(missing)
+        ]
         for text in sorted(options.types.keys() - set(self.names)):
             new = options.columns.get(text)
-            faults.append(
-                f"there is no column {text!r}" + (f" after --map: its name is {new!r}" * bool(new))
-            )
+            hint = f" after --map: its name is {new!r}" if new else _near(text, self.names)
+            faults.append(f"there is no column {text!r}{hint}")
         faults += [
             f"column {text!r} is there twice"
             for text, number in Counter(self.names).items()
@@ -104,6 +114,7 @@ class Columns:
             )
         self.id_in_header = self.header[self.names.index("dialog_id")]
         """Name of the column of dialog ids in the table."""
+        self.dot_groups: dict[str, bool] = {}
         self._places = [_place(text) for text in self.names]
 
     def fields(self, values: Sequence[Any]) -> tuple[dict[str, Any], Fault | None]:
@@ -148,6 +159,19 @@ class Columns:
         if texts[at : at + 1] != (self.id_in_header,):
             return None
         return Fault("row", "repeats the header", "remove it")
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    """Return a question whether the most similar of some names was meant; "" if none is similar."""
+    plain = {text.casefold(): text for text in names}
+    found = get_close_matches(name.casefold(), plain, 1)
+    return f" (did you mean {plain[found[0]]!r}?)" if found else ""
+
+
+def without_cleared(names: list[str]) -> list[str]:
+    """Return the names of a header without the columns at its end that Excel keeps when cleared."""
+    used = [number for number, name in enumerate(names, 1) if stripped(name)]
+    return names[: max(used, default=1)]
 
 
 def _place(name: str) -> tuple[str, str | None]:

@@ -38,7 +38,7 @@ codecs.register_error("cognigy_async.no_text", _replace)
 def as_utf_8(
     head: bytes, source: ByteSource, encoding: str | None, name: str, note: Callable[[str], None]
 ) -> ByteSource:
-    """Return a source of the text in UTF-8, still with a byte-order mark if it has one.
+    """Return a source of the text in UTF-8, without its byte-order mark.
 
     Args:
         head: First bytes of the text, which were already read.
@@ -55,24 +55,22 @@ def as_utf_8(
         if not data:
             break
         head += data
-    whole = _Resumed(head, source)
-    marked = next(
-        (known for mark, known in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None
-    )
-    if encoding is None:
-        if marked is None or marked == "utf-8":
-            return whole
-        note(f"The input is {marked.upper()}, as its byte-order mark says.")
-        return _Transcoded(whole, marked)
-    family = encoding.removesuffix("-sig").removesuffix("-le").removesuffix("-be")
-    if marked is not None and family != marked:
+    mark = next(filter(head.startswith, BYTE_ORDER_MARKS), b"")
+    marked = BYTE_ORDER_MARKS.get(mark, "utf-8")
+    named = encoding or marked
+    family = named.removesuffix("-sig").removesuffix("-le").removesuffix("-be")
+    if mark and family != marked:
         raise InputError(
             f"{name} begins with the byte-order mark of {marked.upper()}, so that it is not "
             f"{encoding}. Leave --encoding out."
         )
-    if family == "utf-8":
-        return whole
-    return _Transcoded(whole, encoding, note)
+    if mark and (family == "utf-8" or family != named):
+        note("The input begins with a byte-order mark, which was skipped.")
+        head = head[len(mark) :]
+    elif mark and encoding is None:
+        note(f"The input is {marked.upper()}, as its byte-order mark says.")
+    whole = _Resumed(head, source)
+    return whole if family == "utf-8" else _Transcoded(whole, named, note)
 
 
 class _Resumed:
@@ -83,9 +81,8 @@ class _Resumed:
         self._source = source
 
     def read(self, size: int = -1, /) -> bytes:
-        # No row ends within the few bytes of a mark, so waiting for more keeps none back.
         head, self._head = self._head, b""
-        return head + self._source.read(size - len(head) if size > 0 else size)
+        return head or self._source.read(size)
 
 
 class _Transcoded:
@@ -95,13 +92,11 @@ class _Transcoded:
         note: Takes a remark if the text seems to be UTF-8 already.
     """
 
-    def __init__(
-        self, source: ByteSource, encoding: str, note: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, source: ByteSource, encoding: str, note: Callable[[str], None]) -> None:
         self._source = source
         self._encoding = encoding
         self._decoder = codecs.getincrementaldecoder(encoding)("cognigy_async.no_text")
-        self._note = note
+        self._note: Callable[[str], None] | None = note
         self._ended = False
 
     def read(self, size: int = -1, /) -> bytes:

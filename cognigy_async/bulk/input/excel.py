@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +11,9 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .cells import CellParser, without_point
-from .columns import Columns, Findings, Record, stripped
-from .row import TableRow, TextRow, too_long
+from .cells import CellParser, ParsedRow, without_point
+from .columns import UNNAMED, Columns, Findings, Record, without_cleared
+from .row import NOT_JSON, PlacedFault, TextRow, too_long
 from .table_options import TableOptions
 from .workbook import SheetFacts, UnusableError, as_input_error, open_parts
 
@@ -90,15 +88,15 @@ class _Sheet:
         line, cells, _ = header
         width = len(cells)
         names = [str(without_point(cell)) for cell in cells]
-        while len(names) > 1 and not stripped(names[-1]):
-            names.pop()
-        columns = self._findings.columns = Columns(names, self._name, self._options)
-        parser = CellParser(columns, self._options, self._findings.notes.append)
+        columns = self._findings.columns = Columns(
+            without_cleared(names), self._name, self._options
+        )
+        used = len(columns.names)
+        parser = CellParser(columns, self._options)
         merged = _MergedRows(self._facts, line, self._first_column, width)
         batch = max(1, BATCH // width)
         records: list[Record] = []
         for line, cells, problems in lines:
-            row = ExcelRow(parser, cells[: len(names)], problems)
             fault = (
                 columns.fault_of_header(list(map(str, cells)), f"{self._name}: row {line}")
                 if columns.id_in_header in cells
@@ -107,15 +105,13 @@ class _Sheet:
             if fault is None and line in merged:
                 problem = "has a cell that is merged with a row above"
                 fault = Fault("row", problem, "unmerge the cells: each row needs its own values")
-            if fault is None and any(cell != "" for cell in cells[len(names) :]):
-                problem = "has a cell in a column without a name"
-                fault = Fault("row", problem, "name the column, or empty the cell")
+            if fault is None and any(cell != "" for cell in cells[used:]):
+                fault = UNNAMED
             if sum(len(cell) for cell in cells if isinstance(cell, str)) > row_limits.LONGEST_ROW:
                 content = TextRow(b"a row that is too long to keep")
                 records.append((line, content, too_long()))
-            elif fault is not None:
-                records.append((line, TextRow(row.text), fault))
             else:
+                row = ExcelRow(parser, cells[:used], problems, fault)
                 records.append((line, row, None))
             if len(records) >= batch:
                 yield records
@@ -155,26 +151,23 @@ class _MergedRows:
 
 
 @dataclass(frozen=True, slots=True)
-class ExcelRow(TableRow):
+class ExcelRow(ParsedRow):
     """A row of a sheet."""
 
-    parser: CellParser
-    cells: Sequence[Any]
     problems: Mapping[int, str]
+    fault: Fault | None
+    """Fault of the row as a whole."""
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
-        return self.parser.columns.names
-
-    @property
-    def text(self) -> bytes:
-        """Return the row as a line of CSV."""
-        line = io.StringIO()
-        csv.writer(line).writerow(self.cells)
-        return line.getvalue().encode(errors="backslashreplace")
-
-    def read(self) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of the row, or its text and its first fault."""
-        fields, fault = self.parser.fields_of_objects(self.cells, self.problems)
-        return (fields, None) if fault is None else (TextRow(self.text).read()[0], fault)
+    def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
+        """Return the fields of the row with the texts of its faulty cells, and its faults."""
+        fields, faults = self.parser.fields_of_objects(self.cells, self.problems)
+        if self.fault is not None:
+            faults.append(self.fault)
+        if faults:
+            fields[NOT_JSON] = {
+                fault.path: str(self.cells[fault.column - 1])
+                if isinstance(fault, PlacedFault)
+                else fault.problem
+                for fault in faults
+            }
+        return fields, faults

@@ -206,26 +206,20 @@ class ParquetRow(TableRow):
     table: Columns
     values: tuple[Any, ...]
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
-        return self.table.names
-
-    def read(self) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of the row, and its fault."""
+    def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
+        """Return the fields of the row, and its faults."""
         values = self.values
         fields, fault = self.table.fields(values)
         if fault is not None:
-            return TextRow(repr(fields).encode(errors="backslashreplace")).read()[0], fault
-        if UnusableCell in map(type, values):
-            number, cell = next(
-                (number, value)
-                for number, value in enumerate(values, 1)
-                if type(value) is UnusableCell
-            )
-            name = self.columns[number - 1]
-            fault = PlacedFault(name, cell.problem, cell.remedy, number)
-        return fields, fault
+            text = repr(fields).encode(errors="backslashreplace")
+            return TextRow(text).read()[0], (fault,)
+        if UnusableCell not in map(type, values):
+            return fields, ()
+        return fields, [
+            PlacedFault(self.table.names[number - 1], cell.problem, cell.remedy, number)
+            for number, cell in enumerate(values, 1)
+            if type(cell) is UnusableCell
+        ]
 
 
 def _weight(array: Any) -> int:

@@ -6,13 +6,12 @@ and Excel from a file.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import InputError, OtherInputError
+from ..errors import InputError
 from . import row
 from .columns import Findings, Record
 from .compression import ByteSource, DamagedError, decompressed
@@ -29,9 +28,6 @@ STDIN = "-"
 PARQUET = b"PAR1"
 BLOCK = 1 << 18
 """Bytes read at a time."""
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-OTHER_MARKS = (b"\xff", b"\xfe", b"\0")
-"""First bytes of the marks of UTF-16 and UTF-32, which no text in UTF-8 begins with."""
 DOS_END_OF_FILE = b"\x1a"
 COMPRESSED = (".bz2", ".gz", ".xz", ".zst", ".zstd")
 
@@ -65,8 +61,12 @@ class InputReader:
                 validate_footer(file, name)
                 file.seek(0)
             # These are not read sequentially, so hash the whole file first.
-            self.fingerprint = Fingerprint.of(file)
-            self._marks = [self._mark_whole(known)]
+            whole = HashedFile(file, name, known)
+            self.fingerprint = whole.fingerprint
+            while whole.read(BLOCK):
+                pass
+            self._marks = whole.marks
+            file.seek(0)
             if kind == "excel":
                 self._records = excel_records(file, name, table, self.findings)
             else:
@@ -77,9 +77,10 @@ class InputReader:
         self.fingerprint = self._hashed.fingerprint
         self._marks = self._hashed.marks
         is_csv = kind == "csv"
-        blocks = _line_blocks(
+        lines = _LineReader(
             self._hashed, name, "csv" if is_csv else "jsonl", table.encoding, self.notes.append
         )
+        blocks = lines.blocks()
         self._records = (
             csv_records(blocks, name, table, self.findings) if is_csv else _json_records(blocks)
         )
@@ -109,19 +110,6 @@ class InputReader:
         except OSError:
             return "it is no longer there"
         return self.fingerprint.change(found)
-
-    def _mark_whole(self, known: Sequence[Mark]) -> Mark:
-        digest = hashlib.sha256()
-        while data := self._file.read(BLOCK):
-            digest.update(data)
-        mark = Mark(self._file.tell(), digest.hexdigest(), last=True)
-        if known and known[-1] != mark:
-            raise OtherInputError(
-                f"{self.name} is not the input that this job began with: its content differs. Give "
-                "the same input, or start a new job with another journal."
-            )
-        self._file.seek(0)
-        return mark
 
     def close(self) -> None:
         """Close the file, and end a read that is waiting in another thread."""
@@ -235,21 +223,6 @@ def _json_records(blocks: Iterator[LineBlock]) -> Iterator[list[Record]]:
         ]
 
 
-def _line_blocks(
-    file: HashedFile,
-    name: str,
-    kind: TextFormat,
-    encoding: str | None,
-    note: Callable[[str], None],
-) -> Iterator[LineBlock]:
-    """Yield the lines of a file. Begin to read only then, because a pipe may block its reader.
-
-    Raises:
-        InputError: The input cannot be decompressed, or has no rows of its format.
-    """
-    yield from _LineReader(file, name, kind, encoding, note).blocks()
-
-
 class _LineReader:
     """The lines of one file."""
 
@@ -271,23 +244,20 @@ class _LineReader:
         """Number of the next line."""
 
     def blocks(self) -> Iterator[LineBlock]:
-        """Yield the lines."""
+        """Yield the lines. Begin to read only then, because a pipe may block its reader.
+
+        Raises:
+            InputError: The input cannot be decompressed, or has no rows of its format.
+        """
         source = decompressed(self._file, self._name)
         head = self._read(source)
-        if self._encoding is None and head[:1] not in OTHER_MARKS:
-            self._unread = head
-        else:
-            try:
-                source = as_utf_8(head, source, self._encoding, self._name, self._note)
-            except (EOFError, DamagedError) as error:
-                raise self._damage(error) from error
+        try:
+            source = as_utf_8(head, source, self._encoding, self._name, self._note)
+        except (EOFError, DamagedError) as error:
+            raise self._damage(error) from error
         rest = b""
-        is_first = True
         while data := self._read(source):
             data = rest + data
-            if is_first and (len(data) >= 3 or not BYTE_ORDER_MARK.startswith(data)):
-                is_first = False
-                data = self._without_mark(data)
             lines = data.split(b"\n")
             rest = lines.pop()
             if lines:
@@ -330,12 +300,6 @@ class _LineReader:
     def _refuse_other_content(self, lines: list[bytes]) -> None:
         if self._kind == "csv" or not (lines[0][:1] == b"{" and lines[0].rstrip()[-1:] == b"}"):
             refuse_other_content(lines, self._name, self._kind)
-
-    def _without_mark(self, data: bytes) -> bytes:
-        if not data.startswith(BYTE_ORDER_MARK):
-            return data
-        self._note("The input begins with a byte-order mark, which was skipped.")
-        return data[len(BYTE_ORDER_MARK) :]
 
     def _read(self, source: ByteSource) -> bytes:
         if self._unread:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, TypeAlias
 
@@ -34,16 +34,19 @@ class TableRow(ABC):
 
     __slots__ = ()
 
+    number: int | None = None
+    """Number of the row as a spreadsheet program counts, if its line has another number."""
+
     @property
-    @abstractmethod
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
+    def dialog_id(self) -> str | None:
+        """Return the dialog of a row with faults, if it is known."""
+        return None
 
     @abstractmethod
-    def read(self) -> tuple[dict[str, Any], Fault | None]:
-        """Return what a dead letter of the row has, and its fault.
+    def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
+        """Return what a dead letter of the row has, and its faults.
 
-        Without a fault, these are the fields of an update and columns that are passed over.
+        Without faults, these are the fields of an update and columns that are passed over.
         """
 
 
@@ -52,21 +55,23 @@ class TextRow(TableRow):
     """The text of a row that cannot be read. Its dead letter cannot be applied."""
 
     text: bytes
+    number: int | None = None
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return no names."""
-        return ()
-
-    def read(self) -> tuple[dict[str, Any], Fault | None]:
+    def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
         """Return the text."""
-        return {RAW: self.text.decode(errors="backslashreplace").rstrip("\r\n")}, None
+        return {RAW: self.text.decode(errors="backslashreplace").rstrip("\r\n")}, ()
 
 
 Source: TypeAlias = bytes | TableRow
 """A line of JSON as it was read, or a row of a table."""
 
+NOT_UTF_8 = "save the file as UTF-8"
+TOO_LONG = "is longer than"
+IN_PART = (NOT_UTF_8, TOO_LONG)
+"""Parts of the messages of faults whose rows a dead letter cannot keep unchanged."""
+
 RAW = "_raw"
+RAW_BEGIN = b'{"_raw":"'
 """Member of a dead letter with the text of a row that could not be read."""
 NOT_JSON = "_not_json"
 """Member of a dead letter with the values that JSON cannot hold, as texts by their paths."""
@@ -98,7 +103,7 @@ class Row:
         ordinal: Number of the row among the rows of the job, from 1.
         sent_with: First line of the rows that were merged into one request with this row.
         completed_at: Epoch seconds of the row's outcome; known only if the client has callbacks.
-        columns: Names of the columns of a table.
+        number: Number of the row as a spreadsheet program counts, if it is not `line`.
     """
 
     line: int
@@ -110,7 +115,7 @@ class Row:
     ordinal: int = 0
     sent_with: int | None = None
     completed_at: float | None = None
-    columns: tuple[str, ...] = ()
+    number: int | None = None
 
     @property
     def not_repeatable(self) -> bool:
@@ -127,7 +132,11 @@ class Row:
 class RowFault:
     """A fault of a row: its place, the problem and the remedy.
 
-    `column` counts characters of a line of JSON, or cells of a table, from 1.
+    Attributes:
+        column: Number of the character of a line of JSON, or of the cell of a table, from 1.
+        title: Name of the column in the table; None if it is `path`, or there is none.
+        row: Number of the row as a spreadsheet program counts; None if it is `line`.
+        dialog_id: Dialog of the row; None if it is not known.
     """
 
     line: int
@@ -135,10 +144,15 @@ class RowFault:
     path: str
     problem: str
     remedy: str
+    title: str | None = None
+    row: int | None = None
+    dialog_id: str | None = None
 
     def __str__(self) -> str:
-        where = f"line {self.line}, column {self.column}"
-        return f"{where}: {self.path}: {self.problem}; {self.remedy}"
+        known = {"column": self.title, "row": self.row, "dialog": self.dialog_id}
+        more = ", ".join(f"{name} {value!r}" for name, value in known.items() if value is not None)
+        text = f"line {self.line}, column {self.column}: {self.path}: {self.problem}; {self.remedy}"
+        return f"{text} ({more})" if more else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +187,7 @@ def too_long(reach: str = "") -> Fault:
     Args:
         reach: Lines that the row takes, for the message.
     """
-    return Fault("row", f"is longer than {LONGEST_ROW:,} bytes{reach}", "shorten it")
+    return Fault("row", f"{TOO_LONG} {LONGEST_ROW:,} bytes{reach}", "shorten it")
 
 
 def parse_row(
@@ -186,13 +200,14 @@ def parse_row(
         fault: Fault that the reader has already found.
     """
     fields, found = _read(source)
-    columns = source.columns if isinstance(source, TableRow) else ()
-    if (fault := fault or found) is not None:
-        error = UpdateValidationError((fault,))
-        return Row(line, _line_of(source, fields), None, error, None, columns=columns)
+    number = source.number if isinstance(source, TableRow) else None
     dialog_id = fields.get("dialog_id")
     used = fields
     try:
+        if fault is not None or found:
+            dialog_id = source.dialog_id if isinstance(source, TableRow) else None
+            faults = tuple(found) if fault is None else (fault,)
+            raise UpdateValidationError(faults, dialog_id=dialog_id)
         for name in fields:
             if name[:1] == "_":
                 if NOT_JSON in fields and ERROR in fields:
@@ -200,6 +215,10 @@ def parse_row(
                     remedy = f"write those of {NOT_JSON} into the row, and remove {NOT_JSON}"
                     raise UpdateValidationError((Fault(NOT_JSON, problem, remedy),))
                 used = {name: value for name, value in fields.items() if name[:1] != "_"}
+                if RAW in fields and not used:
+                    problem = "is a row that could not be read"
+                    remedy = "correct it in the input, or write its fields beside it"
+                    raise UpdateValidationError((Fault(RAW, problem, remedy),))
                 break
         if default_id is not None and fields.get("update_id") is None:
             used = {**used, "update_id": default_id}
@@ -208,15 +227,15 @@ def parse_row(
         dialog_id = dialog_id if isinstance(dialog_id, str) else None
         # The traceback would keep the values of the row in memory.
         error = error.with_traceback(None)
-        return Row(line, _line_of(source, fields), None, error, dialog_id, columns=columns)
+        return Row(line, _line_of(source, fields), None, error, dialog_id, number=number)
     if isinstance(source, TableRow):
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
-    return Row(line, source, update, None, update.dialog_id, columns=columns)
+    return Row(line, source, update, None, update.dialog_id, number=number)
 
 
-def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:
-    """Return what a dead letter of a row has, and a fault. See `TableRow.read`."""
+def _read(source: Source) -> tuple[dict[str, Any], Sequence[Fault]]:
+    """Return what a dead letter of a row has, and its faults. See `TableRow.read`."""
     if isinstance(source, TableRow):
         return source.read()
     text: bytes | str = source
@@ -226,20 +245,20 @@ def _read(source: Source) -> tuple[dict[str, Any], Fault | None]:
         text = source.decode(errors="surrogateescape")
         fields = parse_with_bytes(text)
         if fields is None:
-            return TextRow(source).read()[0], _json_fault(source, error)
+            return TextRow(source).read()[0], (_json_fault(source, error),)
     if type(fields) is dict:
         twice = member_given_twice(text, fields, passes_over=True)
         if twice is None:
             if b'"$' in source:
                 used = {name: value for name, value in fields.items() if name[:1] != "_"}
                 path = extended_json(used)
-                return fields, None if path is None else extended(path[1:])
-            return fields, None
+                return fields, () if path is None else (extended(path[1:]),)
+            return fields, ()
         fault = given_twice(twice[1:])
     else:
         kind = "an array" if type(fields) is list else "a single value"
         fault = Fault("row", f"is {kind}", 'write an object: {"dialog_id": ..., "session": ...}')
-    return TextRow(source).read()[0], fault
+    return TextRow(source).read()[0], (fault,)
 
 
 def _json_fault(source: bytes, error: ValueError) -> Fault:
@@ -247,7 +266,7 @@ def _json_fault(source: bytes, error: ValueError) -> Fault:
         source.decode()
     except UnicodeDecodeError as broken:
         problem = f"is not UTF-8: byte {broken.start + 1} is 0x{source[broken.start]:02x}"
-        return PlacedFault("row", problem, "save the file as UTF-8", broken.start + 1)
+        return PlacedFault("row", problem, NOT_UTF_8, broken.start + 1)
     if source.startswith(b"\xef\xbb\xbf"):
         problem = "begins with a byte-order mark, as in joined files"
         return PlacedFault("row", problem, "remove the mark", 1)
@@ -261,11 +280,15 @@ def _json_fault(source: bytes, error: ValueError) -> Fault:
     return PlacedFault("row", problem, remedy, int(found[1]) if found else 1)
 
 
-def faults_of(row: Row) -> list[RowFault]:
-    """Return all faults of a row with their columns."""
+def faults_of(row: Row, names: Sequence[str] = (), titles: Sequence[str] = ()) -> list[RowFault]:
+    """Return all faults of a row with their columns.
+
+    Args:
+        names, titles: Fields of the columns of a table, and their names in the table.
+    """
     if row.error is None:
         return []
-    numbers = {name: number for number, name in reversed([*enumerate(row.columns, 1)])}
+    numbers = {name: number for number, name in reversed([*enumerate(names, 1)])}
     columns = Columns(row.source)
     found = []
     for fault in row.error.faults:
@@ -276,7 +299,10 @@ def faults_of(row: Row) -> list[RowFault]:
             column = min(given, default=1)
         else:
             column = columns.of(fault.path)
-        found.append(RowFault(row.line, column, fault.path, fault.problem, fault.remedy))
+        text = (fault.path, fault.problem, fault.remedy)
+        title = titles[column - 1] if numbers and fault.path != "row" else None
+        title = None if title == fault.path else title
+        found.append(RowFault(row.line, column, *text, title, row.number, row.dialog_id))
     return found
 
 

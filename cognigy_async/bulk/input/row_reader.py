@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..journal.journal import Journal
 from ..journal.schema import CompletedRow
 from ..options import JobOptions
-from .columns import Record
+from .columns import Columns, Record
 from .fingerprint import Mark
 from .reader import InputReader
 from .row import Row, Source, TableRow, dead_letter, parse_row
@@ -151,6 +151,11 @@ class RowReader:
         self.count = 0
         """Rows of the job read so far."""
         self._progress = (0, 0, 0, 0, (False, False))
+
+    @property
+    def columns(self) -> Columns | None:
+        """Return the columns of a table, once its header was read."""
+        return self._reader.findings.columns
 
     @property
     def none_found(self) -> str:

@@ -92,7 +92,7 @@ class TableOptions:
         if self.decimal == "," and not {"integer", "number"} & set(self.types.values()):
             raise ConfigurationError(
                 "a decimal comma needs a column of numbers: add --type session.price=number for "
-                "each of them"
+                "each of them, or leave --decimal out"
             )
 
     def with_texts(self, columns: Collection[str]) -> TableOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,9 +13,9 @@ from cognigy_async import Fault
 
 from ..errors import InputError
 from . import row as row_limits
-from .cells import CellParser, fault_of_encoding
-from .columns import Columns, Findings, Record, stripped
-from .row import TableRow, TextRow, too_long
+from .cells import CellParser, ParsedRow, fault_of_encoding, is_broken
+from .columns import UNNAMED, Columns, Findings, Record, stripped, without_cleared
+from .row import TextRow, too_long
 from .table_options import TableOptions
 
 
@@ -69,17 +69,16 @@ def csv_records(
         return
     line, names, fault = header
     for number, text in enumerate(names, 1):
-        if fault is None and not text.isprintable() and _is_broken(text):
+        if fault is None and not text.isprintable() and is_broken(text):
             fault = fault_of_encoding("header", options.encoding, number)
     if fault is not None:
         raise InputError(f"{name}: the header, line {line}, {fault.problem}; {fault.remedy}")
     width = len(names)
-    while len(names) > 1 and not stripped(names[-1]):
-        # Excel keeps columns at the end that were cleared.
-        names.pop()
-    columns = findings.columns = Columns(names, name, options)
+    findings.header = lines.hint + b"\n".join(lines.taken)
+    columns = findings.columns = Columns(without_cleared(names), name, options)
+    used = len(columns.names)
     id_in_header = columns.id_in_header.encode()
-    parser = CellParser(columns, options, findings.notes.append)
+    parser = CellParser(columns, options)
     records: list[Record] = []
     try:
         for line, cells, parsing_fault in rows:
@@ -92,15 +91,15 @@ def csv_records(
                 problem = f"has {len(cells)} cells, and the header has {width}"
                 what = DELIMITERS.get(delimiter, repr(delimiter))
                 fault = Fault("row", problem, f"quote cells that hold {what} or newlines")
-            if fault is None and any(map(str.strip, cells[len(names) :])):
-                problem = "has a cell in a column without a name"
-                fault = Fault("row", problem, "name the column, or empty the cell")
-            del cells[len(names) :]
+            if fault is None and any(map(str.strip, cells[used:])):
+                fault = UNNAMED
+            del cells[used:]
             taken = b"\n".join(lines.taken)
+            row = None if lines.row == line else lines.row
             if fault is None:
-                records.append((line, CsvRow(parser, cells, taken), None))
+                records.append((line, CsvRow(parser, cells, taken, row), None))
             else:
-                records.append((line, TextRow(taken), fault))
+                records.append((line, TextRow(taken, row), fault))
             if len(records) >= BATCH or lines.at_end_of_block:
                 yield records
                 records = []
@@ -122,7 +121,7 @@ def _delimiter_of(lines: _Lines, name: str, options: TableOptions, findings: Fin
     if (hint := HINT(head)) is not None:
         if given not in (None, hint[1]):
             raise InputError(f"{name} begins with sep={hint[1]}, so leave --delimiter out")
-        lines.skip_line()
+        lines.skip_hint()
         given = hint[1]
         head = lines.peek_record()
     if given is not None:
@@ -146,14 +145,6 @@ def _sniffed(header: str, ids: Collection[str]) -> str:
         return not names.isdisjoint(ids), len(names)
 
     return max(DELIMITERS, key=rank)
-
-
-def _is_broken(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 class _RowTooLongError(csv.Error):
@@ -199,7 +190,10 @@ class _Lines:
         """Number of the next line."""
         self.first = 1
         """Number of the first line of the current row."""
+        self.row = 0
+        """Number of the current row as a spreadsheet program counts."""
         self.taken: list[bytes] = []
+        self.hint = b""
 
     @property
     def at_end_of_block(self) -> bool:
@@ -240,13 +234,15 @@ class _Lines:
         self._left = 0
         return b"\n".join(head).decode(errors="surrogateescape")
 
-    def skip_line(self) -> None:
-        """Pass over one line."""
-        self._next()
+    def skip_hint(self) -> None:
+        """Pass over a line that tells the delimiter, and keep it."""
+        self.hint = self._next()[0] + b"\n"
 
     def begin_row(self) -> None:
         """Forget the lines of the last row."""
         self.taken.clear()
+        # The lines that `peek_record` passed over are rows as well.
+        self.row = self.line if self.row == 0 else self.row + 1
         self.first = self.line
         self._size = 0
 
@@ -286,19 +282,13 @@ class _Lines:
 
 
 @dataclass(frozen=True, slots=True)
-class CsvRow(TableRow):
+class CsvRow(ParsedRow):
     """A row of CSV."""
 
-    parser: CellParser
-    cells: list[str]
     text: bytes
+    number: int | None
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
-        return self.parser.columns.names
-
-    def read(self) -> tuple[dict[str, Any], Fault | None]:
-        """Return the fields of the row, or its text and its first fault."""
-        fields, fault = self.parser.fields(self.cells)
-        return (fields, None) if fault is None else (TextRow(self.text).read()[0], fault)
+    def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
+        """Return the fields of the row, or its text and its faults."""
+        fields, faults = self.parser.fields(self.cells)
+        return (TextRow(self.text).read()[0], faults) if faults else (fields, faults)

@@ -13,11 +13,10 @@ import re
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
-from typing import IO, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 from xml.parsers import expat
 
 from ..errors import InputError
@@ -351,7 +350,7 @@ def _copy_part(
 ) -> None:
     copied = 0
     with source.open(path) as part, target.open(path, "w") as copy:
-        for data in _pieces(part):
+        while data := part.read(CHUNK):
             copied += len(data)
             if copied > most:
                 raise UnusableError(f"its {path} expands to more than {most >> 20} MiB")
@@ -360,11 +359,6 @@ def _copy_part(
                 scanner.feed(data, is_last=False)
         if scanner is not None:
             scanner.feed(b"", is_last=True)
-
-
-def _pieces(part: IO[bytes]) -> Iterator[bytes]:
-    while data := part.read(CHUNK):
-        yield data
 
 
 def _chosen(sheets: list[Attributes], sheet: str | None) -> tuple[str, str]:

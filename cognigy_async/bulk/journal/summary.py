@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ class JournalSummary:
     Attributes:
         owner: Process that works on the job now; None if there is none.
         source, size: Input and its size in bytes; None if unknown.
-        read: Bytes of the input read so far, at least.
+        read: Bytes of the input read so far, at least. The rows in them may not be done.
+        total: Number of rows of the job, an estimate unless `counted` is True; None if unknown.
+        counted: True if `total` is exact.
         options: Options of the job.
     """
 
@@ -45,6 +48,13 @@ class JournalSummary:
     options: dict[str, Any]
     totals: Totals
     runs: tuple[RunSummary, ...]
+    total: int | None
+    counted: bool
+
+    @property
+    def left(self) -> int | None:
+        """Number of rows that are not done; None if unknown."""
+        return None if self.total is None else max(0, self.total - self.totals.completed)
 
     def record(self) -> dict[str, Any]:
         """Return the object that `bulk status --json` prints."""
@@ -57,6 +67,7 @@ class JournalSummary:
             "succeeded": totals.succeeded,
             "failed": totals.failed,
             "ambiguous": totals.ambiguous,
+            "left": self.left,
             "requests": totals.requests,
             "retries": sum(totals.retries.values()),
             "retries_by_reason": dict(totals.retries),
@@ -86,6 +97,9 @@ def summarize(path: Path, connection: sqlite3.Connection, *, is_running: bool) -
     size = source.get("size")
     if not isinstance(size, int | None):
         raise ValueError("the size of its input is no number")
+    total, counted = json.loads(meta.get("total", "[null, false]"))
+    if not isinstance(total, int | None):
+        raise ValueError("the number of its rows is no number")
     runs = connection.execute(
         "SELECT began, latest, elapsed, requests, ended FROM runs ORDER BY run"
     )
@@ -100,4 +114,6 @@ def summarize(path: Path, connection: sqlite3.Connection, *, is_running: bool) -
         parse_object(meta.get("options", "{}")),
         read_totals(connection),
         tuple(RunSummary(*run) for run in runs),
+        total,
+        counted is True,
     )

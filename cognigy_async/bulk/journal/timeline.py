@@ -39,6 +39,8 @@ class Moment:
 def explain_dialog(journal: str | os.PathLike[str], dialog_id: str) -> list[Moment]:
     """Return what happened to the rows of one dialog, in order.
 
+    The dialog ``""`` has the rows that could not be read and name no dialog.
+
     Raises:
         JournalRefusedError: The journal does not exist or is damaged.
     """
@@ -55,18 +57,21 @@ def explain_dialog(journal: str | os.PathLike[str], dialog_id: str) -> list[Mome
 
 def _outcomes(connection: sqlite3.Connection, dialog_id: str) -> Iterator[Moment]:
     rows = connection.execute(
-        "SELECT line, status, queued, sent, settled, attempts, refers, type, http"
-        " FROM outcomes LEFT JOIN failures USING (line) WHERE dialog = ?",
+        "SELECT line, status, queued, sent, settled, attempts, refers, type, http, message"
+        " FROM outcomes LEFT JOIN failures USING (line) WHERE coalesce(dialog, '') = ?",
         (dialog_id,),
     )
-    for line, status, queued, sent, settled, attempts, refers, kind, http in rows:
+    for line, status, queued, sent, settled, attempts, refers, kind, http, message in rows:
         if queued is not None:
             yield Moment(queued, line, "queued")
         alone = refers is None or refers == line or status == Status.REPEATED
         merged = "" if alone else f", with line {refers}"
         if sent is not None:
             yield Moment(sent, line, f"sent{merged}")
-        yield Moment(settled, line, _outcome(status, attempts, refers, kind, http))
+        outcome = _outcome(status, attempts, refers, kind, http)
+        # Messages about requests say less than the journal does.
+        fault = f": {message}" if message and kind == "UpdateValidationError" else ""
+        yield Moment(settled, line, outcome + fault)
 
 
 def _outcome(

@@ -120,13 +120,19 @@ class JournalWriter:
         self._batch.events.append((line, dialog_id or "", self.now(), what, seconds))
         self._noted.set()
 
-    def read(self, marks: list[Mark], dead_letters: list[bytes]) -> None:
-        """Record marks of the input, and dead letters of earlier runs."""
+    def read(
+        self, marks: list[Mark], dead_letters: list[bytes], total: tuple[int | None, bool]
+    ) -> None:
+        """Record marks of the input, and dead letters of earlier runs.
+
+        Args:
+            total: Number of rows of the job, and whether it is exact. See `RowReader.total`.
+        """
         self._has_read = True
-        if marks or dead_letters:
-            self._batch.marks.extend(marks)
-            self._batch.dead_letters.extend(dead_letters)
-            self._noted.set()
+        self._batch.marks.extend(marks)
+        self._batch.dead_letters.extend(dead_letters)
+        self._batch.meta["total"] = json.dumps(total)
+        self._noted.set()
 
     def rejected(self, row: Row) -> None:
         """Record that the server did not apply a row from `sending`. It may be sent again."""

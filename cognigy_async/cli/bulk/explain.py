@@ -14,6 +14,9 @@ from .._output import say, write_result
 from .._run import NOT_APPLIED, report_errors
 from .status import JournalArgument
 
+MOST_LINES = 10
+"""Most lines of rows without a dialog that are named."""
+
 
 def explain(
     journal: JournalArgument,
@@ -28,6 +31,13 @@ def explain(
         moments = explain_dialog(journal, dialog_id)
         if not moments:
             say(f"The journal has no row of dialog {dialog_id!r}.")
+            if unknown := explain_dialog(journal, ""):
+                lines = ", ".join(str(moment.line) for moment in unknown[:MOST_LINES])
+                more = " and more" if len(unknown) > MOST_LINES else ""
+                say(
+                    f"Some rows could not be read and name no dialog: those of line {lines}{more}. "
+                    "An empty DIALOG, '', explains them."
+                )
             raise typer.Exit(NOT_APPLIED)
         day = datetime.now().astimezone().date()
         for moment in moments:

@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,30 +13,21 @@ from typing import Annotated, Any, Literal, cast
 
 import anyio
 import typer
-from rich.cells import cell_len, set_cell_size
 
 from cognigy_async import (
     AsyncStateClient,
     CognigyError,
     ConfigurationError,
-    RateLimit,
-    RuntimeApi,
-    StateApi,
 )
 from cognigy_async._utils.private_files import is_stream
 from cognigy_async.bulk import (
     BulkJob,
-    ColumnReport,
-    DryRun,
     InputError,
     JobOptions,
     JobResult,
     JournalError,
     JournalRefusedError,
-    RowFault,
     TableOptions,
-    dry_run,
-    read_summary,
 )
 from cognigy_async.integrations.settings import Settings, name_settings
 
@@ -62,22 +52,27 @@ from .._output import (
     duration,
     is_quiet,
     note,
-    printable,
     say,
     say_if_possible,
     write_json,
     write_result,
 )
 from .._run import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, report_errors
+from .dry_run import check
 from .progress import Progress
 
-MOST_COLUMNS = 50
-"""Most columns that a dry run shows."""
+JOIN = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+"""Makes a command of its words."""
+KEPT_OPTIONS = frozenset({"env_file", "model", "rate", "coalesce", "max_in_flight", "transport"})
+"""Options that also hold for a file of rows that were not applied."""
+TABLE_OPTIONS = frozenset({"column_map", "column_type", "text_column", "decimal", "delimiter"})
+"""Options that also hold for a file with some rows of a table in UTF-8."""
 SECOND_GRACE = 0.5
 """Seconds that requests in flight may still take after a second interrupt."""
 
 
 def run(
+    context: typer.Context,
     file: Annotated[
         str,
         typer.Argument(
@@ -227,8 +222,8 @@ def run(
     If a journal of the job exists, the command resumes the job and does not send completed rows
     again.
 
-    Exit status: 0 all rows applied, 1 some rows not applied, 2 invalid usage, settings or input,
-    130 interrupted.
+    Exit status: 0 all rows applied, 1 some rows not applied or no rows, 2 invalid usage, settings
+    or input, 130 interrupted.
     """
     usage = (InputError, JournalRefusedError)
     with report_errors(debug=debug, quiet=quiet, verbose=verbose, log=False, usage=usage):
@@ -254,7 +249,7 @@ def run(
         rate_limit = None if rate is None else parse_rate(rate)
         if dry:
             place = BulkJob(file, journal=journal).journal
-            status = _dry_run(file, options, rate_limit, model, env_file, place, as_json=as_json)
+            status = check(file, options, rate_limit, model, env_file, place, as_json=as_json)
             raise typer.Exit(status)
         settings = Settings(env_file=settings_file(env_file))
         api, tokens = connections(settings)
@@ -284,14 +279,14 @@ def run(
             transport=api.transport(choose_transport(transport)),
         )
         result = anyio.run(_run_job, job, client, backend_options=choose_loop(loop).options)
-        _print_result(result, job, as_json=as_json)
+        _print_result(result, job, context, as_json=as_json)
         if report is not None and job.journal.exists():
             _write_report(report, job)
     if result.ended == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if isinstance(result.fault, InputError):
         raise typer.Exit(USAGE)
-    raise typer.Exit(0 if result.ok else NOT_APPLIED)
+    raise typer.Exit(0 if result.ok and result.inputs else NOT_APPLIED)
 
 
 async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:
@@ -341,16 +336,18 @@ def how_to_resume(*, at_limit: bool = False) -> str:
     """Return sentences that end with the command to resume a job: that of this process."""
     words = ["cognigy-async", *sys.argv[1:]]
     force = ["--force"] if at_limit and "--force" not in words else []
-    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
     how = "To continue anyway, with a higher limit for failures" if at_limit else "To resume"
     same = ", with the same input" if "-" in words else ""
-    return f"All progress is in the journal. {how}{same}: {join([*words, *force])}"
+    return f"All progress is in the journal. {how}{same}: {JOIN([*words, *force])}"
 
 
-def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
+def _print_result(
+    result: JobResult, job: BulkJob, context: typer.Context, *, as_json: bool
+) -> None:
+    least = "" if result.counted else "at least "
     with suppress(OSError):
         for line in result.notes:
-            note(f"Note: {line}")
+            (note if result.inputs else say)(f"Note: {line}")
         if result.ended == "stopped":
             say(f"Stopped: {name_settings(result.reason or '')}", style="red")
         if result.ended == "interrupted":
@@ -359,14 +356,27 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
             sentences = []
             if result.pending:
                 verb = "is" if result.pending == 1 else "are"
-                sentences.append(f"{counted(result.pending, 'row')} {verb} not done.")
+                sentences.append(
+                    f"{least.capitalize()}{counted(result.pending, 'row')} {verb} not done."
+                )
             # The message of these errors already says what to do.
             if not isinstance(result.fault, InputError | JournalError):
                 sentences.append(how_to_resume(at_limit=result.at_limit))
             if sentences:
                 say(" ".join(sentences))
-        if result.failed or result.ambiguous:
-            say(f"Rows that were not applied are in {job.dead_letters}, ready to run again.")
+        if result.unread:
+            verb = "is" if result.unread == 1 else "are"
+            say(
+                f"{counted(result.unread, 'row')} that could not be read {verb} in "
+                f"{job.faulty_rows}, with the header. Correct them there and run: "
+                f"{_command(context, job.faulty_rows, KEPT_OPTIONS | TABLE_OPTIONS)}"
+            )
+        if result.failed + result.ambiguous > result.unread:
+            others = "The others" if result.unread else "Rows that were not applied"
+            say(
+                f"{others} are in {job.dead_letters}. Correct them if need be and run: "
+                f"{_command(context, job.dead_letters, KEPT_OPTIONS)}"
+            )
     if as_json:
         write_json(result.record())
         return
@@ -377,10 +387,24 @@ def _print_result(result: JobResult, job: BulkJob, *, as_json: bool) -> None:
         "done before": result.skipped,
         "retries": result.retries,
     }
-    parts = [f"{result.succeeded} of {result.inputs} rows applied"]
+    parts = [f"{result.succeeded} of {least}{result.inputs} rows applied"]
     parts += [f"{number} {what}" for what, number in counts.items() if number]
-    requests = counted(result.requests, "request")
-    write_result(f"{', '.join(parts)}; {requests} in {duration(result.elapsed)}")
+    work = f"{counted(result.requests, 'request')} in {duration(result.elapsed)}"
+    if result.skipped == result.inputs > 0:
+        work = "nothing was left to do"
+    write_result(f"{', '.join(parts)}; {work}")
+
+
+def _command(context: typer.Context, file: Path, options: frozenset[str]) -> str:
+    """Return the command that runs a file with those of these options that were given."""
+    words = ["cognigy-async", "bulk", "run", str(file)]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name not in options or not value or value == parameter.get_default(context):
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [parameter.opts[0], *([] if one is True else [str(one)])]
+    return JOIN(words)
 
 
 def _pairs(option: str, form: str, given: list[str] | None) -> dict[str, str]:
@@ -394,99 +418,6 @@ def _pairs(option: str, form: str, given: list[str] | None) -> dict[str, str]:
             raise ConfigurationError(f"{option} {name!r} is given twice; give it once")
         pairs[name] = value
     return pairs
-
-
-def _dry_run(
-    file: str,
-    options: JobOptions,
-    rate_limit: tuple[RateLimit, ...] | None,
-    model: str | None,
-    env_file: Path | None,
-    journal: Path,
-    *,
-    as_json: bool,
-) -> int:
-    """Check an input and print what was found; return the exit status."""
-    api: StateApi = RuntimeApi()
-    try:
-        arguments = Settings(env_file=settings_file(env_file)).client_arguments()
-        api = arguments["api"]
-        if rate_limit is None and isinstance(arguments["rate_limit"], tuple):
-            rate_limit = arguments["rate_limit"]
-    except ConfigurationError as error:
-        note(f"Note: these settings do not allow a real run yet. {name_settings(str(error))}")
-    write = say if as_json else write_result
-
-    def on_fault(fault: RowFault) -> None:
-        write(name_settings(str(fault)))
-
-    limits = load_limits(model, api.limits)
-    found = dry_run(file, options, api=api, limits=limits, rate_limit=rate_limit, on_fault=on_fault)
-    for line in found.notes:
-        note(f"Note: {line}")
-    speed = _measured_speed(journal)
-    if as_json:
-        measured = None if speed is None else found.requests / speed
-        write_json({**found.record(), "measured_seconds": measured})
-    else:
-        for line in _table(found.columns):
-            write_result(line)
-        rows, dialogs = counted(found.rows, "row"), counted(found.dialogs, "dialog")
-        requests, seconds = counted(found.requests, "request"), found.seconds
-        quota = "" if seconds is None else f", {duration(seconds)} under the rate limit"
-        faults = "no faults"
-        if found.faulty:
-            faults = f"{counted(found.faulty, 'row')} with {counted(found.faults, 'fault')}"
-        verdict = "Invalid" if found.faulty else "OK"
-        write_result(f"{verdict}: {rows}, {dialogs}, {requests}{quota}; {faults}")
-        if found.seconds is None:
-            write_result(f"{_time(found, speed)}.")
-    return NOT_APPLIED if found.faulty else 0
-
-
-def _time(found: DryRun, speed: float | None) -> str:
-    """Describe the time that a job takes without a rate limit.
-
-    Args:
-        speed: Requests per second that earlier runs measured.
-    """
-    if found.saas_seconds >= 1:
-        time = f"It takes {duration(found.saas_seconds)} at 1,000 requests in 5 minutes"
-    else:
-        time = "It does not have to wait at 1,000 requests in 5 minutes"
-    if speed is None:
-        return time
-    seconds = duration(found.requests / speed)
-    return f"{time}, {seconds} at the {speed:,.3g} requests/s of earlier runs"
-
-
-def _measured_speed(journal: Path) -> float | None:
-    """Return the requests per second of the runs that a journal has; None if there are none."""
-    if not journal.exists():
-        return None
-    try:
-        totals = read_summary(journal).totals
-    except JournalRefusedError:
-        return None
-    return totals.requests / totals.elapsed if totals.requests and totals.elapsed else None
-
-
-def _table(columns: Sequence[ColumnReport]) -> Iterator[str]:
-    """Yield the lines of a table of columns, their types and some values."""
-    if not columns:
-        return
-    lines = [("column", "field", "type", "examples")]
-    for column in columns[:MOST_COLUMNS]:
-        is_passed_over = column.field.startswith("_")
-        kind = "passed over" if is_passed_over else column.type or "empty"
-        lines.append((column.name, column.field, kind, " | ".join(column.examples)))
-    lines = [cast("tuple[str, str, str, str]", tuple(map(printable, line))) for line in lines]
-    widths = [max(cell_len(line[at]) for line in lines) for at in range(3)]
-    for line in lines:
-        cells = [set_cell_size(cell, width) for cell, width in zip(line, widths, strict=False)]
-        yield "  ".join([*cells, line[3]]).rstrip()
-    if len(columns) > MOST_COLUMNS:
-        yield f"and {len(columns) - MOST_COLUMNS:,} more columns, which --json has"
 
 
 def _check_report(path: Path, job: BulkJob) -> None:

@@ -101,19 +101,19 @@ def _write_now(line: str) -> None:
 
 
 def _panel(summary: JournalSummary, rates: Rate) -> Group:
-    read = _share(summary)
-    top = bar(100, read, f"{read}% read") if summary.size else bar(None, 0, "running")
+    top = bar(summary.total, summary.totals.completed, _left(summary) or "running")
     return Group(top, Text(_numbers(summary, rates)), Text(_spent(summary), style="dim"))
 
 
 def _line(summary: JournalSummary, rates: Rate) -> str:
-    share = f", {_share(summary)}% of the input read" if summary.size else ""
-    return f"{_numbers(summary, rates)}{share}, {_spent(summary)}"
+    return ", ".join(filter(None, (_numbers(summary, rates), _left(summary), _spent(summary))))
 
 
-def _share(summary: JournalSummary) -> int:
-    """Return how much of the input was read, in percent; 0 if its size is unknown."""
-    return min(100, 100 * summary.read // summary.size) if summary.size else 0
+def _left(summary: JournalSummary) -> str:
+    """Return how many rows are left; "" if that is unknown."""
+    if summary.left is None:
+        return ""
+    return f"{'' if summary.counted else 'about '}{counted(summary.left, 'row')} left"
 
 
 def _numbers(summary: JournalSummary, rates: Rate) -> str:
@@ -133,12 +133,12 @@ def _lines(summary: JournalSummary) -> Iterator[str]:
     totals = summary.totals
     yield f"job {summary.job_id}, input {summary.source}"
     yield f"{totals.succeeded} applied, {totals.failed} failed, {totals.ambiguous} ambiguous"
+    if left := _left(summary):
+        yield left
     yield (
         f"{totals.requests} requests, {sum(totals.retries.values())} retries "
         f"in {duration(totals.elapsed)}, {counted(len(summary.runs), 'run')}"
     )
-    if summary.size:
-        yield f"{min(1.0, summary.read / summary.size):.0%} of the input read"
     for reason, count in sorted(totals.retries.items()):
         yield f"retries: {reason}: {count}"
     owner, last = summary.owner, summary.runs[-1] if summary.runs else None

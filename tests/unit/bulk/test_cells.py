@@ -124,6 +124,27 @@ def test_the_fault_of_a_cell_does_not_have_its_value(tmp_path: Path) -> None:
         assert "canary" not in str(faults[0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "decimal", "cell", "remedy"),
+    [
+        ("number", ".", "1.234,50", "add --decimal ,"),
+        ("integer", ".", "1.200", "add --decimal ,"),
+        ("number", ",", "149.99", "if its dot is decimal, leave --decimal out"),
+        ("number", ",", "x", "correct it, or read the column as text: --type session.a=text"),
+        ("number", ".", "#WERT!", "correct its formula in the spreadsheet, or leave the cell emp"),
+        ("number", ".", "#N/A", "correct its formula in the spreadsheet, or leave the cell empty"),
+        ("number", ".", "NULL", "leave the cell empty, or add --type session.a=text if it is"),
+    ],
+)
+def test_a_fault_names_the_remedy_that_fits(
+    tmp_path: Path, kind: ColumnType, decimal: Any, cell: str, remedy: str
+) -> None:
+    path = written(tmp_path / "rows.csv", b"dialog_id;session.a;session.b", f"d-1;{cell};".encode())
+    table = TableOptions(types={"session.a": kind, "session.b": "number"}, decimal=decimal)
+    _, (fault,) = dry(path, table)
+    assert remedy in fault.remedy
+
+
 def test_a_dead_letter_has_the_typed_value_and_runs_again(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.csv", b"dialog_id;session.a", b"d-1;1.234,5", b"d-2;x")
     table = TableOptions(types={"session.a": "number"}, decimal=",")

@@ -56,9 +56,38 @@ def test_a_decimal_comma_is_noted(tmp_path: Path, cell: str) -> None:
     assert len(dry(path, TableOptions(types={"session.a": "text"}))[0].notes) == 1
 
 
-@pytest.mark.parametrize("cell", ["1,", "1,5 €", "31.12.2024", "a, b", "1,2,3", "12.34,5"])
+@pytest.mark.parametrize("cell", ["1,", "a, b", "1,2,3", "12.34,5", "01067", "2024-12-31", "0.125"])
 def test_other_texts_are_not_noted(tmp_path: Path, cell: str) -> None:
     assert len(dry(table_of(tmp_path / "rows.csv", cell))[0].notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "what", "advice"),
+    [
+        (["5000", "5,000"], "or with commas that group thousands, from line 3", "=number --dec"),
+        (["1.200", "3.000"], "dots group thousands, as in 1.200, from line 2", "=integer --dec"),
+        (["1.200.000", "5"], "dots group thousands, as in 1.200, from line 2", "=integer --dec"),
+        (["12,5 %", "1.234,50 €"], "with a currency, a percent sign", "without the sign"),
+        (["5", "1.234,50-"], "a minus at the end, from line 3", "without the sign"),
+        (["$1,000.00"], "with a currency", "without the sign"),
+        (["Ja", "nein "], "booleans, such as yes, nein or TRUE, from line 2", "=boolean"),
+        (["31.12.2024", "1/2/24 13:05"], "dates, from line 2", "are used as texts"),
+    ],
+)
+def test_values_that_may_stand_for_others_are_noted(
+    tmp_path: Path, cells: list[str], what: str, advice: str
+) -> None:
+    path = table_of(tmp_path / "rows.csv", *cells)
+    _, note = dry(path)[0].notes
+    assert "The column 'session.a' has values that look like " in note
+    assert what in note
+    assert advice in note
+    assert len(dry(path, TableOptions(types={"session.a": "text"}))[0].notes) == 1
+
+
+def test_a_few_texts_among_others_are_not_noted(tmp_path: Path) -> None:
+    assert len(dry(table_of(tmp_path / "a.csv", "ja", "x", "y"))[0].notes) == 1
+    assert len(dry(table_of(tmp_path / "b.csv", "1.200", "12.5"))[0].notes) == 1
 
 
 def test_examples_are_few_and_short(tmp_path: Path) -> None:

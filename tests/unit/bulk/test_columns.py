@@ -57,7 +57,17 @@ def test_a_fault_names_the_field_and_the_place_in_the_table(tmp_path: Path) -> N
             {"columns": {"a": "session.a"}, "types": {"a": "text"}},
             "there is no column 'a' after --map: its name is 'session.a'",
         ),
-        ("dialog_id,session.a", {"types": {"session.b": "text"}}, "there is no column 'session.b'"),
+        ("dialog_id,session.a", {"types": {"user.b": "text"}}, "there is no column 'user.b'\\. "),
+        (
+            "Kunden-Nr,a",
+            {"columns": {"kunden-nr.": "dialog_id", "a": "session.price"}},
+            r"no column 'kunden-nr\.' to map \(did you mean 'Kunden-Nr'\?\)",
+        ),
+        (
+            "dialog_id,a",
+            {"columns": {"a": "session.price"}, "types": {"session.prize": "number"}},
+            r"no column 'session\.prize' \(did you mean 'session\.price'\?\)",
+        ),
     ],
 )
 def test_columns_that_cannot_be_used_are_named(

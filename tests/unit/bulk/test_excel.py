@@ -194,7 +194,12 @@ def test_a_dead_letter_runs_again(tmp_path: Path) -> None:
     assert again.update is not None
     assert again.update.session == {"a": "2024-05-06", "b": 17}
     assert refused.update is None
-    assert json.loads(letters[1])["_raw"] == 'd-2,NULL,"a,b"'
+    assert json.loads(letters[1]) == {
+        "dialog_id": "d-2",
+        "session": {"b": "a,b"},
+        "_not_json": {"session.a": "NULL"},
+        "_error": {"type": "X", "message": "m", "status": None, "line": 3},
+    }
 
 
 def test_a_row_that_is_too_long_is_a_fault(tmp_path: Path) -> None:
@@ -227,3 +232,25 @@ def test_a_workbook_of_another_name_needs_the_format(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a workbook; .* add --format excel"):
         rows_of(path)
     assert len(rows_of(path, format="excel")) == 1
+
+
+def test_the_dead_letter_of_a_faulty_row_is_refused_until_it_is_corrected(tmp_path: Path) -> None:
+    def change(sheet: Any) -> None:
+        sheet["B3"].value = "#VALUE!"
+        sheet["B3"].data_type = "e"
+        sheet.merge_cells("C3:C4")
+
+    rows = [("d-1", 1.5, "x"), ("d-2", 2, "y"), ("d-3", 3, None)]
+    path = workbook(tmp_path / "rows.xlsx", HEADER, *rows, change=change)
+    found = rows_of(path)
+    assert [row.dialog_id for row in found] == ["d-1", "d-2", "d-3"]
+    letters = [dead_letter(row.line, row.source, Failure("X", "m", None)) for row in found[1:]]
+    kept = [json.loads(letter) for letter in letters]
+    assert [letter["session"] for letter in kept] == [{"b": "y"}, {"a": 3}]
+    assert [list(letter["_not_json"]) for letter in kept] == [["session.a"], ["row"]]
+    again = rows_of(written(tmp_path / "dead.jsonl", *(letter.rstrip() for letter in letters)))
+    assert [row.update for row in again] == [None, None]
+    for letter in kept:
+        del letter["_not_json"]
+    corrected = [json.dumps(letter).encode() for letter in kept]
+    assert all(row.update for row in rows_of(written(tmp_path / "dead.jsonl", *corrected)))

@@ -12,7 +12,11 @@ from cognigy_async.bulk.journal.journal import Batch, Journal
 def test_a_summary_tells_of_a_job_that_runs(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal(path) as journal:
-        meta = {"input": '{"name": "rows", "size": 9}', "options": '{"limit": 5}'}
+        meta = {
+            "input": '{"name": "rows", "size": 9}',
+            "options": '{"limit": 5}',
+            "total": "[40, true]",
+        }
         journal.begin_run(meta, same_input=False)
         journal.write(Batch(run=(1, 0.0, 2.0, 2.0, 3, '{"fault": 1}', "complete")))
         owner = read_summary(path).owner
@@ -27,6 +31,7 @@ def test_a_summary_tells_of_a_job_that_runs(tmp_path: Path) -> None:
         "succeeded": 0,
         "failed": 0,
         "ambiguous": 0,
+        "left": 40,
         "requests": 3,
         "retries": 1,
         "retries_by_reason": {"fault": 1},

@@ -70,7 +70,7 @@ async def test_dead_letters_of_earlier_runs_stay_until_the_input_was_read(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(writer.run)
             if has_read:
-                writer.read([Mark(1, "x", last=True)], [b"letter"])
+                writer.read([Mark(1, "x", last=True)], [b"letter"], (1, True))
             writer.close("stopped")
         assert letters.getvalue() == content
 
