@@ -70,7 +70,10 @@ def test_no_name_of_a_file_leads_around_its_lock(journal: Path) -> None:
     names[2].rename(journal)
     lock.release()
     assert not is_locked(journal)
-    for path, problem in ((names[0], "it is a symbolic link"), (names[1], "an empty file with")):
+    for path, problem in (
+        (names[0], "it is a symbolic link"),
+        (names[1], "is empty and has a second name"),
+    ):
         with pytest.raises(JournalRefusedError, match=problem):
             JournalLock.acquire(path)
     assert not journal.stat().st_size
