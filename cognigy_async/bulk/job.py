@@ -361,7 +361,7 @@ def _restore_quota(client: AsyncStateClient, saved: str) -> None:
 
 def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: Totals) -> JobResult:
     completed = totals.completed
-    total, counted = opened.rows.total()
+    total, counted = run.total
     inputs = max(opened.rows.count, completed, total if total and counted else 0)
     quota = client.metrics.quota
     return JobResult(
