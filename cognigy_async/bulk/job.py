@@ -62,6 +62,13 @@ class JobProgress:
     counted: bool = False
 
 
+RECORDED = (
+    *("inputs", "succeeded", "failed", "ambiguous", "skipped", "pending", "requests", "retries"),
+    *("elapsed", "quota_utilisation", "ended"),
+)
+"""Numbers of a result that `bulk run --json` prints, in this order."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobResult:
     """Result of a job. Unless noted, the numbers cover all runs of the job.
@@ -116,19 +123,8 @@ class JobResult:
 
     def record(self) -> dict[str, Any]:
         """Return the object that `bulk run --json` prints."""
-        return {
-            "inputs": self.inputs,
-            "succeeded": self.succeeded,
-            "failed": self.failed,
-            "ambiguous": self.ambiguous,
-            "skipped": self.skipped,
-            "pending": self.pending,
-            "requests": self.requests,
-            "retries": self.retries,
-            "elapsed": round(self.elapsed, 3),
-            "quota_utilisation": self.quota_utilisation,
-            "ended": self.ended,
-        }
+        record = {name: getattr(self, name) for name in RECORDED}
+        return {**record, "elapsed": round(self.elapsed, 3)}
 
 
 class BulkJob:
@@ -365,7 +361,7 @@ def _restore_quota(client: AsyncStateClient, saved: str) -> None:
 
 def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: Totals) -> JobResult:
     completed = totals.completed
-    total, counted = opened.rows.total()
+    total, counted = run.total
     inputs = max(opened.rows.count, completed, total if total and counted else 0)
     quota = client.metrics.quota
     return JobResult(

@@ -122,6 +122,8 @@ class JobRun:
         """Rows completed by earlier runs."""
         self.position = 0
         """Bytes of the input read so far."""
+        self.total: tuple[int | None, bool] = (None, False)
+        """Number of rows of the job, and whether it is exact."""
         self.ended: Ended = "complete"
         self.reason: str | None = None
         self.fault: CognigyError | None = None
@@ -196,7 +198,7 @@ class JobRun:
 
     async def _record_chunk(self, chunk: RowChunk) -> None:
         """Record what was read, and do not read on while many dead letters are not written."""
-        self._writer.read(chunk.marks, chunk.dead_letters, self._rows.total())
+        self._writer.read(chunk.marks, chunk.dead_letters, chunk.total)
         self._unwritten += sum(map(len, chunk.dead_letters))
         if self._unwritten > MOST_UNWRITTEN:
             self._unwritten = 0
@@ -248,7 +250,9 @@ class JobRun:
             )
             last = chunk.last
             self.position = chunk.position
-            has_news = last or chunk.marks or chunk.dead_letters
+            is_total = last and chunk.total != self.total
+            self.total = chunk.total
+            has_news = is_total or chunk.marks or chunk.dead_letters
             if has_news or self._unwritten > MOST_UNWRITTEN:
                 await self._record_chunk(chunk)
             if chunk.skipped:

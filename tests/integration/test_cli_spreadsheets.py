@@ -279,3 +279,17 @@ def test_a_dry_run_counts_faults_of_one_kind(emulator: Emulator, command: Comman
     assert command(*dry, "--verbose") == 1
     assert command.out.count("dialog 'd-") == 10_000
     assert "more faults" not in command.out
+
+
+def test_the_page_corrects_faulty_rows_as_the_command_says(
+    emulator: Emulator, command: Command
+) -> None:
+    at = next(at for at, snippet in enumerate(PAGE) if snippet.title == "nachtrag.csv")
+    table, run, output, correction = PAGE[at : at + 4]
+    Path("nachtrag.csv").write_text(table.text, encoding="utf-8")
+    assert command(*shlex.split(run.text.replace("\\\n", ""))[1:]) == 1
+    said, printed = output.text.splitlines()
+    assert said in command.messages
+    assert command.out.partition(";")[0] == printed.partition(";")[0]
+    again = correction.text.replace("\\\n", "").splitlines()[1]
+    assert shlex.split(again) == shlex.split(said.partition("and run: ")[2])

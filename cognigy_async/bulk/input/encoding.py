@@ -20,6 +20,7 @@ BYTE_ORDER_MARKS = {
     b"\xfe\xff": "utf-16",
 }
 """Encodings by the marks of files. That of UTF-32 begins as that of UTF-16."""
+MARKS_BEGIN = tuple(mark[:1] for mark in BYTE_ORDER_MARKS)
 LONGEST_MARK = 4
 NEVER_IN_UTF_8 = b"\xff"
 

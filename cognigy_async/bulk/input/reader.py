@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ from . import row
 from .columns import Findings, Record
 from .compression import ByteSource, DamagedError, decompressed
 from .content import TextFormat, refuse_other_content
-from .encoding import as_utf_8
+from .encoding import MARKS_BEGIN, as_utf_8
 from .excel import excel_records
 from .fingerprint import Fingerprint, HashedFile, Mark
 from .parquet import parquet_records, validate_footer
@@ -223,25 +224,18 @@ def _json_records(blocks: Iterator[LineBlock]) -> Iterator[list[Record]]:
         ]
 
 
+@dataclass(slots=True)
 class _LineReader:
     """The lines of one file."""
 
-    def __init__(
-        self,
-        file: HashedFile,
-        name: str,
-        kind: TextFormat,
-        encoding: str | None,
-        note: Callable[[str], None],
-    ) -> None:
-        self._file = file
-        self._name = name
-        self._kind: TextFormat = kind
-        self._encoding = encoding
-        self._note = note
-        self._unread = b""
-        self._line = 1
-        """Number of the next line."""
+    _file: HashedFile
+    _name: str
+    _kind: TextFormat
+    _encoding: str | None
+    _note: Callable[[str], None]
+    _unread: bytes = b""
+    _line: int = 1
+    """Number of the next line."""
 
     def blocks(self) -> Iterator[LineBlock]:
         """Yield the lines. Begin to read only then, because a pipe may block its reader.
@@ -251,10 +245,13 @@ class _LineReader:
         """
         source = decompressed(self._file, self._name)
         head = self._read(source)
-        try:
-            source = as_utf_8(head, source, self._encoding, self._name, self._note)
-        except (EOFError, DamagedError) as error:
-            raise self._damage(error) from error
+        if self._encoding is None and head[:1] not in MARKS_BEGIN:
+            self._unread = head
+        else:
+            try:
+                source = as_utf_8(head, source, self._encoding, self._name, self._note)
+            except (EOFError, DamagedError) as error:
+                raise self._damage(error) from error
         rest = b""
         while data := self._read(source):
             data = rest + data

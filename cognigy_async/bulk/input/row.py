@@ -75,6 +75,14 @@ RAW_BEGIN = b'{"_raw":"'
 """Member of a dead letter with the text of a row that could not be read."""
 NOT_JSON = "_not_json"
 """Member of a dead letter with the values that JSON cannot hold, as texts by their paths."""
+NOT_KEPT = Fault(
+    NOT_JSON,
+    "has values that this dead letter could not keep",
+    f"write those of {NOT_JSON} into the row, and remove {NOT_JSON}",
+)
+NOT_READ = Fault(
+    RAW, "is a row that could not be read", "correct it in the input, or write its fields beside it"
+)
 ERROR = "_error"
 ERROR_BEGIN = b'"_error":{"type":"'
 """Bytes that each dead letter has. In a text of JSON, these quotation marks are escaped."""
@@ -210,15 +218,11 @@ def parse_row(
             raise UpdateValidationError(faults, dialog_id=dialog_id)
         for name in fields:
             if name[:1] == "_":
-                if NOT_JSON in fields and ERROR in fields:
-                    problem = "has values that this dead letter could not keep"
-                    remedy = f"write those of {NOT_JSON} into the row, and remove {NOT_JSON}"
-                    raise UpdateValidationError((Fault(NOT_JSON, problem, remedy),))
                 used = {name: value for name, value in fields.items() if name[:1] != "_"}
+                if NOT_JSON in fields and ERROR in fields:
+                    raise UpdateValidationError((NOT_KEPT,))
                 if RAW in fields and not used:
-                    problem = "is a row that could not be read"
-                    remedy = "correct it in the input, or write its fields beside it"
-                    raise UpdateValidationError((Fault(RAW, problem, remedy),))
+                    raise UpdateValidationError((NOT_READ,))
                 break
         if default_id is not None and fields.get("update_id") is None:
             used = {**used, "update_id": default_id}

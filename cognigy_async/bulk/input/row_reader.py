@@ -53,6 +53,7 @@ class RowChunk:
         marks: New marks of the input, up to the end of this chunk.
         position: Bytes of the input read so far.
         size: Bytes of the rows and the dead letters.
+        total: Number of rows of the job, and whether it is exact. See `RowReader.total`.
         last: True if no rows are left after this chunk.
     """
 
@@ -64,6 +65,7 @@ class RowChunk:
     marks: list[Mark] = field(default_factory=list)
     position: int = 0
     size: int = 0
+    total: tuple[int | None, bool] = (None, False)
     last: bool = False
 
     def add_dead_letter(self, letter: bytes) -> None:
@@ -191,6 +193,7 @@ class RowReader:
         # Whole at each moment, because `total` is called in another thread.
         ends = (blocks.ended, chunk.last)
         self._progress = (self.count, taken, blocks.fetched, chunk.position, ends)
+        chunk.total = (self.count, True) if chunk.last else self.total()
         return chunk
 
     def total(self) -> tuple[int | None, bool]:
@@ -245,7 +248,7 @@ class RowReader:
         Raises:
             InputError: The input cannot be read.
         """
-        chunk = RowChunk()
+        chunk = RowChunk(total=self.total())
         for lines, (line, source, _) in enumerate(self._remaining_records(), 1):
             if line > self._last_completed:
                 break
