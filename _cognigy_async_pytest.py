@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
     from typing import Literal
 
     from cognigy_async import AsyncStateClient
@@ -30,19 +30,41 @@ LOOP_SCOPES: tuple[Literal["function", "class", "module", "package", "session"],
 """Scopes of the event loops of pytest-asyncio."""
 
 
+HAS_FAILED = pytest.StashKey[bool]()
+"""Whether a test has failed, or its steps that were left have been reported."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember that a test has failed."""
+    report = yield
+    if report.failed:
+        item.stash[HAS_FAILED] = True
+    return report
+
+
 @pytest.fixture
-def cognigy_emulator() -> Emulator:
-    """Emulator in the process, for one test. Override it to choose its arguments."""
+def cognigy_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    """Emulator in the process, for one test. Override it to choose its arguments.
+
+    A test that leaves steps of `Emulator.script` ends with an error.
+    """
     from cognigy_async.emulator import Emulator
 
-    return Emulator()
+    emulator = Emulator()
+    yield emulator
+    _check_steps(request.node, emulator)
 
 
 @pytest.fixture
-def cognigy_arguments(cognigy_emulator: Emulator) -> Iterator[dict[str, Any]]:
+def cognigy_arguments(
+    request: pytest.FixtureRequest, cognigy_emulator: Emulator
+) -> Iterator[dict[str, Any]]:
     """Arguments of any number of clients of `cognigy_emulator`, with backoffs of milliseconds.
 
-    The test fails if its clients have left steps of `Emulator.script`.
+    A test that leaves steps of `Emulator.script` ends with an error.
     """
     import httpx
     import tenacity
@@ -69,8 +91,15 @@ def cognigy_arguments(cognigy_emulator: Emulator) -> Iterator[dict[str, Any]]:
         # Without a wait, a conflict that never ends would be repeated thousands of times a second.
         "retry": RetryPolicy(wait=tenacity.wait_exponential(multiplier=0.001), max_elapsed=20.0),
     }
-    if cognigy_emulator.untaken_steps:
-        pytest.fail(_untaken(cognigy_emulator.untaken_steps), pytrace=False)
+    # The emulator's own fixture may be one of the user.
+    _check_steps(request.node, cognigy_emulator)
+
+
+def _check_steps(test: pytest.Item, emulator: Emulator) -> None:
+    """Report steps that were left, unless the test has failed: the steps would hide the cause."""
+    if emulator.untaken_steps and not test.stash.get(HAS_FAILED, False):
+        test.stash[HAS_FAILED] = True
+        pytest.fail(_untaken(emulator.untaken_steps), pytrace=False)
 
 
 def _untaken(left: Mapping[tuple[str, str | None], tuple[object, ...]]) -> str:

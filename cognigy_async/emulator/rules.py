@@ -30,7 +30,7 @@ class Rules:
         inject: "merge" keeps the variables that a context/inject does not name, "replace" drops
             them.
         honour_idempotency_keys: Whether a write with a known key repeats the first response and is
-            not applied again.
+            not applied again. By default it is applied again, as the client assumes of a server.
         conflict_status: Status for an `If-Match` that does not match.
         limits: Limits on the variables of a PATCH.
         flow_nodes: Nodes that a transition may name; None for any.
@@ -51,7 +51,7 @@ class Rules:
 
     merge: Merge = "replace"
     inject: Inject = "merge"
-    honour_idempotency_keys: bool = True
+    honour_idempotency_keys: bool = False
     conflict_status: ConflictStatus = 409
     limits: Limits = field(default_factory=Limits)
     flow_nodes: Collection[str] | None = None

@@ -55,13 +55,15 @@ def passed(output: str) -> int:
         ("test_unknown_dialog.py", 3),
         ("test_faults.py", 1),
         ("test_throttled.py", 1),
+        ("test_unknown_outcome.py", 3),
         ("test_somebody_else.py", 2),
+        ("test_without_waiting.py", 1),
     ],
 )
 def test_the_files_of_the_documentation_run_on_asyncio_and_on_trio(
     tmp_path: Path, title: str, count: int
 ) -> None:
-    assert len(TEST_FILES) == 5
+    assert len(TEST_FILES) == 7
     _, output = run_pytest(tmp_path, TEST_FILES[title], "-p", "no:asyncio")
     assert passed(output) == count
 
@@ -133,7 +135,7 @@ def test_a_conflict_that_never_ends(cognigy_arguments, cognigy_emulator):
     assert passed(output) == 3
 
 
-def test_steps_that_no_request_takes_fail_the_test(tmp_path: Path) -> None:
+def test_steps_that_no_request_takes_are_an_error(tmp_path: Path) -> None:
     test = """
 import pytest
 from cognigy_async.emulator import Emulator
@@ -158,6 +160,22 @@ def test_forgotten(cognigy_client, cognigy_emulator):
     assert "GET of dialog 'd-1': 'drop_after'" in output
     assert "PATCH of any dialog: 500\n" in output
     assert "token requests" not in output
+
+
+def test_the_emulator_alone_is_checked_and_a_failure_is_not_hidden(tmp_path: Path) -> None:
+    test = """
+def test_left(cognigy_emulator):
+    cognigy_emulator.script(503)
+
+def test_failed(cognigy_client, cognigy_emulator):
+    cognigy_emulator.script(502)
+    assert False, "the cause"
+"""
+    status, output = run_pytest(tmp_path, test, "-p", "no:asyncio")
+    assert status == 1
+    assert "1 failed, 1 passed, 1 error" in output
+    assert "PATCH of any dialog: 503\n" in output
+    assert "PATCH of any dialog: 502" not in output
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])

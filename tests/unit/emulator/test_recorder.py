@@ -155,7 +155,7 @@ async def test_a_transition_applied_twice_is_detected_by_its_key() -> None:
 
 
 async def test_a_transition_applied_twice_is_detected_by_its_seq() -> None:
-    emulator = Emulator(api_key=KEY)
+    emulator = Emulator(api_key=KEY, rules=Rules(honour_idempotency_keys=True))
     async with bare_client(emulator) as client:
         await client.patch(STEP, key="k-1")
         await client.patch(STEP, key="k-1")

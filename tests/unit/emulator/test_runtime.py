@@ -94,7 +94,7 @@ async def test_the_history_has_the_write_of_each_version() -> None:
 
 
 async def test_a_limited_history_forgets_the_oldest_entry_and_its_key() -> None:
-    emulator = Emulator(api_key=KEY, rules=Rules(history_limit=2))
+    emulator = Emulator(api_key=KEY, rules=Rules(history_limit=2, honour_idempotency_keys=True))
     async with bare_client(emulator) as client:
         for number in range(3):
             await client.patch({"session": {"seq": number}}, key=f"k-{number}")
@@ -152,7 +152,7 @@ async def test_if_match_of_a_dialog_never_written() -> None:
 
 
 async def test_a_key_that_was_applied_is_answered_and_not_applied_again() -> None:
-    emulator = Emulator(api_key=KEY)
+    emulator = Emulator(api_key=KEY, rules=Rules(honour_idempotency_keys=True))
     step = {"session": {"n": 1}, "transition": {"nextStep": "a"}}
     async with bare_client(emulator) as client:
         first = await client.patch(step, key="k", if_match='"0"')
@@ -171,8 +171,8 @@ async def test_a_key_that_was_applied_is_answered_and_not_applied_again() -> Non
     assert emulator.stats.applied == 3
 
 
-async def test_honour_idempotency_keys_false_ignores_keys() -> None:
-    emulator = Emulator(api_key=KEY, rules=Rules(honour_idempotency_keys=False))
+async def test_by_default_keys_are_ignored_as_the_client_assumes() -> None:
+    emulator = Emulator(api_key=KEY)
     async with bare_client(emulator) as client:
         await client.patch(key="k")
         assert (await client.patch(key="k")).json()["version"] == 2
