@@ -26,10 +26,10 @@ from aiohttp.typedefs import Handler
 
 from cognigy_async import AsyncStateClient, CognigyError
 
-from .callers import CallerInput, is_mistake_of_service
+from .callers import CallerInput, problem_for_caller
 from .drain import DRAIN_TIMEOUT, OnClosed, open_client, validate_drain_timeout
 from .health import Health, health
-from .problems import MEDIA_TYPE, problem_of
+from .problems import MEDIA_TYPE
 
 __all__ = ["CLIENT", "Health", "client_ctx", "error_middleware", "health"]
 
@@ -82,8 +82,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     try:
         return await handler(request)
     except CognigyError as error:
-        problem = problem_of(error)
-        if problem is None or is_mistake_of_service(error, *await _caller_of(request)):
+        problem = problem_for_caller(error, *await _caller_of(request))
+        if problem is None:
             raise
         # Send bytes: to text aiohttp would add a charset, which this media type lacks.
         return web.Response(

@@ -28,10 +28,10 @@ from starlette.responses import JSONResponse
 
 from cognigy_async import AsyncStateClient, ClientUsageError, CognigyError
 
-from .callers import CallerInput, is_mistake_of_service
+from .callers import CallerInput, problem_for_caller
 from .drain import DRAIN_TIMEOUT, OnClosed, open_client, validate_drain_timeout
 from .health import Health, health
-from .problems import MEDIA_TYPE, problem_of
+from .problems import MEDIA_TYPE
 
 __all__ = [
     "Health",
@@ -135,8 +135,8 @@ def _caller_of(request: Request) -> tuple[CallerInput, AsyncStateClient | None]:
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, CognigyError) or request.scope["type"] != "http":
         raise error
-    problem = problem_of(error)
-    if problem is None or is_mistake_of_service(error, *_caller_of(request)):
+    problem = problem_for_caller(error, *_caller_of(request))
+    if problem is None:
         raise error
     return JSONResponse(
         problem.content, problem.status, headers=problem.headers, media_type=MEDIA_TYPE

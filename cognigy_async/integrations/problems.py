@@ -84,12 +84,16 @@ class Problem:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def problem_of(error: CognigyError) -> Problem | None:
-    """Return the response to an error, or None if it is a mistake in the service itself."""
+def problem_of(error: CognigyError, status: int | None = None) -> Problem | None:
+    """Return the response to an error, or None if it is a mistake in the service itself.
+
+    Args:
+        status: HTTP status in place of the one in `TABLE`; None for the latter.
+    """
     row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), None)
     if row is None:
         return None
-    status, detail = _status(error, row[0]), row[1]
+    status, detail = status or _status(error, row[0]), row[1]
     content: dict[str, Any] = {
         # No URL identifies the type: `error` names it, and the status says what it means.
         "type": "about:blank",

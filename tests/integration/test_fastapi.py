@@ -629,6 +629,7 @@ async def test_a_400_is_for_what_came_from_the_caller() -> None:
     [
         (Faults(throttle_tenant=1.0, throttle_seconds=3600.0), 429, "3600"),
         (Faults(error_503=1.0, retry_after_503=3600.0), 503, "3600"),
+        (Faults(fail_status=400), 502, None),
         (Faults(fail_status=500), 502, None),
         (Faults(fail_status=403), 502, None),
         (Faults(fail_status=404), 404, None),

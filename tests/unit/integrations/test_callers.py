@@ -18,7 +18,7 @@ from cognigy_async import (
     StateUpdate,
     UpdateValidationError,
 )
-from cognigy_async.integrations.callers import CallerInput, is_mistake_of_service
+from cognigy_async.integrations.callers import CallerInput, problem_for_caller
 
 
 def refusal(**fields: Any) -> UpdateValidationError:
@@ -63,7 +63,9 @@ def given(*texts: str, body: Any = None, tag: str | None = None) -> CallerInput:
 def test_what_the_request_has_is_the_callers(
     error: CognigyError, request_input: CallerInput
 ) -> None:
-    assert not is_mistake_of_service(error, request_input, None)
+    problem = problem_for_caller(error, request_input, None)
+    assert problem is not None
+    assert problem.status in (400, 429)
 
 
 @pytest.mark.parametrize(
@@ -77,15 +79,29 @@ def test_what_the_request_has_is_the_callers(
         (ID, given("d-1")),
         (BOTH, given("d-1 ")),
         (BOTH, given("d-1 ", body={"a": 1})),
-        (BAD, given("d-1")),
-        (BAD, given("d-1", body={"total": 5})),
-        (BAD, given("d-2", body={"session": {"a": 1}})),
     ],
 )
 def test_what_only_the_application_has_is_its_own(
     error: CognigyError, request_input: CallerInput
 ) -> None:
-    assert is_mistake_of_service(error, request_input, None)
+    assert problem_for_caller(error, request_input, None) is None
+
+
+@pytest.mark.parametrize(
+    "request_input",
+    [
+        given("d-1"),
+        given("d-1", body={"total": 5}),
+        given("d-2", body={"session": {"a": 1}}),
+    ],
+)
+def test_a_refusal_of_the_server_that_may_be_due_to_the_application_is_a_502(
+    request_input: CallerInput,
+) -> None:
+    problem = problem_for_caller(BAD, request_input, None)
+    assert problem is not None
+    assert problem.status == problem.content["status"] == 502
+    assert problem.content["error"] == "BadRequestError"
 
 
 def test_the_limits_and_the_api_of_the_client_count() -> None:
@@ -96,7 +112,7 @@ def test_the_limits_and_the_api_of_the_client_count() -> None:
     with pytest.raises(UpdateValidationError) as caught:
         client.api.check(StateUpdate.from_fields(client.limits, fields))
     request_input = given(body=fields)
-    assert not is_mistake_of_service(caught.value, request_input, client)
-    assert is_mistake_of_service(caught.value, request_input, None)
+    assert problem_for_caller(caught.value, request_input, client) is not None
+    assert problem_for_caller(caught.value, request_input, None) is None
     other = UpdateValidationError((Fault("session.a", "is odd", "mend it"),))
-    assert is_mistake_of_service(other, request_input, client)
+    assert problem_for_caller(other, request_input, client) is None
