@@ -58,6 +58,9 @@ def client_lifespan(
 ) -> Callable[[AppT], AbstractAsyncContextManager[State]]:
     """Return a lifespan that keeps one client open for all requests.
 
+    The state that it yields has the open client as `cognigy_client`: for tasks that need the open
+    client, put a lifespan of your own around this one.
+
     Args:
         make_client: Function that is called at each start of the application, with the state that
             `lifespan` yielded. It returns a new, unopened client with its callbacks registered.

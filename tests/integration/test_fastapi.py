@@ -15,7 +15,7 @@ import pytest
 from fastapi import Body, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Lifespan, Message
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -175,6 +175,31 @@ async def test_a_handler_gets_the_client() -> None:
         assert answer.status_code == 200
     (entry,) = applied(server, "d-1")
     assert (entry.key, entry.body) == (answer.json(), {"session": {"a": 1}})
+
+
+async def test_a_lifespan_around_the_client_has_tasks_that_use_the_open_client() -> None:
+    server = emulator()
+    with_client: Lifespan[FastAPI] = client_lifespan(maker(server))
+    ended: list[bool] = []
+
+    async def tick(client: AsyncStateClient) -> None:
+        try:
+            await client.update("d-1", session={"tick": 1})
+            await anyio.sleep_forever()
+        finally:
+            ended.append(health(client).alive)
+
+    @asynccontextmanager
+    async def own(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        async with with_client(app) as state, anyio.create_task_group() as tasks:
+            tasks.start_soon(tick, state["cognigy_client"])
+            yield state
+            tasks.cancel_scope.cancel()
+
+    async with served(service(own)) as http:
+        assert (await http.post("/dialogs/d-2", json={"a": 1})).status_code == 200
+    assert len(applied(server, "d-1")) == 1
+    assert ended == [True]
 
 
 async def test_an_own_lifespan_is_around_the_client_and_keeps_its_state() -> None:
