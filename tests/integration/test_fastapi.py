@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ import pytest
 from fastapi import Body, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from starlette.types import ASGIApp, Lifespan, Message
+from starlette.types import ASGIApp, Message
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -44,6 +44,8 @@ from tests.integration.applications import maker, served, started
 from tests.simulation.world import applied, client_of, emulator, oauth
 
 CANARY = "canary-4711"
+
+WithClient = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
 def service(lifespan: Any) -> FastAPI:
@@ -179,7 +181,7 @@ async def test_a_handler_gets_the_client() -> None:
 
 async def test_a_lifespan_around_the_client_has_tasks_that_use_the_open_client() -> None:
     server = emulator()
-    with_client: Lifespan[FastAPI] = client_lifespan(maker(server))
+    with_client: WithClient = client_lifespan(maker(server))
     ended: list[bool] = []
 
     async def tick(client: AsyncStateClient) -> None:
