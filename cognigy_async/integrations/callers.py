@@ -47,26 +47,35 @@ class CallerInput:
 def problem_for_caller(
     error: CognigyError, given: CallerInput, client: AsyncStateClient | None
 ) -> Problem | None:
-    """Return the response to an error, or None if it is a mistake in the service.
+    """Return the response to an error, or None if the server should answer 500 and log it.
+
+    Args:
+        client: Client whose limits and API apply; None for the limits of `StateUpdate`.
+    """
+    if not is_mistake_of_service(error, given, client):
+        return problem_of(error)
+    # Cognigy.AI does not say which value it refused: it may be the caller's all the same.
+    return problem_of(error, 502) if isinstance(error, BadRequestError) else None
+
+
+def is_mistake_of_service(
+    error: CognigyError, given: CallerInput, client: AsyncStateClient | None
+) -> bool:
+    """Return True if an error is due to a value that did not come from the caller.
 
     Args:
         client: Client whose limits and API apply; None for the limits of `StateUpdate`.
     """
     if isinstance(error, UpdateValidationError):
         found = {fault for fields in _updates_in(given) for fault in _faults_of(fields, client)}
-        return problem_of(error) if found.issuperset(error.faults) else None
-    if isinstance(error, BadRequestError) and not _sends_update(given, error.dialog_id):
-        # The server does not say which value it refused, so nothing shows that it is the caller's.
-        return problem_of(error, 502)
-    return problem_of(error)
-
-
-def _sends_update(given: CallerInput, dialog_id: str | None) -> bool:
-    """Return True if the caller named the dialog, and the body has the parts of an update."""
-    body = _parsed(given.body)
-    dialogs = {*given.texts, *(part["dialog_id"] for part in _parts(body) if _has_id(part))}
-    sends_update = any(not {"session", "user", "next_step"}.isdisjoint(p) for p in _parts(body))
-    return sends_update and dialog_id in dialogs
+        return not found.issuperset(error.faults)
+    if isinstance(error, BadRequestError):
+        # The server refused a variable or a step. The caller's are those of updates in the body.
+        body = _parsed(given.body)
+        dialogs = {*given.texts, *(part["dialog_id"] for part in _parts(body) if _has_id(part))}
+        sends_update = any(not {"session", "user", "next_step"}.isdisjoint(p) for p in _parts(body))
+        return not (sends_update and error.dialog_id in dialogs)
+    return False
 
 
 def _updates_in(given: CallerInput) -> Iterator[dict[str, Any]]:
