@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -207,6 +208,9 @@ def _parse_faults(assignments: Iterable[str]) -> Faults:
     for name in values:
         if name not in names:
             raise typer.BadParameter(f"--fault {name!r} is unknown; use one of {', '.join(names)}")
+        if isinstance(values[name], str):
+            with suppress(ValueError):  # `.5` is a number, although it is not JSON
+                values[name] = float(values[name])
     try:
         return Faults(**values)
     except ValueError as error:

@@ -88,17 +88,19 @@ class Control:
                 return json_response(200, {"message": "reset"})
         return json_response(404, {"message": f"{method} is not supported at this path"})
 
-    def _change(self, change: Callable[[dict[str, Any]], None], content: bytes) -> HttpResponse:
+    def _change(
+        self, change: Callable[[dict[str, Any]], HttpResponse], content: bytes
+    ) -> HttpResponse:
         try:
-            change(parse_object(content))
+            return change(parse_object(content))
         except (TypeError, ValueError) as error:
             return json_response(400, {"message": str(error)})
+
+    def _set_faults(self, body: dict[str, Any]) -> HttpResponse:
+        self._emulator.faults = Faults.of(body)
         return json_response(200, self._emulator.faults.as_dict())
 
-    def _set_faults(self, body: dict[str, Any]) -> None:
-        self._emulator.faults = Faults.of(body)
-
-    def _script(self, body: dict[str, Any]) -> None:
+    def _script(self, body: dict[str, Any]) -> HttpResponse:
         steps = body.pop("steps", None)
         if not isinstance(steps, list):
             raise ValueError("steps must be a list")
@@ -108,8 +110,9 @@ class Control:
         if unknown:
             raise ValueError(f"unknown member {', '.join(unknown)}")
         self._emulator.script(*steps, **body)
+        return json_response(200, self._emulator.faults.as_dict())
 
-    def _add_dialog(self, segment: bytes, body: dict[str, Any]) -> None:
+    def _add_dialog(self, segment: bytes, body: dict[str, Any]) -> HttpResponse:
         dialog_id = decode_segment(segment)
         if not dialog_id or b"/" in segment:
             raise ValueError("the dialog id must be one segment of the path, in UTF-8")
@@ -122,6 +125,7 @@ class Control:
         if not isinstance(body.get("next_step"), str | None):
             raise ValueError("next_step must be a string or null")
         self._emulator.add_dialog(dialog_id, **body)
+        return self._show_dialog(segment)
 
     def _show_dialog(self, segment: bytes) -> HttpResponse:
         dialog_id = decode_segment(segment)

@@ -651,6 +651,7 @@ def test_a_container_is_reached_by_the_name_that_is_allowed(commands: Commands) 
 
 def test_faults_quota_and_lifetime(commands: Commands) -> None:
     options = ["--fault", "fail_status=503", "--fault", "retry_after_503=7", "--quota", "1/60"]
+    options += ["--fault", "latency=.05"]
     process = commands.start("emulator", "--api-key", "k", "--token-lifetime", "5", *options)
     base_url = listening(process)
     url, headers = f"{base_url}/runtime/v2/dialogs/d-1/state", {"X-API-Key": "k"}

@@ -130,6 +130,8 @@ async def test_a_dialog_is_added() -> None:
         assert (await client.patch({"session": {"c": 3}}, "a/b")).status_code == 200
         again = await client.http.put("/_emulator/dialogs/a%2Fb", json=added)
         assert (await client.http.put("/_emulator/dialogs/d-2", json={})).status_code == 200
+    assert answer.json()["session"] == {"a": 1}
+    assert answer.json()["history"] == []
     assert (again.status_code, again.json()["message"]) == (400, "dialog 'a/b' exists already")
     dialog = emulator.dialogs["a/b"]
     assert (dialog.session, dialog.user, dialog.next_step) == ({"a": 1, "c": 3}, {"b": 2}, "start")
