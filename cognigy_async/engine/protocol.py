@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import (
     AmbiguousUpdateError,
+    AuthenticationError,
     DeadlineExceededError,
     Fault,
     NoResponseError,
@@ -206,8 +207,10 @@ class UpdateProtocol:
                 if unanswered.status is None
                 else f"The server answered {unanswered.status} and may have applied the update"
             )
+            if error is not unanswered:
+                message += f"; {_fate_of_repeat(item, error)}"
             ambiguous = AmbiguousUpdateError(
-                message if error is unanswered else f"{message}; it could not be repeated",
+                message,
                 status=error.status,
                 trace_id=error.trace_id,
                 retry_after=error.retry_after,
@@ -452,6 +455,15 @@ class UpdateProtocol:
 def _refuses_etag(error: UpdateError, etag: str | None) -> bool:
     """Return whether a conflict surely concerns the etag; 409 may also mean a busy dialog."""
     return error.status == 412 or not is_strong_etag(etag)
+
+
+def _fate_of_repeat(item: WorkItem, error: UpdateError) -> str:
+    """Return the clause of a message about the repeat of a request that may have been applied."""
+    # Another action has failed without a repeat, and a 401 may be that of the token endpoint.
+    by_server = item.action is WRITE and not isinstance(error, AuthenticationError)
+    if by_server and error.status is not None and error.status < 500:
+        return f"the repeat was refused with {error.status}"
+    return "it could not be repeated"
 
 
 def _assigns_only(item: WorkItem) -> bool:

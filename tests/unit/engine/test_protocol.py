@@ -297,7 +297,7 @@ def test_a_mismatch_after_a_lost_answer_is_ambiguous(
     assert made.answer(status, etag='"9"') == "ambiguous"
     assert isinstance(made.error.__cause__, StateConflictError)
     assert made.error.status == status
-    assert "could not be repeated" in str(made.error)
+    assert f"; the repeat was refused with {status} (" in str(made.error)
 
 
 @pytest.mark.parametrize("kind", ["transition of a known version", "strict", "modify"])
