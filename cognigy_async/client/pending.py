@@ -12,7 +12,7 @@ import anyio
 import sniffio
 
 from .._utils.logging import log
-from ..errors import ClientClosedError, UpdateError, UpdateWithdrawnError
+from ..errors import AmbiguousUpdateError, ClientClosedError, UpdateError, UpdateWithdrawnError
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -30,7 +30,8 @@ class PendingUpdate:
     client, and raises `ClientUsageError` in another event loop.
 
     If nobody awaits a failure, and no callback of `on_update_failed` gets it, the client logs the
-    failure at ERROR when the handle is collected, as asyncio does for tasks.
+    failure at ERROR when the handle is collected, as asyncio does for tasks. The client logs an
+    `AmbiguousUpdateError` at once, at WARNING.
 
     Example::
 
@@ -116,8 +117,9 @@ class HandleWaiters(Waiters):
         """Wake the tasks that wait for the item, and watch over its failure."""
         super().notify(item)
         error = item.error
-        # The caller withdrew the update, or `aclose` logs and reports it.
-        if error is None or isinstance(error, UpdateWithdrawnError | ClientClosedError):
+        # The caller withdrew the update, or `aclose` logs and reports it, or `Completion` logs it.
+        logged = UpdateWithdrawnError | ClientClosedError | AmbiguousUpdateError
+        if error is None or isinstance(error, logged):
             return
         if isinstance(error, UpdateError) and self._hooks.has_failure_callbacks:
             return

@@ -113,6 +113,18 @@ async def test_a_failure_that_a_callback_gets_is_not_logged_again(
     assert lines(caplog) == []
 
 
+async def test_a_failure_with_an_unknown_outcome_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with client_of(Wire(answer=500)) as client:
+        client.submit_nowait({"dialog_id": "d-1", "next_step": "node-7"})
+        await client.flush()
+    gc.collect()
+    [line] = [one for one in caplog.records if "AmbiguousUpdateError" in one.getMessage()]
+    assert line.levelno == logging.WARNING
+    assert "dialog 'd-1'" in line.getMessage()
+
+
 async def test_each_update_of_a_failed_group_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     wire = Wire(answer=400)
     async with client_of(wire, coalesce=True) as client:
