@@ -464,7 +464,7 @@ class AsyncStateClient:
 
         If the state changed, `modify` starts over. Concurrent `modify` calls for one dialog lose
         no update, even from several processes. `modify` needs the etags of the runtime API; see
-        the tutorial.
+        ``docs/ordering.md``.
 
         Args:
             dialog_id: Id of the dialog.
