@@ -180,7 +180,9 @@ class Dispatcher:
             if queue is None:
                 continue
             if item.sent_at is None:
-                self._completion.complete_unsent(item, self._protocol.expired(item))
+                waited = self._scheduler.waits_for_quota(queue)
+                expired = self._protocol.expired(item, waited_for_quota=waited)
+                self._completion.complete_unsent(item, expired)
             elif queue.state is not QueueState.IN_FLIGHT:
                 self._completion.expire(queue)
         if overdue:

@@ -227,10 +227,12 @@ class UpdateProtocol:
         error.applied_parts = item.part
         return error
 
-    def expired(self, item: WorkItem) -> UpdateError:
+    def expired(self, item: WorkItem, *, waited_for_quota: bool = False) -> UpdateError:
         """Return the error that completes an item at its deadline."""
         last = item.retry_state.last_error if item.retry_state is not None else None
         message = f"The deadline passed before this was {'complete' if item.attempts else 'sent'}"
+        if waited_for_quota:
+            message += "; it waited for the quota of the rate limit"
         error = DeadlineExceededError(
             message if last is None else f"{message}; the last failure was: {last.message}"
         )

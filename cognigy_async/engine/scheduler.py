@@ -262,6 +262,10 @@ class Scheduler:
         self._quota_slot_at = until
         self._waker.wake_at(until)
 
+    def waits_for_quota(self, queue: DialogQueue) -> bool:
+        """Return whether only the rate limit is known to hold back a queue."""
+        return queue.state is QueueState.READY and self._quota_slot_at < math.inf
+
     def first_attempt(self, now: float) -> None:
         """Count a first attempt, which feeds the retry budget; not needed while `quiet`."""
         outage = self.outage

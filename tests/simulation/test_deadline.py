@@ -327,6 +327,25 @@ async def test_deadline_of_bulk_work_that_waits_for_a_server_that_is_away() -> N
     assert client.metrics.pending == 0
 
 
+@pytest.mark.parametrize("priority", ["live", "bulk"])
+async def test_deadline_while_the_quota_is_used_up_names_the_quota(priority: Any) -> None:
+    async with client_of(Wire(takes=1), rate_limit=RateLimit(2, per=300)) as client:
+        rows = [row(seq, f"d{seq}") for seq in range(5)]
+        stream = client.update_many(rows, deadline=100, priority=priority)
+        late = [str(one.error) async for one in stream if one.error is not None]
+        assert len(late) == 3
+        for text in late:
+            assert "before this was sent; it waited for the quota of the rate limit (" in text
+
+
+async def test_deadline_behind_an_update_of_its_dialog_does_not_name_the_quota() -> None:
+    async with client_of(Wire(takes=14), rate_limit=RateLimit(2, per=300)) as client:
+        first = client.submit_nowait(row(1))
+        _, error = await waited_for(client.update("d", session={"a": 1}, deadline=10))
+        assert "before this was sent (" in str(error)
+        await first
+
+
 async def test_deadline_in_flight_its_request_completes() -> None:
     wire = Wire(takes=5)
     async with client_of(wire) as client:
