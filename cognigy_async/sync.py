@@ -84,7 +84,20 @@ class StateClient:
         return UpdateHandle(self, self._run(self._client.submit_nowait, update, **given))
 
     def update_many(self, updates: Iterable[UpdateInput], **given: Unpack[Options]) -> Outcomes:
-        """Send many updates and iterate over their outcomes; see `AsyncStateClient.update_many`."""
+        """Send many updates, and iterate over their outcomes, one for each input.
+
+        Leaving the ``with`` block withdraws unsent updates. `UpdateOutcome.index` is the position
+        of the input, and `UpdateOutcome.error` is None for an applied update. Updates wait while
+        the server is unavailable. `deadline` is in seconds from now, for all updates together: a
+        late update ends with a `DeadlineExceededError`. See `AsyncStateClient.update_many` for the
+        other arguments and for the errors.
+
+        Example::
+
+            with client.update_many(rows, deadline=3600.0) as outcomes:
+                for outcome in outcomes:
+                    print(outcome.index, outcome.error or "applied")
+        """
         return Outcomes(self, updates, given)
 
     @property
@@ -219,7 +232,12 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
         return cast("ca.DrainReport", self._read(self._stream.drain))
 
     def stop(self) -> None:
-        """Take no more input and withdraw unsent updates. You can still read all outcomes."""
+        """Take no more input, withdraw unsent updates, and let requests in flight complete.
+
+        You can still read the outcomes of all updates that were taken. Inputs that were not yet
+        taken get no outcome. The outcome of a withdrawn update has an `UpdateWithdrawnError`.
+        Any thread may call `stop`, and so may a signal handler.
+        """
         with suppress(ca.ClientClosedError):
             self._client._run(self._stream.stop)
 

@@ -144,10 +144,6 @@ class AsyncStateClient:
         """Counts and latencies; `metrics.snapshot()` returns a frozen copy."""
         waker = Waker()
         self._hooks = CallbackRegistry(self.metrics, waker)
-        self.on_state_updated = Register(self._hooks, failures=False)
-        """Decorator for callbacks of applied updates; see `Register`."""
-        self.on_update_failed = Register(self._hooks, failures=True)
-        """Decorator for callbacks of updates that were sent and failed; see `Register`."""
         self._audit: AuditTrail | None = None
         if audit is not None:
             from ..audit.trail import AuditTrail
@@ -194,6 +190,16 @@ class AsyncStateClient:
     def close_report(self) -> CloseReport | None:
         """Result of `aclose`; None until the client has closed."""
         return self._lifecycle.report
+
+    @property
+    def on_state_updated(self) -> Register:
+        """Decorator for callbacks of applied updates; see `Register`."""
+        return Register(self._hooks, failures=False)
+
+    @property
+    def on_update_failed(self) -> Register:
+        """Decorator for callbacks of updates that were sent and failed; see `Register`."""
+        return Register(self._hooks, failures=True)
 
     def add_observer(self, observer: Observer) -> None:
         """Notify `observer` of every update accepted from now on, for example for tracing."""

@@ -187,8 +187,9 @@ class UpdateStream:
     def stop(self) -> None:
         """Take no more input, withdraw unsent updates, and let requests in flight complete.
 
-        You can still read all outcomes. The outcome of a withdrawn update has an
-        `UpdateWithdrawnError`. The outcome of an update that waited for a retry has its last error.
+        You can still read the outcomes of all updates that were taken. Inputs that were not yet
+        taken get no outcome. The outcome of a withdrawn update has an `UpdateWithdrawnError`. The
+        outcome of an update that waited for a retry has its last error.
         """
         self._reported = True
         self._inputs = None

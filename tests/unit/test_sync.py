@@ -150,6 +150,13 @@ def test_a_method_has_the_arguments_of_the_asynchronous_one(name: str) -> None:
     assert own == inspect.signature(getattr(AsyncStateClient, name))
 
 
+def test_help_describes_callbacks_and_update_many() -> None:
+    for name in ("on_state_updated", "on_update_failed"):
+        assert "Decorator for callbacks" in (inspect.getdoc(getattr(AsyncStateClient, name)) or "")
+    told = inspect.getdoc(StateClient.update_many) or ""
+    assert all(name in told for name in ("index", "error", "deadline", "with client.update_many"))
+
+
 def test_the_module_stays_small() -> None:
     source = Path(sync.__file__).read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 250
