@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -72,7 +75,7 @@ def test_the_cron_job(tmp_path: Path, emulator: Emulator, variables: dict[str, s
     """Each exit status that the page names, and what is logged."""
     save(tmp_path, "totals.csv", "totals.py")
 
-    assert run(tmp_path, variables, "totals.py").endswith(" INFO 2 applied, 0 failed\n")
+    assert run(tmp_path, variables, "totals.py").endswith(" INFO 2 applied, 0 failed, 0 not sent\n")
     assert {key: each.session for key, each in emulator.dialogs.items()} == {
         "d-8f3a": {"cart_total": 149.99},
         "d-77b1": {"cart_total": 20.0},
@@ -81,7 +84,7 @@ def test_the_cron_job(tmp_path: Path, emulator: Emulator, variables: dict[str, s
     emulator.script(400, dialog_id="d-77b1")
     output = run(tmp_path, variables, "totals.py", status=1)
     assert " ERROR row 1: " in output
-    assert output.endswith(" INFO 1 applied, 1 failed\n")
+    assert output.endswith(" INFO 1 applied, 1 failed, 0 not sent\n")
 
     output = run(tmp_path, {**variables, "COGNIGY_BASE_URL": ""}, "totals.py", status=2)
     assert "COGNIGY_BASE_URL" in output
@@ -93,8 +96,9 @@ def save_many_rows(folder: Path, count: int) -> None:
     (folder / "totals.csv").write_text(f"dialog_id,cart_total\n{lines}", encoding="utf-8")
 
 
-def test_the_cron_job_stops_at_sigterm(
-    tmp_path: Path, emulator: Emulator, variables: dict[str, str]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_cron_job_stops_at_a_signal(
+    tmp_path: Path, emulator: Emulator, variables: dict[str, str], number: signal.Signals
 ) -> None:
     save_many_rows(tmp_path, 5000)
     emulator.faults = Faults(latency=0.2)
@@ -111,12 +115,13 @@ def test_the_cron_job_stops_at_sigterm(
             assert process.poll() is None
             assert time.monotonic() < limit
             time.sleep(0.01)
-        process.terminate()
+        process.send_signal(number)
         output, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (143, "")
+    assert (process.returncode, errors) == (128 + number, "")
     # The requests in flight ended, and each is counted.
     assert 0 < len(emulator.dialogs) < 5000
-    assert output.endswith(f" INFO {len(emulator.dialogs)} applied, 0 failed\n")
+    applied = len(emulator.dialogs)
+    assert output.endswith(f" INFO {applied} applied, 0 failed, {5000 - applied} not sent\n")
 
 
 def test_the_cron_job_stops_at_refused_credentials(
@@ -125,8 +130,31 @@ def test_the_cron_job_stops_at_refused_credentials(
     save_many_rows(tmp_path, 5000)
     output = run(tmp_path, {**variables, "COGNIGY_CLIENT_SECRET": "other"}, "totals.py", status=1)
     assert 1 <= output.count(" ERROR row ") < 1000
-    assert " INFO 0 applied, " in output
+    assert output.endswith(" INFO 0 applied, 0 failed, 5000 not sent\n")
     assert emulator.stats.requests == 0
+
+
+def test_rows_of_a_database(tmp_path: Path, emulator: Emulator, variables: dict[str, str]) -> None:
+    """The next run takes what is open or unknown, and leaves rows that must be corrected."""
+    save(tmp_path, "accounts.py")
+    assert run(tmp_path, variables, "accounts.py") == ""
+    with closing(sqlite3.connect(tmp_path / "accounts.db")) as database:
+
+        def rows() -> list[tuple[str, str]]:
+            return database.execute("SELECT status, error FROM accounts ORDER BY id").fetchall()
+
+        insert = "INSERT INTO accounts (dialog_id, total) VALUES (?, ?)"
+        database.executemany(insert, [("d-1", 1.5), ("d-2", 2.5), ("", 3.5), ("d-4", 4.5)])
+        database.execute("UPDATE accounts SET status = 'unknown' WHERE dialog_id = 'd-4'")
+        database.commit()
+        emulator.script(403, dialog_id="d-2")
+        run(tmp_path, variables, "accounts.py")
+        assert [status for status, _ in rows()] == ["applied", "open", "failed", "applied"]
+        assert rows()[1][1].startswith("PermissionDeniedError: ")
+        run(tmp_path, variables, "accounts.py")
+        assert [status for status, _ in rows()] == ["applied", "applied", "failed", "applied"]
+    versions = {dialog_id: dialog.version for dialog_id, dialog in emulator.dialogs.items()}
+    assert versions == {"d-1": 1, "d-2": 1, "d-4": 1}
 
 
 def test_the_line_for_cron_starts_nothing_while_a_run_is_busy(
