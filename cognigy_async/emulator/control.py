@@ -52,7 +52,7 @@ class Control:
     - ``POST script``: ``{"steps": [...], "dialog_id": ..., "method": ...}``, as `Emulator.script`.
     - ``GET dialogs/{id}``: State of a dialog or session, with its history.
     - ``PUT dialogs/{id}``: ``{"session": {...}, "user": {...}, "next_step": ...}``, as
-      `Emulator.add_dialog`.
+      `Emulator.add_dialog`; answers as the ``GET``.
     - ``POST revoke``: `Emulator.revoke_tokens`. ``POST reset``: `Emulator.reset`.
     """
 
