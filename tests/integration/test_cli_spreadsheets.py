@@ -157,7 +157,7 @@ def test_a_dry_run_says_how_long_it_takes(
         (("--type", "session.a=float"), "must be text, integer, number, boolean, json"),
         (("--encoding", "windows"), "Python has no encoding of this name"),
         (("--decimal", ","), "a decimal comma needs a column of numbers"),
-        (("--sheet", "A"), "rows.csv is CSV and no workbook, which --sheet is for"),
+        (("--sheet", "A"), "rows.csv is CSV, and --sheet is only for Excel workbooks"),
     ],
 )
 def test_wrong_options_are_named(
