@@ -349,7 +349,7 @@ class Journal:
         if self._lock.was_deleted():
             raise JournalError(
                 f"journal {self.path} was deleted while the job ran, and with it the record of the "
-                "rows that were applied. Nothing more is sent. A new job applies all rows "
+                "rows that were applied. Nothing more is sent. A new job would apply all rows "
                 "again."
             )
         raise JournalError(
