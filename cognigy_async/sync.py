@@ -142,7 +142,9 @@ class StateClient:
 
     def _open(self) -> BlockingPortal:
         if self._closed:
-            raise ca.ClientClosedError("the client is closed and accepts no more updates")
+            raise ca.ClientClosedError(
+                "the client is closed and accepts no more updates; create a new one"
+            )
         self._fork_count = fork_counter.count
         opened: Future[BlockingPortal] = Future()
         self._thread = threading.Thread(None, anyio.run, NAME, (self._serve, opened), daemon=True)

@@ -76,9 +76,13 @@ def key_bytes(key: str | bytes | SecretStr | None) -> bytes | None:
     if isinstance(key, str):
         key = key.encode()
     if key is not None and not isinstance(key, bytes):
-        raise ConfigurationError(f"key must be str, bytes or SecretStr, not {type(key).__name__}")
+        raise ConfigurationError(
+            f"audit key: must be str, bytes or SecretStr, not {type(key).__name__}"
+        )
     if key == b"":
-        raise ConfigurationError("key is empty; omit it for a chain without a key")
+        raise ConfigurationError(
+            "audit key: is empty; pass a key, or None for hashes without a key"
+        )
     return key
 
 

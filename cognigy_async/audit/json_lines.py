@@ -257,7 +257,7 @@ class JsonLinesAudit(AuditSink):
         """Return the end of the chain in the existing files, after repairing a torn last line."""
         last, torn = _last_line(self.path)
         if torn and not is_torn(torn):
-            raise self._not_continuable("it does not end with a complete line")
+            raise self._not_continuable("it does not end with an audit record")
         if not last and (numbers := self._rotated_numbers()):
             last, _ = _last_line(Path(f"{self.path}.{max(numbers)}"))
         position = START
@@ -265,7 +265,7 @@ class JsonLinesAudit(AuditSink):
             try:
                 _, position = parse_line(last, self._secret)
             except ValueError as error:
-                raise self._not_continuable(f"in its last line, {error}") from None
+                raise self._not_continuable(f"its last line cannot be used: {error}") from None
         return self._repair(position, torn) if torn else position
 
     def _repair(self, position: Position, torn: bytes) -> Position:
@@ -351,5 +351,7 @@ def _last_line(path: Path) -> tuple[bytes, bytes]:
             if begin >= 0 or start == 0:
                 return before[begin + 1 :] + newline, rest
             if length >= MAX_TAIL:
-                raise AuditError(f"{path} is not an audit file: it has no lines. Use another path.")
+                raise AuditError(
+                    f"{path} is not an audit file: its last line is too long. Use another path."
+                )
             length *= 4

@@ -153,10 +153,12 @@ def verify_audit(
     expected = tuple(dict.fromkeys(heads))
     for head in (*expected, *(() if after is None else (after,))):
         if not HASH(head):
-            raise ConfigurationError("a head is 64 digits of 0 to 9 and a to f")
+            raise ConfigurationError(
+                "a hash in heads or after is malformed: it must be 64 digits of 0 to 9 and a to f"
+            )
     files = [_check_file(Path(path), secret, frozenset(expected)) for path in paths]
     if not files:
-        raise ConfigurationError("there is no file to verify")
+        raise ConfigurationError("no audit file was given; pass the paths of the files to verify")
     _check_copies(files)
     chains = _check_continuity(files, after)
     found = {head for file in files for head in file.found}

@@ -96,8 +96,8 @@ class ApiKey:
         if not isinstance(secret, str) or not secret:
             problem = "is empty" if secret == "" else f"is of type {type(secret).__name__}"
             raise ConfigurationError(
-                f"ApiKey: the key {problem}; pass the API key, a text of visible ASCII. If it "
-                "comes from the environment, set its variable"
+                f"ApiKey: the key {problem}; pass the API key, a string of visible ASCII. If you "
+                "read it from an environment variable, set this variable"
             )
         if not VISIBLE_ASCII.fullmatch(secret):
             raise ConfigurationError(

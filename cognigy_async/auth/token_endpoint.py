@@ -72,7 +72,7 @@ def _validate_url(url: str, others: ValidationInfo) -> str:
 
 def _validate_printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("has line ends or other control characters")
+        raise ValueError("has line ends or other control characters; remove them")
     return text
 
 

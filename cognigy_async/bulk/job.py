@@ -199,7 +199,9 @@ class BulkJob:
         for at, (name, path) in enumerate(named):
             for other, second in named[at + 1 :]:
                 if _are_one(path, second):
-                    raise ConfigurationError(f"the {name} and the {other} are one file, {path}")
+                    raise ConfigurationError(
+                        f"the {name} and the {other} are one file, {path}; give each its own file"
+                    )
 
     def stop(self) -> None:
         """Stop taking rows. Requests in flight finish. Call `stop` in the event loop of `run`."""

@@ -63,7 +63,9 @@ class JobOptions:
         for name, least in (("max_failures", 0), ("limit", 1)):
             number = getattr(self, name)
             if number is not None and (type(number) is not int or number < least):
-                raise ConfigurationError(f"{name}={number!r}: must be an integer from {least}")
+                raise ConfigurationError(
+                    f"{name}={number!r}: must be an integer of at least {least}"
+                )
         if self.format not in (None, "jsonl", "csv", "parquet", "excel"):
             raise ConfigurationError(
                 f"format={self.format!r}: must be jsonl, csv, parquet or excel"
@@ -71,7 +73,7 @@ class JobOptions:
         for name in ("only_dialogs", "text_columns"):
             value = getattr(self, name)
             if isinstance(value, str):
-                raise ConfigurationError(f"{name} takes several texts, not one")
+                raise ConfigurationError(f"{name}: must be a sequence of strings, not a string")
             object.__setattr__(self, name, tuple(sorted(set(value))))
         texts = tuple(self.text_columns)
         table = self.table.with_texts(texts) if texts else self.table

@@ -216,9 +216,9 @@ def _proxy_for(settings: Settings, url: str) -> Proxy | None:
         if leaves and not settings.allow_insecure:
             # http:// is allowed for this machine because nothing leaves it.
             raise ConfigurationError(
-                "COGNIGY_PROXY: leads to another machine, and what is sent to an address with "
-                "http:// would go there unencrypted; use https://, leave out the proxy, or set "
-                "COGNIGY_ALLOW_INSECURE=true on a network that you trust"
+                "COGNIGY_PROXY: leads to another machine, and requests to an address with http:// "
+                "would go there unencrypted. Use an address with https://, unset COGNIGY_PROXY, or "
+                "set COGNIGY_ALLOW_INSECURE=true on a network that you trust"
             )
         return proxy
     found = getproxies()

@@ -43,12 +43,15 @@ def verify(
     head: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="HASH", help="Hash that a record must have, kept elsewhere. Repeatable."
+            metavar="HASH",
+            help="Hash of a record, saved elsewhere; a record must have it. Repeatable.",
         ),
     ] = None,
     after: Annotated[
         str | None,
-        typer.Option(metavar="HASH", help="Hash of the last record before these files."),
+        typer.Option(
+            metavar="HASH", help="Hash of the last record before the first of these files."
+        ),
     ] = None,
     key_file: Annotated[
         Path | None,

@@ -53,7 +53,7 @@ def update(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Session variable to assign. VALUE is JSON, or text if it is no valid JSON. "
+            help="Session variable to assign. VALUE is JSON, or text if it is not valid JSON. "
             "Repeatable.",
         ),
     ] = None,

@@ -88,8 +88,9 @@ def _check_surroundings(path: Path) -> None:
     ]
     if hiding:
         raise ConfigurationError(
-            f"{', '.join(hiding)}: set in the environment, which goes before a file. To use these "
-            "settings, test them with: cognigy-async doctor. To write a file, unset them first"
+            f"{', '.join(hiding)}: set in the environment, which overrides the file that init "
+            "writes. To test these settings, run: cognigy-async doctor. To write a file, unset "
+            "these variables first"
         )
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigurationError(f"{path} cannot be written; name another file with --env-file")
@@ -104,7 +105,10 @@ def _ask_and_write(path: Path, *, may_replace: bool) -> bool:
         if not anyio.run(_test, settings) and not _confirm("Write these settings all the same?"):
             return False
         if not may_replace and os.path.lexists(path):
-            raise ConfigurationError(f"{path} was created meanwhile; it is not replaced")
+            raise ConfigurationError(
+                f"{path} was created meanwhile and was not replaced; run init again, or name "
+                "another file with --env-file"
+            )
         os.replace(staged, path)
     write_result(f"Wrote {path}.")
     note("It contains a secret: keep it out of version control.")
@@ -173,7 +177,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 def _text(text: str) -> str:
     text = text.strip()
     if not text or not text.isprintable():
-        raise typer.BadParameter("it is empty, or has characters that cannot be seen")
+        raise typer.BadParameter("the answer is empty, or has invisible characters")
     return text
 
 

@@ -82,7 +82,9 @@ class Admission:
         self.check_event_loop()
         if self.is_open or (self._open_to_callbacks and self._hooks.inside_callback()):
             return
-        raise ClientClosedError("the client is closed and accepts no more updates")
+        raise ClientClosedError(
+            "the client is closed and accepts no more updates; create a new one"
+        )
 
     def check_event_loop(self) -> None:
         """Raise `ClientUsageError` in another event loop, thread or process."""

@@ -241,7 +241,9 @@ class AsyncStateClient:
             ClientUsageError: A callback of this client called `flush`, which waits for callbacks.
         """
         if self._hooks.inside_callback():
-            raise ClientUsageError("flush() would wait for the callback that calls it")
+            raise ClientUsageError(
+                "flush() would wait for the callback that calls it; call it outside of callbacks"
+            )
         await self._lifecycle.require_open_engine().flush()
         await self._hooks.wait_delivered()
         if self._audit is not None:

@@ -213,7 +213,9 @@ class Lifecycle:
         See `AsyncStateClient.aclose`.
         """
         if self._hooks.inside_callback():
-            raise ClientUsageError("aclose() would wait for the callback that calls it")
+            raise ClientUsageError(
+                "aclose() would wait for the callback that calls it; call it outside of callbacks"
+            )
         signals, engine, admission = self._signals, self.engine, self.admission
         if signals is None or engine is None or admission is None:
             self._closing = True

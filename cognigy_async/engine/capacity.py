@@ -62,7 +62,9 @@ class PendingLimit:
                 self._remove(dialog_id, waiter)
             raise
         if not waiter.has_slot:
-            raise ClientClosedError("the client was closed before this update was accepted")
+            raise ClientClosedError(
+                "the client was closed before this update was accepted; it was not sent"
+            )
 
     def release(self) -> None:
         """Release a slot, handing it to the next waiter if there is one."""

@@ -76,7 +76,8 @@ class Invoker:
                 else:
                     if len(self._hanging) >= self._max_hanging and not unlimited:
                         raise CallbackError(
-                            f"{len(self._hanging)} calls of {self._name} hang in their threads"
+                            f"{len(self._hanging)} calls of {self._name} hang in their threads, so "
+                            "no more are made; give blocking calls in it a timeout"
                         )
                     result = await self._call_in_thread(function, argument)
                 if inspect.isawaitable(result):

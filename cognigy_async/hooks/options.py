@@ -48,7 +48,10 @@ def validate_callback(role: str, function: object, argument: str) -> str:
         raise TypeError(f"{role} must be callable, not {type(function).__name__}")
     name: str = getattr(function, "__qualname__", type(function).__name__)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{role} must return: {name} is a generator function, which does not run")
+        raise TypeError(
+            f"{role} cannot be used: {name} is a generator function, whose body would never "
+            "run; use a function without yield"
+        )
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

@@ -138,8 +138,8 @@ def _compile(model: type[BaseModel]) -> _Compiled:
         return _Compiled(SchemaValidator(checked), tuple(dict.fromkeys(names)))
     except SchemaError as error:
         raise ConfigurationError(
-            f"variables: the fields of {model.__name__} cannot be checked one by one; use a model "
-            "whose fields need no model around them"
+            f"variables: pydantic cannot check the fields of {model.__name__} without the whole "
+            "model; use a model whose fields can be checked alone"
         ) from error
 
 

@@ -87,7 +87,7 @@ def decoded(content: bytes, headers: Mapping[str, str], limit: int) -> bytes:
     names = [name.strip() for name in encodings.lower().split(",")]
     names = [name for name in names if name not in ("", "identity")]
     if len(names) > MAX_ENCODINGS:
-        raise BodyError("the body is encoded too many times")
+        raise BodyError("the body is encoded too many times: its Content-Encoding names too many")
     for name in reversed(names):
         if name in ("gzip", "x-gzip"):
             content = _decompressed(content, GZIP, limit)
@@ -97,7 +97,7 @@ def decoded(content: bytes, headers: Mapping[str, str], limit: int) -> bytes:
             is_zlib = header >> 8 & 0x0F == zlib.DEFLATED and not header % 31
             content = _decompressed(content, ZLIB if is_zlib else RAW_DEFLATE, limit)
         else:
-            raise BodyError("the body is encoded in a way that was not requested")
+            raise BodyError("the body has a Content-Encoding that was not requested")
     return content
 
 

@@ -157,7 +157,7 @@ def test_bad_usage_and_bad_input(emulator: Emulator, command: Command) -> None:
         (["rows.jsonl", "--report", "."], "--report . cannot be written"),
         (["rows.jsonl", "--canary", "x"], "canary='x': must be a share"),
         (["rows.jsonl", "--max-failure-rate", "2"], "must be a share like 5%"),
-        (["rows.jsonl", "--text-column", "a"], "no CSV file"),
+        (["rows.jsonl", "--text-column", "a"], "only for CSV files"),
         (["rows.jsonl", "--on-failure", "explode"], "Invalid value for '--on-failure'"),
     ):
         assert command("bulk", "run", *arguments) == 2, arguments

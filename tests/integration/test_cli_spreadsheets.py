@@ -153,11 +153,11 @@ def test_a_dry_run_says_how_long_it_takes(
         (("--map", "Name"), "--map 'Name': write it as COLUMN=FIELD"),
         (("--type", "session.a="), "--type 'session.a=': write it as FIELD=TYPE"),
         (("--map", "a=_", "--map", "a=session.a"), "--map 'a' is given twice"),
-        (("--map", "a=b"), "column 'a' cannot be 'b': name a field such as dialog_id"),
+        (("--map", "a=b"), "column 'a' cannot be mapped to 'b': name a field such as dialog_id"),
         (("--type", "session.a=float"), "must be text, integer, number, boolean, json"),
         (("--encoding", "windows"), "Python has no encoding of this name"),
         (("--decimal", ","), "a decimal comma needs a column of numbers"),
-        (("--sheet", "A"), "rows.csv is CSV and no workbook, which --sheet is for"),
+        (("--sheet", "A"), "rows.csv is CSV, and --sheet is only for Excel workbooks"),
     ],
 )
 def test_wrong_options_are_named(

@@ -338,4 +338,4 @@ def test_run_needs_the_main_thread() -> None:
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join(10)
-    assert [str(error).partition(";")[2] for error in errors] == [" use serve()"]
+    assert [str(error).partition(";")[2] for error in errors] == [" elsewhere use serve()"]

@@ -800,7 +800,7 @@ async def test_a_journal_that_is_deleted_while_the_job_runs_stops_it(folder: Fol
     assert len(wire.sent) < 500
     # What is left is not taken for a new job.
     for _ in range(2):
-        with pytest.raises(JournalRefusedError, match=r"job\.journal-wal is left"):
+        with pytest.raises(JournalRefusedError, match=r"job\.journal-wal, with the newest"):
             await folder.run(wire)
 
 

@@ -107,10 +107,10 @@ class Columns:
             faults = [f"there are {len(self.names):,} columns, more than {MOST_COLUMNS:,}"]
         if faults:
             raise InputError(
-                f"{name}: {'; '.join(faults)}. Columns are dialog_id, next_step, update_id, and "
-                "variables like session.cart_total; those that begin with _ are passed over. Say "
-                "what other columns are, as in --map 'Customer=dialog_id' and "
-                "--map 'Price=session.price', or pass over them, as in --map 'Remark=_'."
+                f"{name}: {'; '.join(faults)}. Columns may be dialog_id, next_step, update_id, and "
+                "variables like session.cart_total; a column that begins with _ is ignored. Map "
+                "other columns to these with --map 'Customer=dialog_id' and "
+                "--map 'Price=session.price', or ignore them with --map 'Remark=_'."
             )
         self.id_in_header = self.header[self.names.index("dialog_id")]
         """Name of the column of dialog ids in the table."""
@@ -152,8 +152,8 @@ class Columns:
             and all(text in known or is_field(text) for text in texts if text)
         ):
             raise InputError(
-                f"{where} is a header of other columns, and the rows after it cannot be used. The "
-                "rows before it have been used. Give each table as a file of its own."
+                f"{where} is a header of other columns, so a second table begins there. Only the "
+                "rows before it were used. Put each table into a file of its own."
             )
         at = self.header.index(self.id_in_header)
         if texts[at : at + 1] != (self.id_in_header,):

@@ -62,9 +62,9 @@ def validate_footer(file: BinaryIO, name: str) -> None:
     """Raise `InputError` if reading the footer of a file would take too much memory."""
     if (size := footer_size(file)) > MOST_FOOTER:
         raise InputError(
-            f"{name} has a footer of {size >> 10:,} KiB, more than {MOST_FOOTER >> 10:,}: its "
-            "columns and row groups are too many. Write it again with larger row groups, or with "
-            "those columns alone that an update needs"
+            f"{name} has a footer of {size >> 10:,} KiB, and the limit is "
+            f"{MOST_FOOTER >> 10:,} KiB: it has too many columns or row groups. Write the file "
+            "again with larger row groups, or with only the columns that an update needs"
         )
 
 
@@ -94,8 +94,8 @@ def parquet_records(
         opened = parquet.ParquetFile(file, buffer_size=COLUMN_BUFFER, pre_buffer=False)
         if len(opened.schema) > MOST_COLUMNS:
             raise InputError(
-                f"{name} has {len(opened.schema):,} columns, more than {MOST_COLUMNS:,}; write it "
-                "again with those columns alone that an update needs"
+                f"{name} has {len(opened.schema):,} columns, and the limit is {MOST_COLUMNS:,}; "
+                "write the file again with only the columns that an update needs"
             )
         findings.columns = Columns(opened.schema_arrow.names, name, options)
         table = _Table(findings.columns, opened.schema_arrow)
@@ -112,8 +112,8 @@ def parquet_records(
                     yield records
     except TooLargeError as error:
         raise InputError(
-            f"{name}: the rows after {line} {error}. The rows before that have been used. Write "
-            "the file again with smaller row groups and pages, or with fewer columns."
+            f"{name}: the rows after row {line} {error}. Only the rows up to there were used. "
+            "Write the file again with smaller row groups and pages, or with fewer columns."
         ) from error
     except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{name} cannot be read as Parquet after row {line}: {error}") from error
@@ -140,7 +140,7 @@ def _batches(
         leaves = leaves_by_column({n: column.path for n, column in columns.items()}, names)
         if not leaves:
             needed, most = cost.memory >> 20, MOST_MEMORY >> 20
-            raise TooLargeError(f"may take {needed:,} MiB to read, more than {most}")
+            raise TooLargeError(f"may take {needed:,} MiB to read, and the limit is {most} MiB")
         memory = {
             name: reading_cost(file, row_group, {n: columns[n] for n in numbers}).memory
             for name, numbers in leaves.items()

@@ -144,7 +144,7 @@ class _Pages:
             header = _struct(file)
             size, compressed = header[SIZE], header[COMPRESSED_SIZE]
             if size < 0 or compressed < 0:
-                raise ValueError("a page has a negative size")
+                raise ValueError("the header of a page has a negative size")
             offset = file.tell() + compressed
             if header[TYPE] == DICTIONARY_PAGE:
                 self.dictionary = size
@@ -212,13 +212,13 @@ def _value(file: BinaryIO, kind: int) -> Any:
         return [_value(file, kind) for _ in range(size)]
     if kind == 12:
         return _struct(file)
-    raise ValueError(f"a part of its footer or of a header is of type {kind}")
+    raise ValueError(f"its footer or the header of a page has a field of the unknown type {kind}")
 
 
 def _byte(file: BinaryIO) -> int:
     byte = file.read(1)
     if not byte:
-        raise ValueError("a header is cut off")
+        raise ValueError("its footer or the header of a page is cut off")
     return byte[0]
 
 
@@ -231,7 +231,7 @@ def _varint(file: BinaryIO) -> int:
         if byte < 128:
             return number
         if shift > 63:
-            raise ValueError("a header has a number that is too long")
+            raise ValueError("its footer or the header of a page has a number that is too long")
 
 
 def _integer(file: BinaryIO) -> int:

@@ -63,7 +63,8 @@ def parts_of(costs: Mapping[str, int], most: int) -> list[list[str]]:
     for name, cost in costs.items():
         if cost > most:
             raise TooLargeError(
-                f"may take {cost >> 20:,} MiB to read, more than {most >> 20}, by {name}"
+                f"may take {cost >> 20:,} MiB to read in column {name}, and the limit is "
+                f"{most >> 20} MiB"
             )
         if cost > left:
             parts.append([])
@@ -93,7 +94,10 @@ def batches_of_parts(parts: Sequence[Sequence[str]], read: ReadColumns) -> Itera
             in_memory += largest
             on_disk += file.tell()
             if in_memory > MOST_IN_MEMORY:
-                raise TooLargeError(f"have {in_memory >> 20:,} MiB in a few of them, too much")
+                raise TooLargeError(
+                    f"have {in_memory >> 20:,} MiB in a few of them, and the limit is "
+                    f"{MOST_IN_MEMORY >> 20} MiB"
+                )
             file.seek(0)
             streams.append(iter(ipc.open_stream(file)))
         yield from _side_by_side(streams)

@@ -22,15 +22,15 @@ CONTEXTS = ("session", "user")
 
 FORMATS = {"jsonl": "JSON Lines", "csv": "CSV", "parquet": "Parquet", "excel": "an Excel workbook"}
 USES: dict[str, tuple[str, str, tuple[Format, ...]]] = {
-    "delimiter": ("no CSV file", "--delimiter is", ("csv",)),
-    "encoding": ("no text", "--encoding is", ("csv", "jsonl")),
-    "columns": ("no table", "--map is", ("csv", "excel", "parquet")),
+    "delimiter": ("CSV files", "--delimiter is", ("csv",)),
+    "encoding": ("CSV and JSON Lines", "--encoding is", ("csv", "jsonl")),
+    "columns": ("CSV, Excel and Parquet", "--map is", ("csv", "excel", "parquet")),
     "types": (
-        "no CSV file or workbook",
+        "CSV files and Excel workbooks",
         "--type and --text-column are",
         ("csv", "excel"),
     ),
-    "sheet": ("no workbook", "--sheet is", ("excel",)),
+    "sheet": ("Excel workbooks", "--sheet is", ("excel",)),
 }
 """Kind of input that each option needs, its names, and the formats that use it."""
 
@@ -76,8 +76,8 @@ class TableOptions:
         for column, target in self.columns.items():
             if not is_field(target):
                 raise ConfigurationError(
-                    f"column {column!r} cannot be {target!r}: name a field such as dialog_id, "
-                    "next_step or session.price, or _ to pass over the column"
+                    f"column {column!r} cannot be mapped to {target!r}: name a field such as "
+                    "dialog_id, next_step or session.price, or _ to ignore the column"
                 )
         for target, kind in self.types.items():
             if kind not in TYPES:
@@ -104,7 +104,8 @@ class TableOptions:
         for name in columns:
             if self.types.get(name, "text") != "text":
                 raise ConfigurationError(
-                    f"column {name!r} cannot be a text column and of the type {self.types[name]}"
+                    f"column {name!r} cannot be a text column and of the type {self.types[name]}; "
+                    "leave one of them out"
                 )
         return replace(self, types={**self.types, **dict.fromkeys(columns, "text")})
 
@@ -124,7 +125,7 @@ class TableOptions:
         """Raise an InputError if a given option has no use for a format."""
         for option, (what, names, kinds) in USES.items():
             if getattr(self, option) and kind not in kinds:
-                raise InputError(f"{name} is {FORMATS[kind]} and {what}, which {names} for")
+                raise InputError(f"{name} is {FORMATS[kind]}, and {names} only for {what}; omit it")
 
 
 NO_OPTIONS = TableOptions()

@@ -114,7 +114,7 @@ class _Scanner:
         except expat.ExpatError as error:
             raise UnusableError(f"its XML is damaged: {error}") from error
         if not is_last and self._fed - self._parser.CurrentByteIndex > MOST_OF_TOKEN:
-            raise UnusableError("its XML has a tag that is too long")
+            raise UnusableError("its XML has a tag that is too long; save it as CSV UTF-8")
 
     def _start(self, name: str, attributes: Attributes) -> None:
         self.start(name.rpartition(" ")[2], attributes)
@@ -133,7 +133,9 @@ class _Scanner:
 
 
 def _refuse_doctype(*_: object) -> None:
-    raise UnusableError("its XML has a document type, as no spreadsheet program writes")
+    raise UnusableError(
+        "its XML has a document type, which is refused; save it again as .xlsx or CSV UTF-8"
+    )
 
 
 class _Elements(_Scanner):
@@ -274,8 +276,8 @@ def _number(letters: str) -> int:
 def _check_memory(estimate: int) -> None:
     if estimate > MOST_MEMORY:
         raise UnusableError(
-            f"its sheet may take {estimate >> 20:,} MiB to read, more than {MOST_MEMORY >> 20}; "
-            "save it as CSV UTF-8"
+            f"its sheet may take {estimate >> 20:,} MiB to read, and the limit is "
+            f"{MOST_MEMORY >> 20} MiB; save it as CSV UTF-8"
         )
 
 
@@ -308,7 +310,7 @@ def _check_directory(file: BinaryIO) -> None:
         entries += data.count(DIRECTORY_ENTRY)
         rest = data[-len(DIRECTORY_ENTRY) + 1 :]
         if entries > MOST_PARTS:
-            raise UnusableError(f"it has more than {MOST_PARTS:,} parts")
+            raise UnusableError(f"it has more than {MOST_PARTS:,} parts; save it as CSV UTF-8")
     file.seek(0)
 
 
@@ -328,7 +330,9 @@ def _copy(source: zipfile.ZipFile, sheet: str | None) -> tuple[BinaryIO, str, Sh
             name, relation = _chosen(sheets.found, sheet)
             path = _path_of(relations.found, relation)
             if path not in names:
-                raise UnusableError(f"it has no part for the sheet {name!r}")
+                raise UnusableError(
+                    f"it is damaged: it has no part for the sheet {name!r}; save it again as .xlsx"
+                )
             if TEXTS in names:
                 _copy_part(source, target, TEXTS, MOST_XML, texts)
             scanner = _Sheet(texts)
@@ -353,7 +357,9 @@ def _copy_part(
         while data := part.read(CHUNK):
             copied += len(data)
             if copied > most:
-                raise UnusableError(f"its {path} expands to more than {most >> 20} MiB")
+                raise UnusableError(
+                    f"its {path} expands to more than {most >> 20} MiB; save it as CSV UTF-8"
+                )
             copy.write(data)
             if scanner is not None:
                 scanner.feed(data, is_last=False)
@@ -380,10 +386,12 @@ def _path_of(relations: list[Attributes], relation: str) -> str:
     for one in relations:
         if one.get("Id") == relation:
             if not one.get("Type", "").endswith("/worksheet"):
-                raise UnusableError("its sheet is a chart or a macro, and has no rows")
+                raise UnusableError(
+                    "its sheet is a chart or a macro and has no rows; name another with --sheet"
+                )
             # A path that begins with a slash is one from the root of the archive.
             return posixpath.normpath(posixpath.join("/xl", one.get("Target", ""))).lstrip("/")
-    raise UnusableError("it is damaged: a sheet has no part")
+    raise UnusableError("it is damaged: a sheet has no part; save it again as .xlsx or CSV UTF-8")
 
 
 def as_input_error(name: str, error: UnusableError) -> InputError:

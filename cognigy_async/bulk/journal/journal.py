@@ -109,9 +109,9 @@ class Journal:
             had_wal = has_wal(lock.path)
             if had_wal and not lock.path.stat().st_size:
                 raise JournalRefusedError(
-                    f"journal {path} is missing, but not the newest records of its last run: "
-                    f"{lock.path}-wal is left. Restore the journal, or remove that file to start a "
-                    "new job, which applies all rows again."
+                    f"journal {path} is missing, but {lock.path}-wal, with the newest records of "
+                    "its last run, is still there. Restore the journal, or remove that file to "
+                    "start a new job, which applies all rows again."
                 )
             self._connection = connect(lock.path, "rw")
             try:
@@ -439,11 +439,11 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
         totals.elapsed += elapsed
         counts = json.loads(retries)
         if type(counts) is not dict:
-            raise ValueError("its retries are no JSON object")
+            raise ValueError("the retries of a run are not a JSON object")
         for reason, count in counts.items():
             if not REASON(reason) or type(count) is not int or not 0 <= count < 1 << 53:
-                raise ValueError("it has retries that no job counts")
+                raise ValueError("the retries of a run have an invalid reason or count")
             totals.retries[reason] += count
         if len(totals.retries) > MAX_REASONS:
-            raise ValueError("it has retries for too many reasons")
+            raise ValueError("its runs have retries for too many reasons")
     return totals

@@ -171,8 +171,8 @@ def _open(path: Path, journal: Path) -> int:
         return open_private(path, linked=True)
     except OSError as error:
         raise JournalRefusedError(
-            f"journal {journal} cannot be created or written: {error.strerror}. Otherwise choose "
-            "another --journal, in a folder that can be written."
+            f"journal {journal} cannot be created or written: {error.strerror}. Correct this, "
+            "or choose another --journal, in a folder that can be written."
         ) from error
 
 

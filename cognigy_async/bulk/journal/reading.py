@@ -166,7 +166,8 @@ def check_side_files(path: Path, real: Path, *, opens: bool = False, shared: boo
             continue
         except OSError as error:
             raise JournalRefusedError(
-                f"journal {path} cannot be used because of {file}: {error.strerror} --journal."
+                f"journal {path} cannot be used because of {file}: {error.strerror}. Correct "
+                "this, or choose another --journal."
             ) from error
 
 
@@ -226,7 +227,7 @@ def parse_object(text: str) -> dict[str, Any]:
     """
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError("a value is no JSON object")
+        raise ValueError("a value is not a JSON object")
     return value
 
 

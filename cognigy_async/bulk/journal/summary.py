@@ -96,10 +96,10 @@ def summarize(path: Path, connection: sqlite3.Connection, *, is_running: bool) -
     source = parse_object(meta.get("input", "{}"))
     size = source.get("size")
     if not isinstance(size, int | None):
-        raise ValueError("the size of its input is no number")
+        raise ValueError("the size of its input is not a number")
     total, counted = json.loads(meta.get("total", "[null, false]"))
     if not isinstance(total, int | None):
-        raise ValueError("the number of its rows is no number")
+        raise ValueError("the number of its rows is not a number")
     runs = connection.execute(
         "SELECT began, latest, elapsed, requests, ended FROM runs ORDER BY run"
     )

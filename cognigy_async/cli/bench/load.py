@@ -70,7 +70,8 @@ class Load:
         estimate = plan(self.rows([0]), api=api)
         if not estimate.updates:
             raise ConfigurationError(
-                f"--payload-bytes {self.payload_bytes}: too large for one request to this API"
+                f"--payload-bytes {self.payload_bytes}: too large for one request to this API; "
+                "give a smaller number"
             )
         return estimate.requests
 

@@ -96,7 +96,8 @@ def run(
     dry: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check and count all rows, show columns and time. Send nothing."
+            "--dry-run",
+            help="Check and count all rows, show columns and estimated time. Send nothing.",
         ),
     ] = False,
     report: Annotated[

@@ -46,8 +46,8 @@ def doctor(
         typer.Option(
             "--probe-session",
             metavar="ID",
-            help="Write to this session, which nobody may need, to find out whether inject merges "
-            "or replaces. Only with COGNIGY_API=sessions.",
+            help="Write to this session to find out whether inject merges or replaces. Give a "
+            "session that nobody uses. Only with COGNIGY_API=sessions.",
         ),
     ] = None,
     env_file: EnvFileOption = None,

@@ -93,7 +93,10 @@ def run(
         RuntimeError: The thread is not the main one, so that no signal could end it.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("run() ends by a signal, so it needs the main thread; use serve()")
+        raise RuntimeError(
+            "run() must be called in the main thread, because only a signal ends it; elsewhere use "
+            "serve()"
+        )
     served = serve(emulator, host=host, port=port, allowed_hosts=allowed_hosts)
     asyncio.run(_serve_until_signal(served, on_listening))
 

@@ -175,7 +175,7 @@ def test_invalid_keys_and_heads_are_refused(verified: Callable[..., AuditReport]
         verified(b"", heads=["abc"])
     with pytest.raises(ConfigurationError, match="64 digits"):
         verified(b"", after="A" * 64)
-    with pytest.raises(ConfigurationError, match="no file"):
+    with pytest.raises(ConfigurationError, match="no audit file"):
         verify_audit([])
 
 

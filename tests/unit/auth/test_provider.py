@@ -41,7 +41,7 @@ def test_an_invalid_api_key_is_refused_without_showing_it(key: str) -> None:
     ("key", "problem"), [(None, "is of type NoneType"), (7, "is of type int"), ("", "is empty")]
 )
 def test_a_key_that_is_not_set_says_what_to_do(key: Any, problem: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{problem}; pass the API key.*set its variable"):
+    with pytest.raises(ConfigurationError, match=f"{problem}; pass the API key.*set this variable"):
         ApiKey(key)
 
 

@@ -211,7 +211,9 @@ def test_a_refused_journal_keeps_its_wal(path: Path) -> None:
 def test_a_journal_that_is_gone_and_its_wal_is_not_is_no_new_job(path: Path) -> None:
     cut_off(path).unlink()
     for _ in range(2):
-        with pytest.raises(JournalRefusedError, match=r"is missing, but not .*journal-wal is left"):
+        with pytest.raises(
+            JournalRefusedError, match=r"is missing, but .*journal-wal, with the newest records"
+        ):
             Journal(path)
         assert has_wal(path)
     wal(path).unlink()

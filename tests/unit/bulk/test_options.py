@@ -38,11 +38,11 @@ def test_a_canary_is_a_share_or_a_number_of_rows(
         ({"canary": 1.5}, "canary=1.5"),
         ({"max_failure_rate": "101%"}, "max_failure_rate='101%': must be a share like 5% or 0.05"),
         ({"max_failure_rate": "nan"}, "max_failure_rate='nan'"),
-        ({"max_failures": -1}, "max_failures=-1: must be an integer from 0"),
-        ({"limit": True}, "limit=True: must be an integer from 1"),
+        ({"max_failures": -1}, "max_failures=-1: must be an integer of at least 0"),
+        ({"limit": True}, "limit=True: must be an integer of at least 1"),
         ({"on_failure": "explode"}, "must be continue, pause-dialog or stop"),
         ({"format": "xml"}, "must be jsonl, csv, parquet or excel"),
-        ({"only_dialogs": "d-1"}, "only_dialogs takes several texts, not one"),
+        ({"only_dialogs": "d-1"}, "only_dialogs: must be a sequence of strings, not a string"),
     ],
 )
 def test_what_cannot_work_is_refused(wrong: dict[str, Any], message: str) -> None:

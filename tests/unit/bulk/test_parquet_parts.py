@@ -78,15 +78,23 @@ def test_rows_of_a_table_in_parts_are_the_same(
         (
             parquet_input,
             "MOST_MEMORY",
-            "the rows after 0 may take 0 MiB to read, more than 0, by dialog_id",
+            "the rows after row 0 may take 0 MiB to read in column dialog_id, and the limit is 0",
         ),
         (
             parquet_parts,
             "MOST_PARTS",
-            "the rows after 0 may take 1 MiB to read, in too many columns",
+            "the rows after row 0 may take 1 MiB to read, in too many columns",
         ),
-        (parquet_parts, "MOST_IN_MEMORY", "the rows after 0 have 0 MiB in a few of them, too much"),
-        (parquet_parts, "MOST_ON_DISK", "the rows after 0 take more than 0 MiB in temporary files"),
+        (
+            parquet_parts,
+            "MOST_IN_MEMORY",
+            "the rows after row 0 have 0 MiB in a few of them, and the limit is 0 MiB",
+        ),
+        (
+            parquet_parts,
+            "MOST_ON_DISK",
+            "the rows after row 0 take more than 0 MiB in temporary files",
+        ),
     ],
 )
 def test_a_table_that_takes_too_much_in_parts_is_refused(
@@ -109,7 +117,7 @@ def test_columns_that_their_names_leave_open_are_not_read_in_parts(
     assert row.update is not None
     assert row.update.session == {"a": "x", "b": "y"}
     monkeypatch.setattr(parquet_input, "MOST_MEMORY", 1 << 8)
-    with pytest.raises(InputError, match="may take 0 MiB to read, more than 0"):
+    with pytest.raises(InputError, match="may take 0 MiB to read, and the limit is 0 MiB"):
         rows_of(path)
 
 

@@ -24,7 +24,7 @@ from ._rows import GOOD, dry, written
         ({"encoding": "base64"}, "Python has no encoding"),
         ({"encoding": "undefined"}, "Python has no encoding"),
         ({"encoding": "a\0b"}, "Python has no encoding"),
-        ({"columns": {"Price": "price"}}, "column 'Price' cannot be 'price': name a"),
+        ({"columns": {"Price": "price"}}, "column 'Price' cannot be mapped to 'price': name a"),
         (
             {"types": {"session.a": "float"}},
             "the type of 'session.a' cannot be 'float'",
@@ -77,17 +77,21 @@ def test_a_journal_keeps_what_was_given() -> None:
         (
             "rows.jsonl",
             {"delimiter": ";"},
-            "JSON Lines and no CSV file, which --delimiter",
+            "JSON Lines, and --delimiter is only for CSV files; omit it",
         ),
         (
             "rows.jsonl",
             {"columns": {"a": "session.b"}},
-            "JSON Lines and no table, which --map is",
+            "JSON Lines, and --map is only for CSV, Excel and Parquet",
         ),
-        ("rows.jsonl", {"types": {"session.a": "text"}}, "no CSV file or workbook, which --type"),
-        ("rows.csv", {"sheet": "A"}, "is CSV and no workbook, which --sheet is for"),
-        ("rows.parquet", {"encoding": "cp1252"}, "is Parquet and no text, which --encoding is for"),
-        ("rows.xlsx", {"delimiter": ";"}, "an Excel workbook and no CSV file, which --delimiter"),
+        (
+            "rows.jsonl",
+            {"types": {"session.a": "text"}},
+            "--text-column are only for CSV files and Excel",
+        ),
+        ("rows.csv", {"sheet": "A"}, "is CSV, and --sheet is only for Excel workbooks"),
+        ("rows.parquet", {"encoding": "cp1252"}, "is Parquet, and --encoding is only for CSV and"),
+        ("rows.xlsx", {"delimiter": ";"}, "an Excel workbook, and --delimiter is only for CSV"),
     ],
 )
 def test_an_option_without_use_is_refused(

@@ -112,7 +112,7 @@ def test_a_workbook_that_was_cut_off_is_named(tmp_path: Path) -> None:
     [
         (sheet_of() + b"<", {}, "its XML is damaged"),
         (DOCTYPE + sheet_of(), {}, "its XML has a document type"),
-        (sheet_of(), {"xl/_rels/workbook.xml.rels": b"<a/>"}, "a sheet has no part"),
+        (sheet_of(), {"xl/_rels/workbook.xml.rels": b"<a/>"}, "a sheet has no part; save it again"),
         (
             sheet_of(),
             {
