@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
 from urllib.parse import urlsplit
 
-from ..errors import NoResponseError, NotSentError, UpdateError
+from ..errors import ClientUsageError, NoResponseError, NotSentError, UpdateError
 
 MAX_REASON = 160
 """Maximum number of characters shown of the library's error."""
@@ -20,6 +21,26 @@ INVALID = "the URL or a header is not valid in HTTP"
 
 class NotStartedError(Exception):
     """No part of the request was given to the library."""
+
+
+def own_loop(
+    transport: object, known: asyncio.AbstractEventLoop | None
+) -> asyncio.AbstractEventLoop:
+    """Return the event loop of asyncio, which is the one that a transport used first.
+
+    Raises:
+        ClientUsageError: it is another one, or not of asyncio.
+    """
+    name = type(transport).__name__
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        raise ClientUsageError(f"{name} needs asyncio; under trio use HttpxTransport") from None
+    if known not in (None, running):
+        raise ClientUsageError(
+            f"this {name} belongs to the event loop that used it first; give each loop its own"
+        )
+    return running
 
 
 def translate(

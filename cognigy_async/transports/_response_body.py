@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 """Several times the size of the largest state, which is two contexts of 1.5 MB."""
@@ -59,6 +59,30 @@ def has_unclear_end(status: int, headers: Mapping[str, str]) -> bool:
 def too_large(limit: int) -> BodyError:
     """Return the error for a body of more than `limit` bytes."""
     return BodyError(f"the body is larger than max_response_bytes={limit}")
+
+
+async def read_body(chunks: AsyncIterable[bytes], headers: Mapping[str, str], limit: int) -> bytes:
+    """Return the decoded body of a response. Do not read more than `limit` bytes.
+
+    Raises:
+        BodyError: the body is larger, or not encoded as its headers say.
+    """
+    validate_length(headers.get("content-length"), limit)
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        parts.append(chunk)
+    return decoded(b"".join(parts), headers, limit)
+
+
+def problem_of(error: Exception) -> str:
+    """Return the text about a body that could not be read."""
+    if isinstance(error, BodyError):
+        return str(error)
+    return NOT_IN_TIME if isinstance(error, TimeoutError) else CUT_OFF
 
 
 def validate_length(content_length: str | None, limit: int) -> None:

@@ -20,7 +20,7 @@ CANARY = "tok-CANARY-5f2b"
 CONTENT = b'{"session": {"a": 1}}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: 7\r\n\r\n{}"
 TLS = httpx.create_ssl_context()
-PACKAGES = ("cognigy_async", "httpx", "httpcore", "aiohttp")
+PACKAGES = ("cognigy_async", "httpx", "httpcore", "aiohttp", "pyreqwest")
 """Packages whose frames are searched for the token."""
 
 
