@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from ._response_body import ACCEPTED_ENCODINGS, has_unclear_end, headers_of
+from ._response_body import ACCEPTED_ENCODINGS, has_unclear_end
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -35,6 +35,9 @@ INVALID_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 FRAMING = frozenset({"content-length", "transfer-encoding"})
 """Headers that only the transport may set."""
+
+RETRIED = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""Methods that aiohttp retries by itself unless a middleware prevents it."""
 
 NOT_SENT = (
     aiohttp.ClientConnectorError,
@@ -116,26 +119,19 @@ class _CheckedResponse(aiohttp.ClientResponse):
         # Afterwards the connection may be released already.
         protocol = connection.protocol
         await super().start(connection)
-        if has_unclear_end(self.status, headers_of(self.raw_headers)) and protocol is not None:
+        if protocol is not None and has_unclear_end(self.status, self.headers):
             protocol.close()
         return self
 
 
-async def at_most_once(
+async def without_retry(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Send a request on another connection if one is stale, and otherwise only once.
-
-    aiohttp itself would retry a read after a lost connection, if it were not for another error.
-    """
-    for _ in range(MAX_STALE):
-        try:
-            return await handler(request)
-        except StaleConnectionError as error:
-            stale = error
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-            raise ConnectionLostError(error) from None
-    raise stale
+    """Keep aiohttp from retrying a request: raise another error for a lost connection."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise ConnectionLostError(error) from None
 
 
 def open_session(given: aiohttp.ClientSession | None, tls: ssl.SSLContext) -> aiohttp.ClientSession:

@@ -100,7 +100,12 @@ class AiohttpTransport:
                 session = self._open()
             if self._given is not None and self._given.closed:
                 raise NotStartedError("The session is closed")
-            return await self._send(session, request, body, timeout)
+            for _ in range(sessions.MAX_STALE):
+                try:
+                    return await self._send(session, request, body, timeout)
+                except sessions.StaleConnectionError as error:
+                    stale = error
+            raise stale
         except ClientUsageError:
             raise
         except asyncio.CancelledError:
@@ -154,7 +159,9 @@ class AiohttpTransport:
                 data=body if request.content else None,
                 allow_redirects=False,
                 timeout=sessions.total_timeout(timeout),
-                middlewares=(sessions.at_most_once,),
+                middlewares=(
+                    (sessions.without_retry,) if request.method in sessions.RETRIED else None
+                ),
             )
             head = response.status, headers_of(response.raw_headers)
             content = await read_body(response.content.iter_any(), head[1], self._limit)

@@ -8,10 +8,10 @@ import re
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -19,24 +19,14 @@ from .._utils.arguments import validate_count, validate_seconds
 from .._utils.tls import client_context
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
 from ..models.http import Request, Response
-from ._errors import INVALID, NotStartedError, reason_of, translate
-from ._response_body import (
-    ACCEPTED_ENCODINGS,
-    CUT_OFF,
-    MAX_RESPONSE_BYTES,
-    NOT_IN_TIME,
-    BodyError,
-    decoded,
-    has_unclear_end,
-    too_large,
-    validate_length,
-)
+from . import _response_body as bodies
+from ._errors import INVALID, NotStartedError, own_loop, reason_of, translate
 
 INSTALLED = find_spec("pyreqwest") is not None
 
 if TYPE_CHECKING or INSTALLED:
     from pyreqwest.client import Client, ClientBuilder
-    from pyreqwest.exceptions import DetailedPyreqwestError
+    from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError
     from pyreqwest.proxy import ProxyBuilder
 
 if TYPE_CHECKING:
@@ -63,10 +53,8 @@ BEFORE_TLS = ("tcp connect error", "dns error", *TIMEOUTS)
 """Causes of `NOT_CONNECTED` that are not of TLS, nor of a proxy."""
 
 OS_ERROR = re.compile(r" \(os error \d+\)$")
-KEPT_URL = re.compile(
-    r"https?://(?!.*/(?:\.|%2e){1,2}(?:[/?#]|$))[!#-&(-;=?-\[\]_a-z~]+", re.ASCII | re.IGNORECASE
-)
-"""URLs that pyreqwest sends as they are. It would change others, such as one with `/%2E%2E/`."""
+CHANGED_IN_URL = re.compile(r"[^!#-&(-;=?-\[\]_a-zA-Z~]|/(?:\.|%2[eE]){1,2}(?:[/?#]|$)")
+"""Parts of a URL that pyreqwest does not send as they are, such as `/%2E%2E/`."""
 
 
 class PyreqwestTransport:
@@ -100,7 +88,7 @@ class PyreqwestTransport:
         trust_env: bool = False,
         http2: bool = False,
         connect_timeout: float = 10.0,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_response_bytes: int = bodies.MAX_RESPONSE_BYTES,
     ) -> None:
         if not INSTALLED:
             raise ConfigurationError(
@@ -118,7 +106,7 @@ class PyreqwestTransport:
         self._http2 = http2
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timeout = timedelta()
+        self._seconds, self._timeout = 0.0, timedelta()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -139,12 +127,7 @@ class PyreqwestTransport:
             if client is None or self._loop is not asyncio.get_running_loop():
                 client = self._open()
             outgoing = self._built(client, request, timeout)
-            response = await outgoing.__aenter__()
-            status, headers = response.status, _headers_of(response)
-            if has_unclear_end(status, headers) and response.version.startswith("HTTP/1"):
-                # Nothing else closes this connection than to give up all of this client.
-                self._replace(client)
-            return await self._read(outgoing, response, status, headers)
+            return await self._read(outgoing, await outgoing.__aenter__(), client)
         except asyncio.CancelledError:
             # pyreqwest raises another one than it got, by which anyio does not know its own.
             await checkpoint_if_cancelled()
@@ -166,17 +149,7 @@ class PyreqwestTransport:
             await client.close()
 
     def _open(self) -> Client:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise ClientUsageError(
-                "PyreqwestTransport needs asyncio; under trio use HttpxTransport"
-            ) from None
-        if self._loop not in (None, loop):
-            raise ClientUsageError(
-                "this PyreqwestTransport belongs to the event loop that used it first; "
-                "give each loop its own"
-            )
+        self._loop = own_loop(self, self._loop)
         if self._closed:
             raise NotStartedError("The transport is closed")
         builder = (
@@ -187,7 +160,7 @@ class PyreqwestTransport:
             .brotli(False)
             .zstd(False)
             .deflate(False)
-            .default_headers({"Accept-Encoding": ACCEPTED_ENCODINGS})
+            .default_headers({"Accept-Encoding": bodies.ACCEPTED_ENCODINGS})
             .user_agent("cognigy-async")
             .http2(self._http2)
             .connect_timeout(self._connect_timeout)
@@ -199,58 +172,53 @@ class PyreqwestTransport:
             builder = builder.no_proxy()
         for certificate in self._certificates:
             builder = builder.add_root_certificate_der(certificate)
-        self._loop = loop
         self._client = builder.build()
         return self._client
 
-    def _replace(self, client: Client) -> None:
-        if self._client is client:
-            self._client = None
-
     def _built(self, client: Client, request: Request, timeout: float) -> StreamRequest:
-        if KEPT_URL.fullmatch(request.url) is None:
+        if CHANGED_IN_URL.search(request.url):
             raise NotStartedError(f"pyreqwest cannot send this URL as it is: {INVALID}")
-        if self._timeout.total_seconds() != timeout:
+        if timeout != self._seconds:
+            self._seconds = timeout
             self._timeout = timedelta(seconds=max(timeout, MIN_TIMEOUT))
         try:
             builder = client.request(request.method, request.url).headers(request.headers)
             if request.content or request.method not in ("GET", "HEAD"):
-                builder = builder.body_bytes(request.content)
-            return (
-                builder.timeout(self._timeout)
-                .streamed_read_buffer_limit(FIRST_CHUNK)
-                .build_streamed()
-            )
+                builder.body_bytes(request.content)
+            builder.timeout(self._timeout).streamed_read_buffer_limit(FIRST_CHUNK)
+            return builder.build_streamed()
         except (ValueError, TypeError):
             raise NotStartedError(INVALID) from None
 
-    async def _read(
-        self, outgoing: StreamRequest, response: Answer, status: int, headers: dict[str, str]
-    ) -> Response:
+    async def _read(self, outgoing: StreamRequest, response: Answer, client: Client) -> Response:
         """Return a response whose head is complete, with its body if that can be used."""
-        length = headers.get("content-length")
+        status, headers = response.status, _headers_of(response)
+        if (
+            bodies.has_unclear_end(status, headers)
+            and response.version.startswith("HTTP/1")
+            and self._client is client
+        ):
+            # Only giving up all its connections closes this one.
+            self._client = None
         complete = False
         try:
-            validate_length(length, self._limit)
-            reader = response.body_reader
+            text = headers.get("content-length")
+            bodies.validate_length(text, self._limit)
+            length = -1 if text is None else int(text)
+            read_chunk = response.body_reader.read_chunk
             chunks: list[bytes] = []
             size = 0
-            while (chunk := await reader.read_chunk()) is not None:
+            while size != length and (chunk := await read_chunk()) is not None:
                 size += len(chunk)
                 if size > self._limit:
-                    raise too_large(self._limit)
+                    raise bodies.too_large(self._limit)
                 chunks.append(bytes(chunk))
-                if length is not None and size == int(length):
-                    break
             complete = True
             content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             if "content-encoding" in headers:
-                content = decoded(content, headers, self._limit)
-        except BodyError as error:
-            return Response(status, headers, body_error=str(error))
-        except DetailedPyreqwestError as error:
-            in_time = _causes_of(error)[-1] not in TIMEOUTS
-            return Response(status, headers, body_error=CUT_OFF if in_time else NOT_IN_TIME)
+                content = bodies.decoded(content, headers, self._limit)
+        except (bodies.BodyError, DetailedPyreqwestError) as error:
+            return Response(status, headers, body_error=bodies.problem_of(error))
         finally:
             if not complete:
                 await outgoing.__aexit__(None, None, None)
@@ -270,7 +238,7 @@ class PyreqwestTransport:
             TimeoutError if timed_out else ConnectionError,
             timeout=timeout if timed_out else None,
             refused=refused,
-            begun=True,
+            begun=not isinstance(error, BuilderError),
         )
 
 
@@ -294,24 +262,18 @@ def _reason_of(causes: list[str], *, secure: bool) -> str:
 
 def _headers_of(response: Answer) -> dict[str, str]:
     """Return headers with lower-case names. Repeated ones are joined (RFC 9110, section 5.3)."""
-    fields = response.headers
     try:
-        values: Mapping[str, str | list[str]] = fields.dict_multi_value()
+        values: dict[str, Any] = response.headers.dict_multi_value()
     except ValueError:
-        # One of them is not ASCII, and pyreqwest has no way to read that.
-        values = {name: value for name in fields if (value := _ascii_of(response, name))}
-    return {
-        name: value if isinstance(value, str) else ", ".join(value)
-        for name, value in values.items()
-    }
-
-
-def _ascii_of(response: Answer, name: str) -> list[str]:
-    """Return the values of a header, or none if one of them is not ASCII."""
-    try:
-        return response.get_header_all(name)
-    except ValueError:
-        return []
+        # pyreqwest has no way to read a value that is not ASCII.
+        values = {}
+        for name in response.headers:
+            with suppress(ValueError):
+                values[name] = response.get_header_all(name)
+    for name, value in values.items():
+        if type(value) is list:
+            values[name] = ", ".join(value)
+    return values
 
 
 def _proxy_of(url: str) -> ProxyBuilder:
