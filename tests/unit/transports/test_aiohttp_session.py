@@ -24,14 +24,14 @@ from cognigy_async.transports.httpx import ssl_context
 )
 def test_a_header_that_is_not_valid_is_refused(headers: dict[str, str]) -> None:
     validate_headers({"X-Note": "gr\xfcn\t1"})
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         validate_headers(headers)
 
 
 @pytest.mark.parametrize("url", ["http://host/a b", "http://h\xf4st/", "http://host/\n"])
 def test_a_url_that_is_not_valid_is_refused(url: str) -> None:
     assert str(parse_url("http://me:secret@host:1/%2E%2E?q=%2B")) == "http://host:1/%2E%2E?q=%2B"
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         parse_url(url)
 
 
