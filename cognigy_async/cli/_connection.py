@@ -22,7 +22,7 @@ from cognigy_async import (
     Transport,
 )
 from cognigy_async._utils.arguments import is_loopback
-from cognigy_async._utils.tls import client_context
+from cognigy_async._utils.tls import client_context, context_of_file
 from cognigy_async.integrations.settings import Settings
 
 from ._options import TransportName
@@ -195,22 +195,12 @@ def connections(settings: Settings) -> tuple[Connection, Connection]:
     source = CA_FILES[0]
     if ca_file is None and os.environ.get(CA_FILES[1]):
         source, ca_file = CA_FILES[1], Path(os.environ[CA_FILES[1]])
-    context = None if ca_file is None else _context(source, ca_file)
+    context = None if ca_file is None else context_of_file(ca_file, source)
     api, tokens = (
         Connection(_proxy_for(settings, url), context, ca_file)
         for url in (settings.base_url, settings.token_endpoint or settings.base_url)
     )
     return api, tokens
-
-
-def _context(source: str, ca_file: Path) -> ssl.SSLContext:
-    try:
-        return client_context(ca_file)
-    except ssl.SSLError:
-        problem = "it has no certificate in PEM format"
-    except OSError as error:
-        problem = error.strerror or "it cannot be read"
-    raise ConfigurationError(f"{source}: {ca_file}: {problem}; name a file of CA certificates")
 
 
 def _proxy_for(settings: Settings, url: str) -> Proxy | None:

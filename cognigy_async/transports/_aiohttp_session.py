@@ -7,7 +7,6 @@ import functools
 import math
 import re
 import select
-import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies, proxy_bypass
@@ -15,6 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from .._utils.tls import default_context
 from ._response_body import ACCEPTED_ENCODINGS, has_unclear_end
 
 if TYPE_CHECKING:
@@ -51,15 +51,7 @@ NOT_SENT = (
 
 
 class ConnectionLostError(Exception):
-    """The connection of a request was lost.
-
-    Attributes:
-        error: it says how.
-    """
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
+    """The connection of a request was lost; the cause says how."""
 
 
 class ConnectorClosedError(aiohttp.ClientConnectionError):
@@ -130,11 +122,13 @@ async def without_retry(
     """Keep aiohttp from retrying a request: raise another error for a lost connection."""
     try:
         return await handler(request)
+    except NOT_SENT:
+        raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise ConnectionLostError(error) from None
+        raise ConnectionLostError from error
 
 
-def open_session(given: aiohttp.ClientSession | None, tls: ssl.SSLContext) -> aiohttp.ClientSession:
+def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
     """Open a session with its own connections, or with those of the given session.
 
     The given session itself is not used, because its cookies, credentials and middlewares cannot be
@@ -143,11 +137,12 @@ def open_session(given: aiohttp.ClientSession | None, tls: ssl.SSLContext) -> ai
     Raises:
         ValueError: a default header of the given session is not valid.
     """
-    settings: dict[str, Any] = {
-        "connector": aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=tls),
-        "headers": {"User-Agent": "cognigy-async"},
-    }
-    if given is not None:
+    settings: dict[str, Any] = {"headers": {"User-Agent": "cognigy-async"}}
+    if given is None:
+        settings["connector"] = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=KEEPALIVE, ssl=default_context()
+        )
+    else:
         validate_headers(given.headers)
         settings = {
             "connector": given.connector,

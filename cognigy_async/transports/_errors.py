@@ -46,7 +46,6 @@ def own_loop(
 def translate(
     url: str,
     reason: str,
-    cause: type[Exception] | None,
     *,
     timeout: float | None,
     refused: bool,
@@ -56,7 +55,6 @@ def translate(
 
     Args:
         reason: description without any part of the request.
-        cause: type of the new exception that becomes the `__cause__`.
         timeout: the exceeded timeout in seconds, or None.
         refused: no connection was opened.
         begun: something that the server could act on may have been sent.
@@ -72,7 +70,7 @@ def translate(
         error = NoResponseError(
             f"No complete response from {detail}", timed_out=timeout is not None
         )
-    error.__cause__ = cause(reason) if cause is not None else None
+    error.__cause__ = ConnectionError(reason) if timeout is None else TimeoutError(reason)
     return error
 
 

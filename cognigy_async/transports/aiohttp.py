@@ -24,6 +24,7 @@ REASONS = {
     "ClientHttpProxyError": "the proxy refused to connect",
     "ClientResponseError": "the response is not valid in HTTP",
     "ConnectorClosedError": "the session was closed",
+    "ConnectionLostError": "the server disconnected",
     "ServerDisconnectedError": "the server disconnected",
     "StaleConnectionError": "the server has given up the connection",
 }
@@ -137,10 +138,7 @@ class AiohttpTransport:
         self._loop = own_loop(self, self._loop)
         if self._closed or (self._given is not None and self._given.closed):
             raise NotStartedError("The transport is closed")
-        # Imported late, because it imports httpx, which creating a transport does not need.
-        from .httpx import ssl_context
-
-        self._session = sessions.open_session(self._given, ssl_context())
+        self._session = sessions.open_session(self._given)
         return self._session
 
     async def _send(
@@ -182,22 +180,15 @@ class AiohttpTransport:
     ) -> UpdateError:
         if isinstance(error, NotStartedError):
             return NotSentError(str(error))
-        if isinstance(error, sessions.ConnectionLostError):
-            error = error.error
         invalid = type(error) in (ValueError, UnicodeEncodeError, UnicodeError)
         reason = REASONS.get(type(error).__name__, INVALID if invalid else "")
-        # Sending can be observed only for a request with content.
-        begun = (
-            body.begun
-            if request.content
-            else not (invalid or isinstance(error, sessions.StaleConnectionError))
-        )
+        unsent = invalid or isinstance(error, sessions.StaleConnectionError)
         return translate(
             request.url,
             reason_of(error, reason),
-            TimeoutError if isinstance(error, TimeoutError) else ConnectionError,
             timeout=timeout if isinstance(error, TimeoutError) else None,
             # Whatever the error, a request that was not begun was not sent.
             refused=isinstance(error, sessions.NOT_SENT) and not body.begun,
-            begun=begun,
+            # Sending can be observed only for a request with content.
+            begun=body.begun if request.content else not unsent,
         )

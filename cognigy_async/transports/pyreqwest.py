@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import re
-import ssl
 import sys
 import time
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._utils.arguments import validate_count, validate_seconds
-from .._utils.tls import client_context
+from .._utils.tls import context_of_file, default_context
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
 from ..models.http import Request, Response
 from . import _response_body as bodies
@@ -101,7 +100,8 @@ class PyreqwestTransport:
         self._proxy = proxy
         if proxy is not None:
             _proxy_of(proxy)
-        self._certificates = _certificates_of(ca_file)
+        tls = default_context() if ca_file is None else context_of_file(ca_file, "ca_file")
+        self._certificates = tls.get_ca_certs(binary_form=True)
         self._trust_env = trust_env
         self._http2 = http2
         self._client: Client | None = None
@@ -235,7 +235,6 @@ class PyreqwestTransport:
         return translate(
             url,
             reason_of(error, _reason_of(causes, secure=url.lower().startswith("https:"))),
-            TimeoutError if timed_out else ConnectionError,
             timeout=timeout if timed_out else None,
             refused=refused,
             begun=not isinstance(error, BuilderError),
@@ -284,16 +283,6 @@ def _proxy_of(url: str) -> ProxyBuilder:
         raise ConfigurationError(
             "proxy: must be the URL of a proxy, such as http://proxy.example:3128"
         ) from None
-
-
-def _certificates_of(ca_file: str | os.PathLike[str] | None) -> list[bytes]:
-    try:
-        return client_context(ca_file).get_ca_certs(binary_form=True)
-    except ssl.SSLError:
-        problem = "it has no certificate in PEM format"
-    except OSError as error:
-        problem = error.strerror or "it cannot be read"
-    raise ConfigurationError(f"ca_file={str(ca_file)!r}: {problem}; name a file of CA certificates")
 
 
 def _let_thread_return() -> None:

@@ -6,7 +6,6 @@ import aiohttp
 import pytest
 
 from cognigy_async.transports._aiohttp_session import open_session, parse_url, validate_headers
-from cognigy_async.transports.httpx import ssl_context
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,7 @@ def test_a_url_that_is_not_valid_is_refused(url: str) -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_connector_stays_with_the_given_session() -> None:
     async with aiohttp.ClientSession(proxy="http://proxy.test") as given:
-        async with open_session(given, ssl_context()) as opened:
+        async with open_session(given) as opened:
             assert opened.connector is given.connector
             assert opened._default_proxy == given._default_proxy
         assert not given.closed
