@@ -129,7 +129,7 @@ class TestAnswers:
         assert headers["content-length"] == str(len(CONTENT))
         assert len(headers) == len(lines) - 1, "no header twice"
 
-    @pytest.mark.parametrize("segment", ["%2E%2E", "%2e", "..", "."])
+    @pytest.mark.parametrize("segment", ["%2E%2E", "%2e"])
     async def test_a_segment_of_dots_is_sent_as_it_is_or_not_at_all(
         self, case: Case, transport: Transport, segment: str
     ) -> None:
