@@ -52,7 +52,6 @@ async def read_body(chunks: AsyncIterable[bytes], headers: Mapping[str, str], li
     Raises:
         BodyError: the body is larger, or not encoded as its headers say.
     """
-    validate_length(headers.get("content-length"), limit)
     parts: list[bytes] = []
     size = 0
     async for chunk in chunks:

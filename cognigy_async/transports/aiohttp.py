@@ -10,7 +10,14 @@ from .._utils.arguments import validate_count
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
 from ..models.http import Request, Response
 from ._errors import INVALID, NotStartedError, own_loop, reason_of, translate
-from ._response_body import MAX_RESPONSE_BYTES, headers_of, problem_of, read_body
+from ._response_body import (
+    MAX_RESPONSE_BYTES,
+    decoded,
+    headers_of,
+    problem_of,
+    read_body,
+    validate_length,
+)
 
 INSTALLED = find_spec("aiohttp") is not None
 
@@ -34,8 +41,7 @@ class AiohttpTransport:
     """Sends requests with aiohttp, on asyncio.
 
     Without the argument `session`, the transport opens one connection for each request in flight,
-    so at most `max_in_flight` of the client. The transport trusts the certificates that httpx
-    brings, and ignores HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE.
+    trusts the certificates that httpx brings, and ignores the environment.
 
     With the argument `session`, the session's connector with limits, certificates and resolver, its
     proxy, `trust_env`, traces and default headers apply. Headers of a request override the default
@@ -54,8 +60,7 @@ class AiohttpTransport:
 
     Raises:
         TypeError: `session` is something else.
-        ConfigurationError: aiohttp is not installed, or `max_response_bytes` is not an integer of
-            at least 1.
+        ConfigurationError: aiohttp is not installed, or an argument is not valid.
     """
 
     def __init__(
@@ -162,7 +167,11 @@ class AiohttpTransport:
                 ),
             )
             head = response.status, headers_of(response.raw_headers)
-            content = await read_body(response.content.iter_any(), head[1], self._limit)
+            if "content-length" in head[1]:
+                validate_length(head[1]["content-length"], self._limit)
+                content = decoded(await response.read(), head[1], self._limit)
+            else:
+                content = await read_body(response.content.iter_any(), head[1], self._limit)
             # The response may have come before the whole request was sent.
             if not body.written:
                 body.abort()

@@ -60,8 +60,8 @@ class PyreqwestTransport:
     """Sends requests with pyreqwest, on asyncio; the fastest of the transports.
 
     The transport opens one connection for each request in flight, so at most `max_in_flight` of the
-    client; with HTTP/2 one for all requests. It trusts the certificates of the operating system. A
-    transport belongs to the event loop in which it sends first.
+    client; with HTTP/2 one for all requests. It trusts the certificates of the operating system,
+    too. A transport belongs to the event loop in which it sends first.
 
     Example: `AsyncStateClient(base_url, auth=auth, transport=PyreqwestTransport())`
 
@@ -135,7 +135,8 @@ class PyreqwestTransport:
         except ClientUsageError:
             raise
         except Exception as error:
-            failure = self._translate(error, request.url, timeout)
+            begun = outgoing is not None and not isinstance(error, BuilderError)
+            failure = self._translate(error, request.url, timeout, begun=begun)
         # Raise outside of the handler and without these locals, so that no header of the request
         # can be reached from the exception.
         del request, outgoing
@@ -172,7 +173,11 @@ class PyreqwestTransport:
             builder = builder.no_proxy()
         for certificate in self._certificates:
             builder = builder.add_root_certificate_der(certificate)
-        self._client = builder.build()
+        try:
+            self._client = builder.build()
+        except RuntimeError as error:
+            # Its thread was started before this process was forked.
+            raise NotStartedError(str(error)) from None
         return self._client
 
     def _built(self, client: Client, request: Request, timeout: float) -> StreamRequest:
@@ -224,7 +229,7 @@ class PyreqwestTransport:
                 await outgoing.__aexit__(None, None, None)
         return Response(status, headers, content)
 
-    def _translate(self, error: Exception, url: str, timeout: float) -> UpdateError:
+    def _translate(self, error: Exception, url: str, timeout: float, *, begun: bool) -> UpdateError:
         if isinstance(error, NotStartedError):
             return NotSentError(str(error))
         causes = _causes_of(error)
@@ -237,7 +242,7 @@ class PyreqwestTransport:
             reason_of(error, _reason_of(causes, secure=url.lower().startswith("https:"))),
             timeout=timeout if timed_out else None,
             refused=refused,
-            begun=not isinstance(error, BuilderError),
+            begun=begun,
         )
 
 

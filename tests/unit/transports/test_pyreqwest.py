@@ -5,7 +5,10 @@ Its event loops are tested with those of aiohttp.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -48,3 +51,27 @@ def test_the_process_does_not_end_while_the_thread_of_pyreqwest_is_in_python() -
     _let_thread_return()
     assert left
     thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_gets_an_error_that_says_so() -> None:
+    program = """
+import asyncio, os, sys
+from cognigy_async import NotSentError, PyreqwestTransport, Request
+async def send():
+    transport = PyreqwestTransport()
+    try:
+        await transport.send(Request("GET", "http://127.0.0.1:1/", {}), timeout=5)
+    except NotSentError as error:
+        print(error, flush=True)
+asyncio.run(send())
+if not os.fork():
+    asyncio.run(send())
+    os._exit(0)
+os.wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.count("No connection to 127.0.0.1:1") == 1
+    assert "before fork()" in done.stdout
