@@ -106,12 +106,14 @@ class AiohttpTransport:
                 session = self._open()
             if self._given is not None and self._given.closed:
                 raise NotStartedError("The session is closed")
-            for _ in range(sessions.MAX_STALE):
+            stale = 0
+            while True:
                 try:
                     return await self._send(session, request, body, timeout)
-                except sessions.StaleConnectionError as error:
-                    stale = error
-            raise stale
+                except sessions.StaleConnectionError:
+                    stale += 1
+                    if stale == sessions.MAX_STALE:
+                        raise
         except ClientUsageError:
             raise
         except asyncio.CancelledError:
@@ -152,7 +154,8 @@ class AiohttpTransport:
         sessions.validate_headers(request.headers)
         url = sessions.parse_url(request.url)
         by_environment = self._given is not None and self._given.trust_env
-        head: tuple[int, dict[str, str]] | None = None
+        status, headers = 0, dict[str, str]()
+        response: aiohttp.ClientResponse | None = None
         try:
             response = await session.request(
                 request.method,
@@ -166,22 +169,22 @@ class AiohttpTransport:
                     (sessions.without_retry,) if request.method in sessions.RETRIED else None
                 ),
             )
-            head = response.status, headers_of(response.raw_headers)
-            if "content-length" in head[1]:
-                validate_length(head[1]["content-length"], self._limit)
-                content = decoded(await response.read(), head[1], self._limit)
+            status, headers = response.status, headers_of(response.raw_headers)
+            if "content-length" in headers:
+                validate_length(headers["content-length"], self._limit)
+                content = decoded(await response.read(), headers, self._limit)
             else:
-                content = await read_body(response.content.iter_any(), head[1], self._limit)
+                content = await read_body(response.content.iter_any(), headers, self._limit)
             # The response may have come before the whole request was sent.
             if not body.written:
                 body.abort()
-            return Response(*head, content)
+            return Response(status, headers, content)
         except BaseException as error:
             body.abort()
-            if head is None or not isinstance(error, Exception):
+            if response is None or not isinstance(error, Exception):
                 raise
             response.close()
-            return Response(*head, body_error=problem_of(error))
+            return Response(status, headers, body_error=problem_of(error))
 
     @staticmethod
     def _translate(

@@ -8,6 +8,7 @@ import ssl
 import warnings
 import weakref
 from base64 import b64encode
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ from cognigy_async import (
     HttpxTransport,
     NoResponseError,
     NotSentError,
+    PyreqwestTransport,
     Request,
+    RetryPolicy,
+    Transport,
 )
 from cognigy_async.emulator import Emulator, Faults, Rules, serve
 from tests.integration.tls import server_context, trusting_context
@@ -491,8 +495,9 @@ async def test_a_client_opens_no_more_connections_than_it_has_requests_in_flight
         assert server.connections == 4
 
 
-@pytest.mark.quick("uvloop")
-async def test_a_client_keeps_its_promises() -> None:
+@pytest.mark.quick("uvloop-*")
+@pytest.mark.parametrize("kind", [AiohttpTransport, PyreqwestTransport])
+async def test_a_client_keeps_its_promises(kind: Callable[[], Transport]) -> None:
     emulator = Emulator(
         api_key="key",
         rules=Rules(honour_idempotency_keys=False),
@@ -502,7 +507,11 @@ async def test_a_client_keeps_its_promises() -> None:
     async with (
         serve(emulator) as base_url,
         AsyncStateClient(
-            base_url, auth=ApiKey("key"), max_in_flight=8, transport=AiohttpTransport()
+            base_url,
+            auth=ApiKey("key"),
+            max_in_flight=8,
+            retry=RetryPolicy(max_attempts=20),
+            transport=kind(),
         ) as client,
         client.update_many(rows) as outcomes,
     ):

@@ -37,7 +37,7 @@ class Closing(asyncio.Protocol):
         self._transport = transport
         self._connections.add(self)
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
 
     def abort(self) -> None:
