@@ -65,6 +65,7 @@ if typing.TYPE_CHECKING:
     from .transports.aiohttp import AiohttpTransport
     from .transports.base import Transport
     from .transports.httpx import HttpxTransport
+    from .transports.pyreqwest import PyreqwestTransport
 
     __version__: str
 
@@ -116,6 +117,7 @@ __all__ = [
     "PendingUpdate",
     "PermissionDeniedError",
     "Plan",
+    "PyreqwestTransport",
     "QueueFullError",
     "QuotaUse",
     "RateLimit",
@@ -198,6 +200,7 @@ _HOMES = {
     "PendingUpdate": "client.pending",
     "PermissionDeniedError": "errors",
     "Plan": "client.plan",
+    "PyreqwestTransport": "transports.pyreqwest",
     "QueueFullError": "errors",
     "QuotaUse": "metrics",
     "RateLimit": "ratelimit.limit",

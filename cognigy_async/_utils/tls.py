@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import ssl
 import sys
 
 import certifi
+
+from ..errors import ConfigurationError
 
 
 def client_context(ca_file: str | os.PathLike[str] | None = None) -> ssl.SSLContext:
@@ -24,3 +27,28 @@ def client_context(ca_file: str | os.PathLike[str] | None = None) -> ssl.SSLCont
     if sys.version_info >= (3, 13):
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
     return context
+
+
+@functools.cache
+def default_context() -> ssl.SSLContext:
+    """Return a shared context with the certificates that httpx brings."""
+    # Cached, because reading the certificates takes longer than many requests.
+    return client_context()
+
+
+def context_of_file(ca_file: str | os.PathLike[str], source: str) -> ssl.SSLContext:
+    """Return a context that trusts the certificates of a file.
+
+    Args:
+        source: the setting or argument that names the file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or has no certificate.
+    """
+    try:
+        return client_context(ca_file)
+    except ssl.SSLError:
+        problem = "it has no certificate in PEM format"
+    except OSError as error:
+        problem = error.strerror or "it cannot be read"
+    raise ConfigurationError(f"{source}: {ca_file}: {problem}; name a file of CA certificates")

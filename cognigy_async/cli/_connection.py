@@ -22,7 +22,7 @@ from cognigy_async import (
     Transport,
 )
 from cognigy_async._utils.arguments import is_loopback
-from cognigy_async._utils.tls import client_context
+from cognigy_async._utils.tls import client_context, context_of_file
 from cognigy_async.integrations.settings import Settings
 
 from ._options import TransportName
@@ -67,10 +67,12 @@ class Connection:
     Attributes:
         proxy: the proxy to use; None for none.
         context: the certificates to trust; None for those that httpx brings.
+        ca_file: the file that they are from.
     """
 
     proxy: Proxy | None = None
     context: ssl.SSLContext | None = None
+    ca_file: Path | None = None
 
     def transport(self, name: TransportName) -> Transport:
         """Return a new transport, which has to be closed."""
@@ -145,6 +147,11 @@ class _Transport:
 
     def _open(self) -> Transport:
         proxy = self._connection.proxy
+        if self._name is TransportName.PYREQWEST:
+            from cognigy_async import PyreqwestTransport
+
+            url = None if proxy is None else proxy.url
+            return PyreqwestTransport(proxy=url, ca_file=self._connection.ca_file)
         # Not every event loop can speak TLS to a server within TLS to a proxy.
         tunnels = proxy is not None and proxy.url.startswith("https:")
         if self._name is TransportName.AIOHTTP and not tunnels:
@@ -184,27 +191,16 @@ def connections(settings: Settings) -> tuple[Connection, Connection]:
     Raises:
         ConfigurationError: a proxy or a file of certificates cannot be used.
     """
-    context = _context(settings.ca_file)
+    ca_file = settings.ca_file
+    source = CA_FILES[0]
+    if ca_file is None and os.environ.get(CA_FILES[1]):
+        source, ca_file = CA_FILES[1], Path(os.environ[CA_FILES[1]])
+    context = None if ca_file is None else context_of_file(ca_file, source)
     api, tokens = (
-        Connection(_proxy_for(settings, url), context)
+        Connection(_proxy_for(settings, url), context, ca_file)
         for url in (settings.base_url, settings.token_endpoint or settings.base_url)
     )
     return api, tokens
-
-
-def _context(ca_file: Path | None) -> ssl.SSLContext | None:
-    source, other = CA_FILES
-    if ca_file is None and os.environ.get(other):
-        source, ca_file = other, Path(os.environ[other])
-    if ca_file is None:
-        return None
-    try:
-        return client_context(ca_file)
-    except ssl.SSLError:
-        problem = "it has no certificate in PEM format"
-    except OSError as error:
-        problem = error.strerror or "it cannot be read"
-    raise ConfigurationError(f"{source}: {ca_file}: {problem}; name a file of CA certificates")
 
 
 def _proxy_for(settings: Settings, url: str) -> Proxy | None:

@@ -32,15 +32,20 @@ class TransportName(StrEnum):
 
     HTTPX = "httpx"
     AIOHTTP = "aiohttp"
+    PYREQWEST = "pyreqwest"
 
     def create(self) -> Transport:
         """Return a new transport."""
-        if self is TransportName.HTTPX:
-            return HttpxTransport()
-        # It takes a quarter of the time in which a command starts.
-        from cognigy_async import AiohttpTransport
+        # Importing aiohttp takes a quarter of the time in which a command starts.
+        if self is TransportName.PYREQWEST:
+            from cognigy_async import PyreqwestTransport
 
-        return AiohttpTransport()
+            return PyreqwestTransport()
+        if self is TransportName.AIOHTTP:
+            from cognigy_async import AiohttpTransport
+
+            return AiohttpTransport()
+        return HttpxTransport()
 
 
 class LoopName(StrEnum):
@@ -58,7 +63,8 @@ class LoopName(StrEnum):
 TransportOption = Annotated[
     TransportName | None,
     typer.Option(
-        "--transport", help="HTTP library. Default: aiohttp if it is installed, else httpx."
+        "--transport",
+        help="HTTP library. Default: the first that is installed of pyreqwest, aiohttp, httpx.",
     ),
 ]
 LoopOption = Annotated[
@@ -98,7 +104,8 @@ def example(*commands: str) -> str:
 
 def choose_transport(name: TransportName | None) -> TransportName:
     """Return the given transport, or the fastest installed one; raise if it is not installed."""
-    return _choose("--transport", name, TransportName.AIOHTTP, TransportName.HTTPX)
+    fastest_first = TransportName.PYREQWEST, TransportName.AIOHTTP, TransportName.HTTPX
+    return _choose("--transport", name, *fastest_first)
 
 
 def choose_loop(name: LoopName | None) -> LoopName:
@@ -124,17 +131,18 @@ def read_secret(option: str, path: Path) -> bytes:
     return secret
 
 
-def _choose(option: str, name: Name | None, fastest: Name, other: Name) -> Name:
-    # The fastest choice, its package and its extra have the same name.
-    installed = find_spec(fastest.value) is not None
-    if name is fastest and not installed:
+def _choose(option: str, name: Name | None, *fastest_first: Name) -> Name:
+    # A choice, its package and its extra have the same name. The last one is always there.
+    last = fastest_first[-1]
+    available = [each for each in fastest_first if each is last or find_spec(each.value)]
+    if name is None:
+        return available[0]
+    if name not in available:
         raise ConfigurationError(
-            f"{option} {fastest.value} needs {fastest.value}; "
-            f"install it with: pip install 'cognigy-async[{fastest.value}]'"
+            f"{option} {name.value} needs {name.value}; "
+            f"install it with: pip install 'cognigy-async[{name.value}]'"
         )
-    if name is not None:
-        return name
-    return fastest if installed else other
+    return name
 
 
 def parse_rate(text: str, option: str = "--rate") -> tuple[RateLimit, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
 from urllib.parse import urlsplit
 
-from ..errors import NoResponseError, NotSentError, UpdateError
+from ..errors import ClientUsageError, NoResponseError, NotSentError, UpdateError
 
 MAX_REASON = 160
 """Maximum number of characters shown of the library's error."""
@@ -22,10 +23,29 @@ class NotStartedError(Exception):
     """No part of the request was given to the library."""
 
 
+def own_loop(
+    transport: object, known: asyncio.AbstractEventLoop | None
+) -> asyncio.AbstractEventLoop:
+    """Return the event loop of asyncio, which is the one that a transport used first.
+
+    Raises:
+        ClientUsageError: it is another one, or not of asyncio.
+    """
+    name = type(transport).__name__
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        raise ClientUsageError(f"{name} needs asyncio; under trio use HttpxTransport") from None
+    if known not in (None, running):
+        raise ClientUsageError(
+            f"this {name} belongs to the event loop that used it first; give each loop its own"
+        )
+    return running
+
+
 def translate(
     url: str,
     reason: str,
-    cause: type[Exception] | None,
     *,
     timeout: float | None,
     refused: bool,
@@ -35,7 +55,6 @@ def translate(
 
     Args:
         reason: description without any part of the request.
-        cause: type of the new exception that becomes the `__cause__`.
         timeout: the exceeded timeout in seconds, or None.
         refused: no connection was opened.
         begun: something that the server could act on may have been sent.
@@ -51,7 +70,7 @@ def translate(
         error = NoResponseError(
             f"No complete response from {detail}", timed_out=timeout is not None
         )
-    error.__cause__ = cause(reason) if cause is not None else None
+    error.__cause__ = ConnectionError(reason) if timeout is None else TimeoutError(reason)
     return error
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
+
+from .._utils.decompression import decompressed
 
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 """Several times the size of the largest state, which is two contexts of 1.5 MB."""
@@ -12,24 +12,9 @@ MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 ACCEPTED_ENCODINGS = "gzip, deflate"
 MAX_ENCODINGS = 2
 MAX_LENGTH_DIGITS = 18
-MAX_MEMBERS = 10_000
-"""Members of a gzip file that are decompressed, because an empty one takes 20 bytes."""
-
-SLICE = 16 * 1024
-"""Bytes given to zlib at a time. It copies what follows the end of a member."""
-
-PADDING = re.compile(rb"\0+")
-"""Zeros behind a compressed body, which gzip tools ignore."""
-
-# The `wbits` of zlib.
-GZIP = 31
-ZLIB = 15
-RAW_DEFLATE = -15
-
 WITHOUT_BODY = frozenset({204, 205, 304})
 CUT_OFF = "the body is cut off, or not valid in HTTP"
 NOT_IN_TIME = "the body was not complete in time"
-BAD_ENCODING = "the body does not match its Content-Encoding"
 
 
 class BodyError(Exception):
@@ -61,6 +46,29 @@ def too_large(limit: int) -> BodyError:
     return BodyError(f"the body is larger than max_response_bytes={limit}")
 
 
+async def read_body(chunks: AsyncIterable[bytes], headers: Mapping[str, str], limit: int) -> bytes:
+    """Return the decoded body of a response. Do not read more than `limit` bytes.
+
+    Raises:
+        BodyError: the body is larger, or not encoded as its headers say.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        parts.append(chunk)
+    return decoded(b"".join(parts), headers, limit)
+
+
+def problem_of(error: Exception) -> str:
+    """Return the text about a body that could not be read."""
+    if isinstance(error, BodyError):
+        return str(error)
+    return NOT_IN_TIME if isinstance(error, TimeoutError) else CUT_OFF
+
+
 def validate_length(content_length: str | None, limit: int) -> None:
     """Check a Content-Length header, so that a body that is too large is not read.
 
@@ -89,43 +97,12 @@ def decoded(content: bytes, headers: Mapping[str, str], limit: int) -> bytes:
     if len(names) > MAX_ENCODINGS:
         raise BodyError("the body is encoded too many times: its Content-Encoding names too many")
     for name in reversed(names):
-        if name in ("gzip", "x-gzip"):
-            content = _decompressed(content, GZIP, limit)
-        elif name == "deflate":
-            # By RFC 9110 the data has the zlib format, but some servers send raw deflate data.
-            header = int.from_bytes(content[:2])
-            is_zlib = header >> 8 & 0x0F == zlib.DEFLATED and not header % 31
-            content = _decompressed(content, ZLIB if is_zlib else RAW_DEFLATE, limit)
-        else:
+        if name not in ("gzip", "x-gzip", "deflate"):
             raise BodyError("the body has a Content-Encoding that was not requested")
+        try:
+            content = decompressed(content, limit, gzip=name != "deflate")
+        except ValueError:
+            raise BodyError("the body does not match its Content-Encoding") from None
+        if len(content) > limit:
+            raise too_large(limit)
     return content
-
-
-def _decompressed(content: bytes, wbits: int, limit: int) -> bytes:
-    """Decompress one stream, or all members of a gzip file (RFC 1952, section 2.2)."""
-    parts: list[bytes] = []
-    size = position = 0
-    for _ in range(MAX_MEMBERS):
-        machine = zlib.decompressobj(wbits)
-        while not machine.eof:
-            piece = content[position : position + SLICE]
-            if not piece:
-                raise BodyError(BAD_ENCODING)
-            try:
-                part = machine.decompress(piece, limit + 1 - size)
-            except zlib.error:
-                raise BodyError(BAD_ENCODING) from None
-            position += len(piece)
-            size += len(part)
-            if size > limit:
-                raise too_large(limit)
-            parts.append(part)
-        position -= len(machine.unused_data)
-        padding = PADDING.match(content, position)
-        if padding is not None:
-            position = padding.end()
-        if position == len(content):
-            return b"".join(parts)
-        if wbits != GZIP:
-            break
-    raise BodyError(BAD_ENCODING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Iterable
 from functools import partial
@@ -46,9 +45,6 @@ class TrioBackend(httpcore.TrioBackend):
             local_address=local_address,
             socket_options=socket_options,
         )
-        if _is_address(host):
-            numeric: httpcore.AsyncNetworkStream = await connect(host)
-            return numeric
         resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         try:
             with anyio.fail_after(timeout):
@@ -93,11 +89,3 @@ async def _connect_to_first(attempts: Iterable[Any]) -> httpcore.AsyncNetworkStr
             if stream is not kept:
                 with anyio.CancelScope(shield=True):
                     await stream.aclose()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""A faster transport for asyncio: aiohttp."""
+"""A transport for asyncio through a session of aiohttp."""
 
 from __future__ import annotations
 
@@ -9,44 +9,49 @@ from typing import TYPE_CHECKING
 from .._utils.arguments import validate_count
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
 from ..models.http import Request, Response
-from ._errors import INVALID, NotStartedError, reason_of, translate
-from ._response_body import MAX_RESPONSE_BYTES
+from ._errors import INVALID, NotStartedError, own_loop, reason_of, translate
+from ._response_body import (
+    MAX_RESPONSE_BYTES,
+    decoded,
+    headers_of,
+    problem_of,
+    read_body,
+    validate_length,
+)
 
 INSTALLED = find_spec("aiohttp") is not None
 
 if TYPE_CHECKING or INSTALLED:
     import aiohttp
 
-    from . import _aiohttp_senders as senders
+    from . import _aiohttp_session as sessions
 
 REASONS = {
     "ClientConnectorCertificateError": "SSL: the certificate is not trusted",
     "ClientHttpProxyError": "the proxy refused to connect",
     "ClientResponseError": "the response is not valid in HTTP",
     "ConnectorClosedError": "the session was closed",
-    "InvalidResponseError": "the response is not valid in HTTP",
+    "ConnectionLostError": "the server disconnected",
     "ServerDisconnectedError": "the server disconnected",
     "StaleConnectionError": "the server has given up the connection",
 }
 
 
 class AiohttpTransport:
-    """Sends requests with aiohttp, on asyncio; several times as fast as `HttpxTransport`.
+    """Sends requests with aiohttp, on asyncio.
 
     Without the argument `session`, the transport opens one connection for each request in flight,
-    so at most `max_in_flight` of the client. The transport trusts the certificates that httpx
-    brings, and ignores HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE.
+    trusts the certificates that httpx brings, and ignores the environment.
 
     With the argument `session`, the session's connector with limits, certificates and resolver, its
     proxy, `trust_env`, traces and default headers apply. Headers of a request override the default
     headers. The session's cookies, `auth`, middlewares, redirects, timeouts, `raise_for_status`,
     `base_url` and Accept-Encoding do not apply, nor do credentials of a netrc file. The `limit` of
-    the connector should be at least `max_in_flight`. A request takes about twice the CPU time with
-    a proxy, traces or `trust_env`. The transport does not close the session.
+    the connector should be at least `max_in_flight`. The transport does not close the session.
 
     A transport belongs to the event loop in which it sends first.
 
-    Example: `AsyncStateClient(base_url, auth=auth, transport=AiohttpTransport())`
+    Example: `AsyncStateClient(base_url, auth=auth, transport=AiohttpTransport(session))`
 
     Args:
         session: an `aiohttp.ClientSession`.
@@ -55,8 +60,7 @@ class AiohttpTransport:
 
     Raises:
         TypeError: `session` is something else.
-        ConfigurationError: aiohttp is not installed, or `max_response_bytes` is not an integer of
-            at least 1.
+        ConfigurationError: aiohttp is not installed, or an argument is not valid.
     """
 
     def __init__(
@@ -78,7 +82,6 @@ class AiohttpTransport:
             )
         self._given = session
         self._session: aiohttp.ClientSession | None = None
-        self._sender: senders.DirectSender | senders.SessionSender | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -96,14 +99,21 @@ class AiohttpTransport:
                 complete head.
             ClientUsageError: not on asyncio, or in another event loop than before.
         """
-        progress = senders.Progress()
+        body = sessions.Body(request.content)
         try:
-            sender = self._sender
-            if sender is None or self._loop is not asyncio.get_running_loop():
-                sender = self._open()
+            session = self._session
+            if session is None or self._loop is not asyncio.get_running_loop():
+                session = self._open()
             if self._given is not None and self._given.closed:
                 raise NotStartedError("The session is closed")
-            return await sender.send(request, timeout, progress)
+            stale = 0
+            while True:
+                try:
+                    return await self._send(session, request, body, timeout)
+                except sessions.StaleConnectionError:
+                    stale += 1
+                    if stale == sessions.MAX_STALE:
+                        raise
         except ClientUsageError:
             raise
         except asyncio.CancelledError:
@@ -111,13 +121,13 @@ class AiohttpTransport:
             if task is None or task.cancelling():
                 raise
             # This task was not cancelled: a closing connector cancels the waits for a connection.
-            closed = senders.ConnectorClosedError()
-            failure = self._translate(closed, request.url, progress, timeout)
+            closed = sessions.ConnectorClosedError()
+            failure = self._translate(closed, request, body, timeout)
         except Exception as error:
-            failure = self._translate(error, request.url, progress, timeout)
-        # Raise outside of the handler and without this local, so that no header of the request can
-        # be reached from the exception.
-        del request
+            failure = self._translate(error, request, body, timeout)
+        # Raise outside of the handler and without these locals, so that no header of the request
+        # can be reached from the exception.
+        del request, body
         try:
             raise failure
         finally:
@@ -127,53 +137,70 @@ class AiohttpTransport:
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
         self._closed = True
-        session, self._session, self._sender = self._session, None, None
+        session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    def _open(self) -> senders.DirectSender | senders.SessionSender:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise ClientUsageError(
-                "AiohttpTransport needs asyncio; under trio use HttpxTransport"
-            ) from None
-        if self._sender is not None:
-            raise ClientUsageError(
-                "this AiohttpTransport belongs to the event loop that used it first; "
-                "give each loop its own"
-            )
+    def _open(self) -> aiohttp.ClientSession:
+        self._loop = own_loop(self, self._loop)
         if self._closed or (self._given is not None and self._given.closed):
             raise NotStartedError("The transport is closed")
-        # Imported late, because it imports httpx, which creating a transport does not need.
-        from .httpx import ssl_context
+        self._session = sessions.open_session(self._given)
+        return self._session
 
-        self._loop = loop
-        self._session = senders.open_session(self._given, ssl_context())
-        self._sender = senders.sender_of(self._given, self._session, self._limit)
-        return self._sender
+    async def _send(
+        self, session: aiohttp.ClientSession, request: Request, body: sessions.Body, timeout: float
+    ) -> Response:
+        sessions.validate_headers(request.headers)
+        url = sessions.parse_url(request.url)
+        by_environment = self._given is not None and self._given.trust_env
+        status, headers = 0, dict[str, str]()
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response = await session.request(
+                request.method,
+                url,
+                proxy=sessions.environment_proxy(url) if by_environment else None,
+                headers=request.headers,
+                data=body if request.content else None,
+                allow_redirects=False,
+                timeout=sessions.total_timeout(timeout),
+                middlewares=(
+                    (sessions.without_retry,) if request.method in sessions.RETRIED else None
+                ),
+            )
+            status, headers = response.status, headers_of(response.raw_headers)
+            if "content-length" in headers:
+                validate_length(headers["content-length"], self._limit)
+                content = decoded(await response.read(), headers, self._limit)
+            else:
+                content = await read_body(response.content.iter_any(), headers, self._limit)
+            # The response may have come before the whole request was sent.
+            if not body.written:
+                body.abort()
+            return Response(status, headers, content)
+        except BaseException as error:
+            body.abort()
+            if response is None or not isinstance(error, Exception):
+                raise
+            response.close()
+            return Response(status, headers, body_error=problem_of(error))
 
     @staticmethod
     def _translate(
-        error: Exception, url: str, progress: senders.Progress, timeout: float
+        error: Exception, request: Request, body: sessions.Body, timeout: float
     ) -> UpdateError:
         if isinstance(error, NotStartedError):
             return NotSentError(str(error))
-        if isinstance(error, senders.ConnectionLostError) and isinstance(
-            error.__cause__, Exception
-        ):
-            error = error.__cause__
         invalid = type(error) in (ValueError, UnicodeEncodeError, UnicodeError)
         reason = REASONS.get(type(error).__name__, INVALID if invalid else "")
-        begun = progress.begun
-        if begun is None:
-            begun = not (invalid or isinstance(error, senders.StaleConnectionError))
+        unsent = invalid or isinstance(error, sessions.StaleConnectionError)
         return translate(
-            url,
+            request.url,
             reason_of(error, reason),
-            next((kind for kind in senders.CAUSES if isinstance(error, kind)), None),
             timeout=timeout if isinstance(error, TimeoutError) else None,
             # Whatever the error, a request that was not begun was not sent.
-            refused=isinstance(error, senders.NOT_SENT) and not progress.begun,
-            begun=begun,
+            refused=isinstance(error, sessions.NOT_SENT) and not body.begun,
+            # Sending can be observed only for a request with content.
+            begun=body.begun if request.content else not unsent,
         )

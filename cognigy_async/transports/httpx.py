@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -13,22 +13,11 @@ import httpx
 import sniffio
 
 from .._utils.arguments import validate_count
-from .._utils.tls import client_context
+from .._utils.tls import default_context
 from ..errors import NotSentError, UpdateError
 from ..models.http import Request, Response
+from . import _response_body as bodies
 from ._errors import INVALID, NotStartedError, reason_of, translate
-from ._response_body import (
-    ACCEPTED_ENCODINGS,
-    CUT_OFF,
-    MAX_RESPONSE_BYTES,
-    NOT_IN_TIME,
-    BodyError,
-    decoded,
-    has_unclear_end,
-    headers_of,
-    too_large,
-    validate_length,
-)
 
 if TYPE_CHECKING:
     import httpx2
@@ -50,13 +39,6 @@ NOT_SENT = (
     *("PoolTimeout", "ProxyError", "UnsupportedProtocol"),
 )
 """Errors that httpx raises before it has sent anything."""
-
-ERRORS = (
-    *NOT_SENT,
-    *("CloseError", "DecodingError", "ReadError", "ReadTimeout"),
-    *("RemoteProtocolError", "WriteError", "WriteTimeout"),
-)
-"""Errors of httpx that may become the cause of an exception."""
 
 
 class HttpxTransport:
@@ -88,7 +70,7 @@ class HttpxTransport:
         self,
         client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
         *,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_response_bytes: int = bodies.MAX_RESPONSE_BYTES,
     ) -> None:
         self._limit = validate_count("max_response_bytes", max_response_bytes)
         name = "httpx" if client is None else _library_of(client)
@@ -156,25 +138,21 @@ class HttpxTransport:
             self._pool = _Pool()
         pool = self._pool
         pool.users += 1
-        cancelled = True
         try:
             answer = await pool.transport.handle_async_request(outgoing)
-            response = await self._read(answer, end)
-            cancelled = False
-        except Exception:
-            cancelled = False
-            raise
-        finally:
-            pool.users -= 1
+            return await self._read(answer, end)
+        except BaseException as error:
             # A request that is cancelled right after its connection was opened leaves it in the
             # pool, never used again. So later requests get another pool, and the last user of this
             # one closes it. Errors and timeouts leave nothing behind.
-            if cancelled and self._pool is pool:
+            if not isinstance(error, Exception) and self._pool is pool:
                 self._pool = None
+            raise
+        finally:
+            pool.users -= 1
             if self._pool is not pool and not pool.users:
                 with anyio.CancelScope(shield=True):
                     await pool.transport.aclose()
-        return response
 
     def _built(self, request: Request, body: _Body) -> httpx.Request:
         try:
@@ -186,7 +164,7 @@ class HttpxTransport:
             if "host" not in given:
                 headers.insert(0, (b"Host", url.netloc))
             # Accept only encodings that `decoded` can decode; the library may know more.
-            headers.append((b"Accept-Encoding", ACCEPTED_ENCODINGS.encode()))
+            headers.append((b"Accept-Encoding", bodies.ACCEPTED_ENCODINGS.encode()))
             if request.content or request.method in ("POST", "PUT", "PATCH"):
                 headers.append((b"Content-Length", b"%d" % len(request.content)))
             outgoing: httpx.Request = self._library.Request(
@@ -201,17 +179,14 @@ class HttpxTransport:
     ) -> UpdateError:
         if isinstance(error, NotStartedError):
             return NotSentError(str(error))
-        kinds = {getattr(self._library, name) for name in ERRORS}
-        known = next((kind for kind in type(error).__mro__ if kind in kinds), None)
         is_timeout = isinstance(error, (self._library.TimeoutException, TimeoutError))
         # Trust an error that means "not sent" only if the content was not begun: some transports
         # raise it for a connection that was lost later. An error without a cause is trusted too:
         # it comes from a mock transport in a test, not from another library.
-        claimed = known is not None and known.__name__ in NOT_SENT
+        claimed = isinstance(error, tuple(getattr(self._library, name) for name in NOT_SENT))
         return translate(
             request.url,
             self._reason(error),
-            known,
             timeout=timeout if is_timeout else None,
             refused=claimed and not (body.begun and error.__cause__),
             # The server cannot act on a request without the content that it announces.
@@ -227,15 +202,17 @@ class HttpxTransport:
 
     async def _read(self, response: httpx.Response, end: float) -> Response:
         """Return a response whose head is complete, with its body if that can be used."""
-        status, headers = response.status_code, headers_of(response.headers.raw)
+        status, headers = response.status_code, bodies.headers_of(response.headers.raw)
         was_read = response.is_closed
         try:
             content = await self._content(response, headers, end)
-        except BodyError as error:
+        except bodies.BodyError as error:
             return Response(status, headers, body_error=str(error))
         except self._library.TransportError as error:
             in_time = not isinstance(error, self._library.TimeoutException)
-            return Response(status, headers, body_error=CUT_OFF if in_time else NOT_IN_TIME)
+            return Response(
+                status, headers, body_error=bodies.CUT_OFF if in_time else bodies.NOT_IN_TIME
+            )
         finally:
             connection = _connection_of(response)
             # If an event hook of the client has read the response, another request may have the
@@ -243,7 +220,7 @@ class HttpxTransport:
             if (
                 connection is not None
                 and connection.is_idle() == was_read
-                and (has_unclear_end(status, headers) or _has_more(connection))
+                and (bodies.has_unclear_end(status, headers) or _has_more(connection))
             ):
                 # httpcore closes such a connection instead of using it again.
                 connection._h11_state.send_failed()
@@ -265,9 +242,9 @@ class HttpxTransport:
         if response.is_closed:
             # An event hook of the client has read it.
             if len(response.content) > limit:
-                raise too_large(limit)
+                raise bodies.too_large(limit)
             return response.content
-        validate_length(headers.get("content-length"), limit)
+        bodies.validate_length(headers.get("content-length"), limit)
         chunks: list[bytes] = []
         size = 0
         # End by cancellation: an exception between two chunks would leave generators of the
@@ -281,10 +258,10 @@ class HttpxTransport:
                 else:
                     chunks.append(chunk)
         if size > limit:
-            raise too_large(limit)
+            raise bodies.too_large(limit)
         if enough.cancelled_caught:
-            raise BodyError(NOT_IN_TIME)
-        return decoded(b"".join(chunks), headers, limit)
+            raise bodies.BodyError(bodies.NOT_IN_TIME)
+        return bodies.decoded(b"".join(chunks), headers, limit)
 
 
 def _connection_of(response: httpx.Response) -> Any:
@@ -338,7 +315,7 @@ class _Pool:
     def __init__(self) -> None:
         self.users = 0
         self.transport = httpx.AsyncHTTPTransport(
-            verify=ssl_context(),
+            verify=default_context(),
             trust_env=False,
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
@@ -352,43 +329,28 @@ class _Pool:
             pool._network_backend = TrioBackend()
 
 
-@functools.cache
-def ssl_context() -> ssl.SSLContext:
-    """Return a context with the certificates that httpx brings. Ignore environment variables."""
-    # Cached, because reading the certificates takes longer than many requests.
-    return client_context()
-
-
 class _Body(httpx.ByteStream):
-    """The content of a request. `begun` is set when the library starts to send it."""
+    """The content of a request, and its own iterator: trio warns about unfinished generators.
+
+    Attributes:
+        begun: whether the library has begun to send it.
+    """
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
         self._content = content
+        self._left: list[bytes] = []
         self.begun = False
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __aiter__(self) -> _Body:
         self.begun = True
-        return iter((self._content,))
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        self.begun = True
-        return _Once(self._content)
-
-
-class _Once:
-    """Yields one item. It is not a generator, because trio warns about unfinished ones."""
-
-    def __init__(self, item: bytes) -> None:
-        self._items = [item]
-
-    def __aiter__(self) -> _Once:
+        self._left = [self._content]
         return self
 
     async def __anext__(self) -> bytes:
-        if not self._items:
+        if not self._left:
             raise StopAsyncIteration
-        return self._items.pop()
+        return self._left.pop()
 
 
 class _TimeLeft(dict[str, float]):

@@ -19,6 +19,7 @@ PRELOADED = [
     "aiohttp",
     "cognigy_async.cli.app",
     "cognigy_async.transports.httpx",
+    "cognigy_async.transports.pyreqwest",
     # Another user may be unable to read it where Python is installed.
     "encodings.utf_8_sig",
     "pytest",

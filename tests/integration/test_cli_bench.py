@@ -102,8 +102,8 @@ def test_without_settings_it_measures_an_emulator_of_its_own(
         assert row["cpu_us"] > 0
         assert row["quota_utilisation"] is None
     assert (result["target"], result["mode"], result["payload_bytes"]) == ("emulator", mode, 200)
-    assert (result["transport"], result["loop"]) == ("aiohttp", "uvloop")
-    assert {"python", "cognigy-async", "aiohttp", "uvloop"} <= set(result["versions"])
+    assert (result["transport"], result["loop"]) == ("pyreqwest", "uvloop")
+    assert {"python", "cognigy-async", "pyreqwest", "uvloop"} <= set(result["versions"])
     assert result["machine"]["cores"] == os.cpu_count()
     assert "round 2 of 2, 1 in flight: " in command.err
     (server,) = servers
@@ -426,7 +426,7 @@ def test_an_option_that_is_not_installed_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_options, "find_spec", lambda name: None)
-    for option, extra in (("--transport", "aiohttp"), ("--loop", "uvloop")):
+    for option, extra in (("--transport", "pyreqwest"), ("--loop", "uvloop")):
         assert command("bench", option, extra) == 2
         assert f"pip install 'cognigy-async[{extra}]'" in command.messages
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import AiohttpTransport, HttpxTransport, Request, Response
+from cognigy_async import HttpxTransport, PyreqwestTransport, Request, Response
 from cognigy_async.cli import _options
 from cognigy_async.emulator import Emulator, Faults
 
@@ -66,12 +66,12 @@ def test_a_run_its_status_and_its_end(emulator: Emulator, command: Command) -> N
     assert "100 of 100 rows applied, 100 done before; nothing was left to do" in command.out
 
 
-def test_a_run_over_aiohttp_on_uvloop_or_as_chosen(
+def test_a_run_over_pyreqwest_on_uvloop_or_as_chosen(
     emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[tuple[str, str]] = set()
 
-    def note(of: type[AiohttpTransport] | type[HttpxTransport]) -> None:
+    def note(of: type[PyreqwestTransport] | type[HttpxTransport]) -> None:
         send = of.send
 
         async def noted(self: Any, request: Request, *, timeout: float) -> Response:
@@ -80,12 +80,12 @@ def test_a_run_over_aiohttp_on_uvloop_or_as_chosen(
 
         monkeypatch.setattr(of, "send", noted)
 
-    note(AiohttpTransport)
+    note(PyreqwestTransport)
     note(HttpxTransport)
     write_rows(10)
     assert command("bulk", "run", "rows.jsonl", "--journal", "1") == 0
     # The token is asked for over httpx in any case.
-    assert ("AiohttpTransport", "uvloop") in seen
+    assert ("PyreqwestTransport", "uvloop") in seen
     seen.clear()
     chosen = ("--transport", "httpx", "--loop", "asyncio")
     assert command("bulk", "run", "rows.jsonl", "--journal", "2", *chosen) == 0

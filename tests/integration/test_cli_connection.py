@@ -19,7 +19,12 @@ from .proxies import Proxy, proxying
 
 PASSWORD = "t0p-secret/c4nary"
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-OVER = [("httpx", "asyncio"), ("aiohttp", "asyncio"), ("aiohttp", "uvloop")]
+OVER = [
+    ("httpx", "asyncio"),
+    ("aiohttp", "asyncio"),
+    ("aiohttp", "uvloop"),
+    ("pyreqwest", "uvloop"),
+]
 
 
 class Company:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import typer
@@ -12,9 +14,11 @@ import typer
 from cognigy_async import (
     AiohttpTransport,
     AmbiguousUpdateError,
+    PyreqwestTransport,
     Request,
     Response,
     ServerError,
+    Transport,
 )
 from cognigy_async.cli import _options
 from cognigy_async.cli._run import report_errors
@@ -233,7 +237,7 @@ def test_a_cause_in_the_message_of_the_error_is_not_repeated(
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("transport", ["httpx", "aiohttp", "pyreqwest"])
 def test_over_each_transport_and_loop(
     emulator: Emulator, command: Command, transport: str, loop: str
 ) -> None:
@@ -243,17 +247,26 @@ def test_over_each_transport_and_loop(
     assert command.json["session"] == {"a": 1}
 
 
-def test_aiohttp_and_uvloop_are_the_default_where_they_are_installed(
-    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", [(), ("pyreqwest",)], ids=["all installed", "no pyreqwest"])
+def test_the_fastest_library_and_uvloop_are_the_default(
+    emulator: Emulator,
+    command: Command,
+    missing: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(
+        _options, "find_spec", lambda name: None if name in missing else find_spec(name)
+    )
+    fastest: Any = AiohttpTransport if missing else PyreqwestTransport
     seen: list[tuple[str, str]] = []
-    send = AiohttpTransport.send
+    send = fastest.send
 
-    async def noted(self: AiohttpTransport, request: Request, *, timeout: float) -> Response:
+    async def noted(self: Transport, request: Request, *, timeout: float) -> Response:
         seen.append((request.method, type(asyncio.get_running_loop()).__module__))
-        return await send(self, request, timeout=timeout)
+        response: Response = await send(self, request, timeout=timeout)
+        return response
 
-    monkeypatch.setattr(AiohttpTransport, "send", noted)
+    monkeypatch.setattr(fastest, "send", noted)
     assert command("get", "d-1") == 0
     assert seen == [("GET", "uvloop")]
     seen.clear()
@@ -268,9 +281,10 @@ def test_a_chosen_library_that_is_not_installed(
     assert command("get", "d-1") == 0
     assert command("get", "d-1", "--loop", "uvloop") == 2
     assert "cognigy-async[uvloop]" in command.messages
-    assert command("get", "d-1", "--transport", "aiohttp") == 2
-    assert "--transport aiohttp needs aiohttp" in command.messages
-    assert "cognigy-async[aiohttp]" in command.messages
+    for name in ("aiohttp", "pyreqwest"):
+        assert command("get", "d-1", "--transport", name) == 2
+        assert f"--transport {name} needs {name}" in command.messages
+        assert f"cognigy-async[{name}]" in command.messages
 
 
 # The sessions API.

@@ -23,7 +23,7 @@ from tests.integration.tls import server_context, trusting_context
 from tests.integration.transport_cases import (
     CASES,
     LIBRARIES,
-    THEIRS,
+    TRUSTING,
     Case,
     backend_of,
     name_of,
@@ -293,7 +293,7 @@ async def test_what_the_event_loop_has_not_read_yet_is_not_the_next_response(
             assert await result_of(transport, patch(server.url)) == "own"
 
 
-@only(THEIRS)
+@only(TRUSTING)
 async def test_what_comes_over_tls_is_not_the_next_response(case: Case) -> None:
     """Two TLS records come at once, and the first one has the whole response."""
     first = True
@@ -317,7 +317,7 @@ async def test_what_comes_over_tls_is_not_the_next_response(case: Case) -> None:
         assert server.connections == 2
 
 
-@only(THEIRS)
+@only(TRUSTING)
 async def test_a_connection_over_tls_is_reused(case: Case) -> None:
     async with (
         opened(case, trusts=trusting_context()) as transport,

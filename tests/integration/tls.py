@@ -14,9 +14,11 @@ def _authority() -> trustme.CA:
 
 
 @functools.cache
-def server_context() -> ssl.SSLContext:
+def server_context(*protocols: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _authority().issue_cert("127.0.0.1").configure_cert(context)
+    if protocols:
+        context.set_alpn_protocols(protocols)
     return context
 
 

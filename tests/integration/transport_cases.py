@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -12,15 +14,20 @@ import httpx
 import httpx2
 import pytest
 
-from cognigy_async import AiohttpTransport, HttpxTransport, Transport
+from cognigy_async import AiohttpTransport, HttpxTransport, PyreqwestTransport, Transport
 from tests.integration.transport_servers import TLS
 
 LIBRARIES = {"httpx client": httpx, "httpx2 client": httpx2}
-KINDS = ("httpx", *LIBRARIES, "aiohttp", "aiohttp session", "aiohttp traced session")
-OWNED = ("httpx", "aiohttp")
-AIOHTTP = tuple(kind for kind in KINDS if kind.startswith("aiohttp"))
-HTTPX = tuple(kind for kind in KINDS if kind not in AIOHTTP)
-THEIRS = tuple(kind for kind in KINDS if kind not in OWNED)
+HTTPX = ("httpx", *LIBRARIES)
+AIOHTTP = ("aiohttp", "aiohttp session")
+OWNED = ("httpx", "aiohttp", "pyreqwest")
+KINDS = (*HTTPX, *AIOHTTP, "pyreqwest")
+THEIRS = (*LIBRARIES, "aiohttp session")
+TRUSTING = (*THEIRS, "pyreqwest")
+"""Those that can be told which certificates to trust."""
+
+CONNECT_TIMEOUT = 0.5
+"""Seconds that pyreqwest has for connecting; for others the timeout of the request counts."""
 
 
 class Case(NamedTuple):
@@ -32,8 +39,8 @@ class Case(NamedTuple):
 
 CASES = [
     *[Case("asyncio", kind) for kind in KINDS],
-    *[Case("trio", kind) for kind in KINDS if not kind.startswith("aiohttp")],
-    Case("uvloop", "aiohttp"),
+    *[Case("trio", kind) for kind in HTTPX],
+    *[Case("uvloop", kind) for kind in ("aiohttp", "pyreqwest")],
 ]
 
 
@@ -64,20 +71,29 @@ async def opened(
 ) -> AsyncIterator[Transport]:
     """Open a transport; the options of a given client or session must not reach a request."""
     made: Transport
-    if case.kind in OWNED:
+    if case.kind in ("httpx", "aiohttp"):
         made = HttpxTransport(**options) if case.kind == "httpx" else AiohttpTransport(**options)
         yield made
         await made.aclose()
-    elif case.kind.startswith("aiohttp"):
-        # A session with traces sends by itself; of others only the connections are used.
-        traced = "traced" in case.kind
+    elif case.kind == "pyreqwest":
+        options.setdefault("connect_timeout", CONNECT_TIMEOUT)
+        with TemporaryDirectory() as folder:
+            if trusts is not None:
+                options["ca_file"] = Path(folder, "ca.pem")
+                options["ca_file"].write_text(
+                    "".join(map(ssl.DER_cert_to_PEM_cert, trusts.get_ca_certs(binary_form=True)))
+                )
+            made = PyreqwestTransport(**options)
+        yield made
+        await made.aclose()
+    elif case.kind == "aiohttp session":
         session = aiohttp.ClientSession(
             "http://elsewhere.invalid/",
             connector=aiohttp.TCPConnector(ssl=trusts or True, limit=connections),
             cookies={"sid": "1"},
             raise_for_status=True,
             timeout=aiohttp.ClientTimeout(total=0.001),
-            trace_configs=[aiohttp.TraceConfig()] if traced else None,
+            trace_configs=[aiohttp.TraceConfig()],
         )
         async with session:
             made = AiohttpTransport(session, **options)

@@ -14,13 +14,20 @@ import httpx
 import pytest
 from anyio.streams.tls import TLSListener
 
-from cognigy_async import NoResponseError, NotSentError, Request, Transport, UpdateError
+from cognigy_async import (
+    NoResponseError,
+    NotSentError,
+    PyreqwestTransport,
+    Request,
+    Transport,
+    UpdateError,
+)
 
 CANARY = "tok-CANARY-5f2b"
 CONTENT = b'{"session": {"a": 1}}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nETag: 7\r\n\r\n{}"
 TLS = httpx.create_ssl_context()
-PACKAGES = ("cognigy_async", "httpx", "httpcore", "aiohttp")
+PACKAGES = ("cognigy_async", "httpx", "httpcore", "aiohttp", "pyreqwest")
 """Packages whose frames are searched for the token."""
 
 
@@ -194,4 +201,6 @@ async def all_can_be_served(transport: Transport, server: Server, owned: bool) -
         for _ in range(at_once):
             group.start_soon(lambda: transport.send(patch(server), timeout=10))
     if owned:
-        await until(lambda: server.open <= at_once)
+        # hyper completes a connection in the background if another one is free before it is made.
+        most = 2 * at_once if isinstance(transport, PyreqwestTransport) else at_once
+        await until(lambda: server.open <= most)

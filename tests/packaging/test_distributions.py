@@ -26,6 +26,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "cli": ("cognigy_async.cli.app", "cognigy_async.integrations.settings"),
     "emulator": ("cognigy_async.emulator.server.sockets",),
     "aiohttp": ("cognigy_async.transports.aiohttp",),
+    "pyreqwest": ("cognigy_async.transports.pyreqwest", "pyreqwest.client"),
     "aiohttp-web": ("cognigy_async.integrations.aiohttp",),
     "fastapi": ("cognigy_async.integrations.fastapi",),
     "otel": ("cognigy_async.integrations.opentelemetry",),

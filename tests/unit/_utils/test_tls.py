@@ -9,7 +9,8 @@ import httpx
 import pytest
 import trustme
 
-from cognigy_async._utils.tls import client_context
+from cognigy_async._utils.tls import client_context, context_of_file, default_context
+from cognigy_async.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -41,3 +42,13 @@ def test_a_file_of_certificates_takes_the_place_of_the_others(keys: Path, tmp_pa
         client_context("/dev/null")
     with pytest.raises(FileNotFoundError):
         client_context(tmp_path / "none")
+
+
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    for path, problem in (("/dev/null", "no certificate"), (tmp_path / "none", "No such file")):
+        with pytest.raises(ConfigurationError, match=f"CA: {path}.*{problem}"):
+            context_of_file(path, "CA")
+
+
+def test_the_default_context_is_shared() -> None:
+    assert default_context() is default_context()

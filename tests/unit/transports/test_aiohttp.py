@@ -1,10 +1,11 @@
-"""`AiohttpTransport` without a server: event loops, and an installation without aiohttp."""
+"""The transports for asyncio without a server: event loops, arguments, missing packages."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -13,12 +14,16 @@ import pytest
 from cognigy_async import ApiKey, AsyncStateClient, HttpxTransport, Transport
 from cognigy_async.errors import ClientUsageError, NotSentError
 from cognigy_async.transports.aiohttp import AiohttpTransport
+from cognigy_async.transports.pyreqwest import PyreqwestTransport
 from tests.integration.transport_servers import patch
 
+both = pytest.mark.parametrize("kind", [AiohttpTransport, PyreqwestTransport])
 
+
+@both
 @pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])
-async def test_under_trio_the_error_names_asyncio() -> None:
-    transport: Transport = AiohttpTransport()
+async def test_under_trio_the_error_names_asyncio(kind: Callable[[], Transport]) -> None:
+    transport = kind()
     with pytest.raises(ClientUsageError, match="needs asyncio"):
         await transport.send(patch("http://127.0.0.1:1"), timeout=1)
     async with AsyncStateClient(
@@ -28,8 +33,9 @@ async def test_under_trio_the_error_names_asyncio() -> None:
             await client.update("d-1", session={"a": 1})
 
 
-def test_a_transport_belongs_to_one_event_loop() -> None:
-    transport = AiohttpTransport()
+@both
+def test_a_transport_belongs_to_one_event_loop(kind: Callable[[], Transport]) -> None:
+    transport = kind()
 
     async def use() -> None:
         await transport.send(patch("http://127.0.0.1:1"), timeout=1)
@@ -45,25 +51,27 @@ def test_a_transport_belongs_to_one_event_loop() -> None:
         first.run(close())
 
 
-def test_without_aiohttp_the_error_says_what_to_install() -> None:
-    program = """
+@pytest.mark.parametrize("package", ["aiohttp", "pyreqwest"])
+def test_without_the_package_the_error_says_what_to_install(package: str) -> None:
+    program = f"""
 import sys
-sys.modules["aiohttp"] = None
-from cognigy_async import AiohttpTransport, ConfigurationError
+sys.modules["{package}"] = None
+from cognigy_async import {package.title()}Transport, ConfigurationError
 try:
-    AiohttpTransport()
+    {package.title()}Transport()
 except ConfigurationError as error:
     print(error)
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
     )
-    assert "pip install 'cognigy-async[aiohttp]'" in done.stdout
+    assert f"pip install 'cognigy-async[{package}]'" in done.stdout
 
 
 def test_creating_a_transport_needs_no_event_loop() -> None:
     assert repr(HttpxTransport()) == "<HttpxTransport with its own connections>"
     assert repr(AiohttpTransport()) == "<AiohttpTransport with its own connections>"
+    assert repr(PyreqwestTransport()) == "<PyreqwestTransport with its own connections>"
 
 
 @pytest.mark.parametrize("session", [object(), aiohttp.ClientSession, "session"])

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import random
-import time
 import zlib
 
 import pytest
 
 from cognigy_async.transports._response_body import (
-    MAX_MEMBERS,
-    SLICE,
     BodyError,
     decoded,
     has_unclear_end,
@@ -115,25 +111,3 @@ def test_encodings(encoding: str, content: bytes) -> None:
 def test_a_body_that_cannot_be_decoded(encoding: str, content: bytes, problem: str) -> None:
     with pytest.raises(BodyError, match=problem):
         decoded(content, {"content-encoding": encoding}, 100)
-
-
-def test_a_large_body_in_several_members() -> None:
-    parts = [bytes([number]) * (3 * SLICE + number) for number in range(5)]
-    content = b"".join(map(gzipped, parts))
-    assert decoded(content, {"content-encoding": "gzip"}, 16 * SLICE) == b"".join(parts)
-
-
-def test_a_member_of_random_bytes_ends_at_any_place_of_a_slice() -> None:
-    chance = random.Random(3)
-    for size in range(SLICE - 40, SLICE + 3):
-        first = chance.randbytes(size)
-        content = gzipped(first) + gzipped(CONTENT)
-        assert decoded(content, {"content-encoding": "gzip"}, 2 * SLICE) == first + CONTENT
-
-
-def test_endless_empty_members_are_not_all_decompressed() -> None:
-    content = gzipped(b"") * (40 * MAX_MEMBERS)
-    began = time.process_time()
-    with pytest.raises(BodyError, match="does not match"):
-        decoded(content, {"content-encoding": "gzip"}, 100)
-    assert time.process_time() - began < 1

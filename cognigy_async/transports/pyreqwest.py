@@ -1,0 +1,310 @@
+"""The fastest transport, for asyncio: pyreqwest, which is reqwest and hyper."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import re
+import sys
+import time
+from contextlib import suppress
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from .._utils.arguments import validate_count, validate_seconds
+from .._utils.tls import context_of_file, default_context
+from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
+from ..models.http import Request, Response
+from . import _response_body as bodies
+from ._errors import INVALID, NotStartedError, own_loop, reason_of, translate
+
+INSTALLED = find_spec("pyreqwest") is not None
+
+if TYPE_CHECKING or INSTALLED:
+    from pyreqwest.client import Client, ClientBuilder
+    from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError
+    from pyreqwest.proxy import ProxyBuilder
+
+if TYPE_CHECKING:
+    import os
+
+    from pyreqwest.request import StreamRequest
+    from pyreqwest.response import Response as Answer
+
+KEEPALIVE = timedelta(seconds=30)
+FIRST_CHUNK = 1
+"""Bytes of a body that pyreqwest waits for before it returns the response.
+
+With 0, each body would wake the event loop once more, which takes a fifth of the time of a request.
+With more, the status of a response whose body is cut off would be lost.
+"""
+
+MIN_TIMEOUT = 0.001
+NOT_CONNECTED = "client error (Connect)"
+"""The cause of an error that means that nothing was sent. The class of an error does not tell."""
+
+TIMEOUTS = ("operation timed out", "deadline has elapsed")
+DISCONNECTED = "connection closed before message completed"
+BEFORE_TLS = ("tcp connect error", "dns error", *TIMEOUTS)
+"""Causes of `NOT_CONNECTED` that are not of TLS, nor of a proxy."""
+
+OS_ERROR = re.compile(r" \(os error \d+\)$")
+CHANGED_IN_URL = re.compile(r"[^!#-&(-;=?-\[\]_a-zA-Z~]|/(?:\.|%2[eE]){1,2}(?:[/?#]|$)")
+"""Parts of a URL that pyreqwest does not send as they are, such as `/%2E%2E/`."""
+
+
+class PyreqwestTransport:
+    """Sends requests with pyreqwest, on asyncio; the fastest of the transports.
+
+    The transport opens one connection for each request in flight, so at most `max_in_flight` of the
+    client; with HTTP/2 one for all requests. It trusts the certificates of the operating system,
+    too. A transport belongs to the event loop in which it sends first.
+
+    Example: `AsyncStateClient(base_url, auth=auth, transport=PyreqwestTransport())`
+
+    Args:
+        proxy: URL of a proxy, with user and password if it needs them.
+        ca_file: more certificates to trust, in PEM format; by default those that httpx brings.
+        trust_env: whether to use the proxy of the environment if `proxy` is not given.
+        http2: whether to use HTTP/2 where the server offers it, over TLS.
+        connect_timeout: most seconds for opening a connection. If the timeout of a request passes
+            first, the transport cannot tell whether the request was sent.
+        max_response_bytes: largest body of a response, after decompression. The transport does not
+            read a larger body to its end, and the response has a `body_error`.
+
+    Raises:
+        ConfigurationError: pyreqwest is not installed, or an argument is not valid.
+    """
+
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        trust_env: bool = False,
+        http2: bool = False,
+        connect_timeout: float = 10.0,
+        max_response_bytes: int = bodies.MAX_RESPONSE_BYTES,
+    ) -> None:
+        if not INSTALLED:
+            raise ConfigurationError(
+                "PyreqwestTransport needs pyreqwest, which an extra installs: "
+                "pip install 'cognigy-async[pyreqwest]'"
+            )
+        self._limit = validate_count("max_response_bytes", max_response_bytes)
+        seconds = validate_seconds("connect_timeout", connect_timeout, least=MIN_TIMEOUT)
+        self._connect_timeout = timedelta(seconds=seconds)
+        self._proxy = proxy
+        if proxy is not None:
+            _proxy_of(proxy)
+        tls = default_context() if ca_file is None else context_of_file(ca_file, "ca_file")
+        self._certificates = tls.get_ca_certs(binary_form=True)
+        self._trust_env = trust_env
+        self._http2 = http2
+        self._client: Client | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seconds, self._timeout = 0.0, timedelta()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<PyreqwestTransport {'closed' if self._closed else 'with its own connections'}>"
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        """Send a request, within `timeout` seconds in all, and return the response.
+
+        Raises:
+            NotSentError: no part of the request was sent.
+            NoResponseError: the request may have been applied, and there is no response whose body
+                has begun.
+            ClientUsageError: not on asyncio, or in another event loop than before.
+        """
+        outgoing: StreamRequest | None = None
+        try:
+            client = self._client
+            if client is None or self._loop is not asyncio.get_running_loop():
+                client = self._open()
+            outgoing = self._built(client, request, timeout)
+            return await self._read(outgoing, await outgoing.__aenter__(), client)
+        except asyncio.CancelledError:
+            # pyreqwest raises another one than it got, by which anyio does not know its own.
+            await checkpoint_if_cancelled()
+            raise
+        except ClientUsageError:
+            raise
+        except Exception as error:
+            begun = outgoing is not None and not isinstance(error, BuilderError)
+            failure = self._translate(error, request.url, timeout, begun=begun)
+        # Raise outside of the handler and without these locals, so that no header of the request
+        # can be reached from the exception.
+        del request, outgoing
+        raise failure
+
+    async def aclose(self) -> None:
+        """Close the connections it opened. Requests on them fail. May be called several times."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _open(self) -> Client:
+        self._loop = own_loop(self, self._loop)
+        if self._closed:
+            raise NotStartedError("The transport is closed")
+        builder = (
+            ClientBuilder()
+            .follow_redirects(False)
+            .referer(False)
+            .gzip(False)
+            .brotli(False)
+            .zstd(False)
+            .deflate(False)
+            .default_headers({"Accept-Encoding": bodies.ACCEPTED_ENCODINGS})
+            .user_agent("cognigy-async")
+            .http2(self._http2)
+            .connect_timeout(self._connect_timeout)
+            .pool_idle_timeout(KEEPALIVE)
+        )
+        if self._proxy is not None:
+            builder = builder.proxy(_proxy_of(self._proxy))
+        elif not self._trust_env:
+            builder = builder.no_proxy()
+        for certificate in self._certificates:
+            builder = builder.add_root_certificate_der(certificate)
+        try:
+            self._client = builder.build()
+        except RuntimeError as error:
+            # Its thread was started before this process was forked.
+            raise NotStartedError(str(error)) from None
+        return self._client
+
+    def _built(self, client: Client, request: Request, timeout: float) -> StreamRequest:
+        if CHANGED_IN_URL.search(request.url):
+            raise NotStartedError(f"pyreqwest cannot send this URL as it is: {INVALID}")
+        if timeout != self._seconds:
+            self._seconds = timeout
+            self._timeout = timedelta(seconds=max(timeout, MIN_TIMEOUT))
+        try:
+            builder = client.request(request.method, request.url).headers(request.headers)
+            if request.content or request.method not in ("GET", "HEAD"):
+                builder.body_bytes(request.content)
+            builder.timeout(self._timeout).streamed_read_buffer_limit(FIRST_CHUNK)
+            return builder.build_streamed()
+        except (ValueError, TypeError):
+            raise NotStartedError(INVALID) from None
+
+    async def _read(self, outgoing: StreamRequest, response: Answer, client: Client) -> Response:
+        """Return a response whose head is complete, with its body if that can be used."""
+        status, headers = response.status, _headers_of(response)
+        if (
+            bodies.has_unclear_end(status, headers)
+            and response.version.startswith("HTTP/1")
+            and self._client is client
+        ):
+            # Only giving up all its connections closes this one.
+            self._client = None
+        complete = False
+        try:
+            text = headers.get("content-length")
+            bodies.validate_length(text, self._limit)
+            length = -1 if text is None else int(text)
+            read_chunk = response.body_reader.read_chunk
+            chunks: list[bytes] = []
+            size = 0
+            while size != length and (chunk := await read_chunk()) is not None:
+                size += len(chunk)
+                if size > self._limit:
+                    raise bodies.too_large(self._limit)
+                chunks.append(bytes(chunk))
+            complete = True
+            content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if "content-encoding" in headers:
+                content = bodies.decoded(content, headers, self._limit)
+        except (bodies.BodyError, DetailedPyreqwestError) as error:
+            return Response(status, headers, body_error=bodies.problem_of(error))
+        finally:
+            if not complete:
+                await outgoing.__aexit__(None, None, None)
+        return Response(status, headers, content)
+
+    def _translate(self, error: Exception, url: str, timeout: float, *, begun: bool) -> UpdateError:
+        if isinstance(error, NotStartedError):
+            return NotSentError(str(error))
+        causes = _causes_of(error)
+        refused = NOT_CONNECTED in causes
+        timed_out = bool(causes) and causes[-1] in TIMEOUTS
+        if timed_out and refused:
+            timeout = min(timeout, self._connect_timeout.total_seconds())
+        return translate(
+            url,
+            reason_of(error, _reason_of(causes, secure=url.lower().startswith("https:"))),
+            timeout=timeout if timed_out else None,
+            refused=refused,
+            begun=begun,
+        )
+
+
+def _causes_of(error: Exception) -> list[str]:
+    """Return the texts of an error's causes, without those that quote the URL."""
+    if not isinstance(error, DetailedPyreqwestError):
+        return []
+    causes = [cause["message"] for cause in error.details["causes"] or ()]
+    return [cause for cause in causes if "://" not in cause] or [error.message]
+
+
+def _reason_of(causes: list[str], *, secure: bool) -> str:
+    """Return a description of an error without any part of the request."""
+    if not causes:
+        return ""
+    reason = "the server disconnected" if causes[-1] == DISCONNECTED else causes[-1]
+    if secure and causes[:-1] == [NOT_CONNECTED] and reason not in BEFORE_TLS:
+        reason = f"SSL: {reason}"
+    return OS_ERROR.sub("", reason)
+
+
+def _headers_of(response: Answer) -> dict[str, str]:
+    """Return headers with lower-case names. Repeated ones are joined (RFC 9110, section 5.3)."""
+    try:
+        values: dict[str, Any] = response.headers.dict_multi_value()
+    except ValueError:
+        # pyreqwest has no way to read a value that is not ASCII.
+        values = {}
+        for name in response.headers:
+            with suppress(ValueError):
+                values[name] = response.get_header_all(name)
+    for name, value in values.items():
+        if type(value) is list:
+            values[name] = ", ".join(value)
+    return values
+
+
+def _proxy_of(url: str) -> ProxyBuilder:
+    try:
+        return ProxyBuilder.all(url)
+    except (ValueError, TypeError):
+        # The error may quote the password.
+        raise ConfigurationError(
+            "proxy: must be the URL of a proxy, such as http://proxy.example:3128"
+        ) from None
+
+
+def _let_thread_return() -> None:
+    """Wait until the thread of pyreqwest has left Python, because it cannot do so afterwards.
+
+    It wakes the event loop with `call_soon_threadsafe`, which releases the lock of the interpreter
+    while it writes to a socket. If the interpreter ends then, the process is aborted.
+    """
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        time.sleep(0.001)
+        if not any(
+            frame.f_code.co_name in ("_write_to_self", "call_soon_threadsafe")
+            for frame in sys._current_frames().values()
+        ):
+            break
+
+
+if INSTALLED:
+    atexit.register(_let_thread_return)

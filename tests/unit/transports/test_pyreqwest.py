@@ -1,0 +1,77 @@
+"""`PyreqwestTransport` without a server: its arguments, and the end of the process.
+
+Its event loops are tested with those of aiohttp.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from cognigy_async.errors import ConfigurationError
+from cognigy_async.transports.pyreqwest import PyreqwestTransport, _let_thread_return
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"proxy": "http://me:c4nary@[::1"}, "proxy: must be the URL of a proxy"),
+        ({"ca_file": "/dev/null"}, "it has no certificate in PEM format"),
+        ({"ca_file": "/no/such/file"}, "No such file"),
+        ({"connect_timeout": 0}, "connect_timeout=0"),
+    ],
+)
+def test_an_argument_of_pyreqwest_that_is_not_valid(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)) as caught:
+        PyreqwestTransport(**arguments)
+    assert "c4nary" not in str(caught.value)
+
+
+def test_the_process_does_not_end_while_the_thread_of_pyreqwest_is_in_python() -> None:
+    entered = threading.Event()
+    left: list[bool] = []
+
+    def call_soon_threadsafe() -> None:
+        entered.set()
+        time.sleep(0.1)
+        left.append(True)
+
+    thread = threading.Thread(target=call_soon_threadsafe)
+    thread.start()
+    assert entered.wait(10)
+    _let_thread_return()
+    assert left
+    thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_gets_an_error_that_says_so() -> None:
+    program = """
+import asyncio, os, sys
+from cognigy_async import NotSentError, PyreqwestTransport, Request
+async def send():
+    transport = PyreqwestTransport()
+    try:
+        await transport.send(Request("GET", "http://127.0.0.1:1/", {}), timeout=5)
+    except NotSentError as error:
+        print(error, flush=True)
+asyncio.run(send())
+if not os.fork():
+    asyncio.run(send())
+    os._exit(0)
+os.wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.count("No connection to 127.0.0.1:1") == 1
+    assert "before fork()" in done.stdout
