@@ -20,6 +20,7 @@ import random
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import cast
 
@@ -67,7 +68,14 @@ class Delay:
     mean, one of a hundred is above 6.2 of it.
     """
 
-    def __init__(self, seconds: float, *, heavy_tail: bool) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        heavy_tail: bool,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock = clock
         self._seconds = seconds
         self._heavy_tail = heavy_tail
         self._random = random.Random(1)
@@ -79,13 +87,11 @@ class Delay:
         # exp(mu + sigma^2 / 2), the mean of this distribution, is 1.
         factor = self._random.lognormvariate(-0.5, 1.0) if self._heavy_tail else 1.0
         loop = asyncio.get_running_loop()
-        loop.call_later(
-            self._seconds * factor, self._write, transport, response, time.perf_counter()
-        )
+        loop.call_later(self._seconds * factor, self._write, transport, response, self._clock())
 
     def _write(self, transport: asyncio.Transport, response: bytes, received: float) -> None:
         transport.write(response)
-        self._sum += time.perf_counter() - received
+        self._sum += self._clock() - received
         self._count += 1
 
     def take_mean(self) -> float:

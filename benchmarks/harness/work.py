@@ -107,8 +107,9 @@ class Work:
 class Meter:
     """Measures a contestant: per update, and as a share of the core of the server."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, clock: Callable[[], float] = time.perf_counter) -> None:
         self.work = work
+        self._clock = clock
         self.latencies: list[float] = []
         self.results: dict[str, float] = {}
         self._completed = 0
@@ -140,7 +141,7 @@ class Meter:
     def _read(self) -> None:
         """Read the CPU seconds of the server and of this process, and the clock."""
         self._readings.append(
-            (server_cpu(self.work.server_pid), time.process_time(), time.perf_counter())
+            (server_cpu(self.work.server_pid), time.process_time(), self._clock())
         )
 
     def _complete(self) -> None:
