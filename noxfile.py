@@ -211,7 +211,7 @@ def cost(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """All benchmarks, into docs/benchmarks and its page; takes about 20 minutes."""
     install(session)
-    for name in ("throughput", "in_flight", "latency", "dialogs"):
+    for name in ("tenant", "throughput", "in_flight", "latency", "dialogs"):
         session.run("python", f"benchmarks/{name}.py", "--json", f"docs/benchmarks/{name}.json")
     with Path(f"docs/benchmarks/overhead-{RUNNING}.json").open("w", encoding="utf-8") as file:
         session.run("python", "benchmarks/overhead.py", "--rate-limit", "--json", stdout=file)

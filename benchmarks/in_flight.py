@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.figures import spreads
+from harness.figures import ratio, spreads
 from harness.processes import in_process, interleaved, parser_of, publish, serving
 from harness.scenarios import Scenario
 
-LEVELS = (1, 4, 16, 64, 256)
-NAMES = ("library over aiohttp", "bare aiohttp", "library over httpx2", "bare httpx2")
+LEVELS = (1, 8, 32, 64, 256)
+LIBRARIES = ("pyreqwest", "aiohttp", "httpx2", "httpx")
+NAMES = tuple(f"{kind} {library}" for library in LIBRARIES for kind in ("library over", "bare"))
+COMPARED = ("httpx", "httpx2")
+"""Libraries whose costs are compared at `COMPARED_LEVELS`."""
+COMPARED_LEVELS = (8, 32, 64)
 SCENARIO = Scenario("Requests in flight", (), contestants=NAMES)
 
 
@@ -36,8 +40,14 @@ def main() -> None:
         keys = [(name, level) for name in NAMES for level in levels]
         runs = interleaved(keys, options.rounds, run)
     results = {name: {level: spreads(runs[name, level]) for level in levels} for name in NAMES}
+    ratios = []
+    for library in COMPARED:
+        for level in sorted({*levels} & {*COMPARED_LEVELS}):
+            one, other = f"library over {library}", f"bare {library}"
+            costs = ([run["cpu_us"] for run in runs[name, level]] for name in (other, one))
+            ratios.append({"one": one, "other": other, "level": level, "cpu": ratio(*costs)})
     settings = {"count": options.count, "rounds": options.rounds}
-    publish("in_flight", {**settings, "contestants": results}, options.json)
+    publish("in_flight", {**settings, "contestants": results, "ratios": ratios}, options.json)
 
 
 if __name__ == "__main__":

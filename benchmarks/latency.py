@@ -20,7 +20,7 @@ from harness.figures import latencies
 from harness.processes import Server, in_process, interleaved, parser_of, publish, serving, tell
 from harness.work import Work
 
-LIBRARIES = ("aiohttp", "httpx", "httpx2")
+LIBRARIES = ("pyreqwest", "aiohttp", "httpx", "httpx2")
 
 
 def maximum(library: str, server: Server, options: argparse.Namespace) -> float:

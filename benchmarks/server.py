@@ -4,6 +4,8 @@
     python benchmarks/server.py --fault-every 50       # 429, 409, 503 and a hang-up, in turns
     python benchmarks/server.py --tls CERTIFICATE KEY  # two PEM files
     python benchmarks/server.py --times                # records when each request came
+    python benchmarks/server.py --latency 0.02         # answers after 20 ms
+    python benchmarks/server.py --latency 0.02 --heavy-tail   # after 20 ms in the mean
 
 It prints its port, keeps connections open, parses no more of a request than its end, gives a token
 to everyone, and stops when its stdin ends.
@@ -14,9 +16,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import cast
 
@@ -57,12 +61,58 @@ class Faults:
         return APPLIED if rest else FAULTS[number % len(FAULTS)]
 
 
+class Delay:
+    """Holds responses back for `seconds` in the mean, and measures how long it really was.
+
+    With a heavy tail, latencies have a log-normal distribution: half of them are below 0.61 of the
+    mean, one of a hundred is above 6.2 of it.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        heavy_tail: bool,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._heavy_tail = heavy_tail
+        self._random = random.Random(1)
+        self._sum = 0.0
+        self._count = 0
+
+    def write(self, transport: asyncio.Transport, response: bytes) -> None:
+        """Write a response later."""
+        # exp(mu + sigma^2 / 2), the mean of this distribution, is 1.
+        factor = self._random.lognormvariate(-0.5, 1.0) if self._heavy_tail else 1.0
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._seconds * factor, self._write, transport, response, self._clock())
+
+    def _write(self, transport: asyncio.Transport, response: bytes, received: float) -> None:
+        transport.write(response)
+        self._sum += self._clock() - received
+        self._count += 1
+
+    def take_mean(self) -> float:
+        """Return the mean latency since the last call, in seconds."""
+        mean = self._sum / self._count if self._count else self._seconds
+        self._sum, self._count = 0.0, 0
+        return mean
+
+
 class Answering(asyncio.Protocol):
     """One connection; requests may be pipelined and may come in pieces."""
 
-    def __init__(self, faults: Faults | None = None, times: list[float] | None = None) -> None:
+    def __init__(
+        self,
+        faults: Faults | None = None,
+        times: list[float] | None = None,
+        delay: Delay | None = None,
+    ) -> None:
         self._faults = faults
         self._times = times
+        self._delay = delay
         self._unread = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -83,7 +133,10 @@ class Answering(asyncio.Protocol):
             if not (response := self._answer(head)):
                 self._transport.abort()
                 return
-            self._transport.write(response)
+            if self._delay is None or head.startswith(b"get "):
+                self._transport.write(response)
+            else:
+                self._delay.write(self._transport, response)
         self._unread = unread
 
     def _answer(self, head: bytes) -> bytes:
@@ -92,6 +145,8 @@ class Answering(asyncio.Protocol):
             if self._times is not None:
                 self._times.clear()
             return response
+        if head.startswith(b"get /latency") and self._delay is not None:
+            return answer(json.dumps(self._delay.take_mean()).encode())
         if head.startswith(b"get "):
             return STATE
         if head.startswith(b"post /oauth/"):
@@ -106,14 +161,17 @@ async def main() -> None:
     parser.add_argument("--fault-every", type=int, default=0, metavar="N")
     parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"))
     parser.add_argument("--times", action="store_const", const=[])
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--heavy-tail", action="store_true")
     options = parser.parse_args()
     faults = Faults(options.fault_every) if options.fault_every else None
+    delay = Delay(options.latency, heavy_tail=options.heavy_tail) if options.latency else None
     context = None
     if options.tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*options.tls)
     server = await asyncio.get_running_loop().create_server(
-        lambda: Answering(faults, options.times), "127.0.0.1", 0, backlog=1024, ssl=context
+        lambda: Answering(faults, options.times, delay), "127.0.0.1", 0, backlog=4096, ssl=context
     )
     async with server:
         print(server.sockets[0].getsockname()[1], flush=True)

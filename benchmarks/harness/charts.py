@@ -18,11 +18,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 Results = Mapping[str, Any]
 
+LIBRARIES = ("pyreqwest", "aiohttp", "httpx2", "httpx")
+"""Libraries in the order of `COLOURS`."""
+
 OURS = ("library", "update")
 """Prefixes of the names of this library's contestants."""
 
 PAPER, INK, MUTED, LINE = "#010101", "#020202", "#030303", "#040404"
-COLOURS = ("#050505", "#060606", "#070707")
+COLOURS = ("#050505", "#060606", "#070707", "#080808")
 PALETTE = {
     PAPER: ("#ffffff", "#1b1e25"),
     INK: ("#1f2328", "#e4e7eb"),
@@ -31,6 +34,7 @@ PALETTE = {
     COLOURS[0]: ("#2f5fd0", "#82aaff"),
     COLOURS[1]: ("#c2570c", "#f5a35c"),
     COLOURS[2]: ("#177a4e", "#5fcf9a"),
+    COLOURS[3]: ("#8a3fb5", "#cf9bf0"),
 }
 """Placeholders, with the colours that replace them: light and dark."""
 
@@ -51,6 +55,28 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cognigy-async",
 }
+
+
+def tenant(results: Results) -> str:
+    """Draw updates per second by requests in flight, and what the latency allows."""
+    cases = {title: case for title, case in results["cases"].items() if "tail" not in title}
+    with _canvas(3.8, len(cases)) as (figure, panels):
+        for axes, (title, case) in zip(panels, cases.items(), strict=True):
+            found = {n: one for n, one in case["contestants"].items() if n.startswith(OURS)}
+            numbers = sorted({int(level) for one in found.values() for level in one})
+            allowed = [number / case["latency"] for number in numbers]
+            axes.plot(numbers, allowed, "--", color=MUTED, label="what the latency allows")
+            for colour, (name, levels) in zip(COLOURS, found.items(), strict=False):
+                _line(axes, levels, "per_second", colour, name.removeprefix("library "))
+            rates = [
+                one["per_second"]["highest"] for each in found.values() for one in each.values()
+            ]
+            axes.set(xscale="log", yscale="log", xlabel=f"requests in flight, {title} latency")
+            axes.set(ylabel="updates per second", ylim=(None, 2.5 * max(rates)))
+            _numbers(axes, numbers)
+            _plain_y(axes)
+        _legend(figure, panels[0])
+        return _svg(figure, "Updates per second by requests in flight")
 
 
 def throughput(results: Results) -> str | None:
@@ -92,7 +118,7 @@ def scenarios(results: Results) -> str | None:
     with _canvas(0.9 + 0.27 * len(found)) as (figure, [axes]):
         axes.axvline(1.0, color=MUTED, linewidth=1)
         for place, (_, library, rate) in enumerate(found):
-            _dot(axes, rate, place, COLOURS[0 if library.startswith("aiohttp") else 1])
+            _dot(axes, rate, place, COLOURS[0 if library.startswith("pyreqwest") else 1])
         _rows(axes, [f"{title}: {library}" for title, library, _ in found])
         axes.set(xscale="log", xlabel="updates per second, times those of a bare pool")
         _numbers(axes, (0.2, 0.5, 1, 2, 5, 10, 20, 50))
@@ -106,12 +132,11 @@ def by_in_flight(results: Results) -> str:
     with _canvas(3.6, 2) as (figure, panels):
         for axes, (kind, label) in zip(panels, kinds, strict=True):
             for name, levels in contestants.items():
-                _line(axes, levels, kind, COLOURS[0 if "aiohttp" in name else 1], name)
+                colour = COLOURS[LIBRARIES.index(name.rpartition(" ")[2])]
+                _line(axes, levels, kind, colour, name)
             axes.set(xscale="log", yscale="log", xlabel="requests in flight", ylabel=label)
             _numbers(axes, sorted({int(level) for one in contestants.values() for level in one}))
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(_number))
-            axes.yaxis.set_minor_locator(NullLocator())
+            _plain_y(axes)
         _legend(figure, panels[0])
         return _svg(figure, "Throughput and latency by requests in flight")
 
@@ -148,6 +173,7 @@ def by_dialogs(results: Results) -> str:
 
 
 CHARTS = {
+    "tenant": (tenant,),
     "throughput": (throughput, scenarios),
     "in_flight": (by_in_flight,),
     "latency": (latency,),
@@ -196,6 +222,12 @@ def _numbers(axes: Axes, at: Iterable[float] | None = None) -> None:
         axes.set_xlim(low, high)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(_number))
+
+
+def _plain_y(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(_number))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _number(value: float, _: int | None = None) -> str:

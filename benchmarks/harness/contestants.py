@@ -8,25 +8,30 @@ import random
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import anyio
 import httpx
 import httpx2
+import pyreqwest.exceptions
+from pyreqwest.client import ClientBuilder
 
 from cognigy_async import (
     AiohttpTransport,
     ApiKey,
     AsyncStateClient,
     HttpxTransport,
+    PyreqwestTransport,
     RateLimit,
     SessionsApi,
     StateApi,
+    Transport,
 )
 from cognigy_async.cli.bench.load import run_stream
 
@@ -36,18 +41,31 @@ from .work import HEADERS, Meter, Work
 
 REPEATED = frozenset({409, 429, 503})
 ATTEMPTS = 10
+LOST = (
+    aiohttp.ClientError,
+    httpx.TransportError,
+    httpx2.TransportError,
+    pyreqwest.exceptions.RequestError,
+)
+"""Errors of requests that got no answer."""
 
 Play = Callable[[Work, Meter], Awaitable[None]]
 
 
 def _connect(library: str, work: Work) -> Any:
     """Return a session or a client with one connection for each request in flight."""
+    if library == "pyreqwest":
+        builder = ClientBuilder()
+        if work.authority:
+            builder = builder.add_root_certificate_pem(Path(work.authority).read_bytes())
+        return builder.build()
     trusted = ssl.create_default_context(cafile=work.authority) if work.authority else True
     if library == "aiohttp":
         connector = aiohttp.TCPConnector(limit=work.in_flight, ssl=trusted)
         return aiohttp.ClientSession(connector=connector)
     module: Any = httpx if library == "httpx" else httpx2
-    limits = module.Limits(max_connections=work.in_flight, max_keepalive_connections=work.in_flight)
+    # With a limit of connections, the pool of httpx looks at all of them several times a request.
+    limits = module.Limits(max_connections=None, max_keepalive_connections=None)
     return module.AsyncClient(limits=limits, verify=trusted)
 
 
@@ -55,9 +73,15 @@ def _connect(library: str, work: Work) -> Any:
 async def _opened(
     library: str, work: Work, api: StateApi | None = None
 ) -> AsyncIterator[AsyncStateClient]:
-    has_own_connections = work.authority is None and library != "httpx2"
-    async with nullcontext() if has_own_connections else _connect(library, work) as session:
-        transport = AiohttpTransport(session) if library == "aiohttp" else HttpxTransport(session)
+    async with AsyncExitStack() as stack:
+        transport: Transport
+        if library == "pyreqwest":
+            transport = PyreqwestTransport(ca_file=work.authority)
+        elif library == "httpx" and work.authority is None:
+            transport = HttpxTransport()
+        else:
+            session = await stack.enter_async_context(_connect(library, work))
+            transport = (AiohttpTransport if library == "aiohttp" else HttpxTransport)(session)
         async with AsyncStateClient(
             work.url,
             auth=ApiKey("key"),
@@ -112,7 +136,15 @@ async def bare(library: str, work: Work, meter: Meter) -> None:
             response = await session.patch(url, content=content, headers=HEADERS)
             return response.status_code, response.headers
 
-        send = over_aiohttp if library == "aiohttp" else over_httpx
+        async def over_pyreqwest(number: int) -> tuple[int, Mapping[str, str]]:
+            url, content = work.url_of(number), work.content(number)
+            request = session.patch(url).headers(HEADERS).body_bytes(content).build()
+            response = await request.send()
+            await response.bytes()
+            return response.status, response.headers
+
+        ways = {"aiohttp": over_aiohttp, "pyreqwest": over_pyreqwest}
+        send = ways.get(library, over_httpx)
         attempts = ATTEMPTS if work.faults else 1
 
         async def call(number: int) -> None:
@@ -120,7 +152,7 @@ async def bare(library: str, work: Work, meter: Meter) -> None:
             for attempt in range(attempts):
                 try:
                     status, headers = await send(number)
-                except (aiohttp.ClientError, httpx.TransportError, httpx2.TransportError):
+                except LOST:
                     if not work.faults:
                         raise
                     status, headers = 503, {}
@@ -184,7 +216,7 @@ def _in_python(play: Play, share: float = 1.0, *, uvloop: bool = False) -> Conte
     return Contestant(partial(_run, play, uvloop), share, missing=missing)
 
 
-SHARES = {"aiohttp": 1.0, "httpx": 0.06, "httpx2": 0.15}
+SHARES = {"pyreqwest": 1.0, "aiohttp": 0.8, "httpx": 0.06, "httpx2": 0.15}
 KINDS: dict[str, Callable[..., Awaitable[None]]] = {
     "library over": update_many,
     "bare": bare,
@@ -199,8 +231,8 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 CONTESTANTS |= {
     # Sends what the JavaScript client sends.
-    "library over aiohttp, sessions API": _in_python(
-        partial(update_many, "aiohttp", api=SessionsApi(user_id="u"))
+    "library over pyreqwest, sessions API": _in_python(
+        partial(update_many, "pyreqwest", api=SessionsApi(user_id="u"))
     ),
     "official JavaScript client": Contestant(
         # Its code is compiled while it runs, and needs thousands of calls to reach its full speed.

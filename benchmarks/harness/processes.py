@@ -42,14 +42,15 @@ class Server:
 
 @contextmanager
 def serving(kind: str = "plain") -> Iterator[Server]:
-    """Run `server.py`: plain, or with faults, tls or times."""
+    """Run `server.py`: plain, or with faults, tls, times, or options of its own."""
     with tempfile.TemporaryDirectory() as folder:
         authority, options = None, list[str]()
         if kind == "tls":
             authority, *pair = _certificates(Path(folder))
             options = ["--tls", *pair]
         elif kind != "plain":
-            options = {"faults": ["--fault-every", "50"], "times": ["--times"]}[kind]
+            known = {"faults": ["--fault-every", "50"], "times": ["--times"]}
+            options = known.get(kind) or kind.split()
         program = str(PROGRAMS / "server.py")
         with server_process([program, *options], available_cores()) as (port, pid):
             scheme = "https" if authority else "http"

@@ -9,8 +9,9 @@ from .contestants import CONTESTANTS
 from .figures import Pair
 from .work import Work
 
+PYREQWEST = Pair("library over pyreqwest", "bare pyreqwest")
+PYREQWEST_UVLOOP = Pair("library over pyreqwest, uvloop", "bare pyreqwest, uvloop")
 AIOHTTP = Pair("library over aiohttp", "bare aiohttp")
-AIOHTTP_UVLOOP = Pair("library over aiohttp, uvloop", "bare aiohttp, uvloop")
 HTTPX = Pair("library over httpx", "bare httpx")
 HTTPX2 = Pair("library over httpx2", "bare httpx2")
 
@@ -57,6 +58,11 @@ SCENARIOS: dict[str, Scenario] = {
     "dialogs": Scenario(
         "many dialogs",
         (
+            Pair("library over pyreqwest, uvloop", "bare pyreqwest, uvloop", 0.65),
+            PYREQWEST,
+            Pair("library over pyreqwest", "bare aiohttp", 1.3),
+            Pair("library over pyreqwest, uvloop", "bare aiohttp, uvloop", 1.5),
+            Pair("update over pyreqwest", "bare pyreqwest"),
             Pair("library over aiohttp", "bare aiohttp", 0.80),
             Pair("library over aiohttp, uvloop", "bare aiohttp, uvloop", 0.80),
             Pair("update over aiohttp", "bare aiohttp"),
@@ -64,27 +70,27 @@ SCENARIOS: dict[str, Scenario] = {
             Pair("library over httpx, uvloop", "bare httpx, uvloop", 0.95),
             HTTPX2,
             Pair("library over httpx2, uvloop", "bare httpx2, uvloop"),
-            Pair("library over aiohttp", "naive gather on httpx", 12.0),
-            Pair("library over aiohttp", "the tutorial's script"),
-            Pair("library over aiohttp, sessions API", "official JavaScript client", 1.5),
-            Pair("library over aiohttp", "official JavaScript client", 1.5),
+            Pair("library over pyreqwest", "naive gather on httpx", 12.0),
+            Pair("library over pyreqwest", "the tutorial's script"),
+            Pair("library over pyreqwest, sessions API", "official JavaScript client", 1.5),
+            Pair("library over pyreqwest", "official JavaScript client", 1.5),
         ),
         rounds=0,
         # "update over httpx" and "update over httpx2" are for `latency.py` alone.
         contestants=tuple(name for name in CONTESTANTS if not name.startswith("update over httpx")),
     ),
     "few-dialogs": Scenario(
-        "16 dialogs, in order", (AIOHTTP, AIOHTTP_UVLOOP, HTTPX2), work=(("dialogs", 16),)
+        "16 dialogs, in order", (PYREQWEST_UVLOOP, AIOHTTP, HTTPX2), work=(("dialogs", 16),)
     ),
     "hot-dialog": Scenario(
         "one dialog, coalesced",
-        (AIOHTTP, HTTPX2),
+        (PYREQWEST_UVLOOP, AIOHTTP, HTTPX2),
         share=0.5,
         work=(("dialogs", 1), ("coalesce", True)),
     ),
     "faults": Scenario(
         "2% faults",
-        (AIOHTTP, HTTPX2),
+        (PYREQWEST_UVLOOP, AIOHTTP, HTTPX2),
         # A 429 asks for a whole second, which should not be most of the time.
         share=2.0,
         server="faults",
@@ -92,15 +98,15 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "large": Scenario(
         "64 KiB an update",
-        (AIOHTTP, AIOHTTP_UVLOOP, HTTPX2),
+        (PYREQWEST_UVLOOP, AIOHTTP, HTTPX2),
         share=0.1,
         work=(("payload_bytes", 65_536),),
     ),
-    "tls": Scenario("TLS", (AIOHTTP, AIOHTTP_UVLOOP, HTTPX, HTTPX2), server="tls"),
+    "tls": Scenario("TLS", (PYREQWEST_UVLOOP, AIOHTTP, HTTPX, HTTPX2), server="tls"),
     "quota": Scenario(
         "500 requests a second",
         (),
-        contestants=("library over aiohttp",),
+        contestants=("library over pyreqwest",),
         # Six windows, and the request that shows where the last one ends.
         updates=3_010,
         warmed_up=False,

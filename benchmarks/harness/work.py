@@ -49,6 +49,8 @@ class Work:
         faults: Whether the server has faults, so that requests have to be repeated.
         per_second: Rate limit; 0 for none.
         rate: Calls started per second, however long they take; 0 for a pool of workers.
+        steady: Whether to measure while all requests in flight are used: from the last update of
+            the warm-up on, and before the last updates.
         authority: PEM file of the certificate authority.
     """
 
@@ -63,6 +65,7 @@ class Work:
     per_second: int = 0
     rate: float = 0.0
     latencies: bool = False
+    steady: bool = False
     server_pid: int = 0
     authority: str | None = None
 
@@ -104,28 +107,48 @@ class Work:
 class Meter:
     """Measures a contestant: per update, and as a share of the core of the server."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, clock: Callable[[], float] = time.perf_counter) -> None:
         self.work = work
+        self._clock = clock
         self.latencies: list[float] = []
         self.results: dict[str, float] = {}
+        self._completed = 0
+        self._readings: list[tuple[float, float, float]] = []
 
     async def measure(self, run: Run) -> None:
         """Run the warm-up, then the measured updates."""
         work = self.work
-        if work.warm_up:
-            await run(range(work.warm_up))
-        self.latencies.clear()
-        server, cpu, began = server_cpu(work.server_pid), time.process_time(), time.perf_counter()
-        await run(range(work.warm_up, work.warm_up + work.count))
-        seconds = time.perf_counter() - began
+        if work.steady:
+            await run(range(work.warm_up + work.count + 2 * work.in_flight))
+        else:
+            if work.warm_up:
+                await run(range(work.warm_up))
+            self.latencies.clear()
+            self._read()
+            await run(range(work.warm_up, work.warm_up + work.count))
+            self._read()
+        before, after = self._readings
+        server, cpu, seconds = (b - a for a, b in zip(before, after, strict=True))
         self.results |= {
             "per_second": work.count / seconds,
-            "cpu_us": (time.process_time() - cpu) / work.count * 1e6,
-            "server_share": (server_cpu(work.server_pid) - server) / seconds,
+            "cpu_us": cpu / work.count * 1e6,
+            "server_share": server / seconds,
         }
         if work.latencies:
             for name, share in (("p50_ms", 0.5), ("p95_ms", 0.95), ("p99_ms", 0.99)):
                 self.results[name] = percentile(self.latencies, share) * 1000
+
+    def _read(self) -> None:
+        """Read the CPU seconds of the server and of this process, and the clock."""
+        self._readings.append(
+            (server_cpu(self.work.server_pid), time.process_time(), self._clock())
+        )
+
+    def _complete(self) -> None:
+        """Count an update, and read the clocks where a steady measurement begins and ends."""
+        self._completed += 1
+        if self._completed in (self.work.warm_up, self.work.warm_up + self.work.count):
+            self._read()
 
     async def measure_calls(self, call: Call) -> None:
         """Measure calls that a pool of workers makes, or that start at a constant rate."""
@@ -135,11 +158,16 @@ class Meter:
             await call(number)
             self.latencies.append(time.perf_counter() - began)
 
+        async def counted(number: int) -> None:
+            await call(number)
+            self._complete()
+
         async def run(numbers: range) -> None:
             if self.work.rate:
                 self.latencies += await arrivals(self.work.rate, numbers, call)
             else:
                 one = timed if self.work.latencies else call
+                one = counted if self.work.steady else one
                 await run_callers(one, self.work.shares(numbers))
 
         await self.measure(run)
@@ -150,6 +178,8 @@ class Meter:
             raise RuntimeError("an update was not applied") from error
         if self.work.latencies:
             self.latencies.append(result.latency)
+        if self.work.steady:
+            self._complete()
 
 
 def server_cpu(pid: int) -> float:

@@ -88,7 +88,7 @@ def test_payloads_have_the_size_that_is_asked_for() -> None:
 
 def test_slow_contestants_get_fewer_updates_and_all_open_their_connections_before() -> None:
     scenario = SCENARIOS["dialogs"]
-    fast = scenario.work_of("library over aiohttp", URL, 10_000, 64)
+    fast = scenario.work_of("library over pyreqwest", URL, 10_000, 64)
     slow = scenario.work_of("naive gather on httpx", URL, 1_000, 64)
     assert (fast.count, fast.warm_up) == (10_000, 2_000)
     assert slow.count < 1_000
@@ -162,6 +162,27 @@ def test_a_pool_makes_every_call_once_and_measures_each() -> None:
     }
 
 
+def test_a_steady_measurement_leaves_out_how_a_run_begins_and_ends() -> None:
+    begun: list[int] = []
+
+    async def main() -> tuple[float, float]:
+        loop = asyncio.get_running_loop()
+
+        async def call(number: int) -> None:
+            begun.append(number)
+            # The first and the last calls are slow.
+            await asyncio.sleep(50.0 if number in (0, 1, 2, 17) else 1.0)
+
+        meter = Meter(Work(URL, 9, warm_up=3, in_flight=3, steady=True), clock=loop.time)
+        await meter.measure_calls(call)
+        return meter.results["per_second"], loop.time()
+
+    per_second, seconds = run(main, backend="asyncio")
+    assert len(begun) == 3 + 9 + 2 * 3
+    assert per_second == pytest.approx(3.0)
+    assert seconds > 100
+
+
 # The server.
 
 
@@ -231,3 +252,39 @@ def test_the_server_reports_when_updates_came_and_forgets_them() -> None:
     sink.written = b""
     connection.data_received(b"GET /times HTTP/1.1\r\n\r\n")
     assert json.loads(sink.written.rpartition(b"\r\n")[2]) == []
+
+
+def test_responses_come_after_the_latency() -> None:
+    async def main() -> None:
+        delay = server.Delay(0.02, heavy_tail=False)
+        connection, sink = connected(delay=delay)
+        connection.data_received(REQUEST * 2 + b"GET /latency HTTP/1.1\r\n\r\n")
+        assert sink.written.count(b"HTTP/1.1") == 1, "the answer about the latency alone"
+        await asyncio.sleep(0.0199)
+        assert sink.written.count(server.APPLIED) == 0
+        await asyncio.sleep(0.0002)
+        assert sink.written.count(server.APPLIED) == 2
+
+    run(main, backend="asyncio")
+
+
+def test_a_heavy_tail_has_the_same_mean() -> None:
+    async def main() -> tuple[list[float], float]:
+        loop = asyncio.get_running_loop()
+        delay = server.Delay(0.02, heavy_tail=True, clock=loop.time)
+        seconds: list[float] = []
+
+        class Timed(Sink):
+            def write(self, data: bytes | bytearray | memoryview) -> None:
+                seconds.append(loop.time())
+
+        for _ in range(5_000):
+            delay.write(Timed(), b"")
+        await asyncio.sleep(60)
+        return seconds, delay.take_mean()
+
+    seconds, mean = run(main, backend="asyncio")
+    assert sum(seconds) / len(seconds) == pytest.approx(mean)
+    assert mean == pytest.approx(0.02, rel=0.1)
+    assert sorted(seconds)[2_500] < 0.7 * 0.02
+    assert max(seconds) > 10 * 0.02
