@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from cognigy_async import StateUpdate
 
+from .input.cells import AMOUNT_FORM
 from .input.columns import Columns
 from .input.table_options import CONTEXTS, TEXTS, ColumnType, TableOptions
 
@@ -26,8 +27,6 @@ TYPE_OF: dict[type, ColumnType] = {
     list: "json",
     str: "text",
 }
-NUMBER = "[+-]?[0-9][0-9.,]*"
-SIGN = "(?:[€$£%]|EUR|USD|GBP|CHF)"
 LOOKS = {
     "commas": (
         r"-?[0-9]{1,3}(?:,[0-9]{3})+",
@@ -47,7 +46,7 @@ LOOKS = {
         "--type {field}=number.",
     ),
     "amounts": (
-        rf"{SIGN} ?{NUMBER}|{NUMBER} ?{SIGN}|{NUMBER}-",
+        AMOUNT_FORM,
         "numbers with a currency, a percent sign or a minus at the end",
         "If they are numbers, save them without the sign, and add --type {field}=number.",
     ),

@@ -161,7 +161,9 @@ def _fault(
         near = difflib.get_close_matches(str(location[0]), compiled.names, 1)
         shown = ", ".join(map(printable, compiled.names[:MOST_NAMES])) or "none"
         more = ", ..." if len(compiled.names) > MOST_NAMES else ""
-        remedy = f"did you mean {printable(near[0])}?" if near else f"its names are {shown}{more}"
+        remedy = f'its names are {shown}{more}; with extra="allow" it takes others as well'
+        if near:
+            remedy = f"did you mean {printable(near[0])}?"
         return Fault(path, f"{model.__name__} has no variable of this name", remedy)
     remedy = f"send what {model.__name__} declares"
     if kind == "missing":

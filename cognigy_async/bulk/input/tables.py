@@ -289,6 +289,9 @@ class CsvRow(ParsedRow):
     number: int | None
 
     def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
-        """Return the fields of the row, or its text and its faults."""
-        fields, faults = self.parser.fields(self.cells)
-        return (TextRow(self.text).read()[0], faults) if faults else (fields, faults)
+        """Return the fields of the row, without its faulty cells, and its faults."""
+        return self.parser.fields(self.cells)
+
+    def faulty(self) -> dict[str, Any]:
+        """Return the text of the row, to be corrected with the header."""
+        return TextRow(self.text).faulty()

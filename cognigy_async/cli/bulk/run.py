@@ -368,7 +368,7 @@ def _print_result(
         if result.unread:
             verb = "is" if result.unread == 1 else "are"
             say(
-                f"{counted(result.unread, 'row')} that could not be read {verb} in "
+                f"{counted(result.unread, 'faulty row')} {verb} in "
                 f"{job.faulty_rows}, with the header. Correct them there and run: "
                 f"{_command(context, job.faulty_rows, KEPT_OPTIONS | TABLE_OPTIONS)}"
             )

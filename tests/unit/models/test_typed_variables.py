@@ -142,7 +142,9 @@ def test_a_name_that_is_nearly_right_is_suggested_and_others_are_listed() -> Non
     assert near.remedy == "did you mean visits?"
     [far] = faults_of_model(Address, {"q": 1})
     assert far == Fault(
-        "session.q", "Address has no variable of this name", "its names are street, city"
+        "session.q",
+        "Address has no variable of this name",
+        'its names are street, city; with extra="allow" it takes others as well',
     )
 
 
