@@ -50,7 +50,7 @@ def verify(
     after: Annotated[
         str | None,
         typer.Option(
-            metavar="HASH", help="Hash of the last record before the first of these files."
+            metavar="HASH", help="Hash of the record just before these files begin."
         ),
     ] = None,
     key_file: Annotated[
