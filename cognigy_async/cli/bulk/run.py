@@ -208,7 +208,7 @@ def run(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Resume with a different input, other options or an incomplete journal."
+            "--force", help="Resume even if input or options changed, or the journal is incomplete."
         ),
     ] = False,
     transport: TransportOption = None,
