@@ -18,7 +18,7 @@ from cognigy_async import (
     StateUpdate,
     UpdateValidationError,
 )
-from cognigy_async.integrations.callers import CallerInput, problem_for_caller
+from cognigy_async.integrations.callers import CallerInput, caller_texts, problem_for_caller
 
 
 def refusal(**fields: Any) -> UpdateValidationError:
@@ -33,6 +33,8 @@ ID = refusal(dialog_id="d-1 ", session={"a": 1})
 BOTH = refusal(dialog_id="d-1 ", session={"a-b": 1})
 KEY = refusal(dialog_id="d-1", session={"a": 1}, update_id="a b")
 TAG = refusal(dialog_id="d-1", session={"a": 1}, if_match="a b")
+NULL = refusal(dialog_id="d-1", session={"a": None})
+EMPTY = refusal(dialog_id="", session={"a": 1})
 BAD = BadRequestError("m", status=400, dialog_id="d-1")
 
 
@@ -49,6 +51,10 @@ def given(*texts: str, body: Any = None, tag: str | None = None) -> CallerInput:
         (NAME, given(body=[{"dialog_id": "d-1", "session": {"a-b": 1}}])),
         (NAME, given(body={"update": {"dialog_id": "d-1", "session": {"a-b": 1}}, "note": 1})),
         (NAME, given(body={"updates": [{"dialog_id": "d-1", "session": {"a-b": 1}}]})),
+        (NULL, given(body={"a": None})),
+        (refusal(dialog_id="d", session={"a": None, "own": 1}), given(body={"a": None})),
+        (EMPTY, given(*caller_texts([], {"dialogId": ""}))),
+        (EMPTY, given(body={"dialog_id": "", "session": {"a": 1}})),
         (STEP, given("d-1", body={"next_step": ""})),
         (ID, given("x", "d-1 ")),
         (ID, given(body={"dialog_id": "d-1 "})),
@@ -76,6 +82,13 @@ def test_what_the_request_has_is_the_callers(
         (NAME, given("d-1", body={"session": {"a": 1}})),
         (NAME, CallerInput(body=b"no JSON")),
         (NAME, CallerInput(body=b"[" * 100_000)),
+        (NULL, given(body={"a": None, "total": 1})),
+        (NULL, given(body={"session": {"a": None, "total": 1}})),
+        (NULL, given(body=[{"dialog_id": "d-1", "session": {"a": None, "total": 1}}])),
+        (NULL, given(body={"user": {"a": None}})),
+        (EMPTY, given(*caller_texts(["x"], {"q": "", "note": ""}))),
+        (ID, given("d-2 ")),
+        (ID, given(body={"dialog_id": "d-2 ", "session": {"a": 1}})),
         (ID, given("d-1")),
         (BOTH, given("d-1 ")),
         (BOTH, given("d-1 ", body={"a": 1})),
