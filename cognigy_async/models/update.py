@@ -438,6 +438,7 @@ def _validation_error(
         for context, variables in (("session", session), ("user", user))
         if isinstance(variables, dict)
         for name in variables
+        if type(name) is str
     )
     return kind(tuple(faults), dialog_id=shown, names=names)
 
