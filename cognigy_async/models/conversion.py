@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from pydantic_core import to_json, to_jsonable_python
@@ -156,7 +157,7 @@ def _convert(value: Any) -> Any:
     text = to_json(value)
     if len(text) != len(to_json(converted)):
         merged: list[MergedKey] = []
-        from_text = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, merged))
+        from_text = json.loads(text, object_pairs_hook=partial(_object, merged=merged))
         if merged:
             return from_text
     if MASK.encode() in text:
@@ -186,14 +187,14 @@ def _secrets_in(value: Any) -> Iterator[Any]:
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from _secrets_in(inner)
+    elif hasattr(value, "__pydantic_fields__"):
+        yield from _secrets_in([value.__dict__, getattr(value, "__pydantic_extra__", None)])
     elif is_dataclass(value):
         for field in fields(value):
             yield from _secrets_in(getattr(value, field.name, None))
-    elif isinstance(value, Iterable) and not hasattr(value, "__pydantic_fields__"):
+    elif isinstance(value, Iterable):
         for inner in value:
             yield from _secrets_in(inner)
-    else:
-        yield from _secrets_in(getattr(value, "__dict__", None))
 
 
 def _unmask(converted: Any, secret: Any) -> Any:

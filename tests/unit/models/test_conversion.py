@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, Secret, SecretBytes, SecretStr
 
 from cognigy_async import (
     ApiKey,
@@ -35,6 +35,7 @@ from tests.unit._inputs import Broken
 
 class Colour(enum.Enum):
     RED = CANARY
+    HIDDEN = "**********"
 
 
 @dataclasses.dataclass
@@ -209,9 +210,13 @@ def test_what_cannot_be_read_or_contains_itself_is_refused_as_without_conversion
         assert CANARY not in str(caught.value)
 
 
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
 class Account(BaseModel):
     keys: dict[int | str, int] = {}
-    password: SecretStr = Field(SecretStr(""), serialization_alias="passWord")
+    password: SecretStr = Field(default=SecretStr(""), serialization_alias="passWord")
     ratio: float = 0.0
 
 
@@ -249,6 +254,7 @@ def test_two_keys_that_become_one_are_refused(session: dict[Any, Any], path: str
         ({"a": Account(password=SecretStr(CANARY))}, "session.a.passWord"),
         (Account(password=SecretStr(CANARY)), "session.passWord"),
         ({"a": Owner(Account(password=SecretStr(CANARY)))}, "session.a.account.passWord"),
+        ({"a": Open(b=SecretStr(CANARY))}, "session.a.b"),  # type: ignore[call-arg]
         ({"a": {"b": deque([SecretStr(CANARY)])}}, "session.a.b[0]"),
     ],
 )
@@ -261,9 +267,9 @@ def test_a_secret_is_refused_and_never_sent_as_a_mask(session: Any, path: str) -
 
 def test_a_text_of_asterisks_is_a_text() -> None:
     day = (each for each in [DAY])
-    session = {"a": "**********", "b": [Cart(), Item(name="**********")], "c": day}
+    session = {"a": "**********", "b": [Cart(), Item(name="**********"), Colour.HIDDEN], "c": day}
     sent = StateUpdate("d-1", session=session, encode="json").session
-    assert (sent["a"], sent["b"][1]) == ("**********", {"name": "**********"})
+    assert (sent["a"], sent["b"][1:]) == ("**********", [{"name": "**********"}, "**********"])
     assert sent["c"] == ["2025-02-03T04:05:00"]
 
 
