@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -129,3 +130,10 @@ def test_the_limits_and_the_api_of_the_client_count() -> None:
     assert problem_for_caller(caught.value, request_input, None) is None
     other = UpdateValidationError((Fault("session.a", "is odd", "mend it"),))
     assert problem_for_caller(other, request_input, client) is None
+
+
+def test_a_refusal_has_the_names_of_all_variables_and_no_values() -> None:
+    error = refusal(dialog_id="d-1", session={"a": None, "b": "v", 10**5000: 1}, user={"c": "v"})
+    assert error.names == {"session.a", "session.b", "user.c"}
+    assert pickle.loads(pickle.dumps(error)).names == error.names
+    assert refusal(dialog_id="d-1", session=["v"]).names == frozenset()
