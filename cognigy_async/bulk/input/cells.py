@@ -138,9 +138,13 @@ class CellParser:
         if isinstance(value, dict | list):
             return self._checked(name, cell, value, number)
         if type(value) is float:
-            groups = self.columns.dot_groups
-            groups[name] = groups.get(name, True) and DOT_GROUPS(text) is not None
+            self._note_dots(name, text)
         return value
+
+    def _note_dots(self, name: str, text: str) -> None:
+        """Note whether the dots of a column may group thousands, from one of its numbers."""
+        groups = self.columns.dot_groups
+        groups[name] = groups.get(name, True) and DOT_GROUPS(text) is not None
 
     def value(self, name: str, cell: Any, number: int) -> Any:
         """Return the value of a cell with the field `name` and this number, or its fault."""
@@ -189,6 +193,8 @@ class CellParser:
                 value = int(plain) if is_integer else float(plain)
                 if not math.isfinite(value):
                     value = _NOTHING
+                elif self._decimal == "." and not is_integer:
+                    self._note_dots(name, text)
         return self._unfit(name, kind, text, number) if value is _NOTHING else value
 
     def _unfit(self, name: str, kind: ColumnType, text: str, number: int) -> Fault:

@@ -151,7 +151,8 @@ def test_a_boolean_in_capitals_is_a_text_with_a_note(tmp_path: Path, cell: str) 
     path.write_text(f"dialog_id,session.a,session.b\nd-1,{cell},true\nd-2,{cell},{cell}\n")
     found, faults = dry(path)
     assert not faults
-    assert [note.partition(". ")[0] for note in found.notes] == [
+    looks = [note.partition(". ")[0] for note in found.notes if "look like" in note]
+    assert looks == [
         f"The column 'session.{name}' has values that look like booleans, such as yes, nein or "
         f"TRUE, from line {line} on"
         for name, line in (("a", 2), ("b", 3))
