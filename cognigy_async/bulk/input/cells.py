@@ -205,10 +205,17 @@ class CellParser:
         if text and is_number and self._decimal == ",":
             what += " with a decimal comma" if kind == "number" else " with dots for thousands"
         remedy = f"correct it, or read the column as text: --type {name}=text"
-        if is_number and AMOUNT(text):
+        patterns, other = INTEGERS if kind == "integer" else NUMBERS, ",."[self._decimal == ","]
+        if is_number and patterns[self._decimal](text):
+            is_long = len(text) > MOST_DIGITS
+            held = (
+                f"of at most {MOST_DIGITS} characters" if is_long else "that a 64-bit float holds"
+            )
+            what = f"{article} {kind} {held}"
+        elif is_number and AMOUNT(text):
             what += ": it has a currency sign, a percent sign or a minus at the end"
             remedy = f"format the column as a plain number and save it again, or {remedy}"
-        elif is_number and NUMBERS["." if self._decimal == "," else ","](text):
+        elif is_number and ("," in text or "." in text) and NUMBERS[other](text):
             remedy = "if its comma is decimal, or its dots group thousands, add --decimal ,"
             if self._decimal == ",":
                 remedy = "if its dot is decimal, leave --decimal out; else correct it"

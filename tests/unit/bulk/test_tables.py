@@ -354,6 +354,11 @@ def test_a_row_with_other_cells_names_the_delimiter(tmp_path: Path) -> None:
     path.write_text("dialog_id;session.a\nd-1;5;6\n")
     _, faults = dry(path)
     assert [fault.remedy for fault in faults] == ["quote cells that hold semicolons or newlines"]
+    path.write_text('dialog_id; session.a\nd-1; "a;b"\n')
+    _, faults = dry(path)
+    assert [fault.remedy for fault in faults] == [
+        "remove the space before the quote: a quote counts only at the beginning of a cell"
+    ]
 
 
 @pytest.mark.quick("300000")
