@@ -125,17 +125,32 @@ def test_a_dry_run_says_how_long_it_takes(
         in command.out
     )
     assert command(*dry, "--rate", "1000/60") == 0
-    assert "2,000 requests, 2 min 1 s under the rate limit; no faults" in command.out
+    assert command.out.endswith("2,000 requests, 2 min 1 s under the rate limit; no faults\n")
+    assert command(*dry, "--rate", "100000/60") == 0
+    assert "It takes about 6.2 s at 100 ms a request and 32 in flight.\n" in command.out
+    assert command(*dry, "--rate", "1000/1", "--max-in-flight", "4") == 0
+    assert (
+        "It takes about 50.0 s at 100 ms a request and 4 in flight, and at least 2.0 s under the "
+        "rate limit.\n" in command.out
+    )
     assert command(*dry, "--json") == 0
     assert (command.json["seconds"], command.json["measured_seconds"]) == (None, None)
     assert round(command.json["saas_seconds"]) == 603
     assert command("bulk", "run", "rows.jsonl", "--limit", "50") == 0
     Path("few.jsonl").write_text(lines[0] + "\n")
     assert command("bulk", "run", "few.jsonl", "--dry-run") == 0
-    assert command.out.endswith("\nIt does not have to wait at 1,000 requests in 5 minutes.\n")
+    few = "\nIt takes less than a second at 100 ms a request and 1 in flight.\n"
+    assert command.out.endswith(few)
+    assert command("bulk", "run", "few.jsonl", "--dry-run", "--rate", "1000/300") == 0
+    assert command.out.endswith(few)
+    # The requests of one dialog follow each other.
+    Path("one.jsonl").write_text(f"{lines[0]}\n" * 50)
+    assert command("bulk", "run", "one.jsonl", "--dry-run") == 0
+    assert command.out.endswith("\nIt takes about 5.0 s at 100 ms a request and 1 in flight.\n")
     assert command(*dry) == 0
     assert re.search(
-        r"5 minutes, [\d.]+ (ms|s) at the [\d.,e+]+ requests/s of earlier", command.out
+        r"5 minutes, (less than a second|about [\d.]+ s) at the [\d.,e+]+ requests/s of earlier",
+        command.out,
     )
     assert command(*dry, "--json") == 0
     measured = command.json["measured_seconds"]

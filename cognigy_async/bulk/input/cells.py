@@ -138,9 +138,13 @@ class CellParser:
         if isinstance(value, dict | list):
             return self._checked(name, cell, value, number)
         if type(value) is float:
-            groups = self.columns.dot_groups
-            groups[name] = groups.get(name, True) and DOT_GROUPS(text) is not None
+            self._note_dots(name, text)
         return value
+
+    def _note_dots(self, name: str, text: str) -> None:
+        """Note whether the dots of a column may group thousands, from one of its numbers."""
+        groups = self.columns.dot_groups
+        groups[name] = groups.get(name, True) and DOT_GROUPS(text) is not None
 
     def value(self, name: str, cell: Any, number: int) -> Any:
         """Return the value of a cell with the field `name` and this number, or its fault."""
@@ -189,6 +193,8 @@ class CellParser:
                 value = int(plain) if is_integer else float(plain)
                 if not math.isfinite(value):
                     value = _NOTHING
+                elif self._decimal == "." and not is_integer:
+                    self._note_dots(name, text)
         return self._unfit(name, kind, text, number) if value is _NOTHING else value
 
     def _unfit(self, name: str, kind: ColumnType, text: str, number: int) -> Fault:
@@ -199,10 +205,17 @@ class CellParser:
         if text and is_number and self._decimal == ",":
             what += " with a decimal comma" if kind == "number" else " with dots for thousands"
         remedy = f"correct it, or read the column as text: --type {name}=text"
-        if is_number and AMOUNT(text):
+        patterns, other = INTEGERS if kind == "integer" else NUMBERS, ",."[self._decimal == ","]
+        if is_number and patterns[self._decimal](text):
+            is_long = len(text) > MOST_DIGITS
+            held = (
+                f"of at most {MOST_DIGITS} characters" if is_long else "that a 64-bit float holds"
+            )
+            what = f"{article} {kind} {held}"
+        elif is_number and AMOUNT(text):
             what += ": it has a currency sign, a percent sign or a minus at the end"
             remedy = f"format the column as a plain number and save it again, or {remedy}"
-        elif is_number and NUMBERS["." if self._decimal == "," else ","](text):
+        elif is_number and ("," in text or "." in text) and NUMBERS[other](text):
             remedy = "if its comma is decimal, or its dots group thousands, add --decimal ,"
             if self._decimal == ",":
                 remedy = "if its dot is decimal, leave --decimal out; else correct it"

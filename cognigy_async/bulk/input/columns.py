@@ -61,8 +61,8 @@ class Columns:
     Attributes:
         header: Names of the columns in the table, without white space around them.
         names: Fields that the columns have, or names that begin with `_`.
-        dot_groups: Fields of CSV without a type whose numbers have a dot, and whether the dots of
-            all of them may group thousands. Those of the rows read so far.
+        dot_groups: Fields whose numbers have a dot that was read as decimal, and whether the dots
+            of all of them may group thousands. Those of the rows read so far.
 
     Raises:
         InputError: Some columns are unknown, doubled or missing; they are named.

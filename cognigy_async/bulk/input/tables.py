@@ -41,6 +41,7 @@ BATCH = 1024
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 """Delimiters that a header may have, the first of them preferred."""
 NO_CONTENT = b' \t\r\n,;|"'
+QUOTE_AFTER_SPACE = re.compile(r'\s+"').match
 HINT = re.compile(r'"?sep=(.)"?[\r\n]*').fullmatch
 """A first line that tells Excel the delimiter."""
 
@@ -90,7 +91,13 @@ def csv_records(
             if fault is None and len(cells) != width:
                 problem = f"has {len(cells)} cells, and the header has {width}"
                 what = DELIMITERS.get(delimiter, repr(delimiter))
-                fault = Fault("row", problem, f"quote cells that hold {what} or newlines")
+                remedy = f"quote cells that hold {what} or newlines"
+                if any(map(QUOTE_AFTER_SPACE, cells)):
+                    remedy = (
+                        "remove the space before the quote: a quote counts only at the beginning "
+                        "of a cell"
+                    )
+                fault = Fault("row", problem, remedy)
             if fault is None and any(map(str.strip, cells[used:])):
                 fault = UNNAMED
             del cells[used:]
