@@ -56,7 +56,8 @@ AWAITED = (
 class UpdateStream:
     """The outcomes of `update_many`, one for each input, in the order of completion.
 
-    Iterate over the stream inside ``async with``: leaving the block withdraws unsent updates.
+    Iterate over the stream inside ``async with``: leaving the block withdraws unsent updates. Tasks
+    may share the iteration; each outcome goes to one of them.
     Without the block, the client sends accepted updates even if nobody reads their outcomes, and
     reads an asynchronous input until the client is closed. `drain` sends all rows in one call.
 
@@ -202,7 +203,7 @@ class UpdateStream:
     async def aclose(self) -> None:
         """Take no more input, withdraw unsent updates, and drop unread outcomes.
 
-        Log the number of rows that were not sent, unless `stop` was called before.
+        An iteration in another task ends. Log the number of rows that were not sent, unless `stop` was called before.
 
         Raises:
             Exception: The asynchronous input raised it while it was closed.
@@ -220,6 +221,7 @@ class UpdateStream:
         self._outcomes.clear()
         self._held = 0
         self._input_error = None
+        self._wake_reader()
         if isinstance(inputs, Generator):
             inputs.close()
         if self._input_close_error is not None:
@@ -295,14 +297,18 @@ class UpdateStream:
 
     async def _wait_for_outcome(self) -> None:
         """Wait for an outcome, or until an idle worker wants more input."""
-        self._reader = reader = anyio.Event()
+        reader = self._reader
+        if reader is None:
+            self._reader = reader = anyio.Event()
         on_idle = self._lifecycle.require_engine().waker.on_idle
         if self._inputs is not None and self._held < self._limit:
             on_idle[reader] = None
         try:
             await reader.wait()
         finally:
-            self._reader = None
+            # Other tasks may wait for the same event.
+            if self._reader is reader:
+                self._wake_reader()
             on_idle.pop(reader, None)
 
     # Input from an iterable: taken by the task that reads the outcomes.
@@ -326,12 +332,15 @@ class UpdateStream:
         except CognigyError as error:
             self._end_input(error)
             return
-        while self._wants_input():
+        while self._inputs is not None and self._wants_input():
             for _ in range(min(INPUTS_PER_YIELD, self._limit - self._held)):
                 if not admission.try_acquire_bulk_slot():
                     if self._held:
                         return
                     await admission.acquire_bulk_slot()
+                    if self._inputs is None:
+                        admission.release_slot()
+                        return
                 try:
                     given = next(inputs)
                 except BaseException as error:

@@ -36,7 +36,7 @@ from cognigy_async import (
     sync,
 )
 from cognigy_async.emulator import Emulator
-from cognigy_async.sync import StateClient, UpdateHandle
+from cognigy_async.sync import Outcomes, StateClient, UpdateHandle
 
 ROOT = Path(__file__).parents[2]
 THREAD_NAME = "cognigy_async client"
@@ -569,6 +569,33 @@ def test_ctrl_c_in_a_stream_leaves_the_outcomes_readable(
         next(stream)
     transport.release()
     assert sorted(outcome.index for outcome in stream) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("read", [list, Outcomes.drain])
+def test_ctrl_c_in_the_block_of_a_stream_ends_it(
+    client: StateClient, transport: HeldTransport, read: Callable[[Any], object]
+) -> None:
+    transport.hold()
+    with interrupted_when(client, pending=3), client, client.update_many(rows(3)) as stream:
+        releases = threading.Timer(0.5, transport.release)
+        releases.start()
+        read(stream)
+    releases.join()
+    assert client.close_report is not None
+    assert client.close_report.applied == 3
+
+
+def test_a_stream_that_is_closed_after_ctrl_c_has_no_more_outcomes(
+    client: StateClient, transport: HeldTransport
+) -> None:
+    transport.hold()
+    stream = client.update_many(rows(3))
+    with interrupted_when(client, pending=3):
+        next(stream)
+    stream.close()
+    assert list(stream) == []
+    transport.release()
+    assert client.update("d-9", session={"a": 1}).version == 1
 
 
 def test_ctrl_c_in_the_input_ends_the_input(client: StateClient) -> None:
