@@ -203,7 +203,8 @@ class UpdateStream:
     async def aclose(self) -> None:
         """Take no more input, withdraw unsent updates, and drop unread outcomes.
 
-        An iteration in another task ends. Log the number of rows that were not sent, unless `stop` was called before.
+        An iteration in another task ends. Log the number of rows that were not sent, unless `stop`
+        was called before.
 
         Raises:
             Exception: The asynchronous input raised it while it was closed.

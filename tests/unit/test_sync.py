@@ -367,7 +367,6 @@ def test_an_async_callback_runs_in_the_thread_of_the_client_and_cannot_call_it(
             lambda: client.submit_nowait({"dialog_id": "d-2", "session": {"a": 1}}),
             lambda: client.update_many([]),
             lambda: client.metrics,
-            client.close,
             client.__enter__,
         ):
             with pytest.raises(ClientUsageError, match="async callbacks"):
@@ -529,6 +528,14 @@ def test_a_stream_that_stops_has_an_outcome_for_each_input_it_took(
     assert first.ok
     assert [outcome.index for outcome in rest] == list(range(1, len(rest) + 1))
     assert len(rest) < 99
+
+
+def test_threads_share_a_stream(client: StateClient) -> None:
+    stream = client.update_many(row for row in rows(400))
+    with ThreadPoolExecutor(4) as threads:
+        parts = [threads.submit(list, stream) for _ in range(4)]
+        indexes = [outcome.index for part in parts for outcome in part.result(20)]
+    assert sorted(indexes) == list(range(400))
 
 
 def test_a_stream_ends_with_its_client(client: StateClient) -> None:
@@ -702,7 +709,6 @@ def test_an_open_client_is_refused_after_a_fork(client: StateClient) -> None:
             lambda: client.submit_nowait({"dialog_id": "d-1", "session": {"a": 1}}),
             lambda: client.metrics,
             lambda: next(stream),
-            client.close,
             client.__enter__,
             handle.withdraw,
         ):
@@ -725,6 +731,24 @@ def test_a_client_that_was_not_used_before_a_fork_opens_in_each_process(
 
     assert in_fork(used)
     assert used()
+
+
+@forks
+@forks_beside_threads
+def test_a_block_that_a_forked_process_leaves_belongs_to_its_parent(client: StateClient) -> None:
+    with client, client.update_many(rows(2)) as stream:
+        assert next(stream).ok
+
+        def leaves() -> bool:
+            stream.__exit__(None, None, None)
+            client.__exit__(None, None, None)
+            return not client.is_open and client.close().applied == 0
+
+        assert in_fork(leaves)
+        assert client.is_open
+        assert next(stream).ok
+    assert client.close_report is not None
+    assert client.close_report.applied == 2
 
 
 def in_fork(check: Callable[[], bool]) -> bool:
