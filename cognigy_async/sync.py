@@ -25,6 +25,7 @@ Method = Callable[Concatenate[ca.AsyncStateClient, P], R]
 Blocking = Callable[Concatenate["StateClient", P], R]
 NAME = "cognigy_async client"
 CLOSED = "the client is closed and accepts no more updates; create a new one"
+NOTHING = ca.CloseReport(0, 0, 0, (), 0)
 OWN_THREAD = "async callbacks and functions of modify cannot call their own client: see StateClient"
 
 
@@ -117,14 +118,14 @@ class StateClient:
     def close(self, *, drain: bool = True, timeout: float = 30.0) -> ca.CloseReport:
         """Complete all updates and close the connections; see `AsyncStateClient.aclose`."""
         if self._forked:  # the client belongs to the parent process
-            return ca.CloseReport(0, 0, 0, (), 0)
+            return NOTHING
         self._check_caller()
         with self._lock:
             with suppress(Exception):  # Ctrl-C may have ended the wait for the opening
-                self._portal = self._opened and self._opened.result()
+                self._portal = self._opened.result() if self._opened else None
             if (portal := self._portal) is None:
                 self._closed = True
-                return self.close_report or ca.CloseReport(0, 0, 0, (), 0)
+                return self.close_report or NOTHING
             future = self._start(self._client.aclose, drain=drain, timeout=timeout)
         try:
             return cast("ca.CloseReport", future.result())

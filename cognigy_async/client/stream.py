@@ -246,8 +246,8 @@ class UpdateStream:
 
     def _report_left(self, outcomes: Collection[UpdateOutcome]) -> None:
         """Log the number of rows that were not sent, once, and failures that nobody read."""
-        unsent, told = self._unsent()
-        if parts := [*told, *_failures(outcomes)]:
+        unsent, details = self._unsent()
+        if parts := [*details, *_failures(outcomes)]:
             log(
                 WARNING,
                 "update_many was left early: %s Read the stream to its end, or call its `drain()`. "
@@ -475,7 +475,9 @@ def _failures(outcomes: Collection[UpdateOutcome]) -> list[str]:
     if not failed:
         return []
     first = failed[0]
-    dialog = "" if first.update is None else f" of dialog {first.update.dialog_id!r}"
+    dialog = ""
+    if first.update is not None and not isinstance(first.error, UpdateError):
+        dialog = f" of dialog {first.update.dialog_id!r}"
     return [
         f"Of {len(kept)} unread outcomes, {len(failed)} are failures, the first: "
         f"{type(first.error).__name__}{dialog}: {str(first.error).rstrip('.')}."

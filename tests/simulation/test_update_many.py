@@ -423,6 +423,11 @@ async def test_update_many_closed_before_it_began_takes_nothing() -> None:
 # Rows that were not sent are reported.
 
 
+NONE_TAKEN = (
+    "0 rows were taken from the input, 0 of them were not sent; the rest of the input was not read."
+)
+
+
 def unsent_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if "left early" in one.getMessage()]
 
@@ -450,14 +455,12 @@ async def read_one_and_fail(stream: UpdateStream) -> None:
         (
             lambda rows: (row for row in rows),
             read_none,
-            "0 rows were taken from the input, 0 of them were not sent; the rest of the input was not "
-            "read.",
+            NONE_TAKEN,
         ),
         (
             slowly,
             read_none,
-            "0 rows were taken from the input, 0 of them were not sent; the rest of the input was not "
-            "read.",
+            NONE_TAKEN,
         ),
     ],
     ids=["pass", "break", "exception", "generator", "async"],
