@@ -578,6 +578,42 @@ def test_ctrl_c_in_a_stream_leaves_the_outcomes_readable(
     assert sorted(outcome.index for outcome in stream) == [0, 1, 2]
 
 
+class SlowSink:
+    """Presses Ctrl-C while it opens, and opens when it is released."""
+
+    strict = True
+    max_queue = 100
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def open(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert self.release.wait(20)
+
+    def write(self, records: object, /) -> None:
+        """Drop the records."""
+
+    def close(self) -> None:
+        """Release nothing."""
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_ctrl_c_in_the_opening_leaves_the_client_usable(
+    make: Callable[..., StateClient], used: bool
+) -> None:
+    sink = SlowSink()
+    client = make(audit=sink)
+    with pytest.raises(KeyboardInterrupt):
+        client.update("d-1", session={"a": 1})
+    sink.release.set()
+    if used:
+        assert client.update("d-1", session={"a": 1}).version == 1
+    assert client.close().applied == int(used)
+    assert not client.is_open
+    assert client.close().applied == int(used)
+
+
 @pytest.mark.parametrize("read", [list, Outcomes.drain])
 def test_ctrl_c_in_the_block_of_a_stream_ends_it(
     client: StateClient, transport: HeldTransport, read: Callable[[Any], object]
