@@ -57,14 +57,12 @@ class StateClient:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._client = client = ca.AsyncStateClient(*args, **kwargs)
         self.base_url, self.api, self.limits = client.base_url, client.api, client.limits
-        self.on_failure, self.add_observer = client.on_failure, client.add_observer
-        self.on_state_updated = client.on_state_updated
-        self.on_update_failed = client.on_update_failed
+        self.on_failure, self.on_state_updated = client.on_failure, client.on_state_updated
+        self.on_update_failed, self.add_observer = client.on_update_failed, client.add_observer
         self._lock = threading.RLock()  # reentrant: a signal handler may call the client
         self._opened: Future[BlockingPortal] | None = None
         self._portal: BlockingPortal | None = None
-        self._thread = threading.Thread()
-        self._fork_count, self._closed = -1, False
+        self._thread, self._fork_count, self._closed = threading.Thread(), -1, False
         self.close_report: ca.CloseReport | None = None
 
     update = _blocking(ca.AsyncStateClient.update)
@@ -163,10 +161,8 @@ class StateClient:
         return self._fork_count not in (-1, fork_counter.count)
 
     def _check_caller(self) -> None:
-        if self._forked:
-            raise ca.ClientUsageError(FORKED)
-        if threading.current_thread() is self._thread:
-            raise ca.ClientUsageError(OWN_THREAD)
+        if self._forked or threading.current_thread() is self._thread:
+            raise ca.ClientUsageError(FORKED if self._forked else OWN_THREAD)
 
     def _start(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
         self._check_caller()
