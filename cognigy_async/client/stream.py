@@ -358,7 +358,7 @@ class UpdateStream:
                     if self._held:
                         return
                     await admission.acquire_bulk_slot()
-                    if self._inputs is None:
+                    if self._exhausted:
                         admission.release_slot()
                         return
                 try:
@@ -479,7 +479,7 @@ def _failures(outcomes: Collection[UpdateOutcome]) -> list[str]:
     if first.update is not None and not isinstance(first.error, UpdateError):
         dialog = f" of dialog {first.update.dialog_id!r}"
     return [
-        f"Of {len(kept)} unread outcomes, {len(failed)} are failures, the first: "
+        f"Of {len(kept)} unread outcomes, {len(failed)} failed. The first: "
         f"{type(first.error).__name__}{dialog}: {str(first.error).rstrip('.')}."
     ]
 

@@ -531,7 +531,7 @@ async def test_update_many_left_early_tells_of_failures_that_nobody_read(
     failures = client.close_report.failed - (not first.ok)
     assert failures >= 1
     assert sent < 200
-    told = [int(re.findall(r"([0-9]+) are failures, the first: .*d-", line)[0]) for line in lines]
+    told = [int(re.findall(r"([0-9]+) failed. The first: .*d-", line)[0]) for line in lines]
     assert sum(told) == failures
     assert all("BadRequestError" in line or "400" in line for line in lines)
 
@@ -547,7 +547,7 @@ async def test_update_many_left_with_requests_in_flight_tells_of_their_failures(
                 await anext(stream)
         assert unsent_lines(caplog) == []
     [line] = unsent_lines(caplog)
-    assert "Of 2 unread outcomes, 1 are failures, the first: " in line
+    assert "Of 2 unread outcomes, 1 failed. The first: " in line
     assert "d-1" in line
 
 
