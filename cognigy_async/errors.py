@@ -96,10 +96,18 @@ class UpdateValidationError(CognigyError, ValueError):
         faults: all faults, at least one.
         path: path of the first fault.
         dialog_id: dialog that the input names; None if the input names no dialog.
+        names: names of the variables in the input, such as "session.cart"; empty if unknown.
     """
 
-    def __init__(self, faults: tuple[Fault, ...], *, dialog_id: str | None = None) -> None:
+    def __init__(
+        self,
+        faults: tuple[Fault, ...],
+        *,
+        dialog_id: str | None = None,
+        names: frozenset[str] = frozenset(),
+    ) -> None:
         self.faults = faults
+        self.names = names
         self.path = faults[0].path
         self.dialog_id = dialog_id
         text = " | ".join(map(str, faults[:MAX_FAULTS_IN_MESSAGE]))

@@ -24,6 +24,8 @@ R = TypeVar("R")
 Method = Callable[Concatenate[ca.AsyncStateClient, P], R]
 Blocking = Callable[Concatenate["StateClient", P], R]
 NAME = "cognigy_async client"
+CLOSED = "the client is closed and accepts no more updates; create a new one"
+NOTHING = ca.CloseReport(0, 0, 0, (), 0)
 OWN_THREAD = "async callbacks and functions of modify cannot call their own client: see StateClient"
 
 
@@ -55,13 +57,12 @@ class StateClient:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._client = client = ca.AsyncStateClient(*args, **kwargs)
         self.base_url, self.api, self.limits = client.base_url, client.api, client.limits
-        self.on_failure, self.add_observer = client.on_failure, client.add_observer
-        self.on_state_updated = client.on_state_updated
-        self.on_update_failed = client.on_update_failed
+        self.on_failure, self.on_state_updated = client.on_failure, client.on_state_updated
+        self.on_update_failed, self.add_observer = client.on_update_failed, client.add_observer
         self._lock = threading.RLock()  # reentrant: a signal handler may call the client
+        self._opened: Future[BlockingPortal] | None = None
         self._portal: BlockingPortal | None = None
-        self._thread = threading.Thread()
-        self._fork_count, self._closed = -1, False
+        self._thread, self._fork_count, self._closed = threading.Thread(), -1, False
         self.close_report: ca.CloseReport | None = None
 
     update = _blocking(ca.AsyncStateClient.update)
@@ -84,19 +85,11 @@ class StateClient:
         return UpdateHandle(self, self._run(self._client.submit_nowait, update, **given))
 
     def update_many(self, updates: Iterable[UpdateInput], **given: Unpack[Options]) -> Outcomes:
-        """Send many updates, and iterate over their outcomes, one for each input.
+        """Send updates: ``with client.update_many(rows) as outcomes: for outcome in outcomes: ...``
 
         Leaving the ``with`` block withdraws unsent updates. `UpdateOutcome.index` is the position
-        of the input, and `UpdateOutcome.error` is None for an applied update. Updates wait while
-        the server is unavailable. `deadline` is in seconds from now, for all updates together: a
-        late update ends with a `DeadlineExceededError`. See `AsyncStateClient.update_many` for the
-        other arguments and for the errors.
-
-        Example::
-
-            with client.update_many(rows, deadline=3600.0) as outcomes:
-                for outcome in outcomes:
-                    print(outcome.index, outcome.error or "applied")
+        of the input, and `UpdateOutcome.error` is None for an applied update. `deadline` is in
+        seconds for all updates together. See `AsyncStateClient.update_many`.
         """
         return Outcomes(self, updates, given)
 
@@ -106,12 +99,12 @@ class StateClient:
         self._check_caller()
         snapshot = self._client.metrics.snapshot
         with self._lock:
-            return snapshot() if self._portal is None else self._portal.call(snapshot)
+            return self._portal.call(snapshot) if self._portal else snapshot()
 
     @property
     def is_open(self) -> bool:
         """True while updates are accepted: from ``with`` or the first call until `close`."""
-        return self._client.is_open
+        return self._client.is_open and not self._forked
 
     def __enter__(self) -> Self:
         self._run(bool)  # the first call opens
@@ -122,11 +115,15 @@ class StateClient:
 
     def close(self, *, drain: bool = True, timeout: float = 30.0) -> ca.CloseReport:
         """Complete all updates and close the connections; see `AsyncStateClient.aclose`."""
+        if self._forked:  # the client belongs to the parent process
+            return NOTHING
         self._check_caller()
         with self._lock:
+            with suppress(Exception):  # Ctrl-C may have ended the wait for the opening
+                self._portal = self._opened.result() if self._opened else None
             if (portal := self._portal) is None:
                 self._closed = True
-                return self.close_report or ca.CloseReport(0, 0, 0, (), 0)
+                return self.close_report or NOTHING
             future = self._start(self._client.aclose, drain=drain, timeout=timeout)
         try:
             return cast("ca.CloseReport", future.result())
@@ -136,20 +133,19 @@ class StateClient:
                 with self._lock:
                     if not self._closed:
                         portal.start_task_soon(portal.stop)
-                    self._portal, self._closed = None, True
+                    self._portal, self._opened, self._closed = None, None, True
                 self._thread.join()
                 self.close_report = self._client.close_report
 
     def _open(self) -> BlockingPortal:
         if self._closed:
-            raise ca.ClientClosedError(
-                "the client is closed and accepts no more updates; create a new one"
-            )
-        self._fork_count = fork_counter.count
-        opened: Future[BlockingPortal] = Future()
-        self._thread = threading.Thread(None, anyio.run, NAME, (self._serve, opened), daemon=True)
-        self._thread.start()
-        self._portal = opened.result()
+            raise ca.ClientClosedError(CLOSED)
+        if self._opened is None:
+            self._fork_count, self._opened = fork_counter.count, Future()
+            serve = (self._serve, self._opened)
+            self._thread = threading.Thread(None, anyio.run, NAME, serve, daemon=True)
+            self._thread.start()
+        self._portal = self._opened.result()
         return self._portal
 
     async def _serve(self, opened: Future[BlockingPortal]) -> None:
@@ -160,11 +156,13 @@ class StateClient:
         except BaseException as error:
             opened.set_exception(error)  # after the opening it ends the thread
 
+    @property
+    def _forked(self) -> bool:
+        return self._fork_count not in (-1, fork_counter.count)
+
     def _check_caller(self) -> None:
-        if self._fork_count not in (-1, fork_counter.count):
-            raise ca.ClientUsageError(FORKED)
-        if threading.current_thread() is self._thread:
-            raise ca.ClientUsageError(OWN_THREAD)
+        if self._forked or threading.current_thread() is self._thread:
+            raise ca.ClientUsageError(FORKED if self._forked else OWN_THREAD)
 
     def _start(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
         self._check_caller()
@@ -206,12 +204,12 @@ class UpdateHandle:
 
 
 class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
-    """The outcomes of `StateClient.update_many`. The thread that reads them also takes inputs."""
+    """The outcomes of `StateClient.update_many`. A thread that reads them also takes inputs."""
 
     def __init__(self, client: StateClient, updates: Any, given: Options) -> None:
         check_iterable("update_many", updates)
         self._client, self._inputs = client, ItemsOfThread(iter(updates))
-        self._reading: Future[Any] | None = None
+        self._lock, self._reading = threading.Lock(), cast("Future[Any] | None", None)
         self._stream = client._run(client._client.update_many, self._inputs, **given)
 
     def __next__(self) -> ca.UpdateOutcome:
@@ -221,12 +219,12 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
             raise StopIteration from None
 
     def _read(self, function: Callable[[], Coroutine[Any, Any, object]]) -> Any:
-        """Return the result of a call that reads the stream, and feed inputs to the stream."""
-        if self._reading is None:
-            self._reading = self._client._start(function)
-            self._reading.add_done_callback(self._inputs.wake)
-        self._inputs.serve(self._reading)
-        reading, self._reading = self._reading, None
+        with self._lock:  # threads may share the stream
+            if self._reading is None:
+                self._reading = self._client._start(function)
+                self._reading.add_done_callback(self._inputs.wake)
+            self._inputs.serve(self._reading)
+            reading, self._reading = self._reading, None
         return reading.result()
 
     def drain(self) -> ca.DrainReport:
@@ -234,18 +232,14 @@ class Outcomes(Iterator[ca.UpdateOutcome], AbstractContextManager["Outcomes"]):
         return cast("ca.DrainReport", self._read(self._stream.drain))
 
     def stop(self) -> None:
-        """Take no more input, withdraw unsent updates, and let requests in flight complete.
-
-        You can still read the outcomes of all updates that were taken. Inputs that were not yet
-        taken get no outcome. The outcome of a withdrawn update has an `UpdateWithdrawnError`.
-        Any thread may call `stop`, and so may a signal handler.
-        """
+        """Withdraw unsent updates, also from a signal handler; see `UpdateStream.stop`."""
         with suppress(ca.ClientClosedError):
             self._client._run(self._stream.stop)
 
     def close(self, *_: object) -> None:
         """Take no more input, withdraw unsent updates and drop unread outcomes."""
-        with suppress(ca.ClientClosedError):
-            self._client._run(self._stream.aclose)
+        if not self._client._forked:
+            with suppress(ca.ClientClosedError):
+                self._client._run(self._stream.aclose)
 
     __exit__ = close

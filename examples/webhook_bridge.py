@@ -3,10 +3,11 @@
     WEBHOOK_SECRET=... uvicorn examples.webhook_bridge:app --timeout-graceful-shutdown 15
 
 The CRM sends `X-Timestamp`, the seconds since the epoch, and `X-Signature`, the HMAC-SHA-256 in
-hexadecimal of the timestamp, a dot and the body. A request that somebody has recorded is refused
-once its timestamp is old. Until then it changes nothing either: the event id is the id of the
-update, so that a repeated event has the same `Idempotency-Key`. The webhook is answered when the
-update is applied; after 429 or 5xx the CRM repeats it, with a new timestamp.
+hexadecimal of the timestamp, a dot and the body. The bridge refuses a request that somebody has
+recorded once its timestamp is old. The event id is the id of the update, so that a repeated event
+has the same `Idempotency-Key`: a server that honours this key applies the event once, another
+server applies it again. The bridge answers a webhook when its update is applied. After 429 or 5xx,
+the CRM repeats the webhook with a new timestamp.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from cognigy_async import StateUpdate
 
+from .input.cells import AMOUNT_FORM
 from .input.columns import Columns
 from .input.table_options import CONTEXTS, TEXTS, ColumnType, TableOptions
 
@@ -26,8 +27,6 @@ TYPE_OF: dict[type, ColumnType] = {
     list: "json",
     str: "text",
 }
-NUMBER = "[+-]?[0-9][0-9.,]*"
-SIGN = "(?:[€$£%]|EUR|USD|GBP|CHF)"
 LOOKS = {
     "commas": (
         r"-?[0-9]{1,3}(?:,[0-9]{3})+",
@@ -46,8 +45,13 @@ LOOKS = {
         "If they do, add --type {field}=integer --decimal ,; if the dots are decimal, "
         "--type {field}=number.",
     ),
+    "typed_dots": (
+        r"(?!)",  # Only of numbers in a column of this type.
+        "numbers whose dots group thousands, as in 1.200",
+        "If they do, add --decimal ,; if the dots are decimal, nothing needs to change.",
+    ),
     "amounts": (
-        rf"{SIGN} ?{NUMBER}|{NUMBER} ?{SIGN}|{NUMBER}-",
+        AMOUNT_FORM,
         "numbers with a currency, a percent sign or a minus at the end",
         "If they are numbers, save them without the sign, and add --type {field}=number.",
     ),
@@ -65,6 +69,12 @@ LOOKS = {
     ),
 }
 """Values that may stand for others: their form, what they look like, and what to do."""
+ALIKE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(LOOKS, ("integer", "number")),
+    "words": ("boolean",),
+    "dates": (),
+}
+"""Types of the values that such values may be among."""
 LOOK = re.compile("|".join(f"(?P<{name}>{form})" for name, (form, *_) in LOOKS.items())).fullmatch
 
 
@@ -103,23 +113,23 @@ class ColumnReport:
 
     def notes(self) -> Iterator[str]:
         """Yield remarks for the user."""
-        for look, line in self.looks.items():
-            _, what, remedy = LOOKS[look]
-            yield (
-                f"The column {self.name!r} has values that look like {what}, from line {line:,} "
-                f"on. {remedy.format(field=self.field)}"
-            )
         types = _merged(self.types)
-        if len(types) > 1 and not self.looks:
+        if len(types) > 1:
             first = sorted(self.first_lines.items(), key=_line)
             places = [
                 f"{kind} from line {line:,} ({self.types[kind]:,} of its cells)"
                 for kind, line in first
             ]
-            advice = ", ".join(f"--type {self.field}={kind}" for kind in types)
+            note = f"The column {self.name!r} has values of several types: {', '.join(places)}."
+            if not self.looks:
+                advice = ", ".join(f"--type {self.field}={kind}" for kind in types)
+                note += f" Correct the cells, or give it one type: {advice}."
+            yield note
+        for look, line in self.looks.items():
+            _, what, remedy = LOOKS[look]
             yield (
-                f"The column {self.name!r} has values of several types: {', '.join(places)}. "
-                f"Correct the cells, or give it one type: {advice}."
+                f"The column {self.name!r} has values that look like {what}, from line {line:,} "
+                f"on. {remedy.format(field=self.field)}"
             )
 
 
@@ -159,16 +169,23 @@ class _Column:
             look = self.looks.setdefault(str(match.lastgroup), [line, 0])
             look[1] += 1
 
-    def report(self, name: str, field: str, *, has_dots: bool) -> ColumnReport:
+    def report(self, name: str, field: str, *, has_dots: bool, is_typed: bool) -> ColumnReport:
         """Return the column. Notes name only what at least half of the texts look like.
+
+        At least half of all cells must be such texts, or have a type that they may stand for.
 
         Args:
             has_dots: All its numbers have dots that may group thousands.
+            is_typed: It was given a type.
         """
-        texts = self.types.get("text", 0)
-        looks = {look: line for look, (line, count) in self.looks.items() if 2 * count >= texts}
+        texts, cells = self.types.get("text", 0), sum(self.types.values())
+        looks = {}
+        for look, (line, count) in self.looks.items():
+            alike = count + sum(self.types.get(kind, 0) for kind in ALIKE[look])
+            if 2 * count >= texts and 2 * alike >= cells:
+                looks[look] = line
         if has_dots and self.types.get("number"):
-            looks.setdefault("dots", self.first_lines["number"])
+            looks.setdefault("typed_dots" if is_typed else "dots", self.first_lines["number"])
         commas = [self.looks[look][0] for look in ("commas", "decimal_comma") if look in self.looks]
         return ColumnReport(
             name,
@@ -208,7 +225,10 @@ class ColumnSummary:
         empty = _Column()
         return tuple(
             self._columns.get(field, empty).report(
-                name, field, has_dots=columns.dot_groups.get(field, False)
+                name,
+                field,
+                has_dots=columns.dot_groups.get(field, False),
+                is_typed=field in self._typed,
             )
             for name, field in zip(columns.header, columns.names, strict=True)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from cognigy_async.spi import seconds_under
 
 from .column_summary import ColumnReport, ColumnSummary
 from .input.reader import open_input
-from .input.row import RowFault, faults_of
+from .input.row import Row, RowFault, faults_of
 from .input.row_reader import RowReader, SpilledSet
 from .options import JobOptions
 from .run import MOST_HELD
@@ -20,6 +21,7 @@ from .run import MOST_HELD
 HELD = 5000
 """Number of updates that a job holds at a time: half of the client's `max_pending`. Only these
 can be coalesced."""
+HAS_DIGIT = re.compile(r"\d").search
 SAAS_QUOTA = RateLimit(1000, per=300)
 """Quota of the shared hosts, as the tutorial says."""
 
@@ -96,6 +98,7 @@ def dry_run(
     table_columns = reader.findings.columns
     columns = () if table_columns is None else summary.reports(table_columns)
     notes = [*reader.notes, *(note for column in columns for note in column.notes())]
+    notes += check.notes()
     if not rows.count:
         notes.append(rows.none_found)
     return DryRun(
@@ -136,6 +139,20 @@ class _Check:
         self.faulty = 0
         self.faults = 0
         self.dialogs = SpilledSet()
+        self._without_digit = 0
+        self._last: Row | None = None
+        """Latest valid row of a table."""
+
+    def notes(self) -> Iterator[str]:
+        """Yield a note if only the id of the last row has no digit, as that of a total line."""
+        last, count = self._last, self._rows.count
+        if last is None or last.ordinal < count or count - self.faulty < 3:
+            return
+        if self._without_digit == 1 and not HAS_DIGIT(last.dialog_id or ""):
+            yield (
+                f"The last row, line {last.line:,}, may be a total line: only its dialog id, "
+                f"{last.dialog_id!r}, has no digit. If so, delete it, or add --limit {count - 1}"
+            )
 
     def updates(self) -> Iterator[tuple[StateUpdate, int]]:
         """Yield the updates that would be sent, and the bytes of their rows."""
@@ -151,5 +168,7 @@ class _Check:
                 self.dialogs.add(row.update.dialog_id)
                 if (table := self._rows.columns) is not None:
                     self._summary.add(row.line, row.update, table.names)
+                    self._last = row
+                    self._without_digit += not HAS_DIGIT(row.update.dialog_id)
                 if row.duplicate_of is None:
                     yield row.update, len(row.source)

@@ -17,15 +17,10 @@ import anyio
 import anyio.to_thread
 
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
-from cognigy_async._utils.private_files import (
-    FOREIGN_CONTENT,
-    is_stream,
-    make_private,
-    open_private,
-)
+from cognigy_async._utils.private_files import is_stream, make_private, open_private
 
 from .errors import InputError, JournalRefusedError, OtherInputError
-from .faulty_rows import write_faulty_rows
+from .faulty_rows import FaultyRows
 from .input.reader import STDIN
 from .input.row import are_dead_letters
 from .journal.schema import Totals
@@ -90,7 +85,7 @@ class JobResult:
             `AuthenticationError`, a `SharedQuotaError` or a `ClientClosedError`; else None.
         notes: Remarks for the user, about the input and about events left to callbacks.
         counted: True if `inputs` is the number of all rows.
-        unread: Number of rows in `BulkJob.faulty_rows`: those of CSV that could not be read.
+        unread: Number of rows in `BulkJob.faulty_rows`: those of CSV that are not valid.
     """
 
     inputs: int
@@ -179,7 +174,7 @@ class BulkJob:
             dead_letters = self.journal.with_name(f"{name}.dead.jsonl")
         self.dead_letters = Path(dead_letters)
         self.faulty_rows = self.journal.with_name(f"{name}.faulty.csv")
-        """The rows of CSV that could not be read, with their header, to be corrected."""
+        """The rows of CSV that are not valid, with their header, to be corrected."""
         self._circumstances = circumstances or {}
         self._force = force
         self._run: JobRun | None = None
@@ -278,12 +273,14 @@ class BulkJob:
         try:
             # A pipe in the place of the usual file is not what the user asked for.
             to_stream = self._keeps_empty and is_stream(self.dead_letters)
+            findings = opened.reader.findings
+            faulty = None if to_stream else FaultyRows(self.faulty_rows, findings)
             with self._open_dead_letters(to_stream) as dead_letters:
                 if not to_stream and os.fstat(dead_letters.fileno()).st_size:
                     await self._check_dead_letters(dead_letters)
                 if opened.earlier.quota is not None:
                     _restore_quota(client, opened.earlier.quota)
-                writer = JournalWriter(opened.journal, dead_letters, client, empties=not to_stream)
+                writer = JournalWriter(opened.journal, dead_letters, client, faulty)
                 run = self._run = JobRun(client, self.options, opened, writer)
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
@@ -294,12 +291,10 @@ class BulkJob:
                     ) from run.fault
                 totals = await anyio.to_thread.run_sync(opened.journal.totals, limiter=limiter)
                 result = _result(client, opened, run, totals)
-                header = opened.reader.findings.header
-                if header is None or to_stream or not result.failed:
+                if faulty is None:
                     return result
-                return await anyio.to_thread.run_sync(
-                    self._with_faulty_rows, result, header, limiter=limiter
-                )
+                notes = (*result.notes, *faulty.notes)
+                return replace(result, notes=notes, unread=faulty.count)
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
@@ -329,28 +324,23 @@ class BulkJob:
                     path.unlink()
 
     async def _check_dead_letters(self, file: BinaryIO) -> None:
-        """Check that the file holds dead letters of an earlier run, and close it to other users."""
+        """Check that the file is as an earlier run left it, and close it to other users."""
         with os.fdopen(file.fileno(), "rb", closefd=False) as content:
             content.seek(0)
             if not await anyio.to_thread.run_sync(
                 are_dead_letters, content, limiter=anyio.CapacityLimiter(1)
             ):
-                raise self._refused(OSError(errno.EEXIST, FOREIGN_CONTENT))
+                problem = (
+                    "it has content that no job wrote, perhaps your corrections. Run it with the "
+                )
+                problem += "command that the job printed, or move it away"
+                raise self._refused(OSError(errno.EEXIST, problem))
         make_private(file.fileno())
-
-    def _with_faulty_rows(self, result: JobResult, header: bytes) -> JobResult:
-        """Write the rows that could not be read to a file, and return the result with it."""
-        try:
-            unread = write_faulty_rows(self.faulty_rows, header, self.dead_letters)
-        except OSError as error:
-            note = f"The file of faulty rows {self.faulty_rows}: {error.strerror}."
-            return replace(result, notes=(*result.notes, note))
-        return replace(result, unread=unread)
 
     def _refused(self, error: OSError) -> JournalRefusedError:
         return JournalRefusedError(
-            f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Choose a "
-            "file that can, with --dead-letters."
+            f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Or name "
+            "another file with --dead-letters."
         )
 
 

@@ -49,9 +49,7 @@ def verify(
     ] = None,
     after: Annotated[
         str | None,
-        typer.Option(
-            metavar="HASH", help="Hash of the last record before the first of these files."
-        ),
+        typer.Option(metavar="HASH", help="Hash of the record just before these files begin."),
     ] = None,
     key_file: Annotated[
         Path | None,

@@ -141,8 +141,8 @@ def emulator(
             for line in assignments:
                 note(line)
             for line in unnamed:
-                note(line)
-            note("For the sessions API also set COGNIGY_API=sessions and COGNIGY_USER_ID.")
+                note(f"# {line}")
+            note("# For the sessions API also set COGNIGY_API=sessions and COGNIGY_USER_ID.")
             note("Press Ctrl-C to stop.")
 
         run(app, host=host, port=port, allowed_hosts=allowed_host or (), on_listening=announce)

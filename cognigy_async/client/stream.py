@@ -7,6 +7,7 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Collection,
     Generator,
     Iterable,
     Iterator,
@@ -29,6 +30,7 @@ from ..errors import (
     CognigyError,
     SharedQuotaError,
     UpdateError,
+    UpdateWithdrawnError,
     copy_error,
 )
 from ..models.results import DrainReport, UpdateOutcome
@@ -46,6 +48,9 @@ INPUT_CLOSE_TIMEOUT = 5.0
 MAX_FAILURES_KEPT = 100
 """Number of failed outcomes that `drain` returns; a report must not grow with the input."""
 
+UNSENT_ON_PURPOSE = (UpdateWithdrawnError, ClientClosedError)
+"""Errors of rows that count as unsent, not as failures."""
+
 AWAITED = (
     "update_many() cannot be awaited: it returns a stream of outcomes. Write "
     "`async with client.update_many(rows) as stream:` and in it "
@@ -56,7 +61,8 @@ AWAITED = (
 class UpdateStream:
     """The outcomes of `update_many`, one for each input, in the order of completion.
 
-    Iterate over the stream inside ``async with``: leaving the block withdraws unsent updates.
+    Iterate over the stream inside ``async with``: leaving the block withdraws unsent updates. Tasks
+    may share the iteration; each outcome goes to one of them.
     Without the block, the client sends accepted updates even if nobody reads their outcomes, and
     reads an asynchronous input until the client is closed. `drain` sends all rows in one call.
 
@@ -98,6 +104,8 @@ class UpdateStream:
         else:
             self._inputs = _iterator(updates)
         self._outcomes: deque[UpdateOutcome] = deque()
+        self._late: list[UpdateOutcome] = []
+        """The outcomes that came after the stream was left."""
         self._incomplete: dict[WorkItem, None] = {}
         """The work items without an outcome, in the order of the input."""
         self._taken = 0
@@ -153,7 +161,7 @@ class UpdateStream:
     def __del__(self) -> None:
         # Any thread may run this, also while the interpreter ends.
         with suppress(Exception):
-            self._report_unsent()
+            self._report_left(self._outcomes)
 
     async def drain(self) -> DrainReport:
         """Send all remaining rows, wait for their outcomes, and return a count of each outcome.
@@ -202,12 +210,15 @@ class UpdateStream:
     async def aclose(self) -> None:
         """Take no more input, withdraw unsent updates, and drop unread outcomes.
 
-        Log the number of rows that were not sent, unless `stop` was called before.
+        An iteration in another task ends. Log the number of rows that were not sent, unless `stop`
+        was called before.
 
         Raises:
             Exception: The asynchronous input raised it while it was closed.
         """
-        self._report_unsent()
+        self._report_left(self._outcomes)
+        self._outcomes.clear()
+        self._held = 0
         self._exhausted = True
         inputs, self._inputs = self._inputs, None
         if self._feed_scope is not None and self._feed_ended is not None:
@@ -220,6 +231,7 @@ class UpdateStream:
         self._outcomes.clear()
         self._held = 0
         self._input_error = None
+        self._wake_reader()
         if isinstance(inputs, Generator):
             inputs.close()
         if self._input_close_error is not None:
@@ -232,30 +244,37 @@ class UpdateStream:
             for item in list(self._incomplete):
                 engine.cancel(item)
 
-    def _report_unsent(self) -> None:
-        """Log the number of rows that were not sent, once."""
+    def _report_left(self, outcomes: Collection[UpdateOutcome]) -> None:
+        """Log the number of rows that were not sent, once, and failures that nobody read."""
+        unsent, details = self._unsent()
+        if parts := [*details, *_failures(outcomes)]:
+            log(
+                WARNING,
+                "update_many was left early: %s Read the stream to its end, or call its `drain()`. "
+                "To leave it early on purpose, call its `stop()` first",
+                " ".join(parts),
+                unsent=unsent,
+                taken=self._taken,
+            )
+
+    def _unsent(self) -> tuple[int, list[str]]:
+        """Count and describe the rows that were not sent, once."""
         if self._reported:
-            return
+            return 0, []
         self._reported = True
         unsent = sum(item.sent_at is None for item in self._incomplete)
         unsent += sum(map(_was_not_sent, self._outcomes))
         unread = self._unread_input()
-        if not unsent and not unread:
-            return
-        if unread > 0:
-            count = f"{unsent + unread} of {self._taken + unread} rows were not sent"
-        else:
-            count = f"{unsent} of {self._taken} rows were not sent"
         if unread < 0:
-            count += ", and the input was not read to its end"
-        log(
-            WARNING,
-            "update_many was left early: %s. Read the stream to its end, or call its `drain()`. "
-            "To leave it early on purpose, call its `stop()` first",
-            count,
-            unsent=unsent + max(unread, 0),
-            taken=self._taken,
-        )
+            return unsent, [
+                f"{self._taken} rows were taken from the input, {unsent} of them were not sent; "
+                "the rest of the input was not read."
+            ]
+        if unsent or unread:
+            return unsent + unread, [
+                f"{unsent + unread} of {self._taken + unread} rows were not sent."
+            ]
+        return 0, []
 
     def _unread_input(self) -> int:
         """Return the number of inputs that were not taken; -1 if there are some, 0 for none."""
@@ -273,13 +292,16 @@ class UpdateStream:
         self._incomplete.pop(item, None)
         if self._feeder is not None:
             self._feeder.set()
-        if self._exhausted and not self._held:
-            return
         error = item.error
         assert error is None or isinstance(error, CognigyError)
-        self._outcomes.append(
-            UpdateOutcome(item.index, item.update, item.update_id, item.result, error)
-        )
+        outcome = UpdateOutcome(item.index, item.update, item.update_id, item.result, error)
+        if self._exhausted and not self._held:
+            # The stream was left while this request was in flight.
+            self._late.append(outcome)
+            if not self._incomplete:
+                self._report_left(self._late)
+            return
+        self._outcomes.append(outcome)
         if error is not None and isinstance(error, SharedQuotaError):
             # All later inputs would fail as this one did.
             self._end_input(copy_error(error))
@@ -295,14 +317,18 @@ class UpdateStream:
 
     async def _wait_for_outcome(self) -> None:
         """Wait for an outcome, or until an idle worker wants more input."""
-        self._reader = reader = anyio.Event()
+        reader = self._reader
+        if reader is None:
+            self._reader = reader = anyio.Event()
         on_idle = self._lifecycle.require_engine().waker.on_idle
         if self._inputs is not None and self._held < self._limit:
             on_idle[reader] = None
         try:
             await reader.wait()
         finally:
-            self._reader = None
+            # Other tasks may wait for the same event.
+            if self._reader is reader:
+                self._wake_reader()
             on_idle.pop(reader, None)
 
     # Input from an iterable: taken by the task that reads the outcomes.
@@ -326,12 +352,15 @@ class UpdateStream:
         except CognigyError as error:
             self._end_input(error)
             return
-        while self._wants_input():
+        while self._inputs is not None and self._wants_input():
             for _ in range(min(INPUTS_PER_YIELD, self._limit - self._held)):
                 if not admission.try_acquire_bulk_slot():
                     if self._held:
                         return
                     await admission.acquire_bulk_slot()
+                    if self._exhausted:
+                        admission.release_slot()
+                        return
                 try:
                     given = next(inputs)
                 except BaseException as error:
@@ -437,6 +466,22 @@ class UpdateStream:
 def _was_not_sent(outcome: UpdateOutcome) -> bool:
     # An `UpdateError` is logged when it occurs.
     return outcome.error is not None and not isinstance(outcome.error, UpdateError)
+
+
+def _failures(outcomes: Collection[UpdateOutcome]) -> list[str]:
+    """Describe the failures among outcomes that nobody can read; a withdrawal is none."""
+    kept = [one for one in outcomes if not isinstance(one.error, UNSENT_ON_PURPOSE)]
+    failed = [one for one in kept if one.error is not None]
+    if not failed:
+        return []
+    first = failed[0]
+    dialog = ""
+    if first.update is not None and not isinstance(first.error, UpdateError):
+        dialog = f" of dialog {first.update.dialog_id!r}"
+    return [
+        f"Of {len(kept)} unread outcomes, {len(failed)} failed. The first: "
+        f"{type(first.error).__name__}{dialog}: {str(first.error).rstrip('.')}."
+    ]
 
 
 def _length_of(inputs: object) -> int:

@@ -26,7 +26,7 @@ from aiohttp.typedefs import Handler
 
 from cognigy_async import AsyncStateClient, CognigyError
 
-from .callers import CallerInput, problem_for_caller
+from .callers import CallerInput, caller_texts, problem_for_caller
 from .drain import DRAIN_TIMEOUT, OnClosed, open_client, validate_drain_timeout
 from .health import Health, health
 from .problems import MEDIA_TYPE
@@ -100,7 +100,7 @@ async def _caller_of(request: web.Request) -> tuple[CallerInput, AsyncStateClien
     if request.content.is_eof():
         with suppress(web.HTTPException):
             body = await request.read()
-    texts = [*request.match_info.values(), *request.query.values()]
+    texts = caller_texts(request.match_info.values(), request.query)
     headers = request.headers
     given = CallerInput(texts, headers.get("If-Match"), body, headers.get("Idempotency-Key"))
     return given, request.config_dict.get(CLIENT)

@@ -1,13 +1,14 @@
 """Tell an invalid value of the caller from one that the application's own code passed.
 
-A value is the caller's if the caller's request, read as an update, has the same faults. This is
-found out after a failure only, so that requests that succeed cost nothing.
+A value is the caller's if the caller's request, read as an update, has the same faults. Only what
+the application passed on counts: an id with the same text, and variables whose names are all in the
+refused update. This is found out after a failure only, so requests that succeed cost nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class CallerInput:
     """Parts of a request that its caller chose.
 
     Attributes:
-        texts: Parameters of the path and of the query.
+        texts: Parameters of the path, and of the query if they are named like a dialog id.
         if_match: Header `If-Match`; None if there is none.
         body: Body, as far as the handler has read it.
         idempotency_key: Header `Idempotency-Key`; None if there is none.
@@ -67,7 +68,8 @@ def is_mistake_of_service(
         client: Client whose limits and API apply; None for the limits of `StateUpdate`.
     """
     if isinstance(error, UpdateValidationError):
-        found = {fault for fields in _updates_in(given) for fault in _faults_of(fields, client)}
+        updates = _updates_in(given, error)
+        found = {fault for fields in updates for fault in _faults_of(fields, client)}
         return not found.issuperset(error.faults)
     if isinstance(error, BadRequestError):
         # The server refused a variable or a step. The caller's are those of updates in the body.
@@ -78,22 +80,53 @@ def is_mistake_of_service(
     return False
 
 
-def _updates_in(given: CallerInput) -> Iterator[dict[str, Any]]:
-    """Yield what the parts of a request are as arguments of an update."""
+def caller_texts(path: Iterable[object], query: Mapping[str, str]) -> list[str]:
+    """Return the parameters that may be dialog ids: those of the path, and `dialog_id`."""
+    named = [text for name, text in query.items() if _plain_name(name) == "dialogid"]
+    return [*map(str, path), *named]
+
+
+def _plain_name(name: str) -> str:
+    return name.replace("_", "").replace("-", "").casefold()
+
+
+def _updates_in(given: CallerInput, error: UpdateValidationError) -> Iterator[dict[str, Any]]:
+    """Yield what the parts of a request that the refused update has are as its arguments."""
     for text in given.texts:
-        yield {"dialog_id": text, "next_step": "-"}
+        if _is_dialog_of(error, text):
+            yield {"dialog_id": text, "next_step": "-"}
     if given.if_match is not None:
         yield {"dialog_id": "-", "next_step": "-", "if_match": given.if_match}
     if given.idempotency_key is not None:
         yield {"dialog_id": "-", "next_step": "-", "update_id": given.idempotency_key}
     body = _parsed(given.body)
-    if isinstance(body, dict):
+    if isinstance(body, dict) and _are_names_of(error, "session", body):
         yield {"dialog_id": "-", "session": body}
     for part in _parts(body):
-        yield part
-        fields = {name: value for name, value in part.items() if name in FIELD_NAMES}
+        fields = {name: part[name] for name in FIELD_NAMES if name in part}
+        for name in ("session", "user"):
+            if not _are_names_of(error, name, fields.get(name)):
+                del fields[name]
+        if "dialog_id" in fields and not _is_dialog_of(error, fields["dialog_id"]):
+            del fields["dialog_id"]
         if fields:
             yield {"dialog_id": "-", **fields}
+        if not part.keys() <= FIELD_NAMES.keys() or "dialog_id" not in part:
+            yield part  # The faults of its keys come before all others.
+
+
+def _is_dialog_of(error: UpdateValidationError, given: object) -> bool:
+    """Return True if an id may be that of a refused update; errors show what can be printed."""
+    if isinstance(given, str) and given.isprintable() and given:
+        return error.dialog_id in (given[:80], given)
+    return error.dialog_id is None
+
+
+def _are_names_of(error: UpdateValidationError, context: str, variables: object) -> bool:
+    """Return True if a refused update has all of the variables, or if its variables are unknown."""
+    if not error.names or not isinstance(variables, dict):
+        return True
+    return {f"{context}.{name}" for name in variables} <= error.names
 
 
 def _parts(body: Any) -> Iterator[dict[str, Any]]:

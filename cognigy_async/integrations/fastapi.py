@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse
 
 from cognigy_async import AsyncStateClient, ClientUsageError, CognigyError
 
-from .callers import CallerInput, problem_for_caller
+from .callers import CallerInput, caller_texts, problem_for_caller
 from .drain import DRAIN_TIMEOUT, OnClosed, open_client, validate_drain_timeout
 from .health import Health, health
 from .problems import MEDIA_TYPE
@@ -118,7 +118,8 @@ def add_error_handlers(app: Starlette) -> None:
     Your own error handlers for subclasses of `CognigyError` take precedence. An error that is a
     mistake in the service, or that a websocket raised, stays raised: the server answers 500 and
     logs it. An invalid value is a mistake in the service unless the value came from the caller: in
-    a `StateUpdate` or the variables of the body, or as a dialog id in the path or the query.
+    a `StateUpdate` or the variables of the body, passed on as a whole, or as a dialog id in the
+    path or in the parameter `dialog_id` of the query.
     """
     app.add_exception_handler(CognigyError, _answer)
 
@@ -126,7 +127,7 @@ def add_error_handlers(app: Starlette) -> None:
 def _caller_of(request: Request) -> tuple[CallerInput, AsyncStateClient | None]:
     client = getattr(request.state, STATE, None)
     given = CallerInput(
-        [*map(str, request.path_params.values()), *request.query_params.values()],
+        caller_texts(request.path_params.values(), request.query_params),
         request.headers.get("if-match"),
         # Reading a body that the handler did not read could wait for the caller.
         getattr(request, "_body", b""),

@@ -6,10 +6,14 @@ Types of other libraries are recognised by name, so that none of these libraries
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json, to_jsonable_python
 
 from ..errors import ConfigurationError
 from .limits import DEPTH_BOUND
@@ -24,6 +28,7 @@ _BYTES = "send value.decode() if it is text, else base64.b64encode(value).decode
 _AS_LIST = "send list(value)"
 _TO_LIST = "send value.tolist()"
 _AS_TEXT = "send str(value)"
+_SECRET = "send value.get_secret_value() if the dialog may know it"
 
 # The remedy by library and class; a subclass has that of its nearest base.
 REMEDIES = {
@@ -52,9 +57,10 @@ REMEDIES = {
     "builtins.coroutine": "await it, and send the result",
     "builtins.function": "call it, and send the result",
     "builtins.method": "call it, and send the result",
-    "pydantic.BaseModel": 'send value.model_dump(mode="json")' + OR_ENCODE,
-    "pydantic.Secret": "send value.get_secret_value() if the dialog may know it",
-    "pydantic.SecretStr": "send value.get_secret_value() if the dialog may know it",
+    "pydantic.BaseModel": 'send value.model_dump(mode="json", by_alias=True)' + OR_ENCODE,
+    "pydantic.Secret": _SECRET,
+    "pydantic.SecretStr": _SECRET,
+    "pydantic.SecretBytes": "send value.get_secret_value().decode() if the dialog may know it",
     "numpy.generic": "send value.item()",
     "numpy.complexfloating": "send [value.real.item(), value.imag.item()]",
     "numpy.longdouble": "send float(value)",
@@ -113,21 +119,91 @@ def validate_encode(encode: object) -> None:
         raise ConfigurationError(f'encode={encode!r}: must be "json" or None')
 
 
+class MergedKey:
+    """Key of an object that has the same text as another key of the object."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+MASK = "*" * 10
+"""Text that the JSON mode writes in place of a secret."""
+
+
 def to_json_values(value: Any) -> Any:
     """Return a copy of a value as pydantic's JSON mode converts it.
 
-    A part that it cannot convert stays as it is, so that validation names its place and remedy.
+    A part that it cannot convert without loss stays as it is, so that validation names its place
+    and remedy: also a secret, and two keys that become one (`MergedKey`).
     """
     if value is None:
         return None
     try:
-        return to_jsonable_python(value)
+        return _convert(value)
     except Exception:
         pass
     try:
         return _convert_parts(value, ())
     except Exception:
         return value  # Validation will fail to read it as well.
+
+
+def _convert(value: Any) -> Any:
+    """Convert a value, or raise an exception if a part of it cannot be converted."""
+    converted = to_jsonable_python(value)
+    # The text has keys that are equal twice, and the converted object has them once.
+    text = to_json(value)
+    if len(text) != len(to_json(converted)):
+        merged: list[MergedKey] = []
+        from_text = json.loads(text, object_pairs_hook=partial(_object, merged=merged))
+        if merged:
+            return from_text
+    if MASK.encode() in text:
+        secret = next(_secrets_in(value), None)
+        if secret is not None:
+            return _unmask(converted, secret)
+    return converted
+
+
+def _object(pairs: Iterable[tuple[Any, Any]], merged: list[MergedKey]) -> dict[Any, Any]:
+    """Return an object with a `MergedKey` in place of each name that occurs more than once."""
+    pairs = list(pairs)
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        for name, times in Counter(name for name, _ in pairs).items():
+            if times > 1:
+                merged.append(MergedKey(name))
+                made[merged[-1]] = made.pop(name)
+    return made
+
+
+def _secrets_in(value: Any) -> Iterator[Any]:
+    if hasattr(value, "get_secret_value"):
+        yield value
+    elif isinstance(value, str | bytes | int | float | None):
+        return
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _secrets_in(inner)
+    elif hasattr(value, "__pydantic_fields__"):
+        yield from _secrets_in([value.__dict__, getattr(value, "__pydantic_extra__", None)])
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _secrets_in(getattr(value, field.name, None))
+    elif isinstance(value, Iterable):
+        for inner in value:
+            yield from _secrets_in(inner)
+
+
+def _unmask(converted: Any, secret: Any) -> Any:
+    """Return converted values with a secret in each place that was masked."""
+    if isinstance(converted, dict):
+        return {name: _unmask(inner, secret) for name, inner in converted.items()}
+    if isinstance(converted, list):
+        return [_unmask(inner, secret) for inner in converted]
+    return secret if converted == MASK else converted
 
 
 def _convert_parts(value: Any, above: tuple[int, ...]) -> Any:
@@ -137,12 +213,16 @@ def _convert_parts(value: Any, above: tuple[int, ...]) -> Any:
         above = (*above, id(value))
         if not isinstance(value, Mapping):
             return [_convert_parts(inner, above) for inner in value]
-        return {
-            name if type(name) is str else _convert_name(name): _convert_parts(inner, above)
+        pairs = (
+            (
+                name if type(name) is str else _convert_name(name),
+                _convert_parts(inner, above),
+            )
             for name, inner in value.items()
-        }
+        )
+        return _object(pairs, [])
     try:
-        return to_jsonable_python(value)
+        return _convert(value)
     except Exception:
         return value
 

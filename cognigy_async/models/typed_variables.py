@@ -53,15 +53,25 @@ VALUE_FREE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
-    """A model, ready to check single variables.
+class _Field:
+    """A field of a model.
 
     Attributes:
-        names: Names of the variables: aliases where the model has them.
+        read_from: Paths from which the model reads the field: its aliases, or its name.
+        written_as: Name in the JSON of an instance.
     """
 
+    name: str
+    read_from: tuple[tuple[str | int, ...], ...]
+    written_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A model, ready to check single variables."""
+
     validator: SchemaValidator
-    names: tuple[str, ...]
+    fields: tuple[_Field, ...]
 
 
 def validate_model(model: Any) -> None:
@@ -114,7 +124,7 @@ def _compile(model: type[BaseModel]) -> _Compiled:
             f"({type(error).__name__}); use a model with fields whose types are all defined"
         ) from error
     fields: dict[str, core_schema.TypedDictField] = {}
-    names: list[str] = []
+    read: list[_Field] = []
     for name, field in schema["fields"].items():
         inner = field["schema"]
         alias = field.get("validation_alias")
@@ -124,7 +134,9 @@ def _compile(model: type[BaseModel]) -> _Compiled:
             required=False,
             validation_alias=alias,
         )
-        names.extend(_names_of(name, alias, config))
+        read.append(
+            _Field(name, _paths_of(name, alias, config), field.get("serialization_alias", name))
+        )
     allows = config.get("extra_fields_behavior") == "allow"
     checked: core_schema.CoreSchema = core_schema.typed_dict_schema(
         fields,
@@ -135,7 +147,7 @@ def _compile(model: type[BaseModel]) -> _Compiled:
     if definitions:
         checked = core_schema.definitions_schema(checked, definitions)
     try:
-        return _Compiled(SchemaValidator(checked), tuple(dict.fromkeys(names)))
+        return _Compiled(SchemaValidator(checked), tuple(read))
     except SchemaError as error:
         raise ConfigurationError(
             f"variables: pydantic cannot check the fields of {model.__name__} without the whole "
@@ -143,13 +155,18 @@ def _compile(model: type[BaseModel]) -> _Compiled:
         ) from error
 
 
-def _names_of(name: str, alias: Any, config: Mapping[str, Any]) -> list[str]:
-    if alias is None or config.get("validate_by_name") or config.get("populate_by_name"):
-        return [name]
-    if isinstance(alias, str):
-        return [alias]
-    paths = alias if isinstance(alias[0], list) else [alias]
-    return [path[0] for path in paths if len(path) == 1]
+def _paths_of(
+    name: str, alias: Any, config: Mapping[str, Any]
+) -> tuple[tuple[str | int, ...], ...]:
+    """Return the paths from which a model reads a field, in the order in which it looks."""
+    paths: list[Any] = []
+    if alias is not None and config.get("validate_by_alias") is not False:
+        paths = [[alias]] if isinstance(alias, str) else alias
+        if not isinstance(paths[0], list):
+            paths = [paths]
+    if not paths or config.get("validate_by_name") or config.get("populate_by_name"):
+        paths = [*paths, [name]]
+    return tuple(map(tuple, paths))
 
 
 def _fault(
@@ -158,11 +175,7 @@ def _fault(
     kind, location = line["type"], line["loc"]
     path = _path(session, location)
     if kind == "extra_forbidden" and len(location) == 1:
-        near = difflib.get_close_matches(str(location[0]), compiled.names, 1)
-        shown = ", ".join(map(printable, compiled.names[:MOST_NAMES])) or "none"
-        more = ", ..." if len(compiled.names) > MOST_NAMES else ""
-        remedy = f"did you mean {printable(near[0])}?" if near else f"its names are {shown}{more}"
-        return Fault(path, f"{model.__name__} has no variable of this name", remedy)
+        return Fault(path, *_fault_of_name(model, compiled.fields, session, str(location[0])))
     remedy = f"send what {model.__name__} declares"
     if kind == "missing":
         return Fault(path, f"{printable(location[-1])} is missing", remedy)
@@ -170,6 +183,45 @@ def _fault(
         text = line["msg"]
         return Fault(path, f"does not fit: {text[:1].lower()}{text[1:]}", remedy)
     return Fault(path, f"does not fit its type ({kind})", remedy)
+
+
+def _fault_of_name(
+    model: type[BaseModel], fields: tuple[_Field, ...], session: Mapping[str, Any], name: str
+) -> tuple[str, str]:
+    """Return the problem with a name that the model did not read, and its remedy."""
+    for field in fields:
+        for path in field.read_from:
+            if path[0] != name:
+                continue
+            for other, *_ in field.read_from:
+                if other != name and other in session:
+                    same = text_of_path(("session", other))
+                    return f"{same} is the same variable of {model.__name__}", "send one of the two"
+            place = _text_of_keys(path)
+            problem = f"{model.__name__} reads {field.name} from {place}, which is missing"
+            return problem, f"send {place}, or leave the variable out"
+    for field in fields:
+        place = _text_of_keys(field.read_from[0])
+        if name == field.written_as:
+            problem = f"{model.__name__} writes this name, but reads {place}"
+            return problem, f"send {place}, or give the field one alias for both"
+    problem = f"{model.__name__} has no variable of this name"
+    for field in fields:
+        if name == field.name:
+            return problem, f"did you mean {_text_of_keys(field.read_from[0])}?"
+    names = list(dict.fromkeys(str(path[0]) for field in fields for path in field.read_from))
+    if near := difflib.get_close_matches(name, names, 1):
+        return problem, f"did you mean {printable(near[0])}?"
+    shown = ", ".join(map(printable, names[:MOST_NAMES])) or "none"
+    more = ", ..." if len(names) > MOST_NAMES else ""
+    return problem, f'its names are {shown}{more}; with extra="allow" it takes others as well'
+
+
+def _text_of_keys(keys: tuple[str | int, ...]) -> str:
+    path: Path = "session"
+    for key in keys:
+        path = (path, key)
+    return text_of_path(path).removeprefix("session.")
 
 
 def _path(session: Mapping[str, Any], location: tuple[int | str, ...]) -> str:

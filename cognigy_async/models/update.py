@@ -342,7 +342,7 @@ class StateUpdate:
                 faults += more
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
             if faults:
-                raise _validation_error(faults, dialog_id)
+                raise _validation_error(faults, dialog_id, session, user)
             # A subclass of str may format as another text, as an enum does.
             dialog_id, next_step, if_match, update_id, user_id, profile_id = map(
                 _plain_text, (dialog_id, next_step, if_match, update_id, user_id, profile_id)
@@ -356,20 +356,22 @@ class StateUpdate:
             wire["transition"] = {"nextStep": next_step}
         if not wire:
             problem, remedy = "the update carries nothing", "set a variable or next_step"
-            raise _validation_error([Fault("update", problem, remedy)], dialog_id)
+            raise _validation_error([Fault("update", problem, remedy)], dialog_id, session, user)
         if limits.variables is not None and session:
             from .typed_variables import faults_of_model
 
             if faults := faults_of_model(limits.variables, session):
-                raise _validation_error(faults, dialog_id)
+                raise _validation_error(faults, dialog_id, session, user)
         try:
             body = encode(wire)
         except Exception as error:
-            raise _validation_error([_unreadable("update", error)], dialog_id) from None
+            raise _validation_error(
+                [_unreadable("update", error)], dialog_id, session, user
+            ) from None
         if len(body) > limits.harmless_bytes:
             faults = faults_of_size(limits, wire, len(body), splittable=if_match is None)
             if faults:
-                raise _validation_error(faults, dialog_id)
+                raise _validation_error(faults, dialog_id, session, user)
         self._dialog_id: str = dialog_id
         self._next_step: str | None = next_step
         self._if_match: str | None = if_match
@@ -424,12 +426,21 @@ def _unreadable(path: str, error: Exception) -> Fault:
     return Fault(path, f"reading it raised {type(error).__name__}", "pass plain dicts and lists")
 
 
-def _validation_error(faults: list[Fault], dialog_id: object) -> UpdateValidationError:
+def _validation_error(
+    faults: list[Fault], dialog_id: object, session: object = None, user: object = None
+) -> UpdateValidationError:
     shown = None
     if isinstance(dialog_id, str) and dialog_id.isprintable():
         shown = dialog_id[:80] or None
     kind = VariableTypeError if isinstance(faults[0], TypeFault) else UpdateValidationError
-    return kind(tuple(faults), dialog_id=shown)
+    names = frozenset(
+        f"{context}.{name}"
+        for context, variables in (("session", session), ("user", user))
+        if isinstance(variables, dict)
+        for name in variables
+        if type(name) is str
+    )
+    return kind(tuple(faults), dialog_id=shown, names=names)
 
 
 class TypedRow(Protocol):

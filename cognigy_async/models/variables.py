@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from pydantic_core import to_json
 
 from ..errors import Fault
-from .conversion import remedy_for, type_name
+from .conversion import MergedKey, remedy_for, type_name
 from .limits import Limits
 
 MAX_FAULTS = 1000
@@ -248,5 +248,8 @@ def printable(name: object) -> str:
 
 
 def _key_fault(path: Path, key: object) -> Fault:
+    if isinstance(key, MergedKey):
+        problem = "two keys are the same text in JSON"
+        return Fault(text_of_path((path, key.text)), problem, "use keys whose texts differ")
     problem = f"a key is of type {type(key).__name__}"
     return TypeFault(text_of_path(path), problem, "keys of objects must be strings")

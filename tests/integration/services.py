@@ -21,7 +21,7 @@ import httpx
 from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from cognigy_async.emulator import Emulator, Faults, Stats, serve
+from cognigy_async.emulator import Emulator, Faults, Rules, Stats, serve
 
 ROOT = Path(__file__).parents[2]
 CLIENT_ID = "the-service"
@@ -142,6 +142,7 @@ def world(latency: float = 0.0, token_latency: float = 0.0) -> Iterator[World]:
     emulator = Emulator(
         client_id=CLIENT_ID,
         client_secret=SECRET,
+        rules=Rules(honour_idempotency_keys=True),
         faults=Faults(latency=latency, token_latency=token_latency),
     )
     crm = Crm(latency / 2)

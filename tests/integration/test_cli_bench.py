@@ -513,6 +513,7 @@ def test_an_interrupt_on_the_terminal_shows_the_results_so_far(unset: None, tmp_
 
 @pytest.mark.real_time
 @pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+@pytest.mark.thorough
 def test_a_bench_that_is_killed_leaves_no_emulator(
     started: Callable[..., CommandProcess], unset: None, tmp_path: Path
 ) -> None:

@@ -273,8 +273,8 @@ def test_csv_from_standard_input(
         arguments = ["bulk", "run", "-", "--format", "csv", "--text-column", "session.zip"]
         assert command(*arguments, "--journal", "j", "--json") == 1
     assert emulator.dialogs["d-1"].session == {"zip": "01234", "n": 5}
-    (letter,) = map(json.loads, Path("j.dead.jsonl").read_text().splitlines())
-    assert (letter["dialog_id"], letter["_error"]["line"]) == ("d-2", 3)
+    faulty = Path("j.faulty.csv").read_text(encoding="utf-8-sig")
+    assert faulty == "dialog_id,session.zip,session.n\nd-2,,\n"
 
 
 @pytest.mark.parametrize("more", [(), ("--quiet",), ("--dry-run",)])

@@ -581,9 +581,10 @@ def test_credentials_by_options(commands: Commands) -> None:
     assert not secret_works(base_url, "emulator-client", "emulator-secret")
     err = stop(process)
     assert SECRET not in err
+    # It stands among lines that are pasted.
     assert (
-        "Also set COGNIGY_API_KEY, or COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, as given by the "
-        "option." in err
+        "\n# Also set COGNIGY_API_KEY, or COGNIGY_CLIENT_ID and COGNIGY_CLIENT_SECRET, as given by "
+        "the option.\n# For the sessions API also set " in err
     )
 
 

@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -126,17 +125,32 @@ def test_a_dry_run_says_how_long_it_takes(
         in command.out
     )
     assert command(*dry, "--rate", "1000/60") == 0
-    assert "2,000 requests, 2 min 1 s under the rate limit; no faults" in command.out
+    assert command.out.endswith("2,000 requests, 2 min 1 s under the rate limit; no faults\n")
+    assert command(*dry, "--rate", "100000/60") == 0
+    assert "It takes about 6.2 s at 100 ms a request and 32 in flight.\n" in command.out
+    assert command(*dry, "--rate", "1000/1", "--max-in-flight", "4") == 0
+    assert (
+        "It takes about 50.0 s at 100 ms a request and 4 in flight, and at least 2.0 s under the "
+        "rate limit.\n" in command.out
+    )
     assert command(*dry, "--json") == 0
     assert (command.json["seconds"], command.json["measured_seconds"]) == (None, None)
     assert round(command.json["saas_seconds"]) == 603
     assert command("bulk", "run", "rows.jsonl", "--limit", "50") == 0
     Path("few.jsonl").write_text(lines[0] + "\n")
     assert command("bulk", "run", "few.jsonl", "--dry-run") == 0
-    assert command.out.endswith("\nIt does not have to wait at 1,000 requests in 5 minutes.\n")
+    few = "\nIt takes less than a second at 100 ms a request and 1 in flight.\n"
+    assert command.out.endswith(few)
+    assert command("bulk", "run", "few.jsonl", "--dry-run", "--rate", "1000/300") == 0
+    assert command.out.endswith(few)
+    # The requests of one dialog follow each other.
+    Path("one.jsonl").write_text(f"{lines[0]}\n" * 50)
+    assert command("bulk", "run", "one.jsonl", "--dry-run") == 0
+    assert command.out.endswith("\nIt takes about 5.0 s at 100 ms a request and 1 in flight.\n")
     assert command(*dry) == 0
     assert re.search(
-        r"5 minutes, [\d.]+ (ms|s) at the [\d.,e+]+ requests/s of earlier", command.out
+        r"5 minutes, (less than a second|about [\d.]+ s) at the [\d.,e+]+ requests/s of earlier",
+        command.out,
     )
     assert command(*dry, "--json") == 0
     measured = command.json["measured_seconds"]
@@ -178,8 +192,7 @@ def test_a_table_from_a_pipe(
         monkeypatch.setattr("sys.stdin", file)
         assert command("bulk", "run", "-", "--format", "csv", "--journal", "j", *options) == 1
     assert emulator.dialogs["d-1"].session == {"umsatz": 1.5}
-    letter: dict[str, Any] = json.loads(Path("j.dead.jsonl").read_text())
-    assert letter["_raw"] == "d-2;Größe"
+    assert Path("j.faulty.csv").read_text(encoding="utf-8-sig") == "id;umsatz\nd-2;Größe\n"
 
 
 FAULTY = """Kunde;Umsatz;Newsletter;Notiz
@@ -188,6 +201,7 @@ und noch eine"
 d-2;ca. 5 €;vielleicht;Größe
 d-3;7,00;nein
 
+;6,00;nein;ohne Nummer
 d-4;"8,00;nein;
 """
 MAPPED = [
@@ -202,7 +216,7 @@ def test_faulty_rows_are_corrected_and_run_again(emulator: Emulator, command: Co
     run = ("bulk", "run", "rows.csv", *MAPPED, "--encoding", "cp1252")
     assert command(*run, "--rate", "1000/1") == 1
     said = re.search(
-        r"3 rows that could not be read are in rows.csv.faulty.csv, .*: cognigy-async (.*)",
+        r"4 faulty rows are in rows.csv.faulty.csv, .*: cognigy-async (.*)",
         command.messages,
     )
     assert said is not None
@@ -213,18 +227,23 @@ def test_faulty_rows_are_corrected_and_run_again(emulator: Emulator, command: Co
     assert faulty.stat().st_mode & 0o777 == 0o600
     kept = head + "".join([*lines[2:4], *lines[5:]])
     assert faulty.read_text(encoding="utf-8-sig") == kept
+    assert not Path("rows.csv.dead.jsonl").exists()
     # As they are, the rows are refused again.
     assert command(*again, "--journal", "same.journal") == 1
     assert set(emulator.dialogs) == {"d-1"}
     # The command of the job leaves corrections alone.
     correct = kept.replace("ca. 5 €;vielleicht", "5;ja").replace("nein\n", "nein;\n")
-    faulty.write_text(correct.replace('"8', "8"), encoding="utf-8-sig")
+    correct = correct.replace('"8', "8").replace("\n;6", "\nd-5;6")
+    faulty.write_text(correct, encoding="utf-8-sig")
     assert command(*run) == 1
     assert "rows.csv.faulty.csv: it has other content" in command.messages
+    assert "4 faulty rows are in rows.csv.faulty.csv" in command.messages
+    assert not Path("rows.csv.dead.jsonl").exists()
     assert command(*again) == 0
     assert emulator.dialogs["d-2"].session == {"umsatz": 5, "news": True}
     assert emulator.dialogs["d-3"].session == {"umsatz": 7, "news": False}
     assert emulator.dialogs["d-4"].session == {"umsatz": 8, "news": False}
+    assert emulator.dialogs["d-5"].session == {"umsatz": 6, "news": False}
 
 
 def test_a_dry_run_names_all_faults_of_a_row_as_the_table_does(
@@ -239,8 +258,10 @@ def test_a_dry_run_names_all_faults_of_a_row_as_the_table_does(
     assert second.endswith(" (column 'Newsletter', row 3, dialog 'd-2')")
     assert third.startswith("line 5, column 1: row: has 3 cells, and the header has 4")
     assert third.endswith(" (row 4)")
-    assert fourth.startswith("line 7, column 1: row: is not CSV")
-    assert fourth.endswith(" (row 6)")
+    assert fourth.startswith("line 7, column 1: dialog_id: is missing")
+    fourth = command.out.splitlines()[4]
+    assert fourth.startswith("line 8, column 1: row: is not CSV")
+    assert fourth.endswith(" (row 7)")
 
 
 def test_explain_knows_rows_that_could_not_be_read(emulator: Emulator, command: Command) -> None:
@@ -250,7 +271,7 @@ def test_explain_knows_rows_that_could_not_be_read(emulator: Emulator, command: 
     assert "line 4: settled: failed, UpdateValidationError, not sent: dialog 'd-2': " in command.out
     assert "session.news: is not a boolean" in command.out
     assert command("bulk", "explain", "rows.csv.journal", "d-3") == 1
-    assert "could not be read and name no dialog: those of line 5, 7." in command.messages
+    assert "could not be read and name no dialog: those of line 5, 7, 8." in command.messages
     assert command("bulk", "explain", "rows.csv.journal", "") == 0
     assert "line 5: settled: failed, UpdateValidationError, not sent: row: has 3" in command.out
     # What a run kept only in part might be valid by chance.

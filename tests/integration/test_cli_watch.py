@@ -37,6 +37,7 @@ def start_job(commands: Commands, emulator: Emulator, *options: str) -> Process:
     return process
 
 
+@pytest.mark.thorough
 def test_in_a_pipe_it_prints_lines_and_ends_with_the_job(
     commands: Commands, emulator: Emulator
 ) -> None:

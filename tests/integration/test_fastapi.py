@@ -619,6 +619,14 @@ def own_values() -> FastAPI:
     async def path(dialog_id: str, client: StateClient) -> None:
         await client.update(dialog_id, session={"visits": 1})
 
+    @app.post("/empty")
+    async def empty(client: StateClient, q: str = "") -> None:
+        await client.update("", session={"visits": 1})
+
+    @app.post("/null")
+    async def null(client: StateClient, given: dict[str, Any]) -> None:
+        await client.update("d-1", session={"a": None})
+
     @app.post("/body")
     async def body(updates: list[StateUpdate], client: StateClient) -> None:
         for update in updates:
@@ -649,6 +657,10 @@ async def test_a_400_is_for_what_came_from_the_caller() -> None:
         for path in ("/own/d-1", f"/own/{blank}"):
             with pytest.raises(UpdateValidationError, match=r"session\.visits: date is not a type"):
                 await http.post(path, json=refused)
+        with pytest.raises(UpdateValidationError, match="dialog_id"):
+            await http.post("/empty?q=")
+        with pytest.raises(UpdateValidationError, match=r"session\.a"):
+            await http.post("/null", json={"a": None, "total": 1})
 
 
 @pytest.mark.parametrize(

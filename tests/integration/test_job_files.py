@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cognigy_async.bulk.input.row import dead_letter
+from cognigy_async.bulk.journal.schema import Failure
 from cognigy_async.emulator import Emulator, Faults
 
 from .commands import ROOT
@@ -121,7 +123,7 @@ PLANTED: dict[Callable[[Path], object], str] = {
     symbolic: "it is a symbolic link",
     hard: "it has another name, a hard link",
     dangling: "it is a symbolic link",
-    copied: "it has content of something else, which is kept; remove it",
+    copied: "it has content ",
     os.mkfifo: "it is not a regular file",
 }
 
@@ -200,7 +202,7 @@ def test_a_database_of_another_program_stays_as_that_left_it(
     assert [file.read_bytes() for file in files] == before
 
 
-LETTER = b'{"dialog_id":"d","_error":{"type":"E","message":"m","status":null,"line":1}}\n'
+LETTER = dead_letter(1, b'{"dialog_id":"d"}', Failure("E", "m", None))
 
 
 @pytest.mark.parametrize(
@@ -208,6 +210,9 @@ LETTER = b'{"dialog_id":"d","_error":{"type":"E","message":"m","status":null,"li
     [
         (b"", True),
         (LETTER, True),
+        (json.dumps(json.loads(LETTER)).encode() + b"\n", True),
+        (LETTER.replace(b'"d"', b'"corrected"'), False),
+        (LETTER + LETTER.replace(b'"d"', b'"corrected"').rstrip(), False),
         (LETTER * 3 + LETTER[:30], True),
         (LETTER * 3 + LETTER[:30] + bytes(50), True),
         (bytes(4096), True),

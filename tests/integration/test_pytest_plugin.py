@@ -48,6 +48,7 @@ def passed(output: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.quick("test_checkout*")
 @pytest.mark.parametrize(
     ("title", "count"),
     [

@@ -456,7 +456,7 @@ def job_of(source: Path) -> BulkJob:
     return BulkJob(source)
 
 
-@pytest.mark.quick("trio")
+@pytest.mark.thorough
 @pytest.mark.real_time
 async def test_a_job_stops_and_goes_on_when_its_file_is_repaired(
     client: AsyncStateClient, path: Path, caplog: pytest.LogCaptureFixture
@@ -516,6 +516,7 @@ async def test_an_update_that_was_sent_keeps_its_failure(path: Path) -> None:
     assert isinstance(refused.__cause__, ServerError)
 
 
+@pytest.mark.thorough
 @pytest.mark.real_time
 def test_a_file_that_is_removed_below_four_processes_is_full_for_a_window(tmp_path: Path) -> None:
     path = tmp_path / "quota"

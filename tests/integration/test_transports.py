@@ -629,7 +629,7 @@ class TestStatusAndHeadersHold:
         assert response.status == 200
         assert response.body_error is not None
 
-    @pytest.mark.quick("*-trickles")
+    @pytest.mark.quick("asyncio-httpx-trickles", "trio-httpx2-*-trickles", "uvloop-*-trickles")
     @pytest.mark.parametrize("trickles", [True, False], ids=["trickles", "stops"])
     async def test_the_body_is_not_complete_in_time(
         self, transport: Transport, trickles: bool

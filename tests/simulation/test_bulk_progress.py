@@ -64,15 +64,20 @@ async def test_a_server_that_is_away_is_told_as_long_as_it_is(
 
     async with client_of(Wire(answer=answer), max_in_flight=10) as client:
         job = BulkJob(path)
+        ended = anyio.Event()
+
+        async def run() -> None:
+            await job.run(client)
+            ended.set()
+
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(Progress(job, client).run)
-            tasks.start_soon(job.run, client)
+            tasks.start_soon(run)
             while not client.metrics.requests:  # noqa: ASYNC110 - threads open the files
                 await anyio.sleep(0.01)
             await anyio.sleep(300)
             away = False
-            while job.progress.done < len(rows):  # noqa: ASYNC110 - as above
-                await anyio.sleep(0.1)
+            await ended.wait()
             tasks.cancel_scope.cancel()
     lines = [line for line in capsys.readouterr().err.splitlines() if "retries" in line]
     assert sum(line.endswith(", waiting: no response") for line in lines) >= 8, lines

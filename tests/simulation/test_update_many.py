@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 from collections import ChainMap, Counter, UserDict
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
@@ -422,6 +423,11 @@ async def test_update_many_closed_before_it_began_takes_nothing() -> None:
 # Rows that were not sent are reported.
 
 
+NONE_TAKEN = (
+    "0 rows were taken from the input, 0 of them were not sent; the rest of the input was not read."
+)
+
+
 def unsent_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if "left early" in one.getMessage()]
 
@@ -449,12 +455,12 @@ async def read_one_and_fail(stream: UpdateStream) -> None:
         (
             lambda rows: (row for row in rows),
             read_none,
-            "0 of 0 rows were not sent, and the input was not read to its end.",
+            NONE_TAKEN,
         ),
         (
             slowly,
             read_none,
-            "0 of 0 rows were not sent, and the input was not read to its end.",
+            NONE_TAKEN,
         ),
     ],
     ids=["pass", "break", "exception", "generator", "async"],
@@ -503,6 +509,46 @@ async def test_update_many_left_early_counts_rows_that_are_invalid_and_were_not_
     async with client_of(Wire()) as client, client.update_many([{}, {}, {}]) as stream:
         await anext(stream)
     assert "2 of 3 rows were not sent." in unsent_lines(caplog)[0]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_update_many_left_early_tells_of_failures_that_nobody_read(
+    stops: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = Wire(takes=1)
+    for number in (1, 2, 5):
+        wire.script(400, dialog_id=f"d-{number}")
+    async with client_of(wire, max_in_flight=4) as client:
+        async with client.update_many(rows_of(200)) as stream:
+            first = await anext(stream)
+            await anyio.sleep(0.5)
+            if stops:
+                stream.stop()
+        sent = len(wire.sent)
+        await client.flush()
+    lines = unsent_lines(caplog)
+    assert client.close_report is not None
+    failures = client.close_report.failed - (not first.ok)
+    assert failures >= 1
+    assert sent < 200
+    told = [int(re.findall(r"([0-9]+) failed. The first: .*d-", line)[0]) for line in lines]
+    assert sum(told) == failures
+    assert all("BadRequestError" in line or "400" in line for line in lines)
+
+
+async def test_update_many_left_with_requests_in_flight_tells_of_their_failures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wire = Wire(takes=1)
+    wire.script(400, dialog_id="d-1")
+    async with client_of(wire, max_in_flight=2) as client:
+        async with client.update_many(rows_of(2)) as stream:
+            with anyio.move_on_after(0.5):
+                await anext(stream)
+        assert unsent_lines(caplog) == []
+    [line] = unsent_lines(caplog)
+    assert "Of 2 unread outcomes, 1 failed. The first: " in line
+    assert "d-1" in line
 
 
 async def left_by_stop(stream: UpdateStream) -> None:

@@ -280,6 +280,7 @@ def plot_of(draw: Any) -> str | None:
     return path.name if path.exists() else None
 
 
+@pytest.mark.thorough
 @pytest.mark.real_time
 def test_from_a_run_to_the_page(tmp_path: Path) -> None:
     folder, text = tmp_path / "results", tmp_path / "results.md"
@@ -323,6 +324,7 @@ def test_overhead_is_measured_with_a_tiny_and_a_nested_payload() -> None:
     assert results["calibration_nested"]["lowest_us"] > results["calibration"]["lowest_us"]
 
 
+@pytest.mark.thorough
 @pytest.mark.real_time
 def test_crowded_work_is_measured_as_a_multiple_of_its_plain_case() -> None:
     few = ("--count", "100", "--rounds", "1", "--memory", "0")

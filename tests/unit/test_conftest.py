@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 CONFTEST = """
@@ -108,6 +110,7 @@ def collect(folder: Path, tests: str, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.thorough
 def test_cases_that_no_pattern_names_are_thorough(tmp_path: Path) -> None:
     quick = collect(tmp_path, CASES.format(pattern="1"), "-m", "not thorough").stdout
     assert re.findall(r"\[(.*)\]", quick) == ["a-1", "a-2", "b-2", "1"]
@@ -115,6 +118,7 @@ def test_cases_that_no_pattern_names_are_thorough(tmp_path: Path) -> None:
     assert re.findall(r"\[(.*)\]", thorough) == ["b-1", "2"]
 
 
+@pytest.mark.thorough
 def test_a_pattern_that_names_no_case_is_an_error(tmp_path: Path) -> None:
     refused = collect(tmp_path, CASES.format(pattern="3"))
     assert refused.returncode == 4
@@ -139,6 +143,7 @@ async def test_numbers(number):
 """
 
 
+@pytest.mark.thorough
 def test_several_cases_run_quickly_on_one_event_loop_each(tmp_path: Path) -> None:
     quick = collect(tmp_path, LOOPS, "-m", "not thorough").stdout
     assert re.findall(r"\[(.*)\]", quick) == ["asyncio", "trio", "asyncio-2", "trio-1"]

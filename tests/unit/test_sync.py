@@ -36,7 +36,7 @@ from cognigy_async import (
     sync,
 )
 from cognigy_async.emulator import Emulator
-from cognigy_async.sync import StateClient, UpdateHandle
+from cognigy_async.sync import Outcomes, StateClient, UpdateHandle
 
 ROOT = Path(__file__).parents[2]
 THREAD_NAME = "cognigy_async client"
@@ -367,7 +367,6 @@ def test_an_async_callback_runs_in_the_thread_of_the_client_and_cannot_call_it(
             lambda: client.submit_nowait({"dialog_id": "d-2", "session": {"a": 1}}),
             lambda: client.update_many([]),
             lambda: client.metrics,
-            client.close,
             client.__enter__,
         ):
             with pytest.raises(ClientUsageError, match="async callbacks"):
@@ -516,7 +515,7 @@ def test_leaving_a_stream_early_says_how_many_rows_were_not_sent(
     if known:
         assert f"early: {200 - sent} of 200 rows were not sent. Read" in line
     else:
-        assert "rows were not sent, and the input was not read to its end. Read" in line
+        assert " of them were not sent; the rest of the input was not read. Read" in line
 
 
 def test_a_stream_that_stops_has_an_outcome_for_each_input_it_took(
@@ -529,6 +528,14 @@ def test_a_stream_that_stops_has_an_outcome_for_each_input_it_took(
     assert first.ok
     assert [outcome.index for outcome in rest] == list(range(1, len(rest) + 1))
     assert len(rest) < 99
+
+
+def test_threads_share_a_stream(client: StateClient) -> None:
+    stream = client.update_many(row for row in rows(400))
+    with ThreadPoolExecutor(4) as threads:
+        parts = [threads.submit(list, stream) for _ in range(4)]
+        indexes = [outcome.index for part in parts for outcome in part.result(20)]
+    assert sorted(indexes) == list(range(400))
 
 
 def test_a_stream_ends_with_its_client(client: StateClient) -> None:
@@ -569,6 +576,69 @@ def test_ctrl_c_in_a_stream_leaves_the_outcomes_readable(
         next(stream)
     transport.release()
     assert sorted(outcome.index for outcome in stream) == [0, 1, 2]
+
+
+class SlowSink:
+    """Presses Ctrl-C while it opens, and opens when it is released."""
+
+    strict = True
+    max_queue = 100
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def open(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert self.release.wait(20)
+
+    def write(self, records: object, /) -> None:
+        """Drop the records."""
+
+    def close(self) -> None:
+        """Release nothing."""
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_ctrl_c_in_the_opening_leaves_the_client_usable(
+    make: Callable[..., StateClient], used: bool
+) -> None:
+    sink = SlowSink()
+    client = make(audit=sink)
+    with pytest.raises(KeyboardInterrupt):
+        client.update("d-1", session={"a": 1})
+    sink.release.set()
+    if used:
+        assert client.update("d-1", session={"a": 1}).version == 1
+    assert client.close().applied == int(used)
+    assert not client.is_open
+    assert client.close().applied == int(used)
+
+
+@pytest.mark.parametrize("read", [list, Outcomes.drain])
+def test_ctrl_c_in_the_block_of_a_stream_ends_it(
+    client: StateClient, transport: HeldTransport, read: Callable[[Any], object]
+) -> None:
+    transport.hold()
+    with interrupted_when(client, pending=3), client, client.update_many(rows(3)) as stream:
+        releases = threading.Timer(0.5, transport.release)
+        releases.start()
+        read(stream)
+    releases.join()
+    assert client.close_report is not None
+    assert client.close_report.applied == 3
+
+
+def test_a_stream_that_is_closed_after_ctrl_c_has_no_more_outcomes(
+    client: StateClient, transport: HeldTransport
+) -> None:
+    transport.hold()
+    stream = client.update_many(rows(3))
+    with interrupted_when(client, pending=3):
+        next(stream)
+    stream.close()
+    assert list(stream) == []
+    transport.release()
+    assert client.update("d-9", session={"a": 1}).version == 1
 
 
 def test_ctrl_c_in_the_input_ends_the_input(client: StateClient) -> None:
@@ -675,7 +745,6 @@ def test_an_open_client_is_refused_after_a_fork(client: StateClient) -> None:
             lambda: client.submit_nowait({"dialog_id": "d-1", "session": {"a": 1}}),
             lambda: client.metrics,
             lambda: next(stream),
-            client.close,
             client.__enter__,
             handle.withdraw,
         ):
@@ -698,6 +767,24 @@ def test_a_client_that_was_not_used_before_a_fork_opens_in_each_process(
 
     assert in_fork(used)
     assert used()
+
+
+@forks
+@forks_beside_threads
+def test_a_block_that_a_forked_process_leaves_belongs_to_its_parent(client: StateClient) -> None:
+    with client, client.update_many(rows(2)) as stream:
+        assert next(stream).ok
+
+        def leaves() -> bool:
+            stream.__exit__(None, None, None)
+            client.__exit__(None, None, None)
+            return not client.is_open and client.close().applied == 0
+
+        assert in_fork(leaves)
+        assert client.is_open
+        assert next(stream).ok
+    assert client.close_report is not None
+    assert client.close_report.applied == 2
 
 
 def in_fork(check: Callable[[], bool]) -> bool:

@@ -47,6 +47,11 @@ or 17.0."""
 LONGEST_ID = 10**15
 """Excel keeps 15 digits of a number, so an id of more digits was rounded."""
 
+NUMBER, SIGN = r"[+-]?[0-9][0-9.,]*", r"(?:[€$£%]|EUR|USD|GBP|CHF)"
+AMOUNT_FORM = rf"{SIGN}\s?{NUMBER}|{NUMBER}\s?{SIGN}|{NUMBER}-"
+AMOUNT = re.compile(AMOUNT_FORM).fullmatch
+"""A number with a sign that no type reads."""
+
 EXPONENT = r"([eE][+-]?[0-9]{1,3})?"
 NUMBERS = {
     ".": re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)" + EXPONENT).fullmatch,
@@ -133,9 +138,13 @@ class CellParser:
         if isinstance(value, dict | list):
             return self._checked(name, cell, value, number)
         if type(value) is float:
-            groups = self.columns.dot_groups
-            groups[name] = groups.get(name, True) and DOT_GROUPS(text) is not None
+            self._note_dots(name, text)
         return value
+
+    def _note_dots(self, name: str, text: str) -> None:
+        """Note whether the dots of a column may group thousands, from one of its numbers."""
+        groups = self.columns.dot_groups
+        groups[name] = groups.get(name, True) and DOT_GROUPS(text) is not None
 
     def value(self, name: str, cell: Any, number: int) -> Any:
         """Return the value of a cell with the field `name` and this number, or its fault."""
@@ -184,15 +193,29 @@ class CellParser:
                 value = int(plain) if is_integer else float(plain)
                 if not math.isfinite(value):
                     value = _NOTHING
+                elif self._decimal == "." and not is_integer:
+                    self._note_dots(name, text)
         return self._unfit(name, kind, text, number) if value is _NOTHING else value
 
     def _unfit(self, name: str, kind: ColumnType, text: str, number: int) -> Fault:
         article = "an" if kind == "integer" else "a"
         what = "JSON" if kind == "json" else f"{article} {kind}"
-        if kind in ("integer", "number") and self._decimal == ",":
+        is_number = kind in ("integer", "number")
+        # A number of a workbook comes without a text.
+        if text and is_number and self._decimal == ",":
             what += " with a decimal comma" if kind == "number" else " with dots for thousands"
         remedy = f"correct it, or read the column as text: --type {name}=text"
-        if kind in ("integer", "number") and NUMBERS["." if self._decimal == "," else ","](text):
+        patterns, other = INTEGERS if kind == "integer" else NUMBERS, ",."[self._decimal == ","]
+        if is_number and patterns[self._decimal](text):
+            is_long = len(text) > MOST_DIGITS
+            held = (
+                f"of at most {MOST_DIGITS} characters" if is_long else "that a 64-bit float holds"
+            )
+            what = f"{article} {kind} {held}"
+        elif is_number and AMOUNT(text):
+            what += ": it has a currency sign, a percent sign or a minus at the end"
+            remedy = f"format the column as a plain number and save it again, or {remedy}"
+        elif is_number and ("," in text or "." in text) and NUMBERS[other](text):
             remedy = "if its comma is decimal, or its dots group thousands, add --decimal ,"
             if self._decimal == ",":
                 remedy = "if its dot is decimal, leave --decimal out; else correct it"
@@ -254,7 +277,8 @@ def _fault_of_text(name: str, text: str, number: int) -> Fault | None:
 
 def _rounded(name: str, number: int) -> Fault:
     problem = "was rounded by a spreadsheet, or written as a number"
-    return PlacedFault(name, problem, f"save ids as text, or add --type {name}=text", number)
+    remedy = "take the id from its source, with all its digits, and save it as text"
+    return PlacedFault(name, problem, remedy, number)
 
 
 def without_point(cell: Any) -> Any:

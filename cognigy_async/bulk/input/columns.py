@@ -25,6 +25,8 @@ Record: TypeAlias = tuple[int, Source, Fault | None]
 MOST_COLUMNS = 1 << 14
 """As many as a sheet of Excel may have."""
 FAULTS_SHOWN = 10
+MOST_MAPPED = 40
+"""Columns for which a message has a ready `--map`."""
 UNNAMED = Fault(
     "row", "has a cell in a column without a name", "name the column, or empty the cell"
 )
@@ -48,21 +50,6 @@ class Findings:
     header: bytes | None = None
 
 
-def _unknown(names: Sequence[str]) -> list[str]:
-    """Return the faults of columns that are no fields of an update."""
-    faults = [f"column {number} has no name" for number, text in enumerate(names, 1) if not text]
-    unknown = [text for text in names if text and not is_field(text)]
-    if len(unknown) == 1:
-        number = names.index(unknown[0]) + 1
-        faults.insert(0, f"column {number}, {unknown[0]!r}, is not a field of an update")
-    elif unknown:
-        named = ", ".join(map(repr, unknown[:FAULTS_SHOWN]))
-        more = len(unknown) - FAULTS_SHOWN
-        named += f" and {more:,} more" if more > 0 else ""
-        faults.insert(0, f"these columns are not fields of an update: {named}")
-    return faults
-
-
 class Columns:
     """The columns of a table.
 
@@ -74,8 +61,8 @@ class Columns:
     Attributes:
         header: Names of the columns in the table, without white space around them.
         names: Fields that the columns have, or names that begin with `_`.
-        dot_groups: Fields of CSV without a type whose numbers have a dot, and whether the dots of
-            all of them may group thousands. Those of the rows read so far.
+        dot_groups: Fields whose numbers have a dot that was read as decimal, and whether the dots
+            of all of them may group thousands. Those of the rows read so far.
 
     Raises:
         InputError: Some columns are unknown, doubled or missing; they are named.
@@ -84,7 +71,13 @@ class Columns:
     def __init__(self, header: Sequence[str], name: str, options: TableOptions) -> None:
         self.header = tuple(map(stripped, header))
         self.names = tuple(options.columns.get(text, text) for text in self.header)
-        faults = _unknown(self.names)
+        unknown = [text for text in self.names if text and not is_field(text)]
+        faults = []
+        if unknown:
+            more = f" and {len(unknown) - FAULTS_SHOWN:,} more" * (len(unknown) > FAULTS_SHOWN)
+            named = ", ".join(map(repr, unknown[:FAULTS_SHOWN]))
+            faults.append(f"these columns are not fields of an update: {named}{more}")
+        faults += [f"column {at} has no name" for at, text in enumerate(self.names, 1) if not text]
         missing = options.columns.keys() - set(self.header)
         faults += [
             f"there is no column {text!r} to map{_near(text, self.header)}"
@@ -106,11 +99,12 @@ class Columns:
         if len(self.names) > MOST_COLUMNS:
             faults = [f"there are {len(self.names):,} columns, more than {MOST_COLUMNS:,}"]
         if faults:
+            given = [f"--map {f'{text}=_'!r}" for text in unknown[:MOST_MAPPED] or ["Remark"]]
             raise InputError(
                 f"{name}: {'; '.join(faults)}. Columns may be dialog_id, next_step, update_id, and "
                 "variables like session.cart_total; a column that begins with _ is ignored. Map "
                 "other columns to these with --map 'Customer=dialog_id' and "
-                "--map 'Price=session.price', or ignore them with --map 'Remark=_'."
+                f"--map 'Price=session.price', or ignore them: {' '.join(given)}"
             )
         self.id_in_header = self.header[self.names.index("dialog_id")]
         """Name of the column of dialog ids in the table."""

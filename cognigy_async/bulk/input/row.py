@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, TypeAlias
+from zlib import crc32
 
 from pydantic_core import to_json
 
@@ -49,6 +50,10 @@ class TableRow(ABC):
         Without faults, these are the fields of an update and columns that are passed over.
         """
 
+    def faulty(self) -> dict[str, Any]:
+        """Return what a dead letter has of the row if the row is not valid."""
+        return self.read()[0]
+
 
 @dataclass(frozen=True, slots=True)
 class TextRow(TableRow):
@@ -84,8 +89,8 @@ NOT_READ = Fault(
     RAW, "is a row that could not be read", "correct it in the input, or write its fields beside it"
 )
 ERROR = "_error"
-ERROR_BEGIN = b'"_error":{"type":"'
-"""Bytes that each dead letter has. In a text of JSON, these quotation marks are escaped."""
+CHECKSUM = "crc32"
+"""Member of the error of a dead letter, by which a row that the user changed is known."""
 
 LONGEST_ROW = 5 << 19
 """Bytes of a line of JSON or of a row of CSV. A row that may be sent has less than 2 MiB."""
@@ -231,7 +236,7 @@ def parse_row(
         dialog_id = dialog_id if isinstance(dialog_id, str) else None
         # The traceback would keep the values of the row in memory.
         error = error.with_traceback(None)
-        return Row(line, _line_of(source, fields), None, error, dialog_id, number=number)
+        return Row(line, line_of_faulty(source), None, error, dialog_id, number=number)
     if isinstance(source, TableRow):
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
@@ -315,28 +320,41 @@ def dead_letter(line: int, source: Source, failure: Failure) -> bytes:
 
     It has the same dialog and the same values, or the row is refused again.
     """
-    fields, _ = _read(source)
-    return encode({**_json_part(fields), ERROR: {**asdict(failure), "line": line}}) + b"\n"
+    # As in the run in which the row failed, of which only the name of the error is known.
+    if isinstance(source, TableRow) and failure.type == UpdateValidationError.__name__:
+        fields = source.faulty()
+    else:
+        fields, _ = _read(source)
+    part = _json_part(fields)
+    part.pop(ERROR, None)
+    error = {**asdict(failure), "line": line, CHECKSUM: crc32(encode(part))}
+    return encode({**part, ERROR: error}) + b"\n"
 
 
 def are_dead_letters(file: BinaryIO) -> bool:
-    """Return whether a file holds nothing but dead letters, the last one perhaps cut off."""
+    """Return whether a file holds nothing but dead letters as jobs wrote them.
+
+    The last one may be cut off, and the JSON may be written in another way.
+    """
     found = 0
     while line := file.readline(LONGEST_LETTER):
         # A file that grew before its data was written ends in zeros after a power failure.
         line = line.rstrip(b"\0")
-        begins = not line or line.startswith(b"{")
-        is_end = not line.endswith(b"\n") and not file.read(1)
-        is_cut_off = is_end and (found > 0 or not line)
-        if not begins or not (ERROR_BEGIN in line or is_cut_off):
+        try:
+            fields = parse_json(line)
+        except ValueError:
+            is_end = not line.endswith(b"\n") and not file.read(1)
+            return is_end and (not line or (found > 0 and line.startswith(b"{")))
+        error = fields.pop(ERROR, None) if isinstance(fields, dict) else None
+        if not isinstance(error, dict) or error.get(CHECKSUM) != crc32(encode(_json_part(fields))):
             return False
         found += 1
     return True
 
 
-def _line_of(source: Source, fields: Mapping[str, Any]) -> bytes:
-    """Return a source as a line of JSON, or as it was if it is a line already."""
-    return source if isinstance(source, bytes) else encode(_json_part(fields))
+def line_of_faulty(source: Source) -> bytes:
+    """Return the content of a row that is not valid, as `Row.source` has it."""
+    return source if isinstance(source, bytes) else encode(_json_part(source.faulty()))
 
 
 def _json_part(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..options import JobOptions
 from .columns import Columns, Record
 from .fingerprint import Mark
 from .reader import InputReader
-from .row import Row, Source, TableRow, dead_letter, parse_row
+from .row import Row, Source, TableRow, dead_letter, line_of_faulty, parse_row
 
 MAX_ROWS = 128
 """Most rows in a chunk."""
@@ -231,6 +231,8 @@ class RowReader:
                 row = parse_row(line, source, self._limits, default_id, fault)
                 if row.update is not None:
                     self._check(row, row.update, default_id)
+                    if row.error is not None:
+                        row.source = line_of_faulty(source)
                 if self._dialogs and row.dialog_id not in self._dialogs:
                     continue
                 self.count += 1

@@ -41,6 +41,7 @@ BATCH = 1024
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 """Delimiters that a header may have, the first of them preferred."""
 NO_CONTENT = b' \t\r\n,;|"'
+QUOTE_AFTER_SPACE = re.compile(r'\s+"').match
 HINT = re.compile(r'"?sep=(.)"?[\r\n]*').fullmatch
 """A first line that tells Excel the delimiter."""
 
@@ -90,7 +91,13 @@ def csv_records(
             if fault is None and len(cells) != width:
                 problem = f"has {len(cells)} cells, and the header has {width}"
                 what = DELIMITERS.get(delimiter, repr(delimiter))
-                fault = Fault("row", problem, f"quote cells that hold {what} or newlines")
+                remedy = f"quote cells that hold {what} or newlines"
+                if any(map(QUOTE_AFTER_SPACE, cells)):
+                    remedy = (
+                        "remove the space before the quote: a quote counts only at the beginning "
+                        "of a cell"
+                    )
+                fault = Fault("row", problem, remedy)
             if fault is None and any(map(str.strip, cells[used:])):
                 fault = UNNAMED
             del cells[used:]
@@ -289,6 +296,9 @@ class CsvRow(ParsedRow):
     number: int | None
 
     def read(self) -> tuple[dict[str, Any], Sequence[Fault]]:
-        """Return the fields of the row, or its text and its faults."""
-        fields, faults = self.parser.fields(self.cells)
-        return (TextRow(self.text).read()[0], faults) if faults else (fields, faults)
+        """Return the fields of the row, without its faulty cells, and its faults."""
+        return self.parser.fields(self.cells)
+
+    def faulty(self) -> dict[str, Any]:
+        """Return the text of the row, to be corrected with the header."""
+        return TextRow(self.text).faulty()

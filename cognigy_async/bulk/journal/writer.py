@@ -23,6 +23,7 @@ from cognigy_async import (
 )
 
 from ..errors import JournalError
+from ..faulty_rows import FaultyRows
 from ..input.fingerprint import Mark
 from ..input.row import Row, dead_letter
 from .journal import Batch, Journal
@@ -42,7 +43,8 @@ class JournalWriter:
     Args:
         dead_letters: File for the rows that were not applied.
         client: Client whose requests, retries and quota are saved with each batch.
-        empties: Remove the dead letters of the run before; not from a stream.
+        faulty_rows: Gets the faulty rows of a table. None if the file is a stream, whose earlier
+            dead letters cannot be removed.
     """
 
     def __init__(
@@ -50,8 +52,7 @@ class JournalWriter:
         journal: Journal,
         dead_letters: BinaryIO,
         client: AsyncStateClient,
-        *,
-        empties: bool = True,
+        faulty_rows: FaultyRows | None = None,
     ) -> None:
         self._journal = journal
         self._dead_letters = dead_letters
@@ -70,7 +71,8 @@ class JournalWriter:
         self._limiter = anyio.CapacityLimiter(1)
         self._closing = False
         self._has_read = False
-        self._is_emptied = not empties
+        self._faulty_rows = faulty_rows
+        self._is_emptied = faulty_rows is None
         self._ended: str | None = None
         self.failure: JournalError | None = None
         """Error that ended the writer."""
@@ -263,8 +265,10 @@ class JournalWriter:
                 # Not earlier: the dead letters may be those of another input, which is refused.
                 self._is_emptied = True
                 self._dead_letters.truncate(0)
-            if batch.dead_letters:
-                self._dead_letters.write(b"".join(batch.dead_letters))
+            if letters := batch.dead_letters:
+                if self._faulty_rows is not None:
+                    letters = self._faulty_rows.take(letters)
+                self._dead_letters.write(b"".join(letters))
                 self._dead_letters.flush()
         except OSError as error:
             raise JournalError(

@@ -58,7 +58,11 @@ def bench(
         typer.Option(metavar="N|FILE", help="Number of dialogs, or a file of ids (one per line)."),
     ] = "1000",
     dialog_prefix: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Prefix of N dialog ids (default: bench-).")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Prefix of the dialog ids that --dialogs N makes (default: bench-).",
+        ),
     ] = None,
     payload_bytes: Annotated[
         int,

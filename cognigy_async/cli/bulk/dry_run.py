@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +41,34 @@ MOST_KINDS = 1000
 """Most kinds of faults that a dry run counts. Others are listed."""
 MOST_COLUMNS = 50
 """Most columns that a dry run shows."""
+ASSUMED_LATENCY = 0.1
+"""Seconds that a request takes, where no earlier run has measured it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The pace at which a job sends its requests, for an estimate of its time.
+
+    Attributes:
+        journal: File with the earlier runs of the job, which may be missing.
+        max_in_flight: Most concurrent requests.
+    """
+
+    journal: Path
+    max_in_flight: int
+
+    def measured(self) -> float | None:
+        """Return the requests per second of the earlier runs; None if there are none."""
+        if not self.journal.exists():
+            return None
+        try:
+            runs = read_summary(self.journal).runs
+        except JournalRefusedError:
+            return None
+        requests = sum(run.requests for run in runs)
+        # A run that had nothing left to send measured nothing.
+        elapsed = sum(run.elapsed for run in runs if run.requests)
+        return requests / elapsed if requests and elapsed else None
 
 
 def check(
@@ -48,7 +77,7 @@ def check(
     rate_limit: tuple[RateLimit, ...] | None,
     model: str | None,
     env_file: Path | None,
-    journal: Path,
+    pace: Pace,
     *,
     as_json: bool,
 ) -> int:
@@ -69,7 +98,7 @@ def check(
     kinds.write_rest()
     for line in found.notes:
         note(f"Note: {line}")
-    speed = _measured_speed(journal)
+    speed = pace.measured()
     if as_json:
         measured = None if speed is None else found.requests / speed
         write_json({**found.record(), "measured_seconds": measured})
@@ -77,15 +106,15 @@ def check(
         for line in _table(found.columns):
             write_result(line)
         rows, dialogs = counted(found.rows, "row"), counted(found.dialogs, "dialog")
-        requests, seconds = counted(found.requests, "request"), found.seconds
-        quota = "" if seconds is None else f", {duration(seconds)} under the rate limit"
+        requests, seconds = counted(found.requests, "request"), found.seconds or 0
+        quota = f", {duration(seconds)} under the rate limit" if seconds >= 1 else ""
         faults = "no faults"
         if found.faulty:
             faults = f"{counted(found.faulty, 'row')} with {counted(found.faults, 'fault')}"
         verdict = "OK" if found.rows and not found.faulty else "Invalid"
         write_result(f"{verdict}: {rows}, {dialogs}, {requests}{quota}; {faults}")
-        if found.seconds is None:
-            write_result(f"{_time(found, speed)}.")
+        if time := _time(found, speed, pace.max_in_flight):
+            write_result(f"{time}.")
     return 0 if found.rows and not found.faulty else NOT_APPLIED
 
 
@@ -122,34 +151,39 @@ class _Faults:
                 )
 
 
-def _time(found: DryRun, speed: float | None) -> str:
-    """Describe the time that a job takes without a rate limit.
+def _time(found: DryRun, speed: float | None, max_in_flight: int) -> str:
+    """Describe the time that a job takes: the longer of its waits and of its requests.
+
+    Return "" if there is no more to say than the time under the rate limit, which is printed
+    before.
 
     Args:
         speed: Requests per second that earlier runs measured.
     """
-    if found.saas_seconds >= 1:
-        time = f"It takes {duration(found.saas_seconds)} at 1,000 requests in 5 minutes"
+    wait, quota = found.seconds, "under the rate limit"
+    if wait is None:
+        wait, quota = found.saas_seconds, "at 1,000 requests in 5 minutes"
+    if speed is not None:
+        seconds = found.requests / speed
+        source = f"at the {speed:,.3g} requests/s of earlier runs"
     else:
-        time = "It does not have to wait at 1,000 requests in 5 minutes"
-    if speed is None:
-        return time
-    seconds = duration(found.requests / speed)
-    return f"{time}, {seconds} at the {speed:,.3g} requests/s of earlier runs"
+        # Requests of one dialog follow each other.
+        in_flight = max(min(max_in_flight, found.dialogs), 1)
+        seconds = found.requests * ASSUMED_LATENCY / in_flight
+        source = f"at {duration(ASSUMED_LATENCY)} a request and {in_flight} in flight"
+    requests = f"{_about(seconds)} {source}"
+    if wait < 1:
+        return f"It takes {requests}"
+    waits = f"{duration(wait)} {quota}"
+    if seconds > wait:
+        return f"It takes {requests}, and at least {waits}"
+    if speed is not None:
+        return f"It takes {waits}, {requests}"
+    return f"It takes {waits}" if found.seconds is None else ""
 
 
-def _measured_speed(journal: Path) -> float | None:
-    """Return the requests per second of the runs that a journal has; None if there are none."""
-    if not journal.exists():
-        return None
-    try:
-        runs = read_summary(journal).runs
-    except JournalRefusedError:
-        return None
-    requests = sum(run.requests for run in runs)
-    # A run that had nothing left to send measured nothing.
-    elapsed = sum(run.elapsed for run in runs if run.requests)
-    return requests / elapsed if requests and elapsed else None
+def _about(seconds: float) -> str:
+    return "less than a second" if seconds < 1 else f"about {duration(seconds)}"
 
 
 def _table(columns: Sequence[ColumnReport]) -> Iterator[str]:

@@ -58,7 +58,7 @@ from .._output import (
     write_result,
 )
 from .._run import INTERRUPTED, INTERRUPTS, NOT_APPLIED, USAGE, report_errors
-from .dry_run import check
+from .dry_run import Pace, check
 from .progress import Progress
 
 JOIN = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
@@ -208,7 +208,7 @@ def run(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Resume with a different input, other options or an incomplete journal."
+            "--force", help="Resume even if input or options changed, or the journal is incomplete."
         ),
     ] = False,
     transport: TransportOption = None,
@@ -249,8 +249,8 @@ def run(
         )
         rate_limit = None if rate is None else parse_rate(rate)
         if dry:
-            place = BulkJob(file, journal=journal).journal
-            status = check(file, options, rate_limit, model, env_file, place, as_json=as_json)
+            pace = Pace(BulkJob(file, journal=journal).journal, max_in_flight)
+            status = check(file, options, rate_limit, model, env_file, pace, as_json=as_json)
             raise typer.Exit(status)
         settings = Settings(env_file=settings_file(env_file))
         api, tokens = connections(settings)
@@ -368,7 +368,7 @@ def _print_result(
         if result.unread:
             verb = "is" if result.unread == 1 else "are"
             say(
-                f"{counted(result.unread, 'row')} that could not be read {verb} in "
+                f"{counted(result.unread, 'faulty row')} {verb} in "
                 f"{job.faulty_rows}, with the header. Correct them there and run: "
                 f"{_command(context, job.faulty_rows, KEPT_OPTIONS | TABLE_OPTIONS)}"
             )

@@ -78,11 +78,49 @@ def test_values_that_may_stand_for_others_are_noted(
     tmp_path: Path, cells: list[str], what: str, advice: str
 ) -> None:
     path = table_of(tmp_path / "rows.csv", *cells)
-    _, note = dry(path)[0].notes
+    note = dry(path)[0].notes[-1]
     assert "The column 'session.a' has values that look like " in note
     assert what in note
     assert advice in note
     assert len(dry(path, TableOptions(types={"session.a": "text"}))[0].notes) == 1
+
+
+def test_several_types_are_noted_whatever_their_values_look_like(tmp_path: Path) -> None:
+    prices = [str(n) for n in range(30)]
+    _, several, looks = dry(table_of(tmp_path / "rows.csv", *prices, "ja", "1,5"))[0].notes
+    assert several == (
+        "The column 'session.a' has values of several types: integer from line 2 (30 of its "
+        "cells), text from line 32 (2 of its cells)."
+    )
+    assert "look like numbers with a decimal comma, from line 33 on" in looks
+    cells = ["007", "1e5", "TRUE", "true", "3"]
+    _, several = dry(table_of(tmp_path / "four.csv", *cells))[0].notes
+    assert (
+        "text from line 2 (2 of its cells), number from line 3 (1 of its cells), boolean from "
+        "line 5 (1 of its cells), integer from line 6 (1 of its cells). Correct the cells, or "
+        in several
+    )
+
+
+def test_texts_that_look_like_booleans_among_booleans_are_noted(tmp_path: Path) -> None:
+    cells = ["true", "true", "false", "TRUE"]
+    _, several, looks = dry(table_of(tmp_path / "rows.csv", *cells))[0].notes
+    assert "boolean from line 2 (3 of its cells), text from line 5 (1 of its cells)." in several
+    assert "look like booleans, such as yes, nein or TRUE, from line 5 on" in looks
+
+
+def test_dots_in_a_column_of_numbers_are_noted(tmp_path: Path) -> None:
+    numbers = TableOptions(types={"session.a": "number"})
+    path = table_of(tmp_path / "rows.csv", "5", "1.000", "2.500")
+    _, note = dry(path, numbers)[0].notes
+    assert note == (
+        "The column 'session.a' has values that look like numbers whose dots group thousands, as "
+        "in 1.200, from line 3 on. If they do, add --decimal ,; if the dots are decimal, nothing "
+        "needs to change."
+    )
+    german = TableOptions(types={"session.a": "number"}, decimal=",")
+    assert len(dry(path, german)[0].notes) == 1
+    assert len(dry(table_of(tmp_path / "b.csv", "1.000", "2.5"), numbers)[0].notes) == 1
 
 
 def test_a_few_texts_among_others_are_not_noted(tmp_path: Path) -> None:

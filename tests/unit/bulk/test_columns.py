@@ -44,7 +44,7 @@ def test_a_fault_names_the_field_and_the_place_in_the_table(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("header", "table", "message"),
     [
-        ("Name,dialog_id", {}, "column 1, 'Name', is not a field .*--map 'Customer=dialog_id'"),
+        ("Name,dialog_id", {}, "not fields of an update: 'Name'.*--map 'Customer=dialog_id'"),
         ("dialog_id,a", {"columns": {"b": "session.b", "a": "_"}}, "no column 'b' to map"),
         ("Id,a", {"columns": {"a": "session.a", "Id": "_"}}, "there is no column 'dialog_id'"),
         (

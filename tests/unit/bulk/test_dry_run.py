@@ -74,6 +74,30 @@ def test_an_input_without_rows_of_the_selected_dialogs_is_noted(tmp_path: Path) 
     assert found.notes == ("The input has no rows of 'd-2', 'other'.",)
 
 
+@pytest.mark.parametrize(
+    ("ids", "is_noted"),
+    [
+        (("K-1", "K-2", "Gesamtergebnis"), True),
+        (("K-1", "Anna", "Summe"), False),
+        (("K-1", "Summe", "K-2"), False),
+        (("K-1", "K-2", "K-3"), False),
+        (("Anna", "Zoe", "Summe"), False),
+    ],
+)
+def test_a_total_line_at_the_end_is_noted(
+    tmp_path: Path, ids: tuple[str, ...], is_noted: bool
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "".join(f"{text},1\n" for text in ("dialog_id", *ids)).replace(",1", ",session.a", 1)
+    )
+    notes = dry(path)[0].notes
+    assert [note[:42] for note in notes] == (
+        ["The last row, line 4, may be a total line:"] if is_noted else []
+    )
+    assert not is_noted or ("'Gesamtergebnis'" in notes[0] and "--limit 2" in notes[0])
+
+
 def test_only_rows_that_a_job_holds_together_share_a_request(tmp_path: Path) -> None:
     line = '{"dialog_id": "d%d", "session": {"v%d": 1}}'
     near = [(line % (n % 10, n)).encode() for n in range(1000)]

@@ -136,7 +136,7 @@ EXPORTS: dict[str, Export] = {
         "dialog_id,session.a\n17.0,1\n1e+20,2\n4.9e+16,3\nv1.0,4\n1.5,5\n",
         5,
         3,
-        "dialog_id: was rounded by a spreadsheet, or written as a number; save ids as text",
+        "dialog_id: was rounded by a spreadsheet, or written as a number; take the id",
     ),
     "libreoffice errors.csv": Export(
         "dialog_id,session.a\nd-1,Err:502\nd-2,Err\n", 2, 1, "no value", {"a": "Err"}

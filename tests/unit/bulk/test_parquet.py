@@ -8,6 +8,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_rows_are_those_of_the_table(tmp_path: Path) -> None:
     assert rows[1].update.fields() == {"dialog_id": "d-2", "user": {"age": 3}, "next_step": "go"}
     assert rows[2].error is not None
     letter = json.loads(dead_letter(3, rows[2].source, FAILURE))
-    error = {"type": "X", "message": "m", "status": None, "line": 3}
+    error = {"type": "X", "message": "m", "status": None, "line": 3, "crc32": ANY}
     assert letter == {"session": {"n": 3}, "_error": error}
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from cognigy_async import NoResponseError, StateUpdate, UpdateResult
 from cognigy_async.bulk import JournalError
+from cognigy_async.bulk.faulty_rows import FaultyRows
+from cognigy_async.bulk.input.columns import Findings
 from cognigy_async.bulk.input.fingerprint import Mark
 from cognigy_async.bulk.input.row import Row
 from cognigy_async.bulk.journal.journal import Batch, Journal
@@ -62,11 +64,12 @@ async def test_a_run_with_its_rows(journal: Journal) -> None:
 
 
 async def test_dead_letters_of_earlier_runs_stay_until_the_input_was_read(
-    journal: Journal,
+    journal: Journal, tmp_path: Path
 ) -> None:
     letters = io.BytesIO(b"earlier")
     for has_read, content in ((False, b"earlier"), (True, b"letter")):
-        writer = JournalWriter(journal, letters, client())
+        faulty = FaultyRows(tmp_path / "faulty.csv", Findings())
+        writer = JournalWriter(journal, letters, client(), faulty)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(writer.run)
             if has_read:

@@ -183,6 +183,69 @@ async def test_leaving_it_withdraws_and_drops() -> None:
     assert await read(stream) == []
 
 
+@pytest.mark.parametrize("feeds", [False, True])
+async def test_leaving_it_ends_a_task_that_reads(feeds: bool) -> None:
+    async def fed() -> AsyncIterator[Any]:
+        yield ROW
+
+    async with anyio.create_task_group() as tasks:
+        client = Client(tasks)
+        stream = client.stream(fed() if feeds else iter([ROW]))
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as readers:
+                readers.start_soon(read, stream)
+                await anyio.sleep(1)
+                # The input is at its end, and the answer is in flight.
+                assert len(client.items) == 1
+                await stream.aclose()
+        client.complete()
+        assert await read(stream) == []
+
+
+@pytest.mark.parametrize("end", ["stop", "aclose"])
+async def test_a_stream_that_ends_while_its_reader_waits_for_a_slot_takes_no_more(
+    end: str,
+) -> None:
+    client = Client()
+    client.hungry = True
+    for _ in range(1000):
+        assert client.entrance.admission.try_acquire_bulk_slot()
+    stream = client.stream(iter([ROW] * 3))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read, stream)
+        await anyio.sleep(1)
+        if end == "stop":
+            stream.stop()
+        else:
+            await stream.aclose()
+        client.entrance.admission.release_slot()
+        await anyio.sleep(1)
+        assert client.items == []
+        tasks.cancel_scope.cancel()
+    assert client.entrance.pending_limit.used == 999
+
+
+async def test_tasks_share_a_stream() -> None:
+    client = Client()
+    client.hungry = True
+    stream = client.stream([ROW] * 4)
+    seen: list[int] = []
+
+    async def note() -> None:
+        seen.extend([outcome.index async for outcome in stream])
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as readers:
+            for _ in range(3):
+                readers.start_soon(note)
+            with anyio.move_on_after(1):
+                await anext(stream)
+            for number in range(4):
+                client.complete(number)
+                await anyio.sleep(1)
+    assert sorted(seen) == [0, 1, 2, 3]
+
+
 async def test_asynchronous_input_is_taken_by_a_task_of_its_own() -> None:
     closed: list[bool] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from cognigy_async import (
     StateUpdate,
     UpdateValidationError,
 )
-from cognigy_async.integrations.callers import CallerInput, problem_for_caller
+from cognigy_async.integrations.callers import CallerInput, caller_texts, problem_for_caller
 
 
 def refusal(**fields: Any) -> UpdateValidationError:
@@ -33,6 +34,8 @@ ID = refusal(dialog_id="d-1 ", session={"a": 1})
 BOTH = refusal(dialog_id="d-1 ", session={"a-b": 1})
 KEY = refusal(dialog_id="d-1", session={"a": 1}, update_id="a b")
 TAG = refusal(dialog_id="d-1", session={"a": 1}, if_match="a b")
+NULL = refusal(dialog_id="d-1", session={"a": None})
+EMPTY = refusal(dialog_id="", session={"a": 1})
 BAD = BadRequestError("m", status=400, dialog_id="d-1")
 
 
@@ -49,6 +52,10 @@ def given(*texts: str, body: Any = None, tag: str | None = None) -> CallerInput:
         (NAME, given(body=[{"dialog_id": "d-1", "session": {"a-b": 1}}])),
         (NAME, given(body={"update": {"dialog_id": "d-1", "session": {"a-b": 1}}, "note": 1})),
         (NAME, given(body={"updates": [{"dialog_id": "d-1", "session": {"a-b": 1}}]})),
+        (NULL, given(body={"a": None})),
+        (refusal(dialog_id="d", session={"a": None, "own": 1}), given(body={"a": None})),
+        (EMPTY, given(*caller_texts([], {"dialogId": ""}))),
+        (EMPTY, given(body={"dialog_id": "", "session": {"a": 1}})),
         (STEP, given("d-1", body={"next_step": ""})),
         (ID, given("x", "d-1 ")),
         (ID, given(body={"dialog_id": "d-1 "})),
@@ -76,6 +83,13 @@ def test_what_the_request_has_is_the_callers(
         (NAME, given("d-1", body={"session": {"a": 1}})),
         (NAME, CallerInput(body=b"no JSON")),
         (NAME, CallerInput(body=b"[" * 100_000)),
+        (NULL, given(body={"a": None, "total": 1})),
+        (NULL, given(body={"session": {"a": None, "total": 1}})),
+        (NULL, given(body=[{"dialog_id": "d-1", "session": {"a": None, "total": 1}}])),
+        (NULL, given(body={"user": {"a": None}})),
+        (EMPTY, given(*caller_texts(["x"], {"q": "", "note": ""}))),
+        (ID, given("d-2 ")),
+        (ID, given(body={"dialog_id": "d-2 ", "session": {"a": 1}})),
         (ID, given("d-1")),
         (BOTH, given("d-1 ")),
         (BOTH, given("d-1 ", body={"a": 1})),
@@ -116,3 +130,10 @@ def test_the_limits_and_the_api_of_the_client_count() -> None:
     assert problem_for_caller(caught.value, request_input, None) is None
     other = UpdateValidationError((Fault("session.a", "is odd", "mend it"),))
     assert problem_for_caller(other, request_input, client) is None
+
+
+def test_a_refusal_has_the_names_of_all_variables_and_no_values() -> None:
+    error = refusal(dialog_id="d-1", session={"a": None, "b": "v", 10**5000: 1}, user={"c": "v"})
+    assert error.names == {"session.a", "session.b", "user.c"}
+    assert pickle.loads(pickle.dumps(error)).names == error.names
+    assert refusal(dialog_id="d-1", session=["v"]).names == frozenset()

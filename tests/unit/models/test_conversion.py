@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, Secret, SecretBytes, SecretStr
 
 from cognigy_async import (
     ApiKey,
@@ -35,6 +35,7 @@ from tests.unit._inputs import Broken
 
 class Colour(enum.Enum):
     RED = CANARY
+    HIDDEN = "**********"
 
 
 @dataclasses.dataclass
@@ -74,8 +75,10 @@ TYPES: list[tuple[Any, str, Any]] = [
     (bytearray(b"a"), "value.decode()", "a"),
     (memoryview(b"a"), "base64.b64encode(value).decode()", ...),
     (Item(), "dataclasses.asdict(value)", {"name": CANARY}),
-    (Cart(), 'value.model_dump(mode="json")', {"total": "1.50"}),
-    (SecretStr(CANARY), "value.get_secret_value()", "**********"),
+    (Cart(), 'value.model_dump(mode="json", by_alias=True)', {"total": "1.50"}),
+    (SecretStr(CANARY), "value.get_secret_value()", ...),
+    (SecretBytes(CANARY.encode()), "value.get_secret_value().decode()", ...),
+    (Secret[str](CANARY), "value.get_secret_value()", ...),
     (pathlib.Path("a"), "str(value)", "a"),
     (ipaddress.ip_address("::1"), "str(value)", "::1"),
     (_coroutine(), "await it", ...),
@@ -205,6 +208,76 @@ def test_what_cannot_be_read_or_contains_itself_is_refused_as_without_conversion
         with pytest.raises(UpdateValidationError, match=problem) as caught:
             StateUpdate("d-1", session={"a": value}, encode="json")
         assert CANARY not in str(caught.value)
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Account(BaseModel):
+    keys: dict[int | str, int] = {}
+    password: SecretStr = Field(default=SecretStr(""), serialization_alias="passWord")
+    ratio: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class Owner:
+    account: Account
+
+
+@pytest.mark.parametrize(
+    ("session", "path"),
+    [
+        ({"a": {1: "a", "1": "b"}}, "session.a.1"),
+        ({"a": {"1": "b", 1: "a"}}, "session.a.1"),
+        ({"a": [{True: "a", "true": "b"}]}, "session.a[0].true"),
+        ({"a": {None: 1, "None": 2}}, "session.a.None"),
+        ({"a": {DAY: 1, DAY.isoformat(): 2}}, "session.a.2025-02-03T04:05:00"),
+        ({uuid.UUID(int=1): 1, str(uuid.UUID(int=1)): 2}, f"session.{uuid.UUID(int=1)}"),
+        ({"a": Account(keys={1: 1, "1": 2})}, "session.a.keys.1"),
+        ({"a": Owner(Account(keys={1: 1, "1": 2}, ratio=math.nan))}, "session.a.account.keys.1"),
+    ],
+)
+def test_two_keys_that_become_one_are_refused(session: dict[Any, Any], path: str) -> None:
+    with pytest.raises(UpdateValidationError, match="two keys are the same text") as caught:
+        StateUpdate("d-1", session=session, encode="json")
+    assert caught.value.path == path
+    # The same where another part cannot be converted.
+    with pytest.raises(UpdateValidationError, match="two keys are the same text") as caught:
+        StateUpdate("d-1", session={**session, "b": object()}, encode="json")
+    assert path in {fault.path for fault in caught.value.faults}
+
+
+@pytest.mark.parametrize(
+    ("session", "path"),
+    [
+        ({"a": Account(password=SecretStr(CANARY))}, "session.a.passWord"),
+        (Account(password=SecretStr(CANARY)), "session.passWord"),
+        ({"a": Owner(Account(password=SecretStr(CANARY)))}, "session.a.account.passWord"),
+        ({"a": Open(b=SecretStr(CANARY))}, "session.a.b"),  # type: ignore[call-arg]
+        ({"a": {"b": deque([SecretStr(CANARY)])}}, "session.a.b[0]"),
+    ],
+)
+def test_a_secret_is_refused_and_never_sent_as_a_mask(session: Any, path: str) -> None:
+    with pytest.raises(VariableTypeError, match=r"SecretStr is not .*get_secret_value") as caught:
+        StateUpdate("d-1", session=session, encode="json")
+    assert [fault.path for fault in caught.value.faults] == [path]
+    assert CANARY not in str(caught.value)
+
+
+def test_a_text_of_asterisks_is_a_text() -> None:
+    day = (each for each in [DAY])
+    session = {"a": "**********", "b": [Cart(), Item(name="**********"), Colour.HIDDEN], "c": day}
+    sent = StateUpdate("d-1", session=session, encode="json").session
+    assert (sent["a"], sent["b"][1:]) == ("**********", [{"name": "**********"}, "**********"])
+    assert sent["c"] == ["2025-02-03T04:05:00"]
+
+
+def test_the_remedy_for_a_model_sends_the_names_that_the_conversion_sends() -> None:
+    model = Account(keys={7: 1})
+    remedy = remedy_for(model).removeprefix("send ").partition(", or ")[0]
+    assert eval(remedy, {"value": model}) == to_json_values(model)
+    assert "passWord" in to_json_values(model)
 
 
 def test_the_conversion_copies() -> None:

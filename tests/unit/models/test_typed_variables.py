@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import (
     AliasChoices,
+    AliasPath,
     BaseModel,
     ConfigDict,
     Field,
@@ -142,7 +143,9 @@ def test_a_name_that_is_nearly_right_is_suggested_and_others_are_listed() -> Non
     assert near.remedy == "did you mean visits?"
     [far] = faults_of_model(Address, {"q": 1})
     assert far == Fault(
-        "session.q", "Address has no variable of this name", "its names are street, city"
+        "session.q",
+        "Address has no variable of this name",
+        'its names are street, city; with extra="allow" it takes others as well',
     )
 
 
@@ -166,6 +169,97 @@ def test_aliases_are_the_names_of_variables() -> None:
     [fault] = faults_of_model(Renamed, {"cart_total": 1.5})
     assert (fault.path, fault.remedy) == ("session.cart_total", "did you mean cartTotal?")
     assert not faults_of_model(ByName, {"cart_total": 1.5})
+
+
+class Either(BaseModel):
+    x: int = Field(0, validation_alias=AliasChoices("a", "b", AliasPath("q", "r")))
+    z: int = Field(1, validation_alias=AliasPath("p", 0))
+
+
+class NameOnly(BaseModel):
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=False)
+    x: int = Field(alias="theX")
+
+
+class Written(BaseModel):
+    x: int = Field(serialization_alias="outX")
+
+
+class Read(BaseModel):
+    x: int = Field(validation_alias="inX")
+
+
+@pytest.mark.parametrize(
+    ("model", "session", "fault"),
+    [
+        (
+            ByName,
+            {"cartTotal": 1.5, "cart_total": 2.5},
+            "session.cart_total: session.cartTotal is the same variable of ByName; "
+            "send one of the two",
+        ),
+        (
+            Either,
+            {"a": 1, "b": "no"},
+            "session.b: session.a is the same variable of Either; send one of the two",
+        ),
+        (
+            Either,
+            {"b": 1, "q": {"r": 1}},
+            "session.q: session.b is the same variable of Either; send one of the two",
+        ),
+        (
+            Either,
+            {"p": []},
+            "session.p: Either reads z from p[0], which is missing; "
+            "send p[0], or leave the variable out",
+        ),
+        (
+            Either,
+            {"q": {}},
+            "session.q: Either reads x from q.r, which is missing; "
+            "send q.r, or leave the variable out",
+        ),
+        (Either, {"p": ["q"]}, "session.p[0]: does not fit: input should be a valid integer"),
+        (Either, {"unlike": 1}, "has no variable of this name; its names are a, b, q, p; with"),
+        (ByName, {"unlike": 1}, "its names are cartTotal, cart_total, firstName, first_name, name"),
+        (ByName, {"cartTota": 1}, "did you mean cartTotal?"),
+        (NameOnly, {"unlike": 1}, "its names are x; with"),
+        (
+            Written,
+            {"outX": 1},
+            "session.outX: Written writes this name, but reads x; "
+            "send x, or give the field one alias for both",
+        ),
+        (
+            Read,
+            {"x": 1},
+            "session.x: Read writes this name, but reads inX; "
+            "send inX, or give the field one alias for both",
+        ),
+    ],
+)
+def test_a_name_is_refused_for_the_reason_that_the_aliases_give(
+    model: type[BaseModel], session: dict[str, Any], fault: str
+) -> None:
+    [found] = faults_of_model(model, session)
+    assert fault in str(found)
+
+
+@pytest.mark.parametrize(
+    "session", [{"a": 1}, {"b": 1}, {"q": {"r": 1}}, {"p": [1, "x"]}, {"p": [1], "b": 2}]
+)
+def test_each_alias_of_a_field_is_accepted(session: dict[str, Any]) -> None:
+    assert not faults_of_model(Either, session)
+
+
+def test_a_converted_instance_needs_one_alias_for_both_directions() -> None:
+    limits = Limits(variables=Renamed)
+    fields = {"dialog_id": "d", "session": {"cartTotal": 1.5}}
+    assert StateUpdate.from_fields(limits, fields, "json").session == {"cartTotal": 1.5}
+    fields["session"] = Written(x=1)  # type: ignore[assignment]
+    with pytest.raises(UpdateValidationError, match="Written writes this name, but reads x"):
+        StateUpdate.from_fields(Limits(variables=Written), fields, "json")
 
 
 def test_a_model_that_allows_other_names_checks_only_its_own() -> None:
