@@ -8,9 +8,11 @@ import math
 import os
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextvars import Context
+from itertools import islice
 from operator import attrgetter, length_hint
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -302,8 +304,11 @@ class ItemsOfThread(AsyncIterator[T]):
 
     def __init__(self, items: Iterator[T]) -> None:
         self._items = items
-        # Requests for an item, and None to let `serve` look at its future.
-        self._messages: SimpleQueue[Future[T] | None] = SimpleQueue()
+        self._requests: deque[Future[T]] = deque()
+        # The item of the first request, once it is taken.
+        self._taken: deque[T] = deque()
+        # Lets `serve` look for a request, and at its future.
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
 
     def __length_hint__(self) -> int:
         # A negative number is an error, which says that the length is unknown.
@@ -311,7 +316,8 @@ class ItemsOfThread(AsyncIterator[T]):
 
     async def __anext__(self) -> T:
         request: Future[T] = Future()
-        self._messages.put(request)
+        self._requests.append(request)
+        self._wakeups.put(None)
         item = await asyncio.wrap_future(request)
         if item is _END:
             raise StopAsyncIteration
@@ -319,17 +325,26 @@ class ItemsOfThread(AsyncIterator[T]):
 
     def wake(self, _: Future[Any]) -> None:
         """Let `serve` look whether its future is done."""
-        self._messages.put(None)
+        self._wakeups.put(None)
 
     def serve(self, until: Future[Any]) -> None:
-        """Hand over the items that are asked for until a future is done, which calls `wake`."""
+        """Hand over the items that are asked for until a future is done, which calls `wake`.
+
+        An interrupt may come between any two steps. The next call goes on where it came, and
+        neither a request nor an item is lost.
+        """
         while not until.done():
-            request = self._messages.get()
-            if request is not None and request.set_running_or_notify_cancel():
+            if not self._requests:
+                self._wakeups.get()
+                continue
+            request = self._requests[0]
+            if request.running() or (not request.done() and request.set_running_or_notify_cancel()):
                 try:
-                    request.set_result(next(self._items, _END))
+                    if not self._taken:
+                        # In one step: an interrupt after `next` would lose its item.
+                        self._taken.extend(islice(self._items, 1))
+                    request.set_result(self._taken[0] if self._taken else _END)
                 except Exception as error:
                     request.set_exception(error)
-                except BaseException:
-                    request.set_result(_END)
-                    raise
+            self._taken.clear()
+            self._requests.popleft()

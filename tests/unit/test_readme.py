@@ -25,7 +25,18 @@ README = ROOT / "README.md"
 SYNC = [sync.StateClient, sync.UpdateHandle, sync.Outcomes]
 NAMES = {*cognigy_async.__all__, *bulk.__all__, *aiohttp.__all__, *fastapi.__all__}
 NAMES |= {each.__name__ for each in SYNC}
-ALSO = {"BaseModel", "DataFrame", "FastAPI", "TestClient", "TypedDict", "MySession"}
+ALSO = {
+    "AliasChoices",
+    "AliasPath",
+    "BaseModel",
+    "DataFrame",
+    "FastAPI",
+    "SecretBytes",
+    "SecretStr",
+    "TestClient",
+    "TypedDict",
+    "MySession",
+}
 """Names of other libraries that pages may use."""
 PARTS = {
     class_.name

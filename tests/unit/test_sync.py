@@ -50,36 +50,52 @@ class HeldTransport(HttpxTransport):
     """Holds requests between `hold` and `release`.
 
     Attributes:
-        arrived: Set while a request is held.
+        arrived: Set once a request is held.
+        requests: Released once for each request.
     """
 
     def __init__(self, emulator: Emulator) -> None:
         super().__init__(httpx.AsyncClient(transport=httpx.ASGITransport(app=emulator)))
         self.arrived = threading.Event()
+        self.requests = threading.Semaphore(0)
         self._holds = False
         self._passing = 0
+        self._lock = threading.Lock()
         self._gates: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def send(self, request: Request, *, timeout: float) -> Response:
-        if self._holds and self._passing:
-            self._passing -= 1
-        elif self._holds:
-            gate = asyncio.Event()
-            self._gates.append((asyncio.get_running_loop(), gate))
+        gate = None
+        with self._lock:
+            if self._holds and self._passing:
+                self._passing -= 1
+            elif self._holds:
+                gate = asyncio.Event()
+                self._gates.append((asyncio.get_running_loop(), gate))
+        self.requests.release()
+        if gate is not None:
             self.arrived.set()
             await gate.wait()
         return await super().send(request, timeout=timeout)
 
-    def hold(self, *, after: int = 0) -> None:
-        """Hold the requests that begin from now on, but for the first `after`."""
-        self._passing = after
+    def hold(self) -> None:
+        """Hold the requests that begin from now on."""
         self._holds = True
 
+    def let_one_pass(self) -> None:
+        """Release the first request that is held, or the next one that begins."""
+        with self._lock:
+            if self._gates:
+                loop, gate = self._gates.pop(0)
+                loop.call_soon_threadsafe(gate.set)
+            else:
+                self._passing += 1
+
     def release(self) -> None:
-        self._holds = False
-        for loop, gate in self._gates:
-            loop.call_soon_threadsafe(gate.set)
-        self._gates.clear()
+        with self._lock:
+            self._holds = False
+            for loop, gate in self._gates:
+                loop.call_soon_threadsafe(gate.set)
+            self._gates.clear()
 
 
 @pytest.fixture
@@ -481,11 +497,18 @@ def test_what_is_no_iterable_of_updates_is_refused(client: StateClient, given: A
 def test_leaving_the_block_of_a_stream_withdraws_what_waits(
     client: StateClient, emulator: Emulator, transport: HeldTransport
 ) -> None:
-    same_dialog = ({"dialog_id": "d-1", "session": {"n": n}} for n in range(100))
-    transport.hold(after=1)
+    def rows_of_a_dialog() -> Iterator[dict[str, Any]]:
+        for n in range(100):
+            if n == 1:
+                # Only now, so that the second row is taken before the first outcome is read.
+                transport.let_one_pass()
+            yield {"dialog_id": "d-1", "session": {"n": n}}
+
+    same_dialog = rows_of_a_dialog()
+    transport.hold()
     with client.update_many(same_dialog) as stream:
         assert next(stream).ok
-        assert transport.arrived.wait(20)
+        assert all(transport.requests.acquire(timeout=20) for _ in range(2))
     transport.release()
     client.flush()
     assert emulator.dialogs["d-1"].version == 2

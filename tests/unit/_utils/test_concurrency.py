@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
+import threading
 import time
 from contextvars import ContextVar
 
@@ -14,10 +16,12 @@ import anyio.to_thread
 import pytest
 import sniffio
 from anyio.abc import TaskGroup
+from anyio.from_thread import start_blocking_portal
 
 from cognigy_async._utils.concurrency import (
     BackgroundTask,
     CompletionTracker,
+    ItemsOfThread,
     current_loop_getter,
     fork_counter,
     is_failure,
@@ -367,3 +371,45 @@ async def test_whatever_happens_a_wait_ends_with_the_last_item_that_it_was_for(s
             for name in over:
                 del expected[name]
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.real_time
+def test_no_item_of_a_thread_is_lost_or_doubled_by_interrupts() -> None:
+    items = ItemsOfThread(iter(range(3_000)))
+    is_armed = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal is_armed
+        if is_armed:
+            is_armed = False
+            raise KeyboardInterrupt
+
+    async def consume() -> list[int]:
+        return [item async for item in items]
+
+    def press() -> None:
+        while not received.done():
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.0002)
+
+    main = threading.get_ident()
+    interrupts = 0
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with start_blocking_portal() as portal:
+            received = portal.start_task_soon(consume)
+            received.add_done_callback(items.wake)
+            pressing = threading.Thread(target=press)
+            pressing.start()
+            while not received.done():
+                try:
+                    is_armed = True
+                    items.serve(received)
+                    is_armed = False
+                except KeyboardInterrupt:
+                    interrupts += 1
+            pressing.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert received.result() == list(range(3_000))
+    assert interrupts > 50
