@@ -54,10 +54,6 @@ class ConnectionLostError(Exception):
     """The connection of a request was lost; the cause says how."""
 
 
-class ConnectorClosedError(aiohttp.ClientConnectionError):
-    """The connector was closed while a request waited for a connection."""
-
-
 class StaleConnectionError(aiohttp.ClientConnectionError):
     """The server has ended the idle connection, and the request was not sent on it."""
 
@@ -169,11 +165,16 @@ def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
 
 def validate_headers(headers: Mapping[str, str]) -> None:
     """Raise ValueError if a header is not valid, or sets the framing."""
-    for name in headers:
-        if TOKEN.fullmatch(name) is None or name.lower() in FRAMING:
-            raise ValueError
+    _validate_names(tuple(headers))
     if INVALID_IN_VALUE.search("".join(headers.values())) is not None:
         raise ValueError
+
+
+@functools.lru_cache(maxsize=64)
+def _validate_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if TOKEN.fullmatch(name) is None or name.lower() in FRAMING:
+            raise ValueError
 
 
 def parse_url(url: str) -> URL:
@@ -197,10 +198,14 @@ def environment_proxy(url: URL) -> URL | None:
 
 
 @functools.lru_cache(maxsize=64)
-def total_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    """Return a timeout for the whole request and response, not rounded up."""
+def timeout_of(seconds: float, *, connecting: bool) -> aiohttp.ClientTimeout:
+    """Return a timeout for the whole request and response, not rounded up.
+
+    Args:
+        connecting: whether the error must tell that there was no connection in time.
+    """
     total = max(seconds, MIN_TIMEOUT)
-    connect = total - min(CONNECT_MARGIN, total / 20)
+    connect = total - min(CONNECT_MARGIN, total / 20) if connecting else None
     return aiohttp.ClientTimeout(total=total, connect=connect, ceil_threshold=math.inf)
 
 

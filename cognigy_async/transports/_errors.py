@@ -85,7 +85,7 @@ def host_of(url: str) -> str:
         return "the server"
 
 
-def reason_of(error: Exception, reason: str) -> str:
+def reason_of(error: BaseException, reason: str) -> str:
     """Return a description of an error without any part of the request.
 
     It is the text of the operating system if there is one, else `reason`, else the error's class.

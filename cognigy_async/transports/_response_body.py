@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Collection, Mapping
 
 from .._utils.decompression import decompressed
 
@@ -21,12 +21,14 @@ class BodyError(Exception):
     """The head of a response is complete, and its body cannot be used; the text says why."""
 
 
-def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def headers_of(raw: Collection[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return headers with lower-case names. Repeated ones are joined (RFC 9110, section 5.3)."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+    if len(headers) < len(raw):
+        values: dict[str, list[str]] = {}
+        for name, value in raw:
+            values.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        headers = {name: ", ".join(value) for name, value in values.items()}
     return headers
 
 

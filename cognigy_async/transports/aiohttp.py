@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ REASONS = {
     "ClientConnectorCertificateError": "SSL: the certificate is not trusted",
     "ClientHttpProxyError": "the proxy refused to connect",
     "ClientResponseError": "the response is not valid in HTTP",
-    "ConnectorClosedError": "the session was closed",
+    "CancelledError": "the session was closed",
     "ConnectionLostError": "the server disconnected",
     "ServerDisconnectedError": "the server disconnected",
     "StaleConnectionError": "the server has given up the connection",
@@ -81,6 +82,7 @@ class AiohttpTransport:
                 "pass an aiohttp.ClientSession or nothing"
             )
         self._given = session
+        self._traced = session is not None and bool(session.trace_configs)
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -109,21 +111,17 @@ class AiohttpTransport:
             stale = 0
             while True:
                 try:
-                    return await self._send(session, request, body, timeout)
+                    response = await self._begin(session, request, body, timeout)
+                    break
                 except sessions.StaleConnectionError:
                     stale += 1
                     if stale == sessions.MAX_STALE:
                         raise
-        except ClientUsageError:
-            raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            return await self._read(response, body)
+        except BaseException as error:
+            body.abort()
+            if isinstance(error, ClientUsageError) or _ends_task(error):
                 raise
-            # This task was not cancelled: a closing connector cancels the waits for a connection.
-            closed = sessions.ConnectorClosedError()
-            failure = self._translate(closed, request, body, timeout)
-        except Exception as error:
             failure = self._translate(error, request, body, timeout)
         # Raise outside of the handler and without these locals, so that no header of the request
         # can be reached from the exception.
@@ -148,59 +146,70 @@ class AiohttpTransport:
         self._session = sessions.open_session(self._given)
         return self._session
 
-    async def _send(
+    def _begin(
         self, session: aiohttp.ClientSession, request: Request, body: sessions.Body, timeout: float
-    ) -> Response:
+    ) -> Awaitable[aiohttp.ClientResponse]:
         sessions.validate_headers(request.headers)
         url = sessions.parse_url(request.url)
         by_environment = self._given is not None and self._given.trust_env
-        status, headers = 0, dict[str, str]()
-        response: aiohttp.ClientResponse | None = None
+        return session.request(
+            request.method,
+            url,
+            proxy=sessions.environment_proxy(url) if by_environment else None,
+            headers=request.headers,
+            data=body if request.content else None,
+            allow_redirects=False,
+            # Only a request with content tells whether its sending has begun.
+            timeout=sessions.timeout_of(timeout, connecting=not request.content),
+            middlewares=(sessions.without_retry,) if request.method in sessions.RETRIED else None,
+        )
+
+    async def _read(self, response: aiohttp.ClientResponse, body: sessions.Body) -> Response:
+        """Return a response whose head is complete, with its body if that can be used."""
+        headers = headers_of(response.raw_headers)
         try:
-            response = await session.request(
-                request.method,
-                url,
-                proxy=sessions.environment_proxy(url) if by_environment else None,
-                headers=request.headers,
-                data=body if request.content else None,
-                allow_redirects=False,
-                timeout=sessions.total_timeout(timeout),
-                middlewares=(
-                    (sessions.without_retry,) if request.method in sessions.RETRIED else None
-                ),
-            )
-            status, headers = response.status, headers_of(response.raw_headers)
-            if "content-length" in headers:
-                validate_length(headers["content-length"], self._limit)
-                content = decoded(await response.read(), headers, self._limit)
-            else:
+            if "content-length" not in headers:
                 content = await read_body(response.content.iter_any(), headers, self._limit)
-            # The response may have come before the whole request was sent.
-            if not body.written:
-                body.abort()
-            return Response(status, headers, content)
-        except BaseException as error:
+            else:
+                validate_length(headers["content-length"], self._limit)
+                received = response.content.is_eof() and not self._traced
+                content = response.content.read_nowait() if received else await response.read()
+                if "content-encoding" in headers:
+                    content = decoded(content, headers, self._limit)
+        except Exception as error:
             body.abort()
-            if response is None or not isinstance(error, Exception):
-                raise
             response.close()
-            return Response(status, headers, body_error=problem_of(error))
+            return Response(response.status, headers, body_error=problem_of(error))
+        # The response may have come before the whole request was sent.
+        if not body.written:
+            body.abort()
+        return Response(response.status, headers, content)
 
     @staticmethod
     def _translate(
-        error: Exception, request: Request, body: sessions.Body, timeout: float
+        error: BaseException, request: Request, body: sessions.Body, timeout: float
     ) -> UpdateError:
         if isinstance(error, NotStartedError):
             return NotSentError(str(error))
         invalid = type(error) in (ValueError, UnicodeEncodeError, UnicodeError)
         reason = REASONS.get(type(error).__name__, INVALID if invalid else "")
+        timed_out = isinstance(error, TimeoutError)
+        unconnected = isinstance(error, sessions.NOT_SENT) or (timed_out and request.content)
         unsent = invalid or isinstance(error, sessions.StaleConnectionError)
         return translate(
             request.url,
             reason_of(error, reason),
-            timeout=timeout if isinstance(error, TimeoutError) else None,
+            timeout=timeout if timed_out else None,
             # Whatever the error, a request that was not begun was not sent.
-            refused=isinstance(error, sessions.NOT_SENT) and not body.begun,
-            # Sending can be observed only for a request with content.
+            refused=bool(unconnected) and not body.begun,
             begun=body.begun if request.content else not unsent,
         )
+
+
+def _ends_task(error: BaseException) -> bool:
+    """Return whether an error must not be translated: a cancellation of this task, or an exit."""
+    if isinstance(error, asyncio.CancelledError):
+        # A closing connector cancels the waits for a connection without cancelling any task.
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return not isinstance(error, Exception)

@@ -13,6 +13,7 @@ import httpx
 import sniffio
 
 from .._utils.arguments import validate_count
+from .._utils.concurrency import monotonic_clock
 from .._utils.tls import default_context
 from ..errors import NotSentError, UpdateError
 from ..models.http import Request, Response
@@ -121,26 +122,37 @@ class HttpxTransport:
         # httpx limits the time of single operations. Each one gets the time that is left. That
         # ends a request without a response and leaves the connections in order. The scope ends a
         # response that trickles in, where no single operation takes long.
-        time_left = _TimeLeft(timeout - min(0.05, timeout / 20))
-        outgoing.extensions["timeout"] = time_left
-        with anyio.move_on_after(timeout):
-            if self._client is None:
-                return await self._send_on_own(outgoing, time_left.end)
+        outgoing.extensions["timeout"] = _TimeLeft(timeout - min(0.05, timeout / 20))
+        answer: httpx.Response | None = None
+        pool: _Pool | None = None
+        if self._client is None:
+            pool = self._pool = self._pool or _Pool()
+            pool.users += 1
+        try:
+            with anyio.move_on_after(timeout):
+                answer = await self._begin(outgoing, pool)
+                return await self._read(answer)
+        finally:
+            if pool is not None:
+                pool.users -= 1
+                if self._pool is not pool and not pool.users:
+                    with anyio.CancelScope(shield=True):
+                        await pool.transport.aclose()
+        if answer is None:
+            raise TimeoutError
+        headers = bodies.headers_of(answer.headers.raw)
+        return Response(answer.status_code, headers, body_error=bodies.NOT_IN_TIME)
+
+    async def _begin(self, outgoing: httpx.Request, pool: _Pool | None) -> httpx.Response:
+        """Send a request, and return the response with its body unread."""
+        if pool is None:
+            assert self._client is not None
             no_auth = self._library.Auth()
-            response = await self._client.send(
+            return await self._client.send(
                 outgoing, auth=no_auth, follow_redirects=False, stream=True
             )
-            return await self._read(response, time_left.end)
-        raise TimeoutError
-
-    async def _send_on_own(self, outgoing: httpx.Request, end: float) -> Response:
-        if self._pool is None:
-            self._pool = _Pool()
-        pool = self._pool
-        pool.users += 1
         try:
-            answer = await pool.transport.handle_async_request(outgoing)
-            return await self._read(answer, end)
+            return await pool.transport.handle_async_request(outgoing)
         except BaseException as error:
             # A request that is cancelled right after its connection was opened leaves it in the
             # pool, never used again. So later requests get another pool, and the last user of this
@@ -148,11 +160,6 @@ class HttpxTransport:
             if not isinstance(error, Exception) and self._pool is pool:
                 self._pool = None
             raise
-        finally:
-            pool.users -= 1
-            if self._pool is not pool and not pool.users:
-                with anyio.CancelScope(shield=True):
-                    await pool.transport.aclose()
 
     def _built(self, request: Request, body: _Body) -> httpx.Request:
         try:
@@ -200,12 +207,12 @@ class HttpxTransport:
             reason = str(error).partition(":")[0].rstrip(".")
         return reason_of(error, reason)
 
-    async def _read(self, response: httpx.Response, end: float) -> Response:
+    async def _read(self, response: httpx.Response) -> Response:
         """Return a response whose head is complete, with its body if that can be used."""
         status, headers = response.status_code, bodies.headers_of(response.headers.raw)
         was_read = response.is_closed
         try:
-            content = await self._content(response, headers, end)
+            content = await self._content(response, headers)
         except bodies.BodyError as error:
             return Response(status, headers, body_error=str(error))
         except self._library.TransportError as error:
@@ -229,14 +236,12 @@ class HttpxTransport:
             await response.aclose()
         return Response(status, headers, content)
 
-    async def _content(
-        self, response: httpx.Response, headers: Mapping[str, str], end: float
-    ) -> bytes:
+    async def _content(self, response: httpx.Response, headers: Mapping[str, str]) -> bytes:
         """Read the body of a response and return it decoded.
 
         Raises:
-            BodyError: it is too large, not encoded as the headers say, or not complete at `end`.
-            Exception: an error of httpx: the body is cut off.
+            BodyError: it is too large, or not encoded as the headers say.
+            Exception: an error of httpx: the body is cut off, or not complete in time.
         """
         limit = self._limit
         if response.is_closed:
@@ -247,20 +252,18 @@ class HttpxTransport:
         bodies.validate_length(headers.get("content-length"), limit)
         chunks: list[bytes] = []
         size = 0
-        # End by cancellation: an exception between two chunks would leave generators of the
-        # library unfinished, and trio warns about those.
-        with anyio.CancelScope(deadline=end) as enough:
-            async for chunk in cast("httpx.AsyncByteStream", response.stream):
-                size += len(chunk)
-                if size > limit:
-                    chunks.clear()
+        stream = aiter(cast("httpx.AsyncByteStream", response.stream))
+        async for chunk in stream:
+            size += len(chunk)
+            if size > limit:
+                # End by cancellation: an exception between two chunks would leave generators of
+                # the library unfinished, and trio warns about those.
+                with anyio.CancelScope() as enough:
                     enough.cancel()
-                else:
-                    chunks.append(chunk)
-        if size > limit:
-            raise bodies.too_large(limit)
-        if enough.cancelled_caught:
-            raise bodies.BodyError(bodies.NOT_IN_TIME)
+                    async for _ in stream:
+                        pass
+                raise bodies.too_large(limit)
+            chunks.append(chunk)
         return bodies.decoded(b"".join(chunks), headers, limit)
 
 
@@ -354,18 +357,15 @@ class _Body(httpx.ByteStream):
 
 
 class _TimeLeft(dict[str, float]):
-    """Timeouts of single operations that take no longer than `seconds` together.
-
-    Attributes:
-        end: the moment on the clock of the event loop when they end.
-    """
+    """Timeouts of single operations that take no longer than `seconds` together."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(dict.fromkeys(("connect", "pool", "read", "write"), seconds))
-        self.end = anyio.current_time() + seconds
+        self._clock = monotonic_clock()
+        self._end = self._clock() + seconds
 
     def get(self, key: str, default: Any = None) -> Any:
-        left = self.end - anyio.current_time()
+        left = self._end - self._clock()
         if left <= 0:
             return 0.0
         # httpx reads it once, but applies it twice: to the connection and then to TLS.
