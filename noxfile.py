@@ -209,7 +209,7 @@ def cost(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """All benchmarks, into docs/benchmarks and its page; takes about 20 minutes."""
+    """All benchmarks, into docs/benchmarks and its page; takes about 40 minutes."""
     install(session)
     for name in ("tenant", "throughput", "in_flight", "latency", "dialogs"):
         session.run("python", f"benchmarks/{name}.py", "--json", f"docs/benchmarks/{name}.json")

@@ -3,8 +3,8 @@
     python benchmarks/plots.py docs/benchmarks    # reads its *.json, writes *.svg and the page
 
 The files are those that `--json` of the other programs writes, such as `throughput.json` and
-`overhead-3.11.json`; missing ones are left out. The tables go into `benchmarks.md` beside the
-folder, between two comments. Needs the extra `report`.
+`overhead-3.11.json`; missing ones are left out. The tables and the sentences for a choice go into
+`benchmarks.md` beside the folder, each between two comments. Needs the extra `report`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from harness.charts import CHARTS
-from harness.page import inserted, read, tables
+from harness.page import BEGIN_CHOICE, END_CHOICE, choice, inserted, read, tables
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
                 path.write_text(text, encoding="utf-8")
                 plots[name].append(path.name)
     text = page.read_text(encoding="utf-8")
+    text = inserted(text, choice(found, folder.name), (BEGIN_CHOICE, END_CHOICE))
     page.write_text(inserted(text, tables(found, plots, folder.name)), encoding="utf-8")
 
 

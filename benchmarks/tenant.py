@@ -93,7 +93,7 @@ def main() -> None:
     parser = parser_of(__doc__, rounds=3)
     parser.add_argument("--case", action="append", choices=CASES, help="repeatable")
     parser.add_argument("--only", action="append", metavar="TEXT", help="repeatable")
-    parser.add_argument("--seconds", type=float, default=1.5, help="duration of each run")
+    parser.add_argument("--seconds", type=float, default=0.7, help="duration of each run")
     options = parser.parse_args()
     only = options.only or [""]
     names = present([name for name in NAMES if any(text in name for text in only)], tell)

@@ -4,6 +4,7 @@
     python benchmarks/throughput.py --json FILE            # and all results in a file
     python benchmarks/throughput.py --scenario dialogs     # one scenario; repeatable
     python benchmarks/throughput.py --only aiohttp         # contestants with this in their name
+    python benchmarks/throughput.py --unpinned             # let a client use more than one core
 
 Each run is a process of its own and warms up first. The server (`server.py`) has one core and the
 client another. Contestants take turns, round after round, so that other load on the machine affects
@@ -35,7 +36,7 @@ def arrival_times(server: Server) -> list[float]:
 def measure(
     scenario: Scenario, names: list[str], options: argparse.Namespace
 ) -> dict[str, list[dict[str, float]]]:
-    with serving(scenario.server) as server:
+    with serving(scenario.server, pinned=not options.unpinned) as server:
         more = {"server_pid": server.pid, "authority": server.authority}
 
         def run(name: str) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def main() -> None:
     parser = parser_of(__doc__, rounds=5)
     parser.add_argument("--count", type=int, default=20_000, help="updates of the fastest")
     parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--unpinned", action="store_true", help="let processes use all cores")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeatable")
     parser.add_argument("--only", action="append", metavar="TEXT", help="repeatable")
     options = parser.parse_args()

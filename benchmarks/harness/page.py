@@ -11,6 +11,8 @@ from .figures import ratio_text
 
 BEGIN = "<!-- results: written by benchmarks/plots.py -->"
 END = "<!-- end of results -->"
+BEGIN_CHOICE = "<!-- choice: written by benchmarks/plots.py -->"
+END_CHOICE = "<!-- end of choice -->"
 
 Results = Mapping[str, Any]
 
@@ -52,13 +54,39 @@ def read(folder: Path) -> dict[str, Any]:
     return found
 
 
-def inserted(page: str, text: str) -> str:
-    """Return the page with `text` between the two comments. Raise ValueError if one is missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def inserted(page: str, text: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
+    """Return the page with `text` between two comments. Raise ValueError if one is missing."""
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"the page needs a line {BEGIN} and, later, a line {END}")
+        raise ValueError(f"the page needs a line {marks[0]} and, later, a line {marks[1]}")
     return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
+
+
+def choice(found: Mapping[str, Results], folder: str) -> str:
+    """Return a chart and three sentences for a reader who wants to choose a transport."""
+    cases = found.get("tenant", {}).get("cases", {})
+    advice = {
+        "httpx": "Stay with `HttpxTransport`, the default, while it carries your load",
+        "pyreqwest, uvloop": "Take `PyreqwestTransport` on uvloop for more",
+        "aiohttp, uvloop": "Take `AiohttpTransport` to use the session that a service has, with its "
+        "proxy and traces",
+    }
+    lines = []
+    for name, text in advice.items():
+        parts = [
+            f"{int(level):,} requests in flight at {title} "
+            f"({_count(levels[level]['per_second']['median'])} updates a second, "
+            f"{levels[level]['cpu_us']['median']:.0f} µs of CPU each)"
+            for title in ("200 ms", "20 ms")
+            if (levels := cases.get(title, {}).get("contestants", {}).get(f"library over {name}"))
+            for level in _carried(levels)[-1:]
+        ]
+        if parts:
+            lines.append(f"- {text}: {' and '.join(parts)}.")
+    if not lines:
+        return "Nothing was measured yet."
+    return "\n".join((f"![{ALT['tenant.svg']}]({folder}/tenant.svg)\n", *lines))
 
 
 def tables(found: Mapping[str, Results], plots: Mapping[str, Sequence[str]], folder: str) -> str:
@@ -79,7 +107,8 @@ def tables(found: Mapping[str, Results], plots: Mapping[str, Sequence[str]], fol
     for name, section in sections.items():
         if name in found:
             title, text = section(found[name])
-            images = [f"![{ALT[plot]}]({folder}/{plot})" for plot in plots.get(name, ())]
+            shown = plots.get(name, ()) if name != "tenant" else ()
+            images = [f"![{ALT[plot]}]({folder}/{plot})" for plot in shown]
             parts += [f"### {title}", *images[:1], text, *images[1:]]
             if machine := found[name].get("machine"):
                 parts.append(f"[All runs]({folder}/{name}.json). {_machine(machine)}")
@@ -180,11 +209,16 @@ def _tenant(results: Results) -> tuple[str, str]:
     rows = []
     for title, case in results["cases"].items():
         for name, levels in case["contestants"].items():
-            carried = [level for level, one in levels.items() if one["share"]["median"] >= CARRIED]
+            carried = _carried(levels)
             rest = [level for level in levels if not carried or int(level) > int(carried[-1])]
             rows.append((title, name, *_level(levels, carried[-1:]), *_level(levels, rest[:1])))
     heads = ("server", "", "carries", "updates/s", "CPU", "bends at", "updates/s", "CPU")
     return "A server that takes its time", _table(heads, rows)
+
+
+def _carried(levels: Results) -> list[str]:
+    """Return the numbers of requests in flight that a contestant carries."""
+    return [level for level, one in levels.items() if one["share"]["median"] >= CARRIED]
 
 
 def _level(levels: Results, numbers: Sequence[str]) -> tuple[str, str, str]:

@@ -41,8 +41,12 @@ class Server:
 
 
 @contextmanager
-def serving(kind: str = "plain") -> Iterator[Server]:
-    """Run `server.py`: plain, or with faults, tls, times, or options of its own."""
+def serving(kind: str = "plain", *, pinned: bool = True) -> Iterator[Server]:
+    """Run `server.py`: plain, or with faults, tls, times, or options of its own.
+
+    Args:
+        pinned: give the server one core, and this process and its children another one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         authority, options = None, list[str]()
         if kind == "tls":
@@ -52,7 +56,8 @@ def serving(kind: str = "plain") -> Iterator[Server]:
             known = {"faults": ["--fault-every", "50"], "times": ["--times"]}
             options = known.get(kind) or kind.split()
         program = str(PROGRAMS / "server.py")
-        with server_process([program, *options], available_cores()) as (port, pid):
+        cores = available_cores() if pinned else None
+        with server_process([program, *options], cores) as (port, pid):
             scheme = "https" if authority else "http"
             yield Server(f"{scheme}://127.0.0.1:{int(port)}", pid, authority)
 

@@ -239,6 +239,18 @@ def test_a_transport_carries_what_reaches_the_rate_that_the_latency_allows() -> 
     assert ["200 ms", "library over httpx", *"---", "128", "900", "990 µs"] in rows
 
 
+def test_the_choice_says_what_each_transport_carries() -> None:
+    text = page.choice({"tenant": FOUND["tenant"]}, "benchmarks")
+    chart, *lines = [line for line in text.splitlines() if line]
+    assert chart.endswith("(benchmarks/tenant.svg)")
+    slow, fast = (
+        f"256 requests in flight at {title} (12,288 updates a second, 50 µs of CPU each)"
+        for title in ("200 ms", "20 ms")
+    )
+    assert lines == [f"- Take `PyreqwestTransport` on uvloop for more: {slow} and {fast}."]
+    assert page.choice({}, "benchmarks") == "Nothing was measured yet."
+
+
 def test_a_scenario_without_a_pair_shows_its_contestants() -> None:
     results = throughput(faults=("2% faults", Pair(MINE, "absent")))
     text = page.tables({"throughput": results}, {}, ".")
@@ -273,6 +285,8 @@ def test_the_page_shows_what_the_files_have() -> None:
         for name in charts.CHARTS
     }
     assert page.inserted(text, page.tables(found, plots, "benchmarks")) == text
+    marks = page.BEGIN_CHOICE, page.END_CHOICE
+    assert page.inserted(text, page.choice(found, "benchmarks"), marks) == text
 
 
 def plot_of(draw: Any) -> str | None:
@@ -284,7 +298,8 @@ def plot_of(draw: Any) -> str | None:
 @pytest.mark.real_time
 def test_from_a_run_to_the_page(tmp_path: Path) -> None:
     folder, text = tmp_path / "results", tmp_path / "results.md"
-    text.write_text(f"{page.BEGIN}\n{page.END}\n", encoding="utf-8")
+    marks = (page.BEGIN_CHOICE, page.END_CHOICE, page.BEGIN, page.END)
+    text.write_text("\n".join(marks), encoding="utf-8")
     few = ["--scenario", "few-dialogs", "--only", BARE, "--count", "40", "--rounds", "1"]
     program("throughput.py", *few, "--in-flight", "4", "--json", str(folder / "throughput.json"))
     results = json.loads((folder / "throughput.json").read_text(encoding="utf-8"))

@@ -53,6 +53,31 @@ def test_the_process_does_not_end_while_the_thread_of_pyreqwest_is_in_python() -
     thread.join()
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="there is no SCHED_BATCH")
+def test_only_the_thread_of_pyreqwest_works_in_batches() -> None:
+    program = """
+import asyncio, os
+from cognigy_async import NotSentError, PyreqwestTransport, Request
+async def send():
+    transport = PyreqwestTransport()
+    try:
+        await transport.send(Request("GET", "http://127.0.0.1:1/", {}), timeout=5)
+    except NotSentError:
+        pass
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/comm") as name:
+            print(name.read().strip()[:9], os.sched_getscheduler(int(thread)) == os.SCHED_BATCH)
+    print(os.sched_getscheduler(0) == os.SCHED_OTHER)
+asyncio.run(send())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    *threads, own = done.stdout.splitlines()
+    assert own == "True"
+    assert [line for line in threads if line.endswith("True")] == ["pyreqwest True"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_process_gets_an_error_that_says_so() -> None:
     program = """
