@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -194,6 +195,23 @@ def test_a_failed_update_is_printed_and_sets_the_exit_status(
     assert "0 applied, 4 failed, 0 ambiguous" in out
     assert "The server rejected the payload" in out
     assert out.endswith("A promise was broken, or an update failed.\n")
+
+
+def test_it_sends_over_the_fastest_transport_and_event_loop() -> None:
+    program = f"""
+import sys
+from cognigy_async.cli import main
+sys.argv = ["cognigy-async", "demo", *{SMALL}]
+try:
+    main()
+finally:
+    print([name in sys.modules for name in ("cognigy_async.transports.pyreqwest", "uvloop")])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[True, True]"
 
 
 def test_a_demo_that_does_not_end(

@@ -23,7 +23,7 @@ from cognigy_async import (
 )
 from cognigy_async.emulator import Emulator, Faults, Rules, Step, Throttling, serve
 
-from .._options import DebugOption
+from .._options import DebugOption, choose_loop, choose_transport
 from .._output import REASONS, console, counted, duration, printable, say
 from .._run import NOT_APPLIED, report_errors
 from .check import Outcome, run_checks
@@ -82,7 +82,8 @@ def demo(
     input_end = time.monotonic() + INPUT_SECONDS if default else math.inf
     with report_errors(debug=debug, log=False):
         try:
-            kept = anyio.run(_run, dialogs, updates, input_end)
+            options = choose_loop(None).options
+            kept = anyio.run(_run, dialogs, updates, input_end, backend_options=options)
         except TimeoutError:
             say(f"The demo did not end within {SECONDS:g} s.", style="red")
             kept = False
@@ -122,7 +123,11 @@ class _Demo:
 
     def _client(self) -> AsyncStateClient:
         client = AsyncStateClient(
-            self._base_url, auth=self._auth, max_in_flight=MAX_IN_FLIGHT, retry=RETRY
+            self._base_url,
+            auth=self._auth,
+            max_in_flight=MAX_IN_FLIGHT,
+            retry=RETRY,
+            transport=choose_transport(None).create(),
         )
         client.on_state_updated(self._upsert)
         return client
