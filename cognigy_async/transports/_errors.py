@@ -26,10 +26,13 @@ class NotStartedError(Exception):
 def own_loop(
     transport: object, known: asyncio.AbstractEventLoop | None
 ) -> asyncio.AbstractEventLoop:
-    """Return the event loop of asyncio, which is the one that a transport used first.
+    """Return the running event loop of asyncio.
+
+    Args:
+        known: the event loop that the transport used first, if it was used.
 
     Raises:
-        ClientUsageError: it is another one, or not of asyncio.
+        ClientUsageError: there is none, or it is not the known one.
     """
     name = type(transport).__name__
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -108,29 +109,26 @@ class AiohttpTransport:
                 session = self._open()
             if self._given is not None and self._given.closed:
                 raise NotStartedError("The session is closed")
-            stale = 0
+            begun, left, stale = time.monotonic(), timeout, 0
             while True:
                 try:
-                    response = await self._begin(session, request, body, timeout)
+                    response = await self._begin(session, request, body, left)
                     break
                 except sessions.StaleConnectionError:
                     stale += 1
-                    if stale == sessions.MAX_STALE:
+                    left = timeout - (time.monotonic() - begun)
+                    if stale == sessions.MAX_STALE or left <= 0:
                         raise
             return await self._read(response, body)
         except BaseException as error:
             body.abort()
             if isinstance(error, ClientUsageError) or _ends_task(error):
                 raise
-            failure = self._translate(error, request, body, timeout)
+            failure = [self._translate(error, request, body, timeout)]
         # Raise outside of the handler and without these locals, so that no header of the request
         # can be reached from the exception.
         del request, body
-        try:
-            raise failure
-        finally:
-            # Avoid a reference cycle: the traceback of the exception refers to this frame.
-            del failure
+        raise failure.pop()
 
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
@@ -176,9 +174,11 @@ class AiohttpTransport:
                 content = response.content.read_nowait() if received else await response.read()
                 if "content-encoding" in headers:
                     content = decoded(content, headers, self._limit)
-        except Exception as error:
+        except BaseException as error:
             body.abort()
             response.close()
+            if not isinstance(error, Exception):
+                raise
             return Response(response.status, headers, body_error=problem_of(error))
         # The response may have come before the whole request was sent.
         if not body.written:

@@ -102,11 +102,11 @@ class HttpxTransport:
         try:
             return await self._send(request, body, timeout)
         except Exception as error:
-            failure = self._translate(error, request, body, timeout)
+            failure = [self._translate(error, request, body, timeout)]
         # Raise outside of the handler and without these locals, so that no header of the request
         # can be reached from the exception.
         del request, body
-        raise failure
+        raise failure.pop()
 
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""

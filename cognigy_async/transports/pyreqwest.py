@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import certifi
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._utils.arguments import validate_count, validate_seconds
-from .._utils.tls import context_of_file, default_context
+from .._utils.tls import context_of_file
 from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
 from ..models.http import Request, Response
 from . import _response_body as bodies
@@ -42,7 +44,7 @@ With 0, each body would wake the event loop once more, which takes a fifth of th
 With more, the status of a response whose body is cut off would be lost.
 """
 
-MIN_TIMEOUT = 0.001
+MIN_TIMEOUT = 0.001  # seconds
 NOT_CONNECTED = "client error (Connect)"
 """The cause of an error that means that nothing was sent. The class of an error does not tell."""
 
@@ -51,6 +53,7 @@ DISCONNECTED = "connection closed before message completed"
 BEFORE_TLS = ("tcp connect error", "dns error", *TIMEOUTS)
 """Causes of `NOT_CONNECTED` that are not of TLS, nor of a proxy."""
 
+USER_IN_URL = re.compile(r"^(\w+://)[^/?#]*@")
 OS_ERROR = re.compile(r" \(os error \d+\)$")
 CHANGED_IN_URL = re.compile(r"[^!#-&(-;=?-\[\]_a-zA-Z~]|/(?:\.|%2[eE]){1,2}(?:[/?#]|$)")
 """Parts of a URL that pyreqwest does not send as they are, such as `/%2E%2E/`."""
@@ -100,8 +103,10 @@ class PyreqwestTransport:
         self._proxy = proxy
         if proxy is not None:
             _proxy_of(proxy)
-        tls = default_context() if ca_file is None else context_of_file(ca_file, "ca_file")
-        self._certificates = tls.get_ca_certs(binary_form=True)
+        if ca_file is not None:
+            context_of_file(ca_file, "ca_file")
+        # A context does not list the certificates that are not of an authority.
+        self._certificates = Path(ca_file or certifi.where()).read_bytes()
         self._trust_env = trust_env
         self._http2 = http2
         self._client: Client | None = None
@@ -136,11 +141,11 @@ class PyreqwestTransport:
             raise
         except Exception as error:
             begun = outgoing is not None and not isinstance(error, BuilderError)
-            failure = self._translate(error, request.url, timeout, begun=begun)
-        # Raise outside of the handler and without these locals, so that no header of the request
-        # can be reached from the exception.
-        del request, outgoing
-        raise failure
+            failure = [self._translate(error, request.url, timeout, begun=begun)]
+        # Raise outside of the handler and without these locals, so that the exception keeps neither
+        # headers of the request nor connections.
+        del request, outgoing, client
+        raise failure.pop()
 
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
@@ -166,13 +171,12 @@ class PyreqwestTransport:
             .http2(self._http2)
             .connect_timeout(self._connect_timeout)
             .pool_idle_timeout(KEEPALIVE)
+            .add_root_certificate_pem(self._certificates)
         )
         if self._proxy is not None:
             builder = builder.proxy(_proxy_of(self._proxy))
         elif not self._trust_env:
             builder = builder.no_proxy()
-        for certificate in self._certificates:
-            builder = builder.add_root_certificate_der(certificate)
         try:
             with _in_batches():
                 self._client = builder.build()
@@ -188,7 +192,9 @@ class PyreqwestTransport:
             self._seconds = timeout
             self._timeout = timedelta(seconds=max(timeout, MIN_TIMEOUT))
         try:
-            builder = client.request(request.method, request.url).headers(request.headers)
+            # pyreqwest would send the user and password of a URL.
+            url = USER_IN_URL.sub(r"\1", request.url) if "@" in request.url else request.url
+            builder = client.request(request.method, url).headers(request.headers)
             if request.content or request.method not in ("GET", "HEAD"):
                 builder.body_bytes(request.content)
             builder.timeout(self._timeout).streamed_read_buffer_limit(FIRST_CHUNK)
@@ -210,7 +216,8 @@ class PyreqwestTransport:
         try:
             text = headers.get("content-length")
             bodies.validate_length(text, self._limit)
-            length = -1 if text is None else int(text)
+            # Equal lengths may be repeated (RFC 9112, section 6.3).
+            length = int(text) if text is not None and text.isdecimal() else -1
             read_chunk = response.body_reader.read_chunk
             chunks: list[bytes] = []
             size = 0

@@ -6,7 +6,6 @@ import asyncio
 import re
 import ssl
 import warnings
-import weakref
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -432,17 +431,33 @@ async def test_unsent_data_is_discarded_after_a_timeout(
     assert 0 < read < size
 
 
-async def test_an_exception_is_in_no_reference_cycle(free_tcp_port: int) -> None:
-    async with aiohttp.ClientSession() as session:
+async def test_one_timeout_holds_for_all_connections_that_are_tried() -> None:
+    reused = anyio.Event()
+
+    async def reuse(*_: Any) -> None:
+        reused.set()
+        await anyio.sleep(0.4)
+
+    async def behaviour(connection: Connection, server: Server) -> None:
+        server.requests.append(await connection.request())
+        if len(server.requests) == 1:
+            await connection.send(OK)
+            await reused.wait()
+            await connection.send(OK)
+        await connection.until_closed()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reuse)
+    async with (
+        aiohttp.ClientSession(trace_configs=[trace]) as session,
+        serving(behaviour) as server,
+    ):
         transport = AiohttpTransport(session)
-        seen: weakref.ref[NotSentError] | None = None
-        try:
-            await transport.send(patch(f"http://127.0.0.1:{free_tcp_port}"), timeout=5)
-        except NotSentError as error:
-            seen = weakref.ref(error)
-        assert seen is not None
-        assert seen() is None
-        await transport.aclose()
+        await transport.send(patch(server), timeout=5)
+        begun = anyio.current_time()
+        assert isinstance(await failure(transport, patch(server), 0.5), NoResponseError)
+        assert anyio.current_time() - begun < 0.75
+        assert len(server.requests) == 2
 
 
 async def test_no_free_connection_in_time_is_not_sent() -> None:

@@ -19,7 +19,7 @@ from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import DetailedPyreqwestError
 
 from cognigy_async import NoResponseError, NotSentError, PyreqwestTransport
-from tests.integration.tls import server_context, trusting_context
+from tests.integration.tls import self_signed, server_context, trusting_context
 from tests.integration.transport_servers import (
     CONTENT,
     OK,
@@ -31,6 +31,7 @@ from tests.integration.transport_servers import (
     failure,
     patch,
     serving,
+    until,
 )
 
 pytestmark = pytest.mark.real_time
@@ -246,6 +247,38 @@ async def test_without_the_choice_it_speaks_http1(ca_file: Path) -> None:
             assert (await transport.send(patch(server), timeout=5)).status == 200
         await transport.aclose()
     assert server.connections == 1
+
+
+async def test_a_connection_that_is_given_up_is_closed_though_its_errors_are_kept() -> None:
+    async def unclear(connection: Connection, server: Server) -> None:
+        while request := await connection.request():
+            server.requests.append(request)
+            if b"/silent" in request:
+                await connection.until_closed()
+            await connection.send(b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n")
+
+    transport = PyreqwestTransport()
+    errors: list[Exception] = []
+    async with serving(unclear) as server, anyio.create_task_group() as group:
+
+        async def fail() -> None:
+            errors.append(await failure(transport, patch(server, "/silent"), 0.5))
+
+        group.start_soon(fail)
+        await until(lambda: len(server.requests) == 1)
+        assert (await transport.send(patch(server), timeout=5)).status == 204
+        await until(lambda: bool(errors) and server.open == 0)
+    await transport.aclose()
+
+
+async def test_a_self_signed_certificate_of_a_server_is_trusted(tmp_path: Path) -> None:
+    context, pem = self_signed()
+    ca_file = tmp_path / "server.pem"
+    ca_file.write_bytes(pem)
+    transport = PyreqwestTransport(ca_file=ca_file)
+    async with serving(answering, context) as server:
+        assert (await transport.send(patch(server), timeout=5)).status == 200
+        await transport.aclose()
 
 
 # The end of the process

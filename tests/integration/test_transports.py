@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import random
 import socket
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
@@ -142,6 +143,13 @@ class TestAnswers:
                 await transport.send(patch(server, path), timeout=5)
                 assert server.requests[0].startswith(f"PATCH {path} HTTP/1.1".encode())
 
+    async def test_user_and_password_of_a_url_are_not_sent(self, transport: Transport) -> None:
+        async with serving(answering) as server:
+            url = server.url.replace("//", "//me:word@") + "/state?to=a@b"
+            await transport.send(Request("PATCH", url, {}, CONTENT), timeout=5)
+        assert server.requests[0].startswith(b"PATCH /state?to=a@b HTTP/1.1\r\n")
+        assert b"authorization" not in server.requests[0].lower()
+
     async def test_a_read_has_no_content(self, transport: Transport) -> None:
         async with serving(answering) as server:
             await transport.send(Request("GET", f"{server.url}/state", {}), timeout=5)
@@ -178,6 +186,13 @@ class TestAnswers:
     async def test_a_response_that_ends_with_the_connection(self, transport: Transport) -> None:
         async with serving(answers_and_closes(b"HTTP/1.1 200 OK\r\n\r\n{}")) as server:
             assert (await transport.send(patch(server), timeout=5)).content == b"{}"
+
+    @only((*HTTPX, "pyreqwest"))
+    async def test_a_length_that_is_repeated(self, transport: Transport) -> None:
+        for lengths in (b"2\r\nContent-Length: 2", b"2, 2"):
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n{}" % lengths
+            async with serving(answers(answer)) as server:
+                assert (await transport.send(patch(server), timeout=5)).content == b"{}"
 
     async def test_a_response_byte_by_byte(self, transport: Transport) -> None:
         async with serving(answers(*(bytes([byte]) for byte in OK))) as server:
@@ -410,6 +425,17 @@ class TestNothingWasSent:
         assert isinstance(error, NotSentError)
         assert "closed" in str(error)
         assert len(server.requests) == 1
+
+    async def test_an_exception_is_in_no_reference_cycle(
+        self, transport: Transport, free_tcp_port: int
+    ) -> None:
+        seen: weakref.ref[NotSentError] | None = None
+        try:
+            await transport.send(patch(f"http://127.0.0.1:{free_tcp_port}"), timeout=5)
+        except NotSentError as error:
+            seen = weakref.ref(error)
+        assert seen is not None
+        assert seen() is None
 
 
 class TestItMayHaveBeenApplied:
@@ -650,16 +676,25 @@ class TestStatusAndHeadersHold:
             assert response.body_error == "the body was not complete in time"
             await until(lambda: server.open == 0)
 
-    async def test_a_cancellation_in_the_body_is_no_response(self, transport: Transport) -> None:
+    @pytest.mark.parametrize("method", ["PATCH", "GET"])
+    @pytest.mark.parametrize(
+        "rest",
+        [b"Content-Length: 20\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"],
+        ids=["length", "chunked"],
+    )
+    async def test_a_cancellation_in_the_body_is_no_response(
+        self, transport: Transport, method: str, rest: bytes
+    ) -> None:
         async def stops(connection: Connection, server: Server) -> None:
             server.requests.append(await connection.request())
-            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{")
+            await connection.send(b"HTTP/1.1 200 OK\r\n" + rest)
             await connection.until_closed()
 
         returned: list[Response] = []
         async with serving(stops) as server:
+            request = Request(method, server.url, {}, CONTENT if method == "PATCH" else b"")
             with anyio.move_on_after(0.1) as scope:
-                returned.append(await transport.send(patch(server), timeout=5))
+                returned.append(await transport.send(request, timeout=5))
             assert scope.cancelled_caught
             assert returned == []
             await until(lambda: server.open == 0)
