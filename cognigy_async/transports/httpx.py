@@ -227,7 +227,9 @@ class HttpxTransport:
             if (
                 connection is not None
                 and connection.is_idle() == was_read
-                and (bodies.has_unclear_end(status, headers) or _has_more(connection))
+                and (
+                    self._closed or bodies.has_unclear_end(status, headers) or _has_more(connection)
+                )
             ):
                 # httpcore closes such a connection instead of using it again.
                 connection._h11_state.send_failed()

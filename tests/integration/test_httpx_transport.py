@@ -16,6 +16,7 @@ from tests.integration.transport_servers import (
     answering,
     patch,
     serving,
+    until,
 )
 
 pytestmark = pytest.mark.real_time
@@ -57,6 +58,27 @@ async def test_after_cancellation_at_each_step(warm: bool, monkeypatch: pytest.M
         monkeypatch.undo()
         await all_can_be_served(transport, server, owned=True)
     await transport.aclose()
+
+
+async def test_a_connection_that_is_opened_while_the_transport_closes_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build = HttpxTransport._built
+    transport = HttpxTransport()
+
+    async def trace(event: str, _: object) -> None:
+        if event == "connection.connect_tcp.complete":
+            await transport.aclose()
+
+    def traced(self: HttpxTransport, request: Request, body: Any) -> httpx.Request:
+        outgoing = build(self, request, body)
+        outgoing.extensions["trace"] = trace
+        return outgoing
+
+    monkeypatch.setattr(HttpxTransport, "_built", traced)
+    async with serving(answering) as server:
+        assert (await transport.send(patch(server), timeout=5)).status == 200
+        await until(lambda: server.open == 0)
 
 
 class TestAClientOfTheUsers:

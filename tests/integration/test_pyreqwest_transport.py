@@ -145,6 +145,16 @@ async def test_a_header_that_is_not_ascii_is_left_out() -> None:
     assert response.headers == {"etag": "7", "content-length": "2", "x-two": "1, 2"}
 
 
+@pytest.mark.parametrize(
+    "lines", [b"X-Note: 1\r\n" * 100, b"X-Note: 1\r\n 2\r\n"], ids=["101 headers", "two lines"]
+)
+async def test_a_head_that_pyreqwest_does_not_read(lines: bytes) -> None:
+    transport = PyreqwestTransport()
+    async with serving(answers(OK.replace(b"ETag: 7\r\n", lines))) as server:
+        assert isinstance(await failure(transport, patch(server)), NoResponseError)
+    await transport.aclose()
+
+
 @pytest.mark.parametrize("trust_env", [False, True])
 async def test_the_proxy_of_the_environment_is_used_only_if_asked(
     trust_env: bool, monkeypatch: pytest.MonkeyPatch
@@ -206,6 +216,8 @@ def http2(*orders: str) -> Callable[[Connection, Server], Awaitable[None]]:
                     protocol.send_data(event.stream_id, b"{}", end_stream=True)
                 elif order == "reset":
                     protocol.reset_stream(event.stream_id, error_code=8)
+                elif order == "refuse":
+                    protocol.reset_stream(event.stream_id, error_code=7)
                 elif order == "go away":
                     protocol.close_connection(last_stream_id=event.stream_id)
         await connection.send(protocol.data_to_send())
@@ -237,6 +249,14 @@ async def test_http2_repeats_nothing_that_was_read(ca_file: Path, order: str) ->
         assert isinstance(error, NoResponseError)
         assert server.requests == [CONTENT] * 2
         assert (await transport.send(patch(server), timeout=5)).status == 200
+        await transport.aclose()
+
+
+async def test_http2_repeats_what_the_server_says_it_did_not_process(ca_file: Path) -> None:
+    transport = PyreqwestTransport(ca_file=ca_file, http2=True)
+    async with serving(http2("refuse"), server_context("h2")) as server:
+        assert (await transport.send(patch(server), timeout=5)).status == 200
+        assert server.requests == [CONTENT] * 2
         await transport.aclose()
 
 
