@@ -28,6 +28,7 @@ from typing import cast
 import anyio
 
 LENGTH = b"content-length:"
+POLL = 0.00005
 
 
 def answer(content: bytes, status: str = "200 OK", headers: str = "") -> bytes:
@@ -66,8 +67,8 @@ class Delay:
     """Holds responses back for `seconds` in the mean, and measures how long it really was.
 
     With a heavy tail, latencies have a log-normal distribution: half of them are below 0.61 of the
-    mean, one of a hundred is above 6.2 of it. While a response is held back, the event loop is
-    polled: timers of an event loop count in milliseconds, which would answer in bursts.
+    mean, one of a hundred is above 6.2 of it. While a response is held back, the clock is polled:
+    timers of an event loop count in milliseconds, and would answer in bursts.
     """
 
     def __init__(
@@ -95,18 +96,20 @@ class Delay:
         self._ties += 1
         heapq.heappush(self._held, (due, self._ties, received, transport, response))
         if len(self._held) == 1:
-            asyncio.get_running_loop().call_soon(self._poll)
+            self._poll()
 
     def _poll(self) -> None:
         """Write the responses that are due; poll again while others are held back."""
         held = self._held
         while held and held[0][0] <= self._clock():
             _, _, received, transport, response = heapq.heappop(held)
-            transport.write(response)
-            self._sum += self._clock() - received
-            self._count += 1
+            if not transport.is_closing():
+                transport.write(response)
+                self._sum += self._clock() - received
+                self._count += 1
         if held:
-            asyncio.get_running_loop().call_soon(self._poll)
+            # uvloop takes it for no delay at all.
+            asyncio.get_running_loop().call_later(POLL, self._poll)
 
     def take_mean(self) -> float:
         """Return the mean latency since the last call, in seconds."""

@@ -69,8 +69,8 @@ def choice(found: Mapping[str, Results], folder: str) -> str:
     advice = {
         "httpx": "Stay with `HttpxTransport`, the default, while it carries your load",
         "pyreqwest, uvloop": "Take `PyreqwestTransport` on uvloop for more",
-        "aiohttp, uvloop": "Take `AiohttpTransport` to use the session of a service, with its proxy "
-        "and traces",
+        "aiohttp, uvloop": "Take `AiohttpTransport` to use a session of yours, with its proxy and "
+        "traces",
     }
     lines = []
     for name, text in advice.items():

@@ -195,10 +195,15 @@ class Sink(asyncio.Transport):
         self.aborted = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.aborted:
+            raise RuntimeError
         self.written += data
 
     def abort(self) -> None:
         self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.aborted
 
 
 def connected(**options: Any) -> tuple[server.Answering, Sink]:
@@ -256,14 +261,18 @@ def test_the_server_reports_when_updates_came_and_forgets_them() -> None:
 
 def test_responses_come_after_the_latency() -> None:
     async def main() -> None:
-        delay = server.Delay(0.02, heavy_tail=False)
+        delay = server.Delay(0.02, heavy_tail=False, clock=asyncio.get_running_loop().time)
         connection, sink = connected(delay=delay)
+        gone, aborted = connected(delay=delay)
+        gone.data_received(REQUEST)
+        aborted.abort()
         connection.data_received(REQUEST * 2 + b"GET /latency HTTP/1.1\r\n\r\n")
         assert sink.written.count(b"HTTP/1.1") == 1, "the answer about the latency alone"
         await asyncio.sleep(0.0199)
         assert sink.written.count(server.APPLIED) == 0
         await asyncio.sleep(0.0002)
         assert sink.written.count(server.APPLIED) == 2
+        assert aborted.written == b""
 
     run(main, backend="asyncio")
 
