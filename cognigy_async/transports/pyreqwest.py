@@ -127,8 +127,8 @@ class PyreqwestTransport:
             ClientUsageError: not on asyncio, or in another event loop than before.
         """
         outgoing: StreamRequest | None = None
+        client = self._client
         try:
-            client = self._client
             if client is None or self._loop is not asyncio.get_running_loop():
                 client = self._open()
             outgoing = self._built(client, request, timeout)
