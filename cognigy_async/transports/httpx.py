@@ -79,7 +79,8 @@ class HttpxTransport:
         self._library: Any = sys.modules[name]
         self._body_type = _body_type(self._library)
         self._client = cast("httpx.AsyncClient | None", client)
-        self._pool: _Pool | None = None
+        self._idle: list[_Connection] = []
+        self._used: set[_Connection] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -111,9 +112,10 @@ class HttpxTransport:
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
         self._closed = True
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.transport.aclose()
+        connections = [*self._idle, *self._used]
+        self._idle.clear()
+        for connection in connections:
+            await connection.transport.aclose()
 
     async def _send(self, request: Request, body: _Body, timeout: float) -> Response:
         if self._closed or (self._client is not None and self._client.is_closed):
@@ -124,42 +126,46 @@ class HttpxTransport:
         # response that trickles in, where no single operation takes long.
         outgoing.extensions["timeout"] = _TimeLeft(timeout - min(0.05, timeout / 20))
         answer: httpx.Response | None = None
-        pool: _Pool | None = None
+        connection: _Connection | None = None
         if self._client is None:
-            pool = self._pool = self._pool or _Pool()
-            pool.users += 1
+            connection = self._idle.pop() if self._idle else _Connection()
+            self._used.add(connection)
         try:
             with anyio.move_on_after(timeout):
-                answer = await self._begin(outgoing, pool)
+                answer = await self._begin(outgoing, connection)
                 return await self._read(answer)
         finally:
-            if pool is not None:
-                pool.users -= 1
-                if self._pool is not pool and not pool.users:
-                    with anyio.CancelScope(shield=True):
-                        await pool.transport.aclose()
+            if connection is not None:
+                self._used.remove(connection)
+                await self._release(connection, answered=answer is not None)
         if answer is None:
             raise TimeoutError
         headers = bodies.headers_of(answer.headers.raw)
         return Response(answer.status_code, headers, body_error=bodies.NOT_IN_TIME)
 
-    async def _begin(self, outgoing: httpx.Request, pool: _Pool | None) -> httpx.Response:
+    async def _begin(
+        self, outgoing: httpx.Request, connection: _Connection | None
+    ) -> httpx.Response:
         """Send a request, and return the response with its body unread."""
-        if pool is None:
-            assert self._client is not None
-            no_auth = self._library.Auth()
-            return await self._client.send(
-                outgoing, auth=no_auth, follow_redirects=False, stream=True
-            )
-        try:
-            return await pool.transport.handle_async_request(outgoing)
-        except BaseException as error:
-            # A request that is cancelled right after its connection was opened leaves it in the
-            # pool, never used again. So later requests get another pool, and the last user of this
-            # one closes it. Errors and timeouts leave nothing behind.
-            if not isinstance(error, Exception) and self._pool is pool:
-                self._pool = None
-            raise
+        if connection is not None:
+            return await connection.transport.handle_async_request(outgoing)
+        assert self._client is not None
+        no_auth = self._library.Auth()
+        return await self._client.send(outgoing, auth=no_auth, follow_redirects=False, stream=True)
+
+    async def _release(self, connection: _Connection, *, answered: bool) -> None:
+        """Keep a connection for the next request, unless it may be in an unknown state."""
+        now = monotonic_clock()()
+        ended = [] if answered and not self._closed else [connection]
+        if not ended:
+            connection.idle_since = now
+            self._idle.append(connection)
+            # The last one is used first, so the first one is idle for the longest time.
+            if self._idle[0].idle_since < now - KEEPALIVE:
+                ended.append(self._idle.pop(0))
+        for one in ended:
+            with anyio.CancelScope(shield=True):
+                await one.transport.aclose()
 
     def _built(self, request: Request, body: _Body) -> httpx.Request:
         try:
@@ -310,15 +316,17 @@ def _has_more(connection: Any) -> bool:
     return bool(getattr(getattr(stream, "_protocol", None), "read_queue", None))
 
 
-class _Pool:
-    """The transport's own connections.
+class _Connection:
+    """One of the transport's own connections, opened by its first request.
 
-    An `httpx.AsyncHTTPTransport` without a client. A client would add cookies, redirects and
-    authentication, and a tenth to the time of a request.
+    An `httpx.AsyncHTTPTransport` of its own, whose pool has no other connection: httpcore looks at
+    all connections of a pool several times a request, and may give one to several requests. There
+    is no `httpx.AsyncClient`: it would add cookies, redirects and authentication, and a tenth to
+    the time of a request.
     """
 
     def __init__(self) -> None:
-        self.users = 0
+        self.idle_since = 0.0
         self.transport = httpx.AsyncHTTPTransport(
             verify=default_context(),
             trust_env=False,

@@ -24,6 +24,24 @@ pytestmark = pytest.mark.real_time
 LIBRARIES = {"httpx": httpx, "httpx2": httpx2}
 
 
+async def test_connections_that_are_no_longer_needed_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cognigy_async.transports.httpx.KEEPALIVE", 0.2)
+    transport = HttpxTransport()
+    async with serving(answering) as server:
+        await all_can_be_served(transport, server, owned=True)
+        opened = server.open
+        assert opened > 1
+        with anyio.fail_after(10):
+            while server.open > 1:
+                await transport.send(patch(server), timeout=5)
+                await anyio.sleep(0.01)
+        assert server.connections == opened
+        await transport.aclose()
+        await until(lambda: server.open == 0)
+
+
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 async def test_after_cancellation_at_each_step(warm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     build = HttpxTransport._built

@@ -289,17 +289,22 @@ class TestAnswers:
                 await anyio.sleep(0.02)
         assert (server.connections, len(server.requests)) == (3, 3)
 
-    async def test_many_at_once(self, transport: Transport) -> None:
+    async def test_many_at_once(self, transport: Transport, case: Case) -> None:
         async def slow(connection: Connection, server: Server) -> None:
             while request := await connection.request():
                 server.requests.append(request)
                 await until(lambda: len(server.requests) == 60)
                 await connection.send(OK)
 
-        async with serving(slow) as server, anyio.create_task_group() as group:
-            for _ in range(60):
-                group.start_soon(lambda: transport.send(patch(server), timeout=20))
-        assert server.connections == 60
+        async with serving(slow) as server:
+            for _ in range(3):
+                server.requests.clear()
+                async with anyio.create_task_group() as group:
+                    for _ in range(60):
+                        group.start_soon(lambda: transport.send(patch(server), timeout=20))
+        # The pools of the others may take a connection for free that a request has just got.
+        most = 60 if case.kind in ("httpx", "aiohttp") else 180
+        assert 60 <= server.connections <= most
 
 
 class TestNothingWasSent:
