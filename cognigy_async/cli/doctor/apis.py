@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 class Served(NamedTuple):
-    """Whether a host serves an API, None if that is unknown, and how this was found out."""
+    """A conclusion about a host and an API: True, False or None if unknown, with its reason."""
 
     is_served: bool | None
     detail: str
