@@ -342,7 +342,8 @@ def test_a_reference_does_not_take_a_secret_out_of_the_environment(
 
 def test_every_address_and_credential_is_among_those_that_belong_together() -> None:
     secrets = {"COGNIGY_API_KEY", "COGNIGY_CLIENT_ID", "COGNIGY_CLIENT_SECRET"}
-    harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "USER_ID", "INJECT", "READS_STATE"}
+    harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "CONTEXT_LIMIT"}
+    harmless |= {"USER_ID", "INJECT", "READS_STATE"}
     everything = set(setting_sources(None))
     assert everything - {f"COGNIGY_{name}" for name in harmless} == TOGETHER
     assert secrets | set(ADDRESSES) == TOGETHER
