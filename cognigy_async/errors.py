@@ -31,8 +31,8 @@
         └── ClientClosedError                  before `async with`, or after `aclose`
 
 No exception holds a token, a secret or the value of a variable. Each text ends with what to do. The
-tutorial defines 400, 401, 403, 409, 429 and 500 for the runtime API. HTTP defines the other
-statuses (RFC 9110).
+tutorial defines 400, 401, 403, 409, 429 and 500 for the runtime API, the official JavaScript client
+the codes of the sessions API. HTTP defines the other statuses (RFC 9110).
 """
 
 from __future__ import annotations

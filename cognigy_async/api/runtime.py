@@ -1,6 +1,6 @@
 """The runtime API v2, as in the tutorial: one PATCH for an update, ETags, conditional writes.
 
-No page of the vendor documents this API.
+No page of the vendor documents this API, its versions, or a header such as `Idempotency-Key`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .._utils.arguments import validate_type
 from ..errors import Fault, UnsupportedByApiError, UpdateError
 from ..models.http import Request
-from ..models.limits import DEFAULT_LIMITS
+from ..models.limits import DEFAULT_LIMITS, Limits
 from ..models.results import DialogState, parse_json, version_of
 from ..models.update import StateUpdate
 from ..models.variables import ENVELOPE, encode
@@ -45,9 +46,13 @@ class RuntimeApi:
         is_dialog_throttle: function that gets the headers of a 429, values by lower-case name. It
             returns True to pause only the dialog, and False to pause the whole tenant. By default
             the header `X-RateLimit-Scope` decides.
+        limits: limits of updates; ``Limits()``, the tutorial's, by default.
+
+    Raises:
+        ConfigurationError: `limits` is no `Limits`.
     """
 
-    limits = DEFAULT_LIMITS
+    limits: Limits = DEFAULT_LIMITS
     has_versions = True
     keeps_other_variables = True
 
@@ -57,7 +62,10 @@ class RuntimeApi:
         honours_idempotency_keys: bool = False,
         conditional_writes: bool = True,
         is_dialog_throttle: Callable[[Mapping[str, str]], bool] = has_dialog_scope,
+        limits: Limits | None = None,
     ) -> None:
+        if limits is not None:
+            self.limits = validate_type("limits", limits, Limits)
         self.honours_idempotency_keys = honours_idempotency_keys
         self.conditional_writes = conditional_writes
         self._is_dialog_throttle = is_dialog_throttle

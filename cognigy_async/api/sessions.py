@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import errors
+from .._utils.arguments import validate_type
 from ..errors import ConfigurationError, Fault, UnsupportedByApiError, UpdateValidationError
 from ..models.http import Request
 from ..models.identifiers import fault_of_text
@@ -75,17 +76,19 @@ class SessionsApi:
             ``"merge"`` keeps them, ``"replace"`` drops them. The vendor does not document the
             effect; `probe_inject` finds it out. With ``"replace"``, the client splits no update
             and repeats no injection without a response.
-        reads_state: let `get_state` send ``GET .../sessions/{id}/state``, which is undocumented and
-            missing in some installations.
+        reads_state: let `get_state` send ``GET .../sessions/{id}/state``. The vendor does not
+            document it, but a plugin of the vendor calls it; some installations lack it.
         is_dialog_throttle: function that gets the headers of a 429, values by lower-case name. It
             returns True to pause only the session, and False to pause the whole tenant. By default
             the header `X-RateLimit-Scope` decides.
+        limits: limits of updates; ``Limits.cognigy_saas()``, the vendor's default, if not given.
+            Use ``Limits.cognigy_app()`` on App.
 
     Raises:
         ConfigurationError: an argument cannot work.
     """
 
-    limits = Limits.cognigy_saas()
+    limits: Limits = Limits.cognigy_saas()
     has_versions = False
     conditional_writes = False
     honours_idempotency_keys = False
@@ -97,7 +100,10 @@ class SessionsApi:
         inject: Literal["merge", "replace"] = "merge",
         reads_state: bool = False,
         is_dialog_throttle: Callable[[Mapping[str, str]], bool] = has_dialog_scope,
+        limits: Limits | None = None,
     ) -> None:
+        if limits is not None:
+            self.limits = validate_type("limits", limits, Limits)
         if user_id is not None and (fault := fault_of_text("user_id", user_id)):
             raise ConfigurationError(f"SessionsApi: {fault}")
         if inject not in ("merge", "replace"):
@@ -130,7 +136,7 @@ class SessionsApi:
         profile_id = update._profile_id
         if profile_id is not None and not PROFILE_ID(profile_id):
             problem = "is not a profile id, which has 24 characters of a-z and 0-9"
-            remedy = "copy it from the URL of the profile in Cognigy.AI"
+            remedy = "use the _id that the API returned when the profile was made"
             self._refuse(update, UpdateValidationError, Fault("profile_id", problem, remedy))
         # Fast path. A character of the user id takes at most six bytes, as an escape.
         size = len(update._body) + ENVELOPE_LENGTH + 6 * len(user_id)
@@ -257,6 +263,11 @@ class SessionsApi:
             error.remedy = (
                 "Check the session, user and profile ids and the base URL; a host that serves the "
                 "runtime API instead needs api=RuntimeApi()."
+            )
+        elif isinstance(error, errors.BadRequestError):
+            error.remedy = (
+                "Check the ids, the names and types of the variables, and that next_step names a "
+                "state of the flow."
             )
         elif meaning == 403 and error.remedy is errors.PermissionDeniedError.remedy:
             error.remedy = (

@@ -23,7 +23,7 @@ HELD = 5000
 can be coalesced."""
 HAS_DIGIT = re.compile(r"\d").search
 SAAS_QUOTA = RateLimit(1000, per=300)
-"""Quota of the shared hosts, as the tutorial says."""
+"""Quota of a calling address on shared SaaS (docs.cognigy.com, "Quotas and Limits")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class DryRun:
         requests: Requests for the valid rows without repeats. With `coalesce` it is an estimate,
             for a job whose rows wait for the quota.
         seconds: Time that these requests take under the quota; None without a quota.
-        saas_seconds: Time that they take at 1,000 requests in 5 minutes.
+        saas_seconds: Time that they take at 1,000 requests in 5 minutes, the quota of shared SaaS.
         columns: Columns of a table; none for JSON Lines.
         notes: Remarks for the user about the input.
     """

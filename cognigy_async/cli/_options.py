@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from cognigy_async import (
     RateLimit,
     Transport,
 )
-from cognigy_async.integrations.settings import IMPLICIT_FILE, parse_rate_limit
+from cognigy_async.integrations.settings import IMPLICIT_FILE, parse_context_limit, parse_rate_limit
 
 from ._output import say
 
@@ -160,16 +160,34 @@ def format_rate(rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None) -> s
     return " ".join(f"{limit.n}/{limit.per:g}" for limit in rate_limit)
 
 
-def load_limits(model: str | None, limits: Limits) -> Limits:
-    """Return limits with the model that the option ``--model module:Class`` names.
+@dataclass(frozen=True, slots=True)
+class LimitOptions:
+    """Options that change the limits of the API.
 
-    The module may be in the current folder.
-
-    Raises:
-        ConfigurationError: The model cannot be imported, or is no model of session variables.
+    Attributes:
+        model: Argument of ``--model``. Its module may be in the current folder.
+        context: Argument of ``--context-limit``.
     """
-    if model is None:
-        return limits
+
+    model: str | None
+    context: str | None
+
+    def apply(self, limits: Limits) -> Limits:
+        """Return limits with these changes.
+
+        Raises:
+            ConfigurationError: The model cannot be imported, or is no model of session variables.
+                Or the size is invalid.
+        """
+        if self.context is not None:
+            try:
+                limits = replace(limits, max_context_bytes=parse_context_limit(self.context))
+            except ValueError as error:
+                raise ConfigurationError(f"--context-limit {self.context}: {error}") from None
+        return limits if self.model is None else _with_model(self.model, limits)
+
+
+def _with_model(model: str, limits: Limits) -> Limits:
     option = f"--model {model}"
     module, colon, name = model.partition(":")
     if not (module and colon and name):

@@ -31,9 +31,9 @@ from .doctor.command import print_finding
 SHARED_HOST = re.compile(
     r"api(-trial|-app|-app-[a-z0-9]+)?\.cognigy\.ai|cognigy-api-[a-z0-9-]+\.nicecxone\.com"
 )
-"""Hosts of the API on shared SaaS (vendor's documentation, "API and CLI"), and the tutorial's."""
+"""Hosts of the API on shared SaaS (docs.cognigy.com, "API and CLI"), and the tutorial's host."""
 SHARED_RATE = "1000/300"
-"""Requests in 5 minutes of one calling address on shared SaaS (vendor's documentation)."""
+"""Requests in 5 minutes of one calling address (docs.cognigy.com, "Quotas and Limits")."""
 INTERFACE = re.compile(r"(trial|app|app-[a-z0-9]+)\.cognigy\.ai")
 """Hosts of the user interface, which people copy from their browser."""
 API_PATH = re.compile(r"/(new(/v2\.0)?|openapi)/*$")
@@ -53,7 +53,7 @@ def init(
 ) -> None:
     """Ask for settings, test them, write .env.
 
-    The test reads once from the server and changes nothing on it. The command replaces an existing
+    The test reads from the server and changes nothing on it. The command replaces an existing
     file only if you answer yes. The new file has mode 0600: only you can read it. Run the other
     commands in the folder of the file.
 

@@ -68,9 +68,11 @@ class AsyncStateClient:
         rate_limit: Maximum number of requests per time window, without token requests: a
             `RateLimit`, a sequence of limits that all hold, or ``"auto"`` to learn the limit from
             response headers and 429 responses. See ``docs/quota.md``.
-            Shared SaaS allows 1,000 requests in 5 minutes (docs.cognigy.com, "Quotas and Limits").
+            Shared SaaS allows each calling address 1,000 requests in 5 minutes (docs.cognigy.com,
+            "Quotas and Limits").
         retry: Rules for the retries of failed requests; `RetryPolicy()` by default.
-        limits: Limits for variables and sizes; the limits of the API by default.
+        limits: Limits for variables and sizes; the limits of `api` by default. On App, use
+            `Limits.cognigy_app()`.
         variables: Model of the session variables. The client refuses updates with other names or
             types. Short for `Limits(variables=...)`; see ``docs/values.md``.
         encode: ``"json"`` converts values as pydantic's JSON mode does; see `StateUpdate`.

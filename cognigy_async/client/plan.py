@@ -59,9 +59,8 @@ def plan(
     Args:
         updates: An iterable of `StateUpdate` or mappings of its arguments.
         rate_limit, coalesce, limits, api: See `AsyncStateClient`.
-        session_ttl: Seconds after which the server deletes an unused session, for many endpoints
-            1,800 by default (docs.cognigy.com, "Quotas and Limits"). A job that takes longer gets
-            a warning.
+        session_ttl: Seconds that a session lives, for six types of endpoint 1,800 by default
+            (docs.cognigy.com, "Quotas and Limits"). A job that takes longer gets a warning.
 
     Raises:
         ConfigurationError: The rate limit has no numbers, as ``"auto"``, or `session_ttl` is

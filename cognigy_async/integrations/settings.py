@@ -20,6 +20,8 @@ COGNIGY_SCOPES         scopes, separated by spaces; by default `runtime:write se
                        dialog:read`, for `sessions` the choice of the server
 COGNIGY_RATE_LIMIT     requests/seconds, such as `1000/300`; several, separated by spaces; or
                        `auto`
+COGNIGY_CONTEXT_LIMIT  largest context and profile: `default` (65 kB), `app` (1.5 MB) or a number
+                       of bytes; if not set, 65 kB for `sessions`, 1 MiB for `runtime`
 COGNIGY_ALLOW_INSECURE `true` allows http:// to another machine
 COGNIGY_PROXY          only the command line: URL of a proxy, in place of `HTTPS_PROXY` and others
 COGNIGY_CA_FILE        only the command line: file of the certificates to trust (PEM), in place of
@@ -48,6 +50,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack
 
@@ -64,6 +67,7 @@ from cognigy_async import (
     ApiKey,
     AsyncStateClient,
     ConfigurationError,
+    Limits,
     OAuthConfig,
     OAuthTokenProvider,
     RateLimit,
@@ -77,6 +81,11 @@ from cognigy_async import (
 logger = logging.getLogger("cognigy_async")
 
 PREFIX = "COGNIGY_"
+CONTEXT_LIMITS = {
+    "default": Limits.cognigy_saas().max_context_bytes,
+    "app": Limits.cognigy_app().max_context_bytes,
+}
+"""Names of the two maximum sizes of a context that the vendor documents."""
 SCOPES = ("runtime:write", "session:manage", "dialog:read")
 REMEDY = (
     "Set them all in the environment, or all in a file .env in the working directory; or name a "
@@ -105,6 +114,7 @@ SETTING_OF_ARGUMENT = {
         "or name a file with --env-file. To have .env written: cognigy-async init."
     ),
     "Settings(env_file=...)": "--env-file",
+    "Limits(max_context_bytes=...)": "COGNIGY_CONTEXT_LIMIT",
     "SessionsApi(reads_state=True)": "COGNIGY_READS_STATE=true",
     "SessionsApi(user_id=...)": "COGNIGY_USER_ID",
     "allow_insecure=True": "COGNIGY_ALLOW_INSECURE=true",
@@ -149,6 +159,23 @@ def _rate_limits(text: object) -> object:
         return tuple(map(parse_rate_limit, text.split()))
     except ValueError as error:
         raise ValueError(f"{error}, or auto") from None
+
+
+def parse_context_limit(text: str) -> int:
+    """Return the bytes of a context limit: ``default``, ``app`` or a number of bytes.
+
+    Raises:
+        ValueError: the text is something else; the message does not quote it.
+    """
+    if text in CONTEXT_LIMITS:
+        return CONTEXT_LIMITS[text]
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) < 1:
+        raise ValueError("must be default, app or a number of bytes, for example 300000")
+    return int(text)
+
+
+def _context_limit(text: object) -> object:
+    return parse_context_limit(text) if isinstance(text, str) else text
 
 
 def _words(text: object) -> object:
@@ -258,6 +285,7 @@ class Settings(Credentials):
     user_id: str | None = None
     inject: Literal["merge", "replace"] | None = None
     reads_state: bool | None = None
+    context_limit: Annotated[int | None, BeforeValidator(_context_limit)] = None
     rate_limit: Annotated[
         tuple[RateLimit, ...] | Literal["auto"] | None, BeforeValidator(_rate_limits)
     ] = None
@@ -313,12 +341,18 @@ class Settings(Credentials):
     def state_api(self) -> StateApi:
         """Return the API that the client speaks."""
         if self.api == "runtime":
-            return RuntimeApi()
+            return RuntimeApi(limits=self._limits(RuntimeApi.limits))
         return SessionsApi(
             user_id=self.user_id,
             inject=self.inject or "merge",
             reads_state=bool(self.reads_state),
+            limits=self._limits(SessionsApi.limits),
         )
+
+    def _limits(self, limits: Limits) -> Limits:
+        if self.context_limit is None:
+            return limits
+        return replace(limits, max_context_bytes=self.context_limit)
 
     @property
     def asked_scopes(self) -> tuple[str, ...]:

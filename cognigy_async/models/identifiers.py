@@ -35,7 +35,7 @@ def faults_of_identifiers(
     faults = _faults_of_text("dialog_id", dialog_id, limits.max_dialog_id_length, remedy)
     faults += _faults_of_ends("dialog_id", dialog_id)
     if next_step is not None:
-        remedy = "use the id of a node of the flow"
+        remedy = "use the id of a node, or the name of a state, of the flow"
         faults += _faults_of_text("next_step", next_step, MAX_STEP_LENGTH, remedy)
     for name, text in (("if_match", if_match), ("update_id", update_id)):
         if text is not None and not isinstance(text, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .._utils.arguments import validate_count
@@ -21,13 +21,16 @@ DEPTH_BOUND = 64
 class Limits:
     """Limits of the server. Sizes are bytes of UTF-8 JSON, lengths are characters.
 
-    `Limits()` has the numbers of the tutorial for the runtime API. `Limits.cognigy_saas()` has the
-    numbers of the public REST API (docs.cognigy.com, "Quotas and Limits").
+    `Limits()` has the numbers of the tutorial for the runtime API. `Limits.cognigy_saas()` and
+    `Limits.cognigy_app()` have the sizes that the vendor documents for the public REST API
+    (docs.cognigy.com, "Quotas and Limits"). The vendor documents neither a maximum depth nor
+    reserved prefixes: these rules are the tutorial's for both APIs.
 
     Attributes:
         max_depth: maximum number of levels of nested objects and lists, up to 64.
         max_variable_bytes: maximum size of one variable with its name.
-        max_context_bytes: maximum size of all session or all user variables of one update.
+        max_context_bytes: maximum size of all session or all user variables of one update. Of a
+            tenant with a larger context, ``replace(Limits.cognigy_saas(), max_context_bytes=...)``.
         safe_payload_bytes: maximum size of one request. The client splits larger updates.
         max_integer: largest absolute value of an integer.
         max_dialog_id_length: maximum length of a dialog id.
@@ -80,8 +83,13 @@ class Limits:
 
     @classmethod
     def cognigy_saas(cls) -> Limits:
-        """Return the limits of the public REST API: 60 kB a request, 65 kB a context."""
+        """Return the vendor's default limits: 60 kB a request, 65 kB a context or profile."""
         return cls(max_variable_bytes=65_000, max_context_bytes=65_000, safe_payload_bytes=60_000)
+
+    @classmethod
+    def cognigy_app(cls) -> Limits:
+        """Return the vendor's limits for App: 60 kB a request, 1.5 MB a context or profile."""
+        return replace(cls.cognigy_saas(), max_context_bytes=1_500_000)
 
 
 DEFAULT_LIMITS = Limits()

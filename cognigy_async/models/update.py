@@ -70,8 +70,9 @@ _AS_DATACLASS: Any = make_dataclass(
 class StateUpdate:
     """An immutable assignment of variables to one dialog, with an optional transition.
 
-    The server replaces each variable named in `session` or `user` as a whole. Other variables keep
-    their values. `StateUpdate` works as a field of pydantic models, as a body type in FastAPI, and
+    The runtime API replaces each variable named in `session` or `user` as a whole, and other
+    variables keep their values (the tutorial). What the sessions API does is not documented; see
+    `SessionsApi`. `StateUpdate` works as a field of pydantic models, as a body type in FastAPI, and
     with the functions of `dataclasses`.
 
     Args:
@@ -79,7 +80,7 @@ class StateUpdate:
             characters at its ends. The client percent-encodes the id in URLs.
         session, user: Variables by name. Values are JSON values. A tuple is sent as a list. None
             is allowed only inside objects and lists. Names and sizes follow `Limits`.
-        next_step: Id of the flow node to go to.
+        next_step: Id of the flow node to go to; with `SessionsApi`, name of the state to set.
         if_match: Etag of a state. The server writes only if the state still has this etag.
         update_id: Id in logs, results and the `Idempotency-Key` header: 1 to 512 visible ASCII
             characters, unique. By default the client generates one.

@@ -1,8 +1,9 @@
 """Validation of variables: their names, values, nesting and sizes.
 
 The rules are the tutorial's for the runtime API: names are identifiers without a reserved prefix,
-values are JSON with at most three levels of nesting and no cycles. Tuples are lists. Integers
-beyond 2^53 - 1 are rejected because the platform stores JavaScript numbers.
+values are JSON with at most three levels of nesting and no cycles. The vendor documents no such
+rules for the sessions API, where they apply as well. Tuples are lists. Integers beyond 2^53 - 1 are
+rejected because the platform stores JavaScript numbers.
 """
 
 from __future__ import annotations
@@ -181,11 +182,17 @@ def faults_of_size(
                 faults.append(Fault(text_of_path((context, name)), problem, remedy))
         if total > limits.max_context_bytes:
             problem = f"the variables take {total} bytes, more than {limits.max_context_bytes}"
-            faults.append(Fault(context, problem, "send fewer variables in one update"))
+            remedy = (
+                "send fewer variables in one update, or raise Limits(max_context_bytes=...) if "
+                "your tenant allows more"
+            )
+            faults.append(Fault(context, problem, remedy))
     step = len(encode({"transition": payload.get("transition")}))
     if step > limits.safe_payload_bytes:
         problem = f"takes {step} bytes, more than {limits.safe_payload_bytes} bytes"
-        faults.append(Fault("next_step", problem, "use the id of a node of the flow"))
+        faults.append(
+            Fault("next_step", problem, "use the id of a node, or the name of a state, of the flow")
+        )
     return faults
 
 

@@ -17,7 +17,7 @@ MAX_COUNT = 10**18
 class RateLimit:
     """Allows `n` requests in any `per` seconds: writes, reads and retries, not token requests.
 
-    A default tenant allows ``RateLimit(1000, per=300)`` for each calling address on shared SaaS
+    Shared SaaS allows ``RateLimit(1000, per=300)`` for each calling address
     (docs.cognigy.com, "Quotas and Limits").
 
     Args:

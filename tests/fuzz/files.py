@@ -269,6 +269,7 @@ VARIABLES = {
     "USER_ID": "user",
     "INJECT": "merge",
     "READS_STATE": "true",
+    "CONTEXT_LIMIT": "300000",
 }
 
 

@@ -374,3 +374,35 @@ def test_the_quota_of_an_option(emulator: Emulator, command: Command) -> None:
     assert 0 < command.json["quota_utilisation"] <= 1
     assert command("bulk", "run", "rows.jsonl", "--rate", "ten") == 2
     assert "must be requests/seconds" in command.messages
+
+
+@pytest.mark.parametrize("way", ["option", "setting"])
+def test_a_context_that_the_tenant_allows_is_sent(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", "sessions")
+    monkeypatch.setenv("COGNIGY_USER_ID", "u-1")
+    large = {f"v{n}": "x" * 1000 for n in range(70)}
+    Path("rows.jsonl").write_text(json.dumps({"dialog_id": "s-1", "session": large}) + "\n")
+    assert command("bulk", "run", "rows.jsonl", "--dry-run") == 1
+    assert "or raise COGNIGY_CONTEXT_LIMIT if your tenant allows more" in command.out
+    option = ["--context-limit", "app"] if way == "option" else []
+    if way == "setting":
+        monkeypatch.setenv("COGNIGY_CONTEXT_LIMIT", "100000")
+    assert command("bulk", "run", "rows.jsonl", *option, "--dry-run") == 0
+    assert "OK: 1 row, 1 dialog, 2 requests" in command.out
+    assert command("bulk", "run", "rows.jsonl", *option) == 0
+    assert emulator.dialogs["s-1"].session == large
+    assert emulator.stats.writes == 2
+
+
+def test_a_context_limit_of_an_option_takes_precedence(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_CONTEXT_LIMIT", "app")
+    Path("rows.jsonl").write_text('{"dialog_id": "d-1", "session": {"a": "12345"}}\n')
+    for dry in ((), ("--dry-run",)):
+        assert command("bulk", "run", "rows.jsonl", "--context-limit", "9", *dry) == 1
+        assert command("bulk", "run", "rows.jsonl", "--context-limit", "much", *dry) == 2
+        assert "--context-limit much: must be default, app or a number of bytes" in command.messages
+    assert emulator.stats.requests == 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -28,7 +29,8 @@ from cognigy_async.emulator import Emulator, Faults
 
 from .conftest import SECRET, Command
 
-ALL = ["settings", "dns", "tls", "token", "read", "clock", "throttling"]
+APIS = ["runtime", "sessions", "endpoint"]
+ALL = ["settings", "dns", "tls", "token", "read", *APIS, "clock", "throttling"]
 
 
 def findings(command: Command, *arguments: str) -> dict[str, dict[str, Any]]:
@@ -170,7 +172,8 @@ def test_nobody_listens(
         found = findings(command)
     assert found["tls"]["status"] == "failed"
     assert found["tls"]["detail"].endswith("Connection refused")
-    assert {found[check]["status"] for check in ("token", "read", "clock")} == {"skipped"}
+    skipped = ("token", "read", "runtime", "sessions", "clock")
+    assert {found[check]["status"] for check in skipped} == {"skipped"}
 
 
 def test_a_host_without_an_address(
@@ -346,7 +349,8 @@ def test_a_session_is_neither_read_nor_written_by_default(
     assert found["read"]["status"] == "ok"
     assert found["read"]["detail"].startswith("the server accepts the credentials")
     assert "--probe-session" in found["read"]["remedy"]
-    assert (on_sessions.stats.reads, on_sessions.stats.writes) == (2, 0)
+    # The read of the credentials, and one read for each API, in two runs.
+    assert (on_sessions.stats.reads, on_sessions.stats.writes) == (6, 0)
     assert on_sessions.dialogs == {}
     assert on_sessions.profiles == {}
 
@@ -356,7 +360,8 @@ def test_a_profile_that_does_not_exist_verifies_the_credentials(
 ) -> None:
     on_sessions.script(404, method="GET")
     assert findings(command)["read"]["status"] == "ok"
-    assert on_sessions.stats.answers[404] == 1
+    # The other one is the path that no API has.
+    assert on_sessions.stats.answers[404] == 2
 
 
 @pytest.mark.parametrize("api", ["runtime", "sessions"])
@@ -382,7 +387,8 @@ def test_other_answers_do_not_verify_the_credentials(
     assert found["remedy"]
     before = on_sessions.stats.requests
     assert command("doctor") == 1
-    assert on_sessions.stats.requests == before + 1
+    # An answer that asks to wait is the last one.
+    assert on_sessions.stats.requests == before + (1 if status in (429, 503) else 4)
 
 
 @pytest.mark.parametrize("api", ["runtime", "sessions"])
@@ -455,3 +461,165 @@ def test_the_probe_requires_the_sessions_api(emulator: Emulator, command: Comman
     assert command("doctor", "--probe-session", "s-1") == 2
     assert "COGNIGY_API=sessions" in command.messages
     assert emulator.stats.requests == 0
+
+
+# Which APIs a base URL serves.
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_both_apis_are_found_and_nothing_is_written(
+    emulator: Emulator, command: Command, status: int
+) -> None:
+    if status == 404:
+        emulator.faults = Faults(fail_status=404)
+    found = findings(command)
+    assert {found[api]["status"] for api in ("runtime", "sessions")} == {"ok"}
+    assert found["runtime"]["detail"] == (
+        f"served: GET /runtime/v2/dialogs/cognigy-async-doctor/state was answered HTTP {status}"
+    )
+    assert found["sessions"]["detail"] == (
+        f"served: GET /new/v2.0/profiles/cognigyasyncdoctor000000 was answered HTTP {status}"
+    )
+    assert (found["endpoint"]["status"], found["endpoint"]["detail"][:10]) == (
+        "skipped",
+        "not asked:",
+    )
+    assert emulator.stats.writes == 0
+    assert (emulator.dialogs, emulator.profiles) == ({}, {})
+
+
+def test_a_key_that_one_api_refuses_shows_that_it_is_there(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COGNIGY_CLIENT_ID")
+    monkeypatch.delenv("COGNIGY_CLIENT_SECRET")
+    monkeypatch.setenv("COGNIGY_API_KEY", "canary-key")
+    found = findings(command)
+    for api in ("runtime", "sessions"):
+        assert found[api]["status"] == "ok"
+        assert found[api]["detail"].endswith("HTTP 401, which refuses these credentials")
+    assert "canary-key" not in command.out
+
+
+Reply = tuple[int, bytes]
+NOTHING: Reply = (404, b'{"code": 1002, "detail": "no such thing", "traceId": "api--%d"}')
+NO_PROFILE: Reply = (404, b'{"code": 1002, "detail": "no such profile", "traceId": "api--%d"}')
+NO_DIALOG: Reply = (404, b'{"message": "no such dialog", "traceId": "%d"}')
+PAGE: Reply = (404, b"<html>Cannot GET anything</html>")
+
+
+@contextmanager
+def host(
+    runtime: Reply, sessions: Reply, other: Reply = NOTHING
+) -> Iterator[tuple[str, list[str]]]:
+    """A server with one reply for each API and for other paths; it keeps the request lines."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            reply = runtime if self.path.startswith("/runtime/") else other
+            status, body = sessions if self.path.startswith("/new/") else reply
+            body = body.replace(b"%d", b"%d" % len(asked))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def with_key(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COGNIGY_CLIENT_ID")
+    monkeypatch.delenv("COGNIGY_CLIENT_SECRET")
+    monkeypatch.setenv("COGNIGY_API_KEY", "any-key")
+
+
+@pytest.mark.usefixtures("with_key")
+@pytest.mark.parametrize(
+    ("runtime", "sessions", "other", "verdicts"),
+    [
+        (NOTHING, NO_PROFILE, NOTHING, ("not found", "served")),
+        (PAGE, NO_PROFILE, PAGE, ("not found", "served")),
+        (PAGE, NO_PROFILE, NOTHING, ("not found", "served")),
+        (NO_DIALOG, PAGE, PAGE, ("served", "not found")),
+        (NO_DIALOG, (401, b'{"code": 401}'), PAGE, ("served", "served")),
+        (NO_DIALOG, NO_PROFILE, (200, b"<html>welcome</html>"), ("served", "served")),
+        (NO_DIALOG, (405, b"{}"), (200, b"<html>welcome</html>"), ("served", "served")),
+        ((200, b"<html>in</html>"), (200, b"[]"), (200, b"<html></html>"), ("unknown", "unknown")),
+        ((401, b"{}"), (401, b"{}"), (401, b"{}"), ("unknown", "unknown")),
+        ((500, b"{}"), (302, b""), NOTHING, ("unknown", "unknown")),
+    ],
+)
+@pytest.mark.parametrize("chosen", ["runtime", "sessions"])
+def test_what_is_not_there_is_answered_like_a_path_that_does_not_exist(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: Reply,
+    sessions: Reply,
+    other: Reply,
+    verdicts: tuple[str, str],
+    chosen: str,
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", chosen)
+    with host(runtime, sessions, other) as (url, asked):
+        monkeypatch.setenv("COGNIGY_BASE_URL", url)
+        found = findings(command)
+    paths = {
+        "runtime": "/runtime/v2/dialogs/cognigy-async-doctor/state",
+        "sessions": "/new/v2.0/profiles/cognigyasyncdoctor000000",
+    }
+    assert asked[-3:] == [
+        "GET /cognigy-async-doctor",
+        *(f"GET {path}" for path in paths.values()),
+    ]
+    for api, verdict in zip(paths, verdicts, strict=True):
+        detail = found[api]["detail"]
+        assert detail.startswith(f"{verdict}: GET {paths[api]} was answered HTTP ")
+        missing = verdict == "not found" and api == chosen
+        expected = "warning" if missing else "skipped" if verdict == "unknown" else "ok"
+        assert found[api]["status"] == expected
+        if missing:
+            (served,) = {"runtime", "sessions"} - {api}
+            assert f"COGNIGY_API={served}" in found[api]["remedy"]
+
+
+@pytest.mark.usefixtures("with_key")
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_asks_to_wait_is_not_asked_further(
+    command: Command, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    with host(NO_DIALOG, (status, b"{}"), (status, b"{}")) as (url, asked):
+        monkeypatch.setenv("COGNIGY_BASE_URL", url)
+        found = findings(command)
+    assert asked[1:] == ["GET /cognigy-async-doctor"]
+    for api in ("runtime", "sessions"):
+        assert found[api]["status"] == "skipped"
+        assert found[api]["detail"].startswith(f"unknown: the server answered HTTP {status}")
+    with host(NO_DIALOG, (status, b"{}")) as (url, asked):
+        monkeypatch.setenv("COGNIGY_BASE_URL", url)
+        found = findings(command)
+    assert found["sessions"]["status"] == "skipped"
+
+
+@pytest.mark.usefixtures("with_key")
+def test_a_dialog_that_exists_shows_that_the_runtime_api_is_there(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with host((200, b'{"session": {}}'), NOTHING) as (url, asked):
+        monkeypatch.setenv("COGNIGY_BASE_URL", url)
+        found = findings(command, "--dialog", "d 1")
+    assert "GET /runtime/v2/dialogs/d%201/state" in asked
+    assert found["runtime"]["detail"].startswith("served: ")
+    assert found["sessions"]["detail"].endswith("HTTP 404, as /cognigy-async-doctor was")

@@ -184,16 +184,19 @@ def scripts(page: Path, language: str) -> Iterator[str]:
 
 def test_start_in_five_minutes_to_the_letter(built: Path, tmp_path: Path) -> None:
     """In an empty folder; the package comes from here, since it is this version that is tested."""
-    page = ROOT / "docs" / "start.md"
-    (program,) = scripts(page, "python")
-    (tmp_path / "first.py").write_text(program, encoding="utf-8")
-    script = "".join(scripts(page, "sh"))
-    script = f"set -eu\ntrap 'kill $(jobs -p)' EXIT\n{script}"
-    # The emulator needs a moment where a person would read on.
-    script = script.replace(
-        "emulator.log &\n",
-        "emulator.log &\nuntil grep -q listening emulator.log; do sleep 0.1; done\n",
-    )
+    text = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    script = "set -eu\ntrap 'kill $(jobs -p)' EXIT\n"
+    for language, title, block in re.findall(
+        r'^```(python|sh)(?: title="([^"]*)")?\n(.*?)^```$', text, re.MULTILINE | re.DOTALL
+    ):
+        if language == "python":
+            (tmp_path / title).write_text(block, encoding="utf-8")
+        elif title == "in a terminal of its own":
+            script += f"{block.rstrip()} > emulator.log &\n"
+            # The emulator needs a moment where a person would read on.
+            script += "until grep -q listening emulator.log; do sleep 0.1; done\n"
+        else:
+            script += block
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COGNIGY_")}
     done = subprocess.run(
         ["bash", "-c", script],

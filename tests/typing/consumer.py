@@ -210,6 +210,8 @@ def policy() -> ca.RetryPolicy:
 
 def limits() -> None:
     assert_type(ca.Limits.cognigy_saas(), ca.Limits)
+    assert_type(ca.SessionsApi(limits=ca.Limits.cognigy_app()).limits, ca.Limits)
+    assert_type(ca.RuntimeApi(limits=ca.Limits()).limits, ca.Limits)
     assert_type(ca.Limits().max_depth, int)
     assert_type(ca.Limits().reserved_prefixes, tuple[str, ...])
 

@@ -194,7 +194,7 @@ BAD: list[tuple[str, dict[str, Any], str, type[UpdateValidationError], str]] = [
         {"next_step": "x" * 1025},
         "next_step",
         Value,
-        "use the id of a node of the flow",
+        "use the id of a node, or the name of a state, of the flow",
     ),
     ("step a number", {"next_step": 5}, "next_step", Type, TEXT),
     ("step with surrogate", {"next_step": SURROGATE}, "next_step", Value, DECODE),

@@ -162,7 +162,7 @@ def _confirm(options: BenchOptions, *, yes: bool) -> None:
         text += f" to warm up, then as many as fit in {seconds:g} s"
     text += ", which count against the quota."
     if arguments["rate_limit"] is None:
-        text += " No rate limit is set; that of a default tenant is --rate 1000/300."
+        text += " No rate limit is set; that of shared SaaS is --rate 1000/300."
     asks = sys.stdin is not None and is_terminal(sys.stdin) and is_terminal(sys.stderr)
     if not yes and not asks:
         raise ConfigurationError(f"{text} Add --yes to confirm. Nothing was sent.")

@@ -22,7 +22,7 @@ from cognigy_async.bulk import (
 )
 from cognigy_async.integrations.settings import Settings, name_settings
 
-from .._options import load_limits, settings_file
+from .._options import LimitOptions, settings_file
 from .._output import (
     counted,
     duration,
@@ -75,7 +75,7 @@ def check(
     file: str,
     options: JobOptions,
     rate_limit: tuple[RateLimit, ...] | None,
-    model: str | None,
+    limit_options: LimitOptions,
     env_file: Path | None,
     pace: Pace,
     *,
@@ -91,7 +91,7 @@ def check(
     except ConfigurationError as error:
         note(f"Note: these settings do not allow a real run yet. {name_settings(str(error))}")
     kinds = _Faults(say if as_json else write_result)
-    limits = load_limits(model, api.limits)
+    limits = limit_options.apply(api.limits)
     found = dry_run(
         file, options, api=api, limits=limits, rate_limit=rate_limit, on_fault=kinds.add
     )

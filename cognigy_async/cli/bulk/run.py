@@ -36,6 +36,7 @@ from .._options import (
     DebugOption,
     EnvFileOption,
     JsonOption,
+    LimitOptions,
     LoopOption,
     QuietOption,
     TransportOption,
@@ -43,7 +44,6 @@ from .._options import (
     choose_loop,
     choose_transport,
     format_rate,
-    load_limits,
     parse_rate,
     settings_file,
 )
@@ -63,7 +63,9 @@ from .progress import Progress
 
 JOIN = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
 """Makes a command of its words."""
-KEPT_OPTIONS = frozenset({"env_file", "model", "rate", "coalesce", "max_in_flight", "transport"})
+KEPT_OPTIONS = frozenset(
+    {"env_file", "model", "context_limit", "rate", "coalesce", "max_in_flight", "transport"}
+)
 """Options that also hold for a file of rows that were not applied."""
 TABLE_OPTIONS = frozenset({"column_map", "column_type", "text_column", "decimal", "delimiter"})
 """Options that also hold for a file with some rows of a table in UTF-8."""
@@ -205,6 +207,14 @@ def run(
             help="Refuse rows whose session variables do not fit this pydantic model.",
         ),
     ] = None,
+    context_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Largest context or profile of a row: default (65 kB), app (1.5 MB) or bytes. "
+            "Default: COGNIGY_CONTEXT_LIMIT.",
+        ),
+    ] = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -248,16 +258,19 @@ def run(
             ),
         )
         rate_limit = None if rate is None else parse_rate(rate)
+        limit_options = LimitOptions(model, context_limit)
         if dry:
             pace = Pace(BulkJob(file, journal=journal).journal, max_in_flight)
-            status = check(file, options, rate_limit, model, env_file, pace, as_json=as_json)
+            status = check(
+                file, options, rate_limit, limit_options, env_file, pace, as_json=as_json
+            )
             raise typer.Exit(status)
         settings = Settings(env_file=settings_file(env_file))
         api, tokens = connections(settings)
         arguments = settings.client_arguments(token_transport=tokens.token_transport())
         if rate_limit is not None:
             arguments["rate_limit"] = rate_limit
-        limits = load_limits(model, arguments["api"].limits)
+        limits = limit_options.apply(arguments["api"].limits)
         job = BulkJob(
             file,
             journal=journal,

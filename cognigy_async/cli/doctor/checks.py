@@ -5,12 +5,11 @@ All of them use the connections of the other commands: the same proxies and cert
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple
@@ -30,6 +29,7 @@ from cognigy_async import (
     Request,
     Response,
     RetryPolicy,
+    RuntimeApi,
     SessionsApi,
     StateApi,
     Transport,
@@ -42,6 +42,7 @@ from cognigy_async.spi import RATE_LIMIT_PREFIXES
 
 from .._connection import CA_FILES, Connection
 from .._options import choose_transport
+from .apis import NO_PATH, Answer, Served, find_out, json_object
 
 TIMEOUT = 10.0
 """Seconds for each check."""
@@ -54,6 +55,12 @@ NO_DIALOG = "cognigy-async-doctor"
 """Id of a dialog that does not exist."""
 NO_PROFILE = "cognigyasyncdoctor000000"
 """Id of a contact profile that does not exist."""
+OVERLOADED = (429, 503)
+"""Statuses after which no further request is sent."""
+APIS: tuple[Literal["runtime", "sessions"], ...] = ("runtime", "sessions")
+ENDPOINT_SERVICE = (
+    "not asked: the endpoint service has an address of its own, and its requests change something"
+)
 LIMIT_HEADERS = ("ratelimit", "retry-after", *RATE_LIMIT_PREFIXES)
 
 
@@ -126,7 +133,7 @@ class ProfileReads(SessionsApi):
 
     def state(self, dialog_id: str, response: Response) -> DialogState | None:
         """Return an empty state if the response is a profile, else None."""
-        if _json_object(response) is None:
+        if json_object(response) is None:
             return None
         return DialogState(dialog_id, session={}, user={}, next_step=None, etag=None, version=None)
 
@@ -151,7 +158,7 @@ async def run_checks(
                 reachable = False
                 break
     if not reachable:
-        for check in ("token", "read", "clock", "throttling"):
+        for check in ("token", "read", *APIS, "clock", "throttling"):
             yield Finding(check, "skipped", "the server cannot be reached")
         return
     token = await check_token(settings, ways)
@@ -168,6 +175,9 @@ async def run_checks(
         # The client of the read has closed its transport.
         transport = RecordingTransport(ways.transport())
         yield await check_inject(settings, ways, transport, session_id)
+    for finding in await check_apis(settings, ways, dialog_id, transport.response):
+        yield finding
+    yield Finding("endpoint", "skipped", ENDPOINT_SERVICE)
     yield check_clock(transport)
     yield check_throttling(transport)
 
@@ -316,7 +326,7 @@ async def check_token(settings: Settings, ways: Connections) -> Finding:
         with anyio.CancelScope(shield=True):
             await provider.aclose()
             await transport.aclose()
-    answer = {} if transport.response is None else _json_object(transport.response)
+    answer = {} if transport.response is None else json_object(transport.response)
     granted = (answer or {}).get("scope")
     if not isinstance(granted, str):
         # RFC 6749, section 5.1: the server may omit the scope if it granted the requested one.
@@ -343,7 +353,7 @@ async def check_read(
         async with _client(settings, ways, transport, api) as client:
             state = await client.get_state(dialog_id)
     except DialogNotFoundError:
-        if transport.response is None or _json_object(transport.response) is None:
+        if transport.response is None or json_object(transport.response) is None:
             detail = "credentials not verified: HTTP 404 with a body that is not of this API"
             remedy = "Check COGNIGY_BASE_URL and COGNIGY_API, or name a dialog with --dialog."
             return Finding("read", "failed", detail, remedy)
@@ -382,6 +392,64 @@ async def check_inject(
     return Finding("inject", "failed", detail, f"Set COGNIGY_INJECT={wanted}.")
 
 
+async def check_apis(
+    settings: Settings, ways: Connections, dialog_id: str, last: Response | None
+) -> list[Finding]:
+    """Find out by three reads which APIs the base URL serves.
+
+    Args:
+        dialog_id: Dialog to read from the runtime API.
+        last: Response to the last request; None if there was none.
+    """
+    if last is None:
+        return [Finding(api, "skipped", "no response to the read") for api in APIS]
+    base_url = settings.base_url.rstrip("/")
+    requests = (
+        Request("GET", f"{base_url}{NO_PATH}", {"accept": "application/json"}),
+        RuntimeApi().read(base_url, dialog_id),
+        ProfileReads(reads_state=True).read(base_url, dialog_id),
+    )
+    transport, token_transport = ways.transport(), ways.token_transport()
+    provider = settings.token_provider(transport=token_transport)
+    answers: list[Answer] = []
+    try:
+        token = await provider.get_token()
+        for request in requests:
+            if last.status not in OVERLOADED:
+                request.headers[token.header] = token.value
+                last = await transport.send(request, timeout=TIMEOUT)
+                answers.append(Answer(request, last))
+    except CognigyError as error:
+        return [replace(_failed(api, error), status="skipped") for api in APIS]
+    finally:
+        with anyio.CancelScope(shield=True):
+            await provider.aclose()
+            await token_transport.aclose()
+            await transport.aclose()
+    if last.status in OVERLOADED:
+        detail = f"unknown: the server answered HTTP {last.status}, so it was not asked further"
+        return [Finding(api, "skipped", detail) for api in APIS]
+    nothing, *others = answers
+    return _findings_of_apis(settings.api, [find_out(answer, nothing) for answer in others])
+
+
+def _findings_of_apis(chosen: str, served: Sequence[Served]) -> list[Finding]:
+    """Return a finding for each API; warn if the chosen one is not there."""
+    findings = []
+    for api, (is_served, detail) in zip(APIS, served, strict=True):
+        if is_served is None:
+            findings.append(Finding(api, "skipped", detail))
+        elif is_served or api != chosen:
+            findings.append(Finding(api, "ok", detail))
+        else:
+            remedy = "Check COGNIGY_BASE_URL, or name an existing dialog with --dialog."
+            others = [other for other, found in zip(APIS, served, strict=True) if found.is_served]
+            if others:
+                remedy = f"Set COGNIGY_API={others[0]}, if the credentials are for this API."
+            findings.append(Finding(api, "warning", detail, remedy))
+    return findings
+
+
 def check_clock(transport: RecordingTransport) -> Finding:
     """Compare this machine's clock with the server's clock in the last response."""
     skew = transport.skew
@@ -408,7 +476,7 @@ def check_throttling(transport: RecordingTransport) -> Finding:
     ]
     if limits:
         return Finding("throttling", "ok", "; ".join(limits))
-    detail = "no rate-limit headers; the limit will be learned from 429 responses"
+    detail = "no rate-limit headers, and the vendor documents none"
     return Finding("throttling", "ok", detail)
 
 
@@ -424,15 +492,6 @@ def _client(
         retry=RetryPolicy(max_attempts=1, max_elapsed=0.0, max_retry_after=0.0),
         timeout=TIMEOUT,
     )
-
-
-def _json_object(response: Response) -> dict[str, Any] | None:
-    """Return the body of a response; None if it is not a JSON object."""
-    try:
-        body = json.loads(response.content)
-    except (RecursionError, ValueError):
-        return None
-    return body if isinstance(body, dict) else None
 
 
 def _failed(check: str, error: CognigyError, prefix: str = "") -> Finding:

@@ -58,8 +58,9 @@ def doctor(
 ) -> None:
     """Check settings and access to the server.
 
-    The command checks settings, DNS, TLS, token, credentials (by one read), clock and throttling.
-    The command writes nothing, except with --probe-session.
+    The command checks settings, DNS, TLS, token, credentials (by one read), which APIs the server
+    has (by three reads), clock and throttling. The command writes nothing, except with
+    --probe-session.
 
     Exit status: 0 no check failed, 1 a check failed, 2 invalid settings.
     """

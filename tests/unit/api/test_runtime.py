@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cognigy_async import (
     AuthenticationError,
     BadRequestError,
+    ConfigurationError,
     DialogNotFoundError,
     Limits,
     PayloadTooLargeError,
@@ -307,3 +308,10 @@ def test_without_conditional_writes_no_condition_is_accepted() -> None:
     with pytest.raises(UnsupportedByApiError, match=r"modify\(\): needs If-Match"):
         api.check_use("modify")
     RuntimeApi().check_use("modify")
+
+
+def test_limits_of_its_own() -> None:
+    limits = Limits(max_context_bytes=65_000)
+    assert (RuntimeApi(limits=limits).limits, RuntimeApi().limits) == (limits, Limits())
+    with pytest.raises(ConfigurationError, match="limits: must be a Limits, not a int"):
+        RuntimeApi(limits=65_000)  # type: ignore[arg-type]

@@ -155,6 +155,17 @@ def test_the_limits_of_the_public_api_are_its_default() -> None:
     assert [part.idempotent for part in parts] == [True, True, False]
 
 
+def test_limits_of_its_own() -> None:
+    api = SessionsApi(user_id="u-1", limits=Limits.cognigy_app())
+    assert (api.limits, API.limits) == (Limits.cognigy_app(), Limits.cognigy_saas())
+    big = {f"v{n}": "x" * 1000 for n in range(200)}
+    parts = writes(api.limits, api, session=big)
+    assert len(parts) == 4
+    assert max(len(part.content) for part in parts) <= 60_000
+    with pytest.raises(ConfigurationError, match="limits: must be a Limits, not a str"):
+        SessionsApi(limits="app")  # type: ignore[arg-type]
+
+
 @given(session=variables, user=variables, most=st.integers(150, 500), user_id=st.text(min_size=1))
 @unhurried
 def test_the_parts_give_what_the_whole_would_and_each_one_fits(
@@ -357,6 +368,12 @@ def test_each_answer(
     assert "modify()" not in str(error)
     if code >= 1000:
         assert f"code {code}" in str(error)
+
+
+def test_a_rejected_payload_names_states_and_no_nodes() -> None:
+    error = API.error(API.reset(BASE, "s", "state"), response(400, problem(1005)), NOW)
+    assert "next_step names a state" in error.remedy
+    assert "node" not in str(error)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"code": "1002"}', b'{"code": true}'])

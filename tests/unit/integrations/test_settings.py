@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cognigy_async import (
     ApiKey,
     AsyncStateClient,
     ConfigurationError,
+    Limits,
     OAuthTokenProvider,
     RateLimit,
     RuntimeApi,
@@ -340,7 +342,8 @@ def test_a_reference_does_not_take_a_secret_out_of_the_environment(
 
 def test_every_address_and_credential_is_among_those_that_belong_together() -> None:
     secrets = {"COGNIGY_API_KEY", "COGNIGY_CLIENT_ID", "COGNIGY_CLIENT_SECRET"}
-    harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "USER_ID", "INJECT", "READS_STATE"}
+    harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "CONTEXT_LIMIT"}
+    harmless |= {"USER_ID", "INJECT", "READS_STATE"}
     everything = set(setting_sources(None))
     assert everything - {f"COGNIGY_{name}" for name in harmless} == TOGETHER
     assert secrets | set(ADDRESSES) == TOGETHER
@@ -604,6 +607,36 @@ def test_an_invalid_rate_limit(monkeypatch: pytest.MonkeyPatch, text: str) -> No
     put(monkeypatch, KEY | {"COGNIGY_RATE_LIMIT": text})
     problem = "must be requests/seconds, for example 1000/300, both positive, or auto."
     assert refusal() == f"COGNIGY_RATE_LIMIT: {problem}"
+
+
+@pytest.mark.parametrize("api", ["runtime", "sessions"])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("", None), ("default", 65_000), ("app", 1_500_000), ("300000", 300_000)],
+)
+def test_the_context_limit(
+    monkeypatch: pytest.MonkeyPatch, api: str, text: str, size: int | None
+) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_API": api, "COGNIGY_CONTEXT_LIMIT": text})
+    usual = Limits() if api == "runtime" else Limits.cognigy_saas()
+    expected = usual if size is None else replace(usual, max_context_bytes=size)
+    client = AsyncStateClient(**Settings().client_arguments())
+    assert client.limits == expected
+    # An argument of the client takes precedence.
+    given = AsyncStateClient(**Settings().client_arguments(), limits=Limits(max_depth=1))
+    assert given.limits == Limits(max_depth=1)
+
+
+def test_the_context_limit_of_app_is_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_API": "sessions", "COGNIGY_CONTEXT_LIMIT": "app"})
+    assert Settings().state_api().limits == Limits.cognigy_app()
+
+
+@pytest.mark.parametrize("text", [SECRET, "0", "-1", "1.5", "1.5MB", "²", "9" * 5000])
+def test_an_invalid_context_limit(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_CONTEXT_LIMIT": text})
+    problem = "must be default, app or a number of bytes, for example 300000."
+    assert refusal() == f"COGNIGY_CONTEXT_LIMIT: {problem}"
 
 
 @pytest.mark.parametrize("limit", [RateLimit(7, per=1), [RateLimit(7, per=1)], "auto", None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,6 +93,8 @@ def test_the_limits_of_the_tutorial_and_of_the_public_api() -> None:
     assert tutorial.safe_payload_bytes == 2**19
     assert (tutorial.max_depth, tutorial.max_integer) == (3, 2**53 - 1)
     assert (saas.max_context_bytes, saas.safe_payload_bytes) == (65_000, 60_000)
+    app = Limits.cognigy_app()
+    assert app == replace(saas, max_context_bytes=1_500_000)
     assert saas.reserved_prefixes == tutorial.reserved_prefixes
 
 
@@ -123,3 +126,11 @@ def test_the_depth_has_a_bound_of_its_own() -> None:
     assert Limits(max_depth=64).max_depth == 64
     with pytest.raises(ConfigurationError, match="between 1 and 64"):
         Limits(max_depth=65)
+
+
+def test_a_context_that_is_too_large_names_the_limit_to_raise() -> None:
+    large = {"session": {f"v{number}": "x" * 1000 for number in range(70)}}
+    with pytest.raises(UpdateValidationError, match="more than 65000") as caught:
+        made(large, Limits.cognigy_saas())
+    assert "raise Limits(max_context_bytes=...) if your tenant allows" in str(caught.value)
+    assert made(large, Limits.cognigy_app()).payload() == large
