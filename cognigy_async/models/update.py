@@ -340,7 +340,8 @@ class StateUpdate:
             if metadata is not None:
                 self._metadata, more = read_metadata(metadata)
                 faults += more
-            faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
+            faults += faults_of_variables(limits, "session", session)
+            faults += faults_of_variables(limits, "user", user)
             if faults:
                 raise _validation_error(faults, dialog_id, session, user)
             # A subclass of str may format as another text, as an enum does.
@@ -406,7 +407,8 @@ def _plain_text(text: str | None) -> str | None:
     return text if text is None else str.__str__(text)
 
 
-def _faults_in(limits: Limits, context: str, variables: Any) -> list[Fault]:
+def faults_of_variables(limits: Limits, context: str, variables: Any) -> list[Fault]:
+    """Return the faults of what was passed for a context, except faults of size."""
     if variables is None:
         return []
     if isinstance(variables, Mapping):
