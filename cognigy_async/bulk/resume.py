@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class OpenedJob:
         rows: The rows of the input.
         earlier: State left by earlier runs.
         canary: Number of rows to run first; 0 for no canary.
+        ends_at: Seconds of the epoch at which the sessions end by `session_ttl`; None without it.
     """
 
     journal: Journal
@@ -40,6 +42,7 @@ class OpenedJob:
     rows: RowReader
     earlier: EarlierRuns
     canary: int
+    ends_at: float | None
 
     def close(self) -> None:
         """Close the journal and the input."""
@@ -99,7 +102,11 @@ def open_job(
             meta = {"options": json.dumps(asked), "input": json.dumps(identity)}
             journal.begin_run(meta, same_input=resumes)
             rows = RowReader(reader, options, limits, api, journal)
-            return OpenedJob(journal, reader, rows, earlier, canary)
+            ends_at = None
+            if options.session_ttl is not None:
+                began = time.time() if earlier.began is None else earlier.began
+                ends_at = began + options.session_ttl
+            return OpenedJob(journal, reader, rows, earlier, canary, ends_at)
         except BaseException:
             reader.close()
             raise

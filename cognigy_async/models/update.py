@@ -13,6 +13,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
+    NamedTuple,
     Protocol,
     Required,
     Self,
@@ -469,6 +470,13 @@ else:
         StateUpdate | UpdateFields | TypedRow | Mapping[str, _AnyValue]
     )
 """An update, or a mapping of its arguments."""
+
+
+class DatedUpdate(NamedTuple):
+    """An input of `update_many` with a deadline of its own, in seconds of the client's clock."""
+
+    update: StateUpdate
+    deadline: float
 
 
 def parse_update(given: UpdateInput, limits: Limits, encode: Encode | None = None) -> StateUpdate:
