@@ -267,7 +267,9 @@ class SessionsApi:
                 "that serves the runtime API instead needs api=RuntimeApi()."
             )
         elif what == "profile" and isinstance(error, errors.BadRequestError):
-            error.remedy = "Check the names and types of the fields in the project's profile schema."
+            error.remedy = (
+                "Check the names and types of the fields in the project's profile schema."
+            )
         elif meaning == 403 and error.remedy is errors.PermissionDeniedError.remedy:
             error.remedy = (
                 "Grant the OAuth client access to the project, and check that the environment is "

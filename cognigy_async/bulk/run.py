@@ -394,7 +394,7 @@ class JobRun:
         self._check_conditions()
 
     def _fail_group(self, rows: list[Row], error: DeadlineExceededError) -> None:
-        """Record rows that an earlier run sent, and whose sessions ended before they were repeated."""
+        """Record rows that an earlier run sent, and whose sessions ended before a repeat."""
         for row in rows:
             self._fail(row, ambiguous(row, error))
 

@@ -296,8 +296,10 @@ def pause_error(queue: DialogQueue) -> DialogPausedError:
 def _completed_update(item: WorkItem, timestamp: float, completed_at: float) -> CompletedUpdate:
     """Return a copy of the data of a completed item that the audit needs."""
     update, result = item.update, item.result
-    payload = update._body if update is not None else None
-    if item.requests and item.kind in (Kind.PROFILE, CREATION):
+    payload = None
+    if update is not None:
+        payload = update._body
+    elif item.requests and item.kind in (Kind.PROFILE, CREATION):
         payload = item.requests[0].content
     status = etag = trace_id = None
     latency = 0.0

@@ -250,9 +250,7 @@ def parse_row(
     if isinstance(source, TableRow):
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
-    return Row(
-        line, source, update, None, update.dialog_id, number=number, expires_at=expires_at
-    )
+    return Row(line, source, update, None, update.dialog_id, number=number, expires_at=expires_at)
 
 
 def _take_expiry(limits: Limits, fields: dict[str, Any]) -> float | None:
