@@ -50,7 +50,6 @@ from .stop_conditions import Ended, StopConditions
 
 FINAL = (
     BadRequestError,
-    DeadlineExceededError,
     DialogNotFoundError,
     PayloadTooLargeError,
     PermissionDeniedError,

@@ -201,7 +201,7 @@ async def test_profiles_are_audited_and_reach_the_callbacks() -> None:
     ]
 
 
-async def test_profiles_the_quota_and_deadlines_hold() -> None:
+async def test_profiles_a_deadline_holds_behind_another_call() -> None:
     server = emulator(faults=Faults(latency=2.0))
     async with profiles(server) as client:
         outcomes = await all_of(
