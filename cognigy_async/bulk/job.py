@@ -278,11 +278,11 @@ class BulkJob:
             limiter=limiter,
         )
         try:
-            late = await anyio.to_thread.run_sync(
-                find_late_rows, self.source, self.options, opened, client, limiter=limiter
-            )
-            if late is not None:
-                self._on_late(late)
+            if opened.may_have_ends:
+                arguments = (self.source, self.options, opened, client, client.metrics.quota)
+                late = await anyio.to_thread.run_sync(find_late_rows, *arguments, limiter=limiter)
+                if late is not None:
+                    self._on_late(late)
             # A pipe in the place of the usual file is not what the user asked for.
             to_stream = self._keeps_empty and is_stream(self.dead_letters)
             findings = opened.reader.findings

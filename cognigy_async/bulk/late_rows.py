@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cognigy_async import AsyncStateClient, RateLimit, StateApi
+from cognigy_async import AsyncStateClient, QuotaUse, RateLimit, StateApi
 from cognigy_async.spi import seconds_under
 
 from .errors import InputError
-from .input.reader import STDIN, open_input
+from .input.reader import open_input
 from .input.row import EXPIRES_AT, Row
 from .input.row_reader import RowReader
 from .options import JobOptions
-from .resume import OpenedJob
+from .resume import EXPIRES_AT_NAME, OpenedJob
 
 HELD = 5000
 """Number of updates that a job holds at a time: half of the client's `max_pending`. Only these
 can be coalesced."""
 SAAS_QUOTA = RateLimit(1000, per=300)
 """Quota of shared SaaS for each calling address (docs.cognigy.com, "Quotas and Limits")."""
-MEMBER = f'"{EXPIRES_AT}"'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +118,21 @@ class LateRowCounter:
 
 
 def find_late_rows(
-    source: str | Path, options: JobOptions, opened: OpenedJob, client: AsyncStateClient
+    source: str | Path,
+    options: JobOptions,
+    opened: OpenedJob,
+    client: AsyncStateClient,
+    quota: Sequence[QuotaUse],
 ) -> LateRows | None:
     """Read the input of a job that begins, and return the rows that cannot be sent in time.
 
-    A pipe cannot be read twice, so nothing is known of its rows. Input without any `expires_at` is
-    not parsed.
+    Only for a job whose `OpenedJob.may_have_ends` is True.
     """
-    if source == STDIN or not os.path.isfile(source):
-        return None
     with suppress(InputError):  # The job itself reports it, after the rows before.
         if opened.ends_at is None and not _has_expiry(source, options):
             return None
-        quota = [RateLimit(use.n, per=use.per) for use in client.metrics.quota]
-        counter = LateRowCounter(client.api, quota, opened.ends_at, coalesce=options.coalesce)
+        limits = [RateLimit(use.n, per=use.per) for use in quota]
+        counter = LateRowCounter(client.api, limits, opened.ends_at, coalesce=options.coalesce)
         reader = open_input(source, format=options.format, table=options.table_with_texts)
         rows = RowReader(reader, options, client.limits, client.api, opened.journal)
         try:
@@ -155,7 +154,7 @@ def _has_expiry(source: str | Path, options: JobOptions) -> bool:
         for block in reader:
             if (columns := reader.findings.columns) is not None:
                 return EXPIRES_AT in columns.names
-            if any(isinstance(text, bytes) and MEMBER in text for _, text, _ in block):
+            if any(isinstance(text, bytes) and EXPIRES_AT_NAME in text for _, text, _ in block):
                 return True
         return False
     finally:

@@ -25,7 +25,6 @@ from cognigy_async import (
 from cognigy_async.emulator import Emulator, Faults
 from tests.simulation.world import (
     Wire,
-    all_of,
     at_once,
     client_of,
     emulator,
@@ -204,11 +203,11 @@ async def test_profiles_are_audited_and_reach_the_callbacks() -> None:
 async def test_profiles_a_deadline_holds_behind_another_call() -> None:
     server = emulator(faults=Faults(latency=2.0))
     async with profiles(server) as client:
-        outcomes = await all_of(
-            lambda: client.update_profile(PROFILE, active=True),
-            lambda: client.update_profile(PROFILE, active=False, deadline=1.0),
-        )
-    assert isinstance(outcomes[1], DeadlineExceededError)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: client.update_profile(PROFILE, active=True))
+            await until(lambda: client.metrics.pending == 1)
+            with pytest.raises(DeadlineExceededError):
+                await client.update_profile(PROFILE, active=False, deadline=1.0)
     assert server.profiles[PROFILE].active is True
     assert client.metrics.requests == 1
 
