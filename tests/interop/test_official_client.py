@@ -41,7 +41,7 @@ BY_TOKEN = {"type": "OAuth2", "clientId": ID, "clientSecret": SECRET}
 LOGIN = {"type": "clientCredentials", "scope": "runtime:write session:manage"}
 PROFILE = "0123456789abcdef01234567"
 PROJECT = "abcdef0123456789abcdef01"
-CREATED = {"profile": {"firstname": "Ann"}, "active": True, "contactIds": ["c-3"]}
+CREATED: dict[str, Any] = {"profile": {"firstname": "Ann"}, "active": True, "contactIds": ["c-3"]}
 SESSION = {"sessionId": "s-1", "userId": "u-1"}
 FLOW = {
     "flowReferenceId": "a1111111-1111-4111-8111-111111111111",

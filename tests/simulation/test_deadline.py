@@ -446,7 +446,7 @@ async def test_deadline_of_one_row_among_others(is_async: bool) -> None:
         start = anyio.current_time()
         ends = [100.0, 1.5, None, -1.0, 100.0]
         given = [StateUpdate.from_fields(client.limits, row(n, f"d{n}")) for n in range(5)]
-        rows = [
+        rows: Any = [
             update if end is None else DatedUpdate(update, start + end)
             for update, end in zip(given, ends, strict=True)
         ]

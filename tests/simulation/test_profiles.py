@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -10,6 +11,7 @@ import pytest
 
 from cognigy_async import (
     AmbiguousUpdateError,
+    AsyncStateClient,
     BadRequestError,
     DeadlineExceededError,
     DialogNotFoundError,
@@ -38,7 +40,11 @@ OTHER = "1123456789abcdef01234567"
 PROJECT = "abcdef0123456789abcdef01"
 
 
-def profiles(server: Emulator | Wire, **options: Any) -> Any:
+def is_pending(client: AsyncStateClient, number: int) -> bool:
+    return client.metrics.pending == number
+
+
+def profiles(server: Emulator | Wire, **options: Any) -> AsyncStateClient:
     return client_of(server, **{"api": SessionsApi(user_id="u-1")} | options)
 
 
@@ -103,7 +109,7 @@ async def test_only_an_assignment_is_repeated_where_nobody_knows(
 ) -> None:
     options = {"drop_error": httpx.ConnectError} if step == "refused" else {}
     server = emulator(**options)
-    fault = "drop_before" if step == "refused" else step
+    fault: Any = "drop_before" if step == "refused" else step
     async with profiles(server, timeout=3) as client:
         server.script(fault)
         outcome = await outcome_of(client.create_profile(PROJECT, contact_ids=["u-1"]))
@@ -133,7 +139,7 @@ async def test_writes_to_one_profile_do_not_overlap_and_keep_their_order() -> No
             for number in range(4):
                 call = client.update_profile(PROFILE, profile={"n": number})
                 tasks.start_soon(write, str(number), call)
-                await until(lambda number=number: client.metrics.pending == number + 1)
+                await until(partial(is_pending, client, number + 1))
             tasks.start_soon(write, "other", client.update_profile(OTHER, active=False))
             for name in ("x", "y"):
                 tasks.start_soon(write, name, client.create_profile(PROJECT))
@@ -202,12 +208,11 @@ async def test_profiles_are_audited_and_reach_the_callbacks() -> None:
 
 async def test_profiles_a_deadline_holds_behind_another_call() -> None:
     server = emulator(faults=Faults(latency=2.0))
-    async with profiles(server) as client:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: client.update_profile(PROFILE, active=True))
-            await until(lambda: client.metrics.pending == 1)
-            with pytest.raises(DeadlineExceededError):
-                await client.update_profile(PROFILE, active=False, deadline=1.0)
+    async with profiles(server) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: client.update_profile(PROFILE, active=True))
+        await until(partial(is_pending, client, 1))
+        with pytest.raises(DeadlineExceededError):
+            await client.update_profile(PROFILE, active=False, deadline=1.0)
     assert server.profiles[PROFILE].active is True
     assert client.metrics.requests == 1
 
