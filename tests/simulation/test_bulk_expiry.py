@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import sqlite3
@@ -15,7 +16,7 @@ import anyio
 import pytest
 
 from cognigy_async import RateLimit
-from cognigy_async.bulk import BulkJob, JobOptions, JobResult, LateRows
+from cognigy_async.bulk import BulkJob, JobOptions, JobResult, LateRows, TableOptions, resume
 from tests.simulation.world import Wire, client_of, every, never, on_each_api
 
 QUOTA = RateLimit(10, per=100)
@@ -251,3 +252,30 @@ async def test_an_end_in_the_past_is_told_in_utc(tmp_path: Path) -> None:
     await job.run(Wire())
     message = job.letters[0]["_error"]["message"]
     assert datetime(2026, 1, 1, 23, tzinfo=UTC).isoformat() in message
+
+
+@pytest.mark.parametrize("kind", ["gzip", "UTF-16", "mapped", "blocks"])
+async def test_late_rows_of_each_kind_of_file_are_told(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = at(-5)
+    text = "".join(json.dumps(row) + "\n" for row in rows(3, expires_at=end))
+    source, table = tmp_path / "rows.jsonl", TableOptions()
+    if kind == "gzip":
+        source = tmp_path / "rows.jsonl.gz"
+        source.write_bytes(gzip.compress(text.encode()))
+    elif kind == "UTF-16":
+        source.write_text(text, "utf-16")
+    elif kind == "mapped":
+        source = tmp_path / "rows.csv"
+        source.write_text(f"dialog_id,session.n,Ende\nd0,1,{end}\nd1,1,{end}\nd2,1,\n")
+        table = TableOptions(columns={"Ende": "expires_at"})
+    else:
+        source.write_text(text)
+        # The name may be on both sides of the end of a block.
+        monkeypatch.setattr(resume, "BLOCK", 7)
+    told: list[LateRows] = []
+    async with client_of(Wire()) as client:
+        job = BulkJob(source, options=JobOptions(table=table), on_late=told.append)
+        await job.run(client)
+    assert [late.rows for late in told] == [2 if kind == "mapped" else 3]
