@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from .models.events import DeliveryReceipt, UpdateWatch
 from .models.identifiers import is_strong_etag
+from .models.update import DatedUpdate
 from .ratelimit.estimate import seconds_under
 from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
 
 __all__ = [
     "RATE_LIMIT_PREFIXES",
+    "DatedUpdate",
     "DeliveryReceipt",
     "UpdateWatch",
     "is_strong_etag",

@@ -70,6 +70,8 @@ class StateClient:
     modify = _blocking(ca.AsyncStateClient.modify)
     reset_context = _blocking(ca.AsyncStateClient.reset_context)
     reset_state = _blocking(ca.AsyncStateClient.reset_state)
+    create_profile = _blocking(ca.AsyncStateClient.create_profile)
+    update_profile = _blocking(ca.AsyncStateClient.update_profile)
     flush = _blocking(ca.AsyncStateClient.flush)
     paused_dialogs = _plain(ca.AsyncStateClient.paused_dialogs)
     resume = _plain(ca.AsyncStateClient.resume)

@@ -84,6 +84,15 @@ class StateApi(Protocol):
         """
         ...
 
+    def write_profile(self, base_url: str, profile_id: str | None, body: bytes) -> Request:
+        """Return the request that updates a contact profile, or creates one if the id is None.
+
+        Raises:
+            UnsupportedByApiError: the API has no contact profiles.
+            UpdateValidationError: the id is invalid.
+        """
+        ...
+
     def read(self, base_url: str, dialog_id: str) -> Request:
         """Return the request that reads a state."""
         ...

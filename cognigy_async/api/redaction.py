@@ -81,6 +81,7 @@ def _private_texts(request: Request, numbers: set[float]) -> Iterator[str]:
             variables = body.get(member)
             for value in variables.values() if isinstance(variables, dict) else ():
                 yield from _leaves(value, numbers)
+        yield from _leaves(body.get("contactIds"), numbers)
 
 
 def _leaves(value: object, numbers: set[float]) -> Iterator[str]:

@@ -117,6 +117,13 @@ class RuntimeApi:
         fault = Fault(method, "is not supported by the runtime API", remedy)
         raise UnsupportedByApiError((fault,), dialog_id=dialog_id)
 
+    def write_profile(self, base_url: str, profile_id: str | None, body: bytes) -> NoReturn:
+        """Raise `UnsupportedByApiError`."""
+        method = "create_profile()" if profile_id is None else "update_profile()"
+        remedy = "use api=SessionsApi() with the host of the public REST API"
+        fault = Fault(method, "is not supported by the runtime API", remedy)
+        raise UnsupportedByApiError((fault,))
+
     def read(self, base_url: str, dialog_id: str) -> Request:
         """Return a GET of the state."""
         return Request("GET", _url(base_url, dialog_id), {"accept": "application/json"})

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..models.http import Response
     from .base import OptionalMethod, ResetPart
 
+PROFILES = "/new/v2.0/profiles"
 PROFILE_ID = re.compile(r"[a-z0-9]{24}").fullmatch
 ENVELOPE_LENGTH = len('{"userId":"","context":{}}')
 
@@ -134,10 +135,8 @@ class SessionsApi:
             self._refuse(update, UnsupportedByApiError, Fault("if_match", NO_VERSIONS, remedy))
         user_id = self._user_of(update._user_id, update._dialog_id)
         profile_id = update._profile_id
-        if profile_id is not None and not PROFILE_ID(profile_id):
-            problem = "is not a profile id, which has 24 characters of a-z and 0-9"
-            remedy = "use the _id that the API returned when the profile was made"
-            self._refuse(update, UpdateValidationError, Fault("profile_id", problem, remedy))
+        if profile_id is not None and (fault := _fault_of_profile_id(profile_id)):
+            self._refuse(update, UpdateValidationError, fault)
         # Fast path. A character of the user id takes at most six bytes, as an escape.
         size = len(update._body) + ENVELOPE_LENGTH + 6 * len(user_id)
         if size <= update._limits.safe_payload_bytes and b'"user":{' not in update._body:
@@ -177,7 +176,7 @@ class SessionsApi:
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
         """Return the requests for context, state and profile; this API has no idempotency keys."""
         session = f"{base_url}/new/v2.0/sessions/{path_segment(update._dialog_id)}"
-        profile = f"{base_url}/new/v2.0/profiles/{path_segment(update._profile_id or '')}"
+        profile = f"{base_url}{PROFILES}/{path_segment(update._profile_id or '')}"
         user_id = self._user_of(update._user_id, update._dialog_id)
         return [
             Request(
@@ -226,6 +225,14 @@ class SessionsApi:
         url = f"{base_url}/new/v2.0/sessions/{path_segment(dialog_id)}/{what}/reset"
         return Request("POST", url, _headers(), encode(body), False)
 
+    def write_profile(self, base_url: str, profile_id: str | None, body: bytes) -> Request:
+        """Return the PATCH of a profile, which assigns, or the POST that creates one."""
+        if profile_id is None:
+            return Request("POST", f"{base_url}{PROFILES}", _headers(), body, False)
+        if fault := fault_of_text("profile_id", profile_id) or _fault_of_profile_id(profile_id):
+            raise UpdateValidationError((fault,))
+        return Request("PATCH", f"{base_url}{PROFILES}/{profile_id}", _headers(), body)
+
     def read(self, base_url: str, dialog_id: str) -> Request:
         """Return the undocumented GET of a session's state."""
         url = f"{base_url}/new/v2.0/sessions/{path_segment(dialog_id)}/state"
@@ -249,20 +256,25 @@ class SessionsApi:
         if status in (429, 503):
             context["retry_after"] = retry_after(response.headers, wall_clock)
         meaning = _effective_status(status, code)
+        what = "profile" if PROFILES in request.url else "session"
         if meaning == 402:
             error: errors.UpdateError = errors.PermissionDeniedError(
                 "The licence of the tenant does not cover this", **context
             )
             error.remedy = "Ask the owner of your contract with the vendor."
         elif meaning in (409, 412):
-            error = errors.StateConflictError("Another client is writing the session", **context)
+            error = errors.StateConflictError(f"Another client is writing the {what}", **context)
             error.remedy = "Try again later."
         else:
             error = error_of_status(request, meaning, context)
         if isinstance(error, errors.DialogNotFoundError):
             error.remedy = (
-                "Check the session, user and profile ids and the base URL; a host that serves the "
-                "runtime API instead needs api=RuntimeApi()."
+                "Check the ids of session, user, profile and project, and the base URL; a host "
+                "that serves the runtime API instead needs api=RuntimeApi()."
+            )
+        elif what == "profile" and isinstance(error, errors.BadRequestError):
+            error.remedy = (
+                "Check the names and types of the fields in the project's profile schema."
             )
         elif isinstance(error, errors.BadRequestError):
             error.remedy = (
@@ -299,6 +311,14 @@ class SessionsApi:
             etag=None,
             version=None,
         )
+
+
+def _fault_of_profile_id(profile_id: str) -> Fault | None:
+    if PROFILE_ID(profile_id):
+        return None
+    problem = "is not a profile id, which has 24 characters of a-z and 0-9"
+    remedy = "use the _id that the API returned when the profile was made"
+    return Fault("profile_id", problem, remedy)
 
 
 def _headers() -> dict[str, str]:

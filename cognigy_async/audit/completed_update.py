@@ -20,7 +20,8 @@ class CompletedUpdate(NamedTuple):
         timestamp: time of completion, in seconds since the epoch.
         completed_at, accepted_at, sent_at: seconds of the client's clock; `sent_at` is None if no
             request was sent.
-        payload: the update as JSON; None for a reset, and for a `modify` without a decision.
+        payload: the update, or the body of a write to a contact profile, as JSON; None for a reset,
+            and for a `modify` without a decision.
         attempts: number of requests made.
         parts_applied: number of requests that were applied before the last one.
         error: the exception of an update that was not applied.

@@ -119,7 +119,7 @@ def record_of(update: CompletedUpdate) -> AuditRecord:
         payload_bytes=len(payload) if payload is not None else 0,
         variables=tuple(
             f"{context}.{name}"
-            for context in ("session", "user")
+            for context in ("session", "user", "profile")
             for name in content.get(context, ())
         ),
         error=type(error).__name__ if error is not None else None,

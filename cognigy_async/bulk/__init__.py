@@ -12,6 +12,7 @@ from .input.table_options import TableOptions
 from .job import BulkJob, JobProgress, JobResult
 from .journal.summary import JournalSummary, read_summary
 from .journal.timeline import Moment, explain_dialog
+from .late_rows import LateRows
 from .options import JobOptions
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "JournalError",
     "JournalRefusedError",
     "JournalSummary",
+    "LateRows",
     "Moment",
     "RowFault",
     "TableOptions",

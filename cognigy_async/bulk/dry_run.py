@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +16,11 @@ from .column_summary import ColumnReport, ColumnSummary
 from .input.reader import open_input
 from .input.row import Row, RowFault, faults_of
 from .input.row_reader import RowReader, SpilledSet
+from .late_rows import HELD, SAAS_QUOTA, LateRowCounter, LateRows
 from .options import JobOptions
 from .run import MOST_HELD
 
-HELD = 5000
-"""Number of updates that a job holds at a time: half of the client's `max_pending`. Only these
-can be coalesced."""
 HAS_DIGIT = re.compile(r"\d").search
-SAAS_QUOTA = RateLimit(1000, per=300)
-"""Quota of a calling address on shared SaaS (docs.cognigy.com, "Quotas and Limits")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,8 @@ class DryRun:
         saas_seconds: Time that they take at 1,000 requests in 5 minutes, the quota of shared SaaS.
         columns: Columns of a table; none for JSON Lines.
         notes: Remarks for the user about the input.
+        late: Valid rows that cannot be sent before their sessions end, if the job begins now; None
+            if there are none.
     """
 
     rows: int
@@ -52,6 +51,7 @@ class DryRun:
     saas_seconds: float
     columns: tuple[ColumnReport, ...]
     notes: tuple[str, ...]
+    late: LateRows | None
 
     def record(self) -> dict[str, Any]:
         """Return the object that `bulk run --dry-run --json` prints."""
@@ -82,7 +82,9 @@ def dry_run(
     reader = open_input(source, format=options.format, table=table)
     rows = RowReader(reader, options, limits if limits is not None else api.limits, api)
     summary = ColumnSummary(table)
-    check = _Check(rows, on_fault, summary)
+    ends_at = None if options.session_ttl is None else time.time() + options.session_ttl
+    late = LateRowCounter(api, rate_limit, ends_at, coalesce=options.coalesce)
+    check = _Check(rows, on_fault, summary, late)
     try:
         if options.coalesce:
             requests = sum(
@@ -90,7 +92,7 @@ def dry_run(
                 for held in _held_together(check.updates())
             )
         else:
-            requests = sum(len(api.writes("", update, "-")) for update, _ in check.updates())
+            requests = sum(alone for _, _, alone in check.updates())
         dialogs = check.dialogs.count()
     finally:
         rows.close()
@@ -111,14 +113,17 @@ def dry_run(
         saas_seconds=seconds_under(SAAS_QUOTA, requests) or 0.0,
         columns=columns,
         notes=tuple(notes),
+        late=late.result(),
     )
 
 
-def _held_together(updates: Iterator[tuple[StateUpdate, int]]) -> Iterator[list[StateUpdate]]:
+def _held_together(
+    updates: Iterator[tuple[StateUpdate, int, int]],
+) -> Iterator[list[StateUpdate]]:
     """Yield the updates that a job holds at a time. Each comes with its bytes."""
     held: list[StateUpdate] = []
     size = 0
-    for update, taken in updates:
+    for update, taken, _ in updates:
         held.append(update)
         size += taken
         if len(held) == HELD or size > MOST_HELD:
@@ -128,12 +133,17 @@ def _held_together(updates: Iterator[tuple[StateUpdate, int]]) -> Iterator[list[
 
 
 class _Check:
-    """Counts the faults and the dialogs of some rows."""
+    """Counts the faults and the dialogs of some rows, and those that are too late."""
 
     def __init__(
-        self, rows: RowReader, on_fault: Callable[[RowFault], object], summary: ColumnSummary
+        self,
+        rows: RowReader,
+        on_fault: Callable[[RowFault], object],
+        summary: ColumnSummary,
+        late: LateRowCounter,
     ) -> None:
         self._rows = rows
+        self._late = late
         self._on_fault = on_fault
         self._summary = summary
         self.faulty = 0
@@ -154,8 +164,8 @@ class _Check:
                 f"{last.dialog_id!r}, has no digit. If so, delete it, or add --limit {count - 1}"
             )
 
-    def updates(self) -> Iterator[tuple[StateUpdate, int]]:
-        """Yield the updates that would be sent, and the bytes of their rows."""
+    def updates(self) -> Iterator[tuple[StateUpdate, int, int]]:
+        """Yield the updates that would be sent, the bytes of their rows, and their requests."""
         for row in self._rows.rows():
             if row.error is not None:
                 table = self._rows.columns
@@ -171,4 +181,4 @@ class _Check:
                     self._last = row
                     self._without_digit += not HAS_DIGIT(row.update.dialog_id)
                 if row.duplicate_of is None:
-                    yield row.update, len(row.source)
+                    yield row.update, len(row.source), self._late.add(row)

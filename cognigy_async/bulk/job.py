@@ -7,9 +7,10 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from logging import WARNING
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,7 @@ import anyio
 import anyio.to_thread
 
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
+from cognigy_async._utils.logging import log
 from cognigy_async._utils.private_files import is_stream, make_private, open_private
 
 from .errors import InputError, JournalRefusedError, OtherInputError
@@ -25,6 +27,7 @@ from .input.reader import STDIN
 from .input.row import are_dead_letters
 from .journal.schema import Totals
 from .journal.writer import JournalWriter
+from .late_rows import LateRows, find_late_rows
 from .options import JobOptions
 from .resume import OpenedJob, open_job
 from .run import JobRun
@@ -147,6 +150,8 @@ class BulkJob:
             `max_in_flight` and `rate`.
         force: True resumes a job although the input or the options differ, or the `-wal` file is
             missing.
+        on_late: Called at the begin of a run if rows cannot be sent before their sessions end. By
+            default they are logged at WARNING.
 
     Raises:
         ConfigurationError: Two of the files are the same.
@@ -161,8 +166,10 @@ class BulkJob:
         options: JobOptions | None = None,
         circumstances: dict[str, Any] | None = None,
         force: bool = False,
+        on_late: Callable[[LateRows], object] | None = None,
     ) -> None:
         self.source = source
+        self._on_late = on_late if on_late is not None else _log_late
         if journal is None:
             # A journal in /dev would be lost when the machine or container restarts.
             is_stdin = str(source) in (STDIN, "/dev/stdin")
@@ -271,6 +278,11 @@ class BulkJob:
             limiter=limiter,
         )
         try:
+            if opened.may_have_ends:
+                arguments = (self.source, self.options, opened, client, client.metrics.quota)
+                late = await anyio.to_thread.run_sync(find_late_rows, *arguments, limiter=limiter)
+                if late is not None:
+                    self._on_late(late)
             # A pipe in the place of the usual file is not what the user asked for.
             to_stream = self._keeps_empty and is_stream(self.dead_letters)
             findings = opened.reader.findings
@@ -342,6 +354,10 @@ class BulkJob:
             f"the dead letters {self.dead_letters} cannot be written: {error.strerror}. Or name "
             "another file with --dead-letters."
         )
+
+
+def _log_late(late: LateRows) -> None:
+    log(WARNING, "%s", late, rows=late.rows)
 
 
 def _restore_quota(client: AsyncStateClient, saved: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from cognigy_async import ConfigurationError
+from cognigy_async._utils.arguments import validate_seconds
 
 from .input.table_options import NO_OPTIONS, Format, TableOptions
 
@@ -28,6 +29,9 @@ class JobOptions:
         coalesce: Send waiting rows of the same dialog as one request.
         limit: Apply only this many rows from the beginning.
         only_dialogs: Apply only rows of these dialogs.
+        session_ttl: Seconds after which the sessions have ended, counted from the begin of the
+            job's first run. A row that was not sent by then is not sent any more. A row may name
+            an earlier end in `expires_at`.
         format: Format of the input; by default taken from its name and first bytes.
         text_columns: Columns with the type text; see `TableOptions`.
         table: Options for reading CSV, Excel and Parquet.
@@ -43,6 +47,7 @@ class JobOptions:
     coalesce: bool = False
     limit: int | None = None
     only_dialogs: Iterable[str] = ()
+    session_ttl: float | None = None
     format: Format | None = None
     text_columns: Iterable[str] = ()
     table: TableOptions = NO_OPTIONS
@@ -66,6 +71,14 @@ class JobOptions:
                 raise ConfigurationError(
                     f"{name}={number!r}: must be an integer of at least {least}"
                 )
+        if self.session_ttl is not None:
+            ttl = validate_seconds("session_ttl", self.session_ttl)
+            if ttl <= 0:
+                raise ConfigurationError(
+                    f"session_ttl={self.session_ttl!r}: must be a positive number of seconds; "
+                    "leave it out for sessions that never end"
+                )
+            object.__setattr__(self, "session_ttl", ttl)
         if self.format not in (None, "jsonl", "csv", "parquet", "excel"):
             raise ConfigurationError(
                 f"format={self.format!r}: must be jsonl, csv, parquet or excel"

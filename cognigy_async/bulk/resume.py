@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,15 @@ from cognigy_async import ConfigurationError, Limits, StateApi
 from .errors import InputError, JournalRefusedError
 from .input.fingerprint import Fingerprint, Mark
 from .input.reader import STDIN, InputReader, compare_input, open_input
+from .input.row import EXPIRES_AT
 from .input.row_reader import RowReader
 from .journal.journal import Journal
 from .journal.reading import UNREADABLE, parse_object, refusal
 from .journal.schema import EarlierRuns
 from .options import JobOptions
 
+EXPIRES_AT_NAME = EXPIRES_AT.encode()
+BLOCK = 1 << 20
 MAY_CHANGE = {"limit", "max_in_flight", "rate"}
 """Options that do not change what is applied."""
 
@@ -33,6 +38,9 @@ class OpenedJob:
         rows: The rows of the input.
         earlier: State left by earlier runs.
         canary: Number of rows to run first; 0 for no canary.
+        ends_at: Seconds of the epoch at which the sessions end by `session_ttl`; None without it.
+        may_have_ends: True if sessions end by `session_ttl` or perhaps by a row, and the input is a
+            file. A pipe cannot be read twice.
     """
 
     journal: Journal
@@ -40,6 +48,8 @@ class OpenedJob:
     rows: RowReader
     earlier: EarlierRuns
     canary: int
+    ends_at: float | None
+    may_have_ends: bool
 
     def close(self) -> None:
         """Close the journal and the input."""
@@ -71,6 +81,10 @@ def open_job(
     """
     if source != STDIN and not os.path.exists(source):
         raise InputError(f"{source} cannot be opened: there is no such file")
+    is_file = source != STDIN and os.path.isfile(source)
+    may_have_ends = is_file and (
+        options.session_ttl is not None or _may_have_expiry(source, options)
+    )
     journal = Journal(path, force=force)
     try:
         asked = {**options.record(), **circumstances}
@@ -99,7 +113,11 @@ def open_job(
             meta = {"options": json.dumps(asked), "input": json.dumps(identity)}
             journal.begin_run(meta, same_input=resumes)
             rows = RowReader(reader, options, limits, api, journal)
-            return OpenedJob(journal, reader, rows, earlier, canary)
+            ends_at = None
+            if options.session_ttl is not None:
+                began = time.time() if earlier.began is None else earlier.began
+                ends_at = began + options.session_ttl
+            return OpenedJob(journal, reader, rows, earlier, canary, ends_at, may_have_ends)
         except BaseException:
             reader.close()
             raise
@@ -121,6 +139,25 @@ def _share_of_rows(share: float, source: str | Path, options: JobOptions) -> int
         return math.ceil(share * sum(1 for _ in rows.rows()))
     finally:
         rows.close()
+
+
+def _may_have_expiry(source: str | Path, options: JobOptions) -> bool:
+    """Return whether a file may have `expires_at`; of plain text without the name, False."""
+    if options.table.encoding is not None or EXPIRES_AT in options.table.columns.values():
+        return True
+    with open(source, "rb") as file:
+        block = file.read(BLOCK)
+        try:
+            getincrementaldecoder("utf-8")().decode(block)
+        except UnicodeDecodeError:
+            return True  # It may be compressed.
+        end = b""
+        while block:
+            if EXPIRES_AT_NAME in end + block:
+                return True
+            end = block[-len(EXPIRES_AT_NAME) :]
+            block = file.read(BLOCK)
+    return False
 
 
 def _compare_options(journal: Journal, asked: Mapping[str, Any]) -> None:

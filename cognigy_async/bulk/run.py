@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import cast
 
 import anyio
 import anyio.to_thread
@@ -16,6 +19,7 @@ from cognigy_async import (
     ClientClosedError,
     ClientUsageError,
     CognigyError,
+    DeadlineExceededError,
     DialogNotFoundError,
     DialogPausedError,
     NotSentError,
@@ -32,7 +36,7 @@ from cognigy_async import (
     UpdateStream,
     UpdateWithdrawnError,
 )
-from cognigy_async.spi import DeliveryReceipt
+from cognigy_async.spi import DatedUpdate, DeliveryReceipt
 
 from .callback_receipts import CallbackReceipts
 from .errors import InputError, JournalError
@@ -88,6 +92,7 @@ class JobRun:
     ) -> None:
         self._client = client
         self._rows = opened.rows
+        self._ends_at = math.inf if opened.ends_at is None else opened.ends_at
         self._writer = writer
         self._coalesce = options.coalesce
         self._pauses_dialogs = options.on_failure == "pause-dialog"
@@ -167,7 +172,11 @@ class JobRun:
             await self.receipts.wait()
 
     async def _stream_rows(self) -> None:
-        stream = self._client.update_many(self._feed(), coalesce=self._coalesce, watch=self)
+        # A stream takes dated updates, which have no place in the public type of its input.
+        rows = cast("AsyncGenerator[StateUpdate, None]", self._feed())
+        stream = self._client.update_many(
+            rows, coalesce=self._coalesce, watch=self, deadline=self._seconds_left(self._ends_at)
+        )
         async with stream:
             self._stream = stream
             if self.ended != "complete":
@@ -239,7 +248,7 @@ class JobRun:
 
     # Sending.
 
-    async def _feed(self) -> AsyncGenerator[StateUpdate, None]:
+    async def _feed(self) -> AsyncGenerator[StateUpdate | DatedUpdate, None]:
         """Yield the updates that the stream sends, and handle all other rows."""
         last = False
         while not last:
@@ -285,7 +294,10 @@ class JobRun:
                         self._held += len(row.source)
                         self._in_stream[self._next_index] = row
                         self._next_index += 1
-                        yield update
+                        if row.expires_at is None:
+                            yield update
+                        else:
+                            yield DatedUpdate(update, self._writer.on_clock(self._end_of(row)))
                         continue
                 self._check_conditions()
             if self.ended != "complete":
@@ -293,6 +305,14 @@ class JobRun:
         if self.conditions.canary > self._rows.count:
             self.conditions.canary = self._rows.count
             self._check_conditions()
+
+    def _end_of(self, row: Row) -> float:
+        """Return when the session of a row ends, in seconds of the epoch; infinity if unknown."""
+        return self._ends_at if row.expires_at is None else min(row.expires_at, self._ends_at)
+
+    def _seconds_left(self, ends_at: float) -> float | None:
+        """Return the seconds until a time, negative after it; None for infinity."""
+        return None if ends_at == math.inf else ends_at - self._writer.now()
 
     async def _wait_for_room(self) -> None:
         if self.ended == "complete":
@@ -319,9 +339,18 @@ class JobRun:
         if group is None:
             return
         update, rows = group
-        pending = await self._client.submit(
-            update, watch=_GroupObserver(self, rows), coalesce=False, priority="bulk"
-        )
+        deadline = self._seconds_left(min(map(self._end_of, rows)))
+        try:
+            pending = await self._client.submit(
+                update,
+                watch=_GroupObserver(self, rows),
+                coalesce=False,
+                priority="bulk",
+                deadline=deadline,
+            )
+        except DeadlineExceededError as error:
+            self._fail_group(rows, error)
+            return
         self._has_resent = True
         self._resent.append(pending)
         assert self._group_tasks is not None
@@ -351,6 +380,8 @@ class JobRun:
     async def _take_group(self, pending: PendingUpdate, rows: list[Row]) -> None:
         try:
             result = await pending
+        except DeadlineExceededError as error:
+            self._fail_group(rows, error)
         except CognigyError as error:
             for row in rows:
                 self._judge_failure(row, -1, error)
@@ -360,6 +391,11 @@ class JobRun:
                 self._succeed(row, result)
         self._resent.remove(pending)
         self._check_conditions()
+
+    def _fail_group(self, rows: list[Row], error: DeadlineExceededError) -> None:
+        """Record rows that an earlier run sent, and whose sessions ended before a repeat."""
+        for row in rows:
+            self._fail(row, ambiguous(row, error))
 
     def _succeed(self, row: Row, result: UpdateResult) -> None:
         self._writer.applied(row, result)
@@ -390,7 +426,20 @@ class JobRun:
         elif index in self._sent_before:
             self._fail(row, ambiguous(row, error))
         else:
+            if isinstance(error, DeadlineExceededError):
+                self._name_end(row, error)
             self._fail(row, error)
+
+    def _name_end(self, row: Row, error: DeadlineExceededError) -> None:
+        """Say in the error of a row that was not sent in time when its session ends."""
+        ends_at = self._end_of(row)
+        source = "expires_at" if ends_at == row.expires_at else "session_ttl"
+        end = datetime.fromtimestamp(ends_at, UTC).isoformat(timespec="seconds")
+        reason = error.message[0].lower() + error.message[1:]
+        error.message = f"The session ends at {end} by {source}, and {reason}"
+        error.remedy = (
+            "Leave the row out; if the session still lives, correct its end and run the row again."
+        )
 
     def _leave(self, row: Row, index: int, error: CognigyError) -> None:
         """Leave a row to the next run, although it was sent."""

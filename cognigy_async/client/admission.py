@@ -197,7 +197,7 @@ class Admission:
         requests: list[Request] | None = None,
         metadata: Mapping[str, str] = NO_METADATA,
     ) -> WorkItem:
-        """Queue a read, modify or reset like `enqueue`; a read needs no slot."""
+        """Queue any other operation like `enqueue`; a read needs no slot."""
         context = None if decide is None else copy_context()
         item = self._new_item(kind, dialog_id, None, options, sink, context)
         if decide is not None:
@@ -279,4 +279,6 @@ _OPERATIONS: Mapping[Kind, Operation] = {
     Kind.MODIFY: "modify",
     Kind.READ: "read",
     Kind.RESET: "reset",
+    Kind.CREATION: "create_profile",
+    Kind.PROFILE: "update_profile",
 }

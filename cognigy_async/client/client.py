@@ -6,18 +6,20 @@ import inspect
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, Unpack
 
 from .._utils.arguments import validate_timeout, validate_type
 from .._utils.waker import Waker
 from ..api.runtime import RuntimeApi
-from ..engine.work_item import Kind, SendOptions, WorkItem
+from ..engine.work_item import PROFILE_PREFIX, Kind, SendOptions, WorkItem
 from ..errors import ClientClosedError, ClientUsageError, DialogPausedError, QueueFullError
 from ..hooks.observers import Observer
 from ..hooks.registry import CallbackRegistry, Register
 from ..metrics import Metrics
 from ..models.conversion import Encode
 from ..models.limits import Limits
+from ..models.profile import profile_body
 from ..models.results import CloseReport, Decide, DialogState, UpdateResult
 from ..models.update import StateUpdate, UpdateInput
 from ..ratelimit.limiter import QuotaState, RateLimits, create_limiter
@@ -554,6 +556,83 @@ class AsyncStateClient:
         """Reset the state of a session's flow to the default. Takes the same as `reset_context`."""
         return await self._reset(dialog_id, "state", user_id, (), retry, timeout)
 
+    async def create_profile(
+        self,
+        project_id: str,
+        *,
+        profile: Mapping[str, Any] | None = None,
+        active: bool | None = None,
+        contact_ids: Iterable[str] | None = None,
+        **arguments: Unpack[SendArguments],
+    ) -> UpdateResult:
+        """Create a contact profile. Its id is ``result.body["_id"]``.
+
+        The client does not retry a creation that got no response: there could be two profiles. The
+        client sends ``POST /new/v2.0/profiles`` (docs.cognigy.com, API reference).
+
+        Args:
+            project_id: Id of the project, of 24 characters.
+            profile: Fields by name. Names and values follow `Limits`, as those of `user` do.
+            active: Whether the profile is active. By default the server decides.
+            contact_ids: Ids of the users that the profile belongs to.
+            retry, timeout, deadline, priority: See `update`.
+
+        Returns:
+            UpdateResult: The profile was created. Its `dialog_id` begins with ``profiles/new-``.
+
+        Raises:
+            UpdateValidationError: An argument is invalid; nothing was sent.
+            UnsupportedByApiError: The API has no profiles.
+            AmbiguousUpdateError: The profile may have been created.
+            UpdateError: The creation failed; see `update`.
+
+        Example::
+
+            created = await client.create_profile(project_id, contact_ids=["user-7c1e"])
+            profile_id = created.body["_id"]
+        """
+        members = {
+            "project_id": project_id,
+            "profile": profile,
+            "active": active,
+            "contact_ids": contact_ids,
+        }
+        return await self._write_profile("create_profile", None, members, **arguments)
+
+    async def update_profile(
+        self,
+        profile_id: str,
+        *,
+        profile: Mapping[str, Any] | None = None,
+        active: bool | None = None,
+        contact_ids: Iterable[str] | None = None,
+        **arguments: Unpack[SendArguments],
+    ) -> UpdateResult:
+        """Assign fields of a contact profile, after all calls for the profile accepted before.
+
+        The client repeats the call after a lost response, because it assigns. Order holds among the
+        calls of `update_profile`. The user variables of an `update` keep their place among the
+        updates of the session instead. The client sends ``PATCH /new/v2.0/profiles/{id}``
+        (docs.cognigy.com, API reference).
+
+        Args:
+            profile_id: Id of the profile, of 24 characters.
+            profile: Fields by name; see `create_profile`. Other fields keep their values.
+            active: Whether the profile is active.
+            contact_ids: Ids of all users that the profile belongs to.
+            retry, timeout, deadline, priority: See `update`.
+
+        Returns:
+            UpdateResult: The fields were assigned. Its `dialog_id` is ``profiles/{profile_id}``.
+
+        Raises:
+            UpdateValidationError: An argument is invalid; nothing was sent.
+            UnsupportedByApiError: The API has no profiles.
+            UpdateError: The call failed; see `update`.
+        """
+        members = {"profile": profile, "active": active, "contact_ids": contact_ids}
+        return await self._write_profile("update_profile", profile_id, members, **arguments)
+
     # Steps that several methods share.
 
     async def _reset(
@@ -573,6 +652,30 @@ class AsyncStateClient:
         await admission.acquire_slot(dialog_id)
         item = admission.enqueue_operation(
             Kind.RESET, dialog_id, options, self._waiters, requests=[request]
+        )
+        await self._wait(item)
+        assert item.result is not None
+        return item.result
+
+    async def _write_profile(
+        self,
+        method: str,
+        profile_id: str | None,
+        members: Mapping[str, Any],
+        **arguments: Unpack[SendArguments],
+    ) -> UpdateResult:
+        config = self._config
+        body = profile_body(config.limits, config.encode, members)
+        request = config.api.write_profile(config.base_url, profile_id, body)
+        options = self._send_options(method, SendArguments, **arguments)
+        admission = self._lifecycle.check_open()
+        # Creations do not wait for each other.
+        name = profile_id if profile_id is not None else f"new-{token_hex(8)}"
+        dialog_id = f"{PROFILE_PREFIX}{name}"
+        await admission.acquire_slot(dialog_id, options.deadline)
+        kind = Kind.CREATION if profile_id is None else Kind.PROFILE
+        item = admission.enqueue_operation(
+            kind, dialog_id, options, self._waiters, requests=[request]
         )
         await self._wait(item)
         assert item.result is not None

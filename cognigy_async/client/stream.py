@@ -14,6 +14,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 from logging import WARNING
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -34,7 +35,7 @@ from ..errors import (
     copy_error,
 )
 from ..models.results import DrainReport, UpdateOutcome
-from ..models.update import UpdateInput, check_iterable
+from ..models.update import DatedUpdate, UpdateInput, check_iterable
 from .admission import Admission
 from .config import ClientConfig
 from .lifecycle import Lifecycle
@@ -86,7 +87,7 @@ class UpdateStream:
         self,
         config: ClientConfig,
         lifecycle: Lifecycle,
-        updates: Iterable[UpdateInput] | AsyncIterable[UpdateInput],
+        updates: Iterable[UpdateInput | DatedUpdate] | AsyncIterable[UpdateInput | DatedUpdate],
         options: SendOptions,
     ) -> None:
         self._config = config
@@ -94,8 +95,8 @@ class UpdateStream:
         self._options = options
         self._limit = max(1, config.max_pending // 2)
         self._context = copy_context()
-        self._inputs: Iterator[UpdateInput] | None = None
-        self._async_inputs: AsyncIterator[UpdateInput] | None = None
+        self._inputs: Iterator[UpdateInput | DatedUpdate] | None = None
+        self._async_inputs: AsyncIterator[UpdateInput | DatedUpdate] | None = None
         self._length = -1
         """Number of all asynchronous inputs; -1 if unknown."""
         if isinstance(updates, AsyncIterable):
@@ -378,17 +379,19 @@ class UpdateStream:
         self._exhausted = True
         self._input_error = error
 
-    def _submit(self, admission: Admission, given: UpdateInput) -> None:
+    def _submit(self, admission: Admission, given: UpdateInput | DatedUpdate) -> None:
         """Submit an input that has a slot; turn an error into its outcome."""
         index = self._taken
         self._taken += 1
         self._held += 1
         update = None
+        options = self._options
         try:
+            if isinstance(given, DatedUpdate):
+                options = replace(options, deadline=given.deadline)
+                given = given.update
             update = self._config.parse(given)
-            item = admission.enqueue(
-                update, self._options, self, index=index, context=self._context
-            )
+            item = admission.enqueue(update, options, self, index=index, context=self._context)
             self._incomplete[item] = None
         except Exception as error:
             if update is None:
@@ -493,7 +496,7 @@ def _length_of(inputs: object) -> int:
         return -1
 
 
-def _iterator(updates: Any) -> Iterator[UpdateInput]:
+def _iterator(updates: Any) -> Iterator[UpdateInput | DatedUpdate]:
     check_iterable("update_many", updates)
     return iter(updates)
 

@@ -236,6 +236,8 @@ class Emulator:
             elif path.startswith(SESSIONS):
                 segment, _, rest = path.removeprefix(SESSIONS).partition(b"/")
                 await self._sessions.handle(request, f"sessions/{rest.decode('latin-1')}", segment)
+            elif path == PROFILES.removesuffix(b"/"):
+                await self._sessions.handle(request, "profiles/create", b"profiles")
             elif path.startswith(PROFILES):
                 await self._sessions.handle(request, "profiles", path.removeprefix(PROFILES))
             elif path in TOKENS:

@@ -71,7 +71,8 @@ class Call:
         self.operation = operation
         self.subject = subject
         self.writes = request.method != "GET"
-        self.dialog_id = subject if self.writes and operation != "profiles" else None
+        is_profile = operation.startswith("profiles")
+        self.dialog_id = subject if self.writes and not is_profile else None
         self.key = request.header(b"idempotency-key") if self.writes else None
         self.if_match = request.header(b"if-match") if self.writes else None
         self.too_large = content is None
@@ -270,7 +271,7 @@ class Endpoint(ABC):
             response = self._apply(call, fault)
         if isinstance(fault, str) and fault in FAILURES_APPLIED:
             return self._fail(FAILURES_APPLIED[fault], call)
-        if fault == "malformed" and response.status == 200:
+        if fault == "malformed" and response.status in (200, 201):
             response.truncate()
         return response
 

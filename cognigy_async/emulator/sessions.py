@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from itertools import count
 from typing import Any, ClassVar
 
 import anyio
@@ -24,6 +25,8 @@ CODES = {404: 1002, 405: 1013, 409: 1004, 500: 1008}
 """Error codes by status, where the two differ."""
 TITLES = {status.value: status.phrase for status in HTTPStatus}
 DEFAULT_STATE = "default"
+ID_LENGTH = 24
+"""Characters of the ids of profiles and projects."""
 
 
 class SessionsEndpoint(Endpoint):
@@ -36,6 +39,7 @@ class SessionsEndpoint(Endpoint):
         "sessions/state/reset": ("POST",),
         "sessions/state": ("GET",),
         "profiles": ("GET", "PATCH"),
+        "profiles/create": ("POST",),
     }
 
     def _error_body(self, status: int, message: str, number: int) -> dict[str, object]:
@@ -57,6 +61,8 @@ class SessionsEndpoint(Endpoint):
             return self._error(409, "another client is writing it")
         if call.operation == "profiles":
             return self._apply_to_profile(call)
+        if call.operation == "profiles/create":
+            return self._create_profile(call)
         dialog = self._find_dialog(call.subject)
         if dialog is None:
             return self._error(404, "no such session")
@@ -144,6 +150,23 @@ class SessionsEndpoint(Endpoint):
         self._profiles[call.subject] = profile
         self._recorder.stats.applied += 1
         return HttpResponse(204, b"", ())
+
+    def _create_profile(self, call: Call) -> HttpResponse:
+        members = dict(call.body)
+        project_id = members.pop("projectId", None)
+        if project_id is None:
+            return self._missing("projectId")
+        if not isinstance(project_id, str) or len(project_id) != ID_LENGTH:
+            return self._invalid(f"projectId must be a string of {ID_LENGTH} characters")
+        numbered = (f"{number:0{ID_LENGTH}x}" for number in count(len(self._profiles) + 1))
+        profile = Profile(next(each for each in numbered if each not in self._profiles))
+        profile.project_id = project_id
+        problem = profile.patch(members)
+        if problem is not None:
+            return self._invalid(problem)
+        self._profiles[profile.profile_id] = profile
+        self._recorder.stats.applied += 1
+        return json_response(201, profile.as_dict())
 
     def _missing(self, name: str) -> HttpResponse:
         message = f"Validation failed. Missing {name}."

@@ -175,7 +175,8 @@ class Profile:
         profile: Fields by name.
         active: Whether flows may use it.
         contact_ids: Ids of its users.
-        patches: Bodies that were written, in order.
+        patches: Bodies that were written, in order; of a creation without the `projectId`.
+        project_id: Project that a creation named; None for a profile that a test or a PATCH made.
     """
 
     profile_id: str
@@ -183,6 +184,7 @@ class Profile:
     active: bool = True
     contact_ids: list[str] = field(default_factory=list)
     patches: list[Mapping[str, Any]] = field(default_factory=list)
+    project_id: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the profile in the format of a GET response."""

@@ -26,7 +26,7 @@ from ..models.events import UpdateEvent
 from .coalescing import outcomes
 from .dialog_queue import PAUSED, DialogQueue
 from .protocol import Settled
-from .work_item import READ, WorkItem
+from .work_item import CREATION, READ, Kind, WorkItem
 
 if TYPE_CHECKING:
     from ..models.update import StateUpdate
@@ -90,7 +90,8 @@ class Completion:
         item = queue.head
         assert item is not None
         error = done.error
-        pauses = self._pauses_dialogs and item.kind is not READ
+        # No other item is in the queue of a creation.
+        pauses = self._pauses_dialogs and item.kind is not READ and item.kind is not CREATION
         if pauses and isinstance(error, UpdateError) and not self._scheduler.stopped:
             self._pause(queue, error)
         else:
@@ -295,6 +296,11 @@ def pause_error(queue: DialogQueue) -> DialogPausedError:
 def _completed_update(item: WorkItem, timestamp: float, completed_at: float) -> CompletedUpdate:
     """Return a copy of the data of a completed item that the audit needs."""
     update, result = item.update, item.result
+    payload = None
+    if update is not None:
+        payload = update._body
+    elif item.requests and item.kind in (Kind.PROFILE, CREATION):
+        payload = item.requests[0].content
     status = etag = trace_id = None
     latency = 0.0
     if result is not None:
@@ -309,7 +315,7 @@ def _completed_update(item: WorkItem, timestamp: float, completed_at: float) -> 
         item.update_id,
         item.dialog_id,
         item.metadata,
-        update._body if update is not None else None,
+        payload,
         item.attempts,
         item.part,
         item.error,

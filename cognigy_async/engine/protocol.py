@@ -31,7 +31,7 @@ from ..models.results import DialogState, UpdateResult
 from ..models.update import StateUpdate
 from ..ratelimit.headers import reset_after
 from ..retry import APPLIED, SERVED_KINDS, THROTTLING_KINDS, ResponseKind, RetryState
-from .work_item import WRITE, Action, Kind, WorkItem
+from .work_item import PROFILE_PREFIX, WRITE, Action, Kind, WorkItem
 
 if TYPE_CHECKING:
     from ..api.base import StateApi
@@ -52,6 +52,7 @@ WEAK_ETAG_REMEDY = (
     "The etag is weak, and If-Match never matches a weak one: let the proxy pass the ETag of the "
     "API unchanged (compression often weakens it), or assign with update()."
 )
+CREATION_REMEDY = "Look in Cognigy.AI for the profile before you create it again."
 FOREIGN_ETAG_REMEDY = (
     "Let the proxies pass ETag and If-Match unchanged, or assign with update() without if_match."
 )
@@ -143,7 +144,9 @@ class UpdateProtocol:
         """Let an item read a dialog that was served before. Return False if there is none."""
         if not self._reads_states:
             return False
-        served = next(chain(reversed(self._etags), reversed(self._older_etags)), None)
+        known = chain(reversed(self._etags), reversed(self._older_etags))
+        # A profile has no state to read.
+        served = next((one for one in known if not one.startswith(PROFILE_PREFIX)), None)
         if served is None:
             return False
         item.probed_dialog_id, item.action = served, Action.PROBE
@@ -218,6 +221,8 @@ class UpdateProtocol:
                 code=error.code,
             )
             ambiguous.__cause__ = error
+            if item.kind is Kind.CREATION:
+                ambiguous.remedy = CREATION_REMEDY
             error = ambiguous
         elif item.kind is Kind.READ and isinstance(error, NoResponseError):
             error.remedy = "A read changes nothing: read again."
@@ -470,7 +475,7 @@ def _fate_of_repeat(item: WorkItem, error: UpdateError) -> str:
 
 def _assigns_only(item: WorkItem) -> bool:
     """Return whether repeating the next write gives the same state."""
-    return item.kind is Kind.ASSIGN and item.idempotent
+    return item.idempotent and item.kind in (Kind.ASSIGN, Kind.PROFILE)
 
 
 def withdrawn(item: WorkItem) -> UpdateWithdrawnError:

@@ -34,6 +34,10 @@ class Kind(enum.Enum):
     """Read the state."""
     RESET = "reset"
     """Reset the context or the state of a session."""
+    PROFILE = "profile"
+    """Update a contact profile, in a queue for the profile."""
+    CREATION = "creation"
+    """Create a contact profile, in a queue of its own."""
 
 
 class Action(enum.Enum):
@@ -52,11 +56,16 @@ class Action(enum.Enum):
 
 
 ASSIGN = Kind.ASSIGN
+CREATION = Kind.CREATION
 READ = Kind.READ
 STRICT = Kind.STRICT
 WRITE = Action.WRITE
 PROBE = Action.PROBE
 """Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
+
+
+PROFILE_PREFIX = "profiles/"
+"""Beginning of the dialog id of an item that writes a contact profile; its id follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from .._utils.logging import log
 if TYPE_CHECKING:
     from ..models.http import Request, Response
 
-Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
+Operation: TypeAlias = Literal[
+    "update", "modify", "read", "reset", "create_profile", "update_profile"
+]
 """Kind of an observed operation; ``"read"`` is `get_state`."""
 
 

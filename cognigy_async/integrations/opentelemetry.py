@@ -84,6 +84,8 @@ SPAN_NAMES: Mapping[Operation, str] = {
     "modify": "cognigy modify",
     "read": "cognigy read",
     "reset": "cognigy reset",
+    "create_profile": "cognigy create_profile",
+    "update_profile": "cognigy update_profile",
 }
 
 

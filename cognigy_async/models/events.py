@@ -18,7 +18,8 @@ class UpdateEvent:
     Attributes:
         dialog_id: id of the dialog.
         update_id: id of the update, the same for all calls with this event.
-        update: the written update; None for a reset, or if `modify` failed before it had an update.
+        update: the written update; None for a reset, for `create_profile` and `update_profile`, or
+            if `modify` failed before it had an update.
         result: result of the update if the server applied it, else None.
         error: error of the update if it failed, else None.
         metadata: metadata that the caller passed with the update.

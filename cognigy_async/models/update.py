@@ -13,6 +13,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
+    NamedTuple,
     Protocol,
     Required,
     Self,
@@ -341,7 +342,8 @@ class StateUpdate:
             if metadata is not None:
                 self._metadata, more = read_metadata(metadata)
                 faults += more
-            faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
+            faults += faults_of_variables(limits, "session", session)
+            faults += faults_of_variables(limits, "user", user)
             if faults:
                 raise _validation_error(faults, dialog_id, session, user)
             # A subclass of str may format as another text, as an enum does.
@@ -407,7 +409,8 @@ def _plain_text(text: str | None) -> str | None:
     return text if text is None else str.__str__(text)
 
 
-def _faults_in(limits: Limits, context: str, variables: Any) -> list[Fault]:
+def faults_of_variables(limits: Limits, context: str, variables: Any) -> list[Fault]:
+    """Return the faults of what was passed for a context, except faults of size."""
     if variables is None:
         return []
     if isinstance(variables, Mapping):
@@ -468,6 +471,13 @@ else:
         StateUpdate | UpdateFields | TypedRow | Mapping[str, _AnyValue]
     )
 """An update, or a mapping of its arguments."""
+
+
+class DatedUpdate(NamedTuple):
+    """An input of `update_many` with a deadline of its own, in seconds of the client's clock."""
+
+    update: StateUpdate
+    deadline: float
 
 
 def parse_update(given: UpdateInput, limits: Limits, encode: Encode | None = None) -> StateUpdate:

@@ -95,6 +95,30 @@ def test_a_run_over_pyreqwest_on_uvloop_or_as_chosen(
     assert "pip install 'cognigy-async[uvloop]'" in command.messages
 
 
+def test_rows_that_are_too_late_are_told_before_the_job(
+    emulator: Emulator, command: Command
+) -> None:
+    path = write_rows(4)
+    late = {"dialog_id": "late", "session": {"seq": 1}, "expires_at": "2026-01-01T00:00:00Z"}
+    with path.open("a") as file:
+        file.write(json.dumps(late) + "\n")
+    assert command("bulk", "run", "rows.jsonl", "--dry-run") == 0
+    assert "Too late: 1 row cannot be sent before its session ends, at 1,000" in command.out
+    assert command("bulk", "run", "rows.jsonl", "--dry-run", "--rate", "9/1", "--json") == 0
+    assert command.json["late"] == {"rows": 1, "ended": 1, "first_line": 5, "assumed": False}
+    assert command("bulk", "run", "rows.jsonl", "--session-ttl", "600") == 1
+    assert "Note: 1 row cannot be sent before its session ends" in command.messages
+    assert "4 of 5 rows applied, 1 failed; 4 requests" in command.out
+    # The next job begins later, so it has another time.
+    assert command.messages.endswith("run: cognigy-async bulk run rows.jsonl.dead.jsonl")
+    assert set(emulator.dialogs) == {f"d{n}" for n in range(4)}
+    (letter,) = Path("rows.jsonl.dead.jsonl").read_text().splitlines()
+    assert json.loads(letter)["expires_at"] == late["expires_at"]
+    assert "2026-01-01T00:00:00" in json.loads(letter)["_error"]["message"]
+    assert command("bulk", "run", "rows.jsonl", "--session-ttl", "0") == 2
+    assert "session_ttl=0" in command.messages
+
+
 def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command) -> None:
     good = write_rows(40).read_bytes().splitlines()
     lines: list[bytes] = []

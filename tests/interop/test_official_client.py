@@ -40,6 +40,8 @@ BY_KEY = {"type": "ApiKey", "apiKey": KEY}
 BY_TOKEN = {"type": "OAuth2", "clientId": ID, "clientSecret": SECRET}
 LOGIN = {"type": "clientCredentials", "scope": "runtime:write session:manage"}
 PROFILE = "0123456789abcdef01234567"
+PROJECT = "abcdef0123456789abcdef01"
+CREATED: dict[str, Any] = {"profile": {"firstname": "Ann"}, "active": True, "contactIds": ["c-3"]}
 SESSION = {"sessionId": "s-1", "userId": "u-1"}
 FLOW = {
     "flowReferenceId": "a1111111-1111-4111-8111-111111111111",
@@ -50,6 +52,8 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("injectContext", SESSION | {"context": {"b": [1, None]}}),
     ("injectState", SESSION | {"state": "pay"}),
     ("updateProfile", {"profileId": PROFILE, "profile": {"orders": 12}}),
+    ("updateProfile", {"profileId": PROFILE, "active": False, "contactIds": ["c-1", "c-2"]}),
+    ("createProfile", CREATED | {"projectId": PROJECT}),
     ("readProfile", {"profileId": PROFILE}),
     ("resetState", SESSION),
     ("resetContext", SESSION | FLOW),
@@ -59,7 +63,14 @@ VALUES = [
     {"cart": {"total": 1.5}, "name": "é", "b": [1, None]},
     {"state": "pay"},
     "",
-    {"_id": PROFILE, "profile": {"orders": 12}, "active": True, "contactIds": []},
+    "",
+    {"_id": f"{2:024x}", **CREATED},
+    {
+        "_id": PROFILE,
+        "profile": {"orders": 12},
+        "active": False,
+        "contactIds": ["c-1", "c-2"],
+    },
     {},
     {},
 ]
@@ -242,6 +253,10 @@ async def write_as_they_do(base_url: str, auth: TokenProvider) -> None:
             next_step="pay",
             user={"orders": 12},
             profile_id=PROFILE,
+        )
+        await client.update_profile(PROFILE, active=False, contact_ids=["c-1", "c-2"])
+        await client.create_profile(
+            PROJECT, profile={"firstname": "Ann"}, active=True, contact_ids=["c-3"]
         )
         await client.reset_state("s-1")
         await client.reset_context(

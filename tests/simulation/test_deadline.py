@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -25,10 +26,12 @@ from cognigy_async import (
     Limits,
     RateLimit,
     ServerError,
+    StateUpdate,
     UpdateError,
     UpdateEvent,
     UpdateResult,
 )
+from cognigy_async.spi import DatedUpdate
 from tests.simulation.world import (
     DROPPED,
     REFUSED,
@@ -434,6 +437,30 @@ async def test_deadline_of_update_many_is_one_for_all() -> None:
     assert sum(one.ok for one in outcomes) == 4
     assert len(wire.sent) == 4
     assert {type(one.error) for one in outcomes if not one.ok} == {DeadlineExceededError}
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
+async def test_deadline_of_one_row_among_others(is_async: bool) -> None:
+    wire = Wire(takes=1)
+    async with client_of(wire, max_in_flight=1) as client:
+        start = anyio.current_time()
+        ends = [100.0, 1.5, None, -1.0, 100.0]
+        given = [StateUpdate.from_fields(client.limits, row(n, f"d{n}")) for n in range(5)]
+        rows: Any = [
+            update if end is None else DatedUpdate(update, start + end)
+            for update, end in zip(given, ends, strict=True)
+        ]
+
+        async def one_by_one() -> AsyncIterator[Any]:
+            for each in rows:
+                yield each
+
+        stream = client.update_many(one_by_one() if is_async else rows, deadline=50)
+        outcomes = {one.index: one async for one in stream}
+    assert [outcomes[n].ok for n in range(5)] == [True, True, True, False, True]
+    assert isinstance(outcomes[3].error, DeadlineExceededError)
+    assert outcomes[3].update == given[3]
+    assert len(wire.sent) == 4
 
 
 async def test_deadline_with_cancellation_and_withdrawal() -> None:

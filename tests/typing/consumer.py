@@ -66,7 +66,10 @@ class Looks:
     def accepted(
         self, operation: ca.Operation, dialog_id: str, update_id: str
     ) -> ca.Observation | None:
-        assert_type(operation, Literal["update", "modify", "read", "reset"])
+        assert_type(
+            operation,
+            Literal["update", "modify", "read", "reset", "create_profile", "update_profile"],
+        )
         return self
 
     def request_starts(self, request: ca.Request, attempt: int) -> None:
@@ -413,6 +416,8 @@ def without_asyncio(provider: ca.TokenProvider, untyped: dict[str, Any]) -> None
         assert_type(client.get_state("d-1", timeout=1.0), ca.DialogState)
         assert_type(client.modify("d-1", lambda state: None), ca.UpdateResult | None)
         assert_type(client.reset_state("d-1", user_id="u-1"), ca.UpdateResult)
+        assert_type(client.create_profile("p" * 24, active=True), ca.UpdateResult)
+        assert_type(client.update_profile("p" * 24, active=True), ca.UpdateResult)
         assert_type(client.paused_dialogs(), Mapping[str, ca.DialogPausedError])
         client.flush()
         client.restore_quota(client.quota_state())
@@ -460,6 +465,15 @@ async def resetting(client: ca.AsyncStateClient) -> None:
     assert_type(await client.reset_state("s-1", user_id="u-1"), ca.UpdateResult)
     found: ca.Injection | None = await ca.probe_inject(client, "s-1", user_id="u-1")
     assert_type(found, Literal["merge", "merge recursively", "replace"] | None)
+
+
+async def writing_profiles(client: ca.AsyncStateClient) -> None:
+    created = await client.create_profile("p" * 24, profile={"a": 1}, contact_ids=("u-1",))
+    assert_type(created, ca.UpdateResult)
+    updated = await client.update_profile("p" * 24, active=False, retry=policy(), deadline=1.0)
+    assert_type(updated, ca.UpdateResult)
+    await client.create_profile(contact_ids=["u-1"])  # type: ignore[call-arg]
+    await client.update_profile("p" * 24, coalesce=True)  # type: ignore[call-arg]
 
 
 async def reading(client: ca.AsyncStateClient) -> None:

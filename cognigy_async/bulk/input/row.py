@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, TypeAlias
 from zlib import crc32
 
@@ -88,6 +90,8 @@ NOT_KEPT = Fault(
 NOT_READ = Fault(
     RAW, "is a row that could not be read", "correct it in the input, or write its fields beside it"
 )
+EXPIRES_AT = "expires_at"
+"""Member of a row with the time at which its session ends."""
 ERROR = "_error"
 CHECKSUM = "crc32"
 """Member of the error of a dead letter, by which a row that the user changed is known."""
@@ -117,6 +121,7 @@ class Row:
         sent_with: First line of the rows that were merged into one request with this row.
         completed_at: Epoch seconds of the row's outcome; known only if the client has callbacks.
         number: Number of the row as a spreadsheet program counts, if it is not `line`.
+        expires_at: Seconds of the epoch at which the session ends; None if the row does not tell.
     """
 
     line: int
@@ -129,6 +134,7 @@ class Row:
     sent_with: int | None = None
     completed_at: float | None = None
     number: int | None = None
+    expires_at: float | None = None
 
     @property
     def not_repeatable(self) -> bool:
@@ -216,6 +222,7 @@ def parse_row(
     number = source.number if isinstance(source, TableRow) else None
     dialog_id = fields.get("dialog_id")
     used = fields
+    expires_at = None
     try:
         if fault is not None or found:
             dialog_id = source.dialog_id if isinstance(source, TableRow) else None
@@ -231,6 +238,9 @@ def parse_row(
                 break
         if default_id is not None and fields.get("update_id") is None:
             used = {**used, "update_id": default_id}
+        if EXPIRES_AT in used:
+            used = dict(used)
+            expires_at = _take_expiry(limits, used)
         update = StateUpdate.from_fields(limits, used)
     except UpdateValidationError as error:
         dialog_id = dialog_id if isinstance(dialog_id, str) else None
@@ -240,7 +250,30 @@ def parse_row(
     if isinstance(source, TableRow):
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
-    return Row(line, source, update, None, update.dialog_id, number=number)
+    return Row(line, source, update, None, update.dialog_id, number=number, expires_at=expires_at)
+
+
+def _take_expiry(limits: Limits, fields: dict[str, Any]) -> float | None:
+    """Remove the end of the session from a row, and return it in seconds of the epoch.
+
+    Raises:
+        UpdateValidationError: It is not valid. The other faults of the row are named as well.
+    """
+    text = fields.pop(EXPIRES_AT)
+    if text is None:
+        return None
+    problem = "is not a time of ISO 8601 as a text"
+    with suppress(AttributeError, TypeError, ValueError):
+        moment = datetime.fromisoformat(text.strip())
+        if moment.tzinfo is not None:
+            return moment.timestamp()
+        problem = "has no offset from UTC"
+    faults = [Fault(EXPIRES_AT, problem, "write it with its offset, like 2030-12-31T18:00:00Z")]
+    try:
+        StateUpdate.from_fields(limits, fields)
+    except UpdateValidationError as error:
+        faults[:0] = error.faults
+    raise UpdateValidationError(tuple(faults))
 
 
 def _read(source: Source) -> tuple[dict[str, Any], Sequence[Fault]]:

@@ -17,7 +17,9 @@ ColumnType: TypeAlias = Literal["text", "integer", "number", "boolean", "json"]
 TYPES = get_args(ColumnType)
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
 """Names of delimiters that are hard to type in a shell."""
-TEXTS = frozenset({"dialog_id", "if_match", "next_step", "profile_id", "update_id", "user_id"})
+TEXTS = frozenset(
+    {"dialog_id", "expires_at", "if_match", "next_step", "profile_id", "update_id", "user_id"}
+)
 CONTEXTS = ("session", "user")
 
 FORMATS = {"jsonl": "JSON Lines", "csv": "CSV", "parquet": "Parquet", "excel": "an Excel workbook"}

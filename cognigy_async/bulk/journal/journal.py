@@ -249,6 +249,7 @@ class Journal:
                 groups=dict(groups.fetchall()),
                 quota=self._stored("quota"),
                 totals=read_totals(self._connection),
+                began=self._one("SELECT min(began) FROM runs"),
             )
         except UNREADABLE as error:
             raise refusal(self.path, error) from error

@@ -156,12 +156,14 @@ class EarlierRuns:
         sends: Rows that may have been applied.
         groups: Idempotency keys of requests, by the line of each merged row without an outcome.
         quota: Saved state of the quota; None if there is none.
+        began: Seconds of the epoch at which the first run began; None if there was none.
     """
 
     totals: Totals
     sends: list[OpenSend]
     groups: dict[int, str]
     quota: str | None
+    began: float | None
 
 
 def differences(connection: sqlite3.Connection) -> Iterator[str]:

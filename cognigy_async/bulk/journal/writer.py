@@ -81,6 +81,10 @@ class JournalWriter:
         """Return the time in seconds of the epoch."""
         return self._epoch + anyio.current_time()
 
+    def on_clock(self, at: float) -> float:
+        """Return the time of the client's clock for a time in seconds of the epoch."""
+        return at - self._epoch
+
     # Noting.
 
     def applied(self, row: Row, result: UpdateResult) -> None:

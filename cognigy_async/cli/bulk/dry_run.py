@@ -115,6 +115,8 @@ def check(
         write_result(f"{verdict}: {rows}, {dialogs}, {requests}{quota}; {faults}")
         if time := _time(found, speed, pace.max_in_flight):
             write_result(f"{time}.")
+        if found.late is not None:
+            write_result(f"Too late: {found.late}")
     return 0 if found.rows and not found.faulty else NOT_APPLIED
 
 

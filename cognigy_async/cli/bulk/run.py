@@ -27,6 +27,7 @@ from cognigy_async.bulk import (
     JobResult,
     JournalError,
     JournalRefusedError,
+    LateRows,
     TableOptions,
 )
 from cognigy_async.integrations.settings import Settings, name_settings
@@ -147,6 +148,14 @@ def run(
         list[str] | None,
         typer.Option(metavar="ID", help="Process only this dialog. Repeatable."),
     ] = None,
+    session_ttl: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Send no row later than this after the begin of the job, e.g. 1800: its session "
+            "has ended. A row may have a field expires_at instead.",
+        ),
+    ] = None,
     input_format: Annotated[
         Literal["jsonl", "csv", "parquet", "excel"] | None,
         typer.Option("--format", help="Input format. Default: detected from FILE."),
@@ -246,6 +255,7 @@ def run(
             coalesce=coalesce,
             limit=limit,
             only_dialogs=only_dialog or (),
+            session_ttl=session_ttl,
             format=input_format,
             text_columns=text_column or (),
             table=TableOptions(
@@ -282,6 +292,7 @@ def run(
                 **({} if model is None else {"model": model}),
             },
             force=force,
+            on_late=_note_late,
         )
         if report is not None:
             _check_report(report, job)
@@ -301,6 +312,10 @@ def run(
     if isinstance(result.fault, InputError):
         raise typer.Exit(USAGE)
     raise typer.Exit(0 if result.ok and result.inputs else NOT_APPLIED)
+
+
+def _note_late(late: LateRows) -> None:
+    note(f"Note: {late}")
 
 
 async def _run_job(job: BulkJob, client: AsyncStateClient) -> JobResult:

@@ -395,6 +395,37 @@ def test_a_message_that_repeats_variables_is_withheld() -> None:
         assert error.trace_id is None
 
 
+def test_profiles_are_created_by_post_and_assigned_by_patch() -> None:
+    created = API.write_profile(BASE, None, b"{}")
+    assert (created.method, created.url, created.content, created.idempotent) == (
+        "POST",
+        f"{BASE}/new/v2.0/profiles",
+        b"{}",
+        False,
+    )
+    assigned = API.write_profile(BASE, PROFILE, b"{}")
+    assert (assigned.method, assigned.url, assigned.idempotent) == (
+        "PATCH",
+        f"{BASE}/new/v2.0/profiles/{PROFILE}",
+        True,
+    )
+
+
+def test_a_message_that_repeats_a_contact_id_is_withheld() -> None:
+    request = API.write_profile(BASE, None, json.dumps({"contactIds": [CANARY]}).encode())
+    said = problem(1005, detail=f"there is {CANARY} already")
+    error = API.error(request, response(400, said), NOW)
+    assert CANARY not in f"{error}{error!r}{vars(error)}"
+
+
+def test_a_conflict_and_a_bad_request_say_whether_they_are_about_a_profile() -> None:
+    profile, session = API.write_profile(BASE, PROFILE, b"{}"), API.reset(BASE, "s", "state")
+    assert "writing the profile" in str(API.error(profile, response(409), NOW))
+    assert "writing the session" in str(API.error(session, response(409), NOW))
+    assert "profile schema" in str(API.error(profile, response(400), NOW))
+    assert "profile schema" not in str(API.error(session, response(400), NOW))
+
+
 def test_429_and_503_have_a_retry_after() -> None:
     request = API.reset(BASE, "s", "state")
     for status in (429, 503):

@@ -42,6 +42,8 @@ def test_a_canary_is_a_share_or_a_number_of_rows(
         ({"limit": True}, "limit=True: must be an integer of at least 1"),
         ({"on_failure": "explode"}, "must be continue, pause-dialog or stop"),
         ({"format": "xml"}, "must be jsonl, csv, parquet or excel"),
+        ({"session_ttl": "30m"}, "session_ttl='30m': must be a finite number"),
+        ({"session_ttl": 0}, "session_ttl=0: must be a positive number of seconds; leave it out"),
         ({"only_dialogs": "d-1"}, "only_dialogs: must be a sequence of strings, not a string"),
     ],
 )
@@ -60,6 +62,7 @@ def test_the_record_is_what_journals_hold() -> None:
         "coalesce": False,
         "limit": None,
         "only_dialogs": ["a", "b"],
+        "session_ttl": None,
         "format": None,
         "text_columns": [],
     }

@@ -103,6 +103,44 @@ async def test_profiles() -> None:
     assert emulator.stats.overlapping_writes == 0
 
 
+async def test_creating_profiles() -> None:
+    emulator = Emulator(api_key=KEY)
+    path, project = "/new/v2.0/profiles", "a" * 24
+    emulator.add_profile(f"{2:024x}")
+    async with bare_client(emulator) as client:
+        body = {"projectId": project, "profile": {"a": 1}, "contactIds": ["u-1"]}
+        created = await client.http.post(path, headers=client.headers, json=body)
+        assert created.status_code == 201
+        profile_id = created.json()["_id"]
+        assert created.json() == {
+            "_id": profile_id,
+            "profile": {"a": 1},
+            "active": True,
+            "contactIds": ["u-1"],
+        }
+        read = await client.http.get(f"{path}/{profile_id}", headers=client.headers)
+        assert read.json() == created.json()
+        again = await client.http.post(path, headers=client.headers, json={"projectId": project})
+        assert again.json()["_id"] != profile_id
+        for invalid, code in (
+            ({}, 1000),
+            ({"projectId": "p"}, 1005),
+            ({"projectId": 7}, 1005),
+            ({"projectId": project, "contactIds": "u-1"}, 1005),
+            ({"projectId": project, "x": 1}, 1005),
+        ):
+            answer = await client.http.post(path, headers=client.headers, json=invalid)
+            assert is_problem(answer, 400, code)
+        listed = await client.http.get(path, headers=client.headers)
+        assert is_problem(listed, 405, 1013)
+        none = await client.http.post(f"{path}/", headers=client.headers, json=body)
+        assert is_problem(none, 404, 1002)
+    assert len(profile_id) == 24
+    assert len(emulator.profiles) == 3
+    assert emulator.profiles[profile_id].project_id == project
+    assert emulator.stats.applied == 2
+
+
 @pytest.mark.parametrize(
     ("operation", "body", "status", "code"),
     [
