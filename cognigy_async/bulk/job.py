@@ -19,6 +19,8 @@ import anyio.to_thread
 from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
 from cognigy_async._utils.private_files import is_stream, make_private, open_private
 
+from .baseline import Baseline
+from .baseline_filter import BaselineFilter
 from .errors import InputError, JournalRefusedError, OtherInputError
 from .faulty_rows import FaultyRows
 from .input.reader import STDIN
@@ -44,6 +46,8 @@ class JobProgress:
         reason, until: Reason of the latest retry, and its time in seconds since 1970.
         total: Number of rows of the job, an estimate unless `counted` is True; None if unknown.
         counted: True if `total` is exact.
+        unchanged: Number of done rows of all runs that were not sent, because the baseline says
+            that they would change nothing.
     """
 
     done: int
@@ -55,13 +59,15 @@ class JobProgress:
     until: float | None
     total: int | None = None
     counted: bool = False
+    unchanged: int = 0
 
 
 RECORDED = (
     *("inputs", "succeeded", "failed", "ambiguous", "skipped", "pending", "requests", "retries"),
     *("elapsed", "quota_utilisation", "ended"),
 )
-"""Numbers of a result that `bulk run --json` prints, in this order."""
+"""Numbers of a result that `bulk run --json` prints, in this order. `unchanged` follows them if the
+job has a baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,9 @@ class JobResult:
         notes: Remarks for the user, about the input and about events left to callbacks.
         counted: True if `inputs` is the number of all rows.
         unread: Number of rows in `BulkJob.faulty_rows`: those of CSV that are not valid.
+        unchanged: Number of rows that were not sent, because the baseline says that they would
+            change nothing.
+        has_baseline: True if the job has a baseline.
     """
 
     inputs: int
@@ -105,6 +114,8 @@ class JobResult:
     notes: tuple[str, ...]
     counted: bool = True
     unread: int = 0
+    unchanged: int = 0
+    has_baseline: bool = False
 
     @property
     def at_limit(self) -> bool:
@@ -113,13 +124,15 @@ class JobResult:
 
     @property
     def ok(self) -> bool:
-        """Return whether every row was applied."""
-        return self.ended == "complete" and self.succeeded == self.inputs
+        """Return whether every row was applied, or would have changed nothing."""
+        done = self.succeeded + self.unchanged
+        return self.ended == "complete" and done == self.inputs
 
     def record(self) -> dict[str, Any]:
         """Return the object that `bulk run --json` prints."""
         record = {name: getattr(self, name) for name in RECORDED}
-        return {**record, "elapsed": round(self.elapsed, 3)}
+        record["elapsed"] = round(self.elapsed, 3)
+        return {**record, "unchanged": self.unchanged} if self.has_baseline else record
 
 
 class BulkJob:
@@ -180,8 +193,8 @@ class BulkJob:
         self._run: JobRun | None = None
         self._opened: OpenedJob | None = None
         self._stop_requested = False
-        self._check_paths()
         self.options = options if options is not None else JobOptions()
+        self._check_paths()
 
     def _check_paths(self) -> None:
         named = [
@@ -189,6 +202,8 @@ class BulkJob:
             ("dead letters", self.dead_letters),
             ("file of faulty rows", self.faulty_rows),
         ]
+        if self.options.baseline is not None:
+            named.append(("baseline", Path(self.options.baseline)))
         if self.source != STDIN:
             named.insert(0, ("input", Path(self.source)))
         for at, (name, path) in enumerate(named):
@@ -224,6 +239,7 @@ class BulkJob:
             # Rows of earlier runs are done before they are read.
             None if total is None else max(total, run.conditions.done),
             counted,
+            run.unchanged,
         )
 
     async def run(self, client: AsyncStateClient) -> JobResult:
@@ -245,10 +261,9 @@ class BulkJob:
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.
         """
-        api, limits = client.api, client.limits
         circumstances = {
             "server": client.base_url,
-            "api": type(api).__name__,
+            "api": type(client.api).__name__,
             **self._circumstances,
         }
         client.quota_state()  # Raises if the client cannot be used, before files are created.
@@ -257,6 +272,29 @@ class BulkJob:
                 f'on_failure={self.options.on_failure!r} needs a client with on_failure="pause"'
             )
         limiter = anyio.CapacityLimiter(1)
+        baseline = await anyio.to_thread.run_sync(self._open_baseline, client, limiter=limiter)
+        try:
+            return await self._run_with(client, circumstances, baseline)
+        finally:
+            if baseline is not None:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(baseline.close, limiter=limiter)
+
+    def _open_baseline(self, client: AsyncStateClient) -> Baseline | None:
+        path = self.options.baseline
+        if path is None:
+            return None
+        api = client.api
+        drops = "" if api.keeps_other_variables else ", which drops other variables"
+        return Baseline.open(Path(path), f"{client.base_url} ({type(api).__name__}{drops})")
+
+    async def _run_with(
+        self,
+        client: AsyncStateClient,
+        circumstances: dict[str, Any],
+        baseline: Baseline | None,
+    ) -> JobResult:
+        limiter = anyio.CapacityLimiter(1)
         self._opened = opened = await anyio.to_thread.run_sync(
             partial(
                 open_job,
@@ -264,8 +302,8 @@ class BulkJob:
                 self.journal,
                 self.options,
                 circumstances,
-                limits=limits,
-                api=api,
+                limits=client.limits,
+                api=client.api,
                 force=self._force,
             ),
             limiter=limiter,
@@ -280,8 +318,17 @@ class BulkJob:
                     await self._check_dead_letters(dead_letters)
                 if opened.earlier.quota is not None:
                     _restore_quota(client, opened.earlier.quota)
-                writer = JournalWriter(opened.journal, dead_letters, client, faulty)
-                run = self._run = JobRun(client, self.options, opened, writer)
+                changes = None
+                if baseline is not None:
+                    changes = BaselineFilter(
+                        baseline,
+                        self.options,
+                        job_id=opened.journal.job_id,
+                        keeps_other_variables=client.api.keeps_other_variables,
+                        whole=frozenset(opened.earlier.groups),
+                    )
+                writer = JournalWriter(opened.journal, dead_letters, client, faulty, changes)
+                run = self._run = JobRun(client, self.options, opened, writer, changes)
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
                 await run.carry_out()
@@ -291,6 +338,7 @@ class BulkJob:
                     ) from run.fault
                 totals = await anyio.to_thread.run_sync(opened.journal.totals, limiter=limiter)
                 result = _result(client, opened, run, totals)
+                result = replace(result, has_baseline=baseline is not None)
                 if faulty is None:
                     return result
                 notes = (*result.notes, *faulty.notes)
@@ -373,6 +421,7 @@ def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: To
         fault=run.fault,
         notes=tuple(_notes(opened, run)),
         counted=counted,
+        unchanged=totals.unchanged,
     )
 
 

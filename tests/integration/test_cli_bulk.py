@@ -374,3 +374,49 @@ def test_the_quota_of_an_option(emulator: Emulator, command: Command) -> None:
     assert 0 < command.json["quota_utilisation"] <= 1
     assert command("bulk", "run", "rows.jsonl", "--rate", "ten") == 2
     assert "must be requests/seconds" in command.messages
+
+
+def test_a_baseline_saves_requests_and_forgets(emulator: Emulator, command: Command) -> None:
+    write_rows(40, dialogs=40)
+    nightly = ("bulk", "run", "rows.jsonl", "--baseline", "nightly")
+    assert command(*nightly, "--journal", "1") == 0
+    assert "40 of 40 rows applied; 40 requests" in command.out
+    text = Path("rows.jsonl").read_text()
+    Path("rows.jsonl").write_text(text.replace('"seq": 17}', '"seq": -17}'))
+    assert command(*nightly, "--dry-run") == 0
+    assert "OK: 40 rows, 40 dialogs, 1 request, 39 saved by the baseline; no faults" in command.out
+    assert command(*nightly, "--journal", "2") == 0
+    assert "1 of 40 rows applied, 39 unchanged; 1 request in" in command.out
+    assert command("bulk", "status", "2") == 0
+    assert "1 applied, 0 failed, 0 ambiguous, 39 unchanged\n" in command.out
+    assert command("bulk", "forget", "nightly", "d1", "d2") == 0
+    assert command.out == "2 variables of 2 dialogs forgotten\n"
+    assert command("bulk", "forget", "nightly", "d1") == 1
+    assert command("bulk", "forget", "none", "d1") == 2
+    assert "there is no baseline none" in command.err
+    assert command(*nightly, "--journal", "3", "--baseline-max-age", "7d") == 0
+    assert "2 of 40 rows applied, 38 unchanged; 2 requests in" in command.out
+    assert emulator.dialogs["d17"].session == {"seq": -17}
+
+
+def test_dead_letters_are_run_with_the_baseline(emulator: Emulator, command: Command) -> None:
+    Path("rows.jsonl").write_text('{"dialog_id": "d", "session": {"a-b": 1}}\n')
+    command("bulk", "run", "rows.jsonl", "--baseline", "nightly", "--baseline-max-age", "12h")
+    again = "run rows.jsonl.dead.jsonl --baseline nightly --baseline-max-age 12h"
+    assert again in " ".join(command.err.split())
+
+
+@pytest.mark.parametrize("age", ["", "0", "-1h", "1w", "h", "nan", "inf"])
+def test_an_age_that_is_none_is_refused(command: Command, age: str) -> None:
+    write_rows(1)
+    options = ("--baseline", "nightly", "--baseline-max-age", age)
+    assert command("bulk", "run", "rows.jsonl", *options) == 2
+    assert "write a number with s, m, h or d behind it" in " ".join(command.err.split())
+
+
+def test_an_age_needs_a_baseline_of_its_own(command: Command) -> None:
+    write_rows(1)
+    assert command("bulk", "run", "rows.jsonl", "--baseline-max-age", "1d") == 2
+    assert "baseline_max_age needs a baseline" in command.err
+    assert command("bulk", "run", "rows.jsonl", "--baseline", "rows.jsonl") == 2
+    assert "the input and the baseline are one file" in command.err

@@ -432,6 +432,7 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
     totals.succeeded = by_status[Status.SUCCEEDED]
     totals.failed = by_status[Status.FAILED]
     totals.ambiguous = by_status[Status.AMBIGUOUS]
+    totals.unchanged = by_status[Status.UNCHANGED]
     for requests, retries, elapsed in connection.execute(
         "SELECT requests, retries, elapsed FROM runs"
     ):

@@ -45,7 +45,7 @@ COUNT = f"{INTEGER} AND {{0}} BETWEEN 0 AND 1e15"
 COUNT_OR_NULL = f"({{0}} IS NULL OR {COUNT})"
 NUMBER = f"{INTEGER} AND {{0}} BETWEEN 1 AND 1e15"
 FLAG = f"{INTEGER} AND {{0}} IN (0, 1)"
-STATUS = f"{INTEGER} AND {{0}} BETWEEN 1 AND 4"
+STATUS = f"{INTEGER} AND {{0}} BETWEEN 1 AND 5"
 # Python has no dates for much earlier or later times.
 TIME = "{0} BETWEEN -1e9 AND 1e11"
 TIME_OR_NULL = f"({{0}} IS NULL OR {TIME})"
@@ -87,6 +87,8 @@ class Status(enum.IntEnum):
     AMBIGUOUS = 3
     REPEATED = 4
     """The row repeats the update and the `update_id` of line `refers`."""
+    UNCHANGED = 5
+    """The row would have changed nothing, as the baseline says, and was not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class Totals:
     """Counts of all runs of a job.
 
     Attributes:
+        unchanged: Rows that were not sent, because they would have changed nothing.
         retries: Retries by reason.
         elapsed: Seconds for which the job ran.
     """
@@ -138,6 +141,7 @@ class Totals:
     succeeded: int = 0
     failed: int = 0
     ambiguous: int = 0
+    unchanged: int = 0
     requests: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     elapsed: float = 0.0
@@ -145,7 +149,7 @@ class Totals:
     @property
     def completed(self) -> int:
         """Number of completed rows."""
-        return self.succeeded + self.failed + self.ambiguous
+        return self.succeeded + self.failed + self.ambiguous + self.unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,7 @@ class EarlierRuns:
 
 def differences(connection: sqlite3.Connection) -> Iterator[str]:
     """Yield how the tables of a database differ from those of a journal."""
-    found, expected = _objects(connection), _expected_objects()
+    found, expected = objects_of(connection), expected_objects(SCHEMA)
     for kind, name in sorted(expected.keys() | found.keys()):
         if (kind, name) not in expected:
             yield f"it has the {kind} {name!r}, which no journal has"
@@ -175,13 +179,15 @@ def differences(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 @functools.cache
-def _expected_objects() -> dict[tuple[str, str], str]:
+def expected_objects(schema: str) -> dict[tuple[str, str], str]:
+    """Return the statements of the objects that a schema creates, by kind and name."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(SCHEMA)
-        return _objects(connection)
+        connection.executescript(schema)
+        return objects_of(connection)
 
 
-def _objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+def objects_of(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Return the statements of the objects of a database, by kind and name."""
     rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master")
     return {(kind, name): " ".join(sql.split()) for kind, name, sql in rows}
 

@@ -85,6 +85,8 @@ def _outcome(
         return f"settled: applied{requests}"
     if status == Status.REPEATED:
         return f"settled: the same update as line {refers}"
+    if status == Status.UNCHANGED:
+        return "settled: unchanged, not sent"
     name = "ambiguous" if status == Status.AMBIGUOUS else "failed"
     code = "" if http is None else f" {http}"
     return f"settled: {name}, {kind}{code}{requests}"

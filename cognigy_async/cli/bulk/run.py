@@ -44,6 +44,7 @@ from .._options import (
     choose_transport,
     format_rate,
     load_limits,
+    parse_duration,
     parse_rate,
     settings_file,
 )
@@ -63,7 +64,12 @@ from .progress import Progress
 
 JOIN = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
 """Makes a command of its words."""
-KEPT_OPTIONS = frozenset({"env_file", "model", "rate", "coalesce", "max_in_flight", "transport"})
+KEPT_OPTIONS = frozenset(
+    {
+        *("baseline", "baseline_max_age", "coalesce", "env_file", "max_in_flight", "model"),
+        *("rate", "transport"),
+    }
+)
 """Options that also hold for a file of rows that were not applied."""
 TABLE_OPTIONS = frozenset({"column_map", "column_type", "text_column", "decimal", "delimiter"})
 """Options that also hold for a file with some rows of a table in UTF-8."""
@@ -91,6 +97,21 @@ def run(
             metavar="PATH",
             help="File for the failed rows, each with an added field _error. Default: a file "
             "beside the journal.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Send only session variables that changed since the last run with this file. It "
+            "is created if missing.",
+        ),
+    ] = None,
+    baseline_max_age: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE",
+            help="Send a variable again if its last write is older, e.g. 12h or 7d.",
         ),
     ] = None,
     dry: Annotated[
@@ -238,6 +259,10 @@ def run(
             only_dialogs=only_dialog or (),
             format=input_format,
             text_columns=text_column or (),
+            baseline=baseline,
+            baseline_max_age=None
+            if baseline_max_age is None
+            else parse_duration(baseline_max_age, "--baseline-max-age"),
             table=TableOptions(
                 delimiter=delimiter,
                 encoding=encoding,
@@ -382,6 +407,7 @@ def _print_result(
         write_json(result.record())
         return
     counts = {
+        "unchanged": result.unchanged,
         "failed": result.failed,
         "ambiguous": result.ambiguous,
         "not done": result.pending,
@@ -425,7 +451,9 @@ def _check_report(path: Path, job: BulkJob) -> None:
     """Raise if the report cannot be written, or would overwrite a file of the job."""
     folder = Path(os.path.realpath(path.parent))
     if path.resolve() in {
-        Path(file).resolve() for file in (job.source, job.journal, job.dead_letters)
+        Path(file).resolve()
+        for file in (job.source, job.journal, job.dead_letters, job.options.baseline)
+        if file is not None
     }:
         raise ConfigurationError(f"--report {path} would overwrite a file of the job; name another")
     if not folder.is_dir():
