@@ -61,11 +61,6 @@ class _Dialog:
     deferred: deque[Row] = field(default_factory=deque)
     in_turn: bool = False
 
-    def is_writing(self, name: str, digest: bytes) -> bool:
-        """Return whether a variable will have this value if all rows under way are applied."""
-        line, latest = self.latest.get(name, (0, b""))
-        return latest == digest and line > self.moved_at
-
 
 class BaselineFilter:
     """Compares rows with a baseline, and keeps the baseline up to date.
@@ -226,7 +221,11 @@ class BaselineFilter:
             return True
         if self._coalesce or row.not_repeatable:
             return False
-        return any(dialog.is_writing(*item) for item in self._digests(update).items())
+        latest = dialog.latest
+        return any(
+            name in latest and latest[name][1] == digest
+            for name, digest in self._digests(update).items()
+        )
 
     def _compare(self, row: Row, dialog: _Dialog) -> None:
         """Take out of a row what would change nothing, and forget what the rest will change."""
