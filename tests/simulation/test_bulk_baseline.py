@@ -14,10 +14,12 @@ import pytest
 from cognigy_async import Request, Response, RuntimeApi, SessionsApi
 from cognigy_async.bulk import (
     BulkJob,
+    DryRun,
     JobOptions,
     JobResult,
     JournalError,
     JournalRefusedError,
+    RowFault,
     dry_run,
     explain_dialog,
     forget_dialogs,
@@ -66,6 +68,17 @@ class Nights:
         made = {"on_failure": "pause" if pauses else "continue"} | (client or {})
         async with client_of(wire, **made) as opened:
             return await self.job(**options).run(opened)
+
+    def plan(self, baseline: Path | None = None, **options: Any) -> DryRun:
+        faults: list[RowFault] = []
+        found = dry_run(
+            self.rows,
+            JobOptions(baseline=baseline or self.baseline, **options),
+            api=RuntimeApi(),
+            on_fault=faults.append,
+        )
+        assert not faults
+        return found
 
     def known(self, dialog_id: str) -> set[str]:
         baseline = Baseline.open(self.baseline)
@@ -378,8 +391,7 @@ async def test_a_dry_run_says_how_many_requests_are_saved(nights: Nights) -> Non
     nights.write(rows)
     before = nights.baseline.read_bytes()
     for coalesce in (False, True):
-        options = JobOptions(baseline=nights.baseline, coalesce=coalesce)
-        found = dry_run(nights.rows, options, api=RuntimeApi(), on_fault=pytest.fail)
+        found = nights.plan(coalesce=coalesce)
         assert (found.rows, found.unchanged) == (53, 50)
         assert found.requests == 3
         assert found.saved_requests == (49 if coalesce else 50)
@@ -387,7 +399,6 @@ async def test_a_dry_run_says_how_many_requests_are_saved(nights: Nights) -> Non
     assert nights.baseline.read_bytes() == before
     wire = Wire(takes=1.0)
     assert counts(await nights.run(wire)) == (53, 3, 50, 3)
-    nothing = JobOptions(baseline=nights.folder / "none")
-    found = dry_run(nights.rows, nothing, api=RuntimeApi(), on_fault=pytest.fail)
+    found = nights.plan(nights.folder / "none")
     assert (found.requests, found.unchanged) == (52, 1)
     assert not (nights.folder / "none").exists()

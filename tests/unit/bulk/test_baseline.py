@@ -84,7 +84,8 @@ def test_what_is_older_than_the_limit_does_not_count(
 
 def test_one_job_at_a_time_uses_it(path: Path) -> None:
     baseline = Baseline.open(path, SERVER)
-    for use in (Baseline.open, Baseline.scratch, lambda found: forget_dialogs(found, ["d"])):
+    uses: list[Callable[[Path], object]] = [Baseline.open, Baseline.scratch]
+    for use in (*uses, lambda found: forget_dialogs(found, ["d"])):
         with pytest.raises(JournalRefusedError, match=r"baseline .* is in use by another job"):
             use(path)
     baseline.close()
@@ -155,7 +156,8 @@ def cut(path: Path) -> None:
 )
 def test_other_files_are_refused(path: Path, make: Callable[[Path], object], message: str) -> None:
     make(path)
-    for use in (Baseline.open, Baseline.scratch):
+    uses: list[Callable[[Path], object]] = [Baseline.open, Baseline.scratch]
+    for use in uses:
         with pytest.raises(JournalRefusedError, match=message):
             use(path)
     path.with_name("free").write_bytes(b"")
