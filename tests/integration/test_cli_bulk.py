@@ -414,7 +414,7 @@ def test_an_age_that_is_none_is_refused(command: Command, age: str) -> None:
     assert "write a number with s, m, h or d behind it" in " ".join(command.err.split())
 
 
-def test_an_age_needs_a_baseline_of_its_own(command: Command) -> None:
+def test_an_age_needs_a_baseline_of_its_own(emulator: Emulator, command: Command) -> None:
     write_rows(1)
     assert command("bulk", "run", "rows.jsonl", "--baseline-max-age", "1d") == 2
     assert "baseline_max_age needs a baseline" in command.err

@@ -45,7 +45,7 @@ COUNT = f"{INTEGER} AND {{0}} BETWEEN 0 AND 1e15"
 COUNT_OR_NULL = f"({{0}} IS NULL OR {COUNT})"
 NUMBER = f"{INTEGER} AND {{0}} BETWEEN 1 AND 1e15"
 FLAG = f"{INTEGER} AND {{0}} IN (0, 1)"
-STATUS = f"{INTEGER} AND {{0}} BETWEEN 1 AND 5"
+STATUS = f"{INTEGER} AND {{0}} BETWEEN 1 AND 4"
 # Python has no dates for much earlier or later times.
 TIME = "{0} BETWEEN -1e9 AND 1e11"
 TIME_OR_NULL = f"({{0}} IS NULL OR {TIME})"
@@ -79,6 +79,11 @@ HOOK = "hook "
 """Prefix of the text of a callback event. Other events are waits; their text is the reason."""
 
 
+IS_UNCHANGED = "({0}.status = 1 AND {0}.attempts = 0)"
+"""Condition of a row of a table of outcomes that was not sent, because it would have changed
+nothing. Versions without baselines take it for an applied row."""
+
+
 class Status(enum.IntEnum):
     """Outcome of a completed row."""
 
@@ -87,8 +92,6 @@ class Status(enum.IntEnum):
     AMBIGUOUS = 3
     REPEATED = 4
     """The row repeats the update and the `update_id` of line `refers`."""
-    UNCHANGED = 5
-    """The row would have changed nothing, as the baseline says, and was not sent."""
 
 
 @dataclass(frozen=True, slots=True)

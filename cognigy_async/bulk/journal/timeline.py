@@ -81,12 +81,13 @@ def _outcome(
     if status == Status.AMBIGUOUS and not attempts:
         # The run that was cut off sent the requests, so their number is unknown.
         requests = ""
+    if status == Status.SUCCEEDED and not attempts:
+        # See `IS_UNCHANGED`.
+        return "settled: unchanged, not sent"
     if status == Status.SUCCEEDED:
         return f"settled: applied{requests}"
     if status == Status.REPEATED:
         return f"settled: the same update as line {refers}"
-    if status == Status.UNCHANGED:
-        return "settled: unchanged, not sent"
     name = "ambiguous" if status == Status.AMBIGUOUS else "failed"
     code = "" if http is None else f" {http}"
     return f"settled: {name}, {kind}{code}{requests}"

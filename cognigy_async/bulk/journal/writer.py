@@ -99,7 +99,7 @@ class JournalWriter:
 
     def unchanged(self, row: Row) -> None:
         """Record a row that would have changed nothing."""
-        self._complete(row, Status.UNCHANGED, (None, None, self.now()), 0)
+        self._complete(row, Status.SUCCEEDED, (None, None, self.now()), 0)
 
     def failed(self, row: Row, error: CognigyError) -> None:
         """Record a row that was not applied, or may not have been."""
