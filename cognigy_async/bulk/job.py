@@ -261,9 +261,10 @@ class BulkJob:
             ConfigurationError: The options need a client with other options.
             ClientUsageError: The client is not open, or belongs to another event loop.
         """
+        api, limits = client.api, client.limits
         circumstances = {
             "server": client.base_url,
-            "api": type(client.api).__name__,
+            "api": type(api).__name__,
             **self._circumstances,
         }
         client.quota_state()  # Raises if the client cannot be used, before files are created.
@@ -272,43 +273,28 @@ class BulkJob:
                 f'on_failure={self.options.on_failure!r} needs a client with on_failure="pause"'
             )
         limiter = anyio.CapacityLimiter(1)
-        baseline = await anyio.to_thread.run_sync(self._open_baseline, client, limiter=limiter)
+        baseline = None
+        if self.options.baseline is not None:
+            # A request that drops other variables has another effect on what is known.
+            drops = "" if api.keeps_other_variables else ", which drops other variables"
+            server = f"{client.base_url} ({type(api).__name__}{drops})"
+            path = Path(self.options.baseline)
+            baseline = await anyio.to_thread.run_sync(Baseline.open, path, server, limiter=limiter)
+        opened = None
         try:
-            return await self._run_with(client, circumstances, baseline)
-        finally:
-            if baseline is not None:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(baseline.close, limiter=limiter)
-
-    def _open_baseline(self, client: AsyncStateClient) -> Baseline | None:
-        path = self.options.baseline
-        if path is None:
-            return None
-        api = client.api
-        drops = "" if api.keeps_other_variables else ", which drops other variables"
-        return Baseline.open(Path(path), f"{client.base_url} ({type(api).__name__}{drops})")
-
-    async def _run_with(
-        self,
-        client: AsyncStateClient,
-        circumstances: dict[str, Any],
-        baseline: Baseline | None,
-    ) -> JobResult:
-        limiter = anyio.CapacityLimiter(1)
-        self._opened = opened = await anyio.to_thread.run_sync(
-            partial(
-                open_job,
-                self.source,
-                self.journal,
-                self.options,
-                circumstances,
-                limits=client.limits,
-                api=client.api,
-                force=self._force,
-            ),
-            limiter=limiter,
-        )
-        try:
+            self._opened = opened = await anyio.to_thread.run_sync(
+                partial(
+                    open_job,
+                    self.source,
+                    self.journal,
+                    self.options,
+                    circumstances,
+                    limits=limits,
+                    api=api,
+                    force=self._force,
+                ),
+                limiter=limiter,
+            )
             # A pipe in the place of the usual file is not what the user asked for.
             to_stream = self._keeps_empty and is_stream(self.dead_letters)
             findings = opened.reader.findings
@@ -324,7 +310,7 @@ class BulkJob:
                         baseline,
                         self.options,
                         job_id=opened.journal.job_id,
-                        keeps_other_variables=client.api.keeps_other_variables,
+                        keeps_other_variables=api.keeps_other_variables,
                         whole=frozenset(opened.earlier.groups),
                     )
                 writer = JournalWriter(opened.journal, dead_letters, client, faulty, changes)
@@ -346,7 +332,10 @@ class BulkJob:
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(opened.close, limiter=limiter)
+                if opened is not None:
+                    await anyio.to_thread.run_sync(opened.close, limiter=limiter)
+                if baseline is not None:
+                    await anyio.to_thread.run_sync(baseline.close, limiter=limiter)
 
     @contextlib.contextmanager
     def _open_dead_letters(self, to_stream: bool) -> Iterator[BinaryIO]:

@@ -82,7 +82,7 @@ class JobOptions:
                 raise ConfigurationError(f"{name}: must be a sequence of strings, not a string")
             object.__setattr__(self, name, tuple(sorted(set(value))))
         age = self.baseline_max_age
-        if age is not None and not (isinstance(age, int | float) and age > 0):
+        if age is not None and not age > 0:
             raise ConfigurationError(
                 f"baseline_max_age={age!r}: must be a number of seconds above 0"
             )

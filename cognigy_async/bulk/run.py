@@ -109,7 +109,8 @@ class JobRun:
         self._abandons_reads = opened.reader.fingerprint.size is None
         totals = opened.earlier.totals
         failed = totals.failed + totals.ambiguous
-        self.conditions = StopConditions(options, opened.canary, totals.completed, failed)
+        done = totals.succeeded + totals.unchanged + failed
+        self.conditions = StopConditions(options, opened.canary, done, failed)
         self.receipts = CallbackReceipts(writer)
         self._ambiguous = AmbiguousSends(client, opened.earlier.sends)
         self._groups = InterruptedGroups(opened.earlier.groups)

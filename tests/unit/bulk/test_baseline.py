@@ -85,7 +85,8 @@ def test_what_is_older_than_the_limit_does_not_count(
 def test_one_job_at_a_time_uses_it(path: Path) -> None:
     baseline = Baseline.open(path, SERVER)
     uses: list[Callable[[Path], object]] = [Baseline.open, Baseline.scratch]
-    for use in (*uses, lambda found: forget_dialogs(found, ["d"])):
+    uses.append(lambda found: forget_dialogs(found, ["d"]))
+    for use in uses:
         with pytest.raises(JournalRefusedError, match=r"baseline .* is in use by another job"):
             use(path)
     baseline.close()
