@@ -407,7 +407,7 @@ def test_dead_letters_are_run_with_the_baseline(emulator: Emulator, command: Com
 
 
 @pytest.mark.parametrize("age", ["", "0", "-1h", "1w", "h", "nan", "inf"])
-def test_an_age_that_is_none_is_refused(command: Command, age: str) -> None:
+def test_an_age_that_is_none_is_refused(emulator: Emulator, command: Command, age: str) -> None:
     write_rows(1)
     options = ("--baseline", "nightly", "--baseline-max-age", age)
     assert command("bulk", "run", "rows.jsonl", *options) == 2
