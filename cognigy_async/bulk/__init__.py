@@ -4,6 +4,7 @@ Start with `BulkJob`. JSON Lines and CSV need no extra; Excel needs ``excel``, P
 zstd ``zstd`` before Python 3.14, and reports need ``report``.
 """
 
+from .baseline import forget_dialogs
 from .column_summary import ColumnReport
 from .dry_run import DryRun, dry_run
 from .errors import BulkError, InputError, JournalError, JournalRefusedError
@@ -33,5 +34,6 @@ __all__ = [
     "TableOptions",
     "dry_run",
     "explain_dialog",
+    "forget_dialogs",
     "read_summary",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from cognigy_async import Limits, RateLimit, StateApi, StateUpdate, plan
 from cognigy_async.spi import seconds_under
 
+from .baseline import Baseline
+from .baseline_filter import BaselineFilter
 from .column_summary import ColumnReport, ColumnSummary
 from .input.reader import open_input
 from .input.row import Row, RowFault, faults_of
@@ -40,6 +43,9 @@ class DryRun:
         notes: Remarks for the user about the input.
         late: Valid rows that cannot be sent before their sessions end, if the job begins now; None
             if there are none.
+        unchanged: Rows that would change nothing, as the baseline says; None without a baseline.
+        saved_requests: Requests that the job needs less because of its baseline, if each row is
+            applied; None without a baseline.
     """
 
     rows: int
@@ -52,11 +58,15 @@ class DryRun:
     columns: tuple[ColumnReport, ...]
     notes: tuple[str, ...]
     late: LateRows | None
+    unchanged: int | None = None
+    saved_requests: int | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the object that `bulk run --dry-run --json` prints."""
         record = asdict(self)
         del record["notes"]
+        if self.unchanged is None:
+            del record["unchanged"], record["saved_requests"]
         return {**record, "columns": [column.record() for column in self.columns]}
 
 
@@ -77,26 +87,38 @@ def dry_run(
 
     Raises:
         InputError: The input cannot be read.
+        JournalRefusedError: The baseline cannot be used.
     """
     table = options.table_with_texts
     reader = open_input(source, format=options.format, table=table)
     rows = RowReader(reader, options, limits if limits is not None else api.limits, api)
     summary = ColumnSummary(table)
     ends_at = None if options.session_ttl is None else time.time() + options.session_ttl
-    late = LateRowCounter(api, rate_limit, ends_at, coalesce=options.coalesce)
-    check = _Check(rows, on_fault, summary, late)
+    late = LateRowCounter(rate_limit, ends_at, coalesce=options.coalesce)
+    check = _Check(rows, on_fault, summary)
+    all_rows, changes = (_RequestCount(options, limits, api) for _ in range(2))
+    unchanged = 0
     try:
-        if options.coalesce:
-            requests = sum(
-                plan(held, coalesce=True, limits=limits, api=api).requests
-                for held in _held_together(check.updates())
-            )
-        else:
-            requests = sum(alone for _, _, alone in check.updates())
+        with _opened_baseline(options, api) as baseline:
+            for row, update in check.valid_rows():
+                requests = len(api.writes("", update, "-"))
+                all_rows.add(update, len(row.source), requests)
+                if baseline is None:
+                    late.add(row, requests)
+                elif baseline.foresee(row):
+                    assert row.update is not None
+                    requests = len(api.writes("", row.update, "-"))
+                    changes.add(row.update, len(row.source), requests)
+                    late.add(row, requests)
+                else:
+                    unchanged += 1
         dialogs = check.dialogs.count()
     finally:
         rows.close()
         check.dialogs.close()
+    requests = total = all_rows.count()
+    if options.baseline is not None:
+        requests = changes.count()
     table_columns = reader.findings.columns
     columns = () if table_columns is None else summary.reports(table_columns)
     notes = [*reader.notes, *(note for column in columns for note in column.notes())]
@@ -114,36 +136,68 @@ def dry_run(
         columns=columns,
         notes=tuple(notes),
         late=late.result(),
+        unchanged=None if options.baseline is None else unchanged,
+        saved_requests=None if options.baseline is None else total - requests,
     )
 
 
-def _held_together(
-    updates: Iterator[tuple[StateUpdate, int, int]],
-) -> Iterator[list[StateUpdate]]:
-    """Yield the updates that a job holds at a time. Each comes with its bytes."""
-    held: list[StateUpdate] = []
-    size = 0
-    for update, taken, _ in updates:
-        held.append(update)
-        size += taken
-        if len(held) == HELD or size > MOST_HELD:
-            yield held
-            held, size = [], 0
-    yield held
+@contextmanager
+def _opened_baseline(options: JobOptions, api: StateApi) -> Iterator[BaselineFilter | None]:
+    """Yield a filter with a scratch copy of the baseline; None without a baseline."""
+    if options.baseline is None:
+        yield None
+        return
+    baseline = Baseline.scratch(Path(options.baseline))
+    try:
+        keeps = api.keeps_other_variables
+        yield BaselineFilter(baseline, options, keeps_other_variables=keeps)
+    finally:
+        baseline.close()
+
+
+class _RequestCount:
+    """Counts the requests of updates. With `coalesce`, those that a job holds together share some.
+
+    See `DryRun.requests`.
+    """
+
+    def __init__(self, options: JobOptions, limits: Limits | None, api: StateApi) -> None:
+        self._coalesce = options.coalesce
+        self._limits = limits
+        self._api = api
+        self._held: list[StateUpdate] = []
+        self._size = 0
+        self._requests = 0
+
+    def add(self, update: StateUpdate, size: int, requests: int) -> None:
+        """Add an update, whose row has `size` bytes, and that takes so many requests alone."""
+        if not self._coalesce:
+            self._requests += requests
+            return
+        self._held.append(update)
+        self._size += size
+        if len(self._held) == HELD or self._size > MOST_HELD:
+            self.count()
+
+    def count(self) -> int:
+        """Return the number of requests for the updates so far."""
+        if self._held:
+            planned = plan(self._held, coalesce=True, limits=self._limits, api=self._api)
+            self._requests += planned.requests
+            self._held, self._size = [], 0
+        return self._requests
 
 
 class _Check:
-    """Counts the faults and the dialogs of some rows, and those that are too late."""
+    """Counts the faults and the dialogs of some rows."""
 
     def __init__(
         self,
         rows: RowReader,
         on_fault: Callable[[RowFault], object],
         summary: ColumnSummary,
-        late: LateRowCounter,
     ) -> None:
         self._rows = rows
-        self._late = late
         self._on_fault = on_fault
         self._summary = summary
         self.faulty = 0
@@ -164,8 +218,8 @@ class _Check:
                 f"{last.dialog_id!r}, has no digit. If so, delete it, or add --limit {count - 1}"
             )
 
-    def updates(self) -> Iterator[tuple[StateUpdate, int, int]]:
-        """Yield the updates that would be sent, the bytes of their rows, and their requests."""
+    def valid_rows(self) -> Iterator[tuple[Row, StateUpdate]]:
+        """Yield the rows that a job without a baseline would send, and their updates."""
         for row in self._rows.rows():
             if row.error is not None:
                 table = self._rows.columns
@@ -181,4 +235,4 @@ class _Check:
                     self._last = row
                     self._without_digit += not HAS_DIGIT(row.update.dialog_id)
                 if row.duplicate_of is None:
-                    yield row.update, len(row.source), self._late.add(row)
+                    yield row, row.update

@@ -17,10 +17,12 @@ from typing import Any, BinaryIO
 import anyio
 import anyio.to_thread
 
-from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError
+from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError, StateApi
 from cognigy_async._utils.logging import log
 from cognigy_async._utils.private_files import is_stream, make_private, open_private
 
+from .baseline import Baseline
+from .baseline_filter import BaselineFilter
 from .errors import InputError, JournalRefusedError, OtherInputError
 from .faulty_rows import FaultyRows
 from .input.reader import STDIN
@@ -47,6 +49,8 @@ class JobProgress:
         reason, until: Reason of the latest retry, and its time in seconds since 1970.
         total: Number of rows of the job, an estimate unless `counted` is True; None if unknown.
         counted: True if `total` is exact.
+        unchanged: Number of done rows of all runs that were not sent, because the baseline says
+            that they would change nothing.
     """
 
     done: int
@@ -58,13 +62,15 @@ class JobProgress:
     until: float | None
     total: int | None = None
     counted: bool = False
+    unchanged: int = 0
 
 
 RECORDED = (
     *("inputs", "succeeded", "failed", "ambiguous", "skipped", "pending", "requests", "retries"),
     *("elapsed", "quota_utilisation", "ended"),
 )
-"""Numbers of a result that `bulk run --json` prints, in this order."""
+"""Numbers of a result that `bulk run --json` prints, in this order. `unchanged` follows them if the
+job has a baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,9 @@ class JobResult:
         notes: Remarks for the user, about the input and about events left to callbacks.
         counted: True if `inputs` is the number of all rows.
         unread: Number of rows in `BulkJob.faulty_rows`: those of CSV that are not valid.
+        unchanged: Number of rows that were not sent, because the baseline says that they would
+            change nothing.
+        has_baseline: True if the job has a baseline.
     """
 
     inputs: int
@@ -108,6 +117,8 @@ class JobResult:
     notes: tuple[str, ...]
     counted: bool = True
     unread: int = 0
+    unchanged: int = 0
+    has_baseline: bool = False
 
     @property
     def at_limit(self) -> bool:
@@ -116,13 +127,15 @@ class JobResult:
 
     @property
     def ok(self) -> bool:
-        """Return whether every row was applied."""
-        return self.ended == "complete" and self.succeeded == self.inputs
+        """Return whether every row was applied, or would have changed nothing."""
+        done = self.succeeded + self.unchanged
+        return self.ended == "complete" and done == self.inputs
 
     def record(self) -> dict[str, Any]:
         """Return the object that `bulk run --json` prints."""
         record = {name: getattr(self, name) for name in RECORDED}
-        return {**record, "elapsed": round(self.elapsed, 3)}
+        record["elapsed"] = round(self.elapsed, 3)
+        return {**record, "unchanged": self.unchanged} if self.has_baseline else record
 
 
 class BulkJob:
@@ -187,8 +200,8 @@ class BulkJob:
         self._run: JobRun | None = None
         self._opened: OpenedJob | None = None
         self._stop_requested = False
-        self._check_paths()
         self.options = options if options is not None else JobOptions()
+        self._check_paths()
 
     def _check_paths(self) -> None:
         named = [
@@ -196,6 +209,8 @@ class BulkJob:
             ("dead letters", self.dead_letters),
             ("file of faulty rows", self.faulty_rows),
         ]
+        if self.options.baseline is not None:
+            named.append(("baseline", Path(self.options.baseline)))
         if self.source != STDIN:
             named.insert(0, ("input", Path(self.source)))
         for at, (name, path) in enumerate(named):
@@ -231,6 +246,7 @@ class BulkJob:
             # Rows of earlier runs are done before they are read.
             None if total is None else max(total, run.conditions.done),
             counted,
+            run.unchanged,
         )
 
     async def run(self, client: AsyncStateClient) -> JobResult:
@@ -264,23 +280,32 @@ class BulkJob:
                 f'on_failure={self.options.on_failure!r} needs a client with on_failure="pause"'
             )
         limiter = anyio.CapacityLimiter(1)
-        self._opened = opened = await anyio.to_thread.run_sync(
-            partial(
-                open_job,
-                self.source,
-                self.journal,
-                self.options,
-                circumstances,
-                limits=limits,
-                api=api,
-                force=self._force,
-            ),
-            limiter=limiter,
-        )
+        baseline = None
+        if self.options.baseline is not None:
+            # A request that drops other variables has another effect on what is known.
+            drops = "" if api.keeps_other_variables else ", which drops other variables"
+            server = f"{client.base_url} ({type(api).__name__}{drops})"
+            path = Path(self.options.baseline)
+            baseline = await anyio.to_thread.run_sync(Baseline.open, path, server, limiter=limiter)
+        opened = None
         try:
+            self._opened = opened = await anyio.to_thread.run_sync(
+                partial(
+                    open_job,
+                    self.source,
+                    self.journal,
+                    self.options,
+                    circumstances,
+                    limits=limits,
+                    api=api,
+                    force=self._force,
+                ),
+                limiter=limiter,
+            )
             if opened.may_have_ends:
-                arguments = (self.source, self.options, opened, client, client.metrics.quota)
-                late = await anyio.to_thread.run_sync(find_late_rows, *arguments, limiter=limiter)
+                late = await anyio.to_thread.run_sync(
+                    self._late_rows, opened, client, baseline, limiter=limiter
+                )
                 if late is not None:
                     self._on_late(late)
             # A pipe in the place of the usual file is not what the user asked for.
@@ -292,8 +317,11 @@ class BulkJob:
                     await self._check_dead_letters(dead_letters)
                 if opened.earlier.quota is not None:
                     _restore_quota(client, opened.earlier.quota)
-                writer = JournalWriter(opened.journal, dead_letters, client, faulty)
-                run = self._run = JobRun(client, self.options, opened, writer)
+                changes = None
+                if baseline is not None:
+                    changes = self._filter(baseline, opened, api)
+                writer = JournalWriter(opened.journal, dead_letters, client, faulty, changes)
+                run = self._run = JobRun(client, self.options, opened, writer, changes)
                 if self._stop_requested:
                     run.stop("interrupted", "interrupted")
                 await run.carry_out()
@@ -303,6 +331,7 @@ class BulkJob:
                     ) from run.fault
                 totals = await anyio.to_thread.run_sync(opened.journal.totals, limiter=limiter)
                 result = _result(client, opened, run, totals)
+                result = replace(result, has_baseline=baseline is not None)
                 if faulty is None:
                     return result
                 notes = (*result.notes, *faulty.notes)
@@ -310,7 +339,32 @@ class BulkJob:
         finally:
             self._run = None
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(opened.close, limiter=limiter)
+                if opened is not None:
+                    await anyio.to_thread.run_sync(opened.close, limiter=limiter)
+                if baseline is not None:
+                    await anyio.to_thread.run_sync(baseline.close, limiter=limiter)
+
+    def _late_rows(
+        self, opened: OpenedJob, client: AsyncStateClient, baseline: Baseline | None
+    ) -> LateRows | None:
+        """Return the rows that cannot be sent before their sessions end."""
+        arguments = (self.source, self.options, opened, client, client.metrics.quota)
+        if baseline is None:
+            return find_late_rows(*arguments, None)
+        scratch = baseline.copy()
+        try:
+            return find_late_rows(*arguments, self._filter(scratch, opened, client.api))
+        finally:
+            scratch.close()
+
+    def _filter(self, baseline: Baseline, opened: OpenedJob, api: StateApi) -> BaselineFilter:
+        return BaselineFilter(
+            baseline,
+            self.options,
+            job_id=opened.journal.job_id,
+            keeps_other_variables=api.keeps_other_variables,
+            whole=frozenset(opened.earlier.groups),
+        )
 
     @contextlib.contextmanager
     def _open_dead_letters(self, to_stream: bool) -> Iterator[BinaryIO]:
@@ -389,6 +443,7 @@ def _result(client: AsyncStateClient, opened: OpenedJob, run: JobRun, totals: To
         fault=run.fault,
         notes=tuple(_notes(opened, run)),
         counted=counted,
+        unchanged=totals.unchanged,
     )
 
 

@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cognigy_async import AsyncStateClient, QuotaUse, RateLimit, StateApi
+from cognigy_async import AsyncStateClient, QuotaUse, RateLimit
 from cognigy_async.spi import seconds_under
 
+from .baseline_filter import BaselineFilter
 from .errors import InputError
 from .input.reader import open_input
 from .input.row import EXPIRES_AT, Row
@@ -65,13 +66,11 @@ class LateRowCounter:
 
     def __init__(
         self,
-        api: StateApi,
         rate_limit: RateLimit | Sequence[RateLimit] | None,
         ends_at: float | None,
         *,
         coalesce: bool,
     ) -> None:
-        self._api = api
         self._quota = rate_limit or SAAS_QUOTA
         self._assumed = not rate_limit
         self._ends_at = math.inf if ends_at is None else ends_at
@@ -81,22 +80,19 @@ class LateRowCounter:
         self._held = 0
         self._requests = self._rows = self._ended = self._first_line = 0
 
-    def add(self, row: Row) -> int:
-        """Count a row that would be sent, and return its requests if it shares none."""
-        update = row.update
-        assert update is not None
-        alone = len(self._api.writes("", update, "-"))
-        requests = self._requests + (alone if self._is_alone(update.dialog_id) else 0)
+    def add(self, row: Row, requests: int) -> None:
+        """Count a row that would be sent, and takes so many requests if it shares none."""
+        assert row.dialog_id is not None
+        total = self._requests + (requests if self._is_alone(row.dialog_id) else 0)
         ends_at = self._ends_at if row.expires_at is None else min(row.expires_at, self._ends_at)
         if ends_at < math.inf:
-            wait = seconds_under(self._quota, requests) or 0.0
+            wait = seconds_under(self._quota, total) or 0.0
             if self._now + wait >= ends_at:
                 self._rows += 1
                 self._ended += ends_at <= self._now
                 self._first_line = self._first_line or row.line
-                return alone
-        self._requests = requests
-        return alone
+                return
+        self._requests = total
 
     def _is_alone(self, dialog_id: str) -> bool:
         """Return whether a row shares no request with those before it."""
@@ -123,22 +119,28 @@ def find_late_rows(
     opened: OpenedJob,
     client: AsyncStateClient,
     quota: Sequence[QuotaUse],
+    changes: BaselineFilter | None,
 ) -> LateRows | None:
     """Read the input of a job that begins, and return the rows that cannot be sent in time.
 
     Only for a job whose `OpenedJob.may_have_ends` is True.
+
+    Args:
+        changes: With a scratch copy of the baseline; None without a baseline.
     """
     with suppress(InputError):  # The job itself reports it, after the rows before.
         if opened.ends_at is None and not _has_expiry(source, options):
             return None
         limits = [RateLimit(use.n, per=use.per) for use in quota]
-        counter = LateRowCounter(client.api, limits, opened.ends_at, coalesce=options.coalesce)
+        counter = LateRowCounter(limits, opened.ends_at, coalesce=options.coalesce)
         reader = open_input(source, format=options.format, table=options.table_with_texts)
         rows = RowReader(reader, options, client.limits, client.api, opened.journal)
         try:
             for row in rows.rows():
-                if row.update is not None and row.duplicate_of is None:
-                    counter.add(row)
+                if row.update is None or row.duplicate_of is not None:
+                    continue
+                if changes is None or changes.foresee(row):
+                    counter.add(row, len(client.api.writes("", row.update, "-")))
         except InputError:
             pass
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from cognigy_async import ConfigurationError
@@ -35,6 +36,9 @@ class JobOptions:
         format: Format of the input; by default taken from its name and first bytes.
         text_columns: Columns with the type text; see `TableOptions`.
         table: Options for reading CSV, Excel and Parquet.
+        baseline: File that knows what was last applied through it, created if missing. Session
+            variables that would change nothing are not sent.
+        baseline_max_age: Seconds after which what the baseline knows does not count any more.
 
     Raises:
         ConfigurationError: An option is not valid.
@@ -51,6 +55,8 @@ class JobOptions:
     format: Format | None = None
     text_columns: Iterable[str] = ()
     table: TableOptions = NO_OPTIONS
+    baseline: str | Path | None = None
+    baseline_max_age: float | None = None
     table_with_texts: TableOptions = field(init=False, repr=False, default=NO_OPTIONS)
     """The options of tables, with the type text for the text columns."""
     canary_rows: int | None = field(init=False, repr=False, default=None)
@@ -88,6 +94,13 @@ class JobOptions:
             if isinstance(value, str):
                 raise ConfigurationError(f"{name}: must be a sequence of strings, not a string")
             object.__setattr__(self, name, tuple(sorted(set(value))))
+        age = self.baseline_max_age
+        if age is not None and not age > 0:
+            raise ConfigurationError(
+                f"baseline_max_age={age!r}: must be a number of seconds above 0"
+            )
+        if age is not None and self.baseline is None:
+            raise ConfigurationError("baseline_max_age needs a baseline: name its file")
         texts = tuple(self.text_columns)
         table = self.table.with_texts(texts) if texts else self.table
         object.__setattr__(self, "table_with_texts", table)
@@ -123,6 +136,11 @@ class JobOptions:
         del record["table"], record["table_with_texts"]
         if self.table is not NO_OPTIONS:
             record |= self.table.record()
+        # Journals of jobs without a baseline are as they were before there were baselines.
+        if self.baseline is None:
+            del record["baseline"], record["baseline_max_age"]
+        else:
+            record["baseline"] = str(self.baseline)
         return {
             name: list(value) if type(value) is tuple else value for name, value in record.items()
         }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
-from typing import cast
+from functools import partial
+from typing import TypeAlias, cast
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup
+from anyio.abc import ObjectSendStream, TaskGroup
 
 from cognigy_async import (
     AsyncStateClient,
@@ -38,6 +39,7 @@ from cognigy_async import (
 )
 from cognigy_async.spi import DatedUpdate, DeliveryReceipt
 
+from .baseline_filter import BaselineFilter
 from .callback_receipts import CallbackReceipts
 from .errors import InputError, JournalError
 from .input.row import Row
@@ -66,6 +68,9 @@ UNSENT = (
 )
 """Errors of rows that were not sent. The next run sends these rows."""
 
+FAULTS = (InputError, JournalError, ClientUsageError, SharedQuotaError)
+"""Errors that stop the run where they occur."""
+
 NOT_APPLIED = (AuthenticationError, NotSentError, RateLimitedError, StateConflictError)
 """Errors that prove that a row was not applied; a 503 proves it too."""
 
@@ -74,14 +79,20 @@ NOT_APPLIED_REASONS = frozenset(
 )
 """Reasons for a retry that prove that the request was not applied."""
 
+RowToSend: TypeAlias = tuple[Row, StateUpdate]
+
 MOST_HELD = 1 << 24
 """Bytes of rows that the client may hold. The next row waits until fewer are held."""
 MOST_UNWRITTEN = 1 << 22
-"""Bytes of failed rows after which reading waits until their dead letters are written."""
+"""Bytes of failed and unchanged rows after which reading waits until their records are written."""
 
 
 class JobRun:
-    """One run of a job. It also serves as the `UpdateWatch` of its stream."""
+    """One run of a job. It also serves as the `UpdateWatch` of its stream.
+
+    Args:
+        changes: Leaves out what would change nothing; None sends all rows as they are.
+    """
 
     def __init__(
         self,
@@ -89,8 +100,10 @@ class JobRun:
         options: JobOptions,
         opened: OpenedJob,
         writer: JournalWriter,
+        changes: BaselineFilter | None = None,
     ) -> None:
         self._client = client
+        self._changes = changes
         self._rows = opened.rows
         self._ends_at = math.inf if opened.ends_at is None else opened.ends_at
         self._writer = writer
@@ -100,7 +113,8 @@ class JobRun:
         self._abandons_reads = opened.reader.fingerprint.size is None
         totals = opened.earlier.totals
         failed = totals.failed + totals.ambiguous
-        self.conditions = StopConditions(options, opened.canary, totals.completed, failed)
+        done = totals.succeeded + totals.unchanged + failed
+        self.conditions = StopConditions(options, opened.canary, done, failed)
         self.receipts = CallbackReceipts(writer)
         self._ambiguous = AmbiguousSends(client, opened.earlier.sends)
         self._groups = InterruptedGroups(opened.earlier.groups)
@@ -114,17 +128,24 @@ class JobRun:
         """Bytes of the rows in the stream."""
         self._room: anyio.Event | None = None
         """Event of a row that waits until fewer are in the stream."""
+        self._settled = anyio.Event()
+        """Set when deferred rows may go on, or no more rows will be deferred."""
+        self._input_ended = False
+        self._input_error: InputError | None = None
+        """Error of the input, raised once the rows before it were sent."""
         self._unwritten = 0
-        """Bytes of failed rows whose dead letters may not be written yet."""
+        """Bytes of failed and unchanged rows whose records may not be written yet."""
         self._sent_before: set[int] = set()
-        """Indexes of rows that an earlier run may have applied."""
+        """Lines of rows that an earlier run may have applied."""
         self._unclear: set[int] = set()
-        """Indexes of rows that an earlier attempt, of this run or of another, may have applied."""
+        """Lines of rows that an earlier attempt, of this run or of another, may have applied."""
         self._paused: set[str] = set()
         self._canary_done = anyio.Event()
         self._all_completed = False
         self.skipped = 0
         """Rows completed by earlier runs."""
+        self.unchanged = totals.unchanged
+        """Rows of all runs that would have changed nothing."""
         self.position = 0
         """Bytes of the input read so far."""
         self.total: tuple[int | None, bool] = (None, False)
@@ -185,7 +206,7 @@ class JobRun:
             try:
                 async for outcome in stream:
                     self._take(outcome)
-            except (InputError, JournalError, ClientUsageError, SharedQuotaError) as error:
+            except FAULTS as error:
                 self.stop("stopped", str(error), error)
             except BaseException:
                 # The journal has the rows that were not sent; the log need not count them.
@@ -227,8 +248,7 @@ class JobRun:
             return
         self.ended, self.reason, self.fault = ended, reason, fault
         self._canary_done.set()
-        if self._room is not None:
-            self._room.set()
+        self._wake_input()
         if self._stream is not None:
             self._stream.stop()
         for pending in self._resent:
@@ -249,7 +269,81 @@ class JobRun:
     # Sending.
 
     async def _feed(self) -> AsyncGenerator[StateUpdate | DatedUpdate, None]:
-        """Yield the updates that the stream sends, and handle all other rows."""
+        """Yield the updates that the stream sends."""
+        # Rows that may share a request are not deferred.
+        defers = self._changes is not None and not self._coalesce
+        rows = self._rows_with_deferred() if defers else self._rows_of_input()
+        async with aclosing(rows):
+            async for row, update in rows:
+                self._held += len(row.source)
+                self._in_stream[self._next_index] = row
+                self._next_index += 1
+                if row.expires_at is None:
+                    yield update
+                else:
+                    yield DatedUpdate(update, self._writer.on_clock(self._end_of(row)))
+
+    async def _rows_with_deferred(self) -> AsyncGenerator[RowToSend, None]:
+        """Yield rows of the input, and deferred rows as soon as they may go on."""
+        assert self._group_tasks is not None
+        send, receive = anyio.create_memory_object_stream[RowToSend | None](0)
+        with send, receive:
+            self._group_tasks.start_soon(self._send_input, send)
+            self._group_tasks.start_soon(self._send_deferred, send)
+            async for found in receive:
+                if found is None:
+                    break
+                yield found
+        if self._input_error is not None:
+            raise self._input_error
+
+    async def _send_input(self, send: ObjectSendStream[RowToSend | None]) -> None:
+        # The stream is closed when the run stops.
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            try:
+                async with aclosing(self._rows_of_input()) as rows:
+                    async for found in rows:
+                        await send.send(found)
+            except InputError as error:
+                # The rows before it may still wait to be sent.
+                self._input_error = error
+            except FAULTS as error:
+                self.stop("stopped", str(error), error)
+        self._input_ended = True
+        self._settled.set()
+
+    async def _send_deferred(self, send: ObjectSendStream[RowToSend | None]) -> None:
+        assert self._changes is not None
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while not self._input_ended or self._changes.deferred:
+                await self._settled.wait()
+                self._settled = anyio.Event()
+                try:
+                    rows = await in_thread(self._changes.release)
+                    for row in rows:
+                        if self.ended != "complete":
+                            return
+                        update = await self._update_of(row)
+                        if update is not None:
+                            await send.send((row, update))
+                        else:
+                            self._check_conditions()
+                except FAULTS as error:
+                    self.stop("stopped", str(error), error)
+                    return
+                self._wake_input()
+            await send.send(None)
+
+    async def _compared(self, changes: BaselineFilter, rows: list[Row]) -> list[Row]:
+        """Compare rows of the input with the baseline, and return those that are not deferred."""
+        rows = await in_thread(partial(changes.compare, rows))
+        if changes.deferred:
+            # What they wait for may have been settled meanwhile.
+            self._settled.set()
+        return rows
+
+    async def _rows_of_input(self) -> AsyncGenerator[RowToSend, None]:
+        """Yield the rows of the input to send, with their updates, and handle all other rows."""
         last = False
         while not last:
             chunk = await anyio.to_thread.run_sync(
@@ -269,42 +363,56 @@ class JobRun:
                 self._paused.update(chunk.paused)
                 self.conditions.skip(chunk.skipped, chunk.failed)
                 self._check_conditions()
-            for row in chunk.rows:
+            rows = chunk.rows
+            if self._changes is not None:
+                rows = await self._compared(self._changes, rows)
+            for row in rows:
                 if row.ordinal > self.conditions.canary > 0 and not self.conditions.canary_is_done:
                     await self._canary_done.wait()
-                if self._held > MOST_HELD:
+                if self._is_full:
                     await self._wait_for_room()
                 if self.ended != "complete":
                     return
-                update = row.update
-                if update is None:
-                    assert row.error is not None
-                    self._fail(row, row.error)
-                elif self._pauses_dialogs and row.dialog_id in self._paused:
-                    self.conditions.hold(row.ordinal)
-                elif row.duplicate_of is not None:
-                    self._writer.duplicate(row)
-                    self.conditions.complete(row.ordinal, ok=True)
-                elif row.line in self._groups.keys:
-                    await self._resend_group(row)
+                update = await self._update_of(row)
+                if update is not None:
+                    yield row, update
                 else:
-                    if row.line in self._ambiguous.sends:
-                        update = self._resolved(row, update)
-                    if update is not None:
-                        self._held += len(row.source)
-                        self._in_stream[self._next_index] = row
-                        self._next_index += 1
-                        if row.expires_at is None:
-                            yield update
-                        else:
-                            yield DatedUpdate(update, self._writer.on_clock(self._end_of(row)))
-                        continue
-                self._check_conditions()
+                    self._check_conditions()
             if self.ended != "complete":
                 return
         if self.conditions.canary > self._rows.count:
             self.conditions.canary = self._rows.count
             self._check_conditions()
+
+    async def _update_of(self, row: Row) -> StateUpdate | None:
+        """Return the update to send for a row; None if the row was handled in another way."""
+        update = row.update
+        if update is None:
+            assert row.error is not None
+            self._fail(row, row.error)
+        elif self._pauses_dialogs and row.dialog_id in self._paused:
+            self.conditions.hold(row.ordinal)
+            self._settle(row)
+        elif row.duplicate_of is not None:
+            self._writer.duplicate(row)
+            self.conditions.complete(row.ordinal, ok=True)
+        elif row.unchanged:
+            self._writer.unchanged(row)
+            self._unwritten += len(row.source)
+            self.unchanged += 1
+            self.conditions.complete(row.ordinal, ok=True)
+        elif row.line in self._groups.keys:
+            await self._resend_group(row)
+        else:
+            if row.line in self._ambiguous.sends:
+                update = self._resolved(row, update)
+            return update
+        return None
+
+    @property
+    def _is_full(self) -> bool:
+        changes = self._changes
+        return self._held > MOST_HELD or (changes is not None and changes.is_full)
 
     def _end_of(self, row: Row) -> float:
         """Return when the session of a row ends, in seconds of the epoch; infinity if unknown."""
@@ -315,19 +423,34 @@ class JobRun:
         return None if ends_at == math.inf else ends_at - self._writer.now()
 
     async def _wait_for_room(self) -> None:
-        if self.ended == "complete":
+        while self._is_full and self.ended == "complete":
             self._room = anyio.Event()
             await self._room.wait()
-            self._room = None
+        self._room = None
+
+    def _wake_input(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
+    def _settle(
+        self, row: Row, error: CognigyError | None = None, *, applied: bool = False
+    ) -> None:
+        """Note the outcome of a row for the baseline, and for rows that wait for it."""
+        if self._changes is not None:
+            self._changes.settle(row, applied=applied, error=error)
+            if self._changes.waits_for(row):
+                self._settled.set()
 
     def _resolved(self, row: Row, update: StateUpdate) -> StateUpdate | None:
         """Return the update to send for a row that may be applied; None if it is ambiguous."""
         resolved = self._ambiguous.resolve(row, update)
         if resolved is None:
-            self._fail(row, ambiguous(row, None))
+            error = ambiguous(row, None)
+            self._settle(row, error)
+            self._fail(row, error)
         else:
-            self._sent_before.add(self._next_index)
-            self._unclear.add(self._next_index)
+            self._sent_before.add(row.line)
+            self._unclear.add(row.line)
         return resolved
 
     async def _resend_group(self, row: Row) -> None:
@@ -359,20 +482,19 @@ class JobRun:
     # Outcomes.
 
     def _take(self, outcome: UpdateOutcome) -> None:
-        index = outcome.index
-        row = self._in_stream.pop(index)
+        row = self._in_stream.pop(outcome.index)
         self._held -= len(row.source)
-        if self._room is not None and self._held <= MOST_HELD:
-            self._room.set()
+        if self._held <= MOST_HELD:
+            self._wake_input()
         if outcome.result is not None:
             self._succeed(row, outcome.result)
         else:
             assert outcome.error is not None
-            self._judge_failure(row, index, outcome.error)
+            self._judge_failure(row, outcome.error)
         if self._sent_before:
-            self._sent_before.discard(index)
+            self._sent_before.discard(row.line)
         if self._unclear:
-            self._unclear.discard(index)
+            self._unclear.discard(row.line)
         # Fast path: no stop condition applies if there are no failures and no canary.
         if self.conditions.failed or self.conditions.canary:
             self._check_conditions()
@@ -384,7 +506,7 @@ class JobRun:
             self._fail_group(rows, error)
         except CognigyError as error:
             for row in rows:
-                self._judge_failure(row, -1, error)
+                self._judge_failure(row, error)
         else:
             for row in rows:
                 row.sent_with = rows[0].line
@@ -395,35 +517,39 @@ class JobRun:
     def _fail_group(self, rows: list[Row], error: DeadlineExceededError) -> None:
         """Record rows that an earlier run sent, and whose sessions ended before a repeat."""
         for row in rows:
-            self._fail(row, ambiguous(row, error))
+            doubt = ambiguous(row, error)
+            self._settle(row, doubt)
+            self._fail(row, doubt)
 
     def _succeed(self, row: Row, result: UpdateResult) -> None:
+        self._settle(row, applied=True)
         self._writer.applied(row, result)
         self.conditions.complete(row.ordinal, ok=True)
         if self.latest_wait is not None and self.latest_wait[1] < self._writer.now():
             self.latest_wait = None
 
-    def _judge_failure(self, row: Row, index: int, error: CognigyError) -> None:
+    def _judge_failure(self, row: Row, error: CognigyError) -> None:
         """Record a failed row, or leave it to the next run."""
+        self._settle(row, error)
         if isinstance(error, UNSENT):
             self.conditions.hold(row.ordinal)
-            clear = row.not_repeatable and index not in self._unclear
+            clear = row.not_repeatable and row.line not in self._unclear
             if clear and not isinstance(error, JournalError):
                 self._writer.rejected(row)
             if isinstance(error, ClientClosedError | SharedQuotaError):
                 self.stop("stopped", str(error), error)
         elif isinstance(error.__cause__, SharedQuotaError):
             # The row may have been applied, and was not sent again.
-            self._leave(row, index, error)
+            self._leave(row, error)
             self.stop("stopped", str(error.__cause__), error.__cause__)
         elif isinstance(error, AuthenticationError):
             # This error would occur for all rows.
-            self._leave(row, index, error)
+            self._leave(row, error)
             self.stop("stopped", f"there is no access to the server: {error}", error)
         elif self.ended != "complete" and not isinstance(error, FINAL):
             # The client would have retried this row, so leave it to the next run.
-            self._leave(row, index, error)
-        elif index in self._sent_before:
+            self._leave(row, error)
+        elif row.line in self._sent_before:
             self._fail(row, ambiguous(row, error))
         else:
             if isinstance(error, DeadlineExceededError):
@@ -441,11 +567,11 @@ class JobRun:
             "Leave the row out; if the session still lives, correct its end and run the row again."
         )
 
-    def _leave(self, row: Row, index: int, error: CognigyError) -> None:
+    def _leave(self, row: Row, error: CognigyError) -> None:
         """Leave a row to the next run, although it was sent."""
         self.conditions.hold(row.ordinal)
         was_rejected = isinstance(error, NOT_APPLIED) or getattr(error, "status", None) == 503
-        if row.not_repeatable and was_rejected and index not in self._unclear:
+        if row.not_repeatable and was_rejected and row.line not in self._unclear:
             self._writer.rejected(row)
 
     def _fail(self, row: Row, error: CognigyError) -> None:
@@ -474,8 +600,8 @@ class JobRun:
         if not row.not_repeatable:
             return
         if reason not in NOT_APPLIED_REASONS:
-            self._unclear.add(index)
-        elif index not in self._unclear:
+            self._unclear.add(row.line)
+        elif row.line not in self._unclear:
             self._writer.rejected(row)
 
     def note_wait(self, row: Row, reason: str, seconds: float) -> None:
@@ -486,6 +612,11 @@ class JobRun:
     def published(self, index: int, callback: str) -> DeliveryReceipt:
         """Return the receipt of a row's event."""
         return self.receipts.expect((self._in_stream[index],), callback)
+
+
+async def in_thread(compare: Callable[[], list[Row]]) -> list[Row]:
+    """Compare rows with the baseline in a worker thread."""
+    return await anyio.to_thread.run_sync(compare, limiter=anyio.CapacityLimiter(1))
 
 
 class _GroupObserver:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -92,6 +93,9 @@ DebugOption = Annotated[
     bool, typer.Option("--debug", help="Print the whole log, and tracebacks of errors.")
 ]
 
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+"""Seconds of the units of a duration."""
+
 Name = TypeVar("Name", TransportName, LoopName)
 
 
@@ -158,6 +162,20 @@ def format_rate(rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None) -> s
     if rate_limit is None or isinstance(rate_limit, str):
         return rate_limit
     return " ".join(f"{limit.n}/{limit.per:g}" for limit in rate_limit)
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Return the seconds of a duration such as ``12h``; raise `ConfigurationError` if invalid."""
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in UNITS else (text, "s")
+    try:
+        seconds = float(number) * UNITS[unit]
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(
+            f"{option} {text!r}: write a number with s, m, h or d behind it, for example 12h or 7d"
+        )
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

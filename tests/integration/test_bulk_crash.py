@@ -19,6 +19,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.bulk import read_summary
+from cognigy_async.bulk.baseline import Baseline
 from cognigy_async.emulator import Emulator, Faults, Rules, serve
 
 from .commands import CommandProcess, command_environment
@@ -400,3 +401,152 @@ def test_a_file_that_changes_under_a_running_job_is_noted(jobs: Jobs, emulator: 
     assert "rows.jsonl changed while the job ran: its size went from" in err
     assert "late" not in emulator.dialogs
     assert jobs.finish()[0] == 2
+
+
+class Nights:
+    """Nightly jobs with one baseline, on dialogs of which few change from night to night."""
+
+    def __init__(self, jobs: Jobs, emulator: Emulator, seed: int) -> None:
+        self._jobs = jobs
+        self._emulator = emulator
+        self._chance = random.Random(seed)
+        self._night = 0
+        self.unchanged = 0
+        self.values = {f"d{number}": {"a": 0, "b": 0, "c": 0} for number in range(150)}
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a night, also if the last one was not over."""
+        self._night += 1
+        rows: list[dict[str, Any]] = []
+        for dialog_id, values in self.values.items():
+            changed = self._chance.random() < 0.4
+            for _ in range(self._chance.randrange(1, 4)):
+                if changed:
+                    values[self._chance.choice("abc")] = self._chance.randrange(3)
+                rows.append({"dialog_id": dialog_id, "session": dict(values)})
+        self._chance.shuffle(rows)
+        # The last row of each dialog has what must be there in the end.
+        rows += [{"dialog_id": one, "session": values} for one, values in self.values.items()]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (self._jobs.folder / "rows.jsonl").write_text(text)
+
+    def options(self) -> list[str]:
+        name = f"night-{self._night}"
+        return ["--baseline", "baseline", "--journal", name, "--max-in-flight", "8"]
+
+    def kill_a_run(self) -> None:
+        """Start the job of the night and kill it at a random moment."""
+        process = self._jobs.start(*self.options())
+        if self._chance.random() < 0.3:
+            # In the middle of its work, however slow the machine is.
+            before, more = written(self._emulator), self._chance.randrange(1, 200)
+            while not process.is_over and written(self._emulator) < before + more:
+                time.sleep(0.001)
+        time.sleep(self._chance.random() * 0.7)
+        process.kill()
+        wait_until_served(self._emulator)
+
+    def finish(self) -> None:
+        """Run the job of the night to its end, and check the state of all dialogs."""
+        status, result, err = self._jobs.finish(*self.options())
+        assert (status, result["ended"]) == (0, "complete"), err
+        assert result["succeeded"] + result["unchanged"] == result["inputs"]
+        self.unchanged += result["unchanged"]
+        assert self.known() == 3 * len(self.values)
+        for dialog_id, values in self.values.items():
+            assert self._emulator.dialogs[dialog_id].session == values
+
+    def known(self) -> int:
+        """Check that all that the baseline says is true; return the number of variables."""
+        baseline = Baseline.open(self._jobs.folder / "baseline")
+        known = 0
+        try:
+            for dialog_id in self.values:
+                digests = baseline.known(dialog_id, None)
+                known += len(digests)
+                session = digests and self._emulator.dialogs[dialog_id].session
+                for name, digest in digests.items():
+                    assert digest == baseline.digest(dialog_id, None, name, session[name])
+        finally:
+            baseline.close()
+        return known
+
+
+@pytest.mark.quick("runtime-8")
+@pytest.mark.real_time
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kills", [8, 100])
+@pytest.mark.parametrize("api", ["runtime", "sessions"])
+def test_a_baseline_is_never_ahead_of_what_was_applied(
+    jobs: Jobs, emulator: Emulator, api: str, kills: int
+) -> None:
+    emulator.faults = Faults(latency=0.01)
+    nights = Nights(jobs, emulator, seed=kills)
+    known = 0
+    for kill in range(kills):
+        nights.kill_a_run()
+        # It is up to date after a kill as well.
+        known = max(known, nights.known())
+        if kill % 7 == 3:
+            nights.finish()
+        if kill % 7 in (3, 5):
+            # A night that was cut off may never be continued.
+            nights.begin()
+    nights.finish()
+    assert known > 3 * len(nights.values) // 2
+    assert nights.unchanged
+    assert emulator.stats.overlapping_writes == 0
+    if api == "runtime":
+        # No body has the key of another one.
+        assert emulator.stats.reused_keys == 0
+
+
+@pytest.mark.real_time
+def test_a_full_disk_leaves_a_baseline_that_is_true(jobs: Jobs, emulator: Emulator) -> None:
+    emulator.faults = Faults(latency=0.002)
+    nights = Nights(jobs, emulator, seed=1)
+    nights.values = {f"dialog-{number:0200d}": {"a": 0, "b": 0, "c": 0} for number in range(400)}
+    nights.begin()
+    options = [*nights.options(), "--journal", "job"]
+    status, result, err = jobs.result(jobs.start(*options, largest=150_000))
+    assert (status, result["ended"]) == (1, "stopped")
+    assert re.search(r"Stopped: (baseline baseline|journal job) cannot be written", err)
+    assert "run the same command again" in err
+    assert written(emulator)
+    nights.known()
+    assert jobs.finish(*options)[0] == 0
+    for dialog_id, values in nights.values.items():
+        assert emulator.dialogs[dialog_id].session == values
+    assert nights.known() == 3 * len(nights.values)
+
+
+@pytest.mark.thorough
+@pytest.mark.real_time
+@pytest.mark.timeout(600)
+def test_a_night_with_few_changes_takes_few_requests(jobs: Jobs, emulator: Emulator) -> None:
+    count, changed = 100_000, 2000
+    numbers = random.Random(1).sample(range(count), changed)
+
+    def write(changes: frozenset[int]) -> None:
+        with (jobs.folder / "rows.jsonl").open("w") as file:
+            for number in range(count):
+                session = {"seq": number, "total": number % 7 + (number in changes), "vip": True}
+                file.write(json.dumps({"dialog_id": f"d{number}", "session": session}) + "\n")
+
+    jobs.patience = 300.0
+    options = ["--baseline", "baseline", "--max-in-flight", "64", "--quiet"]
+    write(frozenset())
+    status, result, _ = jobs.finish(*options, "--journal", "first")
+    assert (status, result["succeeded"], result["unchanged"]) == (0, count, 0)
+    write(frozenset(numbers))
+    dry = jobs.command("bulk", "run", "rows.jsonl", "--dry-run", "--json", *options[:2])
+    assert json.loads(dry)["requests"] == changed
+    assert json.loads(dry)["saved_requests"] == count - changed
+    before = emulator.stats.requests
+    status, result, _ = jobs.finish(*options, "--journal", "second")
+    assert (status, result["succeeded"], result["unchanged"]) == (0, changed, count - changed)
+    assert result["requests"] == changed
+    assert emulator.stats.requests - before == changed
+    for number in numbers:
+        assert emulator.dialogs[f"d{number}"].session["total"] == number % 7 + 1

@@ -106,7 +106,7 @@ def test_rows_that_are_too_late_are_told_before_the_job(
     assert "Too late: 1 row cannot be sent before its session ends, at 1,000" in command.out
     assert command("bulk", "run", "rows.jsonl", "--dry-run", "--rate", "9/1", "--json") == 0
     assert command.json["late"] == {"rows": 1, "ended": 1, "first_line": 5, "assumed": False}
-    assert command("bulk", "run", "rows.jsonl", "--session-ttl", "600") == 1
+    assert command("bulk", "run", "rows.jsonl", "--session-ttl", "10m") == 1
     assert "Note: 1 row cannot be sent before its session ends" in command.messages
     assert "4 of 5 rows applied, 1 failed; 4 requests" in command.out
     # The next job begins later, so it has another time.
@@ -116,7 +116,7 @@ def test_rows_that_are_too_late_are_told_before_the_job(
     assert json.loads(letter)["expires_at"] == late["expires_at"]
     assert "2026-01-01T00:00:00" in json.loads(letter)["_error"]["message"]
     assert command("bulk", "run", "rows.jsonl", "--session-ttl", "0") == 2
-    assert "session_ttl=0" in command.messages
+    assert "--session-ttl '0': write a number with s, m, h or d" in command.messages
 
 
 def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command) -> None:
@@ -430,3 +430,49 @@ def test_a_context_limit_of_an_option_takes_precedence(
         assert command("bulk", "run", "rows.jsonl", "--context-limit", "much", *dry) == 2
         assert "--context-limit much: must be default, app or a number of bytes" in command.messages
     assert emulator.stats.requests == 0
+
+
+def test_a_baseline_saves_requests_and_forgets(emulator: Emulator, command: Command) -> None:
+    write_rows(40, dialogs=40)
+    nightly = ("bulk", "run", "rows.jsonl", "--baseline", "nightly")
+    assert command(*nightly, "--journal", "1") == 0
+    assert "40 of 40 rows applied; 40 requests" in command.out
+    text = Path("rows.jsonl").read_text()
+    Path("rows.jsonl").write_text(text.replace('"seq": 17}', '"seq": -17}'))
+    assert command(*nightly, "--dry-run") == 0
+    assert "OK: 40 rows, 40 dialogs, 1 request, 39 saved by the baseline; no faults" in command.out
+    assert command(*nightly, "--journal", "2") == 0
+    assert "1 of 40 rows applied, 39 unchanged; 1 request in" in command.out
+    assert command("bulk", "status", "2") == 0
+    assert "1 applied, 0 failed, 0 ambiguous, 39 unchanged\n" in command.out
+    assert command("bulk", "forget", "nightly", "d1", "d2") == 0
+    assert command.out == "2 variables of 2 dialogs forgotten\n"
+    assert command("bulk", "forget", "nightly", "d1") == 1
+    assert command("bulk", "forget", "none", "d1") == 2
+    assert "there is no baseline none" in command.err
+    assert command(*nightly, "--journal", "3", "--baseline-max-age", "7d") == 0
+    assert "2 of 40 rows applied, 38 unchanged; 2 requests in" in command.out
+    assert emulator.dialogs["d17"].session == {"seq": -17}
+
+
+def test_dead_letters_are_run_with_the_baseline(emulator: Emulator, command: Command) -> None:
+    Path("rows.jsonl").write_text('{"dialog_id": "d", "session": {"a-b": 1}}\n')
+    command("bulk", "run", "rows.jsonl", "--baseline", "nightly", "--baseline-max-age", "12h")
+    again = "run rows.jsonl.dead.jsonl --baseline nightly --baseline-max-age 12h"
+    assert again in " ".join(command.err.split())
+
+
+@pytest.mark.parametrize("age", ["", "0", "-1h", "1w", "h", "nan", "inf"])
+def test_an_age_that_is_none_is_refused(emulator: Emulator, command: Command, age: str) -> None:
+    write_rows(1)
+    options = ("--baseline", "nightly", "--baseline-max-age", age)
+    assert command("bulk", "run", "rows.jsonl", *options) == 2
+    assert "write a number with s, m, h or d behind it" in " ".join(command.err.split())
+
+
+def test_an_age_needs_a_baseline_of_its_own(emulator: Emulator, command: Command) -> None:
+    write_rows(1)
+    assert command("bulk", "run", "rows.jsonl", "--baseline-max-age", "1d") == 2
+    assert "baseline_max_age needs a baseline" in command.err
+    assert command("bulk", "run", "rows.jsonl", "--baseline", "rows.jsonl") == 2
+    assert "the input and the baseline are one file" in command.err

@@ -122,6 +122,7 @@ class Row:
         completed_at: Epoch seconds of the row's outcome; known only if the client has callbacks.
         number: Number of the row as a spreadsheet program counts, if it is not `line`.
         expires_at: Seconds of the epoch at which the session ends; None if the row does not tell.
+        unchanged: True if the row would change nothing, so that it is not sent.
     """
 
     line: int
@@ -135,12 +136,21 @@ class Row:
     completed_at: float | None = None
     number: int | None = None
     expires_at: float | None = None
+    unchanged: bool = False
 
     @property
     def not_repeatable(self) -> bool:
         """Return whether sending the row twice could apply it twice."""
         update = self.update
         return update is not None and not (update.next_step is None and update.if_match is None)
+
+    @property
+    def may_move(self) -> bool:
+        """Return whether the row makes the flow act, which may then change any variable."""
+        update = self.update
+        if update is None or not self.not_repeatable:
+            return False
+        return update.next_step is not None or update.if_match is None
 
     def reject(self, error: UpdateValidationError) -> None:
         """Make the row invalid."""

@@ -40,6 +40,7 @@ from .reading import (
 )
 from .schema import (
     APPLICATION_ID,
+    IS_UNCHANGED,
     SCHEMA,
     SCHEMA_VERSION,
     CompletedRow,
@@ -418,21 +419,28 @@ def _in_use(path: Path) -> JournalRefusedError:
 def read_totals(connection: sqlite3.Connection) -> Totals:
     """Return the counts of all runs in a journal."""
     totals = Totals()
+    unchanged = 0
+    status = f"CASE WHEN {IS_UNCHANGED} THEN {unchanged} ELSE {{0}}.status END"
     by_status = Counter(
-        dict(connection.execute("SELECT status, count(*) FROM outcomes GROUP BY status"))
+        dict(
+            connection.execute(
+                f"SELECT {status.format('outcomes')}, count(*) FROM outcomes GROUP BY 1"
+            )
+        )
     )
     if by_status[Status.REPEATED]:
         # A repeated row has the outcome of the row it repeats.
         repeated = connection.execute(
-            "SELECT first.status, count(*) FROM outcomes AS again"
+            f"SELECT {status.format('first')}, count(*) FROM outcomes AS again"
             " LEFT JOIN outcomes AS first ON first.line = again.refers"
-            " WHERE again.status = ? GROUP BY first.status",
+            " WHERE again.status = ? GROUP BY 1",
             (Status.REPEATED,),
         )
         by_status.update(dict(repeated))
     totals.succeeded = by_status[Status.SUCCEEDED]
     totals.failed = by_status[Status.FAILED]
     totals.ambiguous = by_status[Status.AMBIGUOUS]
+    totals.unchanged = by_status[unchanged]
     for requests, retries, elapsed in connection.execute(
         "SELECT requests, retries, elapsed FROM runs"
     ):

@@ -1,4 +1,4 @@
-"""Lock that lets one job at a time use a journal. It ends with its process.
+"""Lock that lets one job at a time use a journal or a baseline. It ends with its process.
 
 The lock belongs to the file and not to its name, so links and renames do not lead around it. A
 symbolic link is refused all the same: it may lead to the file of somebody else.
@@ -16,6 +16,7 @@ import stat
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from cognigy_async._utils.locks import try_lock
@@ -48,11 +49,27 @@ _locked_here: set[tuple[int, int]] = set()
 """Files that this process has locked."""
 
 
-class JournalLock:
-    """The lock of a journal, held until `release`.
+@dataclass(frozen=True, slots=True)
+class DatabaseKind:
+    """A kind of SQLite file that one job at a time uses.
 
     Attributes:
-        path: File of the journal, in a folder without symbolic links.
+        name: Its name in messages, and that of the option that names the file.
+        application_id: Application id of its files.
+    """
+
+    name: str
+    application_id: int
+
+
+JOURNAL = DatabaseKind("journal", APPLICATION_ID)
+
+
+class JournalLock:
+    """The lock of a journal or of another file of a job, held until `release`.
+
+    Attributes:
+        path: The file, in a folder without symbolic links.
         identity: Device and inode of the file.
         is_record_lock: True if SQLite may have released the lock; then `renew` it.
     """
@@ -65,7 +82,7 @@ class JournalLock:
         _locked_here.add(self.identity)
 
     @classmethod
-    def acquire(cls, journal: Path) -> JournalLock | None:
+    def acquire(cls, journal: Path, kind: DatabaseKind = JOURNAL) -> JournalLock | None:
         """Create the file if needed, and lock it. Return None if it is in use.
 
         Raises:
@@ -82,20 +99,20 @@ class JournalLock:
                 if _identity_of(path) in _locked_here:
                     return None
                 try:
-                    lock = cls._acquire_once(path, journal)
+                    lock = cls._acquire_once(path, journal, kind)
                 except OSError as error:
                     raise JournalRefusedError(
-                        f"journal {journal} cannot be locked: {error.strerror}. Choose a folder on "
-                        "a local disk, with --journal."
+                        f"{kind.name} {journal} cannot be locked: {error.strerror}. Choose a "
+                        f"folder on a local disk, with --{kind.name}."
                     ) from error
                 if lock is not None:
                     return lock
         return None
 
     @classmethod
-    def _acquire_once(cls, path: Path, journal: Path) -> JournalLock | None:
+    def _acquire_once(cls, path: Path, journal: Path, kind: DatabaseKind) -> JournalLock | None:
         with contextlib.ExitStack() as stack:
-            descriptor = _open(path, journal)
+            descriptor = _open(path, journal, kind)
             stack.callback(os.close, descriptor)
             locked = try_lock(descriptor)
             is_record_lock = locked and not _lock_byte(descriptor)
@@ -103,13 +120,13 @@ class JournalLock:
                 # On NFS, BSD and macOS flock and record locks exclude each other, also
                 # within one process. There flock would lock out SQLite.
                 stack.close()
-                descriptor = _open(path, journal)
+                descriptor = _open(path, journal, kind)
                 stack.callback(os.close, descriptor)
                 locked = _lock_byte(descriptor)
             # Between the calls, the file may have been replaced.
             if not locked or _identity(os.fstat(descriptor)) != _identity_of(path):
                 return None
-            _claim(descriptor, journal)
+            _claim(descriptor, journal, kind)
             stack.pop_all()
             return cls(path, descriptor, is_record_lock=is_record_lock)
 
@@ -166,18 +183,18 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     return _identity(found) if stat.S_ISREG(found.st_mode) else None
 
 
-def _open(path: Path, journal: Path) -> int:
+def _open(path: Path, journal: Path, kind: DatabaseKind) -> int:
     try:
         return open_private(path, linked=True)
     except OSError as error:
         raise JournalRefusedError(
-            f"journal {journal} cannot be created or written: {error.strerror}. Correct this, "
-            "or choose another --journal, in a folder that can be written."
+            f"{kind.name} {journal} cannot be created or written: {error.strerror}. Correct this, "
+            f"or choose another --{kind.name}, in a folder that can be written."
         ) from error
 
 
-def _claim(descriptor: int, journal: Path) -> None:
-    """Check that a file is new or may be a journal, and close it to other users.
+def _claim(descriptor: int, journal: Path, kind: DatabaseKind) -> None:
+    """Check that a file is new or may be of this kind, and close it to other users.
 
     SQLite would complete in the database of another program what that left unfinished. It gives the
     files beside a database the mode of the database. Earlier versions left the mode to the umask.
@@ -187,12 +204,12 @@ def _claim(descriptor: int, journal: Path) -> None:
     found = os.fstat(descriptor)
     if not header and found.st_nlink > 1:
         raise JournalRefusedError(
-            f"journal {journal} is empty and has a second name (a hard link), so that it may "
-            "belong to another program. Choose another --journal."
+            f"{kind.name} {journal} is empty and has a second name (a hard link), so that it may "
+            f"belong to another program. Choose another --{kind.name}."
         )
     is_database = header.startswith(SQLITE_MAGIC)
-    if is_database and header[APPLICATION_ID_AT:][:4] != APPLICATION_ID.to_bytes(4):
-        raise foreign(journal)
+    if is_database and header[APPLICATION_ID_AT:][:4] != kind.application_id.to_bytes(4):
+        raise foreign(journal, kind.name)
     if (is_database or not header) and found.st_mode & OTHERS:
         make_private(descriptor)
 

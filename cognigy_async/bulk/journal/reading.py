@@ -134,7 +134,9 @@ def has_wal(path: Path) -> bool:
         return False
 
 
-def check_side_files(path: Path, real: Path, *, opens: bool = False, shared: bool = False) -> None:
+def check_side_files(
+    path: Path, real: Path, *, opens: bool = False, shared: bool = False, name: str = "journal"
+) -> None:
     """Raise `JournalRefusedError` if a file beside a journal may be that of somebody else.
 
     SQLite writes into these files, and removes them, whatever they are.
@@ -145,6 +147,7 @@ def check_side_files(path: Path, real: Path, *, opens: bool = False, shared: boo
         opens: Check the content as well. That releases the locks of this process on the `-shm`, so
             do it only before the journal is opened.
         shared: Accept files of another user, whose journal is read.
+        name: Kind of the file, as in `DatabaseKind`.
     """
     for suffix, begins in SIDE_FILES.items():
         file = beside(real, suffix)
@@ -166,8 +169,8 @@ def check_side_files(path: Path, real: Path, *, opens: bool = False, shared: boo
             continue
         except OSError as error:
             raise JournalRefusedError(
-                f"journal {path} cannot be used because of {file}: {error.strerror}. Correct "
-                "this, or choose another --journal."
+                f"{name} {path} cannot be used because of {file}: {error.strerror}. Correct "
+                f"this, or choose another --{name}."
             ) from error
 
 
@@ -186,11 +189,11 @@ def check_tables(path: Path, connection: sqlite3.Connection) -> None:
         raise damaged(path, difference)
 
 
-def foreign(path: Path) -> JournalRefusedError:
+def foreign(path: Path, name: str = "journal") -> JournalRefusedError:
     """Return the error for a file that is none of a job."""
     return JournalRefusedError(
-        f"{path} is no journal of a job: it is empty, or a SQLite file of another program. "
-        "Choose another --journal."
+        f"{path} is no {name} of a job: it is empty, or a SQLite file of another program. "
+        f"Choose another --{name}."
     )
 
 

@@ -79,6 +79,11 @@ HOOK = "hook "
 """Prefix of the text of a callback event. Other events are waits; their text is the reason."""
 
 
+IS_UNCHANGED = "({0}.status = 1 AND {0}.attempts = 0)"
+"""Condition of a row of a table of outcomes that was not sent, because it would have changed
+nothing. Versions without baselines take it for an applied row."""
+
+
 class Status(enum.IntEnum):
     """Outcome of a completed row."""
 
@@ -131,6 +136,7 @@ class Totals:
     """Counts of all runs of a job.
 
     Attributes:
+        unchanged: Rows that were not sent, because they would have changed nothing.
         retries: Retries by reason.
         elapsed: Seconds for which the job ran.
     """
@@ -138,6 +144,7 @@ class Totals:
     succeeded: int = 0
     failed: int = 0
     ambiguous: int = 0
+    unchanged: int = 0
     requests: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     elapsed: float = 0.0
@@ -145,7 +152,7 @@ class Totals:
     @property
     def completed(self) -> int:
         """Number of completed rows."""
-        return self.succeeded + self.failed + self.ambiguous
+        return self.succeeded + self.failed + self.ambiguous + self.unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,7 @@ class EarlierRuns:
 
 def differences(connection: sqlite3.Connection) -> Iterator[str]:
     """Yield how the tables of a database differ from those of a journal."""
-    found, expected = _objects(connection), _expected_objects()
+    found, expected = objects_of(connection), expected_objects(SCHEMA)
     for kind, name in sorted(expected.keys() | found.keys()):
         if (kind, name) not in expected:
             yield f"it has the {kind} {name!r}, which no journal has"
@@ -177,13 +184,15 @@ def differences(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 @functools.cache
-def _expected_objects() -> dict[tuple[str, str], str]:
+def expected_objects(schema: str) -> dict[tuple[str, str], str]:
+    """Return the statements of the objects that a schema creates, by kind and name."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(SCHEMA)
-        return _objects(connection)
+        connection.executescript(schema)
+        return objects_of(connection)
 
 
-def _objects(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+def objects_of(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Return the statements of the objects of a database, by kind and name."""
     rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master")
     return {(kind, name): " ".join(sql.split()) for kind, name, sql in rows}
 

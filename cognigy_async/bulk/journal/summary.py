@@ -59,6 +59,7 @@ class JournalSummary:
     def record(self) -> dict[str, Any]:
         """Return the object that `bulk status --json` prints."""
         totals = self.totals
+        unchanged = {"unchanged": totals.unchanged} if "baseline" in self.options else {}
         return {
             "job": self.job_id,
             "running": self.owner is not None,
@@ -67,6 +68,7 @@ class JournalSummary:
             "succeeded": totals.succeeded,
             "failed": totals.failed,
             "ambiguous": totals.ambiguous,
+            **unchanged,
             "left": self.left,
             "requests": totals.requests,
             "retries": sum(totals.retries.values()),

@@ -81,6 +81,9 @@ def _outcome(
     if status == Status.AMBIGUOUS and not attempts:
         # The run that was cut off sent the requests, so their number is unknown.
         requests = ""
+    if status == Status.SUCCEEDED and not attempts:
+        # See `IS_UNCHANGED`.
+        return "settled: unchanged, not sent"
     if status == Status.SUCCEEDED:
         return f"settled: applied{requests}"
     if status == Status.REPEATED:

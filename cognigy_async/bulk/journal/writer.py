@@ -22,6 +22,7 @@ from cognigy_async import (
     UpdateResult,
 )
 
+from ..baseline_filter import BaselineFilter
 from ..errors import JournalError
 from ..faulty_rows import FaultyRows
 from ..input.fingerprint import Mark
@@ -45,6 +46,7 @@ class JournalWriter:
         client: Client whose requests, retries and quota are saved with each batch.
         faulty_rows: Gets the faulty rows of a table. None if the file is a stream, whose earlier
             dead letters cannot be removed.
+        changes: Writes to the baseline what the outcomes changed, before each batch.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class JournalWriter:
         dead_letters: BinaryIO,
         client: AsyncStateClient,
         faulty_rows: FaultyRows | None = None,
+        changes: BaselineFilter | None = None,
     ) -> None:
         self._journal = journal
         self._dead_letters = dead_letters
@@ -72,6 +75,7 @@ class JournalWriter:
         self._closing = False
         self._has_read = False
         self._faulty_rows = faulty_rows
+        self._changes = changes
         self._is_emptied = faulty_rows is None
         self._ended: str | None = None
         self.failure: JournalError | None = None
@@ -96,6 +100,10 @@ class JournalWriter:
     def duplicate(self, row: Row) -> None:
         """Record a row that repeats the update of an earlier line."""
         self._complete(row, Status.REPEATED, (None, None, self.now()), 0)
+
+    def unchanged(self, row: Row) -> None:
+        """Record a row that would have changed nothing."""
+        self._complete(row, Status.SUCCEEDED, (None, None, self.now()), 0)
 
     def failed(self, row: Row, error: CognigyError) -> None:
         """Record a row that was not applied, or may not have been."""
@@ -280,4 +288,9 @@ class JournalWriter:
                 f"{error.strerror}. Nothing more is sent. Make room and run the same command "
                 "again to go on."
             ) from error
-        self._journal.write(batch)
+        try:
+            # First the baseline: after a crash, a row that only it has is not sent again.
+            if self._changes is not None:
+                self._changes.write()
+        finally:
+            self._journal.write(batch)

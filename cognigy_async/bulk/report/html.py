@@ -118,6 +118,7 @@ def _tiles(figures: ReportFigures) -> Iterator[str]:
         "succeeded": totals.succeeded,
         "failed": totals.failed,
         "ambiguous": totals.ambiguous,
+        **({"unchanged": totals.unchanged} if totals.unchanged else {}),
         "requests": totals.requests,
         "retries": totals.retries.total(),
         "elapsed": f"{totals.elapsed:.1f} s",

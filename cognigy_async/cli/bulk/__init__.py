@@ -6,6 +6,7 @@ import typer
 
 from .._options import example
 from .explain import explain
+from .forget import forget
 from .run import run
 from .status import status
 
@@ -19,3 +20,4 @@ app.command(
 )(run)
 app.command(epilog=example("bulk status rows.jsonl.journal --watch"))(status)
 app.command(epilog=example("bulk explain rows.jsonl.journal d-8f3a"))(explain)
+app.command(epilog=example("bulk forget nightly.baseline d-8f3a"))(forget)

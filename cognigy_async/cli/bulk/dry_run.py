@@ -111,8 +111,11 @@ def check(
         faults = "no faults"
         if found.faulty:
             faults = f"{counted(found.faulty, 'row')} with {counted(found.faults, 'fault')}"
+        saved = ""
+        if found.saved_requests is not None:
+            saved = f", {found.saved_requests:,} saved by the baseline"
         verdict = "OK" if found.rows and not found.faulty else "Invalid"
-        write_result(f"{verdict}: {rows}, {dialogs}, {requests}{quota}; {faults}")
+        write_result(f"{verdict}: {rows}, {dialogs}, {requests}{saved}{quota}; {faults}")
         if time := _time(found, speed, pace.max_in_flight):
             write_result(f"{time}.")
         if found.late is not None:

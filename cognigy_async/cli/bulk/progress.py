@@ -79,10 +79,11 @@ class Progress:
         progress = self._job.progress
         done, total = progress.done, progress.total
         share = f"{_percent(done, total)} done" if total else f"{done:,} done"
-        numbers = f"{progress.done - progress.failed:,}"
+        numbers = f"{progress.done - progress.failed - progress.unchanged:,}"
         if total:
             numbers += f" of {_about(progress)}"
-        line = f"{numbers} applied, {progress.failed:,} failed, {self._speed(progress)}"
+        unchanged = f", {progress.unchanged:,} unchanged" if progress.unchanged else ""
+        line = f"{numbers} applied, {progress.failed:,} failed{unchanged}, {self._speed(progress)}"
         return Group(
             bar(total, done, share),
             Text(line),

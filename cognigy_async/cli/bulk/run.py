@@ -45,6 +45,7 @@ from .._options import (
     choose_loop,
     choose_transport,
     format_rate,
+    parse_duration,
     parse_rate,
     settings_file,
 )
@@ -65,7 +66,10 @@ from .progress import Progress
 JOIN = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
 """Makes a command of its words."""
 KEPT_OPTIONS = frozenset(
-    {"env_file", "model", "context_limit", "rate", "coalesce", "max_in_flight", "transport"}
+    {
+        *("baseline", "baseline_max_age", "coalesce", "context_limit", "env_file"),
+        *("max_in_flight", "model", "rate", "transport"),
+    }
 )
 """Options that also hold for a file of rows that were not applied."""
 TABLE_OPTIONS = frozenset({"column_map", "column_type", "text_column", "decimal", "delimiter"})
@@ -94,6 +98,21 @@ def run(
             metavar="PATH",
             help="File for the failed rows, each with an added field _error. Default: a file "
             "beside the journal.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Send only session variables that changed since the last run with this file. It "
+            "is created if missing.",
+        ),
+    ] = None,
+    baseline_max_age: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE",
+            help="Send a variable again if its last write is older, e.g. 12h or 7d.",
         ),
     ] = None,
     dry: Annotated[
@@ -149,10 +168,10 @@ def run(
         typer.Option(metavar="ID", help="Process only this dialog. Repeatable."),
     ] = None,
     session_ttl: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            metavar="SECONDS",
-            help="Send no row later than this after the begin of the job, e.g. 1800: its session "
+            metavar="AGE",
+            help="Send no row later than this after the begin of the job, e.g. 30m: its session "
             "has ended. A row may have a field expires_at instead.",
         ),
     ] = None,
@@ -255,9 +274,15 @@ def run(
             coalesce=coalesce,
             limit=limit,
             only_dialogs=only_dialog or (),
-            session_ttl=session_ttl,
+            session_ttl=None
+            if session_ttl is None
+            else parse_duration(session_ttl, "--session-ttl"),
             format=input_format,
             text_columns=text_column or (),
+            baseline=baseline,
+            baseline_max_age=None
+            if baseline_max_age is None
+            else parse_duration(baseline_max_age, "--baseline-max-age"),
             table=TableOptions(
                 delimiter=delimiter,
                 encoding=encoding,
@@ -410,6 +435,7 @@ def _print_result(
         write_json(result.record())
         return
     counts = {
+        "unchanged": result.unchanged,
         "failed": result.failed,
         "ambiguous": result.ambiguous,
         "not done": result.pending,
@@ -453,7 +479,9 @@ def _check_report(path: Path, job: BulkJob) -> None:
     """Raise if the report cannot be written, or would overwrite a file of the job."""
     folder = Path(os.path.realpath(path.parent))
     if path.resolve() in {
-        Path(file).resolve() for file in (job.source, job.journal, job.dead_letters)
+        Path(file).resolve()
+        for file in (job.source, job.journal, job.dead_letters, job.options.baseline)
+        if file is not None
     }:
         raise ConfigurationError(f"--report {path} would overwrite a file of the job; name another")
     if not folder.is_dir():

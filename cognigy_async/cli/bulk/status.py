@@ -118,9 +118,10 @@ def _left(summary: JournalSummary) -> str:
 
 def _numbers(summary: JournalSummary, rates: Rate) -> str:
     totals = summary.totals
-    rate = rates.update(time.monotonic(), totals.succeeded + totals.failed + totals.ambiguous)
-    ambiguous = f", {totals.ambiguous:,} ambiguous" if totals.ambiguous else ""
-    return f"{totals.succeeded:,} applied, {totals.failed:,} failed{ambiguous}, {rate:.1f} rows/s"
+    rate = rates.update(time.monotonic(), totals.completed)
+    more = f", {totals.ambiguous:,} ambiguous" if totals.ambiguous else ""
+    more += f", {totals.unchanged:,} unchanged" if totals.unchanged else ""
+    return f"{totals.succeeded:,} applied, {totals.failed:,} failed{more}, {rate:.1f} rows/s"
 
 
 def _spent(summary: JournalSummary) -> str:
@@ -132,7 +133,11 @@ def _spent(summary: JournalSummary) -> str:
 def _lines(summary: JournalSummary) -> Iterator[str]:
     totals = summary.totals
     yield f"job {summary.job_id}, input {summary.source}"
-    yield f"{totals.succeeded} applied, {totals.failed} failed, {totals.ambiguous} ambiguous"
+    unchanged = f", {totals.unchanged} unchanged" if totals.unchanged else ""
+    yield (
+        f"{totals.succeeded} applied, {totals.failed} failed, {totals.ambiguous} ambiguous"
+        f"{unchanged}"
+    )
     if left := _left(summary):
         yield left
     yield (
