@@ -163,14 +163,14 @@ def read_tenant_profile(path: str | Path, source: str) -> TenantProfile:
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(MAX_PROFILE_BYTES + 1)
+            return TenantProfile.from_json(file.read(MAX_PROFILE_BYTES + 1))
+    except ConfigurationError as error:
+        fault = str(error)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its name is invalid"
-        raise ConfigurationError(f"{source}: {path} cannot be read: {reason}") from None
-    try:
-        return TenantProfile.from_json(content)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{source}: {path} {error}") from None
+        fault = f"cannot be read: {reason}"
+    # Raise outside of `except`, so that the error's context holds no values.
+    raise ConfigurationError(f"{source}: {path} {fault}")
 
 
 def _measured_variables(tenant: TenantProfile, api: object) -> dict[str, object]:
@@ -470,7 +470,8 @@ def _fault_of_value(line: Mapping[str, Any]) -> str:
         problem = "must be true or false, or left out"
     else:
         problem = line["msg"].removeprefix("Value error, ")
-    return f"{line['loc'][0]}: {problem}."
+    # The fault of a profile names its variable itself.
+    return f"{line['loc'][0]}: {problem}." if line["loc"] else f"{problem}."
 
 
 def setting_sources(env_file: str | Path | None = IMPLICIT_FILE) -> dict[str, str]:
