@@ -78,7 +78,7 @@ class RuntimeApi:
             self.limits = validate_type("limits", limits, Limits)
         self.honours_idempotency_keys = honours_idempotency_keys
         self.conditional_writes = conditional_writes
-        self.merged_values = validate_merged_values(merged_values)
+        self.merged_values: MergedValues = validate_merged_values(merged_values)
         # A server that merges lists may append to them.
         self._repeats_lists = merged_values != "objects and lists"
         self.read_delay = validate_seconds("read_delay", read_delay, least=0.0)

@@ -117,7 +117,7 @@ class SessionsApi:
         self.user_id = user_id
         self.inject = inject
         self.keeps_other_variables = inject == "merge"
-        self.merged_values = validate_merged_values(merged_values)
+        self.merged_values: MergedValues = validate_merged_values(merged_values)
         self._reads_state = reads_state
         self._is_dialog_throttle = is_dialog_throttle
 

@@ -16,7 +16,7 @@ from ..ratelimit.estimate import numeric_limits, seconds_under
 from ..ratelimit.limit import RateLimit
 
 if TYPE_CHECKING:
-    from ..api.base import StateApi
+    from ..api.base import MergedValues, StateApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class _Count:
         self._api = api
         self._coalesce = coalesce and api.keeps_other_variables
         self._limits = limits if limits is not None else api.limits
-        self._merged_values = api.merged_values
+        self._merged_values: MergedValues = api.merged_values
         self._open: dict[str, tuple[Merge, int, StateUpdate, int]] = {}
         self.dialogs: set[str] = set()
         self.updates = 0

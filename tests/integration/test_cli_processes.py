@@ -570,8 +570,9 @@ def test_an_emulator_behaves_like_a_measured_tenant(commands: Commands) -> None:
         "clock": {"skew_seconds": 3600.0},
     }
     token = {"url": "https://e/t", "path": "/oauth/token", "client_auth": "basic"}
-    token |= {"lifetime_seconds": 900.0}
-    made = TenantProfile(api="sessions", token=token, **sections)
+    made = TenantProfile(
+        api="sessions", **sections | {"token": token | {"lifetime_seconds": 900.0}}
+    )
     (commands.directory / "tenant.json").write_text(made.to_json())
     options = ("--quota", "800/60", "--token-lifetime", "60")
     for given, quota, lifetime in (((), (900, 300), 900), (options, (800, 60), 60)):

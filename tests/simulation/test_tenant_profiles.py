@@ -323,7 +323,7 @@ async def test_a_session_that_cannot_be_reset_keeps_the_variables() -> None:
     server = emulator()
     server.add_dialog("s-1", session={"visits": 3})
     # Two injections of variables and two of states come before the reset.
-    server.script(*["ok"] * 4, 400)
+    server.script("ok", "ok", "ok", "ok", 400)
     _, lines = await probe(server, "sessions")
     assert not server.untaken_steps
     assert set(server.dialogs["s-1"].session) == {"visits", *NAMES}
@@ -345,7 +345,8 @@ async def test_a_second_probe_of_the_same_session_finds_the_same() -> None:
 async def test_a_failure_midway_restores_the_session(method: Any, at: int) -> None:
     server = emulator(merge="recursive")
     server.add_dialog("s-1", session={"visits": 3}, next_step="checkout")
-    server.script(*["ok"] * at, 503, method=method)
+    steps: list[Any] = ["ok"] * at
+    server.script(*steps, 503, method=method)
     with pytest.raises(ServerError) as caught:
         await probe(server, "sessions")
     assert caught.value.dialog_id == "s-1"
@@ -379,8 +380,9 @@ async def test_the_number_of_requests_has_a_bound() -> None:
     tally = Tally(2)
     transport = TallyTransport(transport_to(emulator()), tally)
     session = ProbedSession(Target(BASE_URL, RuntimeApi(), "s-1"), ApiKey(KEY), transport)
+    lines: list[str] = []
     with pytest.raises(CognigyError, match="used its 2 requests"):
-        await Measurement(session, tally, [].append).run(None)
+        await Measurement(session, tally, lines.append).run(None)
     await transport.aclose()
     assert tally.requests == 2
 

@@ -218,18 +218,18 @@ class Measurement:
                 unknown_state="refused", status=answer.status, known_states=states
             )
         self._has_moved = True
-        changes: tuple[Literal["state", "context"], ...] | None = None
+        changes: list[Literal["state", "context"]] | None = None
         if self._delay is not None:
             await anyio.sleep(self._delay)
             state = await session.read()
             if state is not None:
-                moved = state.next_step == UNKNOWN_STATE
-                changed = self._variables is not None and state.session != self._variables
-                changes = (("state",) if moved else ()) + (("context",) if changed else ())
+                changes = ["state"] if state.next_step == UNKNOWN_STATE else []
+                if self._variables is not None and state.session != self._variables:
+                    changes.append("context")
         return MeasuredStates(
             unknown_state="accepted",
             status=answer.status,
-            changes=changes,
+            changes=None if changes is None else tuple(changes),
             known_states=() if known is None else (known,),
         )
 

@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from cognigy_async import CognigyError, Request, Response, Transport
 from cognigy_async.spi import MeasuredClock, MeasuredRateLimit, read_rate_limit
 
-FAMILIES: Mapping[str, Literal["ietf", "ietf-early", "x"]] = {
+Family: TypeAlias = Literal["ietf", "ietf-early", "x"]
+FAMILIES: Mapping[str, Family] = {
     "ratelimit-policy": "ietf",
     "ratelimit": "ietf",
     "ratelimit-limit": "ietf-early",
@@ -62,10 +63,10 @@ class Tally:
         found = read_rate_limit(response.headers, now)
         if found is None:
             return
-        family = next((FAMILIES[name] for name in FAMILIES if name in response.headers), "none")
+        families: list[Family] = [FAMILIES[name] for name in FAMILIES if name in response.headers]
         longest = max(self._limit.reset_seconds or 0.0, found.reset or 0.0)
         self._limit = MeasuredRateLimit(
-            headers=family,
+            headers=families[0],
             requests=found.limit,
             seconds=found.window,
             reset_seconds=longest or None,

@@ -453,8 +453,8 @@ def test_a_list_is_not_repeated_where_lists_are_merged(
 
 def test_a_list_in_a_part_is_not_repeated_where_lists_are_merged() -> None:
     runtime = RuntimeApi(merged_values="objects and lists")
-    limits = Limits(safe_payload_bytes=100)
-    variables = {"a": ["x" * 60], "b": "y" * 60}
+    limits = Limits(safe_payload_bytes=200)
+    variables = {"a": ["x" * 120], "b": "y" * 120}
     for step, expected in ((None, [False, True]), ("s", [False, False])):
         fields = {"dialog_id": "d", "session": variables, "next_step": step}
         parts = runtime.writes(BASE, StateUpdate.from_fields(limits, fields), "id")

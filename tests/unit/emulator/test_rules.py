@@ -49,16 +49,15 @@ def test_an_invalid_choice_is_answered_with_the_valid_ones() -> None:
 
 
 def test_the_rules_of_an_empty_profile_are_the_usual_ones() -> None:
-    for api in ("runtime", "sessions"):
-        profile = TenantProfile(api=api)
+    for profile in (TenantProfile(api="runtime"), TenantProfile(api="sessions")):
         assert Rules.like(profile) == Rules()
         assert Throttling.like(profile) == Throttling()
 
 
 def test_states_are_refused_only_where_some_are_known() -> None:
-    refused = {"unknown_state": "refused", "status": 400}
-    profile = TenantProfile(api="sessions", states=refused | {"known_states": ["a"]})
-    assert Rules.like(profile).flow_nodes == ("a",)
+    refused: Any = {"unknown_state": "refused", "status": 400}
+    known: Any = refused | {"known_states": ["a"]}
+    assert Rules.like(TenantProfile(api="sessions", states=known)).flow_nodes == ("a",)
     assert Rules.like(TenantProfile(api="sessions", states=refused)).flow_nodes is None
 
 

@@ -343,6 +343,8 @@ def test_a_reference_does_not_take_a_secret_out_of_the_environment(
 def test_every_address_and_credential_is_among_those_that_belong_together() -> None:
     secrets = {"COGNIGY_API_KEY", "COGNIGY_CLIENT_ID", "COGNIGY_CLIENT_SECRET"}
     harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "USER_ID", "INJECT", "READS_STATE"}
+    # A profile chooses between two paths of the base URL, and no host.
+    harmless |= {"TENANT"}
     everything = set(setting_sources(None))
     assert everything - {f"COGNIGY_{name}" for name in harmless} == TOGETHER
     assert secrets | set(ADDRESSES) == TOGETHER
@@ -733,7 +735,7 @@ def test_a_tenant_profile_chooses_a_known_path_for_tokens(
     monkeypatch.delenv("COGNIGY_TOKEN_URL")
     unknown = profile(api=api, token=token | {"path": None})
     usual = "/oauth/token" if api == "runtime" else "/auth/oauth2/token"
-    assert use(monkeypatch, unknown).token_endpoint == f"https://api.example.com{usual}"
+    assert use(monkeypatch, unknown, **OAUTH).token_endpoint == f"https://api.example.com{usual}"
 
 
 @pytest.mark.parametrize(
