@@ -419,7 +419,7 @@ async def test_the_size_at_which_a_body_is_refused(
     assert profile.body.refused_bytes - profile.body.accepted_bytes <= 1024
     assert profile.body.refused_status == status
     assert profile.requests == server.stats.requests <= MOST_REQUESTS + MOST_SIZE_REQUESTS
-    assert len(str(server.dialogs["s-1"].session)) < limit or api == "runtime"
+    assert len(str(server.dialogs["s-1"].session)) < 500, "nothing large is left behind"
     # The client sends no larger one, and the emulator refuses it.
     found = profile.state_api(user_id="u-1").limits
     assert found.safe_payload_bytes == profile.body.accepted_bytes

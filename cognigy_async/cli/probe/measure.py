@@ -33,7 +33,7 @@ from .session import ProbedSession
 from .tally import Tally
 
 MOST_REQUESTS = 15
-MOST_SIZE_REQUESTS = 20
+MOST_SIZE_REQUESTS = 21
 
 KEPT, OBJECT, LIST = NAMES = ("probe_kept", "probe_object", "probe_list")
 """Session variables that the probe writes."""
@@ -77,6 +77,7 @@ class Measurement:
         self._etags: dict[str, None] = {}
         self._has_written = False
         self._has_moved = False
+        self._has_grown = False
 
     async def run(self, token: MeasuredToken | None, *, sizes: bool = False) -> TenantProfile:
         """Measure, restore the session, and return the profile.
@@ -243,8 +244,9 @@ class Measurement:
     async def _measure_sizes(self) -> MeasuredBody:
         self._announce(
             f"Write {KEPT} with more and more bytes until a request is refused: at most "
-            f"{MOST_SIZE_REQUESTS} requests."
+            f"{MOST_SIZE_REQUESTS - 1} requests."
         )
+        self._has_grown = True
         accepted, refused, status = len(self._session.write_request({KEPT: ""}).content), 0, None
         size = FIRST_SIZE
         while not refused or refused - accepted > PRECISION:
@@ -275,6 +277,10 @@ class Measurement:
         if self._has_moved:
             await self._restore_state()
             self._has_moved = False
+        if self._has_grown and self._session.is_runtime:
+            self._announce(f"Write {KEPT} with a short value again: 1 request.")
+            await self._session.write({KEPT: 0})
+            self._has_grown = False
         if self._has_written and not self._session.is_runtime:
             await self._restore_context()
             self._has_written = False
