@@ -78,7 +78,7 @@ def probe(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure what your tenant does, and write it to tenant.json.
+    """Measure your tenant, write tenant.json.
 
     The command says what it will do before each step, and takes at most 15 requests. It writes
     session variables named probe_... and, with COGNIGY_API=sessions, injects a state. Then it
