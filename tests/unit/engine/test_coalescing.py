@@ -195,8 +195,17 @@ MEASURED: dict[MergedValues, list[Semantics | Merging]] = {
 }
 
 
-@settings(max_examples=300, deadline=None)
-@given(before=payloads, sequence=sequences, merged_values=st.sampled_from(sorted(MEASURED)))
+# Lists of the same variable have to meet, and the earlier one has to be the longer one.
+lists = st.lists(st.sampled_from([0, 1]), max_size=3)
+listed = st.fixed_dictionaries({"session": st.dictionaries(st.just("a"), lists | objects)})
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    before=listed,
+    sequence=st.lists(listed, min_size=2, max_size=4) | sequences,
+    merged_values=st.sampled_from(sorted(MEASURED)),
+)
 def test_p11_coalescing_the_state_is_that_of_one_by_one_where_merging_was_measured(
     before: dict[str, Any], sequence: list[dict[str, Any]], merged_values: MergedValues
 ) -> None:
