@@ -10,6 +10,7 @@ if typing.TYPE_CHECKING:
     from .api.base import StateApi
     from .api.runtime import RuntimeApi
     from .api.sessions import SessionsApi
+    from .api.tenant import TenantProfile
     from .audit.json_lines import JsonLinesAudit
     from .audit.records import AuditRecord
     from .audit.sinks import AuditSink, LoggingAudit, MemoryAudit
@@ -133,6 +134,7 @@ __all__ = [
     "StateApi",
     "StateConflictError",
     "StateUpdate",
+    "TenantProfile",
     "TokenProvider",
     "Transport",
     "UnexpectedAnswerError",
@@ -216,6 +218,7 @@ _HOMES = {
     "StateApi": "api.base",
     "StateConflictError": "errors",
     "StateUpdate": "models.update",
+    "TenantProfile": "api.tenant",
     "TokenProvider": "auth.provider",
     "Transport": "transports.base",
     "UnexpectedAnswerError": "errors",

@@ -5,17 +5,37 @@ They may change in any release; programs import from `cognigy_async` only.
 
 from __future__ import annotations
 
+from .api.tenant import (
+    MeasuredBody,
+    MeasuredClock,
+    MeasuredEtags,
+    MeasuredRateLimit,
+    MeasuredReads,
+    MeasuredStates,
+    MeasuredToken,
+    MeasuredWrites,
+)
 from .models.events import DeliveryReceipt, UpdateWatch
 from .models.identifiers import is_strong_etag
 from .models.update import DatedUpdate
 from .ratelimit.estimate import seconds_under
 from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
+from .ratelimit.headers import read_headers as read_rate_limit
 
 __all__ = [
     "RATE_LIMIT_PREFIXES",
     "DatedUpdate",
     "DeliveryReceipt",
+    "MeasuredBody",
+    "MeasuredClock",
+    "MeasuredEtags",
+    "MeasuredRateLimit",
+    "MeasuredReads",
+    "MeasuredStates",
+    "MeasuredToken",
+    "MeasuredWrites",
     "UpdateWatch",
     "is_strong_etag",
+    "read_rate_limit",
     "seconds_under",
 ]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StateApi"]
 
+MergedValues: TypeAlias = Literal["none", "objects", "objects and lists"]
+"""Values that a server may merge into the earlier value of their variable."""
 OptionalMethod: TypeAlias = Literal["get_state", "modify"]
 """A method of the client that an API may not support."""
 ResetPart: TypeAlias = Literal["context", "state"]
@@ -49,6 +51,16 @@ class StateApi(Protocol):
     @property
     def keeps_other_variables(self) -> bool:
         """True if a write keeps the variables it does not name, so that writes can be merged."""
+        ...
+
+    @property
+    def merged_values(self) -> MergedValues:
+        """Values that the server may merge into the earlier value, instead of replacing it."""
+        ...
+
+    @property
+    def read_delay(self) -> float:
+        """Seconds after a write in which a read may not show it; 0 if reads show it at once."""
         ...
 
     def check_use(self, use: OptionalMethod) -> None:

@@ -15,6 +15,7 @@ from .redaction import PrivateValues
 
 if TYPE_CHECKING:
     from ..models.http import Request, Response
+    from .base import MergedValues
 
 MAX_DETAIL_LENGTH = 200
 MAX_ERROR_BODY = 65_536
@@ -76,6 +77,15 @@ def path_segment(text: str) -> str:
         return text
     # Encode dots as well, because clients and proxies resolve "." and "..".
     return quote(text, safe="").replace(".", "%2E")
+
+
+def validate_merged_values(merged_values: MergedValues) -> MergedValues:
+    """Return the argument; raise `ConfigurationError` if it is none of the choices."""
+    if merged_values not in ("none", "objects", "objects and lists"):
+        raise errors.ConfigurationError(
+            f'merged_values={merged_values!r}: must be "none", "objects" or "objects and lists"'
+        )
+    return merged_values
 
 
 def has_dialog_scope(headers: Mapping[str, str]) -> bool:

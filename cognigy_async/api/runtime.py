@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .._utils.arguments import validate_type
+from .._utils.arguments import validate_seconds, validate_type
 from ..errors import Fault, UnsupportedByApiError, UpdateError
 from ..models.http import Request
 from ..models.limits import DEFAULT_LIMITS, Limits
@@ -22,11 +22,12 @@ from .responses import (
     has_dialog_scope,
     kind_of_status,
     path_segment,
+    validate_merged_values,
 )
 
 if TYPE_CHECKING:
     from ..models.http import Response
-    from .base import OptionalMethod, ResetPart
+    from .base import MergedValues, OptionalMethod, ResetPart
 
 
 UNCONDITIONAL = "needs If-Match, which RuntimeApi(conditional_writes=False) does not send"
@@ -43,13 +44,20 @@ class RuntimeApi:
             a transition.
         conditional_writes: False if you know that the server ignores `If-Match`. Then the client
             refuses `modify` and `if_match`, and never repeats a transition without a response.
+        merged_values: values that the server may merge into the earlier value of their variable,
+            which coalescing then sends in a request of their own: ``"objects"``, ``"objects and
+            lists"`` or ``"none"``. The default suits servers that replace values as well. With
+            lists, the client repeats no assignment of a list without a response, unless its
+            version is known.
+        read_delay: seconds after a write in which a read may not show it. After a conflict, the
+            client waits that long before it reads.
         is_dialog_throttle: function that gets the headers of a 429, values by lower-case name. It
             returns True to pause only the dialog, and False to pause the whole tenant. By default
             the header `X-RateLimit-Scope` decides.
         limits: limits of updates; ``Limits()``, the tutorial's, by default.
 
     Raises:
-        ConfigurationError: `limits` is no `Limits`.
+        ConfigurationError: an argument cannot work.
     """
 
     limits: Limits = DEFAULT_LIMITS
@@ -61,6 +69,8 @@ class RuntimeApi:
         *,
         honours_idempotency_keys: bool = False,
         conditional_writes: bool = True,
+        merged_values: MergedValues = "objects",
+        read_delay: float = 0.0,
         is_dialog_throttle: Callable[[Mapping[str, str]], bool] = has_dialog_scope,
         limits: Limits | None = None,
     ) -> None:
@@ -68,6 +78,10 @@ class RuntimeApi:
             self.limits = validate_type("limits", limits, Limits)
         self.honours_idempotency_keys = honours_idempotency_keys
         self.conditional_writes = conditional_writes
+        self.merged_values: MergedValues = validate_merged_values(merged_values)
+        # A server that merges lists may append to them.
+        self._repeats_lists = merged_values != "objects and lists"
+        self.read_delay = validate_seconds("read_delay", read_delay, least=0.0)
         self._is_dialog_throttle = is_dialog_throttle
 
     def check_use(self, use: OptionalMethod) -> None:
@@ -91,7 +105,7 @@ class RuntimeApi:
     def writes(self, base_url: str, update: StateUpdate, update_id: str) -> list[Request]:
         """Return one PATCH, or several if the payload exceeds `Limits.safe_payload_bytes`."""
         body = update._body
-        idempotent = update._next_step is None
+        idempotent = update._next_step is None and (self._repeats_lists or b"[" not in body)
         url = _url(base_url, update._dialog_id)
         if len(body) <= update._limits.safe_payload_bytes:
             return [Request("PATCH", url, _write_headers(update_id), body, idempotent)]
@@ -99,7 +113,9 @@ class RuntimeApi:
             Request("PATCH", url, _write_headers(f"{update_id}/{part}"), body)
             for part, body in enumerate(_split(update))
         ]
-        requests[-1].idempotent = idempotent
+        for request in requests:
+            request.idempotent = self._repeats_lists or b"[" not in request.content
+        requests[-1].idempotent &= update._next_step is None
         return requests
 
     def reset(

@@ -27,11 +27,12 @@ from .responses import (
     has_dialog_scope,
     kind_of_status,
     path_segment,
+    validate_merged_values,
 )
 
 if TYPE_CHECKING:
     from ..models.http import Response
-    from .base import OptionalMethod, ResetPart
+    from .base import MergedValues, OptionalMethod, ResetPart
 
 PROFILES = "/new/v2.0/profiles"
 PROFILE_ID = re.compile(r"[a-z0-9]{24}").fullmatch
@@ -77,6 +78,10 @@ class SessionsApi:
             ``"merge"`` keeps them, ``"replace"`` drops them. The vendor does not document the
             effect; `probe_inject` finds it out. With ``"replace"``, the client splits no update
             and repeats no injection without a response.
+        merged_values: values that an injection may merge into the earlier value of their variable,
+            which coalescing then sends in a request of their own: ``"objects"``, ``"objects and
+            lists"`` or ``"none"``. The default suits servers that replace values as well. With
+            lists, the client repeats no injection of a list without a response.
         reads_state: let `get_state` send ``GET .../sessions/{id}/state``. The vendor does not
             document it, but a plugin of the vendor calls it; some installations lack it.
         is_dialog_throttle: function that gets the headers of a 429, values by lower-case name. It
@@ -91,6 +96,7 @@ class SessionsApi:
 
     limits: Limits = Limits.cognigy_saas()
     has_versions = False
+    read_delay = 0.0
     conditional_writes = False
     honours_idempotency_keys = False
 
@@ -99,6 +105,7 @@ class SessionsApi:
         *,
         user_id: str | None = None,
         inject: Literal["merge", "replace"] = "merge",
+        merged_values: MergedValues = "objects",
         reads_state: bool = False,
         is_dialog_throttle: Callable[[Mapping[str, str]], bool] = has_dialog_scope,
         limits: Limits | None = None,
@@ -112,6 +119,7 @@ class SessionsApi:
         self.user_id = user_id
         self.inject = inject
         self.keeps_other_variables = inject == "merge"
+        self.merged_values: MergedValues = validate_merged_values(merged_values)
         self._reads_state = reads_state
         self._is_dialog_throttle = is_dialog_throttle
 
@@ -184,10 +192,17 @@ class SessionsApi:
                 profile if part == "profile" else f"{session}/{part}/inject",
                 _headers(),
                 content,
-                part == "profile" or (part == "context" and self.inject == "merge"),
+                part == "profile" or (part == "context" and self._may_repeat(content)),
             )
             for part, content in self._parts(update, user_id)
         ]
+
+    def _may_repeat(self, content: bytes) -> bool:
+        """Return whether an injection has the same effect when it is sent twice."""
+        # A server that merges lists may append to them.
+        return self.inject == "merge" and (
+            self.merged_values != "objects and lists" or b"[" not in content
+        )
 
     def _parts(
         self, update: StateUpdate, user_id: str

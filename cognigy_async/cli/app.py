@@ -17,17 +17,23 @@ from .dialog import get, update
 from .doctor.command import doctor
 from .emulator import emulator
 from .init import init
+from .probe.command import probe
 
 EXAMPLES: dict[Callable[..., None], list[str]] = {
     init: ["init"],
     doctor: ["doctor", "doctor --dialog d-8f3a"],
+    probe: ["probe --session session-to-spare", "probe --session session-to-spare --sizes"],
     get: ["get d-8f3a"],
     update: [
         "update d-8f3a --session cart_total=149.99",
         "update d-8f3a --next-step process_checkout",
     ],
     demo: ["demo"],
-    emulator: ["emulator --port 8321", "emulator --fault error_503=0.1"],
+    emulator: [
+        "emulator --port 8321",
+        "emulator --fault error_503=0.1",
+        "emulator --like tenant.json",
+    ],
     bench: ["bench", "bench --max-in-flight 1,8,64"],
 }
 

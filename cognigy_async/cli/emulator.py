@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ import typer
 
 from cognigy_async import ConfigurationError
 from cognigy_async.emulator import Emulator, Faults, Rules, Throttling, run
-from cognigy_async.integrations.settings import Credentials
+from cognigy_async.integrations.settings import Credentials, read_tenant_profile
 
 from ._options import (
     DebugOption,
@@ -73,9 +73,20 @@ def emulator(
             metavar="PATH", help="File with the OAuth client secret.", exists=True, dir_okay=False
         ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Behave like the tenant of a profile, such as tenant.json, that probe has "
+            "written. --quota and --token-lifetime override it.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     token_lifetime: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Lifetime of a token.")
-    ] = 3600.0,
+        float | None,
+        typer.Option(metavar="SECONDS", help="Lifetime of a token.  [default: 3600]"),
+    ] = None,
     quota: Annotated[
         str | None,
         typer.Option(
@@ -117,13 +128,20 @@ def emulator(
         secret = _secret("--client-secret", client_secret, client_secret_file)
         accepted, settings, unnamed = _credentials(key, client_id, secret, env_file)
         rate = None if quota is None else parse_rate(quota, "--quota")[0]
+        tenant = None if like is None else read_tenant_profile(like, "--like")
         try:
+            rules = Rules() if tenant is None else Rules.like(tenant)
+            if token_lifetime is not None:
+                rules = replace(rules, token_lifetime=token_lifetime)
+            throttling = Throttling() if tenant is None else Throttling.like(tenant)
+            if rate is not None:
+                throttling = replace(throttling, tenant_quota=(rate.n, rate.per))
             app = Emulator(
                 client_id=accepted.get("client_id", DEFAULT_ID),
                 client_secret=accepted.get("client_secret", DEFAULT_SECRET),
                 api_key=accepted.get("api_key"),
-                rules=Rules(token_lifetime=token_lifetime),
-                throttling=Throttling(tenant_quota=None if rate is None else (rate.n, rate.per)),
+                rules=rules,
+                throttling=throttling,
                 faults=_parse_faults(fault or ()),
                 strict=strict,
                 seed=seed,

@@ -16,7 +16,7 @@ from ..ratelimit.estimate import numeric_limits, seconds_under
 from ..ratelimit.limit import RateLimit
 
 if TYPE_CHECKING:
-    from ..api.base import StateApi
+    from ..api.base import MergedValues, StateApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ class _Count:
         self._api = api
         self._coalesce = coalesce and api.keeps_other_variables
         self._limits = limits if limits is not None else api.limits
+        self._merged_values: MergedValues = api.merged_values
         self._open: dict[str, tuple[Merge, int, StateUpdate, int]] = {}
         self.dialogs: set[str] = set()
         self.updates = 0
@@ -130,12 +131,13 @@ class _Count:
             self._close(dialog_id)
             return False
         payload = update.payload()
-        began = Merge(self._limits), 0, update, alone
+        began = Merge(self._limits, self._merged_values), 0, update, alone
         merge, members, first, requests = self._open.get(dialog_id, began)
         apart = members == MOST_MERGED or not concern_the_same(first, update)
         if apart or not merge.take(payload):
             self._close(dialog_id)
-            merge, members, first, requests = Merge(self._limits), 0, update, alone
+            merge = Merge(self._limits, self._merged_values)
+            members, first, requests = 0, update, alone
             if not merge.take(payload):
                 return False
         if not members:

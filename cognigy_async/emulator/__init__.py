@@ -28,7 +28,7 @@ from .app import Emulator
 from .faults import Fault, Faults, Step
 from .rules import Rules, Throttling
 from .server.serve import run, serve
-from .state import Dialog, HistoryEntry, Profile
+from .state import Dialog, HistoryEntry, Merging, Profile
 from .stats import Stats
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Fault",
     "Faults",
     "HistoryEntry",
+    "Merging",
     "Profile",
     "Rules",
     "Stats",

@@ -21,7 +21,6 @@ from .tokens import TokenEndpoint, Tokens
 
 DIALOGS = b"/runtime/v2/dialogs/"
 STATE = b"/state"
-TOKENS = (b"/oauth/token", b"/auth/oauth2/token")
 SESSIONS = b"/new/v2.0/sessions/"
 PROFILES = b"/new/v2.0/profiles/"
 CONTROL = b"/_emulator/"
@@ -34,8 +33,7 @@ class Emulator:
 
     Args:
         api_key: Value of `X-API-Key` to accept, with all scopes; None to accept no key.
-        client_id, client_secret: OAuth client to accept, at ``/oauth/token`` and at
-            ``/auth/oauth2/token``.
+        client_id, client_secret: OAuth client to accept, at the token endpoints of the rules.
         rules: Rules by which requests are validated and applied.
         throttling: Quotas, and the headers that announce them.
         faults: Faults to inject; assign to `faults` to change them at any time.
@@ -85,6 +83,7 @@ class Emulator:
         self._sessions = SessionsEndpoint(backend, rules.max_payload_bytes)
         self._token_endpoint = TokenEndpoint(self._tokens, self._faults, self._recorder)
         self._control = Control(self)
+        self._token_paths = frozenset(path.encode() for path in rules.token_paths)
         self._rules = rules
         self._drop_error = rules.drop_error
 
@@ -240,7 +239,7 @@ class Emulator:
                 await self._sessions.handle(request, "profiles/create", b"profiles")
             elif path.startswith(PROFILES):
                 await self._sessions.handle(request, "profiles", path.removeprefix(PROFILES))
-            elif path in TOKENS:
+            elif path in self._token_paths:
                 await self._token_endpoint.handle(request)
             elif path.startswith(CONTROL):
                 await self._control.handle(request, path.removeprefix(CONTROL))

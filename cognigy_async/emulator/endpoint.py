@@ -34,6 +34,7 @@ FAILURE_MESSAGES = {
     503: "the service is overloaded",
     504: "gateway timeout",
 }
+NO_READS = "this installation cannot read the state"
 INVALID_TOKEN: Header = (b"www-authenticate", b'Bearer error="invalid_token"')
 
 
@@ -202,6 +203,7 @@ class Endpoint(ABC):
         if not awaited:
             stats.abandoned += 1
         response.headers += quota_headers
+        response.headers += self._throttle.date_headers(response.notice)
         await self._send(request, response)
 
     async def _send(self, request: HttpRequest, response: HttpResponse) -> None:

@@ -6,14 +6,16 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import httpx
 
-from cognigy_async import Limits
+from cognigy_async import Limits, TenantProfile
 
-from .state import Merge
+from .state import Merge, Merging
 
+Etags: TypeAlias = Literal["strong", "weak", "none"]
+IfMatch: TypeAlias = Literal["strong", "weak", "ignored"]
 Inject: TypeAlias = Literal["merge", "replace"]
 ConflictStatus: TypeAlias = Literal[409, 412]
 RetryAfter: TypeAlias = Literal["seconds", "decimal", "date", "none"]
@@ -26,12 +28,18 @@ class Rules:
     """Rules by which the emulator validates and applies requests, and issues tokens.
 
     Args:
-        merge: "replace" assigns whole variables, "recursive" merges objects into objects.
+        merge: "replace" assigns whole variables, "recursive" merges objects into objects; a
+            `Merging` says how deep, and whether lists are merged.
         inject: "merge" keeps the variables that a context/inject does not name, "replace" drops
             them.
         honour_idempotency_keys: Whether a write with a known key repeats the first response and is
             not applied again. By default it is applied again, as the client assumes of a server.
         conflict_status: Status for an `If-Match` that does not match.
+        etags: Kind of the `ETag` of a version in the runtime API.
+        if_match: Comparison of an `If-Match`: "strong" as in RFC 9110, 13.1.1, by which a weak tag
+            never matches; "weak" lets it match; "ignored" applies every write.
+        reads_state: Whether the state of a dialog or session can be read; otherwise 404.
+        read_delay: Seconds after a write in which reads do not see it yet.
         limits: Limits on the variables of a PATCH.
         flow_nodes: Nodes that a transition may name; None for any.
         max_body_bytes: Size above which the runtime API answers 413.
@@ -43,16 +51,21 @@ class Rules:
         scopes: Scopes that a token may have. The runtime API requires ``runtime:write`` for a
             PATCH, and that or ``dialog:read`` for a GET; the sessions API requires none.
         token_lifetime: Seconds until a token expires, by the clock of the event loop.
+        token_paths: Paths of the token endpoint.
         drop_error: Error that a dropped connection raises if the app is called in the process.
 
     Raises:
         ValueError: A field has an invalid value.
     """
 
-    merge: Merge = "replace"
+    merge: Merge | Merging = "replace"
     inject: Inject = "merge"
     honour_idempotency_keys: bool = False
     conflict_status: ConflictStatus = 409
+    etags: Etags = "strong"
+    if_match: IfMatch = "strong"
+    reads_state: bool = True
+    read_delay: float = 0.0
     limits: Limits = field(default_factory=Limits)
     flow_nodes: Collection[str] | None = None
     max_body_bytes: int = 1024 * 1024
@@ -61,16 +74,52 @@ class Rules:
     history_limit: int | None = None
     scopes: Collection[str] = ("runtime:write", "session:manage", "dialog:read")
     token_lifetime: float = 3600.0
+    token_paths: Collection[str] = ("/oauth/token", "/auth/oauth2/token")
     drop_error: Callable[[str], Exception] = httpx.RemoteProtocolError
 
     def __post_init__(self) -> None:
-        _validate_choice(self, "merge", Merge)
+        if not isinstance(self.merge, Merging):
+            _validate_choice(self, "merge", Merge)
         _validate_choice(self, "inject", Inject)
+        _validate_choice(self, "etags", Etags)
+        _validate_choice(self, "if_match", IfMatch)
+        if not 0 <= self.read_delay < math.inf:
+            raise ValueError(f"Rules(read_delay={self.read_delay!r}): must be finite, not negative")
         _validate_choice(self, "conflict_status", ConflictStatus)
         for name in ("max_body_bytes", "max_payload_bytes", "history_limit", "token_lifetime"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"Rules({name}={value!r}): must be positive and finite")
+
+    @classmethod
+    def like(cls, tenant: TenantProfile) -> Self:
+        """Return the rules of a measured tenant; the defaults where nothing was measured."""
+        measured: dict[str, Any] = {}
+        if tenant.writes is not None:
+            levels, lists = tenant.writes.merged_levels or 0, bool(tenant.writes.merges_lists)
+            if levels or lists:
+                measured["merge"] = Merging(None if levels == "all" else levels, lists)
+            measured["inject"] = tenant.writes.inject or "merge"
+        if tenant.reads is not None:
+            measured["reads_state"] = tenant.reads.works
+            measured["read_delay"] = tenant.reads.delay_seconds
+        states = tenant.states
+        if states is not None and states.unknown_state == "refused" and states.known_states:
+            measured["flow_nodes"] = states.known_states
+        if tenant.etags is not None:
+            measured["etags"] = tenant.etags.kind
+            measured["if_match"] = "ignored" if tenant.etags.if_match == "ignored" else "strong"
+            if (tenant.etags.kind, tenant.etags.if_match) == ("weak", "honoured"):
+                measured["if_match"] = "weak"
+        if tenant.token is not None:
+            if tenant.token.path is not None:
+                measured["token_paths"] = (tenant.token.path,)
+            if tenant.token.lifetime_seconds is not None:
+                measured["token_lifetime"] = tenant.token.lifetime_seconds
+        if tenant.body is not None:
+            size = "max_body_bytes" if tenant.api == "runtime" else "max_payload_bytes"
+            measured[size] = tenant.body.accepted_bytes
+        return cls(**measured)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +138,7 @@ class Throttling:
             `RateLimit-Limit`, `-Remaining` and `-Reset`, ``"x"`` for the latter with `X-`.
         retry_after: Format of `Retry-After`: whole seconds, seconds with three decimals, an HTTP
             date, or no header. Times are rounded up.
+        dates: Whether every response has a `Date`, by `wall_clock`.
         notice: Seconds after a 429 in which a request may have been sent before the client got the
             429, and so does not count as early.
         wall_clock: Function that returns seconds since the epoch, for HTTP dates.
@@ -102,6 +152,7 @@ class Throttling:
     address_quota: Quota | None = None
     quota_headers: QuotaHeaders = "none"
     retry_after: RetryAfter = "seconds"
+    dates: bool = False
     notice: float = 0.25
     wall_clock: Callable[[], float] = time.time
 
@@ -116,6 +167,32 @@ class Throttling:
                 raise ValueError(
                     f"Throttling({name}={quota!r}): must be (requests, seconds), both positive"
                 )
+
+    @classmethod
+    def like(cls, tenant: TenantProfile) -> Self:
+        """Return the quota, the headers and the clock of a measured tenant."""
+        measured: dict[str, Any] = {}
+        limit = tenant.rate_limit
+        if limit is not None and limit.requests is not None:
+            seconds = limit.seconds or limit.reset_seconds
+            if seconds:
+                measured["tenant_quota"] = (limit.requests, seconds)
+                measured["quota_headers"] = limit.headers
+        if tenant.clock is not None and tenant.clock.skew_seconds is not None:
+            measured["dates"] = True
+            measured["wall_clock"] = SkewedClock(tenant.clock.skew_seconds)
+        return cls(**measured)
+
+
+@dataclass(frozen=True, slots=True)
+class SkewedClock:
+    """A wall clock that is `skew` seconds ahead of that of this machine."""
+
+    skew: float
+
+    def __call__(self) -> float:
+        """Return seconds since the epoch."""
+        return time.time() + self.skew
 
 
 def _validate_choice(config: object, name: str, choices: object) -> None:

@@ -9,10 +9,11 @@ import anyio
 
 from cognigy_async import Limits, StateUpdate, UpdateValidationError
 
-from .endpoint import Call, Endpoint
+from .endpoint import NO_READS, Call, Endpoint
 from .faults import Fault
 from .responses import HttpResponse, json_response
 from .state import Dialog, matches
+from .throttle import Header
 
 MEMBERS = frozenset(("session", "user", "transition"))
 
@@ -33,11 +34,16 @@ class RuntimeEndpoint(Endpoint):
         if dialog is None:
             return self._error(404, "no such dialog")
         if not call.writes:
-            return json_response(200, dialog.as_dict(), (b"etag", dialog.etag.encode()))
+            if not rules.reads_state:
+                return self._error(404, NO_READS)
+            seen = dialog.seen_at(anyio.current_time() - rules.read_delay)
+            return json_response(200, seen.as_dict(), *self._etag(seen.version))
         problem = find_problem(call.subject, call.body, rules.limits, rules.flow_nodes)
         if problem is not None:
             return self._invalid(problem)
         now = anyio.current_time()
+        if rules.read_delay:
+            dialog.remember(now)
         if fault == "competitor":
             self._dialogs[call.subject] = dialog
             dialog.compete(at=now, history_limit=rules.history_limit)
@@ -55,7 +61,7 @@ class RuntimeEndpoint(Endpoint):
             history_limit=rules.history_limit,
         )
         self._recorder.record_applied(entry, earlier)
-        return _success(dialog, entry.version)
+        return self._success(dialog, entry.version)
 
     def _replay(self, dialog: Dialog, call: Call) -> HttpResponse | None:
         """Return the response to a known key: the first response again, or a refusal."""
@@ -70,7 +76,7 @@ class RuntimeEndpoint(Endpoint):
         if reused:
             return self._error(422, "the Idempotency-Key was used for another body")
         self._recorder.stats.replayed += 1
-        return _success(dialog, entry.version)
+        return self._success(dialog, entry.version)
 
     def _check_version(
         self, dialog: Dialog, call: Call, fault: Fault | None
@@ -78,18 +84,30 @@ class RuntimeEndpoint(Endpoint):
         """Return a refusal if `If-Match` does not match or a conflict is injected."""
         if fault == "conflict":
             status, message = 409, "another client is writing the state"
-        elif call.if_match is None:
+        elif call.if_match is None or self._rules.if_match == "ignored":
             return None
         else:
+            weakly = self._rules.if_match == "weak"
             try:
-                if matches(call.if_match, dialog.version):
+                if matches(call.if_match, dialog.version, weakly=weakly):
                     return None
             except ValueError as error:
                 return self._error(400, str(error))
             status = self._rules.conflict_status
             message = f"the state has version {dialog.version}"
         members = {"dialogId": dialog.dialog_id, "version": dialog.version}
-        return self._error(status, message, (b"etag", dialog.etag.encode()), members=members)
+        return self._error(status, message, *self._etag(dialog.version), members=members)
+
+    def _success(self, dialog: Dialog, version: int) -> HttpResponse:
+        body = {"dialogId": dialog.dialog_id, "version": version, "message": "state updated"}
+        return json_response(200, body, *self._etag(version))
+
+    def _etag(self, version: int) -> tuple[Header, ...]:
+        """Return the header `ETag` of a version, if there is one."""
+        if self._rules.etags == "none":
+            return ()
+        prefix = b"W/" if self._rules.etags == "weak" else b""
+        return ((b"etag", prefix + b'"%d"' % version),)
 
 
 def find_problem(
@@ -122,8 +140,3 @@ def find_problem(
     except UpdateValidationError as error:
         return str(error)
     return None
-
-
-def _success(dialog: Dialog, version: int) -> HttpResponse:
-    body = {"dialogId": dialog.dialog_id, "version": version, "message": "state updated"}
-    return json_response(200, body, (b"etag", b'"%d"' % version))

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import anyio
 from pydantic_core import to_json
 
-from .endpoint import Call, Endpoint
+from .endpoint import NO_READS, Call, Endpoint
 from .faults import Fault
 from .responses import HttpResponse, json_response
 from .state import Dialog, Profile, sequence_number
@@ -66,14 +66,18 @@ class SessionsEndpoint(Endpoint):
         dialog = self._find_dialog(call.subject)
         if dialog is None:
             return self._error(404, "no such session")
+        rules, now = self._rules, anyio.current_time()
         if not call.writes:
+            if not rules.reads_state:
+                return self._error(404, NO_READS)
+            seen = dialog.seen_at(now - rules.read_delay)
             return json_response(
                 200,
                 {
-                    "sessionId": dialog.dialog_id,
-                    "userId": dialog.user_id,
-                    "context": dialog.session,
-                    "state": dialog.next_step or DEFAULT_STATE,
+                    "sessionId": seen.dialog_id,
+                    "userId": seen.user_id,
+                    "context": seen.session,
+                    "state": seen.next_step or DEFAULT_STATE,
                 },
             )
         user_id = call.body.get("userId")
@@ -81,8 +85,10 @@ class SessionsEndpoint(Endpoint):
             return self._missing("userId")
         if not isinstance(user_id, str) or not user_id:
             return self._invalid("userId must be a string that is not empty")
+        if rules.read_delay:
+            dialog.remember(now)
         if fault == "competitor":
-            dialog.compete(at=anyio.current_time(), history_limit=self._rules.history_limit)
+            dialog.compete(at=now, history_limit=rules.history_limit)
         return self._write(dialog, user_id, call)
 
     def _write(self, dialog: Dialog, user_id: str, call: Call) -> HttpResponse:

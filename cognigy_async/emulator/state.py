@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 Merge: TypeAlias = Literal["replace", "recursive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """Rules by which an assigned value is merged into the value before.
+
+    Attributes:
+        levels: Number of levels of objects that are merged, from the value itself; below them,
+            members are replaced. None for all.
+        lists: Whether lists are merged element by element, and keep the elements beyond.
+    """
+
+    levels: int | None = None
+    lists: bool = False
+
 
 COMPETITOR = "competitor"
 """The session variable that a competing writer increments."""
@@ -69,6 +84,7 @@ class Dialog:
         user_id: User of the session, if a request to the sessions API has named one.
         history: Entries by version, the oldest first.
         identities: Entries by `Idempotency-Key` and by sequence number.
+        past: Moments of the last writes, each with the dialog before it; see `remember`.
     """
 
     dialog_id: str
@@ -79,6 +95,7 @@ class Dialog:
     user_id: str | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     identities: dict[str | int, HistoryEntry] = field(default_factory=dict, repr=False)
+    past: list[tuple[float, Dialog]] = field(default_factory=list, repr=False)
 
     @property
     def etag(self) -> str:
@@ -92,11 +109,29 @@ class Dialog:
                 return self.identities[identity]
         return None
 
+    def remember(self, now: float) -> None:
+        """Keep a copy of the present state, for reads that do not see a write at `now` yet."""
+        copy = replace(
+            self,
+            session=dict(self.session),
+            user=dict(self.user),
+            history=[],
+            identities={},
+            past=[],
+        )
+        self.past.append((now, copy))
+
+    def seen_at(self, moment: float) -> Dialog:
+        """Return the dialog without the writes after `moment`, and forget what was before it."""
+        while self.past and self.past[0][0] <= moment:
+            self.past.pop(0)
+        return self.past[0][1] if self.past else self
+
     def assign(
         self,
         body: Mapping[str, Any],
         *,
-        merge: Merge,
+        merge: Merge | Merging,
         at: float,
         key: str | None = None,
         if_match: str | None = None,
@@ -112,7 +147,7 @@ class Dialog:
         body: Mapping[str, Any] | None = None,
         *,
         at: float | None = None,
-        merge: Merge = "replace",
+        merge: Merge | Merging = "replace",
         history_limit: int | None = None,
     ) -> HistoryEntry:
         """Apply a write of a competing writer: a valid body, or None to count in `competitor`.
@@ -128,14 +163,18 @@ class Dialog:
         entry = HistoryEntry(self.version + 1, None, body, competitor=True, at=at)
         return self._append(entry, history_limit)
 
-    def _store(self, body: Mapping[str, Any], merge: Merge) -> None:
+    def _store(self, body: Mapping[str, Any], merge: Merge | Merging) -> None:
         """Assign the variables and the transition of a valid body."""
+        merging = Merging() if merge == "recursive" else merge
         for context, assigned in (
             (self.session, body.get("session")),
             (self.user, body.get("user")),
         ):
             for name, value in (assigned or {}).items():
-                context[name] = value if merge == "replace" else _merge(context.get(name), value)
+                if isinstance(merging, Merging):
+                    context[name] = _merge(context.get(name), value, merging)
+                else:
+                    context[name] = value
         transition = body.get("transition")
         if transition is not None:
             self.next_step = transition["nextStep"]
@@ -214,8 +253,11 @@ class Profile:
         return None
 
 
-def matches(if_match: str, version: int) -> bool:
+def matches(if_match: str, version: int, *, weakly: bool = False) -> bool:
     """Return whether an `If-Match` matches a version; a dialog never written has version 0.
+
+    Args:
+        weakly: Let a weak tag match, which RFC 9110, 13.1.1, forbids.
 
     Raises:
         ValueError: The header is neither `*` nor a list of quoted tags.
@@ -227,7 +269,7 @@ def matches(if_match: str, version: int) -> bool:
         opaque = tag.removeprefix("W/")
         if len(opaque) < 2 or not (opaque[0] == opaque[-1] == '"'):
             raise ValueError("If-Match must be * or quoted tags, as an ETag header has them")
-    return f'"{version}"' in tags
+    return f'"{version}"' in tags or (weakly and f'W/"{version}"' in tags)
 
 
 def sequence_number(variables: object) -> int | None:
@@ -236,11 +278,16 @@ def sequence_number(variables: object) -> int | None:
     return seq if type(seq) is int else None
 
 
-def _merge(old: object, new: object) -> object:
+def _merge(old: object, new: object, merging: Merging, level: int = 1) -> object:
     """Return the merged value as a new object, because the history keeps both arguments."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
+    if merging.lists and isinstance(old, list) and isinstance(new, list):
+        pairs = zip(old, new, strict=False)
+        merged_items = [_merge(before, value, merging, level) for before, value in pairs]
+        return merged_items + (new[len(old) :] or old[len(new) :])
+    is_deep = merging.levels is not None and level > merging.levels
+    if is_deep or not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     merged = dict(old)
     for name, value in new.items():
-        merged[name] = _merge(old.get(name), value)
+        merged[name] = _merge(old.get(name), value, merging, level + 1)
     return merged

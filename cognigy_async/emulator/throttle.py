@@ -95,6 +95,12 @@ class Throttle:
         numbers = ((b"limit", most), (b"remaining", left), (b"reset", reset))
         return tuple((prefix + name, b"%d" % number) for name, number in numbers)
 
+    def date_headers(self, notice: Notice | None) -> tuple[Header, ...]:
+        """Return the `Date` of a response, unless it has none or the notice has it."""
+        if not self._config.dates or (notice is not None and self._config.retry_after == "date"):
+            return ()
+        return ((b"date", _date(self._config.wall_clock())),)
+
     def pause(self, dialog_id: str | None, seconds: float, now: float) -> Notice:
         """Refuse all requests to a dialog (None: to the tenant) for some seconds."""
         subject: Subject = TENANT if dialog_id is None else ("dialog", dialog_id)
@@ -155,14 +161,17 @@ class Throttle:
         if style == "date":
             wall = self._config.wall_clock()
             date = math.ceil(wall + seconds)
-            text = formatdate(date, usegmt=True).encode()
-            today = formatdate(math.floor(wall), usegmt=True).encode()
-            return now + date - wall - DATE_GRACE, ((b"retry-after", text), (b"date", today))
+            headers = ((b"retry-after", _date(date)), (b"date", _date(wall)))
+            return now + date - wall - DATE_GRACE, headers
         if style == "seconds":
             whole = math.ceil(seconds)
             return now + whole - TIMER_GRACE, ((b"retry-after", b"%d" % whole),)
         rounded = math.ceil(seconds * 1000) / 1000
         return now + rounded - TIMER_GRACE, ((b"retry-after", f"{rounded:.3f}".encode()),)
+
+
+def _date(seconds: float) -> bytes:
+    return formatdate(math.floor(seconds), usegmt=True).encode()
 
 
 def _window_is_over(window: tuple[float, int], now: float) -> bool:

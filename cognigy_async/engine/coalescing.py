@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
+from ..api.base import MergedValues
 from ..errors import CognigyError, UpdateError, copy_error
 from ..hooks.observers import Observations
 from ..models.limits import Limits
@@ -40,7 +41,7 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
     head = queue.first
     first = head.update
     assert first is not None
-    merge = Merge(protocol.limits)
+    merge = Merge(protocol.limits, protocol.api.merged_values)
     assigned: dict[str, dict[str, Any]] = {}
     members: list[WorkItem] = []
     for item in islice(chain((head,), queue.behind or ()), min(most, MOST_MERGED)):
@@ -133,12 +134,20 @@ def key_of(update_ids: Iterable[str]) -> str:
     return "merged-" + hashlib.sha256("\n".join(update_ids).encode()).hexdigest()[:40]
 
 
+MERGED_TYPES: Mapping[MergedValues, tuple[type, ...]] = {
+    "none": (),
+    "objects": (dict,),
+    "objects and lists": (dict, list),
+}
+
+
 class Merge:
     """The names and sizes of the variables that a group assigns so far, without values."""
 
-    __slots__ = ("_most", "_sizes", "_space", "_totals")
+    __slots__ = ("_merged_types", "_most", "_sizes", "_space", "_totals")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, merged_values: MergedValues = "objects") -> None:
+        self._merged_types = MERGED_TYPES[merged_values]
         self._space = limits.safe_payload_bytes - ENVELOPE
         self._most = limits.max_context_bytes
         self._sizes: dict[str, dict[str, int]] = {}
@@ -152,8 +161,8 @@ class Merge:
     def take(self, payload: Mapping[str, Mapping[str, Any]]) -> bool:
         """Add the payload of the next update. Return False and add nothing if it cannot join.
 
-        It cannot join if the request would be too large, or if it assigns an object to a
-        variable that the group already assigns, because servers may merge objects.
+        It cannot join if the request would be too large, or if it assigns a value that the server
+        may merge, such as an object, to a variable that the group already assigns.
         """
         sizes: dict[str, dict[str, int]] = {}
         totals = dict(self._totals)
@@ -162,7 +171,7 @@ class Merge:
             added = sizes[context] = {}
             total = totals.get(context, 0)
             for name, value in variables.items():
-                if name in known and isinstance(value, dict):
+                if name in known and isinstance(value, self._merged_types):
                     return False
                 added[name] = size = len(encode(name)) + len(encode(value)) + 2
                 total += size - known.get(name, 0)

@@ -84,7 +84,7 @@ class RetryLater:
     dialog_only: bool = False
     """True if the server throttles this dialog and not the tenant."""
     reset_after: float | None = None
-    """Seconds that rate-limit headers name, for an answer without Retry-After."""
+    """Least seconds to wait after an answer without Retry-After, such as a header names them."""
 
 
 Decision: TypeAlias = Settled | SendNext | RetryLater
@@ -412,7 +412,8 @@ class UpdateProtocol:
             item.modification.conflicts += 1
         else:
             item.action = Action.REBASE
-        return RetryLater(ResponseKind.CONFLICT, error)
+        # A read that comes too early would show the state that was refused.
+        return RetryLater(ResponseKind.CONFLICT, error, reset_after=self.api.read_delay or None)
 
     def _count_refusal(
         self, item: WorkItem, etag: str, retry_state: RetryState, error: UpdateError

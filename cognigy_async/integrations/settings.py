@@ -31,6 +31,9 @@ COGNIGY_USER_ID        only `sessions`: user that the sessions belong to, unless
 COGNIGY_INJECT         only `sessions`: what the server's inject does, `merge` (the default) or
                        `replace`
 COGNIGY_READS_STATE    only `sessions`: `true` if the server can return the state of a session
+COGNIGY_TENANT         file with a tenant profile, which `cognigy-async probe` writes. It sets
+                       COGNIGY_API, COGNIGY_INJECT, COGNIGY_READS_STATE and COGNIGY_RATE_LIMIT where
+                       they are not set, and arguments of the API that have no variable
 ====================== =====================================================================
 
 The environment takes precedence over the file. Empty variables count as not set.
@@ -61,6 +64,7 @@ from pydantic import (
     ConfigDict,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 
 from cognigy_async import (
@@ -74,6 +78,7 @@ from cognigy_async import (
     RuntimeApi,
     SessionsApi,
     StateApi,
+    TenantProfile,
     TokenProvider,
     Transport,
 )
@@ -92,6 +97,8 @@ REMEDY = (
     "file with Settings(env_file=...)."
 )
 
+MAX_PROFILE_BYTES = 1024 * 1024
+
 IMPLICIT_FILE = Path(".env")
 """The file that is read if none is named. Compared by identity: the same path, given, is named."""
 
@@ -103,6 +110,9 @@ TOGETHER = frozenset(
     )
 )
 """Credentials, and addresses: the variables that decide where credentials are sent."""
+
+API_OF_TOKEN_PATH = {"/oauth/token": "runtime", "/auth/oauth2/token": "sessions"}
+"""The API whose clients authenticate at a path: by HTTP Basic for `runtime`, else by a form."""
 
 DEFAULT, ENVIRONMENT = "default", "environment"
 """Sources of settings; that of a file is "file" and its path."""
@@ -150,6 +160,43 @@ def parse_rate_limit(text: str) -> RateLimit:
         return RateLimit(int(n), per=float(per))
     except ValueError:
         raise ValueError("must be requests/seconds, for example 1000/300, both positive") from None
+
+
+def read_tenant_profile(path: str | Path, source: str) -> TenantProfile:
+    """Return the tenant profile in a file.
+
+    Args:
+        source: setting or option that names the file, for the message of an error.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no profile that can be used.
+    """
+    try:
+        with open(path, "rb") as file:
+            return TenantProfile.from_json(file.read(MAX_PROFILE_BYTES + 1))
+    except ConfigurationError as error:
+        fault = str(error)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is invalid"
+        fault = f"cannot be read: {reason}"
+    # Raise outside of `except`, so that the error's context holds no values.
+    raise ConfigurationError(f"{source}: {path} {fault}")
+
+
+def _measured_variables(tenant: TenantProfile, api: object) -> dict[str, object]:
+    """Return the variables that a profile sets, for a client of an API."""
+    measured: dict[str, object] = {_variable("api"): tenant.api}
+    limit = tenant.rate_limit
+    if limit is not None and limit.requests is not None:
+        # Without the length of the window, the client learns the limit from the headers.
+        limits = (RateLimit(limit.requests, per=limit.seconds),) if limit.seconds else "auto"
+        measured[_variable("rate_limit")] = limits
+    if tenant.api == "sessions" and api in (None, "sessions"):
+        if tenant.writes is not None:
+            measured[_variable("inject")] = tenant.writes.inject
+        if tenant.reads is not None:
+            measured[_variable("reads_state")] = tenant.reads.works
+    return measured
 
 
 def _rate_limits(text: object) -> object:
@@ -286,6 +333,7 @@ class Settings(Credentials):
     inject: Literal["merge", "replace"] | None = None
     reads_state: bool | None = None
     context_limit: Annotated[int | None, BeforeValidator(_context_limit)] = None
+    tenant: TenantProfile | None = None
     rate_limit: Annotated[
         tuple[RateLimit, ...] | Literal["auto"] | None, BeforeValidator(_rate_limits)
     ] = None
@@ -294,15 +342,29 @@ class Settings(Credentials):
         # Without this, type checkers derive the constructor from the fields.
         def __init__(self, *, env_file: str | Path | None = IMPLICIT_FILE) -> None: ...
 
-    def token_provider(self, *, transport: Transport | None = None) -> TokenProvider:
+    @model_validator(mode="before")
+    @classmethod
+    def _with_measured(cls, variables: dict[str, Any]) -> dict[str, Any]:
+        """Read the tenant profile, and add what it says to the variables that are not set."""
+        path = variables.get(name := _variable("tenant"))
+        if path is None:
+            return variables
+        tenant = read_tenant_profile(path, name)
+        measured = _measured_variables(tenant, variables.get(_variable("api")))
+        return {**measured, **variables, name: tenant}
+
+    def token_provider(
+        self, *, transport: Transport | None = None, path: str | None = None
+    ) -> TokenProvider:
         """Return a new provider of credentials.
 
         Args:
             transport: sends the token requests, as for `OAuthTokenProvider`.
+            path: path of the token endpoint below the base URL, instead of that of the settings.
         """
         if self.api_key is not None:
             return ApiKey(self.api_key)
-        return OAuthTokenProvider(self._oauth_config(), transport=transport)
+        return OAuthTokenProvider(self._oauth_config(path), transport=transport)
 
     def client_arguments(
         self, *, token_transport: Transport | None = None, **overrides: Unpack[ClientOverrides]
@@ -340,6 +402,13 @@ class Settings(Credentials):
 
     def state_api(self) -> StateApi:
         """Return the API that the client speaks."""
+        if self.tenant is not None:
+            return self.tenant.state_api(
+                user_id=self.user_id,
+                inject=self.inject,
+                reads_state=self.reads_state,
+                limits=self._limits(self.tenant.limits),
+            )
         if self.api == "runtime":
             return RuntimeApi(limits=self._limits(RuntimeApi.limits))
         return SessionsApi(
@@ -365,16 +434,26 @@ class Settings(Credentials):
         """URL of the token endpoint; None with an API key."""
         if self.api_key is not None:
             return None
-        path = "/oauth/token" if self.api == "runtime" else "/auth/oauth2/token"
-        return self.token_url or self.base_url.rstrip("/") + path
+        return self.token_url or self.base_url.rstrip("/") + self._token_path
 
-    def _oauth_config(self) -> OAuthConfig:
+    @property
+    def _token_path(self) -> str:
+        token = None if self.tenant is None else self.tenant.token
+        if token is not None and token.path is not None:
+            return token.path
+        return next(path for path, api in API_OF_TOKEN_PATH.items() if api == self.api)
+
+    def _oauth_config(self, path: str | None = None) -> OAuthConfig:
+        url = self.token_endpoint if path is None else self.base_url.rstrip("/") + path
+        # A token URL that is set has a path of its own; its API says how clients authenticate.
+        known = self._token_path if self.token_url is None else None
+        api = API_OF_TOKEN_PATH.get(path or known or "", self.api)
         return OAuthConfig(
-            token_url=self.token_endpoint or "",
+            token_url=url or "",
             client_id=self.client_id or "",
             client_secret=self.client_secret or "",
             scopes=self.asked_scopes,
-            client_auth="basic" if self.api == "runtime" else "post",
+            client_auth="basic" if api == "runtime" else "post",
             allow_insecure=self.allow_insecure,
         )
 
@@ -390,6 +469,11 @@ class Settings(Credentials):
             yield (
                 f"COGNIGY_API_KEY and {' and '.join(given)} are set, but only one kind of "
                 "credentials can be used; remove the other."
+            )
+        if self.tenant is not None and self.tenant.api != self.api:
+            yield (
+                f"COGNIGY_TENANT has the profile of the {self.tenant.api} API; remove COGNIGY_API, "
+                f"or write a profile of the {self.api} API with: cognigy-async probe --session ID."
             )
         if missing:
             yield f"Settings are missing: {', '.join(missing)}. {REMEDY}"
@@ -423,7 +507,8 @@ def _fault_of_value(line: Mapping[str, Any]) -> str:
         problem = "must be true or false, or left out"
     else:
         problem = line["msg"].removeprefix("Value error, ")
-    return f"{line['loc'][0]}: {problem}."
+    # The fault of a profile names its variable itself.
+    return f"{line['loc'][0]}: {problem}." if line["loc"] else f"{problem}."
 
 
 def setting_sources(env_file: str | Path | None = IMPLICIT_FILE) -> dict[str, str]:

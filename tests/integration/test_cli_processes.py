@@ -17,11 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from cognigy_async import TenantProfile
 from cognigy_async.emulator import Emulator, Faults, serve
 from tests.integration.commands import command_environment
 from tests.terminal import read_screens
@@ -552,6 +554,55 @@ def test_the_settings_that_the_emulator_prints_can_be_pasted(
     assert (done.returncode, done.stderr) == (0, "")
     state = httpx.get(f"{base_url}/_emulator/stats", trust_env=False).json()
     assert state["writes"] == 1
+
+
+def test_an_emulator_behaves_like_a_measured_tenant(commands: Commands) -> None:
+    """It has the same profile, but for what an option says otherwise."""
+    sections: dict[str, Any] = {
+        "writes": {"inject": "replace", "merged_levels": 0, "merges_lists": False},
+        "reads": {"works": False, "delay_seconds": 0.0},
+        "rate_limit": {
+            "headers": "ietf",
+            "requests": 900,
+            "seconds": 300.0,
+            "reset_seconds": 300.0,
+        },
+        "clock": {"skew_seconds": 3600.0},
+    }
+    token = {"url": "https://e/t", "path": "/oauth/token", "client_auth": "basic"}
+    made = TenantProfile(
+        api="sessions", **sections | {"token": token | {"lifetime_seconds": 900.0}}
+    )
+    (commands.directory / "tenant.json").write_text(made.to_json())
+    options = ("--quota", "800/60", "--token-lifetime", "60")
+    for given, quota, lifetime in (((), (900, 300), 900), (options, (800, 60), 60)):
+        process = commands.start("emulator", "--like", "tenant.json", *given)
+        variables = {
+            "COGNIGY_BASE_URL": listening(process),
+            "COGNIGY_CLIENT_ID": "emulator-client",
+            "COGNIGY_CLIENT_SECRET": "emulator-secret",
+            "COGNIGY_API": "sessions",
+            "COGNIGY_USER_ID": "u-1",
+        }
+        probe = ("probe", "--session", "s-1", "--force", "--output", "again.json")
+        status, _, err = commands.run(*probe, variables=variables)
+        assert status == 0, err
+        again = json.loads((commands.directory / "again.json").read_text())
+        limit, seconds = quota
+        limits = {"requests": limit, "seconds": seconds, "reset_seconds": seconds}
+        assert again["writes"] == sections["writes"]
+        assert again["reads"] == sections["reads"]
+        assert again["rate_limit"] == {"headers": "ietf"} | limits
+        assert again["clock"]["skew_seconds"] == pytest.approx(3600, abs=1)
+        assert (again["token"]["path"], again["token"]["lifetime_seconds"]) == (
+            "/oauth/token",
+            lifetime,
+        )
+        stop(process)
+    (commands.directory / "tenant.json").write_text("{}")
+    status, _, err = commands.run("emulator", "--like", "tenant.json")
+    assert status == 2
+    assert "--like: tenant.json is not a tenant profile" in err
 
 
 def test_a_quiet_emulator_prints_its_url_alone(commands: Commands) -> None:

@@ -463,3 +463,59 @@ def test_a_state_that_is_read() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", {}, {"context": 1}, {"context": "no json"}])
 def test_an_answer_that_is_no_state(body: Any) -> None:
     assert API.state("s", response(200, body)) is None
+
+
+# Arguments that a tenant profile sets.
+
+
+@pytest.mark.parametrize("kind", [SessionsApi, RuntimeApi])
+def test_merged_values_are_one_of_three(kind: Any) -> None:
+    assert kind().merged_values == "objects"
+    with pytest.raises(ConfigurationError, match=r'merged_values=.*"objects and lists"'):
+        kind(merged_values="lists")
+
+
+@pytest.mark.parametrize(
+    ("merged_values", "value", "repeats"),
+    [
+        ("objects", [1], True),
+        ("none", [1], True),
+        ("objects and lists", [1], False),
+        ("objects and lists", {"a": [1]}, False),
+        ("objects and lists", {"a": 1}, True),
+    ],
+)
+def test_a_list_is_not_repeated_where_lists_are_merged(
+    merged_values: Any, value: Any, repeats: bool
+) -> None:
+    """A server that merges lists may append to them."""
+    (request,) = writes(
+        api=SessionsApi(user_id="u-1", merged_values=merged_values), session={"a": value}
+    )
+    assert request.idempotent == repeats
+    runtime = RuntimeApi(merged_values=merged_values)
+    update = StateUpdate(dialog_id="d", session={"a": value})
+    (request,) = runtime.writes(BASE, update, "id")
+    assert request.idempotent == repeats
+
+
+def test_a_list_in_a_part_is_not_repeated_where_lists_are_merged() -> None:
+    runtime = RuntimeApi(merged_values="objects and lists")
+    limits = Limits(safe_payload_bytes=200)
+    variables = {"a": ["x" * 120], "b": "y" * 120}
+    for step, expected in ((None, [False, True]), ("s", [False, False])):
+        fields = {"dialog_id": "d", "session": variables, "next_step": step}
+        parts = runtime.writes(BASE, StateUpdate.from_fields(limits, fields), "id")
+        assert [part.idempotent for part in parts] == expected
+
+
+def test_limits_may_be_given() -> None:
+    limits = Limits(safe_payload_bytes=100)
+    assert SessionsApi(limits=limits).limits is limits
+    assert RuntimeApi(limits=limits).limits is limits
+
+
+@pytest.mark.parametrize("delay", [-1.0, float("nan"), float("inf"), "1"])
+def test_a_read_delay_is_a_number_of_seconds(delay: Any) -> None:
+    with pytest.raises(ConfigurationError, match="read_delay="):
+        RuntimeApi(read_delay=delay)

@@ -10,7 +10,8 @@ import anyio
 import pytest
 
 from cognigy_async import Limits
-from cognigy_async.emulator import Emulator, Rules
+from cognigy_async.emulator import Emulator, Merging, Rules
+from cognigy_async.emulator.state import Dialog
 from tests.unit.emulator._client import KEY, bare_client
 
 pytestmark = pytest.mark.anyio
@@ -252,3 +253,99 @@ async def test_a_body_above_the_size_limit_is_413() -> None:
 async def _in_pieces(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
+
+
+async def test_merging_may_end_at_a_level_and_may_include_lists() -> None:
+    first = {"x": {"deep": {"a": 1}, "b": 1}, "list": [{"a": 1}, 2, 3]}
+    second = {"x": {"deep": {"c": 1}}, "list": [{"c": 1}]}
+    expected = {
+        Merging(0): second,
+        Merging(1): second,
+        Merging(2): {"x": {"deep": {"c": 1}, "b": 1}, "list": [{"c": 1}]},
+        Merging(): {"x": {"deep": {"a": 1, "c": 1}, "b": 1}, "list": [{"c": 1}]},
+        Merging(lists=True): {
+            "x": {"deep": {"a": 1, "c": 1}, "b": 1},
+            "list": [{"a": 1, "c": 1}, 2, 3],
+        },
+    }
+    for merge, found in expected.items():
+        emulator = Emulator(api_key=KEY, rules=Rules(merge=merge))
+        async with bare_client(emulator) as client:
+            await client.patch({"session": {"v": first}})
+            await client.patch({"session": {"v": second}})
+            await client.patch({"session": {"v": [1]}})
+            await client.patch({"session": {"v": [2, 3]}})
+        history = emulator.dialogs["d-1"].history
+        assert [entry.body["session"]["v"] for entry in history[:2]] == [first, second]
+        state = Dialog("d")
+        for entry in history[:2]:
+            state.assign(entry.body, merge=merge, at=0.0)
+        assert state.session == {"v": found}
+        assert emulator.dialogs["d-1"].session == {"v": [2, 3]}
+
+
+async def test_reads_may_be_missing() -> None:
+    emulator = Emulator(api_key=KEY, rules=Rules(reads_state=False))
+    async with bare_client(emulator) as client:
+        assert (await client.patch()).status_code == 200
+        assert (await client.get()).status_code == 404
+
+
+async def test_reads_may_be_late_and_show_one_version_after_the_other() -> None:
+    emulator = Emulator(api_key=KEY, rules=Rules(read_delay=1.0))
+    async with bare_client(emulator) as client:
+        start = anyio.current_time()
+        for n, moment in enumerate((0.0, 0.4, 0.8)):
+            await anyio.sleep_until(start + moment)
+            await client.patch({"session": {"n": n, f"v{n}": True}, "user": {"n": n}})
+        seen = []
+        for moment in (0.9, 1.1, 1.3, 1.5, 1.9):
+            await anyio.sleep_until(start + moment)
+            state = await client.get()
+            body = state.json()
+            assert state.headers["etag"] == f'"{body["version"]}"'
+            assert body["session"].get("n") == body["user"].get("n")
+            seen.append(body["version"])
+    assert seen == [0, 1, 1, 2, 3]
+    assert emulator.dialogs["d-1"].session == {"n": 2, "v0": True, "v1": True, "v2": True}
+
+
+@pytest.mark.parametrize(
+    ("etags", "if_match", "own", "stale"),
+    [
+        ("strong", "strong", 200, 409),
+        ("strong", "ignored", 200, 200),
+        ("weak", "strong", 409, 409),
+        ("weak", "weak", 200, 409),
+        ("weak", "ignored", 200, 200),
+    ],
+)
+async def test_etags_may_be_weak_and_if_match_ignored(
+    etags: Any, if_match: Any, own: int, stale: int
+) -> None:
+    emulator = Emulator(api_key=KEY, rules=Rules(etags=etags, if_match=if_match))
+    async with bare_client(emulator) as client:
+        first = (await client.patch()).headers["etag"]
+        assert first == ('W/"1"' if etags == "weak" else '"1"')
+        assert (await client.get()).headers["etag"] == first
+        assert (await client.patch(if_match=first)).status_code == own
+        await client.patch()
+        refused = await client.patch(if_match=first)
+        assert refused.status_code == stale
+        if stale == 409:
+            assert refused.headers["etag"].startswith("W/") == (etags == "weak")
+
+
+async def test_there_may_be_no_etags() -> None:
+    emulator = Emulator(api_key=KEY, rules=Rules(etags="none"))
+    async with bare_client(emulator) as client:
+        assert "etag" not in (await client.patch()).headers
+        assert "etag" not in (await client.get()).headers
+
+
+async def test_the_token_endpoint_may_have_one_path() -> None:
+    emulator = Emulator(rules=Rules(token_paths=("/auth/oauth2/token",)))
+    async with bare_client(emulator) as client:
+        assert (await client.token()).status_code == 404
+    async with bare_client(Emulator()) as client:
+        assert (await client.token()).status_code == 200

@@ -370,3 +370,23 @@ async def test_an_update_repeated_before_the_retry_after_of_its_503() -> None:
         await client.patch(key=None)
     assert stats.early_repeats == 1
     assert stats.violations() == {"early_repeats": 1}
+
+
+@pytest.mark.parametrize("retry_after", ["seconds", "date"])
+async def test_every_answer_may_have_a_date_by_the_clock_of_the_server(
+    retry_after: RetryAfter,
+) -> None:
+    throttling = Throttling(
+        dates=True,
+        wall_clock=lambda: 1_700_000_000.9,
+        tenant_quota=(1, 10),
+        retry_after=retry_after,
+    )
+    async with http_to(Emulator(api_key=KEY, throttling=throttling)) as http:
+        for status in (200, 429):
+            answer = await read(http)
+            assert answer.status_code == status
+            dates = answer.headers.get_list("date")
+            assert [parsedate_to_datetime(date).timestamp() for date in dates] == [1_700_000_000]
+    async with http_to(Emulator(api_key=KEY)) as http:
+        assert "date" not in (await read(http)).headers

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cognigy_async import Limits, StateUpdate
-from cognigy_async.emulator.state import Dialog
+from cognigy_async.api.base import MergedValues
+from cognigy_async.emulator.state import Dialog, Merging
 from cognigy_async.emulator.state import Merge as Semantics
 from cognigy_async.engine.coalescing import Merge, key_of, merges
 from cognigy_async.models.variables import encode
@@ -32,13 +33,17 @@ payloads = st.fixed_dictionaries({}, optional={"session": assigned, "user": assi
 sequences = st.lists(payloads, min_size=1, max_size=6)
 
 
-def merged(sequence: list[dict[str, Any]], limits: Limits | None = None) -> list[dict[str, Any]]:
+def merged(
+    sequence: list[dict[str, Any]],
+    limits: Limits | None = None,
+    merged_values: MergedValues = "objects",
+) -> list[dict[str, Any]]:
     """The requests that carry the payloads, as many as may be in each."""
     requests: list[dict[str, Any]] = []
     merge = None
     for payload in sequence:
         if merge is None or not merge.take(payload):
-            merge = Merge(limits or Limits())
+            merge = Merge(limits or Limits(), merged_values)
             assert merge.take(payload)
             requests.append({})
         for context, variables in payload.items():
@@ -47,7 +52,7 @@ def merged(sequence: list[dict[str, Any]], limits: Limits | None = None) -> list
 
 
 def state_after(
-    requests: list[dict[str, Any]], before: dict[str, Any], semantics: Semantics
+    requests: list[dict[str, Any]], before: dict[str, Any], semantics: Semantics | Merging
 ) -> dict[str, Any]:
     dialog = Dialog("d", session=dict(before.get("session", {})), user=dict(before.get("user", {})))
     for body in requests:
@@ -179,3 +184,52 @@ def test_the_key_of_a_group_is_the_same_in_another_process() -> None:
     ).stdout.strip()
     assert told == key_of(["u-1", "u-2"])
     StateUpdate(dialog_id="d", session={"a": 1}, update_id=told)
+
+
+# Where it was measured which values the server merges.
+
+MEASURED: dict[MergedValues, list[Semantics | Merging]] = {
+    "none": ["replace"],
+    "objects": ["replace", "recursive", Merging(1), Merging(2)],
+    "objects and lists": ["replace", "recursive", Merging(lists=True), Merging(0, lists=True)],
+}
+
+
+# Lists of the same variable have to meet, and the earlier one has to be the longer one.
+lists = st.lists(st.sampled_from([0, 1]), max_size=3)
+listed = st.fixed_dictionaries({"session": st.dictionaries(st.just("a"), lists | objects)})
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    before=listed,
+    sequence=st.lists(listed, min_size=2, max_size=4) | sequences,
+    merged_values=st.sampled_from(sorted(MEASURED)),
+)
+def test_p11_coalescing_the_state_is_that_of_one_by_one_where_merging_was_measured(
+    before: dict[str, Any], sequence: list[dict[str, Any]], merged_values: MergedValues
+) -> None:
+    requests = merged(sequence, merged_values=merged_values)
+    for semantics in MEASURED[merged_values]:
+        expected = state_after(sequence, before, semantics)
+        assert state_after(requests, before, semantics) == expected, semantics
+
+
+@pytest.mark.parametrize(
+    ("value", "requests"),
+    [
+        (1, {"none": 1, "objects": 1, "objects and lists": 1}),
+        ([1], {"none": 1, "objects": 1, "objects and lists": 2}),
+        ({"x": 1}, {"none": 1, "objects": 2, "objects and lists": 2}),
+    ],
+    ids=str,
+)
+def test_what_shares_a_request_follows_what_was_measured(
+    value: Any, requests: dict[MergedValues, int]
+) -> None:
+    sequence = [{"session": {"a": value}}] * 2
+    found = {
+        merged_values: len(merged(sequence, merged_values=merged_values))
+        for merged_values in requests
+    }
+    assert found == requests

@@ -9,20 +9,22 @@ import pytest
 from cognigy_async import (
     AuthenticationError,
     DialogState,
+    Limits,
     NoResponseError,
     NotSentError,
     ResponseKind,
+    RuntimeApi,
     ServerError,
     StateConflictError,
     UnexpectedAnswerError,
     UpdateError,
 )
-from cognigy_async.engine.protocol import RetryLater
+from cognigy_async.engine.protocol import RetryLater, UpdateProtocol
 from cognigy_async.engine.token_failures import copy_for_one_update
 from cognigy_async.engine.work_item import Kind
 from tests.unit._builders import item
 
-from ._protocol import Play
+from ._protocol import BASE, Play
 
 STEP: dict[str, Any] = {"session": {"a": 1}, "next_step": "s"}
 
@@ -548,3 +550,14 @@ def test_what_never_reached_the_server_is_in_no_doubt() -> None:
     made.not_sent()
     assert isinstance(made.give_up(), NotSentError)
     assert made.answer(400) == "BadRequestError"
+
+
+@pytest.mark.parametrize(("delay", "expected"), [(0.0, None), (2.5, 2.5)])
+@pytest.mark.parametrize("kind", ["variables", "transition", "modify"])
+def test_a_conflict_is_read_when_a_read_can_show_it(
+    kind: str, delay: float, expected: float | None
+) -> None:
+    made = play(kind, protocol=UpdateProtocol(RuntimeApi(read_delay=delay), BASE, Limits()))
+    assert made.answer(409) in ("rebase", "read")
+    assert isinstance(made.following, RetryLater)
+    assert made.following.reset_after == expected

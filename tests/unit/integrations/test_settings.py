@@ -20,6 +20,8 @@ from cognigy_async import (
     RateLimit,
     RuntimeApi,
     SessionsApi,
+    TenantProfile,
+    UnsupportedByApiError,
 )
 from cognigy_async.integrations.settings import (
     TOGETHER,
@@ -344,6 +346,8 @@ def test_every_address_and_credential_is_among_those_that_belong_together() -> N
     secrets = {"COGNIGY_API_KEY", "COGNIGY_CLIENT_ID", "COGNIGY_CLIENT_SECRET"}
     harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "CONTEXT_LIMIT"}
     harmless |= {"USER_ID", "INJECT", "READS_STATE"}
+    # A profile chooses between two paths of the base URL, and no host.
+    harmless |= {"TENANT"}
     everything = set(setting_sources(None))
     assert everything - {f"COGNIGY_{name}" for name in harmless} == TOGETHER
     assert secrets | set(ADDRESSES) == TOGETHER
@@ -665,3 +669,137 @@ def test_an_argument_that_settings_do_not_provide_belongs_to_the_client(
     put(monkeypatch, KEY)
     with pytest.raises(TypeError, match="do not provide timeout; pass it to the client"):
         Settings().client_arguments(timeout=3.0)  # type: ignore[call-arg]
+
+
+# Tenant profiles.
+
+
+def profile(**sections: Any) -> TenantProfile:
+    return TenantProfile(**{"api": "sessions"} | sections)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, tenant: TenantProfile, **variables: str) -> Settings:
+    """Return settings with a profile, and with an API key unless they have other credentials."""
+    Path("tenant.json").write_text(tenant.to_json())
+    oauth = "COGNIGY_CLIENT_ID" in variables
+    put(monkeypatch, ({} if oauth else KEY) | {"COGNIGY_TENANT": "tenant.json"} | variables)
+    return Settings()
+
+
+def test_a_tenant_profile_sets_what_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = profile(
+        writes={"inject": "replace", "merged_levels": 0, "merges_lists": False},
+        reads={"works": True},
+        rate_limit={"headers": "ietf", "requests": 100, "seconds": 60},
+        body={"accepted_bytes": 30_000},
+    )
+    settings = use(monkeypatch, tenant, COGNIGY_USER_ID="u-1")
+    assert (settings.api, settings.inject, settings.reads_state) == ("sessions", "replace", True)
+    assert settings.rate_limit == (RateLimit(100, per=60),)
+    arguments = settings.client_arguments()
+    api = arguments["api"]
+    assert isinstance(api, SessionsApi)
+    assert (api.user_id, api.inject, api.merged_values) == ("u-1", "replace", "none")
+    assert api.limits.safe_payload_bytes == 30_000
+    assert arguments["rate_limit"] == (RateLimit(100, per=60),)
+    assert AsyncStateClient(**arguments).limits.safe_payload_bytes == 30_000
+    assert settings.tenant == tenant
+
+
+@pytest.mark.parametrize("api", ["runtime", "sessions"])
+def test_the_context_limit_of_a_tenant_with_a_profile(
+    monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    tenant = profile(api=api, body={"accepted_bytes": 50_000})
+    limits = use(monkeypatch, tenant, COGNIGY_CONTEXT_LIMIT="300000").state_api().limits
+    assert limits == replace(tenant.limits, max_context_bytes=300_000)
+    assert limits.safe_payload_bytes == 50_000
+
+
+def test_settings_take_precedence_over_a_tenant_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = profile(
+        writes={"inject": "replace"},
+        reads={"works": True},
+        rate_limit={"headers": "ietf", "requests": 100, "seconds": 60},
+    )
+    settings = use(
+        monkeypatch,
+        tenant,
+        COGNIGY_INJECT="merge",
+        COGNIGY_READS_STATE="false",
+        COGNIGY_RATE_LIMIT="5/1",
+    )
+    api = settings.state_api()
+    assert isinstance(api, SessionsApi)
+    assert (api.inject, settings.reads_state) == ("merge", False)
+    with pytest.raises(UnsupportedByApiError):
+        api.check_use("get_state")
+    assert settings.rate_limit == (RateLimit(5, per=1),)
+
+
+def test_a_tenant_profile_of_the_runtime_api(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant = profile(
+        api="runtime",
+        reads={"works": True, "delay_seconds": 1.5},
+        etags={"kind": "weak", "if_match": "ignored"},
+        rate_limit={"headers": "x", "requests": 100},
+    )
+    settings = use(monkeypatch, tenant)
+    api = settings.state_api()
+    assert isinstance(api, RuntimeApi)
+    assert (api.conditional_writes, api.read_delay) == (False, 1.5)
+    # Without the window, the limit is learned from the headers.
+    assert settings.rate_limit == "auto"
+    assert caplog.text == ""
+
+
+def test_a_limit_that_no_header_names_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert use(monkeypatch, profile(rate_limit={"headers": "none"})).rate_limit is None
+
+
+@pytest.mark.parametrize("measured", ["/oauth/token", "/auth/oauth2/token"])
+@pytest.mark.parametrize("api", ["runtime", "sessions"])
+def test_a_tenant_profile_chooses_a_known_path_for_tokens(
+    monkeypatch: pytest.MonkeyPatch, api: str, measured: str
+) -> None:
+    """It never chooses a host: settings decide where credentials go."""
+    token = {"url": "https://planted.example/token", "path": measured, "client_auth": "post"}
+    settings = use(monkeypatch, profile(api=api, token=token), **OAUTH)
+    assert settings.token_endpoint == f"https://api.example.com{measured}"
+    basic = "authorization" in {
+        name.lower()
+        for name in settings.token_provider()._endpoint.request.headers  # type: ignore[attr-defined]
+    }
+    assert basic == (measured == "/oauth/token")
+    monkeypatch.setenv("COGNIGY_TOKEN_URL", "https://other.example/t")
+    assert Settings().token_endpoint == "https://other.example/t"
+    monkeypatch.delenv("COGNIGY_TOKEN_URL")
+    unknown = profile(api=api, token=token | {"path": None})
+    usual = "/oauth/token" if api == "runtime" else "/auth/oauth2/token"
+    assert use(monkeypatch, unknown, **OAUTH).token_endpoint == f"https://api.example.com{usual}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "COGNIGY_TENANT: tenant.json cannot be read: No such file"),
+        ("{}", "COGNIGY_TENANT: tenant.json is not a tenant profile; write one with"),
+        ("x" * 2_000_000, "COGNIGY_TENANT: tenant.json is not a tenant profile"),
+    ],
+)
+def test_a_profile_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, content: str | None, message: str
+) -> None:
+    if content is not None:
+        Path("tenant.json").write_text(content)
+    put(monkeypatch, KEY | {"COGNIGY_TENANT": "tenant.json"})
+    assert message in refusal()
+
+
+def test_a_profile_of_the_other_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("tenant.json").write_text(profile(writes={"inject": "replace"}).to_json())
+    put(monkeypatch, KEY | {"COGNIGY_TENANT": "tenant.json", "COGNIGY_API": "runtime"})
+    message = refusal()
+    assert "COGNIGY_TENANT has the profile of the sessions API; remove COGNIGY_API" in message

@@ -1,0 +1,1 @@
+"""`cognigy-async probe`: measure the behaviour of a tenant."""
