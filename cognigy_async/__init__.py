@@ -8,6 +8,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from .api.base import StateApi
+    from .api.endpoint import Endpoint
     from .api.runtime import RuntimeApi
     from .api.sessions import SessionsApi
     from .audit.json_lines import JsonLinesAudit
@@ -96,6 +97,7 @@ __all__ = [
     "DialogState",
     "Distribution",
     "DrainReport",
+    "Endpoint",
     "Fault",
     "HookOptions",
     "HttpxTransport",
@@ -179,6 +181,7 @@ _HOMES = {
     "DialogState": "models.results",
     "Distribution": "metrics",
     "DrainReport": "models.results",
+    "Endpoint": "api.endpoint",
     "Fault": "errors",
     "HookOptions": "hooks.options",
     "HttpxTransport": "transports.httpx",

@@ -8,8 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cognigy_async import Limits, RateLimit, StateApi, StateUpdate, plan
-from cognigy_async.spi import seconds_under
+from cognigy_async import (
+    Endpoint,
+    Limits,
+    RateLimit,
+    StateApi,
+    StateUpdate,
+    UpdateValidationError,
+    plan,
+)
+from cognigy_async.spi import check_message, count_requests, seconds_under
 
 from .column_summary import ColumnReport, ColumnSummary
 from .input.reader import open_input
@@ -67,12 +75,14 @@ def dry_run(
     api: StateApi,
     limits: Limits | None = None,
     rate_limit: RateLimit | Sequence[RateLimit] | None = None,
+    endpoint: Endpoint | None = None,
     on_fault: Callable[[RowFault], object],
 ) -> DryRun:
     """Read an input as a job does, and send nothing.
 
     Args:
         rate_limit: Quota for which the time is computed.
+        endpoint: As of the client, for rows with a message.
         on_fault: Called with each fault of each row, in order.
 
     Raises:
@@ -82,7 +92,7 @@ def dry_run(
     reader = open_input(source, format=options.format, table=table)
     rows = RowReader(reader, options, limits if limits is not None else api.limits, api)
     summary = ColumnSummary(table)
-    check = _Check(rows, on_fault, summary)
+    check = _Check(rows, on_fault, summary, api, endpoint)
     try:
         if options.coalesce:
             requests = sum(
@@ -90,7 +100,7 @@ def dry_run(
                 for held in _held_together(check.updates())
             )
         else:
-            requests = sum(len(api.writes("", update, "-")) for update, _ in check.updates())
+            requests = sum(count_requests(api, update) for update, _ in check.updates())
         dialogs = check.dialogs.count()
     finally:
         rows.close()
@@ -131,9 +141,16 @@ class _Check:
     """Counts the faults and the dialogs of some rows."""
 
     def __init__(
-        self, rows: RowReader, on_fault: Callable[[RowFault], object], summary: ColumnSummary
+        self,
+        rows: RowReader,
+        on_fault: Callable[[RowFault], object],
+        summary: ColumnSummary,
+        api: StateApi,
+        endpoint: Endpoint | None,
     ) -> None:
         self._rows = rows
+        self._api = api
+        self._endpoint = endpoint
         self._on_fault = on_fault
         self._summary = summary
         self.faulty = 0
@@ -154,9 +171,18 @@ class _Check:
                 f"{last.dialog_id!r}, has no digit. If so, delete it, or add --limit {count - 1}"
             )
 
+    def _check_message(self, row: Row) -> None:
+        update = row.update
+        if update is not None and (update.inject or update.notify):
+            try:
+                check_message(self._api, self._endpoint, update)
+            except UpdateValidationError as error:
+                row.reject(error.with_traceback(None))
+
     def updates(self) -> Iterator[tuple[StateUpdate, int]]:
         """Yield the updates that would be sent, and the bytes of their rows."""
         for row in self._rows.rows():
+            self._check_message(row)
             if row.error is not None:
                 table = self._rows.columns
                 found = faults_of(row, *((table.names, table.header) if table else ()))

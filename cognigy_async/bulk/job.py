@@ -249,6 +249,7 @@ class BulkJob:
         circumstances = {
             "server": client.base_url,
             "api": type(api).__name__,
+            **({} if client.endpoint is None else {"endpoint": client.endpoint.url}),
             **self._circumstances,
         }
         client.quota_state()  # Raises if the client cannot be used, before files are created.

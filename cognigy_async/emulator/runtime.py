@@ -9,7 +9,7 @@ import anyio
 
 from cognigy_async import Limits, StateUpdate, UpdateValidationError
 
-from .endpoint import Call, Endpoint
+from .endpoint import ApiEndpoint, Call
 from .faults import Fault
 from .responses import HttpResponse, json_response
 from .state import Dialog, matches
@@ -17,7 +17,7 @@ from .state import Dialog, matches
 MEMBERS = frozenset(("session", "user", "transition"))
 
 
-class RuntimeEndpoint(Endpoint):
+class RuntimeEndpoint(ApiEndpoint):
     """The state of a dialog."""
 
     methods: ClassVar = {"state": ("GET", "PATCH")}

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import anyio
 from pydantic_core import to_json
 
-from .endpoint import Call, Endpoint
+from .endpoint import ApiEndpoint, Call
 from .faults import Fault
 from .responses import HttpResponse, json_response
 from .state import Dialog, Profile, sequence_number
@@ -26,7 +26,7 @@ TITLES = {status.value: status.phrase for status in HTTPStatus}
 DEFAULT_STATE = "default"
 
 
-class SessionsEndpoint(Endpoint):
+class SessionsEndpoint(ApiEndpoint):
     """Sessions and profiles, below ``/new/v2.0``."""
 
     methods: ClassVar = {

@@ -10,6 +10,10 @@ Merge: TypeAlias = Literal["replace", "recursive"]
 
 COMPETITOR = "competitor"
 """The session variable that a competing writer increments."""
+MESSAGES = ("inject", "notify")
+"""Members of a body with a message to the flow or to the user."""
+UNREPEATABLE = ("transition", *MESSAGES)
+"""Members of a body that must not be applied twice."""
 PROFILE_MEMBERS = frozenset(("profile", "active", "contactIds"))
 
 
@@ -37,7 +41,11 @@ class HistoryEntry:
     @property
     def seq(self) -> int | None:
         """The sequence number, by the convention of `Stats`."""
-        return sequence_number(self.body.get("session"))
+        seq = sequence_number(self.body.get("session"))
+        for name in MESSAGES:
+            if name in self.body:
+                seq = sequence_number(self.body[name]["data"])
+        return seq
 
     @property
     def identities(self) -> Iterable[str | int]:
@@ -79,6 +87,20 @@ class Dialog:
     user_id: str | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     identities: dict[str | int, HistoryEntry] = field(default_factory=dict, repr=False)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages to the flow and to the user, in the order in which they arrived.
+
+        Each has ``kind``, which is ``"inject"`` or ``"notify"``, `userId`, `text`, `data`, and
+        `attachments` if it was sent.
+        """
+        return [
+            {"kind": kind, **entry.body[kind]}
+            for entry in self.history
+            for kind in MESSAGES
+            if kind in entry.body
+        ]
 
     @property
     def etag(self) -> str:
@@ -156,7 +178,7 @@ class Dialog:
         for identity in entry.identities:
             known = self.identities.get(identity)
             # An entry with a transition is kept, because its update must not be applied again.
-            if known is None or "transition" in entry.body or "transition" not in known.body:
+            if known is None or _moves(entry.body) or not _moves(known.body):
                 self.identities[identity] = entry
         if limit is not None and len(self.history) > limit:
             oldest = self.history.pop(0)
@@ -232,6 +254,10 @@ def sequence_number(variables: object) -> int | None:
     """Return the integer variable ``seq``, if there is one."""
     seq = variables.get("seq") if isinstance(variables, dict) else None
     return seq if type(seq) is int else None
+
+
+def _moves(body: Mapping[str, Any]) -> bool:
+    return any(name in body for name in UNREPEATABLE)
 
 
 def _merge(old: object, new: object) -> object:

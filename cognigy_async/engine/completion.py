@@ -23,6 +23,7 @@ from ..errors import (
     UpdateWithdrawnError,
 )
 from ..models.events import UpdateEvent
+from ..models.variables import encode
 from .coalescing import outcomes
 from .dialog_queue import PAUSED, DialogQueue
 from .protocol import Settled
@@ -292,6 +293,12 @@ def pause_error(queue: DialogQueue) -> DialogPausedError:
     return error
 
 
+def _payload_of(update: StateUpdate | None) -> bytes | None:
+    if update is None or update._message is None:
+        return None if update is None else update._body
+    return encode(update.payload())
+
+
 def _completed_update(item: WorkItem, timestamp: float, completed_at: float) -> CompletedUpdate:
     """Return a copy of the data of a completed item that the audit needs."""
     update, result = item.update, item.result
@@ -309,7 +316,7 @@ def _completed_update(item: WorkItem, timestamp: float, completed_at: float) -> 
         item.update_id,
         item.dialog_id,
         item.metadata,
-        update._body if update is not None else None,
+        _payload_of(update),
         item.attempts,
         item.part,
         item.error,

@@ -16,7 +16,7 @@ from .._utils.logging import log
 if TYPE_CHECKING:
     from ..models.http import Request, Response
 
-Operation: TypeAlias = Literal["update", "modify", "read", "reset"]
+Operation: TypeAlias = Literal["update", "modify", "read", "reset", "inject", "notify"]
 """Kind of an observed operation; ``"read"`` is `get_state`."""
 
 
@@ -28,7 +28,8 @@ class Observation(Protocol):
 
         Args:
             request: The request. At the first attempt, the request has no credentials yet; at later
-                attempts, the request has the credentials of the attempt before.
+                attempts, the request has the credentials of the attempt before. The URL of a
+                request to an `Endpoint` ends in ``REDACTED``.
             attempt: Number of the attempt, from 1.
         """
         ...

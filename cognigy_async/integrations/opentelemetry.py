@@ -84,6 +84,8 @@ SPAN_NAMES: Mapping[Operation, str] = {
     "modify": "cognigy modify",
     "read": "cognigy read",
     "reset": "cognigy reset",
+    "inject": "cognigy inject",
+    "notify": "cognigy notify",
 }
 
 
