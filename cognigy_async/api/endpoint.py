@@ -78,7 +78,7 @@ class Endpoint:
             self.url = validate_base_url(url, allow_insecure=True)
         except ConfigurationError as error:
             raise ConfigurationError(str(error).replace("base_url", "Endpoint: url", 1)) from None
-        if secret in self.url:
+        if secret in self.url.split("/"):
             raise ConfigurationError(
                 "Endpoint: url contains the token; pass the Endpoint URL up to its last slash"
             )

@@ -127,7 +127,7 @@ class Emulator:
             dialog_id: Dialog whose requests take the steps, before the steps for any dialog; None
                 for any dialog.
             method: Method of the requests that take the steps: "PATCH" for writes, the POST of the
-                sessions API too, or "GET" for reads.
+                sessions API and of messages too, or "GET" for reads.
 
         Raises:
             ValueError: A step or the method does not exist; no step is appended.

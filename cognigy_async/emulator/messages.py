@@ -14,7 +14,7 @@ import anyio
 from .endpoint import ApiEndpoint, Backend, Call
 from .faults import Fault
 from .responses import HttpResponse, json_response
-from .server.asgi import HttpRequest
+from .server.asgi import HttpRequest, decode_segment
 
 MEMBERS = {
     "inject": frozenset(("userId", "sessionId", "text", "data")),
@@ -51,8 +51,9 @@ class MessageEndpoint(ApiEndpoint):
     def _check_credentials(
         self, request: HttpRequest, call: Call, now: float
     ) -> HttpResponse | None:
-        token = _hash(request.path.rpartition(b"/")[2])
-        return None if token == self._url_token else self._error(404, "no such endpoint")
+        token = decode_segment(request.path.rpartition(b"/")[2]) or ""
+        is_known = _hash(token.encode()) == self._url_token
+        return None if is_known else self._error(404, "no such endpoint")
 
     def _apply(self, call: Call, fault: Fault | None) -> HttpResponse:
         body, kind = call.body, call.operation
