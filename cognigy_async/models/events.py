@@ -78,8 +78,8 @@ class UpdateWatch(Protocol):
 
         The client calls this before each attempt of a request with a transition, `if_match` or a
         message, which must not be repeated blindly, and of a request with merged updates, which
-        must be repeated unchanged. An exception, best a `CognigyError`, fails the update without sending
-        it.
+        must be repeated unchanged. An exception, best a `CognigyError`, fails the update without
+        sending it.
 
         Args:
             indexes: indexes of the updates in the request.
