@@ -389,13 +389,15 @@ class StateUpdate:
                 self._metadata, more = read_metadata(metadata)
                 faults += more
             faults += _faults_in(limits, "session", session) + _faults_in(limits, "user", user)
-            if inject is not None or notify is not None:
-                others = {"next_step": next_step, "if_match": if_match}
-                if inject is not None:
-                    others["notify"] = notify
-                    self._message, more = _encode_message(limits, "inject", inject, others)
-                else:
-                    self._message, more = _encode_message(limits, "notify", notify, others)
+            # No message, as `fields` of dataclasses have it, like no variables.
+            inject, notify = (None if each == {} else each for each in (inject, notify))
+            others = {"next_step": next_step, "if_match": if_match}
+            if inject is not None:
+                others["notify"] = notify
+                self._message, more = _encode_message(limits, "inject", inject, others)
+                faults += more
+            elif notify is not None:
+                self._message, more = _encode_message(limits, "notify", notify, others)
                 faults += more
             if faults:
                 raise _validation_error(faults, dialog_id, session, user)

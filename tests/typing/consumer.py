@@ -66,7 +66,7 @@ class Looks:
     def accepted(
         self, operation: ca.Operation, dialog_id: str, update_id: str
     ) -> ca.Observation | None:
-        assert_type(operation, Literal["update", "modify", "read", "reset"])
+        assert_type(operation, Literal["update", "modify", "read", "reset", "inject", "notify"])
         return self
 
     def request_starts(self, request: ca.Request, attempt: int) -> None:

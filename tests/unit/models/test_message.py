@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import pickle
 from collections import UserDict
@@ -100,6 +101,15 @@ def test_a_message_is_a_part_of_the_content_of_an_update() -> None:
     assert made != update(session={"a": 1}, user_id="u")
     assert made != update(session={"a": 1}, notify={"text": "x"}, user_id="u")
     assert update(inject={"text": "x"}).session == {}
+
+
+def test_an_empty_message_is_none_like_empty_variables() -> None:
+    made = update(session={"a": 1}, inject={}, notify={})
+    assert made == update(session={"a": 1})
+    with pytest.raises(UpdateValidationError, match="carries nothing"):
+        update(inject={})
+    record = dataclasses.asdict(update(inject={"text": "x"}, user_id="u"))
+    assert StateUpdate(**record) == update(inject={"text": "x"}, user_id="u")
 
 
 def test_a_message_that_is_changed_later_is_sent_as_it_was() -> None:
