@@ -291,19 +291,18 @@ async def test_a_failed_message_pauses_its_dialog() -> None:
 
 async def test_messages_count_in_the_quota_and_are_not_coalesced() -> None:
     wire = Wire()
-    limit = RateLimit(2, per=100)
-    async with client_of(wire, rate_limit=limit, coalesce=True) as client:
-        rows = [
-            {"dialog_id": "d", "session": {"a": 1}},
-            {"dialog_id": "d", "inject": {"text": "x"}, **USER},
-            {"dialog_id": "d", "inject": {"text": "x"}, **USER},
-            {"dialog_id": "d", "session": {"b": 1}},
-        ]
+    limit, api = RateLimit(3, per=100), SessionsApi(user_id="u-1")
+    async with client_of(wire, rate_limit=limit, coalesce=True, api=api) as client:
+        message = {"inject": {"text": "x"}}
+        contents: list[dict[str, Any]] = [{"session": {"a": 1}}, message, message]
+        contents += [{"session": {"b": 1}}, {"session": {"c": 1}}]
+        rows = [{"dialog_id": "d", **content} for content in contents]
         async with client.update_many(rows) as stream:
             report = await stream.drain()
-    assert report.applied == 4
-    assert targets(wire) == ["PATCH", "inject", "inject", "PATCH"]
-    assert wire.sent[2].at >= 100
+    assert report.applied == 5
+    assert targets(wire) == ["POST", "inject", "inject", "POST"]
+    assert wire.sent[-1].session == {"b": 1, "c": 1}
+    assert wire.sent[-1].at >= 100
 
 
 async def test_bulk_messages_wait_for_an_endpoint_that_is_away_while_the_api_is_not() -> None:
