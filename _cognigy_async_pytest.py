@@ -69,7 +69,7 @@ def cognigy_arguments(
     import httpx
     import tenacity
 
-    from cognigy_async import HttpxTransport, OAuthConfig, OAuthTokenProvider, RetryPolicy
+    from cognigy_async import Endpoint, HttpxTransport, OAuthConfig, OAuthTokenProvider, RetryPolicy
 
     class SharedTransport(HttpxTransport):
         """Serves several clients, of which the first to end would close it; it has no sockets."""
@@ -88,6 +88,7 @@ def cognigy_arguments(
         "base_url": "http://localhost",
         "auth": OAuthTokenProvider(config, transport=transport),
         "transport": transport,
+        "endpoint": Endpoint("http://localhost", "emulator-url-token"),
         # Without a wait, a conflict that never ends would be repeated thousands of times a second.
         "retry": RetryPolicy(wait=tenacity.wait_exponential(multiplier=0.001), max_elapsed=20.0),
     }

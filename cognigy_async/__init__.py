@@ -8,6 +8,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from .api.base import StateApi
+    from .api.endpoint import Endpoint
     from .api.runtime import RuntimeApi
     from .api.sessions import SessionsApi
     from .api.tenant import TenantProfile
@@ -97,6 +98,7 @@ __all__ = [
     "DialogState",
     "Distribution",
     "DrainReport",
+    "Endpoint",
     "Fault",
     "HookOptions",
     "HttpxTransport",
@@ -181,6 +183,7 @@ _HOMES = {
     "DialogState": "models.results",
     "Distribution": "metrics",
     "DrainReport": "models.results",
+    "Endpoint": "api.endpoint",
     "Fault": "errors",
     "HookOptions": "hooks.options",
     "HttpxTransport": "transports.httpx",

@@ -5,6 +5,7 @@ They may change in any release; programs import from `cognigy_async` only.
 
 from __future__ import annotations
 
+from .api.endpoint import check_message, count_requests
 from .api.tenant import (
     MeasuredBody,
     MeasuredClock,
@@ -35,6 +36,8 @@ __all__ = [
     "MeasuredToken",
     "MeasuredWrites",
     "UpdateWatch",
+    "check_message",
+    "count_requests",
     "is_strong_etag",
     "read_rate_limit",
     "seconds_under",

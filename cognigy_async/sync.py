@@ -57,6 +57,7 @@ class StateClient:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._client = client = ca.AsyncStateClient(*args, **kwargs)
         self.base_url, self.api, self.limits = client.base_url, client.api, client.limits
+        self.endpoint = client.endpoint
         self.on_failure, self.on_state_updated = client.on_failure, client.on_state_updated
         self.on_update_failed, self.add_observer = client.on_update_failed, client.add_observer
         self._lock = threading.RLock()  # reentrant: a signal handler may call the client
@@ -66,6 +67,8 @@ class StateClient:
         self.close_report: ca.CloseReport | None = None
 
     update = _blocking(ca.AsyncStateClient.update)
+    inject = _blocking(ca.AsyncStateClient.inject)
+    notify = _blocking(ca.AsyncStateClient.notify)
     get_state = _blocking(ca.AsyncStateClient.get_state)
     modify = _blocking(ca.AsyncStateClient.modify)
     reset_context = _blocking(ca.AsyncStateClient.reset_context)

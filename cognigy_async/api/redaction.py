@@ -23,6 +23,8 @@ WORD_LENGTH = 3
 
 VARIABLE_MEMBERS = ("session", "user", "context", "profile")
 """Members of a request body that hold variables."""
+MESSAGE_MEMBERS = ("text", "data", "attachments")
+"""Members of a request to an endpoint that hold values."""
 PUBLIC_HEADERS = ("accept", "content-type", "idempotency-key", "if-match", "traceparent")
 
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -76,7 +78,11 @@ def _private_texts(request: Request, numbers: set[float]) -> Iterator[str]:
             # Drop the scheme, such as "Bearer": it is not a secret.
             yield value.split(" ", 1)[-1]
     body = parse_json(request.content)
-    if isinstance(body, dict):
+    if request.url_token is not None:
+        yield request.url_token.get_secret_value()
+        if isinstance(body, dict):
+            yield from _leaves([body.get(member) for member in MESSAGE_MEMBERS], numbers)
+    elif isinstance(body, dict):
         for member in VARIABLE_MEMBERS:
             variables = body.get(member)
             for value in variables.values() if isinstance(variables, dict) else ():

@@ -97,6 +97,8 @@ class RuntimeApi:
             raise UnsupportedByApiError((fault,), dialog_id=update._dialog_id)
         if update._user_id is None and update._profile_id is None:
             return
+        if update._profile_id is None and update._message is not None:
+            return  # The user id is for the endpoint.
         name = "user_id" if update._user_id is not None else "profile_id"
         problem = "is not supported by the runtime API"
         remedy = "leave it out, or use api=SessionsApi() with the host of the public REST API"

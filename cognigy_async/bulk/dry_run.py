@@ -10,8 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cognigy_async import Limits, RateLimit, StateApi, StateUpdate, plan
-from cognigy_async.spi import seconds_under
+from cognigy_async import (
+    Endpoint,
+    Limits,
+    RateLimit,
+    StateApi,
+    StateUpdate,
+    UpdateValidationError,
+    plan,
+)
+from cognigy_async.spi import check_message, count_requests, seconds_under
 
 from .baseline import Baseline
 from .baseline_filter import BaselineFilter
@@ -77,12 +85,14 @@ def dry_run(
     api: StateApi,
     limits: Limits | None = None,
     rate_limit: RateLimit | Sequence[RateLimit] | None = None,
+    endpoint: Endpoint | None = None,
     on_fault: Callable[[RowFault], object],
 ) -> DryRun:
     """Read an input as a job does, and send nothing.
 
     Args:
         rate_limit: Quota for which the time is computed.
+        endpoint: As of the client, for rows with a message.
         on_fault: Called with each fault of each row, in order.
 
     Raises:
@@ -95,19 +105,19 @@ def dry_run(
     summary = ColumnSummary(table)
     ends_at = None if options.session_ttl is None else time.time() + options.session_ttl
     late = LateRowCounter(rate_limit, ends_at, coalesce=options.coalesce)
-    check = _Check(rows, on_fault, summary)
+    check = _Check(rows, on_fault, summary, api, endpoint)
     all_rows, changes = (_RequestCount(options, limits, api) for _ in range(2))
     unchanged = 0
     try:
         with _opened_baseline(options, api) as baseline:
             for row, update in check.valid_rows():
-                requests = len(api.writes("", update, "-"))
+                requests = count_requests(api, update)
                 all_rows.add(update, len(row.source), requests)
                 if baseline is None:
                     late.add(row, requests)
                 elif baseline.foresee(row):
                     assert row.update is not None
-                    requests = len(api.writes("", row.update, "-"))
+                    requests = count_requests(api, row.update)
                     changes.add(row.update, len(row.source), requests)
                     late.add(row, requests)
                 else:
@@ -196,8 +206,12 @@ class _Check:
         rows: RowReader,
         on_fault: Callable[[RowFault], object],
         summary: ColumnSummary,
+        api: StateApi,
+        endpoint: Endpoint | None,
     ) -> None:
         self._rows = rows
+        self._api = api
+        self._endpoint = endpoint
         self._on_fault = on_fault
         self._summary = summary
         self.faulty = 0
@@ -218,9 +232,18 @@ class _Check:
                 f"{last.dialog_id!r}, has no digit. If so, delete it, or add --limit {count - 1}"
             )
 
+    def _check_message(self, row: Row) -> None:
+        update = row.update
+        if update is not None and (update.inject or update.notify):
+            try:
+                check_message(self._api, self._endpoint, update)
+            except UpdateValidationError as error:
+                row.reject(error.with_traceback(None))
+
     def valid_rows(self) -> Iterator[tuple[Row, StateUpdate]]:
         """Yield the rows that a job without a baseline would send, and their updates."""
         for row in self._rows.rows():
+            self._check_message(row)
             if row.error is not None:
                 table = self._rows.columns
                 found = faults_of(row, *((table.names, table.header) if table else ()))

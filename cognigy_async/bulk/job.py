@@ -150,7 +150,8 @@ class BulkJob:
     A run with the same journal continues the job. The job applies rows of one dialog in the order
     of the input, also across runs. After a crash, the job sends rows without a recorded outcome
     again, with the same `Idempotency-Key`, and no other rows. The job sends a row with a transition
-    again only if that is safe. Otherwise the outcome of the row is ambiguous.
+    again only if that is safe, and a row whose message may have arrived never. Otherwise the
+    outcome of the row is ambiguous.
 
     Args:
         source: A path, or ``"-"`` for standard input.
@@ -272,6 +273,7 @@ class BulkJob:
         circumstances = {
             "server": client.base_url,
             "api": type(api).__name__,
+            **({} if client.endpoint is None else {"endpoint": client.endpoint.url}),
             **self._circumstances,
         }
         client.quota_state()  # Raises if the client cannot be used, before files are created.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cognigy_async import AsyncStateClient, QuotaUse, RateLimit
-from cognigy_async.spi import seconds_under
+from cognigy_async.spi import count_requests, seconds_under
 
 from .baseline_filter import BaselineFilter
 from .errors import InputError
@@ -140,7 +140,7 @@ def find_late_rows(
                 if row.update is None or row.duplicate_of is not None:
                     continue
                 if changes is None or changes.foresee(row):
-                    counter.add(row, len(client.api.writes("", row.update, "-")))
+                    counter.add(row, count_requests(client.api, row.update))
         except InputError:
             pass
         finally:

@@ -37,6 +37,9 @@ class AmbiguousSends:
     def resolve(self, row: Row, update: StateUpdate) -> StateUpdate | None:
         """Return the update to send for a row, or None if it is unsafe to send it."""
         send = self.sends.pop(row.line)
+        if update.inject or update.notify:
+            # Messages have neither keys nor conditions.
+            return None
         if self._client.api.honours_idempotency_keys:
             return update
         if not self._client.api.conditional_writes or not is_strong_etag(send.etag):

@@ -30,6 +30,8 @@ from ._run import report_errors
 DEFAULT_ID = "emulator-client"
 DEFAULT_SECRET = "emulator-secret"
 """Client secret that is public and that only emulators accept."""
+DEFAULT_URL_TOKEN = "emulator-url-token"
+"""URL token that is public and that only emulators accept."""
 
 VISIBLE = "Other users can see it in the list of processes; prefer the settings or a file."
 
@@ -127,6 +129,7 @@ def emulator(
         key = _secret("--api-key", api_key, api_key_file)
         secret = _secret("--client-secret", client_secret, client_secret_file)
         accepted, settings, unnamed = _credentials(key, client_id, secret, env_file)
+        url_token = Credentials(env_file=settings_file(env_file)).endpoint_token
         rate = None if quota is None else parse_rate(quota, "--quota")[0]
         tenant = None if like is None else read_tenant_profile(like, "--like")
         try:
@@ -140,6 +143,9 @@ def emulator(
                 client_id=accepted.get("client_id", DEFAULT_ID),
                 client_secret=accepted.get("client_secret", DEFAULT_SECRET),
                 api_key=accepted.get("api_key"),
+                url_token=(
+                    DEFAULT_URL_TOKEN if url_token is None else url_token.get_secret_value()
+                ),
                 rules=rules,
                 throttling=throttling,
                 faults=_parse_faults(fault or ()),
@@ -152,6 +158,9 @@ def emulator(
         def announce(base_url: str) -> None:
             write_result(f"listening on {base_url}")
             assignments = [f"COGNIGY_BASE_URL={base_url}", *settings]
+            assignments.append(f"COGNIGY_ENDPOINT_URL={base_url}")
+            if url_token is None:
+                assignments.append(f"COGNIGY_ENDPOINT_TOKEN={DEFAULT_URL_TOKEN}")
             note("Settings of a client. Paste these lines into a shell:")
             for line in assignments:
                 note(f"export {line}")

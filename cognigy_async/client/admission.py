@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._utils.concurrency import FORKED, current_loop_getter, fork_counter
+from ..api.endpoint import NO_VARIABLES
 from ..engine.coalescing import merges
 from ..engine.completion import pause_error
 from ..engine.dialog_queue import QueueState
@@ -249,6 +250,8 @@ class Admission:
         item.waits_when_paused = waits_when_paused
         if hooks.observers:
             operation = _OPERATIONS.get(kind, "update")
+            if update is not None and update._message is not None and update._body == NO_VARIABLES:
+                operation = "inject" if update.inject else "notify"
             item.observations = (
                 Observations(hooks.observers, operation, dialog_id, update_id) or None
             )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ..api.base import StateApi
+    from ..api.endpoint import Endpoint
     from ..audit.sinks import AuditSink
     from ..audit.trail import AuditTrail
     from ..auth.provider import TokenProvider
@@ -89,6 +90,7 @@ class AsyncStateClient:
             `JsonLinesAudit(path)`.
         transport: HTTP library, `HttpxTransport()` by default. The client closes the transport.
         allow_insecure: Accept an ``http://`` base URL whose host is not this machine.
+        endpoint: `Endpoint` of the flow, for `inject` and `notify`.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -120,6 +122,7 @@ class AsyncStateClient:
         audit: AuditSink | Sequence[AuditSink] | None = None,
         transport: Transport | None = None,
         allow_insecure: bool = False,
+        endpoint: Endpoint | None = None,
     ) -> None:
         api = api if api is not None else RuntimeApi()
         rules: Limits = limits if limits is not None else getattr(api, "limits", Limits())
@@ -142,6 +145,7 @@ class AsyncStateClient:
             audit=audit,
             transport=transport,
             allow_insecure=allow_insecure,
+            endpoint=endpoint,
         )
         quota = create_limiter(rate_limit, config.retry.longest_pause(live=True))
         self.metrics = Metrics(quota)
@@ -173,6 +177,11 @@ class AsyncStateClient:
     def api(self) -> StateApi:
         """API of the server."""
         return self._config.api
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Receiver of `inject` and `notify`."""
+        return self._config.endpoint
 
     @property
     def limits(self) -> Limits:
@@ -291,6 +300,8 @@ class AsyncStateClient:
         update_id: str | None = None,
         user_id: str | None = None,
         profile_id: str | None = None,
+        inject: Mapping[str, Any] | None = None,
+        notify: Mapping[str, Any] | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
@@ -304,8 +315,8 @@ class AsyncStateClient:
         it. If the caller is cancelled later, the request completes and is not retried.
 
         Args:
-            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata:
-                See `StateUpdate`.
+            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata,
+                inject, notify: See `StateUpdate`.
             retry, timeout, coalesce: Replace the arguments of the client for this update.
             deadline: Seconds from now. After them, the client sends no request of this update.
                 Time in queues and between retries counts. A request in flight completes, and its
@@ -332,9 +343,22 @@ class AsyncStateClient:
             print(result.status, result.etag)
         """
         update = self._new_update(
-            dialog_id, session, user, next_step, if_match, update_id, user_id, profile_id, metadata
+            dialog_id,
+            session,
+            user,
+            next_step,
+            if_match,
+            update_id,
+            user_id,
+            profile_id,
+            metadata,
+            inject,
+            notify,
         )
-        self._check_update(update)
+        if inject is None and notify is None:
+            self._check_update(update)
+        else:
+            self._config.check(update)
         if deadline is not None:
             deadline = self._lifecycle.deadline_after(deadline)
         options = self._config.send_options(retry, timeout, deadline, priority, coalesce)
@@ -438,6 +462,83 @@ class AsyncStateClient:
         arguments.setdefault("priority", "bulk")
         options = self._send_options("update_many", SubmitArguments, **arguments)
         return UpdateStream(self._config, self._lifecycle, updates, options)
+
+    # Messages.
+
+    async def inject(
+        self,
+        dialog_id: str,
+        *,
+        text: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        user_id: str | None = None,
+        update_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **arguments: Unpack[SendArguments],
+    ) -> UpdateResult:
+        """Send text and data to the flow as user input, after all updates accepted before.
+
+        Variables alone do not make a flow act; a message does. The client sends
+        ``POST {EndpointURL}/inject/{URLToken}`` (docs.cognigy.com, "Inject and Notify"), in order
+        with the updates of the dialog. The client does not repeat a message that the flow may have
+        got. Callbacks, observers and audit get it like an update.
+
+        Args:
+            dialog_id: Id of the session.
+            text: Text of the user input.
+            data: Data of the input, an object.
+            user_id: User of the session; by default that of `SessionsApi`.
+            update_id, metadata: See `StateUpdate`.
+            retry, timeout, deadline, priority: See `update`.
+
+        Raises:
+            UpdateValidationError: The input is invalid; nothing was sent.
+            UnsupportedByApiError: The client has no `Endpoint`; nothing was sent.
+            AmbiguousUpdateError: The message was sent, and the flow may or may not have got it.
+            CognigyError: See `update`.
+
+        Example::
+
+            await client.inject("s-1", text="document ready", data={"pages": 3}, user_id="u-1")
+        """
+        return await self.update(
+            dialog_id,
+            inject={"text": text, "data": data},
+            user_id=user_id,
+            update_id=update_id,
+            metadata=metadata,
+            **arguments,
+        )
+
+    async def notify(
+        self,
+        dialog_id: str,
+        *,
+        text: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        attachments: Sequence[Mapping[str, Any]] | None = None,
+        user_id: str | None = None,
+        update_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **arguments: Unpack[SendArguments],
+    ) -> UpdateResult:
+        """Send text, data and attachments to the user, without the flow; see `inject`.
+
+        Args:
+            attachments: Objects with ``name``, ``url``, ``type`` and ``caption``.
+
+        Example::
+
+            await client.notify("s-1", text="Your order was shipped.", user_id="u-1")
+        """
+        return await self.update(
+            dialog_id,
+            notify={"text": text, "data": data, "attachments": attachments},
+            user_id=user_id,
+            update_id=update_id,
+            metadata=metadata,
+            **arguments,
+        )
 
     # Other operations.
 

@@ -13,6 +13,7 @@ from .._utils.arguments import (
     validate_timeout,
     validate_type,
 )
+from ..api.endpoint import Endpoint, check_message
 from ..engine.work_item import SendOptions
 from ..errors import ConfigurationError
 from ..models.conversion import Encode, validate_encode
@@ -75,6 +76,7 @@ class ClientConfig:
     transport: Transport | None
     allow_insecure: bool
     encode: Encode | None = None
+    endpoint: Endpoint | None = None
     default_options: SendOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +99,10 @@ class ClientConfig:
         validate_type("retry", self.retry, RetryPolicy)
         validate_type("limits", self.limits, Limits)
         validate_encode(self.encode)
+        if self.endpoint is not None:
+            endpoint = validate_type("endpoint", self.endpoint, Endpoint)
+            if not self.allow_insecure:
+                endpoint.validate_encrypted()
         linger = validate_seconds("linger", self.linger, least=0.0)
         options = SendOptions(self.retry, validate_timeout(self.timeout), coalesce=self.coalesce)
         object.__setattr__(self, "base_url", base_url)
@@ -115,8 +121,14 @@ class ClientConfig:
             update = given
         else:
             update = parse_update(given, self.limits, self.encode)
-        self.api.check(update)
+        self.check(update)
         return update
+
+    def check(self, update: StateUpdate) -> None:
+        """Raise `UpdateValidationError` if the client cannot send a valid update."""
+        self.api.check(update)
+        if update._message is not None:
+            check_message(self.api, self.endpoint, update)
 
     def validate_dialog_id(
         self, dialog_id: str, metadata: Mapping[str, str] | None = None

@@ -137,7 +137,9 @@ class Lifecycle:
         self._transport = config.transport if config.transport is not None else _default_transport()
         context = Context(
             config=config,
-            protocol=UpdateProtocol(config.api, config.base_url, config.limits, config.encode),
+            protocol=UpdateProtocol(
+                config.api, config.base_url, config.limits, config.encode, config.endpoint
+            ),
             transport=self._transport,
             quota=self._quota,
             audit=self._audit,

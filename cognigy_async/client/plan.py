@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._utils.arguments import validate_seconds
+from ..api.endpoint import count_requests
 from ..api.runtime import RuntimeApi
 from ..engine.coalescing import MOST_MERGED, Merge, concern_the_same, merges, together
 from ..errors import CognigyError
@@ -163,7 +164,7 @@ class _Count:
             self.requests += members
 
     def _requests(self, update: StateUpdate) -> int:
-        return len(self._api.writes("", update, "-"))
+        return count_requests(self._api, update)
 
 
 def _warning(seconds: float | None, session_ttl: float | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from .control import Control
 from .endpoint import Backend
 from .faults import FaultInjector, Faults, Step
+from .messages import MessageEndpoint
 from .recorder import Recorder
 from .rules import Rules, Throttling
 from .runtime import RuntimeEndpoint, find_problem
@@ -23,17 +24,20 @@ DIALOGS = b"/runtime/v2/dialogs/"
 STATE = b"/state"
 SESSIONS = b"/new/v2.0/sessions/"
 PROFILES = b"/new/v2.0/profiles/"
+MESSAGES = (b"inject", b"notify")
 CONTROL = b"/_emulator/"
 
 
 class Emulator:
-    """ASGI app that emulates Cognigy.AI's runtime API, sessions API and token endpoints.
+    """ASGI app that emulates Cognigy.AI's runtime and sessions API, token and message endpoints.
 
     A session is a dialog too: each API can read the writes of the other API.
 
     Args:
         api_key: Value of `X-API-Key` to accept, with all scopes; None to accept no key.
         client_id, client_secret: OAuth client to accept, at the token endpoints of the rules.
+        url_token: URL token to accept, at ``/inject/{URLToken}`` and ``/notify/{URLToken}``.
+            `Dialog.messages` has what arrived.
         rules: Rules by which requests are validated and applied.
         throttling: Quotas, and the headers that announce them.
         faults: Faults to inject; assign to `faults` to change them at any time.
@@ -54,6 +58,7 @@ class Emulator:
         api_key: str | None = None,
         client_id: str = "emulator-client",
         client_secret: str = "emulator-secret",
+        url_token: str = "emulator-url-token",
         rules: Rules | None = None,
         throttling: Throttling | None = None,
         faults: Faults | None = None,
@@ -81,6 +86,7 @@ class Emulator:
         )
         self._runtime = RuntimeEndpoint(backend, rules.max_body_bytes)
         self._sessions = SessionsEndpoint(backend, rules.max_payload_bytes)
+        self._messages = MessageEndpoint(backend, rules.max_payload_bytes, url_token)
         self._token_endpoint = TokenEndpoint(self._tokens, self._faults, self._recorder)
         self._control = Control(self)
         self._token_paths = frozenset(path.encode() for path in rules.token_paths)
@@ -120,7 +126,7 @@ class Emulator:
             dialog_id: Dialog whose requests take the steps, before the steps for any dialog; None
                 for any dialog.
             method: Method of the requests that take the steps: "PATCH" for writes, the POST of the
-                sessions API too, or "GET" for reads.
+                sessions API and of messages too, or "GET" for reads.
 
         Raises:
             ValueError: A step or the method does not exist; no step is appended.
@@ -214,7 +220,7 @@ class Emulator:
         self.stats.reset()
         for part in (self._faults, self._tokens, self._throttle, self._recorder):
             part.reset()
-        for endpoint in (self._runtime, self._sessions):
+        for endpoint in (self._runtime, self._sessions, self._messages):
             endpoint.reset()
 
     def __repr__(self) -> str:
@@ -244,7 +250,11 @@ class Emulator:
             elif path.startswith(CONTROL):
                 await self._control.handle(request, path.removeprefix(CONTROL))
             else:
-                await self._runtime.handle(request, "unknown", b"")
+                kind, _, token = path[1:].partition(b"/")
+                if kind in MESSAGES:
+                    await self._messages.handle(request, kind.decode(), token)
+                else:
+                    await self._runtime.handle(request, "unknown", b"")
         except ClientGoneError:
             self.stats.abandoned += 1
 

@@ -55,8 +55,8 @@ class Call:
     """A request to an API.
 
     Attributes:
-        operation: Operation, a key of `Endpoint.methods`.
-        subject: Id of the dialog, session or profile.
+        operation: Operation, a key of `ApiEndpoint.methods`.
+        subject: Id of the dialog, session or profile, or the URL token of a message.
         writes: Whether the request writes.
         dialog_id: Id of the written dialog or session; None if there is none.
         key, if_match: Headers of a write.
@@ -84,10 +84,13 @@ class Call:
                 self.body = parse_object(content)
             except ValueError as error:
                 self.problem = str(error)
-        self.seq = sequence_number(self.body.get("session", self.body.get("context")))
+        names = ("session", "context", "data")
+        self.seq = next(
+            (sequence_number(self.body[name]) for name in names if name in self.body), None
+        )
 
 
-class Endpoint(ABC):
+class ApiEndpoint(ABC):
     """An API of the emulator.
 
     Args:
@@ -97,6 +100,8 @@ class Endpoint(ABC):
 
     methods: ClassVar[Mapping[str, tuple[str, ...]]]
     """Allowed HTTP methods by operation."""
+    has_tokens: ClassVar[bool] = True
+    """True if requests need an API key or a token."""
 
     def __init__(self, backend: Backend, max_bytes: int) -> None:
         self._rules = backend.rules
@@ -229,12 +234,9 @@ class Endpoint(ABC):
         faults = self._faults.faults
         if faults.fail_status is not None:
             return self._fail(faults.fail_status, call), None
-        scopes = self._tokens.scopes_of(request.headers, now)
-        if scopes is None:
-            return self._error(401, "the token is missing, expired or unknown", INVALID_TOKEN), None
-        needed = self._scopes_for(call)
-        if needed and set(scopes).isdisjoint(needed):
-            return self._error(403, f"this needs the scope {' or '.join(needed)}"), None
+        refusal = self._check_credentials(request, call, now)
+        if refusal is not None:
+            return refusal, None
         notice = self._throttle.admit(call.subject, now, request.address)
         if notice is not None:
             return self._reject(notice), None
@@ -245,13 +247,25 @@ class Endpoint(ABC):
         if fault == "throttle_tenant" or fault == "throttle_dialog":
             subject = call.subject if fault == "throttle_dialog" else None
             return self._reject(self._throttle.pause(subject, faults.throttle_seconds, now)), None
-        if fault == "token_expiry":
+        if fault == "token_expiry" and self.has_tokens:
             self._tokens.revoke(request.headers)
             return self._error(401, "the token has expired", INVALID_TOKEN), None
         status = fault if isinstance(fault, int) else FAILURES.get(fault)
         if status is not None:
             return self._fail(status, call), None
         return None, fault
+
+    def _check_credentials(
+        self, request: HttpRequest, call: Call, now: float
+    ) -> HttpResponse | None:
+        """Return a refusal if the credentials of a request are missing, expired or too weak."""
+        scopes = self._tokens.scopes_of(request.headers, now)
+        if scopes is None:
+            return self._error(401, "the token is missing, expired or unknown", INVALID_TOKEN)
+        needed = self._scopes_for(call)
+        if needed and set(scopes).isdisjoint(needed):
+            return self._error(403, f"this needs the scope {' or '.join(needed)}")
+        return None
 
     def _reject(self, notice: Notice) -> HttpResponse:
         return self._error(429, f"too many requests for this {notice.subject[0]}", notice=notice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .server.asgi import Connection
-from .state import HistoryEntry
+from .state import UNREPEATABLE, HistoryEntry
 from .stats import Stats
 
 
@@ -86,7 +86,7 @@ class Recorder:
         self.stats.applied += 1
         if earlier is not None:
             self.stats.repeat_applies += 1
-            if "transition" in entry.body and "transition" in earlier.body:
+            if any(name in entry.body and name in earlier.body for name in UNREPEATABLE):
                 self.stats.double_applies += 1
 
     def _begin(self, arrival: Arrival) -> Arrival:

@@ -9,7 +9,7 @@ import anyio
 
 from cognigy_async import Limits, StateUpdate, UpdateValidationError
 
-from .endpoint import NO_READS, Call, Endpoint
+from .endpoint import NO_READS, ApiEndpoint, Call
 from .faults import Fault
 from .responses import HttpResponse, json_response
 from .state import Dialog, matches
@@ -18,7 +18,7 @@ from .throttle import Header
 MEMBERS = frozenset(("session", "user", "transition"))
 
 
-class RuntimeEndpoint(Endpoint):
+class RuntimeEndpoint(ApiEndpoint):
     """The state of a dialog."""
 
     methods: ClassVar = {"state": ("GET", "PATCH")}

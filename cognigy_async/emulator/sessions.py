@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import anyio
 from pydantic_core import to_json
 
-from .endpoint import NO_READS, Call, Endpoint
+from .endpoint import NO_READS, ApiEndpoint, Call
 from .faults import Fault
 from .responses import HttpResponse, json_response
 from .state import Dialog, Profile, sequence_number
@@ -29,7 +29,7 @@ ID_LENGTH = 24
 """Characters of the ids of profiles and projects."""
 
 
-class SessionsEndpoint(Endpoint):
+class SessionsEndpoint(ApiEndpoint):
     """Sessions and profiles, below ``/new/v2.0``."""
 
     methods: ClassVar = {

@@ -25,6 +25,10 @@ class Merging:
 
 COMPETITOR = "competitor"
 """The session variable that a competing writer increments."""
+MESSAGES = ("inject", "notify")
+"""Members of a body with a message to the flow or to the user."""
+UNREPEATABLE = ("transition", *MESSAGES)
+"""Members of a body that must not be applied twice."""
 PROFILE_MEMBERS = frozenset(("profile", "active", "contactIds"))
 
 
@@ -52,7 +56,11 @@ class HistoryEntry:
     @property
     def seq(self) -> int | None:
         """The sequence number, by the convention of `Stats`."""
-        return sequence_number(self.body.get("session"))
+        seq = sequence_number(self.body.get("session"))
+        for name in MESSAGES:
+            if name in self.body:
+                seq = sequence_number(self.body[name]["data"])
+        return seq
 
     @property
     def identities(self) -> Iterable[str | int]:
@@ -96,6 +104,20 @@ class Dialog:
     history: list[HistoryEntry] = field(default_factory=list)
     identities: dict[str | int, HistoryEntry] = field(default_factory=dict, repr=False)
     past: list[tuple[float, Dialog]] = field(default_factory=list, repr=False)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages to the flow and to the user, in the order in which they arrived.
+
+        Each has ``kind``, which is ``"inject"`` or ``"notify"``, `userId`, `text`, `data`, and
+        `attachments` if it was sent.
+        """
+        return [
+            {"kind": kind, **entry.body[kind]}
+            for entry in self.history
+            for kind in MESSAGES
+            if kind in entry.body
+        ]
 
     @property
     def etag(self) -> str:
@@ -195,7 +217,7 @@ class Dialog:
         for identity in entry.identities:
             known = self.identities.get(identity)
             # An entry with a transition is kept, because its update must not be applied again.
-            if known is None or "transition" in entry.body or "transition" not in known.body:
+            if known is None or _moves(entry.body) or not _moves(known.body):
                 self.identities[identity] = entry
         if limit is not None and len(self.history) > limit:
             oldest = self.history.pop(0)
@@ -276,6 +298,10 @@ def sequence_number(variables: object) -> int | None:
     """Return the integer variable ``seq``, if there is one."""
     seq = variables.get("seq") if isinstance(variables, dict) else None
     return seq if type(seq) is int else None
+
+
+def _moves(body: Mapping[str, Any]) -> bool:
+    return any(name in body for name in UNREPEATABLE)
 
 
 def _merge(old: object, new: object, merging: Merging, level: int = 1) -> object:

@@ -22,8 +22,9 @@ class Stats:
     """Counters since the start or the last reset.
 
     By convention, updates of a dialog may assign an integer session variable ``seq`` that grows
-    from update to update. By ``seq``, the emulator sees whether updates arrive in order. By
-    `Idempotency-Key` and ``seq``, it sees whether an update is applied more than once.
+    from update to update; messages have it in their data. By ``seq``, the emulator sees whether
+    updates arrive in order. By `Idempotency-Key` and ``seq``, it sees whether an update is applied
+    more than once.
 
     A request whose client has given up (a timeout, a closed connection) is not in flight, even if
     the server still works on it.
@@ -52,7 +53,7 @@ class Stats:
             the reset in quota headers if there is none.
         early_repeats: Updates repeated before the `Retry-After` of the 503 that answered them.
         reordered: Writes that arrived with a smaller `seq` than an earlier write.
-        double_applies: Updates with a transition that were applied more than once.
+        double_applies: Updates with a transition or a message that were applied more than once.
         reused_keys: Writes with the `Idempotency-Key` of another body.
     """
 

@@ -86,12 +86,18 @@ class Backoff:
             item.action = WRITE
             return
         retry_state.failed_at = now
-        retry_state.is_blamed = self._scheduler.served_at > began
+        retry_state.is_blamed = self._served_at(item) > began
         if retry_state.is_blamed or self._scheduler.queues.has_fresh_bulk():
             return
         if item.action is WRITE:
-            can_probe = self._protocol.probe_next(item)
+            can_probe = not item.to_endpoint and self._protocol.probe_next(item)
             retry_state.is_blamed = retry_state.was_blamed and not can_probe
+
+    def _served_at(self, item: WorkItem) -> float:
+        """Return when the service of an item's next request last served a request."""
+        scheduler = self._scheduler
+        is_message = item.action is WRITE and item.to_endpoint
+        return scheduler.endpoint_served_at if is_message else scheduler.served_at
 
     def may_send(self, item: WorkItem, retry_state: RetryState) -> bool:
         """Count the last failure if the server has served others since then.
@@ -99,7 +105,7 @@ class Backoff:
         Return False if the item must be given up.
         """
         failed_at = retry_state.failed_at
-        if failed_at is None or self._scheduler.served_at < failed_at:
+        if failed_at is None or self._served_at(item) < failed_at:
             return True
         retry_state.was_blamed = True
         if retry_state.is_blamed:

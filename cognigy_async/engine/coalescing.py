@@ -106,12 +106,12 @@ def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled
 
 
 def merges(update: StateUpdate) -> bool:
-    """Return whether an update may share a request: it has no transition and no precondition.
+    """Return whether an update may share a request: it has only variables, and no precondition.
 
     Even the last update of a group may have no transition: the request could then not be
     repeated after a lost response.
     """
-    return update.next_step is None and update.if_match is None
+    return update.repeatable and update.if_match is None
 
 
 def concern_the_same(one: StateUpdate, other: StateUpdate) -> bool:

@@ -23,6 +23,7 @@ from ..errors import (
     UpdateWithdrawnError,
 )
 from ..models.events import UpdateEvent
+from ..models.variables import encode
 from .coalescing import outcomes
 from .dialog_queue import PAUSED, DialogQueue
 from .protocol import Settled
@@ -298,7 +299,7 @@ def _completed_update(item: WorkItem, timestamp: float, completed_at: float) -> 
     update, result = item.update, item.result
     payload = None
     if update is not None:
-        payload = update._body
+        payload = update._body if update._message is None else encode(update.payload())
     elif item.requests and item.kind in (Kind.PROFILE, CREATION):
         payload = item.requests[0].content
     status = etag = trace_id = None

@@ -19,6 +19,7 @@ import anyio.lowlevel
 
 from .._utils.concurrency import is_failure
 from .._utils.logging import log
+from ..api.endpoint import kind_of_answer, with_url_token
 from ..errors import (
     CognigyError,
     NoResponseError,
@@ -261,7 +262,12 @@ class Dispatcher:
                 request = self._protocol.request(item)
                 if item.observations is not None:
                     item.observations.request_starts(request, item.attempts + 1)
-                request.headers[token.header] = token.value
+                if request.url_token is None:
+                    request.headers[token.header] = token.value
+                    outgoing = request
+                else:
+                    # Observers of the request must not see the URL token.
+                    outgoing = with_url_token(request)
                 if item.sent_at is None:
                     item.sent_at = began
                     if not scheduler.quiet:
@@ -280,7 +286,7 @@ class Dispatcher:
                 if scheduler.tenant.active:
                     scheduler.tenant.start(began)
                 try:
-                    response = await self._transport.send(request, timeout=options.timeout)
+                    response = await self._transport.send(outgoing, timeout=options.timeout)
                 except BaseException as error:
                     if item.observations is not None:
                         item.observations.request_ends(request, None, error)
@@ -292,21 +298,26 @@ class Dispatcher:
                         limiter.finish(began, now)
                 if item.observations is not None:
                     item.observations.request_ends(request, response, None)
-                response_kind = self._api.classify(response)
-                if self._adaptive is not None:
-                    self._adapt(self._adaptive, response, response_kind, began)
-                if response_kind is UNAUTHORIZED:
-                    refusal = self._api.error(request, response, 0.0)
-                    self._replay_unauthorized(queue, token, refusal, began)
-                    return
-                if item.retry_state is not None:
-                    item.retry_state.refused_token = None
-                self._authorized += 1
-                # Reads may be served while no write is: only a probe asks whether they are.
-                if (item.action is WRITE or item.action is PROBE) and (
-                    response_kind is APPLIED or response_kind in SERVED_KINDS
-                ):
-                    scheduler.served_at = now
+                if outgoing is request:
+                    response_kind = self._api.classify(response)
+                    if self._adaptive is not None:
+                        self._adapt(self._adaptive, response, response_kind, began)
+                    if response_kind is UNAUTHORIZED:
+                        refusal = self._api.error(request, response, 0.0)
+                        self._replay_unauthorized(queue, token, refusal, began)
+                        return
+                    if item.retry_state is not None:
+                        item.retry_state.refused_token = None
+                    self._authorized += 1
+                    # Reads may be served while no write is: only a probe asks whether they are.
+                    if (item.action is WRITE or item.action is PROBE) and (
+                        response_kind is APPLIED or response_kind in SERVED_KINDS
+                    ):
+                        scheduler.served_at = now
+                else:
+                    response_kind = kind_of_answer(response)
+                    if response_kind is APPLIED or response_kind in SERVED_KINDS:
+                        scheduler.endpoint_served_at = now
                 if not scheduler.quiet:
                     scheduler.on_response(response_kind, began, now)
                 if scheduler.dialogs.any and response_kind not in THROTTLING_KINDS:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..api.endpoint import Endpoint, error_of_answer, requests_of
 from ..errors import (
     AmbiguousUpdateError,
     AuthenticationError,
@@ -98,12 +99,19 @@ class UpdateProtocol:
         base_url: URL without a slash at its end.
         limits: limits of the assignments that `modify` functions return.
         encode: conversion of their values.
+        endpoint: receiver of messages, None without any.
     """
 
     def __init__(
-        self, api: StateApi, base_url: str, limits: Limits, encode: Encode | None = None
+        self,
+        api: StateApi,
+        base_url: str,
+        limits: Limits,
+        encode: Encode | None = None,
+        endpoint: Endpoint | None = None,
     ) -> None:
         self.api = api
+        self._endpoint = endpoint
         self._base_url = base_url
         self.limits = limits
         self._encode: Encode | None = encode
@@ -132,9 +140,14 @@ class UpdateProtocol:
         if item.requests is None:
             assert item.update is not None
             key = self._carrier(item) or item.update_id
-            item.requests = self.api.writes(self._base_url, item.update, key)
+            if item.update._message is None:
+                item.requests = self.api.writes(self._base_url, item.update, key)
+            else:
+                item.requests = requests_of(
+                    self.api, self._endpoint, self._base_url, item.update, key
+                )
         request = item.requests[item.part]
-        if item.etag is None and not request.idempotent:
+        if item.etag is None and not request.idempotent and request.url_token is None:
             item.etag = self._etag_to_attach(item.dialog_id)
         if item.etag is not None:
             request.headers["if-match"] = item.etag
@@ -167,14 +180,15 @@ class UpdateProtocol:
             return SendNext()
         if response_kind is APPLIED:
             if item.action is WRITE:
-                return self._applied(item, response, now)
+                return self._applied(item, request, response, now)
             state = self.api.state(item.dialog_id, response)
             if state is not None:
                 return self._read(item, state)
             # A 2xx with an unusable body is a server fault, not an outage: bulk work must not
             # retry it forever.
             response_kind = ResponseKind.FAULT
-        error = self.api.error(request, response, wall_clock)
+        read_error = self.api.error if request.url_token is None else error_of_answer
+        error = read_error(request, response, wall_clock)
         if response.body_error is not None:
             error.message += f"; {response.body_error}"
         following = self._failed(item, response_kind, error)
@@ -246,8 +260,11 @@ class UpdateProtocol:
             error.__cause__ = last
         return self.final(item, error)
 
-    def _applied(self, item: WorkItem, response: Response, now: float) -> Decision:
-        etag = self.api.etag(response)
+    def _applied(
+        self, item: WorkItem, request: Request, response: Response, now: float
+    ) -> Decision:
+        # The flow that a message wakes may write the state: its version is not known then.
+        etag = self.api.etag(response) if request.url_token is None else None
         self._etags[item.dialog_id] = etag
         if len(self._etags) >= KNOWN_ETAGS:
             self._older_etags, self._etags = self._etags, {}
@@ -273,7 +290,7 @@ class UpdateProtocol:
                 response.content,
                 1,
                 None if item.modification is None else self._carrier(item),
-                self.api.has_versions,
+                self.api.has_versions and request.url_token is None,
             )
         )
 
@@ -448,7 +465,8 @@ class UpdateProtocol:
     ) -> Decision:
         """Return the decision after a write that may have been applied."""
         retry_state.unanswered = retry_state.last_error = error
-        harmless = self.api.honours_idempotency_keys or _assigns_only(item)
+        honours_keys = self.api.honours_idempotency_keys and not item.to_endpoint
+        harmless = honours_keys or _assigns_only(item)
         # The first request may be carried out later than its repeat. It then finds another version.
         if item.options.policy.ambiguous == "raise":
             answered = response_kind is not ResponseKind.NO_RESPONSE

@@ -47,6 +47,7 @@ class Scheduler:
         budget: limits retries.
         outage: bulk work that waits for the server.
         served_at: seconds of the clock when the server last served a write or a probe.
+        endpoint_served_at: the same of the endpoint service, which may be away by itself.
         reads: queues of reads; each read has its own queue.
         serial: serial of the last accepted item.
         quiet: True if nothing failed lately; `first_attempt` and `on_response` need not be called.
@@ -62,7 +63,7 @@ class Scheduler:
         self.dialogs = DialogPauses()
         self.budget = RetryBudget(config.retry.budget, config.max_in_flight + SPARE_RETRIES)
         self.outage: Outage[DialogQueue] = Outage(config.max_in_flight, self._probe_backoff)
-        self.served_at = -math.inf
+        self.served_at = self.endpoint_served_at = -math.inf
         self._pause_log = PauseLog(context.waker)
         self._deadlines = Deadlines()
         self._linger = Linger(queues, config.linger) if config.linger else None

@@ -222,10 +222,15 @@ class WorkItem:
         if self.kind is Kind.STRICT or self.group is not None:
             return True
         if self.requests is None:
-            return self.update is not None and self.update.next_step is not None
+            return self.update is not None and not self.update.repeatable
         return not self.requests[self.part].idempotent
 
     @property
     def idempotent(self) -> bool:
         """Return True if the next request can be carried out twice without harm."""
         return self.requests is None or self.requests[self.part].idempotent
+
+    @property
+    def to_endpoint(self) -> bool:
+        """Return True if the next write goes to the endpoint service."""
+        return self.requests is not None and self.requests[self.part].url_token is not None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..models.http import Request, Response
 
 Operation: TypeAlias = Literal[
-    "update", "modify", "read", "reset", "create_profile", "update_profile"
+    "update", "modify", "read", "reset", "inject", "notify", "create_profile", "update_profile"
 ]
 """Kind of an observed operation; ``"read"`` is `get_state`."""
 
@@ -30,7 +30,8 @@ class Observation(Protocol):
 
         Args:
             request: The request. At the first attempt, the request has no credentials yet; at later
-                attempts, the request has the credentials of the attempt before.
+                attempts, the request has the credentials of the attempt before. The URL of a
+                request to an `Endpoint` ends in ``REDACTED``.
             attempt: Number of the attempt, from 1.
         """
         ...

@@ -22,10 +22,13 @@ from cognigy_async import (
     UpdateFields,
     UpdateValidationError,
 )
+from cognigy_async.spi import check_message
 
 from .problems import Problem, problem_of
 
 FIELD_NAMES = UpdateFields.__annotations__
+CONTENT = frozenset({"session", "user", "next_step", "inject", "notify"})
+"""Fields of an update that reach the server as its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def is_mistake_of_service(
         # The server refused a variable or a step. The caller's are those of updates in the body.
         body = _parsed(given.body)
         dialogs = {*given.texts, *(part["dialog_id"] for part in _parts(body) if _has_id(part))}
-        sends_update = any(not {"session", "user", "next_step"}.isdisjoint(p) for p in _parts(body))
+        sends_update = any(not CONTENT.isdisjoint(part) for part in _parts(body))
         return not (sends_update and error.dialog_id in dialogs)
     return False
 
@@ -146,6 +149,8 @@ def _faults_of(fields: Mapping[str, Any], client: AsyncStateClient | None) -> Se
         update = StateUpdate.from_fields(client.limits if client else Limits(), fields)
         if client is not None:
             client.api.check(update)
+            if client.endpoint is not None and (update.inject or update.notify):
+                check_message(client.api, client.endpoint, update)
     except UpdateValidationError as error:
         return error.faults
     return ()

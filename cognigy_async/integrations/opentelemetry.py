@@ -86,6 +86,8 @@ SPAN_NAMES: Mapping[Operation, str] = {
     "reset": "cognigy reset",
     "create_profile": "cognigy create_profile",
     "update_profile": "cognigy update_profile",
+    "inject": "cognigy inject",
+    "notify": "cognigy notify",
 }
 
 

@@ -34,6 +34,8 @@ COGNIGY_READS_STATE    only `sessions`: `true` if the server can return the stat
 COGNIGY_TENANT         file with a tenant profile, which `cognigy-async probe` writes. It sets
                        COGNIGY_API, COGNIGY_INJECT, COGNIGY_READS_STATE and COGNIGY_RATE_LIMIT where
                        they are not set, and arguments of the API that have no variable
+COGNIGY_ENDPOINT_URL   Endpoint URL of a flow without the URL token, for `inject` and `notify`
+COGNIGY_ENDPOINT_TOKEN URL token: the part of the Endpoint URL after the last slash
 ====================== =====================================================================
 
 The environment takes precedence over the file. Empty variables count as not set.
@@ -71,6 +73,7 @@ from cognigy_async import (
     ApiKey,
     AsyncStateClient,
     ConfigurationError,
+    Endpoint,
     Limits,
     OAuthConfig,
     OAuthTokenProvider,
@@ -105,7 +108,7 @@ IMPLICIT_FILE = Path(".env")
 TOGETHER = frozenset(
     PREFIX + name
     for name in (
-        *("API_KEY", "CLIENT_ID", "CLIENT_SECRET"),
+        *("API_KEY", "CLIENT_ID", "CLIENT_SECRET", "ENDPOINT_TOKEN", "ENDPOINT_URL"),
         *("BASE_URL", "TOKEN_URL", "PROXY", "CA_FILE", "ALLOW_INSECURE"),
     )
 )
@@ -131,6 +134,11 @@ SETTING_OF_ARGUMENT = {
     "api=RuntimeApi()": "COGNIGY_API=runtime",
     "api=SessionsApi()": "COGNIGY_API=sessions",
     "ApiKey: ": "COGNIGY_API_KEY: ",
+    "Endpoint: the token": "COGNIGY_ENDPOINT_TOKEN",
+    "Endpoint: url": "COGNIGY_ENDPOINT_URL",
+    "pass endpoint=Endpoint(url, token) to the client": (
+        "set COGNIGY_ENDPOINT_URL and COGNIGY_ENDPOINT_TOKEN"
+    ),
     "OAuthConfig(token_url=...)": (
         "COGNIGY_TOKEN_URL (by default a path below COGNIGY_BASE_URL, which depends on COGNIGY_API)"
     ),
@@ -241,6 +249,7 @@ class ClientArguments(TypedDict):
     api: StateApi
     allow_insecure: bool
     rate_limit: tuple[RateLimit, ...] | Literal["auto"] | None
+    endpoint: Endpoint | None
 
 
 class ClientOverrides(TypedDict, total=False):
@@ -251,6 +260,7 @@ class ClientOverrides(TypedDict, total=False):
     api: StateApi
     allow_insecure: bool
     rate_limit: RateLimit | Sequence[RateLimit] | Literal["auto"] | None
+    endpoint: Endpoint | None
 
 
 class _Variable(NamedTuple):
@@ -289,6 +299,7 @@ class Credentials(BaseModel):
     client_secret: SecretStr | None = None
     api_key: SecretStr | None = None
     audit_key: SecretStr | None = None
+    endpoint_token: SecretStr | None = None
 
     _together: ClassVar[frozenset[str]] = frozenset()
     """Variables that must not come from the environment and from `.env` both."""
@@ -334,6 +345,7 @@ class Settings(Credentials):
     reads_state: bool | None = None
     context_limit: Annotated[int | None, BeforeValidator(_context_limit)] = None
     tenant: TenantProfile | None = None
+    endpoint_url: str | None = None
     rate_limit: Annotated[
         tuple[RateLimit, ...] | Literal["auto"] | None, BeforeValidator(_rate_limits)
     ] = None
@@ -374,8 +386,8 @@ class Settings(Credentials):
         Args:
             token_transport: sends the token requests, as for `OAuthTokenProvider`.
             overrides: arguments of `AsyncStateClient` that take precedence over the settings:
-                `base_url`, `auth`, `api`, `allow_insecure` or `rate_limit`. Pass all other
-                arguments to the client itself.
+                `base_url`, `auth`, `api`, `allow_insecure`, `rate_limit` or `endpoint`. Pass all
+                other arguments to the client itself.
 
         Raises:
             TypeError: settings do not provide an argument of that name.
@@ -398,7 +410,14 @@ class Settings(Credentials):
             "api": overrides.get("api") or self.state_api(),
             "allow_insecure": overrides.get("allow_insecure", self.allow_insecure),
             "rate_limit": limits,
+            "endpoint": overrides.get("endpoint", self.endpoint()),
         }
+
+    def endpoint(self) -> Endpoint | None:
+        """Return the receiver of messages; None if it is not set."""
+        if self.endpoint_url is None or self.endpoint_token is None:
+            return None
+        return Endpoint(self.endpoint_url, self.endpoint_token)
 
     def state_api(self) -> StateApi:
         """Return the API that the client speaks."""
@@ -477,6 +496,11 @@ class Settings(Credentials):
             )
         if missing:
             yield f"Settings are missing: {', '.join(missing)}. {REMEDY}"
+        if (self.endpoint_url is None) != (self.endpoint_token is None):
+            yield (
+                "COGNIGY_ENDPOINT_URL and COGNIGY_ENDPOINT_TOKEN go together: the Endpoint URL up "
+                "to its last slash, and the rest. Set both, or none."
+            )
         try:
             if self.base_url:
                 # Check the base URL first: the default token URL is derived from it.
@@ -485,6 +509,7 @@ class Settings(Credentials):
                     auth=ApiKey("unused"),
                     api=self.state_api(),
                     allow_insecure=self.allow_insecure,
+                    endpoint=self.endpoint(),
                 )
             if not missing:
                 self.token_provider()

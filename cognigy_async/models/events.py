@@ -37,8 +37,9 @@ class UpdateEvent:
         """The update as a JSON object, a new copy at each access: the changes, not the whole state.
 
         Its members are ``session`` and ``user``, the variables by name, and ``transition``, for
-        example ``{"nextStep": "process_checkout"}``. A member that the update does not have is
-        missing. Without an `update` it is empty. `update.next_step` is the node alone.
+        example ``{"nextStep": "process_checkout"}``, and ``inject`` or ``notify``, the message. A
+        member that the update does not have is missing. Without an `update` it is empty.
+        `update.next_step` is the node alone.
         """
         return self.update.payload() if self.update is not None else {}
 
@@ -76,10 +77,10 @@ class UpdateWatch(Protocol):
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
         """Record that a request is about to be sent; the request waits until this returns.
 
-        The client calls this before each attempt of a request with a transition or `if_match`,
-        which must not be repeated blindly, and of a request with merged updates, which must be
-        repeated unchanged. An exception, best a `CognigyError`, fails the update without sending
-        it.
+        The client calls this before each attempt of a request with a transition, `if_match` or a
+        message, which must not be repeated blindly, and of a request with merged updates, which
+        must be repeated unchanged. An exception, best a `CognigyError`, fails the update without
+        sending it.
 
         Args:
             indexes: indexes of the updates in the request.

@@ -34,6 +34,7 @@ from ..errors import Fault, UpdateValidationError, VariableTypeError
 from .conversion import JSON_TYPES, Encode, remedy_for, rows_of, to_json_values, validate_encode
 from .identifiers import NO_METADATA, faults_of_identifiers, faults_of_owner, read_metadata
 from .limits import DEFAULT_LIMITS, Limits
+from .message import Receiver, read_message
 from .variables import TypeFault, are_plain, encode, faults_in, faults_of_size, printable
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class UpdateFields(TypedDict, total=False):
     user_id: str | None
     profile_id: str | None
     metadata: Mapping[str, str] | None
+    inject: Mapping[str, Any] | None
+    notify: Mapping[str, Any] | None
 
 
 FIELD_NAMES = tuple(UpdateFields.__annotations__)
@@ -85,12 +88,17 @@ class StateUpdate:
         if_match: Etag of a state. The server writes only if the state still has this etag.
         update_id: Id in logs, results and the `Idempotency-Key` header: 1 to 512 visible ASCII
             characters, unique. By default the client generates one.
-        user_id: Owner of the session; `SessionsApi` only.
+        user_id: Owner of the session; for `SessionsApi`, and with `inject` and `notify`.
         profile_id: Contact profile that `user` is written to; `SessionsApi` only.
         metadata: Texts by name for callbacks and the audit log, never sent to the server. At most
             32 entries of at most 1,024 characters.
-        encode: ``"json"`` converts `session` and `user` as pydantic's JSON mode does: dates, UUIDs,
-            decimals, enums, sets, dataclasses, models and more. By default they are refused.
+        inject: Message to the flow as user input, sent after the variables: ``text``, a text, and
+            ``data``, an object. Needs a client with an `Endpoint`.
+        notify: Message to the user, sent after the variables: ``text``, ``data``, and
+            ``attachments``, a list of objects. An update has either `inject` or `notify`, and then
+            neither `next_step` nor `if_match`: send those as an update of their own.
+        encode: ``"json"`` converts variables and messages as pydantic's JSON mode does: dates,
+            UUIDs, decimals, enums, sets, dataclasses, models and more. By default they are refused.
 
     Raises:
         UpdateValidationError: The input is invalid; `faults` has every fault. The constructor
@@ -107,6 +115,7 @@ class StateUpdate:
         "_dialog_id",
         "_if_match",
         "_limits",
+        "_message",
         "_metadata",
         "_next_step",
         "_profile_id",
@@ -129,10 +138,13 @@ class StateUpdate:
         user_id: str | None = None,
         profile_id: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        inject: Mapping[str, Any] | None = None,
+        notify: Mapping[str, Any] | None = None,
         encode: Encode | None = None,
     ) -> None:
         if encode is not None:
             session, user = _encoded(encode, session), _encoded(encode, user)
+            inject, notify = _encoded(encode, inject), _encoded(encode, notify)
         self._fill(
             DEFAULT_LIMITS,
             dialog_id,
@@ -144,6 +156,8 @@ class StateUpdate:
             user_id,
             profile_id,
             metadata,
+            inject,
+            notify,
         )
 
     @classmethod
@@ -173,9 +187,11 @@ class StateUpdate:
     def from_converted_values(
         cls, encode: Encode, limits: Limits, dialog_id: Any, session: Any, user: Any, *others: Any
     ) -> Self:
-        """Create an update like `from_values`, with the variables converted."""
+        """Create an update like `from_values`, with variables and messages converted."""
         session, user = _encoded(encode, session), _encoded(encode, user)
-        return cls.from_values(limits, dialog_id, session, user, *others)
+        *texts, inject, notify = others
+        messages = _encoded(encode, inject), _encoded(encode, notify)
+        return cls.from_values(limits, dialog_id, session, user, *texts, *messages)
 
     def with_limits(self, limits: Limits) -> Self:
         """Return this update validated against `limits`, or raise `UpdateValidationError`."""
@@ -234,9 +250,30 @@ class StateUpdate:
         """Texts for callbacks and the audit log; a new copy at each access."""
         return dict(self._metadata)
 
+    @property
+    def inject(self) -> dict[str, Any]:
+        """Message to the flow, as sent; a new copy at each access."""
+        return self._message_to("inject")
+
+    @property
+    def notify(self) -> dict[str, Any]:
+        """Message to the user, as sent; a new copy at each access."""
+        return self._message_to("notify")
+
+    @property
+    def repeatable(self) -> bool:
+        """True if applying the update twice in a row is as good as once: it has only variables."""
+        return self._next_step is None and self._message is None
+
+    def _message_to(self, receiver: Receiver) -> dict[str, Any]:
+        messages: dict[str, dict[str, Any]] = from_json(self._message or b"{}")
+        return messages.get(receiver, {})
+
     def payload(self) -> dict[str, Any]:
         """Return a copy of the JSON object to send; for its members see `UpdateEvent.payload`."""
         payload: dict[str, Any] = from_json(self._body)
+        if self._message is not None:
+            payload |= from_json(self._message)
         return payload
 
     def fields(self) -> dict[str, Any]:
@@ -282,6 +319,11 @@ class StateUpdate:
         variables = {"type": "object", "description": "variables by name"}
         texts = {"type": "object", "additionalProperties": {"type": "string"}}
         kinds = {"session": variables, "user": variables, "metadata": texts}
+        message = {
+            "type": "object",
+            "properties": {"text": {"type": "string"}, "data": {"type": "object"}},
+        }
+        kinds |= {"inject": message, "notify": message}
         return {
             "title": "StateUpdate",
             "type": "object",
@@ -319,9 +361,13 @@ class StateUpdate:
         user_id: Any,
         profile_id: Any,
         metadata: Any,
+        inject: Any,
+        notify: Any,
     ) -> None:
         """Validate and encode the values; each constructor ends here."""
         self._metadata = NO_METADATA
+        self._message: bytes | None = None
+        """JSON object with the member `inject` or `notify`."""
         # Most updates are plain: one quick check accepts them. Only the others are fully checked.
         if not (
             (session is None or (type(session) is dict and are_plain(limits, session)))
@@ -336,6 +382,8 @@ class StateUpdate:
             and user_id is None
             and profile_id is None
             and metadata is None
+            and inject is None
+            and notify is None
         ):
             faults = faults_of_identifiers(limits, dialog_id, next_step, if_match, update_id)
             faults += faults_of_owner(user_id, profile_id)
@@ -344,6 +392,16 @@ class StateUpdate:
                 faults += more
             faults += faults_of_variables(limits, "session", session)
             faults += faults_of_variables(limits, "user", user)
+            # No message, as `fields` of dataclasses have it, like no variables.
+            inject, notify = (None if each == {} else each for each in (inject, notify))
+            others = {"next_step": next_step, "if_match": if_match}
+            if inject is not None:
+                others["notify"] = notify
+                self._message, more = _encode_message(limits, "inject", inject, others)
+                faults += more
+            elif notify is not None:
+                self._message, more = _encode_message(limits, "notify", notify, others)
+                faults += more
             if faults:
                 raise _validation_error(faults, dialog_id, session, user)
             # A subclass of str may format as another text, as an enum does.
@@ -357,7 +415,7 @@ class StateUpdate:
             wire["user"] = user
         if next_step is not None:
             wire["transition"] = {"nextStep": next_step}
-        if not wire:
+        if not wire and self._message is None:
             problem, remedy = "the update carries nothing", "set a variable or next_step"
             raise _validation_error([Fault("update", problem, remedy)], dialog_id, session, user)
         if limits.variables is not None and session:
@@ -403,6 +461,34 @@ def _faults_of_keys(fields: Mapping[str, Any]) -> list[Fault]:
 def _encoded(encode: Encode, variables: Any) -> Any:
     validate_encode(encode)
     return to_json_values(variables)
+
+
+def _encode_message(
+    limits: Limits, receiver: Receiver, message: Any, others: Mapping[str, Any]
+) -> tuple[bytes | None, list[Fault]]:
+    """Return the JSON of a message, and its faults.
+
+    Args:
+        others: Values by name that an update with a message must not have: only its last request
+            may be one that must not be repeated.
+    """
+    read, faults = read_message(limits, receiver, message)
+    remedy = "send two updates of the dialog; they are applied in their order"
+    faults += [
+        Fault(receiver, f"cannot be in one update with {name}", remedy)
+        for name, value in others.items()
+        if value is not None
+    ]
+    if faults:
+        return None, faults
+    try:
+        encoded = encode({receiver: read})
+    except Exception as error:
+        return None, [_unreadable(receiver, error)]
+    if len(encoded) > limits.safe_payload_bytes:
+        problem = f"takes {len(encoded)} bytes, more than {limits.safe_payload_bytes}"
+        return None, [Fault(receiver, problem, "send a reference to the data instead")]
+    return encoded, []
 
 
 def _plain_text(text: str | None) -> str | None:

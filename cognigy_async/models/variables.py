@@ -104,6 +104,13 @@ def faults_in(limits: Limits, context: str, variables: Mapping[str, Any]) -> lis
     return faults
 
 
+def faults_of_json(limits: Limits, path: str, members: Mapping[str, Any]) -> list[Fault]:
+    """Return the faults of the values of an object, which may have any names."""
+    faults: list[Fault] = []
+    _walk(limits, members.items(), path, 0, faults)
+    return faults
+
+
 def _walk(
     limits: Limits,
     members: Iterable[tuple[str | int, Any]],

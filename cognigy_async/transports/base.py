@@ -24,6 +24,8 @@ class Transport(Protocol):
     Bytes that arrive before the transport sends a request are no part of the response. A transport
     closes a connection on which such bytes arrived.
 
+    The URL of a request with a `url_token` ends in a secret: it must not be in a log or an error.
+
     ```py
     class Fixed:  # a transport for tests
         async def send(self, request: Request, *, timeout: float) -> Response:

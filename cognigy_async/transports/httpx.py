@@ -16,7 +16,7 @@ from .._utils.arguments import validate_count
 from .._utils.concurrency import monotonic_clock
 from .._utils.tls import default_context
 from ..errors import NotSentError, UpdateError
-from ..models.http import Request, Response
+from ..models.http import Request, Response, redacted
 from . import _response_body as bodies
 from ._errors import INVALID, NotStartedError, reason_of, translate
 
@@ -185,6 +185,9 @@ class HttpxTransport:
             )
         except (ValueError, self._library.InvalidURL):
             raise NotStartedError("The URL or a header is not valid") from None
+        if request.url_token is not None and self._client is not None:
+            # A client of httpx writes the URLs of its requests into the log.
+            outgoing.url = _secret_url_type(self._library)(url)
         return outgoing
 
     def _translate(
@@ -391,6 +394,20 @@ def _library_of(client: object) -> str:
         f"HttpxTransport(client={type(client).__name__}): "
         "pass an httpx.AsyncClient, an httpx2.AsyncClient or nothing"
     )
+
+
+@functools.cache
+def _secret_url_type(library: Any) -> Any:
+    """Return a class of URLs of httpx or httpx2 whose text has no last segment of the path."""
+
+    class SecretUrl(library.URL):  # type: ignore[misc]
+        def __str__(self) -> str:
+            return redacted(super().__str__())
+
+        def __repr__(self) -> str:
+            return f"URL({str(self)!r})"
+
+    return SecretUrl
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from cognigy_async.emulator import Emulator, Faults, Rules, serve
 from .commands import CommandProcess, command_environment
 
 SECRET = "correct-horse-battery-staple"
+URL_TOKEN = "url-token-of-the-crashed-jobs"
 ROWS, DIALOGS = 600, 60
 LATENCY = 0.02  # seconds
 
@@ -42,6 +43,8 @@ class Jobs:
             COGNIGY_CLIENT_ID="emulator-client",
             COGNIGY_CLIENT_SECRET=SECRET,
             COGNIGY_API=api,
+            COGNIGY_ENDPOINT_URL=base_url,
+            COGNIGY_ENDPOINT_TOKEN=URL_TOKEN,
         )
         if api == "sessions":
             self._variables["COGNIGY_USER_ID"] = "u-1"
@@ -52,6 +55,18 @@ class Jobs:
             row: dict[str, Any] = {"dialog_id": f"d{number % dialogs}", "session": {"seq": number}}
             if every and number % every == 0:
                 row["next_step"] = f"s{number}"
+            rows.append(json.dumps(row) + "\n")
+        (self.folder / "rows.jsonl").write_text("".join(rows))
+
+    def write_messages(self, count: int, dialogs: int) -> None:
+        """Write rows with a message each; every tenth assigns a variable before it."""
+        rows = []
+        for number in range(count):
+            message = {"text": "wake up", "data": {"seq": number}}
+            row: dict[str, Any] = {"dialog_id": f"d{number % dialogs}", "user_id": "u-1"}
+            row |= {"inject" if number % 2 else "notify": message}
+            if number % 10 == 0:
+                row["session"] = {"seq": number}
             rows.append(json.dumps(row) + "\n")
         (self.folder / "rows.jsonl").write_text("".join(rows))
 
@@ -86,7 +101,8 @@ def honours_keys() -> bool:
 
 @pytest.fixture
 def emulator(honours_keys: bool) -> Emulator:
-    return Emulator(client_secret=SECRET, rules=Rules(honour_idempotency_keys=honours_keys))
+    rules = Rules(honour_idempotency_keys=honours_keys)
+    return Emulator(client_secret=SECRET, url_token=URL_TOKEN, rules=rules)
 
 
 @pytest.fixture
@@ -224,6 +240,49 @@ def test_transitions_are_not_repeated_blindly(jobs: Jobs, emulator: Emulator) ->
     assert status == (1 if result["ambiguous"] else 0)
     assert result["ambiguous"] <= 3 * 8
     assert_no_step_twice(emulator)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("count", "kills"),
+    [(240, 4), pytest.param(2000, 50, marks=[pytest.mark.thorough, pytest.mark.timeout(900)])],
+)
+@pytest.mark.parametrize("api", ["runtime", "sessions"])
+def test_messages_are_delivered_at_most_once(
+    jobs: Jobs, emulator: Emulator, count: int, kills: int
+) -> None:
+    dialogs = count // 10
+    jobs.patience = 300.0
+    jobs.write_messages(count, dialogs)
+    emulator.faults = Faults(latency=LATENCY)
+    chance = random.Random(11)
+    for number in range(kills):
+        process = jobs.start("--max-in-flight", "8")
+        if number % 5 == 4:
+            # At any moment, also before anything was sent or recorded.
+            time.sleep(chance.uniform(0.0, 0.5))
+        else:
+            wait_for_writes(emulator, chance.randrange(1, count // (kills + 4)))
+        process.kill()
+    status, result, _ = jobs.finish("--max-in-flight", "8")
+    assert result["inputs"] == result["succeeded"] + result["ambiguous"] == count
+    assert 0 < result["ambiguous"] <= 8 * kills
+    assert status == 1
+    seqs = []
+    for number in range(dialogs):
+        mine = [message["data"]["seq"] for message in emulator.dialogs[f"d{number}"].messages]
+        assert mine == sorted(mine)
+        seqs += mine
+    assert len(seqs) == len(set(seqs))
+    # Only the ambiguous ones may be missing.
+    assert result["succeeded"] <= len(seqs) <= count
+    letters = (jobs.folder / "job.dead.jsonl").read_text().splitlines()
+    doubtful = {json.loads(line)["_error"]["line"] for line in letters}
+    assert len(doubtful) == result["ambiguous"]
+    assert {seq + 1 for seq in range(count)} - {seq + 1 for seq in seqs} <= doubtful
+    assert emulator.stats.violations() == {}
+    for path in jobs.folder.iterdir():
+        assert URL_TOKEN.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.real_time

@@ -521,6 +521,8 @@ def test_the_emulator_prints_its_url_and_ends_on_a_signal(
         f"export COGNIGY_BASE_URL={base_url}",
         "COGNIGY_CLIENT_ID=emulator-client",
         "COGNIGY_CLIENT_SECRET=emulator-secret",
+        f"COGNIGY_ENDPOINT_URL={base_url}",
+        "COGNIGY_ENDPOINT_TOKEN=emulator-url-token",
         "Stopped after 0 requests to 0 dialogs.",
     ):
         assert line in err.splitlines()
@@ -534,15 +536,15 @@ def test_the_settings_that_the_emulator_prints_can_be_pasted(
     process = commands.start("emulator")
     base_url = listening(process)
     assert process.stderr is not None
-    lines = [process.stderr.readline() for _ in range(8)]
+    lines = [process.stderr.readline() for _ in range(12)]
     assert "shell" in lines[0]
-    assert ".env" in lines[4]
+    assert ".env" in lines[6]
     update = [sys.executable, "-m", "cognigy_async", "update", "d-1", "--session", "a=1"]
     if place == "file":
-        (commands.directory / ".env").write_text("".join(lines[5:8]))
+        (commands.directory / ".env").write_text("".join(lines[7:12]))
         script = shlex.join(update)
     else:
-        script = "".join(lines[1:4]) + shlex.join(update)
+        script = "".join(lines[1:6]) + shlex.join(update)
     done = subprocess.run(
         ["sh", "-ec", script],
         capture_output=True,

@@ -35,7 +35,16 @@ from cognigy_async import (
     UpdateWithdrawnError,
 )
 from cognigy_async.integrations.opentelemetry import METRICS, instrument
-from tests.simulation.world import DROPPED, Wire, client_of, every, outcome_of, status, throttled
+from tests.simulation.world import (
+    DROPPED,
+    URL_TOKEN,
+    Wire,
+    client_of,
+    every,
+    outcome_of,
+    status,
+    throttled,
+)
 from tests.virtual_time import run
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
@@ -141,6 +150,29 @@ async def test_an_update_is_a_span_with_a_child_for_each_request(sdk: Sdk) -> No
     ]
     assert sent == expected
     assert CANARY not in str([span.to_json() for span in sdk.spans()])
+
+
+@pytest.mark.parametrize("way", ["inject", "notify"])
+async def test_a_message_is_an_operation_without_the_url_token(sdk: Sdk, way: str) -> None:
+    wire = Wire()
+    wire.script(503)
+    async with sdk.instrument(client_of(wire, retry=every(1))) as client:
+        await getattr(client, way)("d", text=CANARY, data={"a": CANARY}, user_id="u-1")
+    message, first, second = sdk.spans()
+    assert message.name == f"cognigy {way}"
+    assert facts(message)["cognigy.operation"] == way
+    for span in (first, second):
+        assert span.name == "POST"
+        assert facts(span)["url.full"] == f"http://127.0.0.1/{way}/REDACTED"
+    assert facts(second)["http.request.resend_count"] == 1
+    assert [sent.headers["traceparent"].split("-")[2] for sent in wire.sent] == [
+        f"{span.context.span_id:016x}" for span in (first, second)
+    ]
+    assert URL_TOKEN in wire.sent[1].url
+    told = str([span.to_json() for span in sdk.spans()])
+    told += str([labels(points) for points in sdk.points().values()])
+    assert URL_TOKEN not in told
+    assert CANARY not in told
 
 
 async def test_reads_and_modifies_are_operations_too(sdk: Sdk) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
+from pydantic import SecretStr
 
 from cognigy_async import (
     AiohttpTransport,
@@ -413,6 +414,24 @@ class TestNothingWasSent:
     ) -> None:
         error = await failure(transport, patch(f"http://me:{CANARY}@127.0.0.1:{free_tcp_port}"))
         assert f"to 127.0.0.1:{free_tcp_port}" in str(error)
+
+    async def test_the_url_token_of_a_message_is_not_shown(
+        self, transport: Transport, free_tcp_port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG")
+        headers = {"content-type": "application/json"}
+
+        def message(origin: str) -> Request:
+            url = f"{origin}/inject/{CANARY}"
+            return Request("POST", url, headers, b"{}", False, SecretStr(CANARY))
+
+        await failure(transport, message(f"http://127.0.0.1:{free_tcp_port}"))
+        async with serving(answering) as server:
+            await transport.send(message(server.url), timeout=5)
+            assert server.requests[0].startswith(f"POST /inject/{CANARY} ".encode())
+        async with serving(answers_and_closes(b"")) as server:
+            await failure(transport, message(server.url))
+        assert CANARY not in caplog.text
 
     @pytest.mark.parametrize("rest", ["/word@127.0.0.1/", "?word@127.0.0.1/"])
     async def test_a_password_that_breaks_a_url_is_not_shown(

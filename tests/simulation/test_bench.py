@@ -88,6 +88,7 @@ def runner_of(
         api=RuntimeApi(),
         allow_insecure=False,
         rate_limit=(RateLimit(200, per=10),),
+        endpoint=None,
     )
     load = Load(range(50), "bench-", payload_bytes=200, count=count, seconds=seconds)
     options = BenchOptions(

@@ -18,6 +18,7 @@ from cognigy_async import (
     AccessToken,
     ClientClosedError,
     ConfigurationError,
+    Endpoint,
     Limits,
     RateLimit,
     Request,
@@ -41,6 +42,7 @@ from cognigy_async.bulk.journal.journal import Batch, Journal
 from cognigy_async.bulk.resume import open_job
 from tests.simulation.world import (
     DROPPED,
+    REFUSED,
     Wire,
     client_of,
     every,
@@ -584,6 +586,114 @@ async def test_its_repeat_waits_for_a_server_that_is_away(folder: Folder) -> Non
     wire = Wire()
     wire.script(*[DROPPED] * 30)
     assert counts(await folder.run(wire)) == (3, 3, 0, 0, 0)
+
+
+# Messages.
+
+MESSAGE: Row = {"dialog_id": "d", "inject": {"text": "wake up"}, "user_id": "u-1"}
+
+
+@pytest.mark.parametrize("api", [RuntimeApi(), RuntimeApi(honours_idempotency_keys=True)])
+@pytest.mark.parametrize("known", [True, False], ids=["version-known", "version-unknown"])
+async def test_a_message_that_was_cut_off_is_ambiguous(
+    folder: Folder, known: bool, api: RuntimeApi
+) -> None:
+    before: list[Row] = [{"dialog_id": "d", "session": {"seq": 0}}] if known else []
+    folder.write([*before, MESSAGE, {"dialog_id": "d", "session": {"seq": 9}}])
+    wire = Wire()
+    wire.script(*([state(7)] if known else []), never)
+    await folder.cut_off(wire, 2 if known else 1, client={"api": api})
+    again = Wire()
+    result = await folder.run(again, client={"api": api})
+    count = len(before) + 2
+    assert counts(result) == (count, count - 1, 0, 1, 0)
+    assert [sent.seq for sent in again.sent] == [9]
+    (letter,) = folder.letters
+    assert letter["_error"]["type"] == "AmbiguousUpdateError"
+    assert letter["inject"] == {"text": "wake up"}
+
+
+async def test_a_message_is_recorded_as_sent_before_it_is_sent(folder: Folder) -> None:
+    folder.write([MESSAGE | {"session": {"seq": 1}}])
+    seen: list[Any] = []
+
+    async def answer(_: Request) -> Response:
+        with sqlite3.connect(folder.journal) as connection:
+            seen.append(connection.execute("SELECT line, dialog, open FROM sends").fetchall())
+        connection.close()
+        return state(1)
+
+    await folder.run(Wire(answer=answer))
+    # The variables before it may be assigned twice.
+    assert seen == [[], [(1, "d", 1)]]
+
+
+async def test_a_row_that_was_cut_off_before_its_message_is_sent_again(folder: Folder) -> None:
+    folder.write([MESSAGE | {"session": {"seq": 1}}])
+    wire = Wire()
+    wire.script(never)
+    await folder.cut_off(wire, 1)
+    again = Wire()
+    assert counts(await folder.run(again)) == (1, 1, 0, 0, 0)
+    assert [sent.message or sent.method for sent in again.sent] == ["PATCH", "inject"]
+
+
+@pytest.mark.parametrize("reply", [503, throttled("100"), REFUSED])
+async def test_a_rejected_message_is_sent_again(folder: Folder, reply: Any) -> None:
+    folder.write([MESSAGE | {"session": {"seq": 1}}])
+    wire = Wire()
+    wire.script(200, reply)
+    await folder.cut_off(wire, 2, client={"retry": every(100.0)})
+    again = Wire()
+    assert counts(await folder.run(again)) == (1, 1, 0, 0, 0)
+    assert [sent.message or sent.method for sent in again.sent] == ["PATCH", "inject"]
+
+
+async def test_the_rows_of_a_job_need_an_endpoint_for_their_messages(folder: Folder) -> None:
+    folder.write([MESSAGE, {"dialog_id": "d", "session": {"seq": 1}, "notify": {"data": {"a": 1}}}])
+    faults: list[RowFault] = []
+    found = dry_run(folder.rows, JobOptions(), api=RuntimeApi(), on_fault=faults.append)
+    assert (found.faulty, [fault.path for fault in faults]) == (2, ["inject", "notify"])
+    faults.clear()
+    endpoint = Endpoint("https://endpoint.example", "token")
+    found = dry_run(
+        folder.rows, JobOptions(), api=RuntimeApi(), endpoint=endpoint, on_fault=faults.append
+    )
+    # The second row has a variable and a message, and names no user.
+    assert (found.requests, [fault.path for fault in faults]) == (1, ["user_id"])
+    api = SessionsApi(user_id="u")
+    found = dry_run(folder.rows, JobOptions(), api=api, endpoint=endpoint, on_fault=faults.append)
+    assert (found.faulty, found.requests) == (0, 3)
+    result = await folder.run(Wire(), client={"endpoint": None})
+    assert (result.failed, result.requests) == (2, 0)
+    assert "needs the endpoint service" in folder.letters[0]["_error"]["message"]
+
+
+async def test_columns_of_a_table_may_be_parts_of_a_message(folder: Folder) -> None:
+    folder.rows = folder.rows.with_name("rows.csv")
+    folder.rows.write_text(
+        "dialog_id,user_id,session.n,inject.text,inject.data,notify.text\n"
+        "d,u-1,1,,,00123\n"
+        'd,u-1,,00123,"{""pages"": 3}",\n'
+    )
+    wire = Wire()
+    result = await folder.run(wire, client={"api": SessionsApi()})
+    assert counts(result) == (2, 2, 0, 0, 0)
+    assert [(sent.message, sent.body.get("text"), sent.body.get("data")) for sent in wire.sent] == [
+        (None, None, None),
+        ("notify", "00123", {}),
+        ("inject", "00123", {"pages": 3}),
+    ]
+
+
+async def test_another_endpoint_is_another_job(folder: Folder) -> None:
+    folder.write([MESSAGE] * 2)
+    wire = Wire()
+    wire.script(never)
+    await folder.cut_off(wire, 1)
+    endpoint = Endpoint("https://endpoint.example", "token")
+    with pytest.raises(JournalRefusedError, match="endpoint"):
+        await folder.run(Wire(), client={"endpoint": endpoint})
 
 
 # Groups.

@@ -21,8 +21,10 @@ from cognigy_async import (
     AsyncStateClient,
     CognigyError,
     DeadLetter,
+    Endpoint,
     HttpxTransport,
     Limits,
+    MemoryAudit,
     NotSentError,
     OAuthConfig,
     OAuthTokenProvider,
@@ -49,8 +51,9 @@ from tests.simulation.world import (
 CLIENT_SECRET = "canary-client-secret/+%"
 API_KEY = "canary-api-key-123"
 TOKEN = "canary-access-token-456"
+URL_TOKEN = "canary-url-token-789"
 BASIC = base64.b64encode(f"client:{quote(CLIENT_SECRET, safe='')}".encode()).decode()
-SECRETS = [CLIENT_SECRET, quote(CLIENT_SECRET, safe=""), API_KEY, TOKEN, BASIC]
+SECRETS = [CLIENT_SECRET, quote(CLIENT_SECRET, safe=""), API_KEY, TOKEN, BASIC, URL_TOKEN]
 
 VALUES: dict[str, Any] = {
     "text": "canary-value-of-a-text",
@@ -162,7 +165,7 @@ def echoing(number: int, **headers: str) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
         told = request.content.decode()
         body = json.loads(told) if told else {}
-        texts = [*request.headers.values(), told, *_leaves(body)]
+        texts = [*request.headers.values(), request.url, told, *_leaves(body)]
         said = " and ".join(map(str, texts))
         content: dict[str, Any] = {
             "message": f"bad request: {said}",
@@ -171,14 +174,23 @@ def echoing(number: int, **headers: str) -> Callable[[Request], Any]:
             "details": body,
             "version": 3,
         }
-        credentials = request.headers.get("Authorization") or request.headers["X-API-Key"]
-        more = {"etag": '"3"', "x-request-id": credentials.split()[-1]} | headers
+        credentials = request.headers.get("Authorization") or request.headers.get("X-API-Key")
+        # A message has no credentials but the end of its URL.
+        secret = (credentials or request.url.rpartition("/")[2]).split()[-1]
+        more = {"etag": '"3"', "x-request-id": secret} | headers
         if body:
             # In turns, as the one goes before the other.
             content["traceId"] = texts[-1]
         return Response(number, more, json.dumps(content).encode())
 
     return answer
+
+
+async def quoting_the_path(request: Request) -> Response:
+    """Answer as many servers do for a path that they do not have."""
+    path = request.url.partition("//")[2].partition("/")[2]
+    content = {"message": f"Cannot {request.method} /{path}", "traceId": path.rpartition("/")[2]}
+    return Response(404, {}, json.dumps(content).encode())
 
 
 def _leaves(value: Any) -> list[Any]:
@@ -200,6 +212,7 @@ FAULTS: dict[str, list[Reply]] = {
     "401": [echoing(401)] * 2,
     "403": [echoing(403)],
     "404": [echoing(404)],
+    "404-path": [quoting_the_path],
     "409": [echoing(409)] * 2,
     "412": [echoing(412)] * 2,
     "413": [echoing(413)],
@@ -216,6 +229,22 @@ FAULTS: dict[str, list[Reply]] = {
     "broken": [_broken] * 9,
     "throttled": [throttled("1")],
 }
+
+
+class Onlooker:
+    """An observer that prints what it gets before the credentials of the API are there."""
+
+    def accepted(self, operation: Any, dialog_id: str, update_id: str) -> Onlooker:
+        return self
+
+    def request_starts(self, request: Request, attempt: int) -> None:
+        reprs(request, request.url)
+
+    def request_ends(self, request: Request, response: Any, error: Any) -> None:
+        reprs(request, request.url, response)
+
+    def settled(self, error: Any, attempts: int) -> None:
+        pass
 
 
 class TokenWire:
@@ -264,6 +293,7 @@ async def test_p13_secrets_stay_where_they_are_through_every_fault(
     fault: str, auth: str, journal: Journal
 ) -> None:
     wire = Wire(takes=0.1)
+    audit = MemoryAudit()
     credentials = auths()[auth]()
     client = AsyncStateClient(
         "https://api.cognigy.test",
@@ -273,7 +303,10 @@ async def test_p13_secrets_stay_where_they_are_through_every_fault(
         max_in_flight=2,
         retry=at_once(max_attempts=3),
         limits=Limits(safe_payload_bytes=2000),
+        endpoint=Endpoint("https://endpoint.cognigy.test", URL_TOKEN),
+        audit=audit,
     )
+    client.add_observer(Onlooker())
     kept: list[Any] = []
 
     @client.on_state_updated(retries=0)
@@ -308,6 +341,10 @@ async def test_p13_secrets_stay_where_they_are_through_every_fault(
         await meet(partial(client.get_state, "d"), "GET")
         big = {f"v{number}": "canary-long-" + "y" * 900 for number in range(4)}
         await meet(partial(client.update, "d", session=big), "PATCH")
+        message = {"text": VALUES["text"], "data": VALUES, "user_id": "u"}
+        await meet(partial(client.inject, "d", **message), "PATCH")
+        files = [{"url": "canary-value-inside"}]
+        await meet(partial(client.notify, "d", attachments=files, **message), "PATCH")
         handle = client.submit_nowait({"dialog_id": "d", "session": VALUES})
         reprs(handle, await outcome_of(handle))
         wire.script(*FAULTS[fault])
@@ -323,6 +360,8 @@ async def test_p13_secrets_stay_where_they_are_through_every_fault(
         wire.answers(never)
         for number in range(4):
             client.submit_nowait({"dialog_id": f"e-{number}", "session": VALUES})
+            row = {"dialog_id": f"f-{number}", "inject": {"data": VALUES}, "user_id": "u"}
+            client.submit_nowait(row)
         await turns(20)
         reprs(
             client._lifecycle.engine.queues, client._hooks, client._lifecycle.engine.pending_limit
@@ -336,7 +375,10 @@ async def test_p13_secrets_stay_where_they_are_through_every_fault(
             reprs(error)
         else:
             check_error(error, fault)
+    for record in audit.records:
+        check(str(record.fields()), "an audit record")
     assert kept
+    assert len(audit.records) > 10
     assert len(journal.texts) > 5
 
 
@@ -468,6 +510,32 @@ async def test_p13_secrets_of_what_the_http_library_raises(
         check_error(error, raised.__name__)
 
 
+async def test_p13_secrets_are_not_in_the_log_of_the_http_library(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    paths: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        return httpx.Response(200 if len(paths) > 1 else 503)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = AsyncStateClient(
+        "https://a.test",
+        auth=ApiKey(API_KEY),
+        transport=HttpxTransport(http),
+        retry=at_once(),
+        endpoint=Endpoint("https://endpoint.test", URL_TOKEN),
+    )
+    async with http, client:
+        await client.inject("d", text="x", user_id="u")
+    # The one place where it belongs.
+    assert paths == [f"/inject/{URL_TOKEN}"] * 2
+    assert "https://endpoint.test/inject/REDACTED" in caplog.text
+    check(caplog.text, "the log of httpx")
+
+
 async def test_p13_secrets_are_not_in_urls() -> None:
     wire = Wire()
     urls: list[str] = []
@@ -509,7 +577,7 @@ def contents(thing: object, seen: dict[int, object]) -> Iterator[object]:
 async def test_p13_secrets_are_not_in_the_vars_of_public_objects() -> None:
     # Nothing in it is escaped in a pattern.
     secret = "canaryofvars"
-    emulator = Emulator(api_key=API_KEY, client_secret=secret)
+    emulator = Emulator(api_key=API_KEY, client_secret=secret, url_token=secret)
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app=emulator))
     oauth = OAuthTokenProvider(
         OAuthConfig(
@@ -522,9 +590,13 @@ async def test_p13_secrets_are_not_in_the_vars_of_public_objects() -> None:
     async with http:
         for auth in (ApiKey(API_KEY), oauth):
             transport = HttpxTransport(http)
-            client = AsyncStateClient("https://a.test", auth=auth, transport=transport)
+            endpoint = Endpoint("https://a.test", secret)
+            client = AsyncStateClient(
+                "https://a.test", auth=auth, transport=transport, endpoint=endpoint
+            )
             async with client:
                 await client.update("d", session={"a": 1})
+                await client.inject("d", text="x", user_id="u")
                 found = list(contents([client, auth, emulator], {}))
                 assert len(found) > 100
                 token = (await auth.get_token()).value.removeprefix("Bearer ")
@@ -547,6 +619,8 @@ def test_p13_secrets_of_a_configuration_that_is_refused() -> None:
         lambda: AsyncStateClient(f"https://user:{API_KEY}@a.test", auth=ApiKey(API_KEY)),
         lambda: AsyncStateClient(f"https://a.test?key={API_KEY}", auth=ApiKey(API_KEY)),
         lambda: AsyncStateClient("https://a.test", auth=API_KEY),  # type: ignore[arg-type]
+        lambda: Endpoint(f"https://a.test/{URL_TOKEN}", URL_TOKEN),
+        lambda: Endpoint("https://a.test", f"{URL_TOKEN}/"),
     ):
         with pytest.raises(CognigyError) as caught:
             build()

@@ -20,6 +20,7 @@ from tenacity import wait_fixed, wait_none
 from cognigy_async import (
     ApiKey,
     AsyncStateClient,
+    Endpoint,
     HttpxTransport,
     NoResponseError,
     NotSentError,
@@ -36,6 +37,7 @@ from cognigy_async.emulator import Emulator, HistoryEntry, Rules, Throttling
 
 BASE_URL = "http://127.0.0.1"
 KEY = "the-key"
+URL_TOKEN = "the-url-token"
 
 T = TypeVar("T")
 
@@ -63,7 +65,7 @@ def emulator(**options: Any) -> Emulator:
     for name, config in (("rules", Rules), ("throttling", Throttling)):
         names = {field.name for field in fields(config)} & options.keys()
         options[name] = config(**{field: options.pop(field) for field in names})
-    return Emulator(**{"api_key": KEY} | options)
+    return Emulator(**{"api_key": KEY, "url_token": URL_TOKEN} | options)
 
 
 def transport_to(server: Emulator) -> HttpxTransport:
@@ -75,6 +77,7 @@ def client_of(server: Emulator | Wire, **options: Any) -> AsyncStateClient:
     """A client that is not yet open."""
     transport = server if isinstance(server, Wire) else transport_to(server)
     given: dict[str, Any] = {"auth": ApiKey(KEY), "transport": transport, "api": Spoken.api()}
+    given["endpoint"] = Endpoint(BASE_URL, URL_TOKEN)
     return AsyncStateClient(BASE_URL, **given | options)
 
 
@@ -114,6 +117,7 @@ def seqs(server: Emulator, dialog_id: str) -> list[int | None]:
 
 # A scripted transport.
 
+MESSAGE_IN = re.compile(r".*/(inject|notify)/[^/]+").fullmatch
 DIALOG_IN = re.compile(r".*/(?:dialogs|sessions|profiles)/([^/]+)").match
 
 Reply: TypeAlias = "int | Response | Exception | Callable[[Request], Awaitable[Response]]"
@@ -128,6 +132,13 @@ class Sent:
     dialog_id: str
     headers: Mapping[str, str]
     body: dict[str, Any]
+    url: str = ""
+
+    @property
+    def message(self) -> str | None:
+        """``inject`` or ``notify``; None for anything else."""
+        found = MESSAGE_IN(self.url)
+        return None if found is None else found[1]
 
     @property
     def key(self) -> str | None:
@@ -136,8 +147,8 @@ class Sent:
 
     @property
     def seq(self) -> Any:
-        """The session variable `seq` of a write."""
-        return self.session.get("seq")
+        """The session variable `seq` of a write, or `seq` in the data of a message."""
+        return self.session.get("seq", self.body.get("data", {}).get("seq"))
 
     @property
     def session(self) -> dict[str, Any]:
@@ -200,9 +211,13 @@ class Wire:
 
     async def send(self, request: Request, *, timeout: float) -> Response:
         """As the protocol says."""
-        dialog_id = unquote(DIALOG_IN(request.url)[1])  # type: ignore[index]
         body = json.loads(request.content) if request.content else {}
-        sent = Sent(anyio.current_time(), request.method, dialog_id, dict(request.headers), body)
+        if MESSAGE_IN(request.url):
+            dialog_id = body["sessionId"]
+        else:
+            dialog_id = unquote(DIALOG_IN(request.url)[1])  # type: ignore[index]
+        at, headers = anyio.current_time(), dict(request.headers)
+        sent = Sent(at, request.method, dialog_id, headers, body, request.url)
         self.sent.append(sent)
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)

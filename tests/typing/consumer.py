@@ -68,7 +68,16 @@ class Looks:
     ) -> ca.Observation | None:
         assert_type(
             operation,
-            Literal["update", "modify", "read", "reset", "create_profile", "update_profile"],
+            Literal[
+                "update",
+                "modify",
+                "read",
+                "reset",
+                "inject",
+                "notify",
+                "create_profile",
+                "update_profile",
+            ],
         )
         return self
 
@@ -493,6 +502,24 @@ async def reading(client: ca.AsyncStateClient) -> None:
     assert_type(await client.modify("d-1", visit), ca.UpdateResult | None)
     await client.modify("d-1", lambda s: {"session": {"n": s.version}}, timeout=1.0)
     await client.modify("d-1", visit, metadata={"actor": "agent-7"})
+
+
+async def messages(client: ca.AsyncStateClient) -> None:
+    data: dict[str, object] = {"pages": 3}
+    assert_type(
+        await client.inject("d-1", text="ready", data=data, user_id="u-1", timeout=1.0),
+        ca.UpdateResult,
+    )
+    files = [{"name": "a", "url": "https://files.example/a"}]
+    await client.notify("d-1", text="ready", attachments=files, metadata={"actor": "a"})
+    await client.update("d-1", session={"a": 1}, inject={"text": "ready"})
+    row: ca.UpdateFields = {"dialog_id": "d-1", "notify": {"text": "ready"}}
+    await client.submit(row)
+    assert_type(ca.StateUpdate("d-1", inject={"text": "ready"}).inject, dict[str, Any])
+    assert_type(client.endpoint, ca.Endpoint | None)
+    ca.AsyncStateClient(
+        "https://a", auth=ca.ApiKey("k"), endpoint=ca.Endpoint("https://e", SecretStr("t"))
+    )
 
 
 def listening(client: ca.AsyncStateClient) -> None:

@@ -28,6 +28,7 @@ from cognigy_async import (
     BadRequestError,
     ClientClosedError,
     ClientUsageError,
+    Endpoint,
     HttpxTransport,
     QueueFullError,
     Request,
@@ -160,7 +161,9 @@ def test_it_has_the_public_names_of_the_asynchronous_client(client: StateClient)
     assert "close" in dir(client)
 
 
-@pytest.mark.parametrize("name", ["__init__", "update", "modify", "flush", "resume", "get_state"])
+@pytest.mark.parametrize(
+    "name", ["__init__", "update", "inject", "notify", "modify", "flush", "resume", "get_state"]
+)
 def test_a_method_has_the_arguments_of_the_asynchronous_one(name: str) -> None:
     own = inspect.signature(getattr(StateClient, name))
     assert own == inspect.signature(getattr(AsyncStateClient, name))
@@ -196,6 +199,15 @@ def test_writing_and_reading(client: StateClient, emulator: Emulator) -> None:
     assert (client.close_report.applied, client.metrics.applied) == (2, 2)
     assert client.close() is client.close_report
     assert not emulator.stats.violations()
+
+
+def test_messages(emulator: Emulator, make: Callable[..., StateClient]) -> None:
+    client = make(endpoint=Endpoint("http://localhost", "emulator-url-token"))
+    with client:
+        assert client.endpoint is not None
+        assert client.inject("d-1", text="wake up", user_id="u-1").status == 200
+        assert client.notify("d-1", data={"a": 1}, user_id="u-1").attempts == 1
+    assert [message["kind"] for message in emulator.dialogs["d-1"].messages] == ["inject", "notify"]
 
 
 def test_an_error_is_that_of_the_asynchronous_client(

@@ -1,7 +1,8 @@
 """Columns of a table.
 
-A column is named `dialog_id`, `next_step`, `update_id`, `if_match`, or like a variable:
-`session.cart_total`, or it is renamed so. A column that begins with `_` is passed over.
+A column is named `dialog_id`, `next_step`, `update_id`, `if_match`, or like a variable or a part of
+a message, `session.cart_total` or `inject.text`, or it is renamed so. A column that begins with `_`
+is passed over.
 """
 
 from __future__ import annotations

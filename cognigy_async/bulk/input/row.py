@@ -142,7 +142,7 @@ class Row:
     def not_repeatable(self) -> bool:
         """Return whether sending the row twice could apply it twice."""
         update = self.update
-        return update is not None and not (update.next_step is None and update.if_match is None)
+        return update is not None and not (update.repeatable and update.if_match is None)
 
     @property
     def may_move(self) -> bool:

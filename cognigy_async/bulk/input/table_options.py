@@ -18,9 +18,15 @@ TYPES = get_args(ColumnType)
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
 """Names of delimiters that are hard to type in a shell."""
 TEXTS = frozenset(
-    {"dialog_id", "expires_at", "if_match", "next_step", "profile_id", "update_id", "user_id"}
+    {
+        *("dialog_id", "expires_at", "if_match", "next_step", "profile_id", "update_id"),
+        *("user_id", "inject.text", "notify.text"),
+    }
 )
-CONTEXTS = ("session", "user")
+CONTEXTS = ("session", "user", "inject", "notify")
+"""Fields with variables or parts, each of which may have a column."""
+PARTS = frozenset({"inject.data", "notify.data", "notify.attachments"})
+"""Parts of messages besides their text."""
 
 FORMATS = {"jsonl": "JSON Lines", "csv": "CSV", "parquet": "Parquet", "excel": "an Excel workbook"}
 USES: dict[str, tuple[str, str, tuple[Format, ...]]] = {
@@ -136,7 +142,9 @@ NO_OPTIONS = TableOptions()
 
 def is_field(name: str) -> bool:
     """Return whether a column may have this name."""
-    return name in TEXTS or name in CONTEXTS or name.startswith(("_", "session.", "user."))
+    if name in TEXTS or name in CONTEXTS or name in PARTS:
+        return True
+    return name.startswith(("_", "session.", "user."))
 
 
 def _delimiter(text: str) -> str:

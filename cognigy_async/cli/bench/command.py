@@ -118,7 +118,7 @@ def bench(
         cores = available_cores() if target == "emulator" else None
         key, api = ApiKey(API_KEY), RuntimeApi()
         emulator = ClientArguments(
-            base_url="", auth=key, api=api, allow_insecure=False, rate_limit=None
+            base_url="", auth=key, api=api, allow_insecure=False, rate_limit=None, endpoint=None
         )
         arguments, connection = _tenant(env_file) if target == "tenant" else (emulator, DIRECT)
         arguments["rate_limit"] = limits or arguments["rate_limit"]

@@ -10,7 +10,7 @@ from typing import cast
 
 from rich.cells import cell_len, set_cell_size
 
-from cognigy_async import ConfigurationError, RateLimit, RuntimeApi, StateApi
+from cognigy_async import ConfigurationError, Endpoint, RateLimit, RuntimeApi, StateApi
 from cognigy_async.bulk import (
     ColumnReport,
     DryRun,
@@ -83,9 +83,10 @@ def check(
 ) -> int:
     """Check an input and print what was found; return the exit status."""
     api: StateApi = RuntimeApi()
+    endpoint: Endpoint | None = None
     try:
         arguments = Settings(env_file=settings_file(env_file)).client_arguments()
-        api = arguments["api"]
+        api, endpoint = arguments["api"], arguments["endpoint"]
         if rate_limit is None and isinstance(arguments["rate_limit"], tuple):
             rate_limit = arguments["rate_limit"]
     except ConfigurationError as error:
@@ -93,7 +94,13 @@ def check(
     kinds = _Faults(say if as_json else write_result)
     limits = limit_options.apply(api.limits)
     found = dry_run(
-        file, options, api=api, limits=limits, rate_limit=rate_limit, on_fault=kinds.add
+        file,
+        options,
+        api=api,
+        limits=limits,
+        rate_limit=rate_limit,
+        endpoint=endpoint,
+        on_fault=kinds.add,
     )
     kinds.write_rest()
     for line in found.notes:

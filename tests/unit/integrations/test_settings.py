@@ -15,6 +15,7 @@ from cognigy_async import (
     ApiKey,
     AsyncStateClient,
     ConfigurationError,
+    Endpoint,
     Limits,
     OAuthTokenProvider,
     RateLimit,
@@ -44,6 +45,7 @@ ADDRESSES = {
     "COGNIGY_PROXY": "http://planted.example:3128",
     "COGNIGY_CA_FILE": "planted.pem",
     "COGNIGY_ALLOW_INSECURE": "true",
+    "COGNIGY_ENDPOINT_URL": "https://planted.example/endpoint",
 }
 NOBODY = 65534
 
@@ -344,6 +346,7 @@ def test_a_reference_does_not_take_a_secret_out_of_the_environment(
 
 def test_every_address_and_credential_is_among_those_that_belong_together() -> None:
     secrets = {"COGNIGY_API_KEY", "COGNIGY_CLIENT_ID", "COGNIGY_CLIENT_SECRET"}
+    secrets.add("COGNIGY_ENDPOINT_TOKEN")
     harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "CONTEXT_LIMIT"}
     harmless |= {"USER_ID", "INJECT", "READS_STATE"}
     # A profile chooses between two paths of the base URL, and no host.
@@ -659,6 +662,7 @@ def test_an_argument_takes_precedence_over_the_settings(
         "api": api,
         "allow_insecure": True,
         "rate_limit": expected,
+        "endpoint": None,
     }
     AsyncStateClient(**arguments)
 
@@ -669,6 +673,48 @@ def test_an_argument_that_settings_do_not_provide_belongs_to_the_client(
     put(monkeypatch, KEY)
     with pytest.raises(TypeError, match="do not provide timeout; pass it to the client"):
         Settings().client_arguments(timeout=3.0)  # type: ignore[call-arg]
+
+
+URL = "https://endpoint.example"
+
+
+def test_the_endpoint_for_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, KEY | {"COGNIGY_ENDPOINT_URL": f"{URL}/", "COGNIGY_ENDPOINT_TOKEN": SECRET})
+    settings = Settings()
+    assert SECRET not in repr(settings)
+    endpoint = settings.client_arguments()["endpoint"]
+    assert repr(endpoint) == f"<Endpoint {URL}>"
+    assert AsyncStateClient(**settings.client_arguments()).endpoint is not None
+    other = Endpoint("https://other.example", "t")
+    assert settings.client_arguments(endpoint=other)["endpoint"] is other
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"COGNIGY_ENDPOINT_URL": URL}, "COGNIGY_ENDPOINT_TOKEN go together"),
+        ({"COGNIGY_ENDPOINT_TOKEN": SECRET}, "COGNIGY_ENDPOINT_TOKEN go together"),
+        (
+            {"COGNIGY_ENDPOINT_URL": URL, "COGNIGY_ENDPOINT_TOKEN": f"{SECRET}/"},
+            "COGNIGY_ENDPOINT_TOKEN has other characters",
+        ),
+        (
+            {"COGNIGY_ENDPOINT_URL": f"{URL}/{SECRET}", "COGNIGY_ENDPOINT_TOKEN": SECRET},
+            "COGNIGY_ENDPOINT_URL contains the token",
+        ),
+        (
+            {"COGNIGY_ENDPOINT_URL": "http://e.example", "COGNIGY_ENDPOINT_TOKEN": SECRET},
+            "COGNIGY_ENDPOINT_URL uses http://",
+        ),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], problem: str
+) -> None:
+    put(monkeypatch, KEY | variables)
+    text = refusal()
+    assert problem in text
+    assert SECRET not in text
 
 
 # Tenant profiles.

@@ -257,6 +257,8 @@ def test_the_json_schema_tells_what_an_update_is() -> None:
         "user_id",
         "profile_id",
         "metadata",
+        "inject",
+        "notify",
     }
     assert properties["metadata"]["additionalProperties"] == {"type": "string"}
     assert properties["session"]["type"] == properties["user"]["type"] == "object"
