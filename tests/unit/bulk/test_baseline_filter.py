@@ -149,11 +149,19 @@ def test_a_conditional_write_is_sent_whole_and_is_known_afterwards(
     assert [session(row) for row in (*conditional, again)] == [{"a": 1}, {"a": 1}, None]
 
 
-def test_a_transition_is_sent_whole_and_forgets_the_dialog(
-    changes: BaselineFilter, rows: Rows
+MOVES: list[dict[str, Any]] = [
+    {"next_step": "pay"},
+    {"inject": {"text": "go"}},
+    {"notify": {"text": "go"}},
+]
+
+
+@pytest.mark.parametrize("moves", MOVES)
+def test_a_move_is_sent_whole_and_forgets_the_dialog(
+    changes: BaselineFilter, rows: Rows, moves: dict[str, Any]
 ) -> None:
     applied(changes, rows.row(session={"a": 1, "b": 1}), rows.row("e", session={"a": 1}))
-    move = rows.row(session={"a": 1}, next_step="pay")
+    move = rows.row(session={"a": 1}, **moves)
     after = rows.row(session={"a": 1, "b": 1})
     applied(changes, move, after)
     assert session(move) == {"a": 1}
@@ -163,10 +171,11 @@ def test_a_transition_is_sent_whole_and_forgets_the_dialog(
     assert other.unchanged
 
 
-def test_a_write_before_a_transition_is_not_known_after_it(
-    changes: BaselineFilter, rows: Rows
+@pytest.mark.parametrize("moves", MOVES)
+def test_a_write_before_a_move_is_not_known_after_it(
+    changes: BaselineFilter, rows: Rows, moves: dict[str, Any]
 ) -> None:
-    first, move = rows.row(session={"a": 1}), rows.row(next_step="pay")
+    first, move = rows.row(session={"a": 1}), rows.row(**moves)
     assert changes.compare([first, move]) == [first, move]
     changes.settle(first, applied=True)
     changes.write()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cognigy_async import RateLimit, RuntimeApi, SessionsApi
+from cognigy_async import Endpoint, RateLimit, RuntimeApi, SessionsApi
 from cognigy_async.bulk import JobOptions, LateRows, dry_run
 
 from ._rows import dry, rows_of, written
@@ -115,6 +115,19 @@ def test_a_row_takes_as_many_requests_as_it_has_parts(tmp_path: Path) -> None:
     quota = RateLimit(10, per=100)
     assert late_in(path, rate_limit=quota) is None
     assert late_in(path, api, quota) == LateRows(5, 0, 5, assumed=False)
+
+
+def test_a_message_takes_a_request_of_its_own(tmp_path: Path) -> None:
+    api = SessionsApi(user_id="u-1")
+    quota = RateLimit(10, per=100)
+    endpoint = Endpoint("https://endpoint.example", "t")
+    given = lines(9, expires_at=at(50), inject={"text": "go"})
+    path = written(tmp_path / "rows.jsonl", *given)
+    found = dry_run(
+        path, JobOptions(), api=api, rate_limit=quota, endpoint=endpoint, on_fault=print
+    )
+    assert found.requests == 18
+    assert found.late == LateRows(5, 0, 5, assumed=False)
 
 
 def test_rows_of_one_dialog_may_share_a_request(tmp_path: Path) -> None:
