@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from logging import WARNING
@@ -17,7 +17,13 @@ from typing import Any, BinaryIO
 import anyio
 import anyio.to_thread
 
-from cognigy_async import AsyncStateClient, CognigyError, ConfigurationError, StateApi
+from cognigy_async import (
+    AsyncStateClient,
+    CognigyError,
+    ConfigurationError,
+    QuotaUse,
+    StateApi,
+)
 from cognigy_async._utils.logging import log
 from cognigy_async._utils.private_files import is_stream, make_private, open_private
 
@@ -305,8 +311,10 @@ class BulkJob:
                 limiter=limiter,
             )
             if opened.may_have_ends:
+                # The quota reads the clock of the event loop.
+                quota = client.metrics.quota
                 late = await anyio.to_thread.run_sync(
-                    self._late_rows, opened, client, baseline, limiter=limiter
+                    self._late_rows, opened, client, quota, baseline, limiter=limiter
                 )
                 if late is not None:
                     self._on_late(late)
@@ -347,10 +355,14 @@ class BulkJob:
                     await anyio.to_thread.run_sync(baseline.close, limiter=limiter)
 
     def _late_rows(
-        self, opened: OpenedJob, client: AsyncStateClient, baseline: Baseline | None
+        self,
+        opened: OpenedJob,
+        client: AsyncStateClient,
+        quota: Sequence[QuotaUse],
+        baseline: Baseline | None,
     ) -> LateRows | None:
         """Return the rows that cannot be sent before their sessions end."""
-        arguments = (self.source, self.options, opened, client, client.metrics.quota)
+        arguments = (self.source, self.options, opened, client, quota)
         if baseline is None:
             return find_late_rows(*arguments, None)
         scratch = baseline.copy()
