@@ -16,14 +16,16 @@ from .._run import NOT_APPLIED, report_errors
 
 def forget(
     baseline: Annotated[
-        Path, typer.Argument(metavar="BASELINE", help="File that --baseline of bulk run names.")
+        Path, typer.Argument(metavar="FILE", help="File that --baseline of bulk run names.")
     ],
     dialog_ids: Annotated[
-        list[str], typer.Argument(metavar="DIALOG...", help="Ids of the dialogs to forget.")
+        list[str], typer.Argument(metavar="ID", help="Ids of the dialogs to forget.")
     ],
     debug: DebugOption = False,
 ) -> None:
-    """Forget dialogs in a baseline, so that the next job sends all of their variables.
+    """Forget what a baseline knows of dialogs.
+
+    The next job with the baseline sends all of their variables.
 
     Exit status: 0 forgotten, 1 the baseline knew nothing of the dialogs, 2 invalid usage or
     baseline.
