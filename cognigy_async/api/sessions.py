@@ -271,14 +271,17 @@ class SessionsApi:
         if status in (429, 503):
             context["retry_after"] = retry_after(response.headers, wall_clock)
         meaning = _effective_status(status, code)
-        what = "profile" if PROFILES in request.url else "session"
+        is_profile = PROFILES in request.url
         if meaning == 402:
             error: errors.UpdateError = errors.PermissionDeniedError(
                 "The licence of the tenant does not cover this", **context
             )
             error.remedy = "Ask the owner of your contract with the vendor."
         elif meaning in (409, 412):
-            error = errors.StateConflictError(f"Another client is writing the {what}", **context)
+            message = "Another client is writing the session"
+            if is_profile:
+                message = "Another client is writing the profile"
+            error = errors.StateConflictError(message, **context)
             error.remedy = "Try again later."
         else:
             error = error_of_status(request, meaning, context)
@@ -287,7 +290,7 @@ class SessionsApi:
                 "Check the ids of session, user, profile and project, and the base URL; a host "
                 "that serves the runtime API instead needs api=RuntimeApi()."
             )
-        elif what == "profile" and isinstance(error, errors.BadRequestError):
+        elif is_profile and isinstance(error, errors.BadRequestError):
             error.remedy = (
                 "Check the names and types of the fields in the project's profile schema."
             )
