@@ -128,6 +128,8 @@ class StateClient:
                 self._portal = self._opened.result() if self._opened else None
             if (portal := self._portal) is None:
                 self._closed = True
+                if self._opened:  # the opening failed, and its thread ends
+                    self._thread.join()
                 return self.close_report or NOTHING
             future = self._start(self._client.aclose, drain=drain, timeout=timeout)
         try:

@@ -6,6 +6,7 @@ import functools
 import ssl
 import sys
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -79,7 +80,7 @@ class HttpxTransport:
         self._library: Any = sys.modules[name]
         self._body_type = _body_type(self._library)
         self._client = cast("httpx.AsyncClient | None", client)
-        self._idle: list[_Connection] = []
+        self._idle: dict[tuple[str, bytes], list[_Connection]] = {}
         self._used: set[_Connection] = set()
         self._closed = False
 
@@ -112,7 +113,7 @@ class HttpxTransport:
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
         self._closed = True
-        connections = [*self._idle, *self._used]
+        connections = [*chain(*self._idle.values()), *self._used]
         self._idle.clear()
         for connection in connections:
             await connection.transport.aclose()
@@ -128,7 +129,9 @@ class HttpxTransport:
         answer: httpx.Response | None = None
         connection: _Connection | None = None
         if self._client is None:
-            connection = self._idle.pop() if self._idle else _Connection()
+            origin = outgoing.url.scheme, outgoing.url.netloc
+            idle = self._idle.get(origin)
+            connection = idle.pop() if idle else _Connection(origin)
             self._used.add(connection)
         try:
             with anyio.move_on_after(timeout):
@@ -159,10 +162,11 @@ class HttpxTransport:
         ended = [] if answered and not self._closed else [connection]
         if not ended:
             connection.idle_since = now
-            self._idle.append(connection)
+            idle = self._idle.setdefault(connection.origin, [])
+            idle.append(connection)
             # The last one is used first, so the first one is idle for the longest time.
-            if self._idle[0].idle_since < now - KEEPALIVE:
-                ended.append(self._idle.pop(0))
+            if idle[0].idle_since < now - KEEPALIVE:
+                ended.append(idle.pop(0))
         for one in ended:
             with anyio.CancelScope(shield=True):
                 await one.transport.aclose()
@@ -328,7 +332,8 @@ class _Connection:
     the time of a request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, origin: tuple[str, bytes]) -> None:
+        self.origin = origin
         self.idle_since = 0.0
         self.transport = httpx.AsyncHTTPTransport(
             verify=default_context(),

@@ -24,6 +24,26 @@ pytestmark = pytest.mark.real_time
 LIBRARIES = {"httpx": httpx, "httpx2": httpx2}
 
 
+async def test_each_server_has_its_own_connections() -> None:
+    transport = HttpxTransport()
+    async with serving(answering) as server, serving(answering) as other:
+        for _ in range(3):
+            for one in (server, other):
+                await transport.send(patch(one), timeout=5)
+        assert (server.connections, other.connections) == (1, 1)
+        await transport.aclose()
+        await until(lambda: server.open + other.open == 0)
+    # They do not take turns on connections, each of which would then have one to each server.
+    transport = HttpxTransport()
+    async with serving(answering) as server, serving(answering) as other:
+        await all_can_be_served(transport, server, owned=True)
+        await transport.send(patch(other), timeout=5)
+        opened = server.open
+        await transport.send(patch(server), timeout=5)
+        assert (server.open, other.open) == (opened, 1)
+        await transport.aclose()
+
+
 async def test_connections_that_are_no_longer_needed_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -125,7 +125,7 @@ class Calls:
 def arriving(calls: Calls, count: int) -> list[float]:
     async def main() -> list[float]:
         loop = asyncio.get_running_loop()
-        return await arrivals(10.0, range(count), calls, loop.time, asyncio.sleep)
+        return await arrivals(10.0, range(count), calls, loop.time)
 
     return run(main, backend="asyncio")
 

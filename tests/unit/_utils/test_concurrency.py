@@ -374,6 +374,7 @@ async def test_whatever_happens_a_wait_ends_with_the_last_item_that_it_was_for(s
 
 
 @pytest.mark.real_time
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="there is no pthread_kill")
 def test_no_item_of_a_thread_is_lost_or_doubled_by_interrupts() -> None:
     items = ItemsOfThread(iter(range(3_000)))
     is_armed = False
