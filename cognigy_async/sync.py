@@ -56,8 +56,8 @@ class StateClient:
     @_same_arguments(ca.AsyncStateClient.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._client = client = ca.AsyncStateClient(*args, **kwargs)
-        self.base_url, self.api, self.limits = client.base_url, client.api, client.limits
-        self.endpoint = client.endpoint
+        self.base_url, self.api = client.base_url, client.api
+        self.limits, self.endpoint = client.limits, client.endpoint
         self.on_failure, self.on_state_updated = client.on_failure, client.on_state_updated
         self.on_update_failed, self.add_observer = client.on_update_failed, client.add_observer
         self._lock = threading.RLock()  # reentrant: a signal handler may call the client

@@ -261,9 +261,9 @@ def test_doctor_checks_all_through_the_proxy(
     named = f"the proxy {address} of HTTPS_PROXY"
     assert found["dns"] == f"127.0.0.1, {named} resolves to 127.0.0.1"
     assert found["tls"].startswith(f"{TENANT} through {named}: TLSv1.3, certificate valid for ")
-    # The check of TLS, the token, and the read with a token of its own.
-    assert proxy.lines == [f"CONNECT {TENANT}:443 HTTP/1.1"] * 4
-    assert emulator.stats.requests == 1
+    # The check of TLS, the token, a read of each API, and the read with a token of its own.
+    assert proxy.lines == [f"CONNECT {TENANT}:443 HTTP/1.1"] * 6
+    assert emulator.stats.requests == 4
     proxy.lines.clear()
     proxy.refuses = "403 Not for you"
     assert command("doctor") == 1
