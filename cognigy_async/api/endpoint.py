@@ -44,7 +44,7 @@ class Endpoint:
 
     In Cognigy.AI, the settings of an endpoint show its Endpoint URL, or Config URL for Webchat:
     ``https://endpoint-trial.cognigy.ai/7b21...c3d8``. The part after the last slash is the URL
-    token (docs.cognigy.com, "Inject and Notify"). It is the only credential of these requests, so
+    token (docs.cognigy.com, "Inject and Notify"). It is the credential of these requests, so
     the client treats it as a secret: only the request line has it. Tokens and API keys are never
     sent to this service.
 
