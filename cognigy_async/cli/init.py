@@ -25,6 +25,7 @@ from ._options import DebugOption, VerboseOption
 from ._output import note, say, write_result
 from ._run import INTERRUPTED, NOT_APPLIED, report_errors
 from ._streams import is_terminal
+from .doctor.apis import API_PATH, INTERFACE
 from .doctor.checks import NO_DIALOG, Connections, run_checks
 from .doctor.command import print_finding
 
@@ -37,10 +38,6 @@ APP_HOST = re.compile(r"api-app(-[a-z0-9]+)?\.cognigy\.ai|cognigy-api-[a-z0-9-]+
 (docs.cognigy.com, "Quotas and Limits")."""
 SHARED_RATE = "1000/300"
 """Requests in 5 minutes of one calling address (docs.cognigy.com, "Quotas and Limits")."""
-INTERFACE = re.compile(r"(trial|app|app-[a-z0-9]+)\.cognigy\.ai")
-"""Hosts of the user interface, which people copy from their browser."""
-API_PATH = re.compile(r"/(new(/v2\.0)?|openapi)/*$")
-"""Paths that people copy with the address of the API."""
 
 TOKEN_PATHS = {"runtime": "/oauth/token", "sessions": "/auth/oauth2/token"}
 PLAIN = re.compile(r"[\w./:@%+,~=-]*", re.ASCII)

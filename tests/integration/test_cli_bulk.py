@@ -448,6 +448,9 @@ def test_a_baseline_saves_requests_and_forgets(emulator: Emulator, command: Comm
     assert command("bulk", "forget", "nightly", "d1", "d2") == 0
     assert command.out == "2 variables of 2 dialogs forgotten\n"
     assert command("bulk", "forget", "nightly", "d1") == 1
+    assert command.out == "The baseline knows no variable of this dialog; nothing was forgotten.\n"
+    assert command("bulk", "forget", "nightly", "d1", "d2") == 1
+    assert command.out.startswith("The baseline knows no variable of these 2 dialogs; nothing")
     assert command("bulk", "forget", "none", "d1") == 2
     assert "there is no baseline none" in command.err
     assert command(*nightly, "--journal", "3", "--baseline-max-age", "7d") == 0

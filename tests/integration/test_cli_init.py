@@ -351,9 +351,7 @@ def test_which_hosts_are_shared(host: str, shared: bool) -> None:
         ("runtime", "api.cognigy.ai", None),
     ],
 )
-def test_app_allows_larger_contexts(
-    tmp_path: Path, api: str, host: str, limit: str | None
-) -> None:
+def test_app_allows_larger_contexts(tmp_path: Path, api: str, host: str, limit: str | None) -> None:
     limits = _documented_limits(api, f"https://{host}")
     assert limits.get("COGNIGY_CONTEXT_LIMIT") == limit
     variables = {"COGNIGY_BASE_URL": f"https://{host}", "COGNIGY_API": api}

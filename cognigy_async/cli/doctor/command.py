@@ -121,9 +121,10 @@ async def _check_all(
         settings = Settings(env_file=file)
         ways = Connections(*connections(settings))
     except ConfigurationError as error:
+        remedy = REMEDY if REMEDY in str(error) else "Correct this setting where it is set."
         detail = name_settings(str(error).replace(REMEDY, "").strip())
         detail += _origins(findings.sources)
-        findings.add(Finding("settings", "failed", detail, name_settings(REMEDY)))
+        findings.add(Finding("settings", "failed", detail, name_settings(remedy)))
         return USAGE
     finally:
         logger.removeHandler(findings)
