@@ -635,8 +635,10 @@ class AsyncStateClient:
         Args:
             dialog_id: Id of the session.
             user_id: Owner of the session.
-            flow_reference_id: Optional id of the flow whose context the server resets.
-            entrypoint: Optional id of the project or snapshot of that flow.
+            flow_reference_id: Id (UUID) of the flow whose context the server resets. The vendor's
+                reference requires it and `entrypoint`. The client omits what is not given.
+            entrypoint: Id (UUID) of the entry point of that flow. It is sent as ``entrypoint``,
+                as the official JavaScript client does; the reference spells it ``entryPoint``.
             retry, timeout: Replace the arguments of the client.
 
         Raises:
