@@ -116,8 +116,10 @@ def _ask_and_write(path: Path, *, may_replace: bool) -> bool:
         note(f"It sets the rate limit of this server: {SHARED_RATE} (requests/seconds).")
     if "COGNIGY_CONTEXT_LIMIT" in variables:
         note("It sets the largest context of this server: 1.5 MB (app).")
-    reads = settings.api == "runtime"
-    command = "get ID" if reads else "update ID --session NAME=VALUE"
+    command = "get ID"
+    if settings.api == "sessions":
+        user = "" if settings.user_id else " --user-id USER"
+        command = f"update ID{user} --session NAME=VALUE"
     option = "" if path == Path(".env") else f" --env-file {path}"
     note(f"Next: cognigy-async {command}{option}")
     return True

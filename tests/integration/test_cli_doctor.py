@@ -654,6 +654,28 @@ def test_what_is_not_there_is_answered_like_a_path_that_does_not_exist(
 
 
 @pytest.mark.usefixtures("with_key")
+@pytest.mark.parametrize(
+    ("chosen", "remedy"),
+    [
+        ("runtime", "Check COGNIGY_BASE_URL, or name an existing dialog with --dialog."),
+        ("sessions", "Check COGNIGY_BASE_URL."),
+    ],
+)
+def test_where_no_api_is_there_the_remedy_fits_the_chosen_one(
+    command: Command, monkeypatch: pytest.MonkeyPatch, chosen: str, remedy: str
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", chosen)
+    with host(NOTHING, NOTHING, NOTHING) as (url, _):
+        monkeypatch.setenv("COGNIGY_BASE_URL", f"{url}/new")
+        found = findings(command)
+        assert command("doctor") == 0
+    assert (found[chosen]["status"], found[chosen]["remedy"]) == ("warning", remedy)
+    # The sources of the settings are said once.
+    assert command.out.count("default: all others") == 1
+    assert "COGNIGY_BASE_URL ends with /new" in command.out
+
+
+@pytest.mark.usefixtures("with_key")
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_server_that_asks_to_wait_is_not_asked_further(
     command: Command, monkeypatch: pytest.MonkeyPatch, status: int

@@ -176,6 +176,18 @@ def test_an_answer_that_is_wrong_is_asked_for_again(
     }
 
 
+def test_without_a_user_the_next_command_names_one(
+    server: tuple[Emulator, str], terminals: list[Terminal], tmp_path: Path
+) -> None:
+    terminals.append(terminal := Terminal(tmp_path, "init"))
+    for question, answer in ((API, ""), (ADDRESS, server[1]), (LOGIN, ""), (KEY, SECRET)):
+        terminal.answer(question, answer)
+    terminal.answer(USER, "")
+    assert terminal.end() == 0, terminal.shown
+    next_command = "Next: cognigy-async update ID --user-id USER --session NAME=VALUE"
+    assert next_command in " ".join(terminal.shown.split())
+
+
 @pytest.mark.parametrize(("answer", "status"), [("n", 1), ("y", 0)])
 def test_settings_that_fail_are_written_only_after_a_yes(
     server: tuple[Emulator, str],

@@ -461,7 +461,9 @@ def _findings_of_apis(chosen: str, served: Sequence[Served]) -> list[Finding]:
         elif is_served or api != chosen:
             findings.append(Finding(api, "ok", detail))
         else:
-            remedy = "Check COGNIGY_BASE_URL, or name an existing dialog with --dialog."
+            remedy = "Check COGNIGY_BASE_URL."
+            if api == "runtime":
+                remedy = "Check COGNIGY_BASE_URL, or name an existing dialog with --dialog."
             others = [other for other, found in zip(APIS, served, strict=True) if found.is_served]
             if others:
                 remedy = f"Set COGNIGY_API={others[0]}, if the credentials are for this API."

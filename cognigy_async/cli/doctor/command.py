@@ -131,6 +131,7 @@ async def _check_all(
     if session_id is not None and settings.api != "sessions":
         raise typer.BadParameter("--probe-session requires COGNIGY_API=sessions")
     async for finding in run_checks(settings, ways, dialog_id, session_id):
-        origins = _origins(findings.sources) if finding.check == "settings" else ""
-        findings.add(replace(finding, detail=finding.detail + origins))
+        if (finding.check, finding.status) == ("settings", "ok"):
+            finding = replace(finding, detail=finding.detail + _origins(findings.sources))
+        findings.add(finding)
     return NOT_APPLIED if any(finding.status == "failed" for finding in findings.all) else 0
