@@ -637,8 +637,9 @@ class AsyncStateClient:
             user_id: Owner of the session.
             flow_reference_id: Id (UUID) of the flow whose context the server resets. The vendor's
                 reference requires it and `entrypoint`. The client omits what is not given.
-            entrypoint: Id (UUID) of the entry point of that flow. It is sent as ``entrypoint``,
-                as the official JavaScript client does; the reference spells it ``entryPoint``.
+            entrypoint: Id of the project or snapshot of that flow; the reference types it as a
+                UUID. It is sent as ``entrypoint``, as the official JavaScript client does, where
+                the reference has ``entryPoint``.
             retry, timeout: Replace the arguments of the client.
 
         Raises:
