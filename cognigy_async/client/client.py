@@ -721,7 +721,8 @@ class AsyncStateClient:
 
         Args:
             profile_id: Id of the profile, of 24 characters.
-            profile: Fields by name; see `create_profile`. Other fields keep their values.
+            profile: Fields by name; see `create_profile`. The client expects that other fields
+                keep their values; the vendor does not document it.
             active: Whether the profile is active.
             contact_ids: Ids of all users that the profile belongs to.
             retry, timeout, deadline, priority: See `update`.
