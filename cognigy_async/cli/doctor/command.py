@@ -131,7 +131,7 @@ async def _check_all(
     if session_id is not None and settings.api != "sessions":
         raise typer.BadParameter("--probe-session requires COGNIGY_API=sessions")
     async for finding in run_checks(settings, ways, dialog_id, session_id):
-        if (finding.check, finding.status) == ("settings", "ok"):
-            finding = replace(finding, detail=finding.detail + _origins(findings.sources))
-        findings.add(finding)
+        described = (finding.check, finding.status) == ("settings", "ok")
+        origins = _origins(findings.sources) if described else ""
+        findings.add(replace(finding, detail=finding.detail + origins))
     return NOT_APPLIED if any(finding.status == "failed" for finding in findings.all) else 0
