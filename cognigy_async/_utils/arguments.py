@@ -56,7 +56,9 @@ def validate_type(name: str, value: object, kind: type[InstanceT]) -> InstanceT:
     return value
 
 
-def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
+def validate_base_url(
+    base_url: str, *, allow_insecure: bool = False, example: str = "https://api.cognigy.ai"
+) -> str:
     """Return a base URL without trailing slashes.
 
     Raises:
@@ -64,7 +66,7 @@ def validate_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
             uses ``http://`` for another machine without `allow_insecure`.
     """
     validate_type("base_url", base_url, str)
-    problem = url_problem(base_url, "https://api.cognigy.ai")
+    problem = url_problem(base_url, example)
     if problem is None and not base_url.isascii():
         problem = "must be ASCII"
     if problem is None and "?" in base_url:

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 URL_TOKEN = re.compile(r"[A-Za-z0-9_~-]+")
 """The characters that a URL keeps as they are, but for the dot."""
 
+DOCUMENTED_TOKEN = re.compile(r"[0-9a-f]{64}")
+"""A URL token as in the vendor's examples (docs.cognigy.com, "Inject and Notify")."""
+
+EXAMPLE = "https://endpoint-trial.cognigy.ai"
+"""An Endpoint URL without its token, from the same page."""
+
 NO_VARIABLES = b"{}"
 """Body of an update that only carries a message."""
 
@@ -44,7 +50,7 @@ class Endpoint:
 
     In Cognigy.AI, the settings of an endpoint show its Endpoint URL, or Config URL for Webchat:
     ``https://endpoint-trial.cognigy.ai/7b21...c3d8``. The part after the last slash is the URL
-    token (docs.cognigy.com, "Inject and Notify"). It is the only credential of these requests, so
+    token (docs.cognigy.com, "Inject and Notify"). It is the credential of these requests, so
     the client treats it as a secret: only the request line has it. Tokens and API keys are never
     sent to this service.
 
@@ -75,10 +81,12 @@ class Endpoint:
                 "the last slash"
             )
         try:
-            self.url = validate_base_url(url, allow_insecure=True)
+            self.url = validate_base_url(url, allow_insecure=True, example=EXAMPLE)
         except ConfigurationError as error:
             raise ConfigurationError(str(error).replace("base_url", "Endpoint: url", 1)) from None
-        if secret in self.url.split("/"):
+        parts = self.url.split("/")
+        # A token in the URL would be shown with it, even if it is not the token of the argument.
+        if secret in parts or any(map(DOCUMENTED_TOKEN.fullmatch, parts)):
             raise ConfigurationError(
                 "Endpoint: url contains the token; pass the Endpoint URL up to its last slash"
             )

@@ -68,6 +68,9 @@ class SessionsApi:
     update has one outcome. If a later request fails, the error has `applied_parts`. A retry
     continues with the request that failed.
 
+    The vendor deprecated states in Cognigy.AI 2026.7 and plans their removal (docs.cognigy.com,
+    "State"). It does not document what becomes of the requests for them.
+
     States have no versions, so the client rejects `if_match` and `modify`. After a lost response,
     the client repeats only assignments of variables. Another request could undo newer changes of
     the flow, so it fails with `AmbiguousUpdateError`.

@@ -18,6 +18,8 @@ from .runtime import RuntimeApi
 from .sessions import SessionsApi
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from .base import MergedValues, StateApi
 
 TokenPath: TypeAlias = Literal["/oauth/token", "/auth/oauth2/token"]
@@ -213,11 +215,14 @@ class TenantProfile(_Measured):
             return cls.model_validate(found)
         except ValidationError as error:
             faults = [
-                f"{'.'.join(map(str, line['loc']))}: {line['msg']}"
+                f"{'.'.join(map(str, line['loc']))}: {_problem(line)}"
                 for line in error.errors(include_url=False, include_input=False)
             ]
         # Raise outside of `except`, so that the error's context holds no values.
-        raise ConfigurationError(f"is not a valid tenant profile: {'; '.join(faults)}")
+        raise ConfigurationError(
+            f"is not a valid tenant profile: {'; '.join(faults)}; correct it, or write a new one "
+            "with: cognigy-async probe --session ID"
+        )
 
     def to_json(self) -> str:
         """Return the content of a file."""
@@ -278,3 +283,12 @@ class TenantProfile(_Measured):
             reads_state=reads.works if reads_state is None else reads_state,
             limits=limits,
         )
+
+
+def _problem(line: ErrorDetails) -> str:
+    """Return the problem of one member in a few words."""
+    if line["type"] == "missing":
+        return "is missing"
+    if line["type"] == "extra_forbidden":
+        return "is not a member of a profile"
+    return line["msg"].replace("Input should be", "must be", 1)

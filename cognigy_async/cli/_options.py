@@ -173,7 +173,8 @@ def parse_duration(text: str, option: str) -> float:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise ConfigurationError(
-            f"{option} {text!r}: write a number with s, m, h or d behind it, for example 12h or 7d"
+            f"{option} {text!r}: write a number above 0 with s, m, h or d behind it, for example "
+            "30m or 7d"
         )
     return seconds
 

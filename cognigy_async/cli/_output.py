@@ -27,7 +27,7 @@ REASONS = {
     "no_response": "no response",
     "not_sent": "could not connect",
     "throttled": "throttled (429)",
-    "unauthorized": "token refused (401)",
+    "unauthorized": "credentials refused (401)",
     "unavailable": "unavailable (503)",
 }
 """Reasons for a retry, by their names in the metrics."""

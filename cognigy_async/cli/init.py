@@ -25,6 +25,7 @@ from ._options import DebugOption, VerboseOption
 from ._output import note, say, write_result
 from ._run import INTERRUPTED, NOT_APPLIED, report_errors
 from ._streams import is_terminal
+from .doctor.apis import API_PATH, INTERFACE
 from .doctor.checks import NO_DIALOG, Connections, run_checks
 from .doctor.command import print_finding
 
@@ -32,12 +33,11 @@ SHARED_HOST = re.compile(
     r"api(-trial|-app|-app-[a-z0-9]+)?\.cognigy\.ai|cognigy-api-[a-z0-9-]+\.nicecxone\.com"
 )
 """Hosts of the API on shared SaaS (docs.cognigy.com, "API and CLI"), and the tutorial's host."""
+APP_HOST = re.compile(r"api-app(-[a-z0-9]+)?\.cognigy\.ai|cognigy-api-[a-z0-9-]+\.nicecxone\.com")
+"""Those among them whose contexts may have the size of App: shared SaaS except Trial
+(docs.cognigy.com, "Quotas and Limits")."""
 SHARED_RATE = "1000/300"
 """Requests in 5 minutes of one calling address (docs.cognigy.com, "Quotas and Limits")."""
-INTERFACE = re.compile(r"(trial|app|app-[a-z0-9]+)\.cognigy\.ai")
-"""Hosts of the user interface, which people copy from their browser."""
-API_PATH = re.compile(r"/(new(/v2\.0)?|openapi)/*$")
-"""Paths that people copy with the address of the API."""
 
 TOKEN_PATHS = {"runtime": "/oauth/token", "sessions": "/auth/oauth2/token"}
 PLAIN = re.compile(r"[\w./:@%+,~=-]*", re.ASCII)
@@ -114,8 +114,12 @@ def _ask_and_write(path: Path, *, may_replace: bool) -> bool:
     note("It contains a secret: keep it out of version control.")
     if "COGNIGY_RATE_LIMIT" in variables:
         note(f"It sets the rate limit of this server: {SHARED_RATE} (requests/seconds).")
-    reads = settings.api == "runtime"
-    command = "get ID" if reads else "update ID --session NAME=VALUE"
+    if "COGNIGY_CONTEXT_LIMIT" in variables:
+        note("It sets the largest context of this server: 1.5 MB (app).")
+    command = "get ID"
+    if settings.api == "sessions":
+        user = "" if settings.user_id else " --user-id USER"
+        command = f"update ID{user} --session NAME=VALUE"
     option = "" if path == Path(".env") else f" --env-file {path}"
     note(f"Next: cognigy-async {command}{option}")
     return True
@@ -126,12 +130,14 @@ def _ask() -> dict[str, str]:
     say("Press Enter to accept an answer in brackets. Ctrl-C ends without writing anything.")
     say("")
     say("Every tenant has the sessions API, the public REST API. Some have the runtime API.")
-    api = _prompt("API: runtime or sessions", _one_of("runtime", "sessions"), default="runtime")
+    api = _prompt("API: sessions or runtime", _one_of("sessions", "runtime"), default="sessions")
     base_url = _prompt("Address of the API, such as https://api-trial.cognigy.ai", _address)
     variables = {"COGNIGY_BASE_URL": base_url, "COGNIGY_API": api}
     say("")
     say("An API key belongs to a user of Cognigy.AI, OAuth client credentials to a program.")
-    if _prompt("Log in with: key or client", _one_of("key", "client"), default="key") == "key":
+    usual_login = "key" if api == "sessions" else "client"
+    login = _prompt("Log in with: key or client", _one_of("key", "client"), default=usual_login)
+    if login == "key":
         variables["COGNIGY_API_KEY"] = _prompt("API key (not shown)", _text, hidden=True)
     else:
         variables["COGNIGY_CLIENT_ID"] = _prompt("Client id", _text)
@@ -147,9 +153,18 @@ def _ask() -> dict[str, str]:
         user_id = _prompt("User id, or - for none", _text, default="-")
         if user_id != "-":
             variables["COGNIGY_USER_ID"] = user_id
-    if SHARED_HOST.fullmatch(urlsplit(base_url).hostname or ""):
-        variables["COGNIGY_RATE_LIMIT"] = SHARED_RATE
-    return variables
+    return variables | _documented_limits(api, base_url)
+
+
+def _documented_limits(api: str, base_url: str) -> dict[str, str]:
+    """Return the limits that the vendor documents for a host of shared SaaS."""
+    host = urlsplit(base_url).hostname or ""
+    limits = {}
+    if SHARED_HOST.fullmatch(host):
+        limits["COGNIGY_RATE_LIMIT"] = SHARED_RATE
+    if api == "sessions" and APP_HOST.fullmatch(host):
+        limits["COGNIGY_CONTEXT_LIMIT"] = "app"
+    return limits
 
 
 def _prompt(

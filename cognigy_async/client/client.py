@@ -635,8 +635,11 @@ class AsyncStateClient:
         Args:
             dialog_id: Id of the session.
             user_id: Owner of the session.
-            flow_reference_id: Optional id of the flow whose context the server resets.
-            entrypoint: Optional id of the project or snapshot of that flow.
+            flow_reference_id: Id (UUID) of the flow whose context the server resets. The vendor's
+                reference requires it and `entrypoint`. The client omits what is not given.
+            entrypoint: Id of the project or snapshot of that flow; the reference types it as a
+                UUID. It is sent as ``entrypoint``, as the official JavaScript client does, where
+                the reference has ``entryPoint``.
             retry, timeout: Replace the arguments of the client.
 
         Raises:
@@ -718,7 +721,8 @@ class AsyncStateClient:
 
         Args:
             profile_id: Id of the profile, of 24 characters.
-            profile: Fields by name; see `create_profile`. Other fields keep their values.
+            profile: Fields by name; see `create_profile`. The client expects that other fields
+                keep their values; the vendor does not document it.
             active: Whether the profile is active.
             contact_ids: Ids of all users that the profile belongs to.
             retry, timeout, deadline, priority: See `update`.

@@ -61,7 +61,7 @@ def plan(
         updates: An iterable of `StateUpdate` or mappings of its arguments.
         rate_limit, coalesce, limits, api: See `AsyncStateClient`.
         session_ttl: Seconds that a session lives, for six types of endpoint 1,800 by default
-            (docs.cognigy.com, "Quotas and Limits"). A job that takes longer gets a warning.
+            (docs.cognigy.com, "Session Management"). A job that takes longer gets a warning.
 
     Raises:
         ConfigurationError: The rate limit has no numbers, as ``"auto"``, or `session_ttl` is

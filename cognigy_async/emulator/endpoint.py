@@ -261,7 +261,9 @@ class ApiEndpoint(ABC):
         """Return a refusal if the credentials of a request are missing, expired or too weak."""
         scopes = self._tokens.scopes_of(request.headers, now)
         if scopes is None:
-            return self._error(401, "the token is missing, expired or unknown", INVALID_TOKEN)
+            return self._error(
+                401, "the token or the API key is missing, expired or unknown", INVALID_TOKEN
+            )
         needed = self._scopes_for(call)
         if needed and set(scopes).isdisjoint(needed):
             return self._error(403, f"this needs the scope {' or '.join(needed)}")

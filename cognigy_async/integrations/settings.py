@@ -186,7 +186,7 @@ def read_tenant_profile(path: str | Path, source: str) -> TenantProfile:
         fault = str(error)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its name is invalid"
-        fault = f"cannot be read: {reason}"
+        fault = f"cannot be read: {reason}; name a file that cognigy-async probe wrote"
     # Raise outside of `except`, so that the error's context holds no values.
     raise ConfigurationError(f"{source}: {path} {fault}")
 

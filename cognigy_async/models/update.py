@@ -416,7 +416,8 @@ class StateUpdate:
         if next_step is not None:
             wire["transition"] = {"nextStep": next_step}
         if not wire and self._message is None:
-            problem, remedy = "the update carries nothing", "set a variable or next_step"
+            problem = "the update carries nothing"
+            remedy = "set a variable, next_step, inject or notify"
             raise _validation_error([Fault("update", problem, remedy)], dialog_id, session, user)
         if limits.variables is not None and session:
             from .typed_variables import faults_of_model

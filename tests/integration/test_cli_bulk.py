@@ -116,7 +116,7 @@ def test_rows_that_are_too_late_are_told_before_the_job(
     assert json.loads(letter)["expires_at"] == late["expires_at"]
     assert "2026-01-01T00:00:00" in json.loads(letter)["_error"]["message"]
     assert command("bulk", "run", "rows.jsonl", "--session-ttl", "0") == 2
-    assert "--session-ttl '0': write a number with s, m, h or d" in command.messages
+    assert "--session-ttl '0': write a number above 0 with s, m, h or d" in command.messages
 
 
 def test_dry_run_and_run_name_the_same_rows(emulator: Emulator, command: Command) -> None:
@@ -448,6 +448,9 @@ def test_a_baseline_saves_requests_and_forgets(emulator: Emulator, command: Comm
     assert command("bulk", "forget", "nightly", "d1", "d2") == 0
     assert command.out == "2 variables of 2 dialogs forgotten\n"
     assert command("bulk", "forget", "nightly", "d1") == 1
+    assert command.out == "The baseline knows no variable of this dialog; nothing was forgotten.\n"
+    assert command("bulk", "forget", "nightly", "d1", "d2") == 1
+    assert command.out.startswith("The baseline knows no variable of these 2 dialogs; nothing")
     assert command("bulk", "forget", "none", "d1") == 2
     assert "there is no baseline none" in command.err
     assert command(*nightly, "--journal", "3", "--baseline-max-age", "7d") == 0
@@ -467,7 +470,7 @@ def test_an_age_that_is_none_is_refused(emulator: Emulator, command: Command, ag
     write_rows(1)
     options = ("--baseline", "nightly", "--baseline-max-age", age)
     assert command("bulk", "run", "rows.jsonl", *options) == 2
-    assert "write a number with s, m, h or d behind it" in " ".join(command.err.split())
+    assert "write a number above 0 with s, m, h or d behind it" in " ".join(command.err.split())
 
 
 def test_an_age_needs_a_baseline_of_its_own(emulator: Emulator, command: Command) -> None:

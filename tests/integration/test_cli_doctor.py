@@ -24,8 +24,10 @@ from cognigy_async.cli.doctor.checks import (
     RecordingTransport,
     check_clock,
     check_throttling,
+    settings_findings,
 )
 from cognigy_async.emulator import Emulator, Faults
+from cognigy_async.integrations.settings import Settings
 
 from .conftest import SECRET, Command
 
@@ -59,6 +61,62 @@ def test_no_settings(emulator: Emulator, command: Command, monkeypatch: pytest.M
     (found,) = command.json["checks"]
     assert "in the environment" in found["remedy"]
     assert "in the environment" not in found["detail"]
+
+
+def test_the_remedy_of_an_invalid_setting_is_not_that_of_a_missing_one(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tenant.json").write_text("[]")
+    monkeypatch.setenv("COGNIGY_TENANT", str(tmp_path / "tenant.json"))
+    (found,) = findings(command).values()
+    assert (found["check"], found["status"]) == ("settings", "failed")
+    assert "tenant.json is not a tenant profile; write one with: " in found["detail"]
+    assert found["remedy"] == "Correct this setting where it is set."
+
+
+@pytest.mark.parametrize(
+    ("address", "detail", "remedy"),
+    [
+        (
+            "https://app.cognigy.ai",
+            "app.cognigy.ai is the host of the user interface",
+            "Set COGNIGY_BASE_URL=https://api-app.cognigy.ai.",
+        ),
+        (
+            "https://api.example.com/openapi",
+            "COGNIGY_BASE_URL ends with /openapi, which is not part of it",
+            "Set COGNIGY_BASE_URL=https://api.example.com.",
+        ),
+        (
+            "https://example.com/gateway/new/v2.0/",
+            "COGNIGY_BASE_URL ends with /new/v2.0, which is not part of it",
+            "Set COGNIGY_BASE_URL=https://example.com/gateway.",
+        ),
+        ("https://api-app.cognigy.ai", None, None),
+        ("https://example.com/renew", None, None),
+    ],
+)
+def test_addresses_that_people_copy(
+    monkeypatch: pytest.MonkeyPatch, address: str, detail: str | None, remedy: str | None
+) -> None:
+    monkeypatch.setenv("COGNIGY_BASE_URL", address)
+    monkeypatch.setenv("COGNIGY_API_KEY", "k-1")
+    first, *others = settings_findings(Settings())
+    assert (first.status, first.remedy) == ("ok", None)
+    expected = [] if detail is None else [Finding("settings", "warning", detail, remedy)]
+    assert others == expected
+
+
+def test_sessions_without_a_user(
+    emulator: Emulator, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", "sessions")
+    found = findings(command)["settings"]
+    assert (found["status"], "no user id" in found["detail"]) == ("ok", True)
+    assert found["remedy"] == "Name the user with each update, or set COGNIGY_USER_ID."
+    monkeypatch.setenv("COGNIGY_USER_ID", "u-1")
+    found = findings(command)["settings"]
+    assert (found["remedy"], "no user id" in found["detail"]) == (None, False)
 
 
 def test_an_invalid_dialog_id(emulator: Emulator, command: Command) -> None:
@@ -347,7 +405,7 @@ def test_a_session_is_neither_read_nor_written_by_default(
     assert list(found) == ALL
     assert found["token"]["detail"].startswith("received")
     assert found["read"]["status"] == "ok"
-    assert found["read"]["detail"].startswith("the server accepts the credentials")
+    assert found["read"]["detail"].startswith("the server did not refuse the credentials")
     assert "--probe-session" in found["read"]["remedy"]
     # The read of the credentials, and one read for each API, in two runs.
     assert (on_sessions.stats.reads, on_sessions.stats.writes) == (6, 0)
@@ -593,6 +651,28 @@ def test_what_is_not_there_is_answered_like_a_path_that_does_not_exist(
         if missing:
             (served,) = {"runtime", "sessions"} - {api}
             assert f"COGNIGY_API={served}" in found[api]["remedy"]
+
+
+@pytest.mark.usefixtures("with_key")
+@pytest.mark.parametrize(
+    ("chosen", "remedy"),
+    [
+        ("runtime", "Check COGNIGY_BASE_URL, or name an existing dialog with --dialog."),
+        ("sessions", "Check COGNIGY_BASE_URL."),
+    ],
+)
+def test_where_no_api_is_there_the_remedy_fits_the_chosen_one(
+    command: Command, monkeypatch: pytest.MonkeyPatch, chosen: str, remedy: str
+) -> None:
+    monkeypatch.setenv("COGNIGY_API", chosen)
+    with host(NOTHING, NOTHING, NOTHING) as (url, _):
+        monkeypatch.setenv("COGNIGY_BASE_URL", f"{url}/new")
+        found = findings(command)
+        assert command("doctor") == 0
+    assert (found[chosen]["status"], found[chosen]["remedy"]) == ("warning", remedy)
+    # The sources of the settings are said once.
+    assert command.out.count("default: all others") == 1
+    assert "COGNIGY_BASE_URL ends with /new" in command.out
 
 
 @pytest.mark.usefixtures("with_key")

@@ -19,14 +19,14 @@ from anyio.from_thread import start_blocking_portal
 from dotenv import dotenv_values
 
 from cognigy_async import ConfigurationError
-from cognigy_async.cli.init import SHARED_HOST, _address, _format
+from cognigy_async.cli.init import SHARED_HOST, _address, _documented_limits, _format
 from cognigy_async.emulator import Emulator, serve
 from cognigy_async.integrations.settings import Settings
 
 from .commands import command_environment
 from .conftest import SECRET, Command
 
-RUNTIME = "API: runtime or sessions"
+API = "API: sessions or runtime"
 ADDRESS = "Address of the API"
 LOGIN = "Log in with: key or client"
 KEY, CLIENT, CLIENT_SECRET = "API key (not shown)", "Client id", "Client secret (not shown)"
@@ -118,9 +118,9 @@ def test_client_credentials_are_asked_for_tested_and_written(
 ) -> None:
     emulator, url = server
     terminals.append(terminal := Terminal(tmp_path, "init"))
-    terminal.answer(RUNTIME, "")
+    terminal.answer(API, "runtime")
     terminal.answer(ADDRESS, f"{url}/")
-    terminal.answer(LOGIN, "client")
+    terminal.answer(LOGIN, "")
     terminal.answer(CLIENT, "emulator-client")
     terminal.answer(CLIENT_SECRET, SECRET)
     terminal.answer(TOKENS, "")
@@ -155,8 +155,8 @@ def test_an_answer_that_is_wrong_is_asked_for_again(
 ) -> None:
     _, url = server
     terminals.append(terminal := Terminal(tmp_path, "init", "--env-file", "test.env"))
-    terminal.answer(RUNTIME, "graph")
-    terminal.answer(RUNTIME, "Sessions")
+    terminal.answer(API, "graph")
+    terminal.answer(API, "")
     terminal.answer(ADDRESS, "http://api.example.com")
     terminal.answer(ADDRESS, "trial.cognigy.ai")
     terminal.answer(ADDRESS, url)
@@ -164,7 +164,7 @@ def test_an_answer_that_is_wrong_is_asked_for_again(
     terminal.answer(KEY, SECRET)
     terminal.answer(USER, "u-1")
     assert terminal.end() == 0, terminal.shown
-    assert "Error: answer runtime or sessions" in terminal.shown
+    assert "Error: answer sessions or runtime" in terminal.shown
     assert "Error: the address uses http://" in terminal.shown
     assert "the API is at https://api-trial.cognigy.ai" in terminal.shown
     assert "cognigy-async update ID --session NAME=VALUE --env-file test.env" in terminal.shown
@@ -174,6 +174,18 @@ def test_an_answer_that_is_wrong_is_asked_for_again(
         "COGNIGY_API_KEY": SECRET,
         "COGNIGY_USER_ID": "u-1",
     }
+
+
+def test_without_a_user_the_next_command_names_one(
+    server: tuple[Emulator, str], terminals: list[Terminal], tmp_path: Path
+) -> None:
+    terminals.append(terminal := Terminal(tmp_path, "init"))
+    for question, answer in ((API, ""), (ADDRESS, server[1]), (LOGIN, ""), (KEY, SECRET)):
+        terminal.answer(question, answer)
+    terminal.answer(USER, "")
+    assert terminal.end() == 0, terminal.shown
+    next_command = "Next: cognigy-async update ID --user-id USER --session NAME=VALUE"
+    assert next_command in " ".join(terminal.shown.split())
 
 
 @pytest.mark.parametrize(("answer", "status"), [("n", 1), ("y", 0)])
@@ -186,7 +198,7 @@ def test_settings_that_fail_are_written_only_after_a_yes(
 ) -> None:
     _, url = server
     terminals.append(terminal := Terminal(tmp_path, "init"))
-    terminal.answer(RUNTIME, "")
+    terminal.answer(API, "runtime")
     terminal.answer(ADDRESS, url)
     terminal.answer(LOGIN, "key")
     terminal.answer(KEY, "canary-wrong-key")
@@ -209,9 +221,9 @@ def test_a_file_is_replaced_only_after_a_yes(
     terminals.append(terminal := Terminal(tmp_path, "init"))
     terminal.answer(".env exists. Replace it?", answer)
     if answer == "y":
-        terminal.answer(RUNTIME, "")
+        terminal.answer(API, "runtime")
         terminal.answer(ADDRESS, url)
-        terminal.answer(LOGIN, "")
+        terminal.answer(LOGIN, "key")
         terminal.answer(KEY, SECRET)
         assert terminal.end() == 0
         assert not path.is_symlink()
@@ -228,9 +240,9 @@ def test_a_file_that_is_created_meanwhile_is_kept(
 ) -> None:
     _, url = server
     terminals.append(terminal := Terminal(tmp_path, "init"))
-    terminal.answer(RUNTIME, "")
+    terminal.answer(API, "runtime")
     terminal.answer(ADDRESS, url)
-    terminal.answer(LOGIN, "")
+    terminal.answer(LOGIN, "key")
     (tmp_path / ".env").write_text("A=1\n")
     terminal.answer(KEY, SECRET)
     assert terminal.end() == 2
@@ -243,10 +255,10 @@ def test_an_interrupt_writes_nothing(
     terminals: list[Terminal], tmp_path: Path, question: str
 ) -> None:
     terminals.append(terminal := Terminal(tmp_path, "init"))
-    terminal.answer(RUNTIME, "")
+    terminal.answer(API, "runtime")
     if question == KEY:
         terminal.answer(ADDRESS, "https://api.example.com")
-        terminal.answer(LOGIN, "")
+        terminal.answer(LOGIN, "key")
     terminal.wait_for(question)
     terminal.interrupt()
     assert terminal.end() == 130
@@ -336,6 +348,29 @@ def test_a_secret_that_a_file_cannot_hold_is_refused(secret: str) -> None:
 )
 def test_which_hosts_are_shared(host: str, shared: bool) -> None:
     assert bool(SHARED_HOST.fullmatch(host)) == shared
+
+
+@pytest.mark.parametrize(
+    ("api", "host", "limit"),
+    [
+        ("sessions", "api-trial.cognigy.ai", None),
+        ("sessions", "api-app.cognigy.ai", "app"),
+        ("sessions", "api-app-us.cognigy.ai", "app"),
+        ("sessions", "cognigy-api-na1.nicecxone.com", "app"),
+        ("sessions", "api-example.cognigy.cloud", None),
+        ("sessions", "api-app.cognigy.ai.example.com", None),
+        ("runtime", "api-app.cognigy.ai", None),
+        ("runtime", "api.cognigy.ai", None),
+    ],
+)
+def test_app_allows_larger_contexts(tmp_path: Path, api: str, host: str, limit: str | None) -> None:
+    limits = _documented_limits(api, f"https://{host}")
+    assert limits.get("COGNIGY_CONTEXT_LIMIT") == limit
+    variables = {"COGNIGY_BASE_URL": f"https://{host}", "COGNIGY_API": api}
+    path = tmp_path / "file"
+    path.write_text(_format(variables | {"COGNIGY_API_KEY": "k"} | limits), encoding="utf-8")
+    size = Settings(env_file=path).state_api().limits.max_context_bytes
+    assert size == {"sessions": 65_000, "runtime": 2**20}[api] if limit is None else 1_500_000
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,17 @@ def test_an_existing_file_is_kept(emulator: Emulator, command: Command) -> None:
     assert profile().api == "runtime"
 
 
+@pytest.mark.parametrize("output", ["missing/tenant.json", "."])
+def test_a_file_that_cannot_be_written_is_refused_first(
+    emulator: Emulator, command: Command, output: str
+) -> None:
+    assert command("probe", "--session", "d-1", "--output", output, "--force") == 2
+    assert f"--output {output}: cannot be written: " in command.messages
+    assert "name a file in a folder that can be written" in command.messages
+    assert emulator.stats.requests == emulator.stats.token_requests == 0
+    assert [path.name for path in Path().iterdir()] == []
+
+
 def test_a_failed_probe_writes_no_file(emulator: Emulator, command: Command) -> None:
     emulator.script("ok", 503)
     assert command("probe", "--session", "d-1") == 1

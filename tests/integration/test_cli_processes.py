@@ -782,7 +782,7 @@ def test_the_demo_does_the_main_job_in_time(commands: Commands) -> None:
     text = " ".join(out.split())
     for check in ("overlapping writes", "reordered", "lost", "doubled", "early", "unsettled"):
         assert f" {check} 0," in text, check
-    for reason in ("conflict (409)", "no response", "throttled (429)", "token refused (401)"):
+    for reason in ("conflict (409)", "no response", "throttled (429)", "credentials refused (401)"):
         assert f" {reason}" in text, reason
     assert "19 applied, 1 ambiguous" in text
 

@@ -302,6 +302,17 @@ def test_a_dry_run_counts_faults_of_one_kind(emulator: Emulator, command: Comman
     assert "more faults" not in command.out
 
 
+def test_a_dry_run_names_settings_also_where_it_counts(
+    emulator: Emulator, command: Command
+) -> None:
+    rows = [f'{{"dialog_id": "d-{n}", "inject": {{"text": "ready"}}}}' for n in range(4)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    assert command("bulk", "run", "rows.jsonl", "--dry-run") == 1
+    assert command.out.count("set COGNIGY_ENDPOINT_URL and COGNIGY_ENDPOINT_TOKEN") == 4
+    assert "1 more fault like that of line 1 in inject: " in command.out
+    assert "Endpoint(" not in command.out
+
+
 def test_the_page_corrects_faulty_rows_as_the_command_says(
     emulator: Emulator, command: Command
 ) -> None:

@@ -183,7 +183,7 @@ BAD: list[tuple[str, dict[str, Any], str, type[UpdateValidationError], str]] = [
     ("user false", {"user": False}, "user", Type, MAPPING),
     ("user an object", {"user": Blank()}, "user", Type, MAPPING),
     # the other parts
-    ("nothing", {}, "update", Value, "set a variable or next_step"),
+    ("nothing", {}, "update", Value, "set a variable, next_step, inject or notify"),
     ("empty contexts", {"session": {}, "user": {}}, "update", Value, "set a variable"),
     ("unknown field", {**ONE, "sesion": {}}, "sesion", Value, "the fields are dialog_id, session"),
     ("unknown field with newline", {**ONE, "a\nb": 1}, r"'a\nb'", Value, "the fields are"),

@@ -272,7 +272,7 @@ def _take_expiry(limits: Limits, fields: dict[str, Any]) -> float | None:
     text = fields.pop(EXPIRES_AT)
     if text is None:
         return None
-    problem = "is not a time of ISO 8601 as a text"
+    problem = "is not a text with a time of ISO 8601"
     with suppress(AttributeError, TypeError, ValueError):
         moment = datetime.fromisoformat(text.strip())
         if moment.tzinfo is not None:

@@ -158,8 +158,8 @@ class _Faults:
                 where = first.path if first.title is None else f"the column {first.title!r}"
                 self._write(
                     f"{counted(count - FAULTS_OF_A_KIND, 'more fault')} like that of line "
-                    f"{first.line} in {where}: {first.problem}; {first.remedy}. --verbose lists "
-                    "all of them."
+                    f"{first.line} in {where}: {first.problem}; {name_settings(first.remedy)}. "
+                    "--verbose lists all of them."
                 )
 
 

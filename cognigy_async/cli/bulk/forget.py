@@ -32,8 +32,11 @@ def forget(
     """
     with report_errors(debug=debug, log=False, usage=(JournalRefusedError,)):
         known = forget_dialogs(baseline, dialog_ids)
+        if not known:
+            one = len(dialog_ids) == 1
+            which = "this dialog" if one else f"these {len(dialog_ids):,} dialogs"
+            write_result(f"The baseline knows no variable of {which}; nothing was forgotten.")
+            raise typer.Exit(NOT_APPLIED)
         write_result(
             f"{counted(known, 'variable')} of {counted(len(dialog_ids), 'dialog')} forgotten"
         )
-        if not known:
-            raise typer.Exit(NOT_APPLIED)

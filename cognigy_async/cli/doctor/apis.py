@@ -7,11 +7,16 @@ answer is compared with the answer to such a path.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from cognigy_async import Request, Response
 
+INTERFACE = re.compile(r"(trial|app|app-[a-z0-9]+)\.cognigy\.ai")
+"""Hosts of the user interface, which people copy from their browser."""
+API_PATH = re.compile(r"/(new(/v2\.0)?|openapi)(?=/*$)")
+"""Paths that people copy with the address of the API. The vendor's page "API and CLI" has one."""
 NO_PATH = "/cognigy-async-doctor"
 """A path that no API has."""
 COMPARED = ("code", "error", "message", "title", "type", "detail")

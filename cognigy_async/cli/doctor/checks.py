@@ -42,7 +42,7 @@ from cognigy_async.spi import RATE_LIMIT_PREFIXES
 
 from .._connection import CA_FILES, Connection
 from .._options import choose_transport
-from .apis import NO_PATH, Answer, Served, find_out, json_object
+from .apis import API_PATH, INTERFACE, NO_PATH, Answer, Served, find_out, json_object
 
 TIMEOUT = 10.0
 """Seconds for each check."""
@@ -145,11 +145,8 @@ async def run_checks(
 
     The dialog is read. The session, unless it is None, is written to.
     """
-    credentials = "API key"
-    if settings.api_key is None:
-        scopes = " ".join(settings.asked_scopes) or "chosen by the server"
-        credentials = f"OAuth client credentials, scopes {scopes}"
-    yield Finding("settings", "ok", f"{settings.base_url}, {credentials}")
+    for finding in settings_findings(settings):
+        yield finding
     reachable = True
     for url, connection in _servers(settings, ways):
         for finding in (await check_dns(url, connection), await check_tls(url, connection)):
@@ -180,6 +177,28 @@ async def run_checks(
     yield Finding("endpoint", "skipped", ENDPOINT_SERVICE)
     yield check_clock(transport)
     yield check_throttling(transport)
+
+
+def settings_findings(settings: Settings) -> list[Finding]:
+    """Describe the settings, and warn of a base URL that people copy from elsewhere."""
+    detail = f"{settings.base_url}, API key"
+    if settings.api_key is None:
+        scopes = " ".join(settings.asked_scopes) or "chosen by the server"
+        detail = f"{settings.base_url}, OAuth client credentials, scopes {scopes}"
+    remedy = None
+    if settings.api == "sessions" and settings.user_id is None:
+        detail += ", no user id"
+        remedy = "Name the user with each update, or set COGNIGY_USER_ID."
+    findings = [Finding("settings", "ok", detail, remedy)]
+    host = urlsplit(settings.base_url).hostname or ""
+    if INTERFACE.fullmatch(host):
+        detail, remedy = f"{host} is the host of the user interface", f"https://api-{host}"
+    elif copied := API_PATH.search(settings.base_url):
+        detail = f"COGNIGY_BASE_URL ends with {copied[0]}, which is not part of it"
+        remedy = settings.base_url[: copied.start()]
+    else:
+        return findings
+    return [*findings, Finding("settings", "warning", detail, f"Set COGNIGY_BASE_URL={remedy}.")]
 
 
 def _servers(settings: Settings, ways: Connections) -> Iterator[tuple[str, Connection]]:
@@ -347,7 +366,7 @@ async def check_read(
     """
     reads_state = settings.api == "runtime" or bool(settings.reads_state)
     api = settings.state_api() if reads_state else ProfileReads(reads_state=True)
-    accepted = "the server accepts the credentials; this API cannot read the state of a session"
+    accepted = "the server did not refuse the credentials; this API cannot read a session's state"
     remedy = "To check writes too, use --probe-session ID with a spare session."
     try:
         async with _client(settings, ways, transport, api) as client:
@@ -442,7 +461,9 @@ def _findings_of_apis(chosen: str, served: Sequence[Served]) -> list[Finding]:
         elif is_served or api != chosen:
             findings.append(Finding(api, "ok", detail))
         else:
-            remedy = "Check COGNIGY_BASE_URL, or name an existing dialog with --dialog."
+            remedy = "Check COGNIGY_BASE_URL."
+            if api == "runtime":
+                remedy = "Check COGNIGY_BASE_URL, or name an existing dialog with --dialog."
             others = [other for other, found in zip(APIS, served, strict=True) if found.is_served]
             if others:
                 remedy = f"Set COGNIGY_API={others[0]}, if the credentials are for this API."

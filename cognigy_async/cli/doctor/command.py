@@ -121,15 +121,17 @@ async def _check_all(
         settings = Settings(env_file=file)
         ways = Connections(*connections(settings))
     except ConfigurationError as error:
+        remedy = REMEDY if REMEDY in str(error) else "Correct this setting where it is set."
         detail = name_settings(str(error).replace(REMEDY, "").strip())
         detail += _origins(findings.sources)
-        findings.add(Finding("settings", "failed", detail, name_settings(REMEDY)))
+        findings.add(Finding("settings", "failed", detail, name_settings(remedy)))
         return USAGE
     finally:
         logger.removeHandler(findings)
     if session_id is not None and settings.api != "sessions":
         raise typer.BadParameter("--probe-session requires COGNIGY_API=sessions")
     async for finding in run_checks(settings, ways, dialog_id, session_id):
-        origins = _origins(findings.sources) if finding.check == "settings" else ""
+        described = (finding.check, finding.status) == ("settings", "ok")
+        origins = _origins(findings.sources) if described else ""
         findings.add(replace(finding, detail=finding.detail + origins))
     return NOT_APPLIED if any(finding.status == "failed" for finding in findings.all) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def probe(
             raise ConfigurationError(
                 f"{output} exists; replace it with --force, or name another file with --output"
             )
+        _check_folder(output)
         settings = Settings(env_file=settings_file(env_file))
         if settings.api == "runtime" and user_id is not None:
             raise typer.BadParameter("--user-id requires COGNIGY_API=sessions")
@@ -107,6 +109,21 @@ def probe(
             requests = counted(profile.requests or 0, "request")
             write_result(f"Wrote {output} after {requests}.")
         note(f"Use it with COGNIGY_TENANT={output}, and: cognigy-async emulator --like {output}")
+
+
+def _check_folder(output: Path) -> None:
+    """Raise `ConfigurationError` if the profile could not be written after the measurement."""
+    try:
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with staged_file(output, b""):
+            return
+    except OSError as error:
+        reason = error.strerror
+    raise ConfigurationError(
+        f"--output {output}: cannot be written: {reason}; name a file in a folder that can be "
+        "written"
+    )
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,12 @@ def test_the_token_is_shown_nowhere() -> None:
         ("https://endpoint.example", f"{CANARY}?", "the token has other characters"),
         ("https://endpoint.example", f"..{CANARY}", "the token has other characters"),
         (f"https://endpoint.example/{CANARY}", CANARY, "url contains the token"),
-        ("endpoint.example", CANARY, "url must be absolute"),
+        ("https://endpoint.example/" + "0f" * 32, "another", "url contains the token"),
+        (
+            "endpoint.example",
+            CANARY,
+            "url must be absolute, like https://endpoint-trial.cognigy.ai",
+        ),
         ("https://endpoint.example?a=1", CANARY, "url must have neither query nor fragment"),
         (None, CANARY, "url: must be a str"),
     ],

@@ -55,11 +55,11 @@ def test_the_end_of_a_session(tmp_path: Path, text: str | None, expected: float 
     [
         ("2026-11-30T14:00:00", "has no offset from UTC"),
         ("2026-11-30", "has no offset from UTC"),
-        ("30.11.2026 14:00", "is not a time of ISO 8601 as a text"),
-        ("soon", "is not a time of ISO 8601 as a text"),
-        (1_796_047_200, "is not a time of ISO 8601 as a text"),
-        (True, "is not a time of ISO 8601 as a text"),
-        ({"a": 1}, "is not a time of ISO 8601 as a text"),
+        ("30.11.2026 14:00", "is not a text with a time of ISO 8601"),
+        ("soon", "is not a text with a time of ISO 8601"),
+        (1_796_047_200, "is not a text with a time of ISO 8601"),
+        (True, "is not a text with a time of ISO 8601"),
+        ({"a": 1}, "is not a text with a time of ISO 8601"),
     ],
 )
 def test_an_end_that_is_not_valid(tmp_path: Path, value: Any, problem: str) -> None:

@@ -208,7 +208,7 @@ def test_an_update_is_a_part_of_other_models() -> None:
         ('{"dialog_id":"d","session":[]}', r"session: is of type list"),
         ('{"dialog_id":5,"session":{"a":1}}', r"dialog_id: is of type int"),
         ('{"session":{"a":1}}', r"dialog_id: is missing"),
-        ('{"dialog_id":"d"}', r"update: the update carries nothing"),
+        ('{"dialog_id":"d"}', r"update: the update carries nothing; .*, inject or notify"),
         ('{"dialog_id":"d","session":{"{0}%s":1}}', r"session\..0.%s: a variable's name"),
         ("[]", "a mapping of the arguments of StateUpdate"),
         ("null", "a mapping of the arguments of StateUpdate"),
