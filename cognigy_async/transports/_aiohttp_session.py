@@ -27,17 +27,13 @@ CONNECT_MARGIN = 0.05  # seconds between the connect timeout and the total, to t
 MAX_HEADER_LINE = 64 * 1024  # bytes; about the limit of httpx
 MAX_STALE = 3  # connections that are tried for one request
 
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A method or a header name (RFC 9110, sections 9.1 and 5.6.2)."""
+HEADER_NAME = re.compile(
+    r"(?!(?:content-length|transfer-encoding)$)[!#$%&'*+.^_`|~0-9a-z-]+", re.IGNORECASE
+)
+"""A name (RFC 9110, section 5.6.2), but of a header that sets the framing."""
 
 INVALID_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """Control characters (RFC 9110, section 5.5), and surrogates, which UTF-8 cannot encode."""
-
-FRAMING = frozenset({"content-length", "transfer-encoding"})
-"""Headers that only the transport may set."""
-
-RETRIED = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""Methods that aiohttp retries by itself unless a middleware prevents it."""
 
 NOT_SENT = (
     aiohttp.ClientConnectorError,
@@ -48,10 +44,6 @@ NOT_SENT = (
     aiohttp.ServerFingerprintMismatch,
 )
 """Errors that aiohttp raises before it has sent anything."""
-
-
-class ConnectionLostError(Exception):
-    """The connection of a request was lost; the cause says how."""
 
 
 class StaleConnectionError(aiohttp.ClientConnectionError):
@@ -112,18 +104,6 @@ class _CheckedResponse(aiohttp.ClientResponse):
         return self
 
 
-async def without_retry(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Keep aiohttp from retrying a request: raise another error for a lost connection."""
-    try:
-        return await handler(request)
-    except NOT_SENT:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise ConnectionLostError from error
-
-
 def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
     """Open a session with its own connections, or with those of the given session.
 
@@ -152,7 +132,7 @@ def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
             "trace_configs": given.trace_configs,
         }
     settings["headers"]["Accept-Encoding"] = ACCEPTED_ENCODINGS
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         **settings,
         cookie_jar=aiohttp.DummyCookieJar(),
         request_class=_CheckedRequest,
@@ -161,20 +141,20 @@ def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
         max_line_size=MAX_HEADER_LINE,
         max_field_size=MAX_HEADER_LINE,
     )
+    # No public argument keeps aiohttp from sending a request again after a lost connection.
+    session._retry_connection = False
+    return session
 
 
 def validate_headers(headers: Mapping[str, str]) -> None:
     """Raise ValueError if a header is not valid, or sets the framing."""
-    _validate_names(tuple(headers))
-    if INVALID_IN_VALUE.search("".join(headers.values())) is not None:
+    if not _are_valid(tuple(headers)) or INVALID_IN_VALUE.search("".join(headers.values())):
         raise ValueError
 
 
 @functools.lru_cache(maxsize=64)
-def _validate_names(names: tuple[str, ...]) -> None:
-    for name in names:
-        if TOKEN.fullmatch(name) is None or name.lower() in FRAMING:
-            raise ValueError
+def _are_valid(names: tuple[str, ...]) -> bool:
+    return all(map(HEADER_NAME.fullmatch, names))
 
 
 def parse_url(url: str) -> URL:

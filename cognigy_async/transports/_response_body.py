@@ -48,12 +48,8 @@ def too_large(limit: int) -> BodyError:
     return BodyError(f"the body is larger than max_response_bytes={limit}")
 
 
-async def read_body(chunks: AsyncIterable[bytes], headers: Mapping[str, str], limit: int) -> bytes:
-    """Return the decoded body of a response. Do not read more than `limit` bytes.
-
-    Raises:
-        BodyError: the body is larger, or not encoded as its headers say.
-    """
+async def read_body(chunks: AsyncIterable[bytes], limit: int) -> bytes:
+    """Return a body as it was sent. Raise BodyError after more than `limit` bytes."""
     parts: list[bytes] = []
     size = 0
     async for chunk in chunks:
@@ -61,7 +57,7 @@ async def read_body(chunks: AsyncIterable[bytes], headers: Mapping[str, str], li
         if size > limit:
             raise too_large(limit)
         parts.append(chunk)
-    return decoded(b"".join(parts), headers, limit)
+    return b"".join(parts)
 
 
 def problem_of(error: Exception) -> str:

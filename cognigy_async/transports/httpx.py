@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ssl
 import sys
+import time
 from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -13,13 +14,13 @@ import anyio
 import httpx
 import sniffio
 
-from .._utils.arguments import validate_count
 from .._utils.concurrency import monotonic_clock
 from .._utils.tls import default_context
-from ..errors import NotSentError, UpdateError
+from ..errors import UpdateError
 from ..models.http import Request, Response
 from . import _response_body as bodies
-from ._errors import INVALID, NotStartedError, reason_of, translate
+from ._errors import INVALID, reason_of, translate
+from .base import LibraryTransport, NotStartedError
 
 if TYPE_CHECKING:
     import httpx2
@@ -29,6 +30,9 @@ KEEPALIVE = 30.0
 
 MAX_WRAPPERS = 6
 """Streams of httpx and httpcore between a response and its connection, at most."""
+
+MAX_URLS = 2048
+"""Parsed URLs that are kept, about half a megabyte. Parsing one takes as long as all headers."""
 
 OWN_HEADERS = [(b"user-agent", b"cognigy-async")]
 FIXED_REASONS = {
@@ -43,7 +47,7 @@ NOT_SENT = (
 """Errors that httpx raises before it has sent anything."""
 
 
-class HttpxTransport:
+class HttpxTransport(LibraryTransport["_Body"]):
     """Sends requests with httpx or httpx2, on asyncio and trio.
 
     Without the argument `client`, the transport opens one connection for each request in flight, so
@@ -74,41 +78,15 @@ class HttpxTransport:
         *,
         max_response_bytes: int = bodies.MAX_RESPONSE_BYTES,
     ) -> None:
-        self._limit = validate_count("max_response_bytes", max_response_bytes)
         name = "httpx" if client is None else _library_of(client)
         # Both libraries have the same interface; for the type checker httpx stands for both.
         self._library: Any = sys.modules[name]
-        self._body_type = _body_type(self._library)
+        connections = "its own connections" if client is None else f"a client of {name}"
+        super().__init__(max_response_bytes, _body_type(self._library), connections)
+        self._parse_url = functools.lru_cache(MAX_URLS)(self._library.URL)
         self._client = cast("httpx.AsyncClient | None", client)
         self._idle: dict[tuple[str, bytes], list[_Connection]] = {}
         self._used: set[_Connection] = set()
-        self._closed = False
-
-    def __repr__(self) -> str:
-        if self._client is not None:
-            return f"<HttpxTransport with a client of {self._library.__name__}>"
-        return f"<HttpxTransport {'closed' if self._closed else 'with its own connections'}>"
-
-    async def send(self, request: Request, *, timeout: float) -> Response:
-        """Send a request and return the response, whatever its status and body.
-
-        Args:
-            timeout: seconds for connecting, sending and receiving together.
-
-        Raises:
-            NotSentError: no part of the content was sent.
-            NoResponseError: the request may have been applied, and there is no response with a
-                complete head.
-        """
-        body = self._body_type(request.content)
-        try:
-            return await self._send(request, body, timeout)
-        except Exception as error:
-            failure = [self._translate(error, request, body, timeout)]
-        # Raise outside of the handler and without these locals, so that no header of the request
-        # can be reached from the exception.
-        del request, body
-        raise failure.pop()
 
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
@@ -129,13 +107,19 @@ class HttpxTransport:
         answer: httpx.Response | None = None
         connection: _Connection | None = None
         if self._client is None:
+            self._enter_loop(on_trio=True)
             origin = outgoing.url.scheme, outgoing.url.netloc
             idle = self._idle.get(origin)
             connection = idle.pop() if idle else _Connection(origin)
             self._used.add(connection)
+            begin = connection.transport.handle_async_request
+        else:
+            begin = functools.partial(
+                self._client.send, auth=self._library.Auth(), follow_redirects=False, stream=True
+            )
         try:
             with anyio.move_on_after(timeout):
-                answer = await self._begin(outgoing, connection)
+                answer = await begin(outgoing)
                 return await self._read(answer)
         finally:
             if connection is not None:
@@ -146,19 +130,9 @@ class HttpxTransport:
         headers = bodies.headers_of(answer.headers.raw)
         return Response(answer.status_code, headers, body_error=bodies.NOT_IN_TIME)
 
-    async def _begin(
-        self, outgoing: httpx.Request, connection: _Connection | None
-    ) -> httpx.Response:
-        """Send a request, and return the response with its body unread."""
-        if connection is not None:
-            return await connection.transport.handle_async_request(outgoing)
-        assert self._client is not None
-        no_auth = self._library.Auth()
-        return await self._client.send(outgoing, auth=no_auth, follow_redirects=False, stream=True)
-
     async def _release(self, connection: _Connection, *, answered: bool) -> None:
         """Keep a connection for the next request, unless it may be in an unknown state."""
-        now = monotonic_clock()()
+        now = time.monotonic()
         ended = [] if answered and not self._closed else [connection]
         if not ended:
             connection.idle_since = now
@@ -173,7 +147,7 @@ class HttpxTransport:
 
     def _built(self, request: Request, body: _Body) -> httpx.Request:
         try:
-            url = self._library.URL(request.url)
+            url = self._parse_url(request.url)
             given = {name.lower() for name in request.headers} | {"accept-encoding"}
             headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
             defaults = OWN_HEADERS if self._client is None else self._client.headers.raw
@@ -194,8 +168,6 @@ class HttpxTransport:
     def _translate(
         self, error: Exception, request: Request, body: _Body, timeout: float
     ) -> UpdateError:
-        if isinstance(error, NotStartedError):
-            return NotSentError(str(error))
         is_timeout = isinstance(error, (self._library.TimeoutException, TimeoutError))
         # Trust an error that means "not sent" only if the content was not begun: some transports
         # raise it for a connection that was lost later. An error without a cause is trusted too:
@@ -226,10 +198,9 @@ class HttpxTransport:
         except bodies.BodyError as error:
             return Response(status, headers, body_error=str(error))
         except self._library.TransportError as error:
-            in_time = not isinstance(error, self._library.TimeoutException)
-            return Response(
-                status, headers, body_error=bodies.CUT_OFF if in_time else bodies.NOT_IN_TIME
-            )
+            slow = isinstance(error, self._library.TimeoutException)
+            problem = bodies.NOT_IN_TIME if slow else bodies.CUT_OFF
+            return Response(status, headers, body_error=problem)
         finally:
             connection = _connection_of(response)
             # If an event hook of the client has read the response, another request may have the
@@ -255,28 +226,24 @@ class HttpxTransport:
             BodyError: it is too large, or not encoded as the headers say.
             Exception: an error of httpx: the body is cut off, or not complete in time.
         """
-        limit = self._limit
         if response.is_closed:
             # An event hook of the client has read it.
-            if len(response.content) > limit:
-                raise bodies.too_large(limit)
+            if len(response.content) > self._limit:
+                raise bodies.too_large(self._limit)
             return response.content
-        bodies.validate_length(headers.get("content-length"), limit)
-        chunks: list[bytes] = []
-        size = 0
+        bodies.validate_length(headers.get("content-length"), self._limit)
         stream = aiter(cast("httpx.AsyncByteStream", response.stream))
-        async for chunk in stream:
-            size += len(chunk)
-            if size > limit:
-                # End by cancellation: an exception between two chunks would leave generators of
-                # the library unfinished, and trio warns about those.
-                with anyio.CancelScope() as enough:
-                    enough.cancel()
-                    async for _ in stream:
-                        pass
-                raise bodies.too_large(limit)
-            chunks.append(chunk)
-        return bodies.decoded(b"".join(chunks), headers, limit)
+        try:
+            content = await bodies.read_body(stream, self._limit)
+        except bodies.BodyError:
+            # End by cancellation: an exception between two chunks would leave generators of
+            # the library unfinished, and trio warns about those.
+            with anyio.CancelScope() as enough:
+                enough.cancel()
+                async for _ in stream:
+                    pass
+            raise
+        return bodies.decoded(content, headers, self._limit)
 
 
 def _connection_of(response: httpx.Response) -> Any:
@@ -340,14 +307,14 @@ class _Connection:
             ),
         )
         if sniffio.current_async_library() == "trio":
-            from ._trio_backend import TrioBackend
+            from .._utils.trio_backend import TrioBackend
 
             # httpx has no argument for it.
             pool: Any = self.transport._pool
             pool._network_backend = TrioBackend()
 
 
-class _Body(httpx.ByteStream):
+class _Body:
     """The content of a request, and its own iterator: trio warns about unfinished generators.
 
     Attributes:
@@ -355,7 +322,6 @@ class _Body(httpx.ByteStream):
     """
 
     def __init__(self, content: bytes) -> None:
-        super().__init__(content)
         self._content = content
         self._left: list[bytes] = []
         self.begun = False
@@ -401,6 +367,4 @@ def _library_of(client: object) -> str:
 @functools.cache
 def _body_type(library: Any) -> type[_Body]:
     """Return a class of bodies that httpx or httpx2 accepts."""
-    if issubclass(library.ByteStream, httpx.ByteStream):
-        return _Body
-    return type("_Body", (_Body, library.ByteStream), {})
+    return type("_Body", (_Body, library.AsyncByteStream), {})
