@@ -8,18 +8,16 @@ import math
 import re
 import select
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.connector import Connection
 from yarl import URL
 
 from .._utils.tls import default_context
 from ._response_body import ACCEPTED_ENCODINGS, has_unclear_end
-
-if TYPE_CHECKING:
-    from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.connector import Connection
 
 KEEPALIVE = 30.0  # seconds for which an idle connection is kept
 MIN_TIMEOUT = 0.001  # seconds; aiohttp takes 0 for no timeout
@@ -197,9 +195,7 @@ def _is_stale(connection: Connection) -> bool:
     request.
     """
     protocol = connection.protocol
-    if protocol is None or protocol.should_close:
-        return True
-    transport = protocol.transport
+    transport = None if protocol is None or protocol.should_close else protocol.transport
     if transport is None or transport.is_closing():
         return True
     # Over TLS the socket may hold a session ticket. The event loop reads it in its next iteration.

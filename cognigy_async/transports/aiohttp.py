@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING
 from .._utils.concurrency import is_failure
 from ..errors import ConfigurationError, UpdateError
 from ..models.http import Request, Response
+from . import _response_body as bodies
 from ._errors import INVALID, reason_of, translate
-from ._response_body import (
-    MAX_RESPONSE_BYTES,
-    decoded,
-    headers_of,
-    problem_of,
-    read_body,
-    validate_length,
-)
 from .base import LibraryTransport, NotStartedError
 
 INSTALLED = find_spec("aiohttp") is not None
@@ -73,7 +66,7 @@ class AiohttpTransport(LibraryTransport["sessions.Body"]):
         self,
         session: aiohttp.ClientSession | None = None,
         *,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_response_bytes: int = bodies.MAX_RESPONSE_BYTES,
     ) -> None:
         if not INSTALLED:
             raise ConfigurationError(
@@ -85,8 +78,8 @@ class AiohttpTransport(LibraryTransport["sessions.Body"]):
                 f"AiohttpTransport(session={type(session).__name__}): "
                 "pass an aiohttp.ClientSession or nothing"
             )
-        connections = "its own connections" if session is None else "a session"
-        super().__init__(max_response_bytes, sessions.Body, connections)
+        theirs = None if session is None else "a session"
+        super().__init__(max_response_bytes, sessions.Body, theirs)
         self._given = session
         self._traced = session is not None and bool(session.trace_configs)
         self._session: aiohttp.ClientSession | None = None
@@ -146,22 +139,22 @@ class AiohttpTransport(LibraryTransport["sessions.Body"]):
 
     async def _read(self, response: aiohttp.ClientResponse, body: sessions.Body) -> Response:
         """Return a response whose head is complete, with its body if that can be used."""
-        headers = headers_of(response.raw_headers)
+        headers = bodies.headers_of(response.raw_headers)
         try:
             if "content-length" not in headers:
-                content = await read_body(response.content.iter_any(), self._limit)
+                content = await bodies.read_body(response.content.iter_any(), self._limit)
             else:
-                validate_length(headers["content-length"], self._limit)
+                bodies.validate_length(headers["content-length"], self._limit)
                 received = response.content.is_eof() and not self._traced
                 content = response.content.read_nowait() if received else await response.read()
             if "content-encoding" in headers:
-                content = decoded(content, headers, self._limit)
+                content = bodies.decoded(content, headers, self._limit)
         except BaseException as error:
             body.abort()
             response.close()
             if not isinstance(error, Exception):
                 raise
-            return Response(response.status, headers, body_error=problem_of(error))
+            return Response(response.status, headers, body_error=bodies.problem_of(error))
         # The response may have come before the whole request was sent.
         if not body.written:
             body.abort()

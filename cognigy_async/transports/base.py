@@ -66,18 +66,15 @@ class LibraryTransport(ABC, Generic[Body]):
 
     Args:
         body_type: makes the content of a request into what the library takes.
-        connections: description of the connections, for the repr.
+        theirs: what the user gave it with connections, if anything; for the repr.
     """
 
     def __init__(
-        self,
-        max_response_bytes: int,
-        body_type: Callable[[bytes], Body],
-        connections: str = "its own connections",
+        self, max_response_bytes: int, body_type: Callable[[bytes], Body], theirs: str | None
     ) -> None:
         self._limit = validate_count("max_response_bytes", max_response_bytes)
         self._body_type = body_type
-        self._connections = connections
+        self._connections = theirs or "its own connections"
         self._loop: object = None
         self._running_loop: Callable[[], object] = object
         self._closed = False
@@ -125,11 +122,7 @@ class LibraryTransport(ABC, Generic[Body]):
         """Return the error to raise instead of the library's error."""
 
     def _enter_loop(self, *, on_trio: bool = False) -> None:
-        """Bind the transport to the running event loop, at its first request.
-
-        Raises:
-            ClientUsageError: it is bound to another one, or this is trio.
-        """
+        """Bind to the event loop of the first request. Raise ClientUsageError in another one."""
         with suppress(RuntimeError):
             if self._running_loop() is self._loop:
                 return

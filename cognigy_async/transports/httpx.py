@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import ssl
 import sys
 import time
@@ -31,8 +32,10 @@ KEEPALIVE = 30.0
 MAX_WRAPPERS = 6
 """Streams of httpx and httpcore between a response and its connection, at most."""
 
-MAX_URLS = 2048
-"""Parsed URLs that are kept, about half a megabyte. Parsing one takes as long as all headers."""
+PLAIN_URL = re.compile(
+    r"(https?://[^/?#@]+)((?:/(?!\.)(?:[\w~!$&'()*+,;=:@?.-]++|%[0-9A-Fa-f]{2})*+)++)", re.ASCII
+)
+"""A URL whose path and query httpx would send as they are: the origin, and the rest."""
 
 OWN_HEADERS = [(b"user-agent", b"cognigy-async")]
 FIXED_REASONS = {
@@ -78,12 +81,13 @@ class HttpxTransport(LibraryTransport["_Body"]):
         *,
         max_response_bytes: int = bodies.MAX_RESPONSE_BYTES,
     ) -> None:
-        name = "httpx" if client is None else _library_of(client)
         # Both libraries have the same interface; for the type checker httpx stands for both.
-        self._library: Any = sys.modules[name]
-        connections = "its own connections" if client is None else f"a client of {name}"
-        super().__init__(max_response_bytes, _body_type(self._library), connections)
-        self._parse_url = functools.lru_cache(MAX_URLS)(self._library.URL)
+        self._library: Any = httpx if client is None else _library_of(client)
+        theirs = None if client is None else f"a client of {self._library.__name__}"
+        # The library wants a subclass of its own class.
+        body_type = type("_Body", (_Body, self._library.AsyncByteStream), {})
+        super().__init__(max_response_bytes, body_type, theirs)
+        self._parse_origin = functools.lru_cache(self._library.URL)
         self._client = cast("httpx.AsyncClient | None", client)
         self._idle: dict[tuple[str, bytes], list[_Connection]] = {}
         self._used: set[_Connection] = set()
@@ -132,22 +136,22 @@ class HttpxTransport(LibraryTransport["_Body"]):
 
     async def _release(self, connection: _Connection, *, answered: bool) -> None:
         """Keep a connection for the next request, unless it may be in an unknown state."""
-        now = time.monotonic()
-        ended = [] if answered and not self._closed else [connection]
-        if not ended:
-            connection.idle_since = now
+        if answered and not self._closed:
+            connection.idle_since = now = time.monotonic()
             idle = self._idle.setdefault(connection.origin, [])
             idle.append(connection)
             # The last one is used first, so the first one is idle for the longest time.
-            if idle[0].idle_since < now - KEEPALIVE:
-                ended.append(idle.pop(0))
-        for one in ended:
-            with anyio.CancelScope(shield=True):
-                await one.transport.aclose()
+            if idle[0].idle_since >= now - KEEPALIVE:
+                return
+            connection = idle.pop(0)
+        with anyio.CancelScope(shield=True):
+            await connection.transport.aclose()
 
     def _built(self, request: Request, body: _Body) -> httpx.Request:
         try:
-            url = self._parse_url(request.url)
+            # Parsing a whole URL takes longer than all the rest of this method.
+            plain = PLAIN_URL.fullmatch(request.url) if self._client is None else None
+            url = self._parse_origin(plain[1]) if plain else self._library.URL(request.url)
             given = {name.lower() for name in request.headers} | {"accept-encoding"}
             headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
             defaults = OWN_HEADERS if self._client is None else self._client.headers.raw
@@ -161,6 +165,8 @@ class HttpxTransport(LibraryTransport["_Body"]):
             outgoing: httpx.Request = self._library.Request(
                 request.method, url, headers=headers, stream=body
             )
+            if plain:
+                outgoing.extensions["target"] = plain[2].encode()
         except (ValueError, self._library.InvalidURL):
             raise NotStartedError("The URL or a header is not valid") from None
         return outgoing
@@ -173,21 +179,18 @@ class HttpxTransport(LibraryTransport["_Body"]):
         # raise it for a connection that was lost later. An error without a cause is trusted too:
         # it comes from a mock transport in a test, not from another library.
         claimed = isinstance(error, tuple(getattr(self._library, name) for name in NOT_SENT))
+        reason = FIXED_REASONS.get(type(error).__name__, "")
+        if not reason and type(error).__module__.partition(".")[0] == self._library.__name__:
+            # The text after a colon may quote a header.
+            reason = str(error).partition(":")[0].rstrip(".")
         return translate(
             request.url,
-            self._reason(error),
+            reason_of(error, reason),
             timeout=timeout if is_timeout else None,
             refused=claimed and not (body.begun and error.__cause__),
             # The server cannot act on a request without the content that it announces.
             begun=body.begun or not request.content,
         )
-
-    def _reason(self, error: Exception) -> str:
-        reason = FIXED_REASONS.get(type(error).__name__, "")
-        if not reason and type(error).__module__.partition(".")[0] == self._library.__name__:
-            # The text after a colon may quote a header.
-            reason = str(error).partition(":")[0].rstrip(".")
-        return reason_of(error, reason)
 
     async def _read(self, response: httpx.Response) -> Response:
         """Return a response whose head is complete, with its body if that can be used."""
@@ -195,11 +198,8 @@ class HttpxTransport(LibraryTransport["_Body"]):
         was_read = response.is_closed
         try:
             content = await self._content(response, headers)
-        except bodies.BodyError as error:
-            return Response(status, headers, body_error=str(error))
-        except self._library.TransportError as error:
-            slow = isinstance(error, self._library.TimeoutException)
-            problem = bodies.NOT_IN_TIME if slow else bodies.CUT_OFF
+        except (bodies.BodyError, self._library.TransportError) as error:
+            problem = bodies.problem_of(error, self._library.TimeoutException)
             return Response(status, headers, body_error=problem)
         finally:
             connection = _connection_of(response)
@@ -220,12 +220,7 @@ class HttpxTransport(LibraryTransport["_Body"]):
         return Response(status, headers, content)
 
     async def _content(self, response: httpx.Response, headers: Mapping[str, str]) -> bytes:
-        """Read the body of a response and return it decoded.
-
-        Raises:
-            BodyError: it is too large, or not encoded as the headers say.
-            Exception: an error of httpx: the body is cut off, or not complete in time.
-        """
+        """Read a body and return it decoded. Raise BodyError, or an error of the library."""
         if response.is_closed:
             # An event hook of the client has read it.
             if len(response.content) > self._limit:
@@ -254,8 +249,6 @@ def _connection_of(response: httpx.Response) -> Any:
     """
     stream: Any = response.stream
     for _ in range(MAX_WRAPPERS):
-        if stream is None:
-            break
         connection = getattr(stream, "_connection", None)
         if connection is not None:
             return connection if hasattr(connection, "_h11_state") else None
@@ -302,9 +295,7 @@ class _Connection:
         self.transport = httpx.AsyncHTTPTransport(
             verify=default_context(),
             trust_env=False,
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
-            ),
+            limits=httpx.Limits(keepalive_expiry=KEEPALIVE),
         )
         if sniffio.current_async_library() == "trio":
             from .._utils.trio_backend import TrioBackend
@@ -346,25 +337,18 @@ class _TimeLeft(dict[str, float]):
         self._end = self._clock() + seconds
 
     def get(self, key: str, default: Any = None) -> Any:
-        left = self._end - self._clock()
-        if left <= 0:
-            return 0.0
+        left = max(0.0, self._end - self._clock())
         # httpx reads it once, but applies it twice: to the connection and then to TLS.
         return left / 2 if key == "connect" else left
 
 
-def _library_of(client: object) -> str:
-    for kind in type(client).__mro__:
-        library = kind.__module__.partition(".")[0]
-        if library in ("httpx", "httpx2") and kind.__name__ == "AsyncClient":
+def _library_of(client: object) -> Any:
+    """Return httpx or httpx2, to which a client belongs. It is imported already."""
+    for name in ("httpx", "httpx2"):
+        library = sys.modules.get(name)
+        if library is not None and isinstance(client, library.AsyncClient):
             return library
     raise TypeError(
         f"HttpxTransport(client={type(client).__name__}): "
         "pass an httpx.AsyncClient, an httpx2.AsyncClient or nothing"
     )
-
-
-@functools.cache
-def _body_type(library: Any) -> type[_Body]:
-    """Return a class of bodies that httpx or httpx2 accepts."""
-    return type("_Body", (_Body, library.AsyncByteStream), {})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import os
 import re
-import sys
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +18,7 @@ import certifi
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._utils.arguments import validate_seconds
+from .._utils.native_threads import let_threads_return, threads_in_batches
 from .._utils.tls import context_of_file
 from ..errors import ConfigurationError, UpdateError
 from ..models.http import Request, Response
@@ -32,8 +32,6 @@ if TYPE_CHECKING or INSTALLED:
     from pyreqwest.client import Client, ClientBuilder
     from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError
     from pyreqwest.proxy import ProxyBuilder
-
-if TYPE_CHECKING:
     from pyreqwest.request import StreamRequest
     from pyreqwest.response import Response as Answer
 
@@ -46,6 +44,7 @@ With more, the status of a response whose body is cut off would be lost.
 """
 
 MIN_TIMEOUT = 0.001  # seconds
+_timedelta = functools.lru_cache(timedelta)
 NOT_CONNECTED = "client error (Connect)"
 """The cause of an error that means that nothing was sent. The class of an error does not tell."""
 
@@ -98,7 +97,7 @@ class PyreqwestTransport(LibraryTransport[bytes]):
                 "PyreqwestTransport needs pyreqwest, which an extra installs: "
                 "pip install 'cognigy-async[pyreqwest]'"
             )
-        super().__init__(max_response_bytes, bytes)
+        super().__init__(max_response_bytes, bytes, None)
         seconds = validate_seconds("connect_timeout", connect_timeout, least=MIN_TIMEOUT)
         self._connect_timeout = timedelta(seconds=seconds)
         self._proxy = proxy
@@ -111,7 +110,6 @@ class PyreqwestTransport(LibraryTransport[bytes]):
         self._trust_env = trust_env
         self._http2 = http2
         self._client: Client | None = None
-        self._seconds, self._timeout = 0.0, timedelta()
 
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
@@ -154,7 +152,7 @@ class PyreqwestTransport(LibraryTransport[bytes]):
         elif not self._trust_env:
             builder = builder.no_proxy()
         try:
-            with _in_batches():
+            with threads_in_batches():
                 self._client = builder.build()
         except RuntimeError as error:
             # Its thread was started before this process was forked.
@@ -165,16 +163,13 @@ class PyreqwestTransport(LibraryTransport[bytes]):
         if CHANGED_IN_URL.search(request.url):
             raise NotStartedError(f"pyreqwest cannot send this URL as it is: {INVALID}")
         try:
-            if timeout != self._seconds:
-                self._seconds = timeout
-                self._timeout = timedelta(seconds=max(timeout, MIN_TIMEOUT))
             # pyreqwest would send the user and password of a URL.
             url = USER_IN_URL.sub(r"\1", request.url) if "@" in request.url else request.url
             builder = client.request(request.method, url).headers(request.headers)
             if request.content or request.method not in ("GET", "HEAD"):
                 builder.body_bytes(request.content)
-            builder.timeout(self._timeout).streamed_read_buffer_limit(FIRST_CHUNK)
-            return builder.build_streamed()
+            builder.timeout(_timedelta(0, max(timeout, MIN_TIMEOUT)))
+            return builder.streamed_read_buffer_limit(FIRST_CHUNK).build_streamed()
         except (ValueError, TypeError, OverflowError):
             raise NotStartedError(INVALID) from None
 
@@ -273,40 +268,5 @@ def _proxy_of(url: str) -> ProxyBuilder:
         ) from None
 
 
-@contextmanager
-def _in_batches() -> Iterator[None]:
-    """Let the thread that starts meanwhile not interrupt the event loop when it wakes up.
-
-    With both on one core, the thread of pyreqwest would interrupt the event loop for each request,
-    which takes a sixth of the CPU time. On systems without `SCHED_BATCH` (see sched(7)) it does.
-    """
-    changed = False
-    with suppress(AttributeError, OSError):
-        changed = os.sched_getscheduler(0) == os.SCHED_OTHER
-        if changed:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        yield
-    finally:
-        if changed:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-
-def _let_thread_return() -> None:
-    """Wait until the thread of pyreqwest has left Python, because it cannot do so afterwards.
-
-    It wakes the event loop with `call_soon_threadsafe`, which releases the lock of the interpreter
-    while it writes to a socket. If the interpreter ends then, the process is aborted.
-    """
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        time.sleep(0.001)
-        if not any(
-            frame.f_code.co_name in ("_write_to_self", "call_soon_threadsafe")
-            for frame in sys._current_frames().values()
-        ):
-            break
-
-
 if INSTALLED:
-    atexit.register(_let_thread_return)
+    atexit.register(let_threads_return)
