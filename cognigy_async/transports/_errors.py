@@ -31,13 +31,14 @@ def translate(
     """
     detail = host_of(url) + (f": {reason}" if timeout is None else f" within {timeout:g} s")
     error: UpdateError
-    if begun and not refused:
+    if refused:
+        error = NotSentError(f"No connection to {detail}")
+    elif not begun:
+        error = NotSentError(f"The request could not be sent to {detail}")
+    else:
         error = NoResponseError(
             f"No complete response from {detail}", timed_out=timeout is not None
         )
-    else:
-        problem = "No connection" if refused else "The request could not be sent"
-        error = NotSentError(f"{problem} to {detail}")
     error.__cause__ = ConnectionError(reason) if timeout is None else TimeoutError(reason)
     return error
 

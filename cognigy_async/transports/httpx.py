@@ -54,8 +54,9 @@ class HttpxTransport(LibraryTransport["_Body"]):
     """Sends requests with httpx or httpx2, on asyncio and trio.
 
     Without the argument `client`, the transport opens one connection for each request in flight, so
-    at most `max_in_flight` of the `AsyncStateClient`. The transport trusts the certificates that
-    httpx brings, and ignores HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE.
+    at most `max_in_flight` of the `AsyncStateClient`, and belongs to the event loop in which it
+    sends first. The transport trusts the certificates that httpx brings, and ignores HTTP(S)_PROXY,
+    SSL_CERT_FILE and SSLKEYLOGFILE.
 
     With the argument `client`, the proxies, certificates, limits, event hooks and default headers
     of the httpx client apply. Headers of a request override the default headers. The `auth`,
