@@ -88,7 +88,7 @@ class HttpxTransport(LibraryTransport["_Body"]):
         # The library wants a subclass of its own class.
         body_type = type("_Body", (_Body, self._library.AsyncByteStream), {})
         super().__init__(max_response_bytes, body_type, theirs)
-        self._parse_origin = functools.lru_cache(self._library.URL)
+        self._parse_origin = functools.lru_cache(maxsize=64)(self._library.URL)
         self._client = cast("httpx.AsyncClient | None", client)
         self._idle: dict[tuple[str, bytes], list[_Connection]] = {}
         self._used: set[_Connection] = set()
