@@ -78,8 +78,7 @@ class AiohttpTransport(LibraryTransport["sessions.Body"]):
                 f"AiohttpTransport(session={type(session).__name__}): "
                 "pass an aiohttp.ClientSession or nothing"
             )
-        theirs = None if session is None else "a session"
-        super().__init__(max_response_bytes, sessions.Body, theirs)
+        super().__init__(max_response_bytes, sessions.Body, "a session" if session else None)
         self._given = session
         self._traced = session is not None and bool(session.trace_configs)
         self._session: aiohttp.ClientSession | None = None

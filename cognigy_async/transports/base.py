@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from .._utils.arguments import validate_count
@@ -123,9 +122,11 @@ class LibraryTransport(ABC, Generic[Body]):
 
     def _enter_loop(self, *, on_trio: bool = False) -> None:
         """Bind to the event loop of the first request. Raise ClientUsageError in another one."""
-        with suppress(RuntimeError):
+        try:
             if self._running_loop() is self._loop:
                 return
+        except RuntimeError:  # This is an event loop of another library.
+            self._running_loop = object
         name = type(self).__name__
         self._running_loop = current_loop_getter()
         loop = self._running_loop()
