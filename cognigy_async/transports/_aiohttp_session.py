@@ -8,18 +8,16 @@ import math
 import re
 import select
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.connector import Connection
 from yarl import URL
 
 from .._utils.tls import default_context
 from ._response_body import ACCEPTED_ENCODINGS, has_unclear_end
-
-if TYPE_CHECKING:
-    from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.connector import Connection
 
 KEEPALIVE = 30.0  # seconds for which an idle connection is kept
 MIN_TIMEOUT = 0.001  # seconds; aiohttp takes 0 for no timeout
@@ -27,17 +25,13 @@ CONNECT_MARGIN = 0.05  # seconds between the connect timeout and the total, to t
 MAX_HEADER_LINE = 64 * 1024  # bytes; about the limit of httpx
 MAX_STALE = 3  # connections that are tried for one request
 
-TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A method or a header name (RFC 9110, sections 9.1 and 5.6.2)."""
+HEADER_NAME = re.compile(
+    r"(?!(?:content-length|transfer-encoding)$)[!#$%&'*+.^_`|~0-9a-z-]+", re.IGNORECASE
+)
+"""A name (RFC 9110, section 5.6.2), but of a header that sets the framing."""
 
 INVALID_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """Control characters (RFC 9110, section 5.5), and surrogates, which UTF-8 cannot encode."""
-
-FRAMING = frozenset({"content-length", "transfer-encoding"})
-"""Headers that only the transport may set."""
-
-RETRIED = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""Methods that aiohttp retries by itself unless a middleware prevents it."""
 
 NOT_SENT = (
     aiohttp.ClientConnectorError,
@@ -48,10 +42,6 @@ NOT_SENT = (
     aiohttp.ServerFingerprintMismatch,
 )
 """Errors that aiohttp raises before it has sent anything."""
-
-
-class ConnectionLostError(Exception):
-    """The connection of a request was lost; the cause says how."""
 
 
 class StaleConnectionError(aiohttp.ClientConnectionError):
@@ -112,18 +102,6 @@ class _CheckedResponse(aiohttp.ClientResponse):
         return self
 
 
-async def without_retry(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Keep aiohttp from retrying a request: raise another error for a lost connection."""
-    try:
-        return await handler(request)
-    except NOT_SENT:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise ConnectionLostError from error
-
-
 def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
     """Open a session with its own connections, or with those of the given session.
 
@@ -152,7 +130,7 @@ def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
             "trace_configs": given.trace_configs,
         }
     settings["headers"]["Accept-Encoding"] = ACCEPTED_ENCODINGS
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         **settings,
         cookie_jar=aiohttp.DummyCookieJar(),
         request_class=_CheckedRequest,
@@ -161,20 +139,20 @@ def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
         max_line_size=MAX_HEADER_LINE,
         max_field_size=MAX_HEADER_LINE,
     )
+    # No public argument keeps aiohttp from sending a request again after a lost connection.
+    session._retry_connection = False
+    return session
 
 
 def validate_headers(headers: Mapping[str, str]) -> None:
     """Raise ValueError if a header is not valid, or sets the framing."""
-    _validate_names(tuple(headers))
-    if INVALID_IN_VALUE.search("".join(headers.values())) is not None:
+    if not _are_valid(tuple(headers)) or INVALID_IN_VALUE.search("".join(headers.values())):
         raise ValueError
 
 
 @functools.lru_cache(maxsize=64)
-def _validate_names(names: tuple[str, ...]) -> None:
-    for name in names:
-        if TOKEN.fullmatch(name) is None or name.lower() in FRAMING:
-            raise ValueError
+def _are_valid(names: tuple[str, ...]) -> bool:
+    return all(map(HEADER_NAME.fullmatch, names))
 
 
 def parse_url(url: str) -> URL:
@@ -217,9 +195,7 @@ def _is_stale(connection: Connection) -> bool:
     request.
     """
     protocol = connection.protocol
-    if protocol is None or protocol.should_close:
-        return True
-    transport = protocol.transport
+    transport = None if protocol is None or protocol.should_close else protocol.transport
     if transport is None or transport.is_closing():
         return True
     # Over TLS the socket may hold a session ticket. The event loop reads it in its next iteration.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import ssl
 from urllib.parse import urlsplit
 
-from ..errors import ClientUsageError, NoResponseError, NotSentError, UpdateError
+from ..errors import NoResponseError, NotSentError, UpdateError
 
 MAX_REASON = 160
 """Maximum number of characters shown of the library's error."""
@@ -19,40 +18,8 @@ MAX_CAUSES = 12
 INVALID = "the URL or a header is not valid in HTTP"
 
 
-class NotStartedError(Exception):
-    """No part of the request was given to the library."""
-
-
-def own_loop(
-    transport: object, known: asyncio.AbstractEventLoop | None
-) -> asyncio.AbstractEventLoop:
-    """Return the running event loop of asyncio.
-
-    Args:
-        known: the event loop that the transport used first, if it was used.
-
-    Raises:
-        ClientUsageError: there is none, or it is not the known one.
-    """
-    name = type(transport).__name__
-    try:
-        running = asyncio.get_running_loop()
-    except RuntimeError:
-        raise ClientUsageError(f"{name} needs asyncio; under trio use HttpxTransport") from None
-    if known not in (None, running):
-        raise ClientUsageError(
-            f"this {name} belongs to the event loop that used it first; give each loop its own"
-        )
-    return running
-
-
 def translate(
-    url: str,
-    reason: str,
-    *,
-    timeout: float | None,
-    refused: bool,
-    begun: bool,
+    url: str, reason: str, *, timeout: float | None, refused: bool, begun: bool
 ) -> UpdateError:
     """Return an error to raise instead of the library's error, which refers to the request.
 
@@ -62,8 +29,7 @@ def translate(
         refused: no connection was opened.
         begun: something that the server could act on may have been sent.
     """
-    host = host_of(url)
-    detail = f"{host}: {reason}" if timeout is None else f"{host} within {timeout:g} s"
+    detail = host_of(url) + (f": {reason}" if timeout is None else f" within {timeout:g} s")
     error: UpdateError
     if refused:
         error = NotSentError(f"No connection to {detail}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Collection, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 
 from .._utils.decompression import decompressed
 
@@ -21,14 +21,12 @@ class BodyError(Exception):
     """The head of a response is complete, and its body cannot be used; the text says why."""
 
 
-def headers_of(raw: Collection[tuple[bytes, bytes]]) -> dict[str, str]:
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return headers with lower-case names. Repeated ones are joined (RFC 9110, section 5.3)."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
-    if len(headers) < len(raw):
-        values: dict[str, list[str]] = {}
-        for name, value in raw:
-            values.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-        headers = {name: ", ".join(value) for name, value in values.items()}
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
 
@@ -48,12 +46,8 @@ def too_large(limit: int) -> BodyError:
     return BodyError(f"the body is larger than max_response_bytes={limit}")
 
 
-async def read_body(chunks: AsyncIterable[bytes], headers: Mapping[str, str], limit: int) -> bytes:
-    """Return the decoded body of a response. Do not read more than `limit` bytes.
-
-    Raises:
-        BodyError: the body is larger, or not encoded as its headers say.
-    """
+async def read_body(chunks: AsyncIterable[bytes], limit: int) -> bytes:
+    """Return a body as it was sent. Raise BodyError after more than `limit` bytes."""
     parts: list[bytes] = []
     size = 0
     async for chunk in chunks:
@@ -61,14 +55,14 @@ async def read_body(chunks: AsyncIterable[bytes], headers: Mapping[str, str], li
         if size > limit:
             raise too_large(limit)
         parts.append(chunk)
-    return decoded(b"".join(parts), headers, limit)
+    return b"".join(parts)
 
 
-def problem_of(error: Exception) -> str:
+def problem_of(error: Exception, timeouts: type[Exception] = TimeoutError) -> str:
     """Return the text about a body that could not be read."""
     if isinstance(error, BodyError):
         return str(error)
-    return NOT_IN_TIME if isinstance(error, TimeoutError) else CUT_OFF
+    return NOT_IN_TIME if isinstance(error, timeouts) else CUT_OFF
 
 
 def validate_length(content_length: str | None, limit: int) -> None:

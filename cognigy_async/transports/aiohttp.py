@@ -8,18 +8,12 @@ from collections.abc import Awaitable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from .._utils.arguments import validate_count
-from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
+from .._utils.concurrency import is_failure
+from ..errors import ConfigurationError, UpdateError
 from ..models.http import Request, Response
-from ._errors import INVALID, NotStartedError, own_loop, reason_of, translate
-from ._response_body import (
-    MAX_RESPONSE_BYTES,
-    decoded,
-    headers_of,
-    problem_of,
-    read_body,
-    validate_length,
-)
+from . import _response_body as bodies
+from ._errors import INVALID, reason_of, translate
+from .base import LibraryTransport, NotStartedError
 
 INSTALLED = find_spec("aiohttp") is not None
 
@@ -32,14 +26,17 @@ REASONS = {
     "ClientConnectorCertificateError": "SSL: the certificate is not trusted",
     "ClientHttpProxyError": "the proxy refused to connect",
     "ClientResponseError": "the response is not valid in HTTP",
-    "CancelledError": "the session was closed",
-    "ConnectionLostError": "the server disconnected",
     "ServerDisconnectedError": "the server disconnected",
+    "SessionClosedError": "the session was closed",
     "StaleConnectionError": "the server has given up the connection",
 }
 
 
-class AiohttpTransport:
+class SessionClosedError(Exception):
+    """The session was closed while a request waited for a connection."""
+
+
+class AiohttpTransport(LibraryTransport["sessions.Body"]):
     """Sends requests with aiohttp, on asyncio.
 
     Without the argument `session`, the transport opens one connection for each request in flight,
@@ -69,9 +66,8 @@ class AiohttpTransport:
         self,
         session: aiohttp.ClientSession | None = None,
         *,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_response_bytes: int = bodies.MAX_RESPONSE_BYTES,
     ) -> None:
-        self._limit = validate_count("max_response_bytes", max_response_bytes)
         if not INSTALLED:
             raise ConfigurationError(
                 "AiohttpTransport needs aiohttp, which an extra installs: "
@@ -82,53 +78,10 @@ class AiohttpTransport:
                 f"AiohttpTransport(session={type(session).__name__}): "
                 "pass an aiohttp.ClientSession or nothing"
             )
+        super().__init__(max_response_bytes, sessions.Body, "a session" if session else None)
         self._given = session
         self._traced = session is not None and bool(session.trace_configs)
         self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
-
-    def __repr__(self) -> str:
-        if self._given is not None:
-            return "<AiohttpTransport with a session>"
-        return f"<AiohttpTransport {'closed' if self._closed else 'with its own connections'}>"
-
-    async def send(self, request: Request, *, timeout: float) -> Response:
-        """Send a request, within `timeout` seconds in all, and return the response.
-
-        Raises:
-            NotSentError: no part of the content was sent.
-            NoResponseError: the request may have been applied, and there is no response with a
-                complete head.
-            ClientUsageError: not on asyncio, or in another event loop than before.
-        """
-        body = sessions.Body(request.content)
-        try:
-            session = self._session
-            if session is None or self._loop is not asyncio.get_running_loop():
-                session = self._open()
-            if self._given is not None and self._given.closed:
-                raise NotStartedError("The session is closed")
-            begun, left, stale = time.monotonic(), timeout, 0
-            while True:
-                try:
-                    response = await self._begin(session, request, body, left)
-                    break
-                except sessions.StaleConnectionError:
-                    stale += 1
-                    left = timeout - (time.monotonic() - begun)
-                    if stale == sessions.MAX_STALE or left <= 0:
-                        raise
-            return await self._read(response, body)
-        except BaseException as error:
-            body.abort()
-            if isinstance(error, ClientUsageError) or _ends_task(error):
-                raise
-            failure = [self._translate(error, request, body, timeout)]
-        # Raise outside of the handler and without these locals, so that no header of the request
-        # can be reached from the exception.
-        del request, body
-        raise failure.pop()
 
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
@@ -137,11 +90,33 @@ class AiohttpTransport:
         if session is not None:
             await session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
-        self._loop = own_loop(self, self._loop)
+    async def _send(self, request: Request, body: sessions.Body, timeout: float) -> Response:
+        try:
+            session = self._opened()
+            deadline, stale = time.monotonic() + timeout, 0
+            while True:
+                try:
+                    response = await self._begin(session, request, body, timeout)
+                    break
+                except sessions.StaleConnectionError:
+                    stale += 1
+                    timeout = deadline - time.monotonic()
+                    if stale == sessions.MAX_STALE or timeout <= 0:
+                        raise
+            return await self._read(response, body)
+        except BaseException as error:
+            body.abort()
+            if isinstance(error, asyncio.CancelledError) and is_failure(error):
+                # A closing connector cancels the waits for a connection without cancelling a task.
+                raise SessionClosedError from error
+            raise
+
+    def _opened(self) -> aiohttp.ClientSession:
+        self._enter_loop()
         if self._closed or (self._given is not None and self._given.closed):
             raise NotStartedError("The transport is closed")
-        self._session = sessions.open_session(self._given)
+        if self._session is None:
+            self._session = sessions.open_session(self._given)
         return self._session
 
     def _begin(
@@ -159,38 +134,34 @@ class AiohttpTransport:
             allow_redirects=False,
             # Only a request with content tells whether its sending has begun.
             timeout=sessions.timeout_of(timeout, connecting=not request.content),
-            middlewares=(sessions.without_retry,) if request.method in sessions.RETRIED else None,
         )
 
     async def _read(self, response: aiohttp.ClientResponse, body: sessions.Body) -> Response:
         """Return a response whose head is complete, with its body if that can be used."""
-        headers = headers_of(response.raw_headers)
+        headers = bodies.headers_of(response.raw_headers)
         try:
             if "content-length" not in headers:
-                content = await read_body(response.content.iter_any(), headers, self._limit)
+                content = await bodies.read_body(response.content.iter_any(), self._limit)
             else:
-                validate_length(headers["content-length"], self._limit)
+                bodies.validate_length(headers["content-length"], self._limit)
                 received = response.content.is_eof() and not self._traced
                 content = response.content.read_nowait() if received else await response.read()
-                if "content-encoding" in headers:
-                    content = decoded(content, headers, self._limit)
+            if "content-encoding" in headers:
+                content = bodies.decoded(content, headers, self._limit)
         except BaseException as error:
             body.abort()
             response.close()
             if not isinstance(error, Exception):
                 raise
-            return Response(response.status, headers, body_error=problem_of(error))
+            return Response(response.status, headers, body_error=bodies.problem_of(error))
         # The response may have come before the whole request was sent.
         if not body.written:
             body.abort()
         return Response(response.status, headers, content)
 
-    @staticmethod
     def _translate(
-        error: BaseException, request: Request, body: sessions.Body, timeout: float
+        self, error: Exception, request: Request, body: sessions.Body, timeout: float
     ) -> UpdateError:
-        if isinstance(error, NotStartedError):
-            return NotSentError(str(error))
         invalid = type(error) in (ValueError, UnicodeEncodeError, UnicodeError)
         reason = REASONS.get(type(error).__name__, INVALID if invalid else "")
         timed_out = isinstance(error, TimeoutError)
@@ -204,12 +175,3 @@ class AiohttpTransport:
             refused=bool(unconnected) and not body.begun,
             begun=body.begun if request.content else not unsent,
         )
-
-
-def _ends_task(error: BaseException) -> bool:
-    """Return whether an error must not be translated: a cancellation of this task, or an exit."""
-    if isinstance(error, asyncio.CancelledError):
-        # A closing connector cancels the waits for a connection without cancelling any task.
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
-    return not isinstance(error, Exception)

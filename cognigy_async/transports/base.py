@@ -1,10 +1,18 @@
-"""The `Transport` protocol."""
+"""The `Transport` protocol, and what the transports over HTTP libraries have in common."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
+from .._utils.arguments import validate_count
+from .._utils.concurrency import current_loop_getter
+from ..errors import ClientUsageError, NotSentError, UpdateError
 from ..models.http import Request, Response
+
+Body = TypeVar("Body")
 
 
 class Transport(Protocol):
@@ -48,3 +56,86 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close the connections that the transport opened itself."""
         ...
+
+
+class NotStartedError(Exception):
+    """No part of the request was given to the library."""
+
+
+class LibraryTransport(ABC, Generic[Body]):
+    """A transport over an HTTP library. It raises errors that hold no part of the request.
+
+    Args:
+        body_type: makes the content of a request into what the library takes.
+        theirs: what the user gave it with connections, if anything; for the repr.
+    """
+
+    def __init__(
+        self, max_response_bytes: int, body_type: Callable[[bytes], Body], theirs: str | None
+    ) -> None:
+        self._limit = validate_count("max_response_bytes", max_response_bytes)
+        self._body_type = body_type
+        self._connections = theirs or "its own connections"
+        self._loop: object = None
+        self._running_loop: Callable[[], object] = object
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"with {self._connections}"
+        return f"<{type(self).__name__} {state}>"
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        """Send a request, within `timeout` seconds in all, and return the response.
+
+        Raises:
+            NotSentError: no part of the content was sent.
+            NoResponseError: the request may have been applied, and there is no response with a
+                complete head.
+            ClientUsageError: in another event loop than before, or in one of trio with a transport
+                for asyncio.
+        """
+        body = self._body_type(request.content)
+        try:
+            return await self._send(request, body, timeout)
+        except ClientUsageError:
+            raise
+        except NotStartedError as error:
+            failure: list[UpdateError] = [NotSentError(str(error))]
+        except Exception as error:
+            failure = [self._translate(error, request, body, timeout)]
+        # Raise outside of the handler and without these locals, so that no header of the request
+        # can be reached from the exception.
+        del request, body
+        raise failure.pop()
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connections it opened. Requests on them fail. May be called several times."""
+
+    @abstractmethod
+    async def _send(self, request: Request, body: Body, timeout: float) -> Response:
+        """Send a request; raise NotStartedError or any error of the library."""
+
+    @abstractmethod
+    def _translate(
+        self, error: Exception, request: Request, body: Body, timeout: float
+    ) -> UpdateError:
+        """Return the error to raise instead of the library's error."""
+
+    def _enter_loop(self, *, on_trio: bool = False) -> None:
+        """Bind to the event loop of the first request. Raise ClientUsageError in another one."""
+        try:
+            if self._running_loop() is self._loop:
+                return
+        except RuntimeError:  # This is an event loop of another library.
+            self._running_loop = object
+        name = type(self).__name__
+        self._running_loop = current_loop_getter()
+        loop = self._running_loop()
+        if not (on_trio or isinstance(loop, asyncio.AbstractEventLoop)):
+            raise ClientUsageError(f"{name} needs asyncio; under trio use HttpxTransport")
+        if self._loop not in (None, loop):
+            raise ClientUsageError(
+                f"this {name} belongs to the event loop that used it first; give each loop its own"
+            )
+        self._loop = loop

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
 import ssl
 import sys
+import time
 from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -13,13 +15,13 @@ import anyio
 import httpx
 import sniffio
 
-from .._utils.arguments import validate_count
 from .._utils.concurrency import monotonic_clock
 from .._utils.tls import default_context
-from ..errors import NotSentError, UpdateError
+from ..errors import UpdateError
 from ..models.http import Request, Response, redacted
 from . import _response_body as bodies
-from ._errors import INVALID, NotStartedError, reason_of, translate
+from ._errors import INVALID, reason_of, translate
+from .base import LibraryTransport, NotStartedError
 
 if TYPE_CHECKING:
     import httpx2
@@ -29,6 +31,11 @@ KEEPALIVE = 30.0
 
 MAX_WRAPPERS = 6
 """Streams of httpx and httpcore between a response and its connection, at most."""
+
+PLAIN_URL = re.compile(
+    r"(https?://[^/?#@]+)((?:/(?!\.)(?:[\w~!$&'()*+,;=:@?.-]++|%[0-9A-Fa-f]{2})*+)++)", re.ASCII
+)
+"""A URL whose path and query httpx would send as they are: the origin, and the rest."""
 
 OWN_HEADERS = [(b"user-agent", b"cognigy-async")]
 FIXED_REASONS = {
@@ -43,12 +50,13 @@ NOT_SENT = (
 """Errors that httpx raises before it has sent anything."""
 
 
-class HttpxTransport:
+class HttpxTransport(LibraryTransport["_Body"]):
     """Sends requests with httpx or httpx2, on asyncio and trio.
 
     Without the argument `client`, the transport opens one connection for each request in flight, so
-    at most `max_in_flight` of the `AsyncStateClient`. The transport trusts the certificates that
-    httpx brings, and ignores HTTP(S)_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE.
+    at most `max_in_flight` of the `AsyncStateClient`, and belongs to the event loop in which it
+    sends first. The transport trusts the certificates that httpx brings, and ignores HTTP(S)_PROXY,
+    SSL_CERT_FILE and SSLKEYLOGFILE.
 
     With the argument `client`, the proxies, certificates, limits, event hooks and default headers
     of the httpx client apply. Headers of a request override the default headers. The `auth`,
@@ -74,41 +82,16 @@ class HttpxTransport:
         *,
         max_response_bytes: int = bodies.MAX_RESPONSE_BYTES,
     ) -> None:
-        self._limit = validate_count("max_response_bytes", max_response_bytes)
-        name = "httpx" if client is None else _library_of(client)
         # Both libraries have the same interface; for the type checker httpx stands for both.
-        self._library: Any = sys.modules[name]
-        self._body_type = _body_type(self._library)
+        self._library: Any = httpx if client is None else _library_of(client)
+        theirs = None if client is None else f"a client of {self._library.__name__}"
+        # The library wants a subclass of its own class.
+        body_type = type("_Body", (_Body, self._library.AsyncByteStream), {})
+        super().__init__(max_response_bytes, body_type, theirs)
+        self._parse_origin = functools.lru_cache(maxsize=64)(self._library.URL)
         self._client = cast("httpx.AsyncClient | None", client)
         self._idle: dict[tuple[str, bytes], list[_Connection]] = {}
         self._used: set[_Connection] = set()
-        self._closed = False
-
-    def __repr__(self) -> str:
-        if self._client is not None:
-            return f"<HttpxTransport with a client of {self._library.__name__}>"
-        return f"<HttpxTransport {'closed' if self._closed else 'with its own connections'}>"
-
-    async def send(self, request: Request, *, timeout: float) -> Response:
-        """Send a request and return the response, whatever its status and body.
-
-        Args:
-            timeout: seconds for connecting, sending and receiving together.
-
-        Raises:
-            NotSentError: no part of the content was sent.
-            NoResponseError: the request may have been applied, and there is no response with a
-                complete head.
-        """
-        body = self._body_type(request.content)
-        try:
-            return await self._send(request, body, timeout)
-        except Exception as error:
-            failure = [self._translate(error, request, body, timeout)]
-        # Raise outside of the handler and without these locals, so that no header of the request
-        # can be reached from the exception.
-        del request, body
-        raise failure.pop()
 
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
@@ -129,13 +112,19 @@ class HttpxTransport:
         answer: httpx.Response | None = None
         connection: _Connection | None = None
         if self._client is None:
+            self._enter_loop(on_trio=True)
             origin = outgoing.url.scheme, outgoing.url.netloc
             idle = self._idle.get(origin)
             connection = idle.pop() if idle else _Connection(origin)
             self._used.add(connection)
+            begin = connection.transport.handle_async_request
+        else:
+            begin = functools.partial(
+                self._client.send, auth=self._library.Auth(), follow_redirects=False, stream=True
+            )
         try:
             with anyio.move_on_after(timeout):
-                answer = await self._begin(outgoing, connection)
+                answer = await begin(outgoing)
                 return await self._read(answer)
         finally:
             if connection is not None:
@@ -146,34 +135,24 @@ class HttpxTransport:
         headers = bodies.headers_of(answer.headers.raw)
         return Response(answer.status_code, headers, body_error=bodies.NOT_IN_TIME)
 
-    async def _begin(
-        self, outgoing: httpx.Request, connection: _Connection | None
-    ) -> httpx.Response:
-        """Send a request, and return the response with its body unread."""
-        if connection is not None:
-            return await connection.transport.handle_async_request(outgoing)
-        assert self._client is not None
-        no_auth = self._library.Auth()
-        return await self._client.send(outgoing, auth=no_auth, follow_redirects=False, stream=True)
-
     async def _release(self, connection: _Connection, *, answered: bool) -> None:
         """Keep a connection for the next request, unless it may be in an unknown state."""
-        now = monotonic_clock()()
-        ended = [] if answered and not self._closed else [connection]
-        if not ended:
-            connection.idle_since = now
+        if answered and not self._closed:
+            connection.idle_since = now = time.monotonic()
             idle = self._idle.setdefault(connection.origin, [])
             idle.append(connection)
             # The last one is used first, so the first one is idle for the longest time.
-            if idle[0].idle_since < now - KEEPALIVE:
-                ended.append(idle.pop(0))
-        for one in ended:
-            with anyio.CancelScope(shield=True):
-                await one.transport.aclose()
+            if idle[0].idle_since >= now - KEEPALIVE:
+                return
+            connection = idle.pop(0)
+        with anyio.CancelScope(shield=True):
+            await connection.transport.aclose()
 
     def _built(self, request: Request, body: _Body) -> httpx.Request:
         try:
-            url = self._library.URL(request.url)
+            # Parsing a whole URL takes longer than all the rest of this method.
+            plain = PLAIN_URL.fullmatch(request.url) if self._client is None else None
+            url = self._parse_origin(plain[1]) if plain else self._library.URL(request.url)
             given = {name.lower() for name in request.headers} | {"accept-encoding"}
             headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
             defaults = OWN_HEADERS if self._client is None else self._client.headers.raw
@@ -187,6 +166,8 @@ class HttpxTransport:
             outgoing: httpx.Request = self._library.Request(
                 request.method, url, headers=headers, stream=body
             )
+            if plain:
+                outgoing.extensions["target"] = plain[2].encode()
         except (ValueError, self._library.InvalidURL):
             raise NotStartedError("The URL or a header is not valid") from None
         if request.url_token is not None and self._client is not None:
@@ -197,28 +178,23 @@ class HttpxTransport:
     def _translate(
         self, error: Exception, request: Request, body: _Body, timeout: float
     ) -> UpdateError:
-        if isinstance(error, NotStartedError):
-            return NotSentError(str(error))
         is_timeout = isinstance(error, (self._library.TimeoutException, TimeoutError))
         # Trust an error that means "not sent" only if the content was not begun: some transports
         # raise it for a connection that was lost later. An error without a cause is trusted too:
         # it comes from a mock transport in a test, not from another library.
         claimed = isinstance(error, tuple(getattr(self._library, name) for name in NOT_SENT))
+        reason = FIXED_REASONS.get(type(error).__name__, "")
+        if not reason and type(error).__module__.partition(".")[0] == self._library.__name__:
+            # The text after a colon may quote a header.
+            reason = str(error).partition(":")[0].rstrip(".")
         return translate(
             request.url,
-            self._reason(error),
+            reason_of(error, reason),
             timeout=timeout if is_timeout else None,
             refused=claimed and not (body.begun and error.__cause__),
             # The server cannot act on a request without the content that it announces.
             begun=body.begun or not request.content,
         )
-
-    def _reason(self, error: Exception) -> str:
-        reason = FIXED_REASONS.get(type(error).__name__, "")
-        if not reason and type(error).__module__.partition(".")[0] == self._library.__name__:
-            # The text after a colon may quote a header.
-            reason = str(error).partition(":")[0].rstrip(".")
-        return reason_of(error, reason)
 
     async def _read(self, response: httpx.Response) -> Response:
         """Return a response whose head is complete, with its body if that can be used."""
@@ -226,13 +202,9 @@ class HttpxTransport:
         was_read = response.is_closed
         try:
             content = await self._content(response, headers)
-        except bodies.BodyError as error:
-            return Response(status, headers, body_error=str(error))
-        except self._library.TransportError as error:
-            in_time = not isinstance(error, self._library.TimeoutException)
-            return Response(
-                status, headers, body_error=bodies.CUT_OFF if in_time else bodies.NOT_IN_TIME
-            )
+        except (bodies.BodyError, self._library.TransportError) as error:
+            problem = bodies.problem_of(error, self._library.TimeoutException)
+            return Response(status, headers, body_error=problem)
         finally:
             connection = _connection_of(response)
             # If an event hook of the client has read the response, another request may have the
@@ -252,34 +224,25 @@ class HttpxTransport:
         return Response(status, headers, content)
 
     async def _content(self, response: httpx.Response, headers: Mapping[str, str]) -> bytes:
-        """Read the body of a response and return it decoded.
-
-        Raises:
-            BodyError: it is too large, or not encoded as the headers say.
-            Exception: an error of httpx: the body is cut off, or not complete in time.
-        """
-        limit = self._limit
+        """Read a body and return it decoded. Raise BodyError, or an error of the library."""
         if response.is_closed:
             # An event hook of the client has read it.
-            if len(response.content) > limit:
-                raise bodies.too_large(limit)
+            if len(response.content) > self._limit:
+                raise bodies.too_large(self._limit)
             return response.content
-        bodies.validate_length(headers.get("content-length"), limit)
-        chunks: list[bytes] = []
-        size = 0
+        bodies.validate_length(headers.get("content-length"), self._limit)
         stream = aiter(cast("httpx.AsyncByteStream", response.stream))
-        async for chunk in stream:
-            size += len(chunk)
-            if size > limit:
-                # End by cancellation: an exception between two chunks would leave generators of
-                # the library unfinished, and trio warns about those.
-                with anyio.CancelScope() as enough:
-                    enough.cancel()
-                    async for _ in stream:
-                        pass
-                raise bodies.too_large(limit)
-            chunks.append(chunk)
-        return bodies.decoded(b"".join(chunks), headers, limit)
+        try:
+            content = await bodies.read_body(stream, self._limit)
+        except bodies.BodyError:
+            # End by cancellation: an exception between two chunks would leave generators of
+            # the library unfinished, and trio warns about those.
+            with anyio.CancelScope() as enough:
+                enough.cancel()
+                async for _ in stream:
+                    pass
+            raise
+        return bodies.decoded(content, headers, self._limit)
 
 
 def _connection_of(response: httpx.Response) -> Any:
@@ -290,8 +253,6 @@ def _connection_of(response: httpx.Response) -> Any:
     """
     stream: Any = response.stream
     for _ in range(MAX_WRAPPERS):
-        if stream is None:
-            break
         connection = getattr(stream, "_connection", None)
         if connection is not None:
             return connection if hasattr(connection, "_h11_state") else None
@@ -338,19 +299,17 @@ class _Connection:
         self.transport = httpx.AsyncHTTPTransport(
             verify=default_context(),
             trust_env=False,
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
-            ),
+            limits=httpx.Limits(keepalive_expiry=KEEPALIVE),
         )
         if sniffio.current_async_library() == "trio":
-            from ._trio_backend import TrioBackend
+            from .._utils.trio_backend import TrioBackend
 
             # httpx has no argument for it.
             pool: Any = self.transport._pool
             pool._network_backend = TrioBackend()
 
 
-class _Body(httpx.ByteStream):
+class _Body:
     """The content of a request, and its own iterator: trio warns about unfinished generators.
 
     Attributes:
@@ -358,7 +317,6 @@ class _Body(httpx.ByteStream):
     """
 
     def __init__(self, content: bytes) -> None:
-        super().__init__(content)
         self._content = content
         self._left: list[bytes] = []
         self.begun = False
@@ -383,17 +341,16 @@ class _TimeLeft(dict[str, float]):
         self._end = self._clock() + seconds
 
     def get(self, key: str, default: Any = None) -> Any:
-        left = self._end - self._clock()
-        if left <= 0:
-            return 0.0
+        left = max(0.0, self._end - self._clock())
         # httpx reads it once, but applies it twice: to the connection and then to TLS.
         return left / 2 if key == "connect" else left
 
 
-def _library_of(client: object) -> str:
-    for kind in type(client).__mro__:
-        library = kind.__module__.partition(".")[0]
-        if library in ("httpx", "httpx2") and kind.__name__ == "AsyncClient":
+def _library_of(client: object) -> Any:
+    """Return httpx or httpx2, to which a client belongs. It is imported already."""
+    for name in ("httpx", "httpx2"):
+        library = sys.modules.get(name)
+        if library is not None and isinstance(client, library.AsyncClient):
             return library
     raise TypeError(
         f"HttpxTransport(client={type(client).__name__}): "
@@ -413,11 +370,3 @@ def _secret_url_type(library: Any) -> Any:
             return f"URL({str(self)!r})"
 
     return SecretUrl
-
-
-@functools.cache
-def _body_type(library: Any) -> type[_Body]:
-    """Return a class of bodies that httpx or httpx2 accepts."""
-    if issubclass(library.ByteStream, httpx.ByteStream):
-        return _Body
-    return type("_Body", (_Body, library.ByteStream), {})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import os
 import re
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import certifi
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from .._utils.arguments import validate_count, validate_seconds
+from .._utils.arguments import validate_seconds
+from .._utils.native_threads import let_threads_return, threads_in_batches
 from .._utils.tls import context_of_file
-from ..errors import ClientUsageError, ConfigurationError, NotSentError, UpdateError
+from ..errors import ConfigurationError, UpdateError
 from ..models.http import Request, Response
 from . import _response_body as bodies
-from ._errors import INVALID, NotStartedError, own_loop, reason_of, translate
+from ._errors import INVALID, reason_of, translate
+from .base import LibraryTransport, NotStartedError
 
 INSTALLED = find_spec("pyreqwest") is not None
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING or INSTALLED:
     from pyreqwest.client import Client, ClientBuilder
     from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError
     from pyreqwest.proxy import ProxyBuilder
-
-if TYPE_CHECKING:
     from pyreqwest.request import StreamRequest
     from pyreqwest.response import Response as Answer
 
@@ -45,6 +44,7 @@ With more, the status of a response whose body is cut off would be lost.
 """
 
 MIN_TIMEOUT = 0.001  # seconds
+_timedelta = functools.lru_cache(timedelta)
 NOT_CONNECTED = "client error (Connect)"
 """The cause of an error that means that nothing was sent. The class of an error does not tell."""
 
@@ -59,7 +59,7 @@ CHANGED_IN_URL = re.compile(r"[^!#-&(-;=?-\[\]_a-zA-Z~]|/(?:\.|%2[eE]){1,2}(?:[/
 """Parts of a URL that pyreqwest does not send as they are, such as `/%2E%2E/`."""
 
 
-class PyreqwestTransport:
+class PyreqwestTransport(LibraryTransport[bytes]):
     """Sends requests with pyreqwest, on asyncio; the fastest of the transports.
 
     The transport opens one connection for each request in flight, so at most `max_in_flight` of the
@@ -97,7 +97,7 @@ class PyreqwestTransport:
                 "PyreqwestTransport needs pyreqwest, which an extra installs: "
                 "pip install 'cognigy-async[pyreqwest]'"
             )
-        self._limit = validate_count("max_response_bytes", max_response_bytes)
+        super().__init__(max_response_bytes, bytes, None)
         seconds = validate_seconds("connect_timeout", connect_timeout, least=MIN_TIMEOUT)
         self._connect_timeout = timedelta(seconds=seconds)
         self._proxy = proxy
@@ -110,42 +110,6 @@ class PyreqwestTransport:
         self._trust_env = trust_env
         self._http2 = http2
         self._client: Client | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._seconds, self._timeout = 0.0, timedelta()
-        self._closed = False
-
-    def __repr__(self) -> str:
-        return f"<PyreqwestTransport {'closed' if self._closed else 'with its own connections'}>"
-
-    async def send(self, request: Request, *, timeout: float) -> Response:
-        """Send a request, within `timeout` seconds in all, and return the response.
-
-        Raises:
-            NotSentError: no part of the request was sent.
-            NoResponseError: the request may have been applied, and there is no response whose body
-                has begun.
-            ClientUsageError: not on asyncio, or in another event loop than before.
-        """
-        outgoing: StreamRequest | None = None
-        client = self._client
-        try:
-            if client is None or self._loop is not asyncio.get_running_loop():
-                client = self._open()
-            outgoing = self._built(client, request, timeout)
-            return await self._read(outgoing, await outgoing.__aenter__(), client)
-        except asyncio.CancelledError:
-            # pyreqwest raises another one than it got, by which anyio does not know its own.
-            await checkpoint_if_cancelled()
-            raise
-        except ClientUsageError:
-            raise
-        except Exception as error:
-            begun = outgoing is not None and not isinstance(error, BuilderError)
-            failure = [self._translate(error, request.url, timeout, begun=begun)]
-        # Raise outside of the handler and without these locals, so that the exception keeps neither
-        # headers of the request nor connections.
-        del request, outgoing, client
-        raise failure.pop()
 
     async def aclose(self) -> None:
         """Close the connections it opened. Requests on them fail. May be called several times."""
@@ -154,8 +118,18 @@ class PyreqwestTransport:
         if client is not None:
             await client.close()
 
+    async def _send(self, request: Request, body: bytes, timeout: float) -> Response:
+        self._enter_loop()
+        client = self._client or self._open()
+        outgoing = self._built(client, request, timeout)
+        try:
+            return await self._read(outgoing, await outgoing.__aenter__(), client)
+        except asyncio.CancelledError:
+            # pyreqwest raises another one than it got, by which anyio does not know its own.
+            await checkpoint_if_cancelled()
+            raise
+
     def _open(self) -> Client:
-        self._loop = own_loop(self, self._loop)
         if self._closed:
             raise NotStartedError("The transport is closed")
         builder = (
@@ -178,7 +152,7 @@ class PyreqwestTransport:
         elif not self._trust_env:
             builder = builder.no_proxy()
         try:
-            with _in_batches():
+            with threads_in_batches():
                 self._client = builder.build()
         except RuntimeError as error:
             # Its thread was started before this process was forked.
@@ -188,46 +162,35 @@ class PyreqwestTransport:
     def _built(self, client: Client, request: Request, timeout: float) -> StreamRequest:
         if CHANGED_IN_URL.search(request.url):
             raise NotStartedError(f"pyreqwest cannot send this URL as it is: {INVALID}")
-        if timeout != self._seconds:
-            self._seconds = timeout
-            self._timeout = timedelta(seconds=max(timeout, MIN_TIMEOUT))
         try:
             # pyreqwest would send the user and password of a URL.
             url = USER_IN_URL.sub(r"\1", request.url) if "@" in request.url else request.url
             builder = client.request(request.method, url).headers(request.headers)
             if request.content or request.method not in ("GET", "HEAD"):
                 builder.body_bytes(request.content)
-            builder.timeout(self._timeout).streamed_read_buffer_limit(FIRST_CHUNK)
-            return builder.build_streamed()
-        except (ValueError, TypeError):
+            builder.timeout(_timedelta(0, max(timeout, MIN_TIMEOUT)))
+            return builder.streamed_read_buffer_limit(FIRST_CHUNK).build_streamed()
+        except (ValueError, TypeError, OverflowError):
             raise NotStartedError(INVALID) from None
 
     async def _read(self, outgoing: StreamRequest, response: Answer, client: Client) -> Response:
         """Return a response whose head is complete, with its body if that can be used."""
         status, headers = response.status, _headers_of(response)
-        if (
-            bodies.has_unclear_end(status, headers)
-            and response.version.startswith("HTTP/1")
-            and self._client is client
-        ):
+        unclear = bodies.has_unclear_end(status, headers)
+        if unclear and response.version.startswith("HTTP/1") and self._client is client:
             # Only giving up all its connections closes this one.
             self._client = None
         complete = False
         try:
-            text = headers.get("content-length")
-            bodies.validate_length(text, self._limit)
-            # Equal lengths may be repeated (RFC 9112, section 6.3).
-            length = int(text) if text is not None and text.isdecimal() else -1
-            read_chunk = response.body_reader.read_chunk
-            chunks: list[bytes] = []
-            size = 0
-            while size != length and (chunk := await read_chunk()) is not None:
-                size += len(chunk)
-                if size > self._limit:
-                    raise bodies.too_large(self._limit)
-                chunks.append(bytes(chunk))
+            length = headers.get("content-length")
+            bodies.validate_length(length, self._limit)
+            content = (
+                # Equal lengths may be repeated (RFC 9112, section 6.3).
+                bytes(await response.bytes())
+                if length is not None and length.isdecimal() and not unclear
+                else await bodies.read_body(_chunks_of(response), self._limit)
+            )
             complete = True
-            content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             if "content-encoding" in headers:
                 content = bodies.decoded(content, headers, self._limit)
         except (bodies.BodyError, DetailedPyreqwestError) as error:
@@ -237,21 +200,28 @@ class PyreqwestTransport:
                 await outgoing.__aexit__(None, None, None)
         return Response(status, headers, content)
 
-    def _translate(self, error: Exception, url: str, timeout: float, *, begun: bool) -> UpdateError:
-        if isinstance(error, NotStartedError):
-            return NotSentError(str(error))
+    def _translate(
+        self, error: Exception, request: Request, body: bytes, timeout: float
+    ) -> UpdateError:
         causes = _causes_of(error)
         refused = NOT_CONNECTED in causes
         timed_out = bool(causes) and causes[-1] in TIMEOUTS
         if timed_out and refused:
             timeout = min(timeout, self._connect_timeout.total_seconds())
+        secure = request.url.lower().startswith("https:")
         return translate(
-            url,
-            reason_of(error, _reason_of(causes, secure=url.lower().startswith("https:"))),
+            request.url,
+            reason_of(error, _reason_of(causes, secure=secure)),
             timeout=timeout if timed_out else None,
             refused=refused,
-            begun=begun,
+            begun=not isinstance(error, BuilderError),
         )
+
+
+async def _chunks_of(response: Answer) -> AsyncIterator[bytes]:
+    reader = response.body_reader
+    while (chunk := await reader.read_chunk()) is not None:
+        yield bytes(chunk)
 
 
 def _causes_of(error: Exception) -> list[str]:
@@ -282,12 +252,10 @@ def _headers_of(response: Answer) -> dict[str, str]:
         for name in response.headers:
             with suppress(ValueError):
                 values[name] = response.get_header_all(name)
-    if list in map(type, values.values()):
-        values = {
-            name: value if type(value) is str else ", ".join(value)
-            for name, value in values.items()
-        }
-    return values
+    return {
+        name: value if isinstance(value, str) else ", ".join(value)
+        for name, value in values.items()
+    }
 
 
 def _proxy_of(url: str) -> ProxyBuilder:
@@ -300,40 +268,5 @@ def _proxy_of(url: str) -> ProxyBuilder:
         ) from None
 
 
-@contextmanager
-def _in_batches() -> Iterator[None]:
-    """Let the thread that starts meanwhile not interrupt the event loop when it wakes up.
-
-    With both on one core, the thread of pyreqwest would interrupt the event loop for each request,
-    which takes a sixth of the CPU time. On systems without `SCHED_BATCH` (see sched(7)) it does.
-    """
-    changed = False
-    with suppress(AttributeError, OSError):
-        changed = os.sched_getscheduler(0) == os.SCHED_OTHER
-        if changed:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        yield
-    finally:
-        if changed:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-
-def _let_thread_return() -> None:
-    """Wait until the thread of pyreqwest has left Python, because it cannot do so afterwards.
-
-    It wakes the event loop with `call_soon_threadsafe`, which releases the lock of the interpreter
-    while it writes to a socket. If the interpreter ends then, the process is aborted.
-    """
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        time.sleep(0.001)
-        if not any(
-            frame.f_code.co_name in ("_write_to_self", "call_soon_threadsafe")
-            for frame in sys._current_frames().values()
-        ):
-            break
-
-
 if INSTALLED:
-    atexit.register(_let_thread_return)
+    atexit.register(let_threads_return)

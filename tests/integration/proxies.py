@@ -50,8 +50,11 @@ class Proxy:
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
                 await self._serve(client, answers)
+                answers.close()
+                await answers.wait_closed()
         finally:
-            answers.close()
+            # Closing TLS waits for the client, which may not answer before the event loop ends.
+            answers.transport.abort()
 
     async def _serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         head = (await client.readuntil(b"\r\n\r\n")).decode("ascii")

@@ -1,4 +1,4 @@
-"""The transports for asyncio without a server: event loops, arguments, missing packages."""
+"""The transports without a server: event loops, arguments, missing packages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import anyio
+import httpx
 import pytest
 
 from cognigy_async import ApiKey, AsyncStateClient, HttpxTransport, Transport
@@ -18,6 +20,7 @@ from cognigy_async.transports.pyreqwest import PyreqwestTransport
 from tests.integration.transport_servers import patch
 
 both = pytest.mark.parametrize("kind", [AiohttpTransport, PyreqwestTransport])
+each = pytest.mark.parametrize("kind", [AiohttpTransport, HttpxTransport, PyreqwestTransport])
 
 
 @both
@@ -33,7 +36,7 @@ async def test_under_trio_the_error_names_asyncio(kind: Callable[[], Transport])
             await client.update("d-1", session={"a": 1})
 
 
-@both
+@each
 def test_a_transport_belongs_to_one_event_loop(kind: Callable[[], Transport]) -> None:
     transport = kind()
 
@@ -48,7 +51,36 @@ def test_a_transport_belongs_to_one_event_loop(kind: Callable[[], Transport]) ->
             first.run(use())
         with asyncio.Runner() as second, pytest.raises(ClientUsageError, match="event loop"):
             second.run(use())
+        with pytest.raises(ClientUsageError, match=r"event loop|under trio use HttpxTransport"):
+            anyio.run(use, backend="trio")
         first.run(close())
+
+
+def test_an_httpx_transport_on_trio_belongs_to_one_run() -> None:
+    transport = HttpxTransport()
+
+    async def use() -> None:
+        await transport.send(patch("http://127.0.0.1:1"), timeout=1)
+
+    with pytest.raises(NotSentError):
+        anyio.run(use, backend="trio")
+    for backend in ("trio", "asyncio"):
+        with pytest.raises(ClientUsageError, match="event loop"):
+            anyio.run(use, backend=backend)
+
+
+def test_a_given_client_of_httpx_may_be_used_in_several_event_loops() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    transport = HttpxTransport(httpx.AsyncClient(transport=httpx.MockTransport(refuse)))
+
+    async def use() -> None:
+        await transport.send(patch("http://h"), timeout=1)
+
+    for backend in ("asyncio", "trio", "asyncio"):
+        with pytest.raises(NotSentError):
+            anyio.run(use, backend=backend)
 
 
 @pytest.mark.parametrize("package", ["aiohttp", "pyreqwest"])

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from cognigy_async.errors import NoResponseError, NotSentError
-from cognigy_async.transports.httpx import HttpxTransport, _TimeLeft
+from cognigy_async.transports.httpx import PLAIN_URL, HttpxTransport, _TimeLeft
 from tests.integration.transport_servers import CANARY, CONTENT, TLS, failure, patch
 
 LIBRARIES = {"httpx": httpx, "httpx2": httpx2}
@@ -23,6 +23,37 @@ async def test_the_timeout_of_an_operation_shrinks() -> None:
     assert 0.5 < left.get("read") < 0.96
     assert left.get("connect") < 0.48
     assert _TimeLeft(0.0).get("write") == 0.0
+
+
+@pytest.mark.parametrize("origin", ["http://h", "https://h:8443", "http://[::1]:80"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "/",
+        "//",
+        "/dialogs/%2E%2E%2fx%20%C3%A9/state",
+        "/~a/b-c_d;e=1,2/@f:g/$&'()*+!?q=%2B&r=1?2/3",
+        "/a..b/c./d%2e",
+    ],
+)
+def test_a_plain_url_is_sent_as_httpx_would_send_it(origin: str, rest: str) -> None:
+    plain = PLAIN_URL.fullmatch(origin + rest)
+    assert plain is not None
+    assert plain.groups() == (origin, rest)
+    assert httpx.URL(origin + rest).raw_path == rest.encode()
+    assert httpx.URL(origin).netloc == httpx.URL(origin + rest).netloc
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://h", "http://h?q=1", "http://me:word@h/a", "ftp://h/a", "/a", "HTTP://h/a"),
+        *("http://h/a b", "http://h/a\n", "http://h/\xe4", "http://h/a#b", "http://h/a%zz"),
+        *("http://h/../a", "http://h/a/./b", "http://h/.a", 'http://h/"', "http://h/{a}"),
+    ],
+)
+def test_other_urls_are_left_to_httpx(url: str) -> None:
+    assert PLAIN_URL.fullmatch(url) is None
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -9,14 +9,12 @@ import os
 import re
 import subprocess
 import sys
-import threading
-import time
 from typing import Any
 
 import pytest
 
 from cognigy_async.errors import ConfigurationError
-from cognigy_async.transports.pyreqwest import PyreqwestTransport, _let_thread_return
+from cognigy_async.transports.pyreqwest import PyreqwestTransport
 
 
 @pytest.mark.parametrize(
@@ -34,23 +32,6 @@ def test_an_argument_of_pyreqwest_that_is_not_valid(
     with pytest.raises(ConfigurationError, match=re.escape(message)) as caught:
         PyreqwestTransport(**arguments)
     assert "c4nary" not in str(caught.value)
-
-
-def test_the_process_does_not_end_while_the_thread_of_pyreqwest_is_in_python() -> None:
-    entered = threading.Event()
-    left: list[bool] = []
-
-    def call_soon_threadsafe() -> None:
-        entered.set()
-        time.sleep(0.1)
-        left.append(True)
-
-    thread = threading.Thread(target=call_soon_threadsafe)
-    thread.start()
-    assert entered.wait(10)
-    _let_thread_return()
-    assert left
-    thread.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="there is no SCHED_BATCH")

@@ -14,7 +14,7 @@ import httpcore
 import pytest
 
 from cognigy_async import HttpxTransport, NotSentError, Request
-from cognigy_async.transports._trio_backend import TrioBackend, _connect_to_first
+from cognigy_async._utils.trio_backend import TrioBackend, _connect_to_first
 
 on_trio = pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
 
