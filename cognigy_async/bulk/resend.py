@@ -13,7 +13,7 @@ from cognigy_async import (
     Limits,
     StateUpdate,
 )
-from cognigy_async.spi import is_strong_etag
+from cognigy_async.spi import count_requests, is_strong_etag
 
 from .input.row import Row
 from .journal.schema import OpenSend
@@ -24,7 +24,7 @@ class AmbiguousSends:
 
     Such a row is sent again with the `If-Match` that the journal has for it: if it was applied,
     or is applied late, the state has another version and one of the requests is refused. A row
-    that was sent without a strong etag is ambiguous.
+    that was sent without a strong etag, or as several requests, is ambiguous.
 
     Attributes:
         sends: Sends that are not resolved yet, by line.
@@ -43,6 +43,9 @@ class AmbiguousSends:
         if self._client.api.honours_idempotency_keys:
             return update
         if not self._client.api.conditional_writes or not is_strong_etag(send.etag):
+            return None
+        if count_requests(self._client.api, update) > 1:
+            # The etag is that of the last request. Those before it may have been applied.
             return None
         return update.replace(if_match=send.etag)
 

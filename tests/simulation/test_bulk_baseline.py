@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,36 @@ async def test_order_and_final_state_are_those_of_the_file(nights: Nights, seed:
             if sent.dialog_id == dialog_id:
                 found |= sent.body.get("session", {})
         assert found == expected
+
+
+async def test_rows_that_are_sent_again_are_applied_again_in_their_order(nights: Nights) -> None:
+    values: dict[str, Any] = {}
+    used: set[str] = set()
+    at: list[Path] = []
+
+    async def apply(request: Request) -> Response:
+        """Apply each key once, and keep the files of the job as they are at this moment."""
+        at.append(nights.folder / f"at-{len(at)}")
+        at[-1].mkdir()
+        for path in nights.folder.glob(f"{nights.journal.name}*"):
+            shutil.copy(path, at[-1])
+        shutil.copy(nights.baseline, at[-1])
+        key = request.headers["idempotency-key"]
+        if key not in used:
+            used.add(key)
+            values.update(json.loads(request.content)["session"])
+        return state(len(at))
+
+    await nights.run(Wire(answer=apply), [row("d", a=1, b=0)])
+    rows = [row("d", a=1, b=1), row("d", a=2, b=1)]
+    await nights.run(Wire(answer=apply), rows)
+    assert values == {"a": 2, "b": 1}
+    # As if the process was killed now: the journal has no outcome, and `a` was forgotten.
+    for path in at[1].glob(f"{nights.journal.name}*"):
+        shutil.copy(path, nights.folder)
+    shutil.copy(at[2] / nights.baseline.name, nights.baseline)
+    assert counts(await nights.run(Wire(answer=apply)))[:2] == (2, 2)
+    assert values == {"a": 2, "b": 1}
 
 
 async def test_rows_at_a_transition_are_whole(nights: Nights) -> None:
