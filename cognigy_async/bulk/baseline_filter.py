@@ -66,7 +66,6 @@ class BaselineFilter:
     """Compares rows with a baseline, and keeps the baseline up to date.
 
     Args:
-        job_id: Id of the job, of which a row without an `update_id` of its own gets one.
         keeps_other_variables: See `StateApi`. If False, a row is sent whole or not at all.
         whole: Lines of rows that must be sent as they are.
     """
@@ -76,7 +75,6 @@ class BaselineFilter:
         baseline: Baseline,
         options: JobOptions,
         *,
-        job_id: str | None = None,
         keeps_other_variables: bool = True,
         whole: Container[int] = (),
     ) -> None:
@@ -85,7 +83,6 @@ class BaselineFilter:
         # Rows that share a request are repeated unchanged after a crash. They do not wait either:
         # merging them saves more requests.
         self._coalesce = options.coalesce
-        self._job_id = job_id
         self._keeps_others = keeps_other_variables
         self._whole = whole
         self._lock = threading.Lock()
@@ -247,7 +244,8 @@ class BaselineFilter:
             if len(same) == len(digests) and not update.user:
                 row.unchanged = True
                 return
-            if not self._coalesce and self._has_default_id(row, update):
+            # An id of the row's own is the Idempotency-Key of exactly this update.
+            if not self._coalesce and not row.has_own_id:
                 self._trim(row, update, same)
                 digests = {name: digests[name] for name in digests.keys() - same}
         if row.may_move:
@@ -266,10 +264,6 @@ class BaselineFilter:
         digest = self._baseline.digest
         ids = update.dialog_id, update.user_id
         return {name: digest(*ids, name, value) for name, value in session.items()}
-
-    def _has_default_id(self, row: Row, update: StateUpdate) -> bool:
-        # An id of the row's own is the Idempotency-Key of exactly this update.
-        return update.update_id in (None, f"{self._job_id}-{row.line}")
 
     def _trim(self, row: Row, update: StateUpdate, same: set[str]) -> None:
         """Remove variables from a row. The id tells which, because it stands for one body."""

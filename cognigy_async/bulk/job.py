@@ -375,7 +375,6 @@ class BulkJob:
         return BaselineFilter(
             baseline,
             self.options,
-            job_id=opened.journal.job_id,
             keeps_other_variables=api.keeps_other_variables,
             whole=frozenset(opened.earlier.groups),
         )

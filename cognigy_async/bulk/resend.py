@@ -30,8 +30,11 @@ class AmbiguousSends:
         sends: Sends that are not resolved yet, by line.
     """
 
-    def __init__(self, client: AsyncStateClient, sends: Iterable[OpenSend]) -> None:
+    def __init__(
+        self, client: AsyncStateClient, sends: Iterable[OpenSend], *, renews_keys: bool
+    ) -> None:
         self._client = client
+        self._renews_keys = renews_keys
         self.sends = {send.line: send for send in sends}
 
     def resolve(self, row: Row, update: StateUpdate) -> StateUpdate | None:
@@ -41,7 +44,8 @@ class AmbiguousSends:
             # Messages have neither keys nor conditions.
             return None
         if self._client.api.honours_idempotency_keys:
-            return update
+            has_same_key = row.has_own_id or row.not_repeatable or not self._renews_keys
+            return update if has_same_key else None
         if not self._client.api.conditional_writes or not is_strong_etag(send.etag):
             return None
         if count_requests(self._client.api, update) > 1:

@@ -116,7 +116,9 @@ class JobRun:
         done = totals.succeeded + totals.unchanged + failed
         self.conditions = StopConditions(options, opened.canary, done, failed)
         self.receipts = CallbackReceipts(writer)
-        self._ambiguous = AmbiguousSends(client, opened.earlier.sends)
+        self._ambiguous = AmbiguousSends(
+            client, opened.earlier.sends, renews_keys=options.renews_keys
+        )
         self._groups = InterruptedGroups(opened.earlier.groups)
         self._group_tasks: TaskGroup | None = None
         self._resent: list[PendingUpdate] = []

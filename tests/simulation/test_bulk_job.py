@@ -847,6 +847,46 @@ async def test_a_group_that_was_cut_off_is_sent_again_as_it_was(folder: Folder) 
         assert seqs[-1] == 57 + dialog
 
 
+async def test_rows_that_are_merged_otherwise_are_applied_again_in_their_order(
+    folder: Folder,
+) -> None:
+    client = {"max_in_flight": 1}
+    last = [{"dialog_id": "d", "session": one} for one in ({"o": 1}, {"b": 1}, {"o": {"p": 2}})]
+    folder.write([{"dialog_id": "e", "session": {"seq": 0}}, *last])
+    wire = Wire()
+    wire.script(never)
+    await folder.cut_off(wire, 1, client=client, coalesce=True)
+    # As if the run had sent each row of `d` alone before it was cut off.
+    with Journal(folder.journal) as journal:
+        used = {f"{journal.job_id}-{line}" for line in (2, 3, 4)}
+    values: dict[str, Any] = {"o": {"p": 2}, "b": 1}
+
+    async def apply(request: Request) -> Response:
+        if (key := request.headers["idempotency-key"]) not in used:
+            used.add(key)
+            values.update(json.loads(request.content)["session"])
+        return state(1)
+
+    again = Wire(takes=1.0, answer=apply)
+    assert counts(await folder.run(again, client=client, coalesce=True)) == (4, 4, 0, 0, 0)
+    assert [sent.session for sent in again.sent[1:]] == [{"o": 1, "b": 1}, {"o": {"p": 2}}]
+    assert values["o"] == {"p": 2}
+
+
+async def test_a_list_that_a_keyed_server_may_have_appended_is_not_sent_with_another_key(
+    folder: Folder,
+) -> None:
+    keyed = RuntimeApi(honours_idempotency_keys=True, merged_values="objects and lists")
+    folder.write([{"dialog_id": "d", "session": {"a": [1]}}])
+    wire = Wire()
+    wire.script(never)
+    await folder.cut_off(wire, 1, client={"api": keyed}, coalesce=True)
+    again = Wire()
+    result = await folder.run(again, client={"api": keyed}, coalesce=True)
+    assert counts(result) == (1, 0, 0, 1, 0)
+    assert again.sent == []
+
+
 # Stopping.
 
 

@@ -123,6 +123,7 @@ class Row:
         number: Number of the row as a spreadsheet program counts, if it is not `line`.
         expires_at: Seconds of the epoch at which the session ends; None if the row does not tell.
         unchanged: True if the row would change nothing, so that it is not sent.
+        has_own_id: True if the row names its `update_id`.
     """
 
     line: int
@@ -137,6 +138,7 @@ class Row:
     number: int | None = None
     expires_at: float | None = None
     unchanged: bool = False
+    has_own_id: bool = False
 
     @property
     def not_repeatable(self) -> bool:
@@ -246,7 +248,8 @@ def parse_row(
                 if RAW in fields and not used:
                     raise UpdateValidationError((NOT_READ,))
                 break
-        if default_id is not None and fields.get("update_id") is None:
+        has_own_id = fields.get("update_id") is not None
+        if default_id is not None and not has_own_id:
             used = {**used, "update_id": default_id}
         if EXPIRES_AT in used:
             used = dict(used)
@@ -260,7 +263,9 @@ def parse_row(
     if isinstance(source, TableRow):
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
-    return Row(line, source, update, None, update.dialog_id, number=number, expires_at=expires_at)
+    row = Row(line, source, update, None, update.dialog_id, number=number, expires_at=expires_at)
+    row.has_own_id = has_own_id
+    return row
 
 
 def _take_expiry(limits: Limits, fields: dict[str, Any]) -> float | None:
