@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, TypeAlias
 from zlib import crc32
 
@@ -92,6 +92,10 @@ NOT_READ = Fault(
 )
 EXPIRES_AT = "expires_at"
 """Member of a row with the time at which its session ends."""
+YEAR_ONE = datetime.min.replace(tzinfo=UTC).timestamp()
+"""Seconds of the epoch. An offset from UTC may lead to a time before it, which no message can show.
+
+Some programs write the first moment of year 1, in their time zone, if there is no time."""
 ERROR = "_error"
 CHECKSUM = "crc32"
 """Member of the error of a dead letter, by which a row that the user changed is known."""
@@ -281,7 +285,7 @@ def _take_expiry(limits: Limits, fields: dict[str, Any]) -> float | None:
     with suppress(AttributeError, TypeError, ValueError):
         moment = datetime.fromisoformat(text.strip())
         if moment.tzinfo is not None:
-            return moment.timestamp()
+            return max(moment.timestamp(), YEAR_ONE)
         problem = "has no offset from UTC"
     faults = [Fault(EXPIRES_AT, problem, "write it with its offset, like 2030-12-31T18:00:00Z")]
     try:
