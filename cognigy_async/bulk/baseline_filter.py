@@ -184,9 +184,10 @@ class BaselineFilter:
             return
         digests: dict[str, bytes] = {}
         for name in names:
-            line, digest = dialog.latest[name]
-            if line == row.line:
-                digests[name] = digest
+            # A later row that was withdrawn, when the run was stopped, may have left before.
+            latest = dialog.latest.get(name)
+            if latest is not None and latest[0] == row.line:
+                digests[name] = latest[1]
                 del dialog.latest[name]
         if isinstance(error, DOUBTS):
             self._baseline.forget(dialog_id)

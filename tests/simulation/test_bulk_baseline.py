@@ -322,6 +322,28 @@ async def test_rows_that_wait_are_left_to_the_next_run_if_the_job_is_stopped(
     assert values == [n % 2 for n in range(40)]
 
 
+@on_each_api
+async def test_a_row_that_is_withdrawn_before_the_row_before_it_is_answered(nights: Nights) -> None:
+    nights.write([row("d", a=1), row("d", a=2)])
+    wire = Wire()
+    job = nights.job()
+
+    async def stop(_: Request) -> Response:
+        job.stop()
+        await anyio.sleep(1.0)
+        return state(1)
+
+    wire.script(stop)
+    async with client_of(wire) as opened:
+        result = await job.run(opened)
+    assert (result.ended, counts(result)) == ("interrupted", (2, 1, 0, 1))
+    assert nights.known("d") == set()
+    again = Wire()
+    await nights.run(again)
+    assert bodies(again) == [{"a": 2}]
+    assert nights.known("d") == {"a"}
+
+
 async def test_an_input_that_ends_with_a_fault_sends_the_rows_before_it(nights: Nights) -> None:
     nights.write([row("d", a=1), row("d", a=1), row("d", a=2)])
     damaged = nights.rows.with_suffix(".jsonl.gz")
