@@ -91,5 +91,7 @@ class InterruptedGroups:
             assert one.update is not None
             for context, variables in one.update.payload().items():
                 assigned.setdefault(context, {}).update(variables)
-        fields = {"dialog_id": row.dialog_id, **assigned, "update_id": key}
+        assert row.update is not None
+        people = {"user_id": row.update.user_id, "profile_id": row.update.profile_id}
+        fields = {"dialog_id": row.dialog_id, **people, **assigned, "update_id": key}
         return StateUpdate.from_fields(limits, fields), rows

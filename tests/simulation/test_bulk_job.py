@@ -887,6 +887,26 @@ async def test_a_list_that_a_keyed_server_may_have_appended_is_not_sent_with_ano
     assert again.sent == []
 
 
+async def test_a_group_that_was_cut_off_keeps_its_user_and_its_profile(folder: Folder) -> None:
+    client = {"api": SessionsApi(user_id="u-1"), "max_in_flight": 1}
+    people = {"user_id": "u-7", "profile_id": "0123456789abcdef01234567"}
+    values = [{"session": {"a": 1}}, {"user": {"vip": True}}]
+    folder.write(
+        [
+            {"dialog_id": "e", "session": {"seq": 0}},
+            *({"dialog_id": "d", **people, **one} for one in values),
+        ]
+    )
+    wire = Wire(takes=1.0)
+    wire.script(never, dialog_id="d")
+    await folder.cut_off(wire, 2, client=client, coalesce=True)
+    again = Wire()
+    assert counts(await folder.run(again, client=client, coalesce=True)) == (3, 3, 0, 0, 0)
+    injection, profile = again.sent
+    assert injection.body == {"userId": "u-7", "context": {"a": 1}}
+    assert (profile.dialog_id, profile.body) == (people["profile_id"], {"profile": {"vip": True}})
+
+
 # Stopping.
 
 
