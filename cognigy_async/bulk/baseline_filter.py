@@ -68,6 +68,7 @@ class BaselineFilter:
     Args:
         keeps_other_variables: See `StateApi`. If False, a row is sent whole or not at all.
         whole: Lines of rows that must be sent as they are.
+        user_id: User of the rows that name none.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class BaselineFilter:
         *,
         keeps_other_variables: bool = True,
         whole: Container[int] = (),
+        user_id: str | None = None,
     ) -> None:
         self._baseline = baseline
         self._max_age = options.baseline_max_age
@@ -85,6 +87,7 @@ class BaselineFilter:
         self._coalesce = options.coalesce
         self._keeps_others = keeps_other_variables
         self._whole = whole
+        self._user_id = user_id
         self._lock = threading.Lock()
         self._outcomes: deque[tuple[Row, bool, CognigyError | None]] = deque()
         """Outcomes that no worker thread has taken yet."""
@@ -263,7 +266,7 @@ class BaselineFilter:
         if session and not self._keeps_others:
             session = {WHOLE_SESSION: session}
         digest = self._baseline.digest
-        ids = update.dialog_id, update.user_id
+        ids = update.dialog_id, self._user_id if update.user_id is None else update.user_id
         return {name: digest(*ids, name, value) for name, value in session.items()}
 
     def _trim(self, row: Row, update: StateUpdate, same: set[str]) -> None:

@@ -378,6 +378,7 @@ class BulkJob:
             self.options,
             keeps_other_variables=api.keeps_other_variables,
             whole=frozenset(opened.earlier.groups),
+            user_id=getattr(api, "user_id", None),
         )
 
     @contextlib.contextmanager

@@ -383,6 +383,14 @@ async def test_a_baseline_belongs_to_a_server_and_an_api(nights: Nights) -> None
     assert bodies(wire) == [{"a": 1}]
 
 
+async def test_what_is_known_of_one_user_says_nothing_of_another(nights: Nights) -> None:
+    rows = [row("d", a=1), row("e", a=1) | {"user_id": "u-1"}]
+    for user_id, sent in (("u-1", ["d", "e"]), ("u-1", []), ("u-2", ["d"])):
+        wire = Wire()
+        await nights.run(wire, rows, client={"api": SessionsApi(user_id=user_id)})
+        assert sorted(one.dialog_id for one in wire.sent) == sent
+
+
 async def test_the_age_of_what_is_known_may_be_limited(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
