@@ -5,7 +5,7 @@ They may change in any release; programs import from `cognigy_async` only.
 
 from __future__ import annotations
 
-from .api.endpoint import check_message, count_requests
+from .api.endpoint import check_message, count_requests, may_repeat
 from .api.tenant import (
     MeasuredBody,
     MeasuredClock,
@@ -39,6 +39,7 @@ __all__ = [
     "check_message",
     "count_requests",
     "is_strong_etag",
+    "may_repeat",
     "read_rate_limit",
     "seconds_under",
 ]

@@ -134,6 +134,16 @@ def count_requests(api: StateApi, update: StateUpdate) -> int:
     return 1 + (0 if update._body == NO_VARIABLES else len(api.writes("", update, "-")))
 
 
+def may_repeat(api: StateApi, update: StateUpdate, parts: int | None = None) -> bool:
+    """Return whether the first `parts` requests of an update may be sent twice.
+
+    By default, these are all requests but the message.
+    """
+    if parts == 0 or update._body == NO_VARIABLES:
+        return True
+    return all(request.idempotent for request in api.writes("", update, "-")[:parts])
+
+
 def check_message(api: StateApi, endpoint: Endpoint | None, update: StateUpdate) -> None:
     """Raise `UpdateValidationError` if the message of an update cannot be sent."""
     name = "inject" if update.inject else "notify"

@@ -34,8 +34,18 @@ CREATE TABLE applied (
     dialog TEXT, name TEXT, digest BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (dialog, name)
 ) WITHOUT ROWID;
 """
+KEY_SIZE = 32
 DIGEST_SIZE = 16
 """Bytes of a hash."""
+IS_INVALID = """
+SELECT EXISTS (
+    SELECT 1 FROM applied WHERE (
+        typeof(dialog) = 'text' AND typeof(name) = 'text' AND typeof(digest) = 'blob'
+        AND typeof(at) = 'real'
+    ) IS NOT 1
+)
+"""
+"""Query for rows that no job writes. A column of SQLite takes values of any type."""
 
 
 class Baseline:
@@ -54,7 +64,7 @@ class Baseline:
         self._connection = connection
         self._lock = lock
         self._key = bytes.fromhex(_meta(connection, "key") or "")
-        if not self._key:
+        if len(self._key) != KEY_SIZE:
             raise sqlite3.DatabaseError("it has no key")
 
     @classmethod
@@ -255,7 +265,7 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.executescript(
         f"BEGIN EXCLUSIVE; {SCHEMA} PRAGMA application_id = {BASELINE.application_id}; "
         f"PRAGMA user_version = {SCHEMA_VERSION}; "
-        f"INSERT INTO meta VALUES ('key', '{secrets.token_hex(32)}'); COMMIT;"
+        f"INSERT INTO meta VALUES ('key', '{secrets.token_hex(KEY_SIZE)}'); COMMIT;"
     )
 
 
@@ -272,6 +282,8 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
     (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if problem != "ok":
         raise sqlite3.DatabaseError("its pages are inconsistent")
+    if connection.execute(IS_INVALID).fetchone()[0]:
+        raise sqlite3.DatabaseError("its table applied has inconsistent rows")
 
 
 def _in_use(path: Path) -> JournalRefusedError:

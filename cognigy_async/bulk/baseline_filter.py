@@ -66,9 +66,9 @@ class BaselineFilter:
     """Compares rows with a baseline, and keeps the baseline up to date.
 
     Args:
-        job_id: Id of the job, of which a row without an `update_id` of its own gets one.
         keeps_other_variables: See `StateApi`. If False, a row is sent whole or not at all.
         whole: Lines of rows that must be sent as they are.
+        user_id: User of the rows that name none.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class BaselineFilter:
         baseline: Baseline,
         options: JobOptions,
         *,
-        job_id: str | None = None,
         keeps_other_variables: bool = True,
         whole: Container[int] = (),
+        user_id: str | None = None,
     ) -> None:
         self._baseline = baseline
         self._max_age = options.baseline_max_age
         # Rows that share a request are repeated unchanged after a crash. They do not wait either:
         # merging them saves more requests.
         self._coalesce = options.coalesce
-        self._job_id = job_id
         self._keeps_others = keeps_other_variables
         self._whole = whole
+        self._user_id = user_id
         self._lock = threading.Lock()
         self._outcomes: deque[tuple[Row, bool, CognigyError | None]] = deque()
         """Outcomes that no worker thread has taken yet."""
@@ -187,9 +187,10 @@ class BaselineFilter:
             return
         digests: dict[str, bytes] = {}
         for name in names:
-            line, digest = dialog.latest[name]
-            if line == row.line:
-                digests[name] = digest
+            # A later row that was withdrawn, when the run was stopped, may have left before.
+            latest = dialog.latest.get(name)
+            if latest is not None and latest[0] == row.line:
+                digests[name] = latest[1]
                 del dialog.latest[name]
         if isinstance(error, DOUBTS):
             self._baseline.forget(dialog_id)
@@ -247,7 +248,8 @@ class BaselineFilter:
             if len(same) == len(digests) and not update.user:
                 row.unchanged = True
                 return
-            if not self._coalesce and self._has_default_id(row, update):
+            # An id of the row's own is the Idempotency-Key of exactly this update.
+            if not self._coalesce and not row.has_own_id:
                 self._trim(row, update, same)
                 digests = {name: digests[name] for name in digests.keys() - same}
         if row.may_move:
@@ -264,12 +266,8 @@ class BaselineFilter:
         if session and not self._keeps_others:
             session = {WHOLE_SESSION: session}
         digest = self._baseline.digest
-        ids = update.dialog_id, update.user_id
+        ids = update.dialog_id, self._user_id if update.user_id is None else update.user_id
         return {name: digest(*ids, name, value) for name, value in session.items()}
-
-    def _has_default_id(self, row: Row, update: StateUpdate) -> bool:
-        # An id of the row's own is the Idempotency-Key of exactly this update.
-        return update.update_id in (None, f"{self._job_id}-{row.line}")
 
     def _trim(self, row: Row, update: StateUpdate, same: set[str]) -> None:
         """Remove variables from a row. The id tells which, because it stands for one body."""

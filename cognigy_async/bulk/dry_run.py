@@ -159,8 +159,12 @@ def _opened_baseline(options: JobOptions, api: StateApi) -> Iterator[BaselineFil
         return
     baseline = Baseline.scratch(Path(options.baseline))
     try:
-        keeps = api.keeps_other_variables
-        yield BaselineFilter(baseline, options, keeps_other_variables=keeps)
+        yield BaselineFilter(
+            baseline,
+            options,
+            keeps_other_variables=api.keeps_other_variables,
+            user_id=getattr(api, "user_id", None),
+        )
     finally:
         baseline.close()
 

@@ -155,9 +155,10 @@ class BulkJob:
 
     A run with the same journal continues the job. The job applies rows of one dialog in the order
     of the input, also across runs. After a crash, the job sends rows without a recorded outcome
-    again, with the same `Idempotency-Key`, and no other rows. The job sends a row with a transition
-    again only if that is safe, and a row whose message may have arrived never. Otherwise the
-    outcome of the row is ambiguous.
+    again, and no other rows: with the same `Idempotency-Key`, unless it merges rows or has a
+    baseline. The job sends a row with a transition again only if that is safe, and so variables
+    that the server may append or drop. It never sends a row again whose message may have arrived.
+    Otherwise the outcome of the row is ambiguous.
 
     Args:
         source: A path, or ``"-"`` for standard input.
@@ -375,9 +376,9 @@ class BulkJob:
         return BaselineFilter(
             baseline,
             self.options,
-            job_id=opened.journal.job_id,
             keeps_other_variables=api.keeps_other_variables,
             whole=frozenset(opened.earlier.groups),
+            user_id=getattr(api, "user_id", None),
         )
 
     @contextlib.contextmanager

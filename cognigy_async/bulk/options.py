@@ -126,6 +126,15 @@ class JobOptions:
                 f"canary={self.canary!r}: must be a share like 1% or 0.01, or a number of rows"
             )
 
+    @property
+    def renews_keys(self) -> bool:
+        """Return whether a run that goes on gives variables that it sends again another key.
+
+        It may leave out other variables, or merge other rows, than the run before it. A server that
+        remembers keys would apply some of these requests again, and not the later ones.
+        """
+        return self.coalesce or self.baseline is not None
+
     def record(self) -> dict[str, Any]:
         """Return the options by name, as the journal keeps them."""
         record = asdict(self)

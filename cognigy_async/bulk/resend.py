@@ -13,7 +13,7 @@ from cognigy_async import (
     Limits,
     StateUpdate,
 )
-from cognigy_async.spi import is_strong_etag
+from cognigy_async.spi import count_requests, is_strong_etag
 
 from .input.row import Row
 from .journal.schema import OpenSend
@@ -24,14 +24,17 @@ class AmbiguousSends:
 
     Such a row is sent again with the `If-Match` that the journal has for it: if it was applied,
     or is applied late, the state has another version and one of the requests is refused. A row
-    that was sent without a strong etag is ambiguous.
+    that was sent without a strong etag, or as several requests, is ambiguous.
 
     Attributes:
         sends: Sends that are not resolved yet, by line.
     """
 
-    def __init__(self, client: AsyncStateClient, sends: Iterable[OpenSend]) -> None:
+    def __init__(
+        self, client: AsyncStateClient, sends: Iterable[OpenSend], *, renews_keys: bool
+    ) -> None:
         self._client = client
+        self._renews_keys = renews_keys
         self.sends = {send.line: send for send in sends}
 
     def resolve(self, row: Row, update: StateUpdate) -> StateUpdate | None:
@@ -41,8 +44,12 @@ class AmbiguousSends:
             # Messages have neither keys nor conditions.
             return None
         if self._client.api.honours_idempotency_keys:
-            return update
+            has_same_key = row.has_own_id or row.not_repeatable or not self._renews_keys
+            return update if has_same_key else None
         if not self._client.api.conditional_writes or not is_strong_etag(send.etag):
+            return None
+        if count_requests(self._client.api, update) > 1:
+            # The etag is that of the last request. Those before it may have been applied.
             return None
         return update.replace(if_match=send.etag)
 
@@ -84,5 +91,7 @@ class InterruptedGroups:
             assert one.update is not None
             for context, variables in one.update.payload().items():
                 assigned.setdefault(context, {}).update(variables)
-        fields = {"dialog_id": row.dialog_id, **assigned, "update_id": key}
+        assert row.update is not None
+        people = {"user_id": row.update.user_id, "profile_id": row.update.profile_id}
+        fields = {"dialog_id": row.dialog_id, **people, **assigned, "update_id": key}
         return StateUpdate.from_fields(limits, fields), rows

@@ -37,7 +37,7 @@ from cognigy_async import (
     UpdateStream,
     UpdateWithdrawnError,
 )
-from cognigy_async.spi import DatedUpdate, DeliveryReceipt
+from cognigy_async.spi import DatedUpdate, DeliveryReceipt, may_repeat
 
 from .baseline_filter import BaselineFilter
 from .callback_receipts import CallbackReceipts
@@ -116,7 +116,9 @@ class JobRun:
         done = totals.succeeded + totals.unchanged + failed
         self.conditions = StopConditions(options, opened.canary, done, failed)
         self.receipts = CallbackReceipts(writer)
-        self._ambiguous = AmbiguousSends(client, opened.earlier.sends)
+        self._ambiguous = AmbiguousSends(
+            client, opened.earlier.sends, renews_keys=options.renews_keys
+        )
         self._groups = InterruptedGroups(opened.earlier.groups)
         self._group_tasks: TaskGroup | None = None
         self._resent: list[PendingUpdate] = []
@@ -137,6 +139,8 @@ class JobRun:
         """Bytes of failed and unchanged rows whose records may not be written yet."""
         self._sent_before: set[int] = set()
         """Lines of rows that an earlier run may have applied."""
+        self._announced: set[int] = set()
+        """Lines of rows in the stream that the journal has as sent."""
         self._unclear: set[int] = set()
         """Lines of rows that an earlier attempt, of this run or of another, may have applied."""
         self._paused: set[str] = set()
@@ -462,6 +466,11 @@ class JobRun:
         if group is None:
             return
         update, rows = group
+        api = self._client.api
+        if not (api.honours_idempotency_keys or may_repeat(api, update)):
+            self._fail_group(rows, None)
+            self._check_conditions()
+            return
         deadline = self._seconds_left(min(map(self._end_of, rows)))
         try:
             pending = await self._client.submit(
@@ -495,6 +504,8 @@ class JobRun:
             self._sent_before.discard(row.line)
         if self._unclear:
             self._unclear.discard(row.line)
+        if self._announced:
+            self._announced.discard(row.line)
         # Fast path: no stop condition applies if there are no failures and no canary.
         if self.conditions.failed or self.conditions.canary:
             self._check_conditions()
@@ -514,8 +525,12 @@ class JobRun:
         self._resent.remove(pending)
         self._check_conditions()
 
-    def _fail_group(self, rows: list[Row], error: DeadlineExceededError) -> None:
-        """Record rows that an earlier run sent, and whose sessions ended before a repeat."""
+    def _fail_group(self, rows: list[Row], error: DeadlineExceededError | None) -> None:
+        """Record rows that an earlier run sent, and that are not sent again.
+
+        Args:
+            error: Error of rows whose sessions ended before a repeat; None if it is unsafe.
+        """
         for row in rows:
             doubt = ambiguous(row, error)
             self._settle(row, doubt)
@@ -533,9 +548,8 @@ class JobRun:
         self._settle(row, error)
         if isinstance(error, UNSENT):
             self.conditions.hold(row.ordinal)
-            clear = row.not_repeatable and row.line not in self._unclear
-            if clear and not isinstance(error, JournalError):
-                self._writer.rejected(row)
+            if not isinstance(error, JournalError):
+                self._reject(row, getattr(error.__cause__, "applied_parts", 0))
             if isinstance(error, ClientClosedError | SharedQuotaError):
                 self.stop("stopped", str(error), error)
         elif isinstance(error.__cause__, SharedQuotaError):
@@ -571,7 +585,20 @@ class JobRun:
         """Leave a row to the next run, although it was sent."""
         self.conditions.hold(row.ordinal)
         was_rejected = isinstance(error, NOT_APPLIED) or getattr(error, "status", None) == 503
-        if row.not_repeatable and was_rejected and row.line not in self._unclear:
+        if was_rejected:
+            self._reject(row, getattr(error, "applied_parts", 0))
+
+    def _reject(self, row: Row, applied_parts: int) -> None:
+        """Record that a row may be sent again, unless a request of it may have been applied.
+
+        Args:
+            applied_parts: Number of requests of the row that were applied.
+        """
+        if row.line not in self._announced or row.line in self._unclear:
+            return
+        assert row.update is not None
+        if may_repeat(self._client.api, row.update, applied_parts):
+            self._announced.discard(row.line)
             self._writer.rejected(row)
 
     def _fail(self, row: Row, error: CognigyError) -> None:
@@ -587,22 +614,21 @@ class JobRun:
         """Record a request that must not be repeated, or must be repeated unchanged."""
         rows = [self._in_stream[index] for index in indexes]
         if len(rows) == 1:
+            self._announced.add(rows[0].line)
             await self._writer.sending(rows[0], etag)
             return
         for row in rows:
             row.sent_with = rows[0].line
         await self._writer.sending_together(rows, key)
 
-    def retrying(self, index: int, reason: str, seconds: float) -> None:
+    def retrying(self, index: int, reason: str, seconds: float, applied_parts: int) -> None:
         """Record a wait, and whether the failed attempt may have been applied."""
         row = self._in_stream[index]
         self.note_wait(row, reason, seconds)
-        if not row.not_repeatable:
-            return
-        if reason not in NOT_APPLIED_REASONS:
+        if reason in NOT_APPLIED_REASONS:
+            self._reject(row, applied_parts)
+        elif row.line in self._announced:
             self._unclear.add(row.line)
-        elif row.line not in self._unclear:
-            self._writer.rejected(row)
 
     def note_wait(self, row: Row, reason: str, seconds: float) -> None:
         """Record that a row waits `seconds` before it is sent again."""
@@ -629,7 +655,7 @@ class _GroupObserver:
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
         """Do nothing: the journal already has the rows that share this request."""
 
-    def retrying(self, index: int, reason: str, seconds: float) -> None:
+    def retrying(self, index: int, reason: str, seconds: float, applied_parts: int) -> None:
         """Record a wait."""
         self._run.note_wait(self._rows[0], reason, seconds)
 

@@ -144,7 +144,7 @@ class Backoff:
         self._metrics.retries[reason] += 1
         watch = item.options.watch
         if watch is not None:
-            watch.retrying(item.index, reason, wait)
+            watch.retrying(item.index, reason, wait, item.part)
         operation = "read" if item.kind is READ else f"update {item.update_id}"
         log(
             INFO,

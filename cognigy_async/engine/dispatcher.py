@@ -253,13 +253,17 @@ class Dispatcher:
         try:
             if item.coalesces and queue.behind and item.sent_at is None:
                 item = gather(queue, self._protocol, self._hooks.free_slots(MOST_MERGED))
+            try:
+                request = self._protocol.request(item)
+            except CognigyError as error:
+                self._completion.complete(queue, Settled(error=error))
+                return
             if options.watch is not None:
                 if not item.announced and item.not_repeatable:
                     await self._announce(queue, options.watch)
                     return
                 item.announced = False
             try:
-                request = self._protocol.request(item)
                 if item.observations is not None:
                     item.observations.request_starts(request, item.attempts + 1)
                 if request.url_token is None:
@@ -390,14 +394,12 @@ class Dispatcher:
         began = self._clock()
         following: Decision = SendNext()
         try:
-            self._protocol.request(item)
             if item.sent_at is None:
                 item.sent_at = began
                 self._scheduler.first_attempt(began)
                 self._reserve(item, began)
-            if item.not_repeatable:
-                indexes = tuple(member.index for member in item.members) or (item.index,)
-                await watch.before_send(indexes, item.update_id, item.etag)
+            indexes = tuple(member.index for member in item.members) or (item.index,)
+            await watch.before_send(indexes, item.update_id, item.etag)
             item.announced = True
         except CognigyError as error:
             following = Settled(error=error)

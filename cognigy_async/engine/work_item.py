@@ -216,14 +216,12 @@ class WorkItem:
 
     @property
     def not_repeatable(self) -> bool:
-        """Return whether the next request must not be repeated blindly."""
+        """Return whether the next request, which was built, must not be repeated blindly."""
         if self.action is not WRITE:
             return False
         if self.kind is Kind.STRICT or self.group is not None:
             return True
-        if self.requests is None:
-            return self.update is not None and not self.update.repeatable
-        return not self.requests[self.part].idempotent
+        return not self.idempotent
 
     @property
     def idempotent(self) -> bool:

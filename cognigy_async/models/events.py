@@ -77,10 +77,10 @@ class UpdateWatch(Protocol):
     async def before_send(self, indexes: tuple[int, ...], key: str, etag: str | None) -> None:
         """Record that a request is about to be sent; the request waits until this returns.
 
-        The client calls this before each attempt of a request with a transition, `if_match` or a
-        message, which must not be repeated blindly, and of a request with merged updates, which
-        must be repeated unchanged. An exception, best a `CognigyError`, fails the update without
-        sending it.
+        The client calls this before each attempt of a request that must not be repeated blindly:
+        with a transition, `if_match`, a message, or variables that the server may merge or drop.
+        It also calls this before a request with merged updates, which must be repeated unchanged.
+        An exception, best a `CognigyError`, fails the update without sending it.
 
         Args:
             indexes: indexes of the updates in the request.
@@ -90,10 +90,11 @@ class UpdateWatch(Protocol):
         """
         ...
 
-    def retrying(self, index: int, reason: str, seconds: float) -> None:
+    def retrying(self, index: int, reason: str, seconds: float, applied_parts: int) -> None:
         """Record that a failed request is repeated after `seconds`. Must not raise.
 
-        `reason` is one of those of `MetricsSnapshot.retries`.
+        `reason` is one of those of `MetricsSnapshot.retries`. `applied_parts` is the number of
+        requests of the update that were applied before.
         """
         ...
 

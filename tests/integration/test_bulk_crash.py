@@ -46,8 +46,9 @@ class Jobs:
             COGNIGY_ENDPOINT_URL=base_url,
             COGNIGY_ENDPOINT_TOKEN=URL_TOKEN,
         )
+        self.user_id: str | None = None
         if api == "sessions":
-            self._variables["COGNIGY_USER_ID"] = "u-1"
+            self.user_id = self._variables["COGNIGY_USER_ID"] = "u-1"
 
     def write(self, count: int = ROWS, dialogs: int = DIALOGS, every: int = 0) -> None:
         rows = []
@@ -526,7 +527,8 @@ class Nights:
                 known += len(digests)
                 session = digests and self._emulator.dialogs[dialog_id].session
                 for name, digest in digests.items():
-                    assert digest == baseline.digest(dialog_id, None, name, session[name])
+                    value = session[name]
+                    assert digest == baseline.digest(dialog_id, self._jobs.user_id, name, value)
         finally:
             baseline.close()
         return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,36 @@ async def test_order_and_final_state_are_those_of_the_file(nights: Nights, seed:
         assert found == expected
 
 
+async def test_rows_that_are_sent_again_are_applied_again_in_their_order(nights: Nights) -> None:
+    values: dict[str, Any] = {}
+    used: set[str] = set()
+    at: list[Path] = []
+
+    async def apply(request: Request) -> Response:
+        """Apply each key once, and keep the files of the job as they are at this moment."""
+        at.append(nights.folder / f"at-{len(at)}")
+        at[-1].mkdir()
+        for path in nights.folder.glob(f"{nights.journal.name}*"):
+            shutil.copy(path, at[-1])
+        shutil.copy(nights.baseline, at[-1])
+        key = request.headers["idempotency-key"]
+        if key not in used:
+            used.add(key)
+            values.update(json.loads(request.content)["session"])
+        return state(len(at))
+
+    await nights.run(Wire(answer=apply), [row("d", a=1, b=0)])
+    rows = [row("d", a=1, b=1), row("d", a=2, b=1)]
+    await nights.run(Wire(answer=apply), rows)
+    assert values == {"a": 2, "b": 1}
+    # As if the process was killed now: the journal has no outcome, and `a` was forgotten.
+    for path in at[1].glob(f"{nights.journal.name}*"):
+        shutil.copy(path, nights.folder)
+    shutil.copy(at[2] / nights.baseline.name, nights.baseline)
+    assert counts(await nights.run(Wire(answer=apply)))[:2] == (2, 2)
+    assert values == {"a": 2, "b": 1}
+
+
 async def test_rows_at_a_transition_are_whole(nights: Nights) -> None:
     await nights.run(Wire(), [row("d", a=1, b=1)])
     move = row("d", a=1) | {"next_step": "pay"}
@@ -291,6 +322,28 @@ async def test_rows_that_wait_are_left_to_the_next_run_if_the_job_is_stopped(
     assert values == [n % 2 for n in range(40)]
 
 
+@on_each_api
+async def test_a_row_that_is_withdrawn_before_the_row_before_it_is_answered(nights: Nights) -> None:
+    nights.write([row("d", a=1), row("d", a=2)])
+    wire = Wire()
+    job = nights.job()
+
+    async def stop(_: Request) -> Response:
+        job.stop()
+        await anyio.sleep(1.0)
+        return state(1)
+
+    wire.script(stop)
+    async with client_of(wire) as opened:
+        result = await job.run(opened)
+    assert (result.ended, counts(result)) == ("interrupted", (2, 1, 0, 1))
+    assert nights.known("d") == set()
+    again = Wire()
+    await nights.run(again)
+    assert bodies(again) == [{"a": 2}]
+    assert nights.known("d") == {"a"}
+
+
 async def test_an_input_that_ends_with_a_fault_sends_the_rows_before_it(nights: Nights) -> None:
     nights.write([row("d", a=1), row("d", a=1), row("d", a=2)])
     damaged = nights.rows.with_suffix(".jsonl.gz")
@@ -328,6 +381,14 @@ async def test_a_baseline_belongs_to_a_server_and_an_api(nights: Nights) -> None
     result = await nights.run(wire, [row("d", a=1, b=1), row("d", a=1)], client=replaces)
     assert counts(result) == (2, 1, 1, 1)
     assert bodies(wire) == [{"a": 1}]
+
+
+async def test_what_is_known_of_one_user_says_nothing_of_another(nights: Nights) -> None:
+    rows = [row("d", a=1), row("e", a=1) | {"user_id": "u-1"}]
+    for user_id, sent in (("u-1", ["d", "e"]), ("u-1", []), ("u-2", ["d"])):
+        wire = Wire()
+        await nights.run(wire, rows, client={"api": SessionsApi(user_id=user_id)})
+        assert sorted(one.dialog_id for one in wire.sent) == sent
 
 
 async def test_the_age_of_what_is_known_may_be_limited(

@@ -254,6 +254,18 @@ async def test_an_end_in_the_past_is_told_in_utc(tmp_path: Path) -> None:
     assert datetime(2026, 1, 1, 23, tzinfo=UTC).isoformat() in message
 
 
+@pytest.mark.parametrize("offset", ["Z", "+01:00", "+23:59", "-11:00"])
+async def test_a_row_with_the_first_moment_of_all_ends_like_others(
+    tmp_path: Path, offset: str
+) -> None:
+    job = Job(tmp_path, rows(1, expires_at=f"0001-01-01T00:00:00{offset}"))
+    wire = Wire()
+    result = await job.run(wire)
+    assert (result.failed, wire.sent) == (1, [])
+    (letter,) = job.letters
+    assert "The session ends at 0001-01-01T" in letter["_error"]["message"]
+
+
 @pytest.mark.parametrize("kind", ["gzip", "UTF-16", "mapped", "blocks"])
 async def test_late_rows_of_each_kind_of_file_are_told(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

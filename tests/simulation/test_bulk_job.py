@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -649,6 +650,135 @@ async def test_a_rejected_message_is_sent_again(folder: Folder, reply: Any) -> N
     assert [sent.message or sent.method for sent in again.sent] == ["PATCH", "inject"]
 
 
+# Requests that have another effect when they are sent twice.
+
+ONCE = {
+    "replaced": (SessionsApi(user_id="u-1", inject="replace"), {"a": 1}),
+    "appended-sessions": (
+        SessionsApi(user_id="u-1", merged_values="objects and lists"),
+        {"a": [1]},
+    ),
+    "appended-runtime": (RuntimeApi(merged_values="objects and lists"), {"a": {"b": [1]}}),
+}
+MOVED_WITH_PROFILE: Row = {
+    "dialog_id": "d",
+    "next_step": "go",
+    "user": {"vip": True},
+    "profile_id": "0123456789abcdef01234567",
+}
+
+
+@pytest.mark.parametrize("case", ONCE)
+async def test_variables_that_count_once_are_recorded_before_they_are_sent(
+    folder: Folder, case: str
+) -> None:
+    api, session = ONCE[case]
+    folder.write([{"dialog_id": "d", "session": session}, {"dialog_id": "e", "next_step": "go"}])
+    wire = Wire()
+    wire.script(never, dialog_id="d")
+    await folder.cut_off(wire, 1, client={"api": api}, limit=1)
+    again = Wire()
+    result = await folder.run(again, client={"api": api})
+    assert counts(result) == (2, 1, 0, 1, 0)
+    assert [sent.dialog_id for sent in again.sent] == ["e"]
+    assert folder.letters[0]["_error"]["type"] == "AmbiguousUpdateError"
+
+
+@pytest.mark.parametrize("case", ONCE)
+async def test_variables_that_count_once_are_sent_again_if_they_were_rejected(
+    folder: Folder, case: str
+) -> None:
+    api, session = ONCE[case]
+    folder.write([{"dialog_id": "d", "session": session}])
+    wire = Wire()
+    wire.script(503)
+    await folder.cut_off(wire, 1, client={"api": api, "retry": every(100.0)})
+    assert counts(await folder.run(Wire(), client={"api": api})) == (1, 1, 0, 0, 0)
+
+
+async def test_a_group_that_counts_once_is_ambiguous_after_it_was_cut_off(folder: Folder) -> None:
+    client = {"api": RuntimeApi(merged_values="objects and lists"), "max_in_flight": 1}
+    first = {"dialog_id": "e", "session": {"seq": 0}}
+    folder.write([first, *({"dialog_id": "d", "session": {name: [1]}} for name in "ab")])
+    wire = Wire(takes=1.0)
+    wire.script(never, dialog_id="d")
+    await folder.cut_off(wire, 2, client=client, coalesce=True)
+    assert wire.sent[-1].session == {"a": [1], "b": [1]}
+    again = Wire()
+    assert counts(await folder.run(again, client=client, coalesce=True)) == (3, 1, 0, 2, 0)
+    assert again.sent == []
+
+
+@pytest.mark.parametrize("reply", [503, throttled("100"), REFUSED])
+async def test_a_row_is_not_moved_again_if_only_its_profile_was_rejected(
+    folder: Folder, reply: Any
+) -> None:
+    api = SessionsApi(user_id="u-1")
+    folder.write([MOVED_WITH_PROFILE, {"dialog_id": "d", "session": {"seq": 9}}])
+    wire = Wire()
+    wire.script(200, reply)
+    await folder.cut_off(wire, 2, client={"api": api, "retry": every(100.0)})
+    assert [sent.method for sent in wire.sent] == ["POST", "PATCH"]
+    again = Wire()
+    assert counts(await folder.run(again, client={"api": api})) == (2, 1, 0, 1, 0)
+    assert [sent.seq for sent in again.sent] == [9]
+
+
+async def test_a_row_is_not_moved_again_if_a_run_is_stopped_at_its_profile(folder: Folder) -> None:
+    api = SessionsApi(user_id="u-1")
+    folder.write([MOVED_WITH_PROFILE])
+    wire = Wire()
+    job = folder.job()
+
+    async def stop(_: Request) -> Response:
+        job.stop()
+        return status(503)
+
+    wire.script(200, stop)
+    async with client_of(wire, api=api) as opened:
+        assert counts(await job.run(opened)) == (1, 0, 0, 0, 1)
+    again = Wire()
+    assert counts(await folder.run(again, client={"api": api})) == (1, 0, 0, 1, 0)
+    assert again.sent == []
+
+
+async def test_a_rejected_transition_is_sent_again_after_its_variables(folder: Folder) -> None:
+    api = SessionsApi(user_id="u-1")
+    folder.write([{"dialog_id": "d", "session": {"seq": 1}, "next_step": "go"}])
+    wire = Wire()
+    wire.script(200, 503)
+    await folder.cut_off(wire, 2, client={"api": api, "retry": every(100.0)})
+    assert counts(await folder.run(Wire(), client={"api": api})) == (1, 1, 0, 0, 0)
+
+
+async def test_variables_that_count_once_are_not_sent_again_before_a_rejected_transition(
+    folder: Folder,
+) -> None:
+    api = SessionsApi(user_id="u-1", inject="replace")
+    folder.write([{"dialog_id": "d", "session": {"seq": 1}, "next_step": "go"}])
+    wire = Wire()
+    wire.script(200, 503)
+    await folder.cut_off(wire, 2, client={"api": api, "retry": every(100.0)})
+    again = Wire()
+    assert counts(await folder.run(again, client={"api": api})) == (1, 0, 0, 1, 0)
+    assert again.sent == []
+
+
+async def test_a_transition_of_several_requests_that_was_cut_off_is_ambiguous(
+    folder: Folder,
+) -> None:
+    limits = replace(Limits(), safe_payload_bytes=1000)
+    session = {name: name * 600 for name in "ab"}
+    folder.write([{"dialog_id": "d", "session": session, "next_step": "go"}])
+    wire = Wire()
+    wire.script(200, never)
+    await folder.cut_off(wire, 2, client={"limits": limits})
+    assert wire.sent[1].headers["if-match"] == '"1"'
+    again = Wire()
+    assert counts(await folder.run(again, client={"limits": limits})) == (1, 0, 0, 1, 0)
+    assert again.sent == []
+
+
 async def test_the_rows_of_a_job_need_an_endpoint_for_their_messages(folder: Folder) -> None:
     folder.write([MESSAGE, {"dialog_id": "d", "session": {"seq": 1}, "notify": {"data": {"a": 1}}}])
     faults: list[RowFault] = []
@@ -715,6 +845,66 @@ async def test_a_group_that_was_cut_off_is_sent_again_as_it_was(folder: Folder) 
         seqs = [request.seq for request in again.writes(f"d{dialog}")]
         assert seqs == sorted(seqs)
         assert seqs[-1] == 57 + dialog
+
+
+async def test_rows_that_are_merged_otherwise_are_applied_again_in_their_order(
+    folder: Folder,
+) -> None:
+    client = {"max_in_flight": 1}
+    last = [{"dialog_id": "d", "session": one} for one in ({"o": 1}, {"b": 1}, {"o": {"p": 2}})]
+    folder.write([{"dialog_id": "e", "session": {"seq": 0}}, *last])
+    wire = Wire()
+    wire.script(never)
+    await folder.cut_off(wire, 1, client=client, coalesce=True)
+    # As if the run had sent each row of `d` alone before it was cut off.
+    with Journal(folder.journal) as journal:
+        used = {f"{journal.job_id}-{line}" for line in (2, 3, 4)}
+    values: dict[str, Any] = {"o": {"p": 2}, "b": 1}
+
+    async def apply(request: Request) -> Response:
+        if (key := request.headers["idempotency-key"]) not in used:
+            used.add(key)
+            values.update(json.loads(request.content)["session"])
+        return state(1)
+
+    again = Wire(takes=1.0, answer=apply)
+    assert counts(await folder.run(again, client=client, coalesce=True)) == (4, 4, 0, 0, 0)
+    assert [sent.session for sent in again.sent[1:]] == [{"o": 1, "b": 1}, {"o": {"p": 2}}]
+    assert values["o"] == {"p": 2}
+
+
+async def test_a_list_that_a_keyed_server_may_have_appended_is_not_sent_with_another_key(
+    folder: Folder,
+) -> None:
+    keyed = RuntimeApi(honours_idempotency_keys=True, merged_values="objects and lists")
+    folder.write([{"dialog_id": "d", "session": {"a": [1]}}])
+    wire = Wire()
+    wire.script(never)
+    await folder.cut_off(wire, 1, client={"api": keyed}, coalesce=True)
+    again = Wire()
+    result = await folder.run(again, client={"api": keyed}, coalesce=True)
+    assert counts(result) == (1, 0, 0, 1, 0)
+    assert again.sent == []
+
+
+async def test_a_group_that_was_cut_off_keeps_its_user_and_its_profile(folder: Folder) -> None:
+    client = {"api": SessionsApi(user_id="u-1"), "max_in_flight": 1}
+    people = {"user_id": "u-7", "profile_id": "0123456789abcdef01234567"}
+    values = [{"session": {"a": 1}}, {"user": {"vip": True}}]
+    folder.write(
+        [
+            {"dialog_id": "e", "session": {"seq": 0}},
+            *({"dialog_id": "d", **people, **one} for one in values),
+        ]
+    )
+    wire = Wire(takes=1.0)
+    wire.script(never, dialog_id="d")
+    await folder.cut_off(wire, 2, client=client, coalesce=True)
+    again = Wire()
+    assert counts(await folder.run(again, client=client, coalesce=True)) == (3, 3, 0, 0, 0)
+    injection, profile = again.sent
+    assert injection.body == {"userId": "u-7", "context": {"a": 1}}
+    assert (profile.dialog_id, profile.body) == (people["profile_id"], {"profile": {"vip": True}})
 
 
 # Stopping.

@@ -142,7 +142,7 @@ class SlowWatch:
         assert indexes == (-1, -1, -1)
         await anyio.sleep(5)
 
-    def retrying(self, index: int, reason: str, seconds: float) -> None:
+    def retrying(self, index: int, reason: str, seconds: float, applied_parts: int) -> None:
         raise AssertionError
 
     def published(self, index: int, callback: str) -> None:

@@ -39,7 +39,7 @@ class Watch:
         if error is not None:
             raise error
 
-    def retrying(self, index: int, reason: str, seconds: float) -> None:
+    def retrying(self, index: int, reason: str, seconds: float, applied_parts: int) -> None:
         self.told.append(("retrying", index, reason, seconds))
 
     def published(self, index: int, callback: str) -> DeliveryReceipt | None:

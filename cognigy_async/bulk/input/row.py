@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, TypeAlias
 from zlib import crc32
 
@@ -92,6 +92,10 @@ NOT_READ = Fault(
 )
 EXPIRES_AT = "expires_at"
 """Member of a row with the time at which its session ends."""
+YEAR_ONE = datetime.min.replace(tzinfo=UTC).timestamp()
+"""Seconds of the epoch. An offset from UTC may lead to a time before it, which no message can show.
+
+Some programs write the first moment of year 1, in their time zone, if there is no time."""
 ERROR = "_error"
 CHECKSUM = "crc32"
 """Member of the error of a dead letter, by which a row that the user changed is known."""
@@ -123,6 +127,7 @@ class Row:
         number: Number of the row as a spreadsheet program counts, if it is not `line`.
         expires_at: Seconds of the epoch at which the session ends; None if the row does not tell.
         unchanged: True if the row would change nothing, so that it is not sent.
+        has_own_id: True if the row names its `update_id`.
     """
 
     line: int
@@ -137,6 +142,7 @@ class Row:
     number: int | None = None
     expires_at: float | None = None
     unchanged: bool = False
+    has_own_id: bool = False
 
     @property
     def not_repeatable(self) -> bool:
@@ -246,7 +252,8 @@ def parse_row(
                 if RAW in fields and not used:
                     raise UpdateValidationError((NOT_READ,))
                 break
-        if default_id is not None and fields.get("update_id") is None:
+        has_own_id = fields.get("update_id") is not None
+        if default_id is not None and not has_own_id:
             used = {**used, "update_id": default_id}
         if EXPIRES_AT in used:
             used = dict(used)
@@ -260,7 +267,9 @@ def parse_row(
     if isinstance(source, TableRow):
         # A valid row has values of JSON only. Do not keep them: as text they take less memory.
         source = to_json(fields)
-    return Row(line, source, update, None, update.dialog_id, number=number, expires_at=expires_at)
+    row = Row(line, source, update, None, update.dialog_id, number=number, expires_at=expires_at)
+    row.has_own_id = has_own_id
+    return row
 
 
 def _take_expiry(limits: Limits, fields: dict[str, Any]) -> float | None:
@@ -276,7 +285,7 @@ def _take_expiry(limits: Limits, fields: dict[str, Any]) -> float | None:
     with suppress(AttributeError, TypeError, ValueError):
         moment = datetime.fromisoformat(text.strip())
         if moment.tzinfo is not None:
-            return moment.timestamp()
+            return max(moment.timestamp(), YEAR_ONE)
         problem = "has no offset from UTC"
     faults = [Fault(EXPIRES_AT, problem, "write it with its offset, like 2030-12-31T18:00:00Z")]
     try:

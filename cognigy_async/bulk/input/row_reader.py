@@ -144,6 +144,10 @@ class RowReader:
         self._api = api
         self._journal = journal
         self._job_id = None if journal is None else journal.job_id
+        self._run = None
+        """Number of the run, if it renews keys."""
+        if journal is not None and journal.run > 1 and options.renews_keys:
+            self._run = journal.run
         self._page: dict[int, CompletedRow] = {}
         self._page_end = 0
         self._update_ids = _UpdateIds()
@@ -226,11 +230,11 @@ class RowReader:
             if line <= self._last_completed and (done := self._completed(line)) is not None:
                 self._skip(chunk, line, source, done)
             else:
-                # The default id of a line is the same in all runs of the job.
                 default_id = None if self._job_id is None else f"{self._job_id}-{line}"
                 row = parse_row(line, source, self._limits, default_id, fault)
                 if row.update is not None:
-                    self._check(row, row.update, default_id)
+                    self._check(row, row.update)
+                    self._renew_key(row)
                     if row.error is not None:
                         row.source = line_of_faulty(source)
                 if self._dialogs and row.dialog_id not in self._dialogs:
@@ -309,7 +313,14 @@ class RowReader:
         if done.this_pass and done.dialog_id is not None:
             chunk.paused.append(done.dialog_id)
 
-    def _check(self, row: Row, update: StateUpdate, default_id: str | None) -> None:
+    def _renew_key(self, row: Row) -> None:
+        """Give a row another `update_id` than in the run before, if the job renews keys."""
+        update = row.update
+        if self._run is None or update is None or row.has_own_id or row.not_repeatable:
+            return
+        row.update = update.replace(update_id=f"{update.update_id}-r{self._run}")
+
+    def _check(self, row: Row, update: StateUpdate) -> None:
         """Reject a row that the API does not support or that reuses the `update_id` of another."""
         if self._api is not None:
             try:
@@ -321,7 +332,7 @@ class RowReader:
                 fault = Fault("update", str(error).rstrip("."), "leave it out")
                 row.reject(UpdateValidationError((fault,), dialog_id=update.dialog_id))
                 return
-        if update.update_id is None or update.update_id == default_id:
+        if not row.has_own_id:
             return
         first = self._update_ids.first(update, row.line)
         if first is None:

@@ -52,7 +52,7 @@ def opened(path: Path, **options: Any) -> BaselineFilter:
         name: options.pop(name) for name in ("keeps_other_variables", "whole") if name in options
     }
     job_options = JobOptions(baseline=path, **options)
-    return BaselineFilter(Baseline.open(path), job_options, job_id=JOB, **known)
+    return BaselineFilter(Baseline.open(path), job_options, **known)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_a_row_is_sent_again_on_the_strong_etag_that_it_was_sent_on(
     etag: str | None, settings: dict[str, bool]
 ) -> None:
     client = client_of(Wire(), api=RuntimeApi(**settings))
-    sends = AmbiguousSends(client, [OpenSend(1, "d", etag)])
+    sends = AmbiguousSends(client, [OpenSend(1, "d", etag)], renews_keys=False)
     update = sends.resolve(row(1, a=1), StateUpdate("d", next_step="s"))
     if etag == '"1"' and not settings:
         assert update is not None
@@ -52,4 +52,6 @@ def test_a_row_is_sent_again_on_the_strong_etag_that_it_was_sent_on(
 def test_a_row_is_sent_again_without_a_condition_where_keys_are_honoured() -> None:
     client = client_of(Wire(), api=RuntimeApi(honours_idempotency_keys=True))
     update = StateUpdate("d", next_step="s")
-    assert AmbiguousSends(client, [OpenSend(1, "d", None)]).resolve(row(1, a=1), update) is update
+    for renews_keys, expected in ((False, update), (True, None)):
+        sends = AmbiguousSends(client, [OpenSend(1, "d", None)], renews_keys=renews_keys)
+        assert sends.resolve(row(1, a=1), update) is expected

@@ -16,12 +16,12 @@ def with_requests(update: StateUpdate) -> WorkItem:
 
 
 def test_variables_may_be_repeated_and_a_transition_may_not() -> None:
-    assert not item().not_repeatable
-    moving = StateUpdate("d-1", session={"a": 1}, next_step="pay")
-    for made in (item(update=moving), with_requests(moving)):
-        assert made.not_repeatable
-    assert with_requests(moving).idempotent is False
-    assert with_requests(StateUpdate("d-1", session={"a": 1})).idempotent
+    moving = with_requests(StateUpdate("d-1", session={"a": 1}, next_step="pay"))
+    assert moving.not_repeatable
+    assert not moving.idempotent
+    assigning = with_requests(StateUpdate("d-1", session={"a": 1}))
+    assert not assigning.not_repeatable
+    assert assigning.idempotent
 
 
 def test_strict_writes_and_groups_may_not_be_repeated() -> None:
