@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from cognigy_async import CognigyError, UpdateResult
 from cognigy_async.cli.bench.load import Call, Load, run_callers
@@ -33,18 +31,6 @@ class ItemsLoad(Load):
 
     def session(self, number: int) -> dict[str, Any]:
         return {"n": number, "items": _items(self.payload_bytes)}
-
-
-PACER_START = 0.2
-"""Seconds for a `Pacer` to start."""
-
-PACER = """
-import os, sys, time
-began, rate, count = map(float, sys.argv[1:])
-for place in range(int(count)):
-    time.sleep(max(0.0, began + place / rate - time.perf_counter()))
-    os.write(1, b".")
-"""
 
 
 @cache
@@ -178,8 +164,7 @@ class Meter:
 
         async def run(numbers: range) -> None:
             if self.work.rate:
-                with Pacer(self.work.rate, len(numbers), self.work.server_pid) as pacer:
-                    self.latencies += await arrivals(pacer.due, numbers, call, pacer.wait)
+                self.latencies += await arrivals(self.work.rate, numbers, call)
             else:
                 one = timed if self.work.latencies else call
                 one = counted if self.work.steady else one
@@ -208,77 +193,27 @@ def server_cpu(pid: int) -> float:
 
 
 async def arrivals(
-    due: Iterable[float],
+    rate: float,
     numbers: range,
     call: Call,
-    wait: Callable[[float], Awaitable[object]],
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Start each call when it is due, wait for all, and return the seconds of each.
+    """Start `rate` calls per second, wait for all, and return the seconds of each.
 
     They count from the moment at which a call was due: counted from its start, the slow moments of
-    a busy event loop would be missed.
-
-    Args:
-        due: When the calls are due, on the clock.
-        wait: Waits until a moment of the clock.
+    a busy event loop would be missed. So they include what a timer is late, up to a millisecond. To
+    poll the event loop would avoid that, but never let the thread of pyreqwest run on its core.
     """
     latencies = [0.0] * len(numbers)
+    began = clock()
 
-    async def one(place: int, at: float) -> None:
+    async def one(place: int, due: float) -> None:
         await call(numbers[place])
-        latencies[place] = clock() - at
+        latencies[place] = clock() - due
 
     async with asyncio.TaskGroup() as group:
-        for place, at in enumerate(due):
-            await wait(at)
-            group.create_task(one(place, at))
+        for place in range(len(numbers)):
+            due = began + place / rate
+            await asyncio.sleep(due - clock())
+            group.create_task(one(place, due))
     return latencies
-
-
-class Pacer:
-    """A process on the server's core that says when calls are due, as requests arrive at a service.
-
-    A timer of the event loop is late by up to a millisecond, so that several calls would start
-    together. To poll the clock instead would not let the thread of pyreqwest run on its core.
-
-    Attributes:
-        due: When each call is due, on the clock of `time.perf_counter`.
-    """
-
-    def __init__(self, rate: float, count: int, server_pid: int) -> None:
-        began = time.perf_counter() + PACER_START
-        self.due = [began + place / rate for place in range(count)]
-        arguments = [str(value) for value in (began, rate, count)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PACER, *arguments], stdout=subprocess.PIPE
-        )
-        if server_pid and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(self._process.pid, os.sched_getaffinity(server_pid))
-        assert self._process.stdout is not None
-        self._output = self._process.stdout
-        self._arrived = 0
-        self._more = asyncio.Event()
-
-    def __enter__(self) -> Self:
-        asyncio.get_running_loop().add_reader(self._output, self._read)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.get_running_loop().remove_reader(self._output)
-        self._process.kill()
-        self._process.communicate()
-
-    def _read(self) -> None:
-        arrived = len(os.read(self._output.fileno(), 4096))
-        if not arrived:
-            asyncio.get_running_loop().remove_reader(self._output)
-        self._arrived += arrived
-        self._more.set()
-
-    async def wait(self, at: float) -> None:
-        """Return when the next call is due."""
-        while not self._arrived:
-            self._more.clear()
-            await self._more.wait()
-        self._arrived -= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import Counter
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from benchmarks import server
 from benchmarks.harness.figures import most_within, percentile, ratio, spread
 from benchmarks.harness.scenarios import SCENARIOS
-from benchmarks.harness.work import Meter, Pacer, Work, arrivals
+from benchmarks.harness.work import Meter, Work, arrivals
 from cognigy_async.cli.bench.load import turns
 from tests.virtual_time import VirtualClockLoop, run
 
@@ -126,12 +125,7 @@ class Calls:
 def arriving(calls: Calls, count: int) -> list[float]:
     async def main() -> list[float]:
         loop = asyncio.get_running_loop()
-
-        async def wait(at: float) -> None:
-            await asyncio.sleep(at - loop.time())
-
-        due = [loop.time() + place / 10 for place in range(count)]
-        return await arrivals(due, range(count), calls, wait, loop.time)
+        return await arrivals(10.0, range(count), calls, loop.time)
 
     return run(main, backend="asyncio")
 
@@ -149,21 +143,6 @@ def test_a_call_that_begins_late_has_waited_since_it_was_due() -> None:
     latencies = arriving(calls, 6)
     assert [calls.begun[n] for n in range(6)] == pytest.approx([0.0, 0.1, 0.45, 0.45, 0.45, 0.5])
     assert latencies == pytest.approx([0.0, 0.35, 0.25, 0.15, 0.05, 0.0], abs=1e-9)
-
-
-def test_another_process_says_when_calls_are_due() -> None:
-    begun: list[float] = []
-
-    async def call(number: int) -> None:
-        begun.append(time.perf_counter())
-
-    async def main() -> list[float]:
-        with Pacer(100.0, 5, server_pid=0) as pacer:
-            latencies = await arrivals(pacer.due, range(5), call, pacer.wait)
-        assert [at >= due for at, due in zip(begun, pacer.due, strict=True)] == [True] * 5
-        return latencies
-
-    assert min(asyncio.run(main())) >= 0.0
 
 
 def test_a_pool_makes_every_call_once_and_measures_each() -> None:
