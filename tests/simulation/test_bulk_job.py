@@ -890,7 +890,7 @@ async def test_a_list_that_a_keyed_server_may_have_appended_is_not_sent_with_ano
 async def test_a_group_that_was_cut_off_keeps_its_user_and_its_profile(folder: Folder) -> None:
     client = {"api": SessionsApi(user_id="u-1"), "max_in_flight": 1}
     people = {"user_id": "u-7", "profile_id": "0123456789abcdef01234567"}
-    values = [{"session": {"a": 1}}, {"user": {"vip": True}}]
+    values: list[Row] = [{"session": {"a": 1}}, {"user": {"vip": True}}]
     folder.write(
         [
             {"dialog_id": "e", "session": {"seq": 0}},
