@@ -60,7 +60,7 @@ CHANGED_IN_URL = re.compile(r"[^!#-&(-;=?-\[\]_a-zA-Z~]|/(?:\.|%2[eE]){1,2}(?:[/
 
 
 class PyreqwestTransport(LibraryTransport[bytes]):
-    """Sends requests with pyreqwest, on asyncio; the fastest of the transports.
+    """Sends requests with pyreqwest, on asyncio; the fastest of the transports on uvloop.
 
     The transport opens one connection for each request in flight, so at most `max_in_flight` of the
     client; with HTTP/2 one for all requests. It trusts the certificates of the operating system,
