@@ -104,10 +104,10 @@ async def test_threads_that_hang_are_bounded() -> None:
     def hang(_: Any) -> None:
         release.wait(10)
 
-    for _ in range(2):
+    # On a busy machine, a call may time out before its thread runs, which then leaves nothing.
+    while metrics.threads_abandoned < 2:
         with pytest.raises(TimeoutError):
             await calls.call(hang, None)
-    assert metrics.threads_abandoned == 2
     with pytest.raises(CallbackError, match="2 calls of cb hang in their threads"):
         await calls.call(hang, None)
     seen: list[Any] = []
