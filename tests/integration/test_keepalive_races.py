@@ -80,7 +80,7 @@ def anyio_backend(case: Case) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "transitions",
-    [1000, pytest.param(20_000, marks=[pytest.mark.thorough, pytest.mark.timeout(300)])],
+    [1000, pytest.param(20_000, marks=[pytest.mark.thorough, pytest.mark.timeout(900)])],
 )
 async def test_no_transition_is_executed_twice_or_reported_wrongly(
     case: Case, transitions: int
