@@ -236,7 +236,9 @@ def _number(value: float, _: int | None = None) -> str:
 
 def _legend(figure: Any, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    # More than four do not fit into one row.
+    columns = len(labels) if len(labels) <= 4 else 3
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
 def _svg(figure: Figure, label: str) -> str:
