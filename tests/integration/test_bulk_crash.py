@@ -267,7 +267,8 @@ def test_messages_are_delivered_at_most_once(
         process.kill()
     status, result, _ = jobs.finish("--max-in-flight", "8")
     assert result["inputs"] == result["succeeded"] + result["ambiguous"] == count
-    assert 0 < result["ambiguous"] <= 8 * kills
+    # Of the rows in flight, and of those that are recorded and about to be sent.
+    assert 0 < result["ambiguous"] <= 2 * 8 * kills
     assert status == 1
     seqs = []
     for number in range(dialogs):
