@@ -72,6 +72,15 @@ LoopOption = Annotated[
     LoopName | None,
     typer.Option("--loop", help="Event loop. Default: uvloop if it is installed, else asyncio."),
 ]
+UserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--user-id",
+        metavar="USER",
+        help="User that the session belongs to; overrides COGNIGY_USER_ID. Only with "
+        "COGNIGY_API=sessions.",
+    ),
+]
 EnvFileOption = Annotated[
     Path | None,
     typer.Option(

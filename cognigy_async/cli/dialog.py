@@ -14,6 +14,7 @@ from ._options import (
     LoopOption,
     QuietOption,
     TransportOption,
+    UserOption,
     VerboseOption,
     parse_assignments,
 )
@@ -74,14 +75,7 @@ def update(
             "the output of get.",
         ),
     ] = None,
-    user_id: Annotated[
-        str | None,
-        typer.Option(
-            metavar="USER",
-            help="User that the session belongs to; overrides COGNIGY_USER_ID. Only with "
-            "COGNIGY_API=sessions.",
-        ),
-    ] = None,
+    user_id: UserOption = None,
     profile_id: Annotated[
         str | None,
         typer.Option(

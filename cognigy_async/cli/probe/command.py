@@ -31,6 +31,7 @@ from .._options import (
     QuietOption,
     TransportName,
     TransportOption,
+    UserOption,
     VerboseOption,
     choose_transport,
     settings_file,
@@ -52,14 +53,7 @@ def probe(
             help="Session to write to; for the runtime API, a dialog. Give one that nobody uses.",
         ),
     ],
-    user_id: Annotated[
-        str | None,
-        typer.Option(
-            metavar="USER",
-            help="User that the session belongs to; overrides COGNIGY_USER_ID. Only with "
-            "COGNIGY_API=sessions.",
-        ),
-    ] = None,
+    user_id: UserOption = None,
     output: Annotated[
         Path, typer.Option(metavar="PATH", help="File to write the profile to.")
     ] = Path("tenant.json"),
