@@ -363,6 +363,18 @@ class CallbackError(CognigyError):
     """A callback raised, timed out or did not get its event. This does not affect the update."""
 
 
+class OutboxError(CognigyError):
+    """The outbox cannot be used, or could not record an update.
+
+    Attributes:
+        path: the folder or file.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class AuditError(CognigyError):
     """An audit cannot be written, continued or read.
 

@@ -1,0 +1,1 @@
+"""Keep a CRM in step: a durable outbox and its targets."""

@@ -1,0 +1,104 @@
+"""Define what a client needs of a durable outbox: a record before each update, and one after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ..errors import OutboxError
+    from ..metrics import Metrics
+    from ..models.events import UpdateEvent
+    from ..models.update import StateUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An update that is about to be sent.
+
+    Attributes:
+        dialog_id: id of the dialog.
+        update_id: id of the update, and of its event.
+        update: the update, with all that is needed to send it again.
+        metadata: strings of the caller, for the event.
+        key: `Idempotency-Key` of the request. Updates that share a request have the same key.
+        etag: version of the state on which the request depends, or else the last one that the
+            client saw; None if it is not known.
+        repeatable: False if the policy of the caller forbids sending an ambiguous update again.
+        deadline: seconds of the epoch after which it must not be sent; None for never.
+        recorded_at: seconds of the epoch.
+    """
+
+    dialog_id: str
+    update_id: str
+    update: StateUpdate
+    metadata: Mapping[str, str]
+    key: str
+    etag: str | None
+    repeatable: bool
+    deadline: float | None
+    recorded_at: float
+
+
+class Receipt(Protocol):
+    """Waits for a record."""
+
+    def recorded(self, error: OutboxError | None) -> None:
+        """Go on, in the event loop: the record is written, or cannot be written.
+
+        Must not raise.
+        """
+        ...
+
+
+class OutboxClient(Protocol):
+    """The client, as an outbox sees it."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics of the client."""
+        ...
+
+    def resolve(self, intents: Sequence[Intent]) -> None:
+        """Find out what became of updates whose process died, in order for each dialog.
+
+        The client calls `Outbox.settle` for each of them. Until then, later updates of its dialog
+        wait.
+        """
+        ...
+
+
+class Outbox(Protocol):
+    """Records updates durably, and delivers their events to targets.
+
+    `intend` and `settle` return at once; the receipt is called when the record is written.
+    """
+
+    async def open(self, client: OutboxClient) -> None:
+        """Open the files, and call `client.resolve` with what a dead process left.
+
+        Raises:
+            OutboxError: the files cannot be used.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Write records and deliver events until cancelled. Called once, after `open`."""
+        ...
+
+    def intend(self, intents: Sequence[Intent], receipt: Receipt) -> None:
+        """Record updates that share one request, before it is sent."""
+        ...
+
+    def settle(self, events: Sequence[UpdateEvent], receipt: Receipt) -> None:
+        """Record the outcomes of updates, and queue their events for the targets."""
+        ...
+
+    def withdraw(self, update_ids: Sequence[str]) -> None:
+        """Remove intents of updates that will not be sent. Nobody waits for that."""
+        ...
+
+    async def close(self, timeout: float) -> None:
+        """Write what is left, let deliveries under way end within `timeout` seconds, and close."""
+        ...
