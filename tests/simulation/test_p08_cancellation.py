@@ -16,6 +16,7 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+import sniffio
 
 from cognigy_async import (
     AsyncStateClient,
@@ -24,6 +25,8 @@ from cognigy_async import (
     HttpxTransport,
     Limits,
     MemoryAudit,
+    Request,
+    Response,
     RetryPolicy,
     UpdateEvent,
     UpdateResult,
@@ -794,3 +797,31 @@ def _key() -> Any:
 
 def _brief(_: Any) -> float:
     return 0.01
+
+
+class _ProtectionWire(Wire):
+    """Notes whether Ctrl-C would interrupt the task that sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.protected: list[bool] = []
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        self.protected.append(_leaves_interrupts_to_the_main_task())
+        return await super().send(request, timeout=timeout)
+
+
+async def test_p8_an_interrupt_on_trio_is_for_the_main_task() -> None:
+    """In the task of a worker, it would reach the program in an `ExceptionGroup`."""
+    wire = _ProtectionWire()
+    async with client_of(wire) as client:
+        await client.update("d", session={"n": 1})
+    assert wire.protected == [True]
+
+
+def _leaves_interrupts_to_the_main_task() -> bool:
+    if sniffio.current_async_library() == "asyncio":
+        return True  # `asyncio.Runner` cancels the main task.
+    import trio
+
+    return trio.lowlevel.currently_ki_protected()
