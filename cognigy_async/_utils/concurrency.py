@@ -22,6 +22,7 @@ import sniffio
 from anyio.abc import TaskGroup
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, None]])
 
 # Event loops and clocks.
 
@@ -126,6 +127,19 @@ async def _until_done(task: asyncio.Task[None]) -> asyncio.CancelledError | None
 # Tasks.
 
 
+def uninterrupted(function: F) -> F:
+    """Return a coroutine function that Ctrl-C does not interrupt.
+
+    On trio, Ctrl-C raises in the task that runs at this moment, and reaches the user's program in
+    an `ExceptionGroup`. Protected tasks leave the `KeyboardInterrupt` to the main task.
+    """
+    if sniffio.current_async_library() == "asyncio":
+        return function
+    import trio
+
+    return trio.lowlevel.enable_ki_protection(function)
+
+
 class BackgroundTask:
     """One coroutine that runs in the background until it ends by itself.
 
@@ -150,7 +164,7 @@ class BackgroundTask:
         else:
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
-            self._group.start_soon(shielded)
+            self._group.start_soon(uninterrupted(shielded))
 
     async def join(self) -> None:
         """Wait until the coroutine has ended. Raise its exception unless it was cancelled."""

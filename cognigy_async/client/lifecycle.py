@@ -17,6 +17,7 @@ from .._utils.concurrency import (
     fork_counter,
     monotonic_clock,
     run_to_completion,
+    uninterrupted,
 )
 from .._utils.logging import log
 from ..engine.capacity import PendingLimit
@@ -180,7 +181,9 @@ class Lifecycle:
         try:
             async with anyio.create_task_group() as tasks:
                 callbacks_started = anyio.Event()
-                tasks.start_soon(self._hooks.run, signals.stop_callbacks, callbacks_started)
+                tasks.start_soon(
+                    uninterrupted(self._hooks.run), signals.stop_callbacks, callbacks_started
+                )
                 await callbacks_started.wait()
                 try:
                     await engine.run(

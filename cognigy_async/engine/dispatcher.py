@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from .._utils.concurrency import is_failure
+from .._utils.concurrency import is_failure, uninterrupted
 from .._utils.logging import log
 from ..api.endpoint import kind_of_answer, with_url_token
 from ..errors import (
@@ -88,7 +88,7 @@ class Dispatcher:
         """Run the workers until `stop` is set, then wait for the requests in flight."""
         async with anyio.create_task_group() as workers:
             for _ in range(self._workers):
-                workers.start_soon(self._work)
+                workers.start_soon(uninterrupted(self._work))
             started.set()
             await stop.wait()
             self._scheduler.stop()

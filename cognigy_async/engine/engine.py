@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup
 
+from .._utils.concurrency import uninterrupted
 from ..errors import CLOSED, ClientClosedError
 from .backoff import Backoff
 from .completion import Completion
@@ -104,9 +105,9 @@ class Engine:
         """
         async with anyio.create_task_group() as keepers:
             self._keepers = keepers
-            keepers.start_soon(self._dispatcher.keep_time)
+            keepers.start_soon(uninterrupted(self._dispatcher.keep_time))
             for limiter in self._quota.shared_files if self._quota is not None else ():
-                keepers.start_soon(limiter.run, self.clock, self.waker)
+                keepers.start_soon(uninterrupted(limiter.run), self.clock, self.waker)
             with cut:
                 await self._dispatcher.run(started, stop)
             keepers.cancel_scope.cancel()

@@ -16,6 +16,7 @@ import anyio.abc
 import anyio.lowlevel
 import httpx
 import pytest
+import sniffio
 
 from cognigy_async import (
     AsyncStateClient,
@@ -24,6 +25,8 @@ from cognigy_async import (
     HttpxTransport,
     Limits,
     MemoryAudit,
+    Request,
+    Response,
     RetryPolicy,
     UpdateEvent,
     UpdateResult,
@@ -740,7 +743,8 @@ async def test_p8_cancellation_over_sockets_leaves_the_connections_in_order(
         # Dropped connections are made anew; those that were merely given up on are not.
         drops = server.stats.faults["drop_before"] + server.stats.faults["drop_after"]
         assert server.stats.connections <= 3 + drops
-        assert server.stats.connections_max <= 3
+        # The server may accept a connection before it sees the end of the one that it replaces.
+        assert server.stats.connections_max <= 6
         began = anyio.current_time()
         await all_of(*(partial(client.update, f"d-{n}", session={"a": 1}) for n in range(60)))
         assert anyio.current_time() - began < 5
@@ -794,3 +798,31 @@ def _key() -> Any:
 
 def _brief(_: Any) -> float:
     return 0.01
+
+
+class _ProtectionWire(Wire):
+    """Notes whether Ctrl-C would interrupt the task that sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.protected: list[bool] = []
+
+    async def send(self, request: Request, *, timeout: float) -> Response:
+        self.protected.append(_leaves_interrupts_to_the_main_task())
+        return await super().send(request, timeout=timeout)
+
+
+async def test_p8_an_interrupt_on_trio_is_for_the_main_task() -> None:
+    """In the task of a worker, it would reach the program in an `ExceptionGroup`."""
+    wire = _ProtectionWire()
+    async with client_of(wire) as client:
+        await client.update("d", session={"n": 1})
+    assert wire.protected == [True]
+
+
+def _leaves_interrupts_to_the_main_task() -> bool:
+    if sniffio.current_async_library() == "asyncio":
+        return True  # `asyncio.Runner` cancels the main task.
+    import trio
+
+    return trio.lowlevel.currently_ki_protected()
