@@ -57,7 +57,7 @@ if typing.TYPE_CHECKING:
     )
     from .hooks.observers import Observation, Observer, Operation
     from .hooks.options import HookOptions
-    from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse
+    from .metrics import Distribution, Metrics, MetricsSnapshot, QuotaUse, TargetStatus
     from .models.events import DeadLetter, UpdateEvent
     from .models.http import Request, Response
     from .models.limits import Limits
@@ -138,6 +138,7 @@ __all__ = [
     "StateApi",
     "StateConflictError",
     "StateUpdate",
+    "TargetStatus",
     "TenantProfile",
     "TokenProvider",
     "Transport",
@@ -224,6 +225,7 @@ _HOMES = {
     "StateApi": "api.base",
     "StateConflictError": "errors",
     "StateUpdate": "models.update",
+    "TargetStatus": "metrics",
     "TenantProfile": "api.tenant",
     "TokenProvider": "auth.provider",
     "Transport": "transports.base",

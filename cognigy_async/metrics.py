@@ -98,6 +98,38 @@ class QuotaUse:
     learned: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """State of the deliveries of an outbox to one target.
+
+    Attributes:
+        name: name of the target.
+        depth: events that the target has not taken yet, without dead letters.
+        oldest_age: age of the oldest of these events in seconds; 0.0 without any.
+        delivered: events that the target took since the client was opened.
+        failed: failed attempts to deliver an event since then.
+        dead_letters: events that are not delivered any more, until somebody retries or drops them.
+        halted: reason why nothing is delivered now, such as a target that is down; None if
+            deliveries go on.
+    """
+
+    name: str
+    depth: int
+    oldest_age: float
+    delivered: int
+    failed: int
+    dead_letters: int
+    halted: str | None
+
+
+class TargetsSource(Protocol):
+    """Reports the deliveries of an outbox."""
+
+    def status(self) -> tuple[TargetStatus, ...]:
+        """Return the state of the deliveries to each target now."""
+        ...
+
+
 class UsageSource(Protocol):
     """Reports the use of the rate limits."""
 
@@ -137,6 +169,7 @@ class MetricsSnapshot:
         audit_failed: audit records that a sink could not write, even after retries.
         audit_dropped: audit records that did not fit into the queue of a sink, or that were left in
             the queue when the client closed.
+        targets: state of the deliveries to each target of the outbox; empty without an outbox.
     """
 
     applied: int
@@ -161,12 +194,15 @@ class MetricsSnapshot:
     audit_written: int
     audit_failed: int
     audit_dropped: int
+    targets: tuple[TargetStatus, ...]
 
 
 class Metrics:
     """Live counters of a client, named as in `MetricsSnapshot`."""
 
-    def __init__(self, quota: UsageSource | None = None) -> None:
+    def __init__(
+        self, quota: UsageSource | None = None, targets: TargetsSource | None = None
+    ) -> None:
         self.applied = self.failed = self.ambiguous = self.withdrawn = 0
         self.reads = self.requests = self.in_flight = self.pending = self.paused = 0
         self.token_refreshes = self.threads_abandoned = 0
@@ -176,11 +212,17 @@ class Metrics:
         self.latency = Histogram()
         self.queued = Histogram()
         self._quota = quota
+        self._targets = targets
 
     @property
     def quota(self) -> tuple[QuotaUse, ...]:
         """Use of each rate limit now."""
         return () if self._quota is None else self._quota.current_usage()
+
+    @property
+    def targets(self) -> tuple[TargetStatus, ...]:
+        """State of the deliveries to each target of the outbox now."""
+        return () if self._targets is None else self._targets.status()
 
     @property
     def persistence_rate(self) -> float:

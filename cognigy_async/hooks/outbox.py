@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ..errors import OutboxError
-    from ..metrics import Metrics
+    from ..metrics import TargetStatus
     from ..models.events import UpdateEvent
     from ..models.update import StateUpdate
 
@@ -55,11 +55,6 @@ class Receipt(Protocol):
 class OutboxClient(Protocol):
     """The client, as an outbox sees it."""
 
-    @property
-    def metrics(self) -> Metrics:
-        """The metrics of the client."""
-        ...
-
     def resolve(self, intents: Sequence[Intent]) -> None:
         """Find out what became of updates whose process died, in order for each dialog.
 
@@ -74,6 +69,10 @@ class Outbox(Protocol):
 
     `intend` and `settle` return at once; the receipt is called when the record is written.
     """
+
+    def status(self) -> tuple[TargetStatus, ...]:
+        """Return the state of the deliveries to each target now. Any thread may call this."""
+        ...
 
     async def open(self, client: OutboxClient) -> None:
         """Open the files, and call `client.resolve` with what a dead process left.

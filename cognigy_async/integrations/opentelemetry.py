@@ -70,6 +70,10 @@ METRICS: Mapping[str, str] = {
     "cognigy.client.dialogs.paused": "gauge",
     "cognigy.client.quota.used": "gauge",
     "cognigy.client.quota.limit": "gauge",
+    "cognigy.client.outbox.deliveries": "counter",
+    "cognigy.client.outbox.depth": "gauge",
+    "cognigy.client.outbox.oldest_age": "gauge",
+    "cognigy.client.outbox.dead_letters": "gauge",
 }
 """Names and kinds of all metrics."""
 
@@ -281,6 +285,19 @@ def _create_observables(metrics: Metrics, meter: Meter, label: Mapping[str, str]
 
         return observe
 
+    def observe_deliveries(_: CallbackOptions) -> Iterable[Observation]:
+        for target in metrics.targets:
+            for outcome in ("delivered", "failed"):
+                named = {"cognigy.target": target.name, "cognigy.outcome": outcome}
+                yield Observation(getattr(target, outcome), {**label, **named})
+
+    def observe_targets(field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            for target in metrics.targets:
+                yield Observation(getattr(target, field), {**label, "cognigy.target": target.name})
+
+        return observe
+
     outcomes = ("applied", "failed", "ambiguous", "withdrawn")
     events = {name: f"events_{name}" for name in ("delivered", "failed", "dropped")}
     create("cognigy.client.updates", "{update}", "cognigy.outcome", {n: n for n in outcomes})
@@ -298,4 +315,11 @@ def _create_observables(metrics: Metrics, meter: Meter, label: Mapping[str, str]
     for name, field in (("used", "used"), ("limit", "n")):
         meter.create_observable_gauge(
             f"cognigy.client.quota.{name}", callbacks=[observe_quota(field)], unit="{request}"
+        )
+    meter.create_observable_counter(
+        "cognigy.client.outbox.deliveries", callbacks=[observe_deliveries], unit="{event}"
+    )
+    for field, unit in (("depth", "{event}"), ("oldest_age", "s"), ("dead_letters", "{event}")):
+        meter.create_observable_gauge(
+            f"cognigy.client.outbox.{field}", callbacks=[observe_targets(field)], unit=unit
         )
