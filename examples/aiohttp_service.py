@@ -1,10 +1,13 @@
 """An aiohttp.web service that updates dialogs and synchronizes a CRM.
 
-    CRM_URL=https://crm.example python examples/aiohttp_service.py --port 8080
+    pip install 'cognigy-async[aiohttp-web,cli,crm]'
+    export CRM_WEBHOOK=https://crm.example/events CRM_SECRET=whsec_...
+    python examples/aiohttp_service.py --port 8080
 
 The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
-Without CRM_URL no CRM is used. Dialogs that the CRM may have missed are written to CRM_MISSED
-(default crm-missed.jsonl). ANSWER_WITHIN is the time that callers wait, in seconds (default 6).
+Without CRM_WEBHOOK no CRM is used. CRM_WEBHOOK gets a webhook for each update, signed with CRM_SECRET.
+CRM_OUTBOX is the folder of the events that the CRM does not have yet (default crm-outbox); it
+must outlive the process. ANSWER_WITHIN is the time that callers wait, in seconds (default 6).
 
 The service does not know its callers: put what authenticates them before it, or add a middleware
 that does.
@@ -16,83 +19,35 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
 from dataclasses import asdict
-from pathlib import Path
-from urllib.parse import quote
 
-import aiohttp
 from aiohttp import web
-from yarl import URL
 
-from cognigy_async import (
-    AmbiguousUpdateError,
-    AsyncStateClient,
-    DeadLetter,
-    RetryPolicy,
-    UpdateEvent,
-)
+from cognigy_async import AsyncStateClient, RetryPolicy
+from cognigy_async.crm import Outbox, Webhook
 from cognigy_async.integrations.aiohttp import CLIENT, client_ctx, error_middleware, health
 from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "6"))
 """Seconds after which nothing is sent for a caller, who may have disconnected by then."""
 
-CRM_MISSED = Path(os.environ.get("CRM_MISSED", "crm-missed.jsonl"))
 
-CRM = web.AppKey("crm", aiohttp.ClientSession)
-
-
-async def crm_session(app: web.Application) -> AsyncIterator[None]:
-    """Keep a session to the CRM open until the last callback has run."""
-    async with aiohttp.ClientSession(
-        os.environ.get("CRM_URL"),
-        timeout=aiohttp.ClientTimeout(total=3.0),
-    ) as session:
-        app[CRM] = session
-        yield
-
-
-def crm_url(dialog_id: str) -> URL:
-    """Return the URL of a dialog. Clients would resolve the dots of an id like ".."."""
-    segment = quote(dialog_id, safe="").replace(".", "%2E")
-    return URL(f"/dialogs/{segment}", encoded=True)
-
-
-def remember(event: UpdateEvent) -> None:
-    """Remember a dialog whose state the CRM may not have."""
-    missed = {"dialog_id": event.dialog_id, "update_id": event.update_id}
-    with CRM_MISSED.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(missed) + "\n")
-
-
-async def keep_missed(letter: DeadLetter) -> None:
-    remember(letter.event)
-
-
-async def keep_unknown(event: UpdateEvent) -> None:
-    if isinstance(event.error, AmbiguousUpdateError):
-        remember(event)
+def make_outbox() -> Outbox | None:
+    """Return the outbox of the CRM, which gets failed updates, too; None without a CRM."""
+    url = os.environ.get("CRM_WEBHOOK")
+    if not url:
+        return None
+    outbox = Outbox(os.environ.get("CRM_OUTBOX", "crm-outbox"))
+    outbox.deliver_to(Webhook(url, os.environ["CRM_SECRET"], timeout=3.0), failures=True)
+    return outbox
 
 
 def make_client(app: web.Application) -> AsyncStateClient:
     # If the server throttles for longer than callers wait, they get an error at once.
     retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
-    client = AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
-
-    async def sync_crm(event: UpdateEvent) -> None:
-        async with app[CRM].put(
-            crm_url(event.dialog_id),
-            json=event.payload,
-            headers={"Idempotency-Key": event.update_id},
-        ) as response:
-            response.raise_for_status()
-
-    if os.environ.get("CRM_URL"):
-        # Less than the drain, so that a call that hangs can still become a dead letter.
-        client.on_state_updated(sync_crm, timeout=3.0, on_dead_letter=keep_missed)
-        client.on_update_failed(keep_unknown, on_dead_letter=keep_missed)
-    return client
+    return AsyncStateClient(
+        **Settings().client_arguments(), retry=retry, timeout=3.0, outbox=make_outbox()
+    )
 
 
 async def change_dialog(request: web.Request) -> web.Response:
@@ -134,8 +89,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 def make_app() -> web.Application:
     app = web.Application(middlewares=[error_middleware])
-    # Contexts end in reverse: first the client, then the session that its callbacks use.
-    app.cleanup_ctx.extend([crm_session, client_ctx(make_client, drain_timeout=4.0)])
+    app.cleanup_ctx.append(client_ctx(make_client, drain_timeout=4.0))
     app.router.add_post("/dialogs/{dialog_id}", change_dialog)
     app.router.add_get("/health/live", live)
     app.router.add_get("/health/ready", ready)

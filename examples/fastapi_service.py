@@ -1,11 +1,13 @@
 """A FastAPI service that updates dialogs and synchronizes a CRM.
 
-    pip install 'cognigy-async[cli,fastapi,otel]' opentelemetry-exporter-prometheus uvicorn
-    CRM_URL=https://crm.example uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 10
+    pip install 'cognigy-async[cli,crm,fastapi,otel]' opentelemetry-exporter-prometheus uvicorn
+    export CRM_WEBHOOK=https://crm.example/events CRM_SECRET=whsec_...
+    uvicorn examples.fastapi_service:app --timeout-graceful-shutdown 10
 
 The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
-Without CRM_URL no CRM is used. Dialogs that the CRM may have missed are written to CRM_MISSED
-(default crm-missed.jsonl). ANSWER_WITHIN is the time that callers wait, in seconds (default 6).
+Without CRM_WEBHOOK no CRM is used. CRM_WEBHOOK gets a webhook for each update, signed with CRM_SECRET.
+CRM_OUTBOX is the folder of the events that the CRM does not have yet (default crm-outbox); it
+must outlive the process. ANSWER_WITHIN is the time that callers wait, in seconds (default 6).
 Metrics for Prometheus are at /metrics.
 
 The service does not know its callers: put what authenticates them before it, or add a dependency
@@ -14,16 +16,12 @@ that does.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any, TypedDict
-from urllib.parse import quote
 
-import httpx
 from fastapi import FastAPI, Header, HTTPException, Response
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
@@ -31,13 +29,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cognigy_async import (
-    AmbiguousUpdateError,
-    AsyncStateClient,
-    DeadLetter,
-    RetryPolicy,
-    UpdateEvent,
-)
+from cognigy_async import AsyncStateClient, RetryPolicy
+from cognigy_async.crm import Outbox, Webhook
 from cognigy_async.integrations.fastapi import (
     Health,
     StateClient,
@@ -50,8 +43,6 @@ from cognigy_async.integrations.settings import Settings
 
 ANSWER_WITHIN = float(os.environ.get("ANSWER_WITHIN", "6"))
 """Seconds after which nothing is sent for a caller, who may have disconnected by then."""
-
-CRM_MISSED = Path(os.environ.get("CRM_MISSED", "crm-missed.jsonl"))
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 
@@ -94,61 +85,36 @@ class BodyLimit:
 
 
 class Resources(TypedDict):
-    crm: httpx.AsyncClient
     meters: MeterProvider
 
 
 @asynccontextmanager
 async def resources(app: FastAPI) -> AsyncIterator[Resources]:
-    """Keep the resources of the client open until the last callback has run."""
+    """Keep the meters until the client is closed."""
     meters = MeterProvider([PrometheusMetricReader()])
     try:
-        async with httpx.AsyncClient(base_url=os.environ.get("CRM_URL", ""), timeout=3.0) as crm:
-            yield {"crm": crm, "meters": meters}
+        yield {"meters": meters}
     finally:
         meters.shutdown()
 
 
-def crm_path(dialog_id: str) -> str:
-    """Return the path of a dialog. Clients would resolve the dots of an id like ".."."""
-    return f"/dialogs/{quote(dialog_id, safe='').replace('.', '%2E')}"
-
-
-def remember(event: UpdateEvent) -> None:
-    """Remember a dialog whose state the CRM may not have."""
-    missed = {"dialog_id": event.dialog_id, "update_id": event.update_id}
-    with CRM_MISSED.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(missed) + "\n")
-
-
-async def keep_missed(letter: DeadLetter) -> None:
-    remember(letter.event)
-
-
-async def keep_unknown(event: UpdateEvent) -> None:
-    if isinstance(event.error, AmbiguousUpdateError):
-        remember(event)
+def make_outbox() -> Outbox | None:
+    """Return the outbox of the CRM, which gets failed updates, too; None without a CRM."""
+    url = os.environ.get("CRM_WEBHOOK")
+    if not url:
+        return None
+    outbox = Outbox(os.environ.get("CRM_OUTBOX", "crm-outbox"))
+    outbox.deliver_to(Webhook(url, os.environ["CRM_SECRET"], timeout=3.0), failures=True)
+    return outbox
 
 
 def make_client(state: Mapping[str, Any]) -> AsyncStateClient:
     # If the server throttles for longer than callers wait, they get an error at once.
     retry = RetryPolicy(max_retry_after=ANSWER_WITHIN)
-    client = AsyncStateClient(**Settings().client_arguments(), retry=retry, timeout=3.0)
+    client = AsyncStateClient(
+        **Settings().client_arguments(), retry=retry, timeout=3.0, outbox=make_outbox()
+    )
     instrument(client, meter_provider=state["meters"])
-    crm: httpx.AsyncClient = state["crm"]
-
-    async def sync_crm(event: UpdateEvent) -> None:
-        response = await crm.put(
-            crm_path(event.dialog_id),
-            json=event.payload,
-            headers={"Idempotency-Key": event.update_id},
-        )
-        response.raise_for_status()
-
-    if crm.base_url.host:
-        # Less than the drain, so that a call that hangs can still become a dead letter.
-        client.on_state_updated(sync_crm, timeout=3.0, on_dead_letter=keep_missed)
-        client.on_update_failed(keep_unknown, on_dead_letter=keep_missed)
     return client
 
 

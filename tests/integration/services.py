@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ import aiohttp
 import httpx
 from aiohttp import web
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from standardwebhooks import Webhook
 
 from cognigy_async.emulator import Emulator, Faults, Rules, Stats, serve
 
@@ -28,8 +30,7 @@ CLIENT_ID = "the-service"
 SECRET = "correct-horse-battery-staple"
 
 HOST = "127.0.0.1"
-CRM_MISSED = "crm-missed.jsonl"
-"""Name of the file, in the folder of the log, of dialogs that the CRM may have missed."""
+CRM_SECRET = "whsec_" + base64.b64encode(b"the key of the webhooks of the CRM").decode()
 
 GRACE = "5"
 """Seconds that a server grants its requests after SIGTERM, before the drain of the client."""
@@ -92,15 +93,18 @@ KINDS = [
 
 @dataclass
 class Crm:
-    """A CRM that stores what callbacks send, after `latency` seconds each.
+    """A CRM that stores what webhooks and callbacks send, after `latency` seconds each.
 
     Attributes:
         refusals: Number of requests to answer 503 first.
+        keys: Update ids of all requests that it took, repeats included.
+        failed: Update ids of failed updates.
     """
 
     latency: float = 0.0
     refusals: int = 0
     keys: list[str] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
     by_dialog: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     base_url: str = ""
 
@@ -108,6 +112,7 @@ class Crm:
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_put("/dialogs/{dialog_id}", self._take)
+        app.router.add_post("/events", self._take_event)
         return app
 
     async def _take(self, request: web.Request) -> web.Response:
@@ -118,6 +123,21 @@ class Crm:
             return web.Response(status=503)
         self.keys.append(request.headers.get("Idempotency-Key", ""))
         self.by_dialog.setdefault(request.match_info["dialog_id"], []).append(payload)
+        return web.Response(status=204)
+
+    async def _take_event(self, request: web.Request) -> web.Response:
+        event = Webhook(CRM_SECRET).verify(await request.text(), dict(request.headers))
+        await asyncio.sleep(self.latency)
+        if self.refusals:
+            self.refusals -= 1
+            return web.Response(status=503)
+        data = event["data"]
+        if event["type"] == "dialog.update_failed":
+            self.failed.add(data["update_id"])
+            return web.Response(status=204)
+        self.keys.append(data["update_id"])
+        payload = {name: data[name] for name in ("session", "user", "transition") if name in data}
+        self.by_dialog.setdefault(data["dialog_id"], []).append(payload)
         return web.Response(status=204)
 
 
@@ -163,6 +183,8 @@ def world(latency: float = 0.0, token_latency: float = 0.0) -> Iterator[World]:
             "COGNIGY_CLIENT_ID": CLIENT_ID,
             "COGNIGY_CLIENT_SECRET": SECRET,
             "CRM_URL": f"http://{HOST}:{port}",
+            "CRM_WEBHOOK": f"http://{HOST}:{port}/events",
+            "CRM_SECRET": CRM_SECRET,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             # Proxies are for other hosts.
@@ -209,7 +231,7 @@ def running(kind: Kind, surroundings: World, directory: Path) -> Iterator[Servic
             subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=ROOT,
-                env=surroundings.environment | {"CRM_MISSED": str(directory / CRM_MISSED)},
+                env=surroundings.environment | {"CRM_OUTBOX": str(directory / "crm-outbox")},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 # Its workers are in its process group and end with it.

@@ -18,7 +18,19 @@ import pytest
 
 from cognigy_async.emulator import Faults
 
-from .services import FASTAPI, HOST, ROOT, STARTUP, UVICORN, Kind, Service, World, running, world
+from .services import (
+    FASTAPI,
+    HOST,
+    ROOT,
+    STARTUP,
+    UVICORN,
+    Kind,
+    Service,
+    World,
+    running,
+    wait_for,
+    world,
+)
 from .test_snippets import snippets
 
 BRIDGE = Kind("bridge", [*UVICORN, "--port", "{port}", "examples.webhook_bridge:app"], "Uvicorn")
@@ -284,10 +296,11 @@ def test_a_service_calls_the_crm_for_ids_that_are_dots(
             url = f"{service.base_url}/dialogs/{dots}"
             answer = httpx.post(url, json={"session": {"a": 1}}, trust_env=False)
             assert answer.status_code == 200
+        payloads = [{"session": {"a": 1}}]
+        by_dialog = surroundings.crm.by_dialog
+        wait_for(lambda: by_dialog == {".": payloads, "..": payloads}, lambda: str(by_dialog))
         service.terminate()
         service.wait_until(time.monotonic() + 20)
-    payloads = [{"session": {"a": 1}}]
-    assert surroundings.crm.by_dialog == {".": payloads, "..": payloads}
 
 
 # The programs in the documentation.
