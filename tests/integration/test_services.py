@@ -115,7 +115,7 @@ def test_a_service_ends_in_time_although_the_server_hangs(tmp_path: Path) -> Non
             # The server may have applied them, so that the CRM has to ask for the state.
             crm = surroundings.crm
             with running(kind, surroundings, service.log_path.parent):
-                wait_for(partial(ids.issubset, crm.failed), lambda: f"{ids - crm.failed}")
+                wait_for(partial(ids.issubset, crm.failed))
 
 
 @pytest.fixture
