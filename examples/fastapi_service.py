@@ -7,7 +7,8 @@
 The client reads its settings from the environment, see `cognigy_async.integrations.settings`.
 The URL in CRM_WEBHOOK gets a webhook for each update, signed with CRM_SECRET; without the URL no
 CRM is used. CRM_OUTBOX is the folder of the events that the CRM does not have yet (default
-crm-outbox); it must outlive the process. ANSWER_WITHIN is the time that callers wait, in seconds (default 6).
+crm-outbox); it must outlive the process. ANSWER_WITHIN is the time that callers wait, in seconds
+(default 6).
 Metrics for Prometheus are at /metrics.
 
 The service does not know its callers: put what authenticates them before it, or add a dependency
