@@ -51,6 +51,11 @@ class OpenedJob:
     ends_at: float | None
     may_have_ends: bool
 
+    @property
+    def is_pipe(self) -> bool:
+        """Whether a read may wait for the writer of a pipe."""
+        return self.reader.fingerprint.size is None
+
     def close(self) -> None:
         """Close the journal and the input."""
         self.rows.close()

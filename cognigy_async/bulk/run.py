@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import anyio
 import anyio.to_thread
@@ -43,11 +43,11 @@ from .baseline_filter import BaselineFilter
 from .callback_receipts import CallbackReceipts
 from .errors import InputError, JournalError
 from .input.row import Row
-from .input.row_reader import RowChunk
+from .input.row_reader import RowChunk, RowReader
+from .journal.schema import EarlierRuns
 from .journal.writer import JournalWriter
 from .options import JobOptions
 from .resend import AmbiguousSends, InterruptedGroups, ambiguous
-from .resume import OpenedJob
 from .stop_conditions import Ended, StopConditions
 
 FINAL = (
@@ -87,6 +87,35 @@ MOST_UNWRITTEN = 1 << 22
 """Bytes of failed and unchanged rows after which reading waits until their records are written."""
 
 
+class Work(Protocol):
+    """The rows to apply, and the state left by earlier runs: see `OpenedJob`."""
+
+    @property
+    def rows(self) -> RowReader:
+        """The rows of the input."""
+        ...
+
+    @property
+    def earlier(self) -> EarlierRuns:
+        """State left by earlier runs."""
+        ...
+
+    @property
+    def canary(self) -> int:
+        """Number of rows to run first; 0 for no canary."""
+        ...
+
+    @property
+    def ends_at(self) -> float | None:
+        """Seconds of the epoch at which the sessions end; None if only the rows tell."""
+        ...
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether a read may wait for the writer of a pipe."""
+        ...
+
+
 class JobRun:
     """One run of a job. It also serves as the `UpdateWatch` of its stream.
 
@@ -98,7 +127,7 @@ class JobRun:
         self,
         client: AsyncStateClient,
         options: JobOptions,
-        opened: OpenedJob,
+        opened: Work,
         writer: JournalWriter,
         changes: BaselineFilter | None = None,
     ) -> None:
@@ -110,7 +139,7 @@ class JobRun:
         self._coalesce = options.coalesce
         self._pauses_dialogs = options.on_failure == "pause-dialog"
         # A read from a pipe may wait for its writer. The run must not wait for it to end.
-        self._abandons_reads = opened.reader.fingerprint.size is None
+        self._abandons_reads = opened.is_pipe
         totals = opened.earlier.totals
         failed = totals.failed + totals.ambiguous
         done = totals.succeeded + totals.unchanged + failed

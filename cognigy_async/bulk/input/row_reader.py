@@ -11,16 +11,15 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import length_hint
+from typing import Protocol
 
 from cognigy_async import CognigyError, Fault, Limits, StateApi, StateUpdate, UpdateValidationError
 
 from ..errors import InputError
-from ..journal.journal import Journal
 from ..journal.schema import CompletedRow
 from ..options import JobOptions
-from .columns import Columns, Record
-from .fingerprint import Mark
-from .reader import InputReader
+from .columns import Columns, Findings, Record
+from .fingerprint import Fingerprint, Mark
 from .row import Row, Source, TableRow, dead_letter, line_of_faulty, parse_row
 
 MAX_ROWS = 128
@@ -39,6 +38,57 @@ MOST_IN_MEMORY = 200_000
 """Texts that a `SpilledSet` keeps in memory."""
 
 UPDATE_ID = b'"update_id"'
+
+
+class Records(Protocol):
+    """The records of an input: see `InputReader`."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Size and modification time of the input."""
+        ...
+
+    @property
+    def findings(self) -> Findings:
+        """Facts that reading brings to light."""
+        ...
+
+    @property
+    def bytes_read(self) -> int:
+        """Number of bytes read."""
+        ...
+
+    def __iter__(self) -> Iterator[list[Record]]: ...
+
+    def take_marks(self) -> list[Mark]:
+        """Return the marks computed since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Close the input."""
+        ...
+
+
+class Completed(Protocol):
+    """The rows that earlier runs completed: see `Journal`."""
+
+    @property
+    def job_id(self) -> str:
+        """Name of the job, part of the keys of its updates."""
+        ...
+
+    @property
+    def run(self) -> int:
+        """Number of this run, from 1."""
+        ...
+
+    def last_line(self) -> int:
+        """Return the last completed line, 0 if there is none."""
+        ...
+
+    def completed(self, first: int, last: int) -> dict[int, CompletedRow]:
+        """Return the completed rows between two lines, by line."""
+        ...
 
 
 @dataclass(slots=True)
@@ -131,11 +181,11 @@ class RowReader:
 
     def __init__(
         self,
-        reader: InputReader,
+        reader: Records,
         options: JobOptions,
         limits: Limits,
         api: StateApi | None = None,
-        journal: Journal | None = None,
+        journal: Completed | None = None,
     ) -> None:
         self._reader = reader
         self._limit = options.limit

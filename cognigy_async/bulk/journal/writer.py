@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import anyio
 import anyio.to_thread
@@ -27,7 +27,7 @@ from ..errors import JournalError
 from ..faulty_rows import FaultyRows
 from ..input.fingerprint import Mark
 from ..input.row import Row, dead_letter
-from .journal import Batch, Journal
+from .journal import Batch
 from .schema import Failure, Status
 
 GATHERING = 0.03
@@ -36,6 +36,28 @@ SMALL_QUOTA = 2000
 """Largest quota, in requests per window, that is saved with every batch."""
 LARGE_QUOTA_EVERY = 0.5
 """Seconds between saves of a larger quota, each of which takes milliseconds."""
+
+
+class BatchStore(Protocol):
+    """Keeps what a run records: see `Journal`."""
+
+    @property
+    def run(self) -> int:
+        """Number of this run, from 1."""
+        ...
+
+    @property
+    def current_pass(self) -> int:
+        """Number of the pass."""
+        ...
+
+    def write(self, batch: Batch) -> None:
+        """Write all of a batch, or nothing. Called in a worker thread of anyio.
+
+        Raises:
+            JournalError: The batch cannot be written.
+        """
+        ...
 
 
 class JournalWriter:
@@ -51,7 +73,7 @@ class JournalWriter:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: BatchStore,
         dead_letters: BinaryIO,
         client: AsyncStateClient,
         faulty_rows: FaultyRows | None = None,

@@ -1,0 +1,210 @@
+"""The folder of a job: its rows in partitions, and its dead letters.
+
+The folder is a path or a URL of fsspec, such as ``s3://bucket/jobs/7``, that all workers can use::
+
+    {folder}/1/rows/003-000012.jsonl            rows of chunk 12 of partition 3
+    {folder}/1/dead-letters/003-000012.jsonl    those of its rows that were not applied
+    {folder}/1/dead-letters/input-000000.jsonl  rows of the input that are not valid
+
+1 is the number of the attempt that split the input: one that still runs when the next has begun
+writes to a folder of its own. The objects of a folder are written whole, and with the same content
+if they are written again. So none is read before the workflow knows that it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import UnsupportedOperation
+from pathlib import Path
+from zlib import crc32
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from cognigy_async import AsyncStateClient
+from cognigy_async.bulk import InputError, JobOptions
+from cognigy_async.bulk.input.reader import open_input
+from cognigy_async.bulk.input.row import Row, dead_letter
+from cognigy_async.bulk.input.row_reader import RowReader
+from cognigy_async.bulk.journal.schema import Failure
+
+CHUNK_ROWS = 2000
+"""Most rows in a chunk: few enough to be read at once, and so many that they cost few events."""
+CHUNK_BYTES = 1 << 22
+"""Bytes after which a chunk ends."""
+INPUT_LETTERS = "input"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of an input that were written to a job folder.
+
+    Attributes:
+        folder: Folder with the rows, and for the dead letters.
+        chunks: Number of chunks of each partition.
+        rows: Number of rows of the input.
+        faulty: Number of rows that are not valid. They are dead letters.
+        repeated: Number of rows that repeat an earlier row and its `update_id`. They are not sent.
+        notes: Remarks for the user.
+    """
+
+    folder: str
+    chunks: list[int]
+    rows: int
+    faulty: int
+    repeated: int
+    notes: list[str]
+
+
+def partition_of(dialog_id: str, partitions: int) -> int:
+    """Return the partition of a dialog, the same on all machines."""
+    return crc32(dialog_id.encode()) % partitions
+
+
+def split_input(
+    source: str,
+    folder: str,
+    client: AsyncStateClient,
+    partitions: int,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Split:
+    """Check the rows of an input as a run of `BulkJob` does, and write them to a folder.
+
+    Args:
+        source: Path or URL of the input.
+        folder: Path or URL of an empty folder.
+        client: Client with the API and the limits that the rows must fit.
+        is_stopped: Asked now and then: True ends the split.
+
+    Raises:
+        InputError: The input cannot be read.
+        OSError: The folder cannot be written, or a URL cannot be read for now.
+        InterruptedError: `is_stopped` returned True.
+    """
+    parts = [_Chunks(f"{folder}/rows/{number:03}") for number in range(partitions)]
+    letters = _Chunks(f"{folder}/dead-letters/{INPUT_LETTERS}")
+    faulty = repeated = 0
+    with local_file(source) as path:
+        try:
+            reader = open_input(path)
+            rows = RowReader(reader, JobOptions(), client.limits, client.api)
+            try:
+                for row in rows.rows():
+                    if is_stopped():
+                        raise InterruptedError("the split of the input was stopped")
+                    if row.error is not None:
+                        faulty += 1
+                        letters.add(dead_letter(row.line, row.source, Failure.of(row.error)))
+                    elif row.duplicate_of is not None:
+                        repeated += 1
+                    else:
+                        assert row.dialog_id is not None
+                        parts[partition_of(row.dialog_id, partitions)].add(_line_of(row))
+            finally:
+                rows.close()
+        except InputError as error:
+            # The user knows the input by its URL.
+            raise InputError(str(error).replace(str(path), source)) from error
+    letters.end()
+    for part in parts:
+        part.end()
+    notes = [note.replace(str(path), source) for note in reader.notes]
+    if not rows.count:
+        notes.append(rows.none_found)
+    return Split(folder, [part.count for part in parts], rows.count, faulty, repeated, notes)
+
+
+def read_rows(folder: str, name: str) -> list[tuple[int, bytes]]:
+    """Return the rows of a chunk: their lines in the input, and their content.
+
+    Raises:
+        OSError: The chunk cannot be read.
+    """
+    with fsspec.open(f"{folder}/rows/{name}.jsonl", "rb") as file:
+        lines = file.read().split(b"\n")[:-1]
+    fields = (line.partition(b" ") for line in lines)
+    return [(int(number), source) for number, _, source in fields]
+
+
+def write_letters(folder: str, name: str, letters: bytes) -> None:
+    """Write the dead letters of a chunk.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    write_object(f"{folder}/dead-letters/{name}.jsonl", letters)
+
+
+def read_letters(folder: str) -> Iterator[bytes]:
+    """Yield the dead letters of the input and of all chunks that are done, as lines of JSON.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    files, root = fsspec.core.url_to_fs(f"{folder}/dead-letters")
+    names = []
+    with suppress(FileNotFoundError):
+        names = sorted(files.find(root))
+    for name in names:
+        yield from files.cat_file(name).splitlines(keepends=True)
+
+
+def write_object(url: str, content: bytes) -> None:
+    """Write a file or an object, and wait until a local file is on its disk."""
+    with fsspec.open(url, "wb") as file:
+        file.write(content)
+        file.flush()
+        with suppress(AttributeError, UnsupportedOperation):
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def local_file(url: str) -> Iterator[Path]:
+    """Return a file with the content of a URL, under the same name, which tells its format.
+
+    Raises:
+        InputError: There is no such file.
+        OSError: It cannot be read for now.
+    """
+    files, path = fsspec.core.url_to_fs(url)
+    if isinstance(files, LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="cognigy-") as folder:
+        copy = Path(folder, Path(path).name)
+        try:
+            files.get_file(path, str(copy))
+        except FileNotFoundError as error:
+            raise InputError(f"{url} cannot be opened: there is no such file") from error
+        yield copy
+
+
+def _line_of(row: Row) -> bytes:
+    return b"%d %b\n" % (row.line, row.source)
+
+
+@dataclass(slots=True)
+class _Chunks:
+    """Writes lines to objects of limited size, which have numbers."""
+
+    prefix: str
+    count: int = 0
+    _lines: list[bytes] = field(default_factory=list)
+    _size: int = 0
+
+    def add(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._size += len(line)
+        if len(self._lines) == CHUNK_ROWS or self._size >= CHUNK_BYTES:
+            self.end()
+
+    def end(self) -> None:
+        if self._lines:
+            write_object(f"{self.prefix}-{self.count:06}.jsonl", b"".join(self._lines))
+            self.count += 1
+            self._lines.clear()
+            self._size = 0

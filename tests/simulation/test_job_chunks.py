@@ -1,0 +1,252 @@
+"""A chunk of a job, attempt by attempt: what is sent again after a kill, and what is not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from cognigy_async import AuthenticationError, RuntimeApi
+from cognigy_async.bulk import JournalError
+from cognigy_async.bulk.journal.schema import Failure, Status
+from cognigy_async.temporal.chunk import Chunk, ChunkJournal, ChunkState
+from tests.simulation.world import DROPPED, Wire, client_of, every, never, status, throttled
+
+Row = dict[str, Any]
+
+
+class Server:
+    """Keeps the details of the last heartbeat, as the Temporal server does."""
+
+    def __init__(self) -> None:
+        self.details = ChunkState().encode()
+        self.beats = 0
+        self.is_given_up = False
+
+    @property
+    def state(self) -> ChunkState:
+        return ChunkState.decode(self.details)
+
+    async def beat(self, state: ChunkState) -> None:
+        await anyio.sleep(0.002)
+        if self.is_given_up:
+            raise JournalError("the server has given up this attempt")
+        self.details = state.encode()
+        self.beats += 1
+
+
+def numbered(rows: list[Row]) -> list[tuple[int, bytes]]:
+    """The rows of a chunk, which has every third line of the input."""
+    return [(3 * n + 1, json.dumps(row).encode()) for n, row in enumerate(rows)]
+
+
+async def apply(server: Server, wire: Wire, rows: list[Row], **options: Any) -> list[Row] | None:
+    """Run one attempt to its end; return its dead letters."""
+    async with client_of(wire, **options) as client:
+        journal = ChunkJournal("job", server.state, server.beat)
+        letters = await Chunk(client, journal, numbered(rows), 1.0).apply()
+    return None if letters is None else [json.loads(line) for line in letters.splitlines()]
+
+
+async def kill(
+    server: Server, wire: Wire, rows: list[Row], when: Callable[[], object], **options: Any
+) -> None:
+    """Run an attempt that dies: the server hears nothing of it any more."""
+    alive = Server()
+    alive.details = server.details
+
+    async def beat(state: ChunkState) -> None:
+        await alive.beat(state)
+        server.details = alive.details
+
+    async with client_of(wire, **options) as client, anyio.create_task_group() as tasks:
+        chunk = Chunk(client, ChunkJournal("job", server.state, beat), numbered(rows), 1.0)
+        tasks.start_soon(expect_failure, chunk.apply)
+        while not when():
+            await anyio.sleep(0.001)
+        alive.is_given_up = True
+        tasks.cancel_scope.cancel()
+
+
+async def expect_failure(apply: Callable[[], Awaitable[object]]) -> None:
+    await apply()
+    raise AssertionError("it was not killed")
+
+
+def keys(wire: Wire) -> list[str]:
+    return [sent.key or "" for sent in wire.writes()]
+
+
+async def test_a_chunk_applies_its_rows_in_order() -> None:
+    wire, server = Wire(takes=0.01), Server()
+    rows = [{"dialog_id": f"d-{n % 7}", "session": {"seq": n}} for n in range(100)]
+    assert await apply(server, wire, rows) == []
+    for dialog in range(7):
+        assert [sent.seq for sent in wire.writes(f"d-{dialog}")] == list(range(dialog, 100, 7))
+    assert sorted(keys(wire)) == sorted(f"job-{3 * n + 1}" for n in range(100))
+    assert server.state.numbers() == {"succeeded": 100, "failed": 0, "ambiguous": 0}
+    assert server.state.requests == 100
+
+
+async def test_an_attempt_after_a_kill_sends_only_what_no_heartbeat_has_as_done() -> None:
+    wire, server = Wire(takes=0.1), Server()
+    rows = [{"dialog_id": f"d-{n}", "session": {"seq": n}} for n in range(400)]
+    await kill(server, wire, rows, lambda: len(wire.sent) > 350, max_in_flight=10)
+    done = set(server.state.done)
+    before = Counter(keys(wire))
+    assert 200 < len(done) < 350
+    assert await apply(server, wire, rows) == []
+    repeated = Counter(keys(wire)) - before
+    assert set(repeated) == {f"job-{3 * n + 1}" for n in range(400) if 3 * n + 1 not in done}
+    assert server.state.numbers()["succeeded"] == 400
+
+
+async def test_rows_with_a_transition_are_not_sent_twice() -> None:
+    wire, server = Wire(takes=0.1), Server()
+    rows = [{"dialog_id": f"d-{n}", "session": {"seq": n}, "next_step": "s"} for n in range(100)]
+    await kill(server, wire, rows, lambda: len(wire.sent) > 55, max_in_flight=10)
+    in_doubt = set(server.state.sends)
+    assert 0 < len(in_doubt) <= 10
+    letters = await apply(server, wire, rows)
+    assert letters is not None
+    assert {letter["_error"]["line"] for letter in letters} == in_doubt
+    assert {letter["_error"]["type"] for letter in letters} == {"AmbiguousUpdateError"}
+    assert max(Counter(keys(wire)).values()) == 1
+    assert server.state.numbers() == {
+        "succeeded": 100 - len(in_doubt),
+        "failed": 0,
+        "ambiguous": len(in_doubt),
+    }
+
+
+async def test_a_transition_goes_on_under_a_key_that_the_server_honours() -> None:
+    wire, server = Wire(takes=0.1), Server()
+    rows = [{"dialog_id": f"d-{n}", "session": {"seq": n}, "next_step": "s"} for n in range(20)]
+    options = {"api": RuntimeApi(honours_idempotency_keys=True)}
+    await kill(server, wire, rows, lambda: len(wire.sent) > 5, max_in_flight=4, **options)
+    assert await apply(server, wire, rows, **options) == []
+    assert set(keys(wire)) == {f"job-{3 * n + 1}" for n in range(20)}
+
+
+async def test_a_transition_with_an_etag_goes_on_with_it() -> None:
+    wire, server = Wire(takes=0.1), Server()
+    rows = [
+        {"dialog_id": "d", "session": {"seq": 0}},
+        {"dialog_id": "d", "session": {"seq": 1}, "next_step": "s"},
+    ]
+    wire.script(200, never, dialog_id="d")
+    await kill(server, wire, rows, lambda: len(wire.sent) == 2)
+    assert await apply(server, wire, rows) == []
+    assert [sent.headers.get("if-match") for sent in wire.writes() if sent.seq == 1] == ['"1"'] * 2
+
+
+async def test_no_row_with_a_transition_is_sent_once_the_server_has_given_up_the_attempt() -> None:
+    wire, server = Wire(), Server()
+    server.is_given_up = True
+    rows = [{"dialog_id": f"d-{n}", "next_step": "s"} for n in range(5)]
+    with pytest.raises(JournalError, match="given up"):
+        await apply(server, wire, rows)
+    assert wire.sent == []
+
+
+async def test_a_throttled_transition_is_not_in_doubt() -> None:
+    wire, server = Wire(answer=throttled("3600")), Server()
+    rows = [{"dialog_id": "d", "next_step": "s"}]
+    begin = anyio.current_time()
+    await kill(server, wire, rows, lambda: wire.sent and anyio.current_time() > begin + 60)
+    assert server.state.sends == {}
+    wire.answers(None)
+    assert await apply(server, wire, rows) == []
+
+
+async def test_dead_letters_of_all_attempts_are_written_once() -> None:
+    wire, server = Wire(takes=0.1, answer=status(400)), Server()
+    rows = [{"dialog_id": f"d-{n}", "session": {"seq": n}} for n in range(100)]
+    await kill(server, wire, rows, lambda: len(server.state.done) > 12, max_in_flight=5)
+    wire.answers(None)
+    wire.script(status(404), dialog_id="d-99")
+    failed = set(server.state.done)
+    letters = await apply(server, wire, rows)
+    assert letters is not None
+    assert {letter["_error"]["line"] for letter in letters} == failed | {298}
+    assert len(letters) == len(failed) + 1
+    assert {letter["_error"]["status"] for letter in letters} == {400, 404}
+    # Another attempt, after one that died while it wrote them, has the same.
+    assert await apply(server, wire, rows) == letters
+
+
+async def test_a_stopped_chunk_goes_on_where_it_stopped() -> None:
+    wire, server = Wire(takes=0.1), Server()
+    rows = [{"dialog_id": f"d-{n}", "session": {"seq": n}} for n in range(100)]
+    async with client_of(wire, max_in_flight=10) as client:
+        chunk = Chunk(client, ChunkJournal("job", ChunkState(), server.beat), numbered(rows), 1.0)
+        async with anyio.create_task_group() as tasks:
+
+            async def apply_until_stopped() -> None:
+                assert await chunk.apply() is None
+
+            tasks.start_soon(apply_until_stopped)
+            while len(wire.sent) < 50:
+                await anyio.sleep(0.01)
+            chunk.stop()
+    assert len(server.state.done) == len(wire.sent) < 100
+    assert await apply(server, wire, rows) == []
+    assert max(Counter(keys(wire)).values()) == 1
+
+
+async def test_a_chunk_that_is_stopped_before_its_begin_sends_nothing() -> None:
+    wire, server = Wire(), Server()
+    async with client_of(wire) as client:
+        journal = ChunkJournal("job", ChunkState(), server.beat)
+        chunk = Chunk(client, journal, numbered([{"dialog_id": "d", "session": {"a": 1}}]), 1.0)
+        chunk.stop()
+        assert await chunk.apply() is None
+    assert wire.sent == []
+
+
+async def test_refused_credentials_stop_a_chunk_which_then_goes_on() -> None:
+    wire, server = Wire(answer=status(401)), Server()
+    rows = [{"dialog_id": f"d-{n}", "session": {"seq": n}} for n in range(10)]
+    with pytest.raises(AuthenticationError):
+        await apply(server, wire, rows)
+    wire.answers(None)
+    assert await apply(server, wire, rows) == []
+    assert server.state.numbers()["succeeded"] == 10
+
+
+async def test_retries_are_counted_by_reason() -> None:
+    wire, server = Wire(), Server()
+    wire.script(DROPPED, status(503))
+    assert await apply(server, wire, [{"dialog_id": "d", "session": {"a": 1}}], retry=every(1)) == []
+    assert (server.state.requests, server.state.retries) == (
+        3,
+        {"no_response": 1, "unavailable": 1},
+    )
+
+
+async def test_a_chunk_beats_while_nothing_happens() -> None:
+    wire, server = Wire(takes=30.5), Server()
+    assert await apply(server, wire, [{"dialog_id": "d", "session": {"a": 1}}], timeout=60) == []
+    assert server.beats > 28
+
+
+async def test_rows_that_only_set_variables_need_no_heartbeat_of_their_own() -> None:
+    wire, server = Wire(takes=0.01), Server()
+    rows = [{"dialog_id": f"d-{n}", "session": {"seq": n}} for n in range(500)]
+    assert await apply(server, wire, rows) == []
+    assert server.beats < 20
+
+
+def test_the_state_of_a_chunk_survives_its_text() -> None:
+    state = ChunkState()
+    state.done = {4: Status.SUCCEEDED, 7: Status.FAILED, 9: Status.AMBIGUOUS}
+    state.failures = {7: Failure("BadRequestError", "no", 400), 9: Failure("X", "y", None)}
+    state.sends = {8: '"3"', 11: None}
+    state.requests, state.retries = 5, Counter({"throttled": 2})
+    assert ChunkState.decode(state.encode()) == state
+    state.done = dict.fromkeys(range(1_000_000, 1_006_000, 3), Status.SUCCEEDED)
+    assert len(state.encode()) < 12_000
