@@ -36,6 +36,12 @@ COGNIGY_TENANT         file with a tenant profile, which `cognigy-async probe` w
                        they are not set, and arguments of the API that have no variable
 COGNIGY_ENDPOINT_URL   Endpoint URL of a flow without the URL token, for `inject` and `notify`
 COGNIGY_ENDPOINT_TOKEN URL token: the part of the Endpoint URL after the last slash
+COGNIGY_TASK_QUEUE     only with Temporal: name that the workers and clients of a tenant share;
+                       by default `cognigy`
+COGNIGY_QUOTA_SHARE    only workers of Temporal: part of COGNIGY_RATE_LIMIT that this worker may
+                       use, such as `1/4`; by default 1
+COGNIGY_TEMPORAL_KEY   only with Temporal: keys that encrypt what the cluster keeps, base64 of 32
+                       bytes each, separated by spaces; the first one encrypts
 ====================== =====================================================================
 
 The environment takes precedence over the file. Empty variables count as not set.
@@ -233,6 +239,26 @@ def _context_limit(text: object) -> object:
     return parse_context_limit(text) if isinstance(text, str) else text
 
 
+def parse_share(text: str) -> float:
+    """Return a share of a whole, such as ``1/4`` or ``0.25``.
+
+    Raises:
+        ValueError: the text is something else; the message does not quote it.
+    """
+    part, _, whole = text.partition("/")
+    try:
+        share = float(part) / (float(whole) if whole else 1.0)
+    except (ValueError, ZeroDivisionError):
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError("must be a share above 0 and at most 1, for example 1/4")
+    return share
+
+
+def _share(text: object) -> object:
+    return parse_share(text) if isinstance(text, str) else text
+
+
 def _words(text: object) -> object:
     return tuple(text.split()) if isinstance(text, str) else text
 
@@ -328,7 +354,21 @@ class Credentials(BaseModel):
         yield from ()
 
 
-class Settings(Credentials):
+class TemporalSettings(Credentials):
+    """Settings of clients of a Temporal cluster, which need no connection to Cognigy.AI."""
+
+    task_queue: str = "cognigy"
+    quota_share: Annotated[float, BeforeValidator(_share)] = 1.0
+    temporal_key: SecretStr | None = None
+
+    @property
+    def temporal_keys(self) -> tuple[str, ...]:
+        """Keys that encrypt what the cluster keeps."""
+        key = self.temporal_key
+        return () if key is None else tuple(key.get_secret_value().split())
+
+
+class Settings(TemporalSettings):
     """Everything that a client needs; the variables are listed in the docstring of the module."""
 
     _together: ClassVar[frozenset[str]] = TOGETHER

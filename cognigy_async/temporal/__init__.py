@@ -1,1 +1,25 @@
-"""Many machines, on Temporal."""
+"""Write dialog state from many machines, on Temporal.
+
+`DurableStateClient` accepts updates in any process; `StateWorker` sends them. Requires the extra
+``temporal``. The package imports the module of a name when you first use the name, so that the
+workflows load nothing else into the sandbox of Temporal.
+"""
+
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from .codec import EncryptionCodec
+    from .connection import connect
+    from .worker import StateWorker
+
+__all__ = ["EncryptionCodec", "StateWorker", "connect"]
+
+_HOMES = {"EncryptionCodec": "codec", "StateWorker": "worker", "connect": "connection"}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{home}", __name__), name)

