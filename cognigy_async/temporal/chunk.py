@@ -1,9 +1,9 @@
 """Apply one chunk of a job, by the code of `BulkJob` with another journal.
 
-The journal of a chunk is the state that its heartbeats carry. The Temporal server keeps the details
-of the last heartbeat that it has acknowledged, and gives them to the next attempt. It takes no
-heartbeat of an attempt that it has given up. So a row that must not be sent twice is sent after the
-acknowledged record of it, and by no attempt that has a successor.
+The journal of a chunk is a state that its heartbeats carry: the cluster gives the last one to the
+next attempt. Heartbeats may be lost or overtake each other, so what they have is true, but may be
+old: a row that was sent in the meantime is sent again, with the same key. A row that must not be
+sent twice is sent after the state was written to the job folder.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
-
-import anyio
-import anyio.from_thread
 
 from cognigy_async import AsyncStateClient
 from cognigy_async.bulk import JobOptions, JournalError
@@ -38,10 +36,7 @@ from cognigy_async.bulk.journal.schema import (
 from cognigy_async.bulk.journal.writer import JournalWriter
 from cognigy_async.bulk.run import JobRun
 
-Beat = Callable[["ChunkState"], Awaitable[None]]
-"""Sends the state as a heartbeat, and returns when the server has it. Raises `JournalError` if the
-server does not take it."""
-
+from .job_folder import read_object, write_object
 
 @dataclass(slots=True)
 class ChunkState:
@@ -101,6 +96,15 @@ class ChunkState:
             Counter(retries),
         )
 
+    def add(self, heartbeat: Self) -> None:
+        """Add what a heartbeat of an earlier attempt knows."""
+        self.failures |= heartbeat.failures
+        self.done |= heartbeat.done
+        for line in heartbeat.done:
+            self.sends.pop(line, None)
+        self.requests = max(self.requests, heartbeat.requests)
+        self.retries |= heartbeat.retries
+
     def numbers(self) -> dict[str, int]:
         """Return the numbers of rows by outcome."""
         counts = Counter(self.done.values())
@@ -136,51 +140,78 @@ class ChunkJournal:
 
     Args:
         job_id: Name of the job, part of the keys of its updates.
-        state: State that the attempts before have left.
-        beat: Keeps the state.
+        sends: URL of the object for rows that must not be sent twice, without the attempt.
+        attempt: Number of the attempt, from 1.
+        state: State of the last heartbeat of the attempts before, or where the chunk was stopped.
     """
 
     run = 1
     """The keys of all attempts are the same."""
     current_pass = 1
 
-    def __init__(self, job_id: str, state: ChunkState, beat: Beat) -> None:
+    def __init__(self, job_id: str, sends: str, attempt: int, state: ChunkState) -> None:
         self.job_id = job_id
-        self.state = state
-        self._send = beat
-        self._sending = anyio.Lock()
+        self._object = f"{sends}.{attempt}"
+        self._before = [f"{sends}.{number}" for number in range(attempt - 1, 0, -1)]
+        self._state = state
+        self._lock = threading.Lock()
+
+    def load(self) -> ChunkState:
+        """Return the state that the attempts before have left. Call it in a worker thread.
+
+        Raises:
+            OSError: An object cannot be read.
+        """
+        for url in self._before:
+            # Each attempt begins with what those before it have written.
+            if (text := read_object(url)) is not None:
+                written = ChunkState.decode(text.decode())
+                written.add(self._state)
+                self._state = written
+                break
+        return self._state
+
+    def encode(self) -> str:
+        """Return the present state as a text."""
+        with self._lock:
+            return self._state.encode()
+
+    def numbers(self) -> dict[str, int]:
+        """Return the present numbers of rows by outcome."""
+        with self._lock:
+            return self._state.numbers()
 
     def last_line(self) -> int:
         """Return the last completed line, 0 if there is none."""
-        return max(self.state.done, default=0)
+        return max(self._state.done, default=0)
 
     def completed(self, first: int, last: int) -> dict[int, CompletedRow]:
         """Return the completed rows between two lines, by line."""
-        failures = self.state.failures
-        return {
-            line: CompletedRow(None, this_pass=True, failure=failures.get(line))
-            for line in self.state.done
-            if first <= line <= last
-        }
+        with self._lock:
+            return {
+                line: CompletedRow(None, this_pass=True, failure=self._state.failures.get(line))
+                for line in self._state.done
+                if first <= line <= last
+            }
 
     def write(self, batch: Batch) -> None:
-        """Take a batch into the state. Return when the server has it, if it must be durable."""
-        anyio.from_thread.run(self._write, batch)
-
-    async def _write(self, batch: Batch) -> None:
-        self.state.take(batch)
-        if batch.durable:
-            await self.beat()
-
-    async def beat(self) -> None:
-        """Send the newest state as a heartbeat.
+        """Take a batch into the state. If it is about rows that must not be sent twice, write it.
 
         Raises:
-            JournalError: The server does not take it: another attempt may have begun.
+            JournalError: The state cannot be written.
         """
-        # One at a time: an older state must not replace a newer one.
-        async with self._sending:
-            await self._send(self.state)
+        with self._lock:
+            self._state.take(batch)
+            if not batch.sends:
+                return
+            text = self._state.encode()
+        try:
+            write_object(self._object, text.encode())
+        except OSError as error:
+            raise JournalError(
+                f"{self._object} cannot be written: {error.strerror or error}. Nothing more is "
+                "sent. Another attempt goes on when it can be written."
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +224,13 @@ class _Work:
 
 
 class Chunk:
-    """A chunk that is applied.
+    """The rows of a chunk that are left, which are applied.
 
     Args:
         client: Client that sends the rows.
         journal: Journal of this attempt.
         rows: Rows of the chunk: their lines in the input, and their content.
-        interval: Seconds between heartbeats.
+        state: State that the attempts before have left.
     """
 
     def __init__(
@@ -207,23 +238,22 @@ class Chunk:
         client: AsyncStateClient,
         journal: ChunkJournal,
         rows: list[tuple[int, bytes]],
-        interval: float,
+        state: ChunkState,
     ) -> None:
-        self._client = client
-        self._journal = journal
-        self._rows = rows
-        self._interval = interval
-        self._run: JobRun | None = None
-        self._is_stopped = False
+        options = JobOptions()
+        self._rows = RowReader(ChunkReader(rows), options, client.limits, client.api, journal)
+        sends = [OpenSend(line, "", etag) for line, etag in state.sends.items()]
+        earlier = EarlierRuns(Totals(), sends, groups={}, quota=None, began=None)
+        self._letters = io.BytesIO()
+        writer = JournalWriter(journal, self._letters, client)
+        self._run = JobRun(client, options, _Work(self._rows, earlier), writer)
 
     def stop(self) -> None:
         """Send no more rows. Requests in flight finish."""
-        self._is_stopped = True
-        if self._run is not None:
-            self._run.stop("interrupted", "interrupted")
+        self._run.stop("interrupted", "interrupted")
 
     async def apply(self) -> bytes | None:
-        """Apply the rows without an outcome.
+        """Apply the rows.
 
         Returns:
             The dead letters of all attempts; None if rows are left because of `stop`.
@@ -231,35 +261,10 @@ class Chunk:
         Raises:
             CognigyError: The error stopped the chunk. Another attempt can go on.
         """
-        state = self._journal.state
-        sends = [OpenSend(line, "", etag) for line, etag in state.sends.items()]
-        earlier = EarlierRuns(Totals(), sends, groups={}, quota=None, began=None)
-        options = JobOptions()
-        client = self._client
-        reader = ChunkReader(self._rows)
-        rows = RowReader(reader, options, client.limits, client.api, self._journal)
-        letters = io.BytesIO()
-        writer = JournalWriter(self._journal, letters, client)
-        run = self._run = JobRun(client, options, _Work(rows, earlier), writer)
-        if self._is_stopped:
-            run.stop("interrupted", "interrupted")
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._keep_beating, run)
-                await run.carry_out()
-                tasks.cancel_scope.cancel()
+            await self._run.carry_out()
         finally:
-            rows.close()
-        if run.fault is not None:
-            raise run.fault
-        return letters.getvalue() if run.ended == "complete" else None
-
-    async def _keep_beating(self, run: JobRun) -> None:
-        while True:
-            try:
-                await self._journal.beat()
-            except JournalError as error:
-                run.stop("stopped", str(error), error)
-                return
-            await anyio.sleep(self._interval)
-
+            self._rows.close()
+        if self._run.fault is not None:
+            raise self._run.fault
+        return self._letters.getvalue() if self._run.ended == "complete" else None

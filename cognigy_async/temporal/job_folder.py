@@ -5,20 +5,22 @@ The folder is a path or a URL of fsspec, such as ``s3://bucket/jobs/7``, that al
     {folder}/1/rows/003-000012.jsonl            rows of chunk 12 of partition 3
     {folder}/1/dead-letters/003-000012.jsonl    those of its rows that were not applied
     {folder}/1/dead-letters/input-000000.jsonl  rows of the input that are not valid
+    {folder}/1/sends/003-000012.0.2             rows that attempt 2 sent and must not send twice
 
 1 is the number of the attempt that split the input: one that still runs when the next has begun
-writes to a folder of its own. The objects of a folder are written whole, and with the same content
-if they are written again. So none is read before the workflow knows that it is complete.
+writes to a folder of its own. Objects are written whole. All but `sends` have the same content if
+they are written again, and are read once the workflow knows that they are complete.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from io import UnsupportedOperation
 from pathlib import Path
 from zlib import crc32
 
@@ -124,9 +126,10 @@ def read_rows(folder: str, name: str) -> list[tuple[int, bytes]]:
     Raises:
         OSError: The chunk cannot be read.
     """
-    with fsspec.open(f"{folder}/rows/{name}.jsonl", "rb") as file:
-        lines = file.read().split(b"\n")[:-1]
-    fields = (line.partition(b" ") for line in lines)
+    content = read_object(f"{folder}/rows/{name}.jsonl")
+    if content is None:
+        raise FileNotFoundError(errno.ENOENT, "is missing", f"{folder}/rows/{name}.jsonl")
+    fields = (line.partition(b" ") for line in content.split(b"\n")[:-1])
     return [(int(number), source) for number, _, source in fields]
 
 
@@ -150,16 +153,33 @@ def read_letters(folder: str) -> Iterator[bytes]:
     with suppress(FileNotFoundError):
         names = sorted(files.find(root))
     for name in names:
-        yield from files.cat_file(name).splitlines(keepends=True)
+        if name.endswith(".jsonl"):
+            yield from files.cat_file(name).splitlines(keepends=True)
 
 
 def write_object(url: str, content: bytes) -> None:
-    """Write a file or an object, and wait until a local file is on its disk."""
-    with fsspec.open(url, "wb") as file:
+    """Write a file or an object: whole, or not at all."""
+    files, path = fsspec.core.url_to_fs(url)
+    if not isinstance(files, LocalFileSystem):
+        files.pipe_file(path, content)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    # Others may write the same file at the same time.
+    part = f"{path}.{secrets.token_hex(4)}"
+    with open(part, "wb") as file:
         file.write(content)
         file.flush()
-        with suppress(AttributeError, UnsupportedOperation):
-            os.fsync(file.fileno())
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read_object(url: str) -> bytes | None:
+    """Read a file or an object; return None if there is none."""
+    files, path = fsspec.core.url_to_fs(url)
+    with suppress(FileNotFoundError):
+        content: bytes = files.cat_file(path)
+        return content
+    return None
 
 
 @contextmanager
