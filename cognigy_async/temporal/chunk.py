@@ -171,15 +171,15 @@ class ChunkJournal:
                 break
         return self._state
 
-    def encode(self) -> str:
-        """Return the present state as a text."""
-        with self._lock:
-            return self._state.encode()
+    @property
+    def state(self) -> ChunkState:
+        """The state, which does not change when the chunk has ended."""
+        return self._state
 
-    def numbers(self) -> dict[str, int]:
-        """Return the present numbers of rows by outcome."""
+    def progress(self) -> tuple[dict[str, int], str]:
+        """Return the present numbers of rows by outcome, and the state as a text."""
         with self._lock:
-            return self._state.numbers()
+            return self._state.numbers(), self._state.encode()
 
     def last_line(self) -> int:
         """Return the last completed line, 0 if there is none."""

@@ -142,11 +142,16 @@ observer: Observer = FenceObserver()
 
 
 @asynccontextmanager
-async def fenced(details: Callable[[], Sequence[Any]] = tuple) -> AsyncIterator[Fence]:
+async def fenced(
+    details: Callable[[], Sequence[Any]] = tuple, on_cancel: Callable[[], None] | None = None
+) -> AsyncIterator[Fence]:
     """Send heartbeats, with `details`, while the body of an activity runs.
 
     Requests of updates that the body submits are checked against the returned fence. If the cluster
     has given the activity to another worker, the body is cancelled.
+
+    If the workflow cancels the activity, `on_cancel` is called at each heartbeat, and has to end the
+    body; without it, the body is cancelled.
 
     Raises:
         ApplicationError: The cluster has given the activity to another worker.
@@ -165,7 +170,11 @@ async def fenced(details: Callable[[], Sequence[Any]] = tuple) -> AsyncIterator[
             activity.heartbeat(*content)
             await handle.heartbeat(*content, rpc_timeout=timedelta(seconds=timeout / 2))
         except AsyncActivityCancelledError:
-            fence.lose()
+            if on_cancel is None:
+                fence.lose()
+            else:
+                fence.extend(sent_at, timeout)
+                on_cancel()
         except RPCError as error:
             if error.status in GONE:
                 fence.lose()

@@ -1,15 +1,15 @@
 """The folder of a job: its rows in partitions, and its dead letters.
 
-The folder is a path or a URL of fsspec, such as ``s3://bucket/jobs/7``, that all workers can use::
+The folder is a path or a URL of fsspec, such as ``s3://bucket/jobs/7``, that all workers can use. In it::
 
-    {folder}/1/rows/003-000012.jsonl            rows of chunk 12 of partition 3
-    {folder}/1/dead-letters/003-000012.jsonl    those of its rows that were not applied
-    {folder}/1/dead-letters/input-000000.jsonl  rows of the input that are not valid
-    {folder}/1/sends/003-000012.0.2             rows that attempt 2 sent and must not send twice
+    .../rows/003-000012.jsonl            rows of chunk 12 of partition 3
+    .../dead-letters/003-000012.jsonl    those of its rows that were not applied
+    .../dead-letters/input-000000.jsonl  rows of the input that are not valid
+    .../sends/003-000012.0.2             rows that attempt 2 sent and must not send twice
 
-1 is the number of the attempt that split the input: one that still runs when the next has begun
-writes to a folder of its own. Objects are written whole. All but `sends` have the same content if
-they are written again, and are read once the workflow knows that they are complete.
+An attempt to split the input has a folder of its own, because it may still run when the next one
+has begun. Objects are written whole. All but `sends` have the same content if they are written
+again, and are read once the workflow knows that they are complete.
 """
 
 from __future__ import annotations
@@ -34,32 +34,13 @@ from cognigy_async.bulk.input.row import Row, dead_letter
 from cognigy_async.bulk.input.row_reader import RowReader
 from cognigy_async.bulk.journal.schema import Failure
 
+from .bulk_job import Split
+
 CHUNK_ROWS = 2000
 """Most rows in a chunk: few enough to be read at once, and so many that they cost few events."""
 CHUNK_BYTES = 1 << 22
 """Bytes after which a chunk ends."""
 INPUT_LETTERS = "input"
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Rows of an input that were written to a job folder.
-
-    Attributes:
-        folder: Folder with the rows, and for the dead letters.
-        chunks: Number of chunks of each partition.
-        rows: Number of rows of the input.
-        faulty: Number of rows that are not valid. They are dead letters.
-        repeated: Number of rows that repeat an earlier row and its `update_id`. They are not sent.
-        notes: Remarks for the user.
-    """
-
-    folder: str
-    chunks: list[int]
-    rows: int
-    faulty: int
-    repeated: int
-    notes: list[str]
 
 
 def partition_of(dialog_id: str, partitions: int) -> int:
@@ -148,7 +129,7 @@ def read_letters(folder: str) -> Iterator[bytes]:
     Raises:
         OSError: They cannot be read.
     """
-    files, root = fsspec.core.url_to_fs(f"{folder}/dead-letters")
+    files, root = fsspec.core.url_to_fs(folder)
     names = []
     with suppress(FileNotFoundError):
         names = sorted(files.find(root))

@@ -14,7 +14,9 @@ from temporalio.worker import Worker
 
 from cognigy_async import AsyncStateClient, CloseReport, HttpxTransport, Transport
 
+from .bulk_job import BULK, BulkJobWorkflow
 from .fencing import FencedTransport, observer
+from .job_activities import JobActivities
 from .quota import RateLimits, share_of
 
 logger = logging.getLogger("cognigy_async")
@@ -26,6 +28,11 @@ DRAIN_TIMEOUT = timedelta(seconds=8)
 
 MOST_ACTIVITIES = 1000
 """Dialogs that one worker serves at a time. A dialog that waits for the quota holds a place."""
+
+
+MOST_CHUNKS = 4
+"""Chunks of jobs that one worker applies at a time. They share its client, so more of them would
+only take them from other workers."""
 
 
 class StateWorker:
@@ -89,7 +96,7 @@ class StateWorker:
         async with AsyncExitStack() as stack:
             # The client closes after the workers have drained.
             await stack.enter_async_context(self.state_client)
-            for create in (self._create_live_worker,):
+            for create in (self._create_live_worker, self._create_bulk_worker):
                 worker = create()
                 self._workers.append(await stack.enter_async_context(worker))
             self._stack = stack.pop_all()
@@ -107,6 +114,15 @@ class StateWorker:
 
     def _create_live_worker(self) -> Worker:
         return self._create_worker(self._task_queue, [], [], MOST_ACTIVITIES)
+
+    def _create_bulk_worker(self) -> Worker:
+        activities = JobActivities(self.state_client)
+        return self._create_worker(
+            f"{self._task_queue}{BULK}",
+            [BulkJobWorkflow],
+            [activities.split, activities.apply],
+            MOST_CHUNKS,
+        )
 
     def _create_worker(
         self,

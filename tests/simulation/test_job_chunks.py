@@ -59,7 +59,7 @@ async def apply(cluster: Cluster, wire: Wire, rows: list[Row], **options: Any) -
         try:
             letters = await chunk.apply()
         finally:
-            cluster.heartbeat = journal.encode()
+            cluster.heartbeat = journal.progress()[1]
     return None if letters is None else [json.loads(line) for line in letters.splitlines()]
 
 
@@ -80,7 +80,7 @@ async def kill(
         while not when():
             await anyio.sleep(0.001)
             if beats:
-                cluster.heartbeat = journal.encode()
+                cluster.heartbeat = journal.progress()[1]
         # A dead process writes nothing more.
         journal.write = dead  # type: ignore[method-assign]
         tasks.cancel_scope.cancel()
@@ -212,7 +212,7 @@ async def test_a_stopped_chunk_goes_on_where_it_stopped(cluster: Cluster) -> Non
             while len(wire.sent) < 50:
                 await anyio.sleep(0.01)
             chunk.stop()
-    cluster.heartbeat = journal.encode()
+    cluster.heartbeat = journal.progress()[1]
     assert len(cluster.state.done) == len(wire.sent) < 100
     assert await apply(cluster, wire, rows) == []
     assert max(Counter(keys(wire)).values()) == 1
@@ -264,7 +264,8 @@ async def test_an_old_heartbeat_makes_rows_be_sent_again_but_no_transition(
     assert {letter["_error"]["type"] for letter in letters} == {"AmbiguousUpdateError"}
     assert 0 < len(letters) <= 8
     assert max(Counter(sent.seq for sent in wire.writes() if sent.moves).values()) == 1
-    assert {sent.seq for sent in wire.writes()} == set(range(60))
+    in_doubt = {(letter["_error"]["line"] - 1) // 3 for letter in letters}
+    assert {sent.seq for sent in wire.writes()} | in_doubt == set(range(60))
     assert len(cluster.state.done) == 60
 
 

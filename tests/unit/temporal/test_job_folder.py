@@ -86,7 +86,7 @@ def test_bad_rows_become_dead_letters_as_in_a_run(tmp_path: Path, memory: str) -
     split = split_input(str(path), memory, CLIENT, 2)
     assert (split.rows, split.faulty, split.repeated) == (4, 2, 1)
     assert [line for chunk in rows_of(split).values() for line, _ in chunk] == [1]
-    letters = [json.loads(line) for line in read_letters(split.folder)]
+    letters = [json.loads(line) for line in read_letters(f"{split.folder}/dead-letters")]
     assert [letter["_error"]["line"] for letter in letters] == [2, 4]
     assert [letter["_error"]["type"] for letter in letters] == ["UpdateValidationError"] * 2
     assert letters[0]["_raw"] == "no json"
@@ -97,8 +97,8 @@ def test_dead_letters_of_the_input_come_with_those_of_chunks(tmp_path: Path, mem
     (tmp_path / "rows.jsonl").write_bytes(b'{"dialog_id":"d"}\nno json\n')
     split = split_input(str(tmp_path / "rows.jsonl"), memory, CLIENT, 2)
     write_letters(split.folder, "001-000000", b'{"_error": 1}\n{"_error": 2}\n')
-    assert list(read_letters(split.folder))[:2] == [b'{"_error": 1}\n', b'{"_error": 2}\n']
-    assert len(list(read_letters(split.folder))) == 4
+    assert list(read_letters(f"{split.folder}/dead-letters"))[:2] == [b'{"_error": 1}\n', b'{"_error": 2}\n']
+    assert len(list(read_letters(f"{split.folder}/dead-letters"))) == 4
 
 
 def test_a_folder_without_dead_letters_has_none(memory: str) -> None:
@@ -119,9 +119,9 @@ def test_a_repeated_split_gives_the_same(tmp_path: Path, memory: str) -> None:
     rows: list[dict[str, Any]] = [{"dialog_id": f"d-{n}", "session": {"n": n}} for n in range(50)]
     source = write(tmp_path / "rows.jsonl", [*rows, {"dialog_id": 3}])
     first = split_input(source, memory, CLIENT, 3)
-    before = rows_of(first), list(read_letters(memory))
+    before = rows_of(first), list(read_letters(f"{memory}/dead-letters"))
     assert split_input(source, memory, CLIENT, 3) == first
-    assert (rows_of(first), list(read_letters(memory))) == before
+    assert (rows_of(first), list(read_letters(f"{memory}/dead-letters"))) == before
 
 
 @pytest.mark.parametrize("name", ["{}/none.jsonl", "memory://none.jsonl"])
