@@ -96,7 +96,7 @@ class StateWorker:
         async with AsyncExitStack() as stack:
             # The client closes after the workers have drained.
             await stack.enter_async_context(self.state_client)
-            for create in (self._create_live_worker, self._create_bulk_worker):
+            for create in (self._create_bulk_worker,):
                 worker = create()
                 self._workers.append(await stack.enter_async_context(worker))
             self._stack = stack.pop_all()

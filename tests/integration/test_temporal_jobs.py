@@ -1,0 +1,215 @@
+"""Jobs on the development server of Temporal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.worker import Replayer
+
+from cognigy_async import ApiKey, ConfigurationError
+from cognigy_async.temporal import job_folder
+from cognigy_async.temporal.bulk_job import BulkJobWorkflow
+from cognigy_async.temporal.jobs import (
+    dead_letters,
+    job_result,
+    job_status,
+    start_job,
+    workflow_id,
+)
+from cognigy_async.temporal.worker import StateWorker
+from tests.integration.temporal_server import TemporalServer
+from tests.simulation.world import BASE_URL, KEY, Wire, status
+
+pytestmark = pytest.mark.real_time
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def cluster(temporal_server: TemporalServer) -> Client:
+    return await Client.connect(temporal_server.address)
+
+
+@pytest.fixture
+def queue(request: pytest.FixtureRequest) -> str:
+    """A task queue of the test's own."""
+    return str(request.node.name)
+
+
+@asynccontextmanager
+async def worker(cluster: Client, queue: str, wire: Wire, **options: Any) -> AsyncIterator[None]:
+    async with StateWorker(
+        cluster, BASE_URL, task_queue=queue, auth=ApiKey(KEY), transport=wire, **options
+    ):
+        yield
+
+
+def write(path: Path, rows: list[Row]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def numbered(count: int, dialogs: int) -> list[Row]:
+    return [{"dialog_id": f"d-{n % dialogs}", "session": {"seq": n}} for n in range(count)]
+
+
+async def letters_of(handle: WorkflowHandle[Any, Any]) -> list[Row]:
+    return [json.loads(line) for line in await dead_letters(handle)]
+
+
+async def until(condition: Any) -> None:
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.01)
+
+
+async def events_of(handle: WorkflowHandle[Any, Any]) -> int:
+    return len((await handle.fetch_history()).events)
+
+
+async def test_a_job_applies_each_row_once_and_in_order(
+    cluster: Client, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_folder, "CHUNK_ROWS", 20)
+    wire = Wire(takes=0.001)
+    wire.script(status(400), dialog_id="d-7")
+    source = write(tmp_path / "rows.jsonl", [*numbered(500, 31), {"dialog_id": 4}])
+    async with worker(cluster, queue, wire):
+        handle = await start_job(cluster, source, task_queue=queue, partitions=4)
+        result = job_result(await handle.result())
+        letters = await letters_of(handle)
+    assert result.record() | {"elapsed": 0} == {
+        **{"inputs": 501, "succeeded": 499, "failed": 2, "ambiguous": 0, "skipped": 0},
+        **{"pending": 0, "requests": 500, "retries": 0, "elapsed": 0},
+        **{"quota_utilisation": None, "ended": "complete"},
+    }
+    assert sorted(letter["_error"]["line"] for letter in letters) == [8, 501]
+    for dialog in range(31):
+        assert [sent.seq for sent in wire.writes(f"d-{dialog}")] == list(range(dialog, 500, 31))
+    assert len({sent.key for sent in wire.writes()}) == 500
+
+
+async def test_a_paused_job_sends_nothing_until_it_is_resumed(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    wire = Wire(takes=0.02)
+    source = write(tmp_path / "rows.jsonl", numbered(400, 400))
+    async with worker(cluster, queue, wire, max_in_flight=4):
+        handle = await start_job(cluster, source, task_queue=queue, partitions=2)
+        await until(lambda: len(wire.sent) > 20)
+        await handle.signal(BulkJobWorkflow.pause)
+        with anyio.fail_after(20):
+            while not (await job_status(cluster, handle))["is_paused"] or wire.in_flight:
+                await anyio.sleep(0.1)
+            while (sent := len(wire.sent)) != await later(wire, 0.5):
+                pass
+        found = await job_status(cluster, handle)
+        assert (found["succeeded"], found["pending"]) == (sent, 400 - sent)
+        assert 0 < sent < 400
+        await handle.signal(BulkJobWorkflow.resume)
+        result = job_result(await handle.result())
+    assert result.ok
+    assert len(wire.sent) == result.requests == 400
+
+
+async def later(wire: Wire, seconds: float) -> int:
+    await anyio.sleep(seconds)
+    return len(wire.sent)
+
+
+async def test_a_cancelled_job_says_what_is_left(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    wire = Wire(takes=0.02)
+    source = write(tmp_path / "rows.jsonl", numbered(400, 400))
+    async with worker(cluster, queue, wire, max_in_flight=4):
+        handle = await start_job(cluster, source, task_queue=queue, partitions=2)
+        await until(lambda: len(wire.sent) > 20)
+        await handle.signal(BulkJobWorkflow.cancel)
+        result = job_result(await handle.result())
+    assert result.ended == "interrupted"
+    assert result.succeeded == len(wire.sent) == 400 - result.pending < 400
+
+
+async def test_a_worker_that_shuts_down_leaves_its_chunks_to_another(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    first, second = Wire(takes=0.02), Wire()
+    source = write(tmp_path / "rows.jsonl", numbered(400, 40))
+    async with worker(cluster, queue, first, max_in_flight=4):
+        handle = await start_job(cluster, source, task_queue=queue, partitions=2)
+        await until(lambda: len(first.sent) > 20)
+    async with worker(cluster, queue, second):
+        result = job_result(await handle.result())
+    assert result.ok
+    assert len(first.sent) + len(second.sent) == 400
+    for dialog in range(40):
+        sent = first.writes(f"d-{dialog}") + second.writes(f"d-{dialog}")
+        assert [one.seq for one in sent] == list(range(dialog, 400, 40))
+
+
+async def test_a_missing_input_fails_the_job(cluster: Client, queue: str, tmp_path: Path) -> None:
+    async with worker(cluster, queue, Wire()):
+        handle = await start_job(cluster, tmp_path / "none.jsonl", task_queue=queue)
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+    assert "none.jsonl cannot be opened: No such file" in str(failed.value.cause.__cause__)
+
+
+async def test_a_job_id_is_used_once(cluster: Client, queue: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", numbered(1, 1))
+    async with worker(cluster, queue, Wire()):
+        handle = await start_job(cluster, source, task_queue=queue, job_id="nightly")
+        assert handle.id == workflow_id("nightly", queue)
+        await handle.result()
+        with pytest.raises(ConfigurationError, match="'nightly' already"):
+            await start_job(cluster, source, task_queue=queue, job_id="nightly")
+
+
+async def test_a_long_job_continues_as_new(
+    cluster: Client, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_folder, "CHUNK_ROWS", 2)
+    wire = Wire()
+    source = write(tmp_path / "rows.jsonl", numbered(300, 20))
+    async with worker(cluster, queue, wire):
+        handle = await start_job(cluster, source, task_queue=queue, partitions=4)
+        result = job_result(await handle.result())
+    assert result.ok
+    assert len(wire.sent) == 300
+
+
+async def test_replay(cluster: Client, queue: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", numbered(50, 5))
+    async with worker(cluster, queue, Wire()):
+        handle = await start_job(cluster, source, task_queue=queue, partitions=2)
+        await handle.result()
+    history = await handle.fetch_history()
+    await Replayer(workflows=[BulkJobWorkflow]).replay_workflow(history)
+
+
+async def test_refused_credentials_are_a_problem_that_the_status_shows(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    wire = Wire(answer=status(401))
+    source = write(tmp_path / "rows.jsonl", numbered(5, 5))
+    async with worker(cluster, queue, wire):
+        handle = await start_job(cluster, source, task_queue=queue, partitions=1)
+        with anyio.fail_after(20):
+            while not (found := await job_status(cluster, handle))["problems"]:
+                await anyio.sleep(0.1)
+        assert "401" in found["problems"][0]
+        wire.answers(None)
+        assert job_result(await handle.result()).ok
