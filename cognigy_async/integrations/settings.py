@@ -361,6 +361,10 @@ class TemporalSettings(Credentials):
     quota_share: Annotated[float, BeforeValidator(_share)] = 1.0
     temporal_key: SecretStr | None = None
 
+    if TYPE_CHECKING:
+        # Without this, type checkers derive the constructor from the fields.
+        def __init__(self, *, env_file: str | Path | None = IMPLICIT_FILE) -> None: ...
+
     @property
     def temporal_keys(self) -> tuple[str, ...]:
         """Keys that encrypt what the cluster keeps."""

@@ -9,13 +9,29 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+    from .client import DurableStateClient, DurableUpdate
     from .codec import EncryptionCodec
     from .connection import connect
+    from .stream import DurableStream
     from .worker import StateWorker
 
-__all__ = ["EncryptionCodec", "StateWorker", "connect"]
+__all__ = [
+    "DurableStateClient",
+    "DurableStream",
+    "DurableUpdate",
+    "EncryptionCodec",
+    "StateWorker",
+    "connect",
+]
 
-_HOMES = {"EncryptionCodec": "codec", "StateWorker": "worker", "connect": "connection"}
+_HOMES = {
+    "DurableStateClient": "client",
+    "DurableStream": "stream",
+    "DurableUpdate": "client",
+    "EncryptionCodec": "codec",
+    "StateWorker": "worker",
+    "connect": "connection",
+}
 
 
 def __getattr__(name: str) -> object:

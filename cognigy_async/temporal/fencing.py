@@ -31,10 +31,9 @@ from cognigy_async import (
     Transport,
 )
 
-logger = logging.getLogger("cognigy_async")
+from .dialog_writer import HEARTBEAT_TIMEOUT
 
-HEARTBEAT_TIMEOUT = timedelta(seconds=10)
-"""Time without a heartbeat after which the cluster gives an activity to another worker."""
+logger = logging.getLogger("cognigy_async")
 
 FENCE = 0.7
 """Share of the heartbeat timeout after which the worker itself stops sending."""

@@ -12,9 +12,18 @@ from typing import Any, Self
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from cognigy_async import AsyncStateClient, CloseReport, HttpxTransport, Transport
+from cognigy_async import (
+    AsyncStateClient,
+    CloseReport,
+    ConfigurationError,
+    HttpxTransport,
+    Transport,
+)
+from cognigy_async.crm.target import Target
 
+from .activities import DialogActivities
 from .bulk_job import BULK, BulkJobWorkflow
+from .dialog_writer import DialogWriter
 from .fencing import FencedTransport, observer
 from .job_activities import JobActivities
 from .quota import RateLimits, share_of
@@ -50,6 +59,8 @@ class StateWorker:
         quota_share: Part of `rate_limit` that this worker may use: 1 if the worker has a calling
             address of its own, 1/4 for each of four workers that share one limit.
         transport: HTTP library; see `AsyncStateClient`.
+        targets: Targets that get the applied updates of each dialog in order, at least once. All
+            workers of a task queue have the same targets.
         arguments: The other arguments of `AsyncStateClient`.
 
     Attributes:
@@ -73,9 +84,13 @@ class StateWorker:
         rate_limit: RateLimits = None,
         quota_share: float = 1.0,
         transport: Transport | None = None,
+        targets: Sequence[Target] = (),
         **arguments: Any,
     ) -> None:
+        if arguments.get("on_failure", "continue") != "continue":
+            raise ConfigurationError("on_failure: a worker cannot pause a dialog of all workers")
         self._client = client
+        self._targets = targets
         self._task_queue = task_queue
         self.state_client = AsyncStateClient(
             base_url,
@@ -96,7 +111,10 @@ class StateWorker:
         async with AsyncExitStack() as stack:
             # The client closes after the workers have drained.
             await stack.enter_async_context(self.state_client)
-            for create in (self._create_bulk_worker,):
+            for target in self._targets:
+                await target.open()
+                stack.push_async_callback(target.aclose)
+            for create in (self._create_live_worker, self._create_bulk_worker):
                 worker = create()
                 self._workers.append(await stack.enter_async_context(worker))
             self._stack = stack.pop_all()
@@ -113,7 +131,13 @@ class StateWorker:
         logger.info("worker of task queue %s closed: %r", self._task_queue, self.close_report)
 
     def _create_live_worker(self) -> Worker:
-        return self._create_worker(self._task_queue, [], [], MOST_ACTIVITIES)
+        activities = DialogActivities(self.state_client, self._targets)
+        return self._create_worker(
+            self._task_queue,
+            [DialogWriter],
+            [activities.write, activities.deliver],
+            MOST_ACTIVITIES,
+        )
 
     def _create_bulk_worker(self) -> Worker:
         activities = JobActivities(self.state_client)
