@@ -129,15 +129,17 @@ async def _run(
 
     work = asyncio.ensure_future(run())
     shutdown = asyncio.ensure_future(activity.wait_for_worker_shutdown())
-    shutdown.add_done_callback(lambda _: stop.request())
+    waiting: set[asyncio.Future[Any]] = {work, shutdown}
     try:
-        while True:
+        while not work.done():
             try:
-                return await asyncio.shield(work)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
-                if work.done():
-                    raise
                 stop.request()
+            if shutdown.done() and shutdown in waiting:
+                waiting.remove(shutdown)
+                stop.request()
+        return work.result()
     finally:
         shutdown.cancel()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.worker import Replayer
 
 from cognigy_async import ApiKey, ConfigurationError
+from cognigy_async.bulk import JobResult
+from cognigy_async.emulator import Emulator, Faults, Rules
 from cognigy_async.temporal import job_folder
 from cognigy_async.temporal.bulk_job import BulkJobWorkflow
 from cognigy_async.temporal.jobs import (
@@ -25,6 +27,7 @@ from cognigy_async.temporal.jobs import (
 )
 from cognigy_async.temporal.worker import StateWorker
 from tests.integration.temporal_server import TemporalServer
+from tests.integration.temporal_worker import WorkerProcess
 from tests.simulation.world import BASE_URL, KEY, Wire, status
 
 pytestmark = pytest.mark.real_time
@@ -70,7 +73,7 @@ async def letters_of(handle: WorkflowHandle[Any, Any]) -> list[Row]:
 
 
 async def until(condition: Any) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while not condition():
             await anyio.sleep(0.01)
 
@@ -110,7 +113,7 @@ async def test_a_paused_job_sends_nothing_until_it_is_resumed(
         handle = await start_job(cluster, source, task_queue=queue, partitions=2)
         await until(lambda: len(wire.sent) > 20)
         await handle.signal(BulkJobWorkflow.pause)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not (await job_status(cluster, handle))["is_paused"] or wire.in_flight:
                 await anyio.sleep(0.1)
             while (sent := len(wire.sent)) != await later(wire, 0.5):
@@ -207,9 +210,93 @@ async def test_refused_credentials_are_a_problem_that_the_status_shows(
     source = write(tmp_path / "rows.jsonl", numbered(5, 5))
     async with worker(cluster, queue, wire):
         handle = await start_job(cluster, source, task_queue=queue, partitions=1)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not (found := await job_status(cluster, handle))["problems"]:
                 await anyio.sleep(0.1)
         assert "401" in found["problems"][0]
         wire.answers(None)
         assert job_result(await handle.result()).ok
+
+
+@pytest.fixture
+def processes(
+    temporal_server: TemporalServer, queue: str, emulator: Emulator
+) -> Iterator[Callable[[int], list[WorkerProcess]]]:
+    """Start workers as processes, which send to the emulator."""
+    started: list[WorkerProcess] = []
+
+    def start(count: int) -> list[WorkerProcess]:
+        new = [WorkerProcess(temporal_server.address, queue) for _ in range(count)]
+        started.extend(new)
+        return new
+
+    yield start
+    for process in started:
+        process.end()
+
+
+def written(emulator: Emulator) -> int:
+    return sum(len(dialog.history) for dialog in list(emulator.dialogs.values()))
+
+
+def mixed(count: int, dialogs: int) -> list[Row]:
+    """Rows of which every fifth has a transition, and some are not valid."""
+    rows: list[Row] = []
+    for n in range(count):
+        row: Row = {"dialog_id": f"d-{n % dialogs}", "session": {"seq": n}}
+        if n % 5 == 0:
+            row["next_step"] = f"s{n}"
+        rows.append(row if n % 100 else {"dialog_id": f"d-{n}", "session": {"_user": n}})
+    return rows
+
+
+async def check(
+    handle: WorkflowHandle[Any, Any], emulator: Emulator, count: int, dialogs: int
+) -> JobResult:
+    """Check that a job with a killed worker is complete, in order, and has its dead letters."""
+    result = job_result(await handle.result())
+    letters = {letter["_error"]["line"]: letter for letter in await letters_of(handle)}
+    faulty = {n + 1 for n in range(0, count, 100)}
+    assert result.inputs == result.succeeded + result.failed + result.ambiguous == count
+    assert (result.failed, len(letters)) == (len(faulty), len(faulty) + result.ambiguous)
+    assert {line for line, letter in letters.items() if "crc32" in letter["_error"]} >= faulty
+    doubtful = letters.keys() - faulty
+    assert all(line % 5 == 1 for line in doubtful)
+    missing = set(range(count))
+    for number in range(dialogs):
+        history = emulator.dialogs[f"d-{number}"].history
+        steps = [entry.body["transition"] for entry in history if "transition" in entry.body]
+        assert len(steps) == len({step["nextStep"] for step in steps})
+        seqs = [entry.seq for entry in history if entry.seq is not None]
+        # What was sent again after the kill came in order as well.
+        assert list(dict.fromkeys(seqs)) == sorted(set(seqs))
+        missing -= set(seqs)
+    assert {n + 1 for n in missing} - faulty <= doubtful
+    assert emulator.stats.double_applies == emulator.stats.reused_keys == 0
+    return result
+
+
+@pytest.mark.parametrize(
+    ("workers", "count"),
+    [(3, 1500), pytest.param(4, 20_000, marks=[pytest.mark.thorough, pytest.mark.timeout(600)])],
+)
+async def test_a_job_survives_the_death_of_a_worker(
+    cluster: Client,
+    queue: str,
+    tmp_path: Path,
+    emulator: Emulator,
+    processes: Callable[[int], list[WorkerProcess]],
+    workers: int,
+    count: int,
+) -> None:
+    emulator.faults = Faults(latency=0.01)
+    emulator.rules = Rules(honour_idempotency_keys=False)
+    source = write(tmp_path / "rows.jsonl", mixed(count, 150))
+    started = processes(workers)
+    handle = await start_job(cluster, source, task_queue=queue, partitions=8)
+    await until(lambda: written(emulator) > count // 3)
+    started[0].end()
+    result = await check(handle, emulator, count, 150)
+    # Those that were in flight, or recorded and about to be sent.
+    assert result.ambiguous <= 16
+    assert started[1].stop() == 0
