@@ -18,6 +18,8 @@ from .doctor.command import doctor
 from .emulator import emulator
 from .init import init
 from .probe.command import probe
+from .temporal import dialog as dialogs
+from .temporal.worker import worker
 
 EXAMPLES: dict[Callable[..., None], list[str]] = {
     init: ["init"],
@@ -34,6 +36,7 @@ EXAMPLES: dict[Callable[..., None], list[str]] = {
         "emulator --fault error_503=0.1",
         "emulator --like tenant.json",
     ],
+    worker: ["worker", "worker --max-in-flight 64 --coalesce"],
     bench: ["bench", "bench --max-in-flight 1,8,64"],
 }
 
@@ -78,5 +81,6 @@ def _root(
 
 app.add_typer(audit.app, name="audit")
 app.add_typer(bulk.app, name="bulk")
+app.add_typer(dialogs.app, name="dialog")
 for command, examples in EXAMPLES.items():
     app.command(epilog=example(*examples))(command)

@@ -48,6 +48,8 @@ class TemporalServer:
             *("--port", str(self._port), "--log-level", "error"),
             *("--db-filename", str(self._folder / "temporal.db")),
             *("--search-attribute", "CognigyJob=Keyword"),
+            # The tests kill the process and not the machine, so that nothing has to be on disk.
+            *("--sqlite-pragma", "synchronous=off", "--sqlite-pragma", "journal_mode=wal"),
             *self._options,
         ]
         environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(self._folder)}

@@ -1,0 +1,1 @@
+"""Commands for many machines, on Temporal: `worker`, `job` and `dialog`."""
