@@ -53,7 +53,7 @@ class OpenedJob:
 
     @property
     def is_pipe(self) -> bool:
-        """Whether a read may wait for the writer of a pipe."""
+        """True if a read may wait for the writer of a pipe."""
         return self.reader.fingerprint.size is None
 
     def close(self) -> None:

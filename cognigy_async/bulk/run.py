@@ -112,7 +112,7 @@ class Work(Protocol):
 
     @property
     def is_pipe(self) -> bool:
-        """Whether a read may wait for the writer of a pipe."""
+        """True if a read may wait for the writer of a pipe."""
         ...
 
 

@@ -19,6 +19,7 @@ from .emulator import emulator
 from .init import init
 from .probe.command import probe
 from .temporal import dialog as dialogs
+from .temporal import job
 from .temporal.worker import worker
 
 EXAMPLES: dict[Callable[..., None], list[str]] = {
@@ -82,5 +83,6 @@ def _root(
 app.add_typer(audit.app, name="audit")
 app.add_typer(bulk.app, name="bulk")
 app.add_typer(dialogs.app, name="dialog")
+app.add_typer(job.app, name="job")
 for command, examples in EXAMPLES.items():
     app.command(epilog=example(*examples))(command)

@@ -12,6 +12,7 @@ if typing.TYPE_CHECKING:
     from .client import DurableStateClient, DurableUpdate
     from .codec import EncryptionCodec
     from .connection import connect
+    from .jobs import dead_letters, job_result, job_status, start_job
     from .stream import DurableStream
     from .worker import StateWorker
 
@@ -22,6 +23,10 @@ __all__ = [
     "EncryptionCodec",
     "StateWorker",
     "connect",
+    "dead_letters",
+    "job_result",
+    "job_status",
+    "start_job",
 ]
 
 _HOMES = {
@@ -31,6 +36,10 @@ _HOMES = {
     "EncryptionCodec": "codec",
     "StateWorker": "worker",
     "connect": "connection",
+    "dead_letters": "jobs",
+    "job_result": "jobs",
+    "job_status": "jobs",
+    "start_job": "jobs",
 }
 
 

@@ -107,7 +107,7 @@ class ChunkResult:
 
 @dataclass
 class JobState:
-    """What an execution hands to the next one.
+    """State that an execution hands to the next one.
 
     Attributes:
         next: Number of the next chunk of each partition.
@@ -259,6 +259,8 @@ class BulkJobWorkflow:
             found["succeeded"] += split.repeated
             found["failed"] += split.faulty
         ended = "complete" if split is not None and state.next == split.chunks else None
+        if ended is None and state.is_cancelled and not self._running:
+            ended = "interrupted"
         return {
             "inputs": inputs,
             **found,
@@ -268,7 +270,7 @@ class BulkJobWorkflow:
             "retries_by_reason": retries,
             "elapsed": workflow.time() - state.began,
             "quota_utilisation": state.quota,
-            "ended": "interrupted" if state.is_cancelled and ended is None else ended,
+            "ended": ended,
             "is_paused": state.is_paused,
             "chunks": 0 if split is None else sum(split.chunks),
             "chunks_done": sum(state.next),

@@ -38,6 +38,9 @@ from cognigy_async.bulk.run import JobRun
 
 from .job_folder import read_object, write_object
 
+NO_FILE = Fingerprint(None, None)
+
+
 @dataclass(slots=True)
 class ChunkState:
     """The state of a chunk: what a new attempt must know of those before.
@@ -120,7 +123,7 @@ class ChunkReader:
     """The records of a chunk, with their lines in the input."""
 
     rows: list[tuple[int, bytes]]
-    fingerprint: Fingerprint = Fingerprint(None, None)
+    fingerprint: Fingerprint = NO_FILE
     findings: Findings = field(default_factory=Findings)
     bytes_read: int = 0
 

@@ -147,10 +147,8 @@ async def fenced(
     """Send heartbeats, with `details`, while the body of an activity runs.
 
     Requests of updates that the body submits are checked against the returned fence. If the cluster
-    has given the activity to another worker, the body is cancelled.
-
-    If the workflow cancels the activity, `on_cancel` is called at each heartbeat, and has to end the
-    body; without it, the body is cancelled.
+    has given the activity to another worker, the body is cancelled. If the workflow cancels the
+    activity, `on_cancel` is called to end the body; without it, the body is cancelled.
 
     Raises:
         ApplicationError: The cluster has given the activity to another worker.

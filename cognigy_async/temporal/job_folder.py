@@ -1,6 +1,7 @@
 """The folder of a job: its rows in partitions, and its dead letters.
 
-The folder is a path or a URL of fsspec, such as ``s3://bucket/jobs/7``, that all workers can use. In it::
+The folder is a path or a URL of fsspec, such as ``s3://bucket/jobs/7``, that all workers can
+use. In it::
 
     .../rows/003-000012.jsonl            rows of chunk 12 of partition 3
     .../dead-letters/003-000012.jsonl    those of its rows that were not applied
@@ -90,8 +91,9 @@ def split_input(
             finally:
                 rows.close()
         except InputError as error:
-            # The user knows the input by its URL.
-            raise InputError(str(error).replace(str(path), source)) from error
+            # The user knows the input by its URL. Unlike a run, the job uses no rows of it.
+            text = str(error).replace(str(path), source)
+            raise InputError(text.replace("have been used", "are not applied")) from error
     letters.end()
     for part in parts:
         part.end()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
+import anyio
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import (
     SearchAttributeKey,
@@ -22,6 +24,9 @@ from cognigy_async.bulk import JobResult
 
 from .bulk_job import BULK, PARTITIONS, BulkJobWorkflow, Job
 from .job_folder import read_letters
+
+PATIENCE = timedelta(seconds=15)
+"""Time for a query, which a worker has to answer."""
 
 SEARCH_ATTRIBUTE = SearchAttributeKey.for_keyword("CognigyJob")
 
@@ -61,7 +66,7 @@ async def start_job(
     if url == "-":
         raise ConfigurationError("a job cannot read standard input; give a file or a URL")
     if "://" not in url:
-        url = os.path.abspath(url)
+        url = str(await anyio.Path(url).absolute())
     if job_id is None:
         job_id = f"{os.path.basename(url)}-{secrets.token_hex(3)}"
     try:
@@ -106,7 +111,7 @@ async def job_status(client: Client, handle: WorkflowHandle[Any, Any]) -> dict[s
 
     ``problems`` has the failures for which activities are tried again.
     """
-    status = await handle.query(BulkJobWorkflow.progress)
+    status = await handle.query(BulkJobWorkflow.progress, rpc_timeout=PATIENCE)
     described = await handle.describe()
     problems = set()
     for pending in described.raw_description.pending_activities:
@@ -127,5 +132,5 @@ async def dead_letters(handle: WorkflowHandle[Any, Any]) -> Iterator[bytes]:
     They are lines of JSON, which `bulk run` and another job apply again. This process needs access
     to the job folder.
     """
-    folder = await handle.query(BulkJobWorkflow.dead_letters)
+    folder = await handle.query(BulkJobWorkflow.dead_letters, rpc_timeout=PATIENCE)
     return iter(()) if folder is None else read_letters(folder)

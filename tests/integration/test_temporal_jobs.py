@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.worker import Replayer
 
 from cognigy_async import ApiKey, ConfigurationError
 from cognigy_async.bulk import JobResult
-from cognigy_async.emulator import Emulator, Faults, Rules
+from cognigy_async.emulator import Emulator, Faults, Rules, serve
 from cognigy_async.temporal import job_folder
 from cognigy_async.temporal.bulk_job import BulkJobWorkflow
 from cognigy_async.temporal.jobs import (
@@ -26,6 +28,7 @@ from cognigy_async.temporal.jobs import (
     workflow_id,
 )
 from cognigy_async.temporal.worker import StateWorker
+from tests.integration.conftest import SECRET, Command
 from tests.integration.temporal_server import TemporalServer
 from tests.integration.temporal_worker import WorkerProcess
 from tests.simulation.world import BASE_URL, KEY, Wire, status
@@ -74,7 +77,7 @@ async def letters_of(handle: WorkflowHandle[Any, Any]) -> list[Row]:
 
 async def until(condition: Any) -> None:
     with anyio.fail_after(60):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the server has no event for it
             await anyio.sleep(0.01)
 
 
@@ -94,9 +97,17 @@ async def test_a_job_applies_each_row_once_and_in_order(
         result = job_result(await handle.result())
         letters = await letters_of(handle)
     assert result.record() | {"elapsed": 0} == {
-        **{"inputs": 501, "succeeded": 499, "failed": 2, "ambiguous": 0, "skipped": 0},
-        **{"pending": 0, "requests": 500, "retries": 0, "elapsed": 0},
-        **{"quota_utilisation": None, "ended": "complete"},
+        "inputs": 501,
+        "succeeded": 499,
+        "failed": 2,
+        "ambiguous": 0,
+        "skipped": 0,
+        "pending": 0,
+        "requests": 500,
+        "retries": 0,
+        "elapsed": 0,
+        "quota_utilisation": None,
+        "ended": "complete",
     }
     assert sorted(letter["_error"]["line"] for letter in letters) == [8, 501]
     for dialog in range(31):
@@ -114,8 +125,6 @@ async def test_a_paused_job_sends_nothing_until_it_is_resumed(
         await until(lambda: len(wire.sent) > 20)
         await handle.signal(BulkJobWorkflow.pause)
         with anyio.fail_after(60):
-            while not (await job_status(cluster, handle))["is_paused"] or wire.in_flight:
-                await anyio.sleep(0.1)
             while (sent := len(wire.sent)) != await later(wire, 0.5):
                 pass
         found = await job_status(cluster, handle)
@@ -210,17 +219,31 @@ async def test_refused_credentials_are_a_problem_that_the_status_shows(
     source = write(tmp_path / "rows.jsonl", numbered(5, 5))
     async with worker(cluster, queue, wire):
         handle = await start_job(cluster, source, task_queue=queue, partitions=1)
+        found = await job_status(cluster, handle)
         with anyio.fail_after(60):
-            while not (found := await job_status(cluster, handle))["problems"]:
+            while not found["problems"]:
                 await anyio.sleep(0.1)
+                found = await job_status(cluster, handle)
         assert "401" in found["problems"][0]
         wire.answers(None)
         assert job_result(await handle.result()).ok
 
 
 @pytest.fixture
+def forgetful(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """Serve an emulator that does not know keys, in the place of the usual one."""
+    server = Emulator(client_secret=SECRET, rules=Rules(honour_idempotency_keys=False))
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serve(server)) as base_url,
+    ):
+        monkeypatch.setenv("COGNIGY_BASE_URL", base_url)
+        yield server
+
+
+@pytest.fixture
 def processes(
-    temporal_server: TemporalServer, queue: str, emulator: Emulator
+    temporal_server: TemporalServer, queue: str, forgetful: Emulator
 ) -> Iterator[Callable[[int], list[WorkerProcess]]]:
     """Start workers as processes, which send to the emulator."""
     started: list[WorkerProcess] = []
@@ -284,13 +307,13 @@ async def test_a_job_survives_the_death_of_a_worker(
     cluster: Client,
     queue: str,
     tmp_path: Path,
-    emulator: Emulator,
+    forgetful: Emulator,
     processes: Callable[[int], list[WorkerProcess]],
     workers: int,
     count: int,
 ) -> None:
+    emulator = forgetful
     emulator.faults = Faults(latency=0.01)
-    emulator.rules = Rules(honour_idempotency_keys=False)
     source = write(tmp_path / "rows.jsonl", mixed(count, 150))
     started = processes(workers)
     handle = await start_job(cluster, source, task_queue=queue, partitions=8)
@@ -300,3 +323,77 @@ async def test_a_job_survives_the_death_of_a_worker(
     # Those that were in flight, or recorded and about to be sent.
     assert result.ambiguous <= 16
     assert started[1].stop() == 0
+
+
+@pytest.fixture
+def cluster_of_command(
+    temporal_server: TemporalServer,
+    queue: str,
+    forgetful: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Let the settings of the process name the server and the task queue."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_server.address)
+    monkeypatch.setenv("COGNIGY_TASK_QUEUE", queue)
+
+
+@pytest.mark.usefixtures("cluster_of_command")
+def test_the_command_ends_as_bulk_run_does(
+    command: Command,
+    forgetful: Emulator,
+    processes: Callable[[int], list[WorkerProcess]],
+    tmp_path: Path,
+) -> None:
+    processes(1)
+    write(tmp_path / "good.jsonl", numbered(30, 3))
+    write(tmp_path / "bad.jsonl", [*numbered(30, 3), {"dialog_id": 4}])
+    (tmp_path / "damaged.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00 no gzip")
+    for name, ended in (("good.jsonl", 0), ("bad.jsonl", 1), ("damaged.jsonl.gz", 2)):
+        assert command("job", "start", name, "--wait", "--json", "--id", name) == ended
+        if ended < 2:
+            found = command.json
+            folder = tmp_path / "alone"
+            folder.mkdir(exist_ok=True)
+            journal = str(folder / f"{name}.journal")
+            assert command("bulk", "run", name, "--json", "--journal", journal) == ended
+            # How long it took differs.
+            assert found | {"elapsed": 0} == command.json | {"elapsed": 0}
+            assert list(found) == list(command.json)
+        else:
+            assert "damaged.jsonl.gz was cut off" in command.messages
+            assert "The rows before that are not applied." in command.messages
+    assert command("job", "dead-letters", "bad.jsonl") == 0
+    assert command.out == (folder / "bad.jsonl.dead.jsonl").read_text()
+    assert command("job", "status", "bad.jsonl") == 0
+    assert (command.json["failed"], command.json["ended"]) == (1, "complete")
+
+
+@pytest.mark.usefixtures("cluster_of_command")
+def test_the_command_pauses_and_cancels_a_job(
+    command: Command,
+    forgetful: Emulator,
+    processes: Callable[[int], list[WorkerProcess]],
+    tmp_path: Path,
+) -> None:
+    forgetful.faults = Faults(latency=0.2)
+    processes(1)
+    write(tmp_path / "rows.jsonl", numbered(1000, 1000))
+    assert command("job", "start", "rows.jsonl") == 0
+    job_id = command.out.strip()
+    while written(forgetful) < 20:
+        time.sleep(0.05)
+    assert command("job", "pause", job_id) == 0
+    assert command("job", "status", job_id) == 0
+    assert command.json["is_paused"] is True
+    assert command("job", "resume", job_id) == 0
+    assert command("job", "cancel", job_id) == 0
+    while command("job", "status", job_id) or command.json["ended"] != "interrupted":
+        time.sleep(0.05)
+    assert 0 < command.json["succeeded"] < 1000
+
+
+@pytest.mark.usefixtures("cluster_of_command")
+def test_the_command_knows_no_such_job(command: Command) -> None:
+    for name in ("status", "pause", "resume", "cancel", "dead-letters"):
+        assert command("job", name, "other") == 1
+        assert "the cluster answered NOT_FOUND" in command.messages

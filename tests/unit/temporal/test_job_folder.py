@@ -97,7 +97,10 @@ def test_dead_letters_of_the_input_come_with_those_of_chunks(tmp_path: Path, mem
     (tmp_path / "rows.jsonl").write_bytes(b'{"dialog_id":"d"}\nno json\n')
     split = split_input(str(tmp_path / "rows.jsonl"), memory, CLIENT, 2)
     write_letters(split.folder, "001-000000", b'{"_error": 1}\n{"_error": 2}\n')
-    assert list(read_letters(f"{split.folder}/dead-letters"))[:2] == [b'{"_error": 1}\n', b'{"_error": 2}\n']
+    assert list(read_letters(f"{split.folder}/dead-letters"))[:2] == [
+        b'{"_error": 1}\n',
+        b'{"_error": 2}\n',
+    ]
     assert len(list(read_letters(f"{split.folder}/dead-letters"))) == 4
 
 

@@ -1,0 +1,273 @@
+"""`cognigy-async job`: jobs that the workers of a Temporal cluster apply."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from cognigy_async import CognigyError
+from cognigy_async.bulk import InputError, JobResult
+from cognigy_async.integrations.settings import TemporalSettings
+
+from .._options import (
+    DebugOption,
+    EnvFileOption,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    example,
+    settings_file,
+)
+from .._output import counted, duration, note, say, write_json, write_result
+from .._run import INTERRUPTED, NOT_APPLIED, report_errors
+from ._loop import run
+
+if TYPE_CHECKING:
+    from temporalio.client import Client, WorkflowHandle
+
+    Handle = WorkflowHandle[Any, Any]
+
+JobArgument = Annotated[str, typer.Argument(metavar="ID", help="Job id, which start prints.")]
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Apply each row of a file once, by the workers of a Temporal cluster.",
+    no_args_is_help=True,
+)
+
+
+@app.command(epilog=example("job start s3://bucket/rows.jsonl --wait"))
+def start(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|URL",
+            help="Input as for bulk run: a path, or a URL of fsspec, that each worker can read.",
+        ),
+    ],
+    job_id: Annotated[
+        str | None,
+        typer.Option("--id", metavar="ID", help="Name of the job. Default: made of the input."),
+    ] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|URL",
+            help="Folder for the rows and the dead letters that each worker can write. Default: "
+            "FILE.jobs/ID.",
+        ),
+    ] = None,
+    partitions: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Partitions of the dialogs: 4 for each worker."),
+    ] = 16,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end, and print the result as bulk run.")
+    ] = False,
+    as_json: JsonOption = False,
+    env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Start a job. It goes on when this command ends.
+
+    Exit status: 0 started. With --wait: 0 all rows applied, 1 some rows not applied or no rows,
+    130 interrupted or cancelled. 2 invalid usage, settings or input.
+    """
+    settings = TemporalSettings(env_file=settings_file(env_file))
+
+    async def begin(cluster: Client) -> JobResult | None:
+        from cognigy_async.temporal.jobs import job_result, start_job
+
+        handle = await start_job(
+            cluster,
+            source,
+            folder=folder,
+            job_id=job_id,
+            task_queue=settings.task_queue,
+            partitions=partitions,
+        )
+        name = handle.id.removeprefix(f"{settings.task_queue}-job-")
+        if not wait:
+            if as_json:
+                write_json({"job": name, "workflow_id": handle.id})
+            else:
+                write_result(name)
+            return None
+        note(f"Job {name}: it goes on if this command is interrupted.")
+        return job_result(await _end_of(handle))
+
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose, usage=(InputError,)):
+        result = _with_cluster(settings, begin)
+        if result is None:
+            return
+        for line in result.notes:
+            note(f"Note: {line}")
+        if as_json:
+            write_json(result.record())
+        else:
+            _write(result)
+    if result.ended == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(0 if result.ok and result.inputs else NOT_APPLIED)
+
+
+@app.command(epilog=example("job status rows.jsonl-3f9c01"))
+def status(
+    job_id: JobArgument,
+    env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Print the numbers of a job as JSON, and the problems for which workers try again.
+
+    Exit status: 0 printed, 1 no such job or no worker, 2 invalid usage or settings.
+    """
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
+        write_json(_with_job(job_id, env_file, _status))
+
+
+@app.command()
+def pause(
+    job_id: JobArgument,
+    env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Send no more rows until resume. Requests in flight finish."""
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
+        _with_job(job_id, env_file, _signal("pause"))
+
+
+@app.command()
+def resume(
+    job_id: JobArgument,
+    env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Go on with a job after pause."""
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
+        _with_job(job_id, env_file, _signal("resume"))
+
+
+@app.command()
+def cancel(
+    job_id: JobArgument,
+    env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """End a job. Requests in flight finish."""
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
+        _with_job(job_id, env_file, _signal("cancel"))
+
+
+@app.command("dead-letters", epilog=example("job dead-letters rows.jsonl-3f9c01 > dead.jsonl"))
+def dead_letters(
+    job_id: JobArgument,
+    env_file: EnvFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Print the rows that were not applied, as bulk run writes them. It needs the job folder.
+
+    Exit status: 0 printed, 1 no such job, no worker or no access to the folder, 2 invalid usage or
+    settings.
+    """
+
+    async def write(_: Client, handle: Handle) -> None:
+        from cognigy_async.temporal.jobs import dead_letters
+
+        for letter in await dead_letters(handle):
+            sys.stdout.buffer.write(letter)
+
+    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
+        _with_job(job_id, env_file, write)
+
+
+def _with_cluster(settings: TemporalSettings, use: Callable[[Client], Awaitable[T]]) -> T:
+    async def connected() -> T:
+        from temporalio.service import RPCError
+
+        from cognigy_async.temporal import connect
+
+        try:
+            return await use(await connect(settings))
+        except RPCError as error:
+            raise CognigyError(
+                f"the cluster answered {error.status.name}: {error.message}; a worker has to run "
+                "to answer for a job"
+            ) from error
+
+    return run(connected)
+
+
+def _with_job(
+    job_id: str, env_file: EnvFileOption, use: Callable[[Client, Handle], Awaitable[T]]
+) -> T:
+    settings = TemporalSettings(env_file=settings_file(env_file))
+
+    async def found(cluster: Client) -> T:
+        from cognigy_async.temporal.jobs import workflow_id
+
+        return await use(
+            cluster, cluster.get_workflow_handle(workflow_id(job_id, settings.task_queue))
+        )
+
+    return _with_cluster(settings, found)
+
+
+async def _status(cluster: Client, handle: Handle) -> dict[str, Any]:
+    from cognigy_async.temporal.jobs import job_status
+
+    return await job_status(cluster, handle)
+
+
+def _signal(name: str) -> Callable[[Client, Handle], Awaitable[None]]:
+    async def send(_: Client, handle: Handle) -> None:
+        await handle.signal(name)
+
+    return send
+
+
+async def _end_of(handle: Handle) -> dict[str, Any]:
+    from temporalio.client import WorkflowFailureError
+    from temporalio.exceptions import ApplicationError
+
+    try:
+        numbers: dict[str, Any] = await handle.result()
+        return numbers
+    except WorkflowFailureError as error:
+        cause: BaseException | None = error.cause
+        while cause is not None and not isinstance(cause, ApplicationError):
+            cause = cause.__cause__
+        if cause is None:
+            raise CognigyError(f"the job was ended from outside: {error.cause}") from error
+        kind = InputError if cause.type == InputError.__name__ else CognigyError
+        raise kind(cause.message) from error
+
+
+def _write(result: JobResult) -> None:
+    counts = {
+        "failed": result.failed,
+        "ambiguous": result.ambiguous,
+        "not done": result.pending,
+        "retries": result.retries,
+    }
+    parts = [f"{result.succeeded} of {result.inputs} rows applied"]
+    parts += [f"{number} {what}" for what, number in counts.items() if number]
+    requests = counted(result.requests, "request")
+    write_result(f"{', '.join(parts)}; {requests} in {duration(result.elapsed)}")
+    if result.failed + result.ambiguous:
+        say("The command job dead-letters prints the rows that were not applied.")
