@@ -12,7 +12,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 from temporalio.worker import Replayer
 
 from cognigy_async import ApiKey, ConfigurationError
@@ -191,16 +196,31 @@ async def test_a_job_id_is_used_once(cluster: Client, queue: str, tmp_path: Path
 
 
 async def test_a_long_job_continues_as_new(
-    cluster: Client, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    queue: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(job_folder, "CHUNK_ROWS", 2)
-    wire = Wire()
-    source = write(tmp_path / "rows.jsonl", numbered(300, 20))
-    async with worker(cluster, queue, wire):
-        handle = await start_job(cluster, source, task_queue=queue, partitions=4)
-        result = job_result(await handle.result())
-    assert result.ok
-    assert len(wire.sent) == 300
+    setting = "limit.historyCount.suggestContinueAsNew=50"
+    server = TemporalServer(tmp_path_factory.mktemp("own"), ["--dynamic-config-value", setting])
+    server.start()
+    try:
+        cluster = await Client.connect(server.address)
+        wire = Wire()
+        wire.script(status(400), dialog_id="d-7")
+        source = write(tmp_path / "rows.jsonl", numbered(100, 20))
+        async with worker(cluster, queue, wire):
+            handle = await start_job(cluster, source, task_queue=queue, partitions=4)
+            result = job_result(await handle.result())
+            letters = await letters_of(handle)
+        assert (result.succeeded, result.failed, len(letters)) == (99, 1, 1)
+        assert len(wire.sent) == len({sent.key for sent in wire.sent}) == 100
+        first = cluster.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+        assert (await first.describe()).status is WorkflowExecutionStatus.CONTINUED_AS_NEW
+        assert await events_of(first) < 100
+    finally:
+        server.stop()
 
 
 async def test_replay(cluster: Client, queue: str, tmp_path: Path) -> None:

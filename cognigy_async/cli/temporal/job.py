@@ -35,12 +35,16 @@ JobArgument = Annotated[str, typer.Argument(metavar="ID", help="Job id, which st
 T = TypeVar("T")
 
 app = typer.Typer(
-    help="Apply each row of a file once, by the workers of a Temporal cluster.",
+    help="Apply files by the workers of a cluster.",
     no_args_is_help=True,
 )
 
 
-@app.command(epilog=example("job start s3://bucket/rows.jsonl --wait"))
+@app.command(
+    epilog=example(
+        "job start s3://bucket/rows.jsonl --id nightly", "job start rows.csv --wait --json"
+    )
+)
 def start(
     source: Annotated[
         str,
@@ -117,7 +121,7 @@ def start(
     raise typer.Exit(0 if result.ok and result.inputs else NOT_APPLIED)
 
 
-@app.command(epilog=example("job status rows.jsonl-3f9c01"))
+@app.command(epilog=example("job status nightly"))
 def status(
     job_id: JobArgument,
     env_file: EnvFileOption = None,
@@ -125,7 +129,9 @@ def status(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Print the numbers of a job as JSON, and the problems for which workers try again.
+    """Print the numbers of a job.
+
+    They are JSON. The member problems has failures for which workers try again.
 
     Exit status: 0 printed, 1 no such job or no worker, 2 invalid usage or settings.
     """
@@ -133,7 +139,7 @@ def status(
         write_json(_with_job(job_id, env_file, _status))
 
 
-@app.command()
+@app.command(epilog=example("job pause nightly"))
 def pause(
     job_id: JobArgument,
     env_file: EnvFileOption = None,
@@ -141,12 +147,15 @@ def pause(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Send no more rows until resume. Requests in flight finish."""
+    """Send no more rows until resume.
+
+    Requests in flight finish.
+    """
     with report_errors(debug=debug, quiet=quiet, verbose=verbose):
         _with_job(job_id, env_file, _signal("pause"))
 
 
-@app.command()
+@app.command(epilog=example("job resume nightly"))
 def resume(
     job_id: JobArgument,
     env_file: EnvFileOption = None,
@@ -159,7 +168,7 @@ def resume(
         _with_job(job_id, env_file, _signal("resume"))
 
 
-@app.command()
+@app.command(epilog=example("job cancel nightly"))
 def cancel(
     job_id: JobArgument,
     env_file: EnvFileOption = None,
@@ -167,12 +176,15 @@ def cancel(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """End a job. Requests in flight finish."""
+    """End a job.
+
+    Requests in flight finish.
+    """
     with report_errors(debug=debug, quiet=quiet, verbose=verbose):
         _with_job(job_id, env_file, _signal("cancel"))
 
 
-@app.command("dead-letters", epilog=example("job dead-letters rows.jsonl-3f9c01 > dead.jsonl"))
+@app.command("dead-letters", epilog=example("job dead-letters nightly > dead.jsonl"))
 def dead_letters(
     job_id: JobArgument,
     env_file: EnvFileOption = None,
@@ -180,7 +192,9 @@ def dead_letters(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Print the rows that were not applied, as bulk run writes them. It needs the job folder.
+    """Print the rows that were not applied.
+
+    They are as bulk run writes them. The command needs access to the job folder.
 
     Exit status: 0 printed, 1 no such job, no worker or no access to the folder, 2 invalid usage or
     settings.
