@@ -42,7 +42,7 @@ app = typer.Typer(
 
 @app.command(
     epilog=example(
-        "job start s3://bucket/rows.jsonl --id nightly", "job start rows.csv --wait --json"
+        "job start s3://jobs/rows.jsonl --wait", "job start rows.csv --id nightly"
     )
 )
 def start(
