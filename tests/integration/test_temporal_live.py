@@ -49,7 +49,8 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture
 async def cluster(temporal_server: TemporalServer) -> Client:
-    return await Client.connect(temporal_server.address)
+    # Recorded histories name no machine.
+    return await Client.connect(temporal_server.address, identity="recorder")
 
 
 @pytest.fixture
@@ -409,7 +410,12 @@ RECORDED = {path.stem: path.read_text(encoding="utf-8") for path in HISTORIES.gl
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
-async def test_recorded_histories_can_be_replayed(name: str) -> None:
+async def test_recorded_histories_can_be_replayed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name.startswith("continued-as-new"):
+        # As it was recorded.
+        monkeypatch.setattr(dialog_writer, "MOST_CALLS", 2)
     history = WorkflowHistory.from_json("dialog/cognigy/d-1", RECORDED[name])
     await Replayer(workflows=[DialogWriter]).replay_workflow(history)
 
@@ -434,7 +440,7 @@ async def test_record_histories(
         for n in (1, 13):
             await client.update("d-2", session={"n": n})
         handle = cluster.get_workflow_handle(workflow_id(queue, "d-2"))
-        await until(lambda: len(crm.taken) == 2)
+        await until(lambda: -13 in crm.taken)
         crm.taken.append(13)
         await handle.signal(DialogWriter.replay)
         await handle.result()
