@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from temporalio.client import Client, WorkflowHistory
 from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -35,6 +36,7 @@ from cognigy_async.temporal import DurableStateClient, StateWorker, dialog_write
 from cognigy_async.temporal.client import workflow_id
 from cognigy_async.temporal.codec import data_converter
 from cognigy_async.temporal.dialog_writer import DialogWriter
+from cognigy_async.temporal.worker import RESTRICTIONS
 from tests.integration.temporal_server import TemporalServer
 
 pytestmark = pytest.mark.real_time
@@ -369,9 +371,9 @@ async def test_targets_get_the_events_in_order_with_retries_and_dead_letters(
         handle = cluster.get_workflow_handle(workflow_id(queue, "d-1"))
         await until(lambda: len(crm.taken) == 4)
         assert crm.taken == [1, -13, 2, 3]
-        async with asyncio.timeout(30):
-            while (shown := await handle.query(DialogWriter.show))["events"]:
-                await asyncio.sleep(0.02)
+        shown = await handle.query(DialogWriter.show)
+        while shown["events"]:
+            shown = await handle.query(DialogWriter.show)
         letter = {"update_id": "u-13", "target": "crm", "error": "EventRejectedError: unlucky"}
         assert shown["dead_letters"] == [letter]
         crm.taken.append(13)
@@ -417,7 +419,8 @@ async def test_recorded_histories_can_be_replayed(
         # As it was recorded.
         monkeypatch.setattr(dialog_writer, "MOST_CALLS", 2)
     history = WorkflowHistory.from_json("dialog/cognigy/d-1", RECORDED[name])
-    await Replayer(workflows=[DialogWriter]).replay_workflow(history)
+    runner = SandboxedWorkflowRunner(RESTRICTIONS)
+    await Replayer(workflows=[DialogWriter], workflow_runner=runner).replay_workflow(history)
 
 
 @pytest.mark.skipif("RECORD_HISTORIES" not in os.environ, reason="writes the recorded histories")
