@@ -70,7 +70,7 @@ async def test_update_many_and_merged_updates_belong_to_their_activity(now: list
     token = fencing._current.set(fence)
     async with open_client(recorder, coalesce=True) as client:
         rows = [{"dialog_id": "d-1", "session": {"n": n}} for n in range(5)]
-        async with client.update_many(rows) as stream:
+        async with client.update_many(rows, priority="live") as stream:
             report = await stream.drain()
         assert report.failed == 5
     fencing._current.reset(token)
