@@ -405,6 +405,9 @@ class DurableStateClient:
                     raise
                 except _RefusedError as error:
                     self._fail(batch, error.kind, str(error), error.__cause__)
+                except Exception as error:
+                    message = f"The answer of the cluster cannot be read: {error}"
+                    self._fail(batch, AmbiguousUpdateError, message, error)
                 else:
                     for handle, outcome in zip(batch, outcomes, strict=True):
                         handle._complete(load_outcome(dialog_id, handle.update_id, outcome))

@@ -18,7 +18,7 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 
-def run(function: Callable[[Unpack[Arguments]], Awaitable[T]], *arguments: Unpack[Arguments]) -> T:
+def run(function: Callable[[Unpack[Arguments]], Awaitable[T]], *arguments: *Arguments) -> T:
     """Return the result of an async function, called on asyncio.
 
     Raises:

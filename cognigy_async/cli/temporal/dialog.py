@@ -41,7 +41,9 @@ def show(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Print what waits for a dialog, and the events that a target did not take, as JSON.
+    """Print what waits for a dialog.
+
+    The JSON names the events that a target did not take, without variables.
 
     Exit status: 0 printed, 1 no such workflow, 2 invalid usage or settings.
     """
@@ -58,7 +60,9 @@ def replay(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Hand the events that a target did not take to the target again.
+    """Deliver refused events again.
+
+    These are the events that a target did not take, which `show` lists.
 
     Exit status: 0 handed over, 1 no such workflow, 2 invalid usage or settings.
     """

@@ -42,8 +42,9 @@ def worker(
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Send updates and jobs of a Temporal cluster until interrupted, as one of many workers.
+    """Send what a Temporal cluster has accepted.
 
+    The command is one of any number of workers, and runs until it is interrupted.
     Temporal's own variables name the cluster, such as TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and
     TEMPORAL_API_KEY. After SIGTERM or Ctrl-C the worker completes requests in flight and leaves the
     rest to other workers.

