@@ -6,8 +6,8 @@
     python benchmarks/temporal_jobs.py rate --rows 20000 # fewer rows
 
 Workers, the development server and the server that gets the updates share one machine, so a rate
-is at most what its cores allow. `rate` uses a server that takes 20 ms, and so few requests in flight
-that a worker waits most of the time. `kill` uses the emulator, which knows what it got and when.
+is at most what its cores allow. `rate` uses a server that takes 20 ms, and few requests in flight,
+so that a worker waits most of the time. `kill` uses the emulator, which knows what it got and when.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ async def kill(rows: int, in_flight: int) -> dict[str, Any]:
         async with emulating() as (emulator, url):
             with workers(temporal.address, url, WORKERS, in_flight) as processes:
                 job = asyncio.ensure_future(apply(temporal.address, path, 16))
-                while emulator.stats.applied < rows // 3 and not job.done():
+                while emulator.stats.applied < rows // 3 and not job.done():  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 processes[0].send_signal(signal.SIGKILL)
                 handle, seconds = await job
@@ -185,7 +185,7 @@ async def kill(rows: int, in_flight: int) -> dict[str, Any]:
 
 
 def _in_order(history: Any) -> bool:
-    """Return whether what a dialog got first came in order; rows that were sent again may follow."""
+    """Return whether the rows of a dialog came in order, each at its first time."""
     seqs = list(dict.fromkeys(entry.seq for entry in history if entry.seq is not None))
     return seqs == sorted(seqs)
 
@@ -213,8 +213,13 @@ async def quota(rows: int, in_flight: int) -> dict[str, Any]:
                     live += 5
                     await asyncio.sleep(0.2)
             await job
-        times = json.load(urllib.request.urlopen(f"{server.url}/times"))
-        return {"live": live, **use_of(sorted(times))}
+        return {"live": live, **use_of(await asyncio.to_thread(times_of, server.url))}
+
+
+def times_of(url: str) -> list[float]:
+    """Return when requests came to the server."""
+    with urllib.request.urlopen(f"{url}/times") as response:
+        return sorted(json.load(response))
 
 
 def use_of(times: list[float]) -> dict[str, Any]:

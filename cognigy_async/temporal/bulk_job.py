@@ -16,6 +16,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
 
+from .dialog_writer import HEARTBEAT_TIMEOUT
+
 WORKFLOW = "CognigyBulkJob"
 SPLIT, APPLY = "cognigy_split_input", "cognigy_apply_chunk"
 
@@ -24,9 +26,6 @@ BULK = "-bulk"
 
 PARTITIONS = 16
 """Partitions of an input: four for each of four workers, so that none waits for the others."""
-
-HEARTBEAT_TIMEOUT = timedelta(seconds=10)
-"""Time without a heartbeat after which the cluster gives an activity to another worker."""
 
 MOST_TIME = timedelta(days=30)
 """Time that an activity may take: a chunk waits as long as the tenant throttles."""
