@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -17,8 +18,10 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowHistory,
 )
 from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from cognigy_async import ApiKey, ConfigurationError
 from cognigy_async.bulk import JobResult
@@ -32,11 +35,13 @@ from cognigy_async.temporal.jobs import (
     start_job,
     workflow_id,
 )
-from cognigy_async.temporal.worker import StateWorker
+from cognigy_async.temporal.worker import RESTRICTIONS, StateWorker
 from tests.integration.conftest import SECRET, Command
 from tests.integration.temporal_server import TemporalServer
 from tests.integration.temporal_worker import WorkerProcess
 from tests.simulation.world import BASE_URL, KEY, Wire, status
+
+HISTORIES = Path(__file__).with_name("temporal_job_histories")
 
 pytestmark = pytest.mark.real_time
 
@@ -223,13 +228,48 @@ async def test_a_long_job_continues_as_new(
         server.stop()
 
 
-async def test_replay(cluster: Client, queue: str, tmp_path: Path) -> None:
-    source = write(tmp_path / "rows.jsonl", numbered(50, 5))
-    async with worker(cluster, queue, Wire()):
-        handle = await start_job(cluster, source, task_queue=queue, partitions=2)
-        await handle.result()
-    history = await handle.fetch_history()
-    await Replayer(workflows=[BulkJobWorkflow]).replay_workflow(history)
+RECORDED = {path.stem: path.read_text(encoding="utf-8") for path in HISTORIES.glob("*.json")}
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+async def test_recorded_histories_can_be_replayed(name: str) -> None:
+    history = WorkflowHistory.from_json("cognigy-job-recorded", RECORDED[name])
+    runner = SandboxedWorkflowRunner(RESTRICTIONS)
+    await Replayer(workflows=[BulkJobWorkflow], workflow_runner=runner).replay_workflow(history)
+
+
+@pytest.mark.skipif("RECORD_HISTORIES" not in os.environ, reason="writes the recorded histories")
+async def test_record_histories(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Write the histories that later versions have to replay."""
+    monkeypatch.setattr(job_folder, "CHUNK_ROWS", 10)
+    HISTORIES.mkdir(exist_ok=True)
+    setting = "limit.historyCount.suggestContinueAsNew=50"
+    server = TemporalServer(tmp_path_factory.mktemp("own"), ["--dynamic-config-value", setting])
+    server.start()
+    try:
+        # Recorded histories name no machine.
+        cluster = await Client.connect(server.address, identity="recorder")
+        monkeypatch.chdir(tmp_path)
+        wire = Wire(takes=0.05)
+        source = f"file://{write(tmp_path / 'rows.jsonl', numbered(300, 60))}"
+        async with worker(cluster, "cognigy", wire, max_in_flight=4):
+            handle = await start_job(cluster, source, job_id="recorded", partitions=4)
+            await until(lambda: len(wire.sent) > 20)
+            await handle.signal(BulkJobWorkflow.pause)
+            await anyio.sleep(3)
+            await handle.signal(BulkJobWorkflow.resume)
+            await until(lambda: len(wire.sent) > 200)
+            await handle.signal(BulkJobWorkflow.cancel)
+            await handle.result()
+        first = cluster.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+        last = cluster.get_workflow_handle(handle.id)
+        for name, recorded in (("paused-and-continued-as-new-1", first), ("cancelled-1", last)):
+            text = (await recorded.fetch_history()).to_json()
+            (HISTORIES / f"{name}.json").write_text(text, encoding="utf-8")
+    finally:
+        server.stop()
 
 
 async def test_refused_credentials_are_a_problem_that_the_status_shows(
