@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -383,6 +384,28 @@ async def test_a_job_survives_the_death_of_a_worker(
     # Those that were in flight, or recorded and about to be sent.
     assert result.ambiguous <= 16
     assert started[1].stop() == 0
+
+
+@pytest.mark.thorough
+async def test_a_worker_that_was_frozen_sends_nothing_that_others_have_sent(
+    cluster: Client,
+    queue: str,
+    tmp_path: Path,
+    forgetful: Emulator,
+    processes: Callable[[int], list[WorkerProcess]],
+) -> None:
+    count = 4000
+    forgetful.faults = Faults(latency=0.02)
+    source = write(tmp_path / "rows.jsonl", mixed(count, 150))
+    frozen, *_ = processes(2)
+    handle = await start_job(cluster, source, task_queue=queue, partitions=8)
+    await until(lambda: written(forgetful) > count // 4)
+    frozen.send_signal(signal.SIGSTOP)
+    await anyio.sleep(16)
+    frozen.send_signal(signal.SIGCONT)
+    result = await check(handle, forgetful, count, 150)
+    assert result.ambiguous <= 16
+    assert frozen.stop() == 0
 
 
 @pytest.fixture
