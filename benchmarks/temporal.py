@@ -122,11 +122,24 @@ async def write(durable: DurableStateClient, dialog_id: str) -> None:
 async def disturb(name: str, tenant: TenantServer, action: Callable[[], object]) -> None:
     began = asyncio.get_running_loop().time()
     await asyncio.to_thread(action)
-    # The longest pause of the tenant from now on is the time without any progress.
-    await asyncio.sleep(20)
-    times = [began, *(each.at for each in tenant.writes if each.at > began)]
-    pause = max((b - a for a, b in itertools.pairwise(times)), default=0.0)
-    print(f"{name}: longest pause of all dialogs {pause:.1f} s", flush=True)
+    usual = longest_pause(tenant, began - 10, began)
+    await asyncio.sleep(25)
+    pause = longest_pause(tenant, began, began + 25)
+    print(f"{name}: longest pause of a dialog {pause:.1f} s (before: {usual:.1f} s)", flush=True)
+
+
+def longest_pause(tenant: TenantServer, start: float, end: float) -> float:
+    """Return the longest time between two writes of a dialog of which one is in a period."""
+    times: dict[str, list[float]] = {}
+    for each in tenant.writes:
+        times.setdefault(each.dialog, []).append(each.at)
+    pauses = [
+        b - a
+        for moments in times.values()
+        for a, b in itertools.pairwise(moments)
+        if start < b <= end
+    ]
+    return max(pauses, default=0.0)
 
 
 def restart(server: TemporalServer) -> None:
