@@ -465,8 +465,9 @@ RECORDED = {path.stem: path.read_text(encoding="utf-8") for path in HISTORIES.gl
 async def test_recorded_histories_can_be_replayed(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As they were recorded.
+    monkeypatch.setattr(dialog_writer, "IDLE", 0.5)
     if name.startswith("continued-as-new"):
-        # As it was recorded.
         monkeypatch.setattr(dialog_writer, "MOST_CALLS", 2)
     history = WorkflowHistory.from_json("dialog/cognigy/d-1", RECORDED[name])
     runner = SandboxedWorkflowRunner(RESTRICTIONS)
@@ -493,7 +494,9 @@ async def test_record_histories(
         for n in (1, 13):
             await client.update("d-2", session={"n": n})
         handle = cluster.get_workflow_handle(workflow_id(queue, "d-2"))
-        await until(lambda: -13 in crm.taken)
+        shown = await handle.query(DialogWriter.show)
+        while not shown["dead_letters"]:
+            shown = await handle.query(DialogWriter.show)
         crm.taken.append(13)
         await handle.signal(DialogWriter.replay)
         await handle.result()
