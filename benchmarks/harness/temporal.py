@@ -23,6 +23,8 @@ class TenantServer:
     def __init__(self) -> None:
         self.delay = 0.0
         self.writes: list[Write] = []
+        self.arrived = asyncio.Event()
+        """Set when a request has arrived, before it is applied."""
         self.written = asyncio.Event()
         """Set when something was applied."""
         self._server: asyncio.Server | None = None
@@ -84,6 +86,7 @@ class TenantServer:
                 headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 dialog = lines[0].split(" ")[1].split("/dialogs/")[1].split("/")[0]
+                self.arrived.set()
                 await asyncio.sleep(self.delay)
                 now = asyncio.get_running_loop().time()
                 n = json.loads(body)["session"]["n"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from secrets import token_hex
 from typing import Any, Literal, Self
@@ -160,7 +162,8 @@ class DurableStateClient:
         max_pending: int = 10_000,
     ) -> None:
         self._client = client
-        self._task_queue = task_queue
+        self.task_queue = task_queue
+        """Name that the workers and clients of a tenant share."""
         self._limits = Limits() if limits is None else limits
         self.max_pending = max_pending
         self._slots = anyio.Semaphore(max_pending, fast_acquire=True)
@@ -317,32 +320,7 @@ class DurableStateClient:
             UpdateValidationError: The input is invalid; nothing was accepted.
             ClientClosedError: The client is not open.
         """
-        if isinstance(update, StateUpdate):
-            update = update.with_limits(self._limits)
-        else:
-            update = StateUpdate.from_fields(self._limits, update)
-        found = dump_options(retry, deadline, **options)
-        self._check_open()
-        await self._slots.acquire()
-        try:
-            self._check_open()
-            handle = DurableUpdate(update, update.update_id or token_hex(16), found)
-        except BaseException:
-            self._slots.release()
-            raise
-        self._open[handle] = None
-        handle._outcome.add_done_callback(lambda _: self._count(handle))
-        if deadline is not None:
-            loop = asyncio.get_running_loop()
-            handle._expiry = loop.call_later(max(0.0, deadline), self._expire, handle)
-        queue = self._queues.get(handle.dialog_id)
-        if queue is None:
-            queue = self._queues[handle.dialog_id] = deque()
-            task = asyncio.create_task(self._serve(handle.dialog_id, queue))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        queue.append(handle)
-        return handle
+        return await self._accept(dump_options(retry, deadline, **options), update)
 
     def update_many(
         self,
@@ -356,9 +334,42 @@ class DurableStateClient:
         the cluster far less.
         """
         arguments.setdefault("priority", "bulk")
-        return DurableStream(self.submit, updates, max(1, self.max_pending // 2), arguments)
+        options = dump_options(
+            arguments.pop("retry", None), arguments.pop("deadline", None), **arguments
+        )
+        accept = partial(self._accept, options)
+        return DurableStream(accept, updates, max(1, self.max_pending // 2))
 
     # Steps.
+
+    async def _accept(
+        self, options: Json, update: StateUpdate | Mapping[str, Any]
+    ) -> DurableUpdate:
+        if isinstance(update, StateUpdate):
+            update = update.with_limits(self._limits)
+        else:
+            update = StateUpdate.from_fields(self._limits, update)
+        self._check_open()
+        await self._slots.acquire()
+        try:
+            self._check_open()
+            handle = DurableUpdate(update, update.update_id or token_hex(16), options)
+        except BaseException:
+            self._slots.release()
+            raise
+        self._open[handle] = None
+        handle._outcome.add_done_callback(lambda _: self._count(handle))
+        if "deadline" in options:
+            rest = max(0.0, options["deadline"] - time.time())
+            handle._expiry = asyncio.get_running_loop().call_later(rest, self._expire, handle)
+        queue = self._queues.get(handle.dialog_id)
+        if queue is None:
+            queue = self._queues[handle.dialog_id] = deque()
+            task = asyncio.create_task(self._serve(handle.dialog_id, queue))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        queue.append(handle)
+        return handle
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -433,7 +444,7 @@ class DurableStateClient:
         Only if the workflow has ended meanwhile, its successor takes it again.
         """
         call_id = token_hex(16)
-        workflow = workflow_id(self._task_queue, dialog_id)
+        workflow = workflow_id(self.task_queue, dialog_id)
         asked_at = asyncio.get_running_loop().time()
         failures = 0
         run_id: str | None = None
@@ -448,7 +459,7 @@ class DurableStateClient:
                     WORKFLOW,
                     WriterState(),
                     id=workflow,
-                    task_queue=self._task_queue,
+                    task_queue=self.task_queue,
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 )
                 return await self._client.execute_update_with_start_workflow(  # type: ignore[no-any-return]

@@ -63,7 +63,7 @@ DELIVER_RETRY = RetryPolicy(
 
 @dataclass
 class WriterState:
-    """What an execution hands to the next one.
+    """Hands what is left from one execution to the next one.
 
     Attributes:
         events: applied updates that targets have not taken yet, in order.
@@ -91,6 +91,7 @@ class DialogWriter:
         self._state = state
         self._waiting: deque[_Entry] = deque()
         self._calls = 0
+        self._used_at = workflow.now()
         self._leaving = False
         self._deliveries: dict[str, asyncio.Task[None]] = {}
 
@@ -98,17 +99,15 @@ class DialogWriter:
     async def run(self, state: WriterState) -> None:
         """Write until the dialog is idle, or the history is long."""
         self._idle = asyncio.create_task(asyncio.sleep(IDLE))
-        calls = 0
         self._start_deliveries()
         while not self._is_full():
             if self._waiting:
                 await self._write_next()
             elif not self._idle.done():
                 await workflow.wait_condition(lambda: self._has_work() or self._idle.done())
-            elif calls != self._calls:
+            elif (rest := self._rest_of_idle()) > 0:
                 # One timer serves many updates, instead of one timer each.
-                calls = self._calls
-                self._idle = asyncio.create_task(asyncio.sleep(IDLE))
+                self._idle = asyncio.create_task(asyncio.sleep(rest))
             elif self._is_done():
                 return
             else:
@@ -130,6 +129,7 @@ class DialogWriter:
     async def write(self, updates: list[Json]) -> list[Json]:
         """Write updates after all that arrived before. Return their outcomes in order."""
         self._calls += 1
+        self._used_at = workflow.now()
         entries = [_Entry(update) for update in updates]
         self._waiting.extend(entries)
         await workflow.wait_condition(lambda: all(entry.outcome for entry in entries))
@@ -171,6 +171,9 @@ class DialogWriter:
 
     def _has_work(self) -> bool:
         return bool(self._waiting) or self._is_full()
+
+    def _rest_of_idle(self) -> float:
+        return IDLE - (workflow.now() - self._used_at).total_seconds()
 
     def _is_done(self) -> bool:
         kept = self._state.events or self._state.dead_letters

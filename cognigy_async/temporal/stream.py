@@ -37,16 +37,15 @@ class DurableStream:
 
     def __init__(
         self,
-        submit: Callable[..., Awaitable[DurableUpdate]],
+        accept: Callable[[StateUpdate | Mapping[str, Any]], Awaitable[DurableUpdate]],
         updates: Inputs,
         limit: int,
-        arguments: Mapping[str, Any],
     ) -> None:
         if not isinstance(updates, AsyncIterable):
             # Raise `TypeError` here, as `AsyncStateClient.update_many` does.
             updates = iter(updates)
         self._inputs = updates
-        self._submit = partial(submit, **arguments)
+        self._accept = accept
         self._outcomes: deque[UpdateOutcome] = deque()
         self._open: dict[DurableUpdate, None] = {}
         self._room = asyncio.Semaphore(limit)
@@ -138,7 +137,7 @@ class DurableStream:
         index = self._taken
         self._taken += 1
         try:
-            handle = await self._submit(given)
+            handle = await self._accept(given)
         except UpdateValidationError as error:
             self._outcomes.append(UpdateOutcome(index, None, None, None, error))
             self._changed.set()

@@ -38,6 +38,9 @@ DEFAULT_TASK_QUEUE = "cognigy"
 DRAIN_TIMEOUT = timedelta(seconds=8)
 """Time for requests in flight at a shutdown. Docker allows 10 s between SIGTERM and SIGKILL."""
 
+STICKY_TIMEOUT = timedelta(seconds=5)
+"""Time after which another worker takes a workflow over from one that does not answer."""
+
 RESTRICTIONS = SandboxRestrictions.default.with_passthrough_modules("cognigy_async")
 """Without loading the modules again for each workflow, which takes 5 ms each time."""
 
@@ -182,5 +185,6 @@ class StateWorker:
             activities=activities,
             max_concurrent_activities=most_activities,
             graceful_shutdown_timeout=DRAIN_TIMEOUT,
+            sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
             workflow_runner=SandboxedWorkflowRunner(RESTRICTIONS),
         )

@@ -13,6 +13,7 @@ import pytest
 from temporalio.client import Client
 
 from benchmarks.harness.temporal import TenantServer
+from cognigy_async import AmbiguousUpdateError
 from cognigy_async.temporal import DurableStateClient
 from tests.integration.commands import CommandProcess, command_environment
 from tests.integration.temporal_server import TemporalServer
@@ -150,6 +151,27 @@ async def test_nothing_is_lost_when_workers_and_the_server_die(
     print(f"{len(tenant.stale())} stale, {tenant.repeated()} repeated")
     assert len(tenant.stale()) <= 32
     assert third is not None
+
+
+@pytest.mark.thorough
+async def test_a_transition_of_a_worker_that_died_is_ambiguous_and_the_dialog_goes_on(
+    workers: Workers, temporal_server: TemporalServer, tenant: TenantServer
+) -> None:
+    first = workers.start()
+    tenant.delay = 1.0
+    client = await Client.connect(temporal_server.address)
+    async with DurableStateClient(client) as durable:
+        transition = await durable.submit(row("d-moved", 0) | {"next_step": "pay"})
+        later = await durable.submit(row("d-moved", 1))
+        async with asyncio.timeout(30):
+            await tenant.arrived.wait()
+        first.kill()
+        workers.start()
+        with pytest.raises(AmbiguousUpdateError, match="worker that sent it has stopped"):
+            await transition
+        assert (await later).status == 200
+    assert tenant.sent("d-moved") == [0, 1]
+    assert tenant.repeated() == 0
 
 
 async def write_in_order(durable: DurableStateClient, dialog_id: str, count: int) -> None:

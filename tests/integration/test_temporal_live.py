@@ -19,6 +19,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from cognigy_async import (
     AmbiguousUpdateError,
     ApiKey,
+    ClientClosedError,
+    ConfigurationError,
     DeadlineExceededError,
     NoResponseError,
     Request,
@@ -250,6 +252,54 @@ async def test_update_many_has_an_outcome_for_each_row(durable: DurableStateClie
     assert (report.applied, report.failed, report.failures[0].index) == (30, 1, 7)
 
 
+async def test_a_deadline_of_update_many_holds_for_all_rows_together(
+    durable: DurableStateClient, tenant: Tenant
+) -> None:
+    tenant.delay = 0.1
+    rows = ({"dialog_id": "d-1", "session": {"n": n}} for n in range(200))
+    async with durable.update_many(rows, deadline=3.0) as stream:
+        report = await stream.drain()
+    assert report.applied + report.failed == 200
+    assert 0 < report.applied < 50
+    assert {type(failure.error) for failure in report.failures} == {DeadlineExceededError}
+    with pytest.raises(TypeError, match="watch"):
+        durable.update_many([], watch=None)
+
+
+async def test_the_environment_names_the_cluster(
+    temporal_server: TemporalServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_server.address)
+    monkeypatch.setenv("COGNIGY_TASK_QUEUE", "shop")
+    monkeypatch.setenv("COGNIGY_TEMPORAL_KEY", new_key())
+    async with await DurableStateClient.connect() as client:
+        assert client.task_queue == "shop"
+    with pytest.raises(ClientClosedError):
+        await client.update("d-1", session={"n": 1})
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="TEMPORAL_ADDRESS"):
+        await DurableStateClient.connect()
+
+
+async def test_a_client_that_is_closed_returns_what_it_has_not_handed_in(
+    durable: DurableStateClient, tenant: Tenant, cluster: Client, queue: str
+) -> None:
+    tenant.gate = asyncio.Event()
+    async with DurableStateClient(cluster, queue) as client:
+        first = await client.submit({"dialog_id": "d-1", "session": {"n": 1}})
+        await until(lambda: bool(tenant.requests))
+        second = await client.submit({"dialog_id": "d-1", "session": {"n": 2}})
+        closing = asyncio.create_task(client.aclose(drain=False))
+        await asyncio.sleep(0.05)
+        tenant.gate.set()
+        report = await closing
+        assert (await first).status == 200
+        with pytest.raises(ClientClosedError):
+            await second
+    assert (report.applied, report.failed, len(report.unsent)) == (1, 0, 1)
+
+
 async def test_a_dialog_ends_when_it_is_idle_and_starts_again(
     durable: DurableStateClient,
     tenant: Tenant,
@@ -415,8 +465,9 @@ RECORDED = {path.stem: path.read_text(encoding="utf-8") for path in HISTORIES.gl
 async def test_recorded_histories_can_be_replayed(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As they were recorded.
+    monkeypatch.setattr(dialog_writer, "IDLE", 0.5)
     if name.startswith("continued-as-new"):
-        # As it was recorded.
         monkeypatch.setattr(dialog_writer, "MOST_CALLS", 2)
     history = WorkflowHistory.from_json("dialog/cognigy/d-1", RECORDED[name])
     runner = SandboxedWorkflowRunner(RESTRICTIONS)
@@ -443,7 +494,9 @@ async def test_record_histories(
         for n in (1, 13):
             await client.update("d-2", session={"n": n})
         handle = cluster.get_workflow_handle(workflow_id(queue, "d-2"))
-        await until(lambda: -13 in crm.taken)
+        shown = await handle.query(DialogWriter.show)
+        while not shown["dead_letters"]:
+            shown = await handle.query(DialogWriter.show)
         crm.taken.append(13)
         await handle.signal(DialogWriter.replay)
         await handle.result()
