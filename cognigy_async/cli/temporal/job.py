@@ -41,9 +41,7 @@ app = typer.Typer(
 
 
 @app.command(
-    epilog=example(
-        "job start s3://jobs/rows.jsonl --wait", "job start rows.csv --id nightly"
-    )
+    epilog=example("job start s3://jobs/rows.jsonl --wait", "job start rows.csv --id nightly")
 )
 def start(
     source: Annotated[
