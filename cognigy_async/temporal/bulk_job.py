@@ -162,12 +162,12 @@ class BulkJobWorkflow:
         state = self._state
         if state.split is None:
             try:
-                state.split = await self._execute(SPLIT, self._job, Split)
+                split: Split = await self._execute(SPLIT, self._job, Split)
             except ActivityError:
                 if state.is_cancelled:
                     return
                 raise
-            state.next = [0] * len(state.split.chunks)
+            state.split, state.next = split, [0] * len(split.chunks)
         partitions = range(len(state.next))
         await asyncio.gather(*(self._apply_partition(number) for number in partitions))
 

@@ -105,8 +105,11 @@ async def test_a_job_applies_each_row_once_and_in_order(
     source = write(tmp_path / "rows.jsonl", [*numbered(500, 31), {"dialog_id": 4}])
     async with worker(cluster, queue, wire):
         handle = await start_job(cluster, source, task_queue=queue, partitions=4)
-        result = job_result(await handle.result())
+        numbers = await handle.result()
         letters = await letters_of(handle)
+    # A chunk of 2,000 rows then costs 0.003 events for each of them.
+    assert await events_of(handle) <= 6 * numbers["chunks"] + 20
+    result = job_result(numbers)
     assert result.record() | {"elapsed": 0} == {
         "inputs": 501,
         "succeeded": 499,
