@@ -57,7 +57,7 @@ async def run(options: argparse.Namespace) -> None:
                 tenant.delay = options.delay
                 workers += [start(server, tenant) for _ in range(options.workers)]
                 client = await Client.connect(server.address)
-                async with DurableStateClient(client, max_pending=options.dialogs) as durable:
+                async with DurableStateClient(client, max_pending=options.dialogs + 100) as durable:
                     await measure(options, durable, client, server, tenant, workers)
         finally:
             for worker in workers:
