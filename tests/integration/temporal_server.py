@@ -58,7 +58,7 @@ class TemporalServer:
                 arguments, stdout=log, stderr=log, env=environment, start_new_session=True
             )
         deadline = time.monotonic() + 30
-        while not self._accepts():
+        while not (self._accepts() and self._is_healthy(program)):
             assert self._process.poll() is None, (self._folder / "temporal.log").read_text()
             assert time.monotonic() < deadline, "the Temporal server does not start"
             time.sleep(0.05)
@@ -77,6 +77,10 @@ class TemporalServer:
     def kill(self) -> None:
         """Kill it as `kill -9` does."""
         self.stop(signal.SIGKILL)
+
+    def _is_healthy(self, program: str) -> bool:
+        health = [program, "operator", "cluster", "health", "--address", self.address]
+        return subprocess.run(health, capture_output=True, check=False).returncode == 0
 
     def _accepts(self) -> bool:
         with socket.socket() as probe:
