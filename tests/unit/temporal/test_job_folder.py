@@ -14,8 +14,8 @@ import pytest
 from cognigy_async import ApiKey, AsyncStateClient
 from cognigy_async.bulk import InputError
 from cognigy_async.temporal import job_folder
+from cognigy_async.temporal.bulk_job import Split
 from cognigy_async.temporal.job_folder import (
-    Split,
     partition_of,
     read_letters,
     read_rows,
@@ -50,7 +50,9 @@ def test_each_dialog_has_one_partition_which_keeps_the_order(
     tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_folder, "CHUNK_ROWS", 7)
-    rows = [{"dialog_id": f"d-{n % 13}", "session": {"seq": n}} for n in range(200)]
+    rows: list[dict[str, Any]] = [
+        {"dialog_id": f"d-{n % 13}", "session": {"seq": n}} for n in range(200)
+    ]
     split = split_input(write(tmp_path / "rows.jsonl", rows), memory, CLIENT, 4)
     chunks = rows_of(split)
     assert (split.rows, split.faulty, split.repeated, split.notes) == (200, 0, 0, [])
