@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from cognigy_async import ConfigurationError, Request, Response, Transport, UpdateEvent
 
 from .batch import Record, RefusedError, deliver_records
-from .mapping import FieldMapping, FieldSource
+from .mapping import FieldMapping, FieldSource, join_options
 from .sending import Sender, code, encode, json_of, objects, validate_name, validate_secret, wait_of
 from .target import DeliveryError, EventRejectedError, TargetGoneError, TargetUnavailableError
 
@@ -33,6 +33,9 @@ The daily limit resets at midnight of the account's time zone, which is not know
 """
 
 LOCKED, MIGRATING = 423, 477
+LOCK = 2.0
+"""Seconds that a lock lasts after a 423."""
+
 SETTINGS = {"PROPERTY_DOESNT_EXIST", "READ_ONLY_VALUE"}
 INVALID = "Property values were not valid: "
 CORRELATION = re.compile(r"[0-9a-fA-F-]{8,64}")
@@ -143,7 +146,7 @@ class HubSpot:
         return [None] * len(records)
 
     def _failure(self, response: Response) -> Exception | None:
-        """Return the failure that a status stands for at HubSpot, if it has a meaning of its own."""
+        """Return the failure that a status stands for at HubSpot, if it has its own meaning."""
         status, body = response.status, json_of(response)
         body = body if isinstance(body, dict) else {}
         reason = f"{status} {code(body.get('category'))}"
@@ -156,11 +159,12 @@ class HubSpot:
             return _gone(f"the token lacks a scope ({reason}); grant the scopes for contacts")
         if status == 404:
             return _gone(f"the API was not found ({reason}); check api_version")
+        wait = wait_of(response)
         if status == 429:
-            wait = wait_of(response) or WAITS.get(str(body.get("policyName")).upper(), WINDOW)
+            wait = wait or WAITS.get(str(body.get("policyName")).upper(), WINDOW)
             return TargetUnavailableError(f"HubSpot throttles: {reason}", wait)
         if status in (403, LOCKED, MIGRATING):
-            wait = wait_of(response) or (2.0 if status == LOCKED else None)
+            wait = wait or (LOCK if status == LOCKED else None)
             return TargetUnavailableError(f"HubSpot responded with {reason}", wait)
         if status == 400:
             self._check_settings(body, reason)
@@ -179,13 +183,14 @@ class HubSpot:
         for error in errors:
             reason = f"207 {code(error.get('category'))}"
             self._check_settings(error, reason)
-            failure = _rejected(reason)
-            if error.get("category") != "VALIDATION_ERROR":
-                failure = DeliveryError(f"HubSpot did not write the contact ({reason})")
             context = error.get("context")
             traces = context.get("objectWriteTraceId") if isinstance(context, dict) else None
-            found = [each for each in traces if each in outcomes] if _texts(traces) else []
-            outcomes |= dict.fromkeys(found, failure)
+            found = [each for each in outcomes if isinstance(traces, list) and each in traces]
+            if error.get("category") == "VALIDATION_ERROR":
+                outcomes |= dict.fromkeys(found, _rejected(reason))
+            else:
+                conflict = DeliveryError(f"HubSpot did not write the contact ({reason})")
+                outcomes |= dict.fromkeys(found, conflict)
             named += bool(found)
         if not errors or named < len(errors):
             raise RefusedError(DeliveryError("HubSpot did not write a contact, without a reason"))
@@ -203,10 +208,8 @@ class HubSpot:
             faults += [(each.get("error"), each.get("name")) for each in listed]
         for fault, where in faults:
             if fault in SETTINGS:
-                fields = sorted(
-                    name for name in self._mapping.fields if f"'{name}'" in f"{[where]}"
-                )
-                raise _gone(f"it refuses a property ({fault} {', '.join(fields)}; {reason})")
+                named = [each for each in self._mapping.fields if f'"{each}"' in json.dumps(where)]
+                raise _gone(f"it refuses a property ({fault} {', '.join(named)}; {reason})")
         if isinstance(message, str) and message.startswith("Unable to perform update/upsert by"):
             raise _gone(f"{self._id_property} is no property with unique values ({reason})")
 
@@ -221,9 +224,14 @@ class _Pace:
 
     async def wait(self) -> None:
         """Wait for the turn of one request, and count it."""
-        while (seconds := self._delay(anyio.current_time())) > 0:
-            await anyio.sleep(seconds)
-        self._sent.append(anyio.current_time())
+        now = anyio.current_time()
+        while self._sent and self._sent[0] <= now - self._window:
+            self._sent.popleft()
+        at = max(now, self._not_before)
+        if len(self._sent) >= self._limit:
+            at = max(at, self._sent[-self._limit] + self._window)
+        self._sent.append(at)
+        await anyio.sleep(at - now)
 
     def learn(self, headers: Mapping[str, str]) -> None:
         """Take over the limit that a response names, and slow down where others use it too."""
@@ -233,13 +241,6 @@ class _Pace:
             self._window = _number(headers, "interval-milliseconds") / 1000 or WINDOW
             if _number(headers, "remaining", limit) < limit * (1 - SHARE):
                 self._not_before = anyio.current_time() + self._window / 10
-
-    def _delay(self, now: float) -> float:
-        while self._sent and self._sent[0] <= now - self._window:
-            self._sent.popleft()
-        full = len(self._sent) >= self._limit
-        free_at = self._sent[-self._limit] + self._window if full else now
-        return max(free_at, self._not_before) - now
 
 
 def _number(headers: Mapping[str, str], name: str, default: float = 0.0) -> float:
@@ -257,14 +258,7 @@ def _rejected(reason: str) -> EventRejectedError:
     )
 
 
-def _texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
 def _text_of(value: Any) -> str:
-    """Return a value as HubSpot has it; texts in lists are the options of a checkbox."""
-    if isinstance(value, str):
-        return value
-    if _texts(value):
-        return ";".join(value)
-    return json.dumps(value, ensure_ascii=False)
+    """Return a value as HubSpot has it."""
+    value = join_options(value)
+    return value if isinstance(value, str) else json.dumps(value)

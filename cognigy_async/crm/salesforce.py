@@ -22,7 +22,7 @@ from cognigy_async import (
 from cognigy_async._utils.arguments import validate_base_url, validate_timeout, validate_type
 
 from .batch import Record, RefusedError, deliver_records
-from .mapping import FieldMapping, FieldSource
+from .mapping import FieldMapping, FieldSource, join_options
 from .sending import Sender, code, encode, json_of, objects, validate_name
 from .target import DeliveryError, EventRejectedError, TargetGoneError, TargetUnavailableError
 
@@ -50,6 +50,10 @@ TRANSIENT = frozenset(
 
 SETTINGS = frozenset({"INVALID_FIELD", "INVALID_TYPE", "NOT_FOUND", "API_DISABLED_FOR_ORG"})
 """Errors of a request that each request would have."""
+
+
+READ_ONLY = "INVALID_FIELD_FOR_INSERT_UPDATE"
+"""Error of a record that each record with this field would have."""
 
 
 class SalesforceAuth:
@@ -183,7 +187,7 @@ class Salesforce:
             "allOrNone": False,
             "records": [
                 {
-                    **record.fields,
+                    **{name: join_options(value) for name, value in record.fields.items()},
                     "attributes": {"type": self._sobject},
                     self._external_id: record.key,
                 }
@@ -248,6 +252,8 @@ class Salesforce:
         codes = [code(each.get("statusCode")) for each in errors]
         names = {name for each in errors for name in self._mapping.fields if _names(each, name)}
         reason = ", ".join([*dict.fromkeys(codes), *sorted(names)]) or "no reason"
+        if READ_ONLY in codes:
+            return _gone(f"refuses to write a field ({reason}); check permissions and mapping")
         if not codes or TRANSIENT.intersection(codes):
             return DeliveryError(f"Salesforce did not write the record ({reason})")
         return _rejected(reason)

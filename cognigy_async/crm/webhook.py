@@ -107,19 +107,14 @@ class Webhook:
         await self._sender.aclose()
 
     async def deliver(self, events: Sequence[UpdateEvent]) -> Sequence[DeliveryError | None]:
-        """Send events one after the other. After a failure, the rest is not sent.
+        """Send an event; `batch_size` is 1.
 
         Raises:
-            DeliveryError: the first event was not delivered.
+            DeliveryError: the event was not delivered.
         """
-        outcomes: list[DeliveryError | None] = []
         for event in events:
-            try:
-                await self._deliver(event)
-                outcomes.append(None)
-            except DeliveryError as error:
-                return outcomes + [error] * (len(events) - len(outcomes))
-        return outcomes
+            await self._deliver(event)
+        return [None] * len(events)
 
     async def _deliver(self, event: UpdateEvent) -> None:
         data = self._data_of(event)
