@@ -102,6 +102,7 @@ class HubSpot:
     async def open(self) -> None:
         """Open the transport in the event loop that delivers."""
         await self._sender.open()
+        self._pace = _Pace()
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -16,6 +16,9 @@ FieldSource: TypeAlias = str | Callable[[UpdateEvent], object]
 SOURCES = '"session.NAME", "user.NAME", "next_step", "dialog_id", "metadata.KEY" or a function'
 
 
+PATHS = {"dialog_id": ("dialog_id",), "next_step": ("transition", "nextStep")}
+
+
 class FieldMapping:
     """The fields of a record, and where their values come from.
 
@@ -24,9 +27,10 @@ class FieldMapping:
 
     Args:
         owner: name of the class in messages.
-        fields: source of each field: ``"session.NAME"`` and ``"user.NAME"`` are variables, with
-            all that follows the first dot as name; ``"next_step"``, ``"dialog_id"``,
-            ``"metadata.KEY"``; or a function of the event, which converts or combines values.
+        fields: source of each field: ``"session.NAME"`` and ``"user.NAME"`` are variables, and
+            ``"session.NAME.MEMBER"`` a member of one that is an object; ``"next_step"``,
+            ``"dialog_id"``, ``"metadata.KEY"``; or a function of the event, which converts or
+            combines values.
         key: field that identifies the record; None if there is no such field.
 
     Raises:
@@ -60,16 +64,13 @@ class FieldMapping:
             EventRejectedError: the event does not identify its record, or a function of the mapping
                 failed. The text has no value.
         """
-        payload = event.payload
-        payload["metadata"] = event.metadata
+        values = event.payload | {"dialog_id": event.dialog_id, "metadata": dict(event.metadata)}
         found: dict[str, Any] = {}
         for name, source in self._sources.items():
-            if not isinstance(source, tuple):
-                value = _call(name, source, event)
-            elif source[0] == "dialog_id":
-                value = event.dialog_id
+            if isinstance(source, tuple):
+                value = _look_up(values, source)
             else:
-                value = payload.get(source[0], {}).get(source[1])
+                value = _call(name, source, event)
             if value is not None:
                 found[name] = value
         if found.keys() <= self._always:
@@ -84,15 +85,25 @@ class FieldMapping:
 
 def _read_source(
     owner: str, field: str, source: FieldSource
-) -> tuple[str, str] | Callable[[UpdateEvent], object]:
+) -> tuple[str, ...] | Callable[[UpdateEvent], object]:
+    """Return the path of a value in an event, or the function."""
     if callable(source):
         return source
-    kind, _, name = str(source).partition(".")
-    if (kind in ("session", "user", "metadata") and name) or source == "dialog_id":
-        return kind, name
-    if source == "next_step":
-        return "transition", "nextStep"
+    kind, _, rest = str(source).partition(".")
+    if kind == "metadata" and rest:
+        return kind, rest
+    path = tuple(rest.split("."))
+    if kind in ("session", "user") and all(path):
+        return kind, *path
+    if source in PATHS:
+        return PATHS[source]
     raise ConfigurationError(f"{owner}: the source of field {field!r} must be {SOURCES}")
+
+
+def _look_up(values: object, path: tuple[str, ...]) -> object:
+    for name in path:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def join_options(value: object) -> object:
