@@ -171,9 +171,12 @@ class Salesforce:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._tokens is not None:
-            await self._tokens.aclose()
-        await self._sender.aclose()
+        tokens, self._tokens = self._tokens, None
+        try:
+            if tokens is not None:
+                await tokens.aclose()
+        finally:
+            await self._sender.aclose()
 
     async def deliver(self, events: Sequence[UpdateEvent]) -> Sequence[DeliveryError | None]:
         """Write events to their records, and return the outcome of each."""
@@ -205,12 +208,12 @@ class Salesforce:
 
     async def _send(self, content: bytes, name: str) -> Response:
         """Send a request, once more if the token has expired, and return a response of 2xx."""
-        renewed = False
+        tokens, renewed = self._tokens, False
+        if tokens is None:
+            raise DeliveryError("the target for Salesforce is not open")
         while True:
-            if self._tokens is None:
-                raise DeliveryError("the target for Salesforce is not open")
             try:
-                token = await self._tokens.get_token()
+                token = await tokens.get_token()
             except AuthenticationError as error:
                 if error.transient:
                     problem = "Salesforce issues no token at present"
@@ -219,7 +222,7 @@ class Salesforce:
             headers = {token.header: token.value, "Content-Type": "application/json"}
             response = await self._sender.send(Request("PATCH", self._url, headers, content), name)
             if response.status == 401 and not renewed:
-                self._tokens.invalidate(token)
+                tokens.invalidate(token)
                 renewed = True
                 continue
             failure = self._failure(response) or self._sender.failure(response, name)

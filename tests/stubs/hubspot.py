@@ -38,7 +38,7 @@ class HubSpotStub:
         history: for each contact, the properties of each write.
         calls: number of requests that were let in.
         sizes: number of inputs of each of them.
-        replies: responses to the next requests.
+        replies: responses to the next requests; None for the usual one.
         burst: requests in 10 seconds.
         daily: requests that are left of the day.
         conflicts: ids of contacts that another contact's unique value stands against.
@@ -54,7 +54,7 @@ class HubSpotStub:
         self.history: dict[str, list[dict[str, str]]] = {}
         self.calls = 0
         self.sizes: list[int] = []
-        self.replies: list[Reply] = []
+        self.replies: list[Reply | None] = []
         self.burst = 100
         self.daily = 250_000
         self.conflicts: set[str] = set()
@@ -67,8 +67,8 @@ class HubSpotStub:
             return Reply(404, error("OBJECT_NOT_FOUND", "not found"))
         if headers.get("authorization") != f"Bearer {self.token}":
             return Reply(401, error("INVALID_AUTHENTICATION", "The access token is invalid"))
-        if self.replies:
-            return self.replies.pop(0)
+        if self.replies and (reply := self.replies.pop(0)) is not None:
+            return reply
         reply = self._admit() or self._upsert(json.loads(body)["inputs"])
         left = self.burst - len(self._times)
         reply.headers |= {

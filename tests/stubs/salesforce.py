@@ -34,7 +34,7 @@ class SalesforceStub:
         history: for each record, the fields of each write.
         calls: number of upserts that were let in.
         tokens: number of tokens that were issued.
-        replies: responses to the next upserts.
+        replies: responses to the next upserts; None for the usual one.
         locked: external ids, each with the number of times that its row is locked.
         used: requests of the last 24 hours.
     """
@@ -57,7 +57,7 @@ class SalesforceStub:
         self.history: dict[str, list[dict[str, Any]]] = {}
         self.calls = 0
         self.tokens = 0
-        self.replies: list[Reply] = []
+        self.replies: list[Reply | None] = []
         self.locked: Counter[str] = Counter()
         self.used, self.limit = 0, 100_000
         self._valid: set[str] = set()
@@ -75,8 +75,8 @@ class SalesforceStub:
         if self.used > self.limit:
             message = "TotalRequests Limit exceeded."
             return Reply(403, errors("REQUEST_LIMIT_EXCEEDED", message), usage)
-        if self.replies:
-            return self.replies.pop(0)
+        if self.replies and (reply := self.replies.pop(0)) is not None:
+            return reply
         assert method == "PATCH"
         self.calls += 1
         reply = self._upsert(path, json.loads(body))

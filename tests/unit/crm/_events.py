@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cognigy_async import CognigyError, StateUpdate, UpdateEvent
 from cognigy_async.crm import DeliveryError, Target
@@ -19,12 +19,9 @@ def event(
     *,
     metadata: dict[str, str] | None = None,
     error: CognigyError | None = None,
-    **fields: object,
+    **fields: Any,
 ) -> UpdateEvent:
-    update = StateUpdate.from_fields(
-        StateUpdate("d", session={"a": 1})._limits,
-        {"dialog_id": dialog_id, **(fields or {"session": {"a": number}})},
-    )
+    update = StateUpdate(dialog_id, **(fields or {"session": {"a": number}}))
     update_id = f"u-{dialog_id}-{number}"
     return UpdateEvent(dialog_id, update_id, update, None, error, metadata or {})
 
