@@ -207,6 +207,14 @@ async def test_requests_stay_under_the_burst_limit() -> None:
     assert 10 * 300 / 20 - 10 <= anyio.current_time() <= 10 * 300 / (20 * SHARE) + 10
 
 
+async def test_the_pace_belongs_to_the_clock_of_its_event_loop() -> None:
+    target, _, _ = crm()
+    target._pace._not_before = 1e9
+    async with opened(target):
+        assert await target.deliver([sale(1)]) == [None]
+    assert anyio.current_time() < 1
+
+
 async def test_the_pace_slows_down_where_others_use_the_limit() -> None:
     pace = _Pace()
     pace.learn({"x-hubspot-ratelimit-max": "100", "x-hubspot-ratelimit-remaining": "5"})

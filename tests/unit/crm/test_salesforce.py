@@ -240,7 +240,7 @@ async def test_the_rest_of_the_daily_requests_is_left_to_others() -> None:
 
 async def test_the_usage_of_one_app_is_no_usage_of_the_organization() -> None:
     target, stub, _ = crm()
-    usage = "api-usage=25/5000; per-app-api-usage=249/250(appName=sample)"
+    usage = "per-app-api-usage=249/250(appName=sample), api-usage=25/5000"
     reply = Reply(200, [{"success": True}], {"sforce-limit-info": usage})
     stub.replies = [reply, None]
     async with opened(target):

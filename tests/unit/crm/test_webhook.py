@@ -187,7 +187,7 @@ def test_insecure_is_a_decision() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["", "whsec_", "canary", "whsec_canary!canary!", "whsec_YWJj", None]
+    "secret", ["", "whsec_", "canary", "whsec_" + "canary-!" * 8, "whsec_YWJj", None]
 )
 def test_a_secret_is_long_base64_and_never_shown(secret: Any) -> None:
     with pytest.raises(ConfigurationError, match="at least 24 random bytes") as caught:
