@@ -90,24 +90,10 @@ async def deliver_records(
         send: sends records in one request.
     """
     outcomes: list[DeliveryError | None] = [None] * len(events)
-    items: list[Item] = []
-    for index, event in enumerate(events):
-        try:
-            fields = mapping.read(event) if event.error is None else None
-        except EventRejectedError as error:
-            outcomes[index] = error
-            continue
-        if fields is not None:
-            items.append(Item(index, event, key_of(fields[mapping.key or ""]), fields))
-    parts, held, requests = deque([items] if items else []), set[str](), 0
+    parts = deque([_read_items(events, mapping, key_of, outcomes)])
+    held, requests = set[str](), 0
     while parts:
-        part = [item for item in parts[0] if item.key not in held]
-        for item in parts.popleft():
-            if item.key in held:
-                outcomes[item.index] = DeliveryError(
-                    f"dialog {item.event.dialog_id!r}: an earlier event of the record failed; "
-                    "this one is sent after it"
-                )
+        part = _without_held(parts.popleft(), held, outcomes)
         if not part:
             continue
         if requests == MAX_REQUESTS:
@@ -139,6 +125,38 @@ async def deliver_records(
             for item in record.items:
                 outcomes[item.index] = _about(item.event, outcome)
     return outcomes
+
+
+def _read_items(
+    events: Sequence[UpdateEvent],
+    mapping: FieldMapping,
+    key_of: Callable[[Any], str],
+    outcomes: list[DeliveryError | None],
+) -> list[Item]:
+    """Return the events that need a request."""
+    items: list[Item] = []
+    for index, event in enumerate(events):
+        try:
+            fields = mapping.read(event) if event.error is None else None
+        except EventRejectedError as error:
+            outcomes[index] = error
+            continue
+        if fields is not None:
+            items.append(Item(index, event, key_of(fields[mapping.key or ""]), fields))
+    return items
+
+
+def _without_held(
+    items: list[Item], held: set[str], outcomes: list[DeliveryError | None]
+) -> list[Item]:
+    """Return the events that need not wait for an earlier one of their record."""
+    for item in items:
+        if item.key in held:
+            outcomes[item.index] = DeliveryError(
+                f"dialog {item.event.dialog_id!r}: an earlier event of the record failed; this one "
+                "is sent after it"
+            )
+    return [item for item in items if item.key not in held]
 
 
 def _halves(items: list[Item]) -> list[list[Item]]:
