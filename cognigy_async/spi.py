@@ -22,6 +22,7 @@ from .models.update import DatedUpdate
 from .ratelimit.estimate import seconds_under
 from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
 from .ratelimit.headers import read_headers as read_rate_limit
+from .retry import retry_after
 
 __all__ = [
     "RATE_LIMIT_PREFIXES",
@@ -41,5 +42,6 @@ __all__ = [
     "is_strong_etag",
     "may_repeat",
     "read_rate_limit",
+    "retry_after",
     "seconds_under",
 ]
