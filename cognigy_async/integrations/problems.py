@@ -25,6 +25,7 @@ from cognigy_async import (
     DialogPausedError,
     NoResponseError,
     NotSentError,
+    OutboxError,
     PayloadTooLargeError,
     PermissionDeniedError,
     QueueFullError,
@@ -63,6 +64,7 @@ TABLE: dict[type[CognigyError], tuple[int, str]] = {
     UpdateWithdrawnError: (503, "The update was withdrawn before it was sent."),
     ClientClosedError: (503, "The service is shutting down; nothing was sent."),
     AuditError: (503, "The service cannot write its audit log; nothing was sent."),
+    OutboxError: (503, "The service cannot record the update; nothing was sent."),
     NoResponseError: (504, "Cognigy.AI did not respond; the update may have been applied."),
     AmbiguousUpdateError: (504, "The update may have been applied; read the state before a retry."),
 }

@@ -49,6 +49,15 @@ class MemoryOutbox:
         self._work = []
         self._more = anyio.Event()
 
+    def hang_after(self, last: str) -> None:
+        """Write no record any more after one with this verb."""
+
+        def note(verb: str, _: tuple[str, ...]) -> None:
+            if verb == last:
+                self.delay = math.inf
+
+        self._watch = note
+
     async def open(self, client: OutboxClient) -> None:
         if self.open_error is not None:
             raise self.open_error

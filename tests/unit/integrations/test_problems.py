@@ -27,6 +27,7 @@ from cognigy_async import (
     Fault,
     NoResponseError,
     NotSentError,
+    OutboxError,
     PayloadTooLargeError,
     PermissionDeniedError,
     QueueFullError,
@@ -82,6 +83,7 @@ CASES: list[tuple[CognigyError, int, str | None]] = [
     (UpdateWithdrawnError("m"), 503, "1"),
     (ClientClosedError("m"), 503, "1"),
     (AuditError("m"), 503, "1"),
+    (OutboxError("m"), 503, "1"),
     (NoResponseError("m", timed_out=True), 504, None),
     (AmbiguousUpdateError("m", status=500), 504, None),
 ]
