@@ -1,4 +1,4 @@
-"""What is known of an update whose process died, and how its dialog's state decides about it."""
+"""Decide from a dialog's state what became of an update whose process died."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ from tests.simulation.world import (
     outcome_of,
     state,
     status,
+    turns,
     until,
 )
 
@@ -439,7 +440,9 @@ async def test_a_client_that_runs_resolves_before_what_waits(at: str) -> None:
     wire.script(state(5, a=1), method="GET")
     async with client_of(wire, outbox=outbox, max_in_flight=1) as client:
         assert outbox.client is not None
-        first = client.submit_nowait({"dialog_id": "x" if at == "waiting" else "d", "next_step": "s"})
+        first = client.submit_nowait(
+            {"dialog_id": "x" if at == "waiting" else "d", "next_step": "s"}
+        )
         await anyio.sleep(0.5 if at != "idle" else 2.0)
         rows = [client.submit_nowait({"dialog_id": "d", "session": {"seq": i}}) for i in range(2)]
         left = [intent("u-1"), intent("u-2", fields={"session": {"b": 2}}, etag='"9"')]
@@ -457,7 +460,7 @@ async def test_a_client_that_runs_resolves_before_what_waits(at: str) -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(flush)
-            await anyio.sleep(0)
+            await turns(1)
             outbox.client.resolve(left)
             await flushed.wait()
         await client.flush()
