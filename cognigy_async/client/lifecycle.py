@@ -47,7 +47,8 @@ NOT_OPEN = "the client is not open: use it inside `async with`"
 EMPTY_REPORT = CloseReport(0, 0, 0, (), 0)
 
 RECORD_TIMEOUT = 2.0
-"""Maximum seconds, after those of the close, for an outbox to record the last outcomes."""
+"""Maximum seconds, after those of the close, for an outbox to record the last outcomes, and as many
+to close."""
 
 TRANSPORT_CLOSE_TIMEOUT = 5.0
 """Maximum seconds for the transport to close its connections."""
@@ -368,7 +369,8 @@ async def _run_outbox(outbox: Outbox, recorder: Recorder) -> None:
 
 async def _close_outbox(outbox: Outbox, timeout: float) -> None:
     try:
-        await outbox.close(timeout)
+        with anyio.move_on_after(timeout + RECORD_TIMEOUT):
+            await outbox.close(timeout)
     except Exception as error:
         # Log only: every update has its outcome, and an exception here would hide it.
         log(WARNING, "the outbox could not be closed: %s", type(error).__name__)

@@ -39,7 +39,7 @@ from .coalescing import MOST_MERGED, gather
 from .dialog_queue import DialogQueue, QueueState
 from .protocol import Decision, RetryLater, SendNext, Settled, withdrawn
 from .token_failures import TokenFailures, copy_for_one_update
-from .work_item import PROBE, READ, WRITE, Action, WorkItem
+from .work_item import PROBE, READ, RESOLVE, WRITE, Action, WorkItem
 
 if TYPE_CHECKING:
     from ..auth.provider import AccessToken
@@ -358,15 +358,17 @@ class Dispatcher:
 
     def _put_aside(self, recorder: Recorder, queue: DialogQueue, began: float) -> bool:
         """Return True if the head is not sent now: its intent must be recorded first."""
-        item = queue.first
-        following = self._protocol.without_read(item, began)
-        if following is not None:
-            self._apply(queue, following, began)
-            return True
+        item = queue.head
+        assert item is not None
+        if item.kind is RESOLVE:
+            following = self._protocol.without_read(item, began)
+            if following is not None:
+                self._apply(queue, following, began)
+                return True
         if item.action is not WRITE or item.update is None:
             return False
         if item.record is None or item.record.update is not item.update:
-            recorder.intend(item, began, time.time())
+            recorder.intend(queue, item, began, time.time())
             return True
         if item.group is not None and not item.attempts:
             item.sent_at = began

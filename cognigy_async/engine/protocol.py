@@ -485,7 +485,7 @@ class UpdateProtocol:
     def without_read(self, item: WorkItem, now: float) -> Decision | None:
         """Return the decision about an update of a dead process that needs no read, else None."""
         resolution, update = item.resolution, item.update
-        if item.kind is not RESOLVE or item.action is not Action.READ:
+        if item.action is not Action.READ:
             return None
         assert resolution is not None
         assert update is not None

@@ -22,7 +22,7 @@ from ..errors import (
 from ..hooks.outbox import Intent
 from ..models.events import UpdateEvent
 from .coalescing import own_outcome
-from .dialog_queue import RECORDING
+from .dialog_queue import RECORDING, DialogQueue
 from .protocol import Settled
 from .work_item import WorkItem
 
@@ -131,10 +131,8 @@ class Recorder:
         """Give an item the record of a dead process, which is written."""
         item.record = Record(self, item, resolution)
 
-    def intend(self, item: WorkItem, now: float, wall_clock: float) -> None:
+    def intend(self, queue: DialogQueue, item: WorkItem, now: float, wall_clock: float) -> None:
         """Record the intent of a head whose request was built and may be sent now."""
-        queue = item.queue
-        assert queue is not None
         if item.record is not None:
             # A `modify` that was refused decided again: nothing of the first write was applied.
             item.record.withdraw()
@@ -155,7 +153,7 @@ class Recorder:
         if deadline is not None:
             deadline += wall_clock - now
         intents = []
-        for each in item.members or (item,):
+        for each in (item,) if item.group is None else item.group.members:
             update = each.update
             assert update is not None
             intents.append(
@@ -172,9 +170,10 @@ class Recorder:
                 )
             )
         self._scheduler.await_record(queue, is_outcome=False)
+        if self._ended is not None:
+            record.recorded(self._ended)
+            return
         try:
-            if self._ended is not None:
-                raise self._ended
             self._outbox.intend(intents, record)
         except Exception as error:
             record.recorded(_outbox_error(error))
@@ -203,18 +202,20 @@ class Recorder:
         queue = item.queue
         assert queue is not None
         error = done.error
-        if isinstance(error, CognigyError) and not isinstance(error, UpdateError):
-            closed = isinstance(error, ClientClosedError)
-            if record.may_be_applied and not closed:
-                failure = UpdateError("The client could not go on")
-                failure.__cause__ = error
-                done = Settled(error=self._protocol.final(item, failure))
+        if (
+            isinstance(error, CognigyError)
+            and not isinstance(error, UpdateError | ClientClosedError)
+            and record.may_be_applied
+        ):
+            failure = UpdateError("The client could not go on")
+            failure.__cause__ = error
+            done = Settled(error=self._protocol.final(item, failure))
         sent = item.attempts > record.attempts or record.resolution is not None
         if not (sent and (done.result is not None or isinstance(done.error, UpdateError))):
             record.withdraw()
             return False
         events = []
-        for each in item.members or (item,):
+        for each in (item,) if item.group is None else item.group.members:
             own = done if item.group is None else own_outcome(item, each, done)
             failed = own.error if isinstance(own.error, CognigyError) else None
             events.append(
@@ -225,9 +226,10 @@ class Recorder:
         record.step, record.done = SETTLING, done
         self.settling += 1
         self._scheduler.await_record(queue, is_outcome=True)
+        if self._ended is not None:
+            record.recorded(self._ended)
+            return True
         try:
-            if self._ended is not None:
-                raise self._ended
             self._outbox.settle(events, record)
         except Exception as problem:
             record.recorded(_outbox_error(problem))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+import sniffio
 
 from cognigy_async import (
     AccessToken,
@@ -574,6 +576,48 @@ async def test_what_a_close_cuts_off_is_recorded_as_ambiguous() -> None:
     (event,) = outbox.events
     assert isinstance(event.error, AmbiguousUpdateError)
     assert outbox.intents == {}
+
+
+@pytest.mark.parametrize("at", ["intend", "flight", "settle"])
+async def test_a_client_whose_task_is_cancelled_gives_each_update_an_outcome(at: str) -> None:
+    """As `asyncio.run` does at the end of its main function."""
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("on trio a nursery shields the client")
+    wire, outbox = Wire(takes=1.0), MemoryOutbox(delay=1.0)
+    client = client_of(wire, outbox=outbox)
+    await client.__aenter__()
+    rows = [client.submit_nowait({"dialog_id": "d", "session": {"a": i}}) for i in range(2)]
+    await anyio.sleep({"intend": 0.5, "flight": 1.5, "settle": 2.5}[at])
+    task = client._lifecycle._background._task
+    assert task is not None
+    task.cancel()
+    errors: list[Any] = [await outcome_of(row) for row in rows]
+    with suppress(BaseException):
+        await client.__aexit__(None, None, None)
+    assert isinstance(errors[1], ClientClosedError)
+    if at == "intend":
+        assert isinstance(errors[0], ClientClosedError)
+        assert outbox.intents == {}
+    else:
+        # The outcome is recorded meanwhile: the one that was cut off is ambiguous.
+        (event,) = outbox.events
+        expected: Any = AmbiguousUpdateError if at == "flight" else UpdateResult
+        assert isinstance(errors[0] if at == "flight" else await rows[0], expected)
+        assert event.update_id == rows[0].update_id
+    assert outbox.closed
+    assert client.metrics.pending == 0
+
+
+async def test_a_close_is_bounded_if_the_outbox_does_not_close() -> None:
+    class Hanging(MemoryOutbox):
+        async def close(self, timeout: float) -> None:
+            await anyio.sleep_forever()
+
+    client = client_of(Wire(), outbox=Hanging())
+    async with client:
+        began = anyio.current_time()
+        await client.aclose(timeout=5.0)
+        assert anyio.current_time() - began <= 10.0
 
 
 async def test_an_update_that_fails_in_its_own_code_leaves_the_client_serving() -> None:
