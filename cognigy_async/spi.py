@@ -16,6 +16,7 @@ from .api.tenant import (
     MeasuredToken,
     MeasuredWrites,
 )
+from .hooks.outbox import RESEND_WITHIN, Intent, Outbox, OutboxClient, Receipt
 from .models.events import DeliveryReceipt, UpdateWatch
 from .models.identifiers import is_strong_etag
 from .models.update import DatedUpdate
@@ -26,8 +27,10 @@ from .retry import retry_after
 
 __all__ = [
     "RATE_LIMIT_PREFIXES",
+    "RESEND_WITHIN",
     "DatedUpdate",
     "DeliveryReceipt",
+    "Intent",
     "MeasuredBody",
     "MeasuredClock",
     "MeasuredEtags",
@@ -36,6 +39,9 @@ __all__ = [
     "MeasuredStates",
     "MeasuredToken",
     "MeasuredWrites",
+    "Outbox",
+    "OutboxClient",
+    "Receipt",
     "UpdateWatch",
     "check_message",
     "count_requests",
