@@ -16,8 +16,10 @@ from .api.tenant import (
     MeasuredToken,
     MeasuredWrites,
 )
+from .hooks.outbox import Intent, OutboxClient, Receipt
 from .models.events import DeliveryReceipt, UpdateWatch
 from .models.identifiers import is_strong_etag
+from .models.stored import dump_outcome, dump_update, load_outcome, load_update
 from .models.update import DatedUpdate
 from .ratelimit.estimate import seconds_under
 from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
@@ -27,6 +29,7 @@ __all__ = [
     "RATE_LIMIT_PREFIXES",
     "DatedUpdate",
     "DeliveryReceipt",
+    "Intent",
     "MeasuredBody",
     "MeasuredClock",
     "MeasuredEtags",
@@ -35,10 +38,16 @@ __all__ = [
     "MeasuredStates",
     "MeasuredToken",
     "MeasuredWrites",
+    "OutboxClient",
+    "Receipt",
     "UpdateWatch",
     "check_message",
     "count_requests",
+    "dump_outcome",
+    "dump_update",
     "is_strong_etag",
+    "load_outcome",
+    "load_update",
     "may_repeat",
     "read_rate_limit",
     "seconds_under",
