@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.to_thread
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 GroupT = TypeVar("GroupT")
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
@@ -134,8 +135,8 @@ class GroupCommit(Generic[GroupT, ErrorT]):
         for wake in waiting:
             wake(failure)
 
-    async def in_thread(self, function: Callable[[GroupT], T], argument: GroupT) -> T:
+    async def in_thread(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
         """Call a function while nothing is written. It ends even if this task is cancelled."""
         with anyio.CancelScope(shield=True):
-            result = await anyio.to_thread.run_sync(function, argument, limiter=self._limiter)
+            result = await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
         return result  # noqa: RET504  type checkers think that the scope may end early

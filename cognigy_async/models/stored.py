@@ -73,13 +73,12 @@ def dump_outcome(event: UpdateEvent) -> tuple[bytes, bytes | None]:
     result = event.result
     if result is None:
         return to_json(_dump_error(event.error)), None
-    times = (result.attempts, result.latency, result.queued)
-    facts = (result.status, result.etag, *times)
-    more = (result.merged, result._carried_by, result._versioned)
+    facts: tuple[Any, ...] = (result.status, result.etag, result.attempts, result.latency)
+    facts += (result.queued, result.merged, result._carried_by, result._versioned)
     content = result._content
     if content is None and result._body is not None:
         content = to_json(result._body)
-    return to_json((facts, more)), content or None
+    return to_json(facts), content or None
 
 
 def load_outcome(
@@ -93,8 +92,9 @@ def load_outcome(
     facts = from_json(outcome)
     if isinstance(facts, dict):
         return _load_error(facts)
-    first, more = facts
-    return UpdateResult(dialog_id, update_id, *first, answer or b"", *more)
+    *first, merged, carried_by, versioned = facts
+    values = (*first, answer or b"", merged, carried_by, versioned)
+    return UpdateResult(dialog_id, update_id, *values)
 
 
 def _dump_error(error: BaseException | None) -> dict[str, Any]:
