@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import Generic, Protocol, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
@@ -135,7 +135,7 @@ class GroupCommit(Generic[GroupT, ErrorT]):
         for wake in waiting:
             wake(failure)
 
-    async def in_thread(self, function: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+    async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call a function while nothing is written. It ends even if this task is cancelled."""
         with anyio.CancelScope(shield=True):
             result = await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)

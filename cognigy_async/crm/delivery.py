@@ -23,7 +23,7 @@ from cognigy_async._utils.logging import log
 
 from . import recorder as recording
 from .recorder import Recorder, event_of
-from .store import DeadRow, EventRow, OutcomeRow, Store
+from .store import DeadRow, EventRow, OutcomeRow, Store, TargetCounts
 from .target import (
     DeliveryError,
     EventRejectedError,
@@ -139,9 +139,9 @@ class Delivery:
             self._stopped,
         )
 
-    def seed(self, store: Store) -> None:
-        """Count what is in the file, in the thread that uses it."""
-        self._depth, self._dead_letters, self._oldest_at = store.counts(self._mask)
+    def seed(self, counts: TargetCounts) -> None:
+        """Begin with the counts of the file."""
+        self._depth, self._dead_letters, self._oldest_at = counts
 
     def look(self, store: Store) -> None:
         """Find the age of the oldest event, in the thread that uses the file."""
@@ -234,7 +234,7 @@ class Delivery:
         self._buffer.clear()
         self._dialogs.clear()
         self._due.clear()
-        await self._recorder.call(self.seed)
+        self.seed(await self._recorder.call(lambda store: store.counts(self._mask)))
 
     # Reading.
 

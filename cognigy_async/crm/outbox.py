@@ -20,7 +20,7 @@ from cognigy_async import (
     OutboxError,
     UpdateEvent,
 )
-from cognigy_async._utils.arguments import validate_count, validate_seconds
+from cognigy_async._utils.arguments import validate_count, validate_seconds, validate_type
 from cognigy_async._utils.logging import log
 from cognigy_async.spi import (
     Intent,
@@ -37,7 +37,17 @@ from .delivery import Delivery, TargetStatus
 from .folder import prepare_folder
 from .function_target import FunctionTarget
 from .recorder import Recorder
-from .store import AMBIGUOUS, APPLIED, FAILED, Batch, Durability, IntentRow, OutcomeRow, Store
+from .store import (
+    AMBIGUOUS,
+    APPLIED,
+    FAILED,
+    Batch,
+    Durability,
+    IntentRow,
+    OutcomeRow,
+    Store,
+    TargetCounts,
+)
 from .target import Target
 
 LOOK_EVERY = 5.0
@@ -163,7 +173,8 @@ class Outbox:
                 raise ConfigurationError(f"a target is an async function or a Target, not {kind}")
             given = FunctionTarget(given, getattr(given, "__name__", ""))
         entered = _Entered(given, given.name if name is None else name, failures)
-        if not isinstance(entered.name, str) or not entered.name.isprintable() or not entered.name:
+        validate_type("name", entered.name, str)
+        if not entered.name.isprintable() or not entered.name:
             raise ConfigurationError(f"name={entered.name!r}: give the target a printable name")
         if any(each.name == entered.name for each in self._targets):
             raise ConfigurationError(
@@ -194,20 +205,21 @@ class Outbox:
         names = [each.name for each in self._targets]
         limiter = anyio.CapacityLimiter(1)
 
-        def open_store() -> tuple[Store, list[IntentRow]]:
+        def open_store() -> tuple[Store, list[IntentRow], list[TargetCounts]]:
             prepare_folder(self.folder)
             store = Store(self.folder, self._durability, names)
             try:
                 intents, errors = adopt(store, self.folder)
                 if errors:
                     raise errors[0]
+                counts = [store.counts(store.masks[name]) for name in names]
             except BaseException:
                 store.close()
                 raise
-            return store, intents
+            return store, intents, counts
 
         with anyio.CancelScope(shield=True):
-            store, intents = await anyio.to_thread.run_sync(open_store, limiter=limiter)
+            store, intents, counts = await anyio.to_thread.run_sync(open_store, limiter=limiter)
         recorder = Recorder(store, self._written)
         masks = [store.masks[name] for name in names]
         deliveries = [
@@ -219,8 +231,8 @@ class Outbox:
         )
         session = _Session(client, recorder, deliveries, (sum(masks), failures))
         self._session = session
-        for delivery in deliveries:
-            await recorder.call(delivery.seed)
+        for delivery, each in zip(deliveries, counts, strict=True):
+            delivery.seed(each)
         self._resolve(session, intents)
 
     async def run(self) -> None:

@@ -228,8 +228,8 @@ class Store:
                     )
                 if struck:
                     many("DELETE FROM entries WHERE id = ?", struck)
-                for row in batch.dead:
-                    self._bury(row)
+                for letter in batch.dead:
+                    self._bury(letter)
                 for mask, ids in batch.delivered.items():
                     self._deliver(mask, ids)
         except OutboxError:
@@ -316,8 +316,8 @@ class Store:
         """Return whether a command changed the file since the last call."""
         with explained(self.path):
             (version,) = self.connection.execute("PRAGMA data_version").fetchone()
-        changed, self._version = version != self._version, version
-        return changed
+        before, self._version = self._version, version
+        return bool(before != version)
 
     def empty_wal(self) -> None:
         """Cut the `-wal` off, which still has the values of deleted events."""
