@@ -33,7 +33,7 @@ def adopt(store: Store, folder: Path) -> tuple[list[IntentRow], list[OutboxError
     """
     intents: list[IntentRow] = []
     errors: list[OutboxError] = []
-    with _turn(folder) as is_ours:
+    with adoption_turn(folder) as is_ours:
         locks = list(_dead_files(folder, errors)) if is_ours else []
         try:
             known: set[str] = set()
@@ -56,7 +56,7 @@ def adopt(store: Store, folder: Path) -> tuple[list[IntentRow], list[OutboxError
 
 
 @contextmanager
-def _turn(folder: Path) -> Iterator[bool]:
+def adoption_turn(folder: Path) -> Iterator[bool]:
     """Yield whether it is this process that adopts now."""
     path = folder / ADOPTION
     with explained(path):

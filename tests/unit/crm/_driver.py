@@ -138,6 +138,7 @@ class Collector:
         try:
             self.calls.append([event.update_id for event in events])
             self.times.append(anyio.current_time())
+            self.tell()
             if self.delay:
                 await anyio.sleep(self.delay)
             self.raises(events)
@@ -152,8 +153,11 @@ class Collector:
         finally:
             self.busy -= dialogs
             self.in_flight -= 1
-            changed, self.changed = self.changed, anyio.Event()
-            changed.set()
+            self.tell()
+
+    def tell(self) -> None:
+        changed, self.changed = self.changed, anyio.Event()
+        changed.set()
 
     async def aclose(self) -> None:
         self.closed += 1
@@ -164,7 +168,7 @@ class Collector:
         return list(dict.fromkeys(each.update_id for each in found))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds after a call."""
+        """Wait until a condition holds at the begin or the end of a call."""
         while not condition():
             await self.changed.wait()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import anyio
 import pytest
 
-from cognigy_async import StateUpdate, UpdateEvent
+from cognigy_async import StateUpdate
 from cognigy_async.crm import Outbox
 from tests.unit.crm._driver import Collector, collecting, event_of, opened
 
