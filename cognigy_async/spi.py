@@ -19,6 +19,7 @@ from .api.tenant import (
 from .hooks.outbox import RESEND_WITHIN, Intent, Outbox, OutboxClient, Receipt
 from .models.events import DeliveryReceipt, UpdateWatch
 from .models.identifiers import is_strong_etag
+from .models.stored import dump_outcome, dump_update, load_outcome, load_update
 from .models.update import DatedUpdate
 from .ratelimit.estimate import seconds_under
 from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
@@ -45,7 +46,11 @@ __all__ = [
     "UpdateWatch",
     "check_message",
     "count_requests",
+    "dump_outcome",
+    "dump_update",
     "is_strong_etag",
+    "load_outcome",
+    "load_update",
     "may_repeat",
     "read_rate_limit",
     "retry_after",

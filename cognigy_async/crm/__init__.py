@@ -2,6 +2,7 @@
 
 from .hubspot import HubSpot
 from .mapping import FieldSource
+from .outbox import Outbox
 from .salesforce import Salesforce, SalesforceAuth
 from .target import (
     DeliveryError,
@@ -17,6 +18,7 @@ __all__ = [
     "EventRejectedError",
     "FieldSource",
     "HubSpot",
+    "Outbox",
     "Salesforce",
     "SalesforceAuth",
     "Target",
