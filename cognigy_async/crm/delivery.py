@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from cognigy_async import CognigyError, UpdateEvent
+from cognigy_async import CognigyError, TargetStatus, UpdateEvent
 from cognigy_async._utils.concurrency import is_failure, monotonic_clock
 from cognigy_async._utils.logging import log
 
@@ -42,32 +42,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 3600.0
 """Bounds in seconds of the pause that a target wants."""
 CLOSING = 5.0
 """Seconds that a target may take to close its connections."""
-
-
-@dataclass(frozen=True, slots=True)
-class TargetStatus:
-    """State of the deliveries to a target.
-
-    Attributes:
-        depth: events that wait for delivery.
-        oldest_at: time of the outcome of the oldest one, in seconds of the epoch; None without one.
-            It may be some seconds behind.
-        delivered: events delivered since the outbox was opened.
-        failures: deliveries of an event that failed since then.
-        dead_letters: events that will not be delivered unless they are retried by command.
-        paused_until: time of the next attempt if the target is down or throttles, in seconds of
-            the epoch; None if it is not paused.
-        stopped: why nothing more is delivered until the outbox is opened again; None if it goes on.
-    """
-
-    name: str
-    depth: int = 0
-    oldest_at: float | None = None
-    delivered: int = 0
-    failures: int = 0
-    dead_letters: int = 0
-    paused_until: float | None = None
-    stopped: str | None = None
 
 
 @dataclass(slots=True)
@@ -122,21 +96,21 @@ class Delivery:
         self._wake = anyio.Event()
         self._depth = self._delivered = self._failures = self._dead_letters = 0
         self._oldest_at: float | None = None
+        self._paused_by: str | None = None
         self._stopped: str | None = None
 
     @property
     def status(self) -> TargetStatus:
-        """The state of the deliveries."""
-        left = self._paused_until - self._clock()
+        """The state of the deliveries. Any thread may ask for it."""
+        oldest_at = self._oldest_at
         return TargetStatus(
             self.name,
             self._depth,
-            self._oldest_at,
+            0.0 if oldest_at is None else max(0.0, recording.clock() - oldest_at),
             self._delivered,
             self._failures,
             self._dead_letters,
-            recording.clock() + left if left > 0 else None,
-            self._stopped,
+            self._stopped or self._paused_by,
         )
 
     def seed(self, counts: TargetCounts) -> None:
@@ -380,6 +354,7 @@ class Delivery:
             log(logging.WARNING, "target %s is unavailable: %s", self.name, text_of(unavailable))
         elif self._clock() >= self._paused_until:
             self._pauses = 0
+            self._paused_by = None
         for dialog_id in {row.dialog_id for row in rows}:
             dialog = self._dialogs[dialog_id]
             dialog.busy = False
@@ -430,6 +405,8 @@ class Delivery:
         pause *= random.uniform(0.5, 1)
         if error is not None and error.retry_after is not None:
             pause = min(max(error.retry_after, SHORTEST_PAUSE), LONGEST_PAUSE)
+        if error is not None:
+            self._paused_by = text_of(error)
         self._paused_until = max(self._paused_until, now + pause)
 
     def _stop(self, error: TargetGoneError) -> None:

@@ -18,6 +18,7 @@ from cognigy_async import (
     ClientUsageError,
     ConfigurationError,
     OutboxError,
+    TargetStatus,
     UpdateEvent,
 )
 from cognigy_async._utils.arguments import validate_count, validate_seconds, validate_type
@@ -33,7 +34,7 @@ from cognigy_async.spi import (
 
 from . import recorder as recording
 from .adoption import adopt
-from .delivery import Delivery, TargetStatus
+from .delivery import Delivery
 from .folder import prepare_folder
 from .function_target import FunctionTarget
 from .recorder import Recorder

@@ -12,13 +12,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cognigy_async import UpdateEvent
+from cognigy_async import TargetStatus, UpdateEvent
 from cognigy_async.crm import (
     DeliveryError,
     EventRejectedError,
     Outbox,
     TargetGoneError,
-    TargetStatus,
     TargetUnavailableError,
 )
 from cognigy_async.crm import recorder as recording
@@ -81,7 +80,7 @@ async def test_events_arrive_in_the_order_of_their_dialog(
         assert target.most <= concurrency
         await anyio.sleep(1)
         assert (status(outbox).depth, status(outbox).delivered) == (0, 600)
-        assert status(outbox).oldest_at is None
+        assert status(outbox).oldest_age == 0.0
     check_order(target, ids)
     assert len(target.events) == len(ids)
 
@@ -129,7 +128,7 @@ async def test_a_failed_event_is_repeated_before_those_behind_it(folder: Path) -
         await target.until(lambda: "u-3" in target.ids())
         assert target.ids("d-1") == ["u-1"]
         await target.until(lambda: len(target.ids()) == 5)
-        assert status(outbox).failures == 3
+        assert status(outbox).failed == 3
     check_order(target, ids)
     times = [time for time, call in zip(target.times, target.calls, strict=True) if "u-2" in call]
     pauses = [after - before for before, after in zip(times, times[1:], strict=False)]
@@ -169,7 +168,7 @@ async def test_a_rejected_event_becomes_a_dead_letter_at_once(folder: Path, in_l
         await client.apply_many([("d-1", "u-1"), ("d-1", "u-2")])
         await target.until(lambda: len(target.events) == 1)
         found = status(outbox)
-        assert (found.dead_letters, found.failures, found.delivered) == (1, 1, 1)
+        assert (found.dead_letters, found.failed, found.delivered) == (1, 1, 1)
     assert target.ids() == ["u-2"]
     # It stays one, also for the next process.
     async with opened(outbox):
@@ -220,12 +219,12 @@ async def test_a_target_that_is_down_for_a_day_gets_everything(folder: Path, in_
         await fill(client, ids[1500:])
         await healthy.until(lambda: len(healthy.events) == len(ids))
         down, _ = outbox.status()
-        assert (down.depth, down.failures, down.dead_letters) == (len(ids), 0, 0)
+        assert (down.depth, down.failed, down.dead_letters) == (len(ids), 0, 0)
         assert DAY / 400 < len(target.calls) < DAY / 150 + 20
         calls = len(target.calls)
         is_down = False
         await target.until(lambda: len(target.ids()) == len(ids))
-        assert outbox.status()[0].paused_until is None
+        assert outbox.status()[0].halted is None
         # One batch shows that it is back before all of them come.
         assert len({time for time in target.times[calls : calls + 2]}) == 2 or target.most <= 8
     check_order(target, ids)
@@ -245,9 +244,9 @@ async def test_retry_after_is_honoured_up_to_an_hour(folder: Path) -> None:
         await client.apply("d-1", "u-1")
         await target.until(lambda: bool(target.calls))
         await anyio.sleep(1)
-        assert status(outbox).paused_until is not None
+        assert status(outbox).halted is not None
         await target.until(lambda: bool(target.events))
-        assert status(outbox).paused_until is None
+        assert status(outbox).halted is None
     first, second, third, fourth = target.times
     assert 40 <= second - first < 50
     assert 3600 <= third - second < 3700
@@ -275,7 +274,7 @@ async def test_a_target_that_is_gone_stops_until_the_next_start(
         await let_pass(3600)
         await client.apply("d-1", "u-2")
         await let_pass(3600)
-        assert status(outbox).stopped == str(error)
+        assert status(outbox).halted == str(error)
         assert status(outbox).depth == 2
     assert len(target.calls) == 1
     target.answer = lambda *_: None
