@@ -23,7 +23,7 @@ class Recovery:
     """The client as its outbox sees it; see `OutboxClient`."""
 
     def __init__(self, context: Context, engine: Engine, admission: Admission) -> None:
-        self._metrics = context.metrics
+        self.metrics = context.metrics
         self.limits: Limits = context.config.limits
         # Bulk work waits for a server that is away, instead of giving up after a few attempts.
         self._options = replace(context.config.default_options, live=False, coalesce=False)
@@ -70,7 +70,7 @@ class Recovery:
         assert recorder is not None
         recorder.adopt(item, resolution)
         self._pending_limit.acquire_beyond_capacity()
-        self._metrics.pending += 1
+        self.metrics.pending += 1
         return item
 
 
