@@ -546,8 +546,6 @@ class UpdateProtocol:
     @staticmethod
     def _resend(item: WorkItem, deadline: float | None) -> SendNext:
         item.options = replace(item.options, deadline=deadline)
-        item.requests = None
-        item.part = 0
         item.action = WRITE
         return SendNext()
 

@@ -16,6 +16,7 @@ from cognigy_async import (
     AmbiguousUpdateError,
     BadRequestError,
     ClientClosedError,
+    CognigyError,
     DeadlineExceededError,
     Limits,
     MemoryAudit,
@@ -135,6 +136,9 @@ async def test_merged_updates_have_one_request_and_an_intent_each() -> None:
         assert {intent.key for intent in outbox.intents.values()} == {wire.sent[0].key}
         results = [await row for row in rows]
         assert [result.merged for result in results] == [3, 3, 3]
+        # The record counts as waiting.
+        assert [result.latency for result in results] == [0.0] * 3
+        assert [result.queued for result in results] == [pytest.approx(0.5)] * 3
         await late
     ids = tuple(row.update_id for row in rows)
     own = [verb for verb, recorded in outbox.log if recorded == ids]
@@ -222,6 +226,69 @@ async def test_a_strict_conflict_is_recorded_with_its_etag() -> None:
             await client.update("d", session={"a": 1}, if_match='"7"')
     assert etags == ['"7"']
     assert [type(event.error) for event in outbox.events] == [StateConflictError]
+
+
+async def test_merged_updates_hold_slots_of_callbacks_while_they_are_recorded() -> None:
+    wire, outbox = Wire(), MemoryOutbox(delay=1.0)
+    client = client_of(wire, outbox=outbox, coalesce=True)
+    served: list[tuple[str, int]] = []
+
+    @client.on_state_updated(max_queue=3, timeout=60.0)
+    async def slow(event: UpdateEvent) -> None:
+        await anyio.sleep(10.0)
+        served.append((event.dialog_id, len(wire.sent)))
+
+    async with client:
+        for dialog in "de":
+            for number in range(3):
+                client.submit_nowait({"dialog_id": dialog, "session": {f"v{number}": number}})
+        await client.flush()
+    # The next request waits until the callback has taken an event.
+    assert served[0] == ("d", 1)
+    assert len(served) == 6
+
+
+async def test_bulk_work_with_an_outbox_goes_on_after_an_outage() -> None:
+    wire, outbox = Wire(answer=503), MemoryOutbox(delay=0.1)
+    rows: list[Any] = [{"dialog_id": f"d-{i}", "session": {"a": 1}} for i in range(40)]
+    async with client_of(wire, outbox=outbox, max_in_flight=2) as client:
+        for number, row in enumerate(rows):
+            await client.submit(row, priority="bulk")
+            if number == 20:
+                # Those after it are not recorded when it is their turn to ask the server.
+                await anyio.sleep(3600.0)
+        await anyio.sleep(3600.0)
+        assert {sent.dialog_id for sent in wire.sent} >= {"d-21", "d-22"}
+        wire.answers(None)
+        await client.flush()
+        assert client.metrics.applied == 40
+    assert (len(outbox.events), outbox.intents) == (40, {})
+
+
+async def test_an_update_that_may_be_applied_is_ambiguous_whatever_ends_it() -> None:
+    class Watch:
+        calls = 0
+
+        async def before_send(self, indexes: Any, key: str, etag: str | None) -> None:
+            self.calls += 1
+            if self.calls == 2:
+                raise CognigyError("the journal is full")
+
+        def retrying(self, *_: Any) -> None:
+            pass
+
+        def published(self, *_: Any) -> None:
+            pass
+
+    wire, outbox = Wire(), MemoryOutbox(delay=0.1)
+    async with client_of(wire, outbox=outbox, retry=at_once()) as client:
+        await client.update("d", session={"a": 1})
+        wire.script(DROPPED)
+        row = {"dialog_id": "d", "next_step": "s"}
+        error = await outcome_of(await client.submit(row, watch=Watch()))
+    assert isinstance(error, AmbiguousUpdateError)
+    assert [type(event.error) for event in outbox.events] == [type(None), AmbiguousUpdateError]
+    assert outbox.intents == {}
 
 
 async def test_modify_records_its_decision_and_each_new_one() -> None:
@@ -503,6 +570,19 @@ async def test_a_close_with_drain_waits_for_records() -> None:
     assert all(row.done() for row in rows)
     assert outbox.closed == [pytest.approx(30.0 - 8.0)]
     assert (len(outbox.events), outbox.intents, outbox.running) == (2, {}, False)
+
+
+async def test_the_transport_is_closed_after_the_outbox() -> None:
+    class Slow(MemoryOutbox):
+        async def close(self, timeout: float) -> None:
+            await anyio.sleep(1.0)
+            assert wire.closed == 0
+            await super().close(timeout)
+
+    wire, outbox = Wire(), Slow()
+    async with client_of(wire, outbox=outbox):
+        pass
+    assert (wire.closed, len(outbox.closed)) == (1, 1)
 
 
 async def test_a_close_without_drain_strikes_out_what_was_not_sent() -> None:

@@ -15,6 +15,7 @@ from cognigy_async import (
     AuthenticationError,
     DeadlineExceededError,
     DialogNotFoundError,
+    Limits,
     MemoryAudit,
     OutboxError,
     Request,
@@ -389,7 +390,7 @@ async def test_updates_that_were_sent_together_are_found_together() -> None:
 
 async def test_updates_that_were_sent_together_are_sent_together_again() -> None:
     wire = Wire()
-    wire.script(state(4), method="GET")
+    wire.script(state(4), method="GET", dialog_id="d")
     outcomes = await resolved(wire, *group(3), intent("other", dialog_id="o", etag='"0"'))
     assert len(outcomes) == 4
     (write,) = wire.writes("d")
@@ -414,6 +415,18 @@ async def test_updates_of_several_dead_processes_are_resolved_in_order() -> None
     outcomes = await resolved(wire, *left)
     assert [outcome.update_id for outcome in outcomes] == ["u-1", "u-2"]
     assert methods(wire) == ["GET", "PATCH", "GET"]
+
+
+async def test_updates_that_cannot_be_sent_together_again_are_found_one_by_one() -> None:
+    wire = Wire(answer=state(5, a=2, v0=0, v1=1, v2=2))
+    outcomes = await resolved(wire, *group(3), limits=Limits(max_context_bytes=25))
+    # Later updates of the request replaced the first two values of `a`.
+    kinds = [AmbiguousUpdateError, AmbiguousUpdateError, UpdateResult]
+    assert [type(outcome) for outcome in outcomes] == kinds
+    wire = Wire(answer=state(4))
+    outcomes = await resolved(wire, *group(3), limits=Limits(max_context_bytes=25))
+    assert [type(outcome) for outcome in outcomes] == [AmbiguousUpdateError] * 3
+    assert wire.writes() == []
 
 
 async def test_updates_of_its_dialog_wait_and_others_do_not() -> None:
@@ -492,12 +505,32 @@ async def test_a_paused_dialog_resolves_when_it_is_resumed() -> None:
     assert outbox.intents == {}
 
 
-async def test_an_ambiguous_one_pauses_its_dialog() -> None:
-    wire, outbox = Wire(), MemoryOutbox(left=[intent()])
-    wire.script(state(5, a=9), method="GET")
+async def test_an_ambiguous_one_pauses_its_dialog_and_those_behind_it_wait() -> None:
+    wire, outbox = Wire(), MemoryOutbox(left=[intent("u-1"), intent("u-2")])
+    wire.script(state(5, a=9), state(6, a=1), method="GET")
     async with client_of(wire, outbox=outbox, on_failure="pause") as client:
         await until(lambda: client.paused_dialogs())
-        assert isinstance(client.paused_dialogs()["d"].__cause__, AmbiguousUpdateError)
+        paused = client.paused_dialogs()["d"]
+        assert isinstance(paused.__cause__, AmbiguousUpdateError)
+        assert (paused.waiting, list(outbox.intents)) == (1, ["u-2"])
+        client.resume("d")
+        await client.flush()
+    assert [event.result is not None for event in outbox.events] == [False, True]
+
+
+async def test_a_read_after_a_conflict_waits_until_it_can_show_the_write() -> None:
+    times: list[float] = []
+
+    async def read(_: Request) -> Response:
+        times.append(anyio.current_time())
+        return state(4, a=2) if len(times) == 1 else state(5, a=1)
+
+    wire = Wire()
+    wire.script(read, read, method="GET")
+    wire.script(412)
+    (outcome,) = await resolved(wire, intent(), api=RuntimeApi(read_delay=7.0), retry=at_once())
+    assert isinstance(outcome, UpdateResult)
+    assert times[1] - times[0] >= 7.0
 
 
 # Closing.
