@@ -78,7 +78,7 @@ async def main(base: Path, name: str, run: int, seconds: float) -> None:
         if not seconds:
             # Deliver what all others left, which takes a look for files of dead processes.
             await anyio.sleep(6)
-            while any(each.depth for each in outbox.status()):
+            while any(each.depth for each in outbox.status()):  # noqa: ASYNC110
                 await anyio.sleep(0.1)
         await outbox.close(10)
     print("done", flush=True)
