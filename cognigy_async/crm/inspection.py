@@ -21,10 +21,11 @@ from cognigy_async.spi import load_update
 from .adoption import adoption_turn
 from .folder import explained, files_of
 from .recorder import event_of
-from .store import COLUMNS, INTENT, EventRow, check_kind, connect
+from .store import COLUMNS, INTENT, EventRow, check_kind, connect, target_counts
 
 PAGE = 500
 """Entries that are read or changed at a time, so that no process waits long."""
+FACTS = "id, update_id, dialog_id, state, recorded_at, settled_at, pending, dead"
 STATES = ("unresolved", "applied", "failed", "ambiguous")
 PATIENCE = 10.0
 """Seconds to wait for a process that takes over files of dead ones."""
@@ -96,23 +97,23 @@ def status(folder: str | Path) -> FolderStatus:
     """
     unresolved = processes = abandoned = size = 0
     found: dict[str, tuple[int, int, float | None]] = {}
-    for path, connection in _opened(folder, "ro"):
-        processes, abandoned = (
-            (processes + 1, abandoned) if is_locked(path) else (processes, abandoned + 1)
-        )
-        size += path.stat().st_size
-        unresolved += connection.execute(
-            f"SELECT count(*) FROM entries WHERE state = {INTENT}"
-        ).fetchone()[0]
-        for number, name in connection.execute("SELECT number, name FROM targets").fetchall():
-            depth, dead, oldest = connection.execute(
-                "SELECT coalesce(sum(pending & ?1 > 0), 0), coalesce(sum(dead & ?1 > 0), 0),"
-                " min(CASE WHEN pending & ?1 THEN settled_at END) FROM entries WHERE state > 0",
-                (1 << number,),
-            ).fetchone()
-            before = found.get(name, (0, 0, None))
-            times = [each for each in (before[2], oldest) if each is not None]
-            found[name] = (before[0] + depth, before[1] + dead, min(times, default=None))
+    for path in files_of(_existing(folder)):
+        # First the lock: probing it while the file is open here would harm the connection.
+        is_used = is_locked(path)
+        with _opened(path, "ro") as connection:
+            if connection is None:
+                continue
+            processes += is_used
+            abandoned += not is_used
+            size += path.stat().st_size
+            unresolved += connection.execute(
+                f"SELECT count(*) FROM entries WHERE state = {INTENT}"
+            ).fetchone()[0]
+            for number, name in _names(connection).items():
+                depth, dead, oldest = target_counts(connection, 1 << number)
+                before = found.get(name, (0, 0, None))
+                times = [each for each in (before[2], oldest) if each is not None]
+                found[name] = (before[0] + depth, before[1] + dead, min(times, default=None))
     targets = tuple(TargetSummary(name, *counts) for name, counts in sorted(found.items()))
     return FolderStatus(targets, unresolved, processes, abandoned, size)
 
@@ -129,18 +130,11 @@ def entries(
     Raises:
         OutboxError: see `status`.
     """
-    for _, connection in _opened(folder, "ro"):
-        names = _names(connection)
-        condition, values = _selection(connection, dialog, target)
-        after = 0
-        while rows := connection.execute(
-            "SELECT id, update_id, dialog_id, state, recorded_at, settled_at, pending, dead"
-            f" FROM entries WHERE {condition} AND id > ? ORDER BY id LIMIT {PAGE}",
-            (*values, after),
-        ).fetchall():
-            for row in rows:
-                yield _entry(connection, names, row)
-            after = rows[-1][0]
+    for path in files_of(_existing(folder)):
+        after: int | None = 0
+        while after is not None:
+            page, after = _page(path, dialog, target, after)
+            yield from page
 
 
 def show(folder: str | Path, update_id: str) -> tuple[Entry, UpdateEvent] | None:
@@ -151,23 +145,19 @@ def show(folder: str | Path, update_id: str) -> tuple[Entry, UpdateEvent] | None
     Raises:
         OutboxError: see `status`; or the entry is damaged.
     """
-    for path, connection in _opened(folder, "ro"):
-        row = connection.execute(
-            "SELECT id, update_id, dialog_id, state, recorded_at, settled_at, pending, dead"
-            " FROM entries WHERE update_id = ?",
-            (update_id,),
-        ).fetchone()
-        if row is None:
-            continue
-        entry = _entry(connection, _names(connection), row)
-        content = connection.execute(
-            f"SELECT {COLUMNS} FROM entries WHERE id = ?", (row[0],)
-        ).fetchone()
-        if content is None:
-            continue
-        found = EventRow(*content)
+    for path in files_of(_existing(folder)):
+        with _opened(path, "ro") as connection:
+            if connection is None:
+                continue
+            row = connection.execute(
+                f"SELECT {FACTS}, {COLUMNS} FROM entries WHERE update_id = ?", (update_id,)
+            ).fetchone()
+            if row is None:
+                continue
+            entry = _entry(connection, _names(connection), row[:8])
+        found = EventRow(*row[8:])
         try:
-            if row[3] != INTENT:
+            if entry.state != STATES[INTENT]:
                 return entry, event_of(found)
             update, metadata, _ = load_update(found.dialog_id, found.content)
         except (ValueError, TypeError, AttributeError) as error:
@@ -205,9 +195,10 @@ def _change(folder: str | Path, dialog: str | None, target: str | None, *, is_re
         # No file may be taken over while it is changed.
         with adoption_turn(_existing(folder)) as is_ours:
             if is_ours:
-                for path, connection in _opened(folder, "rw"):
-                    with explained(path):
-                        changed += _change_file(connection, dialog, target, is_retry=is_retry)
+                for path in files_of(_existing(folder)):
+                    with _opened(path, "rw") as connection:
+                        if connection is not None:
+                            changed += _change_file(connection, dialog, target, is_retry=is_retry)
                 return changed
         if time.monotonic() > end:
             raise OutboxError(
@@ -255,6 +246,26 @@ def _change_file(
         after = rows[-1][0]
 
 
+def _page(
+    path: Path, dialog: str | None, target: str | None, after: int
+) -> tuple[list[Entry], int | None]:
+    """Return entries of a file, and the id of the last one unless no more follow.
+
+    The file is open only meanwhile: a reader would let its `-wal` grow.
+    """
+    with _opened(path, "ro") as connection:
+        if connection is None:
+            return [], None
+        names = _names(connection)
+        condition, values = _selection(connection, dialog, target)
+        rows = connection.execute(
+            f"SELECT {FACTS} FROM entries WHERE {condition} AND id > ? ORDER BY id LIMIT {PAGE}",
+            (*values, after),
+        ).fetchall()
+        found = [_entry(connection, names, row) for row in rows]
+    return found, rows[-1][0] if len(rows) == PAGE else None
+
+
 def _existing(folder: str | Path) -> Path:
     path = Path(folder).absolute()
     if not path.is_dir():
@@ -262,26 +273,23 @@ def _existing(folder: str | Path) -> Path:
     return path
 
 
-def _opened(folder: str | Path, mode: str) -> Iterator[tuple[Path, sqlite3.Connection]]:
-    """Open one file after the other. One that was taken over meanwhile is left out."""
-    for path in files_of(_existing(folder)):
-        with _opened_file(path, mode) as connection:
-            if connection is not None:
-                yield path, connection
-
-
 @contextmanager
-def _opened_file(path: Path, mode: str) -> Iterator[sqlite3.Connection | None]:
+def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection | None]:
+    """Open a file. Yield None if it has nothing yet, or was taken over meanwhile."""
     try:
-        with explained(path), closing(connect(path, mode)) as connection:
-            if not connection.execute("PRAGMA page_count").fetchone()[0]:
-                yield None  # its process has just created it
-                return
-            check_kind(path, connection)
-            yield connection
+        with explained(path):
+            connection = connect(path, mode)
     except OutboxError:
         if path.exists():
             raise
+        yield None
+        return
+    with closing(connection), explained(path):
+        if connection.execute("PRAGMA page_count").fetchone()[0]:
+            check_kind(path, connection)
+            yield connection
+        else:
+            yield None
 
 
 def _names(connection: sqlite3.Connection) -> dict[int, str]:

@@ -300,12 +300,7 @@ class Store:
     def counts(self, mask: int) -> TargetCounts:
         """Return the counts of a target, from the whole file."""
         with explained(self.path):
-            depth, dead, oldest = self.connection.execute(
-                "SELECT coalesce(sum(pending & ?1 > 0), 0), coalesce(sum(dead & ?1 > 0), 0),"
-                " min(CASE WHEN pending & ?1 THEN settled_at END) FROM entries WHERE state > 0",
-                (mask,),
-            ).fetchone()
-        return TargetCounts(depth, dead, oldest)
+            return target_counts(self.connection, mask)
 
     def oldest(self, mask: int) -> float | None:
         """Return the time of the outcome of the first event for a target."""
@@ -362,6 +357,16 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA secure_delete = ON")
     return connection
+
+
+def target_counts(connection: sqlite3.Connection, mask: int) -> TargetCounts:
+    """Return the counts of a target in an open file."""
+    depth, dead, oldest = connection.execute(
+        "SELECT coalesce(sum(pending & ?1 > 0), 0), coalesce(sum(dead & ?1 > 0), 0),"
+        " min(CASE WHEN pending & ?1 THEN settled_at END) FROM entries WHERE state > 0",
+        (mask,),
+    ).fetchone()
+    return TargetCounts(depth, dead, oldest)
 
 
 def check_kind(path: Path, connection: sqlite3.Connection, schema: str = "main") -> None:

@@ -12,6 +12,7 @@ import anyio
 
 from cognigy_async import OutboxError, StateUpdate, UpdateEvent, UpdateResult
 from cognigy_async.crm import DeliveryError, Outbox
+from cognigy_async.crm.store import Store
 from cognigy_async.metrics import Metrics
 from cognigy_async.spi import Intent
 
@@ -58,6 +59,12 @@ class Client:
         self.metrics = Metrics()
         self.resolved: list[Intent] = []
 
+    @property
+    def store(self) -> Store:
+        """The open file."""
+        assert self.outbox._session is not None
+        return self.outbox._session.recorder.store
+
     def resolve(self, intents: Sequence[Intent]) -> None:
         self.resolved += intents
 
@@ -83,6 +90,20 @@ class Client:
         self.outbox.intend([intent_of(*each) for each in updates], written)
         await written.wait()
         await self.settle(*(event_of(*each) for each in updates))
+
+
+async def let_pass(seconds: float) -> None:
+    """Wait in steps: time jumps to the next timer whenever a thread is at work."""
+    for _ in range(round(seconds / 3) + 1):
+        await anyio.sleep(3)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Let time pass until a condition holds that a thread brings about."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        await anyio.sleep(1)
 
 
 @asynccontextmanager
