@@ -189,6 +189,8 @@ def drop(folder: str | Path, *, dialog: str | None = None, target: str | None = 
 
 
 def _change(folder: str | Path, dialog: str | None, target: str | None, *, is_retry: bool) -> int:
+    if not files_of(_existing(folder)):
+        return 0  # leave no lock in a folder that is no outbox
     changed = 0
     end = time.monotonic() + PATIENCE
     while True:
