@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from cognigy_async import OutboxError, UpdateEvent
+from cognigy_async import OutboxError, TargetStatus, UpdateEvent
 from cognigy_async.spi import Intent, OutboxClient, Receipt
 
 
@@ -48,6 +48,10 @@ class MemoryOutbox:
         self._work: list[tuple[float, str, tuple[str, ...], Callable[[], None], Receipt | None]]
         self._work = []
         self._more = anyio.Event()
+
+    def status(self) -> tuple[TargetStatus, ...]:
+        """Return nothing: it has no targets."""
+        return ()
 
     def hang_after(self, last: str) -> None:
         """Write no record any more after one with this verb."""
