@@ -19,6 +19,7 @@ from ..errors import (
     ClientClosedError,
     CognigyError,
     DialogPausedError,
+    OutboxError,
     SharedQuotaError,
     UpdateError,
     UpdateWithdrawnError,
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from ..models.update import StateUpdate
     from .context import Context
     from .scheduler import Scheduler
+
+
+FAILURES = (UpdateError, OutboxError)
+"""Errors of an update that pause its dialog, if the client pauses dialogs."""
 
 
 class Completion:
@@ -101,7 +106,7 @@ class Completion:
         error = done.error
         # No other item is in the queue of a creation.
         pauses = self._pauses_dialogs and item.kind is not READ and item.kind is not CREATION
-        if pauses and isinstance(error, UpdateError) and not self._scheduler.stopped:
+        if pauses and isinstance(error, FAILURES) and not self._scheduler.stopped:
             self._pause(queue, error)
         else:
             self._scheduler.finish(queue)
@@ -199,7 +204,7 @@ class Completion:
 
     # Paused dialogs.
 
-    def _pause(self, queue: DialogQueue, error: UpdateError) -> None:
+    def _pause(self, queue: DialogQueue, error: CognigyError) -> None:
         refused = self._scheduler.pause(queue, error)
         self._metrics.paused += 1
         message = "dialog %r is paused after a failed update"

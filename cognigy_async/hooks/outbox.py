@@ -17,7 +17,7 @@ RESEND_WITHIN = 30.0
 """Seconds after its intent in which an update is sent again if its dialog cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Intent:
     """An update that is about to be sent.
 
@@ -44,6 +44,10 @@ class Intent:
     repeatable: bool
     deadline: float | None
     recorded_at: float
+
+    def __repr__(self) -> str:
+        # Without the values of variables.
+        return f"<Intent {self.update_id} dialog={self.dialog_id!r} key={self.key!r}>"
 
 
 class Receipt(Protocol):

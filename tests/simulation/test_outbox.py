@@ -18,6 +18,7 @@ from cognigy_async import (
     ClientClosedError,
     CognigyError,
     DeadlineExceededError,
+    DialogPausedError,
     Limits,
     MemoryAudit,
     OutboxError,
@@ -349,6 +350,20 @@ async def test_an_update_that_cannot_be_recorded_is_not_sent(delay: float | None
         outbox.fails = lambda verb, _: None
         await client.update("d", session={"a": 2})
     assert [sent.session for sent in wire.sent] == [{"a": 2}]
+
+
+async def test_an_update_that_cannot_be_recorded_pauses_its_dialog() -> None:
+    wire, outbox = Wire(), MemoryOutbox()
+    outbox.fails = lambda verb, _: OutboxError("full") if verb == "intend" else None
+    async with client_of(wire, outbox=outbox, on_failure="pause") as client:
+        error = await outcome_of(client.update("d", session={"a": 1}))
+        outbox.fails = lambda verb, _: None
+        with pytest.raises(DialogPausedError) as raised:
+            await client.update("d", session={"a": 2})
+        assert raised.value.__cause__ is error
+        client.resume("d")
+        await client.update("d", session={"a": 3})
+    assert [sent.session for sent in wire.sent] == [{"a": 3}]
 
 
 @pytest.mark.parametrize("answer", [200, 400])

@@ -32,5 +32,11 @@ def test_an_intent_does_not_change() -> None:
         intent.key = "other"  # type: ignore[misc]
 
 
+def test_the_repr_shows_no_values() -> None:
+    update = StateUpdate("d", session={"name": "the-value"}, metadata={"m": "the-text"})
+    intent = Intent("d", "u-1", update, update.metadata, "k-1", None, True, None, 1.0)
+    assert repr(intent) == "<Intent u-1 dialog='d' key='k-1'>"
+
+
 def test_a_dialog_that_cannot_be_read_has_half_a_minute() -> None:
     assert RESEND_WITHIN == 30.0
