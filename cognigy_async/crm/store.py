@@ -38,6 +38,8 @@ MOST_TARGETS = 60
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for a command that changes the file."""
 WAL_LIMIT = 16 << 20
+CHECKPOINT_PAGES = 4000
+"""Pages in the `-wal` that SQLite copies to the file at once, for which it waits for the disk."""
 
 Durability: TypeAlias = Literal["process", "power"]
 SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
@@ -157,6 +159,7 @@ class Store:
         # Only now, because a transaction that creates the tables in the -wal could be cut off.
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        run(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         run(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
         if self._lock.is_record_lock and not self._lock.renew():
             raise OutboxError(f"outbox file {self.path} was taken by another process.")
