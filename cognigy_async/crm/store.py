@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -31,6 +32,8 @@ CREATE TABLE dead_letters (
     target INTEGER, entry INTEGER, attempts INTEGER NOT NULL, error TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (target, entry)) WITHOUT ROWID;
 """
+GROUPS = (64, 8, 1)
+"""Rows of one statement. Few sizes, so that SQLite knows the statements already."""
 INTENT, APPLIED, FAILED, AMBIGUOUS = range(4)
 """States of an entry. `pending` and `dead` are bit masks of target numbers."""
 
@@ -199,7 +202,6 @@ class Store:
         Raises:
             OutboxError: it cannot be written. What was recorded before is kept.
         """
-        many = self.connection.executemany
         intents = list(enumerate(batch.intents, self.last_id + 1))
         opened = {row.update_id: each for each, row in intents}
         number = self.last_id + len(intents)
@@ -208,12 +210,11 @@ class Store:
         moved: list[tuple[object, ...]] = []
         try:
             with self.transaction():
-                if intents:
-                    many(
-                        f"INSERT INTO entries VALUES (?, ?, ?, {INTENT}, ?, NULL, ?, NULL, NULL,"
-                        " 0, 0)",
-                        ((each, *row) for each, row in intents),
-                    )
+                self._run(
+                    "INSERT INTO entries VALUES {}",
+                    f"(?, ?, ?, {INTENT}, ?, NULL, ?, NULL, NULL, 0, 0)",
+                    [(each, *row) for each, row in intents],
+                )
                 struck = [(open_ids[each],) for each in batch.withdrawn if each in open_ids]
                 for row in batch.outcomes:
                     if (entry := open_ids.get(row[-1])) is None:
@@ -223,14 +224,14 @@ class Store:
                         moved.append((number, *row[:-1], entry))
                     else:
                         struck.append((entry,))
-                if moved:
-                    many(
-                        "UPDATE entries SET id = ?, state = ?, settled_at = ?, outcome = ?,"
-                        " answer = ?, pending = ? WHERE id = ?",
-                        moved,
-                    )
-                if struck:
-                    many("DELETE FROM entries WHERE id = ?", struck)
+                self._run(
+                    "UPDATE entries SET id = column1, state = column2, settled_at = column3,"
+                    " outcome = column4, answer = column5, pending = column6"
+                    " FROM (VALUES {}) WHERE id = column7",
+                    "(?, ?, ?, ?, ?, ?, ?)",
+                    moved,
+                )
+                self._run("DELETE FROM entries WHERE id IN ({})", "?", struck)
                 for letter in batch.dead:
                     self._bury(letter)
                 for mask, ids in batch.delivered.items():
@@ -251,15 +252,26 @@ class Store:
 
     def _deliver(self, mask: int, ids: Sequence[int]) -> None:
         """Mark events as delivered to a target, and delete those that all targets have."""
-        condition = f"id = ? AND pending = {mask} AND dead = 0"
-        done = self.connection.executemany(
-            f"DELETE FROM entries WHERE {condition}", [(each,) for each in ids]
-        )
-        if done.rowcount < len(ids):
-            self.connection.executemany(
-                f"UPDATE entries SET pending = pending & ~{mask} WHERE id = ?",
-                [(each,) for each in ids],
-            )
+        rows = [(each,) for each in ids]
+        condition = f"pending = {mask} AND dead = 0"
+        deleted = self._run(f"DELETE FROM entries WHERE id IN ({{}}) AND {condition}", "?", rows)
+        if deleted < len(ids):
+            update = f"UPDATE entries SET pending = pending & ~{mask} WHERE id IN ({{}})"
+            self._run(update, "?", rows)
+
+    def _run(self, statement: str, row: str, rows: Sequence[tuple[object, ...]]) -> int:
+        """Run a statement for many rows at a time. Return the number of rows that it changed.
+
+        `executemany` would give the interpreter away, and wait for it, at each row.
+        """
+        changed = done = 0
+        for size in GROUPS:
+            while len(rows) - done >= size:
+                values = tuple(chain.from_iterable(rows[done : done + size]))
+                text = statement.format(", ".join([row] * size))
+                changed += self.connection.execute(text, values).rowcount
+                done += size
+        return changed
 
     def _bury(self, row: DeadRow) -> None:
         mask = 1 << row.target
