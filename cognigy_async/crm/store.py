@@ -7,6 +7,7 @@ in the order of their outcomes.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -202,6 +203,7 @@ class Store:
         Raises:
             OutboxError: it cannot be written. What was recorded before is kept.
         """
+        self._check_place()
         intents = list(enumerate(batch.intents, self.last_id + 1))
         opened = {row.update_id: each for each, row in intents}
         number = self.last_id + len(intents)
@@ -249,6 +251,19 @@ class Store:
         for update_id in batch.withdrawn:
             open_ids.pop(update_id, None)
         self.measure()
+
+    def _check_place(self) -> None:
+        """Check that the file still has its name: what is written to another one is lost."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._lock.identity:
+            raise OutboxError(
+                f"outbox file {self.path} was removed or replaced while it was in use. Restart the "
+                "program, and leave the files in the folder alone.",
+                str(self.path),
+            )
 
     def _deliver(self, mask: int, ids: Sequence[int]) -> None:
         """Mark events as delivered to a target, and delete those that all targets have."""
