@@ -235,6 +235,8 @@ async def test_intents_of_a_dead_process_are_resolved_in_order(
     collecting(outbox, Collector())
     update = StateUpdate("d-1", session={"a": 1}, metadata={"m": "n"})
     async with opened(outbox) as client:
+        (synchronous,) = client.store.connection.execute("PRAGMA synchronous").fetchone()
+        assert synchronous == {"process": 1, "power": 2}[durability]
         for number in range(5):
             written = Written()
             outbox.intend([intent_of(update, f"u-{number}", 99.0)], written)
@@ -310,6 +312,20 @@ async def test_intents_wait_while_the_outbox_is_full(folder: Path) -> None:
         await target.until(lambda: len(target.ids()) == 19)
     assert "u-18" not in target.ids()
     assert names(folder) == ["adoption.lock"]
+
+
+async def test_intents_that_wait_fail_when_it_is_closed(folder: Path) -> None:
+    outbox = Outbox(folder, max_bytes=100_000)
+    collecting(outbox, down())
+    written = [Written() for _ in range(2)]
+    async with opened(outbox) as client:
+        await client.apply("d-1", "u-1", session={"text": "x" * 150_000})
+        for number, each in enumerate(written):
+            update = StateUpdate("d-2", session={"a": number})
+            outbox.intend([intent_of(update, f"u-{number}")], each)
+    for each in written:
+        with pytest.raises(OutboxError, match="was closed"):
+            await each.wait()
 
 
 async def test_or_fail_if_the_user_wants_that(folder: Path) -> None:
