@@ -150,6 +150,8 @@ async def test_what_follows_a_failure_in_its_batch_is_repeated_in_order(folder: 
     async with opened(outbox) as client:
         await client.apply_many([("d-1", "u-1"), ("d-1", "u-2")])
         await target.until(lambda: len(target.events) == 3)
+        await eventually(lambda: status(outbox).depth == 0)
+        assert status(outbox).delivered == 2
     # The target got the second one first, and then both in order.
     assert [event.update_id for event in target.events] == ["u-2", "u-1", "u-2"]
 
@@ -231,6 +233,24 @@ async def test_a_target_that_is_down_for_a_day_gets_everything(folder: Path, in_
         assert outbox.status()[0].paused_until is None
     check_order(target, ids)
     assert len(target.calls) - calls <= len(ids) / 50 + 10
+
+
+async def test_one_call_shows_that_a_target_is_back(folder: Path) -> None:
+    in_flight: list[int] = []
+
+    def fail(_: Sequence[UpdateEvent]) -> None:
+        in_flight.append(target.in_flight)
+        if len(in_flight) < 20:
+            raise TargetUnavailableError("down")
+
+    outbox = Outbox(folder)
+    target = collecting(outbox, Collector(concurrency=8, delay=1.0, raises=fail))
+    async with opened(outbox) as client:
+        await client.apply_many(spread(50, 50))
+        await target.until(lambda: len(target.events) == 50)
+    assert max(in_flight[:8]) > 1
+    assert in_flight[8:20] == [1] * 12
+    assert max(in_flight[20:]) > 1
 
 
 async def test_retry_after_is_honoured_up_to_an_hour(folder: Path) -> None:
