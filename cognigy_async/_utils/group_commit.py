@@ -21,7 +21,7 @@ class Storage(Protocol[GroupT]):
         """Return what was noted since the last call, in the event loop."""
         ...
 
-    def write(self, group: GroupT) -> None:
+    def write(self, group: GroupT, /) -> None:
         """Write all of it, or nothing, in a worker thread."""
         ...
 
@@ -137,6 +137,14 @@ class GroupCommit(Generic[GroupT, ErrorT]):
 
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call a function while nothing is written. It ends even if this task is cancelled."""
-        with anyio.CancelScope(shield=True):
-            result = await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
-        return result  # noqa: RET504  type checkers think that the scope may end early
+        return await call_in_thread(self._limiter, function, *args)
+
+
+async def call_in_thread(
+    limiter: anyio.CapacityLimiter, function: Callable[[*Ts], T], *args: *Ts
+) -> T:
+    """Call a function in a worker thread. It ends even if this task is cancelled."""
+    results: list[T] = []
+    with anyio.CancelScope(shield=True):
+        results.append(await anyio.to_thread.run_sync(function, *args, limiter=limiter))
+    return results[0]

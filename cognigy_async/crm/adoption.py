@@ -33,7 +33,7 @@ def adopt(store: Store, folder: Path) -> tuple[list[IntentRow], list[OutboxError
     """
     intents: list[IntentRow] = []
     errors: list[OutboxError] = []
-    with adoption_turn(folder) as is_ours:
+    with explained(folder), adoption_turn(folder) as is_ours:
         locks = list(_dead_files(folder, errors)) if is_ours else []
         try:
             known: set[str] = set()
@@ -87,13 +87,15 @@ def _dead_files(folder: Path, errors: list[OutboxError]) -> Iterator[DatabaseLoc
 
 
 @contextmanager
-def _attached(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """Attach a file as `dead`."""
+def _attached(connection: sqlite3.Connection, path: Path) -> Iterator[bool]:
+    """Attach a file as `dead`. Yield whether it has tables: its process may have died before."""
     with explained(path):
         connection.execute("ATTACH ? AS dead", (f"{path.as_uri()}?mode=rw",))
         try:
-            check_kind(path, connection, "dead")
-            yield
+            has_tables = bool(connection.execute("PRAGMA dead.page_count").fetchone()[0])
+            if has_tables:
+                check_kind(path, connection, "dead")
+            yield has_tables
         finally:
             with suppress(sqlite3.Error):
                 connection.execute("DETACH dead")
@@ -102,7 +104,9 @@ def _attached(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
 def _marks(path: Path) -> set[str]:
     connection = sqlite3.connect("file::memory:", uri=True, isolation_level=None)
     try:
-        with _attached(connection, path):
+        with _attached(connection, path) as has_tables:
+            if not has_tables:
+                return set()
             rows = connection.execute("SELECT key FROM dead.meta WHERE key LIKE ?", (f"{MARK}%",))
             return {key.removeprefix(MARK) for (key,) in rows}
     finally:
@@ -111,7 +115,9 @@ def _marks(path: Path) -> set[str]:
 
 def _copy(store: Store, path: Path) -> list[IntentRow]:
     run = store.connection.execute
-    with _attached(store.connection, path):
+    with _attached(store.connection, path) as has_tables:
+        if not has_tables:
+            return []
         check_pages(path, store.connection, "dead")
         numbers = dict(run("SELECT name, number FROM dead.targets").fetchall())
         with store.transaction():

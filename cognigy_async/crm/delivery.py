@@ -366,7 +366,7 @@ class Delivery:
     def _failed(self, row: EventRow, dialog: _Dialog, error: Exception, back: set[str]) -> None:
         dialog.attempts += 1
         now = recording.clock()
-        problem = text_of(error)
+        problem, level = text_of(error), logging.INFO
         self._failures += 1
         if isinstance(error, EventRejectedError) or now - row.settled_at > self._max_age:
             number = self._mask.bit_length() - 1
@@ -375,13 +375,14 @@ class Delivery:
             dialog.until = 0.0
             self._dead_letters += 1
             self._remove(1)
+            level = logging.WARNING
         else:
             back.add(row.dialog_id)
             dialog.hold(row.id)
             longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(dialog.attempts - 1, 32))
             dialog.until = self._clock() + longest * random.uniform(0.5, 1)
         log(
-            logging.WARNING,
+            level,
             "event %s of dialog %r was not delivered to %s: %s",
             row.update_id,
             row.dialog_id,

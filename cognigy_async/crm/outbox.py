@@ -22,6 +22,7 @@ from cognigy_async import (
     UpdateEvent,
 )
 from cognigy_async._utils.arguments import validate_count, validate_seconds, validate_type
+from cognigy_async._utils.group_commit import call_in_thread
 from cognigy_async._utils.logging import log
 from cognigy_async.spi import (
     Intent,
@@ -204,7 +205,6 @@ class Outbox:
         if not self._targets:
             raise ConfigurationError("the outbox has no target: call deliver_to before")
         names = [each.name for each in self._targets]
-        limiter = anyio.CapacityLimiter(1)
 
         def open_store() -> tuple[Store, list[IntentRow], list[TargetCounts]]:
             prepare_folder(self.folder)
@@ -219,8 +219,7 @@ class Outbox:
                 raise
             return store, intents, counts
 
-        with anyio.CancelScope(shield=True):
-            store, intents, counts = await anyio.to_thread.run_sync(open_store, limiter=limiter)
+        store, intents, counts = await call_in_thread(anyio.CapacityLimiter(1), open_store)
         recorder = Recorder(store, self._written)
         masks = [store.masks[name] for name in names]
         deliveries = [

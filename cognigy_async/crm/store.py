@@ -7,10 +7,12 @@ in the order of their outcomes.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -31,6 +33,8 @@ CREATE TABLE dead_letters (
     target INTEGER, entry INTEGER, attempts INTEGER NOT NULL, error TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (target, entry)) WITHOUT ROWID;
 """
+GROUPS = (64, 8, 1)
+"""Rows of one statement. Few sizes, so that SQLite knows the statements already."""
 INTENT, APPLIED, FAILED, AMBIGUOUS = range(4)
 """States of an entry. `pending` and `dead` are bit masks of target numbers."""
 
@@ -38,6 +42,8 @@ MOST_TARGETS = 60
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for a command that changes the file."""
 WAL_LIMIT = 16 << 20
+CHECKPOINT_PAGES = 4000
+"""Pages in the `-wal` that SQLite copies to the file at once, for which it waits for the disk."""
 
 Durability: TypeAlias = Literal["process", "power"]
 SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
@@ -157,6 +163,7 @@ class Store:
         # Only now, because a transaction that creates the tables in the -wal could be cut off.
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        run(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         run(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
         if self._lock.is_record_lock and not self._lock.renew():
             raise OutboxError(f"outbox file {self.path} was taken by another process.")
@@ -196,7 +203,7 @@ class Store:
         Raises:
             OutboxError: it cannot be written. What was recorded before is kept.
         """
-        many = self.connection.executemany
+        self._check_place()
         intents = list(enumerate(batch.intents, self.last_id + 1))
         opened = {row.update_id: each for each, row in intents}
         number = self.last_id + len(intents)
@@ -205,12 +212,11 @@ class Store:
         moved: list[tuple[object, ...]] = []
         try:
             with self.transaction():
-                if intents:
-                    many(
-                        f"INSERT INTO entries VALUES (?, ?, ?, {INTENT}, ?, NULL, ?, NULL, NULL,"
-                        " 0, 0)",
-                        ((each, *row) for each, row in intents),
-                    )
+                self._run(
+                    "INSERT INTO entries VALUES {}",
+                    f"(?, ?, ?, {INTENT}, ?, NULL, ?, NULL, NULL, 0, 0)",
+                    [(each, *row) for each, row in intents],
+                )
                 struck = [(open_ids[each],) for each in batch.withdrawn if each in open_ids]
                 for row in batch.outcomes:
                     if (entry := open_ids.get(row[-1])) is None:
@@ -220,14 +226,14 @@ class Store:
                         moved.append((number, *row[:-1], entry))
                     else:
                         struck.append((entry,))
-                if moved:
-                    many(
-                        "UPDATE entries SET id = ?, state = ?, settled_at = ?, outcome = ?,"
-                        " answer = ?, pending = ? WHERE id = ?",
-                        moved,
-                    )
-                if struck:
-                    many("DELETE FROM entries WHERE id = ?", struck)
+                self._run(
+                    "UPDATE entries SET id = column1, state = column2, settled_at = column3,"
+                    " outcome = column4, answer = column5, pending = column6"
+                    " FROM (VALUES {}) WHERE id = column7",
+                    "(?, ?, ?, ?, ?, ?, ?)",
+                    moved,
+                )
+                self._run("DELETE FROM entries WHERE id IN ({})", "?", struck)
                 for letter in batch.dead:
                     self._bury(letter)
                 for mask, ids in batch.delivered.items():
@@ -246,17 +252,41 @@ class Store:
             open_ids.pop(update_id, None)
         self.measure()
 
+    def _check_place(self) -> None:
+        """Check that the file still has its name: what is written to another one is lost."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._lock.identity:
+            raise OutboxError(
+                f"outbox file {self.path} was removed or replaced while it was in use. Restart the "
+                "program, and leave the files in the folder alone.",
+                str(self.path),
+            )
+
     def _deliver(self, mask: int, ids: Sequence[int]) -> None:
         """Mark events as delivered to a target, and delete those that all targets have."""
-        condition = f"id = ? AND pending = {mask} AND dead = 0"
-        done = self.connection.executemany(
-            f"DELETE FROM entries WHERE {condition}", [(each,) for each in ids]
-        )
-        if done.rowcount < len(ids):
-            self.connection.executemany(
-                f"UPDATE entries SET pending = pending & ~{mask} WHERE id = ?",
-                [(each,) for each in ids],
-            )
+        rows = [(each,) for each in ids]
+        condition = f"pending = {mask} AND dead = 0"
+        deleted = self._run(f"DELETE FROM entries WHERE id IN ({{}}) AND {condition}", "?", rows)
+        if deleted < len(ids):
+            update = f"UPDATE entries SET pending = pending & ~{mask} WHERE id IN ({{}})"
+            self._run(update, "?", rows)
+
+    def _run(self, statement: str, row: str, rows: Sequence[tuple[object, ...]]) -> int:
+        """Run a statement for many rows at a time. Return the number of rows that it changed.
+
+        `executemany` would give the interpreter away, and wait for it, at each row.
+        """
+        changed = done = 0
+        for size in GROUPS:
+            while len(rows) - done >= size:
+                values = tuple(chain.from_iterable(rows[done : done + size]))
+                text = statement.format(", ".join([row] * size))
+                changed += self.connection.execute(text, values).rowcount
+                done += size
+        return changed
 
     def _bury(self, row: DeadRow) -> None:
         mask = 1 << row.target

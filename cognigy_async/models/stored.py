@@ -92,9 +92,20 @@ def load_outcome(
     facts = from_json(outcome)
     if isinstance(facts, dict):
         return _load_error(facts)
-    *first, merged, carried_by, versioned = facts
-    values = (*first, answer or b"", merged, carried_by, versioned)
-    return UpdateResult(dialog_id, update_id, *values)
+    status, etag, attempts, latency, queued, merged, carried_by, versioned = facts
+    return UpdateResult(
+        dialog_id,
+        update_id,
+        status,
+        etag,
+        attempts,
+        latency,
+        queued,
+        answer or b"",
+        merged,
+        carried_by,
+        versioned,
+    )
 
 
 def _dump_error(error: BaseException | None) -> dict[str, Any]:

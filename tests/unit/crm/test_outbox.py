@@ -235,6 +235,8 @@ async def test_intents_of_a_dead_process_are_resolved_in_order(
     collecting(outbox, Collector())
     update = StateUpdate("d-1", session={"a": 1}, metadata={"m": "n"})
     async with opened(outbox) as client:
+        (synchronous,) = client.store.connection.execute("PRAGMA synchronous").fetchone()
+        assert synchronous == {"process": 1, "power": 2}[durability]
         for number in range(5):
             written = Written()
             outbox.intend([intent_of(update, f"u-{number}", 99.0)], written)
@@ -310,6 +312,20 @@ async def test_intents_wait_while_the_outbox_is_full(folder: Path) -> None:
         await target.until(lambda: len(target.ids()) == 19)
     assert "u-18" not in target.ids()
     assert names(folder) == ["adoption.lock"]
+
+
+async def test_intents_that_wait_fail_when_it_is_closed(folder: Path) -> None:
+    outbox = Outbox(folder, max_bytes=100_000)
+    collecting(outbox, down())
+    written = [Written() for _ in range(2)]
+    async with opened(outbox) as client:
+        await client.apply("d-1", "u-1", session={"text": "x" * 150_000})
+        for number, each in enumerate(written):
+            update = StateUpdate("d-2", session={"a": number})
+            outbox.intend([intent_of(update, f"u-{number}")], each)
+    for each in written:
+        with pytest.raises(OutboxError, match="was closed"):
+            await each.wait()
 
 
 async def test_or_fail_if_the_user_wants_that(folder: Path) -> None:
@@ -488,6 +504,51 @@ async def test_an_interrupted_adoption_copies_no_file_twice(
         await target.until(lambda: len(target.events) == 2)
         await eventually(lambda: len(files(folder)) == 1)
     assert [event.update_id for event in target.events] == ["u-1", "u-2"]
+
+
+async def test_a_file_that_was_removed_is_noticed(folder: Path) -> None:
+    outbox = Outbox(folder)
+    collecting(outbox, Collector())
+    async with opened(outbox) as client:
+        (path,) = files(folder)
+        os.rename(path, folder / "moved")
+        with pytest.raises(OutboxError, match="removed or replaced") as caught:
+            await client.apply("d-1", "u-1")
+        assert caught.value.path == str(path)
+        os.rename(folder / "moved", path)
+        await client.apply("d-1", "u-2")
+
+
+async def test_files_that_died_before_they_had_tables_are_removed(folder: Path) -> None:
+    await leave(folder, "u-1")
+    (folder / "outbox-0.sqlite3").touch()
+    outbox = Outbox(folder)
+    target = collecting(outbox, Collector())
+    async with opened(outbox):
+        await target.until(lambda: target.ids() == ["u-1"])
+        assert len(files(folder)) == 1
+
+
+async def test_a_file_whose_first_transaction_was_cut_off_is_removed(folder: Path) -> None:
+    os.mkdir(folder, 0o700)
+    # SQLite rolls such a file back to nothing.
+    code = (
+        "import os, sqlite3, sys\n"
+        "from cognigy_async.crm.folder import APPLICATION_ID\n"
+        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('PRAGMA cache_size = 1')\n"
+        "c.execute('BEGIN IMMEDIATE')\n"
+        "c.execute(f'PRAGMA application_id = {APPLICATION_ID}')\n"
+        "for n in range(200): c.execute(f'CREATE TABLE t{n} (a)')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    await anyio.run_process([sys.executable, "-c", code, folder / "outbox-0.sqlite3"], check=False)
+    assert os.stat(folder / "outbox-0.sqlite3").st_size > 0
+    outbox = Outbox(folder)
+    collecting(outbox, Collector())
+    async with opened(outbox):
+        assert len(files(folder)) == 1
+    assert names(folder) == ["adoption.lock"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it needs RLIMIT_FSIZE")
