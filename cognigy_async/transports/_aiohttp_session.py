@@ -163,19 +163,16 @@ def parse_url(url: str) -> URL:
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError
     plain = PLAIN_URL.fullmatch(url)
-    if plain:
-        # Parsing a whole URL takes three times as long.
-        return _parse_origin(plain[1]).with_path(plain[2], encoded=True)
+    # Parsing a whole URL takes three times as long.
+    return _parse_origin(plain[1]).with_path(plain[2], encoded=True) if plain else _parse(url)
+
+
+def _parse(url: str) -> URL:
     parsed = URL(url, encoded=True)
     return parsed.with_user(None) if parsed.raw_user else parsed
 
 
-@functools.lru_cache(maxsize=64)
-def _parse_origin(url: str) -> URL:
-    origin = URL(url, encoded=True)
-    # Raises if the port is not a number.
-    origin.explicit_port  # noqa: B018
-    return origin
+_parse_origin = functools.lru_cache(maxsize=64)(_parse)
 
 
 def environment_proxy(url: URL) -> URL | None:

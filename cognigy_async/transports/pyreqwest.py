@@ -193,11 +193,9 @@ class PyreqwestTransport(LibraryTransport[bytes]):
         try:
             # pyreqwest would send the user and password of a URL.
             url = USER_IN_URL.sub(r"\1", request.url) if "@" in request.url else request.url
-            if request.method == "PATCH":
-                builder = client.patch(url)
-            else:
-                # pyreqwest takes as long for the name of the method as for the URL.
-                builder = client.request(request.method, url)
+            patches = request.method == "PATCH"
+            # pyreqwest takes as long for the name of a method as for the URL.
+            builder = client.patch(url) if patches else client.request(request.method, url)
             builder.headers(request.headers)
             if request.content or request.method not in ("GET", "HEAD"):
                 builder.body_bytes(request.content)
@@ -258,11 +256,9 @@ def _headers_of(response: Answer) -> dict[str, str]:
         for name in response.headers:
             with suppress(ValueError):
                 values[name] = response.get_header_all(name)
-    if list in map(type, values.values()):
-        values = {
-            name: value if isinstance(value, str) else ", ".join(value)
-            for name, value in values.items()
-        }
+    for name, value in values.items():
+        if type(value) is list:
+            values[name] = ", ".join(value)
     return values
 
 
