@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from .._utils.concurrency import is_failure, uninterrupted
+from .._utils.concurrency import event_type, is_failure, uninterrupted
 from .._utils.logging import log
 from ..api.endpoint import kind_of_answer, with_url_token
 from ..errors import (
@@ -85,6 +85,7 @@ class Dispatcher:
         self._hooks = context.hooks
         self._metrics = context.metrics
         self._clock = context.clock
+        self._new_event = event_type()
         self._authorized = 0
         """Requests that were not answered 401."""
         self._token: AccessToken | None = None
@@ -158,7 +159,7 @@ class Dispatcher:
         if waker.on_idle:
             # Ask one stream, not all: its updates wake workers, which ask the next ones when idle.
             waker.on_idle.popitem(last=False)[0].set()
-        event = anyio.Event()
+        event = self._new_event()
         waker.idle.append(event)
         try:
             await event.wait()

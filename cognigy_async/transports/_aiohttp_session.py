@@ -30,6 +30,9 @@ HEADER_NAME = re.compile(
 )
 """A name (RFC 9110, section 5.6.2), but of a header that sets the framing."""
 
+PLAIN_URL = re.compile(r"(https?://[^/?#@]+)(/[^?#]*)")
+"""A URL without user, query and fragment: the origin, and the path."""
+
 INVALID_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """Control characters (RFC 9110, section 5.5), and surrogates, which UTF-8 cannot encode."""
 
@@ -159,8 +162,17 @@ def parse_url(url: str) -> URL:
     """Parse a URL without changing its percent-encoding. Raise ValueError if it is not valid."""
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError
+    plain = PLAIN_URL.fullmatch(url)
+    # Parsing a whole URL takes three times as long.
+    return _parse_origin(plain[1]).with_path(plain[2], encoded=True) if plain else _parse(url)
+
+
+def _parse(url: str) -> URL:
     parsed = URL(url, encoded=True)
     return parsed.with_user(None) if parsed.raw_user else parsed
+
+
+_parse_origin = functools.lru_cache(maxsize=64)(_parse)
 
 
 def environment_proxy(url: URL) -> URL | None:

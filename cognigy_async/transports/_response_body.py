@@ -25,8 +25,10 @@ def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return headers with lower-case names. Repeated ones are joined (RFC 9110, section 5.3)."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        name, value = str(raw_name, "latin-1").lower(), str(raw_value, "latin-1")
+        if name in headers:
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
     return headers
 
 
