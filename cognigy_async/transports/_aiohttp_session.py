@@ -108,11 +108,8 @@ class _CheckedResponse(aiohttp.ClientResponse):
 def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
     """Open a session with its own connections, or with those of the given session.
 
-    The given session itself is not used, because its cookies, credentials and middlewares cannot be
-    left out of a single request.
-
-    Raises:
-        ValueError: a default header of the given session is not valid.
+    The given one itself is not used: its cookies, credentials and middlewares cannot be left out of
+    a single request. Raise ValueError if one of its default headers is not valid.
     """
     settings: dict[str, Any] = {"headers": {"User-Agent": "cognigy-async"}}
     if given is None:
@@ -176,11 +173,7 @@ _parse_origin = functools.lru_cache(maxsize=64)(_parse)
 
 
 def environment_proxy(url: URL) -> URL | None:
-    """Return the proxy that the environment or the system names for a URL.
-
-    Raises:
-        ValueError: the URL of the proxy is not valid.
-    """
+    """Return the proxy of the environment for a URL. Raise ValueError if its URL is not valid."""
     proxy = getproxies().get(url.scheme)
     if not proxy or url.host is None or proxy_bypass(url.host):
         return None
@@ -189,11 +182,7 @@ def environment_proxy(url: URL) -> URL | None:
 
 @functools.lru_cache(maxsize=64)
 def timeout_of(seconds: float, *, connecting: bool) -> aiohttp.ClientTimeout:
-    """Return a timeout for the whole request and response, not rounded up.
-
-    Args:
-        connecting: whether the error must tell that there was no connection in time.
-    """
+    """Return a timeout for all, not rounded up; `connecting` tells a late connection apart."""
     total = max(seconds, MIN_TIMEOUT)
     connect = total - min(CONNECT_MARGIN, total / 20) if connecting else None
     return aiohttp.ClientTimeout(total=total, connect=connect, ceil_threshold=math.inf)

@@ -68,11 +68,7 @@ def problem_of(error: Exception, timeouts: type[Exception] = TimeoutError) -> st
 
 
 def validate_length(content_length: str | None, limit: int) -> None:
-    """Check a Content-Length header, so that a body that is too large is not read.
-
-    Raises:
-        BodyError: the header announces more than `limit` bytes.
-    """
+    """Raise BodyError if a Content-Length announces more than `limit` bytes."""
     if content_length is None or not content_length.isdecimal():
         return
     if len(content_length) > MAX_LENGTH_DIGITS or int(content_length) > limit:
@@ -80,12 +76,9 @@ def validate_length(content_length: str | None, limit: int) -> None:
 
 
 def decoded(content: bytes, headers: Mapping[str, str], limit: int) -> bytes:
-    """Return the body without its content encoding (RFC 9110, section 8.4).
+    """Return the body without its content encoding (RFC 9110, section 8.4), or raise BodyError.
 
     Stop decompressing after `limit` bytes, so that a small response cannot fill the memory.
-
-    Raises:
-        BodyError: the body is larger, or not encoded as its headers say.
     """
     encodings = headers.get("content-encoding")
     if encodings is None or not content:

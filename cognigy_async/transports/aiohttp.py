@@ -54,8 +54,7 @@ class AiohttpTransport(LibraryTransport["sessions.Body"]):
 
     Args:
         session: an `aiohttp.ClientSession`.
-        max_response_bytes: largest body of a response, after decompression. The transport does not
-            read a larger body to its end, and the response has a `body_error`.
+        max_response_bytes: largest body after decompression; a larger one is a `body_error`.
 
     Raises:
         TypeError: `session` is something else.

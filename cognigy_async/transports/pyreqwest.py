@@ -57,10 +57,7 @@ USER_IN_URL = re.compile(r"^(\w+://)[^/?#]*@")
 OS_ERROR = re.compile(r" \(os error \d+\)$")
 CHANGED_CHARACTER = re.compile(r"[^!#-&(-;=?-\[\]_a-zA-Z~]").search
 CHANGED_SEGMENT = re.compile(r"/(?:\.|%2[eE]){1,2}(?:[/?#]|$)").search
-"""Parts of a URL that pyreqwest does not send as they are, such as `/%2E%2E/`.
-
-One expression for both would be twice as slow.
-"""
+"""Find parts of a URL that pyreqwest does not send as they are. One expression would be slower."""
 
 
 class PyreqwestTransport(LibraryTransport[bytes]):
@@ -79,8 +76,7 @@ class PyreqwestTransport(LibraryTransport[bytes]):
         http2: whether to use HTTP/2 where the server offers it, over TLS.
         connect_timeout: most seconds for opening a connection. If the timeout of a request passes
             first, the transport cannot tell whether the request was sent.
-        max_response_bytes: largest body of a response, after decompression. The transport does not
-            read a larger body to its end, and the response has a `body_error`.
+        max_response_bytes: largest body after decompression; a larger one is a `body_error`.
 
     Raises:
         ConfigurationError: pyreqwest is not installed, or an argument is not valid.
