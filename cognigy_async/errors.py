@@ -26,6 +26,7 @@
     ├── UpdateWithdrawnError                   the update was withdrawn before it was sent
     ├── DialogPausedError                      the dialog waits for `resume` after a failure
     ├── CallbackError                          a callback did not handle its event
+    ├── OutboxError                            an outbox cannot be used, or record an update
     ├── AuditError                             an audit cannot be written, continued or read
     └── ClientUsageError (RuntimeError)        the client cannot be used in this place
         └── ClientClosedError                  before `async with`, or after `aclose`

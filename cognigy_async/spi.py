@@ -16,17 +16,22 @@ from .api.tenant import (
     MeasuredToken,
     MeasuredWrites,
 )
+from .hooks.outbox import RESEND_WITHIN, Intent, Outbox, OutboxClient, Receipt
 from .models.events import DeliveryReceipt, UpdateWatch
 from .models.identifiers import is_strong_etag
+from .models.stored import dump_outcome, dump_update, load_outcome, load_update
 from .models.update import DatedUpdate
 from .ratelimit.estimate import seconds_under
 from .ratelimit.headers import PREFIXES as RATE_LIMIT_PREFIXES
 from .ratelimit.headers import read_headers as read_rate_limit
+from .retry import retry_after
 
 __all__ = [
     "RATE_LIMIT_PREFIXES",
+    "RESEND_WITHIN",
     "DatedUpdate",
     "DeliveryReceipt",
+    "Intent",
     "MeasuredBody",
     "MeasuredClock",
     "MeasuredEtags",
@@ -35,11 +40,19 @@ __all__ = [
     "MeasuredStates",
     "MeasuredToken",
     "MeasuredWrites",
+    "Outbox",
+    "OutboxClient",
+    "Receipt",
     "UpdateWatch",
     "check_message",
     "count_requests",
+    "dump_outcome",
+    "dump_update",
     "is_strong_etag",
+    "load_outcome",
+    "load_update",
     "may_repeat",
     "read_rate_limit",
+    "retry_after",
     "seconds_under",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
-import anyio
+from .concurrency import Event
 
 
 class Waker:
@@ -27,11 +27,11 @@ class Waker:
     __slots__ = ("alarm", "alarm_at", "ended", "idle", "on_idle", "waking")
 
     def __init__(self) -> None:
-        self.idle: list[anyio.Event] = []
+        self.idle: list[Event] = []
         self.waking = False
         self.ended = False
-        self.on_idle: OrderedDict[anyio.Event, None] = OrderedDict()
-        self.alarm: anyio.Event | None = None
+        self.on_idle: OrderedDict[Event, None] = OrderedDict()
+        self.alarm: Event | None = None
         self.alarm_at = math.inf
 
     def __repr__(self) -> str:

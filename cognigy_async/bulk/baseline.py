@@ -21,12 +21,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from cognigy_async._utils.database_lock import DatabaseKind, DatabaseLock
+
 from .errors import JournalError, JournalRefusedError
-from .journal.lock import DatabaseKind, JournalLock
-from .journal.reading import BUSY, UNREADABLE, check_side_files, connect
+from .journal.reading import BUSY, UNREADABLE, check_side_files, connect, refused
 from .journal.schema import expected_objects, objects_of
 
-BASELINE = DatabaseKind("baseline", 0x636F6762)
+BASELINE = DatabaseKind("baseline", "baseline of a job", 0x636F6762, "--baseline", refused)
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -58,7 +59,7 @@ class Baseline:
     """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, lock: JournalLock | None = None
+        self, path: Path, connection: sqlite3.Connection, lock: DatabaseLock | None = None
     ) -> None:
         self.path = path
         self._connection = connection
@@ -78,7 +79,7 @@ class Baseline:
             JournalRefusedError: It is in use, damaged, no baseline, or that of another server; or
                 it cannot be created, or may belong to somebody else.
         """
-        lock = JournalLock.acquire(path, BASELINE)
+        lock = DatabaseLock.acquire(path, BASELINE)
         if lock is None:
             raise _in_use(path)
         try:

@@ -175,9 +175,9 @@ def _explains(record: logging.LogRecord) -> bool:
     return hasattr(record, "seconds") or hasattr(record, "variable")
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun in the singular or the plural."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun in the singular or the plural, by default with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import audit, bulk
+from . import audit, bulk, outbox
 from ._options import example
 from ._output import write_result
 from .bench.command import bench
@@ -84,5 +84,6 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(bulk.app, name="bulk")
 app.add_typer(dialogs.app, name="dialog")
 app.add_typer(job.app, name="job")
+app.add_typer(outbox.app, name="outbox")
 for command, examples in EXAMPLES.items():
     app.command(epilog=example(*examples))(command)

@@ -211,6 +211,10 @@ class Admission:
         self._scheduler.accept(item, self._clock())
         return item
 
+    def next_serial(self) -> int:
+        """Return the serial of one more item."""
+        return next(self._serials)
+
     def _new_item(
         self,
         kind: Kind,

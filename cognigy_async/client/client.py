@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..audit.sinks import AuditSink
     from ..audit.trail import AuditTrail
     from ..auth.provider import TokenProvider
+    from ..hooks.outbox import Outbox
     from ..transports.base import Transport
 
 
@@ -91,6 +92,8 @@ class AsyncStateClient:
         transport: HTTP library, `HttpxTransport()` by default. The client closes the transport.
         allow_insecure: Accept an ``http://`` base URL whose host is not this machine.
         endpoint: `Endpoint` of the flow, for `inject` and `notify`.
+        outbox: Records each update durably before it is sent, and its outcome before the update
+            completes. A failure to do so raises `OutboxError`.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -123,6 +126,7 @@ class AsyncStateClient:
         transport: Transport | None = None,
         allow_insecure: bool = False,
         endpoint: Endpoint | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         api = api if api is not None else RuntimeApi()
         rules: Limits = limits if limits is not None else getattr(api, "limits", Limits())
@@ -146,9 +150,10 @@ class AsyncStateClient:
             transport=transport,
             allow_insecure=allow_insecure,
             endpoint=endpoint,
+            outbox=outbox,
         )
         quota = create_limiter(rate_limit, config.retry.longest_pause(live=True))
-        self.metrics = Metrics(quota)
+        self.metrics = Metrics(quota, outbox)
         """Counts and latencies; `metrics.snapshot()` returns a frozen copy."""
         waker = Waker()
         self._hooks = CallbackRegistry(self.metrics, waker)
@@ -335,6 +340,7 @@ class AsyncStateClient:
             SharedQuotaError: The update has priority ``"bulk"``, and the file of a shared limit
                 cannot be used.
             AuditError: A strict audit sink does not accept records; nothing was sent.
+            OutboxError: The outbox cannot record the update; nothing was sent.
             ClientUsageError: The client is closed, or belongs to another event loop.
 
         Example::

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..api.base import StateApi
     from ..audit.sinks import AuditSink
     from ..auth.provider import TokenProvider
+    from ..hooks.outbox import Outbox
     from ..models.events import UpdateWatch
     from ..transports.base import Transport
 
@@ -77,6 +78,7 @@ class ClientConfig:
     allow_insecure: bool
     encode: Encode | None = None
     endpoint: Endpoint | None = None
+    outbox: Outbox | None = None
     default_options: SendOptions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +88,8 @@ class ClientConfig:
             )
         if self.transport is not None and not hasattr(self.transport, "send"):
             raise ConfigurationError("transport must have a method send, as HttpxTransport() has")
+        if self.outbox is not None and not hasattr(self.outbox, "intend"):
+            raise ConfigurationError('outbox must be an Outbox, such as Outbox("crm-outbox")')
         if not hasattr(self.api, "writes"):
             raise ConfigurationError("api must be a StateApi, such as RuntimeApi()")
         if not hasattr(self.auth, "get_token"):

@@ -6,7 +6,7 @@ import warnings
 import weakref
 from contextlib import suppress
 from functools import partial
-from logging import WARNING
+from logging import ERROR, WARNING
 from typing import TYPE_CHECKING
 
 import anyio
@@ -24,16 +24,19 @@ from ..engine.capacity import PendingLimit
 from ..engine.context import Context
 from ..engine.engine import Engine
 from ..engine.protocol import UpdateProtocol
-from ..errors import CLOSED, STOPPED, ClientClosedError, ClientUsageError
+from ..errors import CLOSED, STOPPED, ClientClosedError, ClientUsageError, OutboxError
 from ..hooks.registry import CallbackRegistry
 from ..models.results import CloseReport
 from .admission import Admission
+from .recovery import Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .._utils.waker import Waker
     from ..audit.trail import AuditTrail
+    from ..engine.recorder import Recorder
+    from ..hooks.outbox import Outbox
     from ..metrics import Metrics
     from ..models.update import StateUpdate
     from ..ratelimit.limiter import CompositeLimiter
@@ -43,6 +46,10 @@ if TYPE_CHECKING:
 NOT_OPEN = "the client is not open: use it inside `async with`"
 
 EMPTY_REPORT = CloseReport(0, 0, 0, (), 0)
+
+RECORD_TIMEOUT = 2.0
+"""Maximum seconds, after those of the close, for an outbox to record the last outcomes, and as many
+to close."""
 
 TRANSPORT_CLOSE_TIMEOUT = 5.0
 """Maximum seconds for the transport to close its connections."""
@@ -60,7 +67,9 @@ class _Signals:
         self.workers_ended = anyio.Event()
         self.stop_callbacks = anyio.Event()
         self.callbacks_ended = anyio.Event()
+        self.outbox_closed = anyio.Event()
         self.closed = anyio.Event()
+        self.records_scope = anyio.CancelScope(shield=True)
         self.in_flight_scope = anyio.CancelScope()
         self.close_scope = anyio.CancelScope()
         self.drain_scope = anyio.CancelScope()
@@ -144,6 +153,7 @@ class Lifecycle:
             transport=self._transport,
             quota=self._quota,
             audit=self._audit,
+            outbox=config.outbox,
             metrics=self._metrics,
             hooks=self._hooks,
             pending_limit=PendingLimit(config.max_pending),
@@ -151,9 +161,11 @@ class Lifecycle:
             clock=monotonic_clock(),
         )
         self.engine = engine = Engine(context)
+        self.admission = admission = Admission(context, engine.scheduler)
+        if config.outbox is not None:
+            await self._open_outbox(config.outbox, Recovery(context, engine, admission))
         if self._audit is not None:
             self._audit.start()
-        self.admission = admission = Admission(context, engine.scheduler)
         self._signals = signals = _Signals()
         await self._background.start(partial(self._run, engine, admission, signals))
         try:
@@ -177,28 +189,66 @@ class Lifecycle:
             admission.open()
 
     async def _run(self, engine: Engine, admission: Admission, signals: _Signals) -> None:
-        """Run workers and callbacks until the client is closed."""
+        """Run workers and callbacks until the client is closed, and the outbox a little longer."""
+        outbox, recorder = self._config.outbox, engine.recorder
         try:
+            if outbox is None or recorder is None:
+                await self._run_engine(engine, admission, signals)
+                return
             async with anyio.create_task_group() as tasks:
-                callbacks_started = anyio.Event()
-                tasks.start_soon(
-                    uninterrupted(self._hooks.run), signals.stop_callbacks, callbacks_started
-                )
-                await callbacks_started.wait()
+                tasks.start_soon(uninterrupted(_run_outbox), outbox, recorder)
                 try:
-                    await engine.run(
-                        signals.workers_started, signals.stop_workers, signals.in_flight_scope
-                    )
+                    await self._run_engine(engine, admission, signals)
                 finally:
-                    # Close the admission first: callers that wake up now must not submit.
-                    admission.close()
-                    engine.close(CLOSED if self._closing else STOPPED)
-                    signals.workers_ended.set()
+                    signals.callbacks_ended.set()
+                    left = signals.close_scope.deadline - anyio.current_time()
+                    timeout = max(0.0, left) if self._closing else RECORD_TIMEOUT
+                    await run_to_completion(partial(_close_outbox, outbox, timeout))
+                    tasks.cancel_scope.cancel()
         finally:
             admission.close()
             signals.workers_started.set()
             signals.workers_ended.set()
             signals.callbacks_ended.set()
+            signals.outbox_closed.set()
+
+    async def _run_engine(self, engine: Engine, admission: Admission, signals: _Signals) -> None:
+        async with anyio.create_task_group() as tasks:
+            callbacks_started = anyio.Event()
+            tasks.start_soon(
+                uninterrupted(self._hooks.run), signals.stop_callbacks, callbacks_started
+            )
+            await callbacks_started.wait()
+            try:
+                await engine.run(
+                    signals.workers_started, signals.stop_workers, signals.in_flight_scope
+                )
+            finally:
+                # Close the admission first: callers that wake up now must not submit.
+                admission.close()
+                engine.close(CLOSED if self._closing else STOPPED)
+                if engine.recorder is not None:
+                    await self._wait_for_records(engine.recorder, signals)
+                signals.workers_ended.set()
+
+    async def _wait_for_records(self, recorder: Recorder, signals: _Signals) -> None:
+        """Wait until the outcomes of all updates that were sent are recorded, or time is up."""
+        if not self._closing:
+            signals.records_scope.deadline = anyio.current_time() + RECORD_TIMEOUT
+        try:
+            with signals.records_scope:
+                await recorder.wait()
+        finally:
+            recorder.end(OutboxError("the outbox did not record the outcome in time"))
+
+    async def _open_outbox(self, outbox: Outbox, recovery: Recovery) -> None:
+        try:
+            await outbox.open(recovery)
+        except BaseException:
+            self._closing = True
+            with anyio.move_on_after(TRANSPORT_CLOSE_TIMEOUT, shield=True):
+                await self._close_transport()
+            raise
 
     # Close.
 
@@ -276,12 +326,14 @@ class Lifecycle:
                 await signals.workers_ended.wait()
                 await self._hooks.wait_delivered()
             signals.in_flight_scope.cancel()
+            signals.records_scope.deadline = anyio.current_time() + RECORD_TIMEOUT
             await signals.workers_ended.wait()
             signals.stop_callbacks.set()
             await signals.callbacks_ended.wait()
             await self._hooks.dead_letter_rest()
             if self._audit is not None:
                 await self._audit.close(deadline - anyio.current_time())
+            await signals.outbox_closed.wait()
             with anyio.move_on_after(TRANSPORT_CLOSE_TIMEOUT):
                 await self._close_transport()
             metrics = self._metrics
@@ -304,6 +356,27 @@ class Lifecycle:
         except Exception as error:
             # Log only: every update has its outcome, and an exception here would hide it.
             log(WARNING, "the transport could not be closed: %s", type(error).__name__)
+
+
+async def _run_outbox(outbox: Outbox, recorder: Recorder) -> None:
+    """Run the outbox; when it ends, for whatever reason, let waiting updates fail."""
+    problem = "the outbox does not run any more"
+    try:
+        await outbox.run()
+    except Exception as error:
+        problem = f"the outbox failed with {type(error).__name__}"
+        log(ERROR, "%s: %s", problem, error if isinstance(error, OutboxError) else "see its code")
+    finally:
+        recorder.end(OutboxError(problem))
+
+
+async def _close_outbox(outbox: Outbox, timeout: float) -> None:
+    try:
+        with anyio.move_on_after(timeout + RECORD_TIMEOUT):
+            await outbox.close(timeout)
+    except Exception as error:
+        # Log only: every update has its outcome, and an exception here would hide it.
+        log(WARNING, "the outbox could not be closed: %s", type(error).__name__)
 
 
 def _report_unclosed(

@@ -19,7 +19,7 @@ from ..models.update import StateUpdate
 from ..models.variables import ENVELOPE, encode
 from .dialog_queue import DialogQueue
 from .protocol import Settled, UpdateProtocol
-from .work_item import Group, Kind, WorkItem
+from .work_item import RESOLVE, Group, Kind, WorkItem
 
 MOST_MERGED = 1000
 """Maximum number of updates in one request; completing them blocks the event loop."""
@@ -39,6 +39,8 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
     At most `most` items join. Return the new head: the group, or the old head if none joins.
     """
     head = queue.first
+    if head.kind is RESOLVE:
+        return _gather_again(queue, protocol)
     first = head.update
     assert first is not None
     merge = Merge(protocol.limits, protocol.api.merged_values)
@@ -58,18 +60,8 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
     if len(members) < 2:
         return head
     update = together(protocol.limits, first, assigned)
-    group = WorkItem(
-        Kind.ASSIGN,
-        head.dialog_id,
-        key_of(item.update_id for item in members),
-        update,
-        head.serial,
-        head.options,
-        head.sink,
-    )
+    group = _group_of(head, update, key_of(item.update_id for item in members))
     group.from_callback = any(item.from_callback for item in members)
-    group.index = head.index
-    group.accepted_at = head.accepted_at
     try:
         protocol.api.check(update)
         protocol.request(group)
@@ -85,24 +77,72 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
     return group
 
 
+def _group_of(head: WorkItem, update: StateUpdate, key: str) -> WorkItem:
+    kind = RESOLVE if head.kind is RESOLVE else Kind.ASSIGN
+    group = WorkItem(kind, head.dialog_id, key, update, head.serial, head.options, head.sink)
+    group.index = head.index
+    group.accepted_at = head.accepted_at
+    return group
+
+
+def _gather_again(queue: DialogQueue, protocol: UpdateProtocol) -> WorkItem:
+    """Put the updates into a group that a dead process sent with one request.
+
+    Return the head, which must not be repeated by itself, if they cannot be sent together again.
+    """
+    head = queue.first
+    resolution, first = head.resolution, head.update
+    assert resolution is not None
+    assert first is not None
+    members: list[WorkItem] = []
+    assigned: dict[str, dict[str, Any]] = {}
+    for item in chain((head,), queue.behind or ()):
+        if item.resolution is None or item.resolution.key != resolution.key:
+            break
+        assert item.update is not None
+        for context, variables in item.update.payload().items():
+            assigned.setdefault(context, {}).update(variables)
+        members.append(item)
+    if len(members) < 2:
+        return head
+    try:
+        update = together(protocol.limits, first, assigned)
+    except CognigyError:
+        # The limits are others than those of the dead process.
+        for item in members:
+            assert item.resolution is not None
+            item.resolution.repeatable = item.coalesces = False
+        return head
+    group = _group_of(head, update, resolution.key)
+    group.action = head.action
+    assert head.record is not None
+    group.record = head.record.for_group(group)
+    group.group = Group(tuple(members))
+    queue.join(group)
+    return group
+
+
 def outcomes(group: WorkItem, done: Settled) -> Iterator[tuple[WorkItem, Settled]]:
     """Yield each member of a completed group with its own outcome, in order."""
     for item in group.members:
         item.queue = None
         item.attempts = group.attempts
         item.requests, item.headers = group.requests, group.headers
-        own = Settled()
-        if done.result is not None:
-            result = done.result
-            queued = result.queued + group.accepted_at - item.accepted_at
-            own.result = result.share(item.update_id, queued, len(group.members))
-        elif isinstance(done.error, CognigyError):
-            own.error = error = copy_error(done.error)
-            if isinstance(error, UpdateError):
-                error.update_id = item.update_id
-        else:
-            own.error = done.error
-        yield item, own
+        yield item, own_outcome(group, item, done)
+
+
+def own_outcome(group: WorkItem, item: WorkItem, done: Settled) -> Settled:
+    """Return the outcome of one member of a group."""
+    if done.result is not None:
+        result = done.result
+        queued = result.queued + group.accepted_at - item.accepted_at
+        return Settled(result.share(item.update_id, queued, len(group.members)))
+    error = done.error
+    if isinstance(error, CognigyError):
+        error = copy_error(error)
+        if isinstance(error, UpdateError):
+            error.update_id = item.update_id
+    return Settled(error=error)
 
 
 def merges(update: StateUpdate) -> bool:

@@ -14,10 +14,12 @@ from .._utils.concurrency import CompletionTracker
 from .._utils.logging import is_enabled, log
 from ..audit.completed_update import CompletedUpdate
 from ..errors import (
+    CLOSED,
     AmbiguousUpdateError,
     ClientClosedError,
     CognigyError,
     DialogPausedError,
+    OutboxError,
     SharedQuotaError,
     UpdateError,
     UpdateWithdrawnError,
@@ -27,12 +29,16 @@ from ..models.variables import encode
 from .coalescing import outcomes
 from .dialog_queue import PAUSED, DialogQueue
 from .protocol import Settled
-from .work_item import CREATION, READ, Kind, WorkItem
+from .work_item import CREATION, READ, RESOLVE, Kind, WorkItem
 
 if TYPE_CHECKING:
     from ..models.update import StateUpdate
     from .context import Context
     from .scheduler import Scheduler
+
+
+FAILURES = (UpdateError, OutboxError)
+"""Errors of an update that pause its dialog, if the client pauses dialogs."""
 
 
 class Completion:
@@ -68,7 +74,11 @@ class Completion:
 
     def give_up(self, queue: DialogQueue) -> None:
         """Complete the head of a queue with its last error."""
-        self.complete(queue, Settled(error=self.last_error(queue.first)))
+        item = queue.first
+        if item.kind is RESOLVE and self._scheduler.stopped:
+            self.complete(queue, Settled(error=_unresolved(item, CLOSED)))
+        else:
+            self.complete(queue, Settled(error=self.last_error(item)))
 
     def expire(self, queue: DialogQueue) -> None:
         """Complete the head of a queue after its deadline."""
@@ -90,10 +100,13 @@ class Completion:
         """Complete the head of a queue; the queue continues, pauses or is dropped."""
         item = queue.head
         assert item is not None
+        if item.record is not None and item.record.settle(done):
+            # An outbox records the outcome first, and then calls this again.
+            return
         error = done.error
         # No other item is in the queue of a creation.
         pauses = self._pauses_dialogs and item.kind is not READ and item.kind is not CREATION
-        if pauses and isinstance(error, UpdateError) and not self._scheduler.stopped:
+        if pauses and isinstance(error, FAILURES) and not self._scheduler.stopped:
             self._pause(queue, error)
         else:
             self._scheduler.finish(queue)
@@ -116,6 +129,8 @@ class Completion:
         """Complete an item that was not sent; its queue continues without it."""
         queue = item.queue
         assert queue is not None
+        if item.record is not None:
+            item.record.withdraw()
         was_head = item is queue.head and queue.state is not PAUSED
         self._scheduler.remove(item)
         if self._flushes.waits and was_head and item.kind is not READ:
@@ -189,7 +204,7 @@ class Completion:
 
     # Paused dialogs.
 
-    def _pause(self, queue: DialogQueue, error: UpdateError) -> None:
+    def _pause(self, queue: DialogQueue, error: CognigyError) -> None:
         refused = self._scheduler.pause(queue, error)
         self._metrics.paused += 1
         message = "dialog %r is paused after a failed update"
@@ -241,6 +256,12 @@ class Completion:
                 # The item is already complete: its group was given up.
                 continue
             head = queue.first
+            if head.kind is RESOLVE and (item is head or item in head.members):
+                self.complete(queue, Settled(error=_unresolved(item, reason)))
+                continue
+            if item.kind is RESOLVE:
+                self.complete_unsent(item, _unresolved(item, reason))
+                continue
             if item.sent_at is not None and head.attempts:
                 self.give_up(queue)
                 continue
@@ -256,6 +277,10 @@ class Completion:
             message = f"{reason} before update {item.update_id!r} was sent"
             self.complete_unsent(item, ClientClosedError(message))
             _log_unsent(item, reason)
+
+
+def _unresolved(item: WorkItem, reason: str) -> ClientClosedError:
+    return ClientClosedError(f"{reason} before the state decided about update {item.update_id!r}")
 
 
 def _log_unsent(item: WorkItem, reason: str) -> None:

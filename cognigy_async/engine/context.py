@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .._utils.waker import Waker
     from ..audit.trail import AuditTrail
     from ..client.config import ClientConfig
+    from ..hooks.outbox import Outbox
     from ..hooks.registry import CallbackRegistry
     from ..metrics import Metrics
     from ..ratelimit.limiter import CompositeLimiter
@@ -26,6 +27,7 @@ class Context:
         transport: the transport of the configuration, or the default one.
         quota: the rate limits, None without any.
         audit: the audit trail, None without sinks.
+        outbox: the outbox of the configuration, None without one.
         clock: monotonic seconds.
     """
 
@@ -34,6 +36,7 @@ class Context:
     transport: Transport
     quota: CompositeLimiter | None
     audit: AuditTrail | None
+    outbox: Outbox | None
     metrics: Metrics
     hooks: CallbackRegistry
     pending_limit: PendingLimit

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from .work_item import RESOLVE
 
 if TYPE_CHECKING:
     from ..errors import CognigyError
@@ -23,20 +25,26 @@ class QueueState(enum.IntEnum):
     READY     its head may be sent                 IN_FLIGHT: a worker takes it;
                                                    IDLE: all was withdrawn or given up;
                                                    PAUSED: its head was given up between
-                                                   attempts, which is a failure
+                                                   attempts, which is a failure;
+                                                   RECORDING: the same, with an outbox
     IN_FLIGHT its head is in flight                READY: completed and there is more, or the next
                                                    request follows at once;
                                                    WAITING: backing off; PAUSED: it failed;
-                                                   IDLE: completed, no more
+                                                   IDLE: completed, no more;
+                                                   RECORDING: an outbox must know first
     WAITING   until a moment, or until an outage   READY: the moment came; IDLE: its head was
               ends                                 given up and there is no more; PAUSED: its
-                                                   head was given up, which is a failure
+                                                   head was given up, which is a failure;
+                                                   RECORDING: the same, with an outbox
     PAUSED    holds what follows a failure         READY: resumed; IDLE: nothing is held
+    RECORDING until an outbox has recorded the     READY: recorded, or completed and there is more;
+              intent or the outcome of its head    IDLE: completed, no more; PAUSED: it failed
     ========= ==================================== ==========================================
 
     Illegal are IN_FLIGHT to IN_FLIGHT, two requests of one dialog at a time; WAITING to IN_FLIGHT,
-    a request before its moment; PAUSED to IN_FLIGHT, a request after a failed one; IDLE to
-    anything but READY, work on a queue that was forgotten.
+    a request before its moment; RECORDING to IN_FLIGHT, a request before its record; PAUSED to
+    IN_FLIGHT, a request after a failed one; IDLE to anything but READY, work on a queue that was
+    forgotten.
     """
 
     IDLE = 0
@@ -44,18 +52,20 @@ class QueueState(enum.IntEnum):
     IN_FLIGHT = 2
     WAITING = 3
     PAUSED = 4
+    RECORDING = 5
 
 
 LEGAL: tuple[frozenset[QueueState], ...] = (
     frozenset({QueueState.READY}),
-    frozenset({QueueState.IN_FLIGHT, QueueState.IDLE, QueueState.PAUSED}),
-    frozenset({QueueState.READY, QueueState.WAITING, QueueState.PAUSED, QueueState.IDLE}),
-    frozenset({QueueState.READY, QueueState.PAUSED, QueueState.IDLE}),
+    frozenset({QueueState.IN_FLIGHT, QueueState.IDLE, QueueState.PAUSED, QueueState.RECORDING}),
+    frozenset(set(QueueState) - {QueueState.IN_FLIGHT}),
+    frozenset({QueueState.READY, QueueState.PAUSED, QueueState.IDLE, QueueState.RECORDING}),
     frozenset({QueueState.READY, QueueState.IDLE}),
+    frozenset({QueueState.READY, QueueState.PAUSED, QueueState.IDLE}),
 )
 """The allowed next states, indexed by the current state."""
 
-IDLE, READY, IN_FLIGHT, WAITING, PAUSED = QueueState
+IDLE, READY, IN_FLIGHT, WAITING, PAUSED, RECORDING = QueueState
 """Aliases for the hot path: on Python 3.11 a look-up on the class costs five times as much."""
 
 
@@ -149,6 +159,30 @@ class DialogQueue:
         else:
             self.behind[item] = None
 
+    def insert(self, items: Sequence[WorkItem]) -> None:
+        """Insert items of dead processes before all others, but behind a head under way.
+
+        They take the serial of the item before which they stand, so that a `flush` which waits for
+        that item waits for them.
+        """
+        present = [item for item in (self.head, *(self.behind or ())) if item is not None]
+        place = 0
+        if self.head is not None and (
+            self.state in (IN_FLIGHT, RECORDING)
+            or self.head.sent_at is not None
+            or self.head.record is not None
+        ):
+            place = 1
+        while place < len(present) and present[place].kind is RESOLVE:
+            place += 1
+        for item in items:
+            item.queue = self
+            if place < len(present):
+                item.serial = present[place].serial
+        present[place:place] = items
+        self.head = present[0]
+        self.behind = OrderedDict.fromkeys(present[1:])
+
     def remove(self, item: WorkItem) -> None:
         """Remove an item from any position."""
         if item is not self.head:
@@ -182,6 +216,11 @@ class DialogQueue:
         if state not in LEGAL[self.state]:
             raise AssertionError(f"a queue cannot go from {self.state.name} to {state.name}")
         self.state = state
+
+    def set_aside(self) -> None:
+        """Mark this queue RECORDING, off the ready list, until its record is written."""
+        self.ready_list = None
+        self.move(RECORDING)
 
     def begin(self) -> None:
         """Mark this queue IN_FLIGHT, off the ready list, because a worker sends its head."""

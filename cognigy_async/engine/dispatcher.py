@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from .._utils.concurrency import is_failure, uninterrupted
+from .._utils.concurrency import event_type, is_failure, uninterrupted
 from .._utils.logging import log
 from ..api.endpoint import kind_of_answer, with_url_token
 from ..errors import (
@@ -39,7 +39,7 @@ from .coalescing import MOST_MERGED, gather
 from .dialog_queue import DialogQueue, QueueState
 from .protocol import Decision, RetryLater, SendNext, Settled, withdrawn
 from .token_failures import TokenFailures, copy_for_one_update
-from .work_item import PROBE, READ, WRITE, Action, WorkItem
+from .work_item import PROBE, READ, RESOLVE, WRITE, Action, WorkItem
 
 if TYPE_CHECKING:
     from ..auth.provider import AccessToken
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .backoff import Backoff
     from .completion import Completion
     from .context import Context
+    from .recorder import Recorder
     from .scheduler import Scheduler
 
 STEPS_BETWEEN_YIELDS = 32
@@ -59,8 +60,14 @@ class Dispatcher:
     """Runs the workers and wakes them when a wait or a deadline ends."""
 
     def __init__(
-        self, context: Context, scheduler: Scheduler, completion: Completion, backoff: Backoff
+        self,
+        context: Context,
+        scheduler: Scheduler,
+        completion: Completion,
+        backoff: Backoff,
+        recorder: Recorder | None,
     ) -> None:
+        self._recorder = recorder
         self._scheduler = scheduler
         self._queues = scheduler.queues
         self._completion = completion
@@ -78,6 +85,7 @@ class Dispatcher:
         self._hooks = context.hooks
         self._metrics = context.metrics
         self._clock = context.clock
+        self._new_event = event_type()
         self._authorized = 0
         """Requests that were not answered 401."""
         self._token: AccessToken | None = None
@@ -151,7 +159,7 @@ class Dispatcher:
         if waker.on_idle:
             # Ask one stream, not all: its updates wake workers, which ask the next ones when idle.
             waker.on_idle.popitem(last=False)[0].set()
-        event = anyio.Event()
+        event = self._new_event()
         waker.idle.append(event)
         try:
             await event.wait()
@@ -258,6 +266,8 @@ class Dispatcher:
             except CognigyError as error:
                 self._completion.complete(queue, Settled(error=error))
                 return
+            if self._recorder is not None and self._put_aside(self._recorder, queue, began):
+                return
             if options.watch is not None:
                 if not item.announced and item.not_repeatable:
                     await self._announce(queue, options.watch)
@@ -346,6 +356,28 @@ class Dispatcher:
                 self._apply(queue, following, began)
         except Exception as error:
             self._fail_internally(item, error)
+
+    def _put_aside(self, recorder: Recorder, queue: DialogQueue, began: float) -> bool:
+        """Return True if the head is not sent now: its intent must be recorded first."""
+        item = queue.head
+        assert item is not None
+        if item.kind is RESOLVE:
+            following = self._protocol.without_read(item, began)
+            if following is not None:
+                self._apply(queue, following, began)
+                return True
+        if item.action is not WRITE or item.update is None:
+            return False
+        if item.record is None or item.record.update is not item.update:
+            recorder.intend(queue, item, began, time.time())
+            return True
+        if item.group is not None and not item.attempts:
+            item.sent_at = began
+            for member in item.group.members:
+                member.sent_at = began
+            if not self._scheduler.quiet:
+                self._scheduler.first_attempt(began)
+        return False
 
     def _fail_internally(self, item: WorkItem, error: Exception) -> None:
         """Fail one update after an error in this library or in the user's code."""

@@ -16,6 +16,7 @@ from .completion import Completion
 from .dialog_queue import QueueState
 from .dispatcher import Dispatcher
 from .protocol import Settled, withdrawn
+from .recorder import Recorder
 from .scheduler import Scheduler
 from .work_item import Kind, WorkItem
 
@@ -37,8 +38,12 @@ class Engine:
         self.scheduler = Scheduler(context)
         self.queues = self.scheduler.queues
         self.completion = Completion(context, self.scheduler)
+        self.recorder = (
+            None if context.outbox is None else Recorder(context, self.scheduler, self.completion)
+        )
+        backoff = Backoff(context, self.scheduler)
         self._dispatcher = Dispatcher(
-            context, self.scheduler, self.completion, Backoff(context, self.scheduler)
+            context, self.scheduler, self.completion, backoff, self.recorder
         )
         self._keepers: TaskGroup | None = None
 
@@ -114,6 +119,8 @@ class Engine:
 
     def close(self, reason: str = CLOSED) -> None:
         """Complete all remaining items; call this only when no more items are accepted.
+
+        With an outbox, the updates that were sent complete later, when their outcome is recorded.
 
         Args:
             reason: Reason of the close in messages, `CLOSED` or `STOPPED`.

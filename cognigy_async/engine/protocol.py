@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..api.endpoint import Endpoint, error_of_answer, requests_of
+from ..api.endpoint import Endpoint, error_of_answer, may_repeat, requests_of
 from ..errors import (
     AmbiguousUpdateError,
     AuthenticationError,
@@ -32,7 +32,8 @@ from ..models.results import DialogState, UpdateResult
 from ..models.update import StateUpdate
 from ..ratelimit.headers import reset_after
 from ..retry import APPLIED, SERVED_KINDS, THROTTLING_KINDS, ResponseKind, RetryState
-from .work_item import PROFILE_PREFIX, WRITE, Action, Kind, WorkItem
+from .resolution import holds
+from .work_item import PROFILE_PREFIX, RESOLVE, WRITE, Action, Kind, WorkItem
 
 if TYPE_CHECKING:
     from ..api.base import StateApi
@@ -139,7 +140,7 @@ class UpdateProtocol:
             return self.api.read(self._base_url, dialog_id)
         if item.requests is None:
             assert item.update is not None
-            key = self._carrier(item) or item.update_id
+            key = self.key(item)
             if item.update._message is None:
                 item.requests = self.api.writes(self._base_url, item.update, key)
             else:
@@ -152,6 +153,19 @@ class UpdateProtocol:
         if item.etag is not None:
             request.headers["if-match"] = item.etag
         return request
+
+    def key(self, item: WorkItem) -> str:
+        """Return the `Idempotency-Key` of an item, without the number of a part."""
+        if item.record is None and item.modification is None:
+            return item.update_id
+        if item.resolution is not None:
+            return item.resolution.key
+        return self._carrier(item) or item.update_id
+
+    def known_etag(self, dialog_id: str) -> str | None:
+        """Return the last version of a dialog that this client saw, if it is still known."""
+        etags = self._etags if dialog_id in self._etags else self._older_etags
+        return etags.get(dialog_id)
 
     def probe_next(self, item: WorkItem) -> bool:
         """Let an item read a dialog that was served before. Return False if there is none."""
@@ -183,6 +197,8 @@ class UpdateProtocol:
                 return self._applied(item, request, response, now)
             state = self.api.state(item.dialog_id, response)
             if state is not None:
+                if item.kind is RESOLVE:
+                    return self._resolve(item, state, response, now)
                 return self._read(item, state)
             # A 2xx with an unusable body is a server fault, not an outage: bulk work must not
             # retry it forever.
@@ -218,7 +234,14 @@ class UpdateProtocol:
         It is an `AmbiguousUpdateError` if a request without an answer may have been applied.
         """
         unanswered = item.retry_state.unanswered if item.retry_state is not None else None
-        if unanswered is not None and item.kind is not Kind.READ:
+        if item.kind is RESOLVE:
+            if not isinstance(error, AmbiguousUpdateError):
+                action = "repeated" if item.action is WRITE else "checked"
+                ambiguous = _of_dead_process(f"it could not be {action}: {error.message}")
+                ambiguous.status, ambiguous.trace_id = error.status, error.trace_id
+                ambiguous.__cause__ = error
+                error = ambiguous
+        elif unanswered is not None and item.kind is not Kind.READ:
             message = (
                 "The update was sent and not answered"
                 if unanswered.status is None
@@ -311,8 +334,7 @@ class UpdateProtocol:
         # A server that honours keys applies a repeat once anyway.
         if not (api.conditional_writes and self._accepts_its_etags) or api.honours_idempotency_keys:
             return None
-        etags = self._etags if dialog_id in self._etags else self._older_etags
-        etag = etags.get(dialog_id)
+        etag = self.known_etag(dialog_id)
         return etag if is_strong_etag(etag) else None
 
     def _read(self, item: WorkItem, state: DialogState) -> Decision:
@@ -382,6 +404,8 @@ class UpdateProtocol:
             item.retry_state = RetryState()
         retry_state = item.retry_state
         action = item.action
+        if item.kind is RESOLVE:
+            return self._unresolved(item, retry_state, response_kind, error)
         if response_kind is ResponseKind.REFUSED:
             if action is Action.REPORT:
                 error = retry_state.last_error or error
@@ -456,6 +480,104 @@ class UpdateProtocol:
                 error.remedy = FOREIGN_ETAG_REMEDY if is_strong_etag(etag) else WEAK_ETAG_REMEDY
         return self.final(item, error)
 
+    # Updates whose process died.
+
+    def without_read(self, item: WorkItem, now: float) -> Decision | None:
+        """Return the decision about an update of a dead process that needs no read, else None."""
+        resolution, update = item.resolution, item.update
+        if item.action is not Action.READ:
+            return None
+        assert resolution is not None
+        assert update is not None
+        if update._message is not None:
+            problem = "no state shows whether its message was sent"
+        elif resolution.readable and self._reads_states:
+            return None
+        elif not (resolution.repeatable and may_repeat(self.api, update)):
+            problem = "its dialog cannot be read"
+        elif now >= resolution.blind_until:
+            problem = "its dialog cannot be read, and the update is too old to be sent again"
+        else:
+            return self._resend(item, resolution.blind_until)
+        return Settled(error=self.final(item, _of_dead_process(problem)))
+
+    def _resolve(
+        self, item: WorkItem, state: DialogState, response: Response, now: float
+    ) -> Decision:
+        """Return the decision about an update of a dead process after a read of its dialog."""
+        resolution, update = item.resolution, item.update
+        assert resolution is not None
+        assert update is not None
+        self._remember(item.dialog_id, state.etag)
+        unchanged = (
+            self.api.conditional_writes
+            and is_strong_etag(state.etag)
+            and state.etag == resolution.etag
+        )
+        # The dialog may have been at the node before: the version shows that it did not go there.
+        if holds(state, update) and not (unchanged and update._next_step is not None):
+            item.headers = response.headers
+            began = item.sent_at if item.sent_at is not None else now
+            return Settled(
+                UpdateResult(
+                    item.dialog_id,
+                    item.update_id,
+                    response.status,
+                    state.etag,
+                    item.attempts,
+                    now - began,
+                    began - item.accepted_at,
+                    response.content,
+                    carried_by=resolution.key,
+                    versioned=self.api.has_versions,
+                )
+            )
+        if not unchanged:
+            problem = "the state has other values, and its version is not the one before the update"
+        elif not resolution.repeatable:
+            problem = 'the state does not have it, and ambiguous="raise" forbids a repeat'
+        elif resolution.deadline is not None and now >= resolution.deadline:
+            problem = "the state does not have it, and its deadline has passed"
+        else:
+            item.etag = state.etag
+            return self._resend(item, resolution.deadline)
+        return Settled(error=self.final(item, _of_dead_process(problem)))
+
+    @staticmethod
+    def _resend(item: WorkItem, deadline: float | None) -> SendNext:
+        item.options = replace(item.options, deadline=deadline)
+        item.action = WRITE
+        return SendNext()
+
+    def _unresolved(
+        self,
+        item: WorkItem,
+        retry_state: RetryState,
+        response_kind: ResponseKind,
+        error: UpdateError,
+    ) -> Decision:
+        """Return the decision after a failed request for an update of a dead process."""
+        resolution = item.resolution
+        assert resolution is not None
+        retry_state.last_error = error
+        if response_kind is ResponseKind.REFUSED:
+            if item.action is not Action.READ:
+                return Settled(error=self.final(item, error))
+            resolution.readable = False
+            return SendNext()
+        maybe_applied = response_kind in MAYBE_APPLIED_KINDS | {ResponseKind.NO_RESPONSE}
+        reset_after = None
+        if item.action is WRITE and (maybe_applied or response_kind is ResponseKind.CONFLICT):
+            if resolution.readable and self._reads_states:
+                # Perhaps the first request arrived, or this one.
+                item.action = Action.READ
+                reset_after = self.api.read_delay or None
+            elif not item.idempotent:
+                return Settled(error=self.final(item, error))
+        elif item.action is Action.PROBE and response_kind is ResponseKind.FAULT:
+            response_kind = ResponseKind.GATEWAY
+        return RetryLater(response_kind, error, reset_after=reset_after)
+
     def _lost(
         self,
         item: WorkItem,
@@ -490,6 +612,10 @@ def _fate_of_repeat(item: WorkItem, error: UpdateError) -> str:
     if by_server and error.status is not None and error.status < 500:
         return f"the repeat was refused with {error.status}"
     return "it could not be repeated"
+
+
+def _of_dead_process(problem: str) -> AmbiguousUpdateError:
+    return AmbiguousUpdateError(f"The process that sent the update died, and {problem}")
 
 
 def _assigns_only(item: WorkItem) -> bool:

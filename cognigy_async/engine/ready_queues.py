@@ -8,11 +8,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .._utils.purging import PurgeThreshold
-from .dialog_queue import IDLE, IN_FLIGHT, PAUSED, READY, WAITING, DialogQueue
+from .dialog_queue import IDLE, IN_FLIGHT, PAUSED, READY, RECORDING, WAITING, DialogQueue
 from .work_item import READ
 
 if TYPE_CHECKING:
@@ -103,6 +103,15 @@ class ReadyQueues:
         queue.append(item)
         if lifted and queue.state is READY:
             self._enqueue(queue)
+
+    def accept_first(self, items: Sequence[WorkItem]) -> None:
+        """Add items of one dialog before its others; see `DialogQueue.insert`."""
+        queue = self._by_dialog.get(items[0].dialog_id)
+        if queue is not None:
+            queue.insert(items)
+            return
+        for item in items:
+            self.accept(item)
 
     def ready(self, queue: DialogQueue, *, first: bool = False, urgent: bool = False) -> None:
         """Make a queue ready, at the end of its class, as its `first`, or as `urgent`."""
@@ -323,7 +332,7 @@ class ReadyQueues:
             return
         if queue.head is None:
             self.drop(queue)
-        elif queue.state is WAITING and was_head:
+        elif queue.state in (WAITING, RECORDING) and was_head:
             self.ready(queue)
 
     def pause(self, queue: DialogQueue, error: CognigyError) -> None:

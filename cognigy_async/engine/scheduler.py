@@ -23,6 +23,8 @@ from .ready_queues import MIN_PURGE_SIZE, Deadlines, ReadyQueues
 from .work_item import READ
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..errors import CognigyError, SharedQuotaError
     from .context import Context
     from .work_item import WorkItem
@@ -102,6 +104,14 @@ class Scheduler:
         if deadline is not None:
             self._deadlines.add(item)
             self._waker.wake_at(deadline)
+        self._waker.wake()
+
+    def accept_first(self, items: Sequence[WorkItem], now: float) -> None:
+        """Add the items of dead processes for one dialog before its others."""
+        for item in items:
+            item.accepted_at = now
+        self.serial = max(self.serial, items[-1].serial)
+        self.queues.accept_first(items)
         self._waker.wake()
 
     def finish(self, queue: DialogQueue) -> None:
@@ -328,6 +338,21 @@ class Scheduler:
         self.queues.ready(queue, first=True, urgent=queue is self.outage.probe)
 
     # Waiting.
+
+    def await_record(self, queue: DialogQueue, *, is_outcome: bool) -> None:
+        """Put a queue aside until an outbox has recorded the intent or the outcome of its head."""
+        if is_outcome and not self.quiet:
+            self._leave_outage(queue)
+        queue.set_aside()
+
+    def end_record(self, queue: DialogQueue) -> None:
+        """Make a queue ready whose intent was recorded, after those that were recorded before."""
+        self.queues.ready(queue, urgent=queue is self.outage.probe)
+        self._waker.wake()
+
+    def wake(self) -> None:
+        """Wake a worker, because a queue may be ready."""
+        self._waker.wake()
 
     def wait(self, queue: DialogQueue, until: float) -> None:
         """Make a queue wait until a time."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..models.update import StateUpdate
     from ..retry import RetryPolicy, RetryState
     from .dialog_queue import DialogQueue
+    from .recorder import Record
+    from .resolution import Resolution
 
 
 class Kind(enum.Enum):
@@ -38,6 +40,8 @@ class Kind(enum.Enum):
     """Update a contact profile, in a queue for the profile."""
     CREATION = "creation"
     """Create a contact profile, in a queue of its own."""
+    RESOLVE = "resolve"
+    """Find out what became of an update whose process died, from the intent in an outbox."""
 
 
 class Action(enum.Enum):
@@ -58,6 +62,7 @@ class Action(enum.Enum):
 ASSIGN = Kind.ASSIGN
 CREATION = Kind.CREATION
 READ = Kind.READ
+RESOLVE = Kind.RESOLVE
 STRICT = Kind.STRICT
 WRITE = Action.WRITE
 PROBE = Action.PROBE
@@ -158,6 +163,7 @@ class WorkItem:
         headers: headers of the response that confirmed the update.
         retry_state: the failures so far; None if there were none.
         modification, reading, group: data of a `modify`, a read or a group; else None.
+        record: the record in the outbox; None before there is one, or without an outbox.
     """
 
     kind: Kind
@@ -196,6 +202,7 @@ class WorkItem:
     modification: Modification | None = field(default=None, init=False)
     reading: Reading | None = field(default=None, init=False)
     group: Group | None = field(default=None, init=False)
+    record: Record | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         update = self.update
@@ -208,6 +215,11 @@ class WorkItem:
     def members(self) -> tuple[WorkItem, ...]:
         """The items that share the request of this one; empty unless it is a group."""
         return () if self.group is None else self.group.members
+
+    @property
+    def resolution(self) -> Resolution | None:
+        """The data that only an update of a dead process has."""
+        return None if self.record is None else self.record.resolution
 
     @property
     def has_slot(self) -> bool:

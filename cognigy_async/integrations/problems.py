@@ -63,8 +63,8 @@ TABLE: dict[type[CognigyError], tuple[int, str]] = {
     SharedQuotaError: (503, "The service cannot keep its quota; nothing was sent."),
     UpdateWithdrawnError: (503, "The update was withdrawn before it was sent."),
     ClientClosedError: (503, "The service is shutting down; nothing was sent."),
-    OutboxError: (503, "The service cannot record the update; nothing was sent."),
     AuditError: (503, "The service cannot write its audit log; nothing was sent."),
+    OutboxError: (503, "The service cannot record the update; nothing was sent."),
     NoResponseError: (504, "Cognigy.AI did not respond; the update may have been applied."),
     AmbiguousUpdateError: (504, "The update may have been applied; read the state before a retry."),
 }

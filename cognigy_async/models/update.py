@@ -171,10 +171,11 @@ class StateUpdate:
         """
         if not fields.keys() <= _KNOWN_NAMES or "dialog_id" not in fields:
             raise _validation_error(_faults_of_keys(fields), fields.get("dialog_id"))
-        values = map(fields.get, FIELD_NAMES)
         if encode is not None:
-            return cls.from_converted_values(encode, limits, *values)
-        return cls.from_values(limits, *values)
+            return cls.from_converted_values(encode, limits, *map(fields.get, FIELD_NAMES))
+        update = cls.__new__(cls)
+        update._fill(limits, **fields)
+        return update
 
     @classmethod
     def from_values(cls, limits: Limits, *values: Any) -> Self:
@@ -353,16 +354,16 @@ class StateUpdate:
         self,
         limits: Limits,
         dialog_id: Any,
-        session: Any,
-        user: Any,
-        next_step: Any,
-        if_match: Any,
-        update_id: Any,
-        user_id: Any,
-        profile_id: Any,
-        metadata: Any,
-        inject: Any,
-        notify: Any,
+        session: Any = None,
+        user: Any = None,
+        next_step: Any = None,
+        if_match: Any = None,
+        update_id: Any = None,
+        user_id: Any = None,
+        profile_id: Any = None,
+        metadata: Any = None,
+        inject: Any = None,
+        notify: Any = None,
     ) -> None:
         """Validate and encode the values; each constructor ends here."""
         self._metadata = NO_METADATA

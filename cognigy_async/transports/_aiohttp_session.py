@@ -30,6 +30,9 @@ HEADER_NAME = re.compile(
 )
 """A name (RFC 9110, section 5.6.2), but of a header that sets the framing."""
 
+PLAIN_URL = re.compile(r"(https?://[^/?#@]+)(/[^?#]*)")
+"""A URL without user, query and fragment: the origin, and the path."""
+
 INVALID_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """Control characters (RFC 9110, section 5.5), and surrogates, which UTF-8 cannot encode."""
 
@@ -105,11 +108,8 @@ class _CheckedResponse(aiohttp.ClientResponse):
 def open_session(given: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
     """Open a session with its own connections, or with those of the given session.
 
-    The given session itself is not used, because its cookies, credentials and middlewares cannot be
-    left out of a single request.
-
-    Raises:
-        ValueError: a default header of the given session is not valid.
+    The given one itself is not used: its cookies, credentials and middlewares cannot be left out of
+    a single request. Raise ValueError if one of its default headers is not valid.
     """
     settings: dict[str, Any] = {"headers": {"User-Agent": "cognigy-async"}}
     if given is None:
@@ -159,16 +159,21 @@ def parse_url(url: str) -> URL:
     """Parse a URL without changing its percent-encoding. Raise ValueError if it is not valid."""
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError
+    plain = PLAIN_URL.fullmatch(url)
+    # Parsing a whole URL takes three times as long.
+    return _parse_origin(plain[1]).with_path(plain[2], encoded=True) if plain else _parse(url)
+
+
+def _parse(url: str) -> URL:
     parsed = URL(url, encoded=True)
     return parsed.with_user(None) if parsed.raw_user else parsed
 
 
-def environment_proxy(url: URL) -> URL | None:
-    """Return the proxy that the environment or the system names for a URL.
+_parse_origin = functools.lru_cache(maxsize=64)(_parse)
 
-    Raises:
-        ValueError: the URL of the proxy is not valid.
-    """
+
+def environment_proxy(url: URL) -> URL | None:
+    """Return the proxy of the environment for a URL. Raise ValueError if its URL is not valid."""
     proxy = getproxies().get(url.scheme)
     if not proxy or url.host is None or proxy_bypass(url.host):
         return None
@@ -177,11 +182,7 @@ def environment_proxy(url: URL) -> URL | None:
 
 @functools.lru_cache(maxsize=64)
 def timeout_of(seconds: float, *, connecting: bool) -> aiohttp.ClientTimeout:
-    """Return a timeout for the whole request and response, not rounded up.
-
-    Args:
-        connecting: whether the error must tell that there was no connection in time.
-    """
+    """Return a timeout for all, not rounded up; `connecting` tells a late connection apart."""
     total = max(seconds, MIN_TIMEOUT)
     connect = total - min(CONNECT_MARGIN, total / 20) if connecting else None
     return aiohttp.ClientTimeout(total=total, connect=connect, ceil_threshold=math.inf)

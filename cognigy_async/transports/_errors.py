@@ -9,12 +9,8 @@ from urllib.parse import urlsplit
 
 from ..errors import NoResponseError, NotSentError, UpdateError
 
-MAX_REASON = 160
-"""Maximum number of characters shown of the library's error."""
-
-MAX_CAUSES = 12
-"""Maximum number of causes that are searched for an error of the operating system."""
-
+MAX_REASON = 160  # characters shown of the library's error
+MAX_CAUSES = 12  # causes that are searched for an error of the operating system
 INVALID = "the URL or a header is not valid in HTTP"
 
 
@@ -30,15 +26,12 @@ def translate(
         begun: something that the server could act on may have been sent.
     """
     detail = host_of(url) + (f": {reason}" if timeout is None else f" within {timeout:g} s")
-    error: UpdateError
+    error: UpdateError = NotSentError(f"The request could not be sent to {detail}")
     if refused:
         error = NotSentError(f"No connection to {detail}")
-    elif not begun:
-        error = NotSentError(f"The request could not be sent to {detail}")
-    else:
-        error = NoResponseError(
-            f"No complete response from {detail}", timed_out=timeout is not None
-        )
+    elif begun:
+        timed_out = timeout is not None
+        error = NoResponseError(f"No complete response from {detail}", timed_out=timed_out)
     error.__cause__ = ConnectionError(reason) if timeout is None else TimeoutError(reason)
     return error
 

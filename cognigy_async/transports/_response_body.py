@@ -25,8 +25,10 @@ def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return headers with lower-case names. Repeated ones are joined (RFC 9110, section 5.3)."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        name, value = str(raw_name, "latin-1").lower(), str(raw_value, "latin-1")
+        if name in headers:
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
     return headers
 
 
@@ -66,11 +68,7 @@ def problem_of(error: Exception, timeouts: type[Exception] = TimeoutError) -> st
 
 
 def validate_length(content_length: str | None, limit: int) -> None:
-    """Check a Content-Length header, so that a body that is too large is not read.
-
-    Raises:
-        BodyError: the header announces more than `limit` bytes.
-    """
+    """Raise BodyError if a Content-Length announces more than `limit` bytes."""
     if content_length is None or not content_length.isdecimal():
         return
     if len(content_length) > MAX_LENGTH_DIGITS or int(content_length) > limit:
@@ -78,12 +76,9 @@ def validate_length(content_length: str | None, limit: int) -> None:
 
 
 def decoded(content: bytes, headers: Mapping[str, str], limit: int) -> bytes:
-    """Return the body without its content encoding (RFC 9110, section 8.4).
+    """Return the body without its content encoding (RFC 9110, section 8.4), or raise BodyError.
 
     Stop decompressing after `limit` bytes, so that a small response cannot fill the memory.
-
-    Raises:
-        BodyError: the body is larger, or not encoded as its headers say.
     """
     encodings = headers.get("content-encoding")
     if encodings is None or not content:

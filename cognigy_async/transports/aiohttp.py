@@ -54,8 +54,7 @@ class AiohttpTransport(LibraryTransport["sessions.Body"]):
 
     Args:
         session: an `aiohttp.ClientSession`.
-        max_response_bytes: largest body of a response, after decompression. The transport does not
-            read a larger body to its end, and the response has a `body_error`.
+        max_response_bytes: largest body after decompression; a larger one is a `body_error`.
 
     Raises:
         TypeError: `session` is something else.
@@ -103,7 +102,28 @@ class AiohttpTransport(LibraryTransport["sessions.Body"]):
                     timeout = deadline - time.monotonic()
                     if stale == sessions.MAX_STALE or timeout <= 0:
                         raise
-            return await self._read(response, body)
+            headers = bodies.headers_of(response.raw_headers)
+            try:
+                length = headers.get("content-length")
+                if length is None:
+                    content = await bodies.read_body(response.content.iter_any(), self._limit)
+                else:
+                    bodies.validate_length(length, self._limit)
+                    received = response.content.is_eof() and not self._traced
+                    content = response.content.read_nowait() if received else await response.read()
+                if "content-encoding" in headers:
+                    content = bodies.decoded(content, headers, self._limit)
+            except BaseException as error:
+                body.abort()
+                response.close()
+                if not isinstance(error, Exception):
+                    raise
+                problem = bodies.problem_of(error)
+                return Response(response.status, headers, body_error=problem)
+            # The response may have come before the whole request was sent.
+            if not body.written:
+                body.abort()
+            return Response(response.status, headers, content)
         except BaseException as error:
             body.abort()
             if isinstance(error, asyncio.CancelledError) and is_failure(error):
@@ -135,29 +155,6 @@ class AiohttpTransport(LibraryTransport["sessions.Body"]):
             # Only a request with content tells whether its sending has begun.
             timeout=sessions.timeout_of(timeout, connecting=not request.content),
         )
-
-    async def _read(self, response: aiohttp.ClientResponse, body: sessions.Body) -> Response:
-        """Return a response whose head is complete, with its body if that can be used."""
-        headers = bodies.headers_of(response.raw_headers)
-        try:
-            if "content-length" not in headers:
-                content = await bodies.read_body(response.content.iter_any(), self._limit)
-            else:
-                bodies.validate_length(headers["content-length"], self._limit)
-                received = response.content.is_eof() and not self._traced
-                content = response.content.read_nowait() if received else await response.read()
-            if "content-encoding" in headers:
-                content = bodies.decoded(content, headers, self._limit)
-        except BaseException as error:
-            body.abort()
-            response.close()
-            if not isinstance(error, Exception):
-                raise
-            return Response(response.status, headers, body_error=bodies.problem_of(error))
-        # The response may have come before the whole request was sent.
-        if not body.written:
-            body.abort()
-        return Response(response.status, headers, content)
 
     def _translate(
         self, error: Exception, request: Request, body: sessions.Body, timeout: float

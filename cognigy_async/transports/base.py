@@ -85,14 +85,10 @@ class LibraryTransport(ABC, Generic[Body]):
         return f"<{type(self).__name__} {state}>"
 
     async def send(self, request: Request, *, timeout: float) -> Response:
-        """Send a request, within `timeout` seconds in all, and return the response.
+        """Send a request as `Transport.send` does.
 
         Raises:
-            NotSentError: no part of the content was sent.
-            NoResponseError: the request may have been applied, and there is no response with a
-                complete head.
-            ClientUsageError: in another event loop than before, or in one of trio with a transport
-                for asyncio.
+            ClientUsageError: in another event loop than before, or in one that does not suit it.
         """
         body = self._body_type(request.content)
         try:

@@ -26,11 +26,8 @@ from .base import LibraryTransport, NotStartedError
 if TYPE_CHECKING:
     import httpx2
 
-KEEPALIVE = 30.0
-"""Seconds for which an idle connection is kept. httpx checks before use that it is still open."""
-
-MAX_WRAPPERS = 6
-"""Streams of httpx and httpcore between a response and its connection, at most."""
+KEEPALIVE = 30.0  # seconds; httpx checks before use that an idle connection is still open
+MAX_WRAPPERS = 6  # streams of httpx and httpcore between a response and its connection
 
 PLAIN_URL = re.compile(
     r"(https?://[^/?#@]+)((?:/(?!\.)(?:[\w~!$&'()*+,;=:@?.-]++|%[0-9A-Fa-f]{2})*+)++)", re.ASCII
@@ -68,8 +65,7 @@ class HttpxTransport(LibraryTransport["_Body"]):
 
     Args:
         client: an `httpx.AsyncClient` or `httpx2.AsyncClient`.
-        max_response_bytes: largest body of a response, after decompression. The transport does not
-            read a larger body to its end, and the response has a `body_error`.
+        max_response_bytes: largest body after decompression; a larger one is a `body_error`.
 
     Raises:
         TypeError: `client` is something else.

@@ -55,8 +55,9 @@ BEFORE_TLS = ("tcp connect error", "dns error", *TIMEOUTS)
 
 USER_IN_URL = re.compile(r"^(\w+://)[^/?#]*@")
 OS_ERROR = re.compile(r" \(os error \d+\)$")
-CHANGED_IN_URL = re.compile(r"[^!#-&(-;=?-\[\]_a-zA-Z~]|/(?:\.|%2[eE]){1,2}(?:[/?#]|$)")
-"""Parts of a URL that pyreqwest does not send as they are, such as `/%2E%2E/`."""
+CHANGED_CHARACTER = re.compile(r"[^!#-&(-;=?-\[\]_a-zA-Z~]").search
+CHANGED_SEGMENT = re.compile(r"/(?:\.|%2[eE]){1,2}(?:[/?#]|$)").search
+"""Find parts of a URL that pyreqwest does not send as they are. One expression would be slower."""
 
 
 class PyreqwestTransport(LibraryTransport[bytes]):
@@ -75,8 +76,7 @@ class PyreqwestTransport(LibraryTransport[bytes]):
         http2: whether to use HTTP/2 where the server offers it, over TLS.
         connect_timeout: most seconds for opening a connection. If the timeout of a request passes
             first, the transport cannot tell whether the request was sent.
-        max_response_bytes: largest body of a response, after decompression. The transport does not
-            read a larger body to its end, and the response has a `body_error`.
+        max_response_bytes: largest body after decompression; a larger one is a `body_error`.
 
     Raises:
         ConfigurationError: pyreqwest is not installed, or an argument is not valid.
@@ -123,11 +123,35 @@ class PyreqwestTransport(LibraryTransport[bytes]):
         client = self._client or self._open()
         outgoing = self._built(client, request, timeout)
         try:
-            return await self._read(outgoing, await outgoing.__aenter__(), client)
+            response = await outgoing.__aenter__()
+            status, headers = response.status, _headers_of(response)
+            unclear = bodies.has_unclear_end(status, headers)
+            if unclear and response.version.startswith("HTTP/1") and self._client is client:
+                # Only giving up all its connections closes this one.
+                self._client = None
+            complete = False
+            try:
+                length = headers.get("content-length")
+                if length is None or unclear or not length.isdecimal():
+                    # Equal lengths may be repeated (RFC 9112, section 6.3).
+                    content = await bodies.read_body(_chunks_of(response), self._limit)
+                else:
+                    bodies.validate_length(length, self._limit)
+                    # `bytes()` would wait for the end of the stream: once more for the event loop.
+                    content = bytes(await response.body_reader.read(int(length)) or b"")
+                complete = True
+                if "content-encoding" in headers:
+                    content = bodies.decoded(content, headers, self._limit)
+            except (bodies.BodyError, DetailedPyreqwestError) as error:
+                return Response(status, headers, body_error=bodies.problem_of(error))
+            finally:
+                if not complete:
+                    await outgoing.__aexit__(None, None, None)
         except asyncio.CancelledError:
             # pyreqwest raises another one than it got, by which anyio does not know its own.
             await checkpoint_if_cancelled()
             raise
+        return Response(status, headers, content)
 
     def _open(self) -> Client:
         if self._closed:
@@ -160,45 +184,21 @@ class PyreqwestTransport(LibraryTransport[bytes]):
         return self._client
 
     def _built(self, client: Client, request: Request, timeout: float) -> StreamRequest:
-        if CHANGED_IN_URL.search(request.url):
+        if CHANGED_CHARACTER(request.url) or CHANGED_SEGMENT(request.url):
             raise NotStartedError(f"pyreqwest cannot send this URL as it is: {INVALID}")
         try:
             # pyreqwest would send the user and password of a URL.
             url = USER_IN_URL.sub(r"\1", request.url) if "@" in request.url else request.url
-            builder = client.request(request.method, url).headers(request.headers)
+            patches = request.method == "PATCH"
+            # pyreqwest takes as long for the name of a method as for the URL.
+            builder = client.patch(url) if patches else client.request(request.method, url)
+            builder.headers(request.headers)
             if request.content or request.method not in ("GET", "HEAD"):
                 builder.body_bytes(request.content)
             builder.timeout(_timedelta(0, max(timeout, MIN_TIMEOUT)))
             return builder.streamed_read_buffer_limit(FIRST_CHUNK).build_streamed()
         except (ValueError, TypeError, OverflowError):
             raise NotStartedError(INVALID) from None
-
-    async def _read(self, outgoing: StreamRequest, response: Answer, client: Client) -> Response:
-        """Return a response whose head is complete, with its body if that can be used."""
-        status, headers = response.status, _headers_of(response)
-        unclear = bodies.has_unclear_end(status, headers)
-        if unclear and response.version.startswith("HTTP/1") and self._client is client:
-            # Only giving up all its connections closes this one.
-            self._client = None
-        complete = False
-        try:
-            length = headers.get("content-length")
-            bodies.validate_length(length, self._limit)
-            content = (
-                # Equal lengths may be repeated (RFC 9112, section 6.3).
-                bytes(await response.bytes())
-                if length is not None and length.isdecimal() and not unclear
-                else await bodies.read_body(_chunks_of(response), self._limit)
-            )
-            complete = True
-            if "content-encoding" in headers:
-                content = bodies.decoded(content, headers, self._limit)
-        except (bodies.BodyError, DetailedPyreqwestError) as error:
-            return Response(status, headers, body_error=bodies.problem_of(error))
-        finally:
-            if not complete:
-                await outgoing.__aexit__(None, None, None)
-        return Response(status, headers, content)
 
     def _translate(
         self, error: Exception, request: Request, body: bytes, timeout: float
@@ -252,10 +252,10 @@ def _headers_of(response: Answer) -> dict[str, str]:
         for name in response.headers:
             with suppress(ValueError):
                 values[name] = response.get_header_all(name)
-    return {
-        name: value if isinstance(value, str) else ", ".join(value)
-        for name, value in values.items()
-    }
+    for name, value in values.items():
+        if type(value) is list:
+            values[name] = ", ".join(value)
+    return values
 
 
 def _proxy_of(url: str) -> ProxyBuilder:

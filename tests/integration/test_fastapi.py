@@ -6,6 +6,7 @@ import datetime
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ from cognigy_async import (
     UpdateResult,
     UpdateValidationError,
 )
+from cognigy_async.crm import Outbox
 from cognigy_async.emulator import Faults
 from cognigy_async.integrations.fastapi import (
     Health,
@@ -41,7 +43,7 @@ from cognigy_async.integrations.fastapi import (
     health,
 )
 from tests.integration.applications import maker, served, started
-from tests.simulation.world import applied, client_of, emulator, oauth
+from tests.simulation.world import applied, client_of, emulator, eventually, oauth
 
 CANARY = "canary-4711"
 
@@ -776,6 +778,26 @@ async def test_health_follows_the_client() -> None:
     assert health(client) == Health(False, False, 0, 0, 0, 1.0)
 
 
+@pytest.mark.real_time
+async def test_health_knows_the_age_of_the_oldest_event(tmp_path: Path) -> None:
+    crm_is_down = True
+
+    async def save(event: UpdateEvent) -> None:
+        if crm_is_down:
+            raise OSError("the CRM is down")
+
+    outbox = Outbox(tmp_path / "outbox")
+    outbox.deliver_to(save, name="crm")
+    async with client_of(emulator(), outbox=outbox) as client:
+        assert health(client, max_age=0.0).in_step
+        await client.update("d-1", session={"a": 1})
+        await eventually(lambda: health(client).oldest_event > 0)
+        assert health(client, max_age=900).in_step
+        assert not health(client, max_age=0.0).in_step
+        crm_is_down = False
+        await eventually(lambda: health(client, max_age=0.0).in_step)
+
+
 async def test_health_while_the_client_drains() -> None:
     server = emulator(faults=Faults(latency=1.0))
     async with client_of(server) as client, anyio.create_task_group() as tasks:
@@ -802,4 +824,6 @@ async def test_health_is_a_response_model() -> None:
             "in_flight": 0,
             "paused": 0,
             "persistence_rate": 0.0,
+            "in_step": True,
+            "oldest_event": 0.0,
         }

@@ -34,12 +34,14 @@ from cognigy_async import (
     UpdateEvent,
     UpdateWithdrawnError,
 )
+from cognigy_async.crm import EventRejectedError, Outbox
 from cognigy_async.integrations.opentelemetry import METRICS, instrument
 from tests.simulation.world import (
     DROPPED,
     URL_TOKEN,
     Wire,
     client_of,
+    eventually,
     every,
     outcome_of,
     status,
@@ -246,18 +248,44 @@ async def test_a_callback_runs_in_the_context_of_its_caller(sdk: Sdk) -> None:
     assert seen == [handler.get_span_context().span_id]
 
 
-async def test_metrics_have_fixed_labels_and_never_ids(sdk: Sdk) -> None:
+def outbox_of(folder: Path) -> Outbox:
+    """Return an outbox whose target refuses the events of even numbers."""
+
+    async def take(event: UpdateEvent) -> None:
+        if event.dialog_id[-1] in "02468":
+            raise EventRejectedError("an even number")
+
+    outbox = Outbox(folder)
+    outbox.deliver_to(take, name="crm")
+    return outbox
+
+
+@pytest.mark.real_time
+async def test_metrics_have_fixed_labels_and_never_ids(sdk: Sdk, tmp_path: Path) -> None:
     wire = Wire()
     wire.script(503, status(409))
-    limits = [RateLimit(1000, per=300), RateLimit(50, per=1)]
-    client = client_of(wire, retry=every(1), rate_limit=limits, audit=MemoryAudit())
+    limits = [RateLimit(1000, per=300), RateLimit(50, per=60)]
+    outbox = outbox_of(tmp_path / "outbox")
+    client = client_of(wire, retry=every(1), rate_limit=limits, audit=MemoryAudit(), outbox=outbox)
     async with sdk.instrument(client, name="shop"):
         for number in range(20):
             await client.update(f"dialog-{number}", session={"a": CANARY}, update_id=f"u-{number}")
         await outcome_of(client.update("", session={"a": 1}))
+        await eventually(lambda: client.metrics.targets[0].depth == 0)
         points = sdk.points()
     assert set(points) == set(METRICS)
-    for metric, values in {"used": [23, 22], "limit": [1000, 50]}.items():
+    crm = ("cognigy.target", "crm")
+    deliveries = points["cognigy.client.outbox.deliveries"]
+    assert {dict(key)["cognigy.outcome"]: point.value for key, point in deliveries.items()} == {
+        "delivered": 10,
+        "failed": 10,
+    }
+    for metric, value in {"depth": 0, "oldest_age": 0.0, "dead_letters": 10}.items():
+        gauge = points[f"cognigy.client.outbox.{metric}"]
+        assert {key: point.value for key, point in gauge.items()} == {
+            frozenset({crm, ("cognigy.client.name", "shop")}): value
+        }
+    for metric, values in {"used": [23, 23], "limit": [1000, 50]}.items():
         quota = points[f"cognigy.client.quota.{metric}"]
         by_index = {dict(key)["cognigy.quota.index"]: point.value for key, point in quota.items()}
         assert by_index == dict(enumerate(values))
@@ -280,6 +308,7 @@ async def test_metrics_have_fixed_labels_and_never_ids(sdk: Sdk) -> None:
         "cognigy.outcome",
         "cognigy.quota.index",
         "cognigy.reason",
+        "cognigy.target",
         "error.type",
         "http.request.method",
         "http.response.status_code",
@@ -292,17 +321,19 @@ async def test_metrics_have_fixed_labels_and_never_ids(sdk: Sdk) -> None:
             assert not re.search(rf"dialog-|u-\d|{CANARY}", str(label)), metric
 
 
+@pytest.mark.real_time
 async def test_an_exporter_may_collect_in_a_thread(
-    sdk: Sdk, anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+    sdk: Sdk, anyio_backend_name: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    client = client_of(Wire(), rate_limit=RateLimit(10, per=1))
+    outbox = outbox_of(tmp_path / "outbox")
+    client = client_of(Wire(), rate_limit=RateLimit(10, per=1), outbox=outbox)
     async with sdk.instrument(client):
         await client.update("d", session={"a": 1})
         with ThreadPoolExecutor(1) as threads:
             points = threads.submit(sdk.points).result()
     # The clock of trio works in its event loop only.
     assert ("cognigy.client.quota.used" in points) == (anyio_backend_name == "asyncio")
-    assert "cognigy.client.updates" in points
+    assert {"cognigy.client.updates", "cognigy.client.outbox.depth"} <= points.keys()
     assert caplog.records == []
 
 
@@ -411,25 +442,29 @@ def test_the_missing_extra_is_named() -> None:
     assert "opentelemetry" in done.stderr.splitlines()[-1]
 
 
-def test_the_dashboard_uses_existing_metrics() -> None:
+def test_the_dashboard_uses_existing_metrics(tmp_path: Path) -> None:
     """Check names as the Prometheus exporter writes them."""
     reader = PrometheusMetricReader()
     meters = MeterProvider([reader])
+    exposed: list[str] = []
     try:
         wire = Wire()
         wire.script(503)
 
         async def work() -> None:
-            client = client_of(wire, retry=every(1), rate_limit=RateLimit(10, per=1))
+            outbox = outbox_of(tmp_path / "outbox")
+            limit = RateLimit(10, per=1)
+            client = client_of(wire, retry=every(1), rate_limit=limit, outbox=outbox)
             instrument(client, meter_provider=meters)
             async with client:
                 await client.update("d", session={"a": 1})
+                # The outbox has metrics while the client is open.
+                exposed.append(generate_latest().decode())
 
         run(work, backend="asyncio")
-        exposed = generate_latest().decode()
     finally:
         meters.shutdown()
-    there = set(re.findall(r"^((?:cognigy|http)_\w+)[{ ]", exposed, re.MULTILINE))
+    there = set(re.findall(r"^((?:cognigy|http)_\w+)[{ ]", exposed[0], re.MULTILINE))
     panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
     asked = {
         name

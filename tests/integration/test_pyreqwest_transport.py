@@ -18,7 +18,7 @@ import pytest
 from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import DetailedPyreqwestError
 
-from cognigy_async import NoResponseError, NotSentError, PyreqwestTransport
+from cognigy_async import NoResponseError, NotSentError, PyreqwestTransport, Request
 from tests.integration.tls import self_signed, server_context, trusting_context
 from tests.integration.transport_servers import (
     CONTENT,
@@ -153,6 +153,15 @@ async def test_a_head_that_pyreqwest_does_not_read(lines: bytes) -> None:
     async with serving(answers(OK.replace(b"ETag: 7\r\n", lines))) as server:
         assert isinstance(await failure(transport, patch(server)), NoResponseError)
     await transport.aclose()
+
+
+async def test_a_length_without_a_body_is_no_error() -> None:
+    transport = PyreqwestTransport()
+    async with serving(answers(OK.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")) as server:
+        response = await transport.send(Request("HEAD", f"{server.url}/", {}), timeout=5)
+    await transport.aclose()
+    assert response.headers["content-length"] == "2"
+    assert (response.status, response.content, response.body_error) == (200, b"", None)
 
 
 @pytest.mark.parametrize("trust_env", [False, True])

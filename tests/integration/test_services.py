@@ -96,10 +96,9 @@ def test_a_service_ends_in_time_although_the_server_hangs(tmp_path: Path) -> Non
                 # As many as the client has in flight.
                 terminate_when=lambda stats: stats.writes >= 32,
             )
-            calls.append(
-                (service, surroundings.portal.start_task_soon(call, service, surroundings))
-            )
-        for service, call_of_all in calls:
+            begun = surroundings.portal.start_task_soon(call, service, surroundings)
+            calls.append((kind, surroundings, service, begun))
+        for kind, surroundings, service, call_of_all in calls:
             answers = call_of_all.result()
             statuses = service.wait_until(answers.terminated_at + 10)
             log = service.read_log()

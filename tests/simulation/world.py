@@ -327,6 +327,13 @@ async def until(condition: Callable[[], object], most: int = 10_000) -> None:
     raise AssertionError("it does not come about")
 
 
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait in real time until a thread or a socket has made something so."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
 async def outcome_of(call: Awaitable[T]) -> T | Exception:
     """What it returns, or the exception that it raises."""
     try:

@@ -144,7 +144,15 @@ def test_a_snapshot_has_every_counter() -> None:
     assert snapshot.retries == {"conflict": 7}
     assert (snapshot.latency.max, snapshot.queued.max) == (0.5, 0.25)
     named = {field.name for field in dataclasses.fields(snapshot)}
-    assert named == {*COUNTERS, "retries", "latency", "queued", "persistence_rate", "quota"}
+    assert named == {
+        *COUNTERS,
+        "retries",
+        "latency",
+        "queued",
+        "persistence_rate",
+        "quota",
+        "targets",
+    }
 
 
 def test_a_snapshot_stays_as_it_is() -> None:

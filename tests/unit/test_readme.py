@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import cognigy_async
-from cognigy_async import bulk, spi, sync, temporal
+from cognigy_async import bulk, crm, spi, sync, temporal
 from cognigy_async.integrations import aiohttp, fastapi
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def text_of(page: Path) -> str:
 
 README = ROOT / "README.md"
 SYNC = [sync.StateClient, sync.UpdateHandle, sync.Outcomes]
-NAMES = {*cognigy_async.__all__, *bulk.__all__, *aiohttp.__all__, *fastapi.__all__}
+NAMES = {*cognigy_async.__all__, *bulk.__all__, *crm.__all__, *aiohttp.__all__, *fastapi.__all__}
 NAMES |= {*temporal.__all__}
 NAMES |= {each.__name__ for each in SYNC}
 ALSO = {

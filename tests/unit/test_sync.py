@@ -39,6 +39,7 @@ from cognigy_async import (
 )
 from cognigy_async.emulator import Emulator
 from cognigy_async.sync import Outcomes, StateClient, UpdateHandle
+from tests.simulation.outbox import MemoryOutbox
 
 ROOT = Path(__file__).parents[2]
 THREAD_NAME = "cognigy_async client"
@@ -180,6 +181,17 @@ def test_help_describes_callbacks_and_update_many() -> None:
 def test_the_module_stays_small() -> None:
     source = Path(sync.__file__).read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 255
+
+
+def test_an_outbox_records_each_update(emulator: Emulator) -> None:
+    outbox = MemoryOutbox()
+    transport = HttpxTransport(httpx.AsyncClient(transport=httpx.ASGITransport(app=emulator)))
+    with StateClient(
+        "http://127.0.0.1", auth=ApiKey("k"), transport=transport, outbox=outbox
+    ) as client:
+        result = client.update("d-1", session={"a": 1})
+    assert [event.update_id for event in outbox.events] == [result.update_id]
+    assert outbox.closed
 
 
 def test_writing_and_reading(client: StateClient, emulator: Emulator) -> None:

@@ -20,11 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from cognigy_async._utils.database_lock import DatabaseLock
+
 from ..errors import JournalError, JournalRefusedError
 from ..input.fingerprint import FIRST_MARKS, MARK_EVERY, Mark
-from .lock import JournalLock
 from .reading import (
     IN_WAL,
+    JOURNAL,
     UNREADABLE,
     beside,
     check_content,
@@ -98,7 +100,7 @@ class Journal:
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
         self.path = path
-        lock = JournalLock.acquire(path)
+        lock = DatabaseLock.acquire(path, JOURNAL)
         if lock is None:
             raise _in_use(path)
         self._lock = lock

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cognigy_async._utils.database_lock import DatabaseKind
 from cognigy_async._utils.private_files import (
     FOREIGN_CONTENT,
     check_owned,
@@ -21,6 +22,14 @@ from cognigy_async._utils.private_files import (
 
 from ..errors import JournalRefusedError
 from .schema import APPLICATION_ID, SCHEMA_VERSION, differences, invalid_rows
+
+
+def refused(message: str, _: Path) -> JournalRefusedError:
+    """Return the error for a file of a job that cannot be used."""
+    return JournalRefusedError(message)
+
+
+JOURNAL = DatabaseKind("journal", "journal of a job", APPLICATION_ID, "--journal", refused)
 
 PATIENCE = 10.0
 """Seconds for which the queries on a small journal may take."""
@@ -177,7 +186,7 @@ def check_side_files(
 def check_tables(path: Path, connection: sqlite3.Connection) -> None:
     """Raise `JournalRefusedError` if a database has not the tables of a journal."""
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise foreign(path)
+        raise JOURNAL.foreign(path)
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found != SCHEMA_VERSION:
         raise JournalRefusedError(
@@ -187,14 +196,6 @@ def check_tables(path: Path, connection: sqlite3.Connection) -> None:
         )
     for difference in differences(connection):
         raise damaged(path, difference)
-
-
-def foreign(path: Path, name: str = "journal") -> JournalRefusedError:
-    """Return the error for a file that is none of a job."""
-    return JournalRefusedError(
-        f"{path} is no {name} of a job: it is empty, or a SQLite file of another program. "
-        f"Choose another --{name}."
-    )
 
 
 def lacks_wal(connection: sqlite3.Connection, *, had_wal: bool) -> bool:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cognigy_async._utils.database_lock import is_locked
+
 from .journal import read_totals
-from .lock import is_locked
 from .reading import open_to_read, parse_object
 from .schema import Totals
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO, Protocol
 
 import anyio
-import anyio.to_thread
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -21,6 +20,7 @@ from cognigy_async import (
     UpdateError,
     UpdateResult,
 )
+from cognigy_async._utils.group_commit import GroupCommit
 
 from ..baseline_filter import BaselineFilter
 from ..errors import JournalError
@@ -90,18 +90,17 @@ class JournalWriter:
         self._quota_saved_at = 0.0
         self._quota_requests = -1
         self._batch = Batch()
-        self._waiting: list[anyio.Event] = []
-        self._noted = anyio.Event()
-        self._urgent = anyio.Event()
-        self._limiter = anyio.CapacityLimiter(1)
-        self._closing = False
+        self._commits = GroupCommit(self, JournalError, gathering=GATHERING)
         self._has_read = False
         self._faulty_rows = faulty_rows
         self._changes = changes
         self._is_emptied = faulty_rows is None
         self._ended: str | None = None
-        self.failure: JournalError | None = None
+
+    @property
+    def failure(self) -> JournalError | None:
         """Error that ended the writer."""
+        return self._commits.failure
 
     def now(self) -> float:
         """Return the time in seconds of the epoch."""
@@ -148,13 +147,12 @@ class JournalWriter:
         completed_in = self._journal.current_pass
         outcome = (row.line, row.dialog_id, int(status), completed_in, *times, attempts, refers)
         self._batch.outcomes.append(outcome)
-        if not self._noted.is_set():
-            self._noted.set()
+        self._commits.note()
 
     def event(self, line: int, dialog_id: str | None, what: str, seconds: float = 0.0) -> None:
         """Record a wait and its reason, or the result of a callback."""
         self._batch.events.append((line, dialog_id or "", self.now(), what, seconds))
-        self._noted.set()
+        self._commits.note()
 
     def read(
         self, marks: list[Mark], dead_letters: list[bytes], total: tuple[int | None, bool]
@@ -168,12 +166,12 @@ class JournalWriter:
         self._batch.marks.extend(marks)
         self._batch.dead_letters.extend(dead_letters)
         self._batch.meta["total"] = json.dumps(total)
-        self._noted.set()
+        self._commits.note()
 
     def rejected(self, row: Row) -> None:
         """Record that the server did not apply a row from `sending`. It may be sent again."""
         self._batch.sends.append((row.line, row.dialog_id or "", self.now(), None, 0, None))
-        self._noted.set()
+        self._commits.note()
 
     async def sending(self, row: Row, etag: str | None) -> None:
         """Record a row that must not be sent twice. Return when the record is on disk.
@@ -205,30 +203,15 @@ class JournalWriter:
         await self._written()
 
     async def _written(self) -> None:
-        written = anyio.Event()
-        self._waiting.append(written)
-        self._noted.set()
-        self._urgent.set()
-        if self.failure is None:
-            await written.wait()
-        if self.failure is not None:
-            raise JournalError(str(self.failure)) from self.failure
+        error = await self._commits.written()
+        if error is not None:
+            raise JournalError(str(error)) from error
 
     # Writing.
 
     async def run(self) -> None:
         """Write until `close`, or until writing fails."""
-        try:
-            while not self._closing and self.failure is None:
-                await self._noted.wait()
-                with anyio.move_on_after(GATHERING):
-                    await self._urgent.wait()
-                if not self._closing:
-                    await self._write()
-        finally:
-            if self.failure is None:
-                self._batch.durable = True
-                await self._write()
+        await self._commits.run()
 
     def close(self, ended: str | None) -> None:
         """Write the last batch and end.
@@ -237,21 +220,19 @@ class JournalWriter:
             ended: Recorded as the reason why the run ended; None if it was cut off.
         """
         self._ended = ended
-        self._closing = True
-        self._noted.set()
-        self._urgent.set()
+        self._commits.close()
 
     async def record_failure(self, reason: str) -> None:
         """Try to record why the run ended, after a batch could not be written."""
         self._ended = reason
         self._batch = Batch()
-        await self._write()
+        await self._commits.commit()
 
-    async def _write(self) -> None:
+    def take(self) -> Batch:
+        """Return the rows that were recorded since the last call."""
         batch, self._batch = self._batch, Batch()
-        waiting, self._waiting = self._waiting, []
-        if not self._closing:
-            self._noted, self._urgent = anyio.Event(), anyio.Event()
+        # The last batch of a run, and with it all others, survives a crash of the machine.
+        batch.durable |= self._commits.closing
         now = self.now()
         batch.run = self._run_record(now)
         if self._ended == "complete":
@@ -259,17 +240,7 @@ class JournalWriter:
             batch.meta["pass"] = str(self._journal.current_pass + 1)
         if (quota := self._quota_to_save(now)) is not None:
             batch.meta["quota"] = quota
-        try:
-            # Finish writing a batch even if the job is cancelled during the write.
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._write_in_thread, batch, limiter=self._limiter)
-        except JournalError as error:
-            self.failure = error
-            # Wake tasks that began to wait during the write, because no batch follows.
-            waiting += self._waiting
-        finally:
-            for event in waiting:
-                event.set()
+        return batch
 
     def _run_record(self, now: float) -> tuple[Any, ...]:
         metrics = self._client.metrics
@@ -293,7 +264,12 @@ class JournalWriter:
         self._quota_saved_at = now
         return json.dumps(self._client.quota_state())
 
-    def _write_in_thread(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> None:
+        """Write a batch, in a worker thread.
+
+        Raises:
+            JournalError: A file cannot be written.
+        """
         try:
             if self._has_read and not self._is_emptied:
                 # Not earlier: the dead letters may be those of another input, which is refused.

@@ -6,7 +6,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..journal.lock import is_locked
+from cognigy_async._utils.database_lock import is_locked
+
 from ..journal.reading import open_to_read
 from ..journal.schema import Status
 from ..journal.summary import JournalSummary, summarize

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import fill
 from typing import Annotated, Any
 
@@ -21,6 +23,7 @@ from cognigy_async import (
     RetryPolicy,
     UpdateEvent,
 )
+from cognigy_async.crm import Outbox, TargetUnavailableError
 from cognigy_async.emulator import Emulator, Faults, Rules, Step, Throttling, serve
 
 from .._options import DebugOption, choose_loop, choose_transport
@@ -98,17 +101,20 @@ async def _run(dialogs: int, updates: int, input_end: float) -> bool:
         throttling=Throttling(retry_after="decimal"),
     )
     with anyio.fail_after(SECONDS if input_end < math.inf else None):
-        async with serve(emulator) as base_url:
-            demo = _Demo(emulator, base_url)
-            await demo.update_once()
-            await demo.fan_out(dialogs, updates, input_end)
-            await demo.move_dialogs(min(dialogs, 20))
-            return demo.print_checks()
+        with TemporaryDirectory(prefix="cognigy-demo-") as folder:
+            async with serve(emulator) as base_url:
+                demo = _Demo(emulator, base_url, Path(folder))
+                await demo.update_once()
+                await demo.fan_out(dialogs, updates, input_end)
+                await demo.move_dialogs(min(dialogs, 20))
+                return demo.print_checks()
 
 
 class _Demo:
-    def __init__(self, emulator: Emulator, base_url: str) -> None:
+    def __init__(self, emulator: Emulator, base_url: str, folder: Path) -> None:
         self._emulator = emulator
+        self._folder = folder
+        self._crm_is_down = True
         self._base_url = base_url
         self._crm: dict[str, list[UpdateEvent]] = {}
         self._updates = 0
@@ -122,19 +128,22 @@ class _Demo:
         _print(f"cognigy-async demo on the emulator {base_url}\n", "bold")
 
     def _client(self) -> AsyncStateClient:
-        client = AsyncStateClient(
+        outbox = Outbox(self._folder)
+        outbox.deliver_to(self._upsert, name="crm")
+        return AsyncStateClient(
             self._base_url,
             auth=self._auth,
             max_in_flight=MAX_IN_FLIGHT,
             retry=RETRY,
             transport=choose_transport(None).create(),
+            outbox=outbox,
         )
-        client.on_state_updated(self._upsert)
-        return client
 
     async def _upsert(self, event: UpdateEvent) -> None:
-        """Simulate a slow CRM."""
+        """Simulate a slow CRM, which is down at first."""
         await anyio.sleep(0.002)
+        if self._crm_is_down:
+            raise TargetUnavailableError("the CRM is down")
         self._crm.setdefault(event.dialog_id, []).append(event)
 
     async def update_once(self) -> None:
@@ -151,9 +160,9 @@ class _Demo:
             "1. One update. The connection drops before the server has the request.",
             "The client reads the state, finds it unchanged, and sends the update again.",
             f"version {result.version} after {result.attempts} requests in "
-            f"{duration(result.latency)}; callback for the CRM called "
-            f"{counted(len(self._crm.get(DIALOG, ())), 'time')}",
+            f"{duration(result.latency)}; the CRM is down: its event waits",
         )
+        self._crm_is_down = False
 
     async def fan_out(self, dialogs: int, updates: int, input_end: float) -> None:
         """Send ordered updates of many dialogs while faults occur at random."""
@@ -182,7 +191,7 @@ class _Demo:
                         self._outcomes.append(Outcome(dialog_id, seq, outcome.error))
                         bar.advance(task)
             elapsed = time.monotonic() - began
-            await client.flush()
+            await _until_delivered(client)
             metrics = client.metrics.snapshot()
         inputs = metrics.applied + metrics.failed + metrics.ambiguous
         less = f" instead of {planned:,}, to end in time" if inputs < planned else ""
@@ -195,8 +204,8 @@ class _Demo:
             f"2. {inputs:,} updates of {counted(dialogs, 'dialog')}{less}. "
             "The server fails in every way.",
             f"{metrics.applied:,} applied, {metrics.failed:,} failed, {metrics.ambiguous:,} "
-            f"ambiguous in {duration(elapsed)}; callback called "
-            f"{counted(metrics.events_delivered, 'time')}",
+            f"ambiguous in {duration(elapsed)}; {metrics.targets[0].delivered:,} events "
+            "in the CRM",
             f"{metrics.requests:,} requests, at most {self._emulator.stats.in_flight_max} in "
             f"flight; p50 {duration(latency.p50)}, p99 {duration(latency.p99)}, retries included",
             f"retries: {', '.join(retries) or 'none'}",
@@ -207,7 +216,7 @@ class _Demo:
         self._emulator.faults = CALM
         self._emulator.script("drop_after", dialog_id="d-0000")
         self._emulator.script("drop_before", dialog_id="d-0001")
-        async with self._client() as client, anyio.create_task_group() as tasks:
+        async with self._client() as client:
 
             async def move(dialog_id: str) -> None:
                 self._updates += 1
@@ -220,8 +229,10 @@ class _Demo:
                     error = caught
                 self._outcomes.append(Outcome(dialog_id, None, error))
 
-            for index in range(number):
-                tasks.start_soon(move, f"d-{index:04}")
+            async with anyio.create_task_group() as tasks:
+                for index in range(number):
+                    tasks.start_soon(move, f"d-{index:04}")
+            await _until_delivered(client)
         self._print_part(
             f"3. Transitions of {counted(number, 'dialog')}. A response is lost, and a request.",
             "A transition must not be applied twice. Where that is uncertain, the client sends "
@@ -257,6 +268,12 @@ class _Demo:
         if len(errors) > 5:
             _print(f"   and {len(errors) - 5} more", "red")
         _print("")
+
+
+async def _until_delivered(client: AsyncStateClient) -> None:
+    """Wait until the CRM has every event. A service goes on instead."""
+    while client.metrics.targets[0].depth:  # noqa: ASYNC110
+        await anyio.sleep(0.01)
 
 
 def _print(text: str, style: str = "") -> None:

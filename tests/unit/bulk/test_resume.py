@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cognigy_async import ConfigurationError, Limits, RuntimeApi
+from cognigy_async._utils.database_lock import is_locked
 from cognigy_async.bulk import InputError, JobOptions, JournalRefusedError, read_summary
-from cognigy_async.bulk.journal.lock import is_locked
 from cognigy_async.bulk.resume import OpenedJob, open_job
 
 from ._journals import main_file_only

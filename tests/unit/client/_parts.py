@@ -67,6 +67,7 @@ class Entrance:
             transport=NullTransport(),
             quota=None,
             audit=audit,
+            outbox=None,
             metrics=self.metrics,
             hooks=self.hooks,
             pending_limit=self.pending_limit,

@@ -37,6 +37,7 @@ from tests.unit.client._parts import config
         ("on_failure", "stop", 'must be "continue" or "pause"'),
         ("timeout", 0, "timeout=0"),
         ("transport", "httpx", "transport must have a method send"),
+        ("outbox", "crm-outbox", "outbox must be an Outbox"),
     ],
 )
 def test_an_invalid_argument_is_refused(argument: str, value: Any, message: str) -> None:

@@ -36,6 +36,7 @@ def context_over(wire: Wire, **options: Any) -> Context:
         transport=wire,
         quota=None,
         audit=None,
+        outbox=config.outbox,
         metrics=metrics,
         hooks=CallbackRegistry(metrics, waker),
         pending_limit=PendingLimit(config.max_pending),

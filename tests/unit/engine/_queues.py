@@ -12,6 +12,7 @@ from tests.unit._builders import item
 
 IDLE, READY, IN_FLIGHT = QueueState.IDLE, QueueState.READY, QueueState.IN_FLIGHT
 WAITING, PAUSED = QueueState.WAITING, QueueState.PAUSED
+RECORDING = QueueState.RECORDING
 
 serials = itertools.count(1)
 

@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from cognigy_async.engine.dialog_queue import DialogQueue, QueueState
+from cognigy_async.engine.work_item import Kind
 from tests.unit._builders import item
 
 from ._queues import (
@@ -15,15 +16,17 @@ from ._queues import (
     IN_FLIGHT,
     PAUSED,
     READY,
+    RECORDING,
     WAITING,
 )
 
 MOVES = {
     IDLE: {READY},
-    READY: {IN_FLIGHT, IDLE, PAUSED},
-    IN_FLIGHT: {READY, WAITING, PAUSED, IDLE},
-    WAITING: {READY, PAUSED, IDLE},
+    READY: {IN_FLIGHT, IDLE, PAUSED, RECORDING},
+    IN_FLIGHT: {READY, WAITING, PAUSED, IDLE, RECORDING},
+    WAITING: {READY, PAUSED, IDLE, RECORDING},
     PAUSED: {READY, IDLE},
+    RECORDING: {READY, IDLE, PAUSED},
 }
 
 
@@ -88,3 +91,32 @@ def test_items_keep_their_order_and_leave_from_anywhere() -> None:
     assert queue.work_items == [made[1]]
     assert "READY" not in repr(queue)
     assert "1 items" in repr(queue)
+
+
+def test_updates_of_dead_processes_come_first_but_not_before_a_head_under_way() -> None:
+    def inserted(state: QueueState, **changes: object) -> list[int]:
+        queue = DialogQueue("d")
+        queue.state = state
+        for serial in (1, 2):
+            queue.append(item(serial=serial))
+        for name, value in changes.items():
+            setattr(queue.first, name, value)
+        for serials in ((8, 9), (10,)):
+            queue.insert([item(Kind.RESOLVE, serial=serial) for serial in serials])
+        assert [each.queue for each in queue.work_items] == [queue] * 5
+        return [int(each.update_id[2:]) for each in queue.work_items]
+
+    assert inserted(READY) == inserted(WAITING) == inserted(PAUSED) == [8, 9, 10, 1, 2]
+    assert inserted(IN_FLIGHT) == inserted(RECORDING) == [1, 8, 9, 10, 2]
+    assert inserted(WAITING, sent_at=1.0) == [1, 8, 9, 10, 2]
+    assert inserted(READY, record=object()) == [1, 8, 9, 10, 2]
+
+
+def test_inserted_updates_have_the_serial_of_the_next_one() -> None:
+    queue = DialogQueue("d")
+    queue.state = IN_FLIGHT
+    queue.append(item(serial=1))
+    queue.insert([item(Kind.RESOLVE, serial=5)])
+    queue.append(item(serial=6))
+    queue.insert([item(Kind.RESOLVE, serial=7)])
+    assert [each.serial for each in queue.work_items] == [1, 5, 6, 6]

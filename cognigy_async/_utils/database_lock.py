@@ -1,4 +1,4 @@
-"""Lock that lets one job at a time use a journal or a baseline. It ends with its process.
+"""Lock that lets one process at a time use a SQLite file. It ends with its process.
 
 The lock belongs to the file and not to its name, so links and renames do not lead around it. A
 symbolic link is refused all the same: it may lead to the file of somebody else.
@@ -16,15 +16,13 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cognigy_async._utils.locks import try_lock
-from cognigy_async._utils.private_files import make_private, open_private
-
-from ..errors import JournalRefusedError
-from .reading import foreign
-from .schema import APPLICATION_ID
+from ..errors import CognigyError
+from .locks import try_lock
+from .private_files import make_private, open_private
 
 if sys.platform != "win32":
     import fcntl
@@ -51,22 +49,33 @@ _locked_here: set[tuple[int, int]] = set()
 
 @dataclass(frozen=True, slots=True)
 class DatabaseKind:
-    """A kind of SQLite file that one job at a time uses.
+    """A kind of SQLite file that one process at a time uses.
 
     Attributes:
-        name: Its name in messages, and that of the option that names the file.
-        application_id: Application id of its files.
+        name: its name in messages, such as "journal".
+        title: its name with its owner, such as "journal of a job".
+        application_id: application id of its files.
+        choice: what the user chooses another one of, such as "--journal".
+        error: makes the error for a file that cannot be used, from its message and path.
     """
 
     name: str
+    title: str
     application_id: int
+    choice: str
+    error: Callable[[str, Path], CognigyError]
+
+    def foreign(self, path: Path) -> CognigyError:
+        """Return the error for a file that is of another kind."""
+        return self.error(
+            f"{path} is no {self.title}: it is empty, or a SQLite file of another program. "
+            f"Choose another {self.choice}.",
+            path,
+        )
 
 
-JOURNAL = DatabaseKind("journal", APPLICATION_ID)
-
-
-class JournalLock:
-    """The lock of a journal or of another file of a job, held until `release`.
+class DatabaseLock:
+    """The lock of a SQLite file, held until `release`.
 
     Attributes:
         path: The file, in a folder without symbolic links.
@@ -82,15 +91,17 @@ class JournalLock:
         _locked_here.add(self.identity)
 
     @classmethod
-    def acquire(cls, journal: Path, kind: DatabaseKind = JOURNAL) -> JournalLock | None:
+    def acquire(
+        cls, file: Path, kind: DatabaseKind, *, attempts: int = ATTEMPTS
+    ) -> DatabaseLock | None:
         """Create the file if needed, and lock it. Return None if it is in use.
 
         Raises:
-            JournalRefusedError: The file cannot be created, written or locked, or may be that of
-                somebody else.
+            CognigyError: `kind.error`: the file cannot be created, written or locked, or may be
+                that of somebody else.
         """
-        path = Path(os.path.realpath(journal.parent)) / journal.name
-        for attempt in range(ATTEMPTS):
+        path = Path(os.path.realpath(file.parent)) / file.name
+        for attempt in range(attempts):
             if attempt:
                 time.sleep(PROBE_TIME)
             if path.is_symlink() and is_locked(path):
@@ -99,20 +110,22 @@ class JournalLock:
                 if _identity_of(path) in _locked_here:
                     return None
                 try:
-                    lock = cls._acquire_once(path, journal, kind)
+                    lock = cls._acquire_once(path, file, kind)
                 except OSError as error:
-                    raise JournalRefusedError(
-                        f"{kind.name} {journal} cannot be locked: {error.strerror}. Choose a "
-                        f"folder on a local disk, with --{kind.name}."
+                    option = f", with {kind.choice}" if kind.choice.startswith("-") else ""
+                    raise kind.error(
+                        f"{kind.name} {file} cannot be locked: {error.strerror}. Choose a "
+                        f"folder on a local disk{option}.",
+                        file,
                     ) from error
                 if lock is not None:
                     return lock
         return None
 
     @classmethod
-    def _acquire_once(cls, path: Path, journal: Path, kind: DatabaseKind) -> JournalLock | None:
+    def _acquire_once(cls, path: Path, file: Path, kind: DatabaseKind) -> DatabaseLock | None:
         with contextlib.ExitStack() as stack:
-            descriptor = _open(path, journal, kind)
+            descriptor = _open(path, file, kind)
             stack.callback(os.close, descriptor)
             locked = try_lock(descriptor)
             is_record_lock = locked and not _lock_byte(descriptor)
@@ -120,13 +133,13 @@ class JournalLock:
                 # On NFS, BSD and macOS flock and record locks exclude each other, also
                 # within one process. There flock would lock out SQLite.
                 stack.close()
-                descriptor = _open(path, journal, kind)
+                descriptor = _open(path, file, kind)
                 stack.callback(os.close, descriptor)
                 locked = _lock_byte(descriptor)
             # Between the calls, the file may have been replaced.
             if not locked or _identity(os.fstat(descriptor)) != _identity_of(path):
                 return None
-            _claim(descriptor, journal, kind)
+            _claim(descriptor, file, kind)
             stack.pop_all()
             return cls(path, descriptor, is_record_lock=is_record_lock)
 
@@ -151,16 +164,16 @@ class JournalLock:
             os.close(self._descriptor)
 
 
-def is_locked(journal: Path) -> bool:
-    """Return whether a job uses a journal. Do not call this while the process reads it."""
+def is_locked(file: Path) -> bool:
+    """Return whether a process uses a file. Do not call this while the process reads it."""
     with _guard:
-        identity = _identity_of(journal)
+        identity = _identity_of(file)
         if identity is None or identity in _locked_here:
             return identity is not None
         try:
             # Locks need no write access on local disks.
-            mode = os.O_RDWR if os.access(journal, os.W_OK) else os.O_RDONLY
-            descriptor = os.open(journal, mode)
+            mode = os.O_RDWR if os.access(file, os.W_OK) else os.O_RDONLY
+            descriptor = os.open(file, mode)
         except OSError:
             return False
         try:
@@ -183,17 +196,18 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     return _identity(found) if stat.S_ISREG(found.st_mode) else None
 
 
-def _open(path: Path, journal: Path, kind: DatabaseKind) -> int:
+def _open(path: Path, file: Path, kind: DatabaseKind) -> int:
     try:
         return open_private(path, linked=True)
     except OSError as error:
-        raise JournalRefusedError(
-            f"{kind.name} {journal} cannot be created or written: {error.strerror}. Correct this, "
-            f"or choose another --{kind.name}, in a folder that can be written."
+        raise kind.error(
+            f"{kind.name} {file} cannot be created or written: {error.strerror}. Correct this, "
+            f"or choose another {kind.choice}, in a folder that can be written.",
+            file,
         ) from error
 
 
-def _claim(descriptor: int, journal: Path, kind: DatabaseKind) -> None:
+def _claim(descriptor: int, file: Path, kind: DatabaseKind) -> None:
     """Check that a file is new or may be of this kind, and close it to other users.
 
     SQLite would complete in the database of another program what that left unfinished. It gives the
@@ -203,13 +217,14 @@ def _claim(descriptor: int, journal: Path, kind: DatabaseKind) -> None:
     header = os.read(descriptor, HEADER_SIZE)
     found = os.fstat(descriptor)
     if not header and found.st_nlink > 1:
-        raise JournalRefusedError(
-            f"{kind.name} {journal} is empty and has a second name (a hard link), so that it may "
-            f"belong to another program. Choose another --{kind.name}."
+        raise kind.error(
+            f"{kind.name} {file} is empty and has a second name (a hard link), so that it may "
+            f"belong to another program. Choose another {kind.choice}.",
+            file,
         )
     is_database = header.startswith(SQLITE_MAGIC)
     if is_database and header[APPLICATION_ID_AT:][:4] != kind.application_id.to_bytes(4):
-        raise foreign(journal, kind.name)
+        raise kind.foreign(file)
     if (is_database or not header) and found.st_mode & OTHERS:
         make_private(descriptor)
 

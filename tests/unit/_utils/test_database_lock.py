@@ -1,4 +1,4 @@
-"""The lock of a journal: whom it keeps out, and for how long."""
+"""The lock of a SQLite file: whom it keeps out, and for how long."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from cognigy_async._utils import database_lock as lock_module
+from cognigy_async._utils.database_lock import ATTEMPTS, DatabaseLock, is_locked
 from cognigy_async.bulk import JournalRefusedError, read_summary
-from cognigy_async.bulk.journal import lock as lock_module
 from cognigy_async.bulk.journal.journal import Journal
-from cognigy_async.bulk.journal.lock import ATTEMPTS, JournalLock, is_locked
-from cognigy_async.bulk.journal.reading import has_wal
+from cognigy_async.bulk.journal.reading import JOURNAL, has_wal
 
 OTHER = """
 import sys
 from pathlib import Path
-from cognigy_async.bulk.journal.lock import JournalLock
-print(JournalLock.acquire(Path(sys.argv[1])) is not None, flush=True)
+from cognigy_async._utils.database_lock import DatabaseLock
+from cognigy_async.bulk.journal.reading import JOURNAL
+print(DatabaseLock.acquire(Path(sys.argv[1]), JOURNAL) is not None, flush=True)
 sys.stdin.readline()
 """
 
@@ -49,8 +50,8 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
-def acquired(path: Path) -> JournalLock:
-    lock = JournalLock.acquire(path)
+def acquired(path: Path) -> DatabaseLock:
+    lock = DatabaseLock.acquire(path, JOURNAL)
     assert lock is not None
     return lock
 
@@ -63,10 +64,10 @@ def test_no_name_of_a_file_leads_around_its_lock(journal: Path) -> None:
     names[1].hardlink_to(journal)
     for path in (journal, *names[:2]):
         assert is_locked(path)
-        assert JournalLock.acquire(path) is None
+        assert DatabaseLock.acquire(path, JOURNAL) is None
     journal.rename(names[2])
     assert is_locked(names[2])
-    assert JournalLock.acquire(names[2]) is None
+    assert DatabaseLock.acquire(names[2], JOURNAL) is None
     names[2].rename(journal)
     lock.release()
     assert not is_locked(journal)
@@ -75,7 +76,7 @@ def test_no_name_of_a_file_leads_around_its_lock(journal: Path) -> None:
         (names[1], "is empty and has a second name"),
     ):
         with pytest.raises(JournalRefusedError, match=problem):
-            JournalLock.acquire(path)
+            DatabaseLock.acquire(path, JOURNAL)
     assert not journal.stat().st_size
     assert set(journal.parent.iterdir()) == {journal, *names[:2]}
 
@@ -92,7 +93,7 @@ def test_another_process_is_kept_out_also_after_another_descriptor_was_closed(
     with other_process(journal) as got_it:
         assert got_it
         assert is_locked(journal)
-        assert JournalLock.acquire(journal) is None
+        assert DatabaseLock.acquire(journal, JOURNAL) is None
     # The other process was killed.
     assert not is_locked(journal)
     acquired(journal).release()
@@ -101,7 +102,7 @@ def test_another_process_is_kept_out_also_after_another_descriptor_was_closed(
 def test_nothing_in_this_process_takes_the_locks_of_sqlite_away(journal: Path) -> None:
     with Journal(journal) as opened:
         opened.begin_run({"input": "{}"}, same_input=False)
-        assert JournalLock.acquire(journal) is None
+        assert DatabaseLock.acquire(journal, JOURNAL) is None
         assert is_locked(journal)
         assert read_summary(journal).owner
         # A program that reads a database and thinks that it is alone removes the -wal.
@@ -133,7 +134,7 @@ def test_a_lock_that_is_only_probed_keeps_no_job_out(
     monkeypatch.setattr(lock_module, "try_lock", probed)
     acquired(journal).release()
     assert attempts == ATTEMPTS
-    assert JournalLock.acquire(journal) is None
+    assert DatabaseLock.acquire(journal, JOURNAL) is None
 
 
 def test_a_file_that_is_replaced_while_it_is_locked_is_not_used(
@@ -184,11 +185,11 @@ def test_where_flock_would_lock_out_sqlite_a_record_lock_takes_its_place(
 
 def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(JournalRefusedError, match="cannot be created or written: No such file"):
-        JournalLock.acquire(tmp_path / "no" / "journal")
+        DatabaseLock.acquire(tmp_path / "no" / "journal", JOURNAL)
     with pytest.raises(JournalRefusedError, match="cannot be created or written: Is a directory"):
-        JournalLock.acquire(tmp_path)
+        DatabaseLock.acquire(tmp_path, JOURNAL)
     with pytest.raises(JournalRefusedError, match="is not a regular file"):
-        JournalLock.acquire(Path(os.devnull))
+        DatabaseLock.acquire(Path(os.devnull), JOURNAL)
     assert not is_locked(tmp_path / "no" / "journal")
     assert not is_locked(Path(os.devnull))
 
@@ -202,7 +203,7 @@ def test_a_file_system_without_locks_is_refused(
     monkeypatch.setattr(lock_module, "try_lock", no_locks)
     before = set(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else set()
     with pytest.raises(JournalRefusedError, match="cannot be locked: No locks available"):
-        JournalLock.acquire(journal)
+        DatabaseLock.acquire(journal, JOURNAL)
     assert not is_locked(journal)
     after = set(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else set()
     assert len(after) == len(before)

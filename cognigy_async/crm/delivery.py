@@ -1,0 +1,425 @@
+"""Deliver the events of the file to one target, in the order of each dialog.
+
+A cursor reads the events in pages. An event of a dialog that is in flight, or that waits after a
+failure, is not kept: its dialog remembers the first event to be read again. So the memory holds a
+page of events, and a few numbers for each such dialog.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from cognigy_async import CognigyError, TargetStatus, UpdateEvent
+from cognigy_async._utils.concurrency import is_failure, monotonic_clock
+from cognigy_async._utils.logging import log
+
+from . import recorder as recording
+from .recorder import Recorder, event_of
+from .store import DeadRow, EventRow, OutcomeRow, Store, TargetCounts
+from .target import (
+    DeliveryError,
+    EventRejectedError,
+    Target,
+    TargetGoneError,
+    TargetUnavailableError,
+)
+
+PAGE = 100
+"""Least number of events that are read at a time."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 300.0
+"""Seconds before an event is delivered again, doubled with each failure."""
+FIRST_PAUSE = 5.0
+"""Seconds before a target that is down is tried again, doubled each time."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 3600.0
+"""Bounds in seconds of the pause that a target wants."""
+CLOSING = 5.0
+"""Seconds that a target may take to close its connections."""
+
+
+@dataclass(slots=True)
+class _Dialog:
+    """A dialog with events in flight, or that waits.
+
+    Attributes:
+        first: id of the first event that has to be read again; 0 if there is none.
+        until: earliest time of the next delivery.
+        attempts: failed deliveries of its first event.
+        busy: events of it are in flight, or were read again and come next.
+    """
+
+    first: int = 0
+    until: float = 0.0
+    attempts: int = 0
+    busy: bool = False
+
+    def hold(self, entry: int) -> None:
+        """Read an event again later, and all that follow it."""
+        if not self.first or entry < self.first:
+            self.first = entry
+
+
+class Delivery:
+    """The deliveries to one target.
+
+    Args:
+        mask: the bit of the target in the masks of the store.
+        max_age: seconds after which an event that fails becomes a dead letter.
+    """
+
+    def __init__(
+        self, target: Target, name: str, recorder: Recorder, mask: int, max_age: float
+    ) -> None:
+        self.name = name
+        self._target = target
+        self._recorder = recorder
+        self._mask = mask
+        self._max_age = max_age
+        self._clock = monotonic_clock()
+        self._page = max(PAGE, target.batch_size)
+        self._cursor = 0
+        self._buffer: deque[tuple[EventRow, float]] = deque()
+        self._dialogs: dict[str, _Dialog] = {}
+        self._due: list[tuple[float, str]] = []
+        self._calls = 0
+        self._paused_until = -math.inf
+        self._pauses = 0
+        self._must_reset = False
+        self._closing = False
+        self._wake = anyio.Event()
+        self._depth = self._delivered = self._failures = self._dead_letters = 0
+        self._oldest_at: float | None = None
+        self._paused_by: str | None = None
+        self._stopped: str | None = None
+
+    @property
+    def status(self) -> TargetStatus:
+        """The state of the deliveries. Any thread may ask for it."""
+        oldest_at = self._oldest_at
+        return TargetStatus(
+            self.name,
+            self._depth,
+            0.0 if oldest_at is None else max(0.0, recording.clock() - oldest_at),
+            self._delivered,
+            self._failures,
+            self._dead_letters,
+            self._stopped or self._paused_by,
+        )
+
+    def seed(self, counts: TargetCounts) -> None:
+        """Begin with the counts of the file."""
+        self._depth, self._dead_letters, self._oldest_at = counts
+
+    def look(self, store: Store) -> None:
+        """Find the age of the oldest event, in the thread that uses the file."""
+        self._oldest_at = store.oldest(self._mask)
+
+    def added(self, outcomes: Sequence[OutcomeRow]) -> None:
+        """Deliver events that were recorded now."""
+        self._depth += sum(bool(row.pending & self._mask) for row in outcomes)
+        if self._oldest_at is None and self._depth:
+            self._oldest_at = outcomes[0].settled_at
+        self._wake.set()
+
+    def reset(self) -> None:
+        """Read everything again: a command changed the file."""
+        self._must_reset = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """Start no more calls, and end when those in flight have ended."""
+        self._closing = True
+        self._wake.set()
+
+    # Running.
+
+    async def run(self) -> None:
+        """Deliver until `close`, until the target is gone, or until cancelled."""
+        try:
+            async with anyio.create_task_group() as calls:
+                await self._open()
+                while not self._closing and self._stopped is None:
+                    self._wake = anyio.Event()
+                    if (wait := await self._step(calls)) > 0:
+                        with anyio.move_on_after(wait):
+                            await self._wake.wait()
+        finally:
+            with anyio.move_on_after(CLOSING, shield=True):
+                try:
+                    await self._target.aclose()
+                except Exception as error:
+                    log(logging.WARNING, "target %s did not close: %s", self.name, text_of(error))
+
+    async def _open(self) -> None:
+        while not self._closing:
+            try:
+                await self._target.open()
+                return
+            except Exception as error:
+                if isinstance(error, TargetGoneError):
+                    self._stop(error)
+                    return
+                self._pause(error if isinstance(error, TargetUnavailableError) else None)
+                log(logging.WARNING, "target %s cannot be opened: %s", self.name, text_of(error))
+            self._wake = anyio.Event()
+            while (left := self._paused_until - self._clock()) > 0 and not self._closing:
+                with anyio.move_on_after(left):
+                    await self._wake.wait()
+                    self._wake = anyio.Event()
+
+    async def _step(self, calls: anyio.abc.TaskGroup) -> float:
+        """Read events, or start a call. Return the seconds to wait before the next step."""
+        if self._must_reset:
+            if self._calls:
+                return math.inf
+            await self._reset()
+        now = self._clock()
+        if now < self._paused_until:
+            return self._paused_until - now
+        # After a pause, one call shows whether the target is back.
+        if self._calls >= (1 if self._pauses else self._target.concurrency):
+            return math.inf
+        if len(self._buffer) < self._target.batch_size and self._has_more(now):
+            await self._read(now)
+            return 0.0
+        due = self._due[0][0] - now if self._due else math.inf
+        if not self._buffer:
+            return due
+        linger = self._buffer[0][1] + self._target.linger - now
+        if len(self._buffer) < self._target.batch_size and linger > 0:
+            return min(linger, due)
+        self._calls += 1
+        calls.start_soon(self._call, self._next_batch())
+        return 0.0
+
+    async def _reset(self) -> None:
+        # What was delivered must be written before the file is read again.
+        if await self._recorder.commits.written() is not None:
+            return
+        self._must_reset = False
+        self._cursor = 0
+        self._buffer.clear()
+        self._dialogs.clear()
+        self._due.clear()
+        self.seed(await self._recorder.call(lambda store: store.counts(self._mask)))
+
+    # Reading.
+
+    def _has_more(self, now: float) -> bool:
+        while self._due and not self._is_due(*self._due[0]):
+            heapq.heappop(self._due)
+        is_due = bool(self._due) and self._due[0][0] <= now
+        return is_due or self._cursor < self._recorder.store.last_event
+
+    def _is_due(self, until: float, dialog_id: str) -> bool:
+        """Return whether an entry of the heap still says when a dialog is due."""
+        dialog = self._dialogs.get(dialog_id)
+        waits = dialog is not None and dialog.first and not dialog.busy
+        return bool(waits and dialog is not None and dialog.until == until)
+
+    async def _read(self, now: float) -> None:
+        """Read events of dialogs that waited, and the next page."""
+        due: list[tuple[str, int]] = []
+        while self._due and self._due[0][0] <= now and len(due) < self._page:
+            until, dialog_id = heapq.heappop(self._due)
+            if self._is_due(until, dialog_id):
+                due.append((dialog_id, self._dialogs[dialog_id].first))
+                self._dialogs[dialog_id].busy = True
+        last = self._recorder.store.last_event
+
+        def read(store: Store) -> tuple[list[tuple[str, list[EventRow], bool]], list[EventRow]]:
+            room = self._page
+            again = []
+            for dialog_id, first in due:
+                limit = max(1, room)
+                rows = store.of_dialog(self._mask, dialog_id, (first, self._cursor), limit)
+                again.append((dialog_id, rows, len(rows) == limit))
+                room -= len(rows)
+            return again, store.page(self._mask, self._cursor, self._page)
+
+        try:
+            again, page = await self._recorder.call(read)
+        except CognigyError as error:
+            log(logging.ERROR, "events for target %s cannot be read: %s", self.name, error)
+            self._paused_until = self._clock() + FIRST_PAUSE
+            for dialog_id, _ in due:
+                self._dialogs[dialog_id].busy = False
+                self._schedule(dialog_id, self._dialogs[dialog_id])
+            return
+        now = self._clock()
+        for dialog_id, rows, has_more in again:
+            dialog = self._dialogs[dialog_id]
+            dialog.first = rows[-1].id + 1 if has_more else 0
+            if not rows:
+                del self._dialogs[dialog_id]
+            self._buffer.extend((row, now) for row in rows)
+        for row in page:
+            if (waiting := self._dialogs.get(row.dialog_id)) is None:
+                self._buffer.append((row, now))
+            else:
+                waiting.hold(row.id)
+        if page:
+            self._cursor = page[-1].id
+        if len(page) < self._page:
+            self._cursor = max(self._cursor, last)
+
+    def _next_batch(self) -> list[EventRow]:
+        """Take the first events of the buffer. What else it has of their dialogs comes later."""
+        size = min(self._target.batch_size, len(self._buffer))
+        batch = [self._buffer.popleft()[0] for _ in range(size)]
+        dialogs = {row.dialog_id for row in batch}
+        for dialog_id in dialogs:
+            self._dialogs.setdefault(dialog_id, _Dialog()).busy = True
+        if self._buffer:
+            kept: deque[tuple[EventRow, float]] = deque()
+            for each in self._buffer:
+                if each[0].dialog_id in dialogs:
+                    self._dialogs[each[0].dialog_id].hold(each[0].id)
+                else:
+                    kept.append(each)
+            self._buffer = kept
+        return batch
+
+    # Calling.
+
+    async def _call(self, rows: list[EventRow]) -> None:
+        try:
+            events, readable = self._decode(rows)
+            results = await self._deliver(events) if events else []
+            self._settle(rows, dict(zip(readable, results, strict=True)))
+        finally:
+            self._calls -= 1
+            self._wake.set()
+
+    def _decode(self, rows: list[EventRow]) -> tuple[list[UpdateEvent], list[int]]:
+        events, readable = [], []
+        for row in rows:
+            try:
+                events.append(event_of(row))
+                readable.append(row.id)
+            except (ValueError, TypeError, AttributeError):
+                pass
+        return events, readable
+
+    async def _deliver(self, events: list[UpdateEvent]) -> Sequence[Exception | None]:
+        try:
+            results = await self._target.deliver(events)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            failure = error if isinstance(error, Exception) else DeliveryError("it was cancelled")
+            return [failure] * len(events)
+        if len(results) != len(events):
+            problem = f"target {self.name} gave {len(results)} answers for {len(events)} events"
+            return [DeliveryError(problem)] * len(events)
+        return results
+
+    def _settle(self, rows: list[EventRow], results: dict[int, Exception | None]) -> None:
+        """Decide what follows from the answers of a target."""
+        delivered: list[int] = []
+        back: set[str] = set()
+        unavailable: TargetUnavailableError | None = None
+        for row in rows:
+            dialog = self._dialogs[row.dialog_id]
+            if row.dialog_id in back:
+                # The target may have it already. It gets it again, after the one before it.
+                continue
+            error = results.get(row.id, EventRejectedError("its entry in the file is damaged"))
+            if error is None:
+                delivered.append(row.id)
+                dialog.attempts = 0
+                dialog.until = 0.0
+            elif isinstance(error, TargetGoneError | TargetUnavailableError):
+                back.add(row.dialog_id)
+                dialog.hold(row.id)
+                if isinstance(error, TargetGoneError):
+                    self._stop(error)
+                elif unavailable is None or _longer(error, unavailable):
+                    unavailable = error
+            else:
+                self._failed(row, dialog, error, back)
+        if delivered:
+            self._recorder.deliver(self._mask, delivered)
+            self._delivered += len(delivered)
+            self._remove(len(delivered))
+        if unavailable is not None:
+            self._pause(unavailable)
+            log(logging.WARNING, "target %s is unavailable: %s", self.name, text_of(unavailable))
+        elif self._clock() >= self._paused_until:
+            self._pauses = 0
+            self._paused_by = None
+        for dialog_id in {row.dialog_id for row in rows}:
+            dialog = self._dialogs[dialog_id]
+            dialog.busy = False
+            if dialog.first:
+                self._schedule(dialog_id, dialog)
+            else:
+                del self._dialogs[dialog_id]
+
+    def _failed(self, row: EventRow, dialog: _Dialog, error: Exception, back: set[str]) -> None:
+        dialog.attempts += 1
+        now = recording.clock()
+        problem, level = text_of(error), logging.INFO
+        self._failures += 1
+        if isinstance(error, EventRejectedError) or now - row.settled_at > self._max_age:
+            number = self._mask.bit_length() - 1
+            self._recorder.bury(DeadRow(number, row.id, dialog.attempts, problem, now))
+            dialog.attempts = 0
+            dialog.until = 0.0
+            self._dead_letters += 1
+            self._remove(1)
+            level = logging.WARNING
+        else:
+            back.add(row.dialog_id)
+            dialog.hold(row.id)
+            longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(dialog.attempts - 1, 32))
+            dialog.until = self._clock() + longest * random.uniform(0.5, 1)
+        log(
+            level,
+            "event %s of dialog %r was not delivered to %s: %s",
+            row.update_id,
+            row.dialog_id,
+            self.name,
+            problem,
+        )
+
+    def _remove(self, events: int) -> None:
+        self._depth -= events
+        if not self._depth:
+            self._oldest_at = None
+
+    def _schedule(self, dialog_id: str, dialog: _Dialog) -> None:
+        heapq.heappush(self._due, (dialog.until, dialog_id))
+
+    def _pause(self, error: TargetUnavailableError | None) -> None:
+        now = self._clock()
+        if now >= self._paused_until:
+            self._pauses += 1
+        pause = min(LONGEST_BACKOFF, FIRST_PAUSE * 2 ** min(self._pauses - 1, 32))
+        pause *= random.uniform(0.5, 1)
+        if error is not None and error.retry_after is not None:
+            pause = min(max(error.retry_after, SHORTEST_PAUSE), LONGEST_PAUSE)
+        if error is not None:
+            self._paused_by = text_of(error)
+        self._paused_until = max(self._paused_until, now + pause)
+
+    def _stop(self, error: TargetGoneError) -> None:
+        self._stopped = text_of(error)
+        log(logging.ERROR, "target %s takes no more events: %s", self.name, text_of(error))
+
+
+def _longer(error: TargetUnavailableError, other: TargetUnavailableError) -> bool:
+    return (error.retry_after or 0.0) > (other.retry_after or 0.0)
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error of the library, and only the class of another one."""
+    # The text of another exception may have values.
+    return str(error) if isinstance(error, CognigyError) else type(error).__name__
