@@ -125,7 +125,7 @@ def check(session: nox.Session) -> None:
     check_style(session)
     # Pytest compiles the tests, which otherwise each of its workers does for itself.
     check_types(session, ("pytest", "-q", "--collect-only"))
-    run_tests(session, "not browser and not thorough")
+    run_tests(session, "not browser and not thorough and not temporal")
 
 
 @nox.session(default=False)
@@ -146,7 +146,7 @@ def types(session: nox.Session) -> None:
 def thorough(session: nox.Session) -> None:
     """The tests that `check` leaves out because they take long."""
     install(session)
-    run_tests(session, "thorough and not browser")
+    run_tests(session, "thorough and not browser and not temporal")
 
 
 def add_tests(version: str) -> None:
@@ -159,7 +159,7 @@ def add_tests(version: str) -> None:
         if python is None:
             session.skip(f"no Python {version} that can make a venv was found")
         install(session)
-        run_tests(session, "not browser")
+        run_tests(session, "not browser and not temporal")
 
 
 for version in PYTHONS:
@@ -171,6 +171,13 @@ def browser(session: nox.Session) -> None:
     """What reports look like in Chromium; skipped where there is none."""
     install(session)
     session.run("pytest", "-q", "-m", "browser", *session.posargs)
+
+
+@nox.session(default=False)
+def temporal(session: nox.Session) -> None:
+    """The tests on a development server of Temporal, which is a process of its own."""
+    install(session)
+    session.run("pytest", "-q", "-m", "temporal", *session.posargs)
 
 
 @nox.session(default=False)

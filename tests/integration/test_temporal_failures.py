@@ -18,7 +18,7 @@ from cognigy_async.temporal import DurableStateClient
 from tests.integration.commands import CommandProcess, command_environment
 from tests.integration.temporal_server import TemporalServer
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.temporal]
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ from tests.simulation.world import BASE_URL, KEY, Wire, status
 
 HISTORIES = Path(__file__).with_name("temporal_job_histories")
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.temporal]
 
 Row = dict[str, Any]
 

@@ -41,7 +41,7 @@ from cognigy_async.temporal.dialog_writer import DialogWriter
 from cognigy_async.temporal.worker import RESTRICTIONS
 from tests.integration.temporal_server import TemporalServer
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.temporal]
 HISTORIES = Path(__file__).with_name("temporal_histories")
 
 
