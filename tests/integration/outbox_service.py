@@ -100,6 +100,11 @@ def node_of(number: int) -> str | None:
     return f"node-{number}" if number % 11 == 5 else None
 
 
+def is_modify(number: int) -> bool:
+    """Return whether an update depends on the state before it."""
+    return number % 13 == 7
+
+
 def _decide(values: dict[str, int], _: DialogState) -> dict[str, Any]:
     return {"session": values}
 
@@ -123,7 +128,7 @@ async def load(client: AsyncStateClient, folder: Path, run: int, seconds: float)
             # A few numbers are kept, so that a request that carries several updates shows them all.
             values = {"n": number, f"v{number % 8}": number}
             node = node_of(number)
-            if number % 13 == 7:
+            if is_modify(number):
                 decide = partial(_decide, values)
                 modified = client.modify(dialog_id, decide, metadata={"name": name})
                 await wait_for(name, modified)
