@@ -169,8 +169,8 @@ class Stage:
             missing = applied - delivered
             assert missing <= {name for name, _ in self.crm.failed[target]} - reported
             for name in missing:
-                number = int(name.split(":")[1])
-                assert is_modify(number) or node_of(number), name
+                own = int(name.split(":")[1])
+                assert is_modify(own) or node_of(own), name
             for name, update_id in taken:
                 assert ids.setdefault(name, update_id) == update_id
             arrived: dict[str, list[int]] = {}

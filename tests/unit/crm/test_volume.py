@@ -12,7 +12,7 @@ from cognigy_async import NotSentError, Request, Response, StateUpdate
 from cognigy_async.crm import HubSpot, Outbox, Salesforce, SalesforceAuth
 from tests.stubs.hubspot import HubSpotStub
 from tests.stubs.salesforce import SalesforceStub
-from tests.stubs.transport import InProcess, Stub
+from tests.stubs.transport import InProcess
 from tests.unit.crm._driver import Client, Written, event_of, eventually, intent_of, opened
 
 DAY = 86_400.0
@@ -70,8 +70,7 @@ async def test_many_events_take_few_calls(tmp_path: Path, make: Any, size: int, 
     outbox.deliver_to(target)
     async with opened(outbox) as client:
         await apply_all(client, count)
-        while anyio.current_time() < DAY:
-            await anyio.sleep(600)
+        await anyio.sleep_until(DAY)
         await eventually(lambda: outbox.status()[0].depth == 0)
     assert count // size <= stub.calls <= count / size * 1.01
     for number in range(count // UPDATES):
