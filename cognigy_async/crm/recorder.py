@@ -27,7 +27,8 @@ class Recorder:
     """The file of this process, written by one thread outside the event loop.
 
     Args:
-        on_written: called in the event loop after each batch that was written.
+        on_written: called in the event loop after each batch, with an empty one if it could not be
+            written.
 
     Attributes:
         commits: writes the batches.
@@ -51,8 +52,7 @@ class Recorder:
         batch, self.batch = self.batch, Batch()
 
         def written(error: OutboxError | None) -> None:
-            if error is None:
-                self._on_written(batch)
+            self._on_written(batch if error is None else Batch())
 
         self.commits.when_written(written)
         return batch

@@ -72,6 +72,10 @@ class IntentRow(NamedTuple):
     content: bytes
 
 
+Key: TypeAlias = tuple[str, str]
+"""Update id and dialog id of an intent. Users may give updates of two dialogs the same id."""
+
+
 class OutcomeRow(NamedTuple):
     """An outcome; `pending` is the mask of the targets that get it."""
 
@@ -80,7 +84,7 @@ class OutcomeRow(NamedTuple):
     outcome: bytes
     answer: bytes | None
     pending: int
-    update_id: str
+    key: Key
 
 
 class DeadRow(NamedTuple):
@@ -95,11 +99,16 @@ class DeadRow(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """Changes of one transaction. `delivered` has ids by the mask of their target."""
+    """Changes of one transaction, in the order in which they are made.
 
-    intents: list[IntentRow] = field(default_factory=list)
+    Attributes:
+        withdrawn: of intents that were recorded before.
+        delivered: ids by the mask of their target.
+    """
+
+    withdrawn: list[Key] = field(default_factory=list)
+    intents: dict[Key, IntentRow] = field(default_factory=dict)
     outcomes: list[OutcomeRow] = field(default_factory=list)
-    withdrawn: list[str] = field(default_factory=list)
     delivered: dict[int, list[int]] = field(default_factory=dict)
     dead: list[DeadRow] = field(default_factory=list)
 
@@ -121,7 +130,7 @@ class Store:
 
     Attributes:
         masks: mask of each target by its name.
-        open: id of each intent without outcome by its update id.
+        open: id of each intent without outcome.
         last_id: the last id that was given.
         last_event: the last one that an event got.
         used: bytes in use.
@@ -134,7 +143,7 @@ class Store:
         self._lock = new_file(folder)
         self.path = self._lock.path
         self.masks: dict[str, int] = {}
-        self.open: dict[str, int] = {}
+        self.open: dict[Key, int] = {}
         self.last_id = 0
         self.last_event = 0
         self.used = 0
@@ -172,17 +181,17 @@ class Store:
     def add_targets(self, names: Iterable[str]) -> None:
         """Give each target a number, also those of adopted files."""
         for name in names:
-            if name in self.masks:
-                continue
-            number = len(self.masks)
+            mask = self.masks.get(name, 1 << len(self.masks))
+            number = mask.bit_length() - 1
             if number >= MOST_TARGETS:
                 raise OutboxError(
                     f"outbox file {self.path} has {number} targets; drop the events of those that "
                     "no program delivers any more.",
                     str(self.path),
                 )
-            self.connection.execute("INSERT INTO targets VALUES (?, ?)", (number, name))
-            self.masks[name] = 1 << number
+            # A transaction that was rolled back may have left its mask here.
+            self.connection.execute("INSERT OR IGNORE INTO targets VALUES (?, ?)", (number, name))
+            self.masks[name] = mask
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -204,52 +213,47 @@ class Store:
             OutboxError: it cannot be written. What was recorded before is kept.
         """
         self._check_place()
-        intents = list(enumerate(batch.intents, self.last_id + 1))
-        opened = {row.update_id: each for each, row in intents}
+        intents = list(enumerate(batch.intents.values(), self.last_id + 1))
+        opened = {row[:2]: each for each, row in intents}
         number = self.last_id + len(intents)
         open_ids = self.open
-        open_ids.update(opened)
+        struck = [(open_ids[each],) for each in batch.withdrawn if each in open_ids]
         moved: list[tuple[object, ...]] = []
-        try:
-            with self.transaction():
-                self._run(
-                    "INSERT INTO entries VALUES {}",
-                    f"(?, ?, ?, {INTENT}, ?, NULL, ?, NULL, NULL, 0, 0)",
-                    [(each, *row) for each, row in intents],
-                )
-                struck = [(open_ids[each],) for each in batch.withdrawn if each in open_ids]
-                for row in batch.outcomes:
-                    if (entry := open_ids.get(row[-1])) is None:
-                        continue
-                    if row.pending:
-                        number += 1
-                        moved.append((number, *row[:-1], entry))
-                    else:
-                        struck.append((entry,))
-                self._run(
-                    "UPDATE entries SET id = column1, state = column2, settled_at = column3,"
-                    " outcome = column4, answer = column5, pending = column6"
-                    " FROM (VALUES {}) WHERE id = column7",
-                    "(?, ?, ?, ?, ?, ?, ?)",
-                    moved,
-                )
-                self._run("DELETE FROM entries WHERE id IN ({})", "?", struck)
-                for letter in batch.dead:
-                    self._bury(letter)
-                for mask, ids in batch.delivered.items():
-                    self._deliver(mask, ids)
-        except OutboxError:
-            for update_id in opened:
-                open_ids.pop(update_id, None)
-            raise
+        with self.transaction():
+            self._run(
+                "INSERT INTO entries VALUES {}",
+                f"(?, ?, ?, {INTENT}, ?, NULL, ?, NULL, NULL, 0, 0)",
+                [(each, *row) for each, row in intents],
+            )
+            for row in batch.outcomes:
+                if (entry := opened.get(row.key) or open_ids.get(row.key)) is None:
+                    continue
+                if row.pending:
+                    number += 1
+                    moved.append((number, *row[:-1], entry))
+                else:
+                    struck.append((entry,))
+            self._run(
+                "UPDATE entries SET id = column1, state = column2, settled_at = column3,"
+                " outcome = column4, answer = column5, pending = column6"
+                " FROM (VALUES {}) WHERE id = column7",
+                "(?, ?, ?, ?, ?, ?, ?)",
+                moved,
+            )
+            self._run("DELETE FROM entries WHERE id IN ({})", "?", struck)
+            for letter in batch.dead:
+                self._bury(letter)
+            for mask, ids in batch.delivered.items():
+                self._deliver(mask, ids)
         self.last_id = number
         if moved:
             self.last_event = number
         self._has_deletions |= bool(struck or batch.delivered)
+        for key in batch.withdrawn:
+            open_ids.pop(key, None)
+        open_ids.update(opened)
         for row in batch.outcomes:
-            open_ids.pop(row[-1], None)
-        for update_id in batch.withdrawn:
-            open_ids.pop(update_id, None)
+            open_ids.pop(row.key, None)
         self.measure()
 
     def _check_place(self) -> None:

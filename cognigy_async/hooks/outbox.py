@@ -115,8 +115,8 @@ class Outbox(Protocol):
         """Record the outcomes of updates, and queue their events for the targets."""
         ...
 
-    def withdraw(self, update_ids: Sequence[str]) -> None:
-        """Remove intents of updates that will not be sent. Nobody waits for that.
+    def withdraw(self, dialog_id: str, update_ids: Sequence[str]) -> None:
+        """Remove the intents of one call of `intend`, which will not be sent. Nobody waits for it.
 
         An update of `modify` that is decided again is withdrawn, and intended with the same id.
         """

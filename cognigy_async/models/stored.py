@@ -112,12 +112,17 @@ def _dump_error(error: BaseException | None) -> dict[str, Any]:
     if not isinstance(error, CognigyError):
         # The text of another exception may have values.
         return {"type": type(error).__name__, "args": [type(error).__name__], "facts": {}}
-    facts = {name: value for name, value in vars(error).items() if type(value) in PLAIN}
-    args = [value for value in error.args if type(value) in PLAIN]
+    facts = {name: _plain(value) for name, value in vars(error).items() if type(value) in PLAIN}
+    args = [_plain(value) for value in error.args if type(value) in PLAIN]
     dumped = {"type": type(error).__name__, "args": args, "facts": facts}
     if error.__cause__ is not None:
         dumped["cause"] = _dump_error(error.__cause__)
     return dumped
+
+
+def _plain(value: Any) -> Any:
+    # A server may send half of a surrogate pair, which is no JSON.
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _load_error(dumped: dict[str, Any]) -> CognigyError:
