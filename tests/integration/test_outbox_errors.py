@@ -43,8 +43,16 @@ KEY = "canary-api-key-1234"
 URL = "https://crm.example/canary-url-token"
 
 
-def client_of(server: Emulator, outbox: Outbox) -> AsyncStateClient:
-    transport = HttpxTransport(httpx.AsyncClient(transport=httpx.ASGITransport(app=server)))
+def client_of(
+    server: Emulator, outbox: Outbox, on_response: Callable[[], None] = lambda: None
+) -> AsyncStateClient:
+    async def answered(_: httpx.Response) -> None:
+        on_response()
+
+    http = httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=server), event_hooks={"response": [answered]}
+    )
+    transport = HttpxTransport(http)
     return AsyncStateClient(
         "http://127.0.0.1", auth=ApiKey(KEY), transport=transport, outbox=outbox
     )
@@ -180,6 +188,32 @@ async def test_on_a_full_disk_no_update_is_reported_as_applied_without_its_event
     async with client_of(server, taker.outbox(folder)):
         await until(lambda: reported <= {event.update_id for event in taker.events})
     assert {event.update_id for event in taker.events} <= applied
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it needs RLIMIT_FSIZE")
+async def test_an_outcome_that_finds_a_full_disk_is_delivered_by_the_next_process(
+    tmp_path: Path,
+) -> None:
+    server, taker, folder = Emulator(api_key=KEY), Taker(), tmp_path / "outbox"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+
+    async with client_of(server, taker.outbox(folder), fill) as client:
+        try:
+            with pytest.raises(
+                AmbiguousUpdateError, match="could not record its outcome"
+            ) as caught:
+                await client.update("d-1", session={"n": 1}, update_id="u-1")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert isinstance(caught.value.__cause__, OutboxError)
+    assert "Make room" in str(caught.value.__cause__)
+    assert taker.events == []
+    async with client_of(server, taker.outbox(folder)):
+        await until(lambda: bool(taker.events))
+    assert [(event.update_id, event.error) for event in taker.events] == [("u-1", None)]
 
 
 async def test_no_secret_and_no_value_is_told(

@@ -589,6 +589,24 @@ async def test_a_file_that_cannot_be_removed_is_adopted_once(
     assert caplog.text.count("Permission denied") == 1
 
 
+def test_a_file_is_found_until_all_that_belongs_to_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "outbox-1.sqlite3"
+    for each in (path, tmp_path / "outbox-1.sqlite3-wal"):
+        each.touch()
+    unlink, found = Path.unlink, list[list[str]]()
+
+    def killed(self: Path) -> None:
+        unlink(self)
+        found.append(os.listdir(tmp_path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        adoption.remove_file(path)
+    assert found == [[path.name], []]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="it needs RLIMIT_FSIZE")
 async def test_an_adoption_that_failed_keeps_targets_of_other_programs(
     folder: Path, caplog: pytest.LogCaptureFixture

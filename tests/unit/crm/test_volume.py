@@ -9,11 +9,13 @@ import anyio
 import pytest
 
 from cognigy_async import NotSentError, Request, Response, StateUpdate
-from cognigy_async.crm import HubSpot, Outbox, Salesforce, SalesforceAuth
+from cognigy_async.crm import HubSpot, Outbox, Salesforce, SalesforceAuth, Webhook
 from tests.stubs.hubspot import HubSpotStub
 from tests.stubs.salesforce import SalesforceStub
-from tests.stubs.transport import InProcess
+from tests.stubs.transport import InProcess, served
+from tests.stubs.webhook import Receiver
 from tests.unit.crm._driver import Client, Written, event_of, eventually, intent_of, opened
+from tests.unit.crm.test_webhook import SECRET
 
 DAY = 86_400.0
 UPDATES = 4
@@ -78,3 +80,22 @@ async def test_many_events_take_few_calls(tmp_path: Path, make: Any, size: int, 
         written = [int(each.get("total", each.get("Total__c"))) for each in found]
         assert written == sorted(written)
         assert written[-1] == count - count // UPDATES + number
+
+
+@pytest.mark.real_time
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("count", [1_000, pytest.param(100_000, marks=pytest.mark.thorough)])
+async def test_many_events_reach_a_webhook(tmp_path: Path, count: int) -> None:
+    receiver = Receiver(SECRET)
+    outbox = Outbox(tmp_path / "outbox")
+    with served(receiver) as origin:
+        outbox.deliver_to(Webhook(f"{origin}/events", SECRET))
+        async with opened(outbox, timeout=10.0) as client:
+            await apply_all(client, count)
+            while outbox.status()[0].depth:  # noqa: ASYNC110 (a server in a thread)
+                await anyio.sleep(0.05)
+    arrived: dict[str, list[int]] = {}
+    for update_id, body in receiver.bodies.items():
+        arrived.setdefault(body["data"]["dialog_id"], []).append(int(update_id[2:]))
+    dialogs = count // UPDATES
+    assert arrived == {f"d-{n}": list(range(n, count, dialogs)) for n in range(dialogs)}
