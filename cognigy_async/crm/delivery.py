@@ -33,8 +33,10 @@ from .target import (
     TargetUnavailableError,
 )
 
-PAGE = 100
+PAGE = 200
 """Least number of events that are read at a time."""
+READ_EVERY = 0.01
+"""Seconds from one reading of new events to the next, which commits have to wait for."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 300.0
 """Seconds before an event is delivered again, doubled with each failure."""
 FIRST_PAUSE = 5.0
@@ -82,7 +84,7 @@ class Delivery:
         self._page = max(PAGE, target.batch_size)
         self._cursor = 0
         self._buffer: deque[EventRow] = deque()
-        self._read_at = -math.inf
+        self._buffered_at = self._read_at = -math.inf
         self._dialogs: dict[str, _Dialog] = {}
         self._due: list[tuple[float, str]] = []
         self._calls = 0
@@ -183,13 +185,17 @@ class Delivery:
         # After a pause, one call shows whether the target is back.
         if self._calls >= (1 if self._pauses else self._target.concurrency):
             return math.inf
+        due = math.inf
         if len(self._buffer) < self._target.batch_size and self._has_more(now):
-            await self._read(now)
-            return 0.0
-        due = self._due[0][0] - now if self._due else math.inf
+            due = self._read_at + READ_EVERY - now
+            if due <= 0:
+                await self._read(now)
+                return 0.0
+        elif self._due:
+            due = self._due[0][0] - now
         if not self._buffer:
             return due
-        linger = self._read_at + self._target.linger - now
+        linger = self._buffered_at + self._target.linger - now
         if len(self._buffer) < self._target.batch_size and linger > 0:
             return min(linger, due)
         if batch := self._next_batch():
@@ -248,7 +254,7 @@ class Delivery:
                 self._end(dialog_id)
             return
         if not self._buffer:
-            self._read_at = self._clock()
+            self._buffered_at = self._clock()
         # First in line, because the buffer may have later events of their dialogs.
         self._buffer.extendleft(reversed(again))
         found = {row.dialog_id for row in again}
@@ -262,7 +268,11 @@ class Delivery:
                 insort(waiting.held, row.id)
             else:
                 self._buffer.append(row)
-        self._cursor = page[-1].id if len(page) == self._page else max(self._cursor, last)
+        if len(page) == self._page:
+            self._cursor = page[-1].id
+        else:
+            self._cursor = max(self._cursor, last)
+            self._read_at = self._clock()
 
     def _next_batch(self) -> list[EventRow]:
         """Take events of the buffer, but keep only the ids of those whose dialog has to wait."""

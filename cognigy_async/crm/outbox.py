@@ -308,7 +308,7 @@ class Outbox:
         if session.waiting:
             session.withdrawn.update(update_ids)
         session.recorder.batch.withdrawn += update_ids
-        session.recorder.commits.note()
+        session.recorder.commits.noted.set()
 
     async def close(self, timeout: float) -> None:
         """Write what is left, let deliveries under way end within `timeout` seconds, and close."""
