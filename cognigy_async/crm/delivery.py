@@ -105,7 +105,7 @@ class Delivery:
         return TargetStatus(
             self.name,
             self._depth,
-            0.0 if oldest_at is None else max(0.0, recording.clock() - oldest_at),
+            max(0.0, recording.clock() - oldest_at) if self._depth and oldest_at else 0.0,
             self._delivered,
             self._failures,
             self._dead_letters,
@@ -122,9 +122,9 @@ class Delivery:
 
     def added(self, outcomes: Sequence[OutcomeRow]) -> None:
         """Deliver events that were recorded now."""
-        self._depth += sum(bool(row.pending & self._mask) for row in outcomes)
-        if self._oldest_at is None and self._depth:
+        if not self._depth:
             self._oldest_at = outcomes[0].settled_at
+        self._depth += sum([bool(row.pending & self._mask) for row in outcomes])
         self._wake.set()
 
     def reset(self) -> None:
@@ -268,9 +268,10 @@ class Delivery:
                 insort(waiting.held, row.id)
             else:
                 self._buffer.append(row)
-        if len(page) == self._page:
+        if page:
             self._cursor = page[-1].id
-        else:
+        if len(page) < self._page:
+            # A commit may have come between, and so the page may go beyond `last`.
             self._cursor = max(self._cursor, last)
             self._read_at = self._clock()
 
@@ -369,7 +370,7 @@ class Delivery:
         if delivered:
             self._recorder.deliver(self._mask, delivered)
             self._delivered += len(delivered)
-            self._remove(len(delivered))
+            self._depth -= len(delivered)
         if unavailable is not None:
             self._pause(unavailable)
             log(logging.WARNING, "target %s is unavailable: %s", self.name, text_of(unavailable))
@@ -390,7 +391,7 @@ class Delivery:
             dialog.attempts = 0
             dialog.until = 0.0
             self._dead_letters += 1
-            self._remove(1)
+            self._depth -= 1
             level = logging.WARNING
         else:
             back.add(row.dialog_id)
@@ -405,11 +406,6 @@ class Delivery:
             self.name,
             problem,
         )
-
-    def _remove(self, events: int) -> None:
-        self._depth -= events
-        if not self._depth:
-            self._oldest_at = None
 
     def _end(self, dialog_id: str) -> None:
         """Forget a dialog that is not in flight, or wait until its next event is due."""

@@ -353,6 +353,7 @@ class Outbox:
         self, session: _Session, rows: list[IntentRow], size: int, receipt: Receipt
     ) -> None:
         session.gathered += size
+        session.recorder.batch.size += size
         session.recorder.batch.intents += rows
         session.recorder.commits.when_written(receipt.recorded)
 
@@ -364,7 +365,7 @@ class Outbox:
         if batch.outcomes:
             for delivery in session.deliveries:
                 delivery.added(batch.outcomes)
-        session.gathered = _size(session.recorder.batch.intents)
+        session.gathered = session.recorder.batch.size
         while session.waiting:
             rows, receipt = session.waiting[0]
             size = _size(rows)
@@ -431,7 +432,7 @@ class Outbox:
 
 
 def _size(rows: Sequence[IntentRow]) -> int:
-    return sum(len(row.content) + ROW_BYTES for row in rows)
+    return sum([len(row.content) + ROW_BYTES for row in rows])
 
 
 def _is_async(function: Any) -> bool:

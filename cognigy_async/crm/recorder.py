@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 GATHERING = 0.05
 """Seconds for which deliveries are gathered. A crash repeats those that are not written."""
-INTERVAL = 0.0015
+INTERVAL = 0.001
 """Seconds from one commit to the next if several updates wait for each."""
 
 clock = time.time

@@ -98,9 +98,14 @@ class DeadRow(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """Changes of one transaction. `delivered` has ids by the mask of their target."""
+    """Changes of one transaction. `delivered` has ids by the mask of their target.
+
+    Attributes:
+        size: bytes of the intents, about.
+    """
 
     intents: list[IntentRow] = field(default_factory=list)
+    size: int = 0
     outcomes: list[OutcomeRow] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     delivered: dict[int, list[int]] = field(default_factory=dict)
@@ -207,8 +212,8 @@ class Store:
             OutboxError: it cannot be written. What was recorded before is kept.
         """
         self._check_place()
-        intents = list(enumerate(batch.intents, self.last_id + 1))
-        opened = {row.update_id: each for each, row in intents}
+        intents = [(each, *row) for each, row in enumerate(batch.intents, self.last_id + 1)]
+        opened = {row[1]: row[0] for row in intents}
         number = self.last_id + len(intents)
         open_ids = self.open
         open_ids.update(opened)
@@ -218,7 +223,7 @@ class Store:
                 self._run(
                     f"INSERT INTO entries SELECT column1, column2, column3, {INTENT}, column4,"
                     " NULL, column5, NULL, NULL, 0, 0 FROM (VALUES {}) WHERE column1",
-                    [(each, *row) for each, row in intents],
+                    intents,
                 )
                 struck = [(open_ids[each],) for each in batch.withdrawn if each in open_ids]
                 for row in batch.outcomes:
