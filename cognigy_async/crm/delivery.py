@@ -63,6 +63,14 @@ class _Dialog:
     attempts: int = 0
     busy: bool = False
 
+    def hold(self, entry: int) -> None:
+        """Read an event again later."""
+        if self.held:
+            insort(self.held, entry)
+        else:
+            # A list of this size is smaller: of thousands of dialogs, most hold one event.
+            self.held = [entry]
+
 
 class Delivery:
     """The deliveries to one target.
@@ -265,7 +273,7 @@ class Delivery:
         for row in page:
             waiting = self._dialogs.get(row.dialog_id)
             if waiting is not None and (waiting.held or waiting.busy):
-                insort(waiting.held, row.id)
+                waiting.hold(row.id)
             else:
                 self._buffer.append(row)
         if page:
@@ -287,7 +295,7 @@ class Delivery:
             elif (dialog.busy and row.dialog_id not in dialogs) or (
                 dialog.held and dialog.held[0] < row.id
             ):
-                insort(dialog.held, row.id)
+                dialog.hold(row.id)
                 continue
             dialog.busy = True
             dialogs.add(row.dialog_id)
@@ -297,7 +305,7 @@ class Delivery:
             for _ in range(len(self._buffer)):
                 row = self._buffer.popleft()
                 if row.dialog_id in dialogs:
-                    insort(self._dialogs[row.dialog_id].held, row.id)
+                    self._dialogs[row.dialog_id].hold(row.id)
                 else:
                     self._buffer.append(row)
         return batch
@@ -353,14 +361,14 @@ class Delivery:
             dialog = self._dialogs[row.dialog_id]
             if row.dialog_id in back:
                 # The target may have it already. It gets it again, after the one before it.
-                insort(dialog.held, row.id)
+                dialog.hold(row.id)
             elif error is None:
                 delivered.append(row.id)
                 dialog.attempts = 0
                 dialog.until = 0.0
             elif isinstance(error, TargetGoneError | TargetUnavailableError):
                 back.add(row.dialog_id)
-                insort(dialog.held, row.id)
+                dialog.hold(row.id)
                 if isinstance(error, TargetGoneError):
                     self._stop(error)
                 elif unavailable is None or _longer(error, unavailable):
@@ -395,7 +403,7 @@ class Delivery:
             level = logging.WARNING
         else:
             back.add(row.dialog_id)
-            insort(dialog.held, row.id)
+            dialog.hold(row.id)
             longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(dialog.attempts - 1, 32))
             dialog.until = self._clock() + longest * random.uniform(0.5, 1)
         log(

@@ -321,8 +321,11 @@ class Store:
 
     def again(self, mask: int, ids: Sequence[int]) -> list[EventRow]:
         """Return events for a target by their ids, in order."""
-        numbers = ", ".join(map(str, ids))
-        return self._events(f"id IN ({numbers}) AND pending & {mask}", (), len(ids))
+        # Few sizes, because each statement that SQLite knows takes memory.
+        size = 1 << len(ids).bit_length()
+        values = (*ids, *[None] * (size - len(ids)))
+        places = ", ".join("?" * size)
+        return self._events(f"id IN ({places}) AND pending & {mask}", values, len(ids))
 
     def _events(self, condition: str, values: tuple[object, ...], limit: int) -> list[EventRow]:
         query = f"SELECT {COLUMNS} FROM entries WHERE state > 0 AND {condition}"
