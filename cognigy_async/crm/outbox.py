@@ -311,7 +311,7 @@ class Outbox:
             return
         batch = session.recorder.batch
         batch.withdrawn += [key for key in keys if batch.intents.pop(key, None) is None]
-        session.recorder.commits.note()
+        session.recorder.commits.noted.set()
 
     async def close(self, timeout: float) -> None:
         """Write what is left, let deliveries under way end within `timeout` seconds, and close."""
@@ -440,7 +440,7 @@ class Outbox:
 
 
 def _size(rows: Iterable[IntentRow]) -> int:
-    return sum(len(row.content) + ROW_BYTES for row in rows)
+    return sum([len(row.content) + ROW_BYTES for row in rows])
 
 
 def _is_async(function: Any) -> bool:
