@@ -215,12 +215,21 @@ class Delivery:
         # What was delivered must be written before the file is read again.
         if await self._recorder.commits.written() is not None:
             return
+        try:
+            counts = await self._recorder.call(lambda store: store.counts(self._mask))
+        except CognigyError as error:
+            self._unreadable(error)
+            return
         self._must_reset = False
         self._cursor = 0
         self._buffer.clear()
         self._dialogs.clear()
         self._due.clear()
-        self.seed(await self._recorder.call(lambda store: store.counts(self._mask)))
+        self.seed(counts)
+
+    def _unreadable(self, error: CognigyError) -> None:
+        log(logging.ERROR, "events for target %s cannot be read: %s", self.name, error)
+        self._paused_until = self._clock() + FIRST_PAUSE
 
     # Reading.
 
@@ -256,8 +265,7 @@ class Delivery:
         try:
             again, page = await self._recorder.call(read)
         except CognigyError as error:
-            log(logging.ERROR, "events for target %s cannot be read: %s", self.name, error)
-            self._paused_until = self._clock() + FIRST_PAUSE
+            self._unreadable(error)
             for dialog_id in due:
                 self._end(dialog_id)
             return

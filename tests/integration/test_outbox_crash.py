@@ -235,4 +235,5 @@ def test_nothing_applied_is_missing_after_a_kill_at(tmp_path: Path, point: str) 
                 service.wait_until("open")
                 service.wait_until("here")
         stage.finish(3)
-        assert len(stage.check()) >= 3
+        # Those of the last process, at least.
+        assert len(stage.check()) >= 2

@@ -74,7 +74,9 @@ async def test_many_events_take_few_calls(tmp_path: Path, make: Any, size: int, 
         await apply_all(client, count)
         await anyio.sleep_until(DAY)
         await eventually(lambda: outbox.status()[0].depth == 0)
-    assert count // size <= stub.calls <= count / size * 1.01
+    # The first call after the outage has what was read until then; with few calls, that counts.
+    spare = 2 if count < 100_000 else 0
+    assert count // size <= stub.calls <= count / size * 1.01 + spare
     for number in range(count // UPDATES):
         found = stub.history[f"d-{number}"]
         written = [int(each.get("total", each.get("Total__c"))) for each in found]
