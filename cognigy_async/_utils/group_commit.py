@@ -53,18 +53,14 @@ class GroupCommit(Generic[GroupT, ErrorT]):
         self._interval = interval
         self._ends_on_error = ends_on_error
         self._waiting: list[Callable[[ErrorT | None], None]] = []
-        self._noted = anyio.Event()
         self._urgent = anyio.Event()
         self._limiter = anyio.CapacityLimiter(1)
+        self.noted = anyio.Event()
+        """Set it to write soon what was noted, if nobody waits for it. Each group has another."""
         self.closing = False
         """True after `close`."""
         self.failure: ErrorT | None = None
         """Error that ended the writing."""
-
-    def note(self) -> None:
-        """Write soon what was noted. Nobody waits for it."""
-        if not self._noted.is_set():
-            self._noted.set()
 
     def when_written(self, waiting: Callable[[ErrorT | None], None]) -> None:
         """Write now what was noted, and then call a function in the event loop.
@@ -77,7 +73,7 @@ class GroupCommit(Generic[GroupT, ErrorT]):
         self._waiting.append(waiting)
         if not self._urgent.is_set():
             self._urgent.set()
-            self.note()
+            self.noted.set()
 
     async def written(self) -> ErrorT | None:
         """Wait until everything noted so far is written. Return the error if that failed."""
@@ -96,7 +92,7 @@ class GroupCommit(Generic[GroupT, ErrorT]):
         """Write until `close`, or until writing fails for good. Write the rest when cancelled."""
         try:
             while not self.closing and self.failure is None:
-                await self._noted.wait()
+                await self.noted.wait()
                 with anyio.move_on_after(self._gathering):
                     await self._urgent.wait()
                 if not self.closing:
@@ -112,7 +108,7 @@ class GroupCommit(Generic[GroupT, ErrorT]):
     def close(self) -> None:
         """Write the last group and end."""
         self.closing = True
-        self._noted.set()
+        self.noted.set()
         self._urgent.set()
 
     async def commit(self) -> None:
@@ -120,7 +116,7 @@ class GroupCommit(Generic[GroupT, ErrorT]):
         group = self._storage.take()
         waiting, self._waiting = self._waiting, []
         if not self.closing:
-            self._noted, self._urgent = anyio.Event(), anyio.Event()
+            self.noted, self._urgent = anyio.Event(), anyio.Event()
         failure: ErrorT | None = None
         try:
             await self.in_thread(self._storage.write, group)

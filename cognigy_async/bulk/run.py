@@ -201,12 +201,12 @@ class JobRun:
                 ended = self.reason or self.ended
             finally:
                 self._writer.close(ended)
-        if self._writer.failure is not None:
+        if self._writer.commits.failure is not None:
             await self._writer.record_failure(self.reason or self.ended)
 
     async def _write_journal(self) -> None:
-        await self._writer.run()
-        if (failure := self._writer.failure) is not None:
+        await self._writer.commits.run()
+        if (failure := self._writer.commits.failure) is not None:
             self.stop("stopped", str(failure), failure)
 
     async def _apply_rows(self) -> None:
@@ -222,7 +222,7 @@ class JobRun:
         self._all_completed = True
         if self.ended == "interrupted":
             self.receipts.hurry()
-        if self._writer.failure is None:
+        if self._writer.commits.failure is None:
             await self.receipts.wait()
 
     async def _stream_rows(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from cognigy_async import OutboxError
@@ -36,17 +36,19 @@ def adopt(store: Store, folder: Path) -> tuple[list[IntentRow], list[OutboxError
     with explained(folder), adoption_turn(folder) as is_ours:
         locks = list(_dead_files(folder, errors)) if is_ours else []
         try:
-            known: set[str] = set()
+            # A file that could not be removed is found again.
+            known = _marks(store.connection)
             for lock in locks:
                 try:
-                    known |= _marks(lock.path)
+                    known |= _marks_of(lock.path)
                 except OutboxError as error:
                     errors.append(error)
             for lock in locks:
                 try:
                     if lock.path.name not in known:
                         intents += _copy(store, lock.path)
-                    remove_file(lock.path)
+                    with explained(lock.path):
+                        remove_file(lock.path)
                 except OutboxError as error:
                     errors.append(error)
         finally:
@@ -101,16 +103,15 @@ def _attached(connection: sqlite3.Connection, path: Path) -> Iterator[bool]:
                 connection.execute("DETACH dead")
 
 
-def _marks(path: Path) -> set[str]:
-    connection = sqlite3.connect("file::memory:", uri=True, isolation_level=None)
-    try:
-        with _attached(connection, path) as has_tables:
-            if not has_tables:
-                return set()
-            rows = connection.execute("SELECT key FROM dead.meta WHERE key LIKE ?", (f"{MARK}%",))
-            return {key.removeprefix(MARK) for (key,) in rows}
-    finally:
-        connection.close()
+def _marks_of(path: Path) -> set[str]:
+    memory = sqlite3.connect("file::memory:", uri=True, isolation_level=None)
+    with closing(memory), _attached(memory, path) as has_tables:
+        return _marks(memory, "dead") if has_tables else set()
+
+
+def _marks(connection: sqlite3.Connection, schema: str = "main") -> set[str]:
+    rows = connection.execute(f"SELECT key FROM {schema}.meta WHERE key LIKE ?", (f"{MARK}%",))
+    return {key.removeprefix(MARK) for (key,) in rows}
 
 
 def _copy(store: Store, path: Path) -> list[IntentRow]:
@@ -147,7 +148,7 @@ def _copy(store: Store, path: Path) -> list[IntentRow]:
             f" WHERE state = {INTENT} AND id > ? ORDER BY id",
             (shift,),
         ).fetchall()
-    store.open.update({row[0]: row[4] for row in rows})
+    store.open.update({row[:2]: row[4] for row in rows})
     store.measure()
     return [IntentRow(*row[:4]) for row in rows]
 

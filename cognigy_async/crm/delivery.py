@@ -1,8 +1,8 @@
 """Deliver the events of the file to one target, in the order of each dialog.
 
-A cursor reads the events in pages. An event of a dialog that is in flight, or that waits after a
-failure, is not kept: its dialog remembers the first event to be read again. So the memory holds a
-page of events, and a few numbers for each such dialog.
+A cursor reads the events in pages. Of an event whose dialog is in flight, or waits after a failure,
+only the id is kept, and the event is read again. So the memory holds a page of events, and the ids
+of those that wait.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import heapq
 import logging
 import math
 import random
+from bisect import insort
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -32,8 +33,10 @@ from .target import (
     TargetUnavailableError,
 )
 
-PAGE = 100
+PAGE = 200
 """Least number of events that are read at a time."""
+READ_EVERY = 0.01
+"""Seconds from one reading of new events to the next, which commits have to wait for."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 300.0
 """Seconds before an event is delivered again, doubled with each failure."""
 FIRST_PAUSE = 5.0
@@ -49,21 +52,24 @@ class _Dialog:
     """A dialog with events in flight, or that waits.
 
     Attributes:
-        first: id of the first event that has to be read again; 0 if there is none.
+        held: ids of events that have to be read again, in order.
         until: earliest time of the next delivery.
         attempts: failed deliveries of its first event.
-        busy: events of it are in flight, or were read again and come next.
+        busy: events of it are in flight.
     """
 
-    first: int = 0
+    held: list[int] = field(default_factory=list)
     until: float = 0.0
     attempts: int = 0
     busy: bool = False
 
     def hold(self, entry: int) -> None:
-        """Read an event again later, and all that follow it."""
-        if not self.first or entry < self.first:
-            self.first = entry
+        """Read an event again later."""
+        if self.held:
+            insort(self.held, entry)
+        else:
+            # A list of this size is smaller: of thousands of dialogs, most hold one event.
+            self.held = [entry]
 
 
 class Delivery:
@@ -85,7 +91,8 @@ class Delivery:
         self._clock = monotonic_clock()
         self._page = max(PAGE, target.batch_size)
         self._cursor = 0
-        self._buffer: deque[tuple[EventRow, float]] = deque()
+        self._buffer: deque[EventRow] = deque()
+        self._buffered_at = self._read_at = -math.inf
         self._dialogs: dict[str, _Dialog] = {}
         self._due: list[tuple[float, str]] = []
         self._calls = 0
@@ -106,7 +113,7 @@ class Delivery:
         return TargetStatus(
             self.name,
             self._depth,
-            0.0 if oldest_at is None else max(0.0, recording.clock() - oldest_at),
+            max(0.0, recording.clock() - oldest_at) if self._depth and oldest_at else 0.0,
             self._delivered,
             self._failures,
             self._dead_letters,
@@ -123,9 +130,9 @@ class Delivery:
 
     def added(self, outcomes: Sequence[OutcomeRow]) -> None:
         """Deliver events that were recorded now."""
-        self._depth += sum(bool(row.pending & self._mask) for row in outcomes)
-        if self._oldest_at is None and self._depth:
+        if not self._depth:
             self._oldest_at = outcomes[0].settled_at
+        self._depth += sum([bool(row.pending & self._mask) for row in outcomes])
         self._wake.set()
 
     def reset(self) -> None:
@@ -186,29 +193,43 @@ class Delivery:
         # After a pause, one call shows whether the target is back.
         if self._calls >= (1 if self._pauses else self._target.concurrency):
             return math.inf
+        due = math.inf
         if len(self._buffer) < self._target.batch_size and self._has_more(now):
-            await self._read(now)
-            return 0.0
-        due = self._due[0][0] - now if self._due else math.inf
+            due = self._read_at + READ_EVERY - now
+            if due <= 0:
+                await self._read(now)
+                return 0.0
+        elif self._due:
+            due = self._due[0][0] - now
         if not self._buffer:
             return due
-        linger = self._buffer[0][1] + self._target.linger - now
+        linger = self._buffered_at + self._target.linger - now
         if len(self._buffer) < self._target.batch_size and linger > 0:
             return min(linger, due)
-        self._calls += 1
-        calls.start_soon(self._call, self._next_batch())
+        if batch := self._next_batch():
+            self._calls += 1
+            calls.start_soon(self._call, batch)
         return 0.0
 
     async def _reset(self) -> None:
         # What was delivered must be written before the file is read again.
         if await self._recorder.commits.written() is not None:
             return
+        try:
+            counts = await self._recorder.call(lambda store: store.counts(self._mask))
+        except CognigyError as error:
+            self._unreadable(error)
+            return
         self._must_reset = False
         self._cursor = 0
         self._buffer.clear()
         self._dialogs.clear()
         self._due.clear()
-        self.seed(await self._recorder.call(lambda store: store.counts(self._mask)))
+        self.seed(counts)
+
+    def _unreadable(self, error: CognigyError) -> None:
+        log(logging.ERROR, "events for target %s cannot be read: %s", self.name, error)
+        self._paused_until = self._clock() + FIRST_PAUSE
 
     # Reading.
 
@@ -221,118 +242,135 @@ class Delivery:
     def _is_due(self, until: float, dialog_id: str) -> bool:
         """Return whether an entry of the heap still says when a dialog is due."""
         dialog = self._dialogs.get(dialog_id)
-        waits = dialog is not None and dialog.first and not dialog.busy
+        waits = dialog is not None and dialog.held and not dialog.busy
         return bool(waits and dialog is not None and dialog.until == until)
 
     async def _read(self, now: float) -> None:
         """Read events of dialogs that waited, and the next page."""
-        due: list[tuple[str, int]] = []
-        while self._due and self._due[0][0] <= now and len(due) < self._page:
+        due: dict[str, list[int]] = {}
+        room = self._page
+        while self._due and self._due[0][0] <= now and room > 0:
             until, dialog_id = heapq.heappop(self._due)
             if self._is_due(until, dialog_id):
-                due.append((dialog_id, self._dialogs[dialog_id].first))
-                self._dialogs[dialog_id].busy = True
+                # No more of them would go into the next call.
+                due[dialog_id] = self._dialogs[dialog_id].held[: self._target.batch_size]
+                room -= len(due[dialog_id])
+        ids = [each for held in due.values() for each in held]
         last = self._recorder.store.last_event
 
-        def read(store: Store) -> tuple[list[tuple[str, list[EventRow], bool]], list[EventRow]]:
-            room = self._page
-            again = []
-            for dialog_id, first in due:
-                limit = max(1, room)
-                rows = store.of_dialog(self._mask, dialog_id, (first, self._cursor), limit)
-                again.append((dialog_id, rows, len(rows) == limit))
-                room -= len(rows)
+        def read(store: Store) -> tuple[list[EventRow], list[EventRow]]:
+            again = store.again(self._mask, ids) if ids else []
             return again, store.page(self._mask, self._cursor, self._page)
 
         try:
             again, page = await self._recorder.call(read)
         except CognigyError as error:
-            log(logging.ERROR, "events for target %s cannot be read: %s", self.name, error)
-            self._paused_until = self._clock() + FIRST_PAUSE
-            for dialog_id, _ in due:
-                self._dialogs[dialog_id].busy = False
-                self._schedule(dialog_id, self._dialogs[dialog_id])
+            self._unreadable(error)
+            for dialog_id in due:
+                self._end(dialog_id)
             return
-        now = self._clock()
-        for dialog_id, rows, has_more in again:
-            dialog = self._dialogs[dialog_id]
-            dialog.first = rows[-1].id + 1 if has_more else 0
-            if not rows:
-                del self._dialogs[dialog_id]
-            self._buffer.extend((row, now) for row in rows)
+        if not self._buffer:
+            self._buffered_at = self._clock()
+        # First in line, because the buffer may have later events of their dialogs.
+        self._buffer.extendleft(reversed(again))
+        found = {row.dialog_id for row in again}
+        for dialog_id, taken in due.items():
+            del self._dialogs[dialog_id].held[: len(taken)]
+            if dialog_id not in found:
+                self._end(dialog_id)
         for row in page:
-            if (waiting := self._dialogs.get(row.dialog_id)) is None:
-                self._buffer.append((row, now))
-            else:
+            waiting = self._dialogs.get(row.dialog_id)
+            if waiting is not None and (waiting.held or waiting.busy):
                 waiting.hold(row.id)
+            else:
+                self._buffer.append(row)
         if page:
             self._cursor = page[-1].id
         if len(page) < self._page:
+            # A commit may have come between, and so the page may go beyond `last`.
             self._cursor = max(self._cursor, last)
+            self._read_at = self._clock()
 
     def _next_batch(self) -> list[EventRow]:
-        """Take the first events of the buffer. What else it has of their dialogs comes later."""
-        size = min(self._target.batch_size, len(self._buffer))
-        batch = [self._buffer.popleft()[0] for _ in range(size)]
-        dialogs = {row.dialog_id for row in batch}
-        for dialog_id in dialogs:
-            self._dialogs.setdefault(dialog_id, _Dialog()).busy = True
-        if self._buffer:
-            kept: deque[tuple[EventRow, float]] = deque()
-            for each in self._buffer:
-                if each[0].dialog_id in dialogs:
-                    self._dialogs[each[0].dialog_id].hold(each[0].id)
+        """Take events of the buffer, but keep only the ids of those whose dialog has to wait."""
+        batch: list[EventRow] = []
+        dialogs: set[str] = set()
+        while self._buffer and len(batch) < self._target.batch_size:
+            row = self._buffer.popleft()
+            dialog = self._dialogs.get(row.dialog_id)
+            if dialog is None:
+                dialog = self._dialogs[row.dialog_id] = _Dialog()
+            elif (dialog.busy and row.dialog_id not in dialogs) or (
+                dialog.held and dialog.held[0] < row.id
+            ):
+                dialog.hold(row.id)
+                continue
+            dialog.busy = True
+            dialogs.add(row.dialog_id)
+            batch.append(row)
+        if self._target.batch_size > 1:
+            # What is left counts for the next batch, and so must be able to go with it.
+            for _ in range(len(self._buffer)):
+                row = self._buffer.popleft()
+                if row.dialog_id in dialogs:
+                    self._dialogs[row.dialog_id].hold(row.id)
                 else:
-                    kept.append(each)
-            self._buffer = kept
+                    self._buffer.append(row)
         return batch
 
     # Calling.
 
     async def _call(self, rows: list[EventRow]) -> None:
         try:
-            events, readable = self._decode(rows)
-            results = await self._deliver(events) if events else []
-            self._settle(rows, dict(zip(readable, results, strict=True)))
+            while rows:
+                self._settle(rows, await self._deliver(rows))
+                # A task for each call would cost more than a fast call.
+                rows = self._next_batch() if self._goes_on() else []
         finally:
             self._calls -= 1
             self._wake.set()
 
-    def _decode(self, rows: list[EventRow]) -> tuple[list[UpdateEvent], list[int]]:
-        events, readable = [], []
-        for row in rows:
+    def _goes_on(self) -> bool:
+        """Return whether a full batch may be sent at once."""
+        stops = self._closing or self._must_reset or self._stopped is not None or self._pauses
+        return not stops and len(self._buffer) >= self._target.batch_size
+
+    async def _deliver(self, rows: list[EventRow]) -> Sequence[Exception | None]:
+        """Return the answer of the target for each event."""
+        events: list[UpdateEvent] = []
+        damaged: list[int] = []
+        for index, row in enumerate(rows):
             try:
                 events.append(event_of(row))
-                readable.append(row.id)
             except (ValueError, TypeError, AttributeError):
-                pass
-        return events, readable
-
-    async def _deliver(self, events: list[UpdateEvent]) -> Sequence[Exception | None]:
+                damaged.append(index)
+        results: list[Exception | None] = []
         try:
-            results = await self._target.deliver(events)
+            if events:
+                results = list(await self._target.deliver(events))
         except BaseException as error:
             if not is_failure(error):
                 raise
             failure = error if isinstance(error, Exception) else DeliveryError("it was cancelled")
-            return [failure] * len(events)
+            results = [failure] * len(events)
         if len(results) != len(events):
             problem = f"target {self.name} gave {len(results)} answers for {len(events)} events"
-            return [DeliveryError(problem)] * len(events)
+            results = [DeliveryError(problem)] * len(events)
+        for index in damaged:
+            results.insert(index, EventRejectedError("its entry in the file is damaged"))
         return results
 
-    def _settle(self, rows: list[EventRow], results: dict[int, Exception | None]) -> None:
+    def _settle(self, rows: list[EventRow], results: Sequence[Exception | None]) -> None:
         """Decide what follows from the answers of a target."""
         delivered: list[int] = []
         back: set[str] = set()
         unavailable: TargetUnavailableError | None = None
-        for row in rows:
+        for row, error in zip(rows, results, strict=True):
             dialog = self._dialogs[row.dialog_id]
             if row.dialog_id in back:
                 # The target may have it already. It gets it again, after the one before it.
-                continue
-            error = results.get(row.id, EventRejectedError("its entry in the file is damaged"))
-            if error is None:
+                dialog.hold(row.id)
+            elif error is None:
                 delivered.append(row.id)
                 dialog.attempts = 0
                 dialog.until = 0.0
@@ -348,7 +386,7 @@ class Delivery:
         if delivered:
             self._recorder.deliver(self._mask, delivered)
             self._delivered += len(delivered)
-            self._remove(len(delivered))
+            self._depth -= len(delivered)
         if unavailable is not None:
             self._pause(unavailable)
             log(logging.WARNING, "target %s is unavailable: %s", self.name, text_of(unavailable))
@@ -356,12 +394,7 @@ class Delivery:
             self._pauses = 0
             self._paused_by = None
         for dialog_id in {row.dialog_id for row in rows}:
-            dialog = self._dialogs[dialog_id]
-            dialog.busy = False
-            if dialog.first:
-                self._schedule(dialog_id, dialog)
-            else:
-                del self._dialogs[dialog_id]
+            self._end(dialog_id)
 
     def _failed(self, row: EventRow, dialog: _Dialog, error: Exception, back: set[str]) -> None:
         dialog.attempts += 1
@@ -374,7 +407,7 @@ class Delivery:
             dialog.attempts = 0
             dialog.until = 0.0
             self._dead_letters += 1
-            self._remove(1)
+            self._depth -= 1
             level = logging.WARNING
         else:
             back.add(row.dialog_id)
@@ -390,13 +423,14 @@ class Delivery:
             problem,
         )
 
-    def _remove(self, events: int) -> None:
-        self._depth -= events
-        if not self._depth:
-            self._oldest_at = None
-
-    def _schedule(self, dialog_id: str, dialog: _Dialog) -> None:
-        heapq.heappush(self._due, (dialog.until, dialog_id))
+    def _end(self, dialog_id: str) -> None:
+        """Forget a dialog that is not in flight, or wait until its next event is due."""
+        dialog = self._dialogs[dialog_id]
+        dialog.busy = False
+        if dialog.held:
+            heapq.heappush(self._due, (dialog.until, dialog_id))
+        else:
+            del self._dialogs[dialog_id]
 
     def _pause(self, error: TargetUnavailableError | None) -> None:
         now = self._clock()

@@ -89,7 +89,8 @@ def new_file(folder: Path) -> DatabaseLock:
 
 def remove_file(path: Path) -> None:
     """Remove a file and those that SQLite keeps beside it."""
-    for suffix in ("", *SIDE_FILES):
+    # The file last: if this process dies meanwhile, the next one finds it and removes the rest.
+    for suffix in (*SIDE_FILES, ""):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).unlink()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -46,6 +46,7 @@ from .store import (
     Batch,
     Durability,
     IntentRow,
+    Key,
     OutcomeRow,
     Store,
     TargetCounts,
@@ -75,8 +76,8 @@ class _Session:
     """The outbox while a client uses it.
 
     Attributes:
-        waiting: intents for which there is no room, and who waits for them.
-        withdrawn: ids of intents that were withdrawn while there was no room.
+        waiting: intents for which there is no room, and who waits for them, by the first of their
+            keys.
         gathered: bytes of the intents since the last commit.
     """
 
@@ -84,8 +85,7 @@ class _Session:
     recorder: Recorder
     deliveries: list[Delivery]
     masks: tuple[int, int]
-    waiting: deque[tuple[list[IntentRow], Receipt]] = field(default_factory=deque)
-    withdrawn: set[str] = field(default_factory=set)
+    waiting: OrderedDict[Key, tuple[list[IntentRow], Receipt]] = field(default_factory=OrderedDict)
     gathered: int = 0
     is_running: bool = False
     closing: anyio.Event = field(default_factory=anyio.Event)
@@ -276,7 +276,7 @@ class Outbox:
         size = _size(rows)
         if session.waiting or not self._has_room(session, size):
             if self._waits:
-                session.waiting.append((rows, receipt))
+                session.waiting[rows[0][:2]] = rows, receipt
             else:
                 receipt.recorded(self._full())
             return
@@ -289,26 +289,29 @@ class Outbox:
         now = recording.clock()
         applied, failed = session.masks
         for event in events:
-            if event.update_id not in known and event.update is not None:
+            key = (event.update_id, event.dialog_id)
+            if key not in known and event.update is not None:
                 facts = (event.update_id, None, False, None)
                 content = dump_update(event.update, event.metadata, *facts)
-                batch.intents.append(IntentRow(event.update_id, event.dialog_id, now, content))
+                batch.intents[key] = IntentRow(*key, now, content)
             outcome, answer = dump_outcome(event)
             if event.error is None:
                 state, pending = APPLIED, applied
             else:
                 is_ambiguous = isinstance(event.error, AmbiguousUpdateError)
                 state, pending = AMBIGUOUS if is_ambiguous else FAILED, failed
-            batch.outcomes.append(OutcomeRow(state, now, outcome, answer, pending, event.update_id))
+            batch.outcomes.append(OutcomeRow(state, now, outcome, answer, pending, key))
         session.recorder.commits.when_written(receipt.recorded)
 
-    def withdraw(self, update_ids: Sequence[str]) -> None:
+    def withdraw(self, dialog_id: str, update_ids: Sequence[str]) -> None:
         """Remove intents of updates that will not be sent. Nobody waits for that."""
         session = self._opened()
-        if session.waiting:
-            session.withdrawn.update(update_ids)
-        session.recorder.batch.withdrawn += update_ids
-        session.recorder.commits.note()
+        keys = [(each, dialog_id) for each in update_ids]
+        if session.waiting.pop(keys[0], None) is not None:
+            return
+        batch = session.recorder.batch
+        batch.withdrawn += [key for key in keys if batch.intents.pop(key, None) is None]
+        session.recorder.commits.noted.set()
 
     async def close(self, timeout: float) -> None:
         """Write what is left, let deliveries under way end within `timeout` seconds, and close."""
@@ -323,7 +326,7 @@ class Outbox:
                 session.scope.cancel()
                 await session.ended.wait()
             await session.recorder.commits.commit()
-            for _, receipt in session.waiting:
+            for _, receipt in session.waiting.values():
                 receipt.recorded(OutboxError("the outbox was closed", str(self.folder)))
             self._session = None
             await session.recorder.call(Store.close)
@@ -353,27 +356,29 @@ class Outbox:
         self, session: _Session, rows: list[IntentRow], size: int, receipt: Receipt
     ) -> None:
         session.gathered += size
-        session.recorder.batch.intents += rows
+        session.recorder.batch.intents.update((row[:2], row) for row in rows)
         session.recorder.commits.when_written(receipt.recorded)
 
     def _written(self, batch: Batch) -> None:
-        """Go on after a commit: deliver new events, and admit intents that waited for room."""
+        """Go on after a commit: deliver new events, and admit intents that waited for room.
+
+        The batch is empty if it could not be written.
+        """
         session = self._session
         if session is None:
             return
         if batch.outcomes:
             for delivery in session.deliveries:
                 delivery.added(batch.outcomes)
-        session.gathered = _size(session.recorder.batch.intents)
+        session.gathered = _size(session.recorder.batch.intents.values())
         while session.waiting:
-            rows, receipt = session.waiting[0]
+            key = next(iter(session.waiting))
+            rows, receipt = session.waiting[key]
             size = _size(rows)
             if not self._has_room(session, size):
                 return
-            session.waiting.popleft()
-            kept = [row for row in rows if row.update_id not in session.withdrawn]
-            self._record(session, kept, size, receipt)
-        session.withdrawn.clear()
+            del session.waiting[key]
+            self._record(session, rows, size, receipt)
 
     def _resolve(self, session: _Session, rows: Sequence[IntentRow]) -> None:
         intents = []
@@ -405,19 +410,23 @@ class Outbox:
 
         def look(store: Store) -> tuple[list[IntentRow], list[OutboxError], bool]:
             before = store.last_event
-            intents, errors = adopt(store, self.folder)
-            changed = store.changed_by_others() or store.last_event != before
-            for delivery in session.deliveries:
-                delivery.look(store)
-            store.empty_wal()
+            try:
+                intents, errors = adopt(store, self.folder)
+            except OutboxError as error:
+                intents, errors = [], [error]
+            changed = store.last_event != before
+            try:
+                changed |= store.changed_by_others()
+                for delivery in session.deliveries:
+                    delivery.look(store)
+                store.empty_wal()
+            except OutboxError as error:
+                errors.append(error)
             return intents, errors, changed
 
         while True:
             await anyio.sleep(LOOK_EVERY)
-            try:
-                intents, errors, changed = await session.recorder.call(look)
-            except OutboxError as problem:
-                intents, errors, changed = [], [problem], False
+            intents, errors, changed = await session.recorder.call(look)
             for error in errors:
                 # Each of them once.
                 if str(error) not in session.known_errors:
@@ -430,8 +439,8 @@ class Outbox:
             self._resolve(session, intents)
 
 
-def _size(rows: Sequence[IntentRow]) -> int:
-    return sum(len(row.content) + ROW_BYTES for row in rows)
+def _size(rows: Iterable[IntentRow]) -> int:
+    return sum([len(row.content) + ROW_BYTES for row in rows])
 
 
 def _is_async(function: Any) -> bool:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 GATHERING = 0.05
 """Seconds for which deliveries are gathered. A crash repeats those that are not written."""
-INTERVAL = 0.0015
+INTERVAL = 0.001
 """Seconds from one commit to the next if several updates wait for each."""
 
 clock = time.time
@@ -27,7 +27,8 @@ class Recorder:
     """The file of this process, written by one thread outside the event loop.
 
     Args:
-        on_written: called in the event loop after each batch that was written.
+        on_written: called in the event loop after each batch, with an empty one if it could not be
+            written.
 
     Attributes:
         commits: writes the batches.
@@ -51,8 +52,7 @@ class Recorder:
         batch, self.batch = self.batch, Batch()
 
         def written(error: OutboxError | None) -> None:
-            if error is None:
-                self._on_written(batch)
+            self._on_written(batch if error is None else Batch())
 
         self.commits.when_written(written)
         return batch
@@ -76,17 +76,17 @@ class Recorder:
     def deliver(self, mask: int, ids: Sequence[int]) -> None:
         """Record that a target has events."""
         self.batch.delivered.setdefault(mask, []).extend(ids)
-        self.commits.note()
+        self.commits.noted.set()
 
     def bury(self, row: DeadRow) -> None:
         """Record a dead letter."""
         self.batch.dead.append(row)
-        self.commits.note()
+        self.commits.noted.set()
 
     def retry(self) -> None:
         """Write soon what could not be written before."""
         if self.batch.delivered or self.batch.dead or self.batch.withdrawn:
-            self.commits.note()
+            self.commits.noted.set()
 
     async def call(self, function: Callable[[Store], T]) -> T:
         """Call a function with the store, in the thread.

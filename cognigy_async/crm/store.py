@@ -2,7 +2,7 @@
 
 All calls are synchronous, and one thread at a time makes them. The id of an entry is a number of
 this file that grows: an entry gets a new one when its outcome is recorded, so that the events are
-in the order of their outcomes.
+in the order of their outcomes. All is found by its id: another index would slow down each record.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ CREATE TABLE entries (
     id INTEGER PRIMARY KEY, update_id TEXT NOT NULL, dialog_id TEXT NOT NULL,
     state INTEGER NOT NULL, recorded_at REAL NOT NULL, settled_at REAL, content BLOB NOT NULL,
     outcome BLOB, answer BLOB, pending INTEGER NOT NULL, dead INTEGER NOT NULL);
-CREATE INDEX events ON entries (dialog_id) WHERE state > 0;
 CREATE TABLE dead_letters (
     target INTEGER, entry INTEGER, attempts INTEGER NOT NULL, error TEXT NOT NULL, at REAL NOT NULL,
     PRIMARY KEY (target, entry)) WITHOUT ROWID;
 """
-GROUPS = (64, 8, 1)
+GROUPS = (4, 16, 64)
 """Rows of one statement. Few sizes, so that SQLite knows the statements already."""
 INTENT, APPLIED, FAILED, AMBIGUOUS = range(4)
 """States of an entry. `pending` and `dead` are bit masks of target numbers."""
@@ -48,6 +47,10 @@ CHECKPOINT_PAGES = 4000
 Durability: TypeAlias = Literal["process", "power"]
 SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
+USED = (
+    "SELECT page_size * (page_count - freelist_count)"
+    " FROM pragma_page_size, pragma_page_count, pragma_freelist_count"
+)
 COLUMNS = "id, update_id, dialog_id, settled_at, content, outcome, answer"
 
 
@@ -72,6 +75,10 @@ class IntentRow(NamedTuple):
     content: bytes
 
 
+Key: TypeAlias = tuple[str, str]
+"""Update id and dialog id of an intent. Users may give updates of two dialogs the same id."""
+
+
 class OutcomeRow(NamedTuple):
     """An outcome; `pending` is the mask of the targets that get it."""
 
@@ -80,7 +87,7 @@ class OutcomeRow(NamedTuple):
     outcome: bytes
     answer: bytes | None
     pending: int
-    update_id: str
+    key: Key
 
 
 class DeadRow(NamedTuple):
@@ -95,11 +102,16 @@ class DeadRow(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """Changes of one transaction. `delivered` has ids by the mask of their target."""
+    """Changes of one transaction, in the order in which they are made.
 
-    intents: list[IntentRow] = field(default_factory=list)
+    Attributes:
+        withdrawn: of intents that were recorded before.
+        delivered: ids by the mask of their target.
+    """
+
+    withdrawn: list[Key] = field(default_factory=list)
+    intents: dict[Key, IntentRow] = field(default_factory=dict)
     outcomes: list[OutcomeRow] = field(default_factory=list)
-    withdrawn: list[str] = field(default_factory=list)
     delivered: dict[int, list[int]] = field(default_factory=dict)
     dead: list[DeadRow] = field(default_factory=list)
 
@@ -121,7 +133,7 @@ class Store:
 
     Attributes:
         masks: mask of each target by its name.
-        open: id of each intent without outcome by its update id.
+        open: id of each intent without outcome.
         last_id: the last id that was given.
         last_event: the last one that an event got.
         used: bytes in use.
@@ -134,7 +146,7 @@ class Store:
         self._lock = new_file(folder)
         self.path = self._lock.path
         self.masks: dict[str, int] = {}
-        self.open: dict[str, int] = {}
+        self.open: dict[Key, int] = {}
         self.last_id = 0
         self.last_event = 0
         self.used = 0
@@ -172,17 +184,17 @@ class Store:
     def add_targets(self, names: Iterable[str]) -> None:
         """Give each target a number, also those of adopted files."""
         for name in names:
-            if name in self.masks:
-                continue
-            number = len(self.masks)
+            mask = self.masks.get(name, 1 << len(self.masks))
+            number = mask.bit_length() - 1
             if number >= MOST_TARGETS:
                 raise OutboxError(
                     f"outbox file {self.path} has {number} targets; drop the events of those that "
                     "no program delivers any more.",
                     str(self.path),
                 )
-            self.connection.execute("INSERT INTO targets VALUES (?, ?)", (number, name))
-            self.masks[name] = 1 << number
+            # A transaction that was rolled back may have left its mask here.
+            self.connection.execute("INSERT OR IGNORE INTO targets VALUES (?, ?)", (number, name))
+            self.masks[name] = mask
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -204,52 +216,47 @@ class Store:
             OutboxError: it cannot be written. What was recorded before is kept.
         """
         self._check_place()
-        intents = list(enumerate(batch.intents, self.last_id + 1))
-        opened = {row.update_id: each for each, row in intents}
+        keyed = list(enumerate(batch.intents.values(), self.last_id + 1))
+        intents = [(each, *row) for each, row in keyed]
+        opened = {row[:2]: each for each, row in keyed}
         number = self.last_id + len(intents)
         open_ids = self.open
-        open_ids.update(opened)
+        struck = [(open_ids[each],) for each in batch.withdrawn if each in open_ids]
         moved: list[tuple[object, ...]] = []
-        try:
-            with self.transaction():
-                self._run(
-                    "INSERT INTO entries VALUES {}",
-                    f"(?, ?, ?, {INTENT}, ?, NULL, ?, NULL, NULL, 0, 0)",
-                    [(each, *row) for each, row in intents],
-                )
-                struck = [(open_ids[each],) for each in batch.withdrawn if each in open_ids]
-                for row in batch.outcomes:
-                    if (entry := open_ids.get(row[-1])) is None:
-                        continue
-                    if row.pending:
-                        number += 1
-                        moved.append((number, *row[:-1], entry))
-                    else:
-                        struck.append((entry,))
-                self._run(
-                    "UPDATE entries SET id = column1, state = column2, settled_at = column3,"
-                    " outcome = column4, answer = column5, pending = column6"
-                    " FROM (VALUES {}) WHERE id = column7",
-                    "(?, ?, ?, ?, ?, ?, ?)",
-                    moved,
-                )
-                self._run("DELETE FROM entries WHERE id IN ({})", "?", struck)
-                for letter in batch.dead:
-                    self._bury(letter)
-                for mask, ids in batch.delivered.items():
-                    self._deliver(mask, ids)
-        except OutboxError:
-            for update_id in opened:
-                open_ids.pop(update_id, None)
-            raise
+        with self.transaction():
+            self._run(
+                f"INSERT INTO entries SELECT column1, column2, column3, {INTENT}, column4,"
+                " NULL, column5, NULL, NULL, 0, 0 FROM (VALUES {}) WHERE column1",
+                intents,
+            )
+            for row in batch.outcomes:
+                if (entry := opened.get(row.key) or open_ids.get(row.key)) is None:
+                    continue
+                if row.pending:
+                    number += 1
+                    moved.append((number, *row[:-1], entry))
+                else:
+                    struck.append((entry,))
+            self._run(
+                "UPDATE entries SET id = column1, state = column2, settled_at = column3,"
+                " outcome = column4, answer = column5, pending = column6"
+                " FROM (VALUES {}) WHERE id = column7",
+                moved,
+            )
+            self._run("DELETE FROM entries WHERE id IN (VALUES {})", struck)
+            for letter in batch.dead:
+                self._bury(letter)
+            for mask, ids in batch.delivered.items():
+                self._deliver(mask, ids)
         self.last_id = number
         if moved:
             self.last_event = number
         self._has_deletions |= bool(struck or batch.delivered)
+        for key in batch.withdrawn:
+            open_ids.pop(key, None)
+        open_ids.update(opened)
         for row in batch.outcomes:
-            open_ids.pop(row[-1], None)
-        for update_id in batch.withdrawn:
-            open_ids.pop(update_id, None)
+            open_ids.pop(row.key, None)
         self.measure()
 
     def _check_place(self) -> None:
@@ -269,23 +276,25 @@ class Store:
         """Mark events as delivered to a target, and delete those that all targets have."""
         rows = [(each,) for each in ids]
         condition = f"pending = {mask} AND dead = 0"
-        deleted = self._run(f"DELETE FROM entries WHERE id IN ({{}}) AND {condition}", "?", rows)
-        if deleted < len(ids):
-            update = f"UPDATE entries SET pending = pending & ~{mask} WHERE id IN ({{}})"
-            self._run(update, "?", rows)
+        delete = f"DELETE FROM entries WHERE id IN (VALUES {{}}) AND {condition}"
+        if self._run(delete, rows) < len(ids):
+            update = f"UPDATE entries SET pending = pending & ~{mask} WHERE id IN (VALUES {{}})"
+            self._run(update, rows)
 
-    def _run(self, statement: str, row: str, rows: Sequence[tuple[object, ...]]) -> int:
+    def _run(self, statement: str, rows: Sequence[tuple[object, ...]]) -> int:
         """Run a statement for many rows at a time. Return the number of rows that it changed.
 
-        `executemany` would give the interpreter away, and wait for it, at each row.
+        The last rows are NULL, which changes nothing. Each call of SQLite gives the interpreter
+        away, and may wait for a busy event loop to get it back: a few calls must do for a batch.
         """
-        changed = done = 0
-        for size in GROUPS:
-            while len(rows) - done >= size:
-                values = tuple(chain.from_iterable(rows[done : done + size]))
-                text = statement.format(", ".join([row] * size))
-                changed += self.connection.execute(text, values).rowcount
-                done += size
+        changed = 0
+        for done in range(0, len(rows), GROUPS[-1]):
+            some = rows[done : done + GROUPS[-1]]
+            size, width = next(each for each in GROUPS if each >= len(some)), len(some[0])
+            row = f"({', '.join('?' * width)})"
+            values = [*chain.from_iterable(some), *[None] * (width * (size - len(some)))]
+            text = statement.format(", ".join([row] * size))
+            changed += self.connection.execute(text, values).rowcount
         return changed
 
     def _bury(self, row: DeadRow) -> None:
@@ -302,11 +311,7 @@ class Store:
     def measure(self) -> None:
         """Count the bytes in use."""
         with explained(self.path):
-            size, pages, free = (
-                self.connection.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("page_size", "page_count", "freelist_count")
-            )
-        self.used = size * (pages - free)
+            (self.used,) = self.connection.execute(USED).fetchone()
 
     # Reading.
 
@@ -314,12 +319,13 @@ class Store:
         """Return the next events for a target, in order."""
         return self._events(f"id > ? AND pending & {mask}", (after,), limit)
 
-    def of_dialog(
-        self, mask: int, dialog_id: str, between: tuple[int, int], limit: int
-    ) -> list[EventRow]:
-        """Return the events of a dialog for a target between two ids, in order."""
-        condition = f"dialog_id = ? AND id BETWEEN ? AND ? AND pending & {mask}"
-        return self._events(condition, (dialog_id, *between), limit)
+    def again(self, mask: int, ids: Sequence[int]) -> list[EventRow]:
+        """Return events for a target by their ids, in order."""
+        # Few sizes, because each statement that SQLite knows takes memory.
+        size = 1 << len(ids).bit_length()
+        values = (*ids, *[None] * (size - len(ids)))
+        places = ", ".join("?" * size)
+        return self._events(f"id IN ({places}) AND pending & {mask}", values, len(ids))
 
     def _events(self, condition: str, values: tuple[object, ...], limit: int) -> list[EventRow]:
         query = f"SELECT {COLUMNS} FROM entries WHERE state > 0 AND {condition}"

@@ -46,8 +46,10 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
     merge = Merge(protocol.limits, protocol.api.merged_values)
     assigned: dict[str, dict[str, Any]] = {}
     members: list[WorkItem] = []
+    ids: set[str] = set()
     for item in islice(chain((head,), queue.behind or ()), min(most, MOST_MERGED)):
-        if item.update is None or not joins(head, item):
+        # Callers may repeat an id; an outbox keeps the updates of one request apart by it.
+        if item.update is None or not joins(head, item) or item.update_id in ids:
             break
         if not concern_the_same(first, item.update):
             break
@@ -57,6 +59,7 @@ def gather(queue: DialogQueue, protocol: UpdateProtocol, most: int) -> WorkItem:
         for context, variables in payload.items():
             assigned.setdefault(context, {}).update(variables)
         members.append(item)
+        ids.add(item.update_id)
     if len(members) < 2:
         return head
     update = together(protocol.limits, first, assigned)

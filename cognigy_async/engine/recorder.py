@@ -186,7 +186,8 @@ class Recorder:
             # The next process finds out what became of it.
             return
         try:
-            self._outbox.withdraw([each.update_id for each in item.members or (item,)])
+            ids = [each.update_id for each in item.members or (item,)]
+            self._outbox.withdraw(item.dialog_id, ids)
         except Exception as error:
             message = "the outbox could not remove update %s of dialog %r: %s"
             log(WARNING, message, item.update_id, item.dialog_id, type(error).__name__)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..errors import OutboxError
@@ -17,8 +16,7 @@ RESEND_WITHIN = 30.0
 """Seconds after its intent in which an update is sent again if its dialog cannot be read."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Intent:
+class Intent(NamedTuple):
     """An update that is about to be sent.
 
     Attributes:
@@ -115,8 +113,8 @@ class Outbox(Protocol):
         """Record the outcomes of updates, and queue their events for the targets."""
         ...
 
-    def withdraw(self, update_ids: Sequence[str]) -> None:
-        """Remove intents of updates that will not be sent. Nobody waits for that.
+    def withdraw(self, dialog_id: str, update_ids: Sequence[str]) -> None:
+        """Remove the intents of one call of `intend`, which will not be sent. Nobody waits for it.
 
         An update of `modify` that is decided again is withdrawn, and intended with the same id.
         """

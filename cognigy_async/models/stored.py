@@ -15,6 +15,7 @@ from .limits import DEFAULT_LIMITS
 from .results import UpdateResult
 from .update import StateUpdate
 
+NONE_GIVEN = (None,) * 5
 PLAIN = (str, int, float, bool)
 """Types of an error's attributes that are kept."""
 
@@ -29,18 +30,10 @@ def dump_update(update: StateUpdate, metadata: Mapping[str, str], *facts: Any) -
         facts: JSON values.
     """
     own = update._metadata
+    owner = (update._user_id, update._profile_id)
+    given = (update._next_step, update._if_match, update._update_id, *owner)
     line: tuple[Any, ...] = (facts,)
-    if (
-        update._next_step is not None
-        or update._if_match is not None
-        or update._update_id is not None
-        or update._user_id is not None
-        or update._profile_id is not None
-        or own
-        or metadata
-    ):
-        owner = (update._user_id, update._profile_id)
-        given = (update._next_step, update._if_match, update._update_id, *owner)
+    if own or metadata or given != NONE_GIVEN:
         line += (given, dict(own), None if metadata == own else dict(metadata))
     return b"%b\n%b\n%b" % (to_json(line), update._body, update._message or b"")
 
@@ -55,7 +48,7 @@ def load_update(
     """
     line, body, message = content.split(b"\n")
     facts, *more = from_json(line)
-    given, own, metadata = more or ((None,) * 5, {}, None)
+    given, own, metadata = more or (NONE_GIVEN, {}, None)
     update = StateUpdate.__new__(StateUpdate)
     update._dialog_id = dialog_id
     update._body = body
@@ -73,11 +66,19 @@ def dump_outcome(event: UpdateEvent) -> tuple[bytes, bytes | None]:
     result = event.result
     if result is None:
         return to_json(_dump_error(event.error)), None
-    facts: tuple[Any, ...] = (result.status, result.etag, result.attempts, result.latency)
-    facts += (result.queued, result.merged, result._carried_by, result._versioned)
     content = result._content
     if content is None and result._body is not None:
         content = to_json(result._body)
+    facts = (
+        result.status,
+        result.etag,
+        result.attempts,
+        result.latency,
+        result.queued,
+        result.merged,
+        result._carried_by,
+        result._versioned,
+    )
     return to_json(facts), content or None
 
 
@@ -112,12 +113,17 @@ def _dump_error(error: BaseException | None) -> dict[str, Any]:
     if not isinstance(error, CognigyError):
         # The text of another exception may have values.
         return {"type": type(error).__name__, "args": [type(error).__name__], "facts": {}}
-    facts = {name: value for name, value in vars(error).items() if type(value) in PLAIN}
-    args = [value for value in error.args if type(value) in PLAIN]
+    facts = {name: _plain(value) for name, value in vars(error).items() if type(value) in PLAIN}
+    args = [_plain(value) for value in error.args if type(value) in PLAIN]
     dumped = {"type": type(error).__name__, "args": args, "facts": facts}
     if error.__cause__ is not None:
         dumped["cause"] = _dump_error(error.__cause__)
     return dumped
+
+
+def _plain(value: Any) -> Any:
+    # A server may send half of a surrogate pair, which is no JSON.
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _load_error(dumped: dict[str, Any]) -> CognigyError:

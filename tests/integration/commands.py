@@ -24,6 +24,7 @@ PRELOADED = [
     "encodings.utf_8_sig",
     "pytest",
     "tests.integration.commands",
+    "tests.integration.outbox_service",
 ]
 
 CONTEXT = multiprocessing.get_context("forkserver")

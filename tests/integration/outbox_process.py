@@ -49,7 +49,7 @@ async def main(base: Path, name: str, run: int, seconds: float) -> None:
                     event = event_of(intent.update, intent.update_id)
                     outbox.settle([event], Written())
                 else:
-                    outbox.withdraw([intent.update_id])
+                    outbox.withdraw(intent.dialog_id, [intent.update_id])
 
     outbox.deliver_to(crm)
     client = Resolving(outbox)

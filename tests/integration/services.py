@@ -221,8 +221,13 @@ class Service:
 
 
 @contextmanager
-def running(kind: Kind, surroundings: World, directory: Path) -> Iterator[Service]:
-    """Start a service and yield it once it answers; kill what is left of it at the end."""
+def running(
+    kind: Kind, surroundings: World, directory: Path, outbox: Path | None = None
+) -> Iterator[Service]:
+    """Start a service and yield it once it answers; kill what is left of it at the end.
+
+    Its outbox is in the directory unless it is given.
+    """
     port = free_port()
     log = directory / "service.log"
     arguments = [argument.replace("{port}", str(port)) for argument in kind.arguments]
@@ -231,7 +236,8 @@ def running(kind: Kind, surroundings: World, directory: Path) -> Iterator[Servic
             subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=ROOT,
-                env=surroundings.environment | {"CRM_OUTBOX": str(directory / "crm-outbox")},
+                env=surroundings.environment
+                | {"CRM_OUTBOX": str(outbox or directory / "crm-outbox")},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 # Its workers are in its process group and end with it.
@@ -309,6 +315,7 @@ async def call_together(
     surroundings: World,
     *,
     callers: int,
+    first: int = 0,
     impatient: bool = False,
     terminate_when: Callable[[Stats], bool] | None = None,
 ) -> Answers:
@@ -317,6 +324,7 @@ async def call_together(
     Args:
         service, surroundings: Service to call, and the servers that it calls.
         callers: Number of calls.
+        first: Number of the first one, which its values show.
         impatient: Whether half of the callers disconnect at a random moment.
         terminate_when: Condition on the server at which SIGTERM is sent.
     """
@@ -342,7 +350,7 @@ async def call_together(
                     answers.refused.append(answer.status)
 
         async with asyncio.TaskGroup() as tasks:
-            for number in range(callers):
+            for number in range(first, first + callers):
                 leaves = impatient and chance.random() < 0.5
                 tasks.create_task(call(number, chance.uniform(0.0, 1.0) if leaves else None))
             if terminate_when is not None:

@@ -8,7 +8,7 @@ top to bottom:
   terminal of its own", it is a server.
 - any other language with a title: the content of a file of that name.
 
-The ports 8000 and 8321 stand for free ones.
+The ports 8000, 8321 and 8400 stand for free ones.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = {port: str(free_port()) for port in ("8000", "8321")}
+        self.ports = {port: str(free_port()) for port in ("8000", "8321", "8400")}
         (folder / ".snippets").mkdir()
         self._count = 0
         reading, writing = os.pipe()

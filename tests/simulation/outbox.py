@@ -135,7 +135,7 @@ class MemoryOutbox:
 
         self._queue("settle", tuple(event.update_id for event in events), write, receipt)
 
-    def withdraw(self, update_ids: Sequence[str]) -> None:
+    def withdraw(self, dialog_id: str, update_ids: Sequence[str]) -> None:
         def write() -> None:
             for update_id in update_ids:
                 # An intent that could not be recorded is not there.

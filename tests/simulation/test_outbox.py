@@ -148,6 +148,17 @@ async def test_merged_updates_have_one_request_and_an_intent_each() -> None:
     assert len(wire.sent) == 2
 
 
+async def test_updates_with_one_id_do_not_share_a_request() -> None:
+    wire, outbox = Wire(), MemoryOutbox(delay=0.5)
+    updates = [{"dialog_id": "d", "update_id": "u", "session": {f"v{i}": i}} for i in range(2)]
+    async with client_of(wire, outbox=outbox, coalesce=True) as client:
+        rows = [client.submit_nowait(update) for update in updates]
+        for row in rows:
+            await row
+    assert [sent.session for sent in wire.sent] == [{"v0": 0}, {"v1": 1}]
+    assert [event.payload["session"] for event in outbox.events] == [{"v0": 0}, {"v1": 1}]
+
+
 async def test_a_recorded_update_is_not_merged_any_more() -> None:
     wire, outbox = Wire(takes=1.0), MemoryOutbox(delay=0.1)
     limit = RateLimit(1, per=10.0)

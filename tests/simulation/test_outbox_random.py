@@ -61,9 +61,9 @@ class Mortal(MemoryOutbox):
         if not self.dead:
             super().settle(events, receipt)
 
-    def withdraw(self, update_ids: Sequence[str]) -> None:
+    def withdraw(self, dialog_id: str, update_ids: Sequence[str]) -> None:
         if not self.dead:
-            super().withdraw(update_ids)
+            super().withdraw(dialog_id, update_ids)
 
 
 class Line:

@@ -355,6 +355,21 @@ def test_crowded_work_is_measured_as_a_multiple_of_its_plain_case() -> None:
     ]
 
 
+@pytest.mark.real_time
+def test_an_outbox_is_measured_beside_no_outbox() -> None:
+    few = ("--count", "200", "--rounds", "1", "--seconds", "0.1", "--memory", "200")
+    results = json.loads(program("outbox.py", *few, "--events", "400", "--json"))
+    costs = {name: row["lowest_us"] for name, row in results["cpu"].items()}
+    assert 0 < costs["without"] < costs["recorded"]
+    assert results["cpu"]["power"]["adds_us"] > 0
+    load = results["latency"]["32 callers, 20 ms"]
+    assert 15 < load["p50_without"] < load["p50"]
+    calls = {name: row["calls"] for name, row in results["targets"].items()}
+    # More if the linger ends while a busy machine still makes the updates.
+    assert 4 <= calls["hubspot"] <= 8
+    assert 2 <= calls["salesforce"] <= 6
+
+
 def program(name: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / name), *arguments],

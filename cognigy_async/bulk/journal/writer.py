@@ -1,7 +1,7 @@
 """Write a journal in batches, outside the event loop, with a delay of about 50 ms.
 
 Only `sending` and `sending_together` wait until a batch is written, because the record must
-precede the request. If writing fails, the writer ends and keeps the error in `failure`.
+precede the request.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ class JournalWriter:
         faulty_rows: Gets the faulty rows of a table. None if the file is a stream, whose earlier
             dead letters cannot be removed.
         changes: Writes to the baseline what the outcomes changed, before each batch.
+
+    Attributes:
+        commits: Writes the batches; has the error that ended that.
     """
 
     def __init__(
@@ -90,17 +93,12 @@ class JournalWriter:
         self._quota_saved_at = 0.0
         self._quota_requests = -1
         self._batch = Batch()
-        self._commits = GroupCommit(self, JournalError, gathering=GATHERING)
+        self.commits = GroupCommit(self, JournalError, gathering=GATHERING)
         self._has_read = False
         self._faulty_rows = faulty_rows
         self._changes = changes
         self._is_emptied = faulty_rows is None
         self._ended: str | None = None
-
-    @property
-    def failure(self) -> JournalError | None:
-        """Error that ended the writer."""
-        return self._commits.failure
 
     def now(self) -> float:
         """Return the time in seconds of the epoch."""
@@ -147,12 +145,12 @@ class JournalWriter:
         completed_in = self._journal.current_pass
         outcome = (row.line, row.dialog_id, int(status), completed_in, *times, attempts, refers)
         self._batch.outcomes.append(outcome)
-        self._commits.note()
+        self.commits.noted.set()
 
     def event(self, line: int, dialog_id: str | None, what: str, seconds: float = 0.0) -> None:
         """Record a wait and its reason, or the result of a callback."""
         self._batch.events.append((line, dialog_id or "", self.now(), what, seconds))
-        self._commits.note()
+        self.commits.noted.set()
 
     def read(
         self, marks: list[Mark], dead_letters: list[bytes], total: tuple[int | None, bool]
@@ -166,12 +164,12 @@ class JournalWriter:
         self._batch.marks.extend(marks)
         self._batch.dead_letters.extend(dead_letters)
         self._batch.meta["total"] = json.dumps(total)
-        self._commits.note()
+        self.commits.noted.set()
 
     def rejected(self, row: Row) -> None:
         """Record that the server did not apply a row from `sending`. It may be sent again."""
         self._batch.sends.append((row.line, row.dialog_id or "", self.now(), None, 0, None))
-        self._commits.note()
+        self.commits.noted.set()
 
     async def sending(self, row: Row, etag: str | None) -> None:
         """Record a row that must not be sent twice. Return when the record is on disk.
@@ -203,15 +201,11 @@ class JournalWriter:
         await self._written()
 
     async def _written(self) -> None:
-        error = await self._commits.written()
+        error = await self.commits.written()
         if error is not None:
             raise JournalError(str(error)) from error
 
     # Writing.
-
-    async def run(self) -> None:
-        """Write until `close`, or until writing fails."""
-        await self._commits.run()
 
     def close(self, ended: str | None) -> None:
         """Write the last batch and end.
@@ -220,19 +214,19 @@ class JournalWriter:
             ended: Recorded as the reason why the run ended; None if it was cut off.
         """
         self._ended = ended
-        self._commits.close()
+        self.commits.close()
 
     async def record_failure(self, reason: str) -> None:
         """Try to record why the run ended, after a batch could not be written."""
         self._ended = reason
         self._batch = Batch()
-        await self._commits.commit()
+        await self.commits.commit()
 
     def take(self) -> Batch:
         """Return the rows that were recorded since the last call."""
         batch, self._batch = self._batch, Batch()
         # The last batch of a run, and with it all others, survives a crash of the machine.
-        batch.durable |= self._commits.closing
+        batch.durable |= self.commits.closing
         now = self.now()
         batch.run = self._run_record(now)
         if self._ended == "complete":

@@ -43,7 +43,7 @@ async def test_what_nobody_waits_for_is_gathered() -> None:
         tasks.start_soon(commits.run)
         for line in "ab":
             lines.noted.append(line)
-            commits.note()
+            commits.noted.set()
             await anyio.sleep(0.4)
         assert lines.groups == []
         await anyio.sleep(1)
@@ -92,7 +92,7 @@ async def test_what_was_noted_is_written_when_it_is_cancelled() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(commits.run)
         lines.noted.append("a")
-        commits.note()
+        commits.noted.set()
         await anyio.sleep(0.1)
         tasks.cancel_scope.cancel()
     assert lines.groups == [["a"]]

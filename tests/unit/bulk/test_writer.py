@@ -48,13 +48,13 @@ async def test_a_run_with_its_rows(journal: Journal) -> None:
     used = client()
     writer = JournalWriter(journal, letters, used)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(writer.run)
+        tasks.start_soon(writer.commits.run)
         writer.applied(row(1), RESULT)
         writer.failed(row(2), NoResponseError("no answer", dialog_id="d"))
         used.metrics.requests = 3
         used.metrics.retries["fault"] += 1
         writer.close("complete")
-    assert writer.failure is None
+    assert writer.commits.failure is None
     totals = journal.totals()
     assert (totals.succeeded, totals.failed, totals.requests) == (1, 1, 3)
     assert totals.retries == {"fault": 1}
@@ -71,7 +71,7 @@ async def test_dead_letters_of_earlier_runs_stay_until_the_input_was_read(
         faulty = FaultyRows(tmp_path / "faulty.csv", Findings())
         writer = JournalWriter(journal, letters, client(), faulty)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(writer.run)
+            tasks.start_soon(writer.commits.run)
             if has_read:
                 writer.read([Mark(1, "x", last=True)], [b"letter"], (1, True))
             writer.close("stopped")
@@ -81,7 +81,7 @@ async def test_dead_letters_of_earlier_runs_stay_until_the_input_was_read(
 async def test_what_must_not_be_sent_twice_is_on_disk_before_it_is_sent(journal: Journal) -> None:
     writer = JournalWriter(journal, io.BytesIO(), client())
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(writer.run)
+        tasks.start_soon(writer.commits.run)
         await writer.sending(row(1), '"7"')
         assert [send.etag for send in journal.earlier_runs().sends] == ['"7"']
         await writer.sending_together([row(2), row(3)], "key")
@@ -94,7 +94,7 @@ async def test_what_must_not_be_sent_twice_is_on_disk_before_it_is_sent(journal:
 async def test_what_was_noted_is_written_when_the_writer_is_cancelled(journal: Journal) -> None:
     writer = JournalWriter(journal, io.BytesIO(), client())
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(writer.run)
+        tasks.start_soon(writer.commits.run)
         await writer.sending(row(1), None)
         writer.applied(row(1), RESULT)
         tasks.cancel_scope.cancel()
@@ -112,11 +112,11 @@ async def test_a_failure_ends_the_writer_and_all_that_wait_for_it(
     fill = Journal._fill
     monkeypatch.setattr(Journal, "_fill", full)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(writer.run)
+        tasks.start_soon(writer.commits.run)
         for _ in range(2):
             with pytest.raises(JournalError, match="disk is full"):
                 await writer.sending(row(1), None)
-    assert writer.failure is not None
+    assert writer.commits.failure is not None
     monkeypatch.setattr(Journal, "_fill", fill)
     await writer.record_failure("the reason")
     (found,) = journal._connection.execute("SELECT ended FROM runs").fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import resource
@@ -55,6 +56,13 @@ def names(folder: Path) -> list[str]:
 def down() -> Collector:
     """Return a target that takes nothing."""
     return Collector(answer=lambda *_: TargetUnavailableError("down", 3600))
+
+
+def prepared(folder: Path) -> Outbox:
+    """Return an outbox whose target takes all."""
+    outbox = Outbox(folder)
+    collecting(outbox, Collector())
+    return outbox
 
 
 async def leave(folder: Path, *keys: str, intents: tuple[str, ...] = ()) -> None:
@@ -200,7 +208,7 @@ async def test_one_client_at_a_time_uses_it(folder: Path) -> None:
         await client.apply("d-1", "u-1")
         await target.until(lambda: bool(target.events))
     with pytest.raises(ClientUsageError, match="not open"):
-        outbox.withdraw(["u-1"])
+        outbox.withdraw("d-1", ["u-1"])
     async with opened(outbox) as client:
         await client.apply("d-1", "u-2")
         await target.until(lambda: len(target.events) == 2)
@@ -241,7 +249,7 @@ async def test_intents_of_a_dead_process_are_resolved_in_order(
             written = Written()
             outbox.intend([intent_of(update, f"u-{number}", 99.0)], written)
             await written.wait()
-        outbox.withdraw(["u-3"])
+        outbox.withdraw(update.dialog_id, ["u-3"])
     outbox = Outbox(folder)
     target = collecting(outbox, Collector("second"))
     async with opened(outbox) as client:
@@ -281,6 +289,56 @@ async def test_an_outcome_without_an_intent_is_delivered_all_the_same(folder: Pa
         await target.until(lambda: target.ids() == ["u-1"])
 
 
+async def test_an_update_that_is_decided_again_is_kept_with_its_new_values(folder: Path) -> None:
+    async with opened(prepared(folder)) as client:
+        await client.intend(StateUpdate("d-1", session={"n": 1}), "u-1")
+        client.outbox.withdraw("d-1", ["u-1"])
+        await client.intend(StateUpdate("d-1", session={"n": 2}), "u-1")
+        # It is sent, and its process dies.
+    async with opened(prepared(folder)) as client:
+        (intent,) = client.resolved
+        assert intent.update.session == {"n": 2}
+
+
+async def test_an_intent_that_is_withdrawn_at_once_is_not_kept(folder: Path) -> None:
+    async with opened(prepared(folder)) as client:
+        client.outbox.intend([intent_of(StateUpdate("d-1", session={"n": 1}), "u-1")], Written())
+        client.outbox.withdraw("d-1", ["u-1"])
+        await client.intend(StateUpdate("d-2", session={"n": 2}), "u-2")
+    async with opened(prepared(folder)) as client:
+        assert [intent.update_id for intent in client.resolved] == ["u-2"]
+
+
+async def test_two_dialogs_may_use_one_update_id(folder: Path) -> None:
+    outbox = Outbox(folder)
+    target = collecting(outbox, Collector())
+    updates = [StateUpdate(f"d-{number}", session={"n": number}) for number in range(3)]
+    async with opened(outbox) as client:
+        for update in updates:
+            await client.intend(update, "order-1")
+        outbox.withdraw("d-0", ["order-1"])
+        for update in updates[1:]:
+            await client.settle(event_of(update, "order-1"))
+        await target.until(lambda: len(target.events) == 2)
+        assert client.store.open == {}
+    found = {
+        (event.dialog_id, event.update_id, event.payload["session"]["n"]) for event in target.events
+    }
+    assert found == {("d-1", "order-1", 1), ("d-2", "order-1", 2)}
+
+
+async def test_an_error_with_a_broken_text_is_recorded(folder: Path) -> None:
+    outbox = Outbox(folder)
+    target = collecting(outbox, Collector(), failures=True)
+    update = StateUpdate("d-1", session={"a": 1})
+    error = BadRequestError("refused: \ud800", status=400, dialog_id="d-1")
+    async with opened(outbox) as client:
+        await client.intend(update, "u-1")
+        await client.settle(event_of(update, "u-1", error))
+        await target.until(lambda: bool(target.events))
+    assert "refused: ?" in str(target.events[0].error)
+
+
 # Room.
 
 
@@ -301,15 +359,18 @@ async def test_intents_wait_while_the_outbox_is_full(folder: Path) -> None:
         first = sum(recorded)
         for number in range(first):
             await client.settle(event_of(StateUpdate(f"d-{number}", **big), f"u-{number}"))
-        outbox.withdraw(["u-18"])
+        outbox.withdraw("d-18", ["u-18"])
         await let_pass(100)
         assert sum(each.done.is_set() for each in written) == first
         target.answer = lambda *_: None
         for number, each in enumerate(written):
+            if number == 18:
+                continue
             await each.wait()
-            if number >= first and number != 18:
+            if number >= first:
                 await client.settle(event_of(StateUpdate(f"d-{number}", **big), f"u-{number}"))
         await target.until(lambda: len(target.ids()) == 19)
+    assert not written[18].done.is_set()
     assert "u-18" not in target.ids()
     assert names(folder) == ["adoption.lock"]
 
@@ -506,6 +567,70 @@ async def test_an_interrupted_adoption_copies_no_file_twice(
     assert [event.update_id for event in target.events] == ["u-1", "u-2"]
 
 
+async def test_a_file_that_cannot_be_removed_is_adopted_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(folder)
+    target = collecting(outbox, Collector())
+
+    def refused(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    async with opened(outbox) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(adoption, "remove_file", refused)
+            await leave(folder, "u-1", intents=("u-2",))
+            await eventually(lambda: bool(client.resolved))
+            await target.until(lambda: bool(target.events))
+            await let_pass(30)
+        await eventually(lambda: len(files(folder)) == 1)
+    assert [event.update_id for event in target.events] == ["u-1"]
+    assert [intent.update_id for intent in client.resolved] == ["u-2"]
+    assert caplog.text.count("Permission denied") == 1
+
+
+def test_a_file_is_found_until_all_that_belongs_to_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "outbox-1.sqlite3"
+    for each in (path, tmp_path / "outbox-1.sqlite3-wal"):
+        each.touch()
+    unlink, found = Path.unlink, list[list[str]]()
+
+    def killed(self: Path) -> None:
+        unlink(self)
+        found.append(os.listdir(tmp_path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        adoption.remove_file(path)
+    assert found == [[path.name], []]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it needs RLIMIT_FSIZE")
+async def test_an_adoption_that_failed_keeps_targets_of_other_programs(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(folder)
+    collecting(outbox, Collector("second"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with opened(outbox) as client:
+        # Its own -wal cannot grow, and the other file can be opened.
+        await client.apply("d-2", "u-0", session={"text": "x" * 60_000})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        try:
+            await leave(folder, "u-1", "u-2")
+            await eventually(lambda: "Make room" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await eventually(lambda: len(files(folder)) == 1)
+        assert set(client.store.masks) == {"collector", "second"}
+    outbox = Outbox(folder)
+    target = collecting(outbox, Collector())
+    async with opened(outbox):
+        await target.until(lambda: target.ids() == ["u-1", "u-2"])
+
+
 async def test_a_file_that_was_removed_is_noticed(folder: Path) -> None:
     outbox = Outbox(folder)
     collecting(outbox, Collector())
@@ -577,6 +702,23 @@ async def test_a_full_disk_is_reported_and_it_goes_on_when_there_is_room(folder:
     # The outcome of u-2 is unknown to the file, and a later process resolves it.
     async with opened(outbox) as client:
         assert [intent.update_id for intent in client.resolved] == ["u-2"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it needs RLIMIT_FSIZE")
+async def test_what_could_not_be_written_takes_no_room(folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    outbox = Outbox(folder, max_bytes=100_000)
+    collecting(outbox, Collector())
+    async with opened(outbox) as client:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            for number in range(10):
+                update = StateUpdate("d-1", session={"text": "x" * 20_000})
+                with pytest.raises(OutboxError, match="Make room"):
+                    await client.intend(update, f"u-{number}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await client.apply("d-1", "u-10")
 
 
 async def test_deliveries_are_recorded_when_there_is_room_again(folder: Path) -> None:

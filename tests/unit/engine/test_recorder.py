@@ -38,7 +38,7 @@ class Held:
     def settle(self, events: Sequence[UpdateEvent], receipt: Receipt) -> None:
         self.receipts.append(("settle", receipt))
 
-    def withdraw(self, update_ids: Sequence[str]) -> None:
+    def withdraw(self, dialog_id: str, update_ids: Sequence[str]) -> None:
         self.withdrawn += update_ids
 
     async def close(self, timeout: float) -> None: ...
@@ -188,7 +188,7 @@ async def test_a_receipt_never_raises() -> None:
 
 async def test_an_outbox_that_cannot_withdraw_does_not_matter() -> None:
     class Faulty(Held):
-        def withdraw(self, update_ids: Sequence[str]) -> None:
+        def withdraw(self, dialog_id: str, update_ids: Sequence[str]) -> None:
             raise OutboxError("full")
 
     outbox, one = Faulty(), item(serial=1)
