@@ -200,7 +200,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """Jobs that are killed two hundred times; takes minutes."""
+    """Jobs and outboxes that are killed two hundred times; takes minutes."""
     install(session)
     session.run("pytest", "-q", "tests/soak", *session.posargs)
 

@@ -63,8 +63,7 @@ def salesforce() -> tuple[SalesforceStub, Any]:
     return stub, Salesforce(auth, mapping, external_id="Dialog__c", transport=transport)
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("count", [5_000])
 @pytest.mark.parametrize(("make", "size"), [(hubspot, 100), (salesforce, 200)])
 async def test_many_events_take_few_calls(tmp_path: Path, make: Any, size: int, count: int) -> None:
     stub, target = make()
@@ -85,8 +84,7 @@ async def test_many_events_take_few_calls(tmp_path: Path, make: Any, size: int, 
 
 
 @pytest.mark.real_time
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("count", [1_000, pytest.param(100_000, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("count", [1_000])
 async def test_many_events_reach_a_webhook(tmp_path: Path, count: int) -> None:
     receiver = Receiver(SECRET)
     outbox = Outbox(tmp_path / "outbox")
