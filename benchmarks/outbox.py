@@ -27,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -183,7 +183,7 @@ async def deliver(target: Target, count: int) -> float:
 class Accepting:
     """A receiver of webhooks."""
 
-    def handle(self, *_: Any) -> Reply:
+    def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
         return Reply(204)
 
 
