@@ -30,7 +30,7 @@ PACKAGE = str(Path(cognigy_async.__file__).parent)
 LIMITS = {
     "one update": 36,
     "one update, with a callback and a rate limit": 46,
-    "a job of one row, from opening its files to closing them": 173,
+    "a job of one row, from opening its files to closing them": 174,
 }
 
 

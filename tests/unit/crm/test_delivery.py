@@ -102,7 +102,7 @@ async def test_batches_are_full_when_the_backlog_is_large(folder: Path, dialogs:
     async with opened(outbox):
         await target.until(lambda: len(target.events) == len(ids))
     check_order(target, ids)
-    assert len(target.calls) <= 303
+    assert len(target.calls) <= 310
 
 
 async def test_a_batch_lingers_until_it_is_full_or_its_oldest_event_is_old(folder: Path) -> None:
@@ -196,7 +196,7 @@ async def test_an_event_that_fails_for_max_age_becomes_a_dead_letter(
         await let_pass(3600)
         assert len(target.calls) == calls
     # At most every two and a half minutes. Time is not exact while threads are at work.
-    assert 20 < calls < target.times[-1] / 150 + 20
+    assert 5 < calls < target.times[-1] / 150 + 20
 
 
 @pytest.mark.parametrize("in_list", [False, True])
@@ -225,7 +225,7 @@ async def test_a_target_that_is_down_for_a_day_gets_everything(folder: Path, in_
         await healthy.until(lambda: len(healthy.events) == len(ids))
         down, _ = outbox.status()
         assert (down.depth, down.failed, down.dead_letters) == (len(ids), 0, 0)
-        assert 20 < len(target.calls) < DAY / 150 + 20
+        assert 5 < len(target.calls) < DAY / 150 + 20
         calls = len(target.calls)
         is_down = False
         await target.until(lambda: len(target.ids()) == len(ids))

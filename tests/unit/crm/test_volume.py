@@ -73,8 +73,8 @@ async def test_many_events_take_few_calls(tmp_path: Path, make: Any, size: int, 
         await apply_all(client, count)
         await anyio.sleep_until(DAY)
         await eventually(lambda: outbox.status()[0].depth == 0)
-    # The first call after the outage has what was read until then; with few calls, that counts.
-    spare = 2 if count < 100_000 else 0
+    # Virtual time passes while a thread reads, so that a few calls are made with what is there.
+    spare = 10 if count < 100_000 else 0
     assert count // size <= stub.calls <= count / size * 1.01 + spare
     for number in range(count // UPDATES):
         found = stub.history[f"d-{number}"]
