@@ -46,6 +46,7 @@ NOT_HERE = {
     "psql": "needs a database",
     "duckdb": "needs files of Parquet",
     "aws": "needs an account",
+    "temporal": "starts a cluster; see test_temporal_live.py",
 }
 """First words of snippets that are left out, and the reasons."""
 
