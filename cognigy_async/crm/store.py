@@ -398,9 +398,8 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 def target_counts(connection: sqlite3.Connection, mask: int) -> TargetCounts:
     """Return the counts of a target in an open file."""
     depth, dead, oldest = connection.execute(
-        "SELECT coalesce(sum(pending & ?1 > 0), 0), coalesce(sum(dead & ?1 > 0), 0),"
-        " min(CASE WHEN pending & ?1 THEN settled_at END) FROM entries WHERE state > 0",
-        (mask,),
+        f"SELECT coalesce(sum(pending & {mask} > 0), 0), coalesce(sum(dead & {mask} > 0), 0),"
+        f" min(CASE WHEN pending & {mask} THEN settled_at END) FROM entries WHERE state > 0"
     ).fetchone()
     return TargetCounts(depth, dead, oldest)
 
