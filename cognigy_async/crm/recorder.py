@@ -20,7 +20,7 @@ INTERVAL = 0.001
 """Seconds from one commit to the next if several updates wait for each."""
 
 clock = time.time
-"""Seconds of the epoch, which outcomes and ages are told in."""
+"""Return seconds of the epoch; outcomes and ages use this clock."""
 
 
 class Recorder:

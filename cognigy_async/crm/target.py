@@ -20,7 +20,7 @@ class TargetUnavailableError(DeliveryError):
     """The target is down or throttles. The outbox pauses the deliveries to it.
 
     Attributes:
-        retry_after: seconds after which the target wants to be asked again; None if it said none.
+        retry_after: seconds until the target may be asked again; None if it gave no time.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:

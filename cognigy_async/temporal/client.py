@@ -505,7 +505,7 @@ class _RefusedError(Exception):
 async def _run_id(
     start: WithStartWorkflowOperation[Any, Any] | None, known: str | None
 ) -> str | None:
-    """Return the run that has got the call, if the cluster has said it."""
+    """Return the run that received the call; None if the cluster did not name it."""
     if start is None:
         return known
     with suppress(Exception):
