@@ -188,7 +188,14 @@ class BackgroundTask:
         if self._group is not None:
             # No shield around the exit: trio does not allow leaving a nursery inside a later scope.
             group, self._group = self._group, None
-            await group.__aexit__(None, None, None)
+            try:
+                await group.__aexit__(None, None, None)
+            except BaseExceptionGroup as errors:
+                # `uninterrupted` does not cover the first and last steps of a task.
+                interrupts, others = errors.split(KeyboardInterrupt)
+                if interrupts is None or others is not None:
+                    raise
+                raise KeyboardInterrupt from errors
 
 
 class _DetachedTask(asyncio.Task[None]):

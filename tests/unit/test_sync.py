@@ -727,7 +727,8 @@ def test_ctrl_c_while_a_block_ends_sends_nothing_more(
     interrupted = threading.Event()
 
     def release_after_it() -> None:
-        while client.is_open:
+        # The client may be closing before `close` waits for it.
+        while client.is_open or not _main_thread_waits():
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupted.wait(20)
@@ -749,6 +750,11 @@ def test_ctrl_c_while_a_block_ends_sends_nothing_more(
     assert len(client.close_report.unsent) == 2
     with pytest.raises(ClientClosedError):
         handles[2].result()
+
+
+def _main_thread_waits() -> bool:
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    return frame.f_code is threading.Condition.wait.__code__
 
 
 def _interrupt(interrupted: threading.Event) -> None:

@@ -198,6 +198,23 @@ async def test_joining_raises_what_the_task_raised() -> None:
     assert str(error) == "failed"
 
 
+def test_on_trio_an_interrupt_within_a_background_task_reaches_the_program_alone() -> None:
+    async def background() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(interrupted)
+
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        task = BackgroundTask()
+        await task.start(background)
+        await task.join()
+
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(main, backend="trio")
+
+
 async def test_a_detached_task_has_neither_the_cancellation_nor_the_context_of_its_caller() -> None:
     seen: list[str] = []
     done = anyio.Event()
