@@ -257,23 +257,11 @@ class Outbox:
     def intend(self, intents: Sequence[Intent], receipt: Receipt) -> None:
         """Record updates that share one request, before it is sent."""
         session = self._opened()
-        rows = [
-            IntentRow(
-                intent.update_id,
-                intent.dialog_id,
-                intent.recorded_at,
-                dump_update(
-                    intent.update,
-                    intent.metadata,
-                    intent.key,
-                    intent.etag,
-                    intent.repeatable,
-                    intent.deadline,
-                ),
-            )
-            for intent in intents
-        ]
-        size = _size(rows)
+        rows, size = [], 0
+        for dialog_id, update_id, update, metadata, *facts, recorded_at in intents:
+            content = dump_update(update, metadata, *facts)
+            rows.append(IntentRow(update_id, dialog_id, recorded_at, content))
+            size += len(content) + ROW_BYTES
         if session.waiting or not self._has_room(session, size):
             if self._waits:
                 session.waiting[rows[0][:2]] = rows, receipt
@@ -356,7 +344,9 @@ class Outbox:
         self, session: _Session, rows: list[IntentRow], size: int, receipt: Receipt
     ) -> None:
         session.gathered += size
-        session.recorder.batch.intents.update((row[:2], row) for row in rows)
+        recorded = session.recorder.batch.intents
+        for row in rows:
+            recorded[row.update_id, row.dialog_id] = row
         session.recorder.commits.when_written(receipt.recorded)
 
     def _written(self, batch: Batch) -> None:

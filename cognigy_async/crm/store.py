@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -216,17 +215,21 @@ class Store:
             OutboxError: it cannot be written. What was recorded before is kept.
         """
         self._check_place()
-        keyed = list(enumerate(batch.intents.values(), self.last_id + 1))
-        intents = [(each, *row) for each, row in keyed]
-        opened = {row[:2]: each for each, row in keyed}
-        number = self.last_id + len(intents)
         open_ids = self.open
-        struck = [(open_ids[each],) for each in batch.withdrawn if each in open_ids]
-        moved: list[tuple[object, ...]] = []
+        number = self.last_id
+        intents: list[object] = []
+        opened: dict[Key, int] = {}
+        for key, intent in batch.intents.items():
+            number += 1
+            intents += (number, *intent)
+            opened[key] = number
+        struck: list[object] = [open_ids[key] for key in batch.withdrawn if key in open_ids]
+        moved: list[object] = []
         with self.transaction():
             self._run(
                 f"INSERT INTO entries SELECT column1, column2, column3, {INTENT}, column4,"
                 " NULL, column5, NULL, NULL, 0, 0 FROM (VALUES {}) WHERE column1",
+                5,
                 intents,
             )
             for row in batch.outcomes:
@@ -234,16 +237,18 @@ class Store:
                     continue
                 if row.pending:
                     number += 1
-                    moved.append((number, *row[:-1], entry))
+                    state, settled_at, outcome, answer, pending, _ = row
+                    moved += (number, state, settled_at, outcome, answer, pending, entry)
                 else:
-                    struck.append((entry,))
+                    struck.append(entry)
             self._run(
                 "UPDATE entries SET id = column1, state = column2, settled_at = column3,"
                 " outcome = column4, answer = column5, pending = column6"
                 " FROM (VALUES {}) WHERE id = column7",
+                7,
                 moved,
             )
-            self._run("DELETE FROM entries WHERE id IN (VALUES {})", struck)
+            self._run("DELETE FROM entries WHERE id IN (VALUES {})", 1, struck)
             for letter in batch.dead:
                 self._bury(letter)
             for mask, ids in batch.delivered.items():
@@ -274,27 +279,29 @@ class Store:
 
     def _deliver(self, mask: int, ids: Sequence[int]) -> None:
         """Mark events as delivered to a target, and delete those that all targets have."""
-        rows = [(each,) for each in ids]
         condition = f"pending = {mask} AND dead = 0"
         delete = f"DELETE FROM entries WHERE id IN (VALUES {{}}) AND {condition}"
-        if self._run(delete, rows) < len(ids):
+        if self._run(delete, 1, ids) < len(ids):
             update = f"UPDATE entries SET pending = pending & ~{mask} WHERE id IN (VALUES {{}})"
-            self._run(update, rows)
+            self._run(update, 1, ids)
 
-    def _run(self, statement: str, rows: Sequence[tuple[object, ...]]) -> int:
+    def _run(self, statement: str, width: int, values: Sequence[object]) -> int:
         """Run a statement for many rows at a time. Return the number of rows that it changed.
 
         The last rows are NULL, which changes nothing. Each call of SQLite gives the interpreter
         away, and may wait for a busy event loop to get it back: a few calls must do for a batch.
+
+        Args:
+            width: values of a row. The rows follow each other in `values`.
         """
         changed = 0
-        for done in range(0, len(rows), GROUPS[-1]):
-            some = rows[done : done + GROUPS[-1]]
-            size, width = next(each for each in GROUPS if each >= len(some)), len(some[0])
-            row = f"({', '.join('?' * width)})"
-            values = [*chain.from_iterable(some), *[None] * (width * (size - len(some)))]
-            text = statement.format(", ".join([row] * size))
-            changed += self.connection.execute(text, values).rowcount
+        most = width * GROUPS[-1]
+        for done in range(0, len(values), most):
+            some = values[done : done + most]
+            size = next(each for each in GROUPS if each * width >= len(some))
+            padding = [None] * (width * size - len(some))
+            text = statement.format(", ".join([_row_of(width)] * size))
+            changed += self.connection.execute(text, [*some, *padding]).rowcount
         return changed
 
     def _bury(self, row: DeadRow) -> None:
@@ -374,6 +381,10 @@ class Store:
                 remove_file(self.path)
         finally:
             self._lock.release()
+
+
+def _row_of(width: int) -> str:
+    return f"({', '.join('?' * width)})"
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:

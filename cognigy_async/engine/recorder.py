@@ -10,7 +10,8 @@ import enum
 from logging import ERROR, WARNING
 from typing import TYPE_CHECKING
 
-from .._utils.concurrency import CompletionTracker
+import anyio
+
 from .._utils.logging import log
 from ..errors import (
     AmbiguousUpdateError,
@@ -121,7 +122,7 @@ class Recorder:
         self._completion = completion
         self._protocol = context.protocol
         self._hooks = context.hooks
-        self._tracker = CompletionTracker()
+        self._all_settled: anyio.Event | None = None
         self._ended: OutboxError | None = None
         self.settling = 0
 
@@ -181,6 +182,8 @@ class Recorder:
     def withdraw(self, record: Record) -> None:
         """Strike out the intent of an update that will not be sent."""
         item = record.item
+        if record.step is INTENDING:
+            self._scheduler.recording -= 1
         record.step, item.record = OVER, None
         if record.resolution is not None:
             # The next process finds out what became of it.
@@ -244,6 +247,7 @@ class Recorder:
         queue = item.queue
         if step is INTENDING:
             assert queue is not None
+            self._scheduler.recording -= 1
             if error is None:
                 record.step = INTENDED
                 self._scheduler.end_record(queue)
@@ -253,6 +257,7 @@ class Recorder:
         elif step is SETTLING:
             assert queue is not None
             assert record.done is not None
+            self._scheduler.recording -= 1
             record.step, item.record = OVER, None
             done = record.done
             if error is not None:
@@ -261,13 +266,15 @@ class Recorder:
                 self._completion.complete(queue, done)
             finally:
                 self.settling -= 1
-                self._tracker.mark_done(0)
+                if not self.settling and self._all_settled is not None:
+                    self._all_settled.set()
         self._scheduler.wake()
 
     async def wait(self) -> None:
-        """Wait until all outcomes so far are recorded."""
+        """Wait until no outcome is being written. One task at a time may wait."""
         while self.settling:
-            await self._tracker.wait(0, self.settling)
+            self._all_settled = anyio.Event()
+            await self._all_settled.wait()
 
     def end(self, error: OutboxError) -> None:
         """Let all records that are not yet written fail, and all later ones."""

@@ -37,7 +37,7 @@ FALLBACK_BACKOFF = 5.0
 """Seconds between probes if the wait strategy raises."""
 
 READ_AHEAD = 4
-"""Number of ready queues per worker at which a stream stops taking input."""
+"""Number of queues per worker, ready or waiting for an outbox, at which a stream takes no input."""
 
 
 class Scheduler:
@@ -52,6 +52,7 @@ class Scheduler:
         endpoint_served_at: the same of the endpoint service, which may be away by itself.
         reads: queues of reads; each read has its own queue.
         serial: serial of the last accepted item.
+        recording: number of queues that wait for an outbox.
         quiet: True if nothing failed lately; `first_attempt` and `on_response` need not be called.
         stopped: True if no further request is sent.
     """
@@ -79,6 +80,7 @@ class Scheduler:
         self._now = 0.0
         self.reads: set[DialogQueue] = set()
         self.serial = 0
+        self.recording = 0
         self.quiet = True
         self.stopped = False
 
@@ -344,6 +346,7 @@ class Scheduler:
         if is_outcome and not self.quiet:
             self._leave_outage(queue)
         queue.set_aside()
+        self.recording += 1
 
     def end_record(self, queue: DialogQueue) -> None:
         """Make a queue ready whose intent was recorded, after those that were recorded before."""
@@ -456,7 +459,7 @@ class Scheduler:
         """Return whether workers would soon send more live (or else bulk) updates."""
         queues = self.queues
         waiting = queues.waiting_before_bulk() if live else queues.waiting()
-        return waiting < self._read_ahead
+        return waiting + self.recording < self._read_ahead
 
     def end_linger(self, *, for_good: bool = False) -> None:
         """End the linger of all accepted items; `for_good` also ends it for later items."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -581,6 +582,22 @@ async def test_flush_waits_for_records() -> None:
         await client.flush()
         assert anyio.current_time() == pytest.approx(4.0)
         assert len(outbox.events) == 1
+
+
+async def test_a_stream_takes_no_more_input_than_the_outbox_can_record() -> None:
+    outbox, taken = MemoryOutbox(delay=math.inf), 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal taken
+        for taken in range(1, 2001):
+            yield {"dialog_id": f"d-{taken}", "session": {"a": 1}}
+
+    async with client_of(Wire(), outbox=outbox, max_in_flight=4) as client:
+        with anyio.move_on_after(60.0):
+            await client.update_many(rows()).drain()
+        # Two chunks of 64 may be taken at a time.
+        assert taken < 200
+        await client.aclose(drain=False)
 
 
 # Closing.

@@ -69,7 +69,9 @@ async def test_a_queue_stands_aside_while_records_are_written() -> None:
         assert one.queue is not None
         assert one.queue.state is QueueState.RECORDING
         assert (wire.sent, engine.recorder.settling) == ([], 0)
+        assert engine.scheduler.recording == 1
         intent.recorded(None)
+        assert engine.scheduler.recording == 0
         outcome = await outbox.next("settle")
         assert one.queue.state is QueueState.RECORDING
         assert (len(wire.sent), heard(one), engine.recorder.settling) == (1, 0, 1)
@@ -80,6 +82,7 @@ async def test_a_queue_stands_aside_while_records_are_written() -> None:
         intent.recorded(OutboxError("late"))
         assert heard(one) == 1
         assert engine.pending_limit.used == 0
+        assert engine.scheduler.recording == 0
 
 
 async def test_a_receipt_that_comes_after_the_withdrawal_means_nothing() -> None:
@@ -97,6 +100,7 @@ async def test_a_receipt_that_comes_after_the_withdrawal_means_nothing() -> None
         other.recorded(None)
         (await outbox.next("settle")).recorded(None)
         assert (heard(one), heard(two)) == (1, 1)
+        assert engine.scheduler.recording == 0
 
 
 async def test_an_outcome_does_not_change() -> None:
@@ -132,6 +136,7 @@ async def test_the_end_of_the_outbox_fails_what_waits_and_what_comes() -> None:
         await until(lambda: items[2].completed)
         with anyio.fail_after(1.0):
             await engine.recorder.wait()
+        assert engine.scheduler.recording == 0
     assert [type(each.error) for each in items] == [
         AmbiguousUpdateError,
         OutboxError,
