@@ -49,7 +49,7 @@ def test_a_lock_is_never_waited_for(descriptors: list[int]) -> None:
     began = time.monotonic()
     for _ in range(100):
         assert not locks.try_lock(other)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
 
 
 def test_a_file_is_in_place_until_it_is_removed_or_replaced(tmp_path: Path) -> None:

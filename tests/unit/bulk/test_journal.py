@@ -308,13 +308,13 @@ def test_of_the_ends_of_a_pipe_the_newest_is_kept(path: Path) -> None:
         assert [mark.offset for mark in journal.marks()] == [*kept[:-1], 264_000]
 
 
-def test_a_program_that_holds_the_lock_delays_a_journal_by_a_second_at_most(path: Path) -> None:
+def test_a_program_that_holds_the_lock_does_not_delay_a_journal_for_long(path: Path) -> None:
     with Journal(path) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         with pytest.raises(JournalError, match="database is locked"):
             journal.write(Batch(meta={"a": "1"}))
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 4
         other.execute("COMMIT")
         journal.write(Batch(meta={"a": "1"}))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -325,4 +325,4 @@ def test_a_program_that_holds_the_lock_delays_a_journal_by_a_second_at_most(path
             Journal(path)
         with pytest.raises(JournalRefusedError), open_to_read(path):
             pass
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 4

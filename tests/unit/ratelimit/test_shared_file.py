@@ -325,7 +325,7 @@ async def test_a_lock_that_is_held_for_ever_does_not_hold_up_the_end(path: Path)
         await anyio.sleep(0.1)
         began = time.monotonic()
         tasks.cancel_scope.cancel()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
     os.close(lock)
 
 
