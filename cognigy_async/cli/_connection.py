@@ -6,7 +6,7 @@ import os
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -73,6 +73,16 @@ class Connection:
     proxy: Proxy | None = None
     context: ssl.SSLContext | None = None
     ca_file: Path | None = None
+
+    @property
+    def needs_openssl(self) -> bool:
+        """True if a server may show the certificate of an authority as its own.
+
+        `openssl req -x509` makes such certificates. OpenSSL accepts them, and rustls does not.
+        """
+        authorities = [] if self.context is None else self.context.get_ca_certs()
+        names: list[Any] = [each.get("subjectAltName", ()) for each in authorities]
+        return any(kind in ("DNS", "IP Address") for each in names for kind, _ in each)
 
     def transport(self, name: TransportName) -> Transport:
         """Return a new transport, which has to be closed."""

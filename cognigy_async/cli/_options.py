@@ -115,9 +115,15 @@ def example(*commands: str) -> str:
     return "\n".join(["\b", "Example:" if len(lines) == 1 else "Examples:", *lines])
 
 
-def choose_transport(name: TransportName | None) -> TransportName:
-    """Return the given transport, or the fastest installed one; raise if it is not installed."""
-    fastest_first = TransportName.PYREQWEST, TransportName.AIOHTTP, TransportName.HTTPX
+def choose_transport(name: TransportName | None, *, with_openssl: bool = False) -> TransportName:
+    """Return the given transport, or the fastest installed one; raise if it is not installed.
+
+    Args:
+        with_openssl: the fastest that checks certificates with OpenSSL.
+    """
+    fastest_first = [TransportName.PYREQWEST, TransportName.AIOHTTP, TransportName.HTTPX]
+    if name is None and with_openssl:
+        fastest_first.remove(TransportName.PYREQWEST)
     return _choose("--transport", name, *fastest_first)
 
 

@@ -114,7 +114,7 @@ def run_with_client(
     settings = Settings(env_file=settings_file(env_file))
     api, tokens = connections(settings)
     arguments = settings.client_arguments(token_transport=tokens.token_transport())
-    sender = api.transport(choose_transport(transport))
+    sender = api.transport(choose_transport(transport, with_openssl=api.needs_openssl))
 
     async def run() -> T:
         client = AsyncStateClient(**arguments, max_in_flight=1, transport=sender)

@@ -16,6 +16,8 @@ from cognigy_async.emulator import Emulator
 
 from .conftest import TENANT, Command
 from .proxies import Proxy, proxying
+from .tls import self_signed
+from .transport_servers import answering, serving
 
 PASSWORD = "t0p-secret/c4nary"
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -249,6 +251,27 @@ def test_a_certificate_of_the_company(
     monkeypatch.setenv(name, str(company.ca_file))
     assert command("doctor") == 0, command.out
     assert command("get", "d-1") == 0, command.err
+
+
+def test_a_server_that_shows_the_certificate_of_an_authority(
+    company: Company, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`openssl req -x509` makes such a certificate, which pyreqwest refuses."""
+    context, pem = self_signed(is_authority=True)
+    file = tmp_path / "server.pem"
+    file.write_bytes(pem)
+    monkeypatch.setenv("COGNIGY_CA_FILE", str(file))
+    for name in ("COGNIGY_CLIENT_ID", "COGNIGY_CLIENT_SECRET"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COGNIGY_API_KEY", "k")
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serving(answering, context)) as server,
+    ):
+        monkeypatch.setenv("COGNIGY_BASE_URL", server.url)
+        assert command("update", "d-1", "--session", "a=1") == 0, command.err
+        assert command("update", "d-1", "--session", "a=1", "--transport", "pyreqwest") == 1
+    assert "CaUsedAsEndEntity" in command.err
 
 
 def test_doctor_checks_all_through_the_proxy(

@@ -35,8 +35,8 @@ def trusting_context() -> ssl.SSLContext:
     return context
 
 
-def self_signed() -> tuple[ssl.SSLContext, bytes]:
-    """Return the context of a server that is no certificate authority, and its certificate."""
+def self_signed(*, is_authority: bool = False) -> tuple[ssl.SSLContext, bytes]:
+    """Return the context of a server and its certificate, which may be that of an authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
@@ -45,7 +45,7 @@ def self_signed() -> tuple[ssl.SSLContext, bytes]:
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([address]), critical=False)
         .sign(key, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)

@@ -105,7 +105,7 @@ def bench(
             raise ConfigurationError(
                 "--env-file needs --target tenant; an emulator has no settings"
             )
-        transport, loop = choose_transport(transport), choose_loop(loop)
+        loop = choose_loop(loop)
         limits = None if rate is None else parse_rate(rate)
         which = parse_dialogs(dialogs)
         if dialog_prefix is not None and not isinstance(which, range):
@@ -121,6 +121,7 @@ def bench(
             base_url="", auth=key, api=api, allow_insecure=False, rate_limit=None, endpoint=None
         )
         arguments, connection = _tenant(env_file) if target == "tenant" else (emulator, DIRECT)
+        transport = choose_transport(transport, with_openssl=connection.needs_openssl)
         arguments["rate_limit"] = limits or arguments["rate_limit"]
         load.requests_per_update(arguments["api"])
         if target == "emulator":

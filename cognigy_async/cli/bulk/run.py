@@ -326,7 +326,7 @@ def run(
             limits=limits,
             max_in_flight=max_in_flight,
             on_failure="continue" if on_failure == "continue" else "pause",
-            transport=api.transport(choose_transport(transport)),
+            transport=api.transport(choose_transport(transport, with_openssl=api.needs_openssl)),
         )
         result = anyio.run(_run_job, job, client, backend_options=choose_loop(loop).options)
         _print_result(result, job, context, as_json=as_json)

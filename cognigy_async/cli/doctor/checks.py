@@ -116,7 +116,7 @@ class Connections(NamedTuple):
 
     def transport(self) -> Transport:
         """Return a new transport to the API, of the kind that the other commands use."""
-        return self.api.transport(choose_transport(None))
+        return self.api.transport(choose_transport(None, with_openssl=self.api.needs_openssl))
 
     def token_transport(self) -> Transport:
         """Return a new transport to the token endpoint."""

@@ -91,7 +91,7 @@ def probe(
         settings = Settings(env_file=settings_file(env_file))
         if settings.api == "runtime" and user_id is not None:
             raise typer.BadParameter("--user-id requires COGNIGY_API=sessions")
-        run = _Run(settings, choose_transport(transport), session_id, user_id, sizes)
+        run = _Run(settings, transport, session_id, user_id, sizes)
         profile = anyio.run(run.measure)
         with staged_file(output, profile.to_json().encode()) as staged:
             os.replace(staged, output)
@@ -123,7 +123,7 @@ def _check_folder(output: Path) -> None:
 @dataclass(frozen=True)
 class _Run:
     settings: Settings
-    transport: TransportName
+    transport: TransportName | None
     session_id: str
     user_id: str | None
     sizes: bool
@@ -133,7 +133,8 @@ class _Run:
         settings = self.settings
         api, tokens = connections(settings)
         tally = Tally(MOST_REQUESTS + (MOST_SIZE_REQUESTS if self.sizes else 0))
-        sender = TallyTransport(api.transport(self.transport), tally)
+        transport = api.transport(choose_transport(self.transport, with_openssl=api.needs_openssl))
+        sender = TallyTransport(transport, tally)
         inner: Transport = tokens.token_transport() or HttpxTransport()
         token_sender = TallyTransport(inner, tally)
         try:

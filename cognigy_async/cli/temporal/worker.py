@@ -66,7 +66,7 @@ async def _run(settings: Settings, transport: TransportOption, most: int, coales
         cluster,
         task_queue=settings.task_queue,
         quota_share=settings.quota_share,
-        transport=api.transport(choose_transport(transport)),
+        transport=api.transport(choose_transport(transport, with_openssl=api.needs_openssl)),
         max_in_flight=most,
         coalesce=coalesce,
         **arguments,
