@@ -17,13 +17,14 @@ pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
 TRIES = 30
 
 
-@pytest.mark.quick("answers-uvloop-aiohttp", "rows-csv.bz2", "settings")
+@pytest.mark.quick("answers-uvloop-aiohttp", "rows-csv.bz2", "outboxes", "settings")
 @pytest.mark.parametrize(
     "target",
     [
         *[("answers", "--over", kind) for kind in KINDS],
         *[("rows", "--over", kind) for kind in FORMATS],
         ("journals",),
+        ("outboxes",),
         ("audit",),
         ("settings",),
     ],
