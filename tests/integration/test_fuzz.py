@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
 TRIES = 30
 
 
-@pytest.mark.quick("answers-uvloop-aiohttp", "rows-csv.bz2", "outboxes", "settings")
+@pytest.mark.quick("answers-uvloop-aiohttp", "rows-csv.bz2", "settings")
 @pytest.mark.parametrize(
     "target",
     [

@@ -112,6 +112,6 @@ class LimiterMachineForLong(LimiterMachine):
 
 
 TestLimiter: Any = LimiterMachine.TestCase
-TestLimiter.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestLimiter.settings = settings(deadline=None, max_examples=40, stateful_step_count=40)
 TestLimiterForLong: Any = pytest.mark.thorough(LimiterMachineForLong.TestCase)
 TestLimiterForLong.settings = settings(deadline=None, max_examples=3000, stateful_step_count=60)
