@@ -143,7 +143,8 @@ class ProviderMachine(RuleBasedStateMachine):
         assert self.last is not None
         if self.last.value != newest or newest in self.discarded or self.issuer.under_way:
             return
-        if self.issuer.until[newest] <= self.loop.time() + 0.001:
+        # The provider counts from the moment before the request.
+        if self.issuer.until[newest] - TAKES <= self.loop.time() + 0.001:
             return
         task = self.loop.create_task(self.tokens.get_token())
         self.run(0.0)
