@@ -200,9 +200,19 @@ def package(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """Jobs and outboxes that are killed two hundred times; takes minutes."""
+    """Jobs and outboxes that are killed two hundred times, and an hour of load.
+
+    Arguments are those of pytest; ``--minutes`` is the length of the load of each transport.
+    """
     install(session)
     session.run("pytest", "-q", "tests/soak", *session.posargs)
+
+
+@nox.session(default=False)
+def chaos(session: nox.Session) -> None:
+    """Each transport over a network that breaks connections; ``--chaos-seed`` gives its faults."""
+    install(session)
+    session.run("pytest", "-q", "-s", "tests/chaos", *session.posargs)
 
 
 @nox.session(default=False, tags=["all"])

@@ -19,7 +19,7 @@ from cognigy_async._utils.locks import try_lock
 from cognigy_async._utils.private_files import open_private
 
 from .folder import ADOPTION, OUTBOX, explained, files_of, remove_file
-from .store import INTENT, IntentRow, Store, check_kind, check_pages
+from .store import INTENT, IntentRow, Store, check_kind, check_pages, check_values
 
 MARK = "adopted "
 """Prefix of the key of a mark."""
@@ -120,6 +120,7 @@ def _copy(store: Store, path: Path) -> list[IntentRow]:
         if not has_tables:
             return []
         check_pages(path, store.connection, "dead")
+        check_values(path, store.connection, "dead")
         numbers = dict(run("SELECT name, number FROM dead.targets").fetchall())
         with store.transaction():
             store.add_targets(numbers)

@@ -102,6 +102,9 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise explain(path, error) from error
+    except UnicodeDecodeError as error:
+        # SQLite quotes bytes of the file in its message.
+        raise damaged(path, "its tables have names that are not UTF-8") from error
 
 
 def explain(path: Path, error: sqlite3.Error | OSError) -> OutboxError:

@@ -21,7 +21,7 @@ from cognigy_async.spi import load_update
 from .adoption import adoption_turn
 from .folder import explained, files_of
 from .recorder import event_of
-from .store import COLUMNS, INTENT, EventRow, check_kind, connect, target_counts
+from .store import COLUMNS, INTENT, EventRow, check_kind, check_values, connect, target_counts
 
 PAGE = 500
 """Entries that are read or changed at a time, so that no process waits long."""
@@ -255,7 +255,7 @@ def _page(
 
     The file is open only meanwhile: a reader would let its `-wal` grow.
     """
-    with _opened(path, "ro") as connection:
+    with _opened(path, "ro", checks=after == 0) as connection:
         if connection is None:
             return [], None
         names = _names(connection)
@@ -276,7 +276,7 @@ def _existing(folder: str | Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection | None]:
+def _opened(path: Path, mode: str, *, checks: bool = True) -> Iterator[sqlite3.Connection | None]:
     """Open a file. Yield None if it has nothing yet, or was taken over meanwhile."""
     try:
         with explained(path):
@@ -289,6 +289,8 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection | None]:
     with closing(connection), explained(path):
         if connection.execute("PRAGMA page_count").fetchone()[0]:
             check_kind(path, connection)
+            if checks:
+                check_values(path, connection)
             yield connection
         else:
             yield None

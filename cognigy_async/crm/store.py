@@ -52,6 +52,26 @@ USED = (
 )
 COLUMNS = "id, update_id, dialog_id, settled_at, content, outcome, answer"
 
+TIME = "typeof({0}) IN ('real', 'integer') AND {0} BETWEEN -1e9 AND 1e11"
+# In this order, because the masks depend on the numbers of the targets.
+SOUND = {
+    "targets": f"number BETWEEN 0 AND {MOST_TARGETS - 1} AND typeof(name) = 'text'",
+    "meta": "typeof(key) = 'text'",
+    "entries": (
+        "id BETWEEN 1 AND 1e15 AND typeof(update_id) = 'text' AND typeof(dialog_id) = 'text'"
+        f" AND typeof(state) = 'integer' AND state BETWEEN {INTENT} AND {AMBIGUOUS}"
+        f" AND {TIME.format('recorded_at')}"
+        f" AND (state = {INTENT} OR {TIME.format('settled_at')})"
+        " AND typeof(pending) = 'integer' AND typeof(dead) = 'integer'"
+        " AND (pending | dead) & ~{targets} = 0"
+    ),
+    "dead_letters": (
+        "(1 << target) & {targets} AND typeof(entry) = 'integer' AND typeof(error) = 'text'"
+        f" AND typeof(attempts) = 'integer' AND attempts >= 0 AND {TIME.format('at')}"
+    ),
+}
+"""Conditions of the rows of each table. An event with damaged content is a dead letter instead."""
+
 
 class EventRow(NamedTuple):
     """An event as the file has it."""
@@ -441,3 +461,18 @@ def check_pages(path: Path, connection: sqlite3.Connection, schema: str = "main"
     (problem,) = connection.execute(f"PRAGMA {schema}.quick_check(1)").fetchone()
     if problem != "ok":
         raise damaged(path, problem)
+
+
+def check_values(path: Path, connection: sqlite3.Connection, schema: str = "main") -> None:
+    """Raise `OutboxError` if a value is none that an outbox writes.
+
+    A column of SQLite takes values of any type, and a sound page may have any of them.
+    """
+    targets = f"(SELECT coalesce(sum(1 << number), 0) FROM {schema}.targets)"
+    for table, condition in SOUND.items():
+        (is_damaged,) = connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM {schema}.{table}"
+            f" WHERE ({condition.format(targets=targets)}) IS NOT 1)"
+        ).fetchone()
+        if is_damaged:
+            raise damaged(path, f"the table {table} has invalid values")

@@ -3,6 +3,7 @@
     python -m tests.fuzz answers --over aiohttp --tries 5000
     python -m tests.fuzz rows --over parquet --tries 1500 --seed 7
     python -m tests.fuzz journals --tries 500
+    python -m tests.fuzz outboxes --tries 1000
     python -m tests.fuzz audit --tries 3000
     python -m tests.fuzz settings --tries 1000
 
@@ -26,13 +27,14 @@ from types import FrameType
 
 from cognigy_async import CognigyError
 
-from . import files, wire
+from . import files, outboxes, wire
 from .attempt import Attempt
 
 TARGETS = {
     "answers": wire.KINDS,
     "rows": files.FORMATS,
     "journals": (),
+    "outboxes": (),
     "audit": (),
     "settings": (),
 }
@@ -89,6 +91,8 @@ def attempts(target: str, over: str | None, folder: Path) -> Attempt:
         return files.Rows(folder, over or files.FORMATS[0])
     if target == "journals":
         return files.Journals(folder)
+    if target == "outboxes":
+        return outboxes.Outboxes(folder)
     if target == "audit":
         return files.AuditFiles(folder)
     return files.SettingsFiles(folder)

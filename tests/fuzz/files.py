@@ -33,6 +33,7 @@ from cognigy_async.bulk.report.html import write_report
 from cognigy_async.cli._connection import connections
 from cognigy_async.integrations.settings import Settings
 
+from .cells import change
 from .mutations import mutate
 
 ROWS = 40
@@ -193,10 +194,14 @@ class Journals(InFolder):
         self.clear()
         self._path.write_bytes(lines())
         files = dict(chance.choice(self._originals))
-        changed = chance.choice(list(files))
-        files[changed] = mutate(files[changed], chance)
+        in_cells = chance.random() < 0.3
+        if not in_cells:
+            changed = chance.choice(list(files))
+            files[changed] = mutate(files[changed], chance)
         for path, content in files.items():
             path.write_bytes(content)
+        if in_cells:
+            change(self._journal, chance)
         read = [_outcome(lambda: read_summary(self._journal))]
         read.append(_outcome(lambda: explain_dialog(self._journal, "d-3")))
         read.append(_outcome(lambda: write_report(self._journal, self.folder / "report.html")))

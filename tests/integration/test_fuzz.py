@@ -24,6 +24,7 @@ TRIES = 30
         *[("answers", "--over", kind) for kind in KINDS],
         *[("rows", "--over", kind) for kind in FORMATS],
         ("journals",),
+        ("outboxes",),
         ("audit",),
         ("settings",),
     ],

@@ -25,7 +25,7 @@ from cognigy_async import (
     StateUpdate,
     UpdateEvent,
 )
-from cognigy_async.crm import Outbox, TargetUnavailableError, adoption
+from cognigy_async.crm import Outbox, TargetUnavailableError, adoption, inspection
 from tests.unit._builders import CANARY
 from tests.unit.crm._driver import (
     Client,
@@ -505,6 +505,52 @@ async def test_a_damaged_file_is_refused_and_kept(folder: Path) -> None:
     assert error.path == str(path)
     assert path.read_bytes() == content
     assert files(folder) == [path]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE targets SET number = -1",
+        "UPDATE targets SET number = 60",
+        "UPDATE targets SET name = x'00'",
+        "INSERT INTO meta VALUES (x'61646f70', '')",
+        "UPDATE entries SET id = 9223372036854775807",
+        "UPDATE entries SET update_id = x'00'",
+        "UPDATE entries SET state = 4",
+        "UPDATE entries SET settled_at = 'noon'",
+        "UPDATE entries SET pending = -1",
+        "UPDATE entries SET dead = 'x'",
+        "INSERT INTO dead_letters VALUES (7, 1, 1, 'no', 1.0)",
+        "INSERT INTO dead_letters VALUES (0, 1, 'x', 'no', 1.0)",
+    ],
+)
+async def test_a_file_with_values_that_no_outbox_writes_is_refused_and_kept(
+    folder: Path, statement: str
+) -> None:
+    await leave(folder, "u-1")
+    (path,) = files(folder)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+    content = path.read_bytes()
+    assert "has invalid values" in str(await refusal(folder))
+    for read in (inspection.status, lambda folder: list(inspection.entries(folder))):
+        with pytest.raises(OutboxError, match="has invalid values"):
+            read(folder)
+    assert path.read_bytes() == content
+    assert files(folder) == [path]
+
+
+async def test_a_file_whose_schema_is_no_text_is_refused(folder: Path) -> None:
+    await leave(folder, "u-1")
+    (path,) = files(folder)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        # SQLite quotes it in its message.
+        broken = "UPDATE sqlite_master SET sql = CAST(x'43524541544520880a' AS TEXT)"
+        connection.execute(f"{broken} WHERE name = 'entries'")
+    with pytest.raises(OutboxError, match="is damaged"):
+        inspection.status(folder)
+    assert "is damaged" in str(await refusal(folder))
 
 
 async def test_a_file_of_another_program_is_refused_and_kept(folder: Path) -> None:
