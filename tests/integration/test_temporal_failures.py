@@ -18,7 +18,7 @@ from cognigy_async.temporal import DurableStateClient
 from tests.integration.commands import CommandProcess, command_environment
 from tests.integration.temporal_server import TemporalServer
 
-pytestmark = [pytest.mark.real_time, pytest.mark.temporal]
+pytestmark = [pytest.mark.real_time, pytest.mark.temporal, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ class Workers:
         place = self._folder / "command"
         process = CommandProcess(list(arguments), self._folder, self._variables, place)
         try:
-            return process.result(30)
+            return process.result(120)
         finally:
             process.end()
 
@@ -87,10 +87,10 @@ async def test_a_worker_drains_on_sigterm_and_dialog_show_tells_what_waits(
     tenant.delay = 0.2
     async with DurableStateClient(client) as durable:
         updates = [await durable.submit(row("d-show", n)) for n in range(5)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await tenant.written.wait()
         process.send_signal(signal.SIGTERM)
-        status, _, err = await asyncio.to_thread(process.result, 30)
+        status, _, err = await asyncio.to_thread(process.result, 120)
         assert status == 0, err
         assert "Drained" in err
         sent = tenant.sent("d-show")
@@ -109,7 +109,6 @@ async def test_a_worker_drains_on_sigterm_and_dialog_show_tells_what_waits(
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(400)
 async def test_nothing_is_lost_when_workers_and_the_server_die(
     tmp_path: Path, own_server: TemporalServer, tenant: TenantServer
 ) -> None:
@@ -163,7 +162,7 @@ async def test_a_transition_of_a_worker_that_died_is_ambiguous_and_the_dialog_go
     async with DurableStateClient(client) as durable:
         transition = await durable.submit(row("d-moved", 0) | {"next_step": "pay"})
         later = await durable.submit(row("d-moved", 1))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await tenant.arrived.wait()
         first.kill()
         workers.start()

@@ -44,7 +44,7 @@ from tests.simulation.world import BASE_URL, KEY, Wire, status
 
 HISTORIES = Path(__file__).with_name("temporal_job_histories")
 
-pytestmark = [pytest.mark.real_time, pytest.mark.temporal]
+pytestmark = [pytest.mark.real_time, pytest.mark.temporal, pytest.mark.timeout(600)]
 
 Row = dict[str, Any]
 
@@ -87,7 +87,7 @@ async def letters_of(handle: WorkflowHandle[Any, Any]) -> list[Row]:
 
 
 async def until(condition: Any) -> None:
-    with anyio.fail_after(60):
+    with anyio.fail_after(120):
         while not condition():  # noqa: ASYNC110 - the server has no event for it
             await anyio.sleep(0.01)
 
@@ -138,7 +138,7 @@ async def test_a_paused_job_sends_nothing_until_it_is_resumed(
         handle = await start_job(cluster, source, task_queue=queue, partitions=2)
         await until(lambda: len(wire.sent) > 20)
         await handle.signal(BulkJobWorkflow.pause)
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             while (sent := len(wire.sent)) != await later(wire, 0.5):
                 pass
         found = await job_status(cluster, handle)
@@ -284,7 +284,7 @@ async def test_refused_credentials_are_a_problem_that_the_status_shows(
     async with worker(cluster, queue, wire):
         handle = await start_job(cluster, source, task_queue=queue, partitions=1)
         found = await job_status(cluster, handle)
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             while not found["problems"]:
                 await anyio.sleep(0.1)
                 found = await job_status(cluster, handle)
