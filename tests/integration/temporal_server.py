@@ -16,6 +16,7 @@ from pathlib import Path
 STARTUP = 120.0
 """Seconds that a slow and busy machine may take to start the server."""
 
+ATTRIBUTES = ("CognigyJob", "CognigyDialog")
 COMMAND = Path(sys.executable).with_name("temporal")
 
 
@@ -34,7 +35,10 @@ def free_port() -> int:
 class TemporalServer:
     """A server with a database file. It can be killed, and started again on the same port."""
 
-    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, options: Sequence[str] = (), attributes: Sequence[str] = ATTRIBUTES
+    ) -> None:
+        self._attributes = attributes
         self._folder = folder
         self._options = list(options)
         self._port = free_port()
@@ -60,7 +64,7 @@ class TemporalServer:
             *(program, "server", "start-dev", "--headless", "--ip", "127.0.0.1"),
             *("--port", str(self._port), "--log-level", "error"),
             *("--db-filename", str(self._folder / "temporal.db")),
-            *("--search-attribute", "CognigyJob=Keyword"),
+            *(f"--search-attribute={name}=Keyword" for name in self._attributes),
             # The tests kill the process and not the machine, so that nothing has to be on disk.
             *("--sqlite-pragma", "synchronous=off", "--sqlite-pragma", "journal_mode=wal"),
             *self._options,

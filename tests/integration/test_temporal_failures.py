@@ -51,9 +51,9 @@ class Workers:
         )
         self.processes: list[CommandProcess] = []
 
-    def start(self) -> CommandProcess:
+    def start(self, *options: str) -> CommandProcess:
         place = self._folder / f"worker-{len(self.processes)}"
-        process = CommandProcess(["worker"], self._folder, self._variables, place)
+        process = CommandProcess(["worker", *options], self._folder, self._variables, place)
         self.processes.append(process)
         return process
 
@@ -106,6 +106,51 @@ async def test_a_worker_drains_on_sigterm_and_dialog_show_tells_what_waits(
     status, _, err = await asyncio.to_thread(workers.run, "dialog", "show", "unknown")
     assert status == 1
     assert "NOT_FOUND" in err
+
+
+TARGETS = """
+from pathlib import Path
+
+
+class File:
+    name, batch_size, linger, concurrency = "file", 10, 0.0, 1
+
+    async def open(self): ...
+
+    async def aclose(self): ...
+
+    async def deliver(self, events):
+        with Path("taken").open("a") as file:
+            for event in events:
+                file.write(f"{event.dialog_id} {event.payload['session']['n']} ")
+        return [None] * len(events)
+
+
+def targets():
+    return [File()]
+
+
+nothing = 1
+"""
+
+
+async def test_the_command_worker_hands_updates_to_targets(
+    tmp_path: Path, workers: Workers, temporal_server: TemporalServer
+) -> None:
+    (tmp_path / "shop.py").write_text(TARGETS)
+    status, _, err = await asyncio.to_thread(workers.run, "worker", "--targets", "shop:nothing")
+    assert (status, "no list of targets" in err) == (2, True)
+    status, _, err = await asyncio.to_thread(workers.run, "worker", "--targets", "shop")
+    assert (status, "MODULE:NAME" in err) == (2, True)
+    workers.start("--targets", "shop:targets")
+    client = await Client.connect(temporal_server.address)
+    taken = tmp_path / "taken"
+    async with DurableStateClient(client) as durable:
+        await write_in_order(durable, "d-target", 3)
+        async with asyncio.timeout(120):
+            while not taken.exists() or taken.read_text().count("d-target") < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    assert taken.read_text() == "d-target 0 d-target 1 d-target 2 "
 
 
 @pytest.mark.thorough

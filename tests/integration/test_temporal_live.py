@@ -34,7 +34,13 @@ from cognigy_async import (
     UpdateWithdrawnError,
 )
 from cognigy_async.crm.target import DeliveryError, EventRejectedError
-from cognigy_async.temporal import DurableStateClient, StateWorker, dialog_writer
+from cognigy_async.temporal import (
+    DurableStateClient,
+    StateWorker,
+    dialog_writer,
+    job_result,
+    start_job,
+)
 from cognigy_async.temporal.client import workflow_id
 from cognigy_async.temporal.codec import data_converter
 from cognigy_async.temporal.dialog_writer import DialogWriter
@@ -365,6 +371,41 @@ async def test_an_update_waits_for_a_worker(cluster: Client, queue: str, tenant:
         assert not update.done()
         async with worker_of(cluster, queue, tenant):
             assert (await update).version == 1
+
+
+async def test_a_dialog_is_found_by_its_search_attribute(
+    durable: DurableStateClient, cluster: Client, queue: str
+) -> None:
+    await durable.update("d-1", session={"n": 1})
+    found: list[str] = []
+    async with asyncio.timeout(120):
+        while not found:
+            query = f"CognigyDialog = 'd-1' AND TaskQueue = '{queue}'"
+            found = [each.id async for each in cluster.list_workflows(query)]
+    assert found == [workflow_id(queue, "d-1")]
+
+
+async def test_a_cluster_without_search_attributes_takes_dialogs_and_jobs(
+    queue: str, tenant: Tenant, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = TemporalServer(tmp_path, attributes=())
+    await asyncio.to_thread(server.start)
+    try:
+        cluster = await Client.connect(server.address)
+        source = tmp_path / "rows.jsonl"
+        source.write_text('{"dialog_id": "d-2", "session": {"n": 1}}\n')
+        async with worker_of(cluster, queue, tenant), DurableStateClient(cluster, queue) as client:
+            updates = [client.update(f"d-{n}", session={"n": 1}) for n in range(10, 15)]
+            assert {result.status for result in await asyncio.gather(*updates)} == {200}
+            job = await start_job(cluster, source, task_queue=queue)
+            assert job_result(await job.result()).ok
+    finally:
+        await asyncio.to_thread(server.stop)
+    told = [record.getMessage() for record in caplog.records if "attribute" in record.message]
+    assert [text.split("attribute ")[1].split(";")[0] for text in told] == [
+        "CognigyDialog",
+        "CognigyJob",
+    ]
 
 
 async def test_callbacks_of_the_worker_get_the_events(

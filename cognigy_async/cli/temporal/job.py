@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from cognigy_async import CognigyError
-from cognigy_async.bulk import InputError, JobResult
+from cognigy_async.bulk import InputError, JobOptions, JobResult
 from cognigy_async.integrations.settings import TemporalSettings
 
+from .._input_options import (
+    ColumnMapOption,
+    ColumnTypeOption,
+    DecimalOption,
+    DelimiterOption,
+    EncodingOption,
+    FormatOption,
+    OnlyDialogOption,
+    RowLimitOption,
+    SheetOption,
+    TextColumnOption,
+    table_options,
+)
 from .._options import (
     DebugOption,
     EnvFileOption,
@@ -70,6 +83,16 @@ def start(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end, and print the result as bulk run.")
     ] = False,
+    limit: RowLimitOption = None,
+    only_dialog: OnlyDialogOption = None,
+    input_format: FormatOption = None,
+    text_column: TextColumnOption = None,
+    column_type: ColumnTypeOption = None,
+    decimal: DecimalOption = ".",
+    column_map: ColumnMapOption = None,
+    delimiter: DelimiterOption = None,
+    encoding: EncodingOption = None,
+    sheet: SheetOption = None,
     as_json: JsonOption = False,
     env_file: EnvFileOption = None,
     quiet: QuietOption = False,
@@ -93,6 +116,13 @@ def start(
             job_id=job_id,
             task_queue=settings.task_queue,
             partitions=partitions,
+            options=JobOptions(
+                limit=limit,
+                only_dialogs=only_dialog or (),
+                format=input_format,
+                text_columns=text_column or (),
+                table=table_options(column_map, column_type, decimal, delimiter, encoding, sheet),
+            ),
         )
         name = handle.id.removeprefix(f"{settings.task_queue}-job-")
         if not wait:
