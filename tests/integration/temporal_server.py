@@ -42,6 +42,7 @@ class TemporalServer:
         self._folder = folder
         self._options = list(options)
         self._port = free_port()
+        self._has_run = False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -52,9 +53,11 @@ class TemporalServer:
         """Start it, and wait until it answers."""
         for _ in range(3):
             if self._starts():
+                self._has_run = True
                 return
-            # Another process may have taken the port meanwhile.
-            self._port = free_port()
+            if not self._has_run:
+                # Another process may have taken the port meanwhile; nobody knows it yet.
+                self._port = free_port()
         raise AssertionError((self._folder / "temporal.log").read_text())
 
     def _starts(self) -> bool:
