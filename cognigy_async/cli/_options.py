@@ -221,24 +221,33 @@ class LimitOptions:
         return limits if self.model is None else _with_model(self.model, limits)
 
 
-def _with_model(model: str, limits: Limits) -> Limits:
-    option = f"--model {model}"
-    module, colon, name = model.partition(":")
+def import_object(option: str, path: str, form: str) -> Any:
+    """Return what the argument of an option names. Its module may be in the current folder.
+
+    Raises:
+        ConfigurationError: It cannot be imported.
+    """
+    option = f"{option} {path}"
+    module, colon, name = path.partition(":")
     if not (module and colon and name):
-        raise ConfigurationError(f"{option}: write it as MODULE:CLASS, for example shop:MySession")
+        raise ConfigurationError(f"{option}: write it as {form}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = attrgetter(name)(import_module(module))
+        return attrgetter(name)(import_module(module))
     except Exception as error:
         raise ConfigurationError(
             f"{option} cannot be imported ({type(error).__name__}: {error}); start the command in "
             "the folder of the module, or install the module"
         ) from error
+
+
+def _with_model(model: str, limits: Limits) -> Limits:
+    found = import_object("--model", model, "MODULE:CLASS, for example shop:MySession")
     try:
         return replace(limits, variables=found)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{option}: {error}") from error
+        raise ConfigurationError(f"--model {model}: {error}") from error
 
 
 def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]:

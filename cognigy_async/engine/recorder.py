@@ -10,8 +10,7 @@ import enum
 from logging import ERROR, WARNING
 from typing import TYPE_CHECKING
 
-import anyio
-
+from .._utils.concurrency import CompletionTracker
 from .._utils.logging import log
 from ..errors import (
     AmbiguousUpdateError,
@@ -122,7 +121,7 @@ class Recorder:
         self._completion = completion
         self._protocol = context.protocol
         self._hooks = context.hooks
-        self._all_settled: anyio.Event | None = None
+        self._tracker = CompletionTracker()
         self._ended: OutboxError | None = None
         self.settling = 0
 
@@ -266,15 +265,14 @@ class Recorder:
                 self._completion.complete(queue, done)
             finally:
                 self.settling -= 1
-                if not self.settling and self._all_settled is not None:
-                    self._all_settled.set()
+                if self._tracker.waits:
+                    self._tracker.mark_done(0)
         self._scheduler.wake()
 
     async def wait(self) -> None:
-        """Wait until no outcome is being written. One task at a time may wait."""
+        """Wait until all outcomes so far are recorded."""
         while self.settling:
-            self._all_settled = anyio.Event()
-            await self._all_settled.wait()
+            await self._tracker.wait(0, self.settling)
 
     def end(self, error: OutboxError) -> None:
         """Let all records that are not yet written fail, and all later ones."""

@@ -40,11 +40,16 @@ ROWS = ("succeeded", "failed", "ambiguous")
 
 @dataclass
 class Job:
-    """An input to apply, and the folder for its partitions and dead letters."""
+    """An input to apply, and the folder for its partitions and dead letters.
+
+    Attributes:
+        options: Arguments of `JobOptions` that say how to read the input.
+    """
 
     source: str
     folder: str
     partitions: int = PARTITIONS
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

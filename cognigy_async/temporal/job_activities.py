@@ -16,6 +16,7 @@ from .bulk_job import APPLY, SPLIT, ChunkResult, ChunkTask, Job, Split
 from .chunk import Chunk, ChunkJournal, ChunkState
 from .fencing import fenced
 from .job_folder import read_rows, split_input, write_letters
+from .job_options import load_job_options
 
 T = TypeVar("T")
 
@@ -44,8 +45,9 @@ class JobActivities:
         folder = f"{job.folder}/{info.workflow_run_id[:8]}-{info.attempt}"
 
         def split() -> Split:
+            options = load_job_options(job.options)
             return split_input(
-                job.source, folder, self._client, job.partitions, lambda: stop.is_requested
+                job.source, folder, self._client, job.partitions, lambda: stop.is_requested, options
             )
 
         return await _run(lambda: _in_thread(split), stop)

@@ -42,6 +42,7 @@ CHUNK_ROWS = 2000
 CHUNK_BYTES = 1 << 22
 """Bytes after which a chunk ends."""
 INPUT_LETTERS = "input"
+NO_OPTIONS = JobOptions()
 
 
 def partition_of(dialog_id: str, partitions: int) -> int:
@@ -55,6 +56,7 @@ def split_input(
     client: AsyncStateClient,
     partitions: int,
     is_stopped: Callable[[], bool] = lambda: False,
+    options: JobOptions = NO_OPTIONS,
 ) -> Split:
     """Check the rows of an input as a run of `BulkJob` does, and write them to a folder.
 
@@ -63,6 +65,7 @@ def split_input(
         folder: Path or URL of an empty folder.
         client: Client with the API and the limits that the rows must fit.
         is_stopped: Asked now and then: True ends the split.
+        options: How to read the input, and which rows.
 
     Raises:
         InputError: The input cannot be read.
@@ -74,8 +77,8 @@ def split_input(
     faulty = repeated = 0
     with local_file(source) as path:
         try:
-            reader = open_input(path)
-            rows = RowReader(reader, JobOptions(), client.limits, client.api)
+            reader = open_input(path, format=options.format, table=options.table_with_texts)
+            rows = RowReader(reader, options, client.limits, client.api)
             try:
                 for row in rows.rows():
                     if is_stopped():

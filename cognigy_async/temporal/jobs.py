@@ -10,25 +10,20 @@ from typing import Any
 
 import anyio
 from temporalio.client import Client, WorkflowHandle
-from temporalio.common import (
-    SearchAttributeKey,
-    SearchAttributePair,
-    TypedSearchAttributes,
-    WorkflowIDReusePolicy,
-)
+from temporalio.common import TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from cognigy_async import ConfigurationError
-from cognigy_async.bulk import JobResult
+from cognigy_async.bulk import JobOptions, JobResult
 
 from .bulk_job import BULK, PARTITIONS, BulkJobWorkflow, Job
 from .job_folder import read_letters
+from .job_options import dump_job_options
+from .search_attributes import JOB, attribute_of, lacks_attribute, log_missing
 
 PATIENCE = timedelta(seconds=15)
 """Time for a query, which a worker has to answer."""
-
-SEARCH_ATTRIBUTE = SearchAttributeKey.for_keyword("CognigyJob")
 
 
 async def start_job(
@@ -39,6 +34,7 @@ async def start_job(
     job_id: str | None = None,
     task_queue: str = "cognigy",
     partitions: int = PARTITIONS,
+    options: JobOptions | None = None,
 ) -> WorkflowHandle[BulkJobWorkflow, dict[str, Any]]:
     """Start a job that applies each row of an input once, by the workers of a task queue.
 
@@ -58,9 +54,11 @@ async def start_job(
         task_queue: Name that the workers and clients of a tenant share.
         partitions: Partitions of the dialogs, at least four for each worker. The rows of one are
             applied one chunk after another.
+        options: How to read the input: `format`, `table`, `text_columns`, `limit` and
+            `only_dialogs`. A job has no others.
 
     Raises:
-        ConfigurationError: There is such a job, or the cluster does not know the search attribute.
+        ConfigurationError: There is such a job, or a job has no such option.
     """
     url = os.fspath(source)
     if url == "-":
@@ -69,28 +67,33 @@ async def start_job(
         url = str(await anyio.Path(url).absolute())
     if job_id is None:
         job_id = f"{os.path.basename(url)}-{secrets.token_hex(3)}"
-    try:
+    given = {} if options is None else dump_job_options(options)
+    job = Job(url, folder or f"{url}.jobs/{job_id}", partitions, given)
+
+    async def start(
+        attributes: TypedSearchAttributes,
+    ) -> WorkflowHandle[BulkJobWorkflow, dict[str, Any]]:
         return await client.start_workflow(
             BulkJobWorkflow.run,
-            Job(url, folder or f"{url}.jobs/{job_id}", partitions),
+            job,
             id=workflow_id(job_id, task_queue),
             task_queue=f"{task_queue}{BULK}",
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            search_attributes=TypedSearchAttributes(
-                [SearchAttributePair(SEARCH_ATTRIBUTE, job_id)]
-            ),
+            search_attributes=attributes,
         )
+
+    try:
+        try:
+            return await start(attribute_of(JOB, job_id))
+        except RPCError as error:
+            if not lacks_attribute(error, JOB):
+                raise
+            log_missing(JOB)
+            return await start(TypedSearchAttributes.empty)
     except WorkflowAlreadyStartedError:
         raise ConfigurationError(
             f"there is a job {job_id!r} already; give this one another id"
         ) from None
-    except RPCError as error:
-        if error.status is not RPCStatusCode.INVALID_ARGUMENT or "CognigyJob" not in str(error):
-            raise
-        raise ConfigurationError(
-            "the Temporal cluster does not know the search attribute of jobs; create it once: "
-            "temporal operator search-attribute create --name CognigyJob --type Keyword"
-        ) from error
 
 
 def workflow_id(job_id: str, task_queue: str = "cognigy") -> str:

@@ -30,4 +30,4 @@ class WorkerProcess:
     def stop(self) -> int:
         """Ask it to end; return its exit status."""
         self._process.terminate()
-        return self._process.wait(20)
+        return self._process.wait(120)

@@ -18,7 +18,7 @@ from cognigy_async.temporal import DurableStateClient
 from tests.integration.commands import CommandProcess, command_environment
 from tests.integration.temporal_server import TemporalServer
 
-pytestmark = [pytest.mark.real_time, pytest.mark.temporal]
+pytestmark = [pytest.mark.real_time, pytest.mark.temporal, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ class Workers:
         )
         self.processes: list[CommandProcess] = []
 
-    def start(self) -> CommandProcess:
+    def start(self, *options: str) -> CommandProcess:
         place = self._folder / f"worker-{len(self.processes)}"
-        process = CommandProcess(["worker"], self._folder, self._variables, place)
+        process = CommandProcess(["worker", *options], self._folder, self._variables, place)
         self.processes.append(process)
         return process
 
@@ -61,7 +61,7 @@ class Workers:
         place = self._folder / "command"
         process = CommandProcess(list(arguments), self._folder, self._variables, place)
         try:
-            return process.result(30)
+            return process.result(120)
         finally:
             process.end()
 
@@ -87,10 +87,10 @@ async def test_a_worker_drains_on_sigterm_and_dialog_show_tells_what_waits(
     tenant.delay = 0.2
     async with DurableStateClient(client) as durable:
         updates = [await durable.submit(row("d-show", n)) for n in range(5)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await tenant.written.wait()
         process.send_signal(signal.SIGTERM)
-        status, _, err = await asyncio.to_thread(process.result, 30)
+        status, _, err = await asyncio.to_thread(process.result, 120)
         assert status == 0, err
         assert "Drained" in err
         sent = tenant.sent("d-show")
@@ -108,8 +108,52 @@ async def test_a_worker_drains_on_sigterm_and_dialog_show_tells_what_waits(
     assert "NOT_FOUND" in err
 
 
+TARGETS = """
+from pathlib import Path
+
+
+class File:
+    name, batch_size, linger, concurrency = "file", 10, 0.0, 1
+
+    async def open(self): ...
+
+    async def aclose(self): ...
+
+    async def deliver(self, events):
+        with Path("taken").open("a") as file:
+            for event in events:
+                file.write(f"{event.dialog_id} {event.payload['session']['n']} ")
+        return [None] * len(events)
+
+
+def targets():
+    return [File()]
+
+
+nothing = 1
+"""
+
+
+async def test_the_command_worker_hands_updates_to_targets(
+    tmp_path: Path, workers: Workers, temporal_server: TemporalServer
+) -> None:
+    (tmp_path / "shop.py").write_text(TARGETS)
+    status, _, err = await asyncio.to_thread(workers.run, "worker", "--targets", "shop:nothing")
+    assert (status, "no list of targets" in err) == (2, True)
+    status, _, err = await asyncio.to_thread(workers.run, "worker", "--targets", "shop")
+    assert (status, "MODULE:NAME" in err) == (2, True)
+    workers.start("--targets", "shop:targets")
+    client = await Client.connect(temporal_server.address)
+    taken = tmp_path / "taken"
+    async with DurableStateClient(client) as durable:
+        await write_in_order(durable, "d-target", 3)
+        async with asyncio.timeout(120):
+            while not taken.exists() or taken.read_text().count("d-target") < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    assert taken.read_text() == "d-target 0 d-target 1 d-target 2 "
+
+
 @pytest.mark.thorough
-@pytest.mark.timeout(400)
 async def test_nothing_is_lost_when_workers_and_the_server_die(
     tmp_path: Path, own_server: TemporalServer, tenant: TenantServer
 ) -> None:
@@ -163,7 +207,7 @@ async def test_a_transition_of_a_worker_that_died_is_ambiguous_and_the_dialog_go
     async with DurableStateClient(client) as durable:
         transition = await durable.submit(row("d-moved", 0) | {"next_step": "pay"})
         later = await durable.submit(row("d-moved", 1))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await tenant.arrived.wait()
         first.kill()
         workers.start()

@@ -25,7 +25,7 @@ from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from cognigy_async import ApiKey, ConfigurationError
-from cognigy_async.bulk import JobResult
+from cognigy_async.bulk import JobOptions, JobResult
 from cognigy_async.emulator import Emulator, Faults, Rules, serve
 from cognigy_async.temporal import job_folder
 from cognigy_async.temporal.bulk_job import BulkJobWorkflow
@@ -44,7 +44,7 @@ from tests.simulation.world import BASE_URL, KEY, Wire, status
 
 HISTORIES = Path(__file__).with_name("temporal_job_histories")
 
-pytestmark = [pytest.mark.real_time, pytest.mark.temporal]
+pytestmark = [pytest.mark.real_time, pytest.mark.temporal, pytest.mark.timeout(600)]
 
 Row = dict[str, Any]
 
@@ -87,7 +87,7 @@ async def letters_of(handle: WorkflowHandle[Any, Any]) -> list[Row]:
 
 
 async def until(condition: Any) -> None:
-    with anyio.fail_after(60):
+    with anyio.fail_after(120):
         while not condition():  # noqa: ASYNC110 - the server has no event for it
             await anyio.sleep(0.01)
 
@@ -138,7 +138,7 @@ async def test_a_paused_job_sends_nothing_until_it_is_resumed(
         handle = await start_job(cluster, source, task_queue=queue, partitions=2)
         await until(lambda: len(wire.sent) > 20)
         await handle.signal(BulkJobWorkflow.pause)
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             while (sent := len(wire.sent)) != await later(wire, 0.5):
                 pass
         found = await job_status(cluster, handle)
@@ -202,6 +202,14 @@ async def test_a_job_id_is_used_once(cluster: Client, queue: str, tmp_path: Path
         await handle.result()
         with pytest.raises(ConfigurationError, match="'nightly' already"):
             await start_job(cluster, source, task_queue=queue, job_id="nightly")
+
+
+async def test_a_job_has_no_option_that_needs_all_rows_in_one_process(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "rows.jsonl", numbered(1, 1))
+    with pytest.raises(ConfigurationError, match="canary: a job on a cluster has no such option"):
+        await start_job(cluster, source, task_queue=queue, options=JobOptions(canary=1))
 
 
 async def test_a_long_job_continues_as_new(
@@ -284,7 +292,7 @@ async def test_refused_credentials_are_a_problem_that_the_status_shows(
     async with worker(cluster, queue, wire):
         handle = await start_job(cluster, source, task_queue=queue, partitions=1)
         found = await job_status(cluster, handle)
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             while not found["problems"]:
                 await anyio.sleep(0.1)
                 found = await job_status(cluster, handle)
@@ -452,6 +460,34 @@ def test_the_command_ends_as_bulk_run_does(
     assert command.out == (folder / "bad.jsonl.dead.jsonl").read_text()
     assert command("job", "status", "bad.jsonl") == 0
     assert (command.json["failed"], command.json["ended"]) == (1, "complete")
+
+
+@pytest.mark.usefixtures("cluster_of_command")
+def test_the_command_reads_a_table_as_bulk_run_does(
+    command: Command,
+    forgetful: Emulator,
+    processes: Callable[[int], list[WorkerProcess]],
+    tmp_path: Path,
+) -> None:
+    processes(1)
+    rows = "".join(f"d-{n};1,5;00{n};x\n" for n in range(6))
+    (tmp_path / "rows.txt").write_text(f"Customer;Price;Code;Remark\n{rows}d-9;cheap;1;x\n")
+    options = ["--format", "csv", "--map", "Customer=dialog_id", "--map", "Price=session.price"]
+    options += ["--map", "Code=session.code", "--map", "Remark=_", "--decimal", ","]
+    options += ["--type", "session.price=number", "--text-column", "session.code"]
+    options += ["--delimiter", "semicolon"]
+    for more, ended in ((["--limit", "3"], 0), (["--only-dialog", "d-4"], 0), ([], 1)):
+        assert command("job", "start", "rows.txt", "--wait", "--json", *options, *more) == ended
+        found = command.json
+        history = {name: dict(one.session) for name, one in forgetful.dialogs.items()}
+        journal = str(tmp_path / f"{len(more)}{''.join(more)}.journal")
+        assert (
+            command("bulk", "run", "rows.txt", "--json", "--journal", journal, *options, *more)
+            == ended
+        )
+        assert found | {"elapsed": 0} == command.json | {"elapsed": 0}
+        assert history == {name: one.session for name, one in forgetful.dialogs.items()}
+    assert forgetful.dialogs["d-4"].session == {"price": 1.5, "code": "004"}
 
 
 @pytest.mark.usefixtures("cluster_of_command")

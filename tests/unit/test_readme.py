@@ -29,6 +29,7 @@ NAMES |= {each.__name__ for each in SYNC}
 ALSO = {
     "AliasChoices",
     "AliasPath",
+    "CognigyDialog",
     "CognigyJob",
     "BaseModel",
     "DataFrame",

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
 import anyio
 import typer
@@ -28,11 +28,23 @@ from cognigy_async.bulk import (
     JournalError,
     JournalRefusedError,
     LateRows,
-    TableOptions,
 )
 from cognigy_async.integrations.settings import Settings, name_settings
 
 from .._connection import connections
+from .._input_options import (
+    ColumnMapOption,
+    ColumnTypeOption,
+    DecimalOption,
+    DelimiterOption,
+    EncodingOption,
+    FormatOption,
+    OnlyDialogOption,
+    RowLimitOption,
+    SheetOption,
+    TextColumnOption,
+    table_options,
+)
 from .._options import (
     DebugOption,
     EnvFileOption,
@@ -160,13 +172,8 @@ def run(
             metavar="SHARE", help="Stop the job if a larger share of rows fails, e.g. 5%."
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Process only the first N rows.")
-    ] = None,
-    only_dialog: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="Process only this dialog. Repeatable."),
-    ] = None,
+    limit: RowLimitOption = None,
+    only_dialog: OnlyDialogOption = None,
     session_ttl: Annotated[
         str | None,
         typer.Option(
@@ -175,59 +182,14 @@ def run(
             "has ended. A row may have a field expires_at instead.",
         ),
     ] = None,
-    input_format: Annotated[
-        Literal["jsonl", "csv", "parquet", "excel"] | None,
-        typer.Option("--format", help="Input format. Default: detected from FILE."),
-    ] = None,
-    text_column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FIELD", help="Short for --type FIELD=text. Repeatable."),
-    ] = None,
-    column_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type",
-            metavar="FIELD=TYPE",
-            help="Type of a column of CSV or Excel: text, integer, number, boolean or json, e.g. "
-            "session.price=number. Repeatable.",
-        ),
-    ] = None,
-    decimal: Annotated[
-        Literal[".", ","],
-        typer.Option(
-            help="Decimal separator in columns of type integer or number. If it is a comma, dots "
-            "group thousands."
-        ),
-    ] = ".",
-    column_map: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="COLUMN=FIELD",
-            help="Map a column to a field, e.g. Customer=dialog_id or Price=session.price. The "
-            "field _ ignores the column. Repeatable.",
-        ),
-    ] = None,
-    delimiter: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CHARACTER",
-            help="Separator of CSV cells: a character, or comma, semicolon, tab or pipe. Default: "
-            "detected from the header.",
-        ),
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Encoding of CSV or JSON Lines, e.g. cp1252. Default: the encoding of the "
-            "byte-order mark, else UTF-8.",
-        ),
-    ] = None,
-    sheet: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Sheet to read from an Excel workbook."),
-    ] = None,
+    input_format: FormatOption = None,
+    text_column: TextColumnOption = None,
+    column_type: ColumnTypeOption = None,
+    decimal: DecimalOption = ".",
+    column_map: ColumnMapOption = None,
+    delimiter: DelimiterOption = None,
+    encoding: EncodingOption = None,
+    sheet: SheetOption = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -283,14 +245,7 @@ def run(
             baseline_max_age=None
             if baseline_max_age is None
             else parse_duration(baseline_max_age, "--baseline-max-age"),
-            table=TableOptions(
-                delimiter=delimiter,
-                encoding=encoding,
-                columns=_pairs("--map", "COLUMN=FIELD", column_map),
-                types=cast("dict[str, Any]", _pairs("--type", "FIELD=TYPE", column_type)),
-                decimal=decimal,
-                sheet=sheet,
-            ),
+            table=table_options(column_map, column_type, decimal, delimiter, encoding, sheet),
         )
         rate_limit = None if rate is None else parse_rate(rate)
         limit_options = LimitOptions(model, context_limit)
@@ -460,19 +415,6 @@ def _command(context: typer.Context, file: Path, options: frozenset[str]) -> str
         for one in value if isinstance(value, list | tuple) else [value]:
             words += [parameter.opts[0], *([] if one is True else [str(one)])]
     return JOIN(words)
-
-
-def _pairs(option: str, form: str, given: list[str] | None) -> dict[str, str]:
-    """Return the arguments of an option by the part before their last equals sign."""
-    pairs: dict[str, str] = {}
-    for text in given or ():
-        name, equals, value = text.rpartition("=")
-        if not (equals and name and value):
-            raise ConfigurationError(f"{option} {text!r}: write it as {form}")
-        if name in pairs:
-            raise ConfigurationError(f"{option} {name!r} is given twice; give it once")
-        pairs[name] = value
-    return pairs
 
 
 def _check_report(path: Path, job: BulkJob) -> None:

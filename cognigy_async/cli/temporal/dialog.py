@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from cognigy_async import CognigyError
 from cognigy_async.integrations.settings import TemporalSettings
 
 from .._options import (
@@ -20,10 +20,14 @@ from .._options import (
 )
 from .._output import write_json
 from .._run import report_errors
-from ._loop import run
+from ._loop import with_cluster
 
 if TYPE_CHECKING:
-    from temporalio.service import RPCError
+    from temporalio.client import Client, WorkflowHandle
+
+    Handle = WorkflowHandle[Any, Any]
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(seconds=15)
 """A query needs a worker that answers it."""
@@ -48,8 +52,7 @@ def show(
     Exit status: 0 printed, 1 no such workflow, 2 invalid usage or settings.
     """
     with report_errors(debug=debug, quiet=quiet, verbose=verbose):
-        settings = TemporalSettings(env_file=settings_file(env_file))
-        write_json(run(_show, settings, dialog_id))
+        write_json({"dialog_id": dialog_id, **_with_dialog(dialog_id, env_file, _show)})
 
 
 @app.command(epilog=example("dialog replay d-8f3a"))
@@ -67,25 +70,27 @@ def replay(
     Exit status: 0 handed over, 1 no such workflow, 2 invalid usage or settings.
     """
     with report_errors(debug=debug, quiet=quiet, verbose=verbose):
-        settings = TemporalSettings(env_file=settings_file(env_file))
-        run(_replay, settings, dialog_id)
+        _with_dialog(dialog_id, env_file, _replay)
 
 
-async def _show(settings: TemporalSettings, dialog_id: str) -> dict[str, Any]:
-    from temporalio.service import RPCError
+def _with_dialog(
+    dialog_id: str, env_file: EnvFileOption, use: Callable[[Handle], Awaitable[T]]
+) -> T:
+    settings = TemporalSettings(env_file=settings_file(env_file))
 
-    from cognigy_async.temporal import connect
-    from cognigy_async.temporal.client import workflow_id
+    async def found(cluster: Client) -> T:
+        from cognigy_async.temporal.client import workflow_id
 
-    cluster = await connect(settings)
-    handle = cluster.get_workflow_handle(workflow_id(settings.task_queue, dialog_id))
-    try:
-        found = await handle.describe()
-        waiting = await handle.query("show", result_type=dict, rpc_timeout=PATIENCE)
-    except RPCError as error:
-        raise _failure(dialog_id, error) from error
+        return await use(cluster.get_workflow_handle(workflow_id(settings.task_queue, dialog_id)))
+
+    # A workflow exists from the first update of a dialog on.
+    return with_cluster(settings, f"dialog {dialog_id!r}", found)
+
+
+async def _show(handle: Handle) -> dict[str, Any]:
+    found = await handle.describe()
+    waiting = await handle.query("show", result_type=dict, rpc_timeout=PATIENCE)
     return {
-        "dialog_id": dialog_id,
         "workflow_id": found.id,
         "run_id": found.run_id,
         "status": "unknown" if found.status is None else found.status.name.lower(),
@@ -94,22 +99,5 @@ async def _show(settings: TemporalSettings, dialog_id: str) -> dict[str, Any]:
     }
 
 
-async def _replay(settings: TemporalSettings, dialog_id: str) -> None:
-    from temporalio.service import RPCError
-
-    from cognigy_async.temporal import connect
-    from cognigy_async.temporal.client import workflow_id
-
-    cluster = await connect(settings)
-    handle = cluster.get_workflow_handle(workflow_id(settings.task_queue, dialog_id))
-    try:
-        await handle.signal("replay")
-    except RPCError as error:
-        raise _failure(dialog_id, error) from error
-
-
-def _failure(dialog_id: str, error: RPCError) -> CognigyError:
-    return CognigyError(
-        f"dialog {dialog_id!r}: the cluster answered {error.status.name}: {error.message}; a "
-        "workflow exists from the first update of a dialog on, and a worker has to run to answer"
-    )
+async def _replay(handle: Handle) -> None:
+    await handle.signal("replay")

@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from cognigy_async import CognigyError
-from cognigy_async.bulk import InputError, JobResult
+from cognigy_async.bulk import InputError, JobOptions, JobResult
 from cognigy_async.integrations.settings import TemporalSettings
 
+from .._input_options import (
+    ColumnMapOption,
+    ColumnTypeOption,
+    DecimalOption,
+    DelimiterOption,
+    EncodingOption,
+    FormatOption,
+    OnlyDialogOption,
+    RowLimitOption,
+    SheetOption,
+    TextColumnOption,
+    table_options,
+)
 from .._options import (
     DebugOption,
     EnvFileOption,
@@ -23,7 +36,7 @@ from .._options import (
 )
 from .._output import counted, duration, note, say, write_json, write_result
 from .._run import INTERRUPTED, NOT_APPLIED, report_errors
-from ._loop import run
+from ._loop import with_cluster
 
 if TYPE_CHECKING:
     from temporalio.client import Client, WorkflowHandle
@@ -70,6 +83,16 @@ def start(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end, and print the result as bulk run.")
     ] = False,
+    limit: RowLimitOption = None,
+    only_dialog: OnlyDialogOption = None,
+    input_format: FormatOption = None,
+    text_column: TextColumnOption = None,
+    column_type: ColumnTypeOption = None,
+    decimal: DecimalOption = ".",
+    column_map: ColumnMapOption = None,
+    delimiter: DelimiterOption = None,
+    encoding: EncodingOption = None,
+    sheet: SheetOption = None,
     as_json: JsonOption = False,
     env_file: EnvFileOption = None,
     quiet: QuietOption = False,
@@ -93,6 +116,13 @@ def start(
             job_id=job_id,
             task_queue=settings.task_queue,
             partitions=partitions,
+            options=JobOptions(
+                limit=limit,
+                only_dialogs=only_dialog or (),
+                format=input_format,
+                text_columns=text_column or (),
+                table=table_options(column_map, column_type, decimal, delimiter, encoding, sheet),
+            ),
         )
         name = handle.id.removeprefix(f"{settings.task_queue}-job-")
         if not wait:
@@ -105,7 +135,7 @@ def start(
         return job_result(await _end_of(handle))
 
     with report_errors(debug=debug, quiet=quiet, verbose=verbose, usage=(InputError,)):
-        result = _with_cluster(settings, begin)
+        result = with_cluster(settings, source, begin)
         if result is None:
             return
         for line in result.notes:
@@ -137,49 +167,25 @@ def status(
         write_json(_with_job(job_id, env_file, _status))
 
 
-@app.command(epilog=example("job pause nightly"))
-def pause(
-    job_id: JobArgument,
-    env_file: EnvFileOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Send no more rows until resume.
+def _add_signal(name: str, text: str) -> None:
+    async def send(_: Client, handle: Handle) -> None:
+        await handle.signal(name)
 
-    Requests in flight finish.
-    """
-    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
-        _with_job(job_id, env_file, _signal("pause"))
-
-
-@app.command(epilog=example("job resume nightly"))
-def resume(
-    job_id: JobArgument,
-    env_file: EnvFileOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Go on with a job after pause."""
-    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
-        _with_job(job_id, env_file, _signal("resume"))
+    @app.command(name, help=text, epilog=example(f"job {name} nightly"))
+    def command(
+        job_id: JobArgument,
+        env_file: EnvFileOption = None,
+        quiet: QuietOption = False,
+        verbose: VerboseOption = False,
+        debug: DebugOption = False,
+    ) -> None:
+        with report_errors(debug=debug, quiet=quiet, verbose=verbose):
+            _with_job(job_id, env_file, send)
 
 
-@app.command(epilog=example("job cancel nightly"))
-def cancel(
-    job_id: JobArgument,
-    env_file: EnvFileOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """End a job.
-
-    Requests in flight finish.
-    """
-    with report_errors(debug=debug, quiet=quiet, verbose=verbose):
-        _with_job(job_id, env_file, _signal("cancel"))
+_add_signal("pause", "Send no more rows until resume.\n\nRequests in flight finish.")
+_add_signal("resume", "Go on with a job after pause.")
+_add_signal("cancel", "End a job.\n\nRequests in flight finish.")
 
 
 @app.command("dead-letters", epilog=example("job dead-letters nightly > dead.jsonl"))
@@ -208,23 +214,6 @@ def dead_letters(
         _with_job(job_id, env_file, write)
 
 
-def _with_cluster(settings: TemporalSettings, use: Callable[[Client], Awaitable[T]]) -> T:
-    async def connected() -> T:
-        from temporalio.service import RPCError
-
-        from cognigy_async.temporal import connect
-
-        try:
-            return await use(await connect(settings))
-        except RPCError as error:
-            raise CognigyError(
-                f"the cluster answered {error.status.name}: {error.message}; a worker has to run "
-                "to answer for a job"
-            ) from error
-
-    return run(connected)
-
-
 def _with_job(
     job_id: str, env_file: EnvFileOption, use: Callable[[Client, Handle], Awaitable[T]]
 ) -> T:
@@ -237,20 +226,13 @@ def _with_job(
             cluster, cluster.get_workflow_handle(workflow_id(job_id, settings.task_queue))
         )
 
-    return _with_cluster(settings, found)
+    return with_cluster(settings, f"job {job_id!r}", found)
 
 
 async def _status(cluster: Client, handle: Handle) -> dict[str, Any]:
     from cognigy_async.temporal.jobs import job_status
 
     return await job_status(cluster, handle)
-
-
-def _signal(name: str) -> Callable[[Client, Handle], Awaitable[None]]:
-    async def send(_: Client, handle: Handle) -> None:
-        await handle.signal(name)
-
-    return send
 
 
 async def _end_of(handle: Handle) -> dict[str, Any]:

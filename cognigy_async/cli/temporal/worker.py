@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cognigy_async import ConfigurationError
 from cognigy_async.integrations.settings import Settings
 
 from .._connection import connections
@@ -16,11 +18,15 @@ from .._options import (
     TransportOption,
     VerboseOption,
     choose_transport,
+    import_object,
     settings_file,
 )
 from .._output import note
 from .._run import report_errors
 from ._loop import run
+
+if TYPE_CHECKING:
+    from cognigy_async.crm.target import Target
 
 
 def worker(
@@ -36,6 +42,14 @@ def worker(
             "same.",
         ),
     ] = False,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:NAME",
+            help="Targets for applied updates: a list of cognigy_async.crm targets, or a function "
+            "that returns one. The same for all workers.",
+        ),
+    ] = None,
     transport: TransportOption = None,
     env_file: EnvFileOption = None,
     quiet: QuietOption = False,
@@ -53,10 +67,33 @@ def worker(
     """
     with report_errors(debug=debug, quiet=quiet, verbose=verbose):
         settings = Settings(env_file=settings_file(env_file))
-        run(_run, settings, transport, max_in_flight, coalesce)
+        found = () if targets is None else _targets(targets)
+        run(_run, settings, transport, max_in_flight, coalesce, found)
 
 
-async def _run(settings: Settings, transport: TransportOption, most: int, coalesce: bool) -> None:
+def _targets(path: str) -> Sequence[Target]:
+    found = import_object("--targets", path, "MODULE:NAME, for example shop:targets")
+    if callable(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise ConfigurationError(
+                f"--targets {path}: the function failed ({type(error).__name__}: {error})"
+            ) from error
+    if not isinstance(found, list | tuple) or not all(hasattr(each, "deliver") for each in found):
+        raise ConfigurationError(
+            f"--targets {path}: it is no list of targets, such as [Webhook(url, secret)]"
+        )
+    return found
+
+
+async def _run(
+    settings: Settings,
+    transport: TransportOption,
+    most: int,
+    coalesce: bool,
+    targets: Sequence[Target],
+) -> None:
     from cognigy_async.temporal import StateWorker, connect
 
     api, tokens = connections(settings)
@@ -69,6 +106,7 @@ async def _run(settings: Settings, transport: TransportOption, most: int, coales
         transport=api.transport(choose_transport(transport, with_openssl=api.needs_openssl)),
         max_in_flight=most,
         coalesce=coalesce,
+        targets=targets,
         **arguments,
     ) as state_worker:
         note(f"Working on task queue {settings.task_queue}; Ctrl-C drains.")
