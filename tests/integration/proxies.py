@@ -36,7 +36,14 @@ class Proxy:
         """Serve one connection in a task of its own."""
         task = asyncio.create_task(self._serve_until_closed(client, answers))
         self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._serving.discard(task)
+            # Closing TLS waits for the client, which may not answer before the event loop ends. A
+            # task that is cancelled before it began closes nothing itself.
+            answers.transport.abort()
+
+        task.add_done_callback(end)
 
     async def aclose(self) -> None:
         """End what is served."""
@@ -47,14 +54,10 @@ class Proxy:
     async def _serve_until_closed(
         self, client: asyncio.StreamReader, answers: asyncio.StreamWriter
     ) -> None:
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                await self._serve(client, answers)
-                answers.close()
-                await answers.wait_closed()
-        finally:
-            # Closing TLS waits for the client, which may not answer before the event loop ends.
-            answers.transport.abort()
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await self._serve(client, answers)
+            answers.close()
+            await answers.wait_closed()
 
     async def _serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         head = (await client.readuntil(b"\r\n\r\n")).decode("ascii")
@@ -111,5 +114,11 @@ async def proxying(
     try:
         yield proxy
     finally:
+        for one in listening.sockets:
+            asyncio.get_running_loop().remove_reader(one.fileno())
+        # Let connections that were just accepted reach the proxy, which closes them.
+        for _ in range(3):
+            await asyncio.sleep(0)
         listening.close()
         await proxy.aclose()
+        await asyncio.sleep(0)
