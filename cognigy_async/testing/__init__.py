@@ -1,0 +1,14 @@
+"""Deterministic simulation: a client under faults, in virtual time, checked by an oracle.
+
+    python -m cognigy_async.testing 42
+
+One seed is one exact run on asyncio. On trio the same scenario runs, but tasks take turns by chance.
+"""
+
+from __future__ import annotations
+
+from .oracle import Breach, check
+from .schedule import Schedule
+from .simulation import Report, Violation, simulate
+
+__all__ = ["Breach", "Report", "Schedule", "Violation", "check", "simulate"]

@@ -1,0 +1,284 @@
+"""The oracle: reads the log of a run and lists broken promises. It shares no code with the client."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .log import UNENDED, Call, Exchange, Log
+from .schedule import Schedule
+
+SHORTEST_BACKOFF = 0.2
+"""Least seconds that the retry policy of a simulation waits."""
+TOLERANCE = 1e-6
+BACKED_OFF = {0, -1, 500, 503}
+"""Statuses after which the same update waits before its next request."""
+MAYBE_APPLIED = {0, 500}
+RETRIES = 0.2
+SPARE_RETRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """One broken promise."""
+
+    promise: str
+    dialog_id: str
+    text: str
+
+
+def check(schedule: Schedule, log: Log) -> list[Breach]:
+    """Return the broken promises of a run."""
+    rules: tuple[Callable[[Schedule, Log], Iterator[Breach]], ...] = (
+        _problems,
+        _order,
+        _bounds,
+        _settled,
+        _never_early,
+        _quota,
+        _token,
+        _cancellation,
+        _hooks,
+        _outcomes,
+        _storm,
+    )
+    return [breach for rule in rules for breach in rule(schedule, log)]
+
+
+def _problems(_: Schedule, log: Log) -> Iterator[Breach]:
+    for promise, dialog_id, text in log.problems:
+        yield Breach(promise, dialog_id, text)
+
+
+def _writes(log: Log) -> dict[str, list[Exchange]]:
+    writes: dict[str, list[Exchange]] = defaultdict(list)
+    for each in log.exchanges:
+        if each.method != "GET":
+            writes[each.dialog_id].append(each)
+    return writes
+
+
+def _order(_: Schedule, log: Log) -> Iterator[Breach]:
+    position = {call.number: index for index, call in enumerate(log.calls)}
+    for dialog_id, writes in _writes(log).items():
+        latest = -1
+        for index, write in enumerate(writes):
+            if index and write.began < writes[index - 1].ended:
+                text = f"two writes at {write.began:.3f}"
+                yield Breach("P1 order: overlapping", dialog_id, text)
+            places = [position[number] for number in write.updates]
+            if places and min(places) < latest:
+                text = f"{write.updates} was sent after a later update at {write.began:.3f}"
+                is_group = len(places) > 1
+                if not is_group or max(places) < latest:
+                    yield Breach("P1 order", dialog_id, text)
+            latest = max([latest, *places])
+
+
+def _bounds(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    changes = [(each.began, 1) for each in log.exchanges]
+    changes += [(each.ended, -1) for each in log.exchanges]
+    under_way = 0
+    for at, change in sorted(changes):
+        under_way += change
+        if under_way > schedule.max_in_flight:
+            yield Breach("P3 bounds", "", f"{under_way} requests under way at {at:.3f}")
+            return
+
+
+def _settled(_: Schedule, log: Log) -> Iterator[Breach]:
+    if log.pending:
+        yield Breach("P4 settled", "", f"{log.pending} updates are pending after the close")
+    for call in log.calls:
+        if not call.outcome or call.ended_at == UNENDED:
+            yield Breach("P4 settled", call.dialog_id, f"call {call.number} has no outcome")
+
+
+def _never_early(_: Schedule, log: Log) -> Iterator[Breach]:
+    named = [each for each in log.exchanges if each.retry_after is not None and each.status > 0]
+    for pause in named:
+        until = pause.ended + (pause.retry_after or 0.0) - TOLERANCE
+        for each in log.exchanges:
+            same = not pause.of_dialog or each.dialog_id == pause.dialog_id
+            # A 503 that a caller's cancellation ended still pauses the tenant.
+            if same and pause.ended < each.began < until:
+                text = f"a request at {each.began:.3f}, {until:.3f} was named at {pause.ended:.3f}"
+                yield Breach("P5 never early", each.dialog_id, text)
+                break
+    for dialog_id, writes in _writes(log).items():
+        for first, second in zip(writes, writes[1:], strict=False):
+            waits = first.status in BACKED_OFF or first.status == 429
+            early = second.began < first.ended + SHORTEST_BACKOFF - TOLERANCE
+            if first.key == second.key and waits and early:
+                text = f"the backoff after {first.ended:.3f} ended early at {second.began:.3f}"
+                yield Breach("P5 never early: backoff", dialog_id, text)
+
+
+def _quota(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    if schedule.rate is None:
+        return
+    count, seconds = schedule.rate
+    starts = sorted(each.began for each in log.exchanges)
+    for first, last in zip(starts, starts[count:], strict=False):
+        if last - first < seconds - TOLERANCE:
+            text = f"{count + 1} requests from {first:.3f} to {last:.3f}"
+            yield Breach("P6 quota", "", text)
+            return
+
+
+def _token(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    refused: dict[str, float] = {}
+    for each in log.exchanges:
+        if each.status == 401:
+            token = each.token.removeprefix("Bearer ")
+            refused[token] = min(refused.get(token, math.inf), each.ended)
+    previous = None
+    for request in log.tokens:
+        if previous is not None and request.began < previous.ended:
+            yield Breach("P7 token", "", f"two token requests at {request.began:.3f}")
+        if previous is not None and previous.token is not None:
+            fresh = previous.began + schedule.lifetime - min(2.0, schedule.lifetime / 2)
+            known = min(refused.get(previous.token, math.inf), fresh)
+            if request.began < known - TOLERANCE:
+                text = f"a token request at {request.began:.3f}, valid until {known:.3f}"
+                yield Breach("P7 token: refreshed again", "", text)
+        previous = request
+    for token, at in refused.items():
+        for each in log.exchanges:
+            if each.token.removeprefix("Bearer ") == token and each.began > at + TOLERANCE:
+                text = f"a token refused at {at:.3f} was sent at {each.began:.3f}"
+                yield Breach("P7 token: refused token sent", each.dialog_id, text)
+                break
+
+
+def _sent(log: Log) -> dict[int, list[Exchange]]:
+    sent: dict[int, list[Exchange]] = defaultdict(list)
+    for each in log.exchanges:
+        for number in each.updates:
+            sent[number].append(each)
+    return sent
+
+
+def _cancellation(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    for each in log.exchanges:
+        if each.torn_down:
+            yield Breach("P8 cancellation", each.dialog_id, f"torn down at {each.ended:.3f}")
+    sent = _sent(log)
+    for call in log.calls:
+        if call.outcome != "cancelled" or schedule.coalesce:
+            continue
+        for each in sent[call.number]:
+            if each.began > call.cancelled_at + TOLERANCE:
+                text = f"update {call.number} was cancelled at {call.cancelled_at:.3f} and sent at "
+                yield Breach("P8 cancellation", call.dialog_id, text + f"{each.began:.3f}")
+                break
+
+
+def _hooks(_: Schedule, log: Log) -> Iterator[Breach]:
+    position = {call.number: index for index, call in enumerate(log.calls)}
+    delivered: Counter[tuple[int, bool]] = Counter()
+    events: Counter[str] = Counter()
+    latest: dict[tuple[str, bool], int] = {}
+    ended: dict[tuple[str, bool], float] = {}
+    for one in log.deliveries:
+        lane = (one.dialog_id, one.failures)
+        if not one.dead:
+            if one.began < ended.get(lane, 0.0):
+                yield Breach("P9 hooks", one.dialog_id, f"two calls at {one.began:.3f}")
+            ended[lane] = one.ended
+        if one.succeeded or one.dead:
+            events[one.update_id] += 1
+            if events[one.update_id] > 1:
+                text = f"the event of {one.update_id} came twice"
+                yield Breach("P9 hooks", one.dialog_id, text)
+        if one.succeeded and one.update >= 0:
+            delivered[one.update, one.failures] += 1
+            if position[one.update] < latest.get(lane, -1):
+                yield Breach("P9 hooks: order", one.dialog_id, f"{one.update} came too late")
+            latest[lane] = position[one.update]
+        elif one.dead and one.update >= 0:
+            delivered[one.update, False] += 1
+    sent = _sent(log)
+    for call in log.calls:
+        answered = any(each.status == 200 for each in sent[call.number])
+        wanted = call.outcome == "ok" or (call.outcome == "cancelled" and answered)
+        if call.kind in ("read", "modify") or not wanted:
+            continue
+        if delivered[call.number, False] != 1:
+            text = f"the event of update {call.number} was not delivered"
+            yield Breach("P9 hooks: undelivered", call.dialog_id, text)
+
+
+def _outcomes(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    sent = _sent(log)
+    for call in log.calls:
+        if call.kind in ("read", "modify") or call.outcome == "cancelled":
+            continue
+        yield from _outcome(call, sent[call.number])
+    applied: Counter[tuple[str, str]] = Counter()
+    for each in log.exchanges:
+        if each.step is not None:
+            applied[each.dialog_id, each.step] += len(each.applied_at)
+    for (dialog_id, step), count in applied.items():
+        if count > 1:
+            yield Breach("P12 doubled transition", dialog_id, f"{step} was applied {count} times")
+    yield from _increments(log)
+    late = {each.dialog_id for each in log.exchanges if each.fault == "late"}
+    for dialog_id, writes in _writes(log).items():
+        done = [each for each in writes if each.applied_at and each.updates]
+        if done and dialog_id not in late and log.last[dialog_id] != max(
+            done[-1].updates, key=lambda number: _position(log, number)
+        ):
+            yield Breach("P11 final state", dialog_id, f"it ends with {log.last[dialog_id]}")
+
+
+def _position(log: Log, number: int) -> int:
+    return next(index for index, call in enumerate(log.calls) if call.number == number)
+
+
+def _outcome(call: Call, sent: list[Exchange]) -> Iterator[Breach]:
+    is_applied = any(each.applied_at for each in sent)
+    doubtful = any(each.status in MAYBE_APPLIED for each in sent)
+    if call.outcome == "ok" and not is_applied:
+        yield Breach("P4 lost", call.dialog_id, f"update {call.number} was not applied")
+    if call.outcome not in ("ok", "AmbiguousUpdateError"):
+        if is_applied:
+            text = f"update {call.number} ended with {call.outcome}, but was applied"
+            yield Breach("P12 ambiguity", call.dialog_id, text)
+        refused = [each for each in sent if each.status == 401]
+        if call.outcome == "AuthenticationError" and len(refused) == 1 and len(sent) == 1:
+            yield Breach("P7 token: not replayed", call.dialog_id, f"update {call.number}")
+    if call.outcome == "AmbiguousUpdateError" and not doubtful:
+        text = f"update {call.number} is no more ambiguous than its answers"
+        yield Breach("P12 ambiguity: false", call.dialog_id, text)
+    if call.outcome in ("TypeError", "AssertionError", "KeyError", "AttributeError"):
+        yield Breach("P4 settled", call.dialog_id, f"update {call.number}: {call.outcome}")
+
+
+def _increments(log: Log) -> Iterator[Breach]:
+    least: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    for call in log.calls:
+        if call.kind == "modify":
+            least[call.dialog_id] += call.outcome == "ok"
+            most[call.dialog_id] += call.outcome in ("ok", "AmbiguousUpdateError", "cancelled")
+    for dialog_id, count in log.counters.items():
+        if not least[dialog_id] <= count <= most[dialog_id]:
+            text = f"{count} increments, not {least[dialog_id]} to {most[dialog_id]}"
+            yield Breach("P12 modify", dialog_id, text)
+
+
+def _storm(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    previous: dict[str, Exchange] = {}
+    firsts = retries = 0
+    for each in log.exchanges:
+        if each.key is None:
+            continue
+        before = previous.get(each.key)
+        firsts += before is None
+        retries += before is not None and before.status in BACKED_OFF
+        previous[each.key] = each
+    if retries > RETRIES * firsts + schedule.max_in_flight + SPARE_RETRIES:
+        yield Breach("P14 no storm", "", f"{retries} retries for {firsts} first attempts")

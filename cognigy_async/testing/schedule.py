@@ -1,0 +1,116 @@
+"""The schedule of one run: settings, calls and faults, all from one seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+FAULTS: Mapping[str, float] = {
+    "refused": 0.02,
+    "dropped before": 0.02,
+    "dropped after": 0.03,
+    "late": 0.015,
+    "429": 0.015,
+    "429 retry-after": 0.015,
+    "429 dialog": 0.02,
+    "503": 0.02,
+    "503 retry-after": 0.01,
+    "500": 0.015,
+    "500 applied": 0.015,
+    "409": 0.02,
+    "competitor": 0.05,
+    "revoked": 0.01,
+}
+"""Probability of each fault of one request, at full strength."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a program: `at` seconds after the start, cancelled after `patience` seconds."""
+
+    number: int
+    at: float
+    kind: str
+    dialog_id: str
+    patience: float | None
+    moves: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What happens in one run.
+
+    Attributes:
+        strength: factor for the probabilities of `FAULTS`; 0 for none.
+        quiet: faults that do not happen; shrinking adds to it.
+        token_failures: probability that the token endpoint fails.
+    """
+
+    seed: int
+    steps: tuple[Step, ...]
+    strength: float
+    quiet: frozenset[str] = field(default_factory=frozenset)
+    max_in_flight: int = 4
+    rate: tuple[int, float] | None = None
+    coalesce: bool = False
+    lifetime: float = 3600.0
+    token_failures: float = 0.0
+    hook_failures: float = 0.0
+    honours_keys: bool = False
+    timeout: float = 5.0
+    hook_queue: int = 10_000
+
+    @classmethod
+    def of(cls, seed: int) -> Schedule:
+        """Return the schedule of a seed."""
+        rng = random.Random(f"schedule {seed}")
+        dialogs = rng.choice((1, 2, 4, 8))
+        steps: list[Step] = []
+        at = 0.0
+        for number in range(rng.choice((8, 16, 30, 50))):
+            # Bursts, and now and then a pause in which tokens expire.
+            at += 0.0 if rng.random() < 0.5 else rng.expovariate(2.0)
+            if rng.random() < 0.04:
+                at += rng.uniform(10, 60)
+            hot = rng.random() < 0.4
+            dialog_id = f"d-{0 if hot else rng.randrange(dialogs)}"
+            kind = rng.choices(
+                ("update", "submit", "bulk", "modify", "strict", "read"), (6, 4, 3, 3, 1, 1)
+            )[0]
+            patience = rng.expovariate(0.7) if rng.random() < 0.15 else None
+            steps.append(Step(number, at, kind, dialog_id, patience, rng.random() < 0.25))
+        return cls(
+            seed=seed,
+            steps=tuple(steps),
+            strength=rng.choice((0.0, 0.5, 1.0, 2.0)),
+            max_in_flight=rng.choice((1, 2, 4, 32)),
+            rate=rng.choice((None, None, (5, 2.0), (20, 10.0))),
+            coalesce=rng.random() < 0.3,
+            lifetime=rng.choice((3600.0, 20.0, 6.0)),
+            token_failures=rng.choice((0.0, 0.0, 0.2)),
+            hook_failures=rng.choice((0.0, 0.2)),
+            honours_keys=rng.random() < 0.2,
+            hook_queue=rng.choice((2, 10_000)),
+        )
+
+    def fault(self, dialog_id: str, ordinal: int) -> str:
+        """Return the fault of a dialog's request by its number, or an empty string."""
+        rng = random.Random(f"fault {self.seed} {dialog_id} {ordinal}")
+        drawn = rng.random()
+        for name, probability in FAULTS.items():
+            drawn -= probability * self.strength
+            if drawn < 0:
+                return "" if name in self.quiet else name
+        return ""
+
+    def latency(self, dialog_id: str, ordinal: int) -> float:
+        """Return the seconds of one way of a request; the tail is heavy."""
+        rng = random.Random(f"latency {self.seed} {dialog_id} {ordinal}")
+        return min(1.5, 0.02 * rng.paretovariate(1.3))
+
+    def without(self, *, steps: frozenset[int] = frozenset(), fault: str | None = None) -> Schedule:
+        """Return a smaller schedule: without some calls, or without one kind of fault."""
+        kept = tuple(step for step in self.steps if step.number not in steps)
+        quiet = self.quiet if fault is None else self.quiet | {fault}
+        return replace(self, steps=kept, quiet=quiet)
