@@ -244,7 +244,11 @@ def _outcome(call: Call, sent: list[Exchange]) -> Iterator[Breach]:
     if call.outcome == "ok" and not is_applied:
         yield Breach("P4 lost", call.dialog_id, f"update {call.number} was not applied")
     if call.outcome not in ("ok", "AmbiguousUpdateError"):
-        if is_applied:
+        # A 500 to an assignment of values is a `ServerError`: repeating it by hand is harmless.
+        hidden = any(
+            each.applied_at and (each.status != 500 or each.step or each.if_match) for each in sent
+        )
+        if hidden:
             text = f"update {call.number} ended with {call.outcome}, but was applied"
             yield Breach("P12 ambiguity", call.dialog_id, text)
         refused = [each for each in sent if each.status == 401]

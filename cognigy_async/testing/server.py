@@ -76,15 +76,16 @@ class SimulatedServer:
         body = json.loads(request.content) if request.content else {}
         session = body.get("session", {})
         numbers = tuple(int(name[1:]) for name in session if name[0] == "n")
+        headers = {name.lower(): value for name, value in request.headers.items()}
         exchange = Exchange(
             anyio.current_time(),
             request.method,
             unquote(request.url.split("/dialogs/")[1].split("/")[0]),
-            request.headers.get("idempotency-key"),
+            headers.get("idempotency-key"),
             numbers,
             body.get("transition", {}).get("nextStep"),
-            request.headers.get("if-match"),
-            request.headers.get("authorization", ""),
+            headers.get("if-match"),
+            headers.get("authorization", ""),
             "count" in session,
         )
         self.log.exchanges.append(exchange)

@@ -30,7 +30,7 @@ from .virtual_time import Backend, DeadlockError, run
 
 LONGEST = 4 * 3600.0
 """Virtual seconds after which a run counts as hung."""
-MAX_SHRINKS = 120
+MAX_SHRINKS = 300
 """Runs that shrinking may take."""
 
 
