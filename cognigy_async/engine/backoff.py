@@ -125,7 +125,7 @@ class Backoff:
         if failure.dialog_only:
             if seconds is None:
                 seconds = wait if wait is not None else self._policy.backoff(1, failure.error, now)
-            scheduler.throttle_dialog(item.dialog_id, now, began, seconds)
+            scheduler.throttle_dialog(item.requested_dialog_id, now, began, seconds)
             return
         throttled = failure.response_kind is ResponseKind.THROTTLED
         if throttled or (failure.response_kind is ResponseKind.UNAVAILABLE and seconds is not None):

@@ -254,6 +254,9 @@ class Dispatcher:
         following: Decision
         scheduler = self._scheduler
         if scheduler.dialogs.any:
+            if item.action is PROBE and scheduler.dialogs.until(item.probed_dialog_id) > began:
+                # The dialog to read is paused: ask the server with the write itself.
+                item.action = WRITE
             pause = scheduler.too_long_a_pause(queue, began)
             if pause is not None:
                 self._refuse(queue, "dialog", pause)
@@ -335,7 +338,7 @@ class Dispatcher:
                 if not scheduler.quiet:
                     scheduler.on_response(response_kind, began, now)
                 if scheduler.dialogs.any and response_kind not in THROTTLING_KINDS:
-                    scheduler.dialogs.served(item.dialog_id, began)
+                    scheduler.dialogs.served(item.requested_dialog_id, began)
                 following = self._protocol.answered(
                     item, response_kind, request, response, now, time.time()
                 )

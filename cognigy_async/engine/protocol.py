@@ -135,9 +135,7 @@ class UpdateProtocol:
             UpdateValidationError: The API cannot carry the update.
         """
         if item.action is not WRITE:
-            is_probe = item.action is Action.PROBE
-            dialog_id = item.probed_dialog_id if is_probe else item.dialog_id
-            return self.api.read(self._base_url, dialog_id)
+            return self.api.read(self._base_url, item.requested_dialog_id)
         if item.requests is None:
             assert item.update is not None
             key = self.key(item)

@@ -217,6 +217,11 @@ class WorkItem:
         return () if self.group is None else self.group.members
 
     @property
+    def requested_dialog_id(self) -> str:
+        """Dialog that the next request is for: a probe reads another one than the item's."""
+        return self.probed_dialog_id if self.action is PROBE else self.dialog_id
+
+    @property
     def resolution(self) -> Resolution | None:
         """The data that only an update of a dead process has."""
         return None if self.record is None else self.record.resolution

@@ -737,3 +737,34 @@ async def test_p5_never_early_with_several_parts_and_conditions() -> None:
     told = [(sent.method, sent.at >= 20) for sent in wire.sent]
     assert told == [("PATCH", False), ("GET", False), ("GET", True), ("PATCH", True)]
     assert wire.sent[-1].headers["if-match"] == '"3"'
+
+
+async def test_p5_never_early_a_probe_reads_no_throttled_dialog() -> None:
+    """A bulk update that fails reads a dialog that was served before, unless that one is paused."""
+    wire = Wire(takes=0.01)
+    async with client_of(wire, retry=every(1.0)) as client, anyio.create_task_group() as tasks:
+        await client.update("other", session={"a": 1})
+        wire.script(502, dialog_id="d")
+        wire.script(throttled("20", dialog=True), dialog_id="other")
+        tasks.start_soon(partial(client.update, "other", session={"a": 2}))
+        await anyio.sleep(0.02)
+        async with client.update_many([{"dialog_id": "d", "session": {"a": 1}}]) as outcomes:
+            assert [one.ok async for one in outcomes] == [True]
+        assert anyio.current_time() < 20
+    asked = [(sent.method, sent.at < 20) for sent in wire.sent if sent.dialog_id == "other"]
+    assert asked == [("PATCH", True), ("PATCH", True), ("PATCH", False)]
+
+
+async def test_p5_never_early_a_throttled_probe_pauses_the_dialog_that_it_read() -> None:
+    wire = Wire(takes=0.01)
+    async with client_of(wire, retry=every(1.0)) as client, anyio.create_task_group() as tasks:
+        await client.update("other", session={"a": 1})
+        wire.script(502, dialog_id="d")
+        wire.script(throttled("20", dialog=True), dialog_id="other", method="GET")
+        tasks.start_soon(partial(client.update, "d", session={"a": 1}, priority="bulk"))
+        await anyio.sleep(2)
+        await client.update("other", session={"a": 3})
+    asked = [(sent.method, sent.at < 20) for sent in wire.sent if sent.dialog_id == "other"]
+    assert asked[:2] == [("PATCH", True), ("GET", True)]
+    assert not any(early for _, early in asked[2:])
+    assert ("PATCH", False) in asked
