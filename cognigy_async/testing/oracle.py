@@ -242,8 +242,11 @@ def _outcomes(schedule: Schedule, log: Log) -> Iterator[Breach]:
     late = {each.dialog_id for each in log.exchanges if each.fault == "late"}
     for dialog_id, writes in _writes(log).items():
         done = [each for each in writes if each.applied_at and each.updates]
-        if done and dialog_id not in late and log.last[dialog_id] != max(
-            done[-1].updates, key=lambda number: _position(log, number)
+        if (
+            done
+            and dialog_id not in late
+            and log.last[dialog_id]
+            != max(done[-1].updates, key=lambda number: _position(log, number))
         ):
             yield Breach("P11 final state", dialog_id, f"it ends with {log.last[dialog_id]}")
 

@@ -114,9 +114,7 @@ class SimulatedServer:
             raise NoResponseError("the connection was closed")
         return response
 
-    def _answer(
-        self, exchange: Exchange, body: dict[str, Any], fault: str, now: float
-    ) -> Response:
+    def _answer(self, exchange: Exchange, body: dict[str, Any], fault: str, now: float) -> Response:
         token = exchange.token.removeprefix("Bearer ")
         if fault == "revoked":
             self._valid_until[token] = now
