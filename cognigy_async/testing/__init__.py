@@ -2,7 +2,8 @@
 
     python -m cognigy_async.testing 42
 
-One seed is one exact run on asyncio. On trio the same scenario runs, but tasks take turns by chance.
+One seed is one exact run on asyncio. On trio the same scenario runs, and tasks take turns by
+chance.
 """
 
 from __future__ import annotations

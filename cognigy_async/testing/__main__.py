@@ -1,4 +1,4 @@
-"""Replay seeds: ``python -m cognigy_async.testing SEED [SEED ...]``, or ``--seeds N [--first K]``."""
+"""Run seeds: ``python -m cognigy_async.testing SEED [SEED ...]`` or ``--seeds N [--first K]``."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class Log:
         return "\n".join(f"{at:10.3f}  {text}" for at, text in ordered)
 
     def facts(self) -> str:
-        """Return the log as text, equal for equal runs; ids that are made at random are left out."""
+        """Return the log as text, equal for equal runs: without ids that are made at random."""
         rows: list[Any] = [
             (e.began, e.ended, e.method, e.dialog_id, e.updates, e.status, e.fault, e.applied_at)
             for e in self.exchanges

@@ -1,4 +1,4 @@
-"""The oracle: reads the log of a run and lists broken promises. It shares no code with the client."""
+"""The oracle: lists the promises that a run broke. It shares no code with the client."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .log import UNENDED, Call, Exchange, Log
 from .schedule import Schedule
@@ -34,7 +35,9 @@ def check(schedule: Schedule, log: Log) -> list[Breach]:
     rules: tuple[Callable[[Schedule, Log], Iterator[Breach]], ...] = (
         _problems,
         _order,
+        _isolation,
         _bounds,
+        _slots,
         _settled,
         _never_early,
         _quota,
@@ -88,6 +91,72 @@ def _bounds(schedule: Schedule, log: Log) -> Iterator[Breach]:
             return
 
 
+def _isolation(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    """Yield live updates that had to wait although nothing but another dialog was in their way."""
+    calm = schedule.rate is None and schedule.token_failures == 0 and schedule.hook_queue > 100
+    if not calm or schedule.lifetime < 3600 or not log.tokens:
+        return
+    troubles = [each.ended for each in log.exchanges if each.status == 401]
+    troubles += [each.ended for each in log.exchanges if _pauses_tenant(each)]
+    until = min(troubles, default=math.inf)
+    sent = _sent(log)
+    for call in log.calls:
+        mine = sent[call.number]
+        alone = all(
+            other.ended_at < call.called_at or other is call
+            for other in log.calls
+            if other.dialog_id == call.dialog_id and other.called_at <= call.called_at
+        )
+        paused = any(each.of_dialog and each.dialog_id == call.dialog_id for each in log.exchanges)
+        if not (mine and alone) or paused or call.kind not in ("update", "submit"):
+            continue
+        if _under_way_for(log, call.dialog_id, call.called_at):
+            continue
+        began = mine[0].began
+        if not log.tokens[0].ended < call.called_at or began > until:
+            continue
+        ends = [each.ended for each in log.exchanges if call.called_at < each.ended < began]
+        for at in [call.called_at, *ends]:
+            busy = sum(each.began <= at < each.ended for each in log.exchanges)
+            if at < began - TOLERANCE and busy < schedule.max_in_flight:
+                text = f"update {call.number} waited from {at:.3f} to {began:.3f} for no reason"
+                yield Breach("P2 isolation", call.dialog_id, text)
+                break
+
+
+def _pauses_tenant(each: Exchange) -> bool:
+    named = each.status == 503 and each.retry_after is not None
+    return named or (each.status == 429 and not each.of_dialog)
+
+
+def _under_way_for(log: Log, dialog_id: str, at: float) -> bool:
+    return any(
+        each.dialog_id == dialog_id and each.began < at <= each.ended for each in log.exchanges
+    )
+
+
+def _slots(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    """Yield requests that were sent while the queue of the callback was full."""
+    done = {
+        one.update: one.ended
+        for one in log.deliveries
+        if one.dead or (one.succeeded and not one.failures)
+    }
+    sent = _sent(log)
+    held: list[tuple[float, float, str]] = []
+    for call in log.calls:
+        if sent[call.number]:
+            failed = call.outcome not in ("ok", "cancelled")
+            end = call.ended_at if failed else done.get(call.number, call.ended_at)
+            held.append((sent[call.number][0].began, end, call.dialog_id))
+    for began, _, dialog_id in held:
+        used = sum(start <= began < end for start, end, _ in held)
+        if used > schedule.hook_queue:
+            text = f"{used} events for {schedule.hook_queue} slots at {began:.3f}"
+            yield Breach("P9 hooks: no slot", dialog_id, text)
+            return
+
+
 def _settled(_: Schedule, log: Log) -> Iterator[Breach]:
     if log.pending:
         yield Breach("P4 settled", "", f"{log.pending} updates are pending after the close")
@@ -109,7 +178,7 @@ def _never_early(_: Schedule, log: Log) -> Iterator[Breach]:
                 break
     kinds = {call.number: call.kind for call in log.calls}
     for dialog_id, writes in _writes(log).items():
-        for first, second in zip(writes, writes[1:], strict=False):
+        for first, second in pairwise(writes):
             waits = first.status in BACKED_OFF or first.status == 429
             early = second.began < first.ended + SHORTEST_BACKOFF - TOLERANCE
             # Bulk work that waits for the server goes on as soon as the server serves a request.

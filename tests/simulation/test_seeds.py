@@ -1,4 +1,4 @@
-"""Seeds of the simulation: each drives one client under faults, and the oracle finds no violation."""
+"""Seeds of the simulation: each drives one client under faults, and the oracle checks its log."""
 
 from __future__ import annotations
 
