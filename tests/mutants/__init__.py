@@ -1,0 +1,1 @@
+"""Deliberate faults in the client, which the simulation has to catch."""

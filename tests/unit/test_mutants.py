@@ -1,0 +1,23 @@
+"""The faults of tests/mutants still apply to the source."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.mutants.__main__ import PACKAGE
+from tests.mutants.faults import FAULTS, Fault
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_changes_exactly_one_place(fault: Fault) -> None:
+    source = (PACKAGE / fault.file).read_text(encoding="utf-8")
+    assert source.count(fault.old) == 1
+    changed = source.replace(fault.old, fault.new)
+    assert changed != source
+    ast.parse(changed)
+
+
+def test_the_faults_have_names_of_their_own() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
