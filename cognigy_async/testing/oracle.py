@@ -17,6 +17,10 @@ TOLERANCE = 1e-6
 BACKED_OFF = {0, -1, 500, 503}
 """Statuses after which the same update waits before its next request."""
 MAYBE_APPLIED = {0, 500}
+LONGEST_PAUSE = 20.0
+"""Seconds after a 429 or 401 in which the oracle does not ask why an update waits."""
+REFRESH_MARGIN = 5.0
+"""Seconds before its expiry at which a token is refreshed."""
 RETRIES = 0.2
 SPARE_RETRIES = 10
 
@@ -33,7 +37,6 @@ class Breach:
 def check(schedule: Schedule, log: Log) -> list[Breach]:
     """Return the broken promises of a run."""
     rules: tuple[Callable[[Schedule, Log], Iterator[Breach]], ...] = (
-        _problems,
         _order,
         _isolation,
         _bounds,
@@ -47,6 +50,8 @@ def check(schedule: Schedule, log: Log) -> list[Breach]:
         _outcomes,
         _storm,
     )
+    if log.problems:
+        return list(_problems(schedule, log))
     return [breach for rule in rules for breach in rule(schedule, log)]
 
 
@@ -72,11 +77,10 @@ def _order(_: Schedule, log: Log) -> Iterator[Breach]:
                 text = f"two writes at {write.began:.3f}"
                 yield Breach("P1 order: overlapping", dialog_id, text)
             places = [position[number] for number in write.updates]
-            if places and min(places) < latest:
+            is_repeat = index and write.key == writes[index - 1].key
+            if places and min(places) <= latest and not is_repeat:
                 text = f"{write.updates} was sent after a later update at {write.began:.3f}"
-                is_group = len(places) > 1
-                if not is_group or max(places) < latest:
-                    yield Breach("P1 order", dialog_id, text)
+                yield Breach("P1 order", dialog_id, text)
             latest = max([latest, *places])
 
 
@@ -93,12 +97,9 @@ def _bounds(schedule: Schedule, log: Log) -> Iterator[Breach]:
 
 def _isolation(schedule: Schedule, log: Log) -> Iterator[Breach]:
     """Yield live updates that had to wait although nothing but another dialog was in their way."""
-    calm = schedule.rate is None and schedule.token_failures == 0 and schedule.hook_queue > 100
-    if not calm or schedule.lifetime < 3600 or not log.tokens:
+    if schedule.rate is not None or schedule.hook_queue < 100:
         return
-    troubles = [each.ended for each in log.exchanges if each.status == 401]
-    troubles += [each.ended for each in log.exchanges if _pauses_tenant(each)]
-    until = min(troubles, default=math.inf)
+    pauses = [each.ended for each in log.exchanges if _pauses_tenant(each)]
     sent = _sent(log)
     for call in log.calls:
         mine = sent[call.number]
@@ -113,7 +114,9 @@ def _isolation(schedule: Schedule, log: Log) -> Iterator[Breach]:
         if _under_way_for(log, call.dialog_id, call.called_at):
             continue
         began = mine[0].began
-        if not log.tokens[0].ended < call.called_at or began > until:
+        if any(at <= began and call.called_at < at + LONGEST_PAUSE for at in pauses):
+            continue
+        if _lacks_token(schedule, log, call.called_at, began):
             continue
         ends = [each.ended for each in log.exchanges if call.called_at < each.ended < began]
         for at in [call.called_at, *ends]:
@@ -127,6 +130,18 @@ def _isolation(schedule: Schedule, log: Log) -> Iterator[Breach]:
 def _pauses_tenant(each: Exchange) -> bool:
     named = each.status == 503 and each.retry_after is not None
     return named or (each.status == 429 and not each.of_dialog)
+
+
+def _lacks_token(schedule: Schedule, log: Log, since: float, until: float) -> bool:
+    """Return whether no token was there, at some moment between two."""
+    refused = [each.ended for each in log.exchanges if each.status == 401]
+    refreshes = [one for one in log.tokens if one.began <= until]
+    return (
+        any(one.ended > since for one in refreshes)
+        or any(one.ended <= since and one.token is None for one in refreshes[-1:])
+        or any(since - LONGEST_PAUSE < at <= until for at in refused)
+        or not any(since <= one.began + schedule.lifetime for one in refreshes)
+    )
 
 
 def _under_way_for(log: Log, dialog_id: str, at: float) -> bool:
@@ -215,12 +230,19 @@ def _token(schedule: Schedule, log: Log) -> Iterator[Breach]:
         if previous is not None and request.began < previous.ended:
             yield Breach("P7 token", "", f"two token requests at {request.began:.3f}")
         if previous is not None and previous.token is not None:
-            fresh = previous.began + schedule.lifetime - min(2.0, schedule.lifetime / 2)
+            fresh = previous.began + schedule.lifetime
+            fresh -= min(REFRESH_MARGIN, schedule.lifetime / 2)
             known = min(refused.get(previous.token, math.inf), fresh)
             if request.began < known - TOLERANCE:
                 text = f"a token request at {request.began:.3f}, valid until {known:.3f}"
                 yield Breach("P7 token: refreshed again", "", text)
         previous = request
+    expiries = {one.token: one.began + schedule.lifetime for one in log.tokens}
+    for each in log.exchanges:
+        if expiries.get(each.token.removeprefix("Bearer "), 0.0) <= each.began:
+            text = f"an expired token was sent at {each.began:.3f}"
+            yield Breach("P7 token: expired token sent", each.dialog_id, text)
+            break
     for token, at in refused.items():
         for each in log.exchanges:
             if each.token.removeprefix("Bearer ") == token and each.began > at + TOLERANCE:
@@ -298,8 +320,19 @@ def _outcomes(schedule: Schedule, log: Log) -> Iterator[Breach]:
             for each in log.tokens
         )
         refused = [each.status for each in sent[call.number]] == [401]
+        for request in log.tokens if call.outcome == "AuthenticationError" else ():
+            expires_at = request.began + schedule.lifetime
+            usable = request.token is not None and request.ended < call.called_at
+            spoilt = any(
+                each.status == 401 and each.token == f"Bearer {request.token}"
+                for each in log.exchanges
+            )
+            if usable and not spoilt and call.ended_at < expires_at - TOLERANCE:
+                text = f"update {call.number} failed although a token was valid"
+                yield Breach("P7 token: valid token unused", call.dialog_id, text)
         if call.outcome == "AuthenticationError" and refused and not failed:
             yield Breach("P7 token: not replayed", call.dialog_id, f"update {call.number}")
+    kinds = {call.number: call.kind for call in log.calls}
     applied: Counter[tuple[str, str]] = Counter()
     for each in log.exchanges:
         if each.step is not None:
@@ -307,6 +340,9 @@ def _outcomes(schedule: Schedule, log: Log) -> Iterator[Breach]:
     for (dialog_id, step), count in applied.items():
         if count > 1:
             yield Breach("P12 doubled transition", dialog_id, f"{step} was applied {count} times")
+        if each.if_match is None and any(kinds[number] == "strict" for number in each.updates):
+            text = f"a strict write was sent without If-Match at {each.began:.3f}"
+            yield Breach("P11 coalescing: strict write", each.dialog_id, text)
     yield from _increments(log)
     late = {each.dialog_id for each in log.exchanges if each.fault == "late"}
     for dialog_id, writes in _writes(log).items():

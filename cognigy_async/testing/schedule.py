@@ -20,7 +20,7 @@ FAULTS: Mapping[str, float] = {
     "500 applied": 0.015,
     "409": 0.02,
     "competitor": 0.05,
-    "revoked": 0.01,
+    "revoked": 0.02,
 }
 """Probability of each fault of one request, at full strength."""
 
@@ -66,6 +66,7 @@ class Schedule:
         """Return the schedule of a seed."""
         rng = random.Random(f"schedule {seed}")
         dialogs = rng.choice((1, 2, 4, 8))
+        weights = rng.choice(((6, 4, 3, 3, 1, 2), (2, 1, 12, 1, 1, 1), (4, 4, 1, 1, 4, 4)))
         steps: list[Step] = []
         at = 0.0
         for number in range(rng.choice((8, 16, 30, 50))):
@@ -75,11 +76,18 @@ class Schedule:
                 at += rng.uniform(10, 60)
             hot = rng.random() < 0.4
             dialog_id = f"d-{0 if hot else rng.randrange(dialogs)}"
-            kind = rng.choices(
-                ("update", "submit", "bulk", "modify", "strict", "read"), (6, 4, 3, 3, 1, 1)
-            )[0]
-            patience = rng.expovariate(0.7) if rng.random() < 0.15 else None
-            steps.append(Step(number, at, kind, dialog_id, patience, rng.random() < 0.25))
+            kind = rng.choices(("update", "submit", "bulk", "modify", "strict", "read"), weights)[0]
+            patience = rng.choice((rng.expovariate(0.7), rng.uniform(0.01, 0.2)))
+            steps.append(
+                Step(
+                    number,
+                    at,
+                    kind,
+                    dialog_id,
+                    patience if rng.random() < 0.2 else None,
+                    rng.random() < 0.25,
+                )
+            )
         return cls(
             seed=seed,
             steps=tuple(steps),
@@ -88,7 +96,7 @@ class Schedule:
             rate=rng.choice((None, None, (5, 2.0), (20, 10.0))),
             coalesce=rng.random() < 0.3,
             lifetime=rng.choice((3600.0, 20.0, 6.0)),
-            token_failures=rng.choice((0.0, 0.0, 0.2)),
+            token_failures=rng.choice((0.0, 0.0, 0.5)),
             hook_failures=rng.choice((0.0, 0.2)),
             honours_keys=rng.random() < 0.2,
             hook_queue=rng.choice((2, 10_000)),

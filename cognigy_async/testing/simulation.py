@@ -23,7 +23,7 @@ from cognigy_async import (
 )
 
 from .log import UNENDED, Call, Delivery, Log
-from .oracle import SHORTEST_BACKOFF, Breach, check
+from .oracle import REFRESH_MARGIN, SHORTEST_BACKOFF, Breach, check
 from .schedule import FAULTS, Schedule, Step
 from .server import TOKEN_URL, SimulatedServer
 from .virtual_time import Backend, DeadlockError, run
@@ -123,6 +123,7 @@ class _Program:
             self._close_report(client)
         if scope.cancelled_caught:
             log.problems.append(("P4 settled", "", "the client hangs"))
+            return
         self._server.settle()
         log.seconds = anyio.current_time()
 
@@ -139,7 +140,7 @@ class _Program:
     def _client(self) -> AsyncStateClient:
         schedule = self._schedule
         config = OAuthConfig(
-            token_url=TOKEN_URL, client_id="c-1", client_secret="s-1", refresh_margin=2.0
+            token_url=TOKEN_URL, client_id="c-1", client_secret="s-1", refresh_margin=REFRESH_MARGIN
         )
         provider = OAuthTokenProvider(config, transport=self._server, clock=anyio.current_time)
         return AsyncStateClient(

@@ -2,8 +2,8 @@
 
     python -m tests.mutants [--seeds 300] [WORD ...]
 
-It prints a table: the fault, the promise that caught it, and the number of seeds needed. With words,
-only faults whose name has one of them.
+It prints a table: the fault, the promise that caught it, and the number of seeds needed. With
+words, only faults whose name has one of them.
 """
 
 from __future__ import annotations

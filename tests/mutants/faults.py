@@ -151,8 +151,8 @@ FAULTS = [
     Fault(
         "Retry-After of a 503 is not heard by others",
         BACKOFF,
-        "if throttled or (failure.response_kind is ResponseKind.UNAVAILABLE and seconds is not None):",
-        "if throttled:",
+        "failure.response_kind is ResponseKind.UNAVAILABLE and seconds is not None",
+        "failure.response_kind is ResponseKind.UNAVAILABLE and False",
     ),
     Fault(
         "the pause of a dialog is not kept",
@@ -248,10 +248,10 @@ FAULTS = [
         "valid = token.access if token is not None else None",
     ),
     Fault(
-        "a token is refreshed with each request",
+        "a token is due for a refresh at once",
         OAUTH,
-        "if token is not None and now < token.refresh_at:",
-        "if token is not None and now < token.refresh_at - 1e9:",
+        "margin = min(self._refresh_margin, token.lifetime / 2)",
+        "margin = token.lifetime",
     ),
     Fault(
         "a failed refresh discards the valid token",
@@ -287,7 +287,8 @@ FAULTS = [
     Fault(
         "events of one dialog run at once",
         HOOKS,
-        "        if queue is None:\n            self._by_dialog[event.dialog_id] = deque((delivery,))",
+        "        if queue is None:\n"
+        "            self._by_dialog[event.dialog_id] = deque((delivery,))",
         "        if queue is None or len(queue) == 1:\n"
         "            self._by_dialog[event.dialog_id] = deque((delivery,))",
     ),
@@ -315,8 +316,8 @@ FAULTS = [
     Fault(
         "no slot is reserved for an event",
         REGISTRY,
-        "        for queue in self._blocking:\n            queue.used += 1\n        return self._blocking",
-        "        return ()",
+        "            queue.used += 1\n        return self._blocking",
+        "            pass\n        return ()",
     ),
     Fault(
         "a full callback queue holds nothing back",
@@ -403,8 +404,8 @@ FAULTS = [
     Fault(
         "a 503 counts as success",
         "api/runtime.py",
-        "        return APPLIED if 200 <= status < 300 else kind_of_status(status)\n",
-        "        return APPLIED if 200 <= status < 300 or status == 503 else kind_of_status(status)\n",
+        "200 <= status < 300 else",
+        "200 <= status < 300 or status == 503 else",
     ),
     Fault(
         "retries have no budget",
