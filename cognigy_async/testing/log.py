@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,7 @@ class Log:
     calls: list[Call] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+    competitors: Counter[str] = field(default_factory=Counter)
     last: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     refused_tokens: dict[str, float] = field(default_factory=dict)

@@ -21,6 +21,7 @@ LONGEST_PAUSE = 20.0
 """Seconds after a 429 or 401 in which the oracle does not ask why an update waits."""
 REFRESH_MARGIN = 5.0
 """Seconds before its expiry at which a token is refreshed."""
+MOST_ATTEMPTS = 5
 RETRIES = 0.2
 SPARE_RETRIES = 10
 
@@ -116,8 +117,7 @@ def _isolation(schedule: Schedule, log: Log) -> Iterator[Breach]:
         began = mine[0].began
         if any(at <= began and call.called_at < at + LONGEST_PAUSE for at in pauses):
             continue
-        if _lacks_token(schedule, log, call.called_at, began):
-            continue
+        began = min(began, _token_until(schedule, log, call.called_at))
         ends = [each.ended for each in log.exchanges if call.called_at < each.ended < began]
         for at in [call.called_at, *ends]:
             busy = sum(each.began <= at < each.ended for each in log.exchanges)
@@ -132,16 +132,13 @@ def _pauses_tenant(each: Exchange) -> bool:
     return named or (each.status == 429 and not each.of_dialog)
 
 
-def _lacks_token(schedule: Schedule, log: Log, since: float, until: float) -> bool:
-    """Return whether no token was there, at some moment between two."""
-    refused = [each.ended for each in log.exchanges if each.status == 401]
-    refreshes = [one for one in log.tokens if one.began <= until]
-    return (
-        any(one.ended > since for one in refreshes)
-        or any(one.ended <= since and one.token is None for one in refreshes[-1:])
-        or any(since - LONGEST_PAUSE < at <= until for at in refused)
-        or not any(since <= one.began + schedule.lifetime for one in refreshes)
-    )
+def _token_until(schedule: Schedule, log: Log, at: float) -> float:
+    """Return until when the client has a token that was valid at a time; 0 if it has none."""
+    refused = {each.token.removeprefix("Bearer ") for each in log.exchanges if each.status == 401}
+    tokens = [one for one in log.tokens if one.token is not None and one.ended < at]
+    if not tokens or tokens[-1].token in refused:
+        return 0.0
+    return tokens[-1].began + schedule.lifetime - TOLERANCE
 
 
 def _under_way_for(log: Log, dialog_id: str, at: float) -> bool:
@@ -315,6 +312,14 @@ def _outcomes(schedule: Schedule, log: Log) -> Iterator[Breach]:
         if call.kind in ("read", "modify") or call.outcome == "cancelled":
             continue
         yield from _outcome(call, sent[call.number])
+        tags = {each.if_match for each in sent[call.number]}
+        if call.kind == "strict" and len(tags) > 1:
+            text = f"strict update {call.number} was sent with {len(tags)} versions"
+            yield Breach("P12 strict", call.dialog_id, text)
+        attempts = sum(each.status in BACKED_OFF for each in sent[call.number])
+        if call.kind != "bulk" and attempts > MOST_ATTEMPTS:
+            text = f"update {call.number} failed {attempts} times"
+            yield Breach("P14 no storm: attempts", call.dialog_id, text)
         failed = any(
             each.token is None and call.called_at <= each.ended <= call.ended_at
             for each in log.tokens
@@ -389,8 +394,10 @@ def _increments(log: Log) -> Iterator[Breach]:
             least[call.dialog_id] += call.outcome == "ok"
             most[call.dialog_id] += call.outcome in ("ok", "AmbiguousUpdateError", "cancelled")
     for dialog_id, count in log.counters.items():
-        if not least[dialog_id] <= count <= most[dialog_id]:
-            text = f"{count} increments, not {least[dialog_id]} to {most[dialog_id]}"
+        others = log.competitors[dialog_id]
+        if not least[dialog_id] <= count - others <= most[dialog_id]:
+            text = f"{count} increments, {others} by others, "
+            text += f"not {least[dialog_id]} to {most[dialog_id]}"
             yield Breach("P12 modify", dialog_id, text)
 
 

@@ -102,12 +102,13 @@ class Schedule:
             hook_queue=rng.choice((2, 10_000)),
         )
 
-    def fault(self, dialog_id: str, ordinal: int) -> str:
+    def fault(self, dialog_id: str, ordinal: int, *, is_read: bool) -> str:
         """Return the fault of a dialog's request by its number, or an empty string."""
+        strength = self.strength * (1.5 if is_read else 1.0)
         rng = random.Random(f"fault {self.seed} {dialog_id} {ordinal}")
         drawn = rng.random()
         for name, probability in FAULTS.items():
-            drawn -= probability * self.strength
+            drawn -= probability * strength
             if drawn < 0:
                 return "" if name in self.quiet else name
         return ""

@@ -41,7 +41,9 @@ class SimulatedServer:
         exchange = self._note(request)
         ordinal = self._requests.get(exchange.dialog_id, 0)
         self._requests[exchange.dialog_id] = ordinal + 1
-        fault = exchange.fault = self._schedule.fault(exchange.dialog_id, ordinal)
+        fault = exchange.fault = self._schedule.fault(
+            exchange.dialog_id, ordinal, is_read=exchange.method == "GET"
+        )
         if fault:
             self.log.faults[fault] = self.log.faults.get(fault, 0) + 1
         delay = self._schedule.latency(exchange.dialog_id, ordinal)
@@ -135,7 +137,10 @@ class SimulatedServer:
             return _response(500)
         dialog = self._dialog(exchange.dialog_id)
         if fault == "competitor":
+            # Another process increments the same counter.
             dialog["version"] += 1
+            dialog["session"]["count"] = dialog["session"].get("count", 0) + 1
+            self.log.competitors[exchange.dialog_id] += 1
         if fault == "409" and exchange.method != "GET":
             return _response(409, {"etag": f'"{dialog["version"]}"'})
         if exchange.method != "GET" and not self._apply(exchange, body, now):

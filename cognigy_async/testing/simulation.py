@@ -116,7 +116,9 @@ class _Program:
                 client.on_update_failed(self._failed, on_dead_letter=self._dead_letter)
                 async with anyio.create_task_group() as callers:
                     for step in schedule.steps:
-                        await anyio.sleep(max(0.0, step.at - anyio.current_time()))
+                        # Without a turn of the event loop between the calls of a burst.
+                        if step.at > anyio.current_time():
+                            await anyio.sleep(step.at - anyio.current_time())
                         callers.start_soon(self._call, client, step)
                 await client.flush()
             log.pending = client.metrics.pending
