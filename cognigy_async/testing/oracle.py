@@ -325,9 +325,10 @@ def _outcomes(schedule: Schedule, log: Log) -> Iterator[Breach]:
             for each in log.tokens
         )
         refused = [each.status for each in sent[call.number]] == [401]
-        for request in log.tokens if call.outcome == "AuthenticationError" else ():
+        newest = [each for each in log.tokens if each.token and each.ended <= call.ended_at][-1:]
+        for request in newest if call.outcome == "AuthenticationError" else ():
             expires_at = request.began + schedule.lifetime
-            usable = request.token is not None and request.ended < call.called_at
+            usable = request.ended < call.called_at
             spoilt = any(
                 each.status == 401 and each.token == f"Bearer {request.token}"
                 for each in log.exchanges

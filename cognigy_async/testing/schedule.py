@@ -84,23 +84,33 @@ class Schedule:
                     at,
                     kind,
                     dialog_id,
-                    patience if rng.random() < 0.2 else None,
+                    patience if rng.random() < 0.25 else None,
                     rng.random() < 0.25,
                 )
             )
-        return cls(
+        schedule = cls(
             seed=seed,
             steps=tuple(steps),
             strength=rng.choice((0.0, 0.5, 1.0, 2.0)),
             max_in_flight=rng.choice((1, 2, 4, 32)),
-            rate=rng.choice((None, None, (5, 2.0), (20, 10.0))),
+            rate=rng.choice((None, None, None, (5, 2.0), (20, 10.0))),
             coalesce=rng.random() < 0.3,
             lifetime=rng.choice((3600.0, 20.0, 6.0)),
-            token_failures=rng.choice((0.0, 0.0, 0.5)),
+            token_failures=rng.choice((0.0, 0.5)),
             hook_failures=rng.choice((0.0, 0.2)),
             honours_keys=rng.random() < 0.2,
-            hook_queue=rng.choice((2, 10_000)),
+            hook_queue=rng.choice((2, 10_000, 10_000)),
         )
+        # Some runs look at one thing: quota, callback slots and other faults would hide it.
+        emphasis = rng.choice(("", "", "tokens", "tenant"))
+        if emphasis:
+            schedule = replace(schedule, rate=None, hook_queue=10_000, max_in_flight=4)
+        if emphasis == "tokens":
+            quiet = frozenset(FAULTS) - {"revoked", "dropped after", "competitor"}
+            schedule = replace(schedule, quiet=quiet, token_failures=0.7, lifetime=8.0)
+        elif emphasis == "tenant":
+            schedule = replace(schedule, strength=3.0, quiet=frozenset({"429", "429 retry-after"}))
+        return schedule
 
     def fault(self, dialog_id: str, ordinal: int, *, is_read: bool) -> str:
         """Return the fault of a dialog's request by its number, or an empty string."""

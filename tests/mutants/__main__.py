@@ -19,7 +19,7 @@ from pathlib import Path
 from .faults import FAULTS, Fault
 
 PACKAGE = Path(__file__).parents[2] / "cognigy_async"
-LONGEST = 120.0
+LONGEST = 300.0
 """Seconds for the seeds of one fault; a client that hangs without a wait is caught as well."""
 RUN = """
 import sys
