@@ -76,6 +76,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     By default the timeout of a plain test ends the whole process.
     """
     _mark_thorough(config, items)
+    for item in items:
+        if not (item.get_closest_marker("real_time") or "integration" in item.path.parts):
+            # In virtual time nothing depends on the machine: it fails at the first failure.
+            item.add_marker(pytest.mark.flaky(reruns=0))
     if not hasattr(signal, "SIGALRM"):
         return
     for item in items:
@@ -132,14 +136,16 @@ def pytest_sessionfinish() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Name a failed test at once: a run that is cut off has no summary."""
-    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+    is_rerun = report.outcome == "rerun"
+    if (report.failed or is_rerun) and "PYTEST_XDIST_WORKER" not in os.environ:
         crash = getattr(report.longrepr, "reprcrash", None)
         reason = (
             report.longreprtext
             if crash is None
             else f"{crash.path}:{crash.lineno}: {crash.message}"
         )
-        sys.stderr.write(f"\nFAILED {report.nodeid} ({report.when})\n{reason}\n")
+        outcome = "RERUN" if is_rerun else "FAILED"
+        sys.stderr.write(f"\n{outcome} {report.nodeid} ({report.when})\n{reason}\n")
 
 
 @pytest.hookimpl(tryfirst=True)

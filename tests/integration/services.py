@@ -7,7 +7,6 @@ import base64
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from standardwebhooks import Webhook
 
 from cognigy_async.emulator import Emulator, Faults, Rules, Stats, serve
+
+from .ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CLIENT_ID = "the-service"
@@ -273,13 +274,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], bool], detail: Callable[[], str] = str) -> None:

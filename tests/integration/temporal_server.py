@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from .ports import free_port
+
 STARTUP = 120.0
 """Seconds that a slow and busy machine may take to start the server."""
 
@@ -23,13 +25,6 @@ COMMAND = Path(sys.executable).with_name("temporal")
 def command() -> str | None:
     """Return the path of the program; None if it is not installed."""
     return str(COMMAND) if COMMAND.exists() else shutil.which("temporal")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class TemporalServer:

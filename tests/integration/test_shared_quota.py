@@ -38,6 +38,8 @@ from cognigy_async.ratelimit.limiter import RateLimits
 
 PER = 1.0
 LIMIT = 40
+LAG = 0.25
+"""Seconds that a process may have to wait for the CPU between a slot and its request."""
 
 PROGRAM = """
 import sys, time
@@ -90,7 +92,7 @@ def test_four_processes_share_one_limit_and_one_of_them_is_killed(
             process.kill()
             process.wait()
     starts = sorted(float(line) for output in outputs for line in output.read_text().split())
-    assert most(starts, PER) <= LIMIT
+    assert most(starts, PER - LAG) <= LIMIT
     # What the dead one held is back after a window; from then on the others use everything, if the
     # machine lets them.
     after = [at for at in starts if at >= killed + 1.5 * PER]
@@ -544,10 +546,10 @@ def test_a_file_that_is_removed_below_four_processes_is_full_for_a_window(tmp_pa
     for starts in sent:
         assert any(removed + 0.2 * PER < at < removed + 1.2 * PER for at in starts)
     starts = sorted(at for each in sent for at in each)
-    assert most([at for at in starts if at < removed], PER) <= LIMIT
-    assert most([at for at in starts if at > removed + 2.5 * PER], PER) <= LIMIT
+    assert most([at for at in starts if at < removed], PER - LAG) <= LIMIT
+    assert most([at for at in starts if at > removed + 2.5 * PER], PER - LAG) <= LIMIT
     # In between, each has a quarter of the limit, and may have used more of it before.
-    assert most(starts, PER) <= 1.75 * LIMIT
+    assert most(starts, PER - LAG) <= 1.75 * LIMIT
 
 
 @pytest.mark.real_time

@@ -31,6 +31,8 @@ from anyio.from_thread import start_blocking_portal
 
 from cognigy_async.emulator import Emulator, serve
 
+from .ports import free_port
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -98,12 +100,6 @@ def plugin_variables() -> dict[str, str]:
     plugin = "_cognigy_async_pytest"
     installed = plugin in {each.value for each in entry_points(group="pytest11")}
     return {} if installed else {"PYTEST_PLUGINS": plugin}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Shell:
