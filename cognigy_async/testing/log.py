@@ -51,7 +51,10 @@ class TokenExchange:
 
 @dataclass(slots=True)
 class Call:
-    """One call of a program: `outcome` is ``ok``, ``cancelled``, ``none`` or an error's class."""
+    """One call of a program.
+
+    `outcome` is ``ok``, ``cancelled``, ``crashed`` with its process, or the class of an error.
+    """
 
     number: int
     kind: str
@@ -65,7 +68,7 @@ class Call:
 
 @dataclass(slots=True)
 class Delivery:
-    """One call of a callback, or a dead letter."""
+    """One call of a callback or of a target of the outbox, or a dead letter."""
 
     began: float
     dialog_id: str
@@ -75,6 +78,8 @@ class Delivery:
     succeeded: bool = False
     dead: bool = False
     failures: bool = False
+    target: str = ""
+    applied: bool = True
 
 
 @dataclass(slots=True)
@@ -91,6 +96,9 @@ class Log:
     faults: dict[str, int] = field(default_factory=dict)
     refused_tokens: dict[str, float] = field(default_factory=dict)
     problems: list[tuple[str, str, str]] = field(default_factory=list)
+    crashes: list[float] = field(default_factory=list)
+    job: tuple[int, int, int, int] | None = None
+    dead_letters: dict[int, dict[str, Any]] = field(default_factory=dict)
     pending: int = 0
     seconds: float = 0.0
 
@@ -112,6 +120,7 @@ class Log:
             if one.dialog_id == dialog_id:
                 state = "dead letter" if one.dead else "ok" if one.succeeded else "failed"
                 lines.append((one.began, f"callback {one.update} {state} until {one.ended:.3f}"))
+        lines += [(at, "the process crashes") for at in self.crashes]
         ordered = sorted(lines, key=lambda line: line[0])
         return "\n".join(f"{at:10.3f}  {text}" for at, text in ordered)
 
@@ -123,4 +132,5 @@ class Log:
         ]
         rows += [(c.number, c.called_at, c.ended_at, c.outcome) for c in self.calls]
         rows += [(d.began, d.ended, d.update, d.succeeded, d.dead) for d in self.deliveries]
+        rows += [self.crashes, self.job, sorted(self.dead_letters)]
         return repr(rows)

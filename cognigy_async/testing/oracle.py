@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
+from .breach import Breach
+from .durable_oracle import check_durable
 from .log import UNENDED, Call, Exchange, Log
 from .schedule import Schedule
 
@@ -26,17 +27,10 @@ RETRIES = 0.2
 SPARE_RETRIES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Breach:
-    """One broken promise."""
-
-    promise: str
-    dialog_id: str
-    text: str
-
-
 def check(schedule: Schedule, log: Log) -> list[Breach]:
     """Return the broken promises of a run."""
+    if schedule.program != "client":
+        return check_durable(schedule, log)
     rules: tuple[Callable[[Schedule, Log], Iterator[Breach]], ...] = (
         _order,
         _isolation,

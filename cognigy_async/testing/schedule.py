@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 FAULTS: Mapping[str, float] = {
     "refused": 0.02,
@@ -45,6 +46,9 @@ class Schedule:
         strength: factor for the probabilities of `FAULTS`; 0 for none.
         quiet: faults that do not happen; shrinking adds to it.
         token_failures: probability that the token endpoint fails.
+        program: a client alone, a client with an outbox, or a job with its journal.
+        crashes: crossings of each life of the process at which it crashes; see `durable`.
+        target_down_until: virtual seconds until which the targets of the outbox fail.
     """
 
     seed: int
@@ -60,6 +64,9 @@ class Schedule:
     honours_keys: bool = False
     timeout: float = 5.0
     hook_queue: int = 10_000
+    program: Literal["client", "outbox", "job"] = "client"
+    crashes: tuple[int, ...] = ()
+    target_down_until: float = 0.0
 
     @classmethod
     def of(cls, seed: int) -> Schedule:
@@ -110,7 +117,26 @@ class Schedule:
             schedule = replace(schedule, quiet=quiet, token_failures=0.7, lifetime=8.0)
         elif emphasis == "tenant":
             schedule = replace(schedule, strength=3.0, quiet=frozenset({"429", "429 retry-after"}))
-        return schedule
+        return schedule._durable()
+
+    def _durable(self) -> Schedule:
+        """Return the schedule with the program of its seed; some outlive crashes."""
+        rng = random.Random(f"program {self.seed}")
+        program = rng.choices(("client", "outbox", "job"), (5, 2, 1))[0]
+        if program == "client":
+            return self
+        crossings = rng.choice((30, 300, 1500))
+        crashes = tuple(rng.randrange(1, crossings) for _ in range(rng.choice((1, 1, 2, 3))))
+        return replace(
+            self,
+            program=program,
+            crashes=crashes,
+            strength=min(self.strength, 1.0),
+            # What one process knows of a quota and of tokens ends with it.
+            rate=None,
+            token_failures=0.0,
+            target_down_until=rng.choice((0.0, 0.0, 0.0, 600.0, 3600.0)),
+        )
 
     def fault(self, dialog_id: str, ordinal: int, *, is_read: bool) -> str:
         """Return the fault of a dialog's request by its number, or an empty string."""
@@ -133,3 +159,7 @@ class Schedule:
         kept = tuple(step for step in self.steps if step.number not in steps)
         quiet = self.quiet if fault is None else self.quiet | {fault}
         return replace(self, steps=kept, quiet=quiet)
+
+    def with_crashes(self, crashes: tuple[int, ...]) -> Schedule:
+        """Return the schedule with other crashes."""
+        return replace(self, crashes=crashes)

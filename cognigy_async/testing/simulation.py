@@ -19,9 +19,11 @@ from cognigy_async import (
     RateLimit,
     RetryPolicy,
     RuntimeApi,
+    Transport,
     UpdateEvent,
 )
 
+from .durable import DurableProgram, Life
 from .log import UNENDED, Call, Delivery, Log
 from .oracle import REFRESH_MARGIN, SHORTEST_BACKOFF, Breach, check
 from .schedule import FAULTS, Schedule, Step
@@ -30,6 +32,8 @@ from .virtual_time import Backend, DeadlockError, run
 
 LONGEST = 4 * 3600.0
 """Virtual seconds after which a run counts as hung."""
+LONGEST_DURABLE = 2 * 24 * 3600.0
+"""The same with an outbox, whose targets may be down for an hour."""
 MAX_SHRINKS = 300
 """Runs that shrinking may take."""
 
@@ -107,8 +111,11 @@ class _Program:
 
     async def main(self) -> None:
         schedule, log = self._schedule, self._log
+        if schedule.program != "client":
+            await self._durable()
+            return
         with anyio.move_on_after(LONGEST) as scope:
-            client = self._client()
+            client = self._client(self._server)
             async with client:
                 options: dict[str, Any] = {"max_queue": schedule.hook_queue}
                 options["on_dead_letter"] = self._dead_letter
@@ -129,6 +136,18 @@ class _Program:
         self._server.settle()
         log.seconds = anyio.current_time()
 
+    async def _durable(self) -> None:
+        program = DurableProgram(
+            self._schedule, self._log, self._server, self._client, self._call
+        )
+        with anyio.move_on_after(LONGEST_DURABLE) as scope:
+            await program.main()
+        if scope.cancelled_caught:
+            self._log.problems.append(("P4 settled", "", "the client hangs"))
+            return
+        self._server.settle()
+        self._log.seconds = anyio.current_time()
+
     def _close_report(self, client: AsyncStateClient) -> None:
         report = client.close_report
         if report is None:
@@ -139,12 +158,12 @@ class _Program:
             text = f"the report counts {report.applied} applied of {applied}, {report.unsent}"
             self._log.problems.append(("P4 settled", "", text))
 
-    def _client(self) -> AsyncStateClient:
+    def _client(self, transport: Transport, **options: Any) -> AsyncStateClient:
         schedule = self._schedule
         config = OAuthConfig(
             token_url=TOKEN_URL, client_id="c-1", client_secret="s-1", refresh_margin=REFRESH_MARGIN
         )
-        provider = OAuthTokenProvider(config, transport=self._server, clock=anyio.current_time)
+        provider = OAuthTokenProvider(config, transport=transport, clock=anyio.current_time)
         return AsyncStateClient(
             "https://simulated.invalid",
             auth=provider,
@@ -154,12 +173,13 @@ class _Program:
             retry=RetryPolicy(wait=_backoff),
             coalesce=schedule.coalesce,
             timeout=schedule.timeout,
-            transport=self._server,
+            transport=transport,
+            **options,
         )
 
     # The callers.
 
-    async def _call(self, client: AsyncStateClient, step: Step) -> None:
+    async def _call(self, client: AsyncStateClient, step: Step, life: Life | None = None) -> None:
         etag = None
         if step.kind == "strict":
             try:
@@ -167,6 +187,8 @@ class _Program:
             except Exception:
                 return
         call = Call(step.number, step.kind, step.dialog_id, anyio.current_time())
+        # For the calls that end with their process.
+        call.outcome = "" if life is None else "crashed"
         self._log.calls.append(call)
         scope = anyio.CancelScope()
         patience = UNENDED if step.patience is None or step.kind == "submit" else step.patience
@@ -180,6 +202,8 @@ class _Program:
         if scope.cancelled_caught:
             call.outcome, call.cancelled_at = "cancelled", scope.deadline
         call.ended_at = anyio.current_time()
+        if life is not None and life.is_dead:
+            call.outcome = "crashed"
 
     async def _outcome(self, client: AsyncStateClient, step: Step, etag: str | None) -> str:
         if step.kind == "read":
