@@ -130,7 +130,7 @@ def _delivered(_: Schedule, log: Log) -> Iterator[Breach]:
 
 
 def _delivery_order(_: Schedule, log: Log) -> Iterator[Breach]:
-    """Yield events of applied updates that came first after the event of a later update."""
+    """Yield events of applied updates that a target got after the event of a later update."""
     applied = _applied_at(log)
     latest: dict[tuple[str, str], float] = {}
     ended: dict[tuple[str, str], float] = {}
@@ -141,7 +141,8 @@ def _delivery_order(_: Schedule, log: Log) -> Iterator[Breach]:
             yield Breach("P9 hooks: overlapping", one.dialog_id, f"two calls at {one.began:.3f}")
         # A call that a crash cut off has no end.
         ended[lane] = one.ended if one.ended < UNENDED else one.began
-        if not one.applied or one.update not in applied or key in known:
+        is_first = one.succeeded and one.applied and key not in known
+        if not is_first or one.update not in applied:
             continue
         known.add(key)
         if applied[one.update] < latest.get(lane, 0.0):

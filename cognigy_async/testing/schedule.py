@@ -127,8 +127,17 @@ class Schedule:
             return self
         crossings = rng.choice((30, 300, 1500))
         crashes = tuple(rng.randrange(1, crossings) for _ in range(rng.choice((1, 1, 2, 3))))
+        steps, max_in_flight = self.steps, self.max_in_flight
+        if rng.random() < 0.3:
+            # Callers who give up while their update waits for the only request.
+            max_in_flight = 1
+            steps = tuple(
+                replace(step, patience=rng.choice((None, rng.uniform(0.0, 0.3)))) for step in steps
+            )
         return replace(
             self,
+            steps=steps,
+            max_in_flight=max_in_flight,
             program=program,
             crashes=crashes,
             strength=min(self.strength, 1.0),

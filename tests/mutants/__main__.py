@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from .faults import FAULTS, Fault
@@ -38,6 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--seeds", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="faults at a time")
     options = parser.parse_args()
     chosen = [
         fault
@@ -46,11 +49,12 @@ def main() -> int:
     ]
     survivors = 0
     sys.stdout.write("| fault | caught by | seeds |\n|---|---|---|\n")
-    for fault in chosen:
-        promise, seeds = caught(fault, options.seeds)
-        survivors += not promise
-        sys.stdout.write(f"| {fault.name} | {promise or '**not caught**'} | {seeds} |\n")
-        sys.stdout.flush()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        results = pool.map(partial(caught, seeds=options.seeds), chosen)
+        for fault, (promise, seeds) in zip(chosen, results, strict=True):
+            survivors += not promise
+            sys.stdout.write(f"| {fault.name} | {promise or '**not caught**'} | {seeds} |\n")
+            sys.stdout.flush()
     sys.stdout.write(f"\n{len(chosen) - survivors} of {len(chosen)} faults were caught.\n")
     return 1 if survivors else 0
 

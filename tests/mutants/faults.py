@@ -506,7 +506,7 @@ FAULTS = [
         'the events of a dead process are not adopted',
         ADOPTION,
         '        pending, dead = (_translated(column, masks) for column in ("pending", "dead"))',
-        '            pending, dead = "0", "0"',
+        '        pending, dead = "0", "0"',
     ),
     Fault(
         'a delivery is recorded before it is made',
