@@ -8,7 +8,8 @@ chance.
 
 from __future__ import annotations
 
-from .oracle import Breach, check
+from .facts import Breach
+from .oracle import check
 from .schedule import Schedule
 from .simulation import Report, Violation, simulate
 

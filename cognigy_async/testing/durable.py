@@ -197,7 +197,7 @@ class DurableProgram:
         if dead_letters.exists():
             for line in dead_letters.read_text(encoding="utf-8").splitlines():
                 letter = json.loads(line)
-                self._log.dead_letters[letter["session"]["last"]] = letter["_error"]
+                self._log.dead_letters[letter["session"]["last"]] = letter["_error"]["type"]
 
 
 def _row(step: Step) -> str:

@@ -98,7 +98,7 @@ class Log:
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     crashes: list[float] = field(default_factory=list)
     job: tuple[int, int, int, int] | None = None
-    dead_letters: dict[int, dict[str, Any]] = field(default_factory=dict)
+    dead_letters: dict[int, str] = field(default_factory=dict)
     pending: int = 0
     seconds: float = 0.0
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Program: TypeAlias = Literal["client", "outbox", "job", "own"]
+"""A client with callbacks, one with an outbox, a job with its journal, or a function of a user."""
 
 FAULTS: Mapping[str, float] = {
     "refused": 0.02,
@@ -46,7 +49,7 @@ class Schedule:
         strength: factor for the probabilities of `FAULTS`; 0 for none.
         quiet: faults that do not happen; shrinking adds to it.
         token_failures: probability that the token endpoint fails.
-        program: a client alone, a client with an outbox, or a job with its journal.
+        program: what runs.
         crashes: crossings of each life of the process at which it crashes; see `durable`.
         target_down_until: virtual seconds until which the targets of the outbox fail.
     """
@@ -64,7 +67,7 @@ class Schedule:
     honours_keys: bool = False
     timeout: float = 5.0
     hook_queue: int = 10_000
-    program: Literal["client", "outbox", "job"] = "client"
+    program: Program = "client"
     crashes: tuple[int, ...] = ()
     target_down_until: float = 0.0
 
@@ -122,7 +125,8 @@ class Schedule:
     def _durable(self) -> Schedule:
         """Return the schedule with the program of its seed; some outlive crashes."""
         rng = random.Random(f"program {self.seed}")
-        program = rng.choices(("client", "outbox", "job"), (5, 2, 1))[0]
+        programs: tuple[Program, ...] = ("client", "outbox", "job")
+        program = rng.choices(programs, (5, 2, 1))[0]
         if program == "client":
             return self
         crossings = rng.choice((30, 300, 1500))

@@ -25,7 +25,8 @@ from cognigy_async import (
 
 from .durable import DurableProgram, Life
 from .log import UNENDED, Call, Delivery, Log
-from .oracle import REFRESH_MARGIN, SHORTEST_BACKOFF, Breach, check
+from .facts import Breach
+from .oracle import REFRESH_MARGIN, SHORTEST_BACKOFF, check
 from .schedule import FAULTS, Schedule, Step
 from .server import TOKEN_URL, SimulatedServer
 from .virtual_time import Backend, DeadlockError, run

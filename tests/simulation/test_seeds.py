@@ -10,7 +10,8 @@ import pytest
 from cognigy_async.testing import Schedule, Violation, check, simulate
 from cognigy_async.testing.log import Exchange
 from cognigy_async.testing.schedule import FAULTS
-from cognigy_async.testing.simulation import Breach, execute
+from cognigy_async.testing import Breach
+from cognigy_async.testing.simulation import execute
 from cognigy_async.testing.virtual_time import Backend
 
 EACH = 50
