@@ -99,6 +99,8 @@ class Log:
     crashes: list[float] = field(default_factory=list)
     job: tuple[int, int, int, int] | None = None
     dead_letters: dict[int, str] = field(default_factory=dict)
+    sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    error: Exception | None = None
     pending: int = 0
     seconds: float = 0.0
 

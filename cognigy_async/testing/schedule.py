@@ -122,6 +122,11 @@ class Schedule:
             schedule = replace(schedule, strength=3.0, quiet=frozenset({"429", "429 retry-after"}))
         return schedule._durable()
 
+    @classmethod
+    def of_own_program(cls, seed: int) -> Schedule:
+        """Return the settings and faults of a seed for a function of a user."""
+        return replace(cls.of(seed), program="own", steps=(), crashes=(), hook_queue=10_000)
+
     def _durable(self) -> Schedule:
         """Return the schedule with the program of its seed; some outlive crashes."""
         rng = random.Random(f"program {self.seed}")

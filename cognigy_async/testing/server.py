@@ -26,6 +26,7 @@ class SimulatedServer:
 
     def __init__(self, schedule: Schedule, log: Log) -> None:
         self._schedule = schedule
+        self._is_own = schedule.program == "own"
         self.log = log
         self._requests: dict[str, int] = {}
         self._late: list[tuple[float, int, Exchange, dict[str, Any]]] = []
@@ -71,13 +72,16 @@ class SimulatedServer:
         """Apply what is still on its way, and note the final state."""
         self._arrive(float("inf"))
         for dialog_id, dialog in self._dialogs.items():
+            self.log.sessions[dialog_id] = dialog["session"]
+            if self._is_own:
+                continue
             self.log.counters[dialog_id] = dialog["session"].get("count", 0)
             self.log.last[dialog_id] = dialog["session"].get("last", -1)
 
     def _note(self, request: Request) -> Exchange:
         body = json.loads(request.content) if request.content else {}
         session = body.get("session", {})
-        numbers = tuple(int(name[1:]) for name in session if name[0] == "n")
+        numbers = () if self._is_own else tuple(int(name[1:]) for name in session if name[0] == "n")
         headers = {name.lower(): value for name, value in request.headers.items()}
         exchange = Exchange(
             anyio.current_time(),
@@ -139,7 +143,8 @@ class SimulatedServer:
         if fault == "competitor":
             # Another process increments the same counter.
             dialog["version"] += 1
-            dialog["session"]["count"] = dialog["session"].get("count", 0) + 1
+            if not self._is_own:
+                dialog["session"]["count"] = dialog["session"].get("count", 0) + 1
             self.log.competitors[exchange.dialog_id] += 1
         if fault == "409" and exchange.method != "GET":
             return _response(409, {"etag": f'"{dialog["version"]}"'})

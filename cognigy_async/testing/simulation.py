@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 from tenacity import RetryCallState
@@ -23,13 +24,15 @@ from cognigy_async import (
     UpdateEvent,
 )
 
-from .durable import DurableProgram, Life
 from .log import UNENDED, Call, Delivery, Log
 from .facts import Breach
 from .oracle import REFRESH_MARGIN, SHORTEST_BACKOFF, check
 from .schedule import FAULTS, Schedule, Step
 from .server import TOKEN_URL, SimulatedServer
 from .virtual_time import Backend, DeadlockError, run
+
+if TYPE_CHECKING:
+    from .durable import Life
 
 LONGEST = 4 * 3600.0
 """Virtual seconds after which a run counts as hung."""
@@ -40,37 +43,90 @@ MAX_SHRINKS = 300
 
 
 class Violation(AssertionError):  # noqa: N818
-    """A promise was broken. The text has the seed, the command, the schedule and the timeline."""
+    """A promise was broken.
+
+    The text has the seed, what replays it, the shortest schedule that was found, and what happened
+    to the dialog.
+    """
 
     def __init__(self, schedule: Schedule, breach: Breach, log: Log) -> None:
         self.seed, self.breach, self.schedule = schedule.seed, breach, schedule
         steps = "\n".join(f"  {step}" for step in schedule.steps)
         active = sorted(set(FAULTS) - schedule.quiet) if schedule.strength else []
+        dialog = f", dialog {breach.dialog_id!r}" if breach.dialog_id else ""
+        replay = f"python -m cognigy_async.testing {schedule.seed}"
+        if schedule.program == "own":
+            replay = f"simulate({schedule.seed}, program)"
+        found = f"shortest schedule found ({schedule.program}):\n{steps}\n" if steps else ""
         super().__init__(
-            f"{breach.promise}, dialog {breach.dialog_id!r}: {breach.text}\n"
-            f"seed {schedule.seed}; replay: python -m cognigy_async.testing {schedule.seed}\n"
-            f"faults that are needed: {', '.join(active) or 'none'}\n"
+            f"{breach.promise}{dialog}: {breach.text}\n"
+            f"seed {schedule.seed}; replay: {replay}\n"
+            f"faults: {', '.join(active) or 'none'}\n"
             f"settings: in flight {schedule.max_in_flight}, rate {schedule.rate}, coalesce "
-            f"{schedule.coalesce}, token lifetime {schedule.lifetime}\n"
-            f"shortest schedule found:\n{steps}\n"
-            f"timeline:\n{log.timeline(breach.dialog_id)}"
+            f"{schedule.coalesce}, token lifetime {schedule.lifetime:g} s, crashes at crossings "
+            f"{list(schedule.crashes)}\n"
+            f"{found}timeline:\n{log.timeline(breach.dialog_id)}"
         )
+
+
+OwnProgram: TypeAlias = Callable[[AsyncStateClient], Awaitable[object]]
+"""A function of a user, which gets an open client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run without a violation."""
+    """One run without a violation.
+
+    Attributes:
+        schedule: settings and faults of the run.
+        log: what happened.
+    """
 
     schedule: Schedule
     log: Log
 
+    @property
+    def sessions(self) -> Mapping[str, Mapping[str, Any]]:
+        """The session variables of each dialog at the end."""
+        return self.log.sessions
 
-def simulate(seed: int, *, backend: Backend = "asyncio", shrink: bool = True) -> Report:
-    """Run one seed and check the promises.
+
+def simulate(
+    seed: int,
+    program: OwnProgram | None = None,
+    *,
+    backend: Backend = "asyncio",
+    shrink: bool = True,
+) -> Report:
+    """Run one seed in virtual time, over a simulated server with faults, and check the promises.
+
+    One seed is one exact run on asyncio: settings of the client, latencies, faults. On trio, tasks
+    take turns by chance.
+
+    Args:
+        seed: number of the run.
+        program: async function that gets an open client; by default the calls of the seed. The
+            oracle knows no calls of an own program: it checks what the server saw. The program
+            itself checks what it was told. It has to expect errors, since requests fail.
+        shrink: look for a shorter schedule that breaks the same promise, on asyncio.
 
     Raises:
-        Violation: a promise was broken.
+        Violation: a promise was broken, or the program raised an exception, which is the cause.
+
+    Example::
+
+        async def program(client: AsyncStateClient) -> None:
+            await client.update("d-1", session={"cart_total": 149.99})
+
+        for seed in range(100):
+            simulate(seed, program)
     """
+    if program is not None:
+        schedule = Schedule.of_own_program(seed)
+        log = execute(schedule, backend, program)
+        if breaches := check(schedule, log):
+            raise Violation(schedule, breaches[0], log) from log.error
+        return Report(schedule, log)
     schedule = Schedule.of(seed)
     log = execute(schedule, backend)
     breaches = check(schedule, log)
@@ -82,7 +138,9 @@ def simulate(seed: int, *, backend: Backend = "asyncio", shrink: bool = True) ->
     raise Violation(schedule, breach, log)
 
 
-def execute(schedule: Schedule, backend: Backend = "asyncio") -> Log:
+def execute(
+    schedule: Schedule, backend: Backend = "asyncio", program: OwnProgram | None = None
+) -> Log:
     """Run a schedule in virtual time. Return what happened."""
     log = Log()
     before = random.getstate()
@@ -90,11 +148,13 @@ def execute(schedule: Schedule, backend: Backend = "asyncio") -> Log:
     logging.disable(logging.CRITICAL)
     random.seed(schedule.seed)
     try:
-        run(_Program(schedule, log).main, backend=backend)
+        run(_Program(schedule, log, program).main, backend=backend)
     except DeadlockError as error:
         log.problems.append(("P4 settled", "", f"deadlock: {str(error)[:300]}"))
     except Exception as error:
-        log.problems.append(("P4 settled", "", f"{type(error).__name__}: {error!r}"))
+        log.error = error
+        promise = "P4 settled" if program is None else "own program"
+        log.problems.append((promise, "", repr(error)))
     finally:
         random.setstate(before)
         logging.disable(previous)
@@ -104,40 +164,51 @@ def execute(schedule: Schedule, backend: Backend = "asyncio") -> Log:
 class _Program:
     """The callers and callbacks of one client."""
 
-    def __init__(self, schedule: Schedule, log: Log) -> None:
+    def __init__(self, schedule: Schedule, log: Log, own: OwnProgram | None) -> None:
         self._schedule = schedule
+        self._own = own
         self._log = log
         self._server = SimulatedServer(schedule, log)
         self._rng = random.Random(f"callbacks {schedule.seed}")
 
     async def main(self) -> None:
         schedule, log = self._schedule, self._log
-        if schedule.program != "client":
+        if schedule.program in ("outbox", "job"):
             await self._durable()
             return
         with anyio.move_on_after(LONGEST) as scope:
             client = self._client(self._server)
             async with client:
-                options: dict[str, Any] = {"max_queue": schedule.hook_queue}
-                options["on_dead_letter"] = self._dead_letter
-                client.on_state_updated(self._updated, **options)
-                client.on_update_failed(self._failed, on_dead_letter=self._dead_letter)
-                async with anyio.create_task_group() as callers:
-                    for step in schedule.steps:
-                        # Without a turn of the event loop between the calls of a burst.
-                        if step.at > anyio.current_time():
-                            await anyio.sleep(step.at - anyio.current_time())
-                        callers.start_soon(self._call, client, step)
+                if self._own is None:
+                    await self._make_calls(client)
+                else:
+                    await self._own(client)
                 await client.flush()
             log.pending = client.metrics.pending
             self._close_report(client)
         if scope.cancelled_caught:
-            log.problems.append(("P4 settled", "", "the client hangs"))
+            log.problems.append(("P4 settled", "", f"the client hangs for {LONGEST:g} s"))
             return
         self._server.settle()
         log.seconds = anyio.current_time()
 
+    async def _make_calls(self, client: AsyncStateClient) -> None:
+        schedule = self._schedule
+        options: dict[str, Any] = {"max_queue": schedule.hook_queue}
+        options["on_dead_letter"] = self._dead_letter
+        client.on_state_updated(self._updated, **options)
+        client.on_update_failed(self._failed, on_dead_letter=self._dead_letter)
+        async with anyio.create_task_group() as callers:
+            for step in schedule.steps:
+                # Without a turn of the event loop between the calls of a burst.
+                if step.at > anyio.current_time():
+                    await anyio.sleep(step.at - anyio.current_time())
+                callers.start_soon(self._call, client, step)
+
     async def _durable(self) -> None:
+        # It needs more of the package than most users do.
+        from .durable import DurableProgram
+
         program = DurableProgram(
             self._schedule, self._log, self._server, self._client, self._call
         )
@@ -287,6 +358,10 @@ def _shrunk(schedule: Schedule, breach: Breach, log: Log) -> tuple[Schedule, Bre
             schedule, breach, log = smaller, same[0], new_log
         return bool(same)
 
+    if schedule.crashes:
+        try_it(schedule.with_crashes(()))
+        for number in range(1, len(schedule.crashes)):
+            try_it(schedule.with_crashes(schedule.crashes[:number]))
     for fault in FAULTS:
         try_it(schedule.without(fault=fault))
     size = max(1, len(schedule.steps) // 2)
