@@ -15,6 +15,8 @@ from .summary import Summary, run_seeds
 
 CHUNK = 50
 """Seeds that a process gets at a time."""
+
+
 def main() -> int:
     """Run seeds and print the summary. Return 1 after a violation, and 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import anyio
 
 from cognigy_async import AsyncStateClient, NotSentError, Request, Response, UpdateEvent
 from cognigy_async.bulk import BulkJob, JobOptions, JobResult
-from cognigy_async.crm import Outbox
+from cognigy_async.crm import Outbox, TargetUnavailableError
 
 from .log import Delivery, Log
 from .schedule import Schedule, Step
@@ -78,7 +78,7 @@ class _Network:
     async def aclose(self) -> None: ...
 
 
-Caller = Callable[[AsyncStateClient, Step, Life], Awaitable[None]]
+Caller = Callable[[AsyncStateClient, Step, Life], Coroutine[Any, Any, None]]
 ClientFactory = Callable[..., AsyncStateClient]
 
 
@@ -113,7 +113,7 @@ class DurableProgram:
         schedule = self._schedule
         with (
             tempfile.TemporaryDirectory() as name,
-            inline_threads(schedule.seed, self._current),
+            inline_threads(schedule.seed, schedule.wall_clock_jump, self._current),
         ):
             root = Path(name)
             (root / "life-0").mkdir(mode=0o700)
@@ -149,7 +149,8 @@ class DurableProgram:
                     callers.start_soon(self._call, client, step, life)
             await client.flush()
             with anyio.move_on_after(DELIVERED_WITHIN):
-                while any(target.depth for target in outbox.status()):
+                # An outbox has no event for it, as targets may be down for days.
+                while any(target.depth for target in outbox.status()):  # noqa: ASYNC110
                     await anyio.sleep(5)
             left = {target.name: target.depth for target in outbox.status() if target.depth}
             if left and not life.is_dead:
@@ -169,7 +170,8 @@ class DurableProgram:
             delivery.ended = anyio.current_time()
             is_down = self._schedule.target_down_until > delivery.ended
             if is_down or self._rng.random() < self._schedule.hook_failures:
-                raise ValueError("the target failed")
+                kinds = (ValueError, TargetUnavailableError)
+                raise self._rng.choice(kinds)("the target failed")
             delivery.succeeded = not life.is_dead
             life.cross()
 

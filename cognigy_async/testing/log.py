@@ -105,21 +105,21 @@ class Log:
     seconds: float = 0.0
 
     def timeline(self, dialog_id: str) -> str:
-        """Return what happened to one dialog, a line each, by time."""
+        """Return what happened to one dialog, a line each, by time; to all for an empty text."""
         lines: list[tuple[float, str]] = []
         for each in self.exchanges:
-            if each.dialog_id == dialog_id:
+            if dialog_id in ("", each.dialog_id):
                 applied = "".join(f" applied@{at:.3f}" for at in each.applied_at)
                 text = f"{each.method} {list(each.updates)} key={each.key} step={each.step} "
                 text += f"if-match={each.if_match} -> {each.status} {each.fault}{applied}"
                 text += f" until {each.ended:.3f} retry-after={each.retry_after}"
                 lines.append((each.began, text))
         for call in self.calls:
-            if call.dialog_id == dialog_id:
+            if dialog_id in ("", call.dialog_id):
                 lines.append((call.called_at, f"call {call.number} {call.kind}"))
                 lines.append((call.ended_at, f"call {call.number} ended: {call.outcome}"))
         for one in self.deliveries:
-            if one.dialog_id == dialog_id:
+            if dialog_id in ("", one.dialog_id):
                 state = "dead letter" if one.dead else "ok" if one.succeeded else "failed"
                 lines.append((one.began, f"callback {one.update} {state} until {one.ended:.3f}"))
         lines += [(at, "the process crashes") for at in self.crashes]

@@ -52,6 +52,7 @@ class Schedule:
         program: what runs.
         crashes: crossings of each life of the process at which it crashes; see `durable`.
         target_down_until: virtual seconds until which the targets of the outbox fail.
+        wall_clock_jump: virtual second at which the clock of the machine jumps, and by how much.
     """
 
     seed: int
@@ -70,6 +71,7 @@ class Schedule:
     program: Program = "client"
     crashes: tuple[int, ...] = ()
     target_down_until: float = 0.0
+    wall_clock_jump: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(cls, seed: int) -> Schedule:
@@ -120,7 +122,7 @@ class Schedule:
             schedule = replace(schedule, quiet=quiet, token_failures=0.7, lifetime=8.0)
         elif emphasis == "tenant":
             schedule = replace(schedule, strength=3.0, quiet=frozenset({"429", "429 retry-after"}))
-        return schedule._durable()
+        return schedule if emphasis else schedule._durable()
 
     @classmethod
     def of_own_program(cls, seed: int) -> Schedule:
@@ -131,13 +133,13 @@ class Schedule:
         """Return the schedule with the program of its seed; some outlive crashes."""
         rng = random.Random(f"program {self.seed}")
         programs: tuple[Program, ...] = ("client", "outbox", "job")
-        program = rng.choices(programs, (5, 2, 1))[0]
+        program = rng.choices(programs, (3, 2, 1))[0]
         if program == "client":
             return self
         crossings = rng.choice((30, 300, 1500))
         crashes = tuple(rng.randrange(1, crossings) for _ in range(rng.choice((1, 1, 2, 3))))
         steps, max_in_flight = self.steps, self.max_in_flight
-        if rng.random() < 0.3:
+        if rng.random() < 0.6:
             # Callers who give up while their update waits for the only request.
             max_in_flight = 1
             steps = tuple(
@@ -154,6 +156,7 @@ class Schedule:
             rate=None,
             token_failures=0.0,
             target_down_until=rng.choice((0.0, 0.0, 0.0, 600.0, 3600.0)),
+            wall_clock_jump=(rng.uniform(0, 20), rng.choice((0.0, 0.0, -86400.0, 3600.0, 86400.0))),
         )
 
     def fault(self, dialog_id: str, ordinal: int, *, is_read: bool) -> str:

@@ -37,13 +37,17 @@ class Process(Protocol):
 
 
 @contextmanager
-def inline_threads(seed: int, current: Callable[[], Process]) -> Iterator[None]:
+def inline_threads(
+    seed: int, wall_clock_jump: tuple[float, float], current: Callable[[], Process]
+) -> Iterator[None]:
     """Run what belongs in threads in the event loop, with crossings before and after it.
 
     Each statement of SQLite and each removal of a file is a crossing too. `time.time` follows the
-    virtual clock.
+    virtual clock, but for one
+    jump.
 
     Args:
+        wall_clock_jump: see `Schedule`.
         current: returns the process that runs.
     """
     rng = random.Random(f"threads {seed}")
@@ -74,18 +78,21 @@ def inline_threads(seed: int, current: Callable[[], Process]) -> Iterator[None]:
 
     connect, unlink = sqlite3.connect, os.unlink
 
-    def connected(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        return connect(*arguments, **{"factory": Connection, **options})
+    def connected(database: str, **options: Any) -> sqlite3.Connection:
+        return connect(database, factory=Connection, **options)
 
     def unlinked(*arguments: Any, **options: Any) -> None:
         current().cross()
         unlink(*arguments, **options)
 
+    jump_at, jump = wall_clock_jump
+
     def now() -> float:
         try:
-            return EPOCH + anyio.current_time()
+            at = anyio.current_time()
         except anyio.NoEventLoopError:
             return EPOCH
+        return EPOCH + at + (jump if at >= jump_at else 0.0)
 
     with (
         mock.patch.object(anyio.to_thread, "run_sync", run_sync),

@@ -152,8 +152,7 @@ class SimulatedServer:
             return _response(409, {"etag": f'"{dialog["version"]}"'})
         if fault == "500 applied":
             return _response(500)
-        content = {"version": dialog["version"], "session": dialog["session"], "user": {}}
-        return _response(200, {"etag": f'"{dialog["version"]}"'}, content)
+        return _response(200, {"etag": f'"{dialog["version"]}"'}, dialog)
 
     def _arrive(self, now: float) -> None:
         while self._late and self._late[0][0] <= now:
@@ -173,12 +172,14 @@ class SimulatedServer:
                 return True
             self._keys.add(key)
         dialog["version"] += 1
-        dialog["session"].update(body.get("session", {}))
+        for part in ("session", "user", "transition"):
+            dialog[part].update(body.get(part, {}))
         exchange.applied_at.append(now)
         return True
 
     def _dialog(self, dialog_id: str) -> dict[str, Any]:
-        return self._dialogs.setdefault(dialog_id, {"version": 0, "session": {}})
+        new: dict[str, Any] = {"version": 0, "session": {}, "user": {}, "transition": {}}
+        return self._dialogs.setdefault(dialog_id, new)
 
     async def _issue(self) -> Response:
         exchange = TokenExchange(anyio.current_time())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -24,8 +24,8 @@ from cognigy_async import (
     UpdateEvent,
 )
 
-from .log import UNENDED, Call, Delivery, Log
 from .facts import Breach
+from .log import UNENDED, Call, Delivery, Log
 from .oracle import REFRESH_MARGIN, SHORTEST_BACKOFF, check
 from .schedule import FAULTS, Schedule, Step
 from .server import TOKEN_URL, SimulatedServer
@@ -209,9 +209,7 @@ class _Program:
         # It needs more of the package than most users do.
         from .durable import DurableProgram
 
-        program = DurableProgram(
-            self._schedule, self._log, self._server, self._client, self._call
-        )
+        program = DurableProgram(self._schedule, self._log, self._server, self._client, self._call)
         with anyio.move_on_after(LONGEST_DURABLE) as scope:
             await program.main()
         if scope.cancelled_caught:

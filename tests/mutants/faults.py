@@ -467,123 +467,141 @@ FAULTS = [
         "        if item is None or len(queue.behind or ()) > 1 or queue.state is not IN_FLIGHT:",
     ),
     Fault(
-        'an intent is not recorded',
+        "an intent is not recorded",
         RECORDER,
-        '            self._outbox.intend(intents, record)\n',
-        '            record.recorded(None)\n',
+        "            self._outbox.intend(intents, record)\n",
+        "            record.recorded(None)\n",
     ),
     Fault(
-        'an update is sent before its intent is written',
+        "an update is sent before its intent is written",
         OUTBOX,
-        '            recorded[row.update_id, row.dialog_id] = row\n        session.recorder.commits.when_written(receipt.recorded)',
-        '            recorded[row.update_id, row.dialog_id] = row\n        session.recorder.commits.noted.set()\n        receipt.recorded(None)',
+        "            recorded[row.update_id, row.dialog_id] = row\n"
+        "        session.recorder.commits.when_written(receipt.recorded)",
+        "            recorded[row.update_id, row.dialog_id] = row\n"
+        "        session.recorder.commits.noted.set()\n"
+        "        receipt.recorded(None)",
     ),
     Fault(
-        'an update returns before its outcome is recorded',
+        "an update returns before its outcome is recorded",
         OUTBOX,
-        'pending, key))\n        session.recorder.commits.when_written(receipt.recorded)',
-        'pending, key))\n        session.recorder.commits.noted.set()\n        receipt.recorded(None)',
+        "pending, key))\n        session.recorder.commits.when_written(receipt.recorded)",
+        "pending, key))\n"
+        "        session.recorder.commits.noted.set()\n"
+        "        receipt.recorded(None)",
     ),
     Fault(
-        'a failed update is recorded as applied',
+        "a failed update is recorded as applied",
         OUTBOX,
-        '            if event.error is None:\n                state',
-        '            if True:\n                state',
+        "            if event.error is None:\n                state",
+        "            if True:\n                state",
     ),
     Fault(
-        'a withdrawn intent stays',
+        "a withdrawn intent stays",
         OUTBOX,
-        '        batch.withdrawn += [key for key in keys if batch.intents.pop(key, None) is None]\n',
-        '',
+        "        batch.withdrawn += [key for key in keys if batch.intents.pop(key, None) "
+        "is None]\n",
+        "",
     ),
     Fault(
-        'the intents of a dead process are forgotten',
+        "the intents of a dead process are forgotten",
         OUTBOX,
-        '            delivery.seed(each)\n        self._resolve(session, intents)',
-        '            delivery.seed(each)',
+        "            delivery.seed(each)\n        self._resolve(session, intents)",
+        "            delivery.seed(each)",
     ),
     Fault(
-        'the events of a dead process are not adopted',
+        "the events of a dead process are not adopted",
         ADOPTION,
         '        pending, dead = (_translated(column, masks) for column in ("pending", "dead"))',
         '        pending, dead = "0", "0"',
     ),
     Fault(
-        'a delivery is recorded before it is made',
+        "a delivery is recorded before it is made",
         DELIVERY,
-        '                self._settle(rows, await self._deliver(rows))',
-        '                self._recorder.deliver(self._mask, [row.id for row in rows])\n                self._settle(rows, await self._deliver(rows))',
+        "                self._settle(rows, await self._deliver(rows))",
+        "                self._recorder.deliver(self._mask, [row.id for row in rows])\n"
+        "                self._settle(rows, await self._deliver(rows))",
     ),
     Fault(
-        'a failed delivery is forgotten',
+        "a failed delivery is forgotten",
         DELIVERY,
-        '            back.add(row.dialog_id)\n            dialog.hold(row.id)\n            longest',
-        '            back.add(row.dialog_id)\n            longest',
+        "            back.add(row.dialog_id)\n            dialog.hold(row.id)\n            longest",
+        "            back.add(row.dialog_id)\n            longest",
     ),
     Fault(
-        'an event passes one whose delivery failed',
+        "an event passes one whose delivery failed",
         DELIVERY,
-        '            elif (dialog.busy and row.dialog_id not in dialogs) or (\n                dialog.held and dialog.held[0] < row.id\n            ):',
-        '            elif dialog.busy and row.dialog_id not in dialogs:',
+        "            elif (dialog.busy and row.dialog_id not in dialogs) or (\n"
+        "                dialog.held and dialog.held[0] < row.id\n"
+        "            ):",
+        "            elif dialog.busy and row.dialog_id not in dialogs:",
     ),
     Fault(
-        'two events of a dialog are delivered at one time',
+        "two events of a dialog are delivered at one time",
         DELIVERY,
-        '            elif (dialog.busy and row.dialog_id not in dialogs) or (',
-        '            elif (False) or (',
+        "            elif (dialog.busy and row.dialog_id not in dialogs) or (",
+        "            elif (False) or (",
     ),
     Fault(
-        'a page of events skips one',
+        "a page of events skips one",
         DELIVERY,
-        '            self._cursor = page[-1].id\n',
-        '            self._cursor = page[-1].id + 1\n',
+        "            self._cursor = page[-1].id\n",
+        "            self._cursor = page[-1].id + 1\n",
     ),
     Fault(
-        'events are read from the newest',
+        "events are read from the newest",
         STORE,
-        '            found = self.connection.execute(f"{query} ORDER BY id LIMIT ?", (*values, limit))',
-        '            found = self.connection.execute(\n                f"{query} ORDER BY id DESC LIMIT ?", (*values, limit)\n            )',
+        '            found = self.connection.execute(f"{query} ORDER BY id LIMIT ?", '
+        "(*values, limit))",
+        "            found = self.connection.execute(\n"
+        '                f"{query} ORDER BY id DESC LIMIT ?", (*values, limit)\n'
+        "            )",
     ),
     Fault(
-        'an update of a dead process is sent over a newer version',
+        "an update of a dead process is sent over a newer version",
         PROTOCOL,
         '        if not unchanged:\n            problem = "the state has other',
         '        if False:\n            problem = "the state has other',
     ),
     Fault(
-        'an update of a dead process counts as applied',
+        "an update of a dead process counts as applied",
         PROTOCOL,
-        '        if holds(state, update) and not (unchanged and update._next_step is not None):',
-        '        if True:',
+        "        if holds(state, update) and not (unchanged and update._next_step is not None):",
+        "        if True:",
     ),
     Fault(
-        'a job repeats a transition without a condition',
+        "a job repeats a transition without a condition",
         RESEND,
-        '        return update.replace(if_match=send.etag)',
-        '        return update',
+        "        return update.replace(if_match=send.etag)",
+        "        return update",
     ),
     Fault(
-        'a job forgets the transitions that it sent',
+        "a job forgets the transitions that it sent",
         JOURNAL,
-        '                sends=[OpenSend(*send) for send in sends],',
-        '                sends=[OpenSend(*send) for send in sends][:0],',
+        "                sends=[OpenSend(*send) for send in sends],",
+        "                sends=[OpenSend(*send) for send in sends][:0],",
     ),
     Fault(
-        'a transition is sent before its record is written',
+        "a transition is sent before its record is written",
         WRITER,
-        '        self._batch.durable = True\n        await self._written()\n\n    async def sending_together',
-        '        self._batch.durable = True\n        self.commits.noted.set()\n\n    async def sending_together',
+        "        self._batch.durable = True\n"
+        "        await self._written()\n"
+        "\n"
+        "    async def sending_together",
+        "        self._batch.durable = True\n"
+        "        self.commits.noted.set()\n"
+        "\n"
+        "    async def sending_together",
     ),
     Fault(
-        'a job forgets which rows are done',
+        "a job forgets which rows are done",
         JOURNAL,
-        '                for line, status, dialog, number, kind, message, http in rows\n',
-        '                for line, status, dialog, number, kind, message, http in [*rows][:0]\n',
+        "                for line, status, dialog, number, kind, message, http in rows\n",
+        "                for line, status, dialog, number, kind, message, http in [*rows][:0]\n",
     ),
     Fault(
-        'a failed row has no dead letter',
+        "a failed row has no dead letter",
         WRITER,
-        '        self._batch.dead_letters.append(dead_letter(row.line, row.source, failure))\n',
-        '',
+        "        self._batch.dead_letters.append(dead_letter(row.line, row.source, failure))\n",
+        "",
     ),
 ]

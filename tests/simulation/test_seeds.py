@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from cognigy_async.testing import Schedule, Violation, check, simulate
+from cognigy_async.testing import Breach, Schedule, Violation, check, simulate
 from cognigy_async.testing.log import Exchange
 from cognigy_async.testing.schedule import FAULTS
-from cognigy_async.testing import Breach
 from cognigy_async.testing.simulation import execute
 from cognigy_async.testing.virtual_time import Backend
 
