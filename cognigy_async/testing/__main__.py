@@ -3,42 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import signal
 import sys
-import time
-from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 
-from .simulation import Violation, simulate
+from .totals import Totals, run_seeds
+
+AT_ONCE = 50
+"""Seeds that a process takes at a time."""
 
 
 def main() -> int:
-    """Run seeds, print the hours simulated and the faults by kind. Return 1 after a violation."""
-    parser = argparse.ArgumentParser(prog="python -m cognigy_async.testing")
+    """Run seeds and print their sums. Return 1 after a violation, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cognigy_async.testing",
+        description="Run a client under faults in virtual time, and check its promises.",
+    )
     parser.add_argument("seed", nargs="*", type=int, help="seeds to replay")
     parser.add_argument("--seeds", type=int, default=0, metavar="N", help="run N seeds")
     parser.add_argument("--first", type=int, default=0, metavar="K", help="the first of them")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes")
     options = parser.parse_args()
-    faults: Counter[str] = Counter()
-    seconds = 0.0
-    calls = failures = 0
-    began = time.process_time()
-    seeds = [*options.seed, *range(options.first, options.first + options.seeds)]
-    for seed in seeds:
-        try:
-            report = simulate(seed)
-        except Violation as violation:
-            failures += 1
-            sys.stdout.write(f"{violation}\n\n")
-            continue
-        faults.update(report.log.faults)
-        seconds += report.log.seconds
-        calls += len(report.log.calls)
-    by_kind = ", ".join(f"{name}: {count}" for name, count in sorted(faults.items()))
-    sys.stdout.write(
-        f"{len(seeds)} seeds, {failures} violations, {calls} calls, "
-        f"{seconds / 3600:.2f} simulated hours, {time.process_time() - began:.1f} s of CPU\n"
-        f"faults: {by_kind or 'none'}\n"
-    )
-    return 1 if failures else 0
+    last = options.first + options.seeds
+    chunks: list[Iterable[int]] = [[seed] for seed in options.seed]
+    chunks += [
+        range(first, min(first + AT_ONCE, last)) for first in range(options.first, last, AT_ONCE)
+    ]
+    if not chunks:
+        parser.error("name a seed, or give --seeds")
+    totals = Totals()
+    status = 0
+    show = sys.stderr.write if sys.stderr.isatty() else lambda _: 0
+    try:
+        with closing(_results(chunks, options.jobs)) as results:
+            for result in results:
+                show("\r\x1b[K")
+                sys.stdout.writelines(f"{text}\n\n" for text in result.texts)
+                totals.add(result)
+                show(f"{totals.seeds:,} seeds, {totals.broken.total():,} violations")
+    except KeyboardInterrupt:
+        status = 130
+    show("\r\x1b[K")
+    sys.stdout.write(totals.summary())
+    return 1 if totals.broken else status
+
+
+def _results(chunks: list[Iterable[int]], jobs: int) -> Iterator[Totals]:
+    if jobs == 1:
+        yield from map(run_seeds, chunks)
+        return
+    # Ctrl-C reaches every process of the terminal: the first one ends the others.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, initializer=signal.signal, initargs=ignore) as pool:
+        yield from pool.imap_unordered(run_seeds, chunks)
 
 
 if __name__ == "__main__":

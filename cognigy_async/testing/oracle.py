@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from .log import UNENDED, Call, Exchange, Log
 from .schedule import Schedule
@@ -14,21 +14,25 @@ from .schedule import Schedule
 SHORTEST_BACKOFF = 0.2
 """Least seconds that the retry policy of a simulation waits."""
 TOLERANCE = 1e-6
+"""Seconds by which times may differ for rounding."""
 BACKED_OFF = {0, -1, 500, 503}
 """Statuses after which the same update waits before its next request."""
 MAYBE_APPLIED = {0, 500}
+"""Statuses after which nobody can tell whether the server applied the request."""
 LONGEST_PAUSE = 20.0
 """Seconds after a 429 or 401 in which the oracle does not ask why an update waits."""
 REFRESH_MARGIN = 5.0
 """Seconds before its expiry at which a token is refreshed."""
 MOST_ATTEMPTS = 5
+"""Requests of one live update that may fail."""
 RETRIES = 0.2
+"""Retries that each first attempt allows, besides `max_in_flight` and these:"""
 SPARE_RETRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """One broken promise."""
+    """One broken promise; `dialog_id` is empty if it is not about one dialog."""
 
     promise: str
     dialog_id: str
@@ -36,27 +40,18 @@ class Breach:
 
 
 def check(schedule: Schedule, log: Log) -> list[Breach]:
-    """Return the broken promises of a run."""
-    rules: tuple[Callable[[Schedule, Log], Iterator[Breach]], ...] = (
-        _order,
-        _isolation,
-        _bounds,
-        _slots,
-        _settled,
-        _never_early,
-        _quota,
-        _token,
-        _cancellation,
-        _hooks,
-        _outcomes,
-        _storm,
-    )
+    """Return the broken promises of a run.
+
+    Of a program of the user, the log has the requests but not the calls, so that only the rules
+    for requests apply.
+    """
     if log.problems:
-        return list(_problems(schedule, log))
+        return list(_problems(log))
+    rules = OF_REQUESTS if schedule.has_program else OF_REQUESTS + OF_CALLS
     return [breach for rule in rules for breach in rule(schedule, log)]
 
 
-def _problems(_: Schedule, log: Log) -> Iterator[Breach]:
+def _problems(log: Log) -> Iterator[Breach]:
     for promise, dialog_id, text in log.problems:
         yield Breach(promise, dialog_id, text)
 
@@ -83,6 +78,10 @@ def _order(_: Schedule, log: Log) -> Iterator[Breach]:
                 text = f"{write.updates} was sent after a later update at {write.began:.3f}"
                 yield Breach("P1 order", dialog_id, text)
             latest = max([latest, *places])
+        keys = [key for key, _ in groupby(write.key for write in writes)]
+        for key, count in Counter(keys).items():
+            if count > 1:
+                yield Breach("P1 order", dialog_id, f"{key} was sent again after another update")
 
 
 def _bounds(schedule: Schedule, log: Log) -> Iterator[Breach]:
@@ -177,7 +176,7 @@ def _settled(_: Schedule, log: Log) -> Iterator[Breach]:
             yield Breach("P4 settled", call.dialog_id, f"call {call.number} has no outcome")
 
 
-def _never_early(_: Schedule, log: Log) -> Iterator[Breach]:
+def _never_early(schedule: Schedule, log: Log) -> Iterator[Breach]:
     named = [each for each in log.exchanges if each.retry_after is not None and each.status > 0]
     for pause in named:
         until = pause.ended + (pause.retry_after or 0.0) - TOLERANCE
@@ -198,7 +197,8 @@ def _never_early(_: Schedule, log: Log) -> Iterator[Breach]:
                 first.ended <= each.ended <= second.began and each.status in (200, 409)
                 for each in log.exchanges
             )
-            bulk = any(kinds[number] == "bulk" for number in first.updates)
+            bulk = schedule.has_program
+            bulk = bulk or any(kinds[number] == "bulk" for number in first.updates)
             if first.key == second.key and waits and early and not (bulk and served):
                 text = f"the backoff after {first.ended:.3f} ended early at {second.began:.3f}"
                 yield Breach("P5 never early: backoff", dialog_id, text)
@@ -306,11 +306,9 @@ def _hooks(_: Schedule, log: Log) -> Iterator[Breach]:
             yield Breach("P9 hooks: undelivered", call.dialog_id, text)
 
 
-def _outcomes(schedule: Schedule, log: Log) -> Iterator[Breach]:
+def _outcomes(_: Schedule, log: Log) -> Iterator[Breach]:
     sent = _sent(log)
-    for call in log.calls:
-        if call.kind in ("read", "modify") or call.outcome == "cancelled":
-            continue
+    for call in _writing_calls(log):
         yield from _outcome(call, sent[call.number])
         tags = {each.if_match for each in sent[call.number]}
         if call.kind == "strict" and len(tags) > 1:
@@ -320,46 +318,66 @@ def _outcomes(schedule: Schedule, log: Log) -> Iterator[Breach]:
         if call.kind != "bulk" and attempts > MOST_ATTEMPTS:
             text = f"update {call.number} failed {attempts} times"
             yield Breach("P14 no storm: attempts", call.dialog_id, text)
+
+
+def _writing_calls(log: Log) -> list[Call]:
+    """Return the calls with an outcome to check; `modify` is checked by its counter."""
+    others = ("read", "modify")
+    return [call for call in log.calls if call.kind not in others and call.outcome != "cancelled"]
+
+
+def _token_failures(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    """Yield calls that failed for a token although one was valid, or could be had."""
+    sent = _sent(log)
+    refused = {each.token for each in log.exchanges if each.status == 401}
+    for call in _writing_calls(log):
+        if call.outcome != "AuthenticationError":
+            continue
+        newest = [each for each in log.tokens if each.token and each.ended <= call.ended_at][-1:]
+        for request in newest:
+            usable = request.ended < call.called_at and f"Bearer {request.token}" not in refused
+            if usable and call.ended_at < request.began + schedule.lifetime - TOLERANCE:
+                text = f"update {call.number} failed although a token was valid"
+                yield Breach("P7 token: valid token unused", call.dialog_id, text)
         failed = any(
             each.token is None and call.called_at <= each.ended <= call.ended_at
             for each in log.tokens
         )
-        refused = [each.status for each in sent[call.number]] == [401]
-        newest = [each for each in log.tokens if each.token and each.ended <= call.ended_at][-1:]
-        for request in newest if call.outcome == "AuthenticationError" else ():
-            expires_at = request.began + schedule.lifetime
-            usable = request.ended < call.called_at
-            spoilt = any(
-                each.status == 401 and each.token == f"Bearer {request.token}"
-                for each in log.exchanges
-            )
-            if usable and not spoilt and call.ended_at < expires_at - TOLERANCE:
-                text = f"update {call.number} failed although a token was valid"
-                yield Breach("P7 token: valid token unused", call.dialog_id, text)
-        if call.outcome == "AuthenticationError" and refused and not failed:
+        if [each.status for each in sent[call.number]] == [401] and not failed:
             yield Breach("P7 token: not replayed", call.dialog_id, f"update {call.number}")
-    kinds = {call.number: call.kind for call in log.calls}
-    applied: Counter[tuple[str, str]] = Counter()
+
+
+def _transitions(schedule: Schedule, log: Log) -> Iterator[Breach]:
+    # Two updates of a user's program may make the same transition.
+    applied: Counter[tuple[str, str | None]] = Counter()
     for each in log.exchanges:
         if each.step is not None:
-            applied[each.dialog_id, each.step] += len(each.applied_at)
-    for (dialog_id, step), count in applied.items():
+            name = each.key if schedule.has_program else each.step
+            applied[each.dialog_id, name] += len(each.applied_at)
+    for (dialog_id, name), count in applied.items():
         if count > 1:
-            yield Breach("P12 doubled transition", dialog_id, f"{step} was applied {count} times")
+            text = f"the transition {name} was applied {count} times"
+            yield Breach("P12 doubled transition", dialog_id, text)
+
+
+def _unconditional(_: Schedule, log: Log) -> Iterator[Breach]:
+    kinds = {call.number: call.kind for call in log.calls}
+    for each in log.exchanges:
         if each.if_match is None and any(kinds[number] == "strict" for number in each.updates):
             text = f"a strict write was sent without If-Match at {each.began:.3f}"
             yield Breach("P11 coalescing: strict write", each.dialog_id, text)
-    yield from _increments(log)
+
+
+def _final_state(_: Schedule, log: Log) -> Iterator[Breach]:
     late = {each.dialog_id for each in log.exchanges if each.fault == "late"}
     for dialog_id, writes in _writes(log).items():
         done = [each for each in writes if each.applied_at and each.updates]
-        if (
-            done
-            and dialog_id not in late
-            and log.last[dialog_id]
-            != max(done[-1].updates, key=lambda number: _position(log, number))
-        ):
-            yield Breach("P11 final state", dialog_id, f"it ends with {log.last[dialog_id]}")
+        if not done or dialog_id in late:
+            continue
+        wanted = max(done[-1].updates, key=lambda number: _position(log, number))
+        last = log.sessions[dialog_id].get("last")
+        if last != wanted:
+            yield Breach("P11 final state", dialog_id, f"it ends with {last}, not {wanted}")
 
 
 def _position(log: Log, number: int) -> int:
@@ -387,14 +405,15 @@ def _outcome(call: Call, sent: list[Exchange]) -> Iterator[Breach]:
         yield Breach("P4 settled", call.dialog_id, f"update {call.number}: {call.outcome}")
 
 
-def _increments(log: Log) -> Iterator[Breach]:
+def _increments(_: Schedule, log: Log) -> Iterator[Breach]:
     least: Counter[str] = Counter()
     most: Counter[str] = Counter()
     for call in log.calls:
         if call.kind == "modify":
             least[call.dialog_id] += call.outcome == "ok"
             most[call.dialog_id] += call.outcome in ("ok", "AmbiguousUpdateError", "cancelled")
-    for dialog_id, count in log.counters.items():
+    for dialog_id, session in log.sessions.items():
+        count = session.get("count", 0)
         others = log.competitors[dialog_id]
         if not least[dialog_id] <= count - others <= most[dialog_id]:
             text = f"{count} increments, {others} by others, "
@@ -419,3 +438,29 @@ def _storm(schedule: Schedule, log: Log) -> Iterator[Breach]:
         previous[each.key] = each
     if retries > RETRIES * firsts + schedule.max_in_flight + SPARE_RETRIES:
         yield Breach("P14 no storm", "", f"{retries} retries for {firsts} first attempts")
+
+
+Rule = Callable[[Schedule, Log], Iterator[Breach]]
+OF_REQUESTS: tuple[Rule, ...] = (
+    _order,
+    _bounds,
+    _settled,
+    _never_early,
+    _quota,
+    _token,
+    _cancellation,
+    _transitions,
+)
+"""Rules that need the requests only."""
+OF_CALLS: tuple[Rule, ...] = (
+    _isolation,
+    _slots,
+    _hooks,
+    _outcomes,
+    _token_failures,
+    _unconditional,
+    _increments,
+    _final_state,
+    _storm,
+)
+"""Rules that need the calls and callbacks as well."""

@@ -27,7 +27,11 @@ FAULTS: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of a program: `at` seconds after the start, cancelled after `patience` seconds."""
+    """One call of a schedule: `at` seconds after the start, cancelled after `patience` seconds.
+
+    Attributes:
+        moves: True if the update makes a transition.
+    """
 
     number: int
     at: float
@@ -36,15 +40,29 @@ class Step:
     patience: float | None
     moves: bool
 
+    def __str__(self) -> str:
+        text = f"{self.at:10.3f}  call {self.number}: {self.kind} {self.dialog_id}"
+        text += f" with next_step=s{self.number}" if self.moves else ""
+        patience = self.patience if self.kind != "submit" else None
+        return text + ("" if patience is None else f", cancelled after {patience:.3f} s")
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """What happens in one run.
+    """The plan of one run.
 
     Attributes:
+        steps: the calls; empty if a program of the user makes them.
         strength: factor for the probabilities of `FAULTS`; 0 for none.
         quiet: faults that do not happen; shrinking adds to it.
+        rate: requests and seconds of the client's rate limit.
+        lifetime: seconds for which a token is valid.
         token_failures: probability that the token endpoint fails.
+        hook_failures: probability that one call of a callback fails.
+        honours_keys: True if the server applies an idempotency key once.
+        timeout: seconds of one request.
+        hook_queue: `max_queue` of the callback.
+        has_program: True if a program of the user makes the calls.
     """
 
     seed: int
@@ -60,6 +78,7 @@ class Schedule:
     honours_keys: bool = False
     timeout: float = 5.0
     hook_queue: int = 10_000
+    has_program: bool = False
 
     @classmethod
     def of(cls, seed: int) -> Schedule:
@@ -127,6 +146,15 @@ class Schedule:
         """Return the seconds of one way of a request; the tail is heavy."""
         rng = random.Random(f"latency {self.seed} {dialog_id} {ordinal}")
         return min(1.5, 0.02 * rng.paretovariate(1.3))
+
+    def describe(self) -> str:
+        """Return the settings in one line."""
+        rate = "no rate limit" if self.rate is None else f"{self.rate[0]} in {self.rate[1]:g} s"
+        return (
+            f"max_in_flight {self.max_in_flight}, {rate}, coalesce {self.coalesce}, "
+            f"tokens for {self.lifetime:g} s, timeout {self.timeout:g} s, "
+            f"honours_idempotency_keys {self.honours_keys}"
+        )
 
     def without(self, *, steps: frozenset[int] = frozenset(), fault: str | None = None) -> Schedule:
         """Return a smaller schedule: without some calls, or without one kind of fault."""

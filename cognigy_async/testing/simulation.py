@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -34,50 +35,80 @@ MAX_SHRINKS = 300
 """Runs that shrinking may take."""
 
 
+Program = Callable[[AsyncStateClient], Awaitable[object]]
+
+
 class Violation(AssertionError):  # noqa: N818
     """A promise was broken. The text has the seed, the command, the schedule and the timeline."""
 
     def __init__(self, schedule: Schedule, breach: Breach, log: Log) -> None:
         self.seed, self.breach, self.schedule = schedule.seed, breach, schedule
-        steps = "\n".join(f"  {step}" for step in schedule.steps)
+        replay = f"python -m cognigy_async.testing {schedule.seed}"
+        calls = "shortest schedule found:\n" + "".join(f"{step}\n" for step in schedule.steps)
+        if schedule.has_program:
+            replay, calls = f"simulate({schedule.seed}, program)", ""
         active = sorted(set(FAULTS) - schedule.quiet) if schedule.strength else []
+        where = f", dialog {breach.dialog_id!r}" if breach.dialog_id else ""
         super().__init__(
-            f"{breach.promise}, dialog {breach.dialog_id!r}: {breach.text}\n"
-            f"seed {schedule.seed}; replay: python -m cognigy_async.testing {schedule.seed}\n"
+            f"{breach.promise}{where}: {breach.text}\n"
+            f"seed {schedule.seed}; replay: {replay}\n"
+            f"settings: {schedule.describe()}\n"
             f"faults that are needed: {', '.join(active) or 'none'}\n"
-            f"settings: in flight {schedule.max_in_flight}, rate {schedule.rate}, coalesce "
-            f"{schedule.coalesce}, token lifetime {schedule.lifetime}\n"
-            f"shortest schedule found:\n{steps}\n"
-            f"timeline:\n{log.timeline(breach.dialog_id)}"
+            f"{calls}timeline:\n{log.timeline(breach.dialog_id)}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run without a violation."""
+    """One run without a violation.
+
+    Attributes:
+        schedule: the settings of the client, and the faults.
+        log: every request, and the state of each dialog at the end: `log.sessions`.
+    """
 
     schedule: Schedule
     log: Log
 
 
-def simulate(seed: int, *, backend: Backend = "asyncio", shrink: bool = True) -> Report:
-    """Run one seed and check the promises.
+def simulate(
+    seed: int,
+    program: Program | None = None,
+    *,
+    backend: Backend = "asyncio",
+    shrink: bool = True,
+) -> Report:
+    """Run one seed in virtual time, under its faults, and check the promises.
+
+    Args:
+        seed: settings of the client, faults and latencies of the server; without a program, the
+            calls as well. One seed is one exact run on asyncio. On trio, tasks take turns by
+            chance.
+        program: a coroutine function of yours that gets the open client. Errors of the client
+            reach it as they would in production. Logging is off meanwhile.
+        shrink: after a violation on asyncio, look for fewer faults and calls that break the same
+            promise; this takes up to 300 runs.
 
     Raises:
-        Violation: a promise was broken.
+        Violation: a promise was broken, or the program raised or did not end in four hours of
+            virtual time.
     """
     schedule = Schedule.of(seed)
-    log = execute(schedule, backend)
+    if program is not None:
+        schedule = replace(schedule, steps=(), has_program=True)
+    log = execute(schedule, backend, program)
     breaches = check(schedule, log)
     if not breaches:
         return Report(schedule, log)
     breach = breaches[0]
     if shrink and backend == "asyncio":
-        schedule, breach, log = _shrunk(schedule, breach, log)
-    raise Violation(schedule, breach, log)
+        schedule, breach, log = _shrunk(schedule, breach, log, program)
+    raise Violation(schedule, breach, log) from log.error
 
 
-def execute(schedule: Schedule, backend: Backend = "asyncio") -> Log:
+def execute(
+    schedule: Schedule, backend: Backend = "asyncio", program: Program | None = None
+) -> Log:
     """Run a schedule in virtual time. Return what happened."""
     log = Log()
     before = random.getstate()
@@ -85,49 +116,65 @@ def execute(schedule: Schedule, backend: Backend = "asyncio") -> Log:
     logging.disable(logging.CRITICAL)
     random.seed(schedule.seed)
     try:
-        run(_Program(schedule, log).main, backend=backend)
+        run(_Run(schedule, log, program).main, backend=backend)
     except DeadlockError as error:
         log.problems.append(("P4 settled", "", f"deadlock: {str(error)[:300]}"))
     except Exception as error:
         log.problems.append(("P4 settled", "", f"{type(error).__name__}: {error!r}"))
+        log.error = error
     finally:
         random.setstate(before)
         logging.disable(previous)
     return log
 
 
-class _Program:
-    """The callers and callbacks of one client."""
+class _Run:
+    """The client of one run, its callers and its callbacks."""
 
-    def __init__(self, schedule: Schedule, log: Log) -> None:
+    def __init__(self, schedule: Schedule, log: Log, program: Program | None) -> None:
+        self._program = program
         self._schedule = schedule
         self._log = log
         self._server = SimulatedServer(schedule, log)
         self._rng = random.Random(f"callbacks {schedule.seed}")
 
     async def main(self) -> None:
-        schedule, log = self._schedule, self._log
+        log = self._log
         with anyio.move_on_after(LONGEST) as scope:
             client = self._client()
             async with client:
-                options: dict[str, Any] = {"max_queue": schedule.hook_queue}
-                options["on_dead_letter"] = self._dead_letter
-                client.on_state_updated(self._updated, **options)
-                client.on_update_failed(self._failed, on_dead_letter=self._dead_letter)
-                async with anyio.create_task_group() as callers:
-                    for step in schedule.steps:
-                        # Without a turn of the event loop between the calls of a burst.
-                        if step.at > anyio.current_time():
-                            await anyio.sleep(step.at - anyio.current_time())
-                        callers.start_soon(self._call, client, step)
+                if self._program is None:
+                    await self._make_calls(client)
+                else:
+                    await self._run_program(self._program, client)
                 await client.flush()
             log.pending = client.metrics.pending
             self._close_report(client)
-        if scope.cancelled_caught:
-            log.problems.append(("P4 settled", "", "the client hangs"))
-            return
-        self._server.settle()
         log.seconds = anyio.current_time()
+        if scope.cancelled_caught:
+            text = f"the run did not end in {LONGEST / 3600:g} hours of virtual time"
+            log.problems.append(("P4 settled", "", text))
+        self._server.settle()
+
+    async def _run_program(self, program: Program, client: AsyncStateClient) -> None:
+        try:
+            await program(client)
+        except Exception as error:
+            text = f"it raised {type(error).__name__}: {error}"
+            self._log.problems.append(("the program", "", text))
+            self._log.error = error
+
+    async def _make_calls(self, client: AsyncStateClient) -> None:
+        options: dict[str, Any] = {"max_queue": self._schedule.hook_queue}
+        options["on_dead_letter"] = self._dead_letter
+        client.on_state_updated(self._updated, **options)
+        client.on_update_failed(self._failed, on_dead_letter=self._dead_letter)
+        async with anyio.create_task_group() as callers:
+            for step in self._schedule.steps:
+                # Without a turn of the event loop between the calls of a burst.
+                if step.at > anyio.current_time():
+                    await anyio.sleep(step.at - anyio.current_time())
+                callers.start_soon(self._call, client, step)
 
     def _close_report(self, client: AsyncStateClient) -> None:
         report = client.close_report
@@ -249,14 +296,16 @@ def _add_one(state: DialogState) -> dict[str, Any]:
 # Shrinking.
 
 
-def _shrunk(schedule: Schedule, breach: Breach, log: Log) -> tuple[Schedule, Breach, Log]:
+def _shrunk(
+    schedule: Schedule, breach: Breach, log: Log, program: Program | None
+) -> tuple[Schedule, Breach, Log]:
     """Return the smallest schedule found that breaks the same promise."""
     left = MAX_SHRINKS
 
     def try_it(smaller: Schedule) -> bool:
         nonlocal schedule, breach, log, left
         left -= 1
-        new_log = execute(smaller)
+        new_log = execute(smaller, program=program)
         same = [one for one in check(smaller, new_log) if one.promise == breach.promise]
         if same:
             schedule, breach, log = smaller, same[0], new_log
