@@ -106,7 +106,7 @@ def check_style(session: nox.Session) -> None:
 
 def check_types(session: nox.Session, *beside: tuple[str, ...]) -> None:
     """Run mypy and pyright, and other commands beside them: each keeps one core busy."""
-    packages = ("benchmarks", "cognigy_async", "examples", "tests/typing", "tests/virtual_time.py")
+    packages = ("benchmarks", "cognigy_async", "examples", "tests/typing")
     session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"
     commands = [("mypy", "_cognigy_async_pytest.py", *packages), ("pyright",), *beside]
     with ThreadPoolExecutor() as pool:

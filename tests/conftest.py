@@ -21,7 +21,7 @@ import anyio
 import pytest
 import trio.testing
 
-from tests.virtual_time import backend_options
+from cognigy_async.testing.virtual_time import backend_options
 
 LOOPS = ["asyncio", "trio"]
 

@@ -181,6 +181,7 @@ class DurableProgram:
 
     async def _job(self, life: Life, rows: Path) -> None:
         options = JobOptions(coalesce=self._schedule.coalesce)
+        fault = ""
         for _ in range(MOST_RUNS):
             job = BulkJob(rows, journal=life.folder / "rows.journal", options=options)
             async with self._make_client(_Network(life, self._server)) as client:
@@ -190,8 +191,9 @@ class DurableProgram:
             if result.ended == "complete":
                 self._note(result, job.dead_letters)
                 return
+            fault = f"{result.reason} {result.fault!r}"
             await anyio.sleep(60)
-        text = f"the job does not end: {result.reason} {result.fault!r}"
+        text = f"the job does not end: {fault}"
         self._log.problems.append(("P4 settled", "", text))
 
     def _note(self, result: JobResult, dead_letters: Path) -> None:

@@ -83,9 +83,9 @@ def deliveries(_: Schedule, log: Log) -> Iterator[Breach]:
 
 
 def contradictions(_: Schedule, log: Log) -> Iterator[Breach]:
-    """Yield events that say something else than the server did, or than they said before."""
+    """Yield events that say something else than the server did, or than an earlier event."""
     applied = first_applied(log)
-    said: dict[tuple[str, int], bool] = {}
+    earlier: dict[tuple[str, int], bool] = {}
     for one in log.deliveries:
         if one.update < 0:
             continue
@@ -98,7 +98,7 @@ def contradictions(_: Schedule, log: Log) -> Iterator[Breach]:
         if one.target == "crm" and not one.applied:
             text = f"update {one.update} failed, and came to a target of applied updates"
             yield Breach("P9 hooks: false event", one.dialog_id, text)
-        if said.setdefault((one.target, one.update), one.applied) != one.applied:
+        if earlier.setdefault((one.target, one.update), one.applied) != one.applied:
             text = f"update {one.update} came to {one.target} as applied and as failed"
             yield Breach("P9 hooks: contradiction", one.dialog_id, text)
 

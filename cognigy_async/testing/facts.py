@@ -1,4 +1,4 @@
-"""What the rules of the oracle have in common: a broken promise, and views of the log."""
+"""A broken promise, and the views of the log that the rules of the oracle share."""
 
 from __future__ import annotations
 

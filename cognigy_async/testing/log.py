@@ -15,10 +15,12 @@ class Exchange:
 
     Attributes:
         began, ended: seconds at which the client sent it and got the answer.
-        updates: numbers of the updates whose variables it carries.
+        updates: numbers of the updates whose variables it carries; empty for a user's program.
+        step: the transition that it makes.
         status: status that the client got; 0 for none, -1 if nothing was sent.
         applied_at: seconds of each application by the server.
         retry_after: seconds that the answer named.
+        of_dialog: True if these seconds hold for the dialog alone.
         torn_down: True if the client cancelled the request.
     """
 
@@ -30,7 +32,6 @@ class Exchange:
     step: str | None
     if_match: str | None
     token: str
-    adds_one: bool = False
     ended: float = UNENDED
     status: int = 0
     fault: str = ""
@@ -38,6 +39,22 @@ class Exchange:
     retry_after: float | None = None
     of_dialog: bool = False
     torn_down: bool = False
+
+    def describe(self) -> str:
+        """Return the request and its answer in one line, without what it lacks."""
+        text = f"{self.method} {list(self.updates)}" if self.updates else self.method
+        for name, value in (
+            ("key", self.key),
+            ("step", self.step),
+            ("if-match", self.if_match),
+        ):
+            text += "" if value is None else f" {name}={value}"
+        answer = {0: "no answer", -1: "not sent"}.get(self.status, str(self.status))
+        text += f" -> {answer} at {self.ended:.3f}"
+        text += f", {self.fault}" if self.fault else ""
+        text += "".join(f", applied at {at:.3f}" for at in self.applied_at)
+        text += "" if self.retry_after is None else f", retry after {self.retry_after:g} s"
+        return text + (", torn down" if self.torn_down else "")
 
 
 @dataclass(slots=True)
@@ -84,47 +101,52 @@ class Delivery:
 
 @dataclass(slots=True)
 class Log:
-    """Everything that happened in one run, in order."""
+    """Everything that happened in one run, in order.
+
+    Attributes:
+        sessions: session variables of each dialog at the end, as the server has them.
+        competitors: number of writes of other clients by dialog.
+        faults: number of faults that happened, by kind.
+        problems: promise, dialog and text of what the run itself saw: it hung, or raised.
+        error: the exception that a program raised.
+        crashes: virtual seconds at which the process crashed.
+        job: numbers of rows that succeeded, failed, are ambiguous, and are pending.
+        dead_letters: classes of errors by the numbers of updates.
+        pending: updates without an outcome after the close of the client.
+        seconds: virtual seconds of the run.
+    """
 
     exchanges: list[Exchange] = field(default_factory=list)
     tokens: list[TokenExchange] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
-    counters: dict[str, int] = field(default_factory=dict)
+    sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     competitors: Counter[str] = field(default_factory=Counter)
-    last: dict[str, int] = field(default_factory=dict)
-    faults: dict[str, int] = field(default_factory=dict)
-    refused_tokens: dict[str, float] = field(default_factory=dict)
+    faults: Counter[str] = field(default_factory=Counter)
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     crashes: list[float] = field(default_factory=list)
     job: tuple[int, int, int, int] | None = None
     dead_letters: dict[int, str] = field(default_factory=dict)
-    sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: Exception | None = None
     pending: int = 0
     seconds: float = 0.0
 
     def timeline(self, dialog_id: str) -> str:
-        """Return what happened to one dialog, a line each, by time; to all for an empty text."""
-        lines: list[tuple[float, str]] = []
-        for each in self.exchanges:
-            if dialog_id in ("", each.dialog_id):
-                applied = "".join(f" applied@{at:.3f}" for at in each.applied_at)
-                text = f"{each.method} {list(each.updates)} key={each.key} step={each.step} "
-                text += f"if-match={each.if_match} -> {each.status} {each.fault}{applied}"
-                text += f" until {each.ended:.3f} retry-after={each.retry_after}"
-                lines.append((each.began, text))
+        """Return what happened to one dialog, or to all for an empty id: a line each, by time."""
+        lines = [(each.began, each.dialog_id, each.describe()) for each in self.exchanges]
         for call in self.calls:
-            if dialog_id in ("", call.dialog_id):
-                lines.append((call.called_at, f"call {call.number} {call.kind}"))
-                lines.append((call.ended_at, f"call {call.number} ended: {call.outcome}"))
+            lines.append((call.called_at, call.dialog_id, f"call {call.number}: {call.kind}"))
+            lines.append((call.ended_at, call.dialog_id, f"call {call.number}: {call.outcome}"))
         for one in self.deliveries:
-            if dialog_id in ("", one.dialog_id):
-                state = "dead letter" if one.dead else "ok" if one.succeeded else "failed"
-                lines.append((one.began, f"callback {one.update} {state} until {one.ended:.3f}"))
-        lines += [(at, "the process crashes") for at in self.crashes]
-        ordered = sorted(lines, key=lambda line: line[0])
-        return "\n".join(f"{at:10.3f}  {text}" for at, text in ordered)
+            state = "dead letter" if one.dead else "ok" if one.succeeded else "failed"
+            text = f"callback of {one.update_id}: {state} at {one.ended:.3f}"
+            lines.append((one.began, one.dialog_id, text))
+        lines += [(at, dialog_id, "the process crashes") for at in self.crashes]
+        chosen = [line for line in lines if dialog_id in ("", line[1])]
+        ordered = sorted(chosen, key=lambda line: line[0])
+        return "\n".join(
+            f"{at:10.3f}  {text if dialog_id else f'{name}  {text}'}" for at, name, text in ordered
+        )
 
     def facts(self) -> str:
         """Return the log as text, equal for equal runs: without ids that are made at random."""

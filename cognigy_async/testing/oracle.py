@@ -316,8 +316,9 @@ def _final_state(_: Schedule, log: Log) -> Iterator[Breach]:
         if not done or dialog_id in late:
             continue
         newest = max(done[-1], key=position)
-        if log.last[dialog_id] != newest:
-            text = f"it ends with {log.last[dialog_id]}, not with {newest}"
+        last = log.sessions[dialog_id].get("last")
+        if last != newest:
+            text = f"it ends with {last}, not with {newest}"
             yield Breach("P11 final state", dialog_id, text)
 
 
@@ -378,8 +379,8 @@ def _increments(_: Schedule, log: Log) -> Iterator[Breach]:
         if call.kind == "modify":
             least[call.dialog_id] += call.outcome == "ok"
             most[call.dialog_id] += call.outcome == "ok" or call.outcome in UNCERTAIN
-    for dialog_id, count in log.counters.items():
-        own = count - log.competitors[dialog_id]
+    for dialog_id, session in log.sessions.items():
+        own = session.get("count", 0) - log.competitors[dialog_id]
         if not least[dialog_id] <= own <= most[dialog_id]:
             text = f"{own} increments, not {least[dialog_id]} to {most[dialog_id]}"
             yield Breach("P12 modify", dialog_id, text)

@@ -31,7 +31,11 @@ FAULTS: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of a program: `at` seconds after the start, cancelled after `patience` seconds."""
+    """One call of a schedule: `at` seconds after the start, cancelled after `patience` seconds.
+
+    Attributes:
+        moves: True if the update makes a transition.
+    """
 
     number: int
     at: float
@@ -40,15 +44,28 @@ class Step:
     patience: float | None
     moves: bool
 
+    def __str__(self) -> str:
+        text = f"{self.at:10.3f}  call {self.number}: {self.kind} {self.dialog_id}"
+        text += f" with next_step=s{self.number}" if self.moves else ""
+        patience = self.patience if self.kind != "submit" else None
+        return text + ("" if patience is None else f", cancelled after {patience:.3f} s")
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """What happens in one run.
+    """The plan of one run.
 
     Attributes:
+        steps: the calls; empty if a program of the user makes them.
         strength: factor for the probabilities of `FAULTS`; 0 for none.
         quiet: faults that do not happen; shrinking adds to it.
+        rate: requests and seconds of the client's rate limit.
+        lifetime: seconds for which a token is valid.
         token_failures: probability that the token endpoint fails.
+        hook_failures: probability that one call of a callback or of a target fails.
+        honours_keys: True if the server applies an idempotency key once.
+        timeout: seconds of one request.
+        hook_queue: `max_queue` of the callback.
         program: what runs.
         crashes: crossings of each life of the process at which it crashes; see `durable`.
         target_down_until: virtual seconds until which the targets of the outbox fail.
@@ -72,6 +89,11 @@ class Schedule:
     crashes: tuple[int, ...] = ()
     target_down_until: float = 0.0
     wall_clock_jump: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def has_program(self) -> bool:
+        """True if a function of a user makes the calls."""
+        return self.program == "own"
 
     @classmethod
     def of(cls, seed: int) -> Schedule:
@@ -174,6 +196,15 @@ class Schedule:
         """Return the seconds of one way of a request; the tail is heavy."""
         rng = random.Random(f"latency {self.seed} {dialog_id} {ordinal}")
         return min(1.5, 0.02 * rng.paretovariate(1.3))
+
+    def describe(self) -> str:
+        """Return the settings in one line."""
+        rate = "no rate limit" if self.rate is None else f"{self.rate[0]} in {self.rate[1]:g} s"
+        return (
+            f"max_in_flight {self.max_in_flight}, {rate}, coalesce {self.coalesce}, "
+            f"tokens for {self.lifetime:g} s, timeout {self.timeout:g} s, "
+            f"honours_idempotency_keys {self.honours_keys}"
+        )
 
     def without(self, *, steps: frozenset[int] = frozenset(), fault: str | None = None) -> Schedule:
         """Return a smaller schedule: without some calls, or without one kind of fault."""

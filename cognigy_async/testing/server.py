@@ -19,14 +19,13 @@ TOKEN_URL = "https://simulated.invalid/oauth/token"
 
 
 class SimulatedServer:
-    """Executes requests in virtual time, with the faults of a schedule.
+    """Execute requests of the runtime API in virtual time, with the faults of a schedule.
 
     A request that is late stays on its way after the client gave up, and is applied then.
     """
 
     def __init__(self, schedule: Schedule, log: Log) -> None:
         self._schedule = schedule
-        self._is_own = schedule.program == "own"
         self.log = log
         self._requests: dict[str, int] = {}
         self._late: list[tuple[float, int, Exchange, dict[str, Any]]] = []
@@ -46,7 +45,7 @@ class SimulatedServer:
             exchange.dialog_id, ordinal, is_read=exchange.method == "GET"
         )
         if fault:
-            self.log.faults[fault] = self.log.faults.get(fault, 0) + 1
+            self.log.faults[fault] += 1
         delay = self._schedule.latency(exchange.dialog_id, ordinal)
         body = json.loads(request.content) if request.content else {}
         try:
@@ -73,15 +72,13 @@ class SimulatedServer:
         self._arrive(float("inf"))
         for dialog_id, dialog in self._dialogs.items():
             self.log.sessions[dialog_id] = dialog["session"]
-            if self._is_own:
-                continue
-            self.log.counters[dialog_id] = dialog["session"].get("count", 0)
-            self.log.last[dialog_id] = dialog["session"].get("last", -1)
 
     def _note(self, request: Request) -> Exchange:
         body = json.loads(request.content) if request.content else {}
-        session = body.get("session", {})
-        numbers = () if self._is_own else tuple(int(name[1:]) for name in session if name[0] == "n")
+        numbers: tuple[int, ...] = ()
+        if not self._schedule.has_program:
+            session = body.get("session", {})
+            numbers = tuple(int(name[1:]) for name in session if name[0] == "n")
         headers = {name.lower(): value for name, value in request.headers.items()}
         exchange = Exchange(
             anyio.current_time(),
@@ -92,7 +89,6 @@ class SimulatedServer:
             body.get("transition", {}).get("nextStep"),
             headers.get("if-match"),
             headers.get("authorization", ""),
-            "count" in session,
         )
         self.log.exchanges.append(exchange)
         return exchange
@@ -125,7 +121,6 @@ class SimulatedServer:
         if fault == "revoked":
             self._valid_until[token] = now
         if self._valid_until.get(token, 0.0) <= now:
-            self.log.refused_tokens.setdefault(token, now)
             return _response(401)
         rng = random.Random(f"answer {self._schedule.seed} {exchange.began}")
         if fault in ("429", "429 retry-after", "429 dialog", "503", "503 retry-after"):
@@ -141,10 +136,10 @@ class SimulatedServer:
             return _response(500)
         dialog = self._dialog(exchange.dialog_id)
         if fault == "competitor":
-            # Another process increments the same counter.
+            # Another process increments the counter of `modify`, or a variable of its own.
+            name = "competitor" if self._schedule.has_program else "count"
             dialog["version"] += 1
-            if not self._is_own:
-                dialog["session"]["count"] = dialog["session"].get("count", 0) + 1
+            dialog["session"][name] = dialog["session"].get(name, 0) + 1
             self.log.competitors[exchange.dialog_id] += 1
         if fault == "409" and exchange.method != "GET":
             return _response(409, {"etag": f'"{dialog["version"]}"'})
@@ -172,14 +167,14 @@ class SimulatedServer:
                 return True
             self._keys.add(key)
         dialog["version"] += 1
-        for part in ("session", "user", "transition"):
-            dialog[part].update(body.get(part, {}))
+        for context in ("session", "user", "transition"):
+            dialog[context].update(body.get(context, {}))
         exchange.applied_at.append(now)
         return True
 
     def _dialog(self, dialog_id: str) -> dict[str, Any]:
-        new: dict[str, Any] = {"version": 0, "session": {}, "user": {}, "transition": {}}
-        return self._dialogs.setdefault(dialog_id, new)
+        empty = {"version": 0, "session": {}, "user": {}, "transition": {}}
+        return self._dialogs.setdefault(dialog_id, empty)
 
     async def _issue(self) -> Response:
         exchange = TokenExchange(anyio.current_time())
@@ -187,7 +182,7 @@ class SimulatedServer:
         try:
             await anyio.sleep(self._rng.uniform(0.05, 0.5))
             if self._rng.random() < self._schedule.token_failures:
-                self.log.faults["token"] = self.log.faults.get("token", 0) + 1
+                self.log.faults["token"] += 1
                 return _response(503)
             exchange.token = f"token-{len(self.log.tokens)}"
             lifetime = self._schedule.lifetime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -42,6 +42,10 @@ MAX_SHRINKS = 300
 """Runs that shrinking may take."""
 
 
+Program: TypeAlias = Callable[[AsyncStateClient], Awaitable[object]]
+"""A function of a user, which gets the open client."""
+
+
 class Violation(AssertionError):  # noqa: N818
     """A promise was broken.
 
@@ -51,26 +55,19 @@ class Violation(AssertionError):  # noqa: N818
 
     def __init__(self, schedule: Schedule, breach: Breach, log: Log) -> None:
         self.seed, self.breach, self.schedule = schedule.seed, breach, schedule
-        steps = "\n".join(f"  {step}" for step in schedule.steps)
-        active = sorted(set(FAULTS) - schedule.quiet) if schedule.strength else []
-        dialog = f", dialog {breach.dialog_id!r}" if breach.dialog_id else ""
         replay = f"python -m cognigy_async.testing {schedule.seed}"
-        if schedule.program == "own":
-            replay = f"simulate({schedule.seed}, program)"
-        found = f"shortest schedule found ({schedule.program}):\n{steps}\n" if steps else ""
+        calls = "shortest schedule found:\n" + "".join(f"{step}\n" for step in schedule.steps)
+        if schedule.has_program:
+            replay, calls = f"simulate({schedule.seed}, program)", ""
+        active = sorted(set(FAULTS) - schedule.quiet) if schedule.strength else []
+        where = f", dialog {breach.dialog_id!r}" if breach.dialog_id else ""
         super().__init__(
-            f"{breach.promise}{dialog}: {breach.text}\n"
+            f"{breach.promise}{where}: {breach.text}\n"
             f"seed {schedule.seed}; replay: {replay}\n"
-            f"faults: {', '.join(active) or 'none'}\n"
-            f"settings: in flight {schedule.max_in_flight}, rate {schedule.rate}, coalesce "
-            f"{schedule.coalesce}, token lifetime {schedule.lifetime:g} s, crashes at crossings "
-            f"{list(schedule.crashes)}\n"
-            f"{found}timeline:\n{log.timeline(breach.dialog_id)}"
+            f"settings: {schedule.describe()}\n"
+            f"faults that are needed: {', '.join(active) or 'none'}\n"
+            f"{calls}timeline:\n{log.timeline(breach.dialog_id)}"
         )
-
-
-OwnProgram: TypeAlias = Callable[[AsyncStateClient], Awaitable[object]]
-"""A function of a user, which gets an open client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,68 +75,49 @@ class Report:
     """One run without a violation.
 
     Attributes:
-        schedule: settings and faults of the run.
-        log: what happened.
+        schedule: the settings of the client, and the faults.
+        log: every request, and the state of each dialog at the end: `log.sessions`.
     """
 
     schedule: Schedule
     log: Log
 
-    @property
-    def sessions(self) -> Mapping[str, Mapping[str, Any]]:
-        """The session variables of each dialog at the end."""
-        return self.log.sessions
-
 
 def simulate(
     seed: int,
-    program: OwnProgram | None = None,
+    program: Program | None = None,
     *,
     backend: Backend = "asyncio",
     shrink: bool = True,
 ) -> Report:
-    """Run one seed in virtual time, over a simulated server with faults, and check the promises.
-
-    One seed is one exact run on asyncio: settings of the client, latencies, faults. On trio, tasks
-    take turns by chance.
+    """Run one seed in virtual time, under its faults, and check the promises.
 
     Args:
-        seed: number of the run.
-        program: async function that gets an open client; by default the calls of the seed. The
-            oracle knows no calls of an own program: it checks what the server saw. The program
-            itself checks what it was told. It has to expect errors, since requests fail.
-        shrink: look for a shorter schedule that breaks the same promise, on asyncio.
+        seed: settings of the client, faults and latencies of the server; without a program, the
+            calls as well. One seed is one exact run on asyncio. On trio, tasks take turns by
+            chance.
+        program: a coroutine function of yours that gets the open client. Errors of the client
+            reach it as they would in production. Logging is off meanwhile.
+        shrink: after a violation on asyncio, look for fewer faults and calls that break the same
+            promise; this takes up to 300 runs.
 
     Raises:
-        Violation: a promise was broken, or the program raised an exception, which is the cause.
-
-    Example::
-
-        async def program(client: AsyncStateClient) -> None:
-            await client.update("d-1", session={"cart_total": 149.99})
-
-        for seed in range(100):
-            simulate(seed, program)
+        Violation: a promise was broken, or the program raised or did not end in four hours of
+            virtual time.
     """
-    if program is not None:
-        schedule = Schedule.of_own_program(seed)
-        log = execute(schedule, backend, program)
-        if breaches := check(schedule, log):
-            raise Violation(schedule, breaches[0], log) from log.error
-        return Report(schedule, log)
-    schedule = Schedule.of(seed)
-    log = execute(schedule, backend)
+    schedule = Schedule.of(seed) if program is None else Schedule.of_own_program(seed)
+    log = execute(schedule, backend, program)
     breaches = check(schedule, log)
     if not breaches:
         return Report(schedule, log)
     breach = breaches[0]
     if shrink and backend == "asyncio":
-        schedule, breach, log = _shrunk(schedule, breach, log)
-    raise Violation(schedule, breach, log)
+        schedule, breach, log = _shrunk(schedule, breach, log, program)
+    raise Violation(schedule, breach, log) from log.error
 
 
 def execute(
-    schedule: Schedule, backend: Backend = "asyncio", program: OwnProgram | None = None
+    schedule: Schedule, backend: Backend = "asyncio", program: Program | None = None
 ) -> Log:
     """Run a schedule in virtual time. Return what happened."""
     log = Log()
@@ -148,25 +126,24 @@ def execute(
     logging.disable(logging.CRITICAL)
     random.seed(schedule.seed)
     try:
-        run(_Program(schedule, log, program).main, backend=backend)
+        run(_Run(schedule, log, program).main, backend=backend)
     except DeadlockError as error:
         log.problems.append(("P4 settled", "", f"deadlock: {str(error)[:300]}"))
     except Exception as error:
+        log.problems.append(("P4 settled", "", f"{type(error).__name__}: {error!r}"))
         log.error = error
-        promise = "P4 settled" if program is None else "own program"
-        log.problems.append((promise, "", repr(error)))
     finally:
         random.setstate(before)
         logging.disable(previous)
     return log
 
 
-class _Program:
-    """The callers and callbacks of one client."""
+class _Run:
+    """The client of one run, its callers and its callbacks."""
 
-    def __init__(self, schedule: Schedule, log: Log, own: OwnProgram | None) -> None:
+    def __init__(self, schedule: Schedule, log: Log, program: Program | None) -> None:
+        self._program = program
         self._schedule = schedule
-        self._own = own
         self._log = log
         self._server = SimulatedServer(schedule, log)
         self._rng = random.Random(f"callbacks {schedule.seed}")
@@ -179,18 +156,26 @@ class _Program:
         with anyio.move_on_after(LONGEST) as scope:
             client = self._client(self._server)
             async with client:
-                if self._own is None:
+                if self._program is None:
                     await self._make_calls(client)
                 else:
-                    await self._own(client)
+                    await self._run_program(self._program, client)
                 await client.flush()
             log.pending = client.metrics.pending
             self._close_report(client)
-        if scope.cancelled_caught:
-            log.problems.append(("P4 settled", "", f"the client hangs for {LONGEST:g} s"))
-            return
-        self._server.settle()
         log.seconds = anyio.current_time()
+        if scope.cancelled_caught:
+            text = f"the run did not end in {LONGEST / 3600:g} hours of virtual time"
+            log.problems.append(("P4 settled", "", text))
+        self._server.settle()
+
+    async def _run_program(self, program: Program, client: AsyncStateClient) -> None:
+        try:
+            await program(client)
+        except Exception as error:
+            text = f"it raised {type(error).__name__}: {error}"
+            self._log.problems.append(("the program", "", text))
+            self._log.error = error
 
     async def _make_calls(self, client: AsyncStateClient) -> None:
         schedule = self._schedule
@@ -287,9 +272,8 @@ class _Program:
         if step.moves:
             values["next_step"] = f"s{step.number}"
         if step.kind == "submit":
-            await client.submit_nowait(
-                {"dialog_id": step.dialog_id, "update_id": f"u-{step.number}", **values}
-            )
+            fields: dict[str, Any] = {"dialog_id": step.dialog_id, **values}
+            await client.submit_nowait({**fields, "update_id": f"u-{step.number}"})
         else:
             priority: Any = "bulk" if step.kind == "bulk" else "live"
             await client.update(
@@ -343,14 +327,16 @@ def _add_one(state: DialogState) -> dict[str, Any]:
 # Shrinking.
 
 
-def _shrunk(schedule: Schedule, breach: Breach, log: Log) -> tuple[Schedule, Breach, Log]:
+def _shrunk(
+    schedule: Schedule, breach: Breach, log: Log, program: Program | None
+) -> tuple[Schedule, Breach, Log]:
     """Return the smallest schedule found that breaks the same promise."""
     left = MAX_SHRINKS
 
     def try_it(smaller: Schedule) -> bool:
         nonlocal schedule, breach, log, left
         left -= 1
-        new_log = execute(smaller)
+        new_log = execute(smaller, program=program)
         same = [one for one in check(smaller, new_log) if one.promise == breach.promise]
         if same:
             schedule, breach, log = smaller, same[0], new_log

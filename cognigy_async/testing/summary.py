@@ -24,7 +24,7 @@ COUNTED = {
 
 @dataclass
 class Summary:
-    """What some seeds did."""
+    """Sums over seeds; `seconds` is virtual time, `cpu` is seconds of CPU."""
 
     seeds: int = 0
     calls: int = 0

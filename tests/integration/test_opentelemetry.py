@@ -36,6 +36,7 @@ from cognigy_async import (
 )
 from cognigy_async.crm import EventRejectedError, Outbox
 from cognigy_async.integrations.opentelemetry import METRICS, instrument
+from cognigy_async.testing.virtual_time import run
 from tests.simulation.world import (
     DROPPED,
     URL_TOKEN,
@@ -47,7 +48,6 @@ from tests.simulation.world import (
     status,
     throttled,
 )
-from tests.virtual_time import run
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
 CANARY = "canary-value"

@@ -29,6 +29,7 @@ from cognigy_async import (
     UpdateResult,
     UpdateValidationError,
 )
+from cognigy_async.testing.virtual_time import run
 from tests.simulation.world import (
     Wire,
     all_of,
@@ -40,7 +41,6 @@ from tests.simulation.world import (
     turns,
     until,
 )
-from tests.virtual_time import run
 
 ROW = {"dialog_id": "d", "session": {"a": 1}}
 

@@ -32,6 +32,7 @@ from cognigy_async import (
     UpdateResult,
 )
 from cognigy_async.spi import DatedUpdate
+from cognigy_async.testing.virtual_time import VirtualClockLoop
 from tests.simulation.world import (
     DROPPED,
     REFUSED,
@@ -47,7 +48,6 @@ from tests.simulation.world import (
     turns,
     until,
 )
-from tests.virtual_time import VirtualClockLoop
 
 
 def row(seq: int, dialog_id: str = "d", **fields: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from cognigy_async import AsyncStateClient, RateLimit, Response, UpdateEvent
+from cognigy_async.testing.virtual_time import Backend, run
 from tests.simulation.world import Wire, at_once, client_of, outcome_of, status, turns, until
 from tests.steps import Steps
-from tests.virtual_time import Backend, run
 
 MOST = 2.1
 """Twice as many may take so many times as many steps; where each looks at all, it is up to 4."""

@@ -14,7 +14,7 @@ from benchmarks.harness.figures import most_within, percentile, ratio, spread
 from benchmarks.harness.scenarios import SCENARIOS
 from benchmarks.harness.work import Meter, Work, arrivals
 from cognigy_async.cli.bench.load import turns
-from tests.virtual_time import VirtualClockLoop, run
+from cognigy_async.testing.virtual_time import VirtualClockLoop, run
 
 URL = "http://localhost"
 

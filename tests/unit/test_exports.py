@@ -23,7 +23,7 @@ EXTRAS = (
     "typer",
     "uvicorn",
 )
-EDGES = ("bulk", "cli", "crm", "distributed", "emulator", "integrations", "sync")
+EDGES = ("bulk", "cli", "crm", "distributed", "emulator", "integrations", "sync", "testing")
 
 
 def test_the_exported_names_are_sorted_and_exist() -> None:

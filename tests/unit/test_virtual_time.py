@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from tests.virtual_time import Backend, DeadlockError, VirtualClockLoop, run
+from cognigy_async.testing.virtual_time import Backend, DeadlockError, VirtualClockLoop, run
 
 BACKENDS: list[Backend] = ["asyncio", "trio"]
 

@@ -21,7 +21,7 @@ from cognigy_async import (
     Request,
     Response,
 )
-from tests.virtual_time import VirtualClockLoop
+from cognigy_async.testing.virtual_time import VirtualClockLoop
 
 from .token_server import Answer, Endpoint, answer, provider, token
 
