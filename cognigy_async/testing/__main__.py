@@ -6,7 +6,7 @@ import argparse
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 
 from .totals import Totals, run_seeds
@@ -50,7 +50,7 @@ def main() -> int:
     return 1 if totals.broken else status
 
 
-def _results(chunks: list[Iterable[int]], jobs: int) -> Iterator[Totals]:
+def _results(chunks: list[Iterable[int]], jobs: int) -> Generator[Totals, None, None]:
     if jobs == 1:
         yield from map(run_seeds, chunks)
         return
