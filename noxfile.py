@@ -219,6 +219,21 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session(default=False, tags=["all"])
+def simulate(session: nox.Session) -> None:
+    """Three thousand seeds of the simulation; ``-- --seeds 1000000`` goes on."""
+    install(session)
+    arguments = session.posargs or ("--seeds", "3000")
+    session.run("python", "-m", "cognigy_async.testing", *arguments)
+
+
+@nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Faults in the client that the simulation must catch; ``--write docs/proof.md`` keeps them."""
+    install(session)
+    session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session(default=False, tags=["all"])
 def cost(session: nox.Session) -> None:
     """CPU and memory of an update, relative to a calibration in the same run."""
     install(session, "tools")

@@ -78,6 +78,17 @@ def _order(schedule: Schedule, log: Log) -> Iterator[Breach]:
             latest, key = max([latest, *places]), write.key
 
 
+def _repeats(_: Schedule, log: Log) -> Iterator[Breach]:
+    for dialog_id, writes in writes_of(log).items():
+        earlier: set[str] = set()
+        for first, second in pairwise(writes):
+            if first.key is not None:
+                earlier.add(first.key)
+            if second.key in earlier and second.key != first.key:
+                text = f"a request came again at {second.began:.3f}, after another update"
+                yield Breach("P1 order", dialog_id, text)
+
+
 # P2: a dialog that waits does not hold others.
 
 
@@ -421,15 +432,24 @@ _EVERYWHERE: tuple[Rule, ...] = (_overlapping, _bounds, _torn_down, _transitions
 _AFTER_CRASHES: tuple[Rule, ...] = (*_EVERYWHERE, _order, _final_state)
 RULES: dict[Program, tuple[Rule, ...]] = {
     "client": (
-        *(*_EVERYWHERE, _order, _isolation, slots, _settled, _lost, _retry_after, _backoff, _quota),
+        *(*_EVERYWHERE, _order, _repeats, _isolation, slots, _settled, _lost, _retry_after),
+        *(_backoff, _quota),
         *(_refreshes, _expired, _unused_tokens, _cancelled, callbacks, _final_state, _strict),
         *(_ambiguity, _increments, _attempts, _storm),
     ),
     "outbox": (
-        *(*_AFTER_CRASHES, _lost, deliveries, contradictions, delivery_order, _increments),
+        *(
+            *_AFTER_CRASHES,
+            _repeats,
+            _lost,
+            deliveries,
+            contradictions,
+            delivery_order,
+            _increments,
+        ),
         _cancelled,
     ),
     "job": (*_AFTER_CRASHES, job_rows),
-    "own": (*_EVERYWHERE, _settled, _retry_after, _quota, _refreshes, _expired),
+    "own": (*_EVERYWHERE, _repeats, _settled, _retry_after, _quota, _refreshes, _expired),
 }
 """Rules by program. In an own program, the updates have no numbers."""

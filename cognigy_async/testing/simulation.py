@@ -273,7 +273,8 @@ class _Run:
             values["next_step"] = f"s{step.number}"
         if step.kind == "submit":
             fields: dict[str, Any] = {"dialog_id": step.dialog_id, **values}
-            await client.submit_nowait({**fields, "update_id": f"u-{step.number}"})
+            fields["update_id"] = f"u-{step.number}"
+            await client.submit_nowait(fields)
         else:
             priority: Any = "bulk" if step.kind == "bulk" else "live"
             await client.update(

@@ -28,6 +28,7 @@ class Summary:
 
     seeds: int = 0
     calls: int = 0
+    requests: int = 0
     seconds: float = 0.0
     cpu: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
@@ -38,6 +39,7 @@ class Summary:
         """Add what other seeds did."""
         self.seeds += other.seeds
         self.calls += other.calls
+        self.requests += other.requests
         self.seconds += other.seconds
         self.cpu += other.cpu
         self.faults += other.faults
@@ -48,8 +50,8 @@ class Summary:
         known = Counter({name: self.broken[promise] for name, promise in COUNTED.items()})
         known["other"] = self.broken.total() - known.total()
         return (
-            f"{self.seeds:,} seeds: {self.calls:,} simulated calls in {self.seconds / 3600:,.1f} "
-            f"simulated hours, {self.cpu:,.0f} s of CPU\n"
+            f"{self.seeds:,} seeds: {self.calls:,} calls and {self.requests:,} requests in "
+            f"{self.seconds / 3600:,.1f} simulated hours, {self.cpu:,.0f} s of CPU\n"
             f"violations: {', '.join(f'{name} {count:,}' for name, count in known.items())}\n"
             f"faults injected: {self.faults.total():,}\n"
             + "".join(f"  {count:>9,}  {name}\n" for name, count in sorted(self.faults.items()))
@@ -71,6 +73,7 @@ def run_seeds(seeds: Sequence[int]) -> Summary:
         summary.faults["crash of the process"] += len(log.crashes)
         summary.seconds += log.seconds
         # The rows of a job are its calls.
+        summary.requests += len(log.exchanges)
         summary.calls += len(log.calls) or sum(log.job or ())
     ended = os.times()
     summary.cpu = ended.user + ended.system - began.user - began.system

@@ -1,15 +1,17 @@
 """Apply one fault after the other to a copy of the package, and run the simulation's seeds on it.
 
-    python -m tests.mutants [--seeds 300] [WORD ...]
+    python -m tests.mutants [--seeds 300] [--jobs 2] [--write docs/proof.md] [WORD ...]
 
 It prints a table: the fault, the promise that caught it, and the number of seeds needed. With
-words, only faults whose name has one of them.
+words, only faults whose name has one of them. `--write` puts the table between the markers of a
+page.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,9 @@ from .faults import FAULTS, Fault
 PACKAGE = Path(__file__).parents[2] / "cognigy_async"
 LONGEST = 300.0
 """Seconds for the seeds of one fault; a client that hangs without a wait is caught as well."""
+HEAD = "| fault | caught by | seeds |\n|---|---|---|\n"
+MARKED = re.compile(r"(<!-- mutants -->\n)(.*?)(<!-- end of mutants -->)", re.DOTALL)
+"""The table of a page, between its markers."""
 RUN = """
 import sys
 from cognigy_async.testing import Violation, simulate
@@ -41,6 +46,7 @@ def main() -> int:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--seeds", type=int, default=300)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="faults at a time")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="page that gets the table")
     options = parser.parse_args()
     chosen = [
         fault
@@ -48,14 +54,20 @@ def main() -> int:
         if not options.words or any(word in fault.name for word in options.words)
     ]
     survivors = 0
-    sys.stdout.write("| fault | caught by | seeds |\n|---|---|---|\n")
+    table = [HEAD]
+    sys.stdout.write(HEAD)
     with ThreadPoolExecutor(options.jobs) as pool:
         results = pool.map(partial(caught, seeds=options.seeds), chosen)
         for fault, (promise, seeds) in zip(chosen, results, strict=True):
             survivors += not promise
-            sys.stdout.write(f"| {fault.name} | {promise or '**not caught**'} | {seeds} |\n")
+            table.append(f"| {fault.name} | {promise or '**not caught**'} | {seeds} |\n")
+            sys.stdout.write(table[-1])
             sys.stdout.flush()
     sys.stdout.write(f"\n{len(chosen) - survivors} of {len(chosen)} faults were caught.\n")
+    if options.write is not None:
+        page = options.write.read_text(encoding="utf-8")
+        filled = MARKED.sub(lambda marked: f"{marked[1]}{''.join(table)}{marked[3]}", page)
+        options.write.write_text(filled, encoding="utf-8")
     return 1 if survivors else 0
 
 

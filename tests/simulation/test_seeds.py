@@ -11,12 +11,12 @@ from cognigy_async.testing import Breach, Schedule, Violation, check, simulate
 from cognigy_async.testing.log import Exchange
 from cognigy_async.testing.schedule import FAULTS
 from cognigy_async.testing.simulation import execute
-from cognigy_async.testing.virtual_time import Backend
 
 EACH = 50
 """Seeds of one test of the default run."""
 DEFAULT = [*range(0, 6 * EACH, EACH)]
-THOROUGH = [*range(6 * EACH, 3000 + 6 * EACH, 500)]
+THOROUGH = [*range(6 * EACH, 1000 + 6 * EACH, 250)]
+"""Of trio alone: `nox -s simulate` runs three thousand on asyncio."""
 
 
 @pytest.mark.parametrize("first", DEFAULT)
@@ -33,10 +33,9 @@ def test_seeds_on_trio(first: int) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("first", THOROUGH)
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_many_seeds(first: int, backend: Backend) -> None:
-    for seed in range(first, first + 500):
-        simulate(seed, backend=backend, shrink=False)
+def test_many_seeds_on_trio(first: int) -> None:
+    for seed in range(first, first + 250):
+        simulate(seed, backend="trio")
 
 
 def test_a_seed_is_one_exact_run_and_the_seeds_inject_every_fault() -> None:
