@@ -20,6 +20,7 @@ from cognigy_async import (
     RateLimit,
     RetryPolicy,
     RuntimeApi,
+    StateUpdate,
     UpdateEvent,
 )
 
@@ -240,9 +241,8 @@ class _Run:
         if step.moves:
             values["next_step"] = f"s{step.number}"
         if step.kind == "submit":
-            await client.submit_nowait(
-                {"dialog_id": step.dialog_id, "update_id": f"u-{step.number}", **values}
-            )
+            update = StateUpdate(step.dialog_id, update_id=f"u-{step.number}", **values)
+            await client.submit_nowait(update)
         else:
             priority: Any = "bulk" if step.kind == "bulk" else "live"
             await client.update(
