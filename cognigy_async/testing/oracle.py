@@ -320,7 +320,7 @@ def _cancelled(schedule: Schedule, log: Log) -> Iterator[Breach]:
 
 def _final_state(_: Schedule, log: Log) -> Iterator[Breach]:
     position = position_in(log)
-    late = {each.dialog_id for each in log.exchanges if each.fault == "late"}
+    late = {each.dialog_id for each in log.exchanges if each.fault.startswith("late")}
     for dialog_id, writes in writes_of(log).items():
         # The last request that was applied: in a job, a row that is repeated comes again.
         done = [each.updates for each in writes if each.applied_at and each.updates]

@@ -57,6 +57,11 @@ class SimulatedServer:
             raise
         except BaseException:
             exchange.torn_down = True
+            if not exchange.reached and not fault:
+                # It was sent before the process crashed, and is still on its way.
+                exchange.fault = "late after a crash"
+                self.log.faults[exchange.fault] += 1
+                self._come_late(exchange, body, anyio.current_time() + self._rng.uniform(0, 3))
             raise
         else:
             exchange.status = response.status
@@ -100,15 +105,14 @@ class SimulatedServer:
             await anyio.sleep(delay)
             raise NotSentError("no connection")
         if fault == "late":
-            arrives = anyio.current_time() + timeout + 20 * delay
-            entry = (arrives, len(self.log.exchanges), exchange, body)
-            heapq.heappush(self._late, entry)
+            self._come_late(exchange, body, anyio.current_time() + timeout + 20 * delay)
             await anyio.sleep(timeout)
             raise NoResponseError("no answer in time", timed_out=True)
         await anyio.sleep(delay)
         if fault == "dropped before":
             raise NoResponseError("the connection was closed")
         now = anyio.current_time()
+        exchange.reached = True
         self._arrive(now)
         response = self._answer(exchange, body, fault, now)
         await anyio.sleep(delay)
@@ -148,6 +152,9 @@ class SimulatedServer:
         if fault == "500 applied":
             return _response(500)
         return _response(200, {"etag": f'"{dialog["version"]}"'}, dialog)
+
+    def _come_late(self, exchange: Exchange, body: dict[str, Any], at: float) -> None:
+        heapq.heappush(self._late, (at, len(self.log.exchanges), exchange, body))
 
     def _arrive(self, now: float) -> None:
         while self._late and self._late[0][0] <= now:
