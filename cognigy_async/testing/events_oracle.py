@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from .facts import Breach, first_applied, position_in, requests_of
+from .facts import Breach, first_applied, position_in, requests_of, withdrawal_may_be_lost
 from .log import UNENDED, Delivery, Log
 from .schedule import Schedule
 
@@ -101,6 +101,17 @@ def contradictions(_: Schedule, log: Log) -> Iterator[Breach]:
         if earlier.setdefault((one.target, one.update), one.applied) != one.applied:
             text = f"update {one.update} came to {one.target} as applied and as failed"
             yield Breach("P9 hooks: contradiction", one.dialog_id, text)
+
+
+def withdrawn(_: Schedule, log: Log) -> Iterator[Breach]:
+    """Yield events of updates whose callers were cancelled before anything was sent."""
+    sent = requests_of(log)
+    known = {one.update for one in log.deliveries}
+    for call in log.calls:
+        unsent = call.outcome == "cancelled" and not sent[call.number]
+        if unsent and call.number in known and not withdrawal_may_be_lost(log, call):
+            text = f"update {call.number} was withdrawn, and an event of it came"
+            yield Breach("P8 cancellation", call.dialog_id, text)
 
 
 def delivery_order(_: Schedule, log: Log) -> Iterator[Breach]:

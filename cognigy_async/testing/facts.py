@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .log import Exchange, Log
+from .log import Call, Exchange, Log
 from .schedule import Schedule
 
+WITHDRAWN_WITHIN = 1.0
+"""Seconds after a cancellation by which its withdrawal is written."""
 TOLERANCE = 1e-6
 """Seconds by which two times of the virtual clock may differ by rounding."""
 
@@ -64,6 +66,12 @@ def position_in(log: Log) -> Callable[[int], int]:
     """Return what gives the place of an update in the order of the calls, or of the rows."""
     calls = {call.number: index for index, call in enumerate(log.calls)}
     return lambda number: calls.get(number, number)
+
+
+def withdrawal_may_be_lost(log: Log, call: Call) -> bool:
+    """Return whether a crash may have kept the withdrawal of a cancelled update from the disk."""
+    until = call.cancelled_at + WITHDRAWN_WITHIN
+    return any(call.cancelled_at <= at < until for at in log.crashes)
 
 
 def is_torn(log: Log, at: float) -> bool:

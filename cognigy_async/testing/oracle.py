@@ -11,7 +11,15 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
-from .events_oracle import callbacks, contradictions, deliveries, delivery_order, job_rows, slots
+from .events_oracle import (
+    callbacks,
+    contradictions,
+    deliveries,
+    delivery_order,
+    job_rows,
+    slots,
+    withdrawn,
+)
 from .facts import (
     TOLERANCE,
     Breach,
@@ -20,6 +28,7 @@ from .facts import (
     is_torn,
     position_in,
     requests_of,
+    withdrawal_may_be_lost,
     writes_of,
 )
 from .log import UNENDED, Call, Exchange, Log
@@ -40,8 +49,6 @@ REFRESH_MARGIN = 5.0
 MOST_ATTEMPTS = 5
 RETRIES = 0.2
 SPARE_RETRIES = 10
-WITHDRAWN_WITHIN = 1.0
-"""Seconds after a cancellation in which a crash may keep its withdrawal from being written."""
 
 
 def check(schedule: Schedule, log: Log) -> list[Breach]:
@@ -304,11 +311,8 @@ def _cancelled(schedule: Schedule, log: Log) -> Iterator[Breach]:
         if call.outcome != "cancelled" or not starts:
             continue
         if schedule.program == "outbox":
-            # What was recorded before the caller gave up is finished after a crash.
-            until = call.cancelled_at + WITHDRAWN_WITHIN
-            if any(call.cancelled_at <= at < until for at in log.crashes):
-                continue
-            starts = starts[:1]
+            # What was sent before the caller gave up is finished after a crash.
+            starts = [] if withdrawal_may_be_lost(log, call) else starts[:1]
         late = [began for began in starts if began > call.cancelled_at + TOLERANCE]
         if late:
             text = f"update {call.number} was cancelled at {call.cancelled_at:.3f}, and sent"
@@ -438,16 +442,8 @@ RULES: dict[Program, tuple[Rule, ...]] = {
         *(_ambiguity, _increments, _attempts, _storm),
     ),
     "outbox": (
-        *(
-            *_AFTER_CRASHES,
-            _repeats,
-            _lost,
-            deliveries,
-            contradictions,
-            delivery_order,
-            _increments,
-        ),
-        _cancelled,
+        *(*_AFTER_CRASHES, _repeats, _lost, _increments, _cancelled),
+        *(deliveries, contradictions, withdrawn, delivery_order),
     ),
     "job": (*_AFTER_CRASHES, job_rows),
     "own": (*_EVERYWHERE, _repeats, _settled, _retry_after, _quota, _refreshes, _expired),

@@ -144,6 +144,8 @@ class SimulatedServer:
             name = "competitor" if self._schedule.has_program else "count"
             dialog["version"] += 1
             dialog["session"][name] = dialog["session"].get(name, 0) + 1
+            if self._schedule.program == "outbox":
+                dialog["transition"]["nextStep"] = "elsewhere"
             self.log.competitors[exchange.dialog_id] += 1
         if fault == "409" and exchange.method != "GET":
             return _response(409, {"etag": f'"{dialog["version"]}"'})
