@@ -155,14 +155,17 @@ def thorough(session: nox.Session) -> None:
 def add_tests(version: str) -> None:
     python = interpreter(version)
     tags = [] if version == RUNNING else ["all"]
+    # What differs between versions differs most between the oldest and the newest.
+    between = version not in (RUNNING, PYTHONS[0], PYTHONS[-1])
 
     @nox.session(name=f"tests-{version}", python=python or False, default=False, tags=tags)
     def tests(session: nox.Session) -> None:
-        """All tests, on one Python."""
+        """All tests on one Python; without the thorough ones if it is neither first nor last."""
         if python is None:
             session.skip(f"no Python {version} that can make a venv was found")
         install(session)
-        run_tests(session, "not browser and not temporal")
+        marks = "not browser and not temporal"
+        run_tests(session, f"{marks} and not thorough" if between else marks)
 
 
 for version in PYTHONS:
