@@ -19,10 +19,7 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowHistory,
 )
-from temporalio.worker import Replayer
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from cognigy_async import ApiKey, ConfigurationError
 from cognigy_async.bulk import JobOptions, JobResult
@@ -36,8 +33,9 @@ from cognigy_async.temporal.jobs import (
     start_job,
     workflow_id,
 )
-from cognigy_async.temporal.worker import RESTRICTIONS, StateWorker
+from cognigy_async.temporal.worker import StateWorker
 from tests.integration.conftest import SECRET, Command
+from tests.integration.temporal_replay import replay
 from tests.integration.temporal_server import TemporalServer
 from tests.integration.temporal_worker import WorkerProcess
 from tests.simulation.world import BASE_URL, KEY, Wire, status
@@ -204,6 +202,36 @@ async def test_a_job_id_is_used_once(cluster: Client, queue: str, tmp_path: Path
             await start_job(cluster, source, task_queue=queue, job_id="nightly")
 
 
+async def test_a_job_is_found_by_its_search_attribute(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "rows.jsonl", numbered(1, 1))
+    job_id = f"{queue}-{'x' * 300}"
+    handle = await start_job(cluster, source, task_queue=queue, job_id=job_id)
+    found: list[str] = []
+    with anyio.fail_after(120):
+        while not found:
+            query = f"CognigyJob = '{job_id[:255]}'"
+            found = [each.id async for each in cluster.list_workflows(query)]
+    assert found == [handle.id]
+
+
+async def test_a_cluster_without_the_search_attribute_takes_jobs(
+    queue: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = TemporalServer(tmp_path, attributes=())
+    server.start()
+    try:
+        cluster = await Client.connect(server.address)
+        source = write(tmp_path / "rows.jsonl", numbered(1, 1))
+        async with worker(cluster, queue, Wire()):
+            handle = await start_job(cluster, source, task_queue=queue)
+            assert job_result(await handle.result()).ok
+    finally:
+        server.stop()
+    assert "search-attribute create --name CognigyJob" in caplog.text
+
+
 async def test_a_job_has_no_option_that_needs_all_rows_in_one_process(
     cluster: Client, queue: str, tmp_path: Path
 ) -> None:
@@ -245,9 +273,7 @@ RECORDED = {path.stem: path.read_text(encoding="utf-8") for path in HISTORIES.gl
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
 async def test_recorded_histories_can_be_replayed(name: str) -> None:
-    history = WorkflowHistory.from_json("cognigy-job-recorded", RECORDED[name])
-    runner = SandboxedWorkflowRunner(RESTRICTIONS)
-    await Replayer(workflows=[BulkJobWorkflow], workflow_runner=runner).replay_workflow(history)
+    await replay(BulkJobWorkflow, "cognigy-job-recorded", RECORDED[name])
 
 
 @pytest.mark.skipif("RECORD_HISTORIES" not in os.environ, reason="writes the recorded histories")
