@@ -37,9 +37,6 @@ DEFAULT_TASK_QUEUE = "cognigy"
 DRAIN_TIMEOUT = timedelta(seconds=8)
 """Time for requests in flight at a shutdown. Docker allows 10 s between SIGTERM and SIGKILL."""
 
-STICKY_TIMEOUT = timedelta(seconds=5)
-"""Time after which another worker takes a workflow over from one that does not answer."""
-
 MOST_WORKFLOW_TASKS = 20
 """Workflow tasks of one worker at a time. A task is given to another worker after 10 s, and fails
 after 2 s in one step: a worker that takes more than it can do gets nothing done. The others wait in
@@ -174,7 +171,6 @@ class StateWorker:
             max_concurrent_activities=most_activities,
             max_concurrent_workflow_tasks=MOST_WORKFLOW_TASKS,
             graceful_shutdown_timeout=DRAIN_TIMEOUT,
-            sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
             # The sandbox would cost each dialog some milliseconds. Tests replay histories in it.
             workflow_runner=UnsandboxedWorkflowRunner(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from temporalio.client import (
 from cognigy_async import ApiKey, ConfigurationError
 from cognigy_async.bulk import JobOptions, JobResult
 from cognigy_async.emulator import Emulator, Faults, Rules, serve
-from cognigy_async.temporal import job_folder
+from cognigy_async.temporal import DurableStateClient, job_folder
 from cognigy_async.temporal.bulk_job import BulkJobWorkflow
 from cognigy_async.temporal.jobs import (
     dead_letters,
@@ -182,6 +183,27 @@ async def test_a_worker_that_shuts_down_leaves_its_chunks_to_another(
     for dialog in range(40):
         sent = first.writes(f"d-{dialog}") + second.writes(f"d-{dialog}")
         assert [one.seq for one in sent] == list(range(dialog, 400, 40))
+
+
+async def test_a_worker_whose_chunks_drain_takes_no_live_updates(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    first, second = Wire(takes=3.0), Wire()
+    source = write(tmp_path / "rows.jsonl", numbered(1, 1))
+    async with DurableStateClient(cluster, queue) as client:
+
+        async def update() -> None:
+            await anyio.sleep(1.0)
+            await client.update("live", session={"seq": 1})
+
+        async with worker(cluster, queue, first):
+            await start_job(cluster, source, task_queue=queue)
+            await until(lambda: first.sent)
+            updating = asyncio.create_task(update())
+        assert first.writes("live") == []
+        async with worker(cluster, queue, second):
+            await updating
+    assert len(second.writes("live")) == 1
 
 
 async def test_a_missing_input_fails_the_job(cluster: Client, queue: str, tmp_path: Path) -> None:
