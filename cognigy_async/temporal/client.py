@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from secrets import token_hex
+from time import monotonic
 from typing import Any, Literal, Self
 
 import anyio
@@ -54,6 +55,10 @@ MOST_CALLS = 1000
 
 PATIENCE = 300.0
 """Seconds without an answer of the cluster after which an update is given up as ambiguous."""
+
+MOST_SILENCE = 60.0
+"""Seconds of a failed call after which the cluster must have answered meanwhile. The SDK notices a
+dead connection within 45 s, and repeats for 10 s."""
 
 MOST_ID_BYTES = 512
 FAULTS_OF_CALLERS = (
@@ -445,11 +450,12 @@ class DurableStateClient:
         """
         call_id = token_hex(16)
         workflow = workflow_id(self.task_queue, dialog_id)
-        asked_at = asyncio.get_running_loop().time()
+        answered_at = monotonic()
         failures = 0
         run_id: str | None = None
         while True:
             start = None
+            began = monotonic()
             try:
                 if run_id is not None:
                     handle = self._client.get_workflow_handle(workflow, run_id=run_id)
@@ -472,7 +478,7 @@ class DurableStateClient:
             except WorkflowUpdateFailedError as error:
                 cause = error.cause
                 if isinstance(cause, ApplicationError) and cause.type == BUSY:
-                    asked_at = asyncio.get_running_loop().time()
+                    answered_at = monotonic()
                 elif all(update["repeatable"] for update in updates):
                     run_id = None
                 else:
@@ -495,7 +501,10 @@ class DurableStateClient:
                     ) from error
                 run_id = None if status is RPCStatusCode.NOT_FOUND else known
                 last = error
-            if asyncio.get_running_loop().time() - asked_at > PATIENCE:
+            now = monotonic()
+            if now - began > MOST_SILENCE:
+                answered_at = now
+            if now - answered_at > PATIENCE:
                 message = "The Temporal cluster did not answer"
                 raise _RefusedError(AmbiguousUpdateError, message) from last
             failures += 1

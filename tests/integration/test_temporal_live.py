@@ -7,12 +7,14 @@ import base64
 import json
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.service import RetryConfig
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -37,6 +39,7 @@ from cognigy_async.temporal import (
     StateWorker,
     dialog_writer,
 )
+from cognigy_async.temporal import client as client_module
 from cognigy_async.temporal.client import workflow_id
 from cognigy_async.temporal.codec import data_converter
 from cognigy_async.temporal.dialog_writer import DialogWriter
@@ -378,6 +381,33 @@ async def test_an_operator_who_ends_a_workflow_repeats_assignments_only(
     await assigned
     assert tenant.sent("d-1") == [1]
     assert set(tenant.sent("d-2")) == {2}
+
+
+async def test_an_update_that_has_waited_for_long_survives_a_restart_of_the_server(
+    tmp_path: Path, queue: str, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = [0.0]
+    monkeypatch.setattr(client_module, "monotonic", lambda: time.monotonic() + later[0])
+    server = TemporalServer(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        cluster = await Client.connect(server.address)
+        once = RetryConfig(max_elapsed_time_millis=100, max_retries=1)
+        impatient = await Client.connect(server.address, retry_config=once)
+        tenant.gate = asyncio.Event()
+        async with (
+            worker_of(cluster, queue, tenant),
+            DurableStateClient(impatient, queue) as client,
+        ):
+            update = await client.submit({"dialog_id": "d-1", "session": {"n": 1}})
+            await until(lambda: bool(tenant.requests))
+            later[0] = 1000.0
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            tenant.gate.set()
+            assert (await update).status == 200
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 async def test_an_update_waits_for_a_worker(cluster: Client, queue: str, tenant: Tenant) -> None:

@@ -231,6 +231,7 @@ async def _status(cluster: Client, handle: Handle) -> dict[str, Any]:
 async def _end_of(handle: Handle) -> dict[str, Any]:
     from temporalio.client import WorkflowFailureError
     from temporalio.exceptions import ApplicationError
+    from temporalio.service import RPCError
 
     try:
         numbers: dict[str, Any] = await handle.result()
@@ -243,6 +244,11 @@ async def _end_of(handle: Handle) -> dict[str, Any]:
             raise CognigyError(f"the job was ended from outside: {error.cause}") from error
         kind = InputError if cause.type == InputError.__name__ else CognigyError
         raise kind(cause.message) from error
+    except RPCError as error:
+        raise CognigyError(
+            f"the cluster answered {error.status.name}: {error.message}; the job goes on, so do not "
+            "start it again, but use job status"
+        ) from error
 
 
 def _write(result: JobResult) -> None:
