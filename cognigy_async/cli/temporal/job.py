@@ -246,8 +246,8 @@ async def _end_of(handle: Handle) -> dict[str, Any]:
         raise kind(cause.message) from error
     except RPCError as error:
         raise CognigyError(
-            f"the cluster answered {error.status.name}: {error.message}; the job goes on, so do not "
-            "start it again, but use job status"
+            f"the cluster answered {error.status.name}: {error.message}; the job goes on, so do "
+            "not start it again, but use job status"
         ) from error
 
 
