@@ -25,7 +25,7 @@ REMEDIES = {
     "NOT_FOUND": "check the id, COGNIGY_TASK_QUEUE and TEMPORAL_NAMESPACE",
     "UNAVAILABLE": "try again when the cluster answers",
 }
-"""What to do, by the status of an answer."""
+"""Remedies by the status of an answer."""
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
