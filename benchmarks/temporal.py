@@ -92,6 +92,8 @@ async def measure(
     await events("the first update of a workflow", client, "warm-up", 1)
     await asyncio.gather(*(durable.update("burst", session={"n": n}) for n in range(50)))
     await events("a burst of 50", client, "burst", 50)
+    await write(durable, "one-by-one", 10)
+    await events("updates one by one", client, "one-by-one", 10)
     began = asyncio.get_running_loop().time()
     ordered = options.updates
     total = options.dialogs * ordered
@@ -119,7 +121,6 @@ async def measure(
     unordered = sum(order != sorted(order) for order in orders)
     print(f"{lost} lost, {unordered} dialogs out of order")
     print(f"{len(tenant.stale())} stale, {tenant.repeated()} repeated, all with the same key")
-    await events("updates one by one", client, "d-0", ordered)
 
 
 async def write(durable: DurableStateClient, dialog_id: str, ordered: int) -> None:

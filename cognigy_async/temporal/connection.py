@@ -48,8 +48,11 @@ async def connect(settings: TemporalSettings | None = None) -> Client:
         namespace = DescribeNamespaceRequest(namespace=client.namespace)
         await client.workflow_service.describe_namespace(namespace)
     except Exception as error:
+        # The text of the SDK is that of several layers.
+        is_refused = "ConnectionRefused" in str(error)
+        problem = "nothing listens at this address" if is_refused else error
         raise ConfigurationError(
-            f"the Temporal cluster at {address} cannot be used: {error}; check TEMPORAL_ADDRESS, "
+            f"the Temporal cluster at {address} cannot be used: {problem}; check TEMPORAL_ADDRESS, "
             "TEMPORAL_NAMESPACE and the credentials"
         ) from error
     return client

@@ -41,7 +41,7 @@ def run(function: Callable[[Unpack[Arguments]], Awaitable[T]], *arguments: *Argu
         return anyio.run(function, *arguments)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"the package {error.name} is missing; install it with: "
+            f"the package {(error.name or '').partition('.')[0]} is missing; install it with: "
             "pip install 'cognigy-async[temporal]'"
         ) from error
     finally:
