@@ -50,7 +50,7 @@ async def connect(settings: TemporalSettings | None = None) -> Client:
     except Exception as error:
         # The text of the SDK is that of several layers.
         is_refused = "ConnectionRefused" in str(error)
-        problem = "nothing listens at this address" if is_refused else error
+        problem = "nothing listens at this address" if is_refused else str(error).rstrip(".")
         raise ConfigurationError(
             f"the Temporal cluster at {address} cannot be used: {problem}; check TEMPORAL_ADDRESS, "
             "TEMPORAL_NAMESPACE and the credentials"

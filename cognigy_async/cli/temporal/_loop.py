@@ -21,9 +21,12 @@ PARTING = 0.1
 """Seconds. Python aborts if it ends while a thread of the SDK returns from its last call
 (github.com/temporalio/sdk-python, issue 300)."""
 
+WORKER = "a worker has to run to answer for it"
 REMEDIES = {
     "NOT_FOUND": "check the id, COGNIGY_TASK_QUEUE and TEMPORAL_NAMESPACE",
-    "UNAVAILABLE": "try again when the cluster answers",
+    "CANCELLED": WORKER,
+    "DEADLINE_EXCEEDED": WORKER,
+    "FAILED_PRECONDITION": WORKER,
 }
 """Remedies by the status of an answer."""
 
@@ -69,7 +72,7 @@ def with_cluster(
         try:
             return await use(cluster, settings.task_queue)
         except RPCError as error:
-            remedy = REMEDIES.get(error.status.name, "a worker has to run to answer for it")
+            remedy = REMEDIES.get(error.status.name, "check the cluster, and try again")
             raise CognigyError(
                 f"{subject}: the cluster answered {error.status.name}: {error.message}; {remedy}"
             ) from error
