@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from temporalio.client import (
 from cognigy_async import ApiKey, ConfigurationError
 from cognigy_async.bulk import JobOptions, JobResult
 from cognigy_async.emulator import Emulator, Faults, Rules, serve
-from cognigy_async.temporal import DurableStateClient, job_folder
+from cognigy_async.temporal import DurableStateClient, job_folder, jobs
 from cognigy_async.temporal.bulk_job import BulkJobWorkflow
 from cognigy_async.temporal.jobs import (
     dead_letters,
@@ -560,6 +561,17 @@ def test_the_command_pauses_and_cancels_a_job(
     while command("job", "status", job_id) or command.json["ended"] != "interrupted":
         time.sleep(0.05)
     assert 0 < command.json["succeeded"] < 1000
+
+
+@pytest.mark.usefixtures("cluster_of_command")
+def test_the_command_tells_that_no_worker_answers(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE", timedelta(seconds=1))
+    write(tmp_path / "rows.jsonl", numbered(1, 1))
+    assert command("job", "start", "rows.jsonl", "--id", "alone") == 0
+    assert command("job", "status", "alone") == 1
+    assert "a worker has to run to answer for it" in command.messages
 
 
 @pytest.mark.usefixtures("cluster_of_command")
