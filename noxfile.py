@@ -181,7 +181,7 @@ def browser(session: nox.Session) -> None:
 def temporal(session: nox.Session) -> None:
     """The tests on a development server of Temporal, one after another: it needs the machine."""
     install(session)
-    session.run("pytest", "-q", "-m", "temporal", *RERUNS, *session.posargs)
+    session.run("pytest", "-q", "tests/integration", "-m", "temporal", *RERUNS, *session.posargs)
 
 
 @nox.session(default=False)
