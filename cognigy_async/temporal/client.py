@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from secrets import token_hex
+from time import monotonic
 from typing import Any, Literal, Self
 
 import anyio
@@ -20,7 +21,7 @@ from temporalio.client import (
     WithStartWorkflowOperation,
     WorkflowUpdateFailedError,
 )
-from temporalio.common import TypedSearchAttributes, WorkflowIDConflictPolicy
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, TemporalError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -40,7 +41,6 @@ from cognigy_async import (
 from cognigy_async._utils.arguments import validate_timeout
 
 from .dialog_writer import BUSY, UPDATE, WORKFLOW, Json, WriterState
-from .search_attributes import DIALOG, attribute_of, lacks_attribute, log_missing
 from .stream import DurableStream
 from .wire import dump_options, dump_update, load_outcome
 
@@ -55,6 +55,10 @@ MOST_CALLS = 1000
 
 PATIENCE = 300.0
 """Seconds without an answer of the cluster after which an update is given up as ambiguous."""
+
+MOST_SILENCE = 60.0
+"""Seconds of a failed call after which the cluster must have answered meanwhile. The SDK notices a
+dead connection within 45 s, and repeats for 10 s."""
 
 MOST_ID_BYTES = 512
 FAULTS_OF_CALLERS = (
@@ -173,7 +177,6 @@ class DurableStateClient:
         self._open: dict[DurableUpdate, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
-        self._has_attribute = True
         self._applied = self._failed = self._ambiguous = 0
         self._unsent: list[StateUpdate] = []
         self.close_report: CloseReport | None = None
@@ -443,16 +446,16 @@ class DurableStateClient:
         """Return the outcomes of updates that the dialog's workflow has written.
 
         The call is repeated with the same id until the cluster answers: the workflow takes it once.
-        Only if the workflow has ended meanwhile, its successor takes it again.
+        Only if an operator has ended the workflow meanwhile, its successor takes it again.
         """
         call_id = token_hex(16)
         workflow = workflow_id(self.task_queue, dialog_id)
-        asked_at = asyncio.get_running_loop().time()
+        answered_at = monotonic()
         failures = 0
         run_id: str | None = None
         while True:
             start = None
-            has_attribute = self._has_attribute
+            began = monotonic()
             try:
                 if run_id is not None:
                     handle = self._client.get_workflow_handle(workflow, run_id=run_id)
@@ -464,9 +467,6 @@ class DurableStateClient:
                     id=workflow,
                     task_queue=self.task_queue,
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                    search_attributes=attribute_of(DIALOG, dialog_id)
-                    if has_attribute
-                    else TypedSearchAttributes.empty,
                 )
                 return await self._client.execute_update_with_start_workflow(  # type: ignore[no-any-return]
                     UPDATE,
@@ -477,11 +477,13 @@ class DurableStateClient:
                 )
             except WorkflowUpdateFailedError as error:
                 cause = error.cause
-                if not (isinstance(cause, ApplicationError) and cause.type == BUSY):
-                    # The workflow ended, or it was ended by an operator.
+                if isinstance(cause, ApplicationError) and cause.type == BUSY:
+                    answered_at = monotonic()
+                elif all(update["repeatable"] for update in updates):
                     run_id = None
                 else:
-                    asked_at = asyncio.get_running_loop().time()
+                    message = "The workflow of the dialog was ended before it answered"
+                    raise _RefusedError(AmbiguousUpdateError, message) from error
                 last: Exception = error
             except (RPCError, RPCTimeoutOrCancelledError, TemporalError) as error:
                 task = asyncio.current_task()
@@ -491,17 +493,18 @@ class DurableStateClient:
                 # The SDK keeps the error in a future too, which has to be asked in any case.
                 known = await _run_id(start, run_id)
                 status = error.status if isinstance(error, RPCError) else None
-                if has_attribute and lacks_attribute(error, DIALOG):
-                    # Several calls may come here at the same time.
-                    if self._has_attribute:
-                        log_missing(DIALOG)
-                    self._has_attribute = False
-                    continue
                 if status in FAULTS_OF_CALLERS:
-                    raise _RefusedError(NotSentError, f"The cluster refused it: {error}") from error
+                    is_new = known is None and not failures
+                    raise _RefusedError(
+                        NotSentError if is_new else AmbiguousUpdateError,
+                        f"The cluster refused it: {error}",
+                    ) from error
                 run_id = None if status is RPCStatusCode.NOT_FOUND else known
                 last = error
-            if asyncio.get_running_loop().time() - asked_at > PATIENCE:
+            now = monotonic()
+            if now - began > MOST_SILENCE:
+                answered_at = now
+            if now - answered_at > PATIENCE:
                 message = "The Temporal cluster did not answer"
                 raise _RefusedError(AmbiguousUpdateError, message) from last
             failures += 1

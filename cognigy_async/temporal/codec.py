@@ -102,7 +102,7 @@ def _read_key(key: str) -> bytes:
     # Raise outside of `except`, so that the error's context does not hold the key.
     if len(raw) != KEY_BYTES:
         raise ConfigurationError(
-            f"EncryptionCodec: a key must be base64 of {KEY_BYTES} bytes, as of: "
-            f"openssl rand -base64 {KEY_BYTES}"
+            f"EncryptionCodec: a key (COGNIGY_TEMPORAL_KEY) must be base64 of {KEY_BYTES} bytes, "
+            f"as of: openssl rand -base64 {KEY_BYTES}"
         )
     return raw

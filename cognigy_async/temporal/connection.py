@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
@@ -27,7 +28,8 @@ async def connect(settings: TemporalSettings | None = None) -> Client:
     `TEMPORAL_PROFILE` and others (docs.temporal.io, "Environment configuration").
 
     Raises:
-        ConfigurationError: the profile is invalid, or the cluster cannot be reached.
+        ConfigurationError: the profile is invalid, the cluster cannot be reached, or it does not
+            have the namespace.
     """
     keys = (settings or TemporalSettings()).temporal_keys
     try:
@@ -41,9 +43,16 @@ async def connect(settings: TemporalSettings | None = None) -> Client:
         )
     converter = data_converter(keys) if keys else DataConverter.default
     try:
-        return await Client.connect(**config, data_converter=converter)
+        client = await Client.connect(**config, data_converter=converter)
+        # Without it, a wrong name would show only in each later call.
+        namespace = DescribeNamespaceRequest(namespace=client.namespace)
+        await client.workflow_service.describe_namespace(namespace)
     except Exception as error:
+        # The text of the SDK is that of several layers.
+        is_refused = "ConnectionRefused" in str(error)
+        problem = "nothing listens at this address" if is_refused else str(error).rstrip(".")
         raise ConfigurationError(
-            f"the Temporal cluster at {address} cannot be used: {error}; check TEMPORAL_ADDRESS, "
+            f"the Temporal cluster at {address} cannot be used: {problem}; check TEMPORAL_ADDRESS, "
             "TEMPORAL_NAMESPACE and the credentials"
         ) from error
+    return client

@@ -1,7 +1,7 @@
 """`DialogWriter`: the workflow that keeps the order of one dialog's updates over all machines.
 
-This module runs in the sandbox of Temporal and is replayed from recorded histories: a change of the
-order of its commands needs `workflow.patched`, and the tests replay histories of older versions.
+The code is replayed from recorded histories: a change of the order of its commands needs
+`workflow.patched`. The tests replay histories of older versions, in the sandbox of Temporal.
 Updates and outcomes are JSON objects; `wire` makes and reads them.
 """
 

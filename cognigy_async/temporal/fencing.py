@@ -158,13 +158,10 @@ async def fenced(
     handle = activity.client().get_async_activity_handle(task_token=info.task_token)
     fence = Fence()
 
-    async def beat() -> None:
+    async def beat(content: Sequence[Any]) -> None:
         """Send one heartbeat. If the cluster does not answer, the right runs out."""
         sent_at = clock()
-        content = details()
         try:
-            # The SDK has a timer of its own, which needs a heartbeat too.
-            activity.heartbeat(*content)
             await handle.heartbeat(*content, rpc_timeout=timedelta(seconds=timeout / 2))
         except AsyncActivityCancelledError:
             if on_cancel is None:
@@ -183,10 +180,13 @@ async def fenced(
     async def keep_beating() -> None:
         while not fence.is_lost:
             await anyio.sleep(timeout / BEATS)
-            await beat()
+            content = details()
+            # The SDK has a timer of its own, which needs a heartbeat too.
+            activity.heartbeat(*content)
+            await beat(content)
         tasks.cancel_scope.cancel()
 
-    await beat()
+    await beat(details())
     token = _current.set(fence)
     try:
         if not fence.is_lost:

@@ -173,10 +173,14 @@ def local_file(url: str) -> Iterator[Path]:
     """Return a file with the content of a URL, under the same name, which tells its format.
 
     Raises:
-        InputError: There is no such file.
+        InputError: There is no such file, or no such kind of URL.
         OSError: It cannot be read for now.
     """
-    files, path = fsspec.core.url_to_fs(url)
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except ValueError as error:
+        # Another attempt would find the same.
+        raise InputError(f"{url} cannot be opened: {error}") from error
     if isinstance(files, LocalFileSystem):
         yield Path(path)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,9 +11,14 @@ from typing import Any
 
 import anyio
 from temporalio.client import Client, WorkflowHandle
-from temporalio.common import TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDReusePolicy,
+)
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from cognigy_async import ConfigurationError
 from cognigy_async.bulk import JobOptions, JobResult
@@ -20,7 +26,14 @@ from cognigy_async.bulk import JobOptions, JobResult
 from .bulk_job import BULK, PARTITIONS, BulkJobWorkflow, Job
 from .job_folder import read_letters
 from .job_options import dump_job_options
-from .search_attributes import JOB, attribute_of, lacks_attribute, log_missing
+
+logger = logging.getLogger("cognigy_async")
+
+JOB = SearchAttributeKey.for_keyword("CognigyJob")
+"""Search attribute with the id of a job."""
+
+MOST_CHARACTERS = 255
+"""Characters of its value. Clusters that keep it in MySQL or PostgreSQL take no more."""
 
 PATIENCE = timedelta(seconds=15)
 """Time for a query, which a worker has to answer."""
@@ -84,11 +97,18 @@ async def start_job(
 
     try:
         try:
-            return await start(attribute_of(JOB, job_id))
+            pair = SearchAttributePair(JOB, job_id[:MOST_CHARACTERS])
+            return await start(TypedSearchAttributes([pair]))
         except RPCError as error:
-            if not lacks_attribute(error, JOB):
+            if error.status is not RPCStatusCode.INVALID_ARGUMENT or JOB.name not in str(error):
                 raise
-            log_missing(JOB)
+            logger.warning(
+                "the cluster does not have the search attribute %s; the job starts without it. "
+                "Create it once: temporal operator search-attribute create --name %s --type "
+                "Keyword",
+                JOB.name,
+                JOB.name,
+            )
             return await start(TypedSearchAttributes.empty)
     except WorkflowAlreadyStartedError:
         raise ConfigurationError(

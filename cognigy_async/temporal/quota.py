@@ -27,12 +27,8 @@ def share_of(limits: RateLimits, share: float) -> RateLimits:
             'quota_share: a worker cannot learn its part of a limit with rate_limit="auto"; set '
             "the limit of the tenant, for example COGNIGY_RATE_LIMIT=1000/300"
         )
-    return tuple(_scaled(limit, share) for limit in as_tuple(limits))
-
-
-def as_tuple(limits: RateLimit | Sequence[RateLimit]) -> Sequence[RateLimit]:
-    """Return one limit or several as a sequence."""
-    return (limits,) if isinstance(limits, RateLimit) else limits
+    several = (limits,) if isinstance(limits, RateLimit) else limits
+    return tuple(_scaled(limit, share) for limit in several)
 
 
 def _scaled(limit: RateLimit, share: float) -> RateLimit:

@@ -12,8 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from temporalio.client import Client
-from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from cognigy_async import (
     AsyncStateClient,
@@ -38,15 +37,14 @@ DEFAULT_TASK_QUEUE = "cognigy"
 DRAIN_TIMEOUT = timedelta(seconds=8)
 """Time for requests in flight at a shutdown. Docker allows 10 s between SIGTERM and SIGKILL."""
 
-STICKY_TIMEOUT = timedelta(seconds=5)
-"""Time after which another worker takes a workflow over from one that does not answer."""
+MOST_WORKFLOW_TASKS = 20
+"""Workflow tasks of one worker at a time. A task is given to another worker after 10 s, and fails
+after 2 s in one step: a worker that takes more than it can do gets nothing done. The others wait in
+the cluster, which has no such timeout."""
 
-RESTRICTIONS = SandboxRestrictions.default.with_passthrough_modules("cognigy_async")
-"""Without loading the modules again for each workflow, which takes 5 ms each time."""
-
-MOST_ACTIVITIES = 1000
-"""Dialogs that one worker serves at a time. A dialog that waits for the quota holds a place."""
-
+MOST_ACTIVITIES = 200
+"""Dialogs that one worker serves at a time. A dialog that waits for the quota or for a retry holds
+a place, and costs the cluster a heartbeat every 2 s."""
 
 MOST_CHUNKS = 4
 """Chunks of jobs that one worker applies at a time. They share its client, so more of them would
@@ -109,7 +107,6 @@ class StateWorker:
         )
         self.state_client.add_observer(observer)
         self._stack = AsyncExitStack()
-        self._workers: list[Worker] = []
 
     async def run(self) -> None:
         """Work until the process gets SIGTERM or SIGINT, then return. Call it in the main thread.
@@ -137,9 +134,15 @@ class StateWorker:
             for target in self._targets:
                 await target.open()
                 stack.push_async_callback(target.aclose)
-            for create in (self._create_live_worker, self._create_bulk_worker):
-                worker = create()
-                self._workers.append(await stack.enter_async_context(worker))
+            live = DialogActivities(self.state_client, self._targets)
+            jobs = JobActivities(self.state_client)
+            workers = [
+                self._create_worker("", DialogWriter, [live.write, live.deliver], MOST_ACTIVITIES),
+                self._create_worker(BULK, BulkJobWorkflow, [jobs.split, jobs.apply], MOST_CHUNKS),
+            ]
+            for worker in workers:
+                await stack.enter_async_context(worker)
+            stack.push_async_callback(_shut_down, workers)
             self._stack = stack.pop_all()
         logger.info("worker of task queue %s started", self._task_queue)
         return self
@@ -153,38 +156,26 @@ class StateWorker:
         await self._stack.__aexit__(kind, error, trace)
         logger.info("worker of task queue %s closed: %r", self._task_queue, self.close_report)
 
-    def _create_live_worker(self) -> Worker:
-        activities = DialogActivities(self.state_client, self._targets)
-        return self._create_worker(
-            self._task_queue,
-            [DialogWriter],
-            [activities.write, activities.deliver],
-            MOST_ACTIVITIES,
-        )
-
-    def _create_bulk_worker(self) -> Worker:
-        activities = JobActivities(self.state_client)
-        return self._create_worker(
-            f"{self._task_queue}{BULK}",
-            [BulkJobWorkflow],
-            [activities.split, activities.apply],
-            MOST_CHUNKS,
-        )
-
     def _create_worker(
         self,
-        task_queue: str,
-        workflows: Sequence[type],
+        suffix: str,
+        workflow: type,
         activities: Sequence[Callable[..., Any]],
         most_activities: int,
     ) -> Worker:
         return Worker(
             self._client,
-            task_queue=task_queue,
-            workflows=workflows,
+            task_queue=f"{self._task_queue}{suffix}",
+            workflows=[workflow],
             activities=activities,
             max_concurrent_activities=most_activities,
+            max_concurrent_workflow_tasks=MOST_WORKFLOW_TASKS,
             graceful_shutdown_timeout=DRAIN_TIMEOUT,
-            sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
-            workflow_runner=SandboxedWorkflowRunner(RESTRICTIONS),
+            # The sandbox would cost each dialog some milliseconds. Tests replay histories in it.
+            workflow_runner=UnsandboxedWorkflowRunner(),
         )
+
+
+async def _shut_down(workers: Sequence[Worker]) -> None:
+    # At the same time: one would go on to take work while another one drains.
+    await asyncio.gather(*(worker.shutdown() for worker in workers))

@@ -18,7 +18,7 @@ from .ports import free_port
 STARTUP = 120.0
 """Seconds that a slow and busy machine may take to start the server."""
 
-ATTRIBUTES = ("CognigyJob", "CognigyDialog")
+ATTRIBUTES = ("CognigyJob",)
 COMMAND = Path(sys.executable).with_name("temporal")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,12 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowHistory,
 )
-from temporalio.worker import Replayer
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from cognigy_async import ApiKey, ConfigurationError
 from cognigy_async.bulk import JobOptions, JobResult
 from cognigy_async.emulator import Emulator, Faults, Rules, serve
-from cognigy_async.temporal import job_folder
+from cognigy_async.temporal import DurableStateClient, job_folder, jobs
 from cognigy_async.temporal.bulk_job import BulkJobWorkflow
 from cognigy_async.temporal.jobs import (
     dead_letters,
@@ -36,8 +35,9 @@ from cognigy_async.temporal.jobs import (
     start_job,
     workflow_id,
 )
-from cognigy_async.temporal.worker import RESTRICTIONS, StateWorker
+from cognigy_async.temporal.worker import StateWorker
 from tests.integration.conftest import SECRET, Command
+from tests.integration.temporal_replay import replay
 from tests.integration.temporal_server import TemporalServer
 from tests.integration.temporal_worker import WorkerProcess
 from tests.simulation.world import BASE_URL, KEY, Wire, status
@@ -186,6 +186,27 @@ async def test_a_worker_that_shuts_down_leaves_its_chunks_to_another(
         assert [one.seq for one in sent] == list(range(dialog, 400, 40))
 
 
+async def test_a_worker_whose_chunks_drain_takes_no_live_updates(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    first, second = Wire(takes=3.0), Wire()
+    source = write(tmp_path / "rows.jsonl", numbered(1, 1))
+    async with DurableStateClient(cluster, queue) as client:
+
+        async def update() -> None:
+            await anyio.sleep(1.0)
+            await client.update("live", session={"seq": 1})
+
+        async with worker(cluster, queue, first):
+            await start_job(cluster, source, task_queue=queue)
+            await until(lambda: first.sent)
+            updating = asyncio.create_task(update())
+        assert first.writes("live") == []
+        async with worker(cluster, queue, second):
+            await updating
+    assert len(second.writes("live")) == 1
+
+
 async def test_a_missing_input_fails_the_job(cluster: Client, queue: str, tmp_path: Path) -> None:
     async with worker(cluster, queue, Wire()):
         handle = await start_job(cluster, tmp_path / "none.jsonl", task_queue=queue)
@@ -202,6 +223,36 @@ async def test_a_job_id_is_used_once(cluster: Client, queue: str, tmp_path: Path
         await handle.result()
         with pytest.raises(ConfigurationError, match="'nightly' already"):
             await start_job(cluster, source, task_queue=queue, job_id="nightly")
+
+
+async def test_a_job_is_found_by_its_search_attribute(
+    cluster: Client, queue: str, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "rows.jsonl", numbered(1, 1))
+    job_id = f"{queue}-{'x' * 300}"
+    handle = await start_job(cluster, source, task_queue=queue, job_id=job_id)
+    found: list[str] = []
+    with anyio.fail_after(120):
+        while not found:
+            query = f"CognigyJob = '{job_id[:255]}'"
+            found = [each.id async for each in cluster.list_workflows(query)]
+    assert found == [handle.id]
+
+
+async def test_a_cluster_without_the_search_attribute_takes_jobs(
+    queue: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = TemporalServer(tmp_path, attributes=())
+    server.start()
+    try:
+        cluster = await Client.connect(server.address)
+        source = write(tmp_path / "rows.jsonl", numbered(1, 1))
+        async with worker(cluster, queue, Wire()):
+            handle = await start_job(cluster, source, task_queue=queue)
+            assert job_result(await handle.result()).ok
+    finally:
+        server.stop()
+    assert "search-attribute create --name CognigyJob" in caplog.text
 
 
 async def test_a_job_has_no_option_that_needs_all_rows_in_one_process(
@@ -245,9 +296,7 @@ RECORDED = {path.stem: path.read_text(encoding="utf-8") for path in HISTORIES.gl
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
 async def test_recorded_histories_can_be_replayed(name: str) -> None:
-    history = WorkflowHistory.from_json("cognigy-job-recorded", RECORDED[name])
-    runner = SandboxedWorkflowRunner(RESTRICTIONS)
-    await Replayer(workflows=[BulkJobWorkflow], workflow_runner=runner).replay_workflow(history)
+    await replay(BulkJobWorkflow, "cognigy-job-recorded", RECORDED[name])
 
 
 @pytest.mark.skipif("RECORD_HISTORIES" not in os.environ, reason="writes the recorded histories")
@@ -512,6 +561,17 @@ def test_the_command_pauses_and_cancels_a_job(
     while command("job", "status", job_id) or command.json["ended"] != "interrupted":
         time.sleep(0.05)
     assert 0 < command.json["succeeded"] < 1000
+
+
+@pytest.mark.usefixtures("cluster_of_command")
+def test_the_command_tells_that_no_worker_answers(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE", timedelta(seconds=1))
+    write(tmp_path / "rows.jsonl", numbered(1, 1))
+    assert command("job", "start", "rows.jsonl", "--id", "alone") == 0
+    assert command("job", "status", "alone") == 1
+    assert "a worker has to run to answer for it" in command.messages
 
 
 @pytest.mark.usefixtures("cluster_of_command")

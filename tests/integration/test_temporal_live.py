@@ -7,14 +7,14 @@ import base64
 import json
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowHistory
-from temporalio.worker import Replayer
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.client import Client
+from temporalio.service import RetryConfig
 
 from cognigy_async import (
     AmbiguousUpdateError,
@@ -38,13 +38,12 @@ from cognigy_async.temporal import (
     DurableStateClient,
     StateWorker,
     dialog_writer,
-    job_result,
-    start_job,
 )
+from cognigy_async.temporal import client as client_module
 from cognigy_async.temporal.client import workflow_id
 from cognigy_async.temporal.codec import data_converter
 from cognigy_async.temporal.dialog_writer import DialogWriter
-from cognigy_async.temporal.worker import RESTRICTIONS
+from tests.integration.temporal_replay import replay
 from tests.integration.temporal_server import TemporalServer
 
 pytestmark = [pytest.mark.real_time, pytest.mark.temporal, pytest.mark.timeout(600)]
@@ -283,8 +282,11 @@ async def test_the_environment_names_the_cluster(
         assert client.task_queue == "shop"
     with pytest.raises(ClientClosedError):
         await client.update("d-1", session={"n": 1})
+    monkeypatch.setenv("TEMPORAL_NAMESPACE", "none")
+    with pytest.raises(ConfigurationError, match="Namespace none is not found"):
+        await DurableStateClient.connect()
     monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(ConfigurationError, match="TEMPORAL_ADDRESS"):
+    with pytest.raises(ConfigurationError, match=r"nothing listens .* TEMPORAL_ADDRESS"):
         await DurableStateClient.connect()
 
 
@@ -364,6 +366,50 @@ async def test_a_worker_that_drains_leaves_the_rest_to_others(
     assert first.close_report.applied == 1
 
 
+async def test_an_operator_who_ends_a_workflow_repeats_assignments_only(
+    durable: DurableStateClient, tenant: Tenant, cluster: Client, queue: str
+) -> None:
+    tenant.gate = asyncio.Event()
+    moved = await durable.submit({"dialog_id": "d-1", "session": {"n": 1}, "next_step": "pay"})
+    assigned = await durable.submit({"dialog_id": "d-2", "session": {"n": 2}})
+    await until(lambda: len(tenant.requests) == 2)
+    for dialog in ("d-1", "d-2"):
+        await cluster.get_workflow_handle(workflow_id(queue, dialog)).terminate()
+    with pytest.raises(AmbiguousUpdateError, match="was ended"):
+        await moved
+    tenant.gate.set()
+    await assigned
+    assert tenant.sent("d-1") == [1]
+    assert set(tenant.sent("d-2")) == {2}
+
+
+async def test_an_update_that_has_waited_for_long_survives_a_restart_of_the_server(
+    tmp_path: Path, queue: str, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = [0.0]
+    monkeypatch.setattr(client_module, "monotonic", lambda: time.monotonic() + later[0])
+    server = TemporalServer(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        cluster = await Client.connect(server.address)
+        once = RetryConfig(max_elapsed_time_millis=100, max_retries=1)
+        impatient = await Client.connect(server.address, retry_config=once)
+        tenant.gate = asyncio.Event()
+        async with (
+            worker_of(cluster, queue, tenant),
+            DurableStateClient(impatient, queue) as client,
+        ):
+            update = await client.submit({"dialog_id": "d-1", "session": {"n": 1}})
+            await until(lambda: bool(tenant.requests))
+            later[0] = 1000.0
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            tenant.gate.set()
+            assert (await update).status == 200
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
 async def test_an_update_waits_for_a_worker(cluster: Client, queue: str, tenant: Tenant) -> None:
     async with DurableStateClient(cluster, queue) as client:
         update = asyncio.create_task(client.update("d-1", session={"n": 1}))
@@ -371,41 +417,6 @@ async def test_an_update_waits_for_a_worker(cluster: Client, queue: str, tenant:
         assert not update.done()
         async with worker_of(cluster, queue, tenant):
             assert (await update).version == 1
-
-
-async def test_a_dialog_is_found_by_its_search_attribute(
-    durable: DurableStateClient, cluster: Client, queue: str
-) -> None:
-    await durable.update("d-1", session={"n": 1})
-    found: list[str] = []
-    async with asyncio.timeout(120):
-        while not found:
-            query = f"CognigyDialog = 'd-1' AND TaskQueue = '{queue}'"
-            found = [each.id async for each in cluster.list_workflows(query)]
-    assert found == [workflow_id(queue, "d-1")]
-
-
-async def test_a_cluster_without_search_attributes_takes_dialogs_and_jobs(
-    queue: str, tenant: Tenant, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = TemporalServer(tmp_path, attributes=())
-    await asyncio.to_thread(server.start)
-    try:
-        cluster = await Client.connect(server.address)
-        source = tmp_path / "rows.jsonl"
-        source.write_text('{"dialog_id": "d-2", "session": {"n": 1}}\n')
-        async with worker_of(cluster, queue, tenant), DurableStateClient(cluster, queue) as client:
-            updates = [client.update(f"d-{n}", session={"n": 1}) for n in range(10, 15)]
-            assert {result.status for result in await asyncio.gather(*updates)} == {200}
-            job = await start_job(cluster, source, task_queue=queue)
-            assert job_result(await job.result()).ok
-    finally:
-        await asyncio.to_thread(server.stop)
-    told = [record.getMessage() for record in caplog.records if "attribute" in record.message]
-    assert [text.split("attribute ")[1].split(";")[0] for text in told] == [
-        "CognigyDialog",
-        "CognigyJob",
-    ]
 
 
 async def test_callbacks_of_the_worker_get_the_events(
@@ -510,9 +521,7 @@ async def test_recorded_histories_can_be_replayed(
     monkeypatch.setattr(dialog_writer, "IDLE", 0.5)
     if name.startswith("continued-as-new"):
         monkeypatch.setattr(dialog_writer, "MOST_CALLS", 2)
-    history = WorkflowHistory.from_json("dialog/cognigy/d-1", RECORDED[name])
-    runner = SandboxedWorkflowRunner(RESTRICTIONS)
-    await Replayer(workflows=[DialogWriter], workflow_runner=runner).replay_workflow(history)
+    await replay(DialogWriter, "dialog/cognigy/d-1", RECORDED[name])
 
 
 @pytest.mark.skipif("RECORD_HISTORIES" not in os.environ, reason="writes the recorded histories")

@@ -29,7 +29,6 @@ NAMES |= {each.__name__ for each in SYNC}
 ALSO = {
     "AliasChoices",
     "AliasPath",
-    "CognigyDialog",
     "CognigyJob",
     "BaseModel",
     "DataFrame",

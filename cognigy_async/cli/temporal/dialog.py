@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-
-from cognigy_async.integrations.settings import TemporalSettings
 
 from .._options import (
     DebugOption,
@@ -16,7 +13,6 @@ from .._options import (
     QuietOption,
     VerboseOption,
     example,
-    settings_file,
 )
 from .._output import write_json
 from .._run import report_errors
@@ -28,9 +24,6 @@ if TYPE_CHECKING:
     Handle = WorkflowHandle[Any, Any]
 
 T = TypeVar("T")
-
-PATIENCE = timedelta(seconds=15)
-"""A query needs a worker that answers it."""
 
 DialogArgument = Annotated[str, typer.Argument(metavar="ID", help="Dialog id.")]
 
@@ -76,18 +69,17 @@ def replay(
 def _with_dialog(
     dialog_id: str, env_file: EnvFileOption, use: Callable[[Handle], Awaitable[T]]
 ) -> T:
-    settings = TemporalSettings(env_file=settings_file(env_file))
-
-    async def found(cluster: Client) -> T:
+    async def found(cluster: Client, task_queue: str) -> T:
         from cognigy_async.temporal.client import workflow_id
 
-        return await use(cluster.get_workflow_handle(workflow_id(settings.task_queue, dialog_id)))
+        return await use(cluster.get_workflow_handle(workflow_id(task_queue, dialog_id)))
 
-    # A workflow exists from the first update of a dialog on.
-    return with_cluster(settings, f"dialog {dialog_id!r}", found)
+    return with_cluster(env_file, f"dialog {dialog_id!r}", found)
 
 
 async def _show(handle: Handle) -> dict[str, Any]:
+    from cognigy_async.temporal.jobs import PATIENCE
+
     found = await handle.describe()
     waiting = await handle.query("show", result_type=dict, rpc_timeout=PATIENCE)
     return {

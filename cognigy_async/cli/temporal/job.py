@@ -10,7 +10,6 @@ import typer
 
 from cognigy_async import CognigyError
 from cognigy_async.bulk import InputError, JobOptions, JobResult
-from cognigy_async.integrations.settings import TemporalSettings
 
 from .._input_options import (
     ColumnMapOption,
@@ -32,7 +31,6 @@ from .._options import (
     QuietOption,
     VerboseOption,
     example,
-    settings_file,
 )
 from .._output import counted, duration, note, say, write_json, write_result
 from .._run import INTERRUPTED, NOT_APPLIED, report_errors
@@ -104,9 +102,8 @@ def start(
     Exit status: 0 started. With --wait: 0 all rows applied, 1 some rows not applied or no rows,
     130 interrupted or cancelled. 2 invalid usage, settings or input.
     """
-    settings = TemporalSettings(env_file=settings_file(env_file))
 
-    async def begin(cluster: Client) -> JobResult | None:
+    async def begin(cluster: Client, task_queue: str) -> JobResult | None:
         from cognigy_async.temporal.jobs import job_result, start_job
 
         handle = await start_job(
@@ -114,7 +111,7 @@ def start(
             source,
             folder=folder,
             job_id=job_id,
-            task_queue=settings.task_queue,
+            task_queue=task_queue,
             partitions=partitions,
             options=JobOptions(
                 limit=limit,
@@ -124,7 +121,7 @@ def start(
                 table=table_options(column_map, column_type, decimal, delimiter, encoding, sheet),
             ),
         )
-        name = handle.id.removeprefix(f"{settings.task_queue}-job-")
+        name = handle.id.removeprefix(f"{task_queue}-job-")
         if not wait:
             if as_json:
                 write_json({"job": name, "workflow_id": handle.id})
@@ -135,7 +132,7 @@ def start(
         return job_result(await _end_of(handle))
 
     with report_errors(debug=debug, quiet=quiet, verbose=verbose, usage=(InputError,)):
-        result = with_cluster(settings, source, begin)
+        result = with_cluster(env_file, source, begin)
         if result is None:
             return
         for line in result.notes:
@@ -217,16 +214,12 @@ def dead_letters(
 def _with_job(
     job_id: str, env_file: EnvFileOption, use: Callable[[Client, Handle], Awaitable[T]]
 ) -> T:
-    settings = TemporalSettings(env_file=settings_file(env_file))
-
-    async def found(cluster: Client) -> T:
+    async def found(cluster: Client, task_queue: str) -> T:
         from cognigy_async.temporal.jobs import workflow_id
 
-        return await use(
-            cluster, cluster.get_workflow_handle(workflow_id(job_id, settings.task_queue))
-        )
+        return await use(cluster, cluster.get_workflow_handle(workflow_id(job_id, task_queue)))
 
-    return with_cluster(settings, f"job {job_id!r}", found)
+    return with_cluster(env_file, f"job {job_id!r}", found)
 
 
 async def _status(cluster: Client, handle: Handle) -> dict[str, Any]:
@@ -238,6 +231,7 @@ async def _status(cluster: Client, handle: Handle) -> dict[str, Any]:
 async def _end_of(handle: Handle) -> dict[str, Any]:
     from temporalio.client import WorkflowFailureError
     from temporalio.exceptions import ApplicationError
+    from temporalio.service import RPCError
 
     try:
         numbers: dict[str, Any] = await handle.result()
@@ -250,6 +244,11 @@ async def _end_of(handle: Handle) -> dict[str, Any]:
             raise CognigyError(f"the job was ended from outside: {error.cause}") from error
         kind = InputError if cause.type == InputError.__name__ else CognigyError
         raise kind(cause.message) from error
+    except RPCError as error:
+        raise CognigyError(
+            f"the cluster answered {error.status.name}: {error.message}; the job goes on, so do "
+            "not start it again, but use job status"
+        ) from error
 
 
 def _write(result: JobResult) -> None:

@@ -129,7 +129,7 @@ def test_a_repeated_split_gives_the_same(tmp_path: Path, memory: str) -> None:
     assert (rows_of(first), list(read_letters(f"{memory}/dead-letters"))) == before
 
 
-@pytest.mark.parametrize("name", ["{}/none.jsonl", "memory://none.jsonl"])
+@pytest.mark.parametrize("name", ["{}/none.jsonl", "memory://none.jsonl", "unknown://x/none.jsonl"])
 def test_a_missing_input_is_named(tmp_path: Path, memory: str, name: str) -> None:
     source = name.format(tmp_path)
     with pytest.raises(InputError, match=f"{source} cannot be opened"):
