@@ -15,6 +15,8 @@ from cognigy_async import NoResponseError, NotSentError, Request, Response
 from .log import Exchange, Log, TokenExchange
 from .schedule import Schedule
 
+AWAY = 0.3
+"""Probability that another client writes to a dialog before a read after a crash."""
 TOKEN_URL = "https://simulated.invalid/oauth/token"
 
 
@@ -44,6 +46,10 @@ class SimulatedServer:
         fault = exchange.fault = self._schedule.fault(
             exchange.dialog_id, ordinal, is_read=exchange.method == "GET"
         )
+        if not fault and exchange.method == "GET" and self.log.crashes:
+            # While the process was away, others wrote to the dialogs.
+            moved = random.Random(f"moved {self._schedule.seed} {exchange.dialog_id} {ordinal}")
+            fault = exchange.fault = "competitor" if moved.random() < AWAY else ""
         if fault:
             self.log.faults[fault] += 1
         delay = self._schedule.latency(exchange.dialog_id, ordinal)
