@@ -58,13 +58,14 @@ def passed(output: str) -> int:
         ("test_throttled.py", 1),
         ("test_unknown_outcome.py", 3),
         ("test_somebody_else.py", 2),
+        ("test_order.py", 50),
         ("test_without_waiting.py", 1),
     ],
 )
 def test_the_files_of_the_documentation_run_on_asyncio_and_on_trio(
     tmp_path: Path, title: str, count: int
 ) -> None:
-    assert len(TEST_FILES) == 7
+    assert len(TEST_FILES) == 8
     _, output = run_pytest(tmp_path, TEST_FILES[title], "-p", "no:asyncio")
     assert passed(output) == count
 
