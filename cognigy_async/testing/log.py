@@ -21,7 +21,6 @@ class Exchange:
         applied_at: seconds of each application by the server.
         retry_after: seconds that the answer named.
         of_dialog: True if these seconds hold for the dialog alone.
-        reached: True if the server had it before the client gave it up.
         torn_down: True if the client cancelled the request.
     """
 
@@ -39,7 +38,6 @@ class Exchange:
     applied_at: list[float] = field(default_factory=list)
     retry_after: float | None = None
     of_dialog: bool = False
-    reached: bool = False
     torn_down: bool = False
 
     def describe(self) -> str:

@@ -63,11 +63,6 @@ class SimulatedServer:
             raise
         except BaseException:
             exchange.torn_down = True
-            if not exchange.reached and not fault:
-                # It was sent before the process crashed, and is still on its way.
-                exchange.fault = "late after a crash"
-                self.log.faults[exchange.fault] += 1
-                self._come_late(exchange, body, anyio.current_time() + self._rng.uniform(0, 3))
             raise
         else:
             exchange.status = response.status
@@ -118,7 +113,15 @@ class SimulatedServer:
         if fault == "dropped before":
             raise NoResponseError("the connection was closed")
         now = anyio.current_time()
-        exchange.reached = True
+        if self.log.crashes and exchange.began <= self.log.crashes[-1]:
+            # The process that sent it has crashed: the network may lose it, or be late.
+            fate = self._rng.choice(("", "lost in a crash", "late after a crash"))
+            exchange.fault = fate or fault
+            if fate:
+                self.log.faults[fate] += 1
+                if fate == "late after a crash":
+                    self._come_late(exchange, body, now + self._rng.uniform(0, 3))
+                raise NoResponseError("the process has crashed")
         self._arrive(now)
         response = self._answer(exchange, body, fault, now)
         await anyio.sleep(delay)
