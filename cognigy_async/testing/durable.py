@@ -38,7 +38,6 @@ class Life:
         crash_at: crossing at which it crashes; None for the last life.
     """
 
-    number: int
     folder: Path
     next_folder: Path
     crash_at: int | None
@@ -122,7 +121,7 @@ class DurableProgram:
                 rows.write_text("".join(map(_row, schedule.steps)), encoding="utf-8")
             for number, crash_at in enumerate([*schedule.crashes, None]):
                 folders = root / f"life-{number}", root / f"life-{number + 1}"
-                self._life = Life(number, *folders, crash_at, self._log)
+                self._life = Life(*folders, crash_at, self._log)
                 with self._life.scope:
                     if schedule.program == "job":
                         await self._job(self._life, rows)

@@ -1,6 +1,7 @@
 """The oracle: lists the promises that a run broke. It shares no code with the client.
 
-It reads the log: what the server saw, what callers were told, and what callbacks and targets got.
+It reads the log: the requests that the server got, the outcomes of the calls, and the events that
+callbacks and targets got.
 """
 
 from __future__ import annotations

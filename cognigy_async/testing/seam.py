@@ -43,8 +43,7 @@ def inline_threads(
     """Run what belongs in threads in the event loop, with crossings before and after it.
 
     Each statement of SQLite and each removal of a file is a crossing too. `time.time` follows the
-    virtual clock, but for one
-    jump.
+    virtual clock, but for one jump.
 
     Args:
         wall_clock_jump: see `Schedule`.
